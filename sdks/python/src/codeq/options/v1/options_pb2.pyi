@@ -1,0 +1,51 @@
+from google.protobuf import descriptor_pb2 as _descriptor_pb2
+from google.rpc import code_pb2 as _code_pb2
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Principal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRINCIPAL_UNSPECIFIED: _ClassVar[Principal]
+    PRINCIPAL_PRODUCER: _ClassVar[Principal]
+    PRINCIPAL_WORKER: _ClassVar[Principal]
+    PRINCIPAL_ANY: _ClassVar[Principal]
+    PRINCIPAL_ADMIN: _ClassVar[Principal]
+PRINCIPAL_UNSPECIFIED: Principal
+PRINCIPAL_PRODUCER: Principal
+PRINCIPAL_WORKER: Principal
+PRINCIPAL_ANY: Principal
+PRINCIPAL_ADMIN: Principal
+ACCESS_FIELD_NUMBER: _ClassVar[int]
+access: _descriptor.FieldDescriptor
+REST_REPLY_FIELD_NUMBER: _ClassVar[int]
+rest_reply: _descriptor.FieldDescriptor
+JSON_EMBEDDED_FIELD_NUMBER: _ClassVar[int]
+json_embedded: _descriptor.FieldDescriptor
+JSON_IGNORED_FIELD_NUMBER: _ClassVar[int]
+json_ignored: _descriptor.FieldDescriptor
+GRPC_CODE_FIELD_NUMBER: _ClassVar[int]
+grpc_code: _descriptor.FieldDescriptor
+HTTP_STATUS_FIELD_NUMBER: _ClassVar[int]
+http_status: _descriptor.FieldDescriptor
+RETRYABLE_FIELD_NUMBER: _ClassVar[int]
+retryable: _descriptor.FieldDescriptor
+
+class Access(_message.Message):
+    __slots__ = ("principal", "scope")
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    principal: Principal
+    scope: str
+    def __init__(self, principal: _Optional[_Union[Principal, str]] = ..., scope: _Optional[str] = ...) -> None: ...
+
+class RestReply(_message.Message):
+    __slots__ = ("status", "empty_status")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    EMPTY_STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: int
+    empty_status: int
+    def __init__(self, status: _Optional[int] = ..., empty_status: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,36 @@
+from codeq.options.v1 import options_pb2 as _options_pb2
+from google.api import annotations_pb2 as _annotations_pb2
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetServerInfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetServerInfoResponse(_message.Message):
+    __slots__ = ("server",)
+    SERVER_FIELD_NUMBER: _ClassVar[int]
+    server: ServerInfo
+    def __init__(self, server: _Optional[_Union[ServerInfo, _Mapping]] = ...) -> None: ...
+
+class ServerInfo(_message.Message):
+    __slots__ = ("version", "mode", "fsync", "persistence_provider", "num_shards", "payload_bytes_max", "batch_items_max")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    FSYNC_FIELD_NUMBER: _ClassVar[int]
+    PERSISTENCE_PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    NUM_SHARDS_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    BATCH_ITEMS_MAX_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    mode: str
+    fsync: bool
+    persistence_provider: str
+    num_shards: int
+    payload_bytes_max: int
+    batch_items_max: int
+    def __init__(self, version: _Optional[str] = ..., mode: _Optional[str] = ..., fsync: _Optional[bool] = ..., persistence_provider: _Optional[str] = ..., num_shards: _Optional[int] = ..., payload_bytes_max: _Optional[int] = ..., batch_items_max: _Optional[int] = ...) -> None: ...

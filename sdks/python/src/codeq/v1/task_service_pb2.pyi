@@ -1,0 +1,207 @@
+import datetime
+
+from buf.validate import validate_pb2 as _validate_pb2
+from codeq.options.v1 import options_pb2 as _options_pb2
+from codeq.v1 import error_pb2 as _error_pb2
+from codeq.v1 import task_pb2 as _task_pb2
+from google.api import annotations_pb2 as _annotations_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class CreateTaskRequest(_message.Message):
+    __slots__ = ("spec",)
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    spec: _task_pb2.TaskSpec
+    def __init__(self, spec: _Optional[_Union[_task_pb2.TaskSpec, _Mapping]] = ...) -> None: ...
+
+class CreateTaskResponse(_message.Message):
+    __slots__ = ("task",)
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    task: _task_pb2.Task
+    def __init__(self, task: _Optional[_Union[_task_pb2.Task, _Mapping]] = ...) -> None: ...
+
+class BatchCreateTasksRequest(_message.Message):
+    __slots__ = ("tasks",)
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    tasks: _containers.RepeatedCompositeFieldContainer[_task_pb2.TaskSpec]
+    def __init__(self, tasks: _Optional[_Iterable[_Union[_task_pb2.TaskSpec, _Mapping]]] = ...) -> None: ...
+
+class BatchCreateTasksResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[CreateTaskAnswer]
+    def __init__(self, results: _Optional[_Iterable[_Union[CreateTaskAnswer, _Mapping]]] = ...) -> None: ...
+
+class CreateTaskAnswer(_message.Message):
+    __slots__ = ("task", "error")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    task: _task_pb2.Task
+    error: _error_pb2.ItemError
+    def __init__(self, task: _Optional[_Union[_task_pb2.Task, _Mapping]] = ..., error: _Optional[_Union[_error_pb2.ItemError, _Mapping]] = ...) -> None: ...
+
+class ClaimTaskRequest(_message.Message):
+    __slots__ = ("commands", "lease_seconds", "wait_seconds")
+    COMMANDS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    commands: _containers.RepeatedScalarFieldContainer[str]
+    lease_seconds: int
+    wait_seconds: int
+    def __init__(self, commands: _Optional[_Iterable[str]] = ..., lease_seconds: _Optional[int] = ..., wait_seconds: _Optional[int] = ...) -> None: ...
+
+class ClaimTaskResponse(_message.Message):
+    __slots__ = ("task",)
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    task: _task_pb2.Task
+    def __init__(self, task: _Optional[_Union[_task_pb2.Task, _Mapping]] = ...) -> None: ...
+
+class ClaimTasksRequest(_message.Message):
+    __slots__ = ("commands", "lease_seconds", "wait_seconds", "count")
+    COMMANDS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    commands: _containers.RepeatedScalarFieldContainer[str]
+    lease_seconds: int
+    wait_seconds: int
+    count: int
+    def __init__(self, commands: _Optional[_Iterable[str]] = ..., lease_seconds: _Optional[int] = ..., wait_seconds: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
+
+class ClaimTasksResponse(_message.Message):
+    __slots__ = ("tasks",)
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    tasks: _containers.RepeatedCompositeFieldContainer[_task_pb2.Task]
+    def __init__(self, tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ...) -> None: ...
+
+class HeartbeatTaskRequest(_message.Message):
+    __slots__ = ("task_id", "lease_token", "extend_seconds")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    EXTEND_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    lease_token: int
+    extend_seconds: int
+    def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., extend_seconds: _Optional[int] = ...) -> None: ...
+
+class HeartbeatTaskResponse(_message.Message):
+    __slots__ = ("lease_token", "lease_until")
+    LEASE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LEASE_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    lease_token: int
+    lease_until: _timestamp_pb2.Timestamp
+    def __init__(self, lease_token: _Optional[int] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class SubmitResultRequest(_message.Message):
+    __slots__ = ("task_id", "lease_token", "status", "result", "error", "worker_id")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    lease_token: int
+    status: _task_pb2.TaskStatus
+    result: bytes
+    error: str
+    worker_id: str
+    def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., status: _Optional[_Union[_task_pb2.TaskStatus, str]] = ..., result: _Optional[bytes] = ..., error: _Optional[str] = ..., worker_id: _Optional[str] = ...) -> None: ...
+
+class SubmitResultResponse(_message.Message):
+    __slots__ = ("result",)
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    result: _task_pb2.TaskResult
+    def __init__(self, result: _Optional[_Union[_task_pb2.TaskResult, _Mapping]] = ...) -> None: ...
+
+class BatchSubmitResultsRequest(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[SubmitResultRequest]
+    def __init__(self, results: _Optional[_Iterable[_Union[SubmitResultRequest, _Mapping]]] = ...) -> None: ...
+
+class BatchSubmitResultsResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[SubmitResultAnswer]
+    def __init__(self, results: _Optional[_Iterable[_Union[SubmitResultAnswer, _Mapping]]] = ...) -> None: ...
+
+class SubmitResultAnswer(_message.Message):
+    __slots__ = ("task_id", "result", "error")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    result: _task_pb2.TaskResult
+    error: _error_pb2.ItemError
+    def __init__(self, task_id: _Optional[str] = ..., result: _Optional[_Union[_task_pb2.TaskResult, _Mapping]] = ..., error: _Optional[_Union[_error_pb2.ItemError, _Mapping]] = ...) -> None: ...
+
+class NackTaskRequest(_message.Message):
+    __slots__ = ("task_id", "lease_token", "delay_seconds", "reason")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    DELAY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    lease_token: int
+    delay_seconds: int
+    reason: str
+    def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., delay_seconds: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class NackTaskResponse(_message.Message):
+    __slots__ = ("status", "delay_seconds")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    DELAY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    status: _task_pb2.TaskStatus
+    delay_seconds: int
+    def __init__(self, status: _Optional[_Union[_task_pb2.TaskStatus, str]] = ..., delay_seconds: _Optional[int] = ...) -> None: ...
+
+class AbandonTaskRequest(_message.Message):
+    __slots__ = ("task_id", "lease_token")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    lease_token: int
+    def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ...) -> None: ...
+
+class AbandonTaskResponse(_message.Message):
+    __slots__ = ("status", "delay_seconds")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    DELAY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    status: _task_pb2.TaskStatus
+    delay_seconds: int
+    def __init__(self, status: _Optional[_Union[_task_pb2.TaskStatus, str]] = ..., delay_seconds: _Optional[int] = ...) -> None: ...
+
+class GetTaskRequest(_message.Message):
+    __slots__ = ("task_id",)
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    def __init__(self, task_id: _Optional[str] = ...) -> None: ...
+
+class GetTaskResponse(_message.Message):
+    __slots__ = ("task",)
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    task: _task_pb2.Task
+    def __init__(self, task: _Optional[_Union[_task_pb2.Task, _Mapping]] = ...) -> None: ...
+
+class GetTaskResultRequest(_message.Message):
+    __slots__ = ("task_id", "wait_seconds")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    wait_seconds: int
+    def __init__(self, task_id: _Optional[str] = ..., wait_seconds: _Optional[int] = ...) -> None: ...
+
+class GetTaskResultResponse(_message.Message):
+    __slots__ = ("task", "result")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    task: _task_pb2.Task
+    result: _task_pb2.TaskResult
+    def __init__(self, task: _Optional[_Union[_task_pb2.Task, _Mapping]] = ..., result: _Optional[_Union[_task_pb2.TaskResult, _Mapping]] = ...) -> None: ...

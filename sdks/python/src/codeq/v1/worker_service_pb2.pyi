@@ -1,0 +1,115 @@
+import datetime
+
+from buf.validate import validate_pb2 as _validate_pb2
+from codeq.options.v1 import options_pb2 as _options_pb2
+from codeq.v1 import error_pb2 as _error_pb2
+from codeq.v1 import producer_service_pb2 as _producer_service_pb2
+from codeq.v1 import task_pb2 as _task_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class WorkRequest(_message.Message):
+    __slots__ = ("hello", "add_credits", "add_credit_bytes", "outcomes", "heartbeats", "drain")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    ADD_CREDITS_FIELD_NUMBER: _ClassVar[int]
+    ADD_CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEATS_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_FIELD_NUMBER: _ClassVar[int]
+    hello: WorkerHello
+    add_credits: int
+    add_credit_bytes: int
+    outcomes: _containers.RepeatedCompositeFieldContainer[_task_pb2.Outcome]
+    heartbeats: _containers.RepeatedCompositeFieldContainer[Heartbeat]
+    drain: bool
+    def __init__(self, hello: _Optional[_Union[WorkerHello, _Mapping]] = ..., add_credits: _Optional[int] = ..., add_credit_bytes: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[_task_pb2.Outcome, _Mapping]]] = ..., heartbeats: _Optional[_Iterable[_Union[Heartbeat, _Mapping]]] = ..., drain: _Optional[bool] = ...) -> None: ...
+
+class WorkResponse(_message.Message):
+    __slots__ = ("welcome", "tasks", "settled", "outcome_errors", "extended", "lost", "cancelled", "notice")
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_ERRORS_FIELD_NUMBER: _ClassVar[int]
+    EXTENDED_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_FIELD_NUMBER: _ClassVar[int]
+    welcome: WorkerWelcome
+    tasks: _containers.RepeatedCompositeFieldContainer[_task_pb2.Task]
+    settled: int
+    outcome_errors: _containers.RepeatedCompositeFieldContainer[OutcomeError]
+    extended: _containers.RepeatedCompositeFieldContainer[LeaseGrant]
+    lost: _containers.RepeatedCompositeFieldContainer[LostLease]
+    cancelled: _containers.RepeatedCompositeFieldContainer[LostLease]
+    notice: _producer_service_pb2.StreamNotice
+    def __init__(self, welcome: _Optional[_Union[WorkerWelcome, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., settled: _Optional[int] = ..., outcome_errors: _Optional[_Iterable[_Union[OutcomeError, _Mapping]]] = ..., extended: _Optional[_Iterable[_Union[LeaseGrant, _Mapping]]] = ..., lost: _Optional[_Iterable[_Union[LostLease, _Mapping]]] = ..., cancelled: _Optional[_Iterable[_Union[LostLease, _Mapping]]] = ..., notice: _Optional[_Union[_producer_service_pb2.StreamNotice, _Mapping]] = ...) -> None: ...
+
+class WorkerHello(_message.Message):
+    __slots__ = ("name", "commands", "lease_seconds")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    COMMANDS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    commands: _containers.RepeatedScalarFieldContainer[str]
+    lease_seconds: int
+    def __init__(self, name: _Optional[str] = ..., commands: _Optional[_Iterable[str]] = ..., lease_seconds: _Optional[int] = ...) -> None: ...
+
+class WorkerWelcome(_message.Message):
+    __slots__ = ("tenant_id", "worker_id", "lease_seconds", "credits_max")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CREDITS_MAX_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    worker_id: str
+    lease_seconds: int
+    credits_max: int
+    def __init__(self, tenant_id: _Optional[str] = ..., worker_id: _Optional[str] = ..., lease_seconds: _Optional[int] = ..., credits_max: _Optional[int] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ("task_id", "lease_token", "extend_seconds")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    EXTEND_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    lease_token: int
+    extend_seconds: int
+    def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., extend_seconds: _Optional[int] = ...) -> None: ...
+
+class LeaseGrant(_message.Message):
+    __slots__ = ("task_id", "lease_token", "lease_until")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LEASE_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    lease_token: int
+    lease_until: _timestamp_pb2.Timestamp
+    def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class LostLease(_message.Message):
+    __slots__ = ("task_id", "lease_token", "reason")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    lease_token: int
+    reason: _error_pb2.ErrorReason
+    def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., reason: _Optional[_Union[_error_pb2.ErrorReason, str]] = ...) -> None: ...
+
+class OutcomeError(_message.Message):
+    __slots__ = ("number", "task_id", "reason", "message")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    task_id: str
+    reason: _error_pb2.ErrorReason
+    message: str
+    def __init__(self, number: _Optional[int] = ..., task_id: _Optional[str] = ..., reason: _Optional[_Union[_error_pb2.ErrorReason, str]] = ..., message: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,151 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class PlaceKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PLACE_KIND_UNSPECIFIED: _ClassVar[PlaceKind]
+    PLACE_KIND_QUEUED: _ClassVar[PlaceKind]
+    PLACE_KIND_DUE: _ClassVar[PlaceKind]
+    PLACE_KIND_RETURNED: _ClassVar[PlaceKind]
+PLACE_KIND_UNSPECIFIED: PlaceKind
+PLACE_KIND_QUEUED: PlaceKind
+PLACE_KIND_DUE: PlaceKind
+PLACE_KIND_RETURNED: PlaceKind
+
+class IdentityRow(_message.Message):
+    __slots__ = ("format", "shard", "num_shards", "cluster_id", "epoch")
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    NUM_SHARDS_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    format: int
+    shard: int
+    num_shards: int
+    cluster_id: bytes
+    epoch: int
+    def __init__(self, format: _Optional[int] = ..., shard: _Optional[int] = ..., num_shards: _Optional[int] = ..., cluster_id: _Optional[bytes] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class TickRow(_message.Message):
+    __slots__ = ("lsn", "wall_ms", "oldest_lease", "sweep_mark", "due_mark")
+    LSN_FIELD_NUMBER: _ClassVar[int]
+    WALL_MS_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_LEASE_FIELD_NUMBER: _ClassVar[int]
+    SWEEP_MARK_FIELD_NUMBER: _ClassVar[int]
+    DUE_MARK_FIELD_NUMBER: _ClassVar[int]
+    lsn: int
+    wall_ms: int
+    oldest_lease: int
+    sweep_mark: bytes
+    due_mark: bytes
+    def __init__(self, lsn: _Optional[int] = ..., wall_ms: _Optional[int] = ..., oldest_lease: _Optional[int] = ..., sweep_mark: _Optional[bytes] = ..., due_mark: _Optional[bytes] = ...) -> None: ...
+
+class QueueRow(_message.Message):
+    __slots__ = ("tenant", "command", "lanes", "scheduled", "claimed", "dlq", "completed_total", "failed_total", "created_total")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    LANES_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULED_FIELD_NUMBER: _ClassVar[int]
+    CLAIMED_FIELD_NUMBER: _ClassVar[int]
+    DLQ_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    FAILED_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    CREATED_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    command: str
+    lanes: _containers.RepeatedCompositeFieldContainer[LaneState]
+    scheduled: int
+    claimed: int
+    dlq: int
+    completed_total: int
+    failed_total: int
+    created_total: int
+    def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., lanes: _Optional[_Iterable[_Union[LaneState, _Mapping]]] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., created_total: _Optional[int] = ...) -> None: ...
+
+class LaneState(_message.Message):
+    __slots__ = ("lane", "mark", "tail", "ready")
+    LANE_FIELD_NUMBER: _ClassVar[int]
+    MARK_FIELD_NUMBER: _ClassVar[int]
+    TAIL_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    lane: int
+    mark: int
+    tail: int
+    ready: int
+    def __init__(self, lane: _Optional[int] = ..., mark: _Optional[int] = ..., tail: _Optional[int] = ..., ready: _Optional[int] = ...) -> None: ...
+
+class StateRow(_message.Message):
+    __slots__ = ("status", "ended_token", "outcome", "attempts", "abandons", "place", "place_lane", "place_at", "worker", "changed_ms", "ended_lsn", "delay_ms", "error", "result")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    ABANDONS_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    PLACE_LANE_FIELD_NUMBER: _ClassVar[int]
+    PLACE_AT_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_MS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_LSN_FIELD_NUMBER: _ClassVar[int]
+    DELAY_MS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    status: int
+    ended_token: int
+    outcome: int
+    attempts: int
+    abandons: int
+    place: PlaceKind
+    place_lane: int
+    place_at: int
+    worker: str
+    changed_ms: int
+    ended_lsn: int
+    delay_ms: int
+    error: str
+    result: bytes
+    def __init__(self, status: _Optional[int] = ..., ended_token: _Optional[int] = ..., outcome: _Optional[int] = ..., attempts: _Optional[int] = ..., abandons: _Optional[int] = ..., place: _Optional[_Union[PlaceKind, str]] = ..., place_lane: _Optional[int] = ..., place_at: _Optional[int] = ..., worker: _Optional[str] = ..., changed_ms: _Optional[int] = ..., ended_lsn: _Optional[int] = ..., delay_ms: _Optional[int] = ..., error: _Optional[str] = ..., result: _Optional[bytes] = ...) -> None: ...
+
+class LeaseRow(_message.Message):
+    __slots__ = ("worker", "lease_ms", "claimed_ms", "queues", "homes", "places", "attempts")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    LEASE_MS_FIELD_NUMBER: _ClassVar[int]
+    CLAIMED_MS_FIELD_NUMBER: _ClassVar[int]
+    QUEUES_FIELD_NUMBER: _ClassVar[int]
+    HOMES_FIELD_NUMBER: _ClassVar[int]
+    PLACES_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    lease_ms: int
+    claimed_ms: int
+    queues: _containers.RepeatedScalarFieldContainer[int]
+    homes: _containers.RepeatedScalarFieldContainer[int]
+    places: _containers.RepeatedScalarFieldContainer[int]
+    attempts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, worker: _Optional[str] = ..., lease_ms: _Optional[int] = ..., claimed_ms: _Optional[int] = ..., queues: _Optional[_Iterable[int]] = ..., homes: _Optional[_Iterable[int]] = ..., places: _Optional[_Iterable[int]] = ..., attempts: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ExtensionRow(_message.Message):
+    __slots__ = ("homes", "lease_ms", "queues")
+    HOMES_FIELD_NUMBER: _ClassVar[int]
+    LEASE_MS_FIELD_NUMBER: _ClassVar[int]
+    QUEUES_FIELD_NUMBER: _ClassVar[int]
+    homes: _containers.RepeatedScalarFieldContainer[int]
+    lease_ms: _containers.RepeatedScalarFieldContainer[int]
+    queues: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, homes: _Optional[_Iterable[int]] = ..., lease_ms: _Optional[_Iterable[int]] = ..., queues: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class EndedRow(_message.Message):
+    __slots__ = ("lsn", "queues", "homes")
+    LSN_FIELD_NUMBER: _ClassVar[int]
+    QUEUES_FIELD_NUMBER: _ClassVar[int]
+    HOMES_FIELD_NUMBER: _ClassVar[int]
+    lsn: int
+    queues: _containers.RepeatedScalarFieldContainer[int]
+    homes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, lsn: _Optional[int] = ..., queues: _Optional[_Iterable[int]] = ..., homes: _Optional[_Iterable[int]] = ...) -> None: ...

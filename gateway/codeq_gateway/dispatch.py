@@ -1,0 +1,66 @@
+"""The seam between the gateway and whoever carries out its calls: services in this process, or a server elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from google.protobuf.message import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One unary call made from an HTTP request.
+
+    Attributes:
+        method: Full name such as "/codeq.v1.TaskService/CreateTask".
+        request: Request message, parsed and not yet validated.
+        authorization: Value of the Authorization header; empty when there was none.
+        request_id: Id for logs and traces, echoed to the client.
+        timeout_seconds: Time after which nobody waits for the reply.
+    """
+
+    method: str
+    request: Message
+    authorization: str
+    request_id: str
+    timeout_seconds: float
+
+
+class CallFailed(Exception):  # noqa: N818 - the call failed; this carries its status
+    """A call that was refused or failed.
+
+    Attributes:
+        reason: Number of the codeq.v1.ErrorReason.
+        message: Text for people.
+        violations: (field, description) of each malformed field.
+        retry_after_seconds: When to try again; None: no advice.
+    """
+
+    def __init__(
+        self,
+        reason: int,
+        message: str,
+        violations: Sequence[tuple[str, str]] = (),
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.violations = violations
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Dispatcher(Protocol):
+    """Carries out unary calls."""
+
+    async def call(self, call: Call) -> Message:
+        """Returns the response message.
+
+        Cancelling the awaiting task means the client is gone: a waiting claim takes nothing.
+
+        Raises:
+            CallFailed: The call was refused or failed.
+        """
+        ...

@@ -1,0 +1,67 @@
+"""The error table, read from the options of the enum codeq.v1.ErrorReason: reason, gRPC code, HTTP status, retryable.
+
+Server, gateway and SDK all use this module; no other place maps reasons to codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from google.rpc import code_pb2
+
+from codeq.options.v1 import options_pb2
+from codeq.v1 import error_pb2
+
+DOMAIN: Final = "codeq"
+"""Domain of google.rpc.ErrorInfo in every failed call."""
+
+_PREFIX: Final = "ERROR_REASON_"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One row of the error table.
+
+    Attributes:
+        number: Number of the enum value.
+        name: Name without its prefix, such as "TASK_NOT_FOUND"; "INTERNAL" for the unspecified reason.
+        grpc_code: Number of the gRPC status code.
+        grpc_name: Name of the gRPC status code, such as "NOT_FOUND".
+        http_status: HTTP status.
+        retryable: Whether the same call may succeed later.
+    """
+
+    number: int
+    name: str
+    grpc_code: int
+    grpc_name: str
+    http_status: int
+    retryable: bool
+
+
+def _read_table() -> dict[int, Reason]:
+    table = {}
+    for value in error_pb2.ErrorReason.DESCRIPTOR.values:
+        options = value.GetOptions()
+        code = options.Extensions[options_pb2.grpc_code]
+        name = value.name.removeprefix(_PREFIX)
+        table[value.number] = Reason(
+            number=value.number,
+            name="INTERNAL" if name == "UNSPECIFIED" else name,
+            grpc_code=code,
+            grpc_name=code_pb2.Code.Name(code),
+            http_status=options.Extensions[options_pb2.http_status],
+            retryable=options.Extensions[options_pb2.retryable],
+        )
+    return table
+
+
+BY_NUMBER: Final[dict[int, Reason]] = _read_table()
+"""Every reason by the number of its enum value."""
+
+BY_NAME: Final[dict[str, Reason]] = {reason.name: reason for reason in BY_NUMBER.values()}
+"""Every reason by its name without prefix, as it stands in google.rpc.ErrorInfo and in HTTP error bodies."""
+
+INTERNAL: Final = BY_NUMBER[error_pb2.ERROR_REASON_UNSPECIFIED]
+"""The reason of failures that were not foreseen."""

@@ -1,0 +1,165 @@
+# The project's commands. `make` alone lists them.
+#
+# The environment passes through: `PORT=8090 make run` and `make run PORT=8090` mean the same.
+# Nothing here needs root. What is set up once leaves a stamp, so a second run has nothing to do.
+
+SHELL := /bin/sh
+.SHELLFLAGS := -eu -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV := .venv
+TOOLS := .tools
+# Tools of the project come before those of the machine.
+export PATH := $(CURDIR)/$(VENV)/bin:$(CURDIR)/$(TOOLS)/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+PACKAGES := sdks/python gateway server cli
+PACKAGE_FILES := $(addsuffix /pyproject.toml,$(PACKAGES))
+TYPED := sdks/python/src/codeq server/codeq_server gateway/codeq_gateway cli/codeq_cli
+GO_MODULES := $(patsubst %/go.mod,%,$(wildcard sdks/go/go.mod bench/load/go.mod))
+BUF_TEMPLATES := buf.gen.yaml buf.gen.vendor.yaml buf.gen.internal.yaml
+HOST_TOOLS := buildah debootstrap strace curl jq
+
+# Runs a command while no other make of this checkout does the same.
+LOCKED := $(PYTHON) -c 'import fcntl, os, sys; lock = os.open(".make.lock", os.O_CREAT | os.O_RDWR); \
+	os.set_inheritable(lock, True); fcntl.flock(lock, fcntl.LOCK_EX); os.execvp(sys.argv[1], sys.argv[1:])'
+
+.PHONY: help
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+# ---------------------------------------------------------------------------------------------------------- set up
+
+.PHONY: setup
+setup: ## Make the Python environment; leaves the command at .venv/bin/codeq (needs only make and Python 3.11 or newer)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "make: $(PYTHON) is not Python 3.11 or newer; name one with PYTHON=python3.12" >&2; exit 1; }
+	@$(LOCKED) $(MAKE) $(VENV)/.installed
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "make: $(PYTHON) cannot make virtual environments; Debian and Ubuntu have them in python3-venv" >&2; exit 1; }
+
+$(VENV)/.installed: requirements.txt $(PACKAGE_FILES) | $(VENV)/bin/pip
+	@echo "Installing the Python packages into $(VENV)"
+	@$(VENV)/bin/pip install --quiet --require-hashes -r requirements.txt
+	@$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation $(addprefix -e ,$(PACKAGES))
+	@touch $@
+
+.PHONY: setup-dev
+setup-dev: setup ## Get what tests and code generation need besides (Go and Node must be there)
+	@command -v go >/dev/null || { echo "make: the Go toolchain is missing; see https://go.dev/doc/install (1.25 or newer)" >&2; exit 1; }
+	@command -v npm >/dev/null || { echo "make: Node.js is missing; see https://nodejs.org/en/download (20 or newer, with npm)" >&2; exit 1; }
+	@$(LOCKED) $(MAKE) $(VENV)/.installed-dev go-tools sdks/ts/node_modules/.package-lock.json
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	@echo "Installing the development packages into $(VENV)"
+	@$(VENV)/bin/pip install --quiet --require-hashes -r requirements-dev.txt
+	@touch $@
+
+# Go programs: each stamp carries the version, so a new version here is a new build.
+GO_TOOLS := \
+	google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12 \
+	google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2 \
+	github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-openapiv3@v2.32.0 \
+	github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
+GO_STAMPS := $(foreach tool,$(GO_TOOLS),$(TOOLS)/.$(notdir $(tool)))
+
+.PHONY: go-tools
+go-tools: $(GO_STAMPS)
+
+$(GO_STAMPS):
+	@mkdir -p $(TOOLS)/bin
+	@tool=$(filter %/$(patsubst .%,%,$(notdir $@)),$(GO_TOOLS)); echo "Building $$tool"; GOBIN=$(CURDIR)/$(TOOLS)/bin go install $$tool
+	@touch $@
+
+sdks/ts/node_modules/.package-lock.json: sdks/ts/package.json sdks/ts/package-lock.json
+	@echo "Installing the Node packages into sdks/ts/node_modules"
+	@cd sdks/ts && npm ci --silent
+	@touch $@
+
+# ------------------------------------------------------------------------------------------------------------- run
+
+.PHONY: run
+run: setup ## Start a server for development: REST on :8080, gRPC on :9091 and :9092, store in ./data
+	@exec $(VENV)/bin/codeq serve --dev
+
+# ----------------------------------------------------------------------------------------------------------- check
+
+.PHONY: test
+test: setup-dev ## Check everything that needs no root: lint, generated code, Python, Go and Node tests
+	@$(VENV)/bin/python tests/run.py lint check-generated check-breaking test-python test-go test-node
+
+.PHONY: test-python
+test-python: setup-dev ## Run the Python tests that need no root, suite by suite
+	@$(VENV)/bin/python tests/run.py test-python
+
+.PHONY: test-go
+test-go: setup-dev ## Build, vet and test the Go modules
+	@for module in $(GO_MODULES); do echo "go build, vet, test: $$module"; (cd $$module && go build ./... && go vet ./... && go test ./...); done
+
+.PHONY: test-node
+test-node: setup-dev ## Compile and test the TypeScript package
+	@cd sdks/ts && npm test --silent
+
+.PHONY: test-host
+test-host: setup-dev ## Run the tests that need root or tools of the machine
+	@missing=""; for tool in $(HOST_TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	[ -z "$$missing" ] || { echo "make: test-host needs on this machine:$$missing (Debian packages of the same names)" >&2; exit 1; }
+	@[ "$$(id -u)" = 0 ] || { echo "make: test-host needs root" >&2; exit 1; }
+	@$(VENV)/bin/python -m pytest tests/host
+
+.PHONY: lint
+lint: setup-dev ## Check style, types, import rules and protos
+	ruff check .
+	ruff format --check .
+	mypy $(TYPED)
+	lint-imports
+	buf lint
+	buf format -d --exit-code
+	@for module in $(GO_MODULES); do echo "go vet: $$module"; (cd $$module && go vet ./...); done
+	cd sdks/ts && node_modules/.bin/tsc --noEmit
+
+.PHONY: format
+format: setup-dev ## Put Python and protos into the project's form
+	ruff check --fix-only .
+	ruff format .
+	buf format -w
+
+# -------------------------------------------------------------------------------------------------- generated code
+
+.PHONY: generate
+generate: setup-dev ## Generate code and OpenAPI from the protos
+	@for template in $(BUF_TEMPLATES); do buf generate --template $$template; done
+
+.PHONY: check-generated
+check-generated: setup-dev ## Fail when the generated files are not what the protos give
+	@python proto/check_generated.py $(BUF_TEMPLATES)
+
+.PHONY: check-breaking
+check-breaking: setup-dev ## Fail when the protos break clients or stores of the last release
+	@tag=$$(git describe --tags --abbrev=0 2>/dev/null || true); \
+	if [ -z "$$tag" ]; then echo "No release is tagged in this clone: nothing to compare the protos with."; \
+	else echo "Comparing the protos with $$tag"; buf breaking --against ".git#tag=$$tag"; fi
+
+.PHONY: requirements
+requirements: setup-dev ## Renew requirements.txt and requirements-dev.txt from their .in files
+	uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 requirements.in -o requirements.txt
+	uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 -c requirements.txt requirements-dev.in -o requirements-dev.txt
+
+# --------------------------------------------------------------------------------------------------------- measure
+
+.PHONY: bench-single
+bench-single: setup-dev ## Measure one node over gRPC streams, fsync on
+	@$(VENV)/bin/python bench/run.py single
+
+.PHONY: bench-rest
+bench-rest: setup-dev ## Measure one node over REST, fsync on
+	@$(VENV)/bin/python bench/run.py rest
+
+.PHONY: clean
+clean: ## Remove what setup, tests and builds left behind; never the store in ./data
+	rm -rf $(VENV) $(TOOLS) .make.lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis sdks/ts/node_modules sdks/ts/dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -36,7 +36,7 @@ help: ## List the commands
 setup: ## Make the Python environment; leaves the command at .venv/bin/codeq (needs only make and Python 3.11 or newer)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "make: $(PYTHON) is not Python 3.11 or newer; name one with PYTHON=python3.12" >&2; exit 1; }
-	@$(LOCKED) $(MAKE) $(VENV)/.installed
+	@$(LOCKED) $(MAKE) --silent $(VENV)/.installed
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV) || \
@@ -52,7 +52,7 @@ $(VENV)/.installed: requirements.txt $(PACKAGE_FILES) | $(VENV)/bin/pip
 setup-dev: setup ## Get what tests and code generation need besides (Go and Node must be there)
 	@command -v go >/dev/null || { echo "make: the Go toolchain is missing; see https://go.dev/doc/install (1.25 or newer)" >&2; exit 1; }
 	@command -v npm >/dev/null || { echo "make: Node.js is missing; see https://nodejs.org/en/download (20 or newer, with npm)" >&2; exit 1; }
-	@$(LOCKED) $(MAKE) $(VENV)/.installed-dev go-tools sdks/ts/node_modules/.package-lock.json
+	@$(LOCKED) $(MAKE) --silent $(VENV)/.installed-dev go-tools sdks/ts/node_modules/.package-lock.json
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@echo "Installing the development packages into $(VENV)"

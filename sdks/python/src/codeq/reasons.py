@@ -6,7 +6,7 @@ Server, gateway and SDK all use this module; no other place maps reasons to code
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from google.rpc import code_pb2
 
@@ -43,7 +43,7 @@ class Reason:
 def _read_table() -> dict[int, Reason]:
     table = {}
     for value in error_pb2.ErrorReason.DESCRIPTOR.values:
-        options = value.GetOptions()
+        options: Any = value.GetOptions()  # the stubs of extensions say too little
         code = options.Extensions[options_pb2.grpc_code]
         name = value.name.removeprefix(_PREFIX)
         table[value.number] = Reason(

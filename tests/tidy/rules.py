@@ -1,0 +1,124 @@
+"""The house rules that a program can check: each function takes text and returns what is wrong with it."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+MODULE_LINES_MAX = 500
+FUNCTION_LINES_MAX = 70
+
+VAGUE_NAMES = frozenset({"common", "helper", "helpers", "misc", "util", "utils"})
+"""Names of modules and packages that say nothing of what they hold."""
+
+IMPURE_MODULES = frozenset(
+    {"asyncio", "concurrent", "os", "pathlib", "random", "secrets", "socket", "threading", "time"}
+)
+"""Modules of the standard library the core does without: time and randomness come in as arguments."""
+
+IMPURE_CALLS = frozenset({"datetime.now", "datetime.utcnow", "date.today", "uuid.uuid1", "uuid.uuid4", "uuid4", "open"})
+"""Calls the core does without, as they are written."""
+
+# Written in pieces, so that no file names a registry's host, this one included.
+_ORG, _COM, _IO = r"\." + "org", r"\." + "com", r"\." + "io"
+_HOSTS = re.compile(
+    "|".join(
+        (
+            "pypi" + _ORG,
+            "pythonhosted" + _ORG,
+            r"registry\.npmjs" + _ORG,
+            r"registry\.yarnpkg" + _COM,
+            r"(?:proxy|sum)\.golang" + _ORG,
+            r"(?:index|static)\.crates" + _IO,
+            r"repo1?\.maven(?:\.apache)?" + _ORG,
+            r"deb\.debian" + _ORG,
+        )
+    )
+)
+_MACHINE_PATH = re.compile(r"(?<![\w.$}])/(?:" + "|".join(("root", "work", "farm", r"home/\w+", r"Users/\w+")) + ")/")
+_UNFINISHED = re.compile(
+    r"\b(?:" + "|".join(("TO" + "DO", "FIX" + "ME", "X" + "XX", "NotImplemented" + "Error")) + r")\b"
+)
+_SKIPS = re.compile(
+    "|".join(
+        (
+            r"mark\.(?:skip|skipif|xfail)\b",
+            r"pytest\.(?:skip|xfail|importorskip)\(",
+            r"\bt\.Skip",
+            r"\b(?:it|test)\.(?:skip|todo)\(",
+        )
+    )
+)
+_LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]+)")
+
+
+def lines_matching(pattern: re.Pattern[str], text: str) -> list[str]:
+    """Returns "line number: line" of each line the pattern is found in."""
+    return [
+        f"{number}: {line.strip()[:160]}" for number, line in enumerate(text.splitlines(), 1) if pattern.search(line)
+    ]
+
+
+def registry_hosts(text: str) -> list[str]:
+    """Returns the lines that name the host of a package registry."""
+    return lines_matching(_HOSTS, text)
+
+
+def machine_paths(text: str) -> list[str]:
+    """Returns the lines that name a path of somebody's machine."""
+    return lines_matching(_MACHINE_PATH, text)
+
+
+def unfinished_marks(text: str) -> list[str]:
+    """Returns the lines with a mark of unfinished work."""
+    return lines_matching(_UNFINISHED, text)
+
+
+def skip_marks(text: str) -> list[str]:
+    """Returns the lines by which a test may not run or may fail unseen."""
+    return lines_matching(_SKIPS, text)
+
+
+def relative_links(text: str) -> list[str]:
+    """Returns the targets of a Markdown text's links into the project."""
+    return _LINK.findall(text)
+
+
+def long_functions(source: str) -> list[str]:
+    """Returns "name: lines" of each Python function past the limit, its decorators not counted."""
+    return [
+        f"{node.name}: {length} lines"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := (node.end_lineno or node.lineno) - node.lineno + 1) > FUNCTION_LINES_MAX
+    ]
+
+
+def impurities(source: str) -> list[str]:
+    """Returns what of clock, randomness, event loop, threads and files a Python module of the core uses."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [f"import {alias.name}" for alias in node.names if alias.name.split(".")[0] in IMPURE_MODULES]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in IMPURE_MODULES:
+            found.append(f"from {node.module} import")
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called in IMPURE_CALLS or called.removeprefix("datetime.") in IMPURE_CALLS:
+                found.append(f"{called}()")
+    return found
+
+
+def vague_parts(path: str) -> list[str]:
+    """Returns the parts of a module's path whose names say nothing."""
+    return [part for part in path.removesuffix(".py").split("/") if part in VAGUE_NAMES]
+
+
+def unhashed_requirements(text: str) -> list[str]:
+    """Returns the requirements of a compiled file that are not pinned with a hash."""
+    joined = text.replace("\\\n", " ")
+    return [
+        line.split()[0]
+        for line in joined.splitlines()
+        if line.strip() and not line.lstrip().startswith("#") and not ("==" in line and "--hash=sha256:" in line)
+    ]

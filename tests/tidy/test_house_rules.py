@@ -1,0 +1,137 @@
+"""The project keeps its house rules. New files count before they are committed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import rules
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPILED_REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
+VENDORED = "proto/vendor/"
+
+
+def _tracked() -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return sorted({path for path in listed.split("\0") if path and (ROOT / path).is_file()})
+
+
+TRACKED = _tracked()
+
+
+def _is_generated(path: str) -> bool:
+    return "_pb2" in path or "/gen/" in path or path.startswith(VENDORED)
+
+
+def _texts(*, but: Callable[[str], bool] = lambda _: False) -> dict[str, str]:
+    """Returns the tracked text files by path."""
+    return {
+        path: (ROOT / path).read_text(encoding="utf-8", errors="replace")
+        for path in TRACKED
+        if not but(path) and b"\0" not in (ROOT / path).read_bytes()[:8000]
+    }
+
+
+def _python() -> dict[str, str]:
+    return {path: text for path, text in _texts(but=_is_generated).items() if path.endswith(".py")}
+
+
+def _found(texts: dict[str, str], rule: Callable[[str], list[str]]) -> list[str]:
+    return [f"{path}: {finding}" for path, text in texts.items() for finding in rule(text)]
+
+
+def test_project_files_are_found() -> None:
+    assert {"README.md", "Makefile", "pyproject.toml"} <= set(TRACKED)
+    assert len(_python()) > 10
+
+
+def test_modules_are_short() -> None:
+    assert [path for path, text in _python().items() if len(text.splitlines()) > rules.MODULE_LINES_MAX] == []
+
+
+def test_functions_are_short() -> None:
+    assert _found(_python(), rules.long_functions) == []
+
+
+def test_module_names_say_what_they_hold() -> None:
+    assert [path for path in _python() if rules.vague_parts(path)] == []
+
+
+def test_core_is_pure() -> None:
+    core = {path: text for path, text in _python().items() if path.startswith("server/codeq_server/core/")}
+    assert core
+    assert _found(core, rules.impurities) == []
+
+
+def test_files_name_no_package_registry() -> None:
+    assert _found(_texts(), rules.registry_hosts) == []
+
+
+def test_files_name_no_path_of_a_machine() -> None:
+    assert _found(_texts(but=lambda path: path.startswith(VENDORED)), rules.machine_paths) == []
+
+
+def test_code_has_no_unfinished_marks() -> None:
+    code = (".go", ".md", ".mk", ".proto", ".py", ".sh", ".toml", ".ts", ".yaml", "Dockerfile", "Makefile", "run")
+    texts = {path: text for path, text in _texts(but=_is_generated).items() if path.endswith(code)}
+    assert _found(texts, rules.unfinished_marks) == []
+
+
+def test_tests_always_run() -> None:
+    tests = {path: text for path, text in _texts().items() if path.endswith((".py", ".go", ".ts")) and "test" in path}
+    tests.pop("tests/tidy/rules.py")
+    assert _found(tests, rules.skip_marks) == []
+
+
+@pytest.mark.parametrize("path", COMPILED_REQUIREMENTS)
+def test_requirements_are_pinned_with_hashes(path: str) -> None:
+    assert rules.unhashed_requirements((ROOT / path).read_text()) == []
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    documents = {path: text for path, text in _texts(but=_is_generated).items() if path.endswith(".md")}
+    dead = [
+        f"{path}: {target}"
+        for path, text in documents.items()
+        for target in rules.relative_links(text)
+        if not (ROOT / path).parent.joinpath(target).exists()
+    ]
+    assert dead == []
+
+
+def test_readme_shows_how_to_start() -> None:
+    assert "make run" in (ROOT / "README.md").read_text()
+
+
+def test_licence_is_mit() -> None:
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
+
+
+def test_ci_run_is_executable() -> None:
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def _generated_modules() -> list[str]:
+    roots = ("sdks/python/src/", "server/")
+    return [
+        path.removeprefix(root).removesuffix(".py").replace("/", ".")
+        for path in TRACKED
+        for root in roots
+        if path.startswith(root) and path.endswith(("_pb2.py", "_pb2_grpc.py"))
+    ]
+
+
+@pytest.mark.parametrize("module", _generated_modules())
+def test_generated_modules_can_be_imported(module: str) -> None:
+    assert importlib.import_module(module)

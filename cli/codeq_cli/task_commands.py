@@ -1,0 +1,223 @@
+"""codeq task …: create, look at, claim and end tasks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from codeq_cli import json_text, names, render
+from codeq_cli.client_options import ClientOptions, client_command
+from codeq_cli.failures import ExitCode, Failure, usage_failure
+from codeq_cli.rest import members_of
+
+INPUT_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Bound of a JSON value read from a file or from stdin; the server allows 1 MiB and says so."""
+
+app = typer.Typer(no_args_is_help=False, help="Create, look at, claim and end tasks.")
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the task.")]
+LeaseToken = Annotated[
+    str | None,
+    typer.Option(metavar="T", help="Lease token of the delivery, as claim showed it; default: your live lease."),
+]
+
+
+@app.command()
+@client_command
+def create(
+    options: ClientOptions,
+    command: Annotated[str, typer.Argument(metavar="COMMAND", help="Command: the queue of the task.")],
+    payload: Annotated[str, typer.Option(metavar="JSON|@FILE|-", help="Payload, sent byte for byte; - reads stdin.")],
+    priority: Annotated[int | None, typer.Option(min=0, max=9, help="9 goes first; default 0.")] = None,
+    delay: Annotated[
+        int | None, typer.Option(min=0, max=315360000, metavar="SECONDS", help="Deliver no sooner than this.")
+    ] = None,
+    run_at: Annotated[str | None, typer.Option(metavar="RFC3339", help="Deliver no sooner than this time.")] = None,
+    max_attempts: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Deliveries before the dead-letter queue; default 5.")
+    ] = None,
+) -> None:
+    """Creates a task and shows it as accepted."""
+    if delay is not None and run_at is not None:
+        raise usage_failure("--delay and --run-at exclude each other")
+    fields = {"command": json_text.quote(names.command(command)), "payload": _json_input("--payload", payload)}
+    _add_numbers(fields, priority=priority, delaySeconds=delay, maxAttempts=max_attempts)
+    if run_at is not None:
+        fields["runAt"] = json_text.quote(run_at)
+    _show_reply(options, options.server().call("POST", "/tasks", body=json_text.join(fields)))
+
+
+@app.command()
+@client_command
+def get(options: ClientOptions, task_id: Id) -> None:
+    """Shows a task."""
+    _show_reply(options, options.server().call("GET", f"/tasks/{names.task_id(task_id)}"))
+
+
+@app.command()
+@client_command
+def result(
+    options: ClientOptions,
+    task_id: Id,
+    wait: Annotated[int, typer.Option(min=0, max=60, metavar="SECONDS", help="Wait for the task's end.")] = 0,
+) -> None:
+    """Shows the record of a task's end; JSON and YAML show the task with it.
+
+    A task that has not ended within the wait is a failure, RESULT_NOT_FOUND.
+    """
+    path = f"/tasks/{names.task_id(task_id)}/result"
+    reply = options.server().call("GET", path, query={"waitSeconds": wait}, wait_seconds=wait)
+    _show_reply(options, reply, table_field="result")
+
+
+@app.command()
+@client_command
+def claim(
+    options: ClientOptions,
+    commands: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Commands to claim from; default: all that the token allows.")
+    ] = None,
+    lease: Annotated[
+        int | None, typer.Option(min=1, max=43200, metavar="SECONDS", help="Length of the lease; default 60.")
+    ] = None,
+    wait: Annotated[int, typer.Option(min=0, max=30, metavar="SECONDS", help="Wait for a task.")] = 0,
+) -> None:
+    """Claims one task and shows it with its lease token. Exit code 3: there was none."""
+    fields: dict[str, str] = {}
+    if commands is not None:
+        wanted = [json_text.quote(names.command(name.strip())) for name in commands.split(",")]
+        fields["commands"] = f"[{','.join(wanted)}]"
+    _add_numbers(fields, leaseSeconds=lease, waitSeconds=wait)
+    reply = options.server().call("POST", "/tasks/claim", body=json_text.join(fields), wait_seconds=wait)
+    if reply is None:
+        raise Failure("there is nothing to claim", "NOTHING_TO_CLAIM", ExitCode.NOTHING_TO_CLAIM)
+    _show_reply(options, reply)
+
+
+@app.command()
+@client_command
+def heartbeat(
+    options: ClientOptions,
+    task_id: Id,
+    extend: Annotated[
+        int | None,
+        typer.Option(min=1, max=43200, metavar="SECONDS", help="Seconds from now; default: the lease's length."),
+    ] = None,
+    lease_token: LeaseToken = None,
+) -> None:
+    """Extends the lease of a task; it never shortens one."""
+    fields = _lease_fields(lease_token)
+    _add_numbers(fields, extendSeconds=extend)
+    _post(options, task_id, "heartbeat", fields)
+
+
+@app.command()
+@client_command
+def complete(
+    options: ClientOptions,
+    task_id: Id,
+    result: Annotated[
+        str | None, typer.Option(metavar="JSON|@FILE|-", help="Result, sent byte for byte; default: no result.")
+    ] = None,
+    lease_token: LeaseToken = None,
+) -> None:
+    """Ends a claimed task as COMPLETED and shows the record."""
+    fields = {"status": '"COMPLETED"', **_lease_fields(lease_token)}
+    if result is not None:
+        fields["result"] = _json_input("--result", result)
+    _post(options, task_id, "result", fields)
+
+
+@app.command()
+@client_command
+def fail(
+    options: ClientOptions,
+    task_id: Id,
+    error: Annotated[str, typer.Option(metavar="TEXT", help="Why; must not be blank.")],
+    lease_token: LeaseToken = None,
+) -> None:
+    """Ends a claimed task as FAILED, not to be tried again, and shows the record."""
+    fields = {"status": '"FAILED"', "error": json_text.quote(error), **_lease_fields(lease_token)}
+    _post(options, task_id, "result", fields)
+
+
+@app.command()
+@client_command
+def nack(
+    options: ClientOptions,
+    task_id: Id,
+    delay: Annotated[
+        int | None,
+        typer.Option(min=0, max=43200, metavar="SECONDS", help="Delay; 0: at once; default: the backoff policy's."),
+    ] = None,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; kept as the task's error.")] = None,
+    lease_token: LeaseToken = None,
+) -> None:
+    """Ends a delivery for another try, or for the dead-letter queue when it was the last, and shows the new status."""
+    fields = _lease_fields(lease_token)
+    _add_numbers(fields, delaySeconds=delay)
+    if reason is not None:
+        fields["reason"] = json_text.quote(reason)
+    _post(options, task_id, "nack", fields)
+
+
+@app.command()
+@client_command
+def abandon(options: ClientOptions, task_id: Id, lease_token: LeaseToken = None) -> None:
+    """Gives a delivery back unused: the task keeps its place and its attempts."""
+    _post(options, task_id, "abandon", _lease_fields(lease_token))
+
+
+def _lease_fields(lease_token: str | None) -> dict[str, str]:
+    return {} if lease_token is None else {"leaseToken": json_text.quote(lease_token)}
+
+
+def _add_numbers(fields: dict[str, str], **numbers: int | None) -> None:
+    fields.update({name: str(number) for name, number in numbers.items() if number is not None})
+
+
+def _post(options: ClientOptions, task_id: str, action: str, fields: dict[str, str]) -> None:
+    path = f"/tasks/{names.task_id(task_id)}/{action}"
+    _show_reply(options, options.server().call("POST", path, body=json_text.join(fields)))
+
+
+def _show_reply(options: ClientOptions, reply: str | None, *, table_field: str | None = None) -> None:
+    fields = members_of(reply)
+    if table_field is not None:
+        members_of(fields.get(table_field))
+    render.show_object(reply or "", options.format, table_field=table_field)
+
+
+def _json_input(name: str, value: str) -> str:
+    """Returns the JSON text of an option: the value itself, a file's content, or stdin's.
+
+    Raises:
+        Failure: It cannot be read, is too large, or is not one JSON value in UTF-8.
+    """
+    if value == "-":
+        text = _decoded(name, sys.stdin.buffer.read(INPUT_BYTES_MAX + 1))
+    elif value.startswith("@"):
+        try:
+            with Path(value[1:]).open("rb") as file:
+                text = _decoded(name, file.read(INPUT_BYTES_MAX + 1))
+        except (OSError, ValueError) as error:
+            raise usage_failure(f"{name}: {value[1:]}: {getattr(error, 'strerror', error)}") from None
+    else:
+        text = value
+    try:
+        json_text.parse(text)
+    except ValueError as error:
+        raise usage_failure(f"{name}: not JSON: {error}") from None
+    return text
+
+
+def _decoded(name: str, content: bytes) -> str:
+    if len(content) > INPUT_BYTES_MAX:
+        raise usage_failure(f"{name}: larger than {INPUT_BYTES_MAX} bytes")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise usage_failure(f"{name}: not UTF-8, at byte {error.start}") from None

@@ -1,0 +1,54 @@
+"""Who may call which RPC, read from the option codeq.options.v1.access in the descriptors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from codeq.options.v1 import options_pb2
+
+# Imported so that their methods are in the pool of descriptors.
+from codeq.v1 import (
+    producer_service_pb2,  # noqa: F401
+    queue_service_pb2,  # noqa: F401
+    server_service_pb2,  # noqa: F401
+    task_service_pb2,  # noqa: F401
+    worker_service_pb2,  # noqa: F401
+)
+from google.protobuf import descriptor_pool
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What an RPC asks of its caller.
+
+    Attributes:
+        principal: Number of the codeq.options.v1.Principal.
+        scope: Scope that the token must carry; empty: none.
+    """
+
+    principal: int
+    scope: str
+
+
+@cache  # bounded by the number of RPCs: a name that is none raises
+def access_of(method_full_name: str) -> Access:
+    """Returns who may call an RPC.
+
+    Args:
+        method_full_name: Name as in gRPC's paths, such as "/codeq.v1.TaskService/CreateTask".
+
+    Raises:
+        LookupError: There is no such RPC, or it names no principal.
+    """
+    name = method_full_name.removeprefix("/").replace("/", ".")
+    try:
+        method = descriptor_pool.Default().FindMethodByName(name)
+    except KeyError:
+        raise LookupError(f"no such RPC: {method_full_name}") from None
+    extensions: Any = method.GetOptions().Extensions  # the stubs know no descriptor as a key
+    option = extensions[options_pb2.access]
+    if option.principal == options_pb2.PRINCIPAL_UNSPECIFIED:
+        raise LookupError(f"the RPC names no principal: {method_full_name}")
+    return Access(principal=option.principal, scope=option.scope)

@@ -1,0 +1,150 @@
+"""Decides from the authorization header who calls and whether they may."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from codeq.options.v1 import options_pb2
+
+from codeq_server.auth.claims import WILDCARD, WORKER_SCOPES, Claims, InvalidTenantError, Token, claims_of
+from codeq_server.core.errors import Reason, Rejection
+
+CACHED_HEADERS_MAX: Final = 1024
+"""Accepted headers whose outcome is kept; when they are more, all are forgotten and looked at again."""
+
+HEADER_CHARS_MAX: Final = 16 * 1024
+"""A longer authorization header is refused unread."""
+
+
+class Validator(Protocol):
+    """Knows the tokens of one kind of caller."""
+
+    def validate(self, token: str) -> Token | None:
+        """Returns what an accepted token says, else None."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    reason: Reason
+    message: str
+
+
+_Outcome = Claims | _Refusal
+
+_NO_TOKEN: Final = _Refusal(Reason.UNAUTHENTICATED, "missing bearer token")
+_BAD_TOKEN: Final = _Refusal(Reason.UNAUTHENTICATED, "invalid token")
+_NO_EVENT_TYPES: Final = _Refusal(Reason.UNAUTHENTICATED, "the worker token carries no event types")
+_NO_SCOPES: Final = _Refusal(Reason.UNAUTHENTICATED, "the worker token carries no scopes")
+_BAD_TENANT: Final = _Refusal(Reason.INVALID_TENANT, "invalid tenant claims")
+_NOT_ADMIN: Final = _Refusal(Reason.NOT_ADMIN, "the token is not an administrator's")
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What one header is worth to each principal."""
+
+    producer: _Outcome
+    worker: _Outcome
+    either: _Outcome
+    admin: _Outcome
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any validator accepted the token."""
+        return not all(outcome in (_BAD_TOKEN, _NO_TOKEN) for outcome in (self.producer, self.worker, self.either))
+
+
+_NOBODY: Final = _Verdict(_NO_TOKEN, _NO_TOKEN, _NO_TOKEN, _NO_TOKEN)
+
+_PICK: Final[dict[int, Callable[[_Verdict], _Outcome]]] = {
+    options_pb2.PRINCIPAL_PRODUCER: lambda verdict: verdict.producer,
+    options_pb2.PRINCIPAL_WORKER: lambda verdict: verdict.worker,
+    options_pb2.PRINCIPAL_ANY: lambda verdict: verdict.either,
+    options_pb2.PRINCIPAL_ADMIN: lambda verdict: verdict.admin,
+}
+
+
+class Authenticator:
+    """Holds the validators of producers and of workers. A token may be known to both."""
+
+    def __init__(self, producer: Validator, worker: Validator, *, producer_as_worker: bool = False) -> None:
+        """Takes the two validators.
+
+        Args:
+            producer: Knows tokens of producers.
+            worker: Knows tokens of workers.
+            producer_as_worker: Whether a producer's token that no worker has may do all that a worker may.
+        """
+        self._producer = producer
+        self._worker = worker
+        self._producer_as_worker = producer_as_worker
+        self._verdicts: dict[str, _Verdict] = {}
+
+    def authenticate(self, authorization_header: str, principal: int, scope: str = "") -> Claims:
+        """Returns the caller.
+
+        Args:
+            authorization_header: Value as received, such as "Bearer t0k3n"; empty when there was none.
+            principal: Number of the codeq.options.v1.Principal that the RPC is for.
+            scope: Scope that the token must carry; empty: none.
+
+        Raises:
+            Rejection: UNAUTHENTICATED, INVALID_TENANT, MISSING_SCOPE or NOT_ADMIN.
+        """
+        verdict = self._verdicts.get(authorization_header)
+        if verdict is None:
+            verdict = self._judge(authorization_header)
+        outcome = _PICK[principal](verdict)
+        if isinstance(outcome, _Refusal):
+            raise Rejection(outcome.reason, outcome.message)
+        if scope and scope not in outcome.scopes:
+            raise Rejection(Reason.MISSING_SCOPE, f"missing scope {scope}")
+        return outcome
+
+    def _judge(self, header: str) -> _Verdict:
+        token = _bearer(header)
+        if not token:
+            return _NOBODY
+        producer_token = self._producer.validate(token)
+        worker_token = self._worker.validate(token)
+        if worker_token is None and producer_token is not None and self._producer_as_worker:
+            worker_token = replace(producer_token, scopes=WORKER_SCOPES, event_types=frozenset({WILDCARD}))
+        producer = _outcome(producer_token)
+        verdict = _Verdict(
+            producer=producer,
+            worker=_worker_outcome(worker_token),
+            either=_outcome(worker_token) if worker_token is not None and worker_token.event_types else producer,
+            admin=_NOT_ADMIN if isinstance(producer, Claims) and not producer.is_admin else producer,
+        )
+        if verdict.is_known:  # junk must not push out what is in use
+            if len(self._verdicts) >= CACHED_HEADERS_MAX:
+                self._verdicts.clear()
+            self._verdicts[header] = verdict
+        return verdict
+
+
+def _bearer(header: str) -> str:
+    if len(header) > HEADER_CHARS_MAX:
+        return ""
+    scheme, _, token = header.strip().partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _outcome(token: Token | None) -> _Outcome:
+    if token is None:
+        return _BAD_TOKEN
+    try:
+        return claims_of(token)
+    except InvalidTenantError:
+        return _BAD_TENANT
+
+
+def _worker_outcome(token: Token | None) -> _Outcome:
+    if token is not None and not token.event_types:
+        return _NO_EVENT_TYPES
+    if token is not None and not token.scopes:
+        return _NO_SCOPES
+    return _outcome(token)

@@ -1,0 +1,51 @@
+"""The `static` provider: one token that stands in the configuration, never expires and carries fixed claims."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from codeq_server.auth.claims import Token
+
+DEFAULT_SUBJECT = "static"
+"""Subject of a static token that names none."""
+
+
+@dataclass(frozen=True, slots=True)
+class StaticToken:
+    """Configuration of the provider; the keys are the camelCase forms of the names.
+
+    Attributes:
+        token: The secret itself; not blank.
+        subject: Who holds it; the worker id of a worker.
+        email: Address of the holder; kept and not used.
+        scopes: Scopes of a worker, or "codeq:admin".
+        event_types: Commands of a worker; "*" means all.
+        raw: Further claims, such as `role` and `tenantId`.
+    """
+
+    token: str = field(repr=False)
+    subject: str = DEFAULT_SUBJECT
+    email: str = ""
+    scopes: frozenset[str] = frozenset()
+    event_types: frozenset[str] = frozenset()
+    raw: Mapping[str, object] = field(default_factory=dict)
+
+
+class StaticValidator:
+    """Accepts exactly one token."""
+
+    def __init__(self, config: StaticToken) -> None:
+        self._secret = config.token.strip().encode()
+        self._token = Token(
+            subject=config.subject.strip() or DEFAULT_SUBJECT,
+            email=config.email,
+            scopes=config.scopes,
+            event_types=config.event_types,
+            raw=config.raw,
+        )
+
+    def validate(self, token: str) -> Token | None:
+        """Returns what the token says, or None when it is another. Takes the same time wherever the two differ."""
+        return self._token if hmac.compare_digest(token.encode(errors="replace"), self._secret) else None

@@ -1,0 +1,35 @@
+"""Configuration: a YAML file, then the environment, then flags; checked as a whole before anything starts.
+
+`load` gives one frozen `Settings` or one `ConfigError` that names the key as the operator wrote it.
+Nothing here opens a file but the configuration file, and nothing here binds a port.
+"""
+
+from __future__ import annotations
+
+from codeq_server.config.load import check, describe, load
+from codeq_server.config.settings import (
+    Address,
+    AuthSettings,
+    BackoffSettings,
+    ConfigError,
+    LogFormat,
+    LogLevel,
+    LogSettings,
+    PersistenceSettings,
+    Settings,
+)
+
+__all__ = [
+    "Address",
+    "AuthSettings",
+    "BackoffSettings",
+    "ConfigError",
+    "LogFormat",
+    "LogLevel",
+    "LogSettings",
+    "PersistenceSettings",
+    "Settings",
+    "check",
+    "describe",
+    "load",
+]

@@ -1,0 +1,165 @@
+"""The one table of settings: every key with its type, bounds and default.
+
+A field `worker_stream_addr` is the key `workerStreamAddr` of the file, the variable `WORKER_STREAM_ADDR` and the flag
+`--worker-stream-addr`. Keys that other versions have and this one has not are named too, so that they are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta
+
+from codeq_server.config.settings import BackoffPolicy, LogFormat, LogLevel
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Seconds = Annotated[int, Meta(ge=1, le=10 * 365 * 86400)]
+"""One second to ten years."""
+
+Text = Annotated[str, Meta(min_length=1)]
+EventType = Annotated[str, Meta(pattern=r"^(\*|[A-Za-z0-9][A-Za-z0-9._-]{0,127})$")]
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Keys of the top level, as described in `settings.Settings`."""
+
+    port: Port = 8080
+    http_host: str = ""
+    worker_stream_addr: str = ":9091"
+    producer_stream_addr: str = ":9092"
+    persistence_provider: Literal["rocksdb", "pebble", "memory"] = "rocksdb"
+    persistence_config: dict[str, object] = field(default_factory=dict)
+    producer_auth_provider: Literal["static"] | None = None
+    producer_auth_config: dict[str, object] | str | None = None
+    worker_auth_provider: Literal["static"] | None = None
+    worker_auth_config: dict[str, object] | str | None = None
+    allow_producer_as_worker: bool = False
+    default_lease_seconds: Annotated[int, Meta(ge=1, le=43200)] = 60
+    max_attempts_default: Annotated[int, Meta(ge=1, le=1000)] = 5
+    backoff_policy: BackoffPolicy = "exp_full_jitter"
+    backoff_base_seconds: Annotated[int, Meta(ge=1, le=43200)] = 5
+    backoff_max_seconds: Annotated[int, Meta(ge=1, le=43200)] = 900
+    retention_seconds: Seconds = 86400
+    dlq_retention_seconds: Seconds = 1209600
+    local_artifacts_dir: Text | None = None
+    log_level: LogLevel = "info"
+    log_format: LogFormat | None = None
+    shutdown_grace_seconds: Annotated[int, Meta(ge=0, le=600)] = 10
+    ready_file: Text | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PersistenceKeys:
+    """Keys of `persistenceConfig`."""
+
+    path: Text = "./data"
+    num_shards: int = 1
+    fsync_on_commit: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StaticAuthKeys:
+    """Keys of `producerAuthConfig` and `workerAuthConfig` with the provider `static`."""
+
+    token: str = ""
+    subject: str = ""
+    email: str = ""
+    scopes: list[Text] = field(default_factory=list)
+    event_types: list[EventType] = field(default_factory=list)
+    raw: dict[str, object] = field(default_factory=dict)
+
+
+JSON_KEYS: Final = frozenset({"persistence_config", "producer_auth_config", "worker_auth_config"})
+"""Keys whose variable holds JSON text."""
+
+EMPTY_IS_A_VALUE: Final = frozenset({"worker_stream_addr", "producer_stream_addr"})
+"""Keys whose empty variable means something; any other empty variable is as if it were not set."""
+
+UNSUPPORTED_VALUES: Final[Mapping[str, frozenset[str]]] = {
+    "persistence_provider": frozenset({"redis"}),
+    "producer_auth_provider": frozenset({"jwks", "multi"}),
+    "worker_auth_provider": frozenset({"jwks", "multi"}),
+}
+"""Values that other versions take and this one does not."""
+
+UNSUPPORTED_VARIABLES: Final = frozenset(
+    {
+        "CLUSTER_ENABLED",
+        "CLUSTER_GRPC_ADDR",
+        "CLUSTER_NODES",
+        "CLUSTER_SELF_ID",
+        "CODEQ_PPROF",
+        "CODEQ_PPROF_ADDR",
+        "IDENTITY_AUDIENCE",
+        "IDENTITY_ISSUER",
+        "IDENTITY_JWKS_URL",
+        "IDENTITY_SERVICE_API_KEY",
+        "IDENTITY_SERVICE_URL",
+        "KVROCKS_PASSWORD",
+        "REDIS_ADDR",
+        "REDIS_PASSWORD",
+        "REQUEUE_INSPECT_LIMIT",
+        "RESULT_WEBHOOK_BASE_BACKOFF_SECONDS",
+        "RESULT_WEBHOOK_MAX_ATTEMPTS",
+        "RESULT_WEBHOOK_MAX_BACKOFF_SECONDS",
+        "SUBSCRIPTION_CLEANUP_INTERVAL_SECONDS",
+        "SUBSCRIPTION_MIN_INTERVAL_SECONDS",
+        "WEBHOOK_HMAC_SECRET",
+        "WORKER_AUDIENCE",
+        "WORKER_ISSUER",
+        "WORKER_JWKS_URL",
+        "ALLOWED_CLOCK_SKEW_SECONDS",
+    }
+)
+"""Variables that configure something which this version has not."""
+
+UNSUPPORTED_PREFIXES: Final = ("RAFT_", "TRACING_")
+"""Starts of further such variables."""
+
+UNSUPPORTED_FILE_KEYS: Final = frozenset(
+    {
+        "cluster",
+        "env",
+        "raft",
+        "rateLimit",
+        "sharding",
+        "timezone",
+        "tracingEnabled",
+        "tracingOtlpEndpoint",
+        "tracingOtlpInsecure",
+        "tracingSampleRatio",
+        "tracingServiceName",
+    }
+)
+"""Keys of the file that have no variable and that this version has not."""
+
+CLIENT_VARIABLES: Final = frozenset(
+    {
+        "CODEQ_CONFIG_PATH",
+        "CODEQ_ENDPOINT",
+        "CODEQ_TOKEN",
+        "CODEQ_PRODUCER_ADDR",
+        "CODEQ_WORKER_ADDR",
+        "CODEQ_CONFIG_DIR",
+    }
+)
+"""Variables with the product's prefix that are known: the path of the file, and those of the command line client."""
+
+
+def file_key(name: str) -> str:
+    """Returns the camelCase form of a field's name."""
+    head, *tail = name.split("_")
+    return head + "".join(part.capitalize() for part in tail)
+
+
+def variable(name: str) -> str:
+    """Returns the variable of a field."""
+    return name.upper()
+
+
+def flag(name: str) -> str:
+    """Returns the flag of a field."""
+    return "--" + name.replace("_", "-")

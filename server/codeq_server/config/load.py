@@ -1,0 +1,306 @@
+"""Puts the sources together, converts every value strictly, checks combinations and fills in what --dev brings."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from codeq_server.auth.claims import WILDCARD, WORKER_SCOPES
+from codeq_server.auth.static import DEFAULT_SUBJECT, StaticToken
+from codeq_server.config import keys, sources
+from codeq_server.config.settings import (
+    Address,
+    AuthSettings,
+    BackoffSettings,
+    ConfigError,
+    LogSettings,
+    PersistenceSettings,
+    Settings,
+)
+from codeq_server.config.sources import Raw
+
+DEV_TOKEN: Final = "dev-token"  # noqa: S105 - well known, and served on loopback only
+DEV_TENANT: Final = "dev-tenant"
+LOOPBACK: Final = "127.0.0.1"
+LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+"""Names that the HTTP Host header may carry with --dev: pages of other sites cannot reach the server."""
+
+MASK: Final = "***"
+"""Stands for a secret."""
+
+_ADDRESS: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*):(?P<port>[0-9]{1,5})")
+_HOST: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f:.]+|[A-Za-z0-9._-]*")
+_T = TypeVar("_T")
+
+
+def load(path: str | None, env: Mapping[str, str], flags: Mapping[str, object], dev: bool) -> Settings:  # noqa: FBT001
+    """Returns the settings of a server.
+
+    Args:
+        path: Configuration file; None: the one that CODEQ_CONFIG_PATH names, if any.
+        env: Environment.
+        flags: Flags by field name, such as `worker_stream_addr`; None: not given.
+        dev: Whether to fill in tokens that are not configured and to serve loopback only.
+
+    Raises:
+        ConfigError: A key is unknown, a value malformed, or a combination impossible.
+    """
+    raw: dict[str, Raw] = {}
+    named_by, file = ("--config", path) if path else (sources.PATH_VARIABLE, env.get(sources.PATH_VARIABLE, ""))
+    if file:
+        raw |= sources.read_file(file, named_by)
+    raw |= sources.read_environment(env)
+    raw |= sources.read_flags(flags)
+    return _Build(raw, dev=dev).settings()
+
+
+def check(path: str | None, env: Mapping[str, str], flags: Mapping[str, object], dev: bool) -> dict[str, object]:  # noqa: FBT001
+    """Returns the effective settings with secrets masked, under the keys of the file. Starts nothing.
+
+    Raises:
+        ConfigError: As `load`.
+    """
+    return describe(load(path, env, flags, dev))
+
+
+def describe(settings: Settings) -> dict[str, object]:
+    """Returns the settings under the keys of the file, with secrets masked."""
+    persistence = settings.persistence
+    stored: dict[str, object] = {"numShards": persistence.num_shards}
+    if persistence.path is not None:
+        stored |= {"path": str(persistence.path), "fsyncOnCommit": persistence.fsync_on_commit}
+    return {
+        "port": settings.http.port,
+        "httpHost": settings.http.host,
+        "workerStreamAddr": str(settings.worker_stream or ""),
+        "producerStreamAddr": str(settings.producer_stream or ""),
+        "persistenceProvider": persistence.provider,
+        "persistenceConfig": stored,
+        "producerAuthProvider": "static",
+        "producerAuthConfig": _masked(settings.auth.producer),
+        "workerAuthProvider": "static",
+        "workerAuthConfig": _masked(settings.auth.worker),
+        "allowProducerAsWorker": settings.auth.allow_producer_as_worker,
+        "defaultLeaseSeconds": settings.default_lease_seconds,
+        "maxAttemptsDefault": settings.max_attempts_default,
+        "backoffPolicy": settings.backoff.policy,
+        "backoffBaseSeconds": settings.backoff.base_seconds,
+        "backoffMaxSeconds": settings.backoff.max_seconds,
+        "retentionSeconds": settings.retention_seconds,
+        "dlqRetentionSeconds": settings.dlq_retention_seconds,
+        "localArtifactsDir": None if settings.local_artifacts_dir is None else str(settings.local_artifacts_dir),
+        "logLevel": settings.log.level,
+        "logFormat": settings.log.format,
+        "shutdownGraceSeconds": settings.shutdown_grace_seconds,
+        "readyFile": None if settings.ready_file is None else str(settings.ready_file),
+    }
+
+
+def _masked(token: StaticToken) -> dict[str, object]:
+    return {
+        "token": MASK,
+        "subject": token.subject,
+        "email": token.email,
+        "scopes": sorted(token.scopes),
+        "eventTypes": sorted(token.event_types),
+        "raw": dict(token.raw),
+    }
+
+
+class _Build:
+    """Makes settings from raw values; knows what the operator called each key."""
+
+    def __init__(self, raw: Mapping[str, Raw], *, dev: bool) -> None:
+        self._raw = raw
+        self._dev = dev
+        self._keys = _convert(keys.Keys, raw)
+
+    def settings(self) -> Settings:
+        given = self._keys
+        http = Address(self._host(), given.port)
+        worker_stream = self._address("worker_stream_addr", given.worker_stream_addr)
+        producer_stream = self._address("producer_stream_addr", given.producer_stream_addr)
+        for name, address in (("worker_stream_addr", worker_stream), ("producer_stream_addr", producer_stream)):
+            if address is not None and address.port == http.port != 0:
+                raise ConfigError(self._key(name), f"port {http.port} is the port of HTTP")
+        if given.backoff_max_seconds < given.backoff_base_seconds:
+            raise ConfigError(self._key("backoff_max_seconds"), "is less than the base of the backoff")
+        return Settings(
+            http=http,
+            worker_stream=worker_stream,
+            producer_stream=producer_stream,
+            allowed_hosts=LOOPBACK_HOSTS if self._dev else frozenset(),
+            persistence=self._persistence(),
+            auth=self._auth(),
+            default_lease_seconds=given.default_lease_seconds,
+            max_attempts_default=given.max_attempts_default,
+            backoff=BackoffSettings(given.backoff_policy, given.backoff_base_seconds, given.backoff_max_seconds),
+            retention_seconds=given.retention_seconds,
+            dlq_retention_seconds=given.dlq_retention_seconds,
+            log=LogSettings(given.log_level, given.log_format),
+            shutdown_grace_seconds=given.shutdown_grace_seconds,
+            ready_file=_path(given.ready_file),
+            local_artifacts_dir=_path(given.local_artifacts_dir),
+            dev=self._dev,
+        )
+
+    def _key(self, name: str) -> str:
+        raw = self._raw.get(name)
+        return keys.variable(name) if raw is None else raw.key
+
+    def _host(self) -> str:
+        text = self._keys.http_host.strip()
+        if _HOST.fullmatch(text) is None:
+            raise ConfigError(self._key("http_host"), "expected a host name or an IP address")
+        return self._bound("http_host", text)
+
+    def _address(self, name: str, text: str) -> Address | None:
+        """Returns the address, or None when the text is empty: no listener."""
+        if not text.strip():
+            return None
+        match = _ADDRESS.fullmatch(text.strip())
+        if match is None or int(match["port"]) > 65535:
+            raise ConfigError(self._key(name), "expected host:port or :port")
+        return Address(self._bound(name, match["host"]), int(match["port"]))
+
+    def _bound(self, name: str, text: str) -> str:
+        """Returns the host to bind, without brackets; with --dev one of loopback."""
+        host = text.removeprefix("[").removesuffix("]")
+        if ":" in host:
+            try:
+                ipaddress.IPv6Address(host)
+            except ValueError:
+                raise ConfigError(self._key(name), "expected a host name or an IP address") from None
+        if not self._dev:
+            return host
+        if host and not _is_loopback(host):
+            raise ConfigError(self._key(name), "with --dev only loopback addresses are served")
+        return host or LOOPBACK
+
+    def _persistence(self) -> PersistenceSettings:
+        provider = self._keys.persistence_provider
+        config = _nested("persistence_config", self._key("persistence_config"), self._keys.persistence_config)
+        stored = _convert(keys.PersistenceKeys, config)
+        if stored.num_shards != 1:
+            key = config["num_shards"].key
+            raise ConfigError(key, f"{stored.num_shards} shards are {sources.NOT_SUPPORTED}: only 1 is")
+        if provider != "memory":
+            return PersistenceSettings("rocksdb", Path(stored.path), stored.num_shards, stored.fsync_on_commit)
+        for name in ("path", "fsync_on_commit"):
+            if name in config:
+                raise ConfigError(config[name].key, "has no meaning with the provider memory")
+        return PersistenceSettings("memory", None, stored.num_shards, fsync_on_commit=False)
+
+    def _auth(self) -> AuthSettings:
+        producer = self._token("producer")
+        worker = self._token("worker")
+        if self._dev:
+            tenant = {"tenantId": DEV_TENANT}
+            producer = producer or StaticToken(DEV_TOKEN, "producer-dev", raw={"role": "ADMIN", **tenant})
+            worker = worker or StaticToken(
+                DEV_TOKEN, "worker-dev", scopes=WORKER_SCOPES, event_types=frozenset({WILDCARD}), raw=tenant
+            )
+        for role, token in (("producer", producer), ("worker", worker)):
+            if token is None:
+                variable = keys.variable(f"{role}_auth_provider")
+                config = keys.variable(f"{role}_auth_config")
+                raise ConfigError(
+                    variable,
+                    f"no {role} token is configured: set {variable}=static and "
+                    f'{config}=\'{{"token":"...",...}}\', or start with --dev',
+                )
+        assert producer is not None
+        assert worker is not None
+        return AuthSettings(producer, worker, self._keys.allow_producer_as_worker)
+
+    def _token(self, role: Literal["producer", "worker"]) -> StaticToken | None:
+        name = f"{role}_auth_config"
+        provider = getattr(self._keys, f"{role}_auth_provider")
+        config = getattr(self._keys, name)
+        if provider is None and config is None:
+            return None
+        if provider is None:
+            raise ConfigError(self._key(name), f"needs {keys.variable(f'{role}_auth_provider')}=static")
+        if config is None:
+            raise ConfigError(self._key(f"{role}_auth_provider"), f"needs {keys.variable(name)}")
+        key = self._key(name)
+        if isinstance(config, str) and config.lstrip().startswith("{"):
+            raise ConfigError(key, "expected a mapping or a token, not the text of a mapping")
+        values = {"token": config} if isinstance(config, str) else config
+        given = _convert(keys.StaticAuthKeys, _nested(name, key, values))
+        if not given.token.strip():
+            raise ConfigError(f"{key}.token", "the static token is missing or blank")
+        return StaticToken(
+            token=given.token.strip(),
+            subject=given.subject.strip() or DEFAULT_SUBJECT,
+            email=given.email,
+            scopes=frozenset(given.scopes),
+            event_types=frozenset(given.event_types),
+            raw=given.raw,
+        )
+
+
+_NESTED: Final[Mapping[str, type]] = {
+    "persistence_config": keys.PersistenceKeys,
+    "producer_auth_config": keys.StaticAuthKeys,
+    "worker_auth_config": keys.StaticAuthKeys,
+}
+
+
+def _nested(name: str, key: str, mapping: Mapping[str, object]) -> dict[str, Raw]:
+    """Returns the values of an inner mapping by field, each under the path of its key."""
+    fields = {keys.file_key(field.name): field.name for field in dataclasses.fields(_NESTED[name])}
+    found = {}
+    for inner, value in mapping.items():
+        if inner not in fields:
+            raise ConfigError(f"{key}.{inner}", "unknown key")
+        found[fields[inner]] = Raw(value, f"{key}.{inner}")
+    return found
+
+
+def _convert(table: type[_T], raw: Mapping[str, Raw]) -> _T:
+    """Returns the table with the values that were set, each of exactly the type and within the bounds it names."""
+    types = get_type_hints(table, include_extras=True)
+    return table(**{name: _value(name, types[name], given) for name, given in raw.items()})
+
+
+def _value(name: str, type_: Any, given: Raw) -> object:
+    value = given.value
+    if isinstance(value, str):
+        if value in keys.UNSUPPORTED_VALUES.get(name, ()):
+            raise ConfigError(given.key, f"{value} is {sources.NOT_SUPPORTED}")
+        if given.is_text and type_ is bool:
+            value = sources.boolean(value)
+            if value is None:
+                raise ConfigError(given.key, "expected true or false")
+    try:
+        return msgspec.convert(value, type_, strict=not given.is_text)
+    except msgspec.ValidationError as error:
+        choices = _choices(type_)
+        message = f"expected one of {', '.join(choices)}" if choices else str(error)
+        raise ConfigError(given.key, message) from None
+
+
+def _choices(type_: Any) -> tuple[str, ...]:
+    if get_origin(type_) is Literal:
+        return get_args(type_)
+    return next((get_args(part) for part in get_args(type_) if get_origin(part) is Literal), ())
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)

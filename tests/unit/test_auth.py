@@ -1,0 +1,237 @@
+"""Authentication: static tokens, tenants from claims, the kinds of callers, and access read from the protos."""
+
+from __future__ import annotations
+
+import pytest
+from codeq.options.v1 import options_pb2
+from codeq_server.auth.access import Access, access_of
+from codeq_server.auth.authenticator import CACHED_HEADERS_MAX, Authenticator
+from codeq_server.auth.claims import WORKER_SCOPES, Claims, InvalidTenantError, tenant_of
+from codeq_server.auth.static import StaticToken, StaticValidator
+from codeq_server.core.errors import Reason, Rejection
+
+PRODUCER = options_pb2.PRINCIPAL_PRODUCER
+WORKER = options_pb2.PRINCIPAL_WORKER
+ANY = options_pb2.PRINCIPAL_ANY
+ADMIN = options_pb2.PRINCIPAL_ADMIN
+ACME = {"tenantId": "acme"}
+
+
+def make_producer(token: str = "p-token", **changes: object) -> StaticToken:
+    return StaticToken(**{"token": token, "subject": "shop", "raw": ACME} | changes)  # type: ignore[arg-type]
+
+
+def make_worker(token: str = "w-token", **changes: object) -> StaticToken:
+    given = {
+        "token": token,
+        "subject": "printer",
+        "scopes": frozenset({"codeq:claim"}),
+        "event_types": frozenset({"PRINT"}),
+        "raw": ACME,
+    }
+    return StaticToken(**given | changes)  # type: ignore[arg-type]
+
+
+def make_authenticator(
+    producer: StaticToken | None = None, worker: StaticToken | None = None, *, producer_as_worker: bool = False
+) -> Authenticator:
+    return Authenticator(
+        StaticValidator(producer or make_producer()),
+        StaticValidator(worker or make_worker()),
+        producer_as_worker=producer_as_worker,
+    )
+
+
+def refused(authenticator: Authenticator, header: str, principal: int, scope: str = "") -> Reason:
+    with pytest.raises(Rejection) as caught:
+        authenticator.authenticate(header, principal, scope)
+    assert "token" not in header or header not in caught.value.message
+    return caught.value.reason
+
+
+def test_authenticate_with_producer_token_gives_its_claims() -> None:
+    claims = make_authenticator().authenticate("Bearer p-token", PRODUCER)
+    assert claims == Claims("shop", "acme", frozenset(), frozenset(), role="USER", is_admin=False)
+
+
+def test_authenticate_with_worker_token_and_scope_gives_its_commands() -> None:
+    claims = make_authenticator().authenticate("bearer  w-token ", WORKER, "codeq:claim")
+    assert (claims.subject, claims.tenant_id, claims.event_types) == ("printer", "acme", {"PRINT"})
+    assert claims.allows_command("PRINT")
+    assert not claims.allows_command("SHIP")
+    assert not claims.allows_every_command
+
+
+def test_claims_with_wildcard_allow_every_command() -> None:
+    worker = make_worker(event_types=frozenset({"*"}))
+    claims = make_authenticator(worker=worker).authenticate("Bearer w-token", WORKER)
+    assert claims.allows_every_command
+    assert claims.allows_command("ANYTHING")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "p-token",
+        "Basic p-token",
+        "Bearer P-TOKEN",
+        "Bearer p-toke",
+        "Bearer p-token x",
+        "Bearer p-tok\u00e9n",
+        "Bearer \udcff",
+        "Bearer " + "p" * 20000,
+    ],
+)
+@pytest.mark.parametrize("principal", [PRODUCER, WORKER, ANY, ADMIN])
+def test_authenticate_without_known_token_is_unauthenticated(header: str, principal: int) -> None:
+    assert refused(make_authenticator(), header, principal) is Reason.UNAUTHENTICATED
+
+
+def test_authenticate_with_token_of_other_kind_is_unauthenticated() -> None:
+    authenticator = make_authenticator()
+    assert refused(authenticator, "Bearer w-token", PRODUCER) is Reason.UNAUTHENTICATED
+    assert refused(authenticator, "Bearer w-token", ADMIN) is Reason.UNAUTHENTICATED
+    assert refused(authenticator, "Bearer p-token", WORKER) is Reason.UNAUTHENTICATED
+
+
+def test_authenticate_without_scope_is_refused_by_name() -> None:
+    with pytest.raises(Rejection) as caught:
+        make_authenticator().authenticate("Bearer w-token", WORKER, "codeq:nack")
+    assert caught.value.reason is Reason.MISSING_SCOPE
+    assert "codeq:nack" in caught.value.message
+
+
+@pytest.mark.parametrize("missing", ["scopes", "event_types"])
+def test_authenticate_with_worker_token_that_allows_nothing_is_unauthenticated(missing: str) -> None:
+    authenticator = make_authenticator(worker=make_worker(**{missing: frozenset()}))
+    assert refused(authenticator, "Bearer w-token", WORKER) is Reason.UNAUTHENTICATED
+
+
+def test_authenticate_any_with_same_token_for_both_prefers_worker() -> None:
+    authenticator = make_authenticator(make_producer("same"), make_worker("same"))
+    assert authenticator.authenticate("Bearer same", ANY).subject == "printer"
+    assert authenticator.authenticate("Bearer same", PRODUCER).subject == "shop"
+
+
+def test_authenticate_any_takes_either_token() -> None:
+    authenticator = make_authenticator()
+    assert authenticator.authenticate("Bearer w-token", ANY).subject == "printer"
+    assert authenticator.authenticate("Bearer p-token", ANY).subject == "shop"
+
+
+def test_authenticate_any_with_worker_token_without_event_types_falls_back_to_producer() -> None:
+    authenticator = make_authenticator(make_producer("same"), make_worker("same", event_types=frozenset()))
+    assert authenticator.authenticate("Bearer same", ANY).subject == "shop"
+
+
+def test_authenticate_any_with_bad_tenant_of_worker_does_not_fall_back() -> None:
+    authenticator = make_authenticator(make_producer("same"), make_worker("same", raw={"tenantId": "NO"}))
+    assert refused(authenticator, "Bearer same", ANY) is Reason.INVALID_TENANT
+
+
+@pytest.mark.parametrize(
+    "changes", [{"raw": ACME | {"role": "admin"}}, {"scopes": frozenset({"codeq:admin"})}], ids=["role", "scope"]
+)
+def test_authenticate_admin_with_role_or_scope_is_allowed(changes: dict[str, object]) -> None:
+    assert make_authenticator(make_producer(**changes)).authenticate("Bearer p-token", ADMIN).is_admin
+
+
+def test_authenticate_admin_with_plain_producer_is_refused() -> None:
+    assert refused(make_authenticator(), "Bearer p-token", ADMIN) is Reason.NOT_ADMIN
+
+
+@pytest.mark.parametrize("principal", [PRODUCER, ADMIN])
+def test_authenticate_with_bad_tenant_claims_is_refused(principal: int) -> None:
+    authenticator = make_authenticator(make_producer(raw={"tid": "a-1", "tenantId": "b-1", "role": "ADMIN"}))
+    assert refused(authenticator, "Bearer p-token", principal) is Reason.INVALID_TENANT
+
+
+def test_authenticate_with_producer_as_worker_allows_all_scopes_and_commands() -> None:
+    authenticator = make_authenticator(producer_as_worker=True)
+    for scope in WORKER_SCOPES:
+        assert authenticator.authenticate("Bearer p-token", WORKER, scope).allows_every_command
+    assert authenticator.authenticate("Bearer w-token", WORKER).event_types == {"PRINT"}
+
+
+def test_authenticate_after_more_headers_than_are_kept_still_answers() -> None:
+    authenticator = make_authenticator()
+    for spaces in range(CACHED_HEADERS_MAX + 10):
+        assert authenticator.authenticate("Bearer p-token" + " " * spaces, PRODUCER).subject == "shop"
+    assert len(authenticator._verdicts) <= CACHED_HEADERS_MAX
+
+
+def test_authenticate_with_unknown_tokens_keeps_none_of_them() -> None:
+    authenticator = make_authenticator()
+    for number in range(10):
+        refused(authenticator, f"Bearer guess-{number}", PRODUCER)
+    assert authenticator._verdicts == {}
+
+
+@pytest.mark.parametrize("claim", ["tid", "tenantId", "tenant_id", "organizationId", "organization_id"])
+def test_tenant_with_one_claim_is_its_trimmed_value(claim: str) -> None:
+    assert tenant_of("Some Body", {claim: " acme-1 "}) == "acme-1"
+
+
+def test_tenant_with_agreeing_claims_is_their_value() -> None:
+    assert tenant_of("x", {"tid": "acme", "organization_id": " acme"}) == "acme"
+
+
+def test_tenant_without_claims_is_the_subject() -> None:
+    assert tenant_of(" producer-dev ", {"role": "ADMIN"}) == "producer-dev"
+
+
+@pytest.mark.parametrize(
+    ("subject", "raw"),
+    [
+        ("acme", {"tid": "acme", "tenantId": "other"}),
+        ("acme", {"tenantId": ""}),
+        ("acme", {"tenantId": None}),
+        ("acme", {"tenantId": 5}),
+        ("acme", {"tenantId": "Acme"}),
+        ("acme", {"tenantId": "1acme"}),
+        ("acme", {"tenantId": "a"}),
+        ("acme", {"tenantId": "a" * 64}),
+        ("acme", {"tenantId": "acme\nx"}),
+        ("acme", {"tenantId": "acm\u00e9"}),
+        ("", {}),
+        ("Some Body", {}),
+    ],
+)
+def test_tenant_with_malformed_or_contradicting_claims_is_refused(subject: str, raw: dict[str, object]) -> None:
+    with pytest.raises(InvalidTenantError):
+        tenant_of(subject, raw)
+
+
+def test_tenant_at_both_ends_of_its_length_is_taken() -> None:
+    assert tenant_of("ab", {}) == "ab"
+    assert tenant_of("a" * 63, {}) == "a" * 63
+
+
+def test_static_validator_with_blank_subject_uses_default() -> None:
+    token = StaticValidator(StaticToken(" t ", subject=" ")).validate("t")
+    assert token is not None
+    assert token.subject == "static"
+
+
+@pytest.mark.parametrize(
+    ("method", "access"),
+    [
+        ("/codeq.v1.TaskService/CreateTask", Access(PRODUCER, "")),
+        ("/codeq.v1.TaskService/ClaimTask", Access(WORKER, "codeq:claim")),
+        ("/codeq.v1.TaskService/GetTask", Access(ANY, "")),
+        ("/codeq.v1.QueueService/ListQueues", Access(ADMIN, "")),
+        ("/codeq.v1.WorkerService/Work", Access(WORKER, "codeq:claim")),
+        ("/codeq.v1.ProducerService/Produce", Access(PRODUCER, "")),
+    ],
+)
+def test_access_is_what_the_protos_say(method: str, access: Access) -> None:
+    assert access_of(method) == access
+
+
+@pytest.mark.parametrize("method", ["/codeq.v1.TaskService/Nothing", "", "/grpc.health.v1.Health/Check"])
+def test_access_of_foreign_method_is_an_error(method: str) -> None:
+    with pytest.raises(LookupError):
+        access_of(method)

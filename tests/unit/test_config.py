@@ -1,0 +1,310 @@
+"""Configuration: sources and their order, strict values, combinations, and what --dev fills in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from codeq_server.config import Address, ConfigError, Settings, check, load
+
+PRODUCER = '{"token":"p-secret","subject":"producer-dev","raw":{"role":"ADMIN","tenantId":"dev-tenant"}}'
+WORKER = '{"token":"w-secret","scopes":["codeq:claim"],"eventTypes":["*"],"raw":{"tenantId":"dev-tenant"}}'
+TOKENS = {
+    "PRODUCER_AUTH_PROVIDER": "static",
+    "PRODUCER_AUTH_CONFIG": PRODUCER,
+    "WORKER_AUTH_PROVIDER": "static",
+    "WORKER_AUTH_CONFIG": WORKER,
+}
+
+
+def load_env(environment: Mapping[str, str]) -> Settings:
+    return load(None, TOKENS | environment, {}, dev=False)
+
+
+def write(path: Path, text: str) -> str:
+    file = path / "codeq.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def refusal(environment: Mapping[str, str], *, dev: bool = True) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        load(None, environment, {}, dev)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_load_with_tokens_only_gives_documented_defaults() -> None:
+    settings = load_env({})
+    assert settings.http == Address("", 8080)
+    assert settings.worker_stream == Address("", 9091)
+    assert settings.producer_stream == Address("", 9092)
+    assert settings.allowed_hosts == frozenset()
+    assert settings.persistence.provider == "rocksdb"
+    assert settings.persistence.path == Path("data")
+    assert settings.persistence.fsync_on_commit
+    assert (settings.default_lease_seconds, settings.max_attempts_default) == (60, 5)
+    assert settings.backoff.policy == "exp_full_jitter"
+    assert (settings.backoff.base_seconds, settings.backoff.max_seconds) == (5, 900)
+    assert (settings.retention_seconds, settings.dlq_retention_seconds) == (86400, 1209600)
+    assert (settings.log.level, settings.log.format) == ("info", None)
+    assert settings.shutdown_grace_seconds == 10
+
+
+def test_load_with_environment_of_container_guide_takes_every_variable() -> None:
+    settings = load(
+        None,
+        TOKENS
+        | {
+            "PORT": "8090",
+            "LOG_LEVEL": "info",
+            "LOG_FORMAT": "json",
+            "PERSISTENCE_PROVIDER": "pebble",
+            "PERSISTENCE_CONFIG": '{"path":"/var/lib/codeq/pebble"}',
+            "WORKER_STREAM_ADDR": ":9191",
+            "PRODUCER_STREAM_ADDR": ":9192",
+            "LOCAL_ARTIFACTS_DIR": "/var/lib/codeq/artifacts",
+            "RAFT_ENABLED": "false",
+            "PATH": "/usr/bin",
+            "OTEL_SERVICE_NAME": "codeq",
+        },
+        {},
+        dev=False,
+    )
+    assert settings.http.port == 8090
+    assert settings.persistence.provider == "rocksdb"
+    assert settings.persistence.path == Path("/var/lib/codeq/pebble")
+    assert settings.worker_stream == Address("", 9191)
+    assert settings.producer_stream == Address("", 9192)
+    assert settings.log.format == "json"
+    assert settings.auth.producer.raw == {"role": "ADMIN", "tenantId": "dev-tenant"}
+    assert settings.auth.worker.scopes == {"codeq:claim"}
+
+
+def test_load_when_sources_disagree_prefers_flag_then_environment_then_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "port: 1001\nlogLevel: warn\nmaxAttemptsDefault: 7\n")
+    settings = load(file, {"PORT": "1002", "LOG_LEVEL": "error"}, {"port": 1003, "log_level": None}, dev=True)
+    assert (settings.http.port, settings.log.level, settings.max_attempts_default) == (1003, "error", 7)
+
+
+def test_load_reads_file_named_by_environment_with_mappings(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        "persistenceConfig: {path: /srv/codeq, fsyncOnCommit: false}\n"
+        "producerAuthProvider: static\nproducerAuthConfig: {token: abc, raw: {tenantId: acme}}\n"
+        "workerAuthProvider: static\nworkerAuthConfig: bare-token\nraft: {enabled: false}\n",
+    )
+    settings = load(None, {"CODEQ_CONFIG_PATH": file}, {}, dev=False)
+    assert settings.persistence.path == Path("/srv/codeq")
+    assert not settings.persistence.fsync_on_commit
+    assert settings.auth.producer.token == "abc"
+    assert settings.auth.worker.token == "bare-token"
+    assert settings.auth.worker.subject == "static"
+
+
+@pytest.mark.parametrize("value", ["", "  "])
+def test_load_with_empty_stream_address_turns_listener_off(value: str) -> None:
+    settings = load_env({"WORKER_STREAM_ADDR": value, "PRODUCER_STREAM_ADDR": value})
+    assert settings.worker_stream is None
+    assert settings.producer_stream is None
+
+
+def test_load_with_other_empty_variable_keeps_default() -> None:
+    assert load_env({"PORT": "", "LOG_LEVEL": " "}).http.port == 8080
+
+
+def test_load_with_bracketed_ipv6_address_keeps_host_without_brackets() -> None:
+    address = load_env({"WORKER_STREAM_ADDR": "[::1]:0"}).worker_stream
+    assert address == Address("::1", 0)
+    assert str(address) == "[::1]:0"
+
+
+def test_load_with_memory_provider_has_no_path_and_no_fsync() -> None:
+    persistence = load_env({"PERSISTENCE_PROVIDER": "memory"}).persistence
+    assert (persistence.provider, persistence.path, persistence.fsync_on_commit) == ("memory", None, False)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("true", True), ("1", True), ("YES", True), ("0", False)])
+def test_load_with_boolean_text_reads_it(text: str, expected: bool) -> None:
+    assert load_env({"ALLOW_PRODUCER_AS_WORKER": text}).auth.allow_producer_as_worker is expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PORT", "http"),
+        ("PORT", "65536"),
+        ("PORT", "-1"),
+        ("HTTP_HOST", "a b"),
+        ("WORKER_STREAM_ADDR", "9091"),
+        ("WORKER_STREAM_ADDR", "host:port"),
+        ("WORKER_STREAM_ADDR", ":65536"),
+        ("WORKER_STREAM_ADDR", "[1:2]:80"),
+        ("PRODUCER_STREAM_ADDR", ":8080"),
+        ("PERSISTENCE_PROVIDER", "redis"),
+        ("PERSISTENCE_PROVIDER", "mysql"),
+        ("PERSISTENCE_CONFIG", "{path"),
+        ("PERSISTENCE_CONFIG", "[]"),
+        ("PRODUCER_AUTH_PROVIDER", "jwks"),
+        ("PRODUCER_AUTH_PROVIDER", "static"),
+        ("PRODUCER_AUTH_CONFIG", '"token"'),
+        ("WORKER_AUTH_CONFIG", "not json"),
+        ("ALLOW_PRODUCER_AS_WORKER", "maybe"),
+        ("DEFAULT_LEASE_SECONDS", "0"),
+        ("DEFAULT_LEASE_SECONDS", "43201"),
+        ("MAX_ATTEMPTS_DEFAULT", "1001"),
+        ("MAX_ATTEMPTS_DEFAULT", "2.5"),
+        ("BACKOFF_POLICY", "random"),
+        ("BACKOFF_BASE_SECONDS", "0"),
+        ("BACKOFF_MAX_SECONDS", "4"),
+        ("RETENTION_SECONDS", "0"),
+        ("LOG_LEVEL", "loud"),
+        ("LOG_FORMAT", "xml"),
+        ("CODEQ_PORT", "8080"),
+        ("CODEQ_PPROF", "1"),
+        ("CODEQ_CONFIG_PATH", "/nowhere/codeq.yaml"),
+        ("RAFT_ENABLED", "true"),
+        ("RAFT_PEERS", "a=a:7000"),
+        ("CLUSTER_ENABLED", "yes"),
+        ("TRACING_ENABLED", "true"),
+        ("WEBHOOK_HMAC_SECRET", "secret"),
+        ("REDIS_ADDR", "localhost:6379"),
+    ],
+)
+def test_load_with_unusable_variable_names_it(variable: str, value: str) -> None:
+    assert refusal({variable: value}).key == variable
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ('{"path":""}', "path"),
+        ('{"path":5}', "path"),
+        ('{"numShards":4}', "numShards"),
+        ('{"numShards":"1"}', "numShards"),
+        ('{"fsyncOnCommit":"yes"}', "fsyncOnCommit"),
+        ('{"pth":"/data"}', "pth"),
+    ],
+)
+def test_load_with_unusable_persistence_key_names_it(config: str, key: str) -> None:
+    assert refusal({"PERSISTENCE_CONFIG": config}).key == f"PERSISTENCE_CONFIG.{key}"
+
+
+@pytest.mark.parametrize("config", ['{"path":"/data"}', '{"fsyncOnCommit":true}'])
+def test_load_with_disk_settings_for_memory_is_refused(config: str) -> None:
+    key = refusal({"PERSISTENCE_PROVIDER": "memory", "PERSISTENCE_CONFIG": config}).key
+    assert key.startswith("PERSISTENCE_CONFIG.")
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ("{}", "token"),
+        ('{"token":"  "}', "token"),
+        ('" "', "token"),
+        ('{"token":"t","scope":"x"}', "scope"),
+        ('{"token":"t","scopes":"codeq:claim"}', "scopes"),
+        ('{"token":"t","eventTypes":["two words"]}', "eventTypes"),
+        ('{"token":"t","raw":[]}', "raw"),
+    ],
+)
+def test_load_with_unusable_static_auth_names_the_key(config: str, key: str) -> None:
+    error = refusal({"WORKER_AUTH_PROVIDER": "static", "WORKER_AUTH_CONFIG": config})
+    assert error.key == f"WORKER_AUTH_CONFIG.{key}"
+
+
+def test_load_with_unsupported_variable_turned_off_starts() -> None:
+    load_env({"RAFT_ENABLED": "False", "TRACING_ENABLED": "0", "CLUSTER_ENABLED": "no", "RAFT_PEERS": ""})
+
+
+def test_load_with_variables_of_container_platform_starts() -> None:
+    load_env(
+        {
+            "CODEQ_PORT": "tcp://10.0.0.1:8080",
+            "CODEQ_SERVICE_HOST": "10.0.0.1",
+            "CODEQ_SERVICE_PORT_HTTP": "8080",
+            "CODEQ_PORT_8080_TCP_ADDR": "10.0.0.1",
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("colour: red\n", "colour"),
+        ("port: '8080'\n", "port"),
+        ("port: true\n", "port"),
+        ("raft: {enabled: true}\n", "raft"),
+        ("persistenceConfig: {paths: x}\n", "persistenceConfig.paths"),
+        ("persistenceConfig: text\n", "persistenceConfig"),
+        ('producerAuthProvider: static\nproducerAuthConfig: \'{"token":"x"}\'\n', "producerAuthConfig"),
+        ("5: five\n", "5"),
+        ("port: 1\nport: 2\n", "--config"),
+        ("port: [\n", "--config"),
+        ("- port\n", "--config"),
+        ("port: !!python/object:os.system x\n", "--config"),
+    ],
+)
+def test_load_with_unusable_file_names_the_key(tmp_path: Path, text: str, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, text), {}, {}, dev=True)
+    assert caught.value.key == key
+    assert "\n" not in str(caught.value)
+
+
+def test_load_with_empty_file_gives_defaults(tmp_path: Path) -> None:
+    assert load(write(tmp_path, "# nothing\n"), {}, {}, dev=True).http.port == 8080
+
+
+@pytest.mark.parametrize(
+    ("flags", "key"), [({"port": "x"}, "--port"), ({"log_level": "loud"}, "--log-level"), ({"foo": 1}, "--foo")]
+)
+def test_load_with_unusable_flag_names_it(flags: dict[str, object], key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, {}, flags, dev=True)
+    assert caught.value.key == key
+
+
+@pytest.mark.parametrize("role", ["PRODUCER", "WORKER"])
+def test_load_without_token_of_one_role_is_refused(role: str) -> None:
+    environment = {name: value for name, value in TOKENS.items() if not name.startswith(role)}
+    assert refusal(environment, dev=False).key == f"{role}_AUTH_PROVIDER"
+
+
+def test_load_with_dev_fills_in_tokens_and_binds_loopback() -> None:
+    settings = load(None, {}, {}, dev=True)
+    assert (settings.auth.producer.token, settings.auth.worker.token) == ("dev-token", "dev-token")
+    assert settings.auth.producer.raw == {"role": "ADMIN", "tenantId": "dev-tenant"}
+    assert len(settings.auth.worker.scopes) == 6
+    assert settings.auth.worker.event_types == {"*"}
+    assert settings.worker_stream is not None
+    assert settings.producer_stream is not None
+    assert {settings.http.host, settings.worker_stream.host, settings.producer_stream.host} == {"127.0.0.1"}
+    assert settings.allowed_hosts == {"localhost", "127.0.0.1", "[::1]"}
+
+
+def test_load_with_dev_keeps_what_is_configured() -> None:
+    environment = {name: value for name, value in TOKENS.items() if name.startswith("PRODUCER")}
+    settings = load(None, environment | {"WORKER_STREAM_ADDR": "[::1]:7"}, {}, dev=True)
+    assert settings.auth.producer.token == "p-secret"
+    assert settings.auth.worker.token == "dev-token"
+    assert settings.worker_stream == Address("::1", 7)
+
+
+@pytest.mark.parametrize(("variable", "value"), [("HTTP_HOST", "0.0.0.0"), ("WORKER_STREAM_ADDR", "queue.example:1")])
+def test_load_with_dev_and_other_interface_is_refused(variable: str, value: str) -> None:
+    assert refusal({variable: value}).key == variable
+
+
+def test_check_masks_tokens_and_names_keys_of_file() -> None:
+    shown = check(None, TOKENS, {}, dev=False)
+    assert "secret" not in json.dumps(shown)
+    assert shown["port"] == 8080
+    assert shown["persistenceConfig"] == {"numShards": 1, "path": "data", "fsyncOnCommit": True}
+    assert shown["workerStreamAddr"] == ":9091"
+
+
+def test_settings_do_not_print_tokens() -> None:
+    assert "secret" not in repr(load_env({}))

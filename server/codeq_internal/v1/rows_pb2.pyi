@@ -81,7 +81,7 @@ class LaneState(_message.Message):
     def __init__(self, lane: _Optional[int] = ..., mark: _Optional[int] = ..., tail: _Optional[int] = ..., ready: _Optional[int] = ...) -> None: ...
 
 class StateRow(_message.Message):
-    __slots__ = ("status", "ended_token", "outcome", "attempts", "abandons", "place", "place_lane", "place_at", "worker", "changed_ms", "ended_lsn", "delay_ms", "error", "result")
+    __slots__ = ("status", "ended_token", "outcome", "attempts", "abandons", "place", "place_lane", "place_at", "worker", "changed_ms", "ended_lsn", "delay_ms", "error", "result", "subject")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ENDED_TOKEN_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +96,7 @@ class StateRow(_message.Message):
     DELAY_MS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
     status: int
     ended_token: int
     outcome: int
@@ -110,10 +111,11 @@ class StateRow(_message.Message):
     delay_ms: int
     error: str
     result: bytes
-    def __init__(self, status: _Optional[int] = ..., ended_token: _Optional[int] = ..., outcome: _Optional[int] = ..., attempts: _Optional[int] = ..., abandons: _Optional[int] = ..., place: _Optional[_Union[PlaceKind, str]] = ..., place_lane: _Optional[int] = ..., place_at: _Optional[int] = ..., worker: _Optional[str] = ..., changed_ms: _Optional[int] = ..., ended_lsn: _Optional[int] = ..., delay_ms: _Optional[int] = ..., error: _Optional[str] = ..., result: _Optional[bytes] = ...) -> None: ...
+    subject: str
+    def __init__(self, status: _Optional[int] = ..., ended_token: _Optional[int] = ..., outcome: _Optional[int] = ..., attempts: _Optional[int] = ..., abandons: _Optional[int] = ..., place: _Optional[_Union[PlaceKind, str]] = ..., place_lane: _Optional[int] = ..., place_at: _Optional[int] = ..., worker: _Optional[str] = ..., changed_ms: _Optional[int] = ..., ended_lsn: _Optional[int] = ..., delay_ms: _Optional[int] = ..., error: _Optional[str] = ..., result: _Optional[bytes] = ..., subject: _Optional[str] = ...) -> None: ...
 
 class LeaseRow(_message.Message):
-    __slots__ = ("worker", "lease_ms", "claimed_ms", "queues", "homes", "places", "attempts")
+    __slots__ = ("worker", "lease_ms", "claimed_ms", "queues", "homes", "places", "attempts", "subject")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     LEASE_MS_FIELD_NUMBER: _ClassVar[int]
     CLAIMED_MS_FIELD_NUMBER: _ClassVar[int]
@@ -121,6 +123,7 @@ class LeaseRow(_message.Message):
     HOMES_FIELD_NUMBER: _ClassVar[int]
     PLACES_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
     worker: str
     lease_ms: int
     claimed_ms: int
@@ -128,7 +131,8 @@ class LeaseRow(_message.Message):
     homes: _containers.RepeatedScalarFieldContainer[int]
     places: _containers.RepeatedScalarFieldContainer[int]
     attempts: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, worker: _Optional[str] = ..., lease_ms: _Optional[int] = ..., claimed_ms: _Optional[int] = ..., queues: _Optional[_Iterable[int]] = ..., homes: _Optional[_Iterable[int]] = ..., places: _Optional[_Iterable[int]] = ..., attempts: _Optional[_Iterable[int]] = ...) -> None: ...
+    subject: str
+    def __init__(self, worker: _Optional[str] = ..., lease_ms: _Optional[int] = ..., claimed_ms: _Optional[int] = ..., queues: _Optional[_Iterable[int]] = ..., homes: _Optional[_Iterable[int]] = ..., places: _Optional[_Iterable[int]] = ..., attempts: _Optional[_Iterable[int]] = ..., subject: _Optional[str] = ...) -> None: ...
 
 class ExtensionRow(_message.Message):
     __slots__ = ("homes", "lease_ms", "queues")

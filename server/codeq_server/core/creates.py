@@ -1,0 +1,138 @@
+"""Accepting tasks."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Final
+
+from . import keys
+from .clock import Now
+from .model import Entry, Lane
+from .shard import Shard
+
+DUE_WINDOW_MAX: Final = 16_384
+"""Entries of the due index kept in memory."""
+
+_LENGTHS: Final = [bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(16_384)]
+
+
+def varint(number: int) -> bytes:
+    """Returns a number in protobuf's variable-length form."""
+    if number < 16_384:
+        return _LENGTHS[number]
+    out = bytearray()
+    while number >= 128:
+        out.append(number & 127 | 128)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def field(number: int, content: bytes) -> bytes:
+    """Returns a length-delimited protobuf field."""
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def timestamp(number: int, unix_ms: int) -> bytes:
+    """Returns a protobuf field that holds a google.protobuf.Timestamp."""
+    seconds, millis = divmod(unix_ms, 1000)
+    content = b"\x08" + varint(seconds)
+    if millis:
+        content += b"\x10" + varint(millis * 1_000_000)
+    return field(number, content)
+
+
+def task_head(command: str, lane: int, max_attempts: int) -> bytes:
+    """Returns the task bytes before the payload's length; the field numbers are those of codeq.v1.Task."""
+    priority = keys.LANES - 1 - lane
+    head = field(1, command.encode())
+    if priority:
+        head += b"\x18" + varint(priority)
+    return head + b"\x20" + varint(max_attempts) + b"\x12"
+
+
+def create(
+    shard: Shard,
+    tenant: str,
+    command: str,
+    payload: bytes,
+    priority: int,
+    max_attempts: int,
+    due_ms: int,
+    now: Now,
+) -> str:
+    """Accepts a task and returns its id.
+
+    Args:
+        shard: Shard that takes it.
+        tenant: Tenant of the producer.
+        command: Command; validated.
+        payload: JSON; validated.
+        priority: 0 to 9.
+        max_attempts: Deliveries allowed; 0: the shard's default.
+        due_ms: Unix milliseconds before which it is not delivered; in the past or 0: at once.
+        now: Time of acceptance.
+
+    Raises:
+        Rejection: LIMIT_REACHED.
+    """
+    queue = shard.by_name.get((tenant, command)) or shard.open_queue(tenant, command)
+    lane = queue.lanes[9 - priority] or queue.lane(9 - priority)
+    max_attempts = max_attempts or shard.settings.max_attempts
+    head = lane.heads.get(max_attempts)
+    if head is None:
+        head = lane.heads[max_attempts] = task_head(command, lane.index, max_attempts)
+    if shard._created_head[0] != now.wall_ms:  # noqa: SLF001
+        shard._created_head = (now.wall_ms, timestamp(16, now.wall_ms))  # noqa: SLF001
+    size = len(payload)
+    raw = b"".join(
+        (head, _LENGTHS[size] if size < 16_384 else varint(size), payload, shard._created_head[1])  # noqa: SLF001
+    )
+    queue.created_total += 1
+    shard.totals.created += 1
+    if not queue.touched:
+        shard.touch(queue)
+    if due_ms > now.wall_ms:
+        return _park(shard, lane, raw, due_ms)
+    position = lane.tail + 1
+    task_id = lane.id_of(position, shard.epoch)
+    shard.batch.rows[lane.task_prefix + position.to_bytes(6, "big")] = keys.home_head(shard.epoch) + raw
+    append(shard, lane, Entry(position, task_id, raw, None))
+    return task_id
+
+
+def append(shard: Shard, lane: Lane, entry: Entry) -> None:
+    """Gives a task the place after the lane's tail; its row is the caller's."""
+    position = lane.tail = entry.position
+    if lane.loaded == position - 1 and shard.windows_bytes < shard.settings.window_bytes_max:
+        lane.window.append(entry)
+        lane.loaded = position
+        shard.charge_window(lane, len(entry.raw))
+    shard.became_ready(lane)
+
+
+def _park(shard: Shard, lane: Lane, raw: bytes, due_ms: int) -> str:
+    queue = lane.queue
+    parked = queue.lane(keys.PARKED_LANE)
+    position = parked.tail = parked.tail + 1
+    task_id = parked.id_of(position, shard.epoch)
+    shard.batch.rows[keys.place_key(parked.task_prefix, position)] = (
+        keys.parked_head(shard.epoch, due_ms, lane.index) + raw
+    )
+    schedule(shard, parked, position, due_ms, keys.due_value(lane.index, 0, has_state=False))
+    return task_id
+
+
+def schedule(shard: Shard, home: Lane, position: int, due_ms: int, value: bytes) -> None:
+    """Puts a task into the due index and counts it as scheduled."""
+    queue = home.queue
+    key = keys.due_key(due_ms, queue.number, home.index, position)
+    shard.batch.due[key] = value
+    queue.scheduled += 1
+    if shard.due_loaded is not None and key > shard.due_loaded:
+        return
+    heapq.heappush(shard.due, (due_ms, queue.number, home.index, position))
+    if len(shard.due) > DUE_WINDOW_MAX:
+        shard.due.sort()
+        del shard.due[DUE_WINDOW_MAX // 2 :]
+        shard.due_loaded = keys.due_key(*shard.due[-1])

@@ -1,0 +1,68 @@
+"""Refusals of the core: values of the domain, not faults.
+
+Rejection            a request that cannot be granted; it changed nothing
+CorruptRows          stored rows that contradict each other: raised, never skipped silently
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+
+class Reason(Enum):
+    """Why a request was refused; the names are those of codeq.v1.ErrorReason without the prefix (a test compares)."""
+
+    INTERNAL = 0
+    INVALID_FIELD = 1
+    INVALID_BODY = 2
+    TOO_LARGE = 3
+    UNAUTHENTICATED = 4
+    MISSING_SCOPE = 5
+    NOT_ADMIN = 6
+    INVALID_TENANT = 7
+    COMMAND_NOT_ALLOWED = 8
+    TASK_NOT_FOUND = 9
+    RESULT_NOT_FOUND = 10
+    QUEUE_NOT_FOUND = 11
+    ROUTE_NOT_FOUND = 12
+    METHOD_NOT_ALLOWED = 13
+    TASK_NOT_CLAIMED = 14
+    STALE_LEASE_TOKEN = 15
+    NOT_LEASE_OWNER = 16
+    LIMIT_REACHED = 17
+    DRAINING = 18
+    OUTCOME_UNKNOWN = 19
+    BAD_HANDSHAKE = 20
+    CORRUPT_DATA = 21
+    DEADLINE_EXCEEDED = 22
+
+
+class Rejection(Exception):  # noqa: N818 - a refusal is a normal answer, not an error of the server
+    """A refused request.
+
+    Attributes:
+        reason: Why.
+        message: Text for people.
+        violations: (field, description) of each malformed field.
+    """
+
+    def __init__(self, reason: Reason, message: str, violations: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.violations = violations
+
+
+def invalid_field(field: str, description: str) -> Rejection:
+    """Returns the refusal of one malformed field."""
+    return Rejection(Reason.INVALID_FIELD, f"{field}: {description}", ((field, description),))
+
+
+class CorruptRows(Exception):  # noqa: N818 - names what is corrupt
+    """Stored rows contradict each other; names the key of the row that showed it."""
+
+    def __init__(self, key: bytes, problem: str) -> None:
+        super().__init__(f"row {key.hex()}: {problem}")
+        self.key = key
+        self.problem = problem

@@ -1,0 +1,53 @@
+"""Task ids: UUIDs of version 8 that say where the task's home row is.
+
+Fields, in the order of the hex digits: queue (32 bits) - epoch (bits 29..14) - version, epoch (bits 13..2) - variant,
+epoch (bits 1..0), lane (4), position (bits 47..40) - position (bits 39..0), route (8). The route byte is free: a
+later version with several shards chooses it so that the id's hash leads to the shard that made it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+EPOCH_BITS: Final = 30
+EPOCH_MAX: Final = (1 << EPOCH_BITS) - 1
+POSITION_MAX: Final = (1 << 48) - 1
+ROUTE: Final = "00"
+
+_FORM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+class TaskRef(NamedTuple):
+    """What an id says: the home place of the task, and the epoch in which it was created."""
+
+    queue: int
+    lane: int
+    position: int
+    epoch: int
+
+
+def id_head(queue: int, lane: int, position: int, epoch: int) -> str:
+    """Returns the part of an id that stays the same for 2**40 positions of a lane in an epoch."""
+    middle = (epoch & 3) << 12 | lane << 8 | position >> 40
+    return f"{queue:08x}-{epoch >> 14:04x}-8{epoch >> 2 & 0xFFF:03x}-{0x8000 | middle:04x}-"
+
+
+def make_id(head: str, position: int) -> str:
+    """Returns the id of a position, given its `id_head`."""
+    return f"{head}{position & 0xFFFFFFFFFF:010x}{ROUTE}"
+
+
+def task_id(queue: int, lane: int, position: int, epoch: int) -> str:
+    """Returns the id of the task whose home is there."""
+    return make_id(id_head(queue, lane, position, epoch), position)
+
+
+def parse_id(text: str) -> TaskRef | None:
+    """Returns what an id says, or None where it has not the form of an id."""
+    if not _FORM.fullmatch(text):
+        return None
+    middle = int(text[19:23], 16)
+    epoch = int(text[9:13], 16) << 14 | int(text[15:18], 16) << 2 | middle >> 12 & 3
+    position = (middle & 0xFF) << 40 | int(text[24:34], 16)
+    return TaskRef(int(text[:8], 16), middle >> 8 & 0xF, position, epoch)

@@ -1,0 +1,176 @@
+"""Every key of a shard's rows, in one table, and the values that are not protobuf messages.
+
+| prefix | key after the prefix                     | value                                        |
+|--------|------------------------------------------|----------------------------------------------|
+| m      | name                                     | IdentityRow, TickRow                         |
+| q      | queue u32                                | QueueRow                                     |
+| t      | queue u32, lane u8, position u48         | home, parked home or pointer (below)         |
+| s      | home: queue u32, lane u8, position u48   | StateRow                                     |
+| l      | lease token u64                          | LeaseRow                                     |
+| x      | lease token u64                          | ExtensionRow                                 |
+| d      | due ms u64, home                         | lane u8, attempts u16, state row 0|1         |
+| u      | place: queue u32, lane u8, position u48  | pointer                                      |
+| r      | end of retention ms u64, LSN u64, n u16  | EndedRow                                     |
+| z      | queue u32, end ms u64, home              | empty                                        |
+
+All numbers are big-endian, so that the order of keys is the order of time and of places. Values of "t" and "u":
+
+    home     "h", epoch u32, task bytes
+    parked   "k", epoch u32, due ms u64, lane u8, task bytes      (created with a delay; always in lane 15)
+    pointer  "p", home lane u8, home position u48, attempts u16   (a later place of the same queue's task)
+
+The task bytes are a serialised codeq.v1.Task that holds what never changes: command, payload, priority, max_attempts,
+created_at. Deliveries append the rest to them.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+FORMAT: Final = 1
+"""Format of the rows; a store of a newer one is refused."""
+
+IDENTITY: Final = b"midentity"
+TICK: Final = b"mtick"
+
+LANES: Final = 10
+"""Lanes 0 to 9 hold priorities 9 to 0."""
+PARKED_LANE: Final = 15
+"""Lane of the homes of tasks created with a delay."""
+
+HOME: Final = b"h"
+PARKED: Final = b"k"
+POINTER: Final = b"p"
+HOME_HEAD: Final = 5
+"""Bytes of a home's value before its task bytes."""
+PARKED_HEAD: Final = 14
+"""Bytes of a parked home's value before its task bytes."""
+
+_PARKED = struct.Struct(">cIQB")
+_POINTER = struct.Struct(">cB6sH")
+_DUE_KEY = struct.Struct(">cQIB6s")
+_DUE_VALUE = struct.Struct(">BHB")
+_ENDED_KEY = struct.Struct(">cQQH")
+_DEAD_KEY = struct.Struct(">cIQB6s")
+
+
+def queue_key(queue: int) -> bytes:
+    """Returns the key of a queue's row."""
+    return b"q" + queue.to_bytes(4, "big")
+
+
+def lane_prefix(table: bytes, queue: int, lane: int) -> bytes:
+    """Returns what the keys of a lane's rows in table "t", "s" or "u" begin with; a position follows."""
+    return table + queue.to_bytes(4, "big") + bytes((lane,))
+
+
+def place_key(prefix: bytes, position: int) -> bytes:
+    """Returns the key of a place in the lane of `prefix`."""
+    return prefix + position.to_bytes(6, "big")
+
+
+def split_place_key(key: bytes) -> tuple[int, int, int]:
+    """Returns queue, lane and position of a key of table "t", "s" or "u"."""
+    return int.from_bytes(key[1:5], "big"), key[5], int.from_bytes(key[6:12], "big")
+
+
+def lease_key(token: int) -> bytes:
+    """Returns the key of a claim's lease row."""
+    return b"l" + token.to_bytes(8, "big")
+
+
+def extension_key(token: int) -> bytes:
+    """Returns the key of a claim's extension row."""
+    return b"x" + token.to_bytes(8, "big")
+
+
+def due_key(due_ms: int, queue: int, lane: int, position: int) -> bytes:
+    """Returns the key in the due index of the task with this home."""
+    return _DUE_KEY.pack(b"d", due_ms, queue, lane, position.to_bytes(6, "big"))
+
+
+def split_due_key(key: bytes) -> tuple[int, int, int, int]:
+    """Returns due time, and queue, lane and position of the home."""
+    _, due_ms, queue, lane, position = _DUE_KEY.unpack(key)
+    return due_ms, queue, lane, int.from_bytes(position, "big")
+
+
+def due_value(lane: int, attempts: int, *, has_state: bool) -> bytes:
+    """Returns the value of a due row: lane of the priority, attempts so far, whether a state row exists."""
+    return _DUE_VALUE.pack(lane, attempts, has_state)
+
+
+def split_due_value(value: bytes) -> tuple[int, int, bool]:
+    """Returns lane, attempts and whether a state row exists."""
+    lane, attempts, has_state = _DUE_VALUE.unpack(value)
+    return lane, attempts, bool(has_state)
+
+
+def ended_key(until_ms: int, lsn: int, number: int) -> bytes:
+    """Returns the key of a list of ended tasks whose retention is over at `until_ms`."""
+    return _ENDED_KEY.pack(b"r", until_ms, lsn, number)
+
+
+def split_ended_key(key: bytes) -> tuple[int, int, int]:
+    """Returns end of retention, LSN and number."""
+    _, until_ms, lsn, number = _ENDED_KEY.unpack(key)
+    return until_ms, lsn, number
+
+
+def dead_key(queue: int, ended_ms: int, lane: int, position: int) -> bytes:
+    """Returns the key in the dead-letter index of the task with this home."""
+    return _DEAD_KEY.pack(b"z", queue, ended_ms, lane, position.to_bytes(6, "big"))
+
+
+def split_dead_key(key: bytes) -> tuple[int, int, int, int]:
+    """Returns queue, end time, lane and position of the home."""
+    _, queue, ended_ms, lane, position = _DEAD_KEY.unpack(key)
+    return queue, ended_ms, lane, int.from_bytes(position, "big")
+
+
+def home_head(epoch: int) -> bytes:
+    """Returns the head of a home's value."""
+    return HOME + epoch.to_bytes(4, "big")
+
+
+def parked_head(epoch: int, due_ms: int, lane: int) -> bytes:
+    """Returns the head of a parked home's value; `lane` is the lane of the task's priority."""
+    return _PARKED.pack(PARKED, epoch, due_ms, lane)
+
+
+def home_epoch(value: bytes) -> int:
+    """Returns the epoch in which the task of a home or parked home was created."""
+    return int.from_bytes(value[1:5], "big")
+
+
+def split_parked(value: bytes) -> tuple[int, int]:
+    """Returns due time and lane of a parked home."""
+    _, _, due_ms, lane = _PARKED.unpack_from(value)
+    return due_ms, lane
+
+
+def task_bytes(value: bytes) -> bytes:
+    """Returns the task bytes of a home or parked home."""
+    return value[HOME_HEAD:] if value[:1] == HOME else value[PARKED_HEAD:]
+
+
+def pointer(lane: int, position: int, attempts: int) -> bytes:
+    """Returns a pointer to the home (lane, position) of the same queue."""
+    return _POINTER.pack(POINTER, lane, position.to_bytes(6, "big"), attempts)
+
+
+def split_pointer(value: bytes) -> tuple[int, int, int]:
+    """Returns lane and position of the home, and attempts."""
+    _, lane, position, attempts = _POINTER.unpack(value)
+    return lane, int.from_bytes(position, "big"), attempts
+
+
+def pack_home(lane: int, position: int) -> int:
+    """Returns a home of a known queue as one number, as lists of homes in rows hold it."""
+    return lane << 48 | position
+
+
+def unpack_home(home: int) -> tuple[int, int]:
+    """Returns lane and position."""
+    return home >> 48, home & 0xFFFFFFFFFFFF

@@ -1,0 +1,262 @@
+"""What a shard keeps in memory: queues with their lanes, claims with their live deliveries, the batch being decided.
+
+Everything here is a cache over rows: in full only what runs or was given back, counters and queues; of each lane only a
+window of its head.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from codeq_internal.v1 import rows_pb2
+
+from . import ids, keys
+
+WINDOW_ENTRY_BYTES: Final = 300
+"""Memory of a window's entry beside its task bytes; measured on CPython 3.11."""
+
+
+class Caller(NamedTuple):
+    """A worker that claims or ends tasks.
+
+    Attributes:
+        tenant: Its tenant.
+        worker: Its worker id: the subject, or subject/name.
+        subject: Subject of its token.
+    """
+
+    tenant: str
+    worker: str
+    subject: str
+
+
+class Entry(NamedTuple):
+    """A waiting task in a lane's window.
+
+    Attributes:
+        position: Place in the lane.
+        task_id: Id; empty for a pointer.
+        raw: Task bytes; empty for a pointer, whose home is read when it is claimed.
+        target: Home lane, home position and attempts of a pointer.
+    """
+
+    position: int
+    task_id: str
+    raw: bytes
+    target: tuple[int, int, int] | None
+
+
+class Lane:
+    """One priority of a queue: places in the order of acceptance.
+
+    The window covers the places (mark, loaded]; it says nothing of those in (loaded, tail], which are read from rows
+    before it runs dry. `ready` counts pending tasks of the lane exactly, in the window or not, returned ones included.
+    """
+
+    __slots__ = (
+        "_head",
+        "_head_of",
+        "heads",
+        "index",
+        "loaded",
+        "mark",
+        "queue",
+        "ready",
+        "returned",
+        "state_prefix",
+        "tail",
+        "task_prefix",
+        "window",
+        "window_bytes",
+    )
+
+    def __init__(self, queue: Queue, index: int, *, mark: int = 0, tail: int = 0, ready: int = 0) -> None:
+        self.queue = queue
+        self.index = index
+        self.mark = mark
+        self.tail = tail
+        self.ready = ready
+        self.loaded = mark
+        self.window: deque[Entry] = deque()
+        self.window_bytes = 0
+        self.returned: list[tuple[int, int, int, int]] = []
+        """Heap of (position, home lane, home position, attempts) of tasks given back, ahead of the mark."""
+        self.task_prefix = keys.lane_prefix(b"t", queue.number, index)
+        self.state_prefix = keys.lane_prefix(b"s", queue.number, index)
+        self.heads: dict[int, bytes] = {}
+        """Task bytes up to the payload's length, by max_attempts."""
+        self._head = ""
+        self._head_of = (-1, -1)
+
+    def id_of(self, position: int, epoch: int) -> str:
+        """Returns the id of the task whose home is at `position`."""
+        of = (position >> 40, epoch)
+        if of != self._head_of:
+            self._head = ids.id_head(self.queue.number, self.index, position, epoch)
+            self._head_of = of
+        return f"{self._head}{position & 0xFFFFFFFFFF:010x}{ids.ROUTE}"
+
+
+class Queue:
+    """The tasks of one command of one tenant, with exact counters."""
+
+    __slots__ = (
+        "claimed",
+        "command",
+        "completed_total",
+        "created_total",
+        "dlq",
+        "failed_total",
+        "key",
+        "lanes",
+        "number",
+        "scheduled",
+        "tenant",
+        "touched",
+    )
+
+    def __init__(self, number: int, tenant: str, command: str) -> None:
+        self.number = number
+        self.tenant = tenant
+        self.command = command
+        self.key = keys.queue_key(number)
+        self.lanes: list[Lane | None] = [None] * 16
+        self.scheduled = 0
+        self.claimed = 0
+        self.dlq = 0
+        self.completed_total = 0
+        self.failed_total = 0
+        self.created_total = 0
+        self.touched = False
+        """Whether the batch being decided changed it."""
+
+    @property
+    def ready(self) -> int:
+        """Number of PENDING tasks."""
+        return sum(lane.ready for lane in self.lanes if lane is not None)
+
+    def lane(self, index: int) -> Lane:
+        """Returns the lane, made at its first use."""
+        lane = self.lanes[index]
+        if lane is None:
+            lane = self.lanes[index] = Lane(self, index)
+        return lane
+
+    def row(self) -> bytes:
+        """Returns the queue's row."""
+        return rows_pb2.QueueRow(
+            tenant=self.tenant,
+            command=self.command,
+            lanes=[
+                rows_pb2.LaneState(lane=lane.index, mark=lane.mark, tail=lane.tail, ready=lane.ready)
+                for lane in self.lanes
+                if lane is not None
+            ],
+            scheduled=self.scheduled,
+            claimed=self.claimed,
+            dlq=self.dlq,
+            completed_total=self.completed_total,
+            failed_total=self.failed_total,
+            created_total=self.created_total,
+        ).SerializeToString()
+
+
+class Claim:
+    """The deliveries of one claim: they share a lease token, a worker and a lease length."""
+
+    __slots__ = (
+        "claimed_ms",
+        "extended",
+        "head",
+        "head_of",
+        "lease_ms",
+        "live",
+        "subject",
+        "task_ids",
+        "token",
+        "until",
+        "worker",
+    )
+
+    def __init__(self, token: int, worker: str, subject: str, lease_ms: int, claimed_ms: int, until: int) -> None:
+        self.token = token
+        self.worker = worker
+        self.subject = subject
+        self.lease_ms = lease_ms
+        self.claimed_ms = claimed_ms
+        self.until = until
+        """End of the leases on the monotonic clock, but for the extended ones."""
+        self.extended: dict[str, tuple[int, int]] = {}
+        """Ends on the monotonic clock and longest grants in milliseconds of leases that heartbeats extended."""
+        self.task_ids: list[str] = []
+        """Ids the lease row lists, live or not."""
+        self.live = 0
+        self.head = b""
+        self.head_of: tuple[int, int, int] = (-1, -1, -1)
+
+    def until_of(self, task_id: str) -> int:
+        """Returns the end of a delivery's lease on the monotonic clock."""
+        extended = self.extended.get(task_id)
+        return self.until if extended is None else extended[0]
+
+
+class Delivery(NamedTuple):
+    """A live delivery.
+
+    Attributes:
+        claim: Claim it belongs to.
+        home: Lane of the task's home.
+        position: Position of the home.
+        place: Where the task was claimed from: 0 for its home, else 1 << 56 | lane << 48 | position.
+        attempts: Deliveries before this one.
+    """
+
+    claim: Claim
+    home: Lane
+    position: int
+    place: int
+    attempts: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """Row changes decided together: they become durable together.
+
+    Attributes:
+        lsn: Number of the batch, one more than that of the batch before.
+        rows: New value of each changed row; None deletes it.
+        due: The same for rows of the due index, kept apart because pages of it are merged with them.
+        touched: Queues whose rows are to be written.
+        ended: (queue, home, whether it went to the dead-letter queue) of tasks that ended.
+    """
+
+    lsn: int
+    rows: dict[bytes, bytes | None] = field(default_factory=dict)
+    due: dict[bytes, bytes | None] = field(default_factory=dict)
+    touched: list[Queue] = field(default_factory=list)
+    ended: list[tuple[int, int, bool]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        """Tells whether anything was decided."""
+        return bool(self.rows or self.due or self.touched)
+
+
+@dataclass(frozen=True, slots=True)
+class SealedBatch:
+    """A batch ready to be written.
+
+    Attributes:
+        lsn: Its number.
+        previous_lsn: Number of the batch before.
+        epoch: Epoch in which it was decided.
+        wall_ms: Time of sealing in Unix milliseconds.
+        rows: Every row change.
+    """
+
+    lsn: int
+    previous_lsn: int
+    epoch: int
+    wall_ms: int
+    rows: dict[bytes, bytes | None]

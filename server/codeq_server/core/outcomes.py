@@ -1,0 +1,407 @@
+"""Ends of deliveries: complete, fail, nack, abandon, expiry, and heartbeats that put the end off."""
+
+from __future__ import annotations
+
+import heapq
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from codeq_internal.v1 import rows_pb2
+
+from . import ids, keys
+from .backoff import backoff_ms
+from .claims import lease_row
+from .clock import Now
+from .creates import append, schedule, varint
+from .errors import CorruptRows, Reason, Rejection
+from .model import Caller, Delivery, Entry, Lane
+from .shard import Shard
+
+ABANDONS_MAX: Final = 100
+"""Abandons of a task that give its delivery back; later ones count as deliveries."""
+SHRINK_FROM: Final = 16
+"""Lease rows shorter than this are not rewritten when most of their deliveries have ended."""
+EXPIRED_ERROR: Final = "LEASE_EXPIRED"
+MAX_ATTEMPTS_ERROR: Final = "MAX_ATTEMPTS"
+
+
+class Status(IntEnum):
+    """Status of a task; the numbers are those of codeq.v1.TaskStatus."""
+
+    PENDING = 1
+    SCHEDULED = 2
+    CLAIMED = 3
+    COMPLETED = 4
+    FAILED = 5
+    DLQ = 6
+    CANCELLED = 7
+
+
+class Outcome(IntEnum):
+    """How a delivery ended; the numbers are those of codeq.v1.OutcomeKind, 0 is the server's own doing."""
+
+    BY_SERVER = 0
+    COMPLETED = 1
+    FAILED = 2
+    NACK = 3
+    ABANDON = 4
+
+
+_FINAL: Final = {Outcome.COMPLETED: Status.COMPLETED, Outcome.FAILED: Status.FAILED}
+
+
+class Verdict(NamedTuple):
+    """What became of a task.
+
+    Attributes:
+        status: Where it is now.
+        delay_ms: Delay after a nack.
+        at_ms: Time of the change in Unix milliseconds.
+    """
+
+    status: Status
+    delay_ms: int
+    at_ms: int
+
+
+def settle(
+    shard: Shard,
+    caller: Caller,
+    task_id: str,
+    token: int | None,
+    outcome: Outcome,
+    result: bytes | None,
+    error: str,
+    delay_ms: int | None,
+    random: float,
+    now: Now,
+) -> Verdict:
+    """Ends a delivery by its worker's word. Repeating the same outcome with the same token returns the same verdict.
+
+    Args:
+        shard: Shard that owns the task.
+        caller: Who says so.
+        task_id: Task.
+        token: Lease token; None: the caller's live lease of the task.
+        outcome: COMPLETED, FAILED, NACK or ABANDON.
+        result: Result of a COMPLETED, or None.
+        error: Error of a FAILED, reason of a NACK.
+        delay_ms: Delay of a NACK; None: by the backoff policy.
+        random: Uniform in [0, 1), for the backoff.
+        now: Time of the outcome.
+
+    Raises:
+        Rejection: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
+    """
+    delivery = shard.deliveries.get(task_id)
+    if (
+        delivery is None
+        or delivery.home.queue.tenant != caller.tenant
+        or (token is not None and token != delivery.claim.token)
+        or (delivery.claim.subject != caller.subject if token is not None else delivery.claim.worker != caller.worker)
+    ):
+        return _repeat(shard, delivery, caller, task_id, token, outcome, result, error)
+    del shard.deliveries[task_id]
+    if outcome is Outcome.COMPLETED or outcome is Outcome.FAILED:
+        _finish(shard, delivery, task_id, outcome, result, error, now)
+        return Verdict(_FINAL[outcome], 0, now.wall_ms)
+    if outcome is Outcome.NACK:
+        return _nack(shard, delivery, task_id, error, delay_ms, random, now)
+    return give_back(shard, delivery, task_id, Outcome.ABANDON, now)
+
+
+def _finish(
+    shard: Shard, delivery: Delivery, task_id: str, outcome: Outcome, result: bytes | None, error: str, now: Now
+) -> None:
+    claim, home, position, _, attempts = delivery
+    of = (outcome * 100_000 + attempts, now.wall_ms, shard.batch.lsn)
+    if claim.head_of != of:
+        claim.head_of = of
+        claim.head = rows_pb2.StateRow(
+            status=_FINAL[outcome],
+            ended_token=claim.token,
+            outcome=outcome,
+            attempts=attempts + 1,
+            worker=claim.worker,
+            subject="" if claim.subject == claim.worker else claim.subject,
+            changed_ms=now.wall_ms,
+            ended_lsn=shard.batch.lsn,
+        ).SerializeToString()
+    row = claim.head
+    if result is not None:
+        row = b"".join((row, b"\x72", varint(len(result)), result))
+    if error:
+        row += rows_pb2.StateRow(error=error).SerializeToString()
+    shard.batch.rows[home.state_prefix + position.to_bytes(6, "big")] = row
+    shard.batch.ended.append((home.queue.number, home.index << 48 | position, False))
+    queue = home.queue
+    if outcome is Outcome.COMPLETED:
+        queue.completed_total += 1
+        shard.totals.completed += 1
+    else:
+        queue.failed_total += 1
+        shard.totals.failed += 1
+    if shard.watched and task_id in shard.watched:
+        shard.ended_watched.append(task_id)
+    _leave_claim(shard, delivery)
+
+
+def _leave_claim(shard: Shard, delivery: Delivery) -> None:
+    """Takes an ended delivery out of its claim and of the counters."""
+    claim, queue = delivery.claim, delivery.home.queue
+    queue.claimed -= 1
+    if not queue.touched:
+        shard.touch(queue)
+    claim.live -= 1
+    if not claim.live:
+        shard.drop_claim(claim)
+        return
+    listed = len(claim.task_ids)
+    if claim.live * 4 < listed and listed >= SHRINK_FROM:
+        live = [i for i in claim.task_ids if (d := shard.deliveries.get(i)) is not None and d.claim is claim]
+        claim.task_ids = live
+        slots = [shard.deliveries[i] for i in live]
+        shard.batch.rows[keys.lease_key(claim.token)] = lease_row(claim, slots)
+
+
+def _nack(
+    shard: Shard, delivery: Delivery, task_id: str, reason: str, delay_ms: int | None, random: float, now: Now
+) -> Verdict:
+    attempts = delivery.attempts + 1
+    shard.totals.nacked += 1
+    if delay_ms is None:
+        s = shard.settings
+        delay_ms = backoff_ms(s.backoff_policy, s.backoff_base_seconds, s.backoff_max_seconds, attempts, random)
+    state = _ended_state(shard, delivery, Outcome.NACK, now)
+    state.attempts = attempts
+    if reason:
+        state.error = reason
+    return _try_again(shard, delivery, task_id, state, delay_ms, now)
+
+
+def _ended_state(shard: Shard, delivery: Delivery, outcome: Outcome, now: Now) -> rows_pb2.StateRow:
+    """Returns the task's state row with the end of this delivery noted in it."""
+    state = shard.state(delivery.home, delivery.position) or rows_pb2.StateRow()
+    claim = delivery.claim
+    state.ended_token = claim.token
+    state.outcome = outcome
+    state.worker = claim.worker
+    state.subject = "" if claim.subject == claim.worker else claim.subject
+    state.changed_ms = now.wall_ms
+    state.delay_ms = 0
+    return state
+
+
+def _home_value(shard: Shard, delivery: Delivery) -> bytes:
+    key = keys.place_key(delivery.home.task_prefix, delivery.position)
+    value = shard.get(key)
+    if value is None:
+        raise CorruptRows(key, "the home of a leased task is missing")
+    return value
+
+
+def max_attempts_of(task: bytes) -> int:
+    """Returns max_attempts out of task bytes, whose head holds it right after command and priority."""
+    at = 2 + task[1] if task[1] < 128 else 3 + (task[1] & 127 | task[2] << 7)
+    if task[at] == 0x18:
+        at += 2
+    assert task[at] == 0x20
+    low, high = task[at + 1], task[at + 2]
+    return low if low < 128 else low & 127 | high << 7
+
+
+def _try_again(
+    shard: Shard, delivery: Delivery, task_id: str, state: rows_pb2.StateRow, delay_ms: int, now: Now
+) -> Verdict:
+    """Moves a task whose delivery ended without an end of the task: to its tail, the due index or the dead letters."""
+    home = delivery.home
+    value = _home_value(shard, delivery)
+    lane = home if value[:1] == keys.HOME else home.queue.lane(keys.split_parked(value)[1])
+    if state.attempts >= max_attempts_of(keys.task_bytes(value)):
+        return _bury(shard, delivery, task_id, state, now)
+    if delay_ms > 0:
+        due_ms = now.wall_ms + delay_ms
+        state.status, state.delay_ms = Status.SCHEDULED, delay_ms
+        state.place, state.place_lane, state.place_at = rows_pb2.PLACE_KIND_DUE, 0, due_ms
+        due = keys.due_value(lane.index, state.attempts, has_state=True)
+        schedule(shard, home, delivery.position, due_ms, due)
+    else:
+        enqueue(shard, lane, home, delivery.position, state)
+    shard.put_state(home, delivery.position, state)
+    _leave_claim(shard, delivery)
+    return Verdict(Status(state.status), delay_ms, now.wall_ms)
+
+
+def enqueue(shard: Shard, lane: Lane, home: Lane, home_position: int, state: rows_pb2.StateRow) -> None:
+    """Gives a task a new place at the tail of its priority's lane; the state row is the caller's to put."""
+    position = lane.tail + 1
+    state.status = Status.PENDING
+    state.place, state.place_lane, state.place_at = rows_pb2.PLACE_KIND_QUEUED, lane.index, position
+    value = keys.pointer(home.index, home_position, state.attempts)
+    shard.batch.rows[keys.place_key(lane.task_prefix, position)] = value
+    append(shard, lane, Entry(position, "", b"", (home.index, home_position, state.attempts)))
+    shard.touch(lane.queue)
+
+
+def _bury(shard: Shard, delivery: Delivery, task_id: str, state: rows_pb2.StateRow, now: Now) -> Verdict:
+    """Puts a task into the dead-letter queue."""
+    home, queue = delivery.home, delivery.home.queue
+    state.status = Status.DLQ
+    state.place, state.place_lane, state.place_at = rows_pb2.PLACE_KIND_UNSPECIFIED, 0, 0
+    state.ended_lsn = shard.batch.lsn
+    if not state.HasField("error"):
+        state.error = MAX_ATTEMPTS_ERROR
+    shard.put_state(home, delivery.position, state)
+    shard.batch.rows[keys.dead_key(queue.number, now.wall_ms, home.index, delivery.position)] = b""
+    shard.batch.ended.append((queue.number, keys.pack_home(home.index, delivery.position), True))
+    queue.dlq += 1
+    shard.totals.dead += 1
+    if shard.watched and task_id in shard.watched:
+        shard.ended_watched.append(task_id)
+    _leave_claim(shard, delivery)
+    return Verdict(Status.DLQ, 0, now.wall_ms)
+
+
+def give_back(shard: Shard, delivery: Delivery, task_id: str, outcome: Outcome, now: Now) -> Verdict:
+    """Gives an unused delivery back; the caller has taken it out of `shard.deliveries`.
+
+    The task keeps its place and its attempts. Abandons beyond ABANDONS_MAX count as deliveries; give-backs by the
+    server (outcome BY_SERVER) are not abandons.
+    """
+    state = _ended_state(shard, delivery, outcome, now)
+    if outcome is Outcome.ABANDON:
+        state.abandons += 1
+        shard.totals.abandoned += 1
+        if state.abandons > ABANDONS_MAX:
+            state.attempts = delivery.attempts + 1
+            return _try_again(shard, delivery, task_id, state, 0, now)
+    state.attempts = delivery.attempts
+    home = delivery.home
+    lane, position = home, delivery.position
+    if delivery.place:
+        index, position = keys.unpack_home(delivery.place & (1 << 56) - 1)
+        lane = home.queue.lane(index)
+    state.status = Status.PENDING
+    state.place, state.place_lane, state.place_at = rows_pb2.PLACE_KIND_RETURNED, lane.index, position
+    shard.put_state(home, delivery.position, state)
+    target = (home.index, delivery.position, delivery.attempts)
+    shard.batch.rows[b"u" + keys.place_key(lane.task_prefix, position)[1:]] = keys.pointer(*target)
+    heapq.heappush(lane.returned, (position, *target))
+    shard.became_ready(lane)
+    _leave_claim(shard, delivery)
+    return Verdict(Status.PENDING, 0, now.wall_ms)
+
+
+def expire(shard: Shard, delivery: Delivery, task_id: str, now: Now) -> Verdict:
+    """Ends a delivery whose lease ran out: the task goes to its tail at once, or to the dead letters."""
+    del shard.deliveries[task_id]
+    shard.totals.expired += 1
+    state = _ended_state(shard, delivery, Outcome.BY_SERVER, now)
+    state.attempts = delivery.attempts + 1
+    state.error = EXPIRED_ERROR
+    return _try_again(shard, delivery, task_id, state, 0, now)
+
+
+def heartbeat(
+    shard: Shard,
+    caller: Caller,
+    task_id: str,
+    token: int | None,
+    extend_ms: int | None,
+    now: Now,
+) -> tuple[int, int]:
+    """Extends a lease to now + `extend_ms` (None: its length); never shortens it.
+
+    Returns:
+        The lease token, and the end of the lease in Unix milliseconds.
+
+    Raises:
+        Rejection: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
+    """
+    delivery = shard.deliveries.get(task_id)
+    if delivery is None or delivery.home.queue.tenant != caller.tenant:
+        home, position = find_home(shard, caller.tenant, task_id)
+        state = shard.state(home, position)
+        raise _not_live(state, token)
+    claim = delivery.claim
+    _check_holder(delivery, caller, token)
+    extend_ms = extend_ms or claim.lease_ms
+    until, granted = claim.extended.get(task_id, (claim.until, claim.lease_ms))
+    if now.mono_ms + extend_ms > until:
+        until = now.mono_ms + extend_ms
+        claim.extended[task_id] = (until, max(granted, extend_ms))
+        if extend_ms > granted:
+            _put_extensions(shard, delivery)
+    return claim.token, now.wall_ms + until - now.mono_ms
+
+
+def _put_extensions(shard: Shard, delivery: Delivery) -> None:
+    claim = delivery.claim
+    row = rows_pb2.ExtensionRow()
+    for task_id, (_, granted) in claim.extended.items():
+        other = shard.deliveries.get(task_id)
+        if granted > claim.lease_ms and other is not None and other.claim is claim:
+            row.queues.append(other.home.queue.number)
+            row.homes.append(keys.pack_home(other.home.index, other.position))
+            row.lease_ms.append(granted)
+    shard.batch.rows[keys.extension_key(claim.token)] = row.SerializeToString()
+
+
+def find_home(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int]:
+    """Returns lane and position of a task's home.
+
+    Raises:
+        Rejection: TASK_NOT_FOUND, also for another tenant's task.
+    """
+    ref = ids.parse_id(task_id)
+    if ref is not None:
+        queue = shard.queues.get(ref.queue)
+        if queue is not None and queue.tenant == tenant:
+            lane = queue.lanes[ref.lane]
+            if lane is not None:
+                value = shard.get(keys.place_key(lane.task_prefix, ref.position))
+                if value is not None and value[:1] != keys.POINTER and keys.home_epoch(value) == ref.epoch:
+                    return lane, ref.position
+    raise Rejection(Reason.TASK_NOT_FOUND, f"no task has the id {task_id[:64]!r}")
+
+
+def _check_holder(delivery: Delivery, caller: Caller, token: int | None) -> None:
+    claim = delivery.claim
+    if token is not None and token != claim.token:
+        raise Rejection(Reason.STALE_LEASE_TOKEN, "the lease token is not that of the present lease")
+    if claim.subject != caller.subject if token is not None else claim.worker != caller.worker:
+        raise Rejection(Reason.NOT_LEASE_OWNER, "the task is leased to another worker")
+
+
+def _not_live(state: rows_pb2.StateRow | None, token: int | None) -> Rejection:
+    if token is not None and (state is None or state.ended_token != token):
+        return Rejection(Reason.STALE_LEASE_TOKEN, "the lease token is not that of a live lease")
+    return Rejection(Reason.TASK_NOT_CLAIMED, "the task is not leased")
+
+
+def _repeat(
+    shard: Shard,
+    delivery: Delivery | None,
+    caller: Caller,
+    task_id: str,
+    token: int | None,
+    outcome: Outcome,
+    result: bytes | None,
+    error: str,
+) -> Verdict:
+    """Answers an outcome that meets no live lease of the caller: the stored verdict if it repeats, else a refusal."""
+    home, position = find_home(shard, caller.tenant, task_id)
+    state = shard.state(home, position)
+    if state is not None and token is not None and state.ended_token == token:
+        same = state.outcome == outcome and (state.subject or state.worker) == caller.subject
+        if outcome is Outcome.COMPLETED:
+            same = same and state.HasField("result") == (result is not None) and state.result == (result or b"")
+        elif outcome is Outcome.FAILED:
+            same = same and state.error == error
+        if same:
+            return Verdict(Status(state.status), state.delay_ms, state.changed_ms)
+    if delivery is not None:
+        if token is not None and token != delivery.claim.token:
+            raise Rejection(Reason.STALE_LEASE_TOKEN, "the lease token is not that of the present lease")
+        raise Rejection(Reason.NOT_LEASE_OWNER, "the task is leased to another worker")
+    raise _not_live(state, token)

@@ -1,0 +1,152 @@
+"""Reading tasks and queues: the one rule that derives a task's status from its rows."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+from codeq_internal.v1 import rows_pb2
+
+from . import keys
+from .claims import load
+from .clock import Now
+from .errors import CorruptRows
+from .model import Lane, Queue
+from .outcomes import Status, find_home
+from .shard import Shard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskView:
+    """A task as it is; times in Unix milliseconds, None where they do not apply.
+
+    Attributes:
+        task_id: Id.
+        tenant: Tenant.
+        raw: Task bytes: a serialised codeq.v1.Task with what never changes.
+        status: Where it is.
+        attempts: Deliveries so far.
+        worker: Worker that holds the lease or ended the task.
+        token: Token of the live lease.
+        lease_until_ms: End of the live lease.
+        due_ms: Due time while SCHEDULED.
+        error: Last error.
+        changed_ms: Last change of state; None: none since the creation.
+        finished_ms: End of the task.
+        result: Result of a COMPLETED, where it has one.
+    """
+
+    task_id: str
+    tenant: str
+    raw: bytes
+    status: Status
+    attempts: int = 0
+    worker: str | None = None
+    token: int | None = None
+    lease_until_ms: int | None = None
+    due_ms: int | None = None
+    error: str | None = None
+    changed_ms: int | None = None
+    finished_ms: int | None = None
+    result: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueView:
+    """A queue's counters, and the task bytes of the heads of its lanes: the oldest claimable task is among them."""
+
+    command: str
+    ready: int
+    scheduled: int
+    claimed: int
+    dlq: int
+    heads: list[bytes]
+
+
+def get_task(shard: Shard, tenant: str, task_id: str, now: Now) -> TaskView:
+    """Returns a task.
+
+    Raises:
+        Rejection: TASK_NOT_FOUND, also for another tenant's task.
+        CorruptRows: The task's rows contradict each other.
+    """
+    home, position = find_home(shard, tenant, task_id)
+    key = keys.place_key(home.task_prefix, position)
+    value = shard.get(key)
+    assert value is not None
+    raw = keys.task_bytes(value)
+    state = shard.state(home, position)
+    delivery = shard.deliveries.get(task_id)
+    error = state.error if state is not None and state.HasField("error") else None
+    if delivery is not None:
+        claim = delivery.claim
+        return TaskView(
+            task_id=task_id,
+            tenant=tenant,
+            raw=raw,
+            status=Status.CLAIMED,
+            attempts=delivery.attempts + 1,
+            worker=claim.worker,
+            token=claim.token,
+            lease_until_ms=now.wall_ms + claim.until_of(task_id) - now.mono_ms,
+            error=error,
+            changed_ms=claim.claimed_ms,
+        )
+    if state is None:
+        if value[:1] == keys.PARKED:
+            due_ms = keys.split_parked(value)[0]
+            return TaskView(task_id=task_id, tenant=tenant, raw=raw, status=Status.SCHEDULED, due_ms=due_ms)
+        if position <= home.mark:
+            raise CorruptRows(key, "a home behind the mark has neither a state row nor a lease")
+        return TaskView(task_id=task_id, tenant=tenant, raw=raw, status=Status.PENDING)
+    ended = state.ended_lsn > 0
+    return TaskView(
+        task_id=task_id,
+        tenant=tenant,
+        raw=raw,
+        status=Status(state.status),
+        attempts=state.attempts,
+        worker=state.worker if ended else None,
+        due_ms=state.place_at if state.place == rows_pb2.PLACE_KIND_DUE else None,
+        error=error,
+        changed_ms=state.changed_ms,
+        finished_ms=state.changed_ms if ended else None,
+        result=state.result if state.HasField("result") else None,
+    )
+
+
+def last_error(shard: Shard, task_id: str) -> str | None:
+    """Returns the error of a claimed task's earlier deliveries."""
+    delivery = shard.deliveries[task_id]
+    state = shard.state(delivery.home, delivery.position)
+    return state.error if state is not None and state.HasField("error") else None
+
+
+def view_queue(shard: Shard, queue: Queue) -> QueueView:
+    """Returns a queue's counters and its oldest claimable tasks."""
+    return QueueView(
+        command=queue.command,
+        ready=queue.ready,
+        scheduled=queue.scheduled,
+        claimed=queue.claimed,
+        dlq=queue.dlq,
+        heads=[raw for lane in queue.lanes[: keys.LANES] if lane is not None for raw in _heads(shard, lane)],
+    )
+
+
+def _heads(shard: Shard, lane: Lane) -> list[bytes]:
+    """Returns the task bytes of a lane's first place and of its first returned one."""
+    if not lane.ready:
+        return []
+    homes = [(home, position) for _, home, position, _ in lane.returned[:1]]
+    if lane.window or load(shard, lane):
+        entry = lane.window[0]
+        homes.append((lane.index, entry.position) if entry.target is None else entry.target[:2])
+    values = (shard.get(keys.place_key(lane.queue.lane(home).task_prefix, position)) for home, position in homes)
+    return [keys.task_bytes(value) for value in values if value is not None]
+
+
+def list_queues(shard: Shard, tenant: str, after: str, count: int) -> list[QueueView]:
+    """Returns up to `count` queues of a tenant whose command comes after `after`, in the order of commands."""
+    names = heapq.nsmallest(count, (command for of, command in shard.by_name if of == tenant and command > after))
+    return [view_queue(shard, shard.by_name[tenant, command]) for command in names]

@@ -1,0 +1,122 @@
+"""Opening a shard from its rows: costs what runs and what queues there are, not what waits.
+
+Windows are read at first use; leases are armed in full again, because nobody knows how long nobody served.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Final
+
+from codeq_internal.v1 import rows_pb2
+
+from . import keys
+from .claims import lease_row
+from .clock import Now
+from .errors import CorruptRows
+from .model import Claim, Delivery, Lane, Queue
+from .shard import RowReader, Shard, ShardSettings
+from .timers import load_due
+
+PAGE: Final = 1024
+
+
+def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: int, mono_ms: int) -> Shard:
+    """Returns a shard with everything in memory that it needs to serve.
+
+    Args:
+        rows: The stored rows; the identity row with `epoch` is durable already.
+        settings: Settings.
+        epoch: Epoch of this opening, greater than every earlier one.
+        wall_ms: Unix milliseconds.
+        mono_ms: Monotonic milliseconds.
+
+    Raises:
+        CorruptRows: Rows contradict each other.
+    """
+    shard = Shard(rows, settings, epoch)
+    value = rows.get(keys.TICK)
+    tick = rows_pb2.TickRow() if value is None else rows_pb2.TickRow.FromString(value)
+    shard.batch.lsn = tick.lsn + 1
+    shard.wall_ms = tick.wall_ms
+    shard.due_mark, shard.sweep_mark = tick.due_mark, tick.sweep_mark
+    now = shard.at(wall_ms, mono_ms)
+    for key, value in _all(rows, b"q", b"r"):
+        _adopt_queue(shard, int.from_bytes(key[1:], "big"), rows_pb2.QueueRow.FromString(value))
+    for key, value in _all(rows, keys.lease_key(tick.oldest_lease), b"m"):
+        _adopt_claim(shard, key, rows_pb2.LeaseRow.FromString(value), now)
+    for key, value in _all(rows, b"u", b"v"):
+        number, index, position = keys.split_place_key(key)
+        lane = shard.queues[number].lane(index)
+        heapq.heappush(lane.returned, (position, *keys.split_pointer(value)))
+    shard.due_loaded = b"d" + shard.due_mark
+    load_due(shard)
+    first = rows.scan(b"r" + shard.sweep_mark + b"\0", b"s", 1)
+    shard.sweep_at = keys.split_ended_key(first[0][0])[0] if first else None
+    return shard
+
+
+def _all(rows: RowReader, start: bytes, end: bytes) -> list[tuple[bytes, bytes]]:
+    found: list[tuple[bytes, bytes]] = []
+    while True:
+        page = rows.scan(start, end, PAGE)
+        found += page
+        if len(page) < PAGE:
+            return found
+        start = page[-1][0] + b"\0"
+
+
+def _adopt_queue(shard: Shard, number: int, row: rows_pb2.QueueRow) -> None:
+    queue = Queue(number, row.tenant, row.command)
+    for state in row.lanes:
+        queue.lanes[state.lane] = Lane(queue, state.lane, mark=state.mark, tail=state.tail, ready=state.ready)
+    queue.scheduled, queue.claimed, queue.dlq = row.scheduled, row.claimed, row.dlq
+    queue.completed_total, queue.failed_total = row.completed_total, row.failed_total
+    queue.created_total = row.created_total
+    shard.adopt(queue)
+
+
+def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> None:
+    token = int.from_bytes(key[1:], "big")
+    claim = Claim(
+        token, row.worker, row.subject or row.worker, row.lease_ms, row.claimed_ms, now.mono_ms + row.lease_ms
+    )
+    granted = _grants(shard, token)
+    for index, packed in enumerate(row.homes):
+        queue = shard.queues[row.queues[index] if len(row.queues) > 1 else row.queues[0]]
+        lane_index, position = keys.unpack_home(packed)
+        lane = queue.lanes[lane_index]
+        if lane is None:
+            raise CorruptRows(key, "lists a task of a lane that never was")
+        value = shard.get(keys.place_key(lane.task_prefix, position))
+        state = shard.state(lane, position)
+        if value is None or (state is not None and state.ended_token >= token):
+            continue
+        task_id = lane.id_of(position, keys.home_epoch(value))
+        place = row.places[index] if row.places else 0
+        attempts = row.attempts[index] if row.attempts else 0
+        if task_id in shard.deliveries:
+            raise CorruptRows(key, f"task {task_id} is live in two claims")
+        shard.deliveries[task_id] = Delivery(claim, lane, position, place, attempts)
+        claim.task_ids.append(task_id)
+        claim.live += 1
+        length = granted.get((queue.number, packed), 0)
+        if length > claim.lease_ms:
+            claim.extended[task_id] = (now.mono_ms + length, length)
+    if not claim.live:
+        shard.batch.rows[key] = None
+        shard.batch.rows[keys.extension_key(token)] = None
+        return
+    shard.claims[token] = claim
+    shard.claim_order.append(token)
+    heapq.heappush(shard.lease_ends, (claim.until, token))
+    if len(claim.task_ids) < len(row.homes):
+        shard.batch.rows[key] = lease_row(claim, [shard.deliveries[i] for i in claim.task_ids])
+
+
+def _grants(shard: Shard, token: int) -> dict[tuple[int, int], int]:
+    value = shard.get(keys.extension_key(token))
+    if value is None:
+        return {}
+    row = rows_pb2.ExtensionRow.FromString(value)
+    return {(queue, home): length for queue, home, length in zip(row.queues, row.homes, row.lease_ms, strict=True)}

@@ -1,0 +1,288 @@
+"""The shard's memory, its batch, and the overlay through which rows not yet written are read.
+
+Order of a batch: decisions fill it, `seal` closes it and adds the rows it shares (queues, ended lists, tick), the
+caller writes it, `settled` forgets it. While a batch is on its way the next one fills; reads see both.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from codeq_internal.v1 import rows_pb2
+
+from . import keys
+from .backoff import BackoffPolicy
+from .clock import Now
+from .errors import Reason, Rejection
+from .model import WINDOW_ENTRY_BYTES, Batch, Claim, Delivery, Lane, Queue, SealedBatch
+
+TOKEN_COUNTER_BITS: Final = 34
+ENDED_ROW_MAX: Final = 1024
+"""Tasks that one ended row lists at most: the unit of work of the retention sweep."""
+
+
+class RowReader(Protocol):
+    """Reads written rows. Calls cost microseconds; see docs/adr/0004."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """Returns the value, or None."""
+        ...
+
+    def scan(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Returns at most `limit` rows of [start, end) in the order of keys."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardSettings:
+    """What an operator may set.
+
+    Attributes:
+        max_attempts: Deliveries of a task that does not say.
+        backoff_policy: How the delay after a nack grows.
+        backoff_base_seconds: First delay.
+        backoff_max_seconds: Largest delay of the policy.
+        retention_ms: How long ended tasks are kept.
+        dlq_retention_ms: How long tasks in the dead-letter queue are kept.
+        window_bytes_max: Memory for the heads of all queues together.
+        queues_max: Queues of the shard, of all tenants.
+    """
+
+    max_attempts: int = 5
+    backoff_policy: BackoffPolicy = BackoffPolicy.EXP_FULL_JITTER
+    backoff_base_seconds: int = 5
+    backoff_max_seconds: int = 900
+    retention_ms: int = 86_400_000
+    dlq_retention_ms: int = 1_209_600_000
+    window_bytes_max: int = 64 << 20
+    queues_max: int = 100_000
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counts since the shard was opened, for metrics."""
+
+    created: int = 0
+    claimed: int = 0
+    completed: int = 0
+    failed: int = 0
+    nacked: int = 0
+    abandoned: int = 0
+    dead: int = 0
+    expired: int = 0
+    matured: int = 0
+    removed: int = 0
+    rows: int = 0
+
+
+class Shard:
+    """A shard's memory. The functions of this package change it; nobody else does."""
+
+    def __init__(self, rows: RowReader, settings: ShardSettings, epoch: int) -> None:
+        self.stored = rows
+        self.settings = settings
+        self.epoch = epoch
+        self.totals = Totals()
+        self.wall_ms = 0
+        self.batch = Batch(lsn=1)
+        self.in_flight: deque[Batch] = deque()
+        self.in_flight_wall_ms: deque[int] = deque()
+        self.queues: dict[int, Queue] = {}
+        self.by_name: dict[tuple[str, str], Queue] = {}
+        self.ready: dict[str, list[dict[Queue, None]]] = {}
+        """Of each tenant and lane, the queues with pending tasks there."""
+        self.deliveries: dict[str, Delivery] = {}
+        self.claims: dict[int, Claim] = {}
+        self.claim_order: deque[int] = deque()
+        self.token_counter = 0
+        self.turn = 0
+        """Counts claims, so that each starts with another of the worker's commands."""
+        self.lease_ends: list[tuple[int, int]] = []
+        """Heap of (end on the monotonic clock, token)."""
+        self.due: list[tuple[int, int, int, int]] = []
+        """Heap of the head of the due index: (due ms, queue, home lane, home position)."""
+        self.due_loaded: bytes | None = None
+        """Key up to which the due index is in memory; None: all of it."""
+        self.due_mark = b""
+        self.sweep_mark = b""
+        self.sweep_at: int | None = None
+        """When the next ended list may be due, in Unix milliseconds."""
+        self.windows_bytes = 0
+        self.loaded_lanes: dict[Lane, None] = {}
+        self.woken: dict[Queue, None] = {}
+        """Queues that got work since the caller last looked; the caller empties it."""
+        self.watched: set[str] = set()
+        """Ids of tasks whose end somebody waits for; the caller keeps it."""
+        self.ended_watched: list[str] = []
+        """Watched tasks that ended since the caller last looked; the caller empties it."""
+        self._created_head = (-1, b"")
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    def at(self, wall_ms: int, mono_ms: int) -> Now:
+        """Returns the time of a decision: the wall clock never runs backwards within a shard."""
+        self.wall_ms = max(wall_ms, self.wall_ms)
+        return Now(self.wall_ms, mono_ms)
+
+    # -- rows ----------------------------------------------------------------------------------------------------
+
+    def get(self, key: bytes) -> bytes | None:
+        """Returns the value of a row, decided or written."""
+        if key in self.batch.rows:
+            return self.batch.rows[key]
+        for batch in reversed(self.in_flight):
+            if key in batch.rows:
+                return batch.rows[key]
+        return self.stored.get(key)
+
+    def places(self, lane: Lane, first: int, last: int) -> Iterator[tuple[int, bytes]]:
+        """Yields position and value of the existing places [first, last] of a lane, decided or written, in order."""
+        prefix = lane.task_prefix
+        stored = dict(
+            self.stored.scan(keys.place_key(prefix, first), keys.place_key(prefix, last + 1), last - first + 1)
+        )
+        layers = [batch.rows for batch in (*self.in_flight, self.batch) if batch.rows]
+        for position in range(first, last + 1):
+            key = keys.place_key(prefix, position)
+            value = stored.get(key)
+            for rows in layers:
+                if key in rows:
+                    value = rows[key]
+            if value is not None:
+                yield position, value
+
+    def state(self, home: Lane, position: int) -> rows_pb2.StateRow | None:
+        """Returns the state row of the task with this home."""
+        value = self.get(keys.place_key(home.state_prefix, position))
+        return None if value is None else rows_pb2.StateRow.FromString(value)
+
+    def put_state(self, home: Lane, position: int, state: rows_pb2.StateRow) -> None:
+        """Decides the state row of the task with this home."""
+        self.batch.rows[keys.place_key(home.state_prefix, position)] = state.SerializeToString()
+
+    def touch(self, queue: Queue) -> None:
+        """Marks a queue as changed by the batch."""
+        if not queue.touched:
+            queue.touched = True
+            self.batch.touched.append(queue)
+
+    # -- queues --------------------------------------------------------------------------------------------------
+
+    def open_queue(self, tenant: str, command: str) -> Queue:
+        """Returns the queue, made at its first use.
+
+        Raises:
+            Rejection: LIMIT_REACHED.
+        """
+        queue = self.by_name.get((tenant, command))
+        if queue is None:
+            if len(self.queues) >= self.settings.queues_max:
+                raise Rejection(Reason.LIMIT_REACHED, f"the server has {self.settings.queues_max} queues, its limit")
+            queue = Queue(len(self.queues) + 1, tenant, command)
+            self.adopt(queue)
+            self.touch(queue)
+        return queue
+
+    def adopt(self, queue: Queue) -> None:
+        """Takes a new or a stored queue into memory."""
+        self.queues[queue.number] = queue
+        self.by_name[queue.tenant, queue.command] = queue
+        if queue.tenant not in self.ready:
+            self.ready[queue.tenant] = [{} for _ in range(keys.LANES)]
+        for lane in queue.lanes[: keys.LANES]:
+            if lane is not None and lane.ready:
+                self.ready[queue.tenant][lane.index][queue] = None
+
+    def became_ready(self, lane: Lane) -> None:
+        """Counts one more pending task of a lane."""
+        lane.ready += 1
+        queue = lane.queue
+        if lane.ready == 1:
+            self.ready[queue.tenant][lane.index][queue] = None
+        self.woken[queue] = None
+
+    def forget_windows(self, keep: Lane) -> None:
+        """Empties windows, the longest unused first, until the budget holds again; `keep` stays."""
+        for lane in list(self.loaded_lanes):
+            if self.windows_bytes <= self.settings.window_bytes_max:
+                return
+            if lane is not keep:
+                self.windows_bytes -= lane.window_bytes
+                lane.window.clear()
+                lane.window_bytes = 0
+                lane.loaded = lane.mark
+                del self.loaded_lanes[lane]
+
+    def charge_window(self, lane: Lane, task_bytes: int) -> None:
+        """Counts the memory of one more entry of a lane's window."""
+        size = task_bytes + WINDOW_ENTRY_BYTES
+        lane.window_bytes += size
+        self.windows_bytes += size
+        self.loaded_lanes[lane] = None
+
+    # -- tokens and the life of a batch ----------------------------------------------------------------------------
+
+    def next_token(self) -> int:
+        """Returns a lease token greater than all before it."""
+        self.token_counter += 1
+        if self.token_counter >> TOKEN_COUNTER_BITS:
+            raise OverflowError("lease tokens of the epoch are used up")
+        return self.epoch << TOKEN_COUNTER_BITS | self.token_counter
+
+    def drop_claim(self, claim: Claim) -> None:
+        """Forgets a claim without live deliveries, with its rows."""
+        del self.claims[claim.token]
+        self.batch.rows[keys.lease_key(claim.token)] = None
+        if any(granted > claim.lease_ms for _, granted in claim.extended.values()):
+            self.batch.rows[keys.extension_key(claim.token)] = None
+
+    def seal(self, now: Now) -> SealedBatch:
+        """Closes the batch and opens the next one; the closed one is in flight until `settled`."""
+        batch = self.batch
+        rows = batch.rows
+        for queue in batch.touched:
+            rows[queue.key] = queue.row()
+            queue.touched = False
+        self._list_ended(batch, now)
+        while self.claim_order and self.claim_order[0] not in self.claims:
+            self.claim_order.popleft()
+        oldest = self.claim_order[0] if self.claim_order else self.epoch << TOKEN_COUNTER_BITS | self.token_counter + 1
+        rows[keys.TICK] = rows_pb2.TickRow(
+            lsn=batch.lsn,
+            wall_ms=now.wall_ms,
+            oldest_lease=oldest,
+            sweep_mark=self.sweep_mark,
+            due_mark=self.due_mark,
+        ).SerializeToString()
+        self.in_flight.append(batch)
+        self.in_flight_wall_ms.append(now.wall_ms)
+        self.batch = Batch(lsn=batch.lsn + 1)
+        everything = {**rows, **batch.due} if batch.due else rows
+        self.totals.rows += len(everything)
+        return SealedBatch(batch.lsn, batch.lsn - 1, self.epoch, now.wall_ms, everything)
+
+    def settled(self, lsn: int) -> None:
+        """Forgets the batch in flight that is now written."""
+        batch = self.in_flight.popleft()
+        self.in_flight_wall_ms.popleft()
+        assert batch.lsn == lsn
+
+    def _list_ended(self, batch: Batch, now: Now) -> None:
+        for dead in (False, True):
+            ended = [(queue, home) for queue, home, to_dlq in batch.ended if to_dlq is dead]
+            keep_ms = self.settings.dlq_retention_ms if dead else self.settings.retention_ms
+            until = now.wall_ms + keep_ms
+            for number, first in enumerate(range(0, len(ended), ENDED_ROW_MAX)):
+                part = ended[first : first + ENDED_ROW_MAX]
+                queues = [queue for queue, _ in part]
+                row = rows_pb2.EndedRow(
+                    lsn=batch.lsn,
+                    queues=queues[:1] if len(set(queues)) == 1 else queues,
+                    homes=[home for _, home in part],
+                )
+                batch.rows[keys.ended_key(until, batch.lsn, number * 2 + dead)] = row.SerializeToString()
+                if self.sweep_at is None or until < self.sweep_at:
+                    self.sweep_at = until

@@ -1,0 +1,181 @@
+"""What happens by itself: leases run out, scheduled tasks fall due, ended tasks are removed after their retention.
+
+Every function works a bounded slice and is called again at once while there is more; `next_wake` says when otherwise.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Final
+
+from codeq_internal.v1 import rows_pb2
+
+from . import keys
+from .clock import Now
+from .errors import CorruptRows
+from .model import Lane, Queue
+from .outcomes import enqueue, expire
+from .shard import Shard
+
+SLICE: Final = 512
+"""Tasks that one call works, roughly."""
+DUE_PAGE: Final = 1024
+"""Rows of the due index read at a time."""
+
+
+SWEEP_PAUSE_MS: Final = 5
+"""Wait before a list is looked at again that is due while an older batch is still on its way."""
+
+
+def run_due(shard: Shard, now: Now) -> bool:
+    """Works one slice of everything that is due; returns whether more is due already."""
+    more = expire_leases(shard, now)
+    more |= mature(shard, now)
+    more |= sweep(shard, now)
+    return more
+
+
+def next_wake(shard: Shard, now: Now) -> int | None:
+    """Returns in how many milliseconds something falls due; None: nothing will."""
+    waits = []
+    if shard.lease_ends:
+        waits.append(shard.lease_ends[0][0] - now.mono_ms)
+    if shard.due:
+        waits.append(shard.due[0][0] - now.wall_ms)
+    if shard.sweep_at is not None:
+        waits.append(shard.sweep_at - now.wall_ms)
+    return max(0, min(waits)) if waits else None
+
+
+def expire_leases(shard: Shard, now: Now) -> bool:
+    """Ends leases that ran out; returns whether more have."""
+    done = 0
+    while shard.lease_ends and shard.lease_ends[0][0] <= now.mono_ms:
+        if done >= SLICE:
+            return True
+        _, token = heapq.heappop(shard.lease_ends)
+        claim = shard.claims.get(token)
+        if claim is None:
+            continue
+        latest = None
+        for task_id in list(claim.task_ids):
+            delivery = shard.deliveries.get(task_id)
+            if delivery is None or delivery.claim is not claim:
+                continue
+            until = claim.until_of(task_id)
+            if until <= now.mono_ms:
+                expire(shard, delivery, task_id, now)
+                done += 1
+            elif latest is None or until < latest:
+                latest = until
+        if latest is not None:
+            heapq.heappush(shard.lease_ends, (latest, token))
+    return False
+
+
+def mature(shard: Shard, now: Now) -> bool:
+    """Queues scheduled tasks whose time has come; returns whether more have."""
+    for _ in range(SLICE):
+        if not shard.due and not load_due(shard):
+            return False
+        if shard.due[0][0] > now.wall_ms:
+            return False
+        due_ms, number, index, position = heapq.heappop(shard.due)
+        key = keys.due_key(due_ms, number, index, position)
+        value = _due_row(shard, key)
+        if value is None:
+            raise CorruptRows(key, "the due index lost a row that is in memory")
+        lane_index, _, has_state = keys.split_due_value(value)
+        queue = shard.queues[number]
+        home = queue.lane(index)
+        state = (shard.state(home, position) if has_state else None) or rows_pb2.StateRow()
+        shard.batch.due[key] = None
+        shard.due_mark = max(shard.due_mark, key[1:])
+        state.changed_ms = now.wall_ms
+        state.delay_ms = 0
+        enqueue(shard, queue.lane(lane_index), home, position, state)
+        shard.put_state(home, position, state)
+        queue.scheduled -= 1
+        shard.totals.matured += 1
+    return bool(shard.due) and shard.due[0][0] <= now.wall_ms
+
+
+def _due_row(shard: Shard, key: bytes) -> bytes | None:
+    for batch in (shard.batch, *reversed(shard.in_flight)):
+        if key in batch.due:
+            return batch.due[key]
+    return shard.stored.get(key)
+
+
+def load_due(shard: Shard) -> bool:
+    """Reads the next rows of the due index into memory; returns whether there are any."""
+    while shard.due_loaded is not None:
+        start, end = shard.due_loaded + b"\0", b"e"
+        rows: dict[bytes, bytes | None] = dict(shard.stored.scan(start, end, DUE_PAGE))
+        complete = len(rows) < DUE_PAGE
+        last = end if complete else max(rows)
+        for batch in (*shard.in_flight, shard.batch):
+            rows.update((key, value) for key, value in batch.due.items() if start <= key <= last)
+        shard.due = sorted(keys.split_due_key(key) for key, value in rows.items() if value is not None)
+        shard.due_loaded = None if complete else last
+        if shard.due:
+            return True
+    return False
+
+
+def sweep(shard: Shard, now: Now) -> bool:
+    """Removes tasks whose retention is over; returns whether more are due."""
+    if shard.sweep_at is None or shard.sweep_at > now.wall_ms:
+        return False
+    # Lists of a batch in flight end no earlier than its sealing: what is older is written, so the mark can pass it.
+    limit = min(now.wall_ms, *shard.in_flight_wall_ms) if shard.in_flight_wall_ms else now.wall_ms
+    rows = shard.stored.scan(b"r" + shard.sweep_mark + b"\0", b"s", 2)
+    if not rows:
+        shard.sweep_at = _first_unwritten(shard)
+        return False
+    key, value = rows[0]
+    until_ms = keys.split_ended_key(key)[0]
+    if until_ms > limit:
+        shard.sweep_at = max(until_ms, now.wall_ms + SWEEP_PAUSE_MS)
+        return False
+    _remove(shard, rows_pb2.EndedRow.FromString(value), dead=bool(keys.split_ended_key(key)[2] & 1))
+    shard.batch.rows[key] = None
+    shard.sweep_mark = key[1:]
+    shard.sweep_at = keys.split_ended_key(rows[1][0])[0] if len(rows) > 1 else _first_unwritten(shard)
+    return shard.sweep_at is not None and shard.sweep_at <= now.wall_ms
+
+
+def _first_unwritten(shard: Shard) -> int | None:
+    ends = [
+        keys.split_ended_key(key)[0]
+        for batch in shard.in_flight
+        for key, value in batch.rows.items()
+        if key[:1] == b"r" and value is not None
+    ]
+    return min(ends, default=None)
+
+
+def _remove(shard: Shard, ended: rows_pb2.EndedRow, *, dead: bool) -> None:
+    """Deletes every row of the listed tasks that are still what they were when they ended."""
+    rows = shard.batch.rows
+    queue: Queue | None = None
+    lane: Lane | None = None
+    for index, packed in enumerate(ended.homes):
+        number = ended.queues[index] if len(ended.queues) > 1 else ended.queues[0]
+        if queue is None or queue.number != number:
+            queue, lane = shard.queues[number], None
+        lane_index, position = keys.unpack_home(packed)
+        if lane is None or lane.index != lane_index:
+            lane = queue.lane(lane_index)
+        state_key = keys.place_key(lane.state_prefix, position)
+        value = shard.get(state_key)
+        state = None if value is None else rows_pb2.StateRow.FromString(value)
+        if state is None or state.ended_lsn != ended.lsn:
+            continue
+        rows[state_key] = None
+        rows[keys.place_key(lane.task_prefix, position)] = None
+        if dead:
+            rows[keys.dead_key(number, state.changed_ms, lane_index, position)] = None
+            queue.dlq -= 1
+            shard.touch(queue)
+        shard.totals.removed += 1

@@ -20,7 +20,7 @@ TOKENS = {
 
 
 def load_env(environment: Mapping[str, str]) -> Settings:
-    return load(None, TOKENS | environment, {}, dev=False)
+    return load(None, {**TOKENS, **environment}, {}, dev=False)
 
 
 def write(path: Path, text: str) -> str:

@@ -1,0 +1,191 @@
+"""A real server in a process of its own, as the tests that need one start, kill and restart it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+START_SECONDS_MAX = 45.0
+"""A server that is not ready by then failed. Generous: many may start at once on a busy machine."""
+
+STOP_SECONDS_MAX = 30.0
+POLL_SECONDS = 0.02
+LOG_TAIL_CHARS = 6000
+LOOPBACK = "127.0.0.1"
+DEV_TOKEN = "dev-token"
+
+_PASSED_ON = ("HOME", "LANG", "LC_ALL", "PATH", "PYTHONPATH", "TMPDIR", "VIRTUAL_ENV")
+
+
+class ServerProcess:
+    """One server on ports of its own, which it keeps over restarts.
+
+    Attributes:
+        store: Directory of the store.
+        log_path: What the server wrote to stdout and stderr, over all its starts.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        flags: Sequence[str] = (),
+        dev: bool = True,
+        store: Path | None = None,
+    ) -> None:
+        """Prepares a server; `start` or `with` starts it.
+
+        Args:
+            directory: Where its files are kept.
+            env: Variables beside those of a plain environment.
+            flags: Flags of `codeq serve` beside those for ports, store and ready file.
+            dev: Whether to start it with --dev: the token of producer and worker is then DEV_TOKEN.
+            store: Directory of the store; None: "store" in the directory.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        self.store = store or directory / "store"
+        self.log_path = directory / "server.log"
+        self._ready_path = directory / "ready.json"
+        self._env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | dict(env or {})
+        self._flags = [*(["--dev"] if dev else []), *flags]
+        # Bound and never listening: nobody else gets these ports, also while the server is down.
+        self._ports = [_reserved_port() for _ in range(3)]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def http_url(self) -> str:
+        """URL of the gateway, without a slash at its end."""
+        return f"http://{LOOPBACK}:{self._port(0)}"
+
+    @property
+    def worker_addr(self) -> str:
+        """Address for workers' gRPC."""
+        return f"{LOOPBACK}:{self._port(1)}"
+
+    @property
+    def producer_addr(self) -> str:
+        """Address for producers' gRPC."""
+        return f"{LOOPBACK}:{self._port(2)}"
+
+    @property
+    def pid(self) -> int:
+        """Id of the running process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def ready(self) -> dict[str, object]:
+        """Content of the ready file."""
+        content = json.loads(self._ready_path.read_text())
+        assert isinstance(content, dict)
+        return content
+
+    @property
+    def log(self) -> str:
+        """Everything that the server wrote so far."""
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    def spawn(self) -> Self:
+        """Starts the process and returns at once."""
+        assert not self.is_running
+        self._ready_path.unlink(missing_ok=True)
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(self._command(), env=self._env, stdout=log, stderr=log)
+        return self
+
+    def start(self) -> Self:
+        """Starts the server and returns when it is ready.
+
+        Raises:
+            RuntimeError: It ended, or was not ready in time; the text ends with what it logged.
+        """
+        self.spawn()
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while not self._ready_path.exists():
+            if not self.is_running:
+                raise RuntimeError(f"the server ended with code {self.wait()}\n{self.log[-LOG_TAIL_CHARS:]}")
+            if time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"the server was not ready in time\n{self.log[-LOG_TAIL_CHARS:]}")
+            time.sleep(POLL_SECONDS)
+        return self
+
+    def wait(self, seconds: float = STOP_SECONDS_MAX) -> int:
+        """Waits for the end of the process and returns its exit code, negative when a signal ended it."""
+        assert self._process is not None
+        return self._process.wait(seconds)
+
+    def kill(self) -> None:
+        """Ends the process at once, as a crash would."""
+        if self.is_running:
+            self.signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait()
+
+    def stop(self) -> int:
+        """Asks the server to stop and returns its exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the process."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def restart(self) -> Self:
+        """Starts the server again on the same ports and store; kills it first if it runs."""
+        self.kill()
+        return self.start()
+
+    def close(self) -> None:
+        """Ends the process if it runs and gives the ports free."""
+        self.kill()
+        for port in self._ports:
+            port.close()
+
+    def _port(self, index: int) -> int:
+        number = self._ports[index].getsockname()[1]
+        assert isinstance(number, int)
+        return number
+
+    def _command(self) -> list[str]:
+        in_memory = self._env.get("PERSISTENCE_PROVIDER") == "memory"
+        return [
+            *(sys.executable, "-m", "codeq_cli.main", "serve"),
+            *("--http-host", LOOPBACK, "--port", str(self._port(0))),
+            *("--worker-stream-addr", self.worker_addr, "--producer-stream-addr", self.producer_addr),
+            *("--ready-file", str(self._ready_path)),
+            *([] if in_memory else ["--store", str(self.store)]),
+            *self._flags,
+        ]
+
+
+def _reserved_port() -> socket.socket:
+    port = socket.socket()
+    port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    port.bind((LOOPBACK, 0))
+    return port

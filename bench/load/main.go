@@ -1,0 +1,118 @@
+// Command load drives a codeq server and measures it: full task cycles per second and latencies, counted at the client
+// and only for what the server has acknowledged.
+//
+//	load stream [flags]   producer and worker streams with frames of many tasks
+//	load rest   [flags]   keep-alive HTTP clients: create, claim, result
+//
+// It prints one JSON object per line: {"event":"started"} and {"event":"stopped"} around the measured window, so that
+// whoever starts it can read the server's own counters at the same moments, and at last the event "result".
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"time"
+)
+
+// options are the flags of both modes.
+type options struct {
+	address   string // host:port of the producer stream, or of HTTP
+	worker    string // host:port of the worker stream
+	token     string
+	command   string
+	warmup    time.Duration
+	measured  time.Duration
+	frame     int
+	inflight  int
+	credits   int
+	backlog   int
+	producers int
+	workers   int
+	lone      int
+	clients   int
+}
+
+// endWait bounds how long the load waits for outstanding answers after the measured window.
+const endWait = 15 * time.Second
+
+func main() {
+	if len(os.Args) < 2 {
+		fail(fmt.Errorf("usage: load stream|rest [flags]"))
+	}
+	mode := os.Args[1]
+	var o options
+	flags := flag.NewFlagSet("load "+mode, flag.ExitOnError)
+	flags.StringVar(&o.address, "address", "127.0.0.1:9092", "host:port of the producer stream (stream) or of HTTP (rest)")
+	flags.StringVar(&o.worker, "worker-address", "127.0.0.1:9091", "host:port of the worker stream")
+	flags.StringVar(&o.token, "token", "dev-token", "token of producers and workers")
+	flags.StringVar(&o.command, "command", "BENCH", "command of the tasks")
+	warmup := flags.Float64("warmup", 2, "seconds before the measured window")
+	measured := flags.Float64("seconds", 8, "seconds of the measured window")
+	flags.IntVar(&o.frame, "frame", 64, "tasks per producer frame, most outcomes per worker message")
+	flags.IntVar(&o.inflight, "inflight", 32, "unanswered frames per producer stream")
+	flags.IntVar(&o.credits, "credits", 1024, "credits per worker stream")
+	flags.IntVar(&o.backlog, "backlog", 50000, "most tasks created and not yet completed")
+	flags.IntVar(&o.producers, "producers", 1, "producer streams")
+	flags.IntVar(&o.workers, "workers", 1, "worker streams")
+	flags.IntVar(&o.lone, "lone", 0, "callers that create one task at a time, coalesced into the frames of one stream; 0: full frames")
+	flags.IntVar(&o.clients, "clients", 32, "HTTP connections, each with one call at a time")
+	if err := flags.Parse(os.Args[2:]); err != nil {
+		fail(err)
+	}
+	o.warmup = time.Duration(*warmup * float64(time.Second))
+	o.measured = time.Duration(*measured * float64(time.Second))
+	if err := o.check(); err != nil {
+		fail(err)
+	}
+	debug.SetGCPercent(400) // The client shares the machine with the server it measures: trade memory for cycles.
+
+	run, known := map[string]func(options, *meter) error{"stream": runStream, "rest": runREST}[mode]
+	if !known {
+		fail(fmt.Errorf("unknown mode %q: stream or rest", mode))
+	}
+	m := &meter{}
+	if err := run(o, m); err != nil {
+		fail(err)
+	}
+	emit(m.result())
+}
+
+// check refuses flags that no run makes sense with.
+func (o options) check() error {
+	for _, bound := range []struct {
+		flag          string
+		value, lo, hi int
+	}{
+		{"frame", o.frame, 1, 4096},
+		{"inflight", o.inflight, 1, 256},
+		{"credits", o.credits, 1, 65536},
+		{"backlog", o.backlog, o.frame, 1 << 30},
+		{"producers", o.producers, 1, 256},
+		{"workers", o.workers, 1, 256},
+		{"lone", o.lone, 0, 65536},
+		{"clients", o.clients, 1, 4096},
+	} {
+		if bound.value < bound.lo || bound.value > bound.hi {
+			return fmt.Errorf("-%s is %d: %d to %d", bound.flag, bound.value, bound.lo, bound.hi)
+		}
+	}
+	if o.measured <= 0 || o.warmup < 0 {
+		return fmt.Errorf("-seconds must be above 0 and -warmup not below 0")
+	}
+	return nil
+}
+
+// emit prints one line of JSON.
+func emit(event map[string]any) {
+	if err := json.NewEncoder(os.Stdout).Encode(event); err != nil {
+		fail(err)
+	}
+}
+
+func fail(err error) {
+	fmt.Fprintln(os.Stderr, "load:", err)
+	os.Exit(1)
+}

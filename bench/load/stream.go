@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+)
+
+// runStream creates over producer streams and completes over worker streams.
+func runStream(o options, m *meter) error {
+	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(
+		context.Background(), "authorization", "Bearer "+o.token))
+	defer cancel()
+	open := newGate(o.backlog)
+	stopWorkers := make(chan struct{})
+	failures := make(chan error, o.producers+o.workers) // one slot for the end of each stream
+
+	var workers, producers sync.WaitGroup
+	for i := range o.workers {
+		w := &worker{options: o, meter: m, open: open, stop: stopWorkers}
+		workers.Go(func() { failures <- named("worker", i, dial(ctx, o.worker, w.run)) })
+	}
+	if o.lone > 0 {
+		o.producers = 1
+	}
+	for i := range o.producers {
+		p := &producer{
+			options: o, meter: m, open: open, stream: i,
+			pending: make(chan sentFrame, o.inflight), ended: make(chan struct{}),
+		}
+		producers.Go(func() { failures <- named("producer", i, dial(ctx, o.address, p.run)) })
+	}
+
+	watched := make(chan struct{})
+	go func() { m.watch(o); close(watched) }()
+	select {
+	case <-watched:
+	case err := <-failures:
+		return fmt.Errorf("a stream ended within the run: %w", err)
+	}
+	// From here on whoever does not end within endWait is cut off, and the run fails with the error of its stream.
+	timeout := time.AfterFunc(endWait, cancel)
+	defer timeout.Stop()
+	open.close()
+	producers.Wait()
+	close(stopWorkers)
+	workers.Wait()
+	close(failures)
+	var all error
+	for err := range failures {
+		all = errors.Join(all, err)
+	}
+	return all
+}
+
+// dial connects and runs one stream over a connection of its own.
+func dial(ctx context.Context, address string, run func(context.Context, *grpc.ClientConn) error) error {
+	connection, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	return run(ctx, connection)
+}
+
+func named(kind string, number int, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s %d: %w", kind, number, err)
+}
+
+// ended turns the end of a stream into an error: nil when the server ended it with OK.
+func ended(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}

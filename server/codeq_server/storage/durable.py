@@ -1,0 +1,116 @@
+"""The side file of the durable LSN (file DURABLE in the store's directory).
+
+RocksDB opens a damaged write-ahead log by cutting it off at the damage, without a word. What had been durable is
+therefore also remembered here, so that the loss is noticed. The file holds two records of 20 bytes (magic, LSN, CRC-32)
+in sectors of their own, written in turn: a torn write spoils one of them at most.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+import zlib
+from pathlib import Path
+from typing import Final
+
+from .errors import StoreDamaged
+
+FILE_NAME: Final = "DURABLE"
+NOTE_SECONDS: Final = 1.0
+"""Time between two writes of the file at least: losses within it can go unnoticed."""
+
+_RECORD = struct.Struct(">8sQI")
+_MAGIC: Final = b"codeqlsn"
+_SECTOR: Final = 512
+
+
+def read_durable(directory: Path) -> int:
+    """Returns the durable LSN that the side file of a store remembers, 0 if there is none.
+
+    Raises:
+        StoreDamaged: The file holds no valid record.
+        OSError: It cannot be read.
+    """
+    path = directory / FILE_NAME
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return 0
+    found = [lsn for slot in (0, 1) if (lsn := _parse(content[slot * _SECTOR :])) is not None]
+    if not found:
+        raise StoreDamaged(
+            f"{path} is damaged, so nobody can tell whether rows were lost; check the store with "
+            "`codeq store check`, then restore a backup or remove the file"
+        )
+    return max(found)
+
+
+def _record(lsn: int) -> bytes:
+    body = _MAGIC + lsn.to_bytes(8, "big")
+    return body + zlib.crc32(body).to_bytes(4, "big")
+
+
+def _parse(content: bytes) -> int | None:
+    if len(content) < _RECORD.size:
+        return None
+    magic, lsn, checksum = _RECORD.unpack_from(content)
+    if magic != _MAGIC or checksum != zlib.crc32(content[:16]):
+        return None
+    return int(lsn)
+
+
+class DurableMark:
+    """Keeps the side file of an open store.
+
+    Attributes:
+        lsn: Durable LSN that the file remembered when it was opened.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.lsn = read_durable(directory)
+        self._path = directory / FILE_NAME
+        self._slot = 0
+        self._noted = self.lsn
+        self._written = self.lsn
+        self._next_write = 0.0
+        if not self._path.exists():
+            self._create(directory)
+        self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+
+    def note(self, lsn: int) -> None:
+        """Remembers a durable LSN; written at most once in NOTE_SECONDS."""
+        self._noted = lsn
+        if time.monotonic() >= self._next_write:
+            self._write()
+
+    def close(self) -> None:
+        """Writes what is not yet written."""
+        if self._file >= 0:
+            try:
+                self._write()
+            finally:
+                os.close(self._file)
+                self._file = -1
+
+    def _write(self) -> None:
+        if self._noted != self._written:
+            os.pwrite(self._file, _record(self._noted), self._slot * _SECTOR)
+            os.fdatasync(self._file)
+            self._slot = 1 - self._slot
+            self._written = self._noted
+        self._next_write = time.monotonic() + NOTE_SECONDS
+
+    def _create(self, directory: Path) -> None:
+        """Makes the file with both records, whole or not at all, at its full size so that a full disk spares it."""
+        draft = self._path.with_suffix(".new")
+        with draft.open("wb") as file:
+            file.write(_record(0).ljust(_SECTOR, b"\0") * 2)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self._path)
+        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,35 @@
+"""Faults of a store. Each message is one line that tells the operator what to do.
+
+StoreError
+├── StoreLocked        another process has the store open
+├── StoreNotWritable   its directory cannot be made or written
+├── StoreFormat        it is of another format or another number of shards
+├── StoreDamaged       its rows are lost or contradict each other
+└── StoreFailed        reading or writing failed; the store must be reopened
+"""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """A store cannot be opened, read or written."""
+
+
+class StoreLocked(StoreError):  # noqa: N818 - says what is the matter
+    """Another process has the store open."""
+
+
+class StoreNotWritable(StoreError):  # noqa: N818 - says what is the matter
+    """The directory of the store cannot be made or written."""
+
+
+class StoreFormat(StoreError):  # noqa: N818 - says what is the matter
+    """The store is of a newer format, or of another number of shards."""
+
+
+class StoreDamaged(StoreError):  # noqa: N818 - says what is the matter
+    """Rows of the store are lost or unreadable."""
+
+
+class StoreFailed(StoreError):  # noqa: N818 - says what is the matter
+    """A read or write failed. After a failed write nothing can be written until the store is opened again."""

@@ -1,0 +1,88 @@
+"""Which store it is: format, shard, installation, and the epoch that each opening raises.
+
+The epoch follows the clock (unix seconds / 8) as well as the stored one, so that a store restored from a backup jumps
+ahead of every id and lease token that was issued since the backup was made.
+
+Order of an opening: recover the rows' LSN, `Store.check_recovered`, `next_identity`, `save`, then serve.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from codeq_internal.v1 import rows_pb2
+from google.protobuf.message import DecodeError
+
+from codeq_server.core import ids, keys
+
+from .errors import StoreDamaged, StoreFailed, StoreFormat
+from .store import Store
+
+SHARD: Final = 0
+"""Index of the shard that a store holds."""
+CLUSTER_ID_BYTES: Final = 16
+EPOCH_SECONDS: Final = 8
+"""Seconds of the clock per epoch: 30 bits of them last until the year 2242."""
+
+
+def next_identity(store: Store, num_shards: int, unix_seconds: int, random16: bytes) -> rows_pb2.IdentityRow:
+    """Returns the identity with which the store is to be opened now; writes nothing.
+
+    Args:
+        store: The store.
+        num_shards: Number of shards by the configuration.
+        unix_seconds: Time.
+        random16: 16 random bytes: the id of the installation, if the store is new.
+
+    Raises:
+        StoreFormat: The store is of a newer format, or of another number of shards.
+        StoreDamaged: The identity is missing beside other rows, or unreadable.
+        StoreFailed: All epochs are used up.
+    """
+    stored = load_identity(store)
+    if stored is None:
+        if store.scan(b"", b"\xff", 1):
+            raise StoreDamaged("the store has rows but no identity; restore a backup")
+        stored = rows_pb2.IdentityRow(
+            format=keys.FORMAT, shard=SHARD, num_shards=num_shards, cluster_id=random16, epoch=0
+        )
+    if stored.num_shards != num_shards or stored.shard != SHARD:
+        raise StoreFormat(
+            f"the store is shard {stored.shard} of {stored.num_shards}, the configuration says shard {SHARD} of "
+            f"{num_shards}; set numShards to {stored.num_shards}"
+        )
+    epoch = max(stored.epoch + 1, unix_seconds // EPOCH_SECONDS)
+    if epoch > ids.EPOCH_MAX:
+        raise StoreFailed(f"the store cannot be opened again: epoch {epoch} is above the last one, {ids.EPOCH_MAX}")
+    stored.epoch = epoch
+    return stored
+
+
+def load_identity(store: Store) -> rows_pb2.IdentityRow | None:
+    """Returns the stored identity, None in a new store.
+
+    Raises:
+        StoreFormat: The store is of a newer format.
+        StoreDamaged: The identity is unreadable.
+    """
+    value = store.get(keys.IDENTITY)
+    if value is None:
+        return None
+    try:
+        identity = rows_pb2.IdentityRow.FromString(value)
+    except DecodeError as error:
+        raise StoreDamaged("the store's identity is unreadable; restore a backup") from error
+    if identity.format > keys.FORMAT:
+        raise StoreFormat(
+            f"the store has format {identity.format}, this server knows formats up to {keys.FORMAT}; "
+            "run the newer server that wrote it"
+        )
+    if identity.format == 0 or len(identity.cluster_id) != CLUSTER_ID_BYTES:
+        raise StoreDamaged("the store's identity is unreadable; restore a backup")
+    return identity
+
+
+def save(store: Store, identity: rows_pb2.IdentityRow) -> None:
+    """Writes an identity and makes it durable; nothing may be served before."""
+    store.write({keys.IDENTITY: identity.SerializeToString()})
+    store.sync()

@@ -11,6 +11,7 @@ import typer
 from codeq_cli import json_text, profile, render
 from codeq_cli.client_options import ClientOptions, client_command
 from codeq_cli.failures import ExitCode, Failure
+from codeq_cli.server_commands import ConfigOption, DevOption, load_settings
 
 app = typer.Typer(
     no_args_is_help=False, help="Endpoint and token of the client commands; check of a server's settings."
@@ -54,3 +55,15 @@ def show(options: ClientOptions) -> None:
         fields = {"key": key, "value": masked, "source": setting.source}
         rows.append(json_text.join({name: json.dumps(text) for name, text in fields.items()}))
     render.show_list("settings", rows, ("key", "value", "source"), options.format)
+
+
+@app.command("check")
+@client_command
+def check_(options: ClientOptions, config: ConfigOption = None, dev: DevOption = False) -> None:
+    """Checks a server's configuration, file and environment, and shows the settings in force with secrets masked.
+
+    Starts nothing. Of the options of other commands only --output has a meaning here.
+    """
+    from codeq_server.config import describe
+
+    render.show_object(json.dumps(describe(load_settings(config, {}, dev=dev))), options.format)

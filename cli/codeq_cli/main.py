@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Annotated, Final
 
 import typer
 
-from codeq_cli import config_commands, queue_commands, render, task_commands
+from codeq_cli import config_commands, queue_commands, render, server_commands, task_commands
 from codeq_cli.client_options import ClientOptions, EndpointOption, OutputOption, TokenOption
 from codeq_cli.failures import ExitCode, Failure, usage_failure
 
@@ -18,6 +19,7 @@ _EPILOG: Final = (
 )
 
 app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, epilog=_EPILOG)
+app.command(epilog=_EPILOG)(server_commands.serve)
 app.add_typer(task_commands.app, name="task", epilog=_EPILOG)
 app.add_typer(queue_commands.app, name="queue", epilog=_EPILOG)
 app.add_typer(config_commands.app, name="config", epilog=_EPILOG)
@@ -49,6 +51,8 @@ def root(
 
 def main() -> int:
     """Runs the command line of this process and returns its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # some locales cannot encode every name
     try:
         code = app(standalone_mode=False, prog_name="codeq")
         sys.stdout.flush()

@@ -104,11 +104,13 @@ def _yaml(text: str) -> str:
 
 
 def _fields_table(fields: Mapping[str, str]) -> Table:
+    from rich.text import Text
+
     table = _table()
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in fields.items():
-        table.add_row(_cell(name, json_text.quote(name)), _cell(name, value))
+        table.add_row(Text(_printable(name)), _cell(name, value))
     return table
 
 
@@ -149,5 +151,10 @@ def _printable(text: str) -> str:
 def _print_table(table: Table) -> None:
     from rich.console import Console
 
-    console = Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH, color_system=None)
-    console.print(table)
+    if sys.stdout.isatty():
+        Console().print(table)
+        return
+    console = Console(width=_PIPE_WIDTH, color_system=None)
+    with console.capture() as lines:
+        console.print(table)
+    sys.stdout.writelines(line.rstrip() + "\n" for line in lines.get().splitlines())

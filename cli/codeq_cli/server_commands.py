@@ -1,0 +1,109 @@
+"""codeq serve, codeq config check and codeq store …: what needs the server's own code, imported only when used."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from codeq_cli.failures import configuration_failure
+
+if TYPE_CHECKING:
+    from codeq_server.config import Settings
+
+ConfigOption = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Configuration file; default: $CODEQ_CONFIG_PATH, else none.")
+]
+DevOption = Annotated[
+    bool, typer.Option("--dev", help="Serve loopback only, with the token dev-token where none is configured.")
+]
+
+
+def serve(
+    *,
+    config: ConfigOption = None,
+    dev: DevOption = False,
+    port: Annotated[int | None, typer.Option(help="Port of REST; 0: any free one. Default 8080.")] = None,
+    http_host: Annotated[
+        str | None, typer.Option(metavar="HOST", help="Host that REST binds; default: all interfaces.")
+    ] = None,
+    worker_stream_addr: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="gRPC for workers; '': none. Default :9091.")
+    ] = None,
+    producer_stream_addr: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="gRPC for producers; '': none. Default :9092.")
+    ] = None,
+    store: Annotated[str | None, typer.Option(metavar="PATH", help="Folder of the store; default ./data.")] = None,
+    no_fsync: Annotated[
+        bool, typer.Option("--no-fsync", help="Acknowledge before the disk has it: a crash may lose tasks.")
+    ] = False,
+    log_level: Annotated[
+        str | None, typer.Option(metavar="debug|info|warn|error", help="Lowest level logged; default info.")
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option(metavar="text|json", help="Default: text on a terminal, else json.")
+    ] = None,
+    ready_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="File to write once the server is ready.")
+    ] = None,
+) -> None:
+    """Runs a server until SIGTERM or SIGINT.
+
+    A flag wins over the environment, and that over the file.
+    """
+    flags = {
+        "port": port,
+        "http_host": http_host,
+        "worker_stream_addr": worker_stream_addr,
+        "producer_stream_addr": producer_stream_addr,
+        "log_level": log_level,
+        "log_format": log_format,
+        "ready_file": ready_file,
+    }
+    settings = load_settings(config, flags, dev=dev, store=store, no_fsync=no_fsync)
+    from codeq_server.app import serve as run
+
+    raise typer.Exit(run(settings))
+
+
+def load_settings(
+    config: str | None,
+    flags: Mapping[str, object],
+    *,
+    dev: bool,
+    store: str | None = None,
+    no_fsync: bool = False,
+) -> Settings:
+    """Returns the settings of a server.
+
+    Args:
+        config: Configuration file; None: the one that the environment names, if any.
+        flags: Flags by the names of the settings; None: not given.
+        dev: Whether to start for development.
+        store: Folder that replaces the configured one of the store, the rest of its configuration unchanged.
+        no_fsync: Whether to turn fsync off.
+
+    Raises:
+        Failure: They cannot be used; the text begins with the setting as the operator wrote it.
+    """
+    from codeq_server.config import ConfigError, load
+
+    try:
+        settings = load(config, os.environ, flags, dev)
+    except ConfigError as error:
+        raise configuration_failure(f"{error.key}: {error.message}") from None
+    persistence = settings.persistence
+    for flag, given in (("--store", store is not None), ("--no-fsync", no_fsync)):
+        if given and persistence.path is None:
+            raise configuration_failure(f"{flag}: has no meaning with the provider {persistence.provider}")
+    if store == "":
+        raise configuration_failure("--store: expected a path")
+    if store is not None:
+        persistence = dataclasses.replace(persistence, path=Path(store))
+    if no_fsync:
+        persistence = dataclasses.replace(persistence, fsync_on_commit=False)
+    return dataclasses.replace(settings, persistence=persistence)

@@ -1,0 +1,46 @@
+"""The command as users run it, and a server for it to talk to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from recording_server import RecordingServer, Run, recording_server
+
+
+@pytest.fixture
+def server() -> Iterator[RecordingServer]:
+    with recording_server() as server:
+        yield server
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs the command in an environment of its own; the settings of whoever runs the tests are not seen."""
+
+    def run_command(*args: str, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [sys.executable, "-m", "codeq_cli.main", *args],
+            input=stdin,
+            capture_output=True,
+            timeout=30,
+            check=False,
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "CODEQ_CONFIG_DIR": str(tmp_path / "profile"), **environment},
+        )
+
+    return run_command
+
+
+@pytest.fixture
+def client(run: Run, server: RecordingServer) -> Run:
+    """Runs the command against the recording server with the token "secret"."""
+
+    def run_client(*args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        return run(*args, stdin=stdin, CODEQ_ENDPOINT=server.endpoint, CODEQ_TOKEN="secret")
+
+    return run_client

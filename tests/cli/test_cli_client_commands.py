@@ -1,0 +1,275 @@
+"""Every client command against a server that records what it is sent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from recording_server import RecordingServer, Run
+
+PAYLOAD = '{ "b":1.10, "a":12345678901234567890123, "a":"\\u00fc" }'
+TASK = '{"id":"t1","command":"A","payload":' + PAYLOAD + ',"status":"CLAIMED","leaseToken":"7","attempts":1}'
+
+
+def sent(server: RecordingServer) -> object:
+    return json.loads(server.request.body)
+
+
+def test_create_sends_payload_byte_for_byte(client: Run, server: RecordingServer) -> None:
+    server.reply(TASK.encode(), 202)
+    done = client("task", "create", "A", "--payload", PAYLOAD)
+    assert done.returncode == 0
+    assert server.request.body == b'{"command":"A","payload":' + PAYLOAD.encode() + b"}"
+    assert (server.request.method, server.request.path) == ("POST", "/v1/codeq/tasks")
+    assert server.request.headers["authorization"] == "Bearer secret"
+    assert server.request.headers["content-type"] == "application/json"
+
+
+def test_create_with_every_option_sends_each_field(client: Run, server: RecordingServer) -> None:
+    server.reply(TASK.encode(), 202)
+    client("task", "create", "A", "--payload", "null", "--priority", "9", "--delay", "0", "--max-attempts", "3")
+    assert sent(server) == {"command": "A", "payload": None, "priority": 9, "delaySeconds": 0, "maxAttempts": 3}
+
+
+def test_create_with_run_at_sends_it(client: Run, server: RecordingServer) -> None:
+    server.reply(TASK.encode(), 202)
+    client("task", "create", "A", "--payload", "-1.50", "--run-at", "2030-01-01T00:00:00Z")
+    assert server.request.body == b'{"command":"A","payload":-1.50,"runAt":"2030-01-01T00:00:00Z"}'
+
+
+def test_create_reads_payload_from_file_and_stdin(client: Run, server: RecordingServer, tmp_path: Path) -> None:
+    (tmp_path / "payload.json").write_bytes(b'"\xc3\xbc"\n')
+    server.reply(TASK.encode(), 202)
+    server.reply(TASK.encode(), 202)
+    assert client("task", "create", "A", "--payload", "@payload.json").returncode == 0
+    assert client("task", "create", "A", "--payload", "-", stdin=b"[ 1.0 ]").returncode == 0
+    assert [json.loads(request.body)["payload"] for request in server.requests] == ["ü", [1]]
+    assert b"[ 1.0 ]" in server.requests[1].body
+
+
+@pytest.mark.parametrize(
+    ("args", "stdin", "part"),
+    [
+        (("create", "A", "--payload", "{x}"), b"", b"--payload: not JSON"),
+        (("create", "A", "--payload", "NaN"), b"", b"NaN is not JSON"),
+        (("create", "A", "--payload", ""), b"", b"not JSON"),
+        (("create", "A", "--payload", "-"), b'"\xff"', b"not UTF-8, at byte 1"),
+        (("create", "A", "--payload", "-"), b"1" * (8 * 1024 * 1024 + 1), b"larger than 8388608 bytes"),
+        (("create", "A", "--payload", "@missing"), b"", b"missing: No such file"),
+        (("create", "A"), b"", b"--payload"),
+        (("create", "A", "--payload", "1", "--priority", "10"), b"", b"--priority"),
+        (("create", "A", "--payload", "1", "--delay", "1", "--run-at", "x"), b"", b"--run-at exclude"),
+        (("create", "A/../B", "--payload", "1"), b"", b"is not a command"),
+        (("get", ".."), b"", b"is not the id of a task"),
+        (("get", "a/b"), b"", b"is not the id of a task"),
+        (("claim", "--commands", "A,,B"), b"", b"'' is not a command"),
+        (("complete", "t1", "--result", "}"), b"", b"--result: not JSON"),
+        (("fail", "t1"), b"", b"--error"),
+        (("nack", "t1", "--delay", "x"), b"", b"--delay"),
+        (("explode",), b"", b"explode"),
+        ((), b"", b"Missing command"),
+    ],
+)
+def test_wrong_usage_is_one_line_with_exit_code_2_and_nothing_sent(
+    client: Run, server: RecordingServer, args: tuple[str, ...], stdin: bytes, part: bytes
+) -> None:
+    done = client("task", *args, stdin=stdin)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"error: ")
+    assert done.stderr.endswith(b" (USAGE)\n")
+    assert done.stderr.count(b"\n") == 1
+    assert part in done.stderr
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("args", "request_line", "body"),
+    [
+        ("get t1", "GET /tasks/t1", None),
+        ("claim", "POST /tasks/claim", {"waitSeconds": 0}),
+        (
+            "claim --commands A,b.c --lease 30 --wait 2",
+            "POST /tasks/claim",
+            {"commands": ["A", "b.c"], "leaseSeconds": 30, "waitSeconds": 2},
+        ),
+        ("heartbeat t1", "POST /tasks/t1/heartbeat", {}),
+        (
+            "heartbeat t1 --extend 90 --lease-token 7",
+            "POST /tasks/t1/heartbeat",
+            {"leaseToken": "7", "extendSeconds": 90},
+        ),
+        ("complete t1", "POST /tasks/t1/result", {"status": "COMPLETED"}),
+        (
+            "complete t1 --result null --lease-token 18446744073709551615",
+            "POST /tasks/t1/result",
+            {"status": "COMPLETED", "result": None, "leaseToken": "18446744073709551615"},
+        ),
+        ("fail t1 --error no", "POST /tasks/t1/result", {"status": "FAILED", "error": "no"}),
+        ("nack t1", "POST /tasks/t1/nack", {}),
+        (
+            "nack t1 --delay 0 --reason ü --lease-token 7",
+            "POST /tasks/t1/nack",
+            {"leaseToken": "7", "delaySeconds": 0, "reason": "ü"},
+        ),
+        ("abandon t1 --lease-token 7", "POST /tasks/t1/abandon", {"leaseToken": "7"}),
+    ],
+)
+def test_task_command_sends_the_request_and_shows_the_reply_as_it_came(
+    client: Run, server: RecordingServer, args: str, request_line: str, body: object
+) -> None:
+    server.reply(TASK.encode())
+    done = client("-o", "json", "task", *args.split())
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == TASK.encode() + b"\n"
+    method, path = request_line.split()
+    assert (server.request.method, server.request.path) == (method, f"/v1/codeq{path}")
+    assert json.loads(server.request.body or b"null") == body
+
+
+def test_complete_sends_result_byte_for_byte(client: Run, server: RecordingServer) -> None:
+    server.reply(b"{}")
+    client("task", "complete", "t1", "--result", PAYLOAD)
+    assert server.request.body == b'{"status":"COMPLETED","result":' + PAYLOAD.encode() + b"}"
+
+
+def test_result_asks_with_the_wait_and_shows_the_record_in_a_table(client: Run, server: RecordingServer) -> None:
+    record = '{"taskId":"t1","status":"COMPLETED","result":1.10}'
+    server.reply(f'{{"task":{TASK},"result":{record}}}'.encode())
+    done = client("task", "result", "t1", "--wait", "5", "-o", "table")
+    assert server.request.path == "/v1/codeq/tasks/t1/result?waitSeconds=5"
+    assert done.stdout == b"taskId  t1\nstatus  COMPLETED\nresult  1.10\n"
+
+
+def test_claim_when_there_is_nothing_ends_with_exit_code_3(client: Run, server: RecordingServer) -> None:
+    server.reply(b"", 204)
+    server.reply(b"", 204)
+    plain, as_json = client("task", "claim"), client("task", "claim", "-o", "json")
+    assert (plain.returncode, plain.stdout) == (3, b"")
+    assert plain.stderr == b"error: there is nothing to claim (NOTHING_TO_CLAIM)\n"
+    assert as_json.returncode == 3
+    assert json.loads(as_json.stderr)["reason"] == "NOTHING_TO_CLAIM"
+
+
+def test_table_shows_payload_byte_for_byte_and_text_without_quotes(client: Run, server: RecordingServer) -> None:
+    server.reply(TASK.encode())
+    lines = client("-o", "table", "task", "get", "t1").stdout.decode().splitlines()
+    assert f"payload     {PAYLOAD}" in lines
+    assert "leaseToken  7" in lines
+    assert "status      CLAIMED" in lines
+
+
+def test_table_when_text_has_control_characters_escapes_them(client: Run, server: RecordingServer) -> None:
+    server.reply('{"error":"\\u001b[31m[bold]\\u202e","payload":"\u009bx"}'.encode())
+    done = client("-o", "table", "task", "get", "t1")
+    assert done.stdout == b'error    \\x1b[31m[bold]\\u202e\npayload  "\\x9bx"\n'
+
+
+def test_yaml_keeps_the_digits_of_numbers(client: Run, server: RecordingServer) -> None:
+    server.reply(b'{"payload":{"price":1.10,"big":12345678901234567890123,"huge":1E400,"text":"1"},"leaseToken":"7"}')
+    text = client("-o", "yaml", "task", "get", "t1").stdout.decode()
+    assert "  price: 1.10\n" in text
+    assert "  big: 12345678901234567890123\n" in text
+    assert "1E400" in text
+    assert yaml.safe_load(text) == {
+        "payload": {"price": 1.1, "big": 12345678901234567890123, "huge": float("inf"), "text": "1"},
+        "leaseToken": "7",
+    }
+
+
+def test_queue_list_reads_every_page_and_joins_them(client: Run, server: RecordingServer) -> None:
+    queues = [f'{{"command":"{name}","ready":{n},"oldestAgeSeconds":0.50}}' for n, name in enumerate("ABC")]
+    for _ in range(2):
+        server.reply(f'{{"queues":[{queues[0]},{queues[1]}],"nextPageToken":"b/c="}}'.encode())
+        server.reply(f'{{"queues":[{queues[2]}],"nextPageToken":""}}'.encode())
+    as_json, table = client("queue", "list"), client("queue", "list", "-o", "table")
+    assert as_json.stdout.decode() == f'{{"queues":[{",".join(queues)}]}}\n'
+    assert [request.path for request in server.requests[:2]] == [
+        "/v1/codeq/admin/queues?pageSize=500",
+        "/v1/codeq/admin/queues?pageSize=500&pageToken=b%2Fc%3D",
+    ]
+    head, *rows = [line.split() for line in table.stdout.decode().splitlines()]
+    assert head == ["COMMAND", "READY", "SCHEDULED", "CLAIMED", "DLQ", "OLDESTAGESECONDS"]
+    assert rows == [["A", "0", "0.50"], ["B", "1", "0.50"], ["C", "2", "0.50"]]
+
+
+def test_queue_list_when_server_repeats_a_page_ends(client: Run, server: RecordingServer) -> None:
+    server.replies = [(200, b'{"queues":[],"nextPageToken":"x"}')] * 3
+    done = client("queue", "list")
+    assert (done.returncode, len(server.requests)) == (4, 2)
+
+
+def test_queue_stats_asks_for_the_queue(client: Run, server: RecordingServer) -> None:
+    server.reply(b'{"command":"A","ready":3}')
+    assert client("queue", "stats", "A", "-o", "table").stdout == b"command  A\nready    3\n"
+    assert server.request.path == "/v1/codeq/admin/queues/A"
+
+
+ERROR = b'{"error":"no task\\nt1 \\u001b[2J","code":"NOT_FOUND","reason":"TASK_NOT_FOUND","details":[]}'
+
+
+def test_refusal_is_one_line_with_the_reason_and_exit_code_1(client: Run, server: RecordingServer) -> None:
+    server.reply(ERROR, 404)
+    done = client("task", "get", "t1")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"error: no task t1 \\x1b[2J (TASK_NOT_FOUND)\n"
+
+
+def test_refusal_when_json_is_asked_for_is_the_error_body(client: Run, server: RecordingServer) -> None:
+    server.reply(ERROR, 404)
+    done = client("task", "get", "t1", "-o", "json")
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", ERROR + b"\n")
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"error":1}', b""])
+def test_refusal_by_something_else_tells_the_status(client: Run, server: RecordingServer, body: bytes) -> None:
+    server.reply(body, 502)
+    done = client("task", "get", "t1")
+    assert (done.returncode, done.stderr) == (1, b"error: the server answered 502 Bad Gateway (HTTP_502)\n")
+
+
+def test_redirect_is_refused(client: Run, server: RecordingServer) -> None:
+    server.reply(b"", 307)
+    done = client("task", "get", "t1")
+    assert done.returncode == 1
+    assert b"HTTP_307" in done.stderr
+
+
+@pytest.mark.parametrize("args", [("task", "get", "t1"), ("task", "result", "t1", "-o", "table"), ("queue", "list")])
+def test_reply_of_another_kind_of_server_ends_with_exit_code_4(
+    client: Run, server: RecordingServer, args: tuple[str, ...]
+) -> None:
+    server.reply(b"hello")
+    done = client(*args)
+    assert (done.returncode, done.stdout) == (4, b"")
+    assert done.stderr.endswith(b" (CONNECTION_FAILED)\n")
+
+
+def test_connection_refused_ends_with_exit_code_4(run: Run) -> None:
+    done = run("--endpoint", "http://127.0.0.1:1", "task", "get", "t1")
+    assert (done.returncode, done.stdout) == (4, b"")
+    assert done.stderr.startswith(b"error: http://127.0.0.1:1: ")
+    assert done.stderr.endswith(b" (CONNECTION_FAILED)\n")
+
+
+def test_option_behind_the_command_wins_over_the_same_in_front(run: Run, server: RecordingServer) -> None:
+    server.reply(b'{"id":"t1"}')
+    before = ["-o", "yaml", "--endpoint", "http://127.0.0.1:1", "--token", "front"]
+    behind = ["-o", "table", "--endpoint", server.endpoint, "--token", "behind"]
+    assert run(*before, "task", "get", "t1", *behind).stdout == b"id  t1\n"
+    assert server.request.headers["authorization"] == "Bearer behind"
+
+
+def test_call_without_token_sends_none(run: Run, server: RecordingServer) -> None:
+    server.reply(b"{}")
+    assert run("task", "get", "t1", CODEQ_ENDPOINT=server.endpoint + "/prefix/").returncode == 0
+    assert "authorization" not in server.request.headers
+    assert server.request.path == "/prefix/v1/codeq/tasks/t1"
+
+
+def test_token_is_in_no_message(run: Run) -> None:
+    done = run("task", "get", "t1", CODEQ_TOKEN="se cret")
+    assert done.returncode == 2
+    assert b"se cret" not in done.stderr
+    assert b"CODEQ_TOKEN" in done.stderr

@@ -1,0 +1,193 @@
+"""Settings of the client commands: profile file, precedence, and the check of a server's configuration."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+import yaml
+from recording_server import Run
+
+URL = "http://localhost:9999"
+STATIC = {
+    f"{role}_AUTH_{name}": value
+    for role in ("PRODUCER", "WORKER")
+    for name, value in (
+        ("PROVIDER", "static"),
+        ("CONFIG", '{"token":"hidden-token","subject":"s","raw":{"tenantId":"t1"}}'),
+    )
+}
+
+
+def profile_file(tmp_path: Path) -> Path:
+    return tmp_path / "profile" / "config.yaml"
+
+
+def shown(run: Run, *args: str, **environment: str) -> dict[str, tuple[str, str]]:
+    done = run(*args, "config", "show", **environment)
+    assert done.returncode == 0, done.stderr
+    return {row["key"]: (row["value"], row["source"]) for row in json.loads(done.stdout)["settings"]}
+
+
+def test_set_writes_a_file_for_the_owner_alone(run: Run, tmp_path: Path) -> None:
+    assert run("config", "set", "endpoint", URL).returncode == 0
+    assert run("config", "set", "token", "secret").returncode == 0
+    path = profile_file(tmp_path)
+    assert yaml.safe_load(path.read_text()) == {"endpoint": URL, "token": "secret"}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert [entry.name for entry in path.parent.iterdir()] == ["config.yaml"]
+
+
+def test_set_when_file_is_open_to_others_closes_it(run: Run, tmp_path: Path) -> None:
+    profile_file(tmp_path).parent.mkdir()
+    profile_file(tmp_path).write_text("endpoint: http://h\n")
+    profile_file(tmp_path).chmod(0o644)
+    run("config", "set", "token", "secret")
+    assert stat.S_IMODE(profile_file(tmp_path).stat().st_mode) == 0o600
+
+
+def test_set_with_empty_value_removes_the_key(run: Run, tmp_path: Path) -> None:
+    run("config", "set", "token", "secret")
+    assert run("config", "set", "token", "").returncode == 0
+    assert run("config", "get", "token").returncode == 1
+    assert b"secret" not in profile_file(tmp_path).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("endpoint", "localhost:8080"),
+        ("endpoint", "ftp://host"),
+        ("endpoint", "http://"),
+        ("endpoint", "http://host:99999"),
+        ("endpoint", "http://user@host"),
+        ("endpoint", "http://host/?a=b"),
+        ("endpoint", "http://ho st"),
+        ("token", "a b"),
+        ("token", "ü"),
+        ("colour", "red"),
+    ],
+)
+def test_set_when_value_is_malformed_changes_nothing(run: Run, tmp_path: Path, key: str, value: str) -> None:
+    done = run("config", "set", key, value)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.count(b"\n") == 1
+    assert not profile_file(tmp_path).exists()
+
+
+def test_home_is_where_the_profile_is_by_default(run: Run, tmp_path: Path) -> None:
+    run("config", "set", "endpoint", URL, CODEQ_CONFIG_DIR="", HOME=str(tmp_path))
+    assert (tmp_path / ".codeq" / "config.yaml").exists()
+
+
+def test_precedence_is_flag_environment_file_default(run: Run, tmp_path: Path) -> None:
+    assert shown(run) == {"endpoint": ("http://localhost:8080", "default"), "token": (None, "default")}
+    run("config", "set", "endpoint", URL)
+    run("config", "set", "token", "stored")
+    file = str(profile_file(tmp_path))
+    assert shown(run, CODEQ_TOKEN="") == {"endpoint": (URL, file), "token": ("********", file)}
+    environment = {"CODEQ_ENDPOINT": "http://e", "CODEQ_TOKEN": "from-environment"}
+    assert shown(run, **environment)["endpoint"] == ("http://e", "CODEQ_ENDPOINT")
+    flags = ["--endpoint", "http://f", "--token", "from-flag"]
+    assert shown(run, *flags, **environment) == {"endpoint": ("http://f", "flag"), "token": ("********", "flag")}
+    assert run("config", "get", "token", **environment).stdout == b"from-environment\n"
+    assert run("config", "get", "endpoint").stdout == URL.encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"endpoint: [", b"not a YAML file"),
+        (b"\xff\xfe\xff", b"not a YAML file"),
+        (b"- a", b"not a mapping"),
+        (b"colour: red", b"unknown key 'colour'"),
+        (b"token: 5", b"token must be text"),
+        (b"endpoint: nowhere", b"'nowhere' is not a URL"),
+        (b"token: " + b"x" * 65536, b"larger than 65536 bytes"),
+    ],
+)
+def test_profile_file_when_unusable_is_named(run: Run, tmp_path: Path, content: bytes, part: bytes) -> None:
+    profile_file(tmp_path).parent.mkdir()
+    profile_file(tmp_path).write_bytes(content)
+    done = run("task", "get", "t1")
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert part in done.stderr
+    assert str(profile_file(tmp_path)).encode() in done.stderr
+    assert done.stderr.endswith(b"(CONFIGURATION)\n")
+
+
+def test_profile_file_when_folder_cannot_be_made_is_named(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "profile").write_text("a file")
+    done = run("config", "set", "endpoint", URL)
+    assert done.returncode == 2
+    assert b"Not a directory" in done.stderr
+
+
+def test_check_shows_the_settings_in_force_without_secrets(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "codeq.yaml").write_text("port: 8181\nlogLevel: warn\n")
+    done = run("config", "check", "--config", "codeq.yaml", LOG_LEVEL="debug", **STATIC)
+    assert (done.returncode, done.stderr) == (0, b"")
+    settings = json.loads(done.stdout)
+    assert (settings["port"], settings["logLevel"]) == (8181, "debug")
+    assert b"hidden-token" not in done.stdout
+
+
+def test_check_when_a_key_is_unknown_names_it(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "codeq.yaml").write_text("prot: 8181\n")
+    done = run("config", "check", "--config", "codeq.yaml", "--dev")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"error: prot: ")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_check_when_no_token_is_configured_fails_unless_for_development(run: Run) -> None:
+    assert run("config", "check").returncode == 2
+    assert run("config", "check", "--dev").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "environment", "key"),
+    [
+        (("--port", "70000"), {}, b"--port: "),
+        (("--port", "x"), {}, b"--port"),
+        (("--log-level", "loud"), {}, b"--log-level: "),
+        (("--worker-stream-addr", "nowhere"), {}, b"--worker-stream-addr: "),
+        (("--store", ""), {}, b"--store: "),
+        (("--store", "x"), {"PERSISTENCE_PROVIDER": "memory"}, b"--store: "),
+        (("--no-fsync",), {"PERSISTENCE_PROVIDER": "memory"}, b"--no-fsync: "),
+        ((), {"PORT": "x"}, b"PORT: "),
+        (("--config", "missing.yaml"), {}, b"--config: "),
+    ],
+)
+def test_serve_when_a_setting_is_wrong_names_it_in_one_line(
+    run: Run, args: tuple[str, ...], environment: dict[str, str], key: bytes
+) -> None:
+    done = run("serve", "--dev", *args, **environment)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"error: ")
+    assert key in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_version_is_printed_as_documented(run: Run) -> None:
+    done = run("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith(b"codeq version 0.")
+
+
+@pytest.mark.parametrize("args", [(), ("--help",), ("task", "create", "--help"), ("serve", "--help")])
+def test_help_is_printed_and_tells_the_exit_codes(run: Run, args: tuple[str, ...]) -> None:
+    done = run(*args)
+    assert (done.returncode, done.stderr) == (0, b"")
+    if "create" not in args:
+        assert b"Exit codes: 0 done" in done.stdout
+
+
+def test_client_commands_do_not_import_the_server(run: Run) -> None:
+    done = run("task", "get", "t1", CODEQ_ENDPOINT="http://127.0.0.1:1", PYTHONPROFILEIMPORTTIME="1")
+    assert b"codeq_cli.rest" in done.stderr
+    assert b"codeq_server" not in done.stderr
+    assert b"grpc" not in done.stderr

@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATED = (
-    ("gateway/openapi", "*.openapi.json"),
+    ("gateway/codeq_gateway/openapi", "*.openapi.json"),
     ("sdks/go/gen", "*.go"),
     ("sdks/python/src", "*_pb2*.py*"),
     ("sdks/ts/src/gen", "*.ts"),

@@ -22,6 +22,8 @@ _NAMES: Final = {"warning": "warn", "critical": "error", "exception": "error"}
 _SECRET_KEYS: Final = frozenset({"authorization", "payload", "result", "token"})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
 
+_PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+
 _access = structlog.get_logger()
 
 
@@ -63,13 +65,13 @@ def configure(level: str, log_format: str | None, stream: TextIO | None = None) 
     root.setLevel(max(_LEVELS[level], logging.WARNING))
 
 
-def access_line(
-    method: str, *, outcome: str, seconds: float, request_id: str, tenant_id: str = "", subject: str = ""
+def grpc_access(
+    method: str, outcome: str, seconds: float, request_id: str, tenant_id: str = "", subject: str = ""
 ) -> None:
-    """Logs one finished unary call.
+    """Logs one finished unary call that came over gRPC.
 
     Args:
-        method: Full name of the RPC, also of a call that came over HTTP.
+        method: Full name of the RPC.
         outcome: "OK" or the name of the reason for which it failed.
         seconds: How long the call took.
         request_id: Id that the caller has too.
@@ -77,13 +79,34 @@ def access_line(
         subject: Subject of the caller; empty when it was not authenticated.
     """
     _access.info(
-        "call_finished",
+        "grpc_call_finished",
         method=method,
         outcome=outcome,
         ms=round(seconds * 1000, 3),
         request_id=request_id,
         tenant_id=tenant_id,
         subject=subject,
+    )
+
+
+def http_access(method: str, route: str, status: int, seconds: float, request_id: str) -> None:
+    """Logs one HTTP request that was answered or given up; probes and scrapes only at the level debug.
+
+    Args:
+        method: HTTP method.
+        route: Template of the route, so that no id of a task stands in it.
+        status: HTTP status.
+        seconds: How long the request took.
+        request_id: Id that the client has too.
+    """
+    log = _access.debug if route in _PROBES else _access.info
+    log(
+        "http_request_finished",
+        method=method,
+        route=route,
+        status=status,
+        ms=round(seconds * 1000, 3),
+        request_id=request_id,
     )
 
 

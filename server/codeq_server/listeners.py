@@ -1,0 +1,64 @@
+"""How gRPC listeners bound and watch their connections, and why one of them cannot be opened."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Final
+
+import grpc.aio
+
+from codeq_server.config import Address
+
+FRAME_BYTES_MAX: Final = 9 * 1024 * 1024
+"""A larger gRPC message ends its call with RESOURCE_EXHAUSTED: the largest frame, and room for what is around it."""
+
+STREAMS_PER_CONNECTION_MAX: Final = 1000
+"""Calls that one connection may have open; further ones wait in the client."""
+
+_KEEPALIVE_MS: Final = 30_000
+_KEEPALIVE_ANSWER_MS: Final = 10_000
+_PING_INTERVAL_MS_MIN: Final = 10_000
+
+GRPC_OPTIONS: Final[Sequence[tuple[str, int]]] = (
+    # Two servers never share a port: the second one fails to start.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", FRAME_BYTES_MAX),
+    ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION_MAX),
+    # A peer that vanished without a word is noticed after 40 s, also while its streams are silent.
+    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", _KEEPALIVE_ANSWER_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", _PING_INTERVAL_MS_MIN),
+)
+"""How gRPC listeners bound and watch their connections."""
+
+
+class ListenError(Exception):
+    """A port cannot be opened; the text says which and why."""
+
+
+def listen(server: grpc.aio.Server, address: Address) -> int:
+    """Lets a server that is not started yet listen on an address, and returns the port.
+
+    Raises:
+        ListenError: The port is taken, or the host is not one of this machine.
+    """
+    try:
+        _probe(address)
+        return server.add_insecure_port(str(Address(address.host or "::", address.port)))
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise ListenError(f"cannot listen on {address}: {reason or error}") from None
+
+
+def _probe(address: Address) -> None:
+    """Raises the OSError for which a port cannot be opened: gRPC does not tell it."""
+    if address.host:
+        family, *_, target = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(target[:2], family=family).close()
+    elif socket.has_dualstack_ipv6():
+        socket.create_server(("", address.port), family=socket.AF_INET6, dualstack_ipv6=True).close()
+    else:
+        socket.create_server(("", address.port)).close()

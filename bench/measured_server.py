@@ -1,0 +1,181 @@
+"""A fresh server in a process of its own, and what can be read off it while it is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import psutil
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+TOKEN: Final = "dev-token"  # noqa: S105 - the token of the documented development set-up
+START_SECONDS_MAX: Final = 30.0
+STOP_SECONDS_MAX: Final = 20.0
+CALL_SECONDS_MAX: Final = 30.0
+POLL_SECONDS: Final = 0.02
+ROWS_COUNTER: Final = "codeq_rows_written_total"
+
+_PRODUCER: Final = {
+    "token": TOKEN,
+    "subject": "producer-dev",
+    "raw": {"role": "ADMIN", "tenantId": "dev-tenant"},
+}
+_WORKER: Final = {
+    "token": TOKEN,
+    "subject": "worker-dev",
+    "scopes": [f"codeq:{name}" for name in ("claim", "heartbeat", "abandon", "nack", "result", "subscribe")],
+    "eventTypes": ["*"],
+    "raw": {"tenantId": "dev-tenant"},
+}
+
+
+class BenchError(Exception):
+    """The measurement cannot be made or does not add up; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a server has used so far.
+
+    Attributes:
+        cpu_seconds: Processor time, user and system, of all its threads and child processes.
+        rows: Row operations (puts and deletes) written; None when the server does not count them.
+    """
+
+    cpu_seconds: float
+    rows: int | None
+
+
+class MeasuredServer:
+    """A server with an empty store, on free ports of the loopback interface, fsync on unless told otherwise."""
+
+    def __init__(self, directory: Path, *, fsync: bool = True, retention_seconds: int | None = None) -> None:
+        """Prepares the server; `with` starts and stops it.
+
+        Args:
+            directory: Where store, log and ready file are kept.
+            fsync: Whether every acknowledgement waits for fsync.
+            retention_seconds: How long ended tasks are kept; None: the server's default.
+        """
+        self.store: Final = directory / "store"
+        self._log = directory / "server.log"
+        self._ready = directory / "ready.json"
+        self._env = {name: os.environ[name] for name in ("HOME", "LANG", "PATH") if name in os.environ} | {
+            "PERSISTENCE_PROVIDER": "rocksdb",
+            "PERSISTENCE_CONFIG": json.dumps({"path": str(self.store), "fsyncOnCommit": fsync}),
+            "PRODUCER_AUTH_PROVIDER": "static",
+            "PRODUCER_AUTH_CONFIG": json.dumps(_PRODUCER),
+            "WORKER_AUTH_PROVIDER": "static",
+            "WORKER_AUTH_CONFIG": json.dumps(_WORKER),
+            "LOG_LEVEL": "warn",
+        }
+        if retention_seconds is not None:
+            self._env["RETENTION_SECONDS"] = str(retention_seconds)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.http = self.worker = self.producer = ""
+
+    def __enter__(self) -> Self:
+        command = [
+            *(str(ROOT / ".venv" / "bin" / "codeq"), "serve", "--http-host", "127.0.0.1", "--port", "0"),
+            *("--worker-stream-addr", "127.0.0.1:0", "--producer-stream-addr", "127.0.0.1:0"),
+            *("--ready-file", str(self._ready)),
+        ]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(command, env=self._env, stdout=log, stderr=log)
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process is not None
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _wait_until_ready(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while not self._ready.exists():
+            if self._process.poll() is not None:
+                raise BenchError(f"the server ended with code {self._process.returncode}:\n{self.log}")
+            if time.monotonic() > deadline:
+                raise BenchError(f"the server was not ready within {START_SECONDS_MAX:g} s:\n{self.log}")
+            time.sleep(POLL_SECONDS)
+        ready = json.loads(self._ready.read_text())
+        self.http, self.worker, self.producer = (
+            str(ready[name]).removeprefix("http://") for name in ("http", "worker", "producer")
+        )
+
+    @property
+    def log(self) -> str:
+        """The end of what the server wrote."""
+        return self._log.read_text(errors="replace")[-4000:]
+
+    def read(self) -> Reading:
+        """Returns what the server has used so far."""
+        cpu = 0.0
+        for process in self._processes():
+            times = process.cpu_times()
+            cpu += times.user + times.system
+        return Reading(cpu, self._rows())
+
+    def rss_mb(self) -> float:
+        """Returns the resident memory in megabytes, child processes included."""
+        return sum(process.memory_info().rss for process in self._processes()) / 1e6
+
+    def store_mb(self) -> float:
+        """Returns the size of the store on disk in megabytes."""
+        total = 0
+        for path in self.store.rglob("*"):
+            try:
+                total += path.stat().st_size if path.is_file() else 0
+            except FileNotFoundError:  # removed by a compaction while we look
+                continue
+        return total / 1e6
+
+    def fsync(self) -> bool:
+        """Returns whether the server says that its acknowledgements wait for fsync."""
+        return bool(self._get_json("/v1/codeq/server")["fsync"])
+
+    def queue_counts(self, command: str) -> dict[str, int]:
+        """Returns how many tasks of the command are ready, scheduled, claimed and in the dead-letter queue."""
+        queue = self._get_json(f"/v1/codeq/admin/queues/{command}")
+        return {name: int(str(queue[name])) for name in ("ready", "scheduled", "claimed", "dlq")}
+
+    def _processes(self) -> list[psutil.Process]:
+        assert self._process is not None
+        main = psutil.Process(self._process.pid)
+        return [main, *main.children(recursive=True)]
+
+    def _rows(self) -> int | None:
+        values = [
+            float(line.rsplit(" ", 1)[1])
+            for line in self._get("/metrics").decode().splitlines()
+            if line.startswith((f"{ROWS_COUNTER} ", f"{ROWS_COUNTER}{{"))
+        ]
+        return int(sum(values)) if values else None
+
+    def _get_json(self, path: str) -> dict[str, object]:
+        content = json.loads(self._get(path))
+        assert isinstance(content, dict)
+        return content
+
+    def _get(self, path: str) -> bytes:
+        request = urllib.request.Request(f"http://{self.http}{path}", headers={"Authorization": f"Bearer {TOKEN}"})
+        with urllib.request.urlopen(request, timeout=CALL_SECONDS_MAX) as reply:  # noqa: S310 - http
+            body = reply.read()
+        assert isinstance(body, bytes)
+        return body

@@ -1,0 +1,249 @@
+"""Measures one node: starts a fresh server with fsync on, loads it, checks the counts, prints one JSON line.
+
+    bench/run.py single                            frames of 64 over gRPC streams
+    bench/run.py single --lone 32                  lone callers, coalesced into frames
+    bench/run.py single --retention 5 --seconds 60 ended tasks removed after 5 s: the store must stay flat
+    bench/run.py rest                              32, then 256 keep-alive HTTP clients, one line each
+    bench/run.py rest --clients 32
+
+Every figure counts acknowledged work only. Load and server share the machine. With --save the line is also appended to
+bench/results/<bench>.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import psutil
+from measured_server import ROOT, TOKEN, BenchError, MeasuredServer, Reading
+
+COMMAND: Final = "BENCH"
+BUILD: Final = ROOT / "build"
+RESULTS: Final = ROOT / "bench" / "results"
+SAMPLE_SECONDS: Final = 1.0
+FLAT_GROWTH_MAX: Final = 1.5
+"""A store is flat when its mean size over the last third of the run is at most this times that of the middle third."""
+
+_STREAM_FLAGS: Final = ("frame", "inflight", "credits", "backlog", "producers", "workers", "lone")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Returns the options of the command line."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--seconds", type=float, default=8.0, help="measured window (default 8)")
+    common.add_argument("--warmup", type=float, default=2.0, help="seconds before it (default 2)")
+    common.add_argument("--retention", type=int, help="seconds that the server keeps ended tasks (default: its own)")
+    common.add_argument("--no-fsync", action="store_true", help="let the server acknowledge before the disk has it")
+    common.add_argument("--directory", type=Path, default=BUILD, help="where the store is made (default build/)")
+    common.add_argument("--save", action="store_true", help="append the result to bench/results")
+    parser = argparse.ArgumentParser(description="Measures one node; prints one JSON line.")
+    benches = parser.add_subparsers(dest="bench", required=True)
+    single = benches.add_parser("single", parents=[common], help="gRPC streams")
+    for name in _STREAM_FLAGS:
+        single.add_argument(f"--{name}", type=int, help="as in bench/load")
+    rest = benches.add_parser("rest", parents=[common], help="keep-alive HTTP clients")
+    rest.add_argument("--clients", type=int, nargs="+", default=[32, 256], help="numbers of clients (default 32 256)")
+    return parser.parse_args(arguments)
+
+
+def build_load() -> Path:
+    """Builds the load generator and returns its path.
+
+    Raises:
+        BenchError: There is no Go toolchain, or the build failed.
+    """
+    if shutil.which("go") is None:
+        raise BenchError("the Go toolchain is missing: https://go.dev/doc/install")
+    program = BUILD / "load"
+    command = ["go", "build", "-C", str(ROOT / "bench" / "load"), "-o", str(program), "."]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise BenchError(f"the load generator does not build:\n{done.stderr}")
+    return program
+
+
+@contextmanager
+def store_sizes(server: MeasuredServer) -> Iterator[list[float]]:
+    """Yields the list to which the size of the store in megabytes is added every second until the end."""
+    sizes: list[float] = []
+    ended = threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(SAMPLE_SECONDS):
+            sizes.append(round(server.store_mb(), 1))
+
+    sampler = threading.Thread(target=sample, name="store sizes")
+    sampler.start()
+    try:
+        yield sizes
+    finally:
+        ended.set()
+        sampler.join()
+
+
+def run_load(command: list[str], server: MeasuredServer) -> tuple[dict[str, object], Reading, Reading]:
+    """Runs the load; returns its result and the server's readings at both ends of the measured window.
+
+    Raises:
+        BenchError: The load failed.
+    """
+    readings = {}
+    result: dict[str, object] | None = None
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as load:
+        assert load.stdout is not None
+        assert load.stderr is not None
+        for line in load.stdout:
+            event = json.loads(line)
+            kind = event.pop("event")
+            if kind == "result":
+                result = event
+            else:
+                readings[kind] = server.read()
+        complaint = load.stderr.read()
+    if load.returncode != 0 or result is None:
+        raise BenchError(f"the load failed:\n{complaint}the server's log ends with:\n{server.log}")
+    return result, readings["started"], readings["stopped"]
+
+
+def check_counts(load: dict[str, object], queue: dict[str, int]) -> None:
+    """Checks that every acknowledged create is completed or still there.
+
+    Raises:
+        BenchError: It is not, or something was refused or left without an answer.
+    """
+    unwanted = {name: load[name] for name in ("refused", "frames_unanswered", "outcomes_unanswered") if load[name]}
+    if unwanted:
+        raise BenchError(f"not everything was acknowledged: {unwanted}")
+    accounted = int(str(load["completed"])) + sum(queue.values())
+    if load["created"] != accounted:
+        raise BenchError(
+            f"the counts do not add up: created {load['created']}, completed {load['completed']}, queue {queue}"
+        )
+
+
+def growth(sizes: list[float]) -> float:
+    """Returns the mean size over the last third of a run divided by that of the middle third."""
+    third = len(sizes) // 3
+    middle, last = sizes[third : 2 * third], sizes[2 * third :]
+    return (sum(last) / len(last)) / max(sum(middle) / len(middle), 0.1)
+
+
+def measure(options: argparse.Namespace, program: Path, load_flags: list[str]) -> dict[str, object]:
+    """Runs one measurement and returns its line.
+
+    Raises:
+        BenchError: It failed, its counts do not add up, or the store grew although ended tasks are removed.
+    """
+    options.directory.mkdir(parents=True, exist_ok=True)
+    machine = describe_machine(options.directory)
+    directory = Path(tempfile.mkdtemp(prefix="bench-", dir=options.directory))
+    try:
+        with (
+            MeasuredServer(directory, fsync=not options.no_fsync, retention_seconds=options.retention) as server,
+            store_sizes(server) as sizes,
+        ):
+            fsync = server.fsync()
+            mode = "stream" if options.bench == "single" else "rest"
+            address = server.producer if mode == "stream" else server.http
+            command = [str(program), mode, "-address", address, "-worker-address", server.worker, *load_flags]
+            load, before, after = run_load([*command, "-token", TOKEN, "-command", COMMAND], server)
+            queue = server.queue_counts(COMMAND)
+            rss_mb = server.rss_mb()
+            store_mb = server.store_mb()
+    finally:
+        shutil.rmtree(directory)
+    check_counts(load, queue)
+    line = line_of(load, before, after) | {
+        "rss_mb": round(rss_mb, 1),
+        "store_mb": round(store_mb, 1),
+        "fsync": fsync,
+        "flags": load_flags,
+        "counts": {"created": load["created"], "completed": load["completed"], **queue},
+        "commit": describe_commit(),
+        "machine": machine,
+    }
+    if options.retention is not None:
+        line |= {"retention_s": options.retention, "store_mb_each_second": sizes}
+        if len(sizes) >= 3 * options.retention:
+            line["store_growth"] = round(growth(sizes), 2)
+    return {"bench": options.bench, **line}
+
+
+def line_of(load: dict[str, object], before: Reading, after: Reading) -> dict[str, object]:
+    """Returns the figures of the measured window."""
+    names = ("cycles_per_s", "creates_per_s", "create_p50_ms", "create_p99_ms", "delivery_p50_ms", "delivery_p99_ms")
+    line: dict[str, object] = {name: round(float(str(load[name])), 3 if name.endswith("_ms") else 0) for name in names}
+    cycles = max(int(str(load["window_cycles"])), 1)
+    line["server_cpu_us_per_cycle"] = round((after.cpu_seconds - before.cpu_seconds) * 1e6 / cycles, 2)
+    counted = before.rows is not None and after.rows is not None
+    line["row_ops_per_cycle"] = round(((after.rows or 0) - (before.rows or 0)) / cycles, 2) if counted else None
+    return line
+
+
+def describe_commit() -> str:
+    """Returns the abbreviated commit of the checkout, marked when files differ from it."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def describe_machine(directory: Path) -> dict[str, object]:
+    """Returns what a reader needs to compare figures: processor, memory, file system of the store, present load."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    mounts = [part for part in psutil.disk_partitions(all=True) if directory.resolve().is_relative_to(part.mountpoint)]
+    return {
+        "cpu": models[0] if models else platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "file_system": max(mounts, key=lambda part: len(part.mountpoint)).fstype if mounts else None,
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+
+
+def flags_of(options: argparse.Namespace) -> list[list[str]]:
+    """Returns the flags of the load, once for each measurement."""
+    window = ["-seconds", f"{options.seconds:g}", "-warmup", f"{options.warmup:g}"]
+    if options.bench == "rest":
+        return [[*window, "-clients", str(clients)] for clients in options.clients]
+    given = [(name, getattr(options, name)) for name in _STREAM_FLAGS]
+    return [[*window, *(text for name, value in given if value is not None for text in (f"-{name}", str(value)))]]
+
+
+def main(arguments: list[str]) -> int:
+    """Measures as the command line says; returns the exit code."""
+    options = parse(arguments)
+    try:
+        program = build_load()
+        for load_flags in flags_of(options):
+            line = measure(options, program, load_flags)
+            text = json.dumps(line)
+            print(text, flush=True)
+            if options.save:
+                RESULTS.mkdir(exist_ok=True)
+                with (RESULTS / f"{options.bench}.jsonl").open("a") as results:
+                    results.write(text + "\n")
+            if float(str(line.get("store_growth", 0))) > FLAT_GROWTH_MAX:
+                raise BenchError(f"the store is not flat: {line['store_mb_each_second']} MB")  # noqa: TRY301
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,105 @@
+"""From JSON to protobuf: one decoder and one chain of assignments per message, built from its descriptor at start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import msgspec
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from codeq_gateway import fields, refusals
+from codeq_gateway.fields import Assign, BadValueError
+
+Decode = Callable[[bytes, Message], None]
+"""Fills a message from a JSON body; raises CallFailed naming what is wrong."""
+
+
+def compile_decoder(descriptor: Descriptor, without: Collection[str] = ()) -> Decode:
+    """Returns the decoder of JSON bodies that hold one message.
+
+    A body has camelCase names and no unknown ones. An empty body is an empty object, null is absence. Bytes of embedded
+    JSON are taken byte for byte.
+
+    Args:
+        descriptor: Message of the body.
+        without: Names of fields that do not come from the body, such as path variables; there they are unknown.
+
+    Raises:
+        TypeError: A field's type has no JSON form.
+    """
+    struct, fill = _compile(descriptor, frozenset(without))
+    parse = msgspec.json.Decoder(struct).decode
+
+    def decode(body: bytes, message: Message) -> None:
+        try:
+            value = parse(body or b"{}")
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise refusals.from_decoding(error) from None
+        try:
+            fill(message, value)
+        except BadValueError as bad:
+            raise refusals.invalid_field(bad.path, bad.description) from None
+
+    return decode
+
+
+def _compile(descriptor: Descriptor, without: frozenset[str]) -> tuple[type[msgspec.Struct], Assign]:
+    """Returns the struct that msgspec decodes a message's JSON into, and what fills the message from it."""
+    members: list[tuple[str, Any, Any]] = []
+    steps: list[tuple[str, Any, Assign]] = []
+    rename = {}
+    for field in descriptor.fields:
+        if field.name in without:
+            continue
+        if field.containing_oneof is not None and len(field.containing_oneof.fields) > 1:
+            raise TypeError(f"{field.full_name}: no JSON form for a oneof")
+        rename[field.name] = field.json_name
+        if fields.is_ignored(field):
+            members.append((field.name, msgspec.Raw, fields.ABSENT_RAW))
+        elif fields.is_embedded(field):
+            members.append((field.name, msgspec.Raw, fields.ABSENT_RAW))
+            steps.append((field.name, fields.ABSENT_RAW, fields.assign_embedded(field)))
+        else:
+            kind, assign = _member(field)
+            members.append((field.name, kind | None, None))
+            steps.append((field.name, None, assign))
+    struct = msgspec.defstruct(descriptor.name, members, rename=rename, forbid_unknown_fields=True, gc=False)
+
+    def fill(message: Message, value: Any) -> None:
+        for name, absent, assign in steps:
+            part = getattr(value, name)
+            if part is not absent:
+                assign(message, part)
+
+    return struct, fill
+
+
+def _member(field: FieldDescriptor) -> tuple[Any, Assign]:
+    """Returns the type and the assignment of a field that is not embedded JSON."""
+    if not fields.is_nested(field):
+        form = fields.scalar(field)
+        if field.is_repeated:
+            return list.__class_getitem__(form.type), fields.assign_scalars(field, form)
+        return form.type, fields.assign_scalar(field, form)
+    struct, fill = _compile(fields.message_of(field), frozenset())
+    name, key = field.name, field.json_name
+
+    def assign_one(message: Message, value: Any) -> None:
+        target = getattr(message, name)
+        target.SetInParent()
+        try:
+            fill(target, value)
+        except BadValueError as bad:
+            raise bad.under(key) from None
+
+    def assign_each(message: Message, values: Any) -> None:
+        add = getattr(message, name).add
+        for index, value in enumerate(values):
+            try:
+                fill(add(), value)
+            except BadValueError as bad:
+                raise bad.under(f"{key}[{index}]") from None
+
+    return (list[struct], assign_each) if field.is_repeated else (struct, assign_one)  # type: ignore[valid-type]

@@ -1,0 +1,242 @@
+"""JSON form of single protobuf fields: the type a decoder checks, and the way a checked value enters a message."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from codeq import reasons
+from codeq.options.v1 import options_pb2
+from codeq.v1 import error_pb2
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+TIMESTAMP: Final = "google.protobuf.Timestamp"
+"""Full name of the message that is an RFC 3339 string in JSON."""
+
+ABSENT_RAW: Final = msgspec.Raw(b"")
+"""Value of an embedded JSON field that the body does not have; no JSON value is empty."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SECONDS_MIN: Final = -62_135_596_800  # 0001-01-01T00:00:00Z, the earliest google.protobuf.Timestamp
+_SECONDS_MAX: Final = 253_402_300_799  # 9999-12-31T23:59:59Z, the latest one
+_UINT64_MAX: Final = 2**64 - 1
+
+_INT32 = {FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_SINT32, FieldDescriptor.TYPE_SFIXED32}
+_UINT32 = {FieldDescriptor.TYPE_UINT32, FieldDescriptor.TYPE_FIXED32}
+_INT64 = {FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_SINT64, FieldDescriptor.TYPE_SFIXED64}
+_UINT64 = {FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_FIXED64}
+_FLOAT = {FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT}
+
+Assign = Callable[[Message, Any], None]
+"""Puts a decoded JSON value into its field of a message; raises BadValueError."""
+
+
+class BadValueError(Exception):
+    """A value of the right JSON type that its field cannot hold.
+
+    Attributes:
+        path: JSON path of the field from where it was caught, such as "tasks[3].leaseToken".
+        description: What is wrong, without the field's name.
+    """
+
+    def __init__(self, path: str, description: str) -> None:
+        super().__init__(path, description)
+        self.path = path
+        self.description = description
+
+    def under(self, parent: str) -> BadValueError:
+        """Returns the same error as seen from one level further out."""
+        return BadValueError(f"{parent}.{self.path}", self.description)
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """JSON form of a field's single value, a message other than Timestamp excepted.
+
+    Attributes:
+        type: Type that msgspec checks the JSON value against.
+        convert: Turns the checked value into what the message takes, raising ValueError; None: it is taken as it is.
+        is_text: Whether the JSON value is a string, so that text of a URL is the value itself.
+    """
+
+    type: Any
+    convert: Callable[[Any], Any] | None
+    is_text: bool
+
+
+def is_embedded(field: FieldDescriptor) -> bool:
+    """Returns whether the field's bytes are one JSON value, shown byte for byte."""
+    return bool(field.GetOptions().Extensions[options_pb2.json_embedded])  # type: ignore[index]
+
+
+def is_ignored(field: FieldDescriptor) -> bool:
+    """Returns whether the field is taken from JSON and dropped."""
+    return bool(field.GetOptions().Extensions[options_pb2.json_ignored])  # type: ignore[index]
+
+
+def is_timestamp(field: FieldDescriptor) -> bool:
+    """Returns whether the field is a point in time."""
+    return field.message_type is not None and field.message_type.full_name == TIMESTAMP
+
+
+def is_nested(field: FieldDescriptor) -> bool:
+    """Returns whether the field holds JSON objects."""
+    return field.message_type is not None and not is_timestamp(field)
+
+
+def message_of(field: FieldDescriptor) -> Descriptor:
+    """Returns the message that a field holds.
+
+    Raises:
+        TypeError: The field holds none, or it is a map, which has no JSON form here.
+    """
+    message = field.message_type
+    if message is None or message.GetOptions().map_entry:
+        raise TypeError(f"{field.full_name}: no JSON form for this type")
+    return message
+
+
+def enum_of(field: FieldDescriptor) -> EnumDescriptor:
+    """Returns the enum whose values a field holds."""
+    assert field.enum_type is not None, field.full_name
+    return field.enum_type
+
+
+def enum_names(enum: EnumDescriptor) -> dict[int, str]:
+    """Returns the JSON name of each value: its name without the enum's prefix, such as "COMPLETED".
+
+    Error reasons have the names of the error table, which calls the unforeseen one INTERNAL.
+    """
+    if enum.full_name == error_pb2.ErrorReason.DESCRIPTOR.full_name:
+        return {reason.number: reason.name for reason in reasons.BY_NUMBER.values()}
+    prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", enum.name).upper() + "_"
+    return {value.number: value.name.removeprefix(prefix) for value in enum.values}
+
+
+def enum_inputs(enum: EnumDescriptor) -> dict[str, int]:
+    """Returns the number of each name that JSON may use; the unspecified value has none."""
+    return {name: number for number, name in enum_names(enum).items() if number != 0}
+
+
+def scalar(field: FieldDescriptor) -> Scalar:
+    """Returns the JSON form of one value of a field that is no nested message and no embedded JSON.
+
+    Raises:
+        TypeError: The field's type has no JSON form here.
+    """
+    kind = field.type
+    if kind in _INT32:
+        return Scalar(Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)], None, is_text=False)
+    if kind in _UINT32:
+        return Scalar(Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)], None, is_text=False)
+    if kind in _INT64:
+        return Scalar(Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)], None, is_text=False)
+    if kind in _UINT64:
+        # A string, because a JSON number loses digits in many clients; a number is taken where it is exact.
+        unsigned = Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(pattern="^[0-9]{1,20}$")]
+        return Scalar(unsigned, _uint64, is_text=True)
+    if kind in _FLOAT:
+        return Scalar(float, None, is_text=False)
+    if kind == FieldDescriptor.TYPE_BOOL:
+        return Scalar(bool, None, is_text=False)
+    if kind == FieldDescriptor.TYPE_STRING:
+        return Scalar(str, None, is_text=True)
+    if kind == FieldDescriptor.TYPE_ENUM:
+        inputs = enum_inputs(enum_of(field))
+        return Scalar(Literal[tuple(inputs)], inputs.__getitem__, is_text=True)
+    if is_timestamp(field):
+        return Scalar(Annotated[datetime, msgspec.Meta(tz=True)], None, is_text=True)
+    raise TypeError(f"{field.full_name}: no JSON form for this type")
+
+
+def assign_scalar(field: FieldDescriptor, form: Scalar) -> Assign:
+    """Returns the function that puts one checked value into the field."""
+    name, key = field.name, field.json_name
+    convert = form.convert or _unchanged
+
+    def assign_plain(message: Message, value: Any) -> None:
+        setattr(message, name, value)
+
+    def assign_converted(message: Message, value: Any) -> None:
+        try:
+            setattr(message, name, convert(value))
+        except ValueError as error:
+            raise BadValueError(key, str(error)) from None
+
+    def assign_time(message: Message, value: Any) -> None:
+        try:
+            seconds, nanos = _since_epoch(value)
+        except ValueError as error:
+            raise BadValueError(key, str(error)) from None
+        timestamp = getattr(message, name)
+        timestamp.seconds = seconds
+        timestamp.nanos = nanos
+
+    if is_timestamp(field):
+        return assign_time
+    return assign_plain if form.convert is None else assign_converted
+
+
+def assign_scalars(field: FieldDescriptor, form: Scalar) -> Assign:
+    """Returns the function that puts a checked list into a repeated field."""
+    name, key = field.name, field.json_name
+    convert = form.convert or _unchanged
+
+    def assign(message: Message, values: Any) -> None:
+        target = getattr(message, name)
+        for index, value in enumerate(values):
+            try:
+                target.append(convert(value))
+            except ValueError as error:
+                raise BadValueError(f"{key}[{index}]", str(error)) from None
+
+    if is_timestamp(field):
+        raise TypeError(f"{field.full_name}: no JSON form for a list of times")
+    return assign
+
+
+def assign_embedded(field: FieldDescriptor) -> Assign:
+    """Returns the function that puts a JSON value into its bytes field, byte for byte."""
+    name, key = field.name, field.json_name
+
+    def assign(message: Message, value: Any) -> None:
+        text = bytes(value)
+        # The decoder checks the grammar of an embedded value, and not that its strings are UTF-8.
+        if not text.isascii():
+            try:
+                text.decode()
+            except UnicodeDecodeError:
+                raise BadValueError(key, "must be valid UTF-8") from None
+        setattr(message, name, text)
+
+    return assign
+
+
+def json_names(names: Mapping[int, str]) -> Callable[[int], str | int]:
+    """Returns the function that shows an enum's number; numbers without a name stay numbers."""
+    return lambda number: names.get(number, number)
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+def _uint64(value: int | str) -> int:
+    number = int(value)
+    if number > _UINT64_MAX:
+        raise ValueError(f"must be at most {_UINT64_MAX}")
+    return number
+
+
+def _since_epoch(value: datetime) -> tuple[int, int]:
+    """Returns seconds and nanoseconds since 1970."""
+    elapsed = value - _EPOCH
+    seconds = elapsed.days * 86_400 + elapsed.seconds
+    if not _SECONDS_MIN <= seconds <= _SECONDS_MAX:
+        raise ValueError("must be between the years 1 and 9999 in UTC")
+    return seconds, elapsed.microseconds * 1_000

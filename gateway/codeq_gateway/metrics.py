@@ -1,0 +1,61 @@
+"""Counts and durations of HTTP requests, kept as plain integers and shown to Prometheus on demand."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+SECONDS_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Upper bounds of the histogram's buckets in seconds; long polls take up to 60."""
+
+UNKNOWN_ROUTE: Final = "unknown"
+"""Route of requests that no template takes, so that paths of strangers add no series."""
+
+_METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+
+
+class HttpMetrics(Collector):
+    """Requests by method, route and status, and their durations by route.
+
+    The series are bounded: routes are templates, methods outside the usual ones count as OTHER.
+    """
+
+    def __init__(self) -> None:
+        self._requests: dict[tuple[str, str, int], int] = {}
+        self._buckets: dict[str, list[int]] = {}
+        self._seconds: dict[str, float] = {}
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Counts one request that has been answered or given up."""
+        key = (method if method in _METHODS else "OTHER", route, status)
+        self._requests[key] = self._requests.get(key, 0) + 1
+        buckets = self._buckets.get(route)
+        if buckets is None:
+            buckets = self._buckets[route] = [0] * (len(SECONDS_BOUNDS) + 1)
+            self._seconds[route] = 0.0
+        buckets[bisect_left(SECONDS_BOUNDS, seconds)] += 1
+        self._seconds[route] += seconds
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields the counter and the histogram."""
+        requests = CounterMetricFamily(
+            "codeq_http_requests", "HTTP requests answered or given up.", labels=("method", "route", "status")
+        )
+        for (method, route, status), count in sorted(self._requests.items()):
+            requests.add_metric((method, route, str(status)), count)
+        yield requests
+        durations = HistogramMetricFamily(
+            "codeq_http_request_seconds", "Time from an HTTP request's head to its reply.", labels=("route",)
+        )
+        for route, buckets in sorted(self._buckets.items()):
+            total = 0
+            cumulative = []
+            for bound, count in zip((*map(str, SECONDS_BOUNDS), "+Inf"), buckets, strict=True):
+                total += count
+                cumulative.append((bound, float(total)))
+            durations.add_metric((route,), cumulative, self._seconds[route])
+        yield durations

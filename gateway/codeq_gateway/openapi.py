@@ -1,0 +1,267 @@
+"""The OpenAPI 3.1 document: shapes and limits from the descriptors, words from the documents generated beside them.
+
+The generated documents carry the comments of the protos, which descriptors at run time lack. Their shapes are those of
+the usual JSON mapping and not ours, so they are built anew from what the gateway itself reads.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Collection, Iterator, Sequence
+from importlib.resources.abc import Traversable
+from typing import Any, Final
+
+import msgspec
+from buf.validate import validate_pb2
+from codeq import reasons
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from codeq_gateway import fields
+from codeq_gateway.routes import Operation
+
+Json = dict[str, Any]
+
+_ERROR: Final = "Error"
+_REF: Final = "#/components/schemas/"
+
+_LIMITS: Final = {
+    "min_len": "minLength",
+    "max_len": "maxLength",
+    "pattern": "pattern",
+    "gte": "minimum",
+    "gt": "exclusiveMinimum",
+    "lte": "maximum",
+    "lt": "exclusiveMaximum",
+    "min_items": "minItems",
+    "max_items": "maxItems",
+}
+"""JSON Schema's word for each rule of protovalidate that it knows."""
+
+_NUMBERS: Final[dict[int, Json]] = {
+    FieldDescriptor.TYPE_INT32: {"type": "integer", "format": "int32"},
+    FieldDescriptor.TYPE_UINT32: {"type": "integer", "format": "int64", "minimum": 0},
+    FieldDescriptor.TYPE_INT64: {"type": "integer", "format": "int64"},
+    FieldDescriptor.TYPE_DOUBLE: {"type": "number", "format": "double"},
+    FieldDescriptor.TYPE_FLOAT: {"type": "number", "format": "float"},
+    FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
+}
+
+
+def document(operations: Sequence[Operation], version: str) -> bytes:
+    """Returns the document of the operations as JSON."""
+    words = _Words()
+    schemas = _Schemas(words)
+    paths: dict[str, Json] = {}
+    for operation in operations:
+        paths.setdefault(operation.template, {})[operation.http_method.lower()] = _operation(operation, words, schemas)
+    used = {tag for path in paths.values() for described in path.values() for tag in described["tags"]}
+    return msgspec.json.encode(
+        {
+            "openapi": "3.1.0",
+            "info": {"title": "codeq", "version": version, "license": {"name": "MIT", "identifier": "MIT"}},
+            "security": [{"bearer": []}],
+            "tags": [tag for tag in words.tags if tag["name"] in used],
+            "paths": paths,
+            "components": {
+                "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+                "schemas": {**schemas.built, _ERROR: _error_schema()},
+            },
+        }
+    )
+
+
+class _Words:
+    """Comments of the protos, found in the generated documents.
+
+    Attributes:
+        tags: Services and what they are for.
+    """
+
+    def __init__(self) -> None:
+        self.tags: list[Json] = []
+        self._paths: dict[str, Json] = {}
+        self._schemas: dict[str, Json] = {}
+        for file in sorted(
+            _files(importlib.resources.files("codeq_gateway") / "openapi"), key=lambda found: found.name
+        ):
+            generated = msgspec.json.decode(file.read_bytes())
+            self.tags += generated["tags"]
+            self._paths |= generated["paths"]
+            self._schemas |= generated["components"]["schemas"]
+
+    def operation(self, operation: Operation) -> Json:
+        """Returns what was generated for an operation; empty where it is of a later binding."""
+        found: Json = self._paths.get(operation.template, {}).get(operation.http_method.lower(), {})
+        return found
+
+    def of_message(self, full_name: str) -> str:
+        """Returns the comment of a message or enum."""
+        text: str = self._schemas.get(full_name, {}).get("description", "")
+        return text
+
+    def of_fields(self, full_name: str) -> Json:
+        """Returns the generated property of each field of a message."""
+        found: Json = self._schemas.get(full_name, {}).get("properties", {})
+        return found
+
+
+def _files(folder: Traversable) -> Iterator[Traversable]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _files(entry)
+        elif entry.name.endswith(".openapi.json"):
+            yield entry
+
+
+def _operation(operation: Operation, words: _Words, schemas: _Schemas) -> Json:
+    said = words.operation(operation)
+    said_of = {parameter["name"]: parameter.get("description", "") for parameter in said.get("parameters", [])}
+    method = operation.descriptor
+    built: Json = {
+        "operationId": f"{method.containing_service.name}_{method.name}",
+        "tags": [method.containing_service.name],
+        "summary": said.get("summary", ""),
+        "parameters": [
+            {
+                "name": parameter.name,
+                "in": "path" if parameter in operation.path_parameters else "query",
+                "required": parameter in operation.path_parameters,
+                "description": said_of.get(parameter.name, ""),
+                "schema": schemas.field(parameter.field, is_input=True),
+            }
+            for parameter in (*operation.path_parameters, *operation.query.values())
+        ],
+    }
+    if operation.body_bytes_max:
+        built["requestBody"] = {"content": _content(_body(operation, said, schemas))}
+    shown = method.output_type
+    if operation.response_field:
+        shown = fields.message_of(shown.fields_by_name[operation.response_field])
+    replies = {
+        str(operation.status): {
+            "description": "Success.",
+            "content": _content(schemas.reference(shown, is_input=False)),
+        }
+    }
+    if operation.empty_status is not None:
+        replies[str(operation.empty_status)] = {"description": "Success without content."}
+    replies["default"] = {"description": "Failure.", "content": _content({"$ref": _REF + _ERROR})}
+    return built | {"responses": replies}
+
+
+def _body(operation: Operation, said: Json, schemas: _Schemas) -> Json:
+    request = operation.descriptor.input_type
+    if operation.body_field:
+        return schemas.reference(fields.message_of(request.fields_by_name[operation.body_field]), is_input=True)
+    said_of = said.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    without = {parameter.field.name for parameter in operation.path_parameters}
+    return schemas.message(request, said_of.get("properties", {}), without, is_input=True)
+
+
+def _content(schema: Json) -> Json:
+    return {"application/json": {"schema": schema}}
+
+
+class _Schemas:
+    """Schemas of messages, each built when it is first referred to.
+
+    Attributes:
+        built: Schemas by name.
+    """
+
+    def __init__(self, words: _Words) -> None:
+        self.built: dict[str, Json] = {}
+        self._words = words
+
+    def reference(self, message: Descriptor, *, is_input: bool) -> Json:
+        """Returns a reference to the schema of a message. No message is both sent and received."""
+        name = message.full_name
+        if name not in self.built:
+            self.built[name] = {}
+            schema = self.message(message, self._words.of_fields(name), (), is_input=is_input)
+            self.built[name] = {"description": self._words.of_message(name)} | schema
+        return {"$ref": _REF + name}
+
+    def message(self, message: Descriptor, said_of: Json, without: Collection[str], *, is_input: bool) -> Json:
+        """Returns the schema of a message, less some fields."""
+        described = [field for field in message.fields if field.name not in without]
+        schema: Json = {
+            "type": "object",
+            "properties": {
+                field.json_name: self.field(field, is_input=is_input)
+                | {"description": said_of.get(field.json_name, {}).get("description", "")}
+                for field in described
+            },
+        }
+        needed = [field.json_name for field in described if (_is_needed(field) if is_input else not field.has_presence)]
+        if needed:
+            schema["required"] = needed
+        if is_input:
+            schema["additionalProperties"] = False
+        return schema
+
+    def field(self, field: FieldDescriptor, *, is_input: bool) -> Json:
+        """Returns the schema of a field."""
+        rules = _rules(field)
+        if not field.is_repeated:
+            return self._value(field, rules, is_input=is_input)
+        items = self._value(field, rules.repeated.items, is_input=is_input)
+        return {"type": "array", "items": items} | _limits(rules.repeated)
+
+    def _value(self, field: FieldDescriptor, rules: validate_pb2.FieldRules, *, is_input: bool) -> Json:
+        if fields.is_embedded(field) or fields.is_ignored(field):
+            return {}
+        if fields.is_timestamp(field):
+            return {"type": "string", "format": "date-time"}
+        if fields.is_nested(field):
+            return self.reference(fields.message_of(field), is_input=is_input)
+        if field.type == FieldDescriptor.TYPE_ENUM:
+            numbers = getattr(rules.enum, "in")
+            names = fields.enum_names(fields.enum_of(field)).items()
+            taken = [name for number, name in names if (number in numbers if numbers else number != 0 or not is_input)]
+            return {"type": "string", "enum": taken}
+        if field.type == FieldDescriptor.TYPE_UINT64:
+            return {"type": ["string", "integer"] if is_input else "string", "pattern": "^[0-9]{1,20}$"}
+        kind = rules.WhichOneof("type")
+        return _NUMBERS.get(field.type, {"type": "string"}) | (_limits(getattr(rules, kind)) if kind else {})
+
+
+def _rules(field: FieldDescriptor) -> validate_pb2.FieldRules:
+    return field.GetOptions().Extensions[validate_pb2.field]  # type: ignore[index]
+
+
+def _limits(rules: Any) -> Json:
+    return {_LIMITS[rule.name]: value for rule, value in rules.ListFields() if rule.name in _LIMITS}
+
+
+def _is_needed(field: FieldDescriptor) -> bool:
+    """Returns whether a request without the field is refused, as its rules refuse the value that absence means."""
+    rules = _rules(field)
+    if field.has_presence:
+        return rules.required
+    if field.is_repeated:
+        return rules.repeated.min_items > 0
+    return rules.string.min_len > 0 or rules.int32.gte > 0 or bool(getattr(rules.enum, "in"))
+
+
+def _error_schema() -> Json:
+    codes = sorted({reason.grpc_name for reason in reasons.BY_NUMBER.values()})
+    detail = {
+        "type": "object",
+        "properties": {
+            "field": {"type": "string", "description": "Field, parameter or header, such as tasks[3].priority."},
+            "description": {"type": "string", "description": "What is wrong with it, for people."},
+        },
+        "required": ["field", "description"],
+    }
+    return {
+        "type": "object",
+        "description": "Body of every failed call.",
+        "properties": {
+            "error": {"type": "string", "description": "Message for people; not a contract."},
+            "code": {"type": "string", "enum": codes, "description": "gRPC code of the reason."},
+            "reason": {"type": "string", "enum": list(reasons.BY_NAME), "description": "What went wrong."},
+            "details": {"type": "array", "items": detail, "description": "Malformed fields, if any."},
+        },
+        "required": ["error", "code", "reason", "details"],
+    }

@@ -1,0 +1,85 @@
+"""Values of the URL: path variables and query parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from codeq_gateway import fields, refusals
+from codeq_gateway.fields import Assign, BadValueError
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A path variable or query parameter and the field it fills.
+
+    Attributes:
+        name: Name in the query, or of the path variable.
+        field: The field.
+    """
+
+    name: str
+    field: FieldDescriptor
+    _read: Callable[[str], Any]
+    _assign: Assign
+
+    def fill(self, message: Message, texts: list[str]) -> None:
+        """Puts the values, percent-decoded, into the message.
+
+        Raises:
+            CallFailed: A value is malformed, or a single field has several; the error names the parameter.
+        """
+        if len(texts) > 1 and not self.field.is_repeated:
+            raise refusals.invalid_field(self.name, "given more than once")
+        try:
+            values = [self._read(text) for text in texts]
+            self._assign(message, values if self.field.is_repeated else values[0])
+        except msgspec.DecodeError as error:
+            raise refusals.of_text(self.name, error) from None
+        except BadValueError as bad:
+            raise refusals.invalid_field(self.name, bad.description) from None
+
+
+def compile_parameter(field: FieldDescriptor, name: str) -> Parameter:
+    """Returns the parameter that fills a field.
+
+    Raises:
+        TypeError: The field's type has no text form.
+    """
+    form = fields.scalar(field)
+    assign = fields.assign_scalars(field, form) if field.is_repeated else fields.assign_scalar(field, form)
+    if form.is_text:
+        return Parameter(name, field, lambda text: msgspec.convert(text, form.type), assign)
+    # Numbers and booleans are written in a URL as in JSON.
+    return Parameter(name, field, msgspec.json.Decoder(form.type).decode, assign)
+
+
+def read_query(query_string: bytes, known: Mapping[str, Parameter], message: Message) -> None:
+    """Puts the parameters of a query into the message.
+
+    Raises:
+        CallFailed: A parameter is unknown or malformed; the error names it.
+    """
+    texts: dict[str, list[str]] = {}
+    for pair in query_string.split(b"&"):
+        if pair:
+            name, _, value = pair.partition(b"=")
+            key = _unquote(name, "query")
+            if key not in known:
+                raise refusals.invalid_field(key, "unknown query parameter")
+            texts.setdefault(key, []).append(_unquote(value, key))
+    for key, values in texts.items():
+        known[key].fill(message, values)
+
+
+def _unquote(text: bytes, key: str) -> str:
+    try:
+        return unquote_to_bytes(text.replace(b"+", b" ")).decode()
+    except UnicodeDecodeError:
+        raise refusals.invalid_field(key, "must be valid UTF-8") from None

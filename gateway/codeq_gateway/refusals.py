@@ -1,0 +1,97 @@
+"""Refusals the gateway makes itself, and the JSON body of every failed call."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from codeq import reasons
+from codeq.v1 import error_pb2
+
+from codeq_gateway.dispatch import CallFailed
+
+NAME_SHOWN_MAX: Final = 128
+"""Characters of a name sent by the client that an error repeats."""
+
+_AT: Final = re.compile(r"(.*) - at `\$([^`]*)`", re.DOTALL)
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_ENCODE: Final = msgspec.json.Encoder().encode
+_RETRY_STATUSES: Final = frozenset({429, 503})
+
+
+def invalid_field(field: str, description: str) -> CallFailed:
+    """Returns the refusal of one field, parameter or header."""
+    field = _shown(field)
+    return CallFailed(error_pb2.ERROR_REASON_INVALID_FIELD, f"{field}: {description}", [(field, description)])
+
+
+def invalid_body(message: str) -> CallFailed:
+    """Returns the refusal of a body that is not one JSON object."""
+    return CallFailed(error_pb2.ERROR_REASON_INVALID_BODY, message)
+
+
+def oversized_body(bytes_max: int) -> CallFailed:
+    """Returns the refusal of a body of more than `bytes_max` bytes; 0: of any body."""
+    if not bytes_max:
+        return invalid_body("this operation takes no body")
+    return CallFailed(error_pb2.ERROR_REASON_TOO_LARGE, f"the body is larger than {bytes_max} bytes")
+
+
+def from_decoding(error: Exception) -> CallFailed:
+    """Returns the refusal that says what msgspec found wrong with a body, naming the field."""
+    if isinstance(error, msgspec.ValidationError):
+        where = _AT.fullmatch(str(error))
+        what, path = (where[1], where[2].removeprefix(".")) if where else (str(error), "")
+        unknown = _UNKNOWN.fullmatch(what)
+        if unknown:
+            name = _shown(unknown[1])
+            return invalid_field(f"{path}.{name}" if path else name, "unknown field")
+        if path:
+            return invalid_field(path, _plain(what))
+        return invalid_body(f"the body must be one JSON object: {_plain(what)}")
+    if isinstance(error, UnicodeDecodeError):
+        return invalid_body("the body is not valid UTF-8")
+    if isinstance(error, RecursionError):
+        return invalid_body("the body is nested too deeply")
+    return invalid_body(f"the body is not valid JSON: {error}")
+
+
+def of_text(name: str, error: msgspec.DecodeError) -> CallFailed:
+    """Returns the refusal of a path variable or query parameter."""
+    description = _plain(str(error)) if isinstance(error, msgspec.ValidationError) else "malformed value"
+    return invalid_field(name, description)
+
+
+def error_body(failed: CallFailed, json_path: Callable[[str], str]) -> bytes:
+    """Returns the JSON body of a failed call; `json_path` names its fields as the body of the request did."""
+    reason = reasons.BY_NUMBER.get(failed.reason, reasons.INTERNAL)
+    details = [{"field": json_path(field), "description": text} for field, text in failed.violations]
+    return _ENCODE({"error": failed.message, "code": reason.grpc_name, "reason": reason.name, "details": details})
+
+
+def error_status(failed: CallFailed) -> int:
+    """Returns the HTTP status of a failed call."""
+    return reasons.BY_NUMBER.get(failed.reason, reasons.INTERNAL).http_status
+
+
+def error_headers(failed: CallFailed) -> list[tuple[bytes, bytes]]:
+    """Returns the headers that tell a client when to try again or how to authenticate."""
+    status = error_status(failed)
+    if status in _RETRY_STATUSES:
+        return [(b"retry-after", b"%d" % max(1, math.ceil(failed.retry_after_seconds or 1)))]
+    if status == 401:
+        return [(b"www-authenticate", b"Bearer")]
+    return []
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= NAME_SHOWN_MAX else name[:NAME_SHOWN_MAX] + "…"
+
+
+def _plain(text: str) -> str:
+    """Returns msgspec's description without its mark-up; that null stands for absence is no news to a caller."""
+    text = text.replace(" | null`", "`").replace("`", "")
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,118 @@
+"""Which route has a path: a tree of path segments, literals before variables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+from urllib.parse import unquote_to_bytes
+
+from codeq.v1 import error_pb2
+
+from codeq_gateway import refusals
+from codeq_gateway.dispatch import CallFailed
+
+VARIABLE: Final = "{}"
+"""Segment of a template that takes any one segment of a path, which is not empty."""
+
+T = TypeVar("T")
+
+
+class MethodNotAllowedError(CallFailed):
+    """The path has routes, and none of them takes the method.
+
+    Attributes:
+        allowed: Methods the path takes, in alphabetical order.
+    """
+
+    def __init__(self, method: str, allowed: Sequence[str]) -> None:
+        super().__init__(error_pb2.ERROR_REASON_METHOD_NOT_ALLOWED, f"this path does not take {method}")
+        self.allowed = allowed
+
+
+@dataclass(slots=True)
+class _Node(Generic[T]):
+    """A prefix of paths.
+
+    Attributes:
+        targets: Target of each method where a template ends here.
+        literals: Continuations by their literal segment.
+        variable: Continuation by any segment.
+    """
+
+    targets: dict[str, T] = field(default_factory=dict)
+    literals: dict[str, _Node[T]] = field(default_factory=dict)
+    variable: _Node[T] | None = None
+
+
+class Router(Generic[T]):
+    """Targets by method and path."""
+
+    def __init__(self) -> None:
+        self._root: _Node[T] = _Node()
+
+    def add(self, method: str, segments: Sequence[str], target: T) -> None:
+        """Adds a target; each segment is a literal or VARIABLE.
+
+        Raises:
+            ValueError: The method and path have a target already.
+        """
+        node = self._root
+        for segment in segments:
+            if segment == VARIABLE:
+                node.variable = node.variable or _Node()
+                node = node.variable
+            else:
+                node = node.literals.setdefault(segment, _Node())
+        if method in node.targets:
+            raise ValueError(f"two routes for {method} /{'/'.join(segments)}")
+        node.targets[method] = target
+
+    def find(self, method: str, raw_path: bytes) -> tuple[T, list[str]]:
+        """Returns the target and the values of the path's variables, percent-decoded.
+
+        Where several templates take the path, the one whose literals come first and that takes the method wins.
+
+        Args:
+            method: HTTP method.
+            raw_path: Path as sent.
+
+        Raises:
+            CallFailed: No route has the path (MethodNotAllowedError: none with this method), or it is not UTF-8.
+        """
+        segments = _segments(raw_path)
+        values: list[str] = []
+        allowed: set[str] = set()
+        for node in self._walk(self._root, segments, 0, values):
+            target = node.targets.get(method)
+            if target is not None:
+                return target, values
+            allowed.update(node.targets)
+        if allowed:
+            raise MethodNotAllowedError(method, sorted(allowed))
+        raise CallFailed(error_pb2.ERROR_REASON_ROUTE_NOT_FOUND, "no route has this path")
+
+    def _walk(self, node: _Node[T], segments: list[str], index: int, values: list[str]) -> Iterator[_Node[T]]:
+        """Yields the nodes with targets that match the whole path, with `values` filled for each."""
+        if index == len(segments):
+            if node.targets:
+                yield node
+            return
+        segment = segments[index]
+        literal = node.literals.get(segment)
+        if literal is not None:
+            yield from self._walk(literal, segments, index + 1, values)
+        if node.variable is not None and segment:
+            values.append(segment)
+            yield from self._walk(node.variable, segments, index + 1, values)
+            values.pop()
+
+
+def _segments(raw_path: bytes) -> list[str]:
+    """Returns the decoded segments of a path; an encoded slash stays within its segment."""
+    try:
+        if b"%" not in raw_path:
+            return raw_path.decode().split("/")[1:]
+        return [unquote_to_bytes(part).decode() for part in raw_path.split(b"/")[1:]]
+    except UnicodeDecodeError:
+        raise refusals.invalid_field("path", "must be valid UTF-8") from None

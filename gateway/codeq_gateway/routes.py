@@ -1,0 +1,202 @@
+"""Operations of the REST form, read from the google.api.http annotations of the services."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from codeq.options.v1 import options_pb2
+from google.api import annotations_pb2, http_pb2
+from google.protobuf import message_factory
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+
+from codeq_gateway import fields, parameters
+from codeq_gateway.decode import Decode, compile_decoder
+from codeq_gateway.encode import Encode, compile_encoder
+from codeq_gateway.parameters import Parameter
+from codeq_gateway.router import VARIABLE
+
+_ROOM: Final = 64 * 1024
+"""Bytes of a body beside its payloads."""
+
+BODY_BYTES_MAX: Final = 1024 * 1024 + _ROOM
+"""Bytes of a body; a payload is at most 1 MiB."""
+
+BATCH_BODY_BYTES_MAX: Final = 8 * 1024 * 1024 + _ROOM
+"""Bytes of a body that carries a list of messages."""
+
+CALL_SECONDS: Final = 30.0
+"""Time a call has, beside the time it asks to wait."""
+
+_WAIT_FIELD: Final = "wait_seconds"
+"""Field by which a request asks to wait; its bounds are the service's."""
+
+_SEGMENT: Final = re.compile(r"[A-Za-z0-9._-]+|\{[a-z][a-z0-9_]*\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One HTTP rule of one RPC.
+
+    Attributes:
+        call_name: Full name of the RPC, such as "/codeq.v1.TaskService/CreateTask".
+        descriptor: The RPC.
+        http_method: HTTP method.
+        template: Path with its variables, such as "/v1/codeq/tasks/{task_id}".
+        path_parameters: Variables of the path, in order.
+        query: Query parameters by name.
+        body_field: Field that the body fills; empty: the request itself.
+        body_bytes_max: Bytes a body may have; 0: the operation takes none.
+        response_field: Field that the reply's body shows; empty: the response itself.
+        status: HTTP status of a reply.
+        empty_status: HTTP status of a reply without content; None: as with content.
+    """
+
+    call_name: str
+    descriptor: MethodDescriptor
+    http_method: str
+    template: str
+    path_parameters: tuple[Parameter, ...]
+    query: Mapping[str, Parameter]
+    body_field: str
+    body_bytes_max: int
+    response_field: str
+    status: int
+    empty_status: int | None
+    _new_request: Callable[[], Message]
+    _decode: Decode | None
+    _encode: Encode
+    _waits: bool
+
+    @property
+    def segments(self) -> list[str]:
+        """Segments of the template as the router takes them."""
+        return [VARIABLE if part.startswith("{") else part for part in self.template.split("/")[1:]]
+
+    def request(self, path_values: Iterable[str], query_string: bytes, body: bytes) -> Message:
+        """Returns the request message of an HTTP request.
+
+        Raises:
+            CallFailed: Body, query or path are malformed; the error names the field.
+        """
+        message = self._new_request()
+        if self._decode is not None:
+            target = message
+            if self.body_field:
+                target = getattr(message, self.body_field)
+                target.SetInParent()
+            self._decode(body, target)
+        if query_string:
+            parameters.read_query(query_string, self.query, message)
+        for parameter, value in zip(self.path_parameters, path_values, strict=True):
+            parameter.fill(message, [value])
+        return message
+
+    def reply(self, message: Message) -> tuple[int, bytes]:
+        """Returns HTTP status and JSON body of a response message."""
+        if self.response_field:
+            if self.empty_status is not None and not message.HasField(self.response_field):
+                return self.empty_status, b""
+            return self.status, self._encode(getattr(message, self.response_field))
+        if self.empty_status is not None and not message.ByteSize():
+            return self.empty_status, b""
+        return self.status, self._encode(message)
+
+    def timeout_seconds(self, request: Message) -> float:
+        """Returns how long the call may take."""
+        return CALL_SECONDS + (max(0, getattr(request, _WAIT_FIELD)) if self._waits else 0)
+
+    def json_path(self, path: str) -> str:
+        """Returns the JSON name of a field that an error names by its path in the request message.
+
+        Names that are no such path, such as those of headers, stay as they are.
+        """
+        descriptor: Descriptor | None = self.descriptor.input_type
+        parts = path.split(".")
+        if self.body_field and len(parts) > 1 and parts[0] == self.body_field:
+            descriptor = descriptor.fields_by_name[self.body_field].message_type if descriptor else None
+            parts = parts[1:]
+        shown = []
+        for part in parts:
+            name, bracket, index = part.partition("[")
+            found = descriptor.fields_by_name.get(name) if descriptor else None
+            shown.append((found.json_name if found else name) + bracket + index)
+            descriptor = found.message_type if found else None
+        return ".".join(shown)
+
+
+def read_operations(services: Iterable[ServiceDescriptor]) -> Iterator[Operation]:
+    """Yields the operations of every unary RPC that has an HTTP rule.
+
+    Raises:
+        TypeError: A field's type has no JSON form.
+        ValueError: A rule is malformed or of a form that is not built.
+    """
+    for service in services:
+        for method in service.methods:
+            if method.client_streaming or method.server_streaming:
+                continue
+            rule = method.GetOptions().Extensions[annotations_pb2.http]
+            for binding in (rule, *rule.additional_bindings):
+                if binding.WhichOneof("pattern"):
+                    yield _operation(method, binding)
+
+
+def _operation(method: MethodDescriptor, rule: http_pb2.HttpRule) -> Operation:
+    verb = rule.WhichOneof("pattern")
+    template = getattr(rule, verb)
+    if verb == "custom" or not template.startswith("/"):
+        raise ValueError(f"{method.full_name}: HTTP rule of a form that is not built: {verb} {template}")
+    request = method.input_type
+    variables = []
+    for segment in template.split("/")[1:]:
+        if not _SEGMENT.fullmatch(segment):
+            raise ValueError(f"{method.full_name}: path segment of a form that is not built: {segment}")
+        if segment.startswith("{"):
+            variables.append(parameters.compile_parameter(_singular(request, segment[1:-1]), segment[1:-1]))
+    in_path = {parameter.field.name for parameter in variables}
+    body_field = "" if rule.body == "*" else rule.body
+    query = {
+        field.json_name: parameters.compile_parameter(field, field.json_name)
+        for field in request.fields
+        if rule.body != "*" and field.name not in in_path | {body_field} and not fields.is_nested(field)
+    }
+    body = _message_field(request, body_field) if body_field else request
+    shown = _message_field(method.output_type, rule.response_body) if rule.response_body else method.output_type
+    rest_reply: options_pb2.RestReply = method.GetOptions().Extensions[options_pb2.rest_reply]  # type: ignore[index]
+    return Operation(
+        call_name=f"/{method.containing_service.full_name}/{method.name}",
+        descriptor=method,
+        http_method=verb.upper(),
+        template=template,
+        path_parameters=tuple(variables),
+        query=query,
+        body_field=body_field,
+        body_bytes_max=_body_bytes_max(body) if rule.body else 0,
+        status=rest_reply.status or 200,
+        empty_status=rest_reply.empty_status or None,
+        _new_request=message_factory.GetMessageClass(request),
+        _decode=compile_decoder(body, () if body_field else in_path) if rule.body else None,
+        _encode=compile_encoder(shown),
+        response_field=rule.response_body,
+        _waits=_WAIT_FIELD in request.fields_by_name,
+    )
+
+
+def _body_bytes_max(body: Descriptor) -> int:
+    carries_list = any(field.is_repeated and fields.is_nested(field) for field in body.fields)
+    return BATCH_BODY_BYTES_MAX if carries_list else BODY_BYTES_MAX
+
+
+def _singular(message: Descriptor, name: str) -> FieldDescriptor:
+    field = message.fields_by_name.get(name)
+    if field is None or field.is_repeated:
+        raise ValueError(f"{message.full_name} has no single field {name}, which an HTTP rule names")
+    return field
+
+
+def _message_field(message: Descriptor, name: str) -> Descriptor:
+    return fields.message_of(_singular(message, name))

@@ -1,0 +1,55 @@
+"""The offline checker: proves that a store's rows agree with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from codeq_server.core import keys
+
+from .checker import Checker
+from .durable import read_durable
+from .findings import Difference, Summary
+from .rocks import stored_rows
+
+DIFFERENCES_MAX: Final = 1000
+"""Differences that `check_store` returns; more are only counted."""
+
+
+def check(rows: Iterable[tuple[bytes, bytes]], summary: Summary | None = None) -> Iterator[Difference]:
+    """Yields every contradiction among rows.
+
+    Args:
+        rows: All rows of a shard, in the order of their keys.
+        summary: Filled with counts on the way.
+    """
+    checker = Checker(summary or Summary())
+    for key, value in rows:
+        checker.row(key, value)
+        if checker.found:
+            yield from checker.found
+            checker.found.clear()
+    checker.finish()
+    yield from checker.found
+
+
+def check_store(path: Path) -> tuple[list[Difference], Summary]:
+    """Checks the store at `path` without changing it; it should not be in use.
+
+    Returns:
+        The first DIFFERENCES_MAX differences, and the summary, which counts all of them.
+
+    Raises:
+        StoreError: There is no store, or it cannot be read.
+    """
+    summary = Summary()
+    differences: list[Difference] = []
+    durable = read_durable(path)
+    for difference in check(stored_rows(path), summary):
+        if len(differences) < DIFFERENCES_MAX:
+            differences.append(difference)
+    if summary.lsn < durable:
+        summary.differences += 1
+        differences.append(Difference(keys.TICK, f"durable rows are lost: batch {durable} was durable"))
+    return differences, summary

@@ -1,0 +1,465 @@
+"""The rules of the offline checker.
+
+From its rows each task has exactly one state; every pointer, lease, and entry of an index leads to a task in the state
+that it claims; counters equal recounts. One pass over the rows in the order of their keys is enough, because the rows
+that speak of a task ("d", "l", "r", "s") come before the row of its home ("t"). A waiting task without a state row
+leaves nothing in memory; every other task a number or two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from struct import error as StructError  # noqa: N812 - an exception's name
+from typing import Final, NamedTuple
+
+from codeq.v1.task_pb2 import Task, TaskStatus
+from codeq_internal.v1 import rows_pb2
+from google.protobuf.message import DecodeError
+
+from codeq_server.core import keys
+
+from .findings import Difference, Summary
+
+_TOKEN_COUNTER_BITS: Final = 34
+_LEASE_SLOTS_MAX: Final = 256
+_KEY_BYTES: Final = {b"d": 20, b"l": 9, b"q": 5, b"r": 19, b"s": 12, b"t": 12, b"u": 12, b"x": 9, b"z": 20}
+_ENDED: Final[dict[int, str]] = {
+    TaskStatus.TASK_STATUS_COMPLETED: "completed",
+    TaskStatus.TASK_STATUS_FAILED: "failed",
+    TaskStatus.TASK_STATUS_DLQ: "dlq",
+    TaskStatus.TASK_STATUS_CANCELLED: "cancelled",
+}
+_QUEUED: Final = rows_pb2.PLACE_KIND_QUEUED
+_DUE: Final = rows_pb2.PLACE_KIND_DUE
+_RETURNED: Final = rows_pb2.PLACE_KIND_RETURNED
+
+
+class _Slot(NamedTuple):
+    """A delivery that a lease row lists."""
+
+    token: int
+    place: int
+    attempts: int
+
+
+class _Lane:
+    """A lane by its queue's row, and the ready tasks found in it."""
+
+    __slots__ = ("command", "index", "mark", "ready", "state", "tail")
+
+    def __init__(self, index: int, command: str, state: rows_pb2.LaneState | None) -> None:
+        self.index = index
+        self.command = command
+        self.state = state
+        self.mark = state.mark if state else 0
+        self.tail = state.tail if state else 0
+        self.ready = 0
+
+
+class _Queue:
+    """A queue by its row, and what was found in it."""
+
+    __slots__ = ("claimed", "dlq", "ended", "lanes", "row", "scheduled")
+
+    def __init__(self, row: rows_pb2.QueueRow) -> None:
+        self.row = row
+        self.lanes = {lane.lane: _Lane(lane.lane, row.command, lane) for lane in row.lanes}
+        self.scheduled = self.claimed = self.dlq = 0
+        self.ended = {"completed": 0, "failed": 0}
+
+
+def _pack(queue: int, lane: int, position: int) -> int:
+    """Returns a home or a place as one number, the one that its key holds."""
+    return queue << 56 | lane << 48 | position
+
+
+def _number(key: bytes) -> int:
+    return int.from_bytes(key[1:], "big")
+
+
+def _key(table: bytes, packed: int) -> bytes:
+    """Returns the key in table "t", "s" or "u" of a packed home or place."""
+    return table + packed.to_bytes(11, "big")
+
+
+class Checker:
+    """Takes rows in the order of keys, and collects differences in `found`.
+
+    Its dictionaries lose an entry when the row that confirms it is met: what is left at the end is wrong.
+    """
+
+    def __init__(self, summary: Summary) -> None:
+        self.summary = summary
+        self.found: list[Difference] = []
+        self._last = b""
+        self._identity: rows_pb2.IdentityRow | None = None
+        self._tick: rows_pb2.TickRow | None = None
+        self._queues: dict[int, _Queue] = {}
+        self._names: set[tuple[str, str]] = set()
+        self._tokens: set[int] = set()
+        self._due: dict[int, tuple[int, bytes]] = {}
+        """Of each home in the due index: due time and value."""
+        self._slots: dict[int, list[_Slot]] = {}
+        """Of each home: the deliveries that lease rows list."""
+        self._ended: dict[int, int] = {}
+        """Of each home listed as ended: batch << 1 | whether as a dead letter."""
+        self._moved: dict[int, int] = {}
+        """Of each home that has a state row: the lane in which it should wait, or -1."""
+        self._pointers: dict[int, tuple[int, int]] = {}
+        """Of each place where a pointer should be: home and attempts."""
+        self._returned: dict[int, tuple[int, int]] = {}
+        """The same for the returned index."""
+        self._dead: dict[int, int] = {}
+        """Of each home that should be in the dead-letter index: end."""
+        self._prefix = b""
+        self._lane_now = _Lane(0, "", None)
+        self._handlers = {
+            b"d": self._due_row,
+            b"l": self._lease_row,
+            b"m": self._meta_row,
+            b"q": self._queue_row,
+            b"r": self._ended_row,
+            b"s": self._state_row,
+            b"t": self._task_row,
+            b"u": self._returned_row,
+            b"x": self._extension_row,
+            b"z": self._dead_row,
+        }
+
+    def row(self, key: bytes, value: bytes) -> None:
+        """Takes the next row."""
+        if key <= self._last:
+            raise ValueError("rows are not in the order of keys")
+        self._last = key
+        self.summary.rows += 1
+        table = key[:1]
+        handler = self._handlers.get(table)
+        if handler is None:
+            self._report(key, "unknown prefix")
+        elif len(key) != _KEY_BYTES.get(table, len(key)):
+            self._report(key, "malformed key")
+        else:
+            try:
+                handler(key, value)
+            except (DecodeError, StructError, IndexError) as error:
+                self._report(key, f"unreadable value: {error}")
+
+    def _report(self, key: bytes, problem: str) -> None:
+        self.summary.differences += 1
+        self.found.append(Difference(key, problem))
+
+    # -- rows that come before the tasks -------------------------------------------------------------------------
+
+    def _due_row(self, key: bytes, value: bytes) -> None:
+        due_ms, queue, lane, position = keys.split_due_key(key)
+        keys.split_due_value(value)
+        home = _pack(queue, lane, position)
+        if home in self._due:
+            self._report(key, "the task is in the due index twice")
+        self._due[home] = (due_ms, value)
+
+    def _lease_row(self, key: bytes, value: bytes) -> None:
+        token = int.from_bytes(key[1:], "big")
+        self._tokens.add(token)
+        self.summary.leases += 1
+        row = rows_pb2.LeaseRow.FromString(value)
+        count = len(row.homes)
+        if not 0 < count <= _LEASE_SLOTS_MAX:
+            self._report(key, f"lists {count} deliveries")
+        if len(row.places) not in {0, count} or len(row.attempts) not in {0, count}:
+            self._report(key, "places or attempts do not match the homes")
+            return
+        places: Sequence[int] = row.places or [0] * count
+        attempts: Sequence[int] = row.attempts or [0] * count
+        for index, home in enumerate(self._homes(key, row.queues, row.homes)):
+            self._slots.setdefault(home, []).append(_Slot(token, places[index], attempts[index]))
+
+    def _homes(self, key: bytes, queues: Sequence[int], homes: Sequence[int]) -> list[int]:
+        if len(queues) == 1:
+            queues = [queues[0]] * len(homes)
+        if len(queues) != len(homes):
+            self._report(key, "queues do not match the homes")
+        return [queue << 56 | home for queue, home in zip(queues, homes, strict=False)]
+
+    def _meta_row(self, key: bytes, value: bytes) -> None:
+        if key == keys.IDENTITY:
+            self._identity = rows_pb2.IdentityRow.FromString(value)
+            if self._identity.format != keys.FORMAT:
+                self._report(key, f"format {self._identity.format}, not {keys.FORMAT}")
+            for token in self._tokens:
+                self._check_token(keys.lease_key(token), token)
+        elif key == keys.TICK:
+            self._tick = rows_pb2.TickRow.FromString(value)
+            self.summary.lsn = self._tick.lsn
+            oldest = min(self._tokens, default=self._tick.oldest_lease)
+            if oldest < self._tick.oldest_lease:
+                self._report(key, f"oldest lease {self._tick.oldest_lease}, but {oldest} exists")
+        else:
+            self._report(key, "unknown name")
+
+    def _check_token(self, key: bytes, token: int) -> None:
+        if self._identity is not None and token >> _TOKEN_COUNTER_BITS > self._identity.epoch:
+            self._report(key, f"token {token} is above the epoch {self._identity.epoch}")
+
+    def _check_lsn(self, key: bytes, lsn: int) -> None:
+        if self._tick is not None and lsn > self._tick.lsn:
+            self._report(key, f"batch {lsn} is above the last one, {self._tick.lsn}")
+
+    def _queue_row(self, key: bytes, value: bytes) -> None:
+        row = rows_pb2.QueueRow.FromString(value)
+        name = (row.tenant, row.command)
+        if name in self._names:
+            self._report(key, f"another queue has the name {name}")
+        self._names.add(name)
+        self._queues[int.from_bytes(key[1:], "big")] = queue = _Queue(row)
+        self.summary.queues += 1
+        if len(queue.lanes) != len(row.lanes):
+            self._report(key, "a lane stands there twice")
+        for lane in row.lanes:
+            if lane.mark > lane.tail:
+                self._report(key, f"lane {lane.lane}: mark {lane.mark} is above the tail {lane.tail}")
+            if lane.lane >= keys.LANES and (lane.lane != keys.PARKED_LANE or lane.mark or lane.ready):
+                self._report(key, f"lane {lane.lane} has a mark or ready tasks, or is none")
+
+    def _ended_row(self, key: bytes, value: bytes) -> None:
+        _, lsn, number = keys.split_ended_key(key)
+        row = rows_pb2.EndedRow.FromString(value)
+        if row.lsn != lsn:
+            self._report(key, f"the value says batch {row.lsn}")
+        self._check_lsn(key, lsn)
+        if self._tick is not None and key[1:] <= self._tick.sweep_mark:
+            self._report(key, "lies before the sweep's mark")
+        entry = lsn << 1 | number & 1
+        for home in self._homes(key, row.queues, row.homes):
+            if home in self._ended:
+                self._report(key, f"task {_key(b't', home).hex()} is listed as ended twice")
+            self._ended[home] = entry
+
+    # -- state rows ----------------------------------------------------------------------------------------------
+
+    def _state_row(self, key: bytes, value: bytes) -> None:
+        home = _number(key)
+        state = rows_pb2.StateRow.FromString(value)
+        self._check_token(key, state.ended_token)
+        live = [slot for slot in self._slots.pop(home, ()) if slot.token > state.ended_token]
+        queue = self._queue(key)
+        self._moved[home] = -1
+        if state.ended_lsn or state.status in _ENDED:
+            if live:
+                self._report(key, f"has ended, yet is leased by {live[0].token}")
+            self._end(key, home, state, queue)
+        elif live:
+            queue.claimed += 1
+            self.summary.claimed += 1
+            place = 1 << 56 | state.place_lane << 48 | state.place_at
+            if state.place == _RETURNED and place & (1 << 56) - 1 == home & (1 << 56) - 1:
+                place = 0
+            if len(live) > 1:
+                self._report(key, f"is leased twice, by {live[0].token} and {live[1].token}")
+            elif live[0].attempts != state.attempts or live[0].place != place:
+                self._report(key, f"place or attempts differ from those in lease row {live[0].token}")
+        else:
+            self._wait(key, home, state, queue)
+
+    def _end(self, key: bytes, home: int, state: rows_pb2.StateRow, queue: _Queue) -> None:
+        name = _ENDED.get(state.status)
+        if name is None or not state.ended_lsn:
+            self._report(key, f"status {state.status} with an end in batch {state.ended_lsn}")
+            return
+        self._check_lsn(key, state.ended_lsn)
+        entry = state.ended_lsn << 1 | (name == "dlq")
+        if self._ended.get(home) == entry:
+            del self._ended[home]
+        else:
+            self._report(key, f"has ended in batch {state.ended_lsn}, but no ended row of that batch lists it")
+        setattr(self.summary, name, getattr(self.summary, name) + 1)
+        if name in queue.ended:
+            queue.ended[name] += 1
+        if name == "dlq":
+            queue.dlq += 1
+            self._dead[home] = state.changed_ms
+
+    def _wait(self, key: bytes, home: int, state: rows_pb2.StateRow, queue: _Queue) -> None:
+        scheduled = state.place == _DUE
+        if state.status != (TaskStatus.TASK_STATUS_SCHEDULED if scheduled else TaskStatus.TASK_STATUS_PENDING):
+            self._report(key, f"status {state.status} with place {state.place}")
+        if scheduled:
+            queue.scheduled += 1
+            self.summary.scheduled += 1
+            due_ms, value = self._due.get(home, (0, b""))
+            if not value or due_ms != state.place_at:
+                self._report(key, f"waits for {state.place_at}, but the due index does not hold it there")
+                return
+            del self._due[home]
+            lane, attempts, has_state = keys.split_due_value(value)
+            if attempts != state.attempts or not has_state:
+                self._report(key, "attempts differ from those in the due index")
+            self._moved[home] = lane
+        elif state.place in {_QUEUED, _RETURNED} and state.place_lane < keys.LANES:
+            places = self._pointers if state.place == _QUEUED else self._returned
+            place = _pack(home >> 56, state.place_lane, state.place_at)
+            if place in places:
+                self._report(key, f"shares its place with task {_key(b't', places[place][0]).hex()}")
+            places[place] = (home, state.attempts)
+            self._moved[home] = state.place_lane
+        else:
+            self._report(key, "has not ended, is not leased and waits nowhere")
+
+    # -- tasks and the indexes that come after them --------------------------------------------------------------
+
+    def _queue(self, key: bytes) -> _Queue:
+        number = int.from_bytes(key[1:5], "big")
+        queue = self._queues.get(number)
+        if queue is None:
+            self._report(key, f"queue {number} has no row")
+            queue = self._queues[number] = _Queue(rows_pb2.QueueRow())
+        return queue
+
+    def _lane(self, key: bytes) -> _Lane:
+        if key[1:6] != self._prefix:
+            queue, index = self._queue(key), key[5]
+            self._prefix = key[1:6]
+            self._lane_now = queue.lanes.get(index) or _Lane(index, queue.row.command, None)
+        return self._lane_now
+
+    def _task_row(self, key: bytes, value: bytes) -> None:
+        lane = self._lane(key)
+        position = int.from_bytes(key[6:], "big")
+        if position > lane.tail or not position:
+            self._report(key, f"lies above the lane's tail, {lane.tail}")
+        kind = value[:1]
+        if kind == keys.POINTER and lane.index < keys.LANES:
+            self._pointer_row(key, value, lane, position)
+        elif kind == keys.HOME and lane.index < keys.LANES:
+            self._home_row(key, value, lane, position, lane.index)
+        elif kind == keys.PARKED and lane.index == keys.PARKED_LANE:
+            self._home_row(key, value, lane, position, keys.split_parked(value)[1])
+        else:
+            self._report(key, f"kind {kind!r} in lane {lane.index}")
+
+    def _pointer_row(self, key: bytes, value: bytes, lane: _Lane, position: int) -> None:
+        if position <= lane.mark:
+            self._report(key, f"a pointer not above the lane's mark, {lane.mark}")
+        if _number(key) in self._slots or _number(key) in self._moved:
+            self._report(key, "rows take this pointer for a task's home")
+        if self._leads_home(key, value, self._pointers):
+            lane.ready += 1
+
+    def _leads_home(self, key: bytes, value: bytes, expected: dict[int, tuple[int, int]]) -> bool:
+        """Tells whether the task that a pointer leads to waits at its place."""
+        place = _number(key)
+        home_lane, home_position, attempts = keys.split_pointer(value)
+        if expected.get(place) != (_pack(place >> 56, home_lane, home_position), attempts):
+            self._report(key, "leads to a task that does not wait here with these attempts")
+            return False
+        del expected[place]
+        self.summary.pending += 1
+        return True
+
+    def _home_row(self, key: bytes, value: bytes, lane: _Lane, position: int, priority_lane: int) -> None:
+        if self._identity is not None and not 0 < keys.home_epoch(value) <= self._identity.epoch:
+            self._report(key, f"epoch {keys.home_epoch(value)} is not within that of the store")
+        task = Task.FromString(keys.task_bytes(value))
+        if task.command != lane.command or task.priority != keys.LANES - 1 - priority_lane:
+            self._report(key, "command or priority are not those of its queue and lane")
+        parked = lane.index == keys.PARKED_LANE
+        home = _number(key)
+        waits_in = self._moved.pop(home, None)
+        slots = self._slots.pop(home, None)
+        if waits_in is not None:
+            if not parked and position > lane.mark:
+                self._report(key, f"has a state row, yet lies above the lane's mark, {lane.mark}")
+            if waits_in not in {-1, priority_lane}:
+                self._report(key, f"waits in lane {waits_in}, its priority's is {priority_lane}")
+        elif slots is not None:
+            self._first_delivery(key, slots, above=parked or position > lane.mark)
+        elif parked:
+            self._first_due(key, value, home)
+        elif position > lane.mark:
+            lane.ready += 1
+            self.summary.pending += 1
+        else:
+            self._report(key, f"lies not above the lane's mark, {lane.mark}, and has neither a state row nor a lease")
+
+    def _first_delivery(self, key: bytes, slots: list[_Slot], *, above: bool) -> None:
+        self._queue(key).claimed += 1
+        self.summary.claimed += 1
+        if len(slots) > 1:
+            self._report(key, f"is leased twice, by {slots[0].token} and {slots[1].token}")
+        elif slots[0].place or slots[0].attempts:
+            self._report(key, f"has no state row, yet lease row {slots[0].token} knows an earlier delivery")
+        if above:
+            self._report(key, f"was never taken from its place, yet is leased by {slots[0].token}")
+
+    def _first_due(self, key: bytes, value: bytes, home: int) -> None:
+        self._queue(key).scheduled += 1
+        self.summary.scheduled += 1
+        due_ms, lane = keys.split_parked(value)
+        if self._due.get(home) == (due_ms, keys.due_value(lane, 0, has_state=False)):
+            del self._due[home]
+        else:
+            self._report(key, f"waits for {due_ms}, but the due index does not hold it there")
+
+    def _returned_row(self, key: bytes, value: bytes) -> None:
+        lane = self._lane(key)
+        if int.from_bytes(key[6:], "big") > lane.mark:
+            self._report(key, f"was given back to a place above the lane's mark, {lane.mark}")
+        if self._leads_home(key, value, self._returned):
+            lane.ready += 1
+
+    def _extension_row(self, key: bytes, value: bytes) -> None:
+        row = rows_pb2.ExtensionRow.FromString(value)
+        if int.from_bytes(key[1:], "big") not in self._tokens:
+            self._report(key, "extends a lease that has no row")
+        if not len(row.homes) == len(row.lease_ms) == len(row.queues):
+            self._report(key, "homes, lengths and queues do not match")
+
+    def _dead_row(self, key: bytes, value: bytes) -> None:
+        queue, ended_ms, lane, position = keys.split_dead_key(key)
+        home = _pack(queue, lane, position)
+        if self._dead.get(home) == ended_ms and not value:
+            del self._dead[home]
+        else:
+            self._report(key, "leads to no dead letter that ended then, or has a value")
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Reports what no row confirmed, and counters that differ from recounts."""
+        if self.summary.rows and self._identity is None:
+            self._report(keys.IDENTITY, "is missing")
+        if self.summary.rows > 1 and self._tick is None:
+            self._report(keys.TICK, "is missing")
+        for home, (due_ms, _) in self._due.items():
+            lane, position = keys.unpack_home(home & (1 << 56) - 1)
+            self._report(
+                keys.due_key(due_ms, home >> 56, lane, position), "leads to no task that is scheduled for then"
+            )
+        for home, entry in self._ended.items():
+            self._report(_key(b"t", home), f"is listed as ended in batch {entry >> 1}, which is not so")
+        for home in self._moved:
+            self._report(_key(b"s", home), "has no home")
+        for table, expected in ((b"t", self._pointers), (b"u", self._returned)):
+            for place, (home, _) in expected.items():
+                self._report(_key(b"s", home), f"waits at {_key(table, place).hex()}, where there is no pointer to it")
+        for home in self._dead:
+            self._report(_key(b"s", home), "is not in the dead-letter index with this end")
+        for number, queue in self._queues.items():
+            self._check_counters(keys.queue_key(number), queue)
+
+    def _check_counters(self, key: bytes, queue: _Queue) -> None:
+        row = queue.row
+        counters = [("scheduled", row.scheduled, queue.scheduled)]
+        counters += [("claimed", row.claimed, queue.claimed), ("dlq", row.dlq, queue.dlq)]
+        counters += [
+            (f"ready of lane {lane.index}", lane.state.ready if lane.state else 0, lane.ready)
+            for lane in queue.lanes.values()
+        ]
+        for name, stored, found in counters:
+            if stored != found:
+                self._report(key, f"{name} is {stored}, but {found} were found")
+        if row.completed_total < queue.ended["completed"] or row.failed_total < queue.ended["failed"]:
+            self._report(key, "more tasks have ended than were counted")
+        accounted = sum(lane.ready for lane in queue.lanes.values()) + queue.scheduled + queue.claimed + queue.dlq
+        if row.created_total < accounted + row.completed_total + row.failed_total:
+            self._report(key, f"created_total {row.created_total} is below the tasks there are")

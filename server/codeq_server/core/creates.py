@@ -60,8 +60,8 @@ def create(
     max_attempts: int,
     due_ms: int,
     now: Now,
-) -> str:
-    """Accepts a task and returns its id.
+) -> tuple[str, bytes]:
+    """Accepts a task and returns its id and its task bytes.
 
     Args:
         shard: Shard that takes it.
@@ -93,12 +93,12 @@ def create(
     if not queue.touched:
         shard.touch(queue)
     if due_ms > now.wall_ms:
-        return _park(shard, lane, raw, due_ms)
+        return _park(shard, lane, raw, due_ms), raw
     position = lane.tail + 1
     task_id = lane.id_of(position, shard.epoch)
     shard.batch.rows[lane.task_prefix + position.to_bytes(6, "big")] = keys.home_head(shard.epoch) + raw
     append(shard, lane, Entry(position, task_id, raw, None))
-    return task_id
+    return task_id, raw
 
 
 def append(shard: Shard, lane: Lane, entry: Entry) -> None:

@@ -1,1 +1,1 @@
-"""To be described."""
+"""Where decided batches become durable: the seam behind which a batch goes to local RocksDB."""

@@ -1,0 +1,262 @@
+"""The runner of one shard: everything that decides on it goes through here, on one event loop.
+
+Life of a decision: a caller changes the shard through functions of the core, calls `changed`, and lets nothing out
+before `durable` is done. The batch that fills while another is on its way is committed next: groups form by
+themselves, nobody waits for a timer. A batch that fails, or a decision that breaks off half way, poisons the runner:
+every caller gets OUTCOME_UNKNOWN and the process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+from codeq_server.core import timers
+from codeq_server.core.clock import Now
+from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.shard import Shard
+from codeq_server.replication.log import Log
+
+from .waiting import WaitingRoom
+
+UNDECIDED_ROWS_MAX: Final = 50_000
+"""Row changes a batch may hold before callers wait for the one in flight."""
+
+Clock = Callable[[], tuple[int, int]]
+
+
+def system_clock() -> tuple[int, int]:
+    """Returns Unix milliseconds and monotonic milliseconds."""
+    return time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000
+
+
+class Commits:
+    """Counts of commits, for metrics."""
+
+    __slots__ = ("count", "seconds", "seconds_max")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.seconds = 0.0
+        self.seconds_max = 0.0
+
+
+class ShardRunner:
+    """Owns a shard and its log."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        log: Log,
+        clock: Clock,
+        random: Callable[[], float],
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
+        self.shard = shard
+        self.waiting = WaitingRoom()
+        self.commits = Commits()
+        self.random = random
+        self._log = log
+        self._clock = clock
+        self._on_fatal = on_fatal
+        self.loop = asyncio.get_running_loop()
+        self._next: list[asyncio.Future[None]] = []
+        self._current: list[asyncio.Future[None]] = []
+        self._room: list[asyncio.Future[None]] = []
+        self._busy = False
+        self._commit: asyncio.Task[None] | None = None
+        self._dispatching = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0
+        self._ends: dict[str, list[asyncio.Future[None]]] = {}
+        self._failure: BaseException | None = None
+        self._closed = False
+
+    # -- deciding --------------------------------------------------------------------------------------------------
+
+    def now(self) -> Now:
+        """Returns the time for a decision.
+
+        Raises:
+            Rejection: OUTCOME_UNKNOWN after a failed commit, DRAINING after `close`.
+        """
+        if self._failure is not None:
+            raise _unknown()
+        if self._closed:
+            raise Rejection(Reason.DRAINING, "the server is stopping")
+        return self.shard.at(*self._clock())
+
+    def changed(self) -> None:
+        """Sees to what a decision led to: a commit, waiters to wake, an earlier timer."""
+        if not self._busy and self.shard.batch:
+            self._busy = True
+            self.loop.call_soon(self._start_commit)
+        if self.shard.ended_watched:
+            self._wake_ends()
+        if self.shard.woken and not self._dispatching:
+            self._dispatching = True
+            self.loop.call_soon(self._dispatch)
+        self._arm()
+
+    def durable(self) -> asyncio.Future[None] | None:
+        """Returns what resolves when everything decided so far is durable; None: it is already.
+
+        Raises:
+            Rejection: OUTCOME_UNKNOWN after a failed commit.
+        """
+        if self._failure is not None:
+            raise _unknown()
+        if self.shard.batch:
+            waiters = self._next
+            if not self._busy:
+                self.changed()
+        elif self.shard.in_flight:
+            waiters = self._current
+        else:
+            return None
+        future = self.loop.create_future()
+        waiters.append(future)
+        return future
+
+    async def wait_durable(self) -> None:
+        """Waits until everything decided so far is durable.
+
+        Raises:
+            Rejection: OUTCOME_UNKNOWN after a failed commit.
+        """
+        future = self.durable()
+        if future is not None:
+            await future
+
+    def fail(self, problem: BaseException) -> Rejection:
+        """Poisons the runner because a decision broke off half way; returns what the caller is told."""
+        self._poison(problem)
+        return _unknown()
+
+    async def room(self) -> None:
+        """Waits while the batch being decided is full."""
+        while len(self.shard.batch.rows) > UNDECIDED_ROWS_MAX and self._failure is None:
+            future = self.loop.create_future()
+            self._room.append(future)
+            await future
+
+    # -- the ends of tasks -----------------------------------------------------------------------------------------
+
+    def watch_end(self, task_id: str) -> asyncio.Future[None]:
+        """Returns what resolves when the task ends; give it back with `unwatch_end`."""
+        future = self.loop.create_future()
+        self._ends.setdefault(task_id, []).append(future)
+        self.shard.watched.add(task_id)
+        return future
+
+    def unwatch_end(self, task_id: str, future: asyncio.Future[None]) -> None:
+        """Stops watching."""
+        futures = self._ends.get(task_id, [])
+        if future in futures:
+            futures.remove(future)
+        if not futures:
+            self._ends.pop(task_id, None)
+            self.shard.watched.discard(task_id)
+
+    def _wake_ends(self) -> None:
+        ended, self.shard.ended_watched = self.shard.ended_watched, []
+        for task_id in ended:
+            for future in self._ends.get(task_id, ()):
+                if not future.done():
+                    future.set_result(None)
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Commits what is decided, then releases the log; later decisions are refused."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        while self._failure is None and (future := self.durable()) is not None:
+            await future
+        if self._commit is not None:
+            await self._commit
+        await self._log.close()
+
+    def _start_commit(self) -> None:
+        self._commit = self.loop.create_task(self._run_commits(), name="shard-commits")
+
+    async def _run_commits(self) -> None:
+        shard = self.shard
+        while shard.batch:
+            self._current, self._next = self._next, []
+            sealed = shard.seal(shard.at(*self._clock()))
+            started = time.perf_counter()
+            try:
+                await self._log.append(sealed)
+            except BaseException as problem:  # noqa: BLE001 - whatever it is, nothing decided may be believed any more
+                self.fail(problem)
+                return
+            shard.settled(sealed.lsn)
+            seconds = time.perf_counter() - started
+            self.commits.count += 1
+            self.commits.seconds += seconds
+            self.commits.seconds_max = max(self.commits.seconds_max, seconds)
+            done, self._current = self._current, []
+            room, self._room = self._room, []
+            for future in (*done, *room):
+                if not future.done():
+                    future.set_result(None)
+        self._busy = False
+
+    def _poison(self, problem: BaseException) -> None:
+        if self._failure is not None:
+            return
+        self._failure = problem
+        waiters = [*self._current, *self._next, *self._room]
+        for future in waiters:
+            if not future.done():
+                future.set_exception(_unknown())
+                future.exception()  # the waiter may be gone: its absence is no error
+        self._on_fatal(problem)
+
+    # -- waking and time ---------------------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        self._dispatching = False
+        woken, self.shard.woken = self.shard.woken, {}
+        for queue in woken:
+            self.waiting.wake(queue)
+
+    def _arm(self) -> None:
+        if self._closed:
+            return
+        now = Now(*self._clock())
+        wait = timers.next_wake(self.shard, now)
+        if wait is None:
+            return
+        at = now.mono_ms + wait
+        if self._timer is None or at < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = at
+            self._timer = self.loop.call_later(wait / 1000, self._run_due)
+
+    def _run_due(self) -> None:
+        self._timer = None
+        if self._failure is not None or self._closed:
+            return
+        more = False
+        full = len(self.shard.batch.rows) > UNDECIDED_ROWS_MAX
+        if not full:
+            try:
+                more = timers.run_due(self.shard, self.now())
+            except Exception as problem:  # noqa: BLE001 - half a decision may be in memory
+                self._poison(problem)
+                return
+        if more or full:
+            wait_ms = 5 if full else 0
+            self._timer_at = self._clock()[1] + wait_ms
+            self._timer = self.loop.call_later(wait_ms / 1000, self._run_due)
+        self.changed()
+
+
+def _unknown() -> Rejection:
+    return Rejection(Reason.OUTCOME_UNKNOWN, "what was decided could not be made durable; the outcome is unknown")

@@ -1,0 +1,32 @@
+"""One node: a batch is durable when the local store has synced it."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from codeq_server.core.model import SealedBatch
+from codeq_server.storage.store import Store
+
+
+class LocalLog:
+    """Writes batches to a store from one thread, so that the event loop never waits for the disk."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="codeq-writer")
+
+    async def append(self, batch: SealedBatch) -> None:
+        """Returns when the batch is synced."""
+        await asyncio.get_running_loop().run_in_executor(self._writer, self._write, batch)
+
+    async def close(self) -> None:
+        """Waits for the writer and closes the store."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._writer, self._store.close)
+        self._writer.shutdown()
+
+    def _write(self, batch: SealedBatch) -> None:
+        self._store.write(batch.rows)
+        self._store.sync()
+        self._store.note_durable(batch.lsn)

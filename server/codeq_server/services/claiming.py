@@ -1,0 +1,110 @@
+"""Claims of unary calls: at once, or after a wait for work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from codeq_server.core.claims import Delivered, claim
+from codeq_server.core.errors import Rejection
+from codeq_server.core.model import Caller, Claim
+from codeq_server.core.outcomes import Outcome, give_back
+from codeq_server.engine.runner import ShardRunner
+
+Claimed = tuple[Claim, list[Delivered]]
+
+
+def claim_now(
+    runner: ShardRunner, caller: Caller, commands: Sequence[str] | None, count: int, bytes_max: int, lease_ms: int
+) -> Claimed | None:
+    """Returns what can be claimed now, or None. Not durable yet.
+
+    Raises:
+        Rejection: OUTCOME_UNKNOWN.
+    """
+    now = runner.now()
+    try:
+        claimed = claim(runner.shard, caller, commands, count, bytes_max, lease_ms, now)
+    except Exception as problem:
+        raise runner.fail(problem) from problem
+    runner.changed()
+    return claimed
+
+
+def return_unused(runner: ShardRunner, claim: Claim, task_ids: Iterable[str]) -> None:
+    """Gives deliveries of a claim back that are still live and that nobody used, each to its place."""
+    shard = runner.shard
+    try:
+        now = runner.now()
+        for task_id in task_ids:
+            delivery = shard.deliveries.get(task_id)
+            if delivery is not None and delivery.claim is claim:
+                del shard.deliveries[task_id]
+                give_back(shard, delivery, task_id, Outcome.BY_SERVER, now)
+    except Rejection:
+        return  # nothing is decided any more: the leases run out
+    except Exception as problem:  # noqa: BLE001 - half a decision may be in memory
+        runner.fail(problem)
+        return
+    runner.changed()
+
+
+async def claim_or_wait(
+    runner: ShardRunner,
+    caller: Caller,
+    commands: Sequence[str] | None,
+    count: int,
+    bytes_max: int,
+    lease_ms: int,
+    wait_seconds: float,
+) -> Claimed | None:
+    """Waits for work and claims it; None: none came in time. A cancelled wait claims nothing.
+
+    Raises:
+        Rejection: OUTCOME_UNKNOWN.
+    """
+    waiter = _PollWaiter(runner, caller, commands, count, bytes_max, lease_ms)
+    runner.waiting.wait(waiter, caller.tenant, commands)
+    try:
+        async with asyncio.timeout(wait_seconds):
+            return await waiter.future
+    except TimeoutError:
+        return waiter.claimed
+    except asyncio.CancelledError:
+        if waiter.claimed is not None:
+            return_unused(runner, waiter.claimed[0], [d.task_id for d in waiter.claimed[1]])
+        raise
+    finally:
+        runner.waiting.leave(waiter)
+
+
+class _PollWaiter:
+    """A long poll that waits for work."""
+
+    def __init__(
+        self,
+        runner: ShardRunner,
+        caller: Caller,
+        commands: Sequence[str] | None,
+        count: int,
+        bytes_max: int,
+        lease_ms: int,
+    ) -> None:
+        self.future: asyncio.Future[Claimed] = asyncio.get_running_loop().create_future()
+        self.claimed: Claimed | None = None
+        self._runner = runner
+        self._claim = (caller, commands, count, bytes_max, lease_ms)
+
+    def wake(self) -> None:
+        """Claims for the caller; waits on where another took the work."""
+        if self.future.done():
+            return
+        try:
+            self.claimed = claim_now(self._runner, *self._claim)
+        except Rejection as rejection:
+            self.future.set_exception(rejection)
+            return
+        if self.claimed is None:
+            self._runner.waiting.wait(self, self._claim[0].tenant, self._claim[1])
+        else:
+            self.future.set_result(self.claimed)

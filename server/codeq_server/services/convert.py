@@ -1,0 +1,134 @@
+"""Between the core's values and the protos' messages."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from codeq.v1 import error_pb2, queue_service_pb2, task_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from codeq_server.core.claims import Delivered
+from codeq_server.core.clock import Now
+from codeq_server.core.errors import Rejection
+from codeq_server.core.model import Claim
+from codeq_server.core.outcomes import Status, Verdict
+from codeq_server.core.reads import QueueView, TaskView
+
+
+def timestamp(unix_ms: int) -> Timestamp:
+    """Returns a time as a message."""
+    seconds, millis = divmod(unix_ms, 1000)
+    return Timestamp(seconds=seconds, nanos=millis * 1_000_000)
+
+
+def unix_ms(time: Timestamp) -> int:
+    """Returns a time in Unix milliseconds, rounded up so that nothing happens before it."""
+    return time.seconds * 1000 + -(-time.nanos // 1_000_000)
+
+
+def new_task(task_id: str, tenant: str, raw: bytes, due_ms: int | None) -> task_pb2.Task:
+    """Returns the message of a task just accepted."""
+    task = task_pb2.Task.FromString(raw)
+    task.id = task_id
+    task.tenant_id = tenant
+    task.status = task_pb2.TASK_STATUS_PENDING
+    if due_ms is not None:
+        task.status = task_pb2.TASK_STATUS_SCHEDULED
+        task.run_at.CopyFrom(timestamp(due_ms))
+    task.updated_at.CopyFrom(task.created_at)
+    return task
+
+
+def claimed_task(delivered: Delivered, claim: Claim, tenant: str, error: str | None, now: Now) -> task_pb2.Task:
+    """Returns the message of a task just claimed."""
+    task = task_pb2.Task.FromString(delivered.raw)
+    task.id = delivered.task_id
+    task.tenant_id = tenant
+    task.status = task_pb2.TASK_STATUS_CLAIMED
+    task.attempts = delivered.attempts
+    task.worker_id = claim.worker
+    task.lease_token = claim.token
+    task.lease_until.CopyFrom(timestamp(now.wall_ms + claim.until - now.mono_ms))
+    task.updated_at.CopyFrom(timestamp(claim.claimed_ms))
+    if error is not None:
+        task.error = error
+    return task
+
+
+def task_message(view: TaskView) -> task_pb2.Task:
+    """Returns the message of a task."""
+    task = task_pb2.Task.FromString(view.raw)
+    task.id = view.task_id
+    task.tenant_id = view.tenant
+    task.status = status_number(view.status)
+    task.attempts = view.attempts
+    if view.worker is not None:
+        task.worker_id = view.worker
+    if view.token is not None:
+        task.lease_token = view.token
+    if view.lease_until_ms is not None:
+        task.lease_until.CopyFrom(timestamp(view.lease_until_ms))
+    if view.due_ms is not None:
+        task.run_at.CopyFrom(timestamp(view.due_ms))
+    if view.error is not None:
+        task.error = view.error
+    if view.changed_ms is None:
+        task.updated_at.CopyFrom(task.created_at)
+    else:
+        task.updated_at.CopyFrom(timestamp(view.changed_ms))
+    if view.finished_ms is not None:
+        task.finished_at.CopyFrom(timestamp(view.finished_ms))
+    return task
+
+
+def result_message(view: TaskView) -> task_pb2.TaskResult:
+    """Returns the record of a task's end."""
+    assert view.finished_ms is not None
+    record = task_pb2.TaskResult(
+        task_id=view.task_id, status=status_number(view.status), completed_at=timestamp(view.finished_ms)
+    )
+    if view.result is not None:
+        record.result = view.result
+    if view.error is not None:
+        record.error = view.error
+    return record
+
+
+def outcome_message(task_id: str, verdict: Verdict, result: bytes | None, error: str) -> task_pb2.TaskResult:
+    """Returns the record of an end just decided."""
+    record = task_pb2.TaskResult(
+        task_id=task_id, status=status_number(verdict.status), completed_at=timestamp(verdict.at_ms)
+    )
+    if result is not None:
+        record.result = result
+    if error:
+        record.error = error
+    return record
+
+
+def queue_message(view: QueueView, now: Now) -> queue_service_pb2.Queue:
+    """Returns the message of a queue."""
+    created = [unix_ms(task_pb2.Task.FromString(raw).created_at) for raw in view.heads]
+    return queue_service_pb2.Queue(
+        command=view.command,
+        ready=view.ready,
+        scheduled=view.scheduled,
+        claimed=view.claimed,
+        dlq=view.dlq,
+        oldest_age_seconds=max(0, now.wall_ms - min(created)) / 1000 if created else 0,
+    )
+
+
+def status_number(status: Status) -> task_pb2.TaskStatus:
+    """Returns a status as the proto's number: they are the same."""
+    return cast("task_pb2.TaskStatus", int(status))
+
+
+def reason_number(rejection: Rejection) -> error_pb2.ErrorReason:
+    """Returns the reason of a refusal as the proto's number: they are the same."""
+    return cast("error_pb2.ErrorReason", rejection.reason.value)
+
+
+def item_error(index: int, rejection: Rejection) -> error_pb2.ItemError:
+    """Returns a refusal as the error of one item."""
+    return error_pb2.ItemError(index=index, reason=reason_number(rejection), message=rejection.message)

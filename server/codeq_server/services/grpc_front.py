@@ -1,0 +1,168 @@
+"""The gRPC front: every registered service on a grpc.aio server, refusals as google.rpc statuses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+import grpc
+from codeq import reasons
+from codeq.v1 import producer_service_pb2, worker_service_pb2
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from codeq_server.auth.access import access_of
+from codeq_server.core.errors import Reason, Rejection
+
+from .calls import Calls, Method
+
+RETRY_AFTER_SECONDS: Final = 1
+"""Advice to callers whose call may succeed later."""
+
+AccessLog = Callable[[str, str, float, str], None]
+"""Takes method, name of the gRPC code, seconds and request id of a unary call."""
+
+Serve = Callable[[Any, Any], Any]
+"""Serves a stream: takes claims and context."""
+
+PRODUCE: Final = "/codeq.v1.ProducerService/Produce"
+WORK: Final = "/codeq.v1.WorkerService/Work"
+
+
+def status_of(rejection: Rejection) -> status_pb2.Status:
+    """Returns a refusal as a google.rpc.Status with ErrorInfo, and BadRequest or RetryInfo where they apply."""
+    reason = reasons.BY_NUMBER[rejection.reason.value]
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason.name, domain=reasons.DOMAIN)]
+    if rejection.violations:
+        bad = error_details_pb2.BadRequest()
+        for name, description in rejection.violations:
+            bad.field_violations.add(field=name, description=description)
+        details.append(bad)
+    if reason.retryable:
+        delay = duration_pb2.Duration(seconds=RETRY_AFTER_SECONDS)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    status = status_pb2.Status(code=reason.grpc_code, message=rejection.message)
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+class GrpcFront:
+    """Makes handlers for a grpc.aio server."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        produce: Serve,
+        work: Serve,
+        access_log: AccessLog | None,
+        on_defect: Callable[[str, BaseException], None],
+    ) -> None:
+        self._calls = calls
+        self._serve: dict[str, Serve] = {PRODUCE: produce, WORK: work}
+        self._access_log = access_log
+        self._on_defect = on_defect
+
+    def register(self, server: grpc.aio.Server) -> list[str]:
+        """Adds every service to a server; returns their names."""
+        handlers: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
+        for method in self._calls.methods.values():
+            _, service, name = method.name.split("/")
+            handlers.setdefault(service, {})[name] = grpc.unary_unary_rpc_method_handler(
+                self._unary(method),
+                request_deserializer=method.request_class.FromString,
+                response_serializer=_serialize,
+            )
+        handlers["codeq.v1.ProducerService"] = {
+            "Produce": grpc.stream_stream_rpc_method_handler(
+                self._stream(PRODUCE),
+                request_deserializer=producer_service_pb2.ProduceRequest.FromString,
+                response_serializer=_serialize,
+            )
+        }
+        handlers["codeq.v1.WorkerService"] = {
+            "Work": grpc.stream_stream_rpc_method_handler(
+                self._stream(WORK),
+                request_deserializer=worker_service_pb2.WorkRequest.FromString,
+                response_serializer=bytes,  # the stream encodes its responses itself
+            )
+        }
+        for service, methods in handlers.items():
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
+        return list(handlers)
+
+    def _unary(self, method: Method) -> Any:
+        async def behaviour(request: Message, context: Any) -> Message:
+            started = time.perf_counter()
+            metadata = dict(context.invocation_metadata())
+            code = "OK"
+            try:
+                return await self._calls.call(method.name, request, _text(metadata.get("authorization", "")))
+            except Rejection as rejection:
+                code = reasons.BY_NUMBER[rejection.reason.value].grpc_name
+                await _abort(context, rejection)
+            except Exception as problem:  # noqa: BLE001 - a defect of ours: the caller gets INTERNAL, the log the rest
+                code = "INTERNAL"
+                self._on_defect(method.name, problem)
+                await _abort(context, Rejection(Reason.INTERNAL, "internal error"))
+            finally:
+                if self._access_log is not None:
+                    seconds = time.perf_counter() - started
+                    self._access_log(method.name, code, seconds, _text(metadata.get("x-request-id", "")))
+
+        return behaviour
+
+    def _stream(self, name: str) -> Any:
+        access = access_of(name)
+
+        async def behaviour(_: Any, context: Any) -> None:
+            try:
+                if self._calls.draining:
+                    raise Rejection(Reason.DRAINING, "the server is stopping")  # noqa: TRY301
+                header = _text(dict(context.invocation_metadata()).get("authorization", ""))
+                claims = self._calls.authenticator.authenticate(header, access.principal, access.scope)
+                await self._serve[name](claims, context)
+            except Rejection as rejection:
+                await _abort(context, rejection)
+            except BaseExceptionGroup as group:
+                cause = _first(group)
+                if not isinstance(cause, Rejection):
+                    self._on_defect(name, cause)
+                    cause = Rejection(Reason.INTERNAL, "internal error")
+                await _abort(context, cause)
+            except Exception as problem:  # noqa: BLE001 - a defect of ours
+                self._on_defect(name, problem)
+                await _abort(context, Rejection(Reason.INTERNAL, "internal error"))
+
+        return behaviour
+
+
+async def _abort(context: Any, rejection: Rejection) -> NoReturn:
+    await context.abort_with_status(rpc_status.to_status(status_of(rejection)))
+    raise AssertionError  # abort raises
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Returns the refusal in a group of exceptions, else the first of them."""
+    leaves: list[BaseException] = []
+    stack: list[BaseException] = [group]
+    while stack:
+        problem = stack.pop()
+        if isinstance(problem, BaseExceptionGroup):
+            stack.extend(problem.exceptions)
+        else:
+            leaves.append(problem)
+    return next((leaf for leaf in leaves if isinstance(leaf, Rejection)), leaves[0])
+
+
+def _serialize(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode("latin-1")

@@ -1,0 +1,59 @@
+"""Prometheus metrics, read from the shard's own counters when they are asked for: counting costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from codeq_server.engine.runner import ShardRunner
+
+from .streams import StreamRegistry
+
+QUEUES_MAX: Final = 1000
+"""Queues that have series of their own: the first by number; names come from clients, so they are bounded."""
+
+_TOTALS: Final = {
+    "created": ("codeq_tasks_created", "Tasks accepted"),
+    "claimed": ("codeq_tasks_claimed", "Deliveries to workers"),
+    "completed": ("codeq_tasks_completed", "Tasks that ended as COMPLETED"),
+    "failed": ("codeq_tasks_failed", "Tasks that ended as FAILED"),
+    "nacked": ("codeq_tasks_nacked", "Deliveries that ended in a nack"),
+    "abandoned": ("codeq_tasks_abandoned", "Deliveries given back by workers"),
+    "dead": ("codeq_tasks_dead_lettered", "Tasks that went to the dead-letter queue"),
+    "expired": ("codeq_leases_expired", "Leases that ran out"),
+    "matured": ("codeq_tasks_matured", "Scheduled tasks that fell due"),
+    "removed": ("codeq_tasks_removed", "Ended tasks removed after their retention"),
+    "rows": ("codeq_rows_written", "Rows put or deleted in the store"),
+}
+
+
+class ShardCollector(Collector):
+    """Tells the metrics of a shard."""
+
+    def __init__(self, runner: ShardRunner, streams: StreamRegistry) -> None:
+        self._runner = runner
+        self._streams = streams
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields every family."""
+        shard = self._runner.shard
+        for name, (metric, text) in _TOTALS.items():
+            yield CounterMetricFamily(metric, text + " since the start.", value=getattr(shard.totals, name))
+        commits = self._runner.commits
+        yield CounterMetricFamily("codeq_commits", "Batches made durable since the start.", value=commits.count)
+        yield CounterMetricFamily(
+            "codeq_commit_seconds", "Time spent making batches durable since the start.", value=commits.seconds
+        )
+        yield GaugeMetricFamily("codeq_streams_open", "Open producer and worker streams.", value=len(self._streams))
+        yield GaugeMetricFamily("codeq_workers_waiting", "Claims and streams waiting.", value=len(self._runner.waiting))
+        yield GaugeMetricFamily("codeq_window_bytes", "Memory of loaded queue heads.", value=shard.windows_bytes)
+        depth = GaugeMetricFamily("codeq_queue_tasks", "Tasks in a queue.", labels=("tenant", "command", "state"))
+        for number, queue in enumerate(shard.queues.values()):
+            if number >= QUEUES_MAX:
+                break
+            for state in ("ready", "scheduled", "claimed", "dlq"):
+                depth.add_metric((queue.tenant, queue.command, state), getattr(queue, state))
+        yield depth

@@ -1,0 +1,68 @@
+"""What a stream has yet to say: frames in order, each let out when everything it saw is durable."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from codeq_server.engine.runner import ShardRunner
+
+Frame = TypeVar("Frame")
+
+
+class Outbox(Generic[Frame]):
+    """Frames waiting for durability and for the reader at the other end."""
+
+    def __init__(self, runner: ShardRunner) -> None:
+        self._runner = runner
+        self._frames: deque[tuple[asyncio.Future[None] | None, Frame]] = deque()
+        self._wake = asyncio.Event()
+        self._ended = False
+
+    def __len__(self) -> int:
+        """Returns the number of frames not yet let out."""
+        return len(self._frames)
+
+    def put(self, frame: Frame) -> None:
+        """Adds a frame that saw everything decided so far.
+
+        Raises:
+            Rejection: OUTCOME_UNKNOWN.
+        """
+        self._frames.append((self._runner.durable(), frame))
+        self._wake.set()
+
+    def end(self) -> None:
+        """Says that no frame follows."""
+        self._ended = True
+        self._wake.set()
+
+    async def run(self, send: Callable[[list[Frame]], Awaitable[None]]) -> None:
+        """Lets frames out, those that are durable together in one call, until the last one is out.
+
+        Raises:
+            Rejection: OUTCOME_UNKNOWN.
+        """
+        while True:
+            while not self._frames:
+                if self._ended:
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+            durable, _ = self._frames[0]
+            if durable is not None:
+                await durable
+            ready = [self._frames[0][1]]
+            for future, frame in list(self._frames)[1:]:
+                if future is not None and not future.done():
+                    break
+                ready.append(frame)
+            await send(ready)
+            for _ in ready:
+                self._frames.popleft()
+
+    def unsent(self) -> list[Frame]:
+        """Returns the frames that were not let out."""
+        return [frame for _, frame in self._frames]

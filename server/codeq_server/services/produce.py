@@ -1,0 +1,142 @@
+"""The producer stream: frames of tasks in, acks out."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from codeq.v1 import producer_service_pb2 as pb
+from codeq.v1 import task_pb2
+
+from codeq_server.auth.claims import Claims
+from codeq_server.core import creates
+from codeq_server.core.errors import Reason, Rejection
+from codeq_server.engine.runner import ShardRunner
+
+from .convert import item_error
+from .outbox import Outbox
+from .streams import StreamRegistry, hello_of, protocol_error
+from .tasks import due_of
+from .validation import check_json, check_message
+
+UNACKED_FRAMES_MAX: Final = 256
+UNACKED_BYTES_MAX: Final = 16 << 20
+FRAME_TASKS_MAX: Final = 4096
+FRAME_BYTES_MAX: Final = 8 << 20
+
+_NULL: Final = b"null"
+
+
+class ProducerStream:
+    """One producer's stream."""
+
+    def __init__(self, runner: ShardRunner, claims: Claims, registry: StreamRegistry, context: Any) -> None:
+        self._runner = runner
+        self._tenant = claims.tenant_id
+        self._subject = claims.subject
+        self._registry = registry
+        self._context = context
+        self._outbox: Outbox[tuple[pb.FrameAck, int]] = Outbox(runner)
+        self._unacked_bytes = 0
+        self._acked = asyncio.Event()
+        self._writing = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Serves the stream until the client half-closes.
+
+        Raises:
+            Rejection: BAD_HANDSHAKE, TOO_LARGE, INVALID_FIELD or OUTCOME_UNKNOWN.
+        """
+        first = await hello_of(self._context, pb.ProduceRequest)
+        check_message(first.hello)
+        await self._context.write(
+            pb.ProduceResponse(
+                welcome=pb.ProducerWelcome(
+                    tenant_id=self._tenant,
+                    subject=self._subject,
+                    unacked_frames_max=UNACKED_FRAMES_MAX,
+                    unacked_bytes_max=UNACKED_BYTES_MAX,
+                    frame_tasks_max=FRAME_TASKS_MAX,
+                    frame_bytes_max=FRAME_BYTES_MAX,
+                )
+            )
+        )
+        async with asyncio.TaskGroup() as group, self._registry.member(self.notify, group):
+            group.create_task(self._outbox.run(self._send), name="producer-acks")
+            try:
+                await self._read(first)
+            finally:
+                self._outbox.end()
+
+    async def notify(self, notice: pb.StreamNotice) -> None:
+        """Tells the client that the server will end the stream."""
+        async with self._writing:
+            await self._context.write(pb.ProduceResponse(notice=notice))
+
+    async def _read(self, message: Any) -> None:
+        first = True
+        while isinstance(message, pb.ProduceRequest):
+            if message.HasField("hello") and not first:
+                raise protocol_error("the hello is for the first message only")
+            first = False
+            if message.tasks:
+                await self._take(message)
+            message = await self._context.read()
+
+    async def _take(self, frame: pb.ProduceRequest) -> None:
+        size = frame.ByteSize()
+        if size > FRAME_BYTES_MAX or len(frame.tasks) > FRAME_TASKS_MAX:
+            raise Rejection(
+                Reason.TOO_LARGE,
+                f"a frame of {len(frame.tasks)} tasks and {size} bytes; the limits are {FRAME_TASKS_MAX} and "
+                f"{FRAME_BYTES_MAX}",
+            )
+        while len(self._outbox) >= UNACKED_FRAMES_MAX or self._unacked_bytes > UNACKED_BYTES_MAX:
+            self._acked.clear()
+            await self._acked.wait()
+        await self._runner.room()
+        self._unacked_bytes += size
+        ack = self._create_all(frame)
+        self._runner.changed()
+        self._outbox.put((ack, size))
+
+    def _create_all(self, frame: pb.ProduceRequest) -> pb.FrameAck:
+        shard, tenant, now = self._runner.shard, self._tenant, self._runner.now()
+        known = shard.by_name
+        create = creates.create
+        ids = []
+        errors = []
+        for index, spec in enumerate(frame.tasks):
+            try:
+                command, payload, priority = spec.command, spec.payload, spec.priority
+                # What is checked here is stricter than the rules of the proto, which cost more to ask.
+                if (tenant, command) in known and 0 <= priority <= 9 and is_plain(spec) and is_small(payload):
+                    attempts = due_ms = 0
+                else:
+                    check_message(spec)
+                    attempts, due_ms = spec.max_attempts, due_of(spec, now)
+                payload = payload or _NULL
+                check_json(payload, "payload")
+                ids.append(create(shard, tenant, command, payload, priority, attempts, due_ms, now)[0])
+            except Rejection as rejection:
+                ids.append("")
+                errors.append(item_error(index, rejection))
+            except Exception as problem:
+                raise self._runner.fail(problem) from problem
+        return pb.FrameAck(task_ids=ids, errors=errors)
+
+    async def _send(self, frames: list[tuple[pb.FrameAck, int]]) -> None:
+        async with self._writing:
+            await self._context.write(pb.ProduceResponse(acks=[ack for ack, _ in frames]))
+        self._unacked_bytes -= sum(size for _, size in frames)
+        self._acked.set()
+
+
+def is_plain(spec: task_pb2.TaskSpec) -> bool:
+    """Returns whether a task asks for nothing but command, payload and priority."""
+    return not (spec.HasField("max_attempts") or spec.HasField("run_at") or spec.HasField("delay_seconds"))
+
+
+def is_small(payload: bytes) -> bool:
+    """Returns whether a payload keeps the limit."""
+    return len(payload) <= 1 << 20

@@ -1,0 +1,311 @@
+"""TaskService: tasks call by call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from codeq.v1 import task_pb2
+from codeq.v1 import task_service_pb2 as pb
+
+from codeq_server.auth.claims import Claims
+from codeq_server.core import creates, outcomes, reads
+from codeq_server.core.clock import Now
+from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_field
+from codeq_server.core.model import Caller
+from codeq_server.core.outcomes import Outcome, Status, Verdict
+from codeq_server.engine.runner import ShardRunner
+
+from .claiming import claim_now, claim_or_wait, return_unused
+from .convert import (
+    claimed_task,
+    item_error,
+    new_task,
+    outcome_message,
+    result_message,
+    status_number,
+    task_message,
+    timestamp,
+    unix_ms,
+)
+from .validation import check_json, check_message
+
+BATCH_BYTES_MAX: Final = 8 << 20
+"""Bytes of a batch's payloads or results."""
+DUE_MAX_MS: Final = 253_402_300_799_000
+"""Last millisecond a timestamp can hold: the end of the year 9999."""
+
+_NULL: Final = b"null"
+_ENDED: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.DLQ, Status.CANCELLED})
+_OUTCOMES: Final = {
+    task_pb2.TASK_STATUS_COMPLETED: Outcome.COMPLETED,
+    task_pb2.TASK_STATUS_FAILED: Outcome.FAILED,
+}
+
+T = TypeVar("T")
+
+
+class TaskService:
+    """Creates, claims, ends and tells tasks. Methods have the names and contracts of the proto's RPCs."""
+
+    def __init__(self, runner: ShardRunner, default_lease_seconds: int) -> None:
+        self._runner = runner
+        self._default_lease_ms = default_lease_seconds * 1000
+
+    async def CreateTask(self, claims: Claims, request: pb.CreateTaskRequest) -> pb.CreateTaskResponse:  # noqa: N802
+        """Accepts one task."""
+        await self._runner.room()
+        task = self._create(claims.tenant_id, request.spec, self._runner.now())
+        await self._settled()
+        return pb.CreateTaskResponse(task=task)
+
+    async def BatchCreateTasks(  # noqa: N802
+        self, claims: Claims, request: pb.BatchCreateTasksRequest
+    ) -> pb.BatchCreateTasksResponse:
+        """Accepts several tasks, each by itself."""
+        _check_batch_bytes("tasks", sum(len(spec.payload) for spec in request.tasks))
+        await self._runner.room()
+        now = self._runner.now()
+        response = pb.BatchCreateTasksResponse()
+        for index, spec in enumerate(request.tasks):
+            answer = response.results.add()
+            try:
+                check_message(spec)
+                answer.task.CopyFrom(self._create(claims.tenant_id, spec, now))
+            except Rejection as rejection:
+                answer.error.CopyFrom(item_error(index, rejection))
+        await self._settled()
+        return response
+
+    async def ClaimTask(self, claims: Claims, request: pb.ClaimTaskRequest) -> pb.ClaimTaskResponse:  # noqa: N802
+        """Leases one task, or none after the wait."""
+        lease_ms = request.lease_seconds * 1000 if request.HasField("lease_seconds") else self._default_lease_ms
+        tasks = await self._claim(claims, request.commands, 1, lease_ms, request.wait_seconds)
+        return pb.ClaimTaskResponse(task=tasks[0] if tasks else None)
+
+    async def ClaimTasks(self, claims: Claims, request: pb.ClaimTasksRequest) -> pb.ClaimTasksResponse:  # noqa: N802
+        """Leases several tasks, or none after the wait."""
+        lease_ms = request.lease_seconds * 1000 if request.HasField("lease_seconds") else self._default_lease_ms
+        tasks = await self._claim(claims, request.commands, request.count, lease_ms, request.wait_seconds)
+        return pb.ClaimTasksResponse(tasks=tasks)
+
+    async def HeartbeatTask(  # noqa: N802
+        self, claims: Claims, request: pb.HeartbeatTaskRequest
+    ) -> pb.HeartbeatTaskResponse:
+        """Extends a lease."""
+        token = request.lease_token if request.HasField("lease_token") else None
+        extend_ms = request.extend_seconds * 1000 if request.HasField("extend_seconds") else None
+        now = self._runner.now()
+        token, until_ms = self._decide(
+            lambda: outcomes.heartbeat(self._runner.shard, _caller(claims), request.task_id, token, extend_ms, now)
+        )
+        await self._settled()
+        return pb.HeartbeatTaskResponse(lease_token=token, lease_until=timestamp(until_ms))
+
+    async def SubmitResult(self, claims: Claims, request: pb.SubmitResultRequest) -> pb.SubmitResultResponse:  # noqa: N802
+        """Ends a task as COMPLETED or FAILED."""
+        await self._runner.room()
+        record = self._submit(claims, request, self._runner.now())
+        await self._settled()
+        return pb.SubmitResultResponse(result=record)
+
+    async def BatchSubmitResults(  # noqa: N802
+        self, claims: Claims, request: pb.BatchSubmitResultsRequest
+    ) -> pb.BatchSubmitResultsResponse:
+        """Ends several tasks, each by itself."""
+        _check_batch_bytes("results", sum(len(item.result) for item in request.results))
+        await self._runner.room()
+        now = self._runner.now()
+        response = pb.BatchSubmitResultsResponse()
+        for index, item in enumerate(request.results):
+            answer = response.results.add(task_id=item.task_id)
+            try:
+                check_message(item)
+                answer.result.CopyFrom(self._submit(claims, item, now))
+            except Rejection as rejection:
+                answer.error.CopyFrom(item_error(index, rejection))
+        await self._settled()
+        return response
+
+    async def NackTask(self, claims: Claims, request: pb.NackTaskRequest) -> pb.NackTaskResponse:  # noqa: N802
+        """Gives a delivery back for another try."""
+        token = request.lease_token if request.HasField("lease_token") else None
+        delay_ms = request.delay_seconds * 1000 if request.HasField("delay_seconds") else None
+        verdict = await self._settle(claims, request.task_id, token, Outcome.NACK, request.reason, delay_ms)
+        return pb.NackTaskResponse(status=status_number(verdict.status), delay_seconds=-(-verdict.delay_ms // 1000))
+
+    async def AbandonTask(self, claims: Claims, request: pb.AbandonTaskRequest) -> pb.AbandonTaskResponse:  # noqa: N802
+        """Gives a delivery back unused."""
+        token = request.lease_token if request.HasField("lease_token") else None
+        verdict = await self._settle(claims, request.task_id, token, Outcome.ABANDON, "", None)
+        return pb.AbandonTaskResponse(status=status_number(verdict.status))
+
+    async def GetTask(self, claims: Claims, request: pb.GetTaskRequest) -> pb.GetTaskResponse:  # noqa: N802
+        """Tells a task."""
+        view = self._view(claims, request.task_id)
+        await self._settled()
+        return pb.GetTaskResponse(task=task_message(view))
+
+    async def GetTaskResult(  # noqa: N802
+        self, claims: Claims, request: pb.GetTaskResultRequest
+    ) -> pb.GetTaskResultResponse:
+        """Tells a task's end, waiting for it if asked to."""
+        view = self._view(claims, request.task_id)
+        if view.status not in _ENDED and request.wait_seconds:
+            future = self._runner.watch_end(request.task_id)
+            try:
+                async with asyncio.timeout(request.wait_seconds):
+                    await future
+            except TimeoutError:
+                pass
+            finally:
+                self._runner.unwatch_end(request.task_id, future)
+            view = self._view(claims, request.task_id)
+        await self._settled()
+        if view.status not in _ENDED:
+            raise Rejection(Reason.RESULT_NOT_FOUND, f"the task has not ended: it is {view.status.name}")
+        return pb.GetTaskResultResponse(task=task_message(view), result=result_message(view))
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    async def _settled(self) -> None:
+        self._runner.changed()
+        await self._runner.wait_durable()
+
+    def _decide(self, decision: Callable[[], T]) -> T:
+        try:
+            return decision()
+        except Rejection:
+            raise
+        except Exception as problem:
+            raise self._runner.fail(problem) from problem
+
+    def _create(self, tenant: str, spec: task_pb2.TaskSpec, now: Now) -> task_pb2.Task:
+        payload = spec.payload or _NULL
+        check_json(payload, "payload")
+        due_ms = due_of(spec, now)
+        shard = self._runner.shard
+        task_id, raw = self._decide(
+            lambda: creates.create(shard, tenant, spec.command, payload, spec.priority, spec.max_attempts, due_ms, now)
+        )
+        return new_task(task_id, tenant, raw, due_ms if due_ms > now.wall_ms else None)
+
+    def _submit(self, claims: Claims, request: pb.SubmitResultRequest, now: Now) -> task_pb2.TaskResult:
+        outcome = _OUTCOMES[request.status]
+        result = request.result if request.HasField("result") else None
+        check_ending(outcome, result, request.error)
+        token = request.lease_token if request.HasField("lease_token") else None
+        error = request.error if outcome is Outcome.FAILED else ""
+        verdict = self._decide(
+            lambda: outcomes.settle(
+                self._runner.shard, _caller(claims), request.task_id, token, outcome, result, error, None, 0, now
+            )
+        )
+        return outcome_message(request.task_id, verdict, result, error)
+
+    async def _settle(
+        self, claims: Claims, task_id: str, token: int | None, outcome: Outcome, reason: str, delay_ms: int | None
+    ) -> Verdict:
+        await self._runner.room()
+        shard, now, jitter = self._runner.shard, self._runner.now(), self._runner.random()
+        verdict = self._decide(
+            lambda: outcomes.settle(
+                shard, _caller(claims), task_id, token, outcome, None, reason, delay_ms, jitter, now
+            )
+        )
+        await self._settled()
+        return verdict
+
+    async def _claim(
+        self, claims: Claims, commands: Sequence[str], count: int, lease_ms: int, wait_seconds: int
+    ) -> list[task_pb2.Task]:
+        runner = self._runner
+        await runner.room()
+        wanted = allowed_commands(claims, commands)
+        caller = _caller(claims)
+        claimed = claim_now(runner, caller, wanted, count, BATCH_BYTES_MAX, lease_ms)
+        if claimed is None and wait_seconds:
+            claimed = await claim_or_wait(runner, caller, wanted, count, BATCH_BYTES_MAX, lease_ms, wait_seconds)
+        if claimed is None:
+            await self._settled()
+            return []
+        claim, deliveries = claimed
+        now = runner.now()
+        tasks = [
+            claimed_task(
+                d, claim, claims.tenant_id, reads.last_error(runner.shard, d.task_id) if d.attempts > 1 else None, now
+            )
+            for d in deliveries
+        ]
+        try:
+            await self._settled()
+        except asyncio.CancelledError:
+            return_unused(runner, claim, [d.task_id for d in deliveries])
+            raise
+        return tasks
+
+    def _view(self, claims: Claims, task_id: str) -> reads.TaskView:
+        try:
+            return reads.get_task(self._runner.shard, claims.tenant_id, task_id, self._runner.now())
+        except CorruptRows as problem:
+            raise Rejection(
+                Reason.CORRUPT_DATA, f"the stored data of the task contradict each other: {problem}"
+            ) from None
+
+
+def _caller(claims: Claims) -> Caller:
+    return Caller(claims.tenant_id, claims.subject, claims.subject)
+
+
+def _check_batch_bytes(field: str, size: int) -> None:
+    if size > BATCH_BYTES_MAX:
+        raise Rejection(
+            Reason.TOO_LARGE, f"{field}: {size} bytes, the limit is {BATCH_BYTES_MAX}", ((field, "too large"),)
+        )
+
+
+def due_of(spec: task_pb2.TaskSpec, now: Now) -> int:
+    """Returns the due time of a new task in Unix milliseconds; 0: at once.
+
+    Raises:
+        Rejection: INVALID_FIELD.
+    """
+    if spec.HasField("delay_seconds"):
+        return now.wall_ms + spec.delay_seconds * 1000 if spec.delay_seconds else 0
+    if not spec.HasField("run_at"):
+        return 0
+    due_ms = unix_ms(spec.run_at)
+    if due_ms > DUE_MAX_MS or not 0 <= spec.run_at.nanos < 1_000_000_000:
+        raise invalid_field("run_at", "is not a time before the year 10000")
+    return max(due_ms, 0)
+
+
+def check_ending(outcome: Outcome, result: bytes | None, error: str) -> None:
+    """Checks what the rules in the protos cannot say about an outcome.
+
+    Raises:
+        Rejection: INVALID_FIELD.
+    """
+    if result is not None:
+        if outcome is not Outcome.COMPLETED:
+            raise invalid_field("result", "belongs to COMPLETED only")
+        check_json(result, "result")
+    if outcome is Outcome.FAILED and not error.strip():
+        raise invalid_field("error", "must not be blank for FAILED")
+    if error and outcome is Outcome.COMPLETED:
+        raise invalid_field("error", "does not belong to COMPLETED")
+
+
+def allowed_commands(claims: Claims, commands: Sequence[str]) -> list[str] | None:
+    """Returns the commands to claim from; None: every one of the tenant.
+
+    Raises:
+        Rejection: COMMAND_NOT_ALLOWED.
+    """
+    if not commands:
+        return None if claims.allows_every_command else sorted(claims.event_types)
+    for command in commands:
+        if not claims.allows_command(command):
+            raise Rejection(Reason.COMMAND_NOT_ALLOWED, f"the token does not allow the command {command}")
+    return list(dict.fromkeys(commands))

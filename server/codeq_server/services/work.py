@@ -1,0 +1,331 @@
+"""The worker stream: tasks out within credits, outcomes and heartbeats in."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Final
+
+from codeq.v1 import producer_service_pb2, task_pb2
+from codeq.v1 import worker_service_pb2 as pb
+
+from codeq_server.auth.claims import Claims
+from codeq_server.core import claims as core_claims
+from codeq_server.core import outcomes
+from codeq_server.core.claims import CLAIM_MAX, Delivered
+from codeq_server.core.clock import Now
+from codeq_server.core.creates import varint
+from codeq_server.core.errors import Reason, Rejection, invalid_field
+from codeq_server.core.model import Caller, Claim
+from codeq_server.core.outcomes import Outcome
+from codeq_server.engine.runner import ShardRunner
+
+from .claiming import return_unused
+from .convert import reason_number, timestamp
+from .outbox import Outbox
+from .streams import StreamRegistry, hello_of, protocol_error
+from .tasks import allowed_commands, check_ending
+from .validation import check_message
+
+CREDITS_MAX: Final = 65_536
+FRAMES_AHEAD: Final = 2
+"""Responses that may wait for the disk or the client; what comes meanwhile goes into one more."""
+FRAME_TASKS_MAX: Final = 2048
+"""Tasks in one response."""
+FRAME_BYTES_MAX: Final = 4 << 20
+"""Task bytes in one response; the first task goes whatever its size."""
+
+_SCOPES: Final = {
+    Outcome.COMPLETED: "codeq:result",
+    Outcome.FAILED: "codeq:result",
+    Outcome.NACK: "codeq:nack",
+    Outcome.ABANDON: "codeq:abandon",
+}
+_OUTCOMES: Final = {int(outcome): outcome for outcome in _SCOPES}
+_ID_FIELD: Final = b"\xa2\x01\x24"
+"""Tag of Task.id and the length of a server id."""
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A response: the encoded tasks, the claims they belong to, and everything else."""
+
+    tasks: bytes
+    claims: list[tuple[Claim, list[Delivered]]]
+    rest: bytes
+
+
+class WorkerStream:
+    """One worker's stream."""
+
+    def __init__(
+        self,
+        runner: ShardRunner,
+        claims: Claims,
+        registry: StreamRegistry,
+        default_lease_seconds: int,
+        context: Any,
+    ) -> None:
+        self._runner = runner
+        self._claims = claims
+        self._registry = registry
+        self._context = context
+        self._caller = Caller(claims.tenant_id, claims.subject, claims.subject)
+        self._commands: list[str] | None = None
+        self._lease_seconds = default_lease_seconds
+        self._credits = 0
+        self._credit_bytes: int | None = None
+        self._draining = False
+        self._closing = False
+        self._full = False
+        self._number = 0
+        self._answer = pb.WorkResponse()
+        self._answers = False
+        self._open: dict[int, Claim] = {}
+        self._outbox: Outbox[_Frame] = Outbox(runner)
+        self._writing = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Serves the stream until the client half-closes.
+
+        Raises:
+            Rejection: Why the stream is ended.
+        """
+        first = await hello_of(self._context, pb.WorkRequest)
+        self._greet(first.hello)
+        welcome = pb.WorkerWelcome(
+            tenant_id=self._caller.tenant,
+            worker_id=self._caller.worker,
+            lease_seconds=self._lease_seconds,
+            credits_max=CREDITS_MAX,
+        )
+        await self._context.write(pb.WorkResponse(welcome=welcome).SerializeToString())
+        try:
+            async with asyncio.TaskGroup() as group, self._registry.member(self.notify, group):
+                group.create_task(self._outbox.run(self._send), name="worker-pushes")
+                try:
+                    await self._read(first)
+                    self._close()
+                finally:
+                    self._outbox.end()
+        finally:
+            self._runner.waiting.leave(self)
+            for frame in self._outbox.unsent():
+                for claim, delivered in frame.claims:
+                    return_unused(self._runner, claim, [d.task_id for d in delivered])
+
+    async def notify(self, notice: producer_service_pb2.StreamNotice) -> None:
+        """Tells the client that the server will end the stream, and pushes nothing more."""
+        self._draining = True
+        async with self._writing:
+            await self._context.write(pb.WorkResponse(notice=notice).SerializeToString())
+
+    def wake(self) -> None:
+        """Claims what has come for the waiting stream."""
+        try:
+            self._pump()
+        except Rejection:
+            return  # nothing is decided any more; the sender learns it from its next frame
+
+    # -- in ----------------------------------------------------------------------------------------------------------
+
+    def _greet(self, hello: pb.WorkerHello) -> None:
+        check_message(hello)
+        if hello.name:
+            self._caller = self._caller._replace(worker=f"{self._caller.subject}/{hello.name}")
+        if hello.HasField("lease_seconds"):
+            self._lease_seconds = hello.lease_seconds
+        self._commands = allowed_commands(self._claims, hello.commands)
+
+    async def _read(self, message: Any) -> None:
+        first = True
+        while isinstance(message, pb.WorkRequest):
+            if message.HasField("hello") and not first:
+                raise protocol_error("the hello is for the first message only")
+            first = False
+            await self._runner.room()
+            self._take(message)
+            self._pump()
+            message = await self._context.read()
+
+    def _take(self, message: pb.WorkRequest) -> None:
+        if message.outcomes:
+            if len(message.outcomes) > 4096:
+                raise Rejection(Reason.TOO_LARGE, "outcomes: more than 4096 in one message")
+            self._settle(message)
+        if message.heartbeats:
+            if len(message.heartbeats) > 4096:
+                raise Rejection(Reason.TOO_LARGE, "heartbeats: more than 4096 in one message")
+            self._extend(message)
+        credits, credit_bytes = message.add_credits, message.add_credit_bytes
+        if credits:
+            if credits < 0 or self._credits + credits > CREDITS_MAX:
+                raise invalid_field("add_credits", f"makes more than {CREDITS_MAX} credits, or is negative")
+            self._credits += credits
+        if credit_bytes:
+            if not 0 <= credit_bytes <= 1 << 30:
+                raise invalid_field("add_credit_bytes", f"is not between 0 and {1 << 30}")
+            self._credit_bytes = min((self._credit_bytes or 0) + credit_bytes, 1 << 30)
+        if message.drain:
+            self._draining = True
+            self._runner.waiting.leave(self)
+
+    def _settle(self, message: pb.WorkRequest) -> None:
+        runner, caller, scopes = self._runner, self._caller, self._claims.scopes
+        shard, now, settle = runner.shard, runner.now(), outcomes.settle
+        for item in message.outcomes:
+            self._number += 1
+            try:
+                outcome = _OUTCOMES.get(item.kind)
+                result = item.result if item.HasField("result") else None
+                error = item.error
+                # What is checked here is stricter than the rules of the proto, which cost more to ask.
+                if outcome is not Outcome.COMPLETED or error or (result is not None and len(result) > 1 << 20):
+                    check_message(item)
+                if outcome is None:
+                    raise invalid_field("kind", "is not an outcome")
+                if _SCOPES[outcome] not in scopes:
+                    raise Rejection(Reason.MISSING_SCOPE, f"missing scope {_SCOPES[outcome]}")
+                check_ending(outcome, result, error)
+                delay_ms = item.delay_seconds * 1000 if item.HasField("delay_seconds") else None
+                settle(
+                    shard,
+                    caller,
+                    item.task_id,
+                    item.lease_token,
+                    outcome,
+                    result,
+                    error,
+                    delay_ms,
+                    runner.random(),
+                    now,
+                )
+            except Rejection as rejection:
+                self._answer.outcome_errors.add(
+                    number=self._number,
+                    task_id=item.task_id[:64],
+                    reason=reason_number(rejection),
+                    message=rejection.message,
+                )
+            except Exception as problem:
+                raise runner.fail(problem) from problem
+        self._answer.settled += len(message.outcomes)
+        self._answers = True
+
+    def _extend(self, message: pb.WorkRequest) -> None:
+        if "codeq:heartbeat" not in self._claims.scopes:
+            raise Rejection(Reason.MISSING_SCOPE, "missing scope codeq:heartbeat")
+        runner, now = self._runner, self._runner.now()
+        for item in message.heartbeats:
+            try:
+                check_message(item)
+                seconds = item.extend_seconds or self._lease_seconds
+                token, until_ms = outcomes.heartbeat(
+                    runner.shard, self._caller, item.task_id, item.lease_token, seconds * 1000, now
+                )
+                self._answer.extended.add(task_id=item.task_id, lease_token=token, lease_until=timestamp(until_ms))
+            except Rejection as rejection:
+                self._answer.lost.add(
+                    task_id=item.task_id[:64], lease_token=item.lease_token, reason=reason_number(rejection)
+                )
+            except Exception as problem:
+                raise runner.fail(problem) from problem
+        self._answers = True
+
+    def _close(self) -> None:
+        """Gives every unresolved lease of the stream back: the client has said its last word."""
+        self._closing = self._draining = True
+        self._runner.waiting.leave(self)
+        for claim in self._open.values():
+            return_unused(self._runner, claim, list(claim.task_ids))
+        self._pump()
+
+    # -- out ---------------------------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Puts what there is to say and to push into one frame, unless enough frames are on their way."""
+        if len(self._outbox) >= FRAMES_AHEAD and not self._closing:
+            self._full = True
+            return
+        claims = self._claim() if self._credits and not self._draining else []
+        self._runner.changed()
+        if not claims and not self._answers:
+            return
+        rest = b""
+        if self._answers:
+            rest = self._answer.SerializeToString()
+            self._answer = pb.WorkResponse()
+            self._answers = False
+        self._outbox.put(_Frame(self._encode(claims), claims, rest))
+
+    def _claim(self) -> list[tuple[Claim, list[Delivered]]]:
+        runner = self._runner
+        now = runner.now()
+        got: list[tuple[Claim, list[Delivered]]] = []
+        tasks = 0
+        room = FRAME_BYTES_MAX if self._credit_bytes is None else min(FRAME_BYTES_MAX, self._credit_bytes)
+        while self._credits and tasks < FRAME_TASKS_MAX and room > 0:
+            count = min(self._credits, CLAIM_MAX)
+            try:
+                claimed = core_claims.claim(
+                    runner.shard, self._caller, self._commands, count, room, self._lease_seconds * 1000, now
+                )
+            except Exception as problem:
+                raise runner.fail(problem) from problem
+            if claimed is None:
+                runner.waiting.wait(self, self._caller.tenant, self._commands)
+                break
+            claim, delivered = claimed
+            got.append(claimed)
+            size = sum(len(d.raw) for d in delivered)
+            room -= size
+            if self._credit_bytes is not None:
+                self._credit_bytes = max(0, self._credit_bytes - size)
+            self._credits -= len(delivered)
+            tasks += len(delivered)
+            self._remember(claim)
+        return got
+
+    def _remember(self, claim: Claim) -> None:
+        """Keeps a claim for `_close`, and forgets those that are over."""
+        self._open[claim.token] = claim
+        while not (oldest := next(iter(self._open.values()))).live:
+            del self._open[oldest.token]
+
+    def _encode(self, claims: list[tuple[Claim, list[Delivered]]]) -> bytes:
+        """Returns WorkResponse.tasks in wire form: stored task bytes with the rest appended, nothing rebuilt."""
+        pieces: list[bytes] = []
+        add = pieces.extend
+        now = self._runner.now()
+        for claim, delivered in claims:
+            tails: dict[int, bytes] = {}
+            for task_id, raw, attempts in delivered:
+                tail = tails.get(attempts)
+                if tail is None:
+                    tail = tails[attempts] = delivery_tail(claim, attempts, now)
+                add((b"\x12", varint(len(raw) + 39 + len(tail)), raw, _ID_FIELD, task_id.encode(), tail))
+        return b"".join(pieces)
+
+    async def _send(self, frames: list[_Frame]) -> None:
+        if self._closing:  # their deliveries have been given back
+            body = b"".join(frame.rest for frame in frames)
+            for frame in frames:
+                frame.claims = []
+        else:
+            body = b"".join(part for frame in frames for part in (frame.tasks, frame.rest))
+        if body:
+            async with self._writing:
+                await self._context.write(body)
+        if self._full:
+            self._full = False
+            self._runner.loop.call_soon(self.wake)
+
+
+def delivery_tail(claim: Claim, attempts: int, now: Now) -> bytes:
+    """Returns the fields that deliveries of a claim share, in wire form."""
+    return task_pb2.Task(
+        status=task_pb2.TASK_STATUS_CLAIMED,
+        attempts=attempts,
+        lease_token=claim.token,
+        lease_until=timestamp(now.wall_ms + claim.until - now.mono_ms),
+    ).SerializeToString()

@@ -28,6 +28,10 @@ from .tasks import allowed_commands, check_ending
 from .validation import check_message
 
 CREDITS_MAX: Final = 65_536
+CREDIT_BYTES_MAX: Final = 1 << 30
+RESULT_BYTES_MAX: Final = 1 << 20
+ITEMS_MAX: Final = 4096
+"""Outcomes, and heartbeats, of one message."""
 FRAMES_AHEAD: Final = 2
 """Responses that may wait for the disk or the client; what comes meanwhile goes into one more."""
 FRAME_TASKS_MAX: Final = 2048
@@ -149,44 +153,33 @@ class WorkerStream:
             message = await self._context.read()
 
     def _take(self, message: pb.WorkRequest) -> None:
+        if len(message.outcomes) > ITEMS_MAX or len(message.heartbeats) > ITEMS_MAX:
+            raise Rejection(Reason.TOO_LARGE, f"more than {ITEMS_MAX} outcomes or heartbeats in one message")
         if message.outcomes:
-            if len(message.outcomes) > 4096:
-                raise Rejection(Reason.TOO_LARGE, "outcomes: more than 4096 in one message")
             self._settle(message)
         if message.heartbeats:
-            if len(message.heartbeats) > 4096:
-                raise Rejection(Reason.TOO_LARGE, "heartbeats: more than 4096 in one message")
             self._extend(message)
-        credits, credit_bytes = message.add_credits, message.add_credit_bytes
-        if credits:
-            if credits < 0 or self._credits + credits > CREDITS_MAX:
-                raise invalid_field("add_credits", f"makes more than {CREDITS_MAX} credits, or is negative")
-            self._credits += credits
-        if credit_bytes:
-            if not 0 <= credit_bytes <= 1 << 30:
-                raise invalid_field("add_credit_bytes", f"is not between 0 and {1 << 30}")
-            self._credit_bytes = min((self._credit_bytes or 0) + credit_bytes, 1 << 30)
+        self._add_credits(message.add_credits, message.add_credit_bytes)
         if message.drain:
             self._draining = True
             self._runner.waiting.leave(self)
 
+    def _add_credits(self, count: int, size: int) -> None:
+        if count < 0 or self._credits + count > CREDITS_MAX:
+            raise invalid_field("add_credits", f"makes more than {CREDITS_MAX} credits, or is negative")
+        self._credits += count
+        if not 0 <= size <= CREDIT_BYTES_MAX:
+            raise invalid_field("add_credit_bytes", f"is not between 0 and {CREDIT_BYTES_MAX}")
+        if size:
+            self._credit_bytes = min((self._credit_bytes or 0) + size, CREDIT_BYTES_MAX)
+
     def _settle(self, message: pb.WorkRequest) -> None:
-        runner, caller, scopes = self._runner, self._caller, self._claims.scopes
+        runner, caller = self._runner, self._caller
         shard, now, settle = runner.shard, runner.now(), outcomes.settle
         for item in message.outcomes:
             self._number += 1
             try:
-                outcome = _OUTCOMES.get(item.kind)
-                result = item.result if item.HasField("result") else None
-                error = item.error
-                # What is checked here is stricter than the rules of the proto, which cost more to ask.
-                if outcome is not Outcome.COMPLETED or error or (result is not None and len(result) > 1 << 20):
-                    check_message(item)
-                if outcome is None:
-                    raise invalid_field("kind", "is not an outcome")
-                if _SCOPES[outcome] not in scopes:
-                    raise Rejection(Reason.MISSING_SCOPE, f"missing scope {_SCOPES[outcome]}")
-                check_ending(outcome, result, error)
+                outcome, result = self._checked(item)
                 delay_ms = item.delay_seconds * 1000 if item.HasField("delay_seconds") else None
                 settle(
                     shard,
@@ -195,7 +188,7 @@ class WorkerStream:
                     item.lease_token,
                     outcome,
                     result,
-                    error,
+                    item.error,
                     delay_ms,
                     runner.random(),
                     now,
@@ -211,6 +204,20 @@ class WorkerStream:
                 raise runner.fail(problem) from problem
         self._answer.settled += len(message.outcomes)
         self._answers = True
+
+    def _checked(self, item: task_pb2.Outcome) -> tuple[Outcome, bytes | None]:
+        """Returns what an outcome says, checked."""
+        outcome = _OUTCOMES.get(item.kind)
+        result = item.result if item.HasField("result") else None
+        # What is checked here is stricter than the rules of the proto, which cost more to ask.
+        if outcome is not Outcome.COMPLETED or item.error or (result is not None and len(result) > RESULT_BYTES_MAX):
+            check_message(item)
+        if outcome is None:
+            raise invalid_field("kind", "is not an outcome")
+        if _SCOPES[outcome] not in self._claims.scopes:
+            raise Rejection(Reason.MISSING_SCOPE, f"missing scope {_SCOPES[outcome]}")
+        check_ending(outcome, result, item.error)
+        return outcome, result
 
     def _extend(self, message: pb.WorkRequest) -> None:
         if "codeq:heartbeat" not in self._claims.scopes:

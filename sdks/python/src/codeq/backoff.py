@@ -1,0 +1,27 @@
+"""Delays between attempts to connect: exponential with full jitter, so that clients of a restarted server spread."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """A random delay between 0 and a bound that doubles with each failed attempt.
+
+    Attributes:
+        base_seconds: Bound of the first delay.
+        max_seconds: Largest bound.
+        random: Source of numbers in [0, 1).
+    """
+
+    base_seconds: float = 0.2
+    max_seconds: float = 10.0
+    random: Callable[[], float] = random.random
+
+    def delay(self, attempt: int) -> float:
+        """Seconds to wait after the given number of failed attempts in a row, 1 or more."""
+        exponent = min(attempt - 1, 30)  # 2**30 is beyond any bound and keeps the float finite
+        return self.random() * min(self.max_seconds, self.base_seconds * 2.0**exponent)

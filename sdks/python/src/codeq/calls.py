@@ -1,0 +1,196 @@
+"""Unary calls as values: request, reply type and conversion, for the clients that send them in either style."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from google.protobuf.message import Message
+
+from codeq import outcomes, payloads
+from codeq.errors import CodeqError, FieldViolation, InvalidField, from_item
+from codeq.outcomes import Completed, Failed, Nack
+from codeq.records import NewTask, Queue, Returned, ServerInfo, Task, TaskResult, TaskStatus, to_datetime
+from codeq.v1 import queue_service_pb2 as queues_pb
+from codeq.v1 import server_service_pb2 as server_pb
+from codeq.v1 import task_pb2
+from codeq.v1 import task_service_pb2 as tasks_pb
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[_Value]):
+    """One unary call.
+
+    Attributes:
+        method: Full name of the method, such as "/codeq.v1.TaskService/GetTask".
+        request: What is sent.
+        reply: Type of the reply.
+        convert: Makes the caller's value of the reply.
+        wait_seconds: Time that the server may wait before it answers.
+    """
+
+    method: str
+    request: Message
+    reply: type[Message]
+    convert: Callable[[Any], _Value]
+    wait_seconds: float = 0.0
+
+
+def create(task: NewTask) -> Call[Task]:
+    """Create a task."""
+    request = tasks_pb.CreateTaskRequest()
+    task.fill(request.spec)
+    return Call(_task("CreateTask"), request, tasks_pb.CreateTaskResponse, lambda reply: Task(reply.task))
+
+
+def create_batch(tasks: Iterable[NewTask]) -> Call[list[Task | CodeqError]]:
+    """Create up to 1000 tasks; one that cannot be written fails the call, one that the server refuses only itself."""
+    request = tasks_pb.BatchCreateTasksRequest()
+    for task in tasks:
+        task.fill(request.tasks.add())
+
+    def convert(reply: tasks_pb.BatchCreateTasksResponse) -> list[Task | CodeqError]:
+        return [from_item(each.error) if each.HasField("error") else Task(each.task) for each in reply.results]
+
+    return Call(_task("BatchCreateTasks"), request, tasks_pb.BatchCreateTasksResponse, convert)
+
+
+def get(task_id: str) -> Call[Task]:
+    """Read a task."""
+    request = tasks_pb.GetTaskRequest(task_id=task_id)
+    return Call(_task("GetTask"), request, tasks_pb.GetTaskResponse, lambda reply: Task(reply.task))
+
+
+def result(task_id: str, wait: float) -> Call[TaskResult]:
+    """Read the record of a task's end."""
+    seconds = math.ceil(wait)
+    return Call(
+        _task("GetTaskResult"),
+        _filled(tasks_pb.GetTaskResultRequest, task_id=task_id, wait_seconds=seconds),
+        tasks_pb.GetTaskResultResponse,
+        lambda reply: TaskResult(reply.result),
+        wait_seconds=seconds,
+    )
+
+
+def claim(commands: Sequence[str], count: int, lease_seconds: int | None, wait: float) -> Call[list[Task]]:
+    """Lease up to count tasks."""
+    seconds = math.ceil(wait)
+    return Call(
+        _task("ClaimTasks"),
+        _filled(
+            tasks_pb.ClaimTasksRequest,
+            commands=commands,
+            count=count,
+            lease_seconds=lease_seconds,
+            wait_seconds=seconds,
+        ),
+        tasks_pb.ClaimTasksResponse,
+        lambda reply: [Task(each) for each in reply.tasks],
+        wait_seconds=seconds,
+    )
+
+
+def heartbeat(task: Task | str, lease_token: int | None, extend_seconds: int | None) -> Call[Any]:
+    """Extend a lease; the value is its new end."""
+    return Call(
+        _task("HeartbeatTask"),
+        _filled(tasks_pb.HeartbeatTaskRequest, **_lease(task, lease_token), extend_seconds=extend_seconds),
+        tasks_pb.HeartbeatTaskResponse,
+        lambda reply: to_datetime(reply.lease_until),
+    )
+
+
+def submit(task: Task | str, lease_token: int | None, outcome: Completed | Failed) -> Call[TaskResult]:
+    """End a task."""
+    request = _filled(tasks_pb.SubmitResultRequest, **_lease(task, lease_token))
+    match outcome:
+        case Completed(value):
+            request.status = task_pb2.TASK_STATUS_COMPLETED
+            if value is not None:
+                request.result = payloads.encode(value, "result")
+        case Failed():
+            request.status = task_pb2.TASK_STATUS_FAILED
+            request.error = outcomes.printable(outcome.error)
+    return Call(_task("SubmitResult"), request, tasks_pb.SubmitResultResponse, lambda reply: TaskResult(reply.result))
+
+
+def nack(task: Task | str, lease_token: int | None, verdict: Nack) -> Call[Returned]:
+    """End a delivery for another try."""
+    request = _filled(
+        tasks_pb.NackTaskRequest,
+        **_lease(task, lease_token),
+        delay_seconds=outcomes.whole_seconds(verdict.delay),
+        reason=outcomes.printable(verdict.reason),
+    )
+    return Call(_task("NackTask"), request, tasks_pb.NackTaskResponse, _returned)
+
+
+def abandon(task: Task | str, lease_token: int | None) -> Call[Returned]:
+    """Give a delivery back unused."""
+    request = _filled(tasks_pb.AbandonTaskRequest, **_lease(task, lease_token))
+    return Call(_task("AbandonTask"), request, tasks_pb.AbandonTaskResponse, _returned)
+
+
+def queues(page_size: int, page_token: str) -> Call[tuple[list[Queue], str]]:
+    """Read a page of queues; the value is the page and the token of the next one."""
+    return Call(
+        "/codeq.v1.QueueService/ListQueues",
+        _filled(queues_pb.ListQueuesRequest, page_size=page_size, page_token=page_token),
+        queues_pb.ListQueuesResponse,
+        lambda reply: ([Queue.from_message(each) for each in reply.queues], reply.next_page_token),
+    )
+
+
+def queue(command: str) -> Call[Queue]:
+    """Read a queue."""
+    return Call(
+        "/codeq.v1.QueueService/GetQueue",
+        _filled(queues_pb.GetQueueRequest, command=command),
+        queues_pb.GetQueueResponse,
+        lambda reply: Queue.from_message(reply.queue),
+    )
+
+
+def server_info() -> Call[ServerInfo]:
+    """Read what the server tells about itself."""
+    return Call(
+        "/codeq.v1.ServerService/GetServerInfo",
+        server_pb.GetServerInfoRequest(),
+        server_pb.GetServerInfoResponse,
+        lambda reply: ServerInfo.from_message(reply.server),
+    )
+
+
+_Request = TypeVar("_Request", bound=Message)
+
+
+def _filled(kind: type[_Request], **fields: object) -> _Request:
+    """A request; a value of the wrong type is a field error like any other. None leaves a field absent."""
+    request = kind()
+    for field, value in fields.items():
+        if value is None:
+            continue
+        try:
+            request.MergeFrom(kind(**{field: value}))
+        except (TypeError, ValueError) as error:
+            raise InvalidField(f"{field}: {error}", violations=[FieldViolation(field, str(error))]) from None
+    return request
+
+
+def _lease(task: Task | str, lease_token: int | None) -> dict[str, object]:
+    if isinstance(task, Task):
+        return {"task_id": task.id, "lease_token": task.lease_token if lease_token is None else lease_token}
+    return {"task_id": task, "lease_token": lease_token}
+
+
+def _returned(reply: tasks_pb.NackTaskResponse | tasks_pb.AbandonTaskResponse) -> Returned:
+    return Returned(TaskStatus.from_number(reply.status), reply.delay_seconds)
+
+
+def _task(name: str) -> str:
+    return f"/codeq.v1.TaskService/{name}"

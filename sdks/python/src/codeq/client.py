@@ -1,0 +1,299 @@
+"""Clients for single calls: create and read tasks, claim and end them, look at queues and at the server.
+
+For many tasks use a Producer and a Worker: their streams cost a small part of a call for each task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import grpc
+
+from codeq import calls, errors
+from codeq.calls import Call
+from codeq.endpoint import Endpoint, Tls, Token
+from codeq.outcomes import Completed, Failed, Nack
+from codeq.records import NewTask, Queue, Returned, ServerInfo, Task, TaskResult
+
+TIMEOUT_SECONDS: Final = 30.0
+"""Time within which a call ends where the client sets none; a call's own wait comes on top."""
+
+_Value = TypeVar("_Value")
+
+
+class Client:
+    """Calls that block. Threads may share one. Use it with `with`, or call `close`."""
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        token: Token = None,
+        tls: Tls = False,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
+        """A client; it connects at the first call.
+
+        Args:
+            address: Host and port of any gRPC address of the server; None: CODEQ_PRODUCER_ADDR, else localhost:9092.
+            token: Token, or a function that returns one; None: CODEQ_TOKEN, else no token.
+            tls: False: plaintext; True: TLS with the system's roots; or grpc.ChannelCredentials.
+            timeout_seconds: Seconds within which a call ends, its own wait not included.
+        """
+        self._endpoint = Endpoint.for_producer(address, token, tls)
+        self._timeout_seconds = timeout_seconds
+        self._channel = self._endpoint.channel()
+
+    def create(
+        self,
+        command: str,
+        payload: object = None,
+        priority: int = 0,
+        *,
+        delay: float | timedelta | None = None,
+        run_at: datetime | None = None,
+        max_attempts: int | None = None,
+    ) -> Task:
+        """Create a task; see NewTask for the arguments.
+
+        Raises:
+            Rejected: The task was refused.
+            Unavailable, DeadlineExceeded, OutcomeUnknown: The task may exist.
+        """
+        return self._call(calls.create(NewTask(command, payload, priority, delay, run_at, max_attempts)))
+
+    def create_batch(self, tasks: Iterable[NewTask]) -> list[Task | errors.CodeqError]:
+        """Create 1 to 1000 tasks; the answers are in order, for each the task or the error that refused it."""
+        return self._call(calls.create_batch(tasks))
+
+    def get(self, task_id: str) -> Task:
+        """Read a task. Raises TaskNotFound."""
+        return self._call(calls.get(task_id))
+
+    def result(self, task_id: str, wait: float = 0) -> TaskResult:
+        """Read the record of a task's end, waiting up to `wait` seconds (at most 60) for it.
+
+        Raises:
+            TaskNotFound: No such task.
+            ResultNotFound: The task did not end within the wait.
+        """
+        return self._call(calls.result(task_id, wait))
+
+    def claim(
+        self, commands: Sequence[str] = (), *, count: int = 1, lease_seconds: int | None = None, wait: float = 0
+    ) -> list[Task]:
+        """Lease up to `count` tasks (at most 100) of the commands (none: all that the token allows).
+
+        Args:
+            commands: Names of queues.
+            count: Tasks wanted.
+            lease_seconds: Length of the leases, 1 to 43200; None: 60.
+            wait: Seconds to wait for the first task, at most 30.
+
+        Returns:
+            The tasks; empty when there was no work.
+        """
+        return self._call(calls.claim(commands, count, lease_seconds, wait))
+
+    def heartbeat(
+        self, task: Task | str, *, lease_token: int | None = None, extend_seconds: int | None = None
+    ) -> datetime:
+        """Extend a lease to now + extend_seconds (None: its own length) and return its new end. Raises LeaseLost.
+
+        Args:
+            task: The claimed task, or its id.
+            lease_token: Token of the lease; None: the task's, else the caller's live lease of the id.
+            extend_seconds: 1 to 43200.
+        """
+        return self._call(calls.heartbeat(task, lease_token, extend_seconds))
+
+    def submit(self, task: Task | str, outcome: Completed | Failed, *, lease_token: int | None = None) -> TaskResult:
+        """End a claimed task. Repeating the same outcome with the same lease is no error. Raises LeaseLost."""
+        return self._call(calls.submit(task, lease_token, outcome))
+
+    def complete(self, task: Task | str, result: object = None, *, lease_token: int | None = None) -> TaskResult:
+        """End a claimed task as COMPLETED; a result of None is none. Raises LeaseLost."""
+        return self._call(calls.submit(task, lease_token, Completed(result)))
+
+    def fail(self, task: Task | str, error: str, *, lease_token: int | None = None) -> TaskResult:
+        """End a claimed task as FAILED: it is not tried again. Raises LeaseLost."""
+        return self._call(calls.submit(task, lease_token, Failed(error)))
+
+    def nack(
+        self,
+        task: Task | str,
+        reason: str = "",
+        *,
+        delay: float | timedelta | None = None,
+        lease_token: int | None = None,
+    ) -> Returned:
+        """Have a claimed task tried again after the delay (0: at once; None: by backoff). Raises LeaseLost."""
+        return self._call(calls.nack(task, lease_token, Nack(reason, delay)))
+
+    def abandon(self, task: Task | str, *, lease_token: int | None = None) -> Returned:
+        """Give a claimed task back unused: it keeps its place and its attempts. Raises LeaseLost."""
+        return self._call(calls.abandon(task, lease_token))
+
+    def queues(self, page_size: int = 0, page_token: str = "") -> tuple[list[Queue], str]:
+        """Read a page of queues, in the order of their names, and the token of the next page (empty: none)."""
+        return self._call(calls.queues(page_size, page_token))
+
+    def queue(self, command: str) -> Queue:
+        """Read a queue. Raises QueueNotFound."""
+        return self._call(calls.queue(command))
+
+    def server_info(self) -> ServerInfo:
+        """Read version, mode and limits of the server."""
+        return self._call(calls.server_info())
+
+    def close(self) -> None:
+        """Disconnect; calls under way fail."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _call(self, call: Call[_Value]) -> _Value:
+        send = self._channel.unary_unary(call.method, type(call.request).SerializeToString, call.reply.FromString)
+        try:
+            reply = send(
+                call.request, timeout=self._timeout_seconds + call.wait_seconds, metadata=self._endpoint.metadata()
+            )
+        except grpc.RpcError as error:
+            raise errors.from_rpc(error) from None
+        except ValueError:  # what grpc says of a closed channel
+            raise errors.Closed("the client is closed") from None
+        return call.convert(reply)
+
+
+class AsyncClient:
+    """The calls of Client on one event loop. Use it with `async with`, or call `close`."""
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        token: Token = None,
+        tls: Tls = False,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
+        """A client; the arguments are those of Client."""
+        self._endpoint = Endpoint.for_producer(address, token, tls)
+        self._timeout_seconds = timeout_seconds
+        self._channel: grpc.aio.Channel | None = None
+        self._is_closed = False
+
+    async def create(
+        self,
+        command: str,
+        payload: object = None,
+        priority: int = 0,
+        *,
+        delay: float | timedelta | None = None,
+        run_at: datetime | None = None,
+        max_attempts: int | None = None,
+    ) -> Task:
+        """Create a task; as Client.create."""
+        return await self._call(calls.create(NewTask(command, payload, priority, delay, run_at, max_attempts)))
+
+    async def create_batch(self, tasks: Iterable[NewTask]) -> list[Task | errors.CodeqError]:
+        """Create 1 to 1000 tasks; as Client.create_batch."""
+        return await self._call(calls.create_batch(tasks))
+
+    async def get(self, task_id: str) -> Task:
+        """Read a task; as Client.get."""
+        return await self._call(calls.get(task_id))
+
+    async def result(self, task_id: str, wait: float = 0) -> TaskResult:
+        """Read the record of a task's end; as Client.result."""
+        return await self._call(calls.result(task_id, wait))
+
+    async def claim(
+        self, commands: Sequence[str] = (), *, count: int = 1, lease_seconds: int | None = None, wait: float = 0
+    ) -> list[Task]:
+        """Lease tasks; as Client.claim."""
+        return await self._call(calls.claim(commands, count, lease_seconds, wait))
+
+    async def heartbeat(
+        self, task: Task | str, *, lease_token: int | None = None, extend_seconds: int | None = None
+    ) -> datetime:
+        """Extend a lease; as Client.heartbeat."""
+        return await self._call(calls.heartbeat(task, lease_token, extend_seconds))
+
+    async def submit(
+        self, task: Task | str, outcome: Completed | Failed, *, lease_token: int | None = None
+    ) -> TaskResult:
+        """End a claimed task; as Client.submit."""
+        return await self._call(calls.submit(task, lease_token, outcome))
+
+    async def complete(self, task: Task | str, result: object = None, *, lease_token: int | None = None) -> TaskResult:
+        """End a claimed task as COMPLETED; as Client.complete."""
+        return await self._call(calls.submit(task, lease_token, Completed(result)))
+
+    async def fail(self, task: Task | str, error: str, *, lease_token: int | None = None) -> TaskResult:
+        """End a claimed task as FAILED; as Client.fail."""
+        return await self._call(calls.submit(task, lease_token, Failed(error)))
+
+    async def nack(
+        self,
+        task: Task | str,
+        reason: str = "",
+        *,
+        delay: float | timedelta | None = None,
+        lease_token: int | None = None,
+    ) -> Returned:
+        """Have a claimed task tried again; as Client.nack."""
+        return await self._call(calls.nack(task, lease_token, Nack(reason, delay)))
+
+    async def abandon(self, task: Task | str, *, lease_token: int | None = None) -> Returned:
+        """Give a claimed task back unused; as Client.abandon."""
+        return await self._call(calls.abandon(task, lease_token))
+
+    async def queues(self, page_size: int = 0, page_token: str = "") -> tuple[list[Queue], str]:
+        """Read a page of queues; as Client.queues."""
+        return await self._call(calls.queues(page_size, page_token))
+
+    async def queue(self, command: str) -> Queue:
+        """Read a queue; as Client.queue."""
+        return await self._call(calls.queue(command))
+
+    async def server_info(self) -> ServerInfo:
+        """Read version, mode and limits of the server."""
+        return await self._call(calls.server_info())
+
+    async def close(self) -> None:
+        """Disconnect; calls under way fail."""
+        self._is_closed = True
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _call(self, call: Call[_Value]) -> _Value:
+        metadata = await self._endpoint.aio_metadata()
+        if self._is_closed:
+            raise errors.Closed("the client is closed")
+        if self._channel is None:
+            self._channel = self._endpoint.aio_channel()
+        send: grpc.aio.UnaryUnaryMultiCallable[Any, Any] = self._channel.unary_unary(
+            call.method, type(call.request).SerializeToString, call.reply.FromString
+        )
+        try:
+            reply = await send(call.request, timeout=self._timeout_seconds + call.wait_seconds, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise errors.from_rpc(error) from None
+        return call.convert(reply)

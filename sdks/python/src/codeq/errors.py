@@ -1,0 +1,357 @@
+"""Errors of the SDK: one tree, one class for each thing a caller may want to handle by itself.
+
+CodeqError                      reason, message, violations, retryable, retry_after
+├── Rejected                    the server refused the call and changed nothing
+│   ├── InvalidRequest          INVALID_BODY and whatever else is malformed
+│   │   ├── InvalidField        INVALID_FIELD: `violations` names each field
+│   │   └── TooLarge            TOO_LARGE
+│   ├── Unauthenticated         UNAUTHENTICATED
+│   ├── PermissionDenied
+│   │   ├── MissingScope        MISSING_SCOPE
+│   │   ├── NotAdmin            NOT_ADMIN
+│   │   ├── InvalidTenant       INVALID_TENANT
+│   │   └── CommandNotAllowed   COMMAND_NOT_ALLOWED
+│   ├── NotFound
+│   │   ├── TaskNotFound        TASK_NOT_FOUND
+│   │   ├── ResultNotFound      RESULT_NOT_FOUND: the task has not ended yet
+│   │   └── QueueNotFound       QUEUE_NOT_FOUND
+│   ├── LeaseLost               the caller does not hold the lease (any more)
+│   │   ├── TaskNotClaimed      TASK_NOT_CLAIMED
+│   │   ├── StaleLeaseToken     STALE_LEASE_TOKEN
+│   │   └── NotLeaseOwner       NOT_LEASE_OWNER
+│   ├── LimitReached            LIMIT_REACHED
+│   ├── BadHandshake            BAD_HANDSHAKE
+│   └── Unsupported             the server does not know the call
+├── Unavailable                 no server was reached, or it went away
+│   └── Draining                DRAINING
+├── OutcomeUnknown              OUTCOME_UNKNOWN: the call may or may not have been carried out
+├── DeadlineExceeded            DEADLINE_EXCEEDED
+├── ServerFault                 INTERNAL, CORRUPT_DATA
+└── Closed                      CLOSED: the producer, worker or client was closed by its owner
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Final, Self
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from codeq import reasons
+from codeq.v1 import error_pb2
+
+_STATUS_KEY: Final = "grpc-status-details-bin"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """A field that was refused.
+
+    Attributes:
+        field: Path of the field, such as "tasks[3].priority".
+        description: What is wrong with it, for people.
+    """
+
+    field: str
+    description: str
+
+
+class CodeqError(Exception):
+    """Base of every error of the SDK.
+
+    Attributes:
+        reason: Name of the reason, such as "TASK_NOT_FOUND"; where the server gave none, the name of the gRPC code.
+        message: Text for people; not a contract.
+        violations: Fields that were refused; often empty.
+        retryable: Whether the same call may succeed later.
+        retry_after: Seconds to wait before a retry where the server asked for it, else None.
+    """
+
+    default_reason: ClassVar[str] = "INTERNAL"
+    default_retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        violations: Iterable[FieldViolation] = (),
+        retryable: bool | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = self.default_reason if reason is None else reason
+        self.violations = tuple(violations)
+        row = reasons.BY_NAME.get(self.reason)
+        if retryable is None:
+            retryable = self.default_retryable if row is None else row.retryable
+        self.retryable = retryable
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}"
+
+    def again(self) -> Self:
+        """An equal error for another caller: an exception that several threads raise would mix their tracebacks."""
+        return type(self)(
+            self.message,
+            reason=self.reason,
+            violations=self.violations,
+            retryable=self.retryable,
+            retry_after=self.retry_after,
+        )
+
+
+class Rejected(CodeqError):  # noqa: N818
+    """The server refused the call and changed nothing."""
+
+
+class InvalidRequest(Rejected):
+    """The request is malformed."""
+
+    default_reason = "INVALID_BODY"
+
+
+class InvalidField(InvalidRequest):
+    """A field of the request is malformed or out of its bounds."""
+
+    default_reason = "INVALID_FIELD"
+
+
+class TooLarge(InvalidRequest):
+    """The request, or a payload or result in it, is larger than its bound."""
+
+    default_reason = "TOO_LARGE"
+
+
+class Unauthenticated(Rejected):
+    """The token is missing, malformed or not accepted."""
+
+    default_reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(Rejected):
+    """The token is valid and does not allow the call."""
+
+    default_reason = "PERMISSION_DENIED"
+
+
+class MissingScope(PermissionDenied):
+    """The token lacks the scope of the call."""
+
+    default_reason = "MISSING_SCOPE"
+
+
+class NotAdmin(PermissionDenied):
+    """The token is not an administrator's."""
+
+    default_reason = "NOT_ADMIN"
+
+
+class InvalidTenant(PermissionDenied):
+    """The token names no tenant, or a malformed one."""
+
+    default_reason = "INVALID_TENANT"
+
+
+class CommandNotAllowed(PermissionDenied):
+    """The token does not allow a command that was asked for."""
+
+    default_reason = "COMMAND_NOT_ALLOWED"
+
+
+class NotFound(Rejected):
+    """What was asked for does not exist in the caller's tenant."""
+
+    default_reason = "NOT_FOUND"
+
+
+class TaskNotFound(NotFound):
+    """No task has this id."""
+
+    default_reason = "TASK_NOT_FOUND"
+
+
+class ResultNotFound(NotFound):
+    """The task exists and has not ended within the wait."""
+
+    default_reason = "RESULT_NOT_FOUND"
+
+
+class QueueNotFound(NotFound):
+    """No queue of this command exists."""
+
+    default_reason = "QUEUE_NOT_FOUND"
+
+
+class LeaseLost(Rejected):
+    """The caller does not hold the lease of the task; somebody else may work on it."""
+
+    default_reason = "FAILED_PRECONDITION"
+
+
+class TaskNotClaimed(LeaseLost):
+    """The task is not leased: it waits, or it has ended."""
+
+    default_reason = "TASK_NOT_CLAIMED"
+
+
+class StaleLeaseToken(LeaseLost):
+    """The task was delivered again since: the token is an older lease's."""
+
+    default_reason = "STALE_LEASE_TOKEN"
+
+
+class NotLeaseOwner(LeaseLost):
+    """The task is leased to another worker."""
+
+    default_reason = "NOT_LEASE_OWNER"
+
+
+class LimitReached(Rejected):
+    """A bound of the server is reached."""
+
+    default_reason = "LIMIT_REACHED"
+
+
+class BadHandshake(Rejected):
+    """The server did not accept the opening of the stream."""
+
+    default_reason = "BAD_HANDSHAKE"
+
+
+class Unsupported(Rejected):
+    """The server does not know the call: it is older than the SDK, or no codeq server."""
+
+    default_reason = "UNIMPLEMENTED"
+
+
+class Unavailable(CodeqError):  # noqa: N818
+    """No server was reached, or it went away; nothing is known to have been done."""
+
+    default_reason = "UNAVAILABLE"
+    default_retryable = True
+
+
+class Draining(Unavailable):
+    """The server is stopping."""
+
+    default_reason = "DRAINING"
+
+
+class OutcomeUnknown(CodeqError):  # noqa: N818
+    """The call may or may not have been carried out; repeating it may do the work twice."""
+
+    default_reason = "OUTCOME_UNKNOWN"
+
+
+class DeadlineExceeded(CodeqError):  # noqa: N818
+    """The call's deadline passed before its answer."""
+
+    default_reason = "DEADLINE_EXCEEDED"
+
+
+class ServerFault(CodeqError):  # noqa: N818
+    """Something failed in the server that it did not foresee."""
+
+
+class Closed(CodeqError):  # noqa: N818
+    """The producer, worker or client was closed by its owner."""
+
+    default_reason = "CLOSED"
+
+
+_BY_REASON: Final[dict[str, type[CodeqError]]] = {
+    cls.default_reason: cls
+    for cls in (
+        InvalidRequest,
+        InvalidField,
+        TooLarge,
+        Unauthenticated,
+        MissingScope,
+        NotAdmin,
+        InvalidTenant,
+        CommandNotAllowed,
+        TaskNotFound,
+        ResultNotFound,
+        QueueNotFound,
+        TaskNotClaimed,
+        StaleLeaseToken,
+        NotLeaseOwner,
+        LimitReached,
+        BadHandshake,
+        Draining,
+        OutcomeUnknown,
+        DeadlineExceeded,
+        ServerFault,
+    )
+}
+
+_BY_CODE: Final[dict[str, type[CodeqError]]] = {
+    "INVALID_ARGUMENT": InvalidRequest,
+    "OUT_OF_RANGE": InvalidRequest,
+    "UNAUTHENTICATED": Unauthenticated,
+    "PERMISSION_DENIED": PermissionDenied,
+    "NOT_FOUND": NotFound,
+    "FAILED_PRECONDITION": LeaseLost,
+    "ALREADY_EXISTS": Rejected,
+    "RESOURCE_EXHAUSTED": LimitReached,
+    "UNIMPLEMENTED": Unsupported,
+    "UNAVAILABLE": Unavailable,
+    "CANCELLED": Unavailable,
+    "ABORTED": Unavailable,
+    "DEADLINE_EXCEEDED": DeadlineExceeded,
+}
+
+
+def from_reason(number: int, message: str) -> CodeqError:
+    """The error of a refused item of a batch or frame.
+
+    Args:
+        number: Number of the codeq.v1.ErrorReason; one that this SDK does not know becomes a Rejected.
+        message: Text for people.
+    """
+    row = reasons.BY_NUMBER.get(number)
+    if row is None:
+        return Rejected(message, reason=f"REASON_{number}")
+    return _class_of(row.name, row.grpc_name)(message, reason=row.name)
+
+
+def from_item(item: error_pb2.ItemError) -> CodeqError:
+    """The error of a refused item."""
+    return from_reason(item.reason, item.message)
+
+
+def from_rpc(error: grpc.RpcError) -> CodeqError:
+    """The typed error of a failed call, sync or asyncio, read from the google.rpc.Status in its trailing metadata."""
+    if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
+        return Unavailable(str(error))
+    code, message = error.code().name, error.details() or ""
+    reason, violations, retry_after = None, [], None
+    for any_detail in _status_of(error).details:
+        info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+        if any_detail.Unpack(info):
+            reason = info.reason if info.domain == reasons.DOMAIN else None
+        elif any_detail.Unpack(bad):
+            violations = [FieldViolation(each.field, each.description) for each in bad.field_violations]
+        elif any_detail.Unpack(retry):
+            retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+    if reason is None:
+        retryable = code in {"UNAVAILABLE", "ABORTED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
+        kind = _BY_CODE.get(code, ServerFault)
+        return kind(message, reason=code, violations=violations, retryable=retryable, retry_after=retry_after)
+    return _class_of(reason, code)(message, reason=reason, violations=violations, retry_after=retry_after)
+
+
+def _class_of(reason: str, code: str) -> type[CodeqError]:
+    return _BY_REASON.get(reason) or _BY_CODE.get(code, ServerFault)
+
+
+def _status_of(error: grpc.Call | grpc.aio.AioRpcError) -> status_pb2.Status:
+    for key, value in error.trailing_metadata() or ():
+        if key == _STATUS_KEY and isinstance(value, bytes):
+            return status_pb2.Status.FromString(value)
+    return status_pb2.Status()

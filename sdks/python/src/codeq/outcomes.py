@@ -1,0 +1,136 @@
+"""What a handler says about a delivery: Completed, Failed, Nack or Abandon, and their form on the wire.
+
+Verdict (an exception, so that a handler may raise it or return it)
+├── Failed      the task becomes FAILED and is not tried again
+├── Nack        the task is tried again later, or goes to the dead-letter queue after its last delivery
+└── Abandon     the delivery is given back unused
+Completed       the task becomes COMPLETED (a plain value: success is returned, never raised)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from codeq import payloads
+from codeq.errors import FieldViolation, InvalidField
+from codeq.v1 import task_pb2
+
+ERROR_CHARACTERS_MAX: Final = 4096
+"""Most characters of an error or of a reason; longer ones are cut by the SDK."""
+
+_INT32_MAX: Final = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The work is done.
+
+    Attributes:
+        result: Any JSON-able object, bytes or RawJson; None: no result (`RawJson("null")` is the JSON null).
+    """
+
+    result: object = None
+
+
+class Verdict(Exception):  # noqa: N818
+    """Base of the outcomes that a handler may raise as well as return."""
+
+
+class Failed(Verdict):
+    """The work cannot be done: the task ends as FAILED with this error and is not tried again.
+
+    Attributes:
+        error: Text, not blank.
+    """
+
+    def __init__(self, error: str) -> None:
+        if not error.strip():
+            raise InvalidField("error is blank", violations=[FieldViolation("error", "must not be blank")])
+        super().__init__(error)
+        self.error = error
+
+
+class Nack(Verdict):
+    """The delivery failed: the task is tried again.
+
+    Attributes:
+        reason: Text kept as the task's error; may be empty.
+        delay: Time to wait (a fraction of a second counts as a whole one, at most 12 h); 0: at once; None: by the
+            server's backoff policy.
+    """
+
+    def __init__(self, reason: str = "", delay: float | timedelta | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.delay = delay
+
+
+class Abandon(Verdict):
+    """The worker gives the delivery back unused: the task keeps its place and its attempts."""
+
+
+Outcome = Completed | Failed | Nack | Abandon
+
+
+def whole_seconds(delay: float | timedelta | None) -> int | None:
+    """Seconds of a delay, rounded up; None for None.
+
+    Raises:
+        InvalidField: It is no number, or none that the wire can carry.
+    """
+    if delay is None:
+        return None
+    try:
+        seconds = math.ceil(delay.total_seconds() if isinstance(delay, timedelta) else delay)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidField(f"delay: {error}", violations=[FieldViolation("delay_seconds", str(error))]) from None
+    if not 0 <= seconds <= _INT32_MAX:
+        text = "out of range"
+        raise InvalidField(f"delay: {text}", violations=[FieldViolation("delay_seconds", text)])
+    return seconds
+
+
+def of_return_value(value: object) -> Outcome:
+    """The outcome that a handler's return value stands for."""
+    return value if isinstance(value, Completed | Failed | Nack | Abandon) else Completed(value)
+
+
+def of_exception(error: BaseException) -> Outcome:
+    """The outcome that an exception of a handler stands for: itself if it is one, else a Nack by backoff."""
+    if isinstance(error, Failed | Nack | Abandon):
+        return error
+    return Nack(f"{type(error).__name__}: {error}")
+
+
+def to_message(outcome: Outcome, task_id: str, lease_token: int) -> task_pb2.Outcome:
+    """The outcome of one delivery on the wire.
+
+    Raises:
+        InvalidField: The result cannot be written as JSON, or the delay is no number of seconds.
+        TooLarge: The result is over payloads.VALUE_BYTES_MAX.
+    """
+    message = task_pb2.Outcome(task_id=task_id, lease_token=lease_token)
+    match outcome:
+        case Completed(result):
+            message.kind = task_pb2.OUTCOME_KIND_COMPLETED
+            if result is not None:
+                message.result = payloads.encode(result, "result")
+        case Failed():
+            message.kind = task_pb2.OUTCOME_KIND_FAILED
+            message.error = printable(outcome.error)
+        case Nack():
+            message.kind = task_pb2.OUTCOME_KIND_NACK
+            message.error = printable(outcome.reason)
+            if (seconds := whole_seconds(outcome.delay)) is not None:
+                message.delay_seconds = seconds
+        case Abandon():
+            message.kind = task_pb2.OUTCOME_KIND_ABANDON
+    return message
+
+
+def printable(text: str) -> str:
+    """The text cut to ERROR_CHARACTERS_MAX, with what UTF-8 cannot carry replaced."""
+    return text[:ERROR_CHARACTERS_MAX].encode(errors="replace").decode()

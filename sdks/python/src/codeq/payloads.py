@@ -1,0 +1,53 @@
+"""JSON values on their way to the server: payloads and results as bytes, checked before they are sent."""
+
+from __future__ import annotations
+
+import json
+from typing import Final, Self
+
+from codeq.errors import FieldViolation, InvalidField, TooLarge
+
+VALUE_BYTES_MAX: Final = 1024 * 1024
+"""Most bytes of a payload or a result (codeq.v1.TaskSpec.payload, Outcome.result)."""
+
+
+class RawJson(bytes):
+    """JSON text that is sent byte for byte instead of being encoded."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str | bytes) -> Self:
+        """JSON text.
+
+        Args:
+            text: One JSON value; a str is encoded as UTF-8. The server checks that it is JSON.
+        """
+        return super().__new__(cls, text.encode() if isinstance(text, str) else text)
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def encode(value: object, field: str) -> bytes:
+    """The compact JSON of a value; bytes and RawJson as they are.
+
+    Args:
+        value: Anything that the standard json module can encode, or bytes.
+        field: Name of the field for errors.
+
+    Raises:
+        InvalidField: The value cannot be written as JSON (NaN and infinities included).
+        TooLarge: More than VALUE_BYTES_MAX bytes.
+    """
+    if isinstance(value, bytes):
+        data = value
+    else:
+        try:
+            data = _encode(value).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            text = f"not JSON: {error}"
+            raise InvalidField(f"{field} is {text}", violations=[FieldViolation(field, text)]) from None
+    if len(data) > VALUE_BYTES_MAX:
+        text = f"{field} has {len(data)} bytes, at most {VALUE_BYTES_MAX} are allowed"
+        raise TooLarge(text, violations=[FieldViolation(field, text)])
+    return data

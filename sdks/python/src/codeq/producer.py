@@ -1,0 +1,221 @@
+"""Producers: create tasks over one stream. Calls that run at the same time share frames, so many are cheap."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Final, Self
+
+from codeq import runtime
+from codeq.backoff import Backoff
+from codeq.endpoint import Endpoint, Tls, Token
+from codeq.errors import CodeqError
+from codeq.producer_frames import Job, Result
+from codeq.producer_stream import ProducerStream
+from codeq.records import NewTask
+from codeq.streams import Inbox
+from codeq.v1 import producer_service_pb2
+
+TIMEOUT_SECONDS: Final = 30.0
+"""Time within which a create ends where the caller sets none."""
+
+
+class AsyncProducer:
+    """Creates tasks from one event loop.
+
+    Use it with `async with`, or call `close`. It connects at the first create and again whenever the stream breaks.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        token: Token = None,
+        tls: Tls = False,
+        client_name: str = "",
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
+        """A producer.
+
+        Args:
+            address: Host and port; None: CODEQ_PRODUCER_ADDR, else localhost:9092.
+            token: Token, or a function that returns one; None: CODEQ_TOKEN, else no token.
+            tls: False: plaintext; True: TLS with the system's roots; or grpc.ChannelCredentials.
+            client_name: Name for the server's logs, at most 128 characters.
+            timeout_seconds: Seconds within which a call ends unless it says otherwise.
+        """
+        self._endpoint = Endpoint.for_producer(address, token, tls)
+        self._client_name = client_name
+        self._timeout_seconds = timeout_seconds
+        self._stream: ProducerStream | None = None
+
+    async def create(
+        self,
+        command: str,
+        payload: object = None,
+        priority: int = 0,
+        *,
+        delay: float | timedelta | None = None,
+        run_at: datetime | None = None,
+        max_attempts: int | None = None,
+        timeout_seconds: float | None = None,
+    ) -> str:
+        """Create a task; when this returns it is durable.
+
+        Args:
+            command: Name of the queue.
+            payload: Any JSON-able object; bytes and RawJson are sent as they are. At most 1 MiB.
+            priority: 0 to 9; the highest is delivered first.
+            delay: Time before which the task is not delivered; a fraction of a second counts as a whole one.
+            run_at: Time with a time zone before which it is not delivered. Not together with delay.
+            max_attempts: Deliveries after which it goes to the dead-letter queue.
+            timeout_seconds: Seconds within which the call ends, waiting for a connection included.
+
+        Returns:
+            Id of the task.
+
+        Raises:
+            Rejected: The task was refused (InvalidField, TooLarge, …), or the producer (Unauthenticated, …).
+            OutcomeUnknown: The task was sent and the answer did not come: it may exist. It is not sent again.
+            DeadlineExceeded: The task was not sent within the timeout.
+            Closed: The producer is closed.
+        """
+        item = _to_wire(NewTask(command, payload, priority, delay, run_at, max_attempts))
+        [result] = await self._submit([item], timeout_seconds)
+        return _id_of(result)
+
+    async def create_batch(
+        self, tasks: Iterable[NewTask], *, timeout_seconds: float | None = None
+    ) -> list[str | CodeqError]:
+        """Create tasks; each succeeds or fails by itself.
+
+        Returns:
+            For each task in order, its id or the error that `create` would raise.
+        """
+        results, items = _to_batch(tasks)
+        return _merge(results, await self._submit(items, timeout_seconds) if items else [])
+
+    async def close(self) -> None:
+        """Wait for the calls under way, and disconnect. Creates are refused from now on."""
+        await self._connected().close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _connected(self) -> ProducerStream:
+        if self._stream is None:
+            self._stream = ProducerStream(self._endpoint, self._client_name, Backoff())
+        return self._stream
+
+    async def _submit(self, items: list[bytes], timeout_seconds: float | None) -> list[Result]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Result]] = loop.create_future()
+        seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        self._connected().submit(Job(items, future, loop.time() + seconds))
+        return await future
+
+
+class Producer:
+    """Creates tasks from any number of threads; their calls share frames.
+
+    Use it with `with`, or call `close`. The connection lives on a thread that all producers and workers of the process
+    share. Do not carry one over a fork.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        token: Token = None,
+        tls: Tls = False,
+        client_name: str = "",
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
+        """A producer; the arguments are those of AsyncProducer."""
+        endpoint = Endpoint.for_producer(address, token, tls)
+        self._timeout_seconds = timeout_seconds
+        self._loop = runtime.loop()
+        self._stream = asyncio.run_coroutine_threadsafe(_open(endpoint, client_name), self._loop).result()
+        self._inbox: Inbox[Job] = Inbox(self._loop, self._stream.submit)
+
+    def create(
+        self,
+        command: str,
+        payload: object = None,
+        priority: int = 0,
+        *,
+        delay: float | timedelta | None = None,
+        run_at: datetime | None = None,
+        max_attempts: int | None = None,
+        timeout_seconds: float | None = None,
+    ) -> str:
+        """Create a task and return its id; as AsyncProducer.create."""
+        item = _to_wire(NewTask(command, payload, priority, delay, run_at, max_attempts))
+        [result] = self._submit([item], timeout_seconds)
+        return _id_of(result)
+
+    def create_batch(self, tasks: Iterable[NewTask], *, timeout_seconds: float | None = None) -> list[str | CodeqError]:
+        """Create tasks and return, in order, their ids or errors; as AsyncProducer.create_batch."""
+        results, items = _to_batch(tasks)
+        return _merge(results, self._submit(items, timeout_seconds) if items else [])
+
+    def close(self) -> None:
+        """Wait for the calls under way, and disconnect. Creates are refused from now on."""
+        asyncio.run_coroutine_threadsafe(self._stream.close(), self._loop).result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _submit(self, items: list[bytes], timeout_seconds: float | None) -> list[Result]:
+        future: concurrent.futures.Future[list[Result]] = concurrent.futures.Future()
+        seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        self._inbox.put(Job(items, future, self._loop.time() + seconds))
+        return future.result()
+
+
+async def _open(endpoint: Endpoint, client_name: str) -> ProducerStream:
+    return ProducerStream(endpoint, client_name, Backoff())
+
+
+def _to_wire(task: NewTask) -> bytes:
+    request = producer_service_pb2.ProduceRequest()
+    task.fill(request.tasks.add())
+    return request.SerializeToString()
+
+
+def _id_of(result: Result) -> str:
+    if isinstance(result, CodeqError):
+        raise result
+    return result
+
+
+def _to_batch(tasks: Iterable[NewTask]) -> tuple[list[Result | None], list[bytes]]:
+    """Errors of the tasks that cannot be sent, each in its place, and the other tasks on the wire."""
+    results: list[Result | None] = []
+    items: list[bytes] = []
+    for task in tasks:
+        try:
+            items.append(_to_wire(task))
+            results.append(None)
+        except CodeqError as error:
+            results.append(error)
+    return results, items
+
+
+def _merge(results: list[Result | None], answers: list[Result]) -> list[Result]:
+    """Put the answers into the open places."""
+    following = iter(answers)
+    return [next(following) if result is None else result for result in results]

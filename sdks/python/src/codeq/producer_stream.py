@@ -1,0 +1,213 @@
+"""The producer's stream: collects creates while a frame is being written, keeps to the server's window, reconnects.
+
+All of it runs on one event loop. A create is in one of three places: in `_pending` (in no frame yet: safe to send over
+any stream), in a frame of `_unacked` (sent: after a break its outcome is unknown), or answered. Nothing is sent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Final
+
+import grpc
+
+from codeq import errors, payloads, streams
+from codeq.backoff import Backoff
+from codeq.endpoint import Endpoint
+from codeq.producer_frames import Frame, Job, Pending
+from codeq.v1 import producer_service_pb2 as pb
+
+_METHOD: Final = "/codeq.v1.ProducerService/Produce"
+
+_SWEEP_SECONDS_MIN: Final = 0.01
+"""Shortest time between two searches for expired jobs."""
+
+_ITEM_BYTES_MAX: Final = payloads.VALUE_BYTES_MAX + 4096
+"""Most bytes of one task on the wire; every frame must have room for one."""
+
+_log = logging.getLogger("codeq")
+
+_Call = grpc.aio.StreamStreamCall[bytes, pb.ProduceResponse]
+
+
+class ProducerStream:
+    """One producer's connection to the server, opened when there is something to send. Made and used on one loop."""
+
+    def __init__(self, endpoint: Endpoint, client_name: str, backoff: Backoff) -> None:
+        self._endpoint = endpoint
+        self._client_name = client_name
+        self._backoff = backoff
+        self._loop = asyncio.get_running_loop()
+        self._pending = Pending()
+        self._unacked: deque[Frame] = deque()
+        self._unacked_bytes = 0
+        self._sweep: asyncio.TimerHandle | None = None
+        self._wake = asyncio.Event()
+        self._limits = pb.ProducerWelcome()
+        self._is_welcomed = False
+        self._is_leaving = False
+        self._is_closing = False
+        self._task = asyncio.create_task(self._run(), name="codeq-producer")
+
+    def submit(self, job: Job) -> None:
+        """Take a job with at least one item; it ends by its deadline."""
+        if self._is_closing:
+            job.fail(_closed, _closed)
+            return
+        self._pending.add(job)
+        if self._sweep is None:
+            self._sweep = self._loop.call_at(job.deadline, self._expire)
+        elif job.deadline < self._sweep.when():
+            self._sweep.cancel()
+            self._sweep = self._loop.call_at(job.deadline, self._expire)
+        self._wake.set()
+
+    async def close(self) -> None:
+        """Take no more jobs, wait for the end of those taken (their deadlines bound it), and end the stream."""
+        self._is_closing = True
+        self._wake.set()
+        try:
+            await asyncio.shield(self._task)
+        except asyncio.CancelledError:
+            self._task.cancel()
+            raise
+
+    async def _run(self) -> None:
+        attempt = 0
+        try:
+            while await self._has_work():
+                started = self._loop.time()
+                error = await self._attempt()
+                self._lose_unacked(error)
+                if self._is_closing and not self._pending:
+                    return
+                if streams.is_final(error) and not (self._is_welcomed and self._endpoint.token_is_renewable):
+                    self._fail_pending(error)
+                is_stable = self._is_welcomed and self._loop.time() - started >= streams.STABLE_SECONDS
+                attempt = 1 if is_stable else attempt + 1
+                delay = max(self._backoff.delay(attempt), error.retry_after or 0.0)
+                _log.warning(
+                    "producer stream to %s ended, connecting again in %.1f s: %s", self._endpoint.address, delay, error
+                )
+                await self._rest(delay)
+        finally:
+            self._is_closing = True
+            self._lose_unacked(_closed())
+            self._fail_pending(_closed())
+            if self._sweep is not None:
+                self._sweep.cancel()
+
+    async def _has_work(self) -> bool:
+        while not self._pending:
+            if self._is_closing:
+                return False
+            self._wake.clear()
+            await self._wake.wait()
+        return True
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleep, unless the producer is closed and owes nothing."""
+        try:
+            async with asyncio.timeout(seconds):
+                while self._pending or not self._is_closing:
+                    self._wake.clear()
+                    await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def _attempt(self) -> errors.CodeqError:
+        """Run one stream to its end and tell why it ended."""
+        self._is_welcomed = self._is_leaving = False
+        try:
+            await self._session()
+        except streams.CONNECTION_ERRORS as error:
+            return streams.typed(error)
+        return errors.Draining("the server is stopping") if self._is_leaving else errors.Unavailable("the stream ended")
+
+    async def _session(self) -> None:
+        metadata = await self._endpoint.aio_metadata()
+        async with self._endpoint.aio_channel() as channel:
+            call: _Call = channel.stream_stream(_METHOD, None, pb.ProduceResponse.FromString)(metadata=metadata)
+            hello = pb.ProduceRequest(hello=pb.ProducerHello(client_name=self._client_name))
+            first = await streams.open_call(call, hello.SerializeToString())
+            if not first.HasField("welcome") or first.welcome.frame_bytes_max < _ITEM_BYTES_MAX:
+                raise errors.BadHandshake("the server's first message is no usable welcome")
+            self._limits = first.welcome
+            self._is_welcomed = True
+            self._take(first)
+            await streams.run_both(self._read(call), self._write(call))
+
+    async def _read(self, call: _Call) -> None:
+        while isinstance(response := await call.read(), pb.ProduceResponse):
+            self._take(response)
+
+    def _take(self, response: pb.ProduceResponse) -> None:
+        for ack in response.acks:
+            if not self._unacked:
+                raise errors.ServerFault("ack without a frame")
+            frame = self._unacked[0]
+            frame.settle(ack)
+            self._unacked.popleft()
+            self._unacked_bytes -= len(frame.data)
+        if response.HasField("notice"):
+            self._is_leaving = True
+        self._wake.set()
+
+    async def _write(self, call: _Call) -> None:
+        while not call.done():
+            if (frame := self._cut()) is not None:
+                self._unacked.append(frame)
+                self._unacked_bytes += len(frame.data)
+                await call.write(frame.data)
+            elif self._is_leaving or (self._is_closing and not self._pending):
+                # The server answers what it has taken and then ends the call.
+                await call.done_writing()
+                return
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+
+    def _cut(self) -> Frame | None:
+        limits = self._limits
+        if self._is_leaving or len(self._unacked) >= limits.unacked_frames_max:
+            return None
+        bytes_max = min(limits.frame_bytes_max, limits.unacked_bytes_max - self._unacked_bytes)
+        return self._pending.cut(limits.frame_tasks_max, bytes_max)
+
+    def _lose_unacked(self, error: errors.CodeqError) -> None:
+        while self._unacked:
+            self._unacked.popleft().fail(lambda: errors.OutcomeUnknown(f"sent, and the stream broke: {error}"))
+        self._unacked_bytes = 0
+
+    def _fail_pending(self, error: errors.CodeqError) -> None:
+        for job in self._pending:
+            job.fail(error.again, _unanswered)
+
+    def _expire(self) -> None:
+        """End the jobs whose deadline has passed and set the timer to the next deadline."""
+        now = self._loop.time()
+        following: float | None = None
+        unacked = (part.job for frame in self._unacked for part in frame.parts)
+        for job in (*self._pending, *unacked):
+            if job.done:
+                continue
+            if job.deadline <= now:
+                job.fail(_unsent, _unanswered)
+            elif following is None or job.deadline < following:
+                following = job.deadline
+        when = None if following is None else max(following, now + _SWEEP_SECONDS_MIN)
+        self._sweep = None if when is None else self._loop.call_at(when, self._expire)
+
+
+def _closed() -> errors.CodeqError:
+    return errors.Closed("the producer is closed")
+
+
+def _unsent() -> errors.CodeqError:
+    return errors.DeadlineExceeded("not sent within the timeout")
+
+
+def _unanswered() -> errors.CodeqError:
+    return errors.OutcomeUnknown("sent, and not answered within the timeout")

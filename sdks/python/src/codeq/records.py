@@ -1,0 +1,349 @@
+"""Values that users see: tasks to create, tasks as the server tells them, results, queues.
+
+Task and TaskResult read their fields from the message when asked, so that a delivery costs nothing that a handler does
+not look at.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Final, Self
+
+from google.protobuf import timestamp_pb2
+
+from codeq import payloads
+from codeq.errors import FieldViolation, InvalidField
+from codeq.outcomes import whole_seconds
+from codeq.v1 import queue_service_pb2, server_service_pb2, task_pb2
+
+
+class TaskStatus(StrEnum):
+    """Where a task is in its life."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    PENDING = "PENDING"
+    SCHEDULED = "SCHEDULED"
+    CLAIMED = "CLAIMED"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    DLQ = "DLQ"
+    CANCELLED = "CANCELLED"
+
+    @classmethod
+    def from_number(cls, number: int) -> TaskStatus:
+        """The status of a number on the wire; one of a newer server is UNSPECIFIED."""
+        return _STATUS_BY_NUMBER.get(number, cls.UNSPECIFIED)
+
+
+_STATUS_BY_NUMBER: Final = {
+    value.number: TaskStatus(value.name.removeprefix("TASK_STATUS_")) for value in task_pb2.TaskStatus.DESCRIPTOR.values
+}
+
+COMMAND_CHARACTERS_MAX: Final = 128
+"""Most characters of a command."""
+
+_lost_guard = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task to create.
+
+    Attributes:
+        command: Name of the queue.
+        payload: Any JSON-able object, or bytes or RawJson that are sent as they are; at most 1 MiB as JSON.
+        priority: 0 to 9; the highest is delivered first.
+        delay: Time from acceptance before which the task is not delivered; fractions of a second count as whole ones.
+        run_at: Time with a time zone before which the task is not delivered, in milliseconds. Not together with delay.
+        max_attempts: Deliveries after which the task goes to the dead-letter queue; None: the server's default.
+    """
+
+    command: str
+    payload: object = None
+    priority: int = 0
+    delay: float | timedelta | None = None
+    run_at: datetime | None = None
+    max_attempts: int | None = None
+
+    def fill(self, spec: task_pb2.TaskSpec) -> None:
+        """Write the task into a message; the server checks bounds.
+
+        Raises:
+            InvalidField: A field has no value of its type.
+            TooLarge: The payload is over payloads.VALUE_BYTES_MAX.
+        """
+        field = "payload"
+        spec.payload = payloads.encode(self.payload, field)
+        try:
+            field = "command"
+            if len(self.command) > COMMAND_CHARACTERS_MAX:
+                raise ValueError(f"more than {COMMAND_CHARACTERS_MAX} characters")  # noqa: TRY301 - see below
+            spec.command = self.command
+            field = "priority"
+            if self.priority:
+                spec.priority = self.priority
+            field = "max_attempts"
+            if self.max_attempts is not None:
+                spec.max_attempts = self.max_attempts
+            if (seconds := whole_seconds(self.delay)) is not None:
+                spec.delay_seconds = seconds
+            field = "run_at"
+            if self.run_at is not None:
+                if self.run_at.tzinfo is None:
+                    raise ValueError("needs a time zone")  # noqa: TRY301 - all fields are refused below
+                spec.run_at.FromDatetime(self.run_at)
+        except (TypeError, ValueError, OverflowError, AttributeError) as error:
+            raise InvalidField(f"{field}: {error}", violations=[FieldViolation(field, str(error))]) from None
+
+
+class Task:
+    """A task as the server tells it; deliveries and claims carry their lease."""
+
+    __slots__ = ("_is_lost", "_lost_event", "_message", "renew_at", "window_bytes")
+
+    def __init__(self, message: task_pb2.Task) -> None:
+        self._message = message
+        self._is_lost = False
+        self._lost_event: threading.Event | None = None
+        # Owned by the worker's transport: loop time of the next renewal, and payload bytes counted against its window.
+        self.renew_at = 0.0
+        self.window_bytes = 0
+
+    @property
+    def id(self) -> str:
+        """Id, unique within the tenant."""
+        return self._message.id
+
+    @property
+    def command(self) -> str:
+        """Name of the queue."""
+        return self._message.command
+
+    @property
+    def payload(self) -> object:
+        """Payload as decoded from JSON, anew at each access; an absent one is None."""
+        data = self._message.payload
+        return json.loads(data) if data else None
+
+    @property
+    def payload_bytes(self) -> bytes:
+        """Payload, byte for byte as created."""
+        return self._message.payload
+
+    @property
+    def priority(self) -> int:
+        """Priority, 0 to 9."""
+        return self._message.priority
+
+    @property
+    def status(self) -> TaskStatus:
+        """Where the task is in its life."""
+        return TaskStatus.from_number(self._message.status)
+
+    @property
+    def attempts(self) -> int:
+        """Deliveries so far, a present one included."""
+        return self._message.attempts
+
+    @property
+    def max_attempts(self) -> int:
+        """Deliveries allowed."""
+        return self._message.max_attempts
+
+    @property
+    def tenant_id(self) -> str:
+        """Tenant; empty in deliveries of a Worker."""
+        return self._message.tenant_id
+
+    @property
+    def worker_id(self) -> str | None:
+        """Worker that holds the lease or ended the task; None in deliveries of a Worker."""
+        return self._message.worker_id if self._message.HasField("worker_id") else None
+
+    @property
+    def lease_token(self) -> int | None:
+        """Token of the present lease."""
+        return self._message.lease_token if self._message.HasField("lease_token") else None
+
+    @property
+    def lease_until(self) -> datetime | None:
+        """End of the lease as it was when the task was delivered or read."""
+        return to_datetime(self._message.lease_until) if self._message.HasField("lease_until") else None
+
+    @property
+    def error(self) -> str | None:
+        """Last error."""
+        return self._message.error if self._message.HasField("error") else None
+
+    @property
+    def run_at(self) -> datetime | None:
+        """Time from which a SCHEDULED task is deliverable."""
+        return to_datetime(self._message.run_at) if self._message.HasField("run_at") else None
+
+    @property
+    def created_at(self) -> datetime | None:
+        """Time of acceptance."""
+        return to_datetime(self._message.created_at) if self._message.HasField("created_at") else None
+
+    @property
+    def updated_at(self) -> datetime | None:
+        """Time of the last change of state; None in deliveries of a Worker."""
+        return to_datetime(self._message.updated_at) if self._message.HasField("updated_at") else None
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """Time of the end."""
+        return to_datetime(self._message.finished_at) if self._message.HasField("finished_at") else None
+
+    @property
+    def lost(self) -> threading.Event:
+        """Set when a Worker learns that the lease is no more: stop working, the outcome will be refused."""
+        if self._lost_event is None:
+            with _lost_guard:
+                if self._lost_event is None:
+                    self._lost_event = threading.Event()
+            if self._is_lost:  # lost between the two reads
+                self._lost_event.set()
+        return self._lost_event
+
+    def mark_lost(self) -> None:
+        """Set `lost`; called by the worker's transport."""
+        self._is_lost = True
+        if (event := self._lost_event) is not None:
+            event.set()
+
+    def __repr__(self) -> str:
+        return f"Task(id={self.id!r}, command={self.command!r}, attempts={self.attempts})"
+
+
+class TaskResult:
+    """The record of a task's end."""
+
+    __slots__ = ("_message",)
+
+    def __init__(self, message: task_pb2.TaskResult) -> None:
+        self._message = message
+
+    @property
+    def task_id(self) -> str:
+        """Id of the task."""
+        return self._message.task_id
+
+    @property
+    def status(self) -> TaskStatus:
+        """COMPLETED, FAILED, DLQ or CANCELLED."""
+        return TaskStatus.from_number(self._message.status)
+
+    @property
+    def result(self) -> object:
+        """Result as decoded from JSON; None where there is none (see result_bytes)."""
+        return json.loads(self._message.result) if self._message.HasField("result") else None
+
+    @property
+    def result_bytes(self) -> bytes | None:
+        """Result, byte for byte as the worker sent it; None where it sent none."""
+        return self._message.result if self._message.HasField("result") else None
+
+    @property
+    def error(self) -> str | None:
+        """Error of a task that did not end well."""
+        return self._message.error if self._message.HasField("error") else None
+
+    @property
+    def completed_at(self) -> datetime:
+        """Time of the end."""
+        return to_datetime(self._message.completed_at)
+
+    def __repr__(self) -> str:
+        return f"TaskResult(task_id={self.task_id!r}, status={self.status.value!r}, error={self.error!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """What became of a task that a worker gave back.
+
+    Attributes:
+        status: PENDING, SCHEDULED or DLQ.
+        delay_seconds: Seconds until it is deliverable again.
+    """
+
+    status: TaskStatus
+    delay_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The tasks of one command.
+
+    Attributes:
+        command: Name of the queue.
+        ready: Tasks waiting and claimable.
+        scheduled: Tasks waiting for their due time.
+        claimed: Tasks leased.
+        dlq: Tasks in the dead-letter queue.
+        oldest_age_seconds: Age of the oldest claimable task; 0 when there is none.
+    """
+
+    command: str
+    ready: int
+    scheduled: int
+    claimed: int
+    dlq: int
+    oldest_age_seconds: float
+
+    @classmethod
+    def from_message(cls, message: queue_service_pb2.Queue) -> Self:
+        """The queue of a reply."""
+        return cls(
+            command=message.command,
+            ready=message.ready,
+            scheduled=message.scheduled,
+            claimed=message.claimed,
+            dlq=message.dlq,
+            oldest_age_seconds=message.oldest_age_seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What the server tells about itself.
+
+    Attributes:
+        version: Version.
+        mode: Mode of operation, such as "single".
+        fsync: Whether every acknowledgement waits for fsync.
+        persistence_provider: Storage engine.
+        num_shards: Number of shards.
+        payload_bytes_max: Most bytes of a payload or result.
+        batch_items_max: Most items of a batch call.
+    """
+
+    version: str
+    mode: str
+    fsync: bool
+    persistence_provider: str
+    num_shards: int
+    payload_bytes_max: int
+    batch_items_max: int
+
+    @classmethod
+    def from_message(cls, message: server_service_pb2.ServerInfo) -> Self:
+        """The server of a reply."""
+        return cls(
+            version=message.version,
+            mode=message.mode,
+            fsync=message.fsync,
+            persistence_provider=message.persistence_provider,
+            num_shards=message.num_shards,
+            payload_bytes_max=message.payload_bytes_max,
+            batch_items_max=message.batch_items_max,
+        )
+
+
+def to_datetime(timestamp: timestamp_pb2.Timestamp) -> datetime:
+    """The UTC time of a timestamp."""
+    return timestamp.ToDatetime(tzinfo=UTC)

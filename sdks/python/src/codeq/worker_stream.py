@@ -1,0 +1,414 @@
+"""The worker's stream: takes deliveries within credits, keeps their leases alive, sends outcomes, reconnects.
+
+All of it runs on the event loop of the SDK's own thread, where no user code runs: a handler that blocks cannot cost a
+lease. A delivery is *running* from its arrival to `finish` (it occupies one of `concurrency` places), and *held* while
+its lease is to be renewed. An outcome is kept until the server has settled it: after a break it is sent again over the
+next stream, which its lease token makes harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+import grpc
+
+from codeq import errors, outcomes, streams
+from codeq.backoff import Backoff
+from codeq.endpoint import Endpoint
+from codeq.outcomes import Abandon, Nack, Outcome
+from codeq.records import Task
+from codeq.v1 import task_pb2
+from codeq.v1 import worker_service_pb2 as pb
+
+_METHOD: Final = "/codeq.v1.WorkerService/Work"
+
+MESSAGE_ITEMS_MAX: Final = 4096
+"""Most outcomes, and most heartbeats, of a message."""
+
+MESSAGE_BYTES_MAX: Final = 2 * 1024 * 1024
+"""Bytes of outcomes after which a message takes no more; one outcome is at most a little over 1 MiB."""
+
+UNSETTLED_MAX: Final = 4096
+"""Outcomes beside those of running tasks that may wait for the server; beyond, no new tasks are asked for."""
+
+LEAVE_SECONDS_MAX: Final = 5.0
+"""Longest wait for the server to settle what it has when it, or the worker, is leaving."""
+
+RENEWALS_PER_LEASE: Final = 3
+"""A lease is renewed when a third of it has passed: two renewals may go missing."""
+
+_log = logging.getLogger("codeq")
+
+_Call = grpc.aio.StreamStreamCall[bytes, pb.WorkResponse]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """What a worker asks the server for.
+
+    Attributes:
+        name: Name within the token's subject; may be empty.
+        commands: Commands to take; none: all that the token allows.
+        concurrency: Tasks that run at a time.
+        lease_seconds: Length of the leases.
+        window_bytes: Bytes of payload that may be with the worker at a time; the last task may exceed them.
+        drain_seconds: Time that running tasks have to end once the worker is stopped.
+    """
+
+    name: str
+    commands: tuple[str, ...]
+    concurrency: int
+    lease_seconds: int
+    window_bytes: int
+    drain_seconds: float
+
+
+@dataclass(slots=True)
+class WorkerStats:
+    """What a worker has seen since its start.
+
+    Attributes:
+        streams: Streams that were opened.
+        received: Tasks delivered.
+        settled: Outcomes that the server took.
+        refused: Outcomes that it refused, such as late ones with a stale token.
+        lost: Leases that ended while their task was running.
+    """
+
+    streams: int = 0
+    received: int = 0
+    settled: int = 0
+    refused: int = 0
+    lost: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The end of a running task.
+
+    Attributes:
+        task: The task.
+        data: A WorkRequest with its outcome on the wire; None: there is none to send.
+        is_replacement: Whether it replaces an outcome that the server refused as malformed.
+    """
+
+    task: Task
+    data: bytes | None
+    is_replacement: bool = False
+
+
+Finish = Callable[[Report], None]
+
+
+class Executor(Protocol):
+    """Runs tasks somewhere else; called on the transport's loop, must not block."""
+
+    def start(self, tasks: Sequence[Task], finish: Finish) -> None:
+        """Run tasks and call finish, in any thread, once for each."""
+
+    def cancel(self, task: Task) -> None:
+        """Stop a running task if that is possible."""
+
+
+def report(task: Task, outcome: Outcome) -> Report:
+    """The report of a task; an outcome that cannot be sent becomes a Nack that says why."""
+    token = task.lease_token or 0
+    try:
+        message = outcomes.to_message(outcome, task.id, token)
+    except errors.InvalidRequest as error:
+        message = outcomes.to_message(outcomes.of_exception(error), task.id, token)
+    return Report(task, pb.WorkRequest(outcomes=[message]).SerializeToString())
+
+
+class WorkerStream:
+    """One worker's connection to the server. `run`, `stop` and all of its state belong to one event loop."""
+
+    def __init__(
+        self, endpoint: Endpoint, options: WorkerOptions, executor: Executor, stats: WorkerStats, backoff: Backoff
+    ) -> None:
+        self._endpoint = endpoint
+        self._options = options
+        self._executor = executor
+        self._stats = stats
+        self._backoff = backoff
+        self._loop = asyncio.get_running_loop()
+        self._inbox: streams.Inbox[Report] = streams.Inbox(self._loop, self._take_report)
+        self._wake = asyncio.Event()
+        # Tasks of the worker.
+        self._running = 0
+        self._running_bytes = 0
+        self._held: dict[str, Task] = {}  # in the order of renew_at
+        # Outcomes: first those to send, then those that the stream has, in the order of their numbers.
+        self._unsent: deque[Report] = deque()
+        self._unsettled: deque[Report] = deque()
+        # State of the stream.
+        self._renewal_seconds = options.lease_seconds / RENEWALS_PER_LEASE
+        self._renewal: asyncio.TimerHandle | None = None
+        self._due: dict[str, Task] = {}
+        self._credits_owed = 0
+        self._bytes_owed = 0
+        self._first_unsettled = 1
+        self._is_welcomed = False
+        self._is_leaving = False
+        # Stop.
+        self._stop_at: float | None = None
+        self._is_drain_told = False
+        self._is_ended = False
+        self._limit: asyncio.Timeout | None = None
+
+    def finish(self, done: Report) -> None:
+        """Report the end of a task; any thread may call it."""
+        self._inbox.put(done)
+
+    def stop(self, drain_seconds: float) -> None:
+        """Take no more tasks, and end `run` when those running have ended, at the latest after the given seconds."""
+        at = self._loop.time() + drain_seconds
+        self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
+        self._loop.call_at(self._stop_at, self._wake.set)
+        if self._limit is not None:
+            self._limit.reschedule(self._stop_at + LEAVE_SECONDS_MAX)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work until stopped, over as many streams as it takes.
+
+        Raises:
+            Unauthenticated, PermissionDenied, InvalidField, Unsupported: Connecting again cannot help.
+        """
+        attempt = 0
+        try:
+            while not self._is_over():
+                started = self._loop.time()
+                error = await self._attempt()
+                self._unsent.extendleft(reversed(self._unsettled))
+                self._unsettled.clear()
+                if self._is_over():
+                    return
+                if streams.is_final(error) and not (self._is_welcomed and self._endpoint.token_is_renewable):
+                    raise error
+                is_stable = self._is_welcomed and self._loop.time() - started >= streams.STABLE_SECONDS
+                attempt = 1 if is_stable else attempt + 1
+                delay = max(self._backoff.delay(attempt), error.retry_after or 0.0)
+                if self._stop_at is not None:
+                    delay = min(delay, max(0.0, self._stop_at + LEAVE_SECONDS_MAX - self._loop.time()))
+                _log.warning(
+                    "worker stream to %s ended, connecting again in %.1f s: %s", self._endpoint.address, delay, error
+                )
+                await self._rest(delay)
+        finally:
+            self._stop_renewing()
+            for task in list(self._held.values()):
+                self._lose(task)
+            if self._unsent:
+                _log.warning("worker ends with %d outcomes that the server may not have", len(self._unsent))
+
+    def _is_over(self) -> bool:
+        """Whether the worker is stopped and owes nothing, or may not wait any longer."""
+        if self._stop_at is None:
+            return False
+        late = self._loop.time() - self._stop_at
+        owes_nothing = not self._unsent and (not self._running or late >= 0)
+        return self._is_ended or owes_nothing or late >= LEAVE_SECONDS_MAX
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleep, unless the worker is stopped and owes nothing."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not self._is_over():
+                    self._wake.clear()
+                    await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def _attempt(self) -> errors.CodeqError:
+        """Run one stream to its end and tell why it ended."""
+        self._is_welcomed = self._is_leaving = self._is_drain_told = False
+        try:
+            async with asyncio.timeout_at(
+                None if self._stop_at is None else self._stop_at + LEAVE_SECONDS_MAX
+            ) as limit:
+                self._limit = limit
+                await self._session()
+        except streams.CONNECTION_ERRORS as error:
+            return streams.typed(error)
+        finally:
+            self._limit = None
+            self._stop_renewing()
+        return errors.Draining("the server is stopping") if self._is_leaving else errors.Unavailable("the stream ended")
+
+    async def _session(self) -> None:
+        metadata = await self._endpoint.aio_metadata()
+        options = self._options
+        async with self._endpoint.aio_channel() as channel:
+            call: _Call = channel.stream_stream(_METHOD, None, pb.WorkResponse.FromString)(metadata=metadata)
+            hello = pb.WorkerHello(name=options.name, commands=options.commands, lease_seconds=options.lease_seconds)
+            first = await streams.open_call(call, pb.WorkRequest(hello=hello).SerializeToString())
+            welcome = first.welcome
+            if not first.HasField("welcome") or welcome.lease_seconds < 1 or welcome.credits_max < 1:
+                raise errors.BadHandshake("the server's first message is no usable welcome")
+            self._is_welcomed = True
+            self._stats.streams += 1
+            self._first_unsettled = 1
+            self._renewal_seconds = welcome.lease_seconds / RENEWALS_PER_LEASE
+            self._credits_owed = max(0, min(options.concurrency, welcome.credits_max) - self._running)
+            self._bytes_owed = max(0, options.window_bytes - self._running_bytes)
+            self._renew(self._held.values())  # leases of earlier streams may be about to end, or lost
+            self._take(first)
+            await streams.run_both(self._read(call), self._write(call))
+
+    async def _read(self, call: _Call) -> None:
+        while isinstance(response := await call.read(), pb.WorkResponse):
+            self._take(response)
+        self._is_ended = self._stop_at is not None and not self._unsent and not self._unsettled
+
+    async def _write(self, call: _Call) -> None:
+        while not call.done():
+            if (message := self._next_message()) is not None:
+                await call.write(message)
+            elif self._may_half_close():
+                # The server settles what it has read, takes back what is unresolved, and ends the call.
+                await call.done_writing()
+                await asyncio.sleep(LEAVE_SECONDS_MAX)
+                raise errors.Unavailable("the server does not end the stream")
+            elif self._is_leaving and not self._unsettled:
+                # Tasks still run: a half-close would give them back, a break lets their leases live on.
+                raise errors.Draining("the server is stopping")
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+
+    def _may_half_close(self) -> bool:
+        """Whether everything that will be said over this stream is said."""
+        if self._running == 0 and (self._is_leaving or self._stop_at is not None):
+            return True
+        return self._stop_at is not None and self._loop.time() >= self._stop_at
+
+    def _next_message(self) -> bytes | None:
+        """Everything there is to say, up to the bounds of a message; None for nothing."""
+        chunks: list[bytes] = []
+        size = 0
+        while self._unsent and len(chunks) < MESSAGE_ITEMS_MAX and size < MESSAGE_BYTES_MAX:
+            done = self._unsent.popleft()
+            self._unsettled.append(done)
+            if done.data is not None:
+                chunks.append(done.data)
+                size += len(done.data)
+        is_stopping = self._stop_at is not None
+        request = pb.WorkRequest(drain=is_stopping and not self._is_drain_told)
+        self._is_drain_told = is_stopping
+        for task in list(self._due.values())[:MESSAGE_ITEMS_MAX]:
+            del self._due[task.id]
+            request.heartbeats.add(task_id=task.id, lease_token=task.lease_token or 0)
+        if not is_stopping and not self._is_leaving and len(self._unsettled) < UNSETTLED_MAX:
+            request.add_credits, self._credits_owed = self._credits_owed, 0
+            request.add_credit_bytes, self._bytes_owed = self._bytes_owed, 0
+        chunks.append(request.SerializeToString())
+        return b"".join(chunks) or None
+
+    def _take(self, response: pb.WorkResponse) -> None:
+        if response.tasks:
+            self._receive(response.tasks)
+        if response.settled:
+            self._settle(response.settled, response.outcome_errors)
+        for lost in (*response.lost, *response.cancelled):
+            task = self._held.get(lost.task_id)
+            if task is not None and task.lease_token == lost.lease_token:
+                self._lose(task)
+        if response.HasField("notice"):
+            self._is_leaving = True
+        self._wake.set()
+
+    def _receive(self, messages: Iterable[task_pb2.Task]) -> None:
+        tasks = [Task(message) for message in messages]
+        if self._stop_at is not None:  # crossed the drain on its way
+            self._unsent.extend(report(task, Abandon()) for task in tasks)
+            return
+        renew_at = self._loop.time() + self._renewal_seconds
+        for task in tasks:
+            if (older := self._held.get(task.id)) is not None:
+                self._lose(older)
+            task.renew_at = renew_at
+            task.window_bytes = len(task.payload_bytes)
+            self._held[task.id] = task
+            self._running_bytes += task.window_bytes
+        self._running += len(tasks)
+        self._stats.received += len(tasks)
+        self._renew_later()
+        self._executor.start(tasks, self.finish)
+
+    def _take_report(self, done: Report) -> None:
+        task = done.task
+        self._running -= 1
+        self._running_bytes -= task.window_bytes
+        self._credits_owed += 1
+        self._bytes_owed += task.window_bytes
+        if self._held.get(task.id) is task:
+            del self._held[task.id]
+            self._due.pop(task.id, None)
+        if done.data is not None:
+            self._unsent.append(done)
+        self._wake.set()
+
+    def _settle(self, count: int, refused: Sequence[pb.OutcomeError]) -> None:
+        if count > len(self._unsettled):
+            raise errors.ServerFault(f"{count} outcomes settled of {len(self._unsettled)}")
+        first = self._first_unsettled
+        refusals = {error.number - first: error for error in refused}
+        for index in range(count):
+            done = self._unsettled.popleft()
+            if (error := refusals.get(index)) is None:
+                self._stats.settled += 1
+            else:
+                self._refuse(done, error)
+        self._first_unsettled += count
+
+    def _refuse(self, done: Report, error: pb.OutcomeError) -> None:
+        self._stats.refused += 1
+        task, reason = done.task, errors.from_reason(error.reason, error.message)
+        _log.warning("outcome of task %s (lease token %s) refused: %s", task.id, task.lease_token, reason)
+        if isinstance(reason, errors.LeaseLost):
+            task.mark_lost()
+        elif isinstance(reason, errors.InvalidRequest) and not done.is_replacement:
+            # Without any outcome the task would come back when its lease ends, and nobody would see why.
+            self._unsent.append(replace(report(task, Nack(f"outcome refused: {reason}")), is_replacement=True))
+
+    def _lose(self, task: Task) -> None:
+        """Give up the lease of a running task, and have its handler stopped."""
+        del self._held[task.id]
+        self._due.pop(task.id, None)
+        self._stats.lost += 1
+        _log.warning("lease of task %s (token %s) is lost", task.id, task.lease_token)
+        task.mark_lost()
+        self._executor.cancel(task)
+
+    def _renew_later(self) -> None:
+        if self._renewal is None and self._held:
+            self._renewal = self._loop.call_at(next(iter(self._held.values())).renew_at, self._renew_due)
+
+    def _renew_due(self) -> None:
+        self._renewal = None
+        soon = self._loop.time() + self._renewal_seconds / 10  # those due a little later share the message
+        self._renew(itertools.takewhile(lambda task: task.renew_at <= soon, self._held.values()))
+
+    def _renew(self, tasks: Iterable[Task]) -> None:
+        """Ask for the renewal of some leases, and set the timer to the next ones."""
+        renew_at = self._loop.time() + self._renewal_seconds
+        for task in list(tasks):
+            task.renew_at = renew_at
+            del self._held[task.id]
+            self._held[task.id] = task
+            self._due[task.id] = task
+        self._wake.set()
+        self._renew_later()
+
+    def _stop_renewing(self) -> None:
+        self._due.clear()
+        if self._renewal is not None:
+            self._renewal.cancel()
+            self._renewal = None

@@ -16,6 +16,9 @@ FRAME_BYTES_MAX: Final = 9 * 1024 * 1024
 STREAMS_PER_CONNECTION_MAX: Final = 1000
 """Calls that one connection may have open; further ones wait in the client."""
 
+CALLS_MAX: Final = 20_000
+"""gRPC calls that are served at a time, streams included; further ones fail with RESOURCE_EXHAUSTED."""
+
 _KEEPALIVE_MS: Final = 30_000
 _KEEPALIVE_ANSWER_MS: Final = 10_000
 _PING_INTERVAL_MS_MIN: Final = 10_000

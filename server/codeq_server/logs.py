@@ -65,27 +65,21 @@ def configure(level: str, log_format: str | None, stream: TextIO | None = None) 
     root.setLevel(max(_LEVELS[level], logging.WARNING))
 
 
-def grpc_access(
-    method: str, outcome: str, seconds: float, request_id: str, tenant_id: str = "", subject: str = ""
-) -> None:
+def grpc_access(method: str, code: str, seconds: float, request_id: str) -> None:
     """Logs one finished unary call that came over gRPC.
 
     Args:
         method: Full name of the RPC.
-        outcome: "OK" or the name of the reason for which it failed.
+        code: Name of its gRPC code, such as "NOT_FOUND".
         seconds: How long the call took.
-        request_id: Id that the caller has too.
-        tenant_id: Tenant of the caller; empty when it was not authenticated.
-        subject: Subject of the caller; empty when it was not authenticated.
+        request_id: Id that the client sent; when it sent none or a malformed one, a new one stands here.
     """
     _access.info(
         "grpc_call_finished",
         method=method,
-        outcome=outcome,
+        code=code,
         ms=round(seconds * 1000, 3),
-        request_id=request_id,
-        tenant_id=tenant_id,
-        subject=subject,
+        request_id=well_formed_request_id(request_id),
     )
 
 
@@ -110,7 +104,7 @@ def http_access(method: str, route: str, status: int, seconds: float, request_id
     )
 
 
-def request_id(given: str = "") -> str:
+def well_formed_request_id(given: str) -> str:
     """Returns the id that a caller gave, or a new one when it gave none or one that does not fit on a line."""
     return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 

@@ -102,22 +102,22 @@ def test_http_access_line_has_route_and_request_id_and_probes_are_quiet() -> Non
     assert (line["route"], line["status"], line["ms"], line["request_id"]) == ("/v1/codeq/tasks/{id}", 200, 1.5, "r-1")
 
 
-def test_grpc_access_line_has_outcome_and_caller() -> None:
+def test_grpc_access_line_has_code_and_request_id() -> None:
     out = io.StringIO()
     logs.configure("info", "json", out)
-    logs.grpc_access("/codeq.v1.TaskService/GetTask", "TASK_NOT_FOUND", 0.002, "r-1", "acme", "shop")
+    logs.grpc_access("/codeq.v1.TaskService/GetTask", "NOT_FOUND", 0.002, "r-1")
     [line] = lines_of(out)
-    assert (line["outcome"], line["ms"], line["tenant_id"], line["subject"]) == ("TASK_NOT_FOUND", 2.0, "acme", "shop")
+    assert (line["code"], line["ms"], line["request_id"]) == ("NOT_FOUND", 2.0, "r-1")
 
 
 @pytest.mark.parametrize("given", ["r-1", "A.b_c:d/e+f=@", "x" * 128])
 def test_request_id_when_well_formed_is_kept(given: str) -> None:
-    assert logs.request_id(given) == given
+    assert logs.well_formed_request_id(given) == given
 
 
 @pytest.mark.parametrize("given", ["", "a b", "a\nb", "x" * 129, "\u00e9"])
 def test_request_id_when_malformed_is_made_anew(given: str) -> None:
-    made = logs.request_id(given)
+    made = logs.well_formed_request_id(given)
     assert made != given
-    assert made != logs.request_id(given)
+    assert made != logs.well_formed_request_id(given)
     assert re.fullmatch("[0-9a-f]{32}", made)

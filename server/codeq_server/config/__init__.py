@@ -6,7 +6,7 @@ Nothing here opens a file but the configuration file, and nothing here binds a p
 
 from __future__ import annotations
 
-from codeq_server.config.load import check, describe, load
+from codeq_server.config.load import DEV_TOKEN, check, describe, load
 from codeq_server.config.settings import (
     Address,
     AuthSettings,
@@ -20,6 +20,7 @@ from codeq_server.config.settings import (
 )
 
 __all__ = [
+    "DEV_TOKEN",
     "Address",
     "AuthSettings",
     "BackoffSettings",

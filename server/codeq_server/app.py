@@ -1,0 +1,274 @@
+"""One server: everything built from settings, from the store to the ports, and taken down again in order.
+
+Order of a stop: health says NOT_SERVING and nothing new is taken; streams get their notice and calls their time; what
+is decided is committed; the store is closed. All of it ends within the grace that is configured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from typing import Any, Final
+
+import grpc.aio
+import structlog
+import uvloop
+from codeq_gateway.app import Gateway, Probes
+from codeq_gateway.metrics import HttpMetrics
+from codeq_gateway.server import GatewayServer
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
+
+from codeq_server import logs, summary
+from codeq_server.auth.authenticator import Authenticator
+from codeq_server.auth.claims import Claims
+from codeq_server.auth.static import StaticValidator
+from codeq_server.config import Address, AuthSettings, Settings
+from codeq_server.core.errors import CorruptRows
+from codeq_server.engine.runner import ShardRunner
+from codeq_server.listeners import CALLS_MAX, GRPC_OPTIONS, ListenError, listen
+from codeq_server.opening import open_runner
+from codeq_server.services.calls import Calls
+from codeq_server.services.grpc_front import GrpcFront
+from codeq_server.services.local_dispatch import LocalDispatcher
+from codeq_server.services.metrics import ShardCollector
+from codeq_server.services.produce import ProducerStream
+from codeq_server.services.queues import QueueService
+from codeq_server.services.server_info import ServerService
+from codeq_server.services.streams import StreamRegistry
+from codeq_server.services.tasks import TaskService
+from codeq_server.services.work import WorkerStream
+from codeq_server.storage.errors import StoreError
+
+HTTP_GRACE_SECONDS_MAX: Final = 2.0
+"""Time that HTTP requests have at a stop: what runs longer waits for work that will not come any more."""
+
+FINISH_SECONDS: Final = 1.5
+"""Part of the grace that is kept for committing and closing after the last call."""
+
+FATAL_GRACE_SECONDS: Final = 2.0
+"""Time to tell callers that outcomes are unknown, after a commit failed."""
+
+EXIT_FAILED: Final = 1
+"""Exit code of a server that could not start or could not go on."""
+
+_VERSION: Final = version("codeq-server")
+_log = structlog.get_logger()
+
+
+def serve(settings: Settings) -> int:
+    """Runs a server until SIGTERM or SIGINT; a second signal ends the process at once.
+
+    Returns:
+        The exit code: 0 after a stop that was asked for, else EXIT_FAILED. Why it could not start stands on stderr.
+    """
+    logs.configure(settings.log.level, settings.log.format)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(Node(settings).run())
+    except (StoreError, CorruptRows, ListenError, _ReadyFileError) as error:
+        print(f"codeq: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+class _ReadyFileError(Exception):
+    """The ready file cannot be written."""
+
+
+class Node:
+    """A server in this process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stopping = asyncio.Event()
+        self._failed = False
+        self._streams = StreamRegistry()
+        self._health = health.aio.HealthServicer()
+        self._calls = Calls(_authenticator(settings.auth))
+
+    async def run(self) -> int:
+        """Starts, serves until a signal or a failure, and stops.
+
+        Returns:
+            The exit code.
+
+        Raises:
+            StoreError, CorruptRows: The store cannot be opened.
+            ListenError: A port cannot be opened.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        runner = open_runner(self._settings, self._on_fatal)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._close, runner)
+            server = grpc.aio.server(options=GRPC_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
+            stack.push_async_callback(server.stop, 0)
+            await self._serve_grpc(server, runner)
+            worker, producer = self._listen(server)
+            gateway = self._gateway(runner)
+            stack.push_async_callback(gateway.stop, 0)
+            await server.start()
+            try:
+                http = Address(self._settings.http.host, await gateway.start())
+            except OSError as error:
+                raise ListenError(str(error)) from None
+            stack.callback(self._forget_ready_file)
+            self._announce(summary.Ready(http, worker, producer))
+            await self._stopping.wait()
+            await self._drain(server, gateway)
+        _log.info("server_stopped")
+        return EXIT_FAILED if self._failed else 0
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    async def _serve_grpc(self, server: grpc.aio.Server, runner: ShardRunner) -> None:
+        """Adds every service to the server, with reflection and health."""
+        lease_seconds = self._settings.default_lease_seconds
+        persistence = self._settings.persistence
+        self._calls.register("codeq.v1.TaskService", TaskService(runner, lease_seconds))
+        self._calls.register("codeq.v1.QueueService", QueueService(runner))
+        self._calls.register(
+            "codeq.v1.ServerService",
+            ServerService(
+                version=_VERSION, fsync=persistence.fsync_on_commit, persistence_provider=persistence.provider
+            ),
+        )
+
+        async def produce(claims: Claims, context: Any) -> None:
+            await ProducerStream(runner, claims, self._streams, context).run()
+
+        async def work(claims: Claims, context: Any) -> None:
+            await WorkerStream(runner, claims, self._streams, lease_seconds, context).run()
+
+        names = GrpcFront(self._calls, produce, work, logs.grpc_access, _log_defect).register(server)
+        for name in names:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+
+    def _listen(self, server: grpc.aio.Server) -> tuple[Address | None, Address | None]:
+        """Opens the gRPC ports; returns where workers and producers reach them."""
+        wanted = (self._settings.worker_stream, self._settings.producer_stream)
+        ports = {address: listen(server, address) for address in dict.fromkeys(wanted) if address is not None}
+        worker, producer = (None if a is None else Address(a.host, ports[a]) for a in wanted)
+        return worker, producer
+
+    def _gateway(self, runner: ShardRunner) -> GatewayServer:
+        http_metrics = HttpMetrics()
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+        registry.register(http_metrics)
+        registry.register(ShardCollector(runner, self._streams))
+        gateway = Gateway(
+            self._calls.services,
+            LocalDispatcher(self._calls),
+            Probes(ready=self._readiness, metrics=lambda: generate_latest(registry)),
+            http_metrics,
+            access_log=logs.http_access,
+            allowed_hosts=self._settings.allowed_hosts or None,
+            version=_VERSION,
+        )
+        return GatewayServer(gateway, self._settings.http.host, self._settings.http.port)
+
+    def _readiness(self) -> tuple[bool, Mapping[str, object]]:
+        persistence = self._settings.persistence
+        return not self._stopping.is_set(), {
+            "persistence": persistence.provider,
+            "fsync": persistence.fsync_on_commit,
+        }
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def _announce(self, ready: summary.Ready) -> None:
+        """Tells log, people and programs that requests are served."""
+        settings = self._settings
+        _log.info(
+            "server_started",
+            version=_VERSION,
+            http=str(ready.http),
+            worker_stream=str(ready.worker or ""),
+            producer_stream=str(ready.producer or ""),
+            persistence=settings.persistence.provider,
+            path=str(settings.persistence.path or ""),
+            pid=os.getpid(),
+        )
+        if not settings.persistence.fsync_on_commit:
+            _log.warning(
+                "fsync_off", hint="a crash may lose acknowledged tasks; set fsyncOnCommit to true to keep them"
+            )
+        if settings.local_artifacts_dir is not None:
+            _log.warning(
+                "artifacts_unsupported", hint="LOCAL_ARTIFACTS_DIR has no use: this version takes no artifacts"
+            )
+        if settings.dev or sys.stderr.isatty():
+            print(summary.text(settings, ready, _VERSION), file=sys.stderr, flush=True)
+        if settings.ready_file is not None:
+            try:
+                summary.write_ready_file(settings.ready_file, ready)
+            except OSError as error:
+                reason = error.strerror or error
+                raise _ReadyFileError(f"cannot write the ready file {settings.ready_file}: {reason}") from None
+
+    def _forget_ready_file(self) -> None:
+        if self._settings.ready_file is not None:
+            with contextlib.suppress(OSError):
+                self._settings.ready_file.unlink(missing_ok=True)
+
+    async def _drain(self, server: grpc.aio.Server, gateway: GatewayServer) -> None:
+        """Takes nothing new, tells streams, and gives calls and streams their time."""
+        seconds = FATAL_GRACE_SECONDS if self._failed else float(self._settings.shutdown_grace_seconds)
+        calls_seconds = max(0.0, seconds - FINISH_SECONDS)
+        await self._health.enter_graceful_shutdown()
+        self._calls.draining = True
+        self._streams.drain(int(calls_seconds * 1000))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(server.stop(calls_seconds), name="grpc-stop")
+            group.create_task(gateway.stop(min(calls_seconds, HTTP_GRACE_SECONDS_MAX)), name="gateway-stop")
+
+    async def _close(self, runner: ShardRunner) -> None:
+        """Commits what is decided and closes the store; a disk that hangs does not keep the process."""
+        try:
+            async with asyncio.timeout(max(FINISH_SECONDS, float(self._settings.shutdown_grace_seconds))):
+                await runner.close()
+        except TimeoutError:
+            _log.error("store_not_closed", hint="the disk does not answer; the next start recovers the store")
+            _end_now(EXIT_FAILED)
+
+    def _on_signal(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if self._stopping.is_set():
+            _log.warning("server_killed", signal=name)
+            _end_now(128 + number)
+        _log.info("server_stopping", signal=name, grace_seconds=self._settings.shutdown_grace_seconds)
+        self._stopping.set()
+
+    def _on_fatal(self, problem: BaseException) -> None:
+        _log.error("store_failed", error=str(problem), exc_info=problem, hint="the server ends; start it again")
+        self._failed = True
+        self._stopping.set()
+
+
+def _authenticator(auth: AuthSettings) -> Authenticator:
+    return Authenticator(
+        StaticValidator(auth.producer),
+        StaticValidator(auth.worker),
+        producer_as_worker=auth.allow_producer_as_worker,
+    )
+
+
+def _log_defect(method: str, problem: BaseException) -> None:
+    _log.error("call_failed", method=method, exc_info=problem)
+
+
+def _end_now(code: int) -> None:
+    sys.stdout.flush()
+    os._exit(code)

@@ -1,0 +1,66 @@
+"""Opens the store of a server and the shard in it."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+
+from codeq_internal.v1 import rows_pb2
+
+from codeq_server.config import PersistenceSettings, Settings
+from codeq_server.core import keys
+from codeq_server.core.backoff import BackoffPolicy
+from codeq_server.core.recovery import open_shard
+from codeq_server.core.shard import ShardSettings
+from codeq_server.engine.runner import ShardRunner, system_clock
+from codeq_server.replication.local import LocalLog
+from codeq_server.storage.identity import CLUSTER_ID_BYTES, next_identity, save
+from codeq_server.storage.memory import MemoryStore
+from codeq_server.storage.rocks import RocksStore
+from codeq_server.storage.store import Store
+
+
+def open_runner(settings: Settings, on_fatal: Callable[[BaseException], None]) -> ShardRunner:
+    """Returns the runner of the shard that the store holds; must be called within the event loop that serves it.
+
+    Args:
+        settings: Settings of the server.
+        on_fatal: Called once when a commit failed: nothing is decided any more, the process must end.
+
+    Raises:
+        StoreError: The store cannot be opened.
+        CorruptRows: Its rows contradict each other.
+    """
+    store = _open_store(settings.persistence)
+    try:
+        # Nothing may be written before the format is known and nothing durable is missing.
+        identity = next_identity(store, settings.persistence.num_shards, int(time.time()), os.urandom(CLUSTER_ID_BYTES))
+        tick = store.get(keys.TICK)
+        store.check_recovered(0 if tick is None else rows_pb2.TickRow.FromString(tick).lsn)
+        save(store, identity)
+        shard = open_shard(store, _shard_settings(settings), identity.epoch, *system_clock())
+        runner = ShardRunner(shard, LocalLog(store), system_clock, random.SystemRandom().random, on_fatal)
+    except BaseException:
+        store.close()
+        raise
+    runner.changed()  # leases and due times of before are watched from now on
+    return runner
+
+
+def _open_store(persistence: PersistenceSettings) -> Store:
+    if persistence.path is None:
+        return MemoryStore()
+    return RocksStore(persistence.path, fsync=persistence.fsync_on_commit)
+
+
+def _shard_settings(settings: Settings) -> ShardSettings:
+    return ShardSettings(
+        max_attempts=settings.max_attempts_default,
+        backoff_policy=BackoffPolicy(settings.backoff.policy),
+        backoff_base_seconds=settings.backoff.base_seconds,
+        backoff_max_seconds=settings.backoff.max_seconds,
+        retention_ms=settings.retention_seconds * 1000,
+        dlq_retention_ms=settings.dlq_retention_seconds * 1000,
+    )

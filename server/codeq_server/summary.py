@@ -1,0 +1,67 @@
+"""What a server tells about itself once it is ready: a file for programs, a few lines for people."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from codeq_server.config import DEV_TOKEN, Address, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Where a server can be reached; None: no such listener."""
+
+    http: Address
+    worker: Address | None
+    producer: Address | None
+
+
+def write_ready_file(path: Path, ready: Ready) -> None:
+    """Writes the addresses and the id of this process as JSON, whole or not at all.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    content = {
+        "http": reachable(ready.http),
+        "worker": None if ready.worker is None else reachable(ready.worker),
+        "producer": None if ready.producer is None else reachable(ready.producer),
+        "pid": os.getpid(),
+    }
+    draft = path.with_name(f"{path.name}.{os.getpid()}.new")
+    draft.write_text(json.dumps(content) + "\n")
+    draft.replace(path)
+
+
+def reachable(address: Address) -> str:
+    """Returns how a client on this machine reaches an address."""
+    return str(Address(address.host or "localhost", address.port))
+
+
+def text(settings: Settings, ready: Ready, version: str) -> str:
+    """Returns the lines that a person wants to see: where, how it stores, and a first task to paste."""
+    persistence = settings.persistence
+    fsync = "fsync on" if persistence.fsync_on_commit else "WITHOUT fsync: a crash may lose acknowledged tasks"
+    store = f"{persistence.path} ({fsync})" if persistence.path is not None else "memory: nothing is kept"
+    url = f"http://{reachable(ready.http)}"
+    lines = [
+        f"codeq {version} is ready",
+        f"  REST       {url}/v1/codeq  (also /openapi.json, /metrics, /readyz)",
+        *(f"  workers    {reachable(a)}  (gRPC)" for a in [ready.worker] if a is not None),
+        *(f"  producers  {reachable(a)}  (gRPC)" for a in [ready.producer] if a is not None),
+        f"  store      {store}",
+    ]
+    if settings.dev:
+        # A token of the operator's own is never shown.
+        token = DEV_TOKEN if settings.auth.producer.token == DEV_TOKEN else "$PRODUCER_TOKEN"
+        lines += [
+            f"  token      {token}",
+            "",
+            "Create a first task:",
+            f'  curl -X POST {url}/v1/codeq/tasks -H "Authorization: Bearer {token}" \\',
+            """    -H 'Content-Type: application/json' -d '{"command":"HELLO","payload":{"name":"world"}}'""",
+        ]
+    return "\n".join(lines) + "\n"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Concatenate, Final, ParamSpec
+from typing import Annotated, Any, Concatenate, Final, ParamSpec, cast
 
 import typer
 
@@ -73,31 +73,43 @@ P = ParamSpec("P")
 
 
 def client_command(function: Callable[Concatenate[ClientOptions, P], None]) -> Callable[..., None]:
-    """Makes a function a client command: its first argument are the options, those of the command line in force.
+    """Makes a function a command that takes every client option; they are its first argument.
 
     An option behind the command's name wins over the same option in front of it.
     """
+    return _with_options(function, _OPTIONS)
+
+
+def output_command(function: Callable[Concatenate[ClientOptions, P], None]) -> Callable[..., None]:
+    """Makes a function a command that takes --output and talks to no server."""
+    return _with_options(function, {"output": OutputOption})
+
+
+def _with_options(
+    function: Callable[Concatenate[ClientOptions, P], None], added: Mapping[str, Any]
+) -> Callable[..., None]:
     signature = inspect.signature(function, eval_str=True)
 
     @functools.wraps(function)
-    def command(*args: Any, **values: Any) -> None:
+    def command(**values: Any) -> None:
         context: typer.Context = values.pop("context")
-        given = {name: value for name in _OPTIONS if (value := values.pop(name)) is not None}
+        given = {name: value for name in added if (value := values.pop(name)) is not None}
         options = replace(context.find_root().ensure_object(ClientOptions), **given)
         try:
-            function(options, *args, **values)
+            # The signature below has exactly the parameters of the function.
+            cast("Callable[..., None]", function)(options, **values)
         except Failure as failure:
             render.show_failure(failure, as_json=options.output is render.Format.JSON)
             raise typer.Exit(failure.exit_code) from None
 
-    own = [*signature.parameters.values()][1:]
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in _OPTIONS.items()
-    ]
-    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-    command.__signature__ = signature.replace(parameters=[*parameters, *added, context])  # type: ignore[attr-defined]
+    def parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+    own = [parameter(each.name, each.annotation, each.default) for each in [*signature.parameters.values()][1:]]
+    options = [parameter(name, annotation, None) for name, annotation in added.items()]
+    command.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*own, *options, parameter("context", typer.Context)]
+    )
     return command
 
 

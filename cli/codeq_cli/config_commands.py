@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from codeq_cli import json_text, profile, render
-from codeq_cli.client_options import ClientOptions, client_command
+from codeq_cli.client_options import ClientOptions, client_command, output_command
 from codeq_cli.failures import ExitCode, Failure
 from codeq_cli.server_commands import ConfigOption, DevOption, load_settings
 
@@ -58,11 +58,11 @@ def show(options: ClientOptions) -> None:
 
 
 @app.command("check")
-@client_command
+@output_command
 def check_(options: ClientOptions, config: ConfigOption = None, dev: DevOption = False) -> None:
     """Checks a server's configuration, file and environment, and shows the settings in force with secrets masked.
 
-    Starts nothing. Of the options of other commands only --output has a meaning here.
+    Starts nothing.
     """
     from codeq_server.config import describe
 

@@ -1,4 +1,4 @@
-"""codeq serve, codeq config check and codeq store …: what needs the server's own code, imported only when used."""
+"""codeq serve, and how it finds its settings. The server's own code is imported only when used."""
 
 from __future__ import annotations
 

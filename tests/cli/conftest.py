@@ -13,9 +13,9 @@ from recording_server import RecordingServer, Run, recording_server
 
 
 @pytest.fixture
-def server() -> Iterator[RecordingServer]:
-    with recording_server() as server:
-        yield server
+def recorder() -> Iterator[RecordingServer]:
+    with recording_server() as recorder:
+        yield recorder
 
 
 @pytest.fixture
@@ -37,10 +37,10 @@ def run(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def client(run: Run, server: RecordingServer) -> Run:
+def client(run: Run, recorder: RecordingServer) -> Run:
     """Runs the command against the recording server with the token "secret"."""
 
     def run_client(*args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        return run(*args, stdin=stdin, CODEQ_ENDPOINT=server.endpoint, CODEQ_TOKEN="secret")
+        return run(*args, stdin=stdin, CODEQ_ENDPOINT=recorder.endpoint, CODEQ_TOKEN="secret")
 
     return run_client

@@ -3,50 +3,53 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 import yaml
+from codeq_cli import rest
+from codeq_cli.failures import ExitCode, Failure
 from recording_server import RecordingServer, Run
 
 PAYLOAD = '{ "b":1.10, "a":12345678901234567890123, "a":"\\u00fc" }'
 TASK = '{"id":"t1","command":"A","payload":' + PAYLOAD + ',"status":"CLAIMED","leaseToken":"7","attempts":1}'
 
 
-def sent(server: RecordingServer) -> object:
-    return json.loads(server.request.body)
+def sent(recorder: RecordingServer) -> object:
+    return json.loads(recorder.request.body)
 
 
-def test_create_sends_payload_byte_for_byte(client: Run, server: RecordingServer) -> None:
-    server.reply(TASK.encode(), 202)
+def test_create_sends_payload_byte_for_byte(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(TASK.encode(), 202)
     done = client("task", "create", "A", "--payload", PAYLOAD)
     assert done.returncode == 0
-    assert server.request.body == b'{"command":"A","payload":' + PAYLOAD.encode() + b"}"
-    assert (server.request.method, server.request.path) == ("POST", "/v1/codeq/tasks")
-    assert server.request.headers["authorization"] == "Bearer secret"
-    assert server.request.headers["content-type"] == "application/json"
+    assert recorder.request.body == b'{"command":"A","payload":' + PAYLOAD.encode() + b"}"
+    assert (recorder.request.method, recorder.request.path) == ("POST", "/v1/codeq/tasks")
+    assert recorder.request.headers["authorization"] == "Bearer secret"
+    assert recorder.request.headers["content-type"] == "application/json"
 
 
-def test_create_with_every_option_sends_each_field(client: Run, server: RecordingServer) -> None:
-    server.reply(TASK.encode(), 202)
+def test_create_with_every_option_sends_each_field(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(TASK.encode(), 202)
     client("task", "create", "A", "--payload", "null", "--priority", "9", "--delay", "0", "--max-attempts", "3")
-    assert sent(server) == {"command": "A", "payload": None, "priority": 9, "delaySeconds": 0, "maxAttempts": 3}
+    assert sent(recorder) == {"command": "A", "payload": None, "priority": 9, "delaySeconds": 0, "maxAttempts": 3}
 
 
-def test_create_with_run_at_sends_it(client: Run, server: RecordingServer) -> None:
-    server.reply(TASK.encode(), 202)
+def test_create_with_run_at_sends_it(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(TASK.encode(), 202)
     client("task", "create", "A", "--payload", "-1.50", "--run-at", "2030-01-01T00:00:00Z")
-    assert server.request.body == b'{"command":"A","payload":-1.50,"runAt":"2030-01-01T00:00:00Z"}'
+    assert recorder.request.body == b'{"command":"A","payload":-1.50,"runAt":"2030-01-01T00:00:00Z"}'
 
 
-def test_create_reads_payload_from_file_and_stdin(client: Run, server: RecordingServer, tmp_path: Path) -> None:
+def test_create_reads_payload_from_file_and_stdin(client: Run, recorder: RecordingServer, tmp_path: Path) -> None:
     (tmp_path / "payload.json").write_bytes(b'"\xc3\xbc"\n')
-    server.reply(TASK.encode(), 202)
-    server.reply(TASK.encode(), 202)
+    recorder.reply(TASK.encode(), 202)
+    recorder.reply(TASK.encode(), 202)
     assert client("task", "create", "A", "--payload", "@payload.json").returncode == 0
     assert client("task", "create", "A", "--payload", "-", stdin=b"[ 1.0 ]").returncode == 0
-    assert [json.loads(request.body)["payload"] for request in server.requests] == ["ü", [1]]
-    assert b"[ 1.0 ]" in server.requests[1].body
+    assert [json.loads(request.body)["payload"] for request in recorder.requests] == ["ü", [1]]
+    assert b"[ 1.0 ]" in recorder.requests[1].body
 
 
 @pytest.mark.parametrize(
@@ -73,7 +76,7 @@ def test_create_reads_payload_from_file_and_stdin(client: Run, server: Recording
     ],
 )
 def test_wrong_usage_is_one_line_with_exit_code_2_and_nothing_sent(
-    client: Run, server: RecordingServer, args: tuple[str, ...], stdin: bytes, part: bytes
+    client: Run, recorder: RecordingServer, args: tuple[str, ...], stdin: bytes, part: bytes
 ) -> None:
     done = client("task", *args, stdin=stdin)
     assert (done.returncode, done.stdout) == (2, b"")
@@ -81,7 +84,7 @@ def test_wrong_usage_is_one_line_with_exit_code_2_and_nothing_sent(
     assert done.stderr.endswith(b" (USAGE)\n")
     assert done.stderr.count(b"\n") == 1
     assert part in done.stderr
-    assert server.requests == []
+    assert recorder.requests == []
 
 
 @pytest.mark.parametrize(
@@ -117,34 +120,34 @@ def test_wrong_usage_is_one_line_with_exit_code_2_and_nothing_sent(
     ],
 )
 def test_task_command_sends_the_request_and_shows_the_reply_as_it_came(
-    client: Run, server: RecordingServer, args: str, request_line: str, body: object
+    client: Run, recorder: RecordingServer, args: str, request_line: str, body: object
 ) -> None:
-    server.reply(TASK.encode())
+    recorder.reply(TASK.encode())
     done = client("-o", "json", "task", *args.split())
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout == TASK.encode() + b"\n"
     method, path = request_line.split()
-    assert (server.request.method, server.request.path) == (method, f"/v1/codeq{path}")
-    assert json.loads(server.request.body or b"null") == body
+    assert (recorder.request.method, recorder.request.path) == (method, f"/v1/codeq{path}")
+    assert json.loads(recorder.request.body or b"null") == body
 
 
-def test_complete_sends_result_byte_for_byte(client: Run, server: RecordingServer) -> None:
-    server.reply(b"{}")
+def test_complete_sends_result_byte_for_byte(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(b"{}")
     client("task", "complete", "t1", "--result", PAYLOAD)
-    assert server.request.body == b'{"status":"COMPLETED","result":' + PAYLOAD.encode() + b"}"
+    assert recorder.request.body == b'{"status":"COMPLETED","result":' + PAYLOAD.encode() + b"}"
 
 
-def test_result_asks_with_the_wait_and_shows_the_record_in_a_table(client: Run, server: RecordingServer) -> None:
+def test_result_asks_with_the_wait_and_shows_the_record_in_a_table(client: Run, recorder: RecordingServer) -> None:
     record = '{"taskId":"t1","status":"COMPLETED","result":1.10}'
-    server.reply(f'{{"task":{TASK},"result":{record}}}'.encode())
+    recorder.reply(f'{{"task":{TASK},"result":{record}}}'.encode())
     done = client("task", "result", "t1", "--wait", "5", "-o", "table")
-    assert server.request.path == "/v1/codeq/tasks/t1/result?waitSeconds=5"
+    assert recorder.request.path == "/v1/codeq/tasks/t1/result?waitSeconds=5"
     assert done.stdout == b"taskId  t1\nstatus  COMPLETED\nresult  1.10\n"
 
 
-def test_claim_when_there_is_nothing_ends_with_exit_code_3(client: Run, server: RecordingServer) -> None:
-    server.reply(b"", 204)
-    server.reply(b"", 204)
+def test_claim_when_there_is_nothing_ends_with_exit_code_3(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(b"", 204)
+    recorder.reply(b"", 204)
     plain, as_json = client("task", "claim"), client("task", "claim", "-o", "json")
     assert (plain.returncode, plain.stdout) == (3, b"")
     assert plain.stderr == b"error: there is nothing to claim (NOTHING_TO_CLAIM)\n"
@@ -152,22 +155,22 @@ def test_claim_when_there_is_nothing_ends_with_exit_code_3(client: Run, server: 
     assert json.loads(as_json.stderr)["reason"] == "NOTHING_TO_CLAIM"
 
 
-def test_table_shows_payload_byte_for_byte_and_text_without_quotes(client: Run, server: RecordingServer) -> None:
-    server.reply(TASK.encode())
+def test_table_shows_payload_byte_for_byte_and_text_without_quotes(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(TASK.encode())
     lines = client("-o", "table", "task", "get", "t1").stdout.decode().splitlines()
     assert f"payload     {PAYLOAD}" in lines
     assert "leaseToken  7" in lines
     assert "status      CLAIMED" in lines
 
 
-def test_table_when_text_has_control_characters_escapes_them(client: Run, server: RecordingServer) -> None:
-    server.reply('{"error":"\\u001b[31m[bold]\\u202e","payload":"\u009bx"}'.encode())
+def test_table_when_text_has_control_characters_escapes_them(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply('{"error":"\\u001b[31m[bold]\\u202e","payload":"\u009bx"}'.encode())
     done = client("-o", "table", "task", "get", "t1")
     assert done.stdout == b'error    \\x1b[31m[bold]\\u202e\npayload  "\\x9bx"\n'
 
 
-def test_yaml_keeps_the_digits_of_numbers(client: Run, server: RecordingServer) -> None:
-    server.reply(b'{"payload":{"price":1.10,"big":12345678901234567890123,"huge":1E400,"text":"1"},"leaseToken":"7"}')
+def test_yaml_keeps_the_digits_of_numbers(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(b'{"payload":{"price":1.10,"big":12345678901234567890123,"huge":1E400,"text":"1"},"leaseToken":"7"}')
     text = client("-o", "yaml", "task", "get", "t1").stdout.decode()
     assert "  price: 1.10\n" in text
     assert "  big: 12345678901234567890123\n" in text
@@ -178,14 +181,14 @@ def test_yaml_keeps_the_digits_of_numbers(client: Run, server: RecordingServer) 
     }
 
 
-def test_queue_list_reads_every_page_and_joins_them(client: Run, server: RecordingServer) -> None:
+def test_queue_list_reads_every_page_and_joins_them(client: Run, recorder: RecordingServer) -> None:
     queues = [f'{{"command":"{name}","ready":{n},"oldestAgeSeconds":0.50}}' for n, name in enumerate("ABC")]
     for _ in range(2):
-        server.reply(f'{{"queues":[{queues[0]},{queues[1]}],"nextPageToken":"b/c="}}'.encode())
-        server.reply(f'{{"queues":[{queues[2]}],"nextPageToken":""}}'.encode())
+        recorder.reply(f'{{"queues":[{queues[0]},{queues[1]}],"nextPageToken":"b/c="}}'.encode())
+        recorder.reply(f'{{"queues":[{queues[2]}],"nextPageToken":""}}'.encode())
     as_json, table = client("queue", "list"), client("queue", "list", "-o", "table")
     assert as_json.stdout.decode() == f'{{"queues":[{",".join(queues)}]}}\n'
-    assert [request.path for request in server.requests[:2]] == [
+    assert [request.path for request in recorder.requests[:2]] == [
         "/v1/codeq/admin/queues?pageSize=500",
         "/v1/codeq/admin/queues?pageSize=500&pageToken=b%2Fc%3D",
     ]
@@ -194,43 +197,43 @@ def test_queue_list_reads_every_page_and_joins_them(client: Run, server: Recordi
     assert rows == [["A", "0", "0.50"], ["B", "1", "0.50"], ["C", "2", "0.50"]]
 
 
-def test_queue_list_when_server_repeats_a_page_ends(client: Run, server: RecordingServer) -> None:
-    server.replies = [(200, b'{"queues":[],"nextPageToken":"x"}')] * 3
+def test_queue_list_when_server_repeats_a_page_ends(client: Run, recorder: RecordingServer) -> None:
+    recorder.replies = [(200, b'{"queues":[],"nextPageToken":"x"}')] * 3
     done = client("queue", "list")
-    assert (done.returncode, len(server.requests)) == (4, 2)
+    assert (done.returncode, len(recorder.requests)) == (4, 2)
 
 
-def test_queue_stats_asks_for_the_queue(client: Run, server: RecordingServer) -> None:
-    server.reply(b'{"command":"A","ready":3}')
+def test_queue_stats_asks_for_the_queue(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(b'{"command":"A","ready":3}')
     assert client("queue", "stats", "A", "-o", "table").stdout == b"command  A\nready    3\n"
-    assert server.request.path == "/v1/codeq/admin/queues/A"
+    assert recorder.request.path == "/v1/codeq/admin/queues/A"
 
 
 ERROR = b'{"error":"no task\\nt1 \\u001b[2J","code":"NOT_FOUND","reason":"TASK_NOT_FOUND","details":[]}'
 
 
-def test_refusal_is_one_line_with_the_reason_and_exit_code_1(client: Run, server: RecordingServer) -> None:
-    server.reply(ERROR, 404)
+def test_refusal_is_one_line_with_the_reason_and_exit_code_1(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(ERROR, 404)
     done = client("task", "get", "t1")
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr == b"error: no task t1 \\x1b[2J (TASK_NOT_FOUND)\n"
 
 
-def test_refusal_when_json_is_asked_for_is_the_error_body(client: Run, server: RecordingServer) -> None:
-    server.reply(ERROR, 404)
+def test_refusal_when_json_is_asked_for_is_the_error_body(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(ERROR, 404)
     done = client("task", "get", "t1", "-o", "json")
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", ERROR + b"\n")
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"error":1}', b""])
-def test_refusal_by_something_else_tells_the_status(client: Run, server: RecordingServer, body: bytes) -> None:
-    server.reply(body, 502)
+def test_refusal_by_something_else_tells_the_status(client: Run, recorder: RecordingServer, body: bytes) -> None:
+    recorder.reply(body, 502)
     done = client("task", "get", "t1")
     assert (done.returncode, done.stderr) == (1, b"error: the server answered 502 Bad Gateway (HTTP_502)\n")
 
 
-def test_redirect_is_refused(client: Run, server: RecordingServer) -> None:
-    server.reply(b"", 307)
+def test_redirect_is_refused(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(b"", 307)
     done = client("task", "get", "t1")
     assert done.returncode == 1
     assert b"HTTP_307" in done.stderr
@@ -238,9 +241,9 @@ def test_redirect_is_refused(client: Run, server: RecordingServer) -> None:
 
 @pytest.mark.parametrize("args", [("task", "get", "t1"), ("task", "result", "t1", "-o", "table"), ("queue", "list")])
 def test_reply_of_another_kind_of_server_ends_with_exit_code_4(
-    client: Run, server: RecordingServer, args: tuple[str, ...]
+    client: Run, recorder: RecordingServer, args: tuple[str, ...]
 ) -> None:
-    server.reply(b"hello")
+    recorder.reply(b"hello")
     done = client(*args)
     assert (done.returncode, done.stdout) == (4, b"")
     assert done.stderr.endswith(b" (CONNECTION_FAILED)\n")
@@ -253,19 +256,19 @@ def test_connection_refused_ends_with_exit_code_4(run: Run) -> None:
     assert done.stderr.endswith(b" (CONNECTION_FAILED)\n")
 
 
-def test_option_behind_the_command_wins_over_the_same_in_front(run: Run, server: RecordingServer) -> None:
-    server.reply(b'{"id":"t1"}')
+def test_option_behind_the_command_wins_over_the_same_in_front(run: Run, recorder: RecordingServer) -> None:
+    recorder.reply(b'{"id":"t1"}')
     before = ["-o", "yaml", "--endpoint", "http://127.0.0.1:1", "--token", "front"]
-    behind = ["-o", "table", "--endpoint", server.endpoint, "--token", "behind"]
+    behind = ["-o", "table", "--endpoint", recorder.endpoint, "--token", "behind"]
     assert run(*before, "task", "get", "t1", *behind).stdout == b"id  t1\n"
-    assert server.request.headers["authorization"] == "Bearer behind"
+    assert recorder.request.headers["authorization"] == "Bearer behind"
 
 
-def test_call_without_token_sends_none(run: Run, server: RecordingServer) -> None:
-    server.reply(b"{}")
-    assert run("task", "get", "t1", CODEQ_ENDPOINT=server.endpoint + "/prefix/").returncode == 0
-    assert "authorization" not in server.request.headers
-    assert server.request.path == "/prefix/v1/codeq/tasks/t1"
+def test_call_without_token_sends_none(run: Run, recorder: RecordingServer) -> None:
+    recorder.reply(b"{}")
+    assert run("task", "get", "t1", CODEQ_ENDPOINT=recorder.endpoint + "/prefix/").returncode == 0
+    assert "authorization" not in recorder.request.headers
+    assert recorder.request.path == "/prefix/v1/codeq/tasks/t1"
 
 
 def test_token_is_in_no_message(run: Run) -> None:
@@ -273,3 +276,27 @@ def test_token_is_in_no_message(run: Run) -> None:
     assert done.returncode == 2
     assert b"se cret" not in done.stderr
     assert b"CODEQ_TOKEN" in done.stderr
+
+
+def test_reply_when_too_large_ends_with_exit_code_4(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(b'{"id":"' + b"x" * rest.REPLY_BYTES_MAX + b'"}')
+    done = client("task", "get", "t1")
+    assert (done.returncode, done.stdout) == (4, b"")
+    assert b"larger than 16777216 bytes" in done.stderr
+
+
+def test_wait_that_is_asked_for_adds_to_the_time_of_the_reply(
+    recorder: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest, "REPLY_SECONDS_MAX", 0.0)
+    recorder.reply(b"{}")
+    assert rest.Server(recorder.endpoint, None).call("GET", "/tasks/t1/result", wait_seconds=20) == "{}"
+
+
+def test_reply_when_none_comes_in_time_is_a_failed_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest, "REPLY_SECONDS_MAX", 0.01)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent_server = rest.Server(f"http://127.0.0.1:{silent.getsockname()[1]}", None)
+        with pytest.raises(Failure, match=r"in time") as failed:
+            silent_server.call("GET", "/tasks/t1")
+    assert failed.value.exit_code == ExitCode.CONNECTION_FAILED

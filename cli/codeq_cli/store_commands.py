@@ -1,0 +1,78 @@
+"""codeq store …: work on a store without its server."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from codeq_cli import render
+from codeq_cli.client_options import ClientOptions, output_command
+from codeq_cli.failures import ExitCode, Failure
+
+app = typer.Typer(no_args_is_help=False, help="Work on a store without its server.")
+
+
+@app.callback()
+def group() -> None:
+    """Keeps `check` a command of its own, be it the only one."""
+
+
+@app.command()
+@output_command
+def check(
+    options: ClientOptions,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the store; no server may have it open.")],
+) -> None:
+    """Checks that the rows of a store agree with each other, and changes nothing.
+
+    Shows each difference by the key of its row. Exit code 1: there are some; 2: the store cannot be read.
+    """
+    from codeq_server.storage.check import check_store
+    from codeq_server.storage.errors import StoreError
+
+    try:
+        _refuse_open_store(path)
+        differences, summary = check_store(path)
+    except StoreError as error:
+        raise _unusable(str(error)) from None
+    except OSError as error:
+        raise _unusable(f"{path}: {error.strerror}") from None
+    counts = dataclasses.asdict(summary)
+    if options.format is render.Format.TABLE:
+        for difference in differences:
+            print(difference)
+        render.show_object(json.dumps(counts), options.format)
+    else:
+        found = [{"key": str(each).removesuffix(f": {each.problem}"), "problem": each.problem} for each in differences]
+        render.show_object(json.dumps(counts | {"found": found}), options.format)
+    if summary.differences:
+        raise typer.Exit(ExitCode.REFUSED)
+
+
+def _refuse_open_store(path: Path) -> None:
+    """Refuses a store that a process has open: its rows change while they are read.
+
+    Raises:
+        Failure: A process has it open.
+        OSError: Its lock cannot be looked at.
+    """
+    try:
+        lock = os.open(path / "LOCK", os.O_RDONLY)
+    except FileNotFoundError:
+        return  # the check itself tells what is missing
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _unusable(f"the store {path} is open in another process; stop that one, or check a copy") from None
+    finally:
+        os.close(lock)
+
+
+def _unusable(text: str) -> Failure:
+    return Failure(text, "STORE_UNUSABLE", ExitCode.USAGE)

@@ -1,0 +1,64 @@
+"""codeq store check on stores that no server has open, and on one that is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from codeq_server.storage.identity import next_identity, save
+from codeq_server.storage.rocks import RocksStore
+from recording_server import Run
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store without tasks."""
+    path = tmp_path / "store"
+    opened = RocksStore(path, fsync=False)
+    save(opened, next_identity(opened, 1, 0, b"r" * 16))
+    opened.close()
+    return path
+
+
+def spoil(store: Path) -> None:
+    opened = RocksStore(store, fsync=False)
+    opened.write({b"?unknown": b"1"})
+    opened.close()
+
+
+def test_check_of_consistent_store_ends_with_exit_code_0(run: Run, store: Path) -> None:
+    done = run("store", "check", str(store))
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (json.loads(done.stdout)["differences"], json.loads(done.stdout)["found"]) == (0, [])
+    table = run("-o", "table", "store", "check", str(store))
+    assert table.returncode == 0
+    assert b"differences  0\n" in table.stdout
+
+
+def test_check_when_rows_contradict_shows_each_key_and_ends_with_exit_code_1(run: Run, store: Path) -> None:
+    spoil(store)
+    done = run("store", "check", str(store))
+    summary = json.loads(done.stdout)
+    assert (done.returncode, summary["differences"]) == (1, len(summary["found"]))
+    assert "? " + b"unknown".hex() in [each["key"] for each in summary["found"]]
+    table = run("store", "check", str(store), "-o", "table").stdout.splitlines()
+    assert table[0].startswith(b"? " + b"unknown".hex().encode() + b": ")
+
+
+def test_check_when_store_is_open_elsewhere_refuses(run: Run, store: Path) -> None:
+    opened = RocksStore(store, fsync=False)
+    done = run("store", "check", str(store), "-o", "json")
+    opened.close()
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert json.loads(done.stderr)["reason"] == "STORE_UNUSABLE"
+    assert run("store", "check", str(store)).returncode == 0
+
+
+def test_check_when_there_is_no_store_names_the_path(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in ("missing", "file"):
+        done = run("store", "check", path)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert path.encode() in done.stderr
+        assert done.stderr.endswith(b"(STORE_UNUSABLE)\n")

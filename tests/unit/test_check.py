@@ -237,7 +237,7 @@ MUTATIONS: dict[str, tuple[Mutation, bytes]] = {
     # Queues and lanes.
     "queue row missing": (drop(QUEUE_KEY), S1),
     "two queues of one name": (put(keys.queue_key(2), OTHER_QUEUE), keys.queue_key(2)),
-    "lane twice": (edit_lane(2, lane=4), QUEUE_KEY),
+    "lane twice": (edit_lane(0, lane=4), QUEUE_KEY),
     "lane of no priority": (edit_lane(2, lane=11), QUEUE_KEY),
     "mark above tail": (edit_lane(2, mark=2), QUEUE_KEY),
     "mark in the parked lane": (edit_lane(3, mark=1), QUEUE_KEY),
@@ -304,7 +304,13 @@ MUTATIONS: dict[str, tuple[Mutation, bytes]] = {
     "pointer with other attempts": (put(place(b"t", LANE, 11), keys.pointer(LANE, 3, 2)), place(b"t", LANE, 11)),
     "second pointer": (put(place(b"t", LANE, 10), keys.pointer(LANE, 3, 1)), place(b"t", LANE, 10)),
     "pointer to an ended task": (put(place(b"t", LANE, 10), keys.pointer(LANE, 1, 1)), place(b"t", LANE, 10)),
-    "two tasks at one place": (edit(S6, State, place=rows_pb2.PLACE_KIND_QUEUED, place_lane=4, place_at=11), S6),
+    "two tasks at one place": (
+        both(
+            edit(S6, State, status=1, place=rows_pb2.PLACE_KIND_QUEUED, place_lane=4, place_at=11),
+            put(place(b"t", LANE, 11), keys.pointer(LANE, 6, 2)),
+        ),
+        S6,
+    ),
     "waits in another lane": (
         both(edit(S3, State, place_lane=0, place_at=2), edit_lane(0, tail=2), put(place(b"t", 0, 2), b"")),
         place(b"t", LANE, 3),
@@ -324,7 +330,7 @@ MUTATIONS: dict[str, tuple[Mutation, bytes]] = {
         both(drop(due(800, LANE, 6)), put(due(801, LANE, 6), keys.due_value(LANE, 2, has_state=True))),
         S6,
     ),
-    "due row twice": (put(due(801, LANE, 6), keys.due_value(LANE, 2, has_state=True)), due(801, LANE, 6)),
+    "due row twice": (put(due(700, LANE, 6), keys.due_value(LANE, 2, has_state=True)), due(800, LANE, 6)),
     "due row of a pending task": (
         put(due(801, LANE, 9), keys.due_value(LANE, 0, has_state=False)),
         due(801, LANE, 9),

@@ -37,13 +37,18 @@ def read_durable(directory: Path) -> int:
         content = path.read_bytes()
     except FileNotFoundError:
         return 0
-    found = [lsn for slot in (0, 1) if (lsn := _parse(content[slot * _SECTOR :])) is not None]
-    if not found:
+    records = _records(content)
+    if not records:
         raise StoreDamaged(
             f"{path} is damaged, so nobody can tell whether rows were lost; check the store with "
             "`codeq store check`, then restore a backup or remove the file"
         )
-    return max(found)
+    return max(records)[0]
+
+
+def _records(content: bytes) -> list[tuple[int, int]]:
+    """Returns LSN and slot of each valid record."""
+    return [(lsn, slot) for slot in (0, 1) if (lsn := _parse(content[slot * _SECTOR :])) is not None]
 
 
 def _record(lsn: int) -> bytes:
@@ -70,12 +75,13 @@ class DurableMark:
     def __init__(self, directory: Path) -> None:
         self.lsn = read_durable(directory)
         self._path = directory / FILE_NAME
-        self._slot = 0
         self._noted = self.lsn
         self._written = self.lsn
         self._next_write = 0.0
         if not self._path.exists():
             self._create(directory)
+        # The record to write next is the one that does not hold the last LSN.
+        self._slot = 1 - max(_records(self._path.read_bytes()))[1]
         self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
 
     def note(self, lsn: int) -> None:

@@ -100,6 +100,7 @@ class RocksStore:
     def __init__(self, path: Path, *, fsync: bool, options: Options | None = None) -> None:
         self._path = path
         self._fsync = fsync
+        self._closed = False
         self._write_options = WriteOptions()
         self._write_options.no_slowdown = True
         try:
@@ -212,6 +213,9 @@ class RocksStore:
 
     def close(self) -> None:
         """See `Store.close`."""
+        if self._closed:
+            return
+        self._closed = True
         try:
             try:
                 self._db.close()

@@ -1,0 +1,310 @@
+"""The store on disk: who may open it, what survives, and what a damaged one says."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from codeq_server.storage.durable import FILE_NAME, read_durable
+from codeq_server.storage.errors import StoreDamaged, StoreError, StoreFailed, StoreLocked, StoreNotWritable
+from codeq_server.storage.rocks import RocksStore, make_options, stored_rows
+
+ROWS = 1000
+
+
+def number(value: int) -> bytes:
+    return value.to_bytes(8, "big")
+
+
+def killed_copy(store: RocksStore, path: Path) -> Path:
+    """Copies the files of an open store: what a killed process or a cut of the power leaves."""
+    copy = path.with_name("copy")
+    shutil.copytree(path, copy)
+    return copy
+
+
+def fill(path: Path) -> tuple[RocksStore, Path]:
+    """Writes ROWS synced batches of one row, then two that are not synced; returns the store and its killed copy."""
+    store = RocksStore(path, fsync=True)
+    for lsn in range(1, ROWS + 1):
+        store.write({number(lsn): b"row %d" % lsn})
+    store.sync()
+    store.note_durable(ROWS)
+    store.write({number(ROWS + 1): b"not synced"})
+    store.write({number(ROWS + 2): b"not synced"})
+    return store, killed_copy(store, path)
+
+
+def last_row(store: RocksStore) -> int:
+    rows = store.scan(b"", b"\xff", ROWS + 10)
+    assert [key for key, _ in rows] == [number(lsn) for lsn in range(1, len(rows) + 1)]
+    return len(rows)
+
+
+def log_of(path: Path) -> Path:
+    (log,) = (file for file in path.glob("*.log") if file.stat().st_size)
+    return log
+
+
+def test_open_missing_directory_makes_it_private(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b"
+    RocksStore(path, fsync=True).close()
+    assert path.stat().st_mode & 0o777 == 0o700
+
+
+def test_open_again_after_close_reads_the_rows(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "s", fsync=True)
+    store.write({b"a": b"1"})
+    store.close()
+    store = RocksStore(tmp_path / "s", fsync=True)
+    assert store.get(b"a") == b"1"
+    store.close()
+
+
+def test_open_twice_in_one_process_is_refused(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "s", fsync=True)
+    with pytest.raises(StoreLocked):
+        RocksStore(tmp_path / "s", fsync=True)
+    store.close()
+
+
+def test_open_while_another_process_has_it_is_refused(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from codeq_server.storage.rocks import RocksStore\n"
+        "store = RocksStore(Path(sys.argv[1]), fsync=True); print('open', flush=True); sys.stdin.read(); store.close()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path / "s"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"open\n"
+        with pytest.raises(StoreLocked, match="another process"):
+            RocksStore(tmp_path / "s", fsync=True)
+        other.communicate()
+    assert other.returncode == 0
+    RocksStore(tmp_path / "s", fsync=True).close()
+
+
+@pytest.mark.parametrize("path", ["file", "file/below"])
+def test_open_where_a_file_stands_is_refused(tmp_path: Path, path: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreNotWritable) as refusal:
+        RocksStore(tmp_path / path, fsync=True)
+    assert str(tmp_path / path) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_open_where_nothing_can_be_written_is_refused() -> None:
+    with pytest.raises(StoreNotWritable):
+        RocksStore(Path("/proc/codeq-store"), fsync=True)
+
+
+def test_open_existing_unwritable_directory_is_refused() -> None:
+    with pytest.raises(StoreError):
+        RocksStore(Path("/proc/self"), fsync=True)
+
+
+def test_open_missing_file_of_rows_is_damage(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "s", fsync=True)
+    store.write({b"a": b"1"})
+    store.close()
+    for file in (tmp_path / "s").glob("*.sst"):
+        file.unlink()
+    with pytest.raises(StoreDamaged):
+        RocksStore(tmp_path / "s", fsync=True)
+
+
+def test_scan_and_get_unreadable_block_is_damage(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "s", fsync=True)
+    noise = [bytes((index * 31 + place * 17) % 251 for place in range(97)) for index in range(251)]
+    store.write({number(index): noise[index % 251] + number(index) for index in range(2000)})
+    store.close()
+    (file,) = (tmp_path / "s").glob("*.sst")
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 3
+    content[middle : middle + 50] = bytes(byte ^ 0xFF for byte in content[middle : middle + 50])
+    file.write_bytes(content)
+    store = RocksStore(tmp_path / "s", fsync=True)
+    with pytest.raises(StoreDamaged):
+        store.scan(b"", b"\xff", 5000)
+    with pytest.raises(StoreDamaged):
+        [store.get(number(index)) for index in range(2000)]
+    store.close()
+
+
+def test_open_killed_store_keeps_everything_written(tmp_path: Path) -> None:
+    store, copy = fill(tmp_path / "s")
+    opened = RocksStore(copy, fsync=True)
+    assert last_row(opened) == ROWS + 2
+    assert opened.durable_lsn == ROWS
+    opened.check_recovered(ROWS + 2)
+    opened.close()
+    store.close()
+
+
+def test_open_torn_log_loses_only_what_was_not_synced(tmp_path: Path) -> None:
+    store, copy = fill(tmp_path / "s")
+    log = log_of(copy)
+    log.write_bytes(log.read_bytes()[:-5])
+    opened = RocksStore(copy, fsync=True)
+    assert last_row(opened) == ROWS + 1
+    opened.check_recovered(ROWS + 1)
+    opened.close()
+    store.close()
+
+
+def test_open_zero_filled_log_loses_nothing(tmp_path: Path) -> None:
+    store, copy = fill(tmp_path / "s")
+    log = log_of(copy)
+    log.write_bytes(log.read_bytes() + bytes(100_000))
+    opened = RocksStore(copy, fsync=True)
+    assert last_row(opened) == ROWS + 2
+    opened.check_recovered(ROWS + 2)
+    opened.close()
+    store.close()
+
+
+def test_open_log_damaged_in_the_middle_is_noticed(tmp_path: Path) -> None:
+    store, copy = fill(tmp_path / "s")
+    log = log_of(copy)
+    content = bytearray(log.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    log.write_bytes(content)
+    opened = RocksStore(copy, fsync=True)
+    recovered = last_row(opened)
+    assert 0 < recovered < ROWS
+    with pytest.raises(StoreDamaged, match=FILE_NAME):
+        opened.check_recovered(recovered)
+    opened.close()
+    store.close()
+
+
+def test_note_durable_is_not_written_more_than_once_a_second(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "s", fsync=True)
+    store.note_durable(1)
+    started = time.monotonic()
+    assert read_durable(tmp_path / "s") == 1
+    writes = 0
+    lsn = 1
+    while time.monotonic() < started + 1.5:
+        lsn += 1
+        store.note_durable(lsn)
+        writes += read_durable(tmp_path / "s") == lsn
+    assert 1 <= writes <= time.monotonic() - started
+    store.close()
+    assert read_durable(tmp_path / "s") == lsn
+
+
+def test_note_durable_without_fsync_promises_nothing(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "s", fsync=False)
+    store.write({b"a": b"1"})
+    store.sync()
+    store.note_durable(9)
+    store.close()
+    assert read_durable(tmp_path / "s") == 0
+
+
+def test_open_one_torn_record_of_the_side_file_uses_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    for lsn in (5, 6):
+        store = RocksStore(path, fsync=True)
+        store.note_durable(lsn)
+        store.close()
+    store = RocksStore(path, fsync=True)
+    assert store.durable_lsn == 6
+    store.note_durable(7)
+    content = (path / FILE_NAME).read_bytes()
+    store.close()
+    for torn, remembered in ((0, 6), (512, 7)) if content[15] == 7 else ((512, 6), (0, 7)):
+        spoilt = bytearray(content)
+        spoilt[torn + 8 : torn + 16] = bytes(8)
+        (path / FILE_NAME).write_bytes(spoilt)
+        assert read_durable(path) == remembered
+
+
+def test_open_side_file_without_a_valid_record_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    RocksStore(path, fsync=True).close()
+    (path / FILE_NAME).write_bytes(bytes(1024))
+    with pytest.raises(StoreDamaged, match=FILE_NAME):
+        RocksStore(path, fsync=True)
+    (path / FILE_NAME).unlink()
+    RocksStore(path, fsync=True).close()
+
+
+def test_write_stalled_database_loses_nothing_and_blocks_nobody(tmp_path: Path) -> None:
+    """Tiny buffers make RocksDB refuse writes all the time, while another thread measures how long it stands still."""
+    options = make_options(write_buffer_bytes=64 << 10)
+    options.set_max_write_buffer_number(2)
+    options.set_level_zero_slowdown_writes_trigger(2)
+    options.set_level_zero_stop_writes_trigger(4)
+    store = RocksStore(tmp_path / "s", fsync=True, options=options)
+    stop = threading.Event()
+    pauses: list[float] = []
+
+    def watch() -> None:
+        last = time.perf_counter()
+        while not stop.is_set():
+            time.sleep(0.001)
+            now = time.perf_counter()
+            pauses.append(now - last)
+            last = now
+
+    refused = 0
+    attempt = store._try_write
+
+    def counted(rows: dict[bytes, bytes | None]) -> bool:
+        nonlocal refused
+        written = attempt(rows)
+        refused += not written
+        return written
+
+    store._try_write = counted  # type: ignore[method-assign, assignment]
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    noise = random.Random(1).randbytes(100_000)
+    try:
+        for batch in range(150):
+            store.write({number(batch * 100 + index): noise[index * 90 : index * 90 + 1000] for index in range(100)})
+    finally:
+        stop.set()
+        watcher.join()
+    assert refused > 0
+    assert len(store.scan(b"", b"\xff", 20_000)) == 15_000
+    # A few pauses may be the machine's; writes that wait inside RocksDB make more of them.
+    assert sorted(pauses)[-4] < 0.05
+    store.close()
+
+
+def test_write_after_close_fails(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "s", fsync=True)
+    store.close()
+    with pytest.raises(StoreFailed):
+        store.write({b"a": b"1"})
+    with pytest.raises(StoreFailed):
+        store.sync()
+    with pytest.raises(StoreFailed):
+        store.get(b"a")
+
+
+def test_stored_rows_of_open_store_are_read_without_a_trace(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    store = RocksStore(path, fsync=True)
+    expected = [(number(index), b"v") for index in range(3000)]
+    store.write(dict(expected))
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    assert list(stored_rows(path)) == expected
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    store.close()
+
+
+def test_stored_rows_where_no_store_is_fails(tmp_path: Path) -> None:
+    with pytest.raises(StoreFailed):
+        list(stored_rows(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()

@@ -33,8 +33,7 @@ RUN groupadd --gid 10001 codeq \
 COPY --from=build /app /app
 ENV PATH=/app/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    PERSISTENCE_CONFIG='{"path":"/var/lib/codeq/pebble"}' \
-    LOCAL_ARTIFACTS_DIR=/var/lib/codeq/artifacts
+    PERSISTENCE_CONFIG='{"path":"/var/lib/codeq/pebble"}'
 USER 10001:10001
 WORKDIR /var/lib/codeq
 VOLUME ["/var/lib/codeq/pebble", "/var/lib/codeq/artifacts"]

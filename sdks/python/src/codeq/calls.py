@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -95,7 +96,7 @@ def claim(commands: Sequence[str], count: int, lease_seconds: int | None, wait: 
     )
 
 
-def heartbeat(task: Task | str, lease_token: int | None, extend_seconds: int | None) -> Call[Any]:
+def heartbeat(task: Task | str, lease_token: int | None, extend_seconds: int | None) -> Call[datetime]:
     """Extend a lease; the value is its new end."""
     return Call(
         _task("HeartbeatTask"),

@@ -38,7 +38,8 @@ from codeq.outcomes import Abandon, Completed, Failed, Nack
 from codeq.payloads import RawJson
 from codeq.producer import AsyncProducer, Producer
 from codeq.records import NewTask, Queue, Returned, ServerInfo, Task, TaskResult, TaskStatus
-from codeq.worker import AsyncWorker, Worker, WorkerStats
+from codeq.worker import AsyncWorker, Worker
+from codeq.worker_stream import WorkerStats
 
 __all__ = [
     "Abandon",

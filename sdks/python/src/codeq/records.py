@@ -105,13 +105,15 @@ class Task:
 
     __slots__ = ("_is_lost", "_lost_event", "_message", "renew_at", "window_bytes")
 
-    def __init__(self, message: task_pb2.Task) -> None:
+    def __init__(self, message: task_pb2.Task, window_bytes: int = 0) -> None:
         self._message = message
         self._is_lost = False
         self._lost_event: threading.Event | None = None
-        # Owned by the worker's transport: loop time of the next renewal, and payload bytes counted against its window.
+        # Owned by the worker's transport: bytes counted against its window, and loop time of the next renewal. The
+        # bytes are those of the whole message, not of the payload only: a window must not be given back less than it
+        # lent.
+        self.window_bytes = window_bytes
         self.renew_at = 0.0
-        self.window_bytes = 0
 
     @property
     def id(self) -> str:

@@ -139,7 +139,7 @@ class _Worker:
                 await asyncio.shield(ended)
         except asyncio.CancelledError:
             self.stop(0.0)
-            await asyncio.wait((ended,))
+            await asyncio.gather(ended, return_exceptions=True)
             raise
         finally:
             executor.close()

@@ -230,9 +230,8 @@ class WorkerStream:
         """Run one stream to its end and tell why it ended."""
         self._is_welcomed = self._is_leaving = self._is_drain_told = False
         try:
-            async with asyncio.timeout_at(
-                None if self._stop_at is None else self._stop_at + LEAVE_SECONDS_MAX
-            ) as limit:
+            end = None if self._stop_at is None else self._stop_at + LEAVE_SECONDS_MAX
+            async with asyncio.timeout_at(end) as limit:
                 self._limit = limit
                 await self._session()
         except streams.CONNECTION_ERRORS as error:
@@ -325,7 +324,7 @@ class WorkerStream:
         self._wake.set()
 
     def _receive(self, messages: Iterable[task_pb2.Task]) -> None:
-        tasks = [Task(message) for message in messages]
+        tasks = [Task(message, message.ByteSize()) for message in messages]
         if self._stop_at is not None:  # crossed the drain on its way
             self._unsent.extend(report(task, Abandon()) for task in tasks)
             return
@@ -334,7 +333,6 @@ class WorkerStream:
             if (older := self._held.get(task.id)) is not None:
                 self._lose(older)
             task.renew_at = renew_at
-            task.window_bytes = len(task.payload_bytes)
             self._held[task.id] = task
             self._running_bytes += task.window_bytes
         self._running += len(tasks)

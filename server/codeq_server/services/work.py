@@ -52,10 +52,11 @@ _ID_FIELD: Final = b"\xa2\x01\x24"
 
 @dataclass(slots=True)
 class _Frame:
-    """A response: the encoded tasks, the claims they belong to, and everything else."""
+    """A response: the encoded tasks, the claims they belong to, the outcomes it settles, and everything else."""
 
     tasks: bytes
     claims: list[tuple[Claim, list[Delivered]]]
+    settled: int
     rest: bytes
 
 
@@ -84,6 +85,7 @@ class WorkerStream:
         self._full = False
         self._number = 0
         self._answer = pb.WorkResponse()
+        self._settled = 0
         self._answers = False
         self._open: dict[int, Claim] = {}
         self._outbox: Outbox[_Frame] = Outbox(runner)
@@ -202,7 +204,7 @@ class WorkerStream:
                 )
             except Exception as problem:
                 raise runner.fail(problem) from problem
-        self._answer.settled += len(message.outcomes)
+        self._settled += len(message.outcomes)
         self._answers = True
 
     def _checked(self, item: task_pb2.Outcome) -> tuple[Outcome, bytes | None]:
@@ -263,7 +265,8 @@ class WorkerStream:
             rest = self._answer.SerializeToString()
             self._answer = pb.WorkResponse()
             self._answers = False
-        self._outbox.put(_Frame(self._encode(claims), claims, rest))
+        self._outbox.put(_Frame(self._encode(claims), claims, self._settled, rest))
+        self._settled = 0
 
     def _claim(self) -> list[tuple[Claim, list[Delivered]]]:
         runner = self._runner
@@ -320,6 +323,9 @@ class WorkerStream:
                 frame.claims = []
         else:
             body = b"".join(part for frame in frames for part in (frame.tasks, frame.rest))
+        # The frames' lists add up when they are joined; of a plain number only the last one would stay.
+        if settled := sum(frame.settled for frame in frames):
+            body += pb.WorkResponse(settled=settled).SerializeToString()
         if body:
             async with self._writing:
                 await self._context.write(body)

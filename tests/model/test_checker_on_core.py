@@ -1,0 +1,299 @@
+"""Random work on a shard that is written, killed and opened again at will; the checker looks at every written batch.
+
+Constants of the core are made small, so that pages end, windows overflow and lists are cut within a few tasks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from codeq_server.core import claims, creates, outcomes, recovery, shard, timers
+from codeq_server.core.backoff import BackoffPolicy
+from codeq_server.core.clock import Now
+from codeq_server.core.errors import Rejection
+from codeq_server.core.model import Caller, SealedBatch
+from codeq_server.core.outcomes import Outcome
+from codeq_server.core.reads import get_task
+from codeq_server.core.shard import Shard, ShardSettings
+from codeq_server.storage.check import check
+from codeq_server.storage.findings import Summary
+from codeq_server.storage.identity import next_identity, save
+from codeq_server.storage.memory import MemoryStore
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+TENANTS = ("acme", "globex")
+COMMANDS = ("email", "sms")
+RETENTION_MS = 20_000
+DLQ_RETENTION_MS = 60_000
+EVERYTHING = b"\xff" * 16
+
+
+class ShardMachine(RuleBasedStateMachine):
+    """A shard, its store, and what a client may rely on: tasks that were created and ended in written batches."""
+
+    @initialize(window_bytes=st.sampled_from([1, 1500, 1 << 20]))
+    def start(self, window_bytes: int) -> None:
+        self.store = MemoryStore()
+        self.settings = ShardSettings(
+            max_attempts=3,
+            backoff_policy=BackoffPolicy.EXP_FULL_JITTER,
+            backoff_base_seconds=1,
+            backoff_max_seconds=4,
+            retention_ms=RETENTION_MS,
+            dlq_retention_ms=DLQ_RETENTION_MS,
+            window_bytes_max=window_bytes,
+        )
+        self.wall_ms = 1_750_000_000_000
+        self.mono_ms = 1000
+        self.sent: list[SealedBatch] = []
+        self.created: dict[str, int] = {}
+        self.ended: dict[str, int] = {}
+        self.deliveries: list[tuple[str, Caller, int]] = []
+        self.written = 0
+        self.open()
+
+    # -- opening, writing, killing -------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        identity = next_identity(self.store, 1, self.wall_ms // 1000, bytes(16))
+        save(self.store, identity)
+        self.shard = recovery.open_shard(self.store, self.settings, identity.epoch, self.wall_ms, self.mono_ms)
+
+    @property
+    def now(self) -> Now:
+        return self.shard.at(self.wall_ms, self.mono_ms)
+
+    @rule()
+    def seal(self) -> None:
+        if self.shard.batch:
+            self.sent.append(self.shard.seal(self.now))
+
+    @precondition(lambda self: self.sent)
+    @rule()
+    def write(self) -> None:
+        batch = self.sent.pop(0)
+        self.store.write(batch.rows)
+        self.shard.settled(batch.lsn)
+        self.written = batch.lsn
+        assert self.differences() == []
+
+    def differences(self) -> list[str]:
+        summary = Summary()
+        return [str(found) for found in check(self.store.scan(b"", EVERYTHING, 1 << 30), summary)]
+
+    def write_all(self) -> None:
+        self.seal()
+        while self.sent:
+            self.write()
+
+    @rule()
+    def kill(self) -> None:
+        self.sent.clear()
+        self.created = {task: lsn for task, lsn in self.created.items() if lsn <= self.written}
+        self.ended = {task: lsn for task, lsn in self.ended.items() if lsn <= self.written}
+        self.open()
+
+    @rule()
+    def stop_and_open(self) -> None:
+        """What a new opening finds in the rows is what the old one had in memory."""
+        self.write_all()
+        before = picture(self.shard)
+        self.open()
+        assert picture(self.shard) == before
+
+    # -- work ----------------------------------------------------------------------------------------------------
+
+    @rule(
+        tenant=st.sampled_from(TENANTS),
+        command=st.sampled_from(COMMANDS),
+        priority=st.sampled_from([0, 4, 9]),
+        delay_ms=st.sampled_from([0, 0, 1, 700, 5000]),
+        max_attempts=st.sampled_from([0, 1, 2]),
+        count=st.integers(1, 9),
+    )
+    def create(self, tenant: str, command: str, priority: int, delay_ms: int, max_attempts: int, count: int) -> None:
+        now = self.now
+        due_ms = now.wall_ms + delay_ms if delay_ms else 0
+        for _ in range(count):
+            task, _ = creates.create(self.shard, tenant, command, b'{"n":1}', priority, max_attempts, due_ms, now)
+            assert task not in self.created
+            self.created[task] = self.shard.batch.lsn
+
+    @rule(
+        tenant=st.sampled_from(TENANTS),
+        worker=st.sampled_from(["w", "w/1", "v"]),
+        commands=st.sampled_from([None, ("sms",), ("email", "sms", "none")]),
+        count=st.integers(1, 9),
+        bytes_max=st.sampled_from([1, 100, 1 << 20]),
+        lease_ms=st.sampled_from([1000, 8000]),
+    )
+    def claim(
+        self, tenant: str, worker: str, commands: tuple[str, ...] | None, count: int, bytes_max: int, lease_ms: int
+    ) -> None:
+        caller = Caller(tenant, worker, worker.partition("/")[0])
+        got = claims.claim(self.shard, caller, commands, count, bytes_max, lease_ms, self.now)
+        if got is None:
+            return
+        claim, delivered = got
+        assert 1 <= len(delivered) <= count
+        for task in delivered:
+            assert task.task_id in self.created
+            assert task.task_id not in self.ended
+            assert task.attempts <= 3
+            self.deliveries.append((task.task_id, caller, claim.token))
+
+    @precondition(lambda self: self.deliveries)
+    @rule(
+        data=st.data(),
+        outcome=st.sampled_from(list(Outcome)[1:]),
+        delay_ms=st.sampled_from([None, 0, 0, 300, 4000]),
+        count=st.integers(1, 6),
+    )
+    def settle(self, data: Any, outcome: Outcome, delay_ms: int | None, count: int) -> None:
+        first = data.draw(st.integers(0, len(self.deliveries) - 1))
+        for task, caller, token in self.deliveries[first : first + count]:
+            self.settle_one(task, caller, token, outcome, delay_ms)
+
+    def settle_one(self, task: str, caller: Caller, token: int, outcome: Outcome, delay_ms: int | None) -> None:
+        live = (delivery := self.shard.deliveries.get(task)) is not None and delivery.claim.token == token
+        rows = dict(self.shard.batch.rows)
+        result = b"1" if outcome is Outcome.COMPLETED else None
+        error = "broken" if outcome in {Outcome.FAILED, Outcome.NACK} else ""
+        try:
+            verdict = outcomes.settle(self.shard, caller, task, token, outcome, result, error, delay_ms, 0.5, self.now)
+        except Rejection:
+            assert not live
+            assert self.shard.batch.rows == rows
+            return
+        if not live:
+            assert self.shard.batch.rows == rows
+        elif verdict.status >= outcomes.Status.COMPLETED:
+            assert task not in self.ended
+            self.ended[task] = self.shard.batch.lsn
+
+    @precondition(lambda self: self.shard.deliveries)
+    @rule(data=st.data())
+    def give_back(self, data: Any) -> None:
+        task = data.draw(st.sampled_from(sorted(self.shard.deliveries)))
+        delivery = self.shard.deliveries.pop(task)
+        outcomes.give_back(self.shard, delivery, task, Outcome.BY_SERVER, self.now)
+
+    @precondition(lambda self: self.shard.deliveries)
+    @rule(data=st.data(), extend_ms=st.sampled_from([None, 500, 3000, 12_000]))
+    def heartbeat(self, data: Any, extend_ms: int | None) -> None:
+        task = data.draw(st.sampled_from(sorted(self.shard.deliveries)))
+        claim = self.shard.deliveries[task].claim
+        tenant = self.shard.deliveries[task].home.queue.tenant
+        caller = Caller(tenant, claim.worker, claim.subject)
+        outcomes.heartbeat(self.shard, caller, task, claim.token, extend_ms, self.now)
+
+    @rule(milliseconds=st.sampled_from([1, 400, 1500, 9000, RETENTION_MS]))
+    def wait(self, milliseconds: int) -> None:
+        self.wall_ms += milliseconds
+        self.mono_ms += milliseconds
+        self.run_due()
+
+    def run_due(self) -> None:
+        for _ in range(200):
+            running = set(self.shard.deliveries)
+            more = timers.run_due(self.shard, self.now)
+            for task in running - set(self.shard.deliveries):
+                assert task not in self.ended
+                home, position = outcomes.find_home(self.shard, task_tenant(self.shard, task), task)
+                state = self.shard.state(home, position)
+                assert state is not None
+                if state.ended_lsn:
+                    self.ended[task] = state.ended_lsn
+            if not more:
+                return
+        raise AssertionError("what is due never ends")
+
+    @precondition(lambda self: self.created)
+    @rule(data=st.data())
+    def read(self, data: Any) -> None:
+        task = data.draw(st.sampled_from(sorted(self.created)))
+        try:
+            view = get_task(self.shard, task_tenant(self.shard, task), task, self.now)
+        except Rejection:
+            assert task in self.ended
+            return
+        assert (view.finished_ms is not None) == (task in self.ended)
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        """Every task that was created ends once, and in the end leaves no row."""
+        if not hasattr(self, "shard"):
+            return
+        self.write_all()
+        for _ in range(400):
+            if len(self.ended) == len(self.created):
+                break
+            self.wait(1500)
+            for tenant in TENANTS:
+                self.deliveries.clear()
+                self.claim(tenant, "w", None, 9, 1 << 20, 8000)
+                for task, caller, token in self.deliveries:
+                    self.settle_one(task, caller, token, Outcome.COMPLETED, None)
+            self.write_all()
+        assert set(self.ended) == set(self.created)
+        for _ in range(5):
+            self.wait(DLQ_RETENTION_MS)
+            self.write_all()
+        assert {key[:1] for key, _ in self.store.scan(b"", EVERYTHING, 1 << 30)} <= {b"m", b"q"}
+
+
+def task_tenant(of: Shard, task: str) -> str:
+    return of.queues[int(task[:8], 16)].tenant
+
+
+def picture(of: Shard) -> object:
+    """Returns what memory holds in full, in a form that compares."""
+    deliveries = {
+        task: (d.claim.token, d.claim.worker, d.claim.subject, d.home.index, d.position, d.place, d.attempts)
+        for task, d in of.deliveries.items()
+    }
+    lanes = {
+        (queue.number, lane.index): (lane.mark, lane.tail, lane.ready, sorted(lane.returned))
+        for queue in of.queues.values()
+        for lane in queue.lanes
+        if lane is not None
+    }
+    grants = {
+        (claim.token, task): granted
+        for claim in of.claims.values()
+        for task, (_, granted) in claim.extended.items()
+        if granted > claim.lease_ms and task in of.deliveries and of.deliveries[task].claim is claim
+    }
+    counters = {number: queue.row() for number, queue in of.queues.items()}
+    ready = {tenant: [sorted(q.number for q in queues) for queues in lanes] for tenant, lanes in of.ready.items()}
+    return deliveries, lanes, grants, counters, ready, of.batch.lsn
+
+
+def test_core_random_work_keeps_rows_consistent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "CLAIM_MAX", 5)
+    monkeypatch.setattr(creates, "DUE_WINDOW_MAX", 6)
+    monkeypatch.setattr(timers, "DUE_PAGE", 4)
+    monkeypatch.setattr(timers, "SLICE", 3)
+    monkeypatch.setattr(outcomes, "SHRINK_FROM", 4)
+    monkeypatch.setattr(outcomes, "ABANDONS_MAX", 2)
+    monkeypatch.setattr(shard, "ENDED_ROW_MAX", 3)
+    monkeypatch.setattr(recovery, "PAGE", 3)
+    run_state_machine_as_test(
+        ShardMachine,
+        settings=settings(
+            max_examples=150,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -30,6 +30,7 @@ class ServerProcess:
 
     Attributes:
         store: Directory of the store.
+        ready_path: File that the server writes when it is ready.
         log_path: What the server wrote to stdout and stderr, over all its starts.
     """
 
@@ -54,7 +55,7 @@ class ServerProcess:
         directory.mkdir(parents=True, exist_ok=True)
         self.store = store or directory / "store"
         self.log_path = directory / "server.log"
-        self._ready_path = directory / "ready.json"
+        self.ready_path = directory / "ready.json"
         self._env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | dict(env or {})
         self._flags = [*(["--dev"] if dev else []), *flags]
         # Bound and never listening: nobody else gets these ports, also while the server is down.
@@ -100,7 +101,7 @@ class ServerProcess:
     @property
     def ready(self) -> dict[str, object]:
         """Content of the ready file."""
-        content = json.loads(self._ready_path.read_text())
+        content = json.loads(self.ready_path.read_text())
         assert isinstance(content, dict)
         return content
 
@@ -112,7 +113,7 @@ class ServerProcess:
     def spawn(self) -> Self:
         """Starts the process and returns at once."""
         assert not self.is_running
-        self._ready_path.unlink(missing_ok=True)
+        self.ready_path.unlink(missing_ok=True)
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(self._command(), env=self._env, stdout=log, stderr=log)
         return self
@@ -125,7 +126,7 @@ class ServerProcess:
         """
         self.spawn()
         deadline = time.monotonic() + START_SECONDS_MAX
-        while not self._ready_path.exists():
+        while not self.ready_path.exists():
             if not self.is_running:
                 raise RuntimeError(f"the server ended with code {self.wait()}\n{self.log[-LOG_TAIL_CHARS:]}")
             if time.monotonic() > deadline:
@@ -178,7 +179,7 @@ class ServerProcess:
             *(sys.executable, "-m", "codeq_cli.main", "serve"),
             *("--http-host", LOOPBACK, "--port", str(self._port(0))),
             *("--worker-stream-addr", self.worker_addr, "--producer-stream-addr", self.producer_addr),
-            *("--ready-file", str(self._ready_path)),
+            *("--ready-file", str(self.ready_path)),
             *([] if in_memory else ["--store", str(self.store)]),
             *self._flags,
         ]

@@ -20,6 +20,7 @@ PACKAGE_FILES := $(addsuffix /pyproject.toml,$(PACKAGES))
 TYPED := sdks/python/src/codeq server/codeq_server gateway/codeq_gateway cli/codeq_cli
 GO_MODULES := $(patsubst %/go.mod,%,$(wildcard sdks/go/go.mod bench/load/go.mod))
 BUF_TEMPLATES := buf.gen.yaml buf.gen.vendor.yaml buf.gen.internal.yaml
+TEST_TOOLS := git bash curl jq
 HOST_TOOLS := buildah debootstrap strace curl jq
 
 # Runs a command while no other make of this checkout does the same.
@@ -50,8 +51,9 @@ $(VENV)/.installed: requirements.txt $(PACKAGE_FILES) | $(VENV)/bin/pip
 
 .PHONY: setup-dev
 setup-dev: setup ## Get what tests and code generation need besides (Go and Node must be there)
-	@command -v go >/dev/null || { echo "make: the Go toolchain is missing; see https://go.dev/doc/install (1.25 or newer)" >&2; exit 1; }
+	@command -v go >/dev/null || { echo "make: the Go toolchain is missing; see https://go.dev/doc/install (1.26 or newer)" >&2; exit 1; }
 	@command -v npm >/dev/null || { echo "make: Node.js is missing; see https://nodejs.org/en/download (20 or newer, with npm)" >&2; exit 1; }
+	@for tool in $(TEST_TOOLS); do command -v $$tool >/dev/null || { echo "make: $$tool is missing; Debian's package is $$tool" >&2; exit 1; }; done
 	@$(LOCKED) $(MAKE) --silent $(VENV)/.installed-dev go-tools sdks/ts/node_modules/.package-lock.json
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed

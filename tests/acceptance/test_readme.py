@@ -1,0 +1,67 @@
+"""The README and the operator's guide, as printed, against a real server."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+from server_process import ServerProcess
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+SECONDS_MAX = 40
+EXAMPLE_LINES_MAX = 15
+
+
+def block(after: str, language: str) -> str:
+    """Returns the first code block of a language after a text of the README."""
+    found = re.search(rf"{re.escape(after)}.*?```{language}\n(.*?)```", README, re.DOTALL)
+    assert found, f"the README has no {language} block after {after!r}"
+    return found[1]
+
+
+def test_readme_first_task_as_printed_ends_with_its_result(server: ServerProcess) -> None:
+    script = block("## A first task", "sh").replace("http://localhost:8080", server.http_url)
+    done = subprocess.run(
+        ["bash", "-euc", script], capture_output=True, text=True, check=True, timeout=SECONDS_MAX
+    ).stdout
+    assert done.count('"status":"COMPLETED"') == 3  # the record twice, the task once
+    assert '"result":{"width":640}' in done
+
+
+def test_readme_python_worker_and_producer_as_printed_meet(server: ServerProcess, tmp_path: Path) -> None:
+    programs = {name: block(f"`{name}.py`", "python") for name in ("producer", "worker")}
+    for name, source in programs.items():
+        assert len(source.splitlines()) <= EXAMPLE_LINES_MAX
+        (tmp_path / f"{name}.py").write_text(source)
+    env = os.environ | {"CODEQ_PRODUCER_ADDR": server.producer_addr, "CODEQ_WORKER_ADDR": server.worker_addr}
+    command = [sys.executable, "-u"]
+    with subprocess.Popen([*command, "worker.py"], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as worker:
+        try:
+            produced = subprocess.run(
+                [*command, "producer.py"],
+                cwd=tmp_path,
+                env=env,
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=SECONDS_MAX,
+            ).stdout
+        finally:
+            worker.terminate()
+        seen = worker.communicate(timeout=SECONDS_MAX)[0]
+    assert seen == "resizing cat.png\n"
+    assert produced.startswith("created ")
+    assert produced.endswith("{'width': 640}\n")
+    assert worker.returncode == 0
+
+
+def test_operations_document_tells_exactly_the_metrics_shown(server: ServerProcess) -> None:
+    shown = httpx.get(f"{server.http_url}/metrics").text
+    families = set(re.findall(r"^# TYPE (codeq_\w+) ", shown, re.MULTILINE))
+    documented = re.findall(r"^\| `(codeq_\w+)` \|", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
+    assert sorted(families) == sorted(documented)

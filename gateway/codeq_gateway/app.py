@@ -138,7 +138,7 @@ class Gateway:
         headers = dict(scope["headers"])
         request_id = _request_id(headers)
         route = UNKNOWN_ROUTE
-        target: Operation | _Page | None = None
+        json_path: Callable[[str], str] = str
         try:
             self._check_host(headers)
             target, path_values = self._router.find(method, scope["raw_path"])
@@ -155,19 +155,20 @@ class Gateway:
                     request_id=request_id,
                     timeout_seconds=target.timeout_seconds(request),
                 )
+                json_path = target.json_path  # services name fields as their request does, not as its JSON
                 reply = Reply(*target.reply(await self._call(call, receive)))
         except CallFailed as failed:
-            reply = _failure(failed, target)
+            reply = _failure(failed, json_path)
         except asyncio.CancelledError:
             # Only a server that stops cancels requests: the client is told before the connection ends.
             _uncancel()
-            reply = _failure(CallFailed(error_pb2.ERROR_REASON_DRAINING, "the server is stopping"), target)
+            reply = _failure(CallFailed(error_pb2.ERROR_REASON_DRAINING, "the server is stopping"), json_path)
         except _ClientLeftError:
             self._note(method, route, CLIENT_CLOSED_STATUS, started, request_id)
             return
         except Exception:  # noqa: BLE001 - a defect must not end the connection without a reply
             _LOG.exception("request %s failed: %s %s", request_id, method, route)
-            reply = _failure(CallFailed(error_pb2.ERROR_REASON_UNSPECIFIED, "internal error"), target)
+            reply = _failure(CallFailed(error_pb2.ERROR_REASON_UNSPECIFIED, "internal error"), json_path)
         await _send_reply(send, reply, request_id)
         self._note(method, route, reply.status, started, request_id)
 
@@ -248,8 +249,7 @@ async def _read_body(receive: Receive, headers: Headers, bytes_max: int) -> byte
             return piece if len(pieces) == 1 else b"".join(pieces)
 
 
-def _failure(failed: CallFailed, target: Operation | _Page | None) -> Reply:
-    json_path = target.json_path if isinstance(target, Operation) else str
+def _failure(failed: CallFailed, json_path: Callable[[str], str]) -> Reply:
     headers = refusals.error_headers(failed)
     if isinstance(failed, MethodNotAllowedError):
         headers.append((b"allow", ", ".join(failed.allowed).encode()))

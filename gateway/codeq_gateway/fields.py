@@ -90,13 +90,13 @@ def is_nested(field: FieldDescriptor) -> bool:
 
 
 def message_of(field: FieldDescriptor) -> Descriptor:
-    """Returns the message that a field holds.
+    """Returns the message that a field holds and JSON shows as an object.
 
     Raises:
         TypeError: The field holds none, or it is a map, which has no JSON form here.
     """
     message = field.message_type
-    if message is None or message.GetOptions().map_entry:
+    if message is None or is_timestamp(field) or message.GetOptions().map_entry:
         raise TypeError(f"{field.full_name}: no JSON form for this type")
     return message
 

@@ -138,9 +138,13 @@ class GatewayServer:
         gateway: Application to serve.
         host: Name or address to listen on; empty: every address of the machine.
         port: Port; 0: one the system chooses.
+
+    Attributes:
+        gateway: The application.
     """
 
     def __init__(self, gateway: Gateway, host: str, port: int) -> None:
+        self.gateway = gateway
         self._host = host
         self._port = port
         self._config = uvicorn.Config(
@@ -160,6 +164,11 @@ class GatewayServer:
         self._server = uvicorn.Server(self._config)
         self._ticking: asyncio.Task[None] | None = None
 
+    @property
+    def connections(self) -> int:
+        """Number of open connections."""
+        return len(self._server.server_state.connections)
+
     async def start(self) -> int:
         """Starts to listen.
 
@@ -170,6 +179,8 @@ class GatewayServer:
             OSError: The address cannot be listened on; the message names it.
         """
         listener = await _listen(self._host, self._port)
+        # Connections inherit it: without it, a reply's body waits for the client to acknowledge its head.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._config.load()
         self._server.lifespan = self._config.lifespan_class(self._config)
         await self._server.startup(sockets=[listener])
@@ -185,13 +196,25 @@ class GatewayServer:
         with contextlib.suppress(asyncio.CancelledError):
             await self._ticking
         self._ticking = None
-        self._config.timeout_graceful_shutdown = grace_seconds  # type: ignore[assignment]  # any number of seconds
-        await self._server.shutdown()
+        for listener in self._server.servers:
+            listener.close()
         state = self._server.server_state
-        if state.tasks:
-            await asyncio.wait(set(state.tasks), timeout=_CANCEL_SECONDS)
+        for connection in list(state.connections):
+            connection.shutdown()
+        await _finish(state.tasks, grace_seconds)
+        for task in state.tasks:
+            task.cancel()
+        await _finish(state.tasks, _CANCEL_SECONDS)
         for connection in list(state.connections):
             connection.transport.abort()
+
+
+async def _finish(tasks: set[asyncio.Task[None]], seconds: float) -> None:
+    """Waits until the set is empty, at most so long."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while tasks:
+                await asyncio.wait(set(tasks))
 
 
 async def _listen(host: str, port: int) -> socket.socket:

@@ -1,0 +1,83 @@
+"""A gateway that serves on a port of its own, with a small queue behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import httpx
+from codeq_gateway.app import Gateway, Probes
+from codeq_gateway.metrics import HttpMetrics
+from codeq_gateway.server import GatewayServer
+from prometheus_client import CollectorRegistry, generate_latest
+from task_double import SERVICES, TaskDouble
+
+
+@dataclass
+class Served:
+    """A running gateway.
+
+    Attributes:
+        server: The server.
+        port: Its port on the loopback address.
+        double: What answers its calls.
+        http: Client of it.
+        lines: Access lines: method, route, status, request id.
+        is_ready: What the readiness probe tells.
+    """
+
+    server: GatewayServer
+    port: int
+    double: TaskDouble
+    http: httpx.AsyncClient
+    lines: list[tuple[str, str, int, str]]
+    is_ready: list[bool] = field(default_factory=lambda: [True])
+
+    async def exchange(self, request: bytes) -> bytes:
+        """Returns everything the server answers to some bytes until it closes the connection."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            writer.write(request)
+            await writer.drain()
+            return await asyncio.wait_for(reader.read(), 10)
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def serving(allowed_hosts: frozenset[str] | None = None) -> AsyncIterator[Served]:
+    """Serves a gateway while the block runs."""
+    double = TaskDouble()
+    lines: list[tuple[str, str, int, str]] = []
+    metrics = HttpMetrics()
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    is_ready = [True]
+    gateway = Gateway(
+        SERVICES,
+        double,
+        Probes(ready=lambda: (is_ready[0], {"fsync": True}), metrics=lambda: generate_latest(registry)),
+        metrics,
+        access_log=lambda method, route, status, _seconds, request_id: lines.append(
+            (method, route, status, request_id)
+        ),
+        allowed_hosts=allowed_hosts,
+        version="1.2.3",
+    )
+    server = GatewayServer(gateway, "127.0.0.1", 0)
+    port = await server.start()
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
+        try:
+            yield Served(server, port, double, http, lines, is_ready)
+        finally:
+            double.released.set()
+            await server.stop(1)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for a condition, at most ten seconds."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what a server does to its sockets sets no event
+            await asyncio.sleep(0.005)

@@ -1,0 +1,238 @@
+"""Connections: clients that leave, that are slow, that send too much; and a server that starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from contextlib import suppress
+
+import pytest
+from codeq_gateway import routes, server
+from codeq_gateway.app import CLIENT_CLOSED_STATUS
+from codeq_gateway.server import GatewayServer
+from served_gateway import Served, until
+
+CLAIM = b"POST /v1/codeq/tasks/claim HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}"
+MIB = 1024 * 1024
+
+
+async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Returns status and body of the next reply of a connection."""
+    head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).decode()
+    length = next(line for line in head.lower().split("\r\n") if line.startswith("content-length:"))
+    return int(head.split(" ")[1]), await reader.readexactly(int(length.partition(":")[2]))
+
+
+async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """Sends bytes, as fast as they are taken."""
+    for start in range(0, len(data), 65_536):
+        writer.write(data[start : start + 65_536])
+        await writer.drain()
+
+
+def _is_watched() -> bool:
+    """Returns whether a call has lasted so long that its client is watched."""
+    return any("CallWatch." in repr(task.get_coro()) for task in asyncio.all_tasks())
+
+
+async def test_client_that_leaves_cancels_its_call(served: Served) -> None:
+    served.double.hold = True
+    _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(CLAIM)
+    await asyncio.wait_for(served.double.waiting.wait(), 10)
+    writer.close()
+    await until(lambda: served.double.cancelled == 1)
+    await until(lambda: len(served.lines) == 1)
+    assert served.lines[0][:3] == ("POST", "/v1/codeq/tasks/claim", CLIENT_CLOSED_STATUS)
+
+
+async def test_call_that_waits_long_is_answered_when_it_ends(served: Served) -> None:
+    served.double.hold = True
+    pending = asyncio.create_task(served.http.post("/v1/codeq/tasks", json={"command": "c"}))
+    await served.double.waiting.wait()
+    await until(_is_watched)
+    served.double.released.set()
+    assert (await pending).status_code == 202
+    assert served.double.cancelled == 0
+
+
+async def test_client_that_leaves_while_sending_is_noted(served: Served) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n{")
+    await writer.drain()
+    await until(lambda: served.server.connections == 1)
+    writer.close()
+    await until(lambda: len(served.lines) == 1)
+    assert served.lines[0][2] == CLIENT_CLOSED_STATUS
+    assert served.double.calls == []
+
+
+async def test_call_over_its_time_is_cancelled_and_told(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "CALL_SECONDS", 0.1)
+    served.double.hold = True
+    answer = await served.http.post("/v1/codeq/tasks/claim", json={})
+    assert (answer.status_code, answer.json()["reason"]) == (504, "DEADLINE_EXCEEDED")
+    assert served.double.cancelled == 1
+
+
+@pytest.mark.parametrize(("path", "limit"), [("/v1/codeq/tasks", MIB), ("/v1/codeq/tasks/batch", 8 * MIB)])
+async def test_announced_body_over_the_limit_is_refused_before_it_is_sent(
+    served: Served, path: str, limit: int
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    size = limit + 64 * 1024 + 1
+    writer.write(
+        b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n" % (path.encode(), size)
+    )
+    status, body = await _answer(reader)
+    assert (status, json.loads(body)["reason"]) == (413, "TOO_LARGE")
+    writer.write(b" " * size)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert (await _answer(reader))[0] == 200
+    assert served.double.calls == []
+    writer.close()
+
+
+async def test_body_of_unknown_length_is_refused_at_the_limit(served: Served) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+    piece = b"10000\r\n" + b" " * 65536 + b"\r\n"
+    await _send(writer, piece * 18)
+    status, body = await _answer(reader)
+    assert (status, json.loads(body)["reason"]) == (413, "TOO_LARGE")
+    with pytest.raises(ConnectionError):  # a sender that goes on for ever is cut off
+        await _send(writer, piece * 1_000)
+    writer.close()
+
+
+@pytest.mark.parametrize(("extra", "status"), [(0, 202), (1, 413)])
+async def test_body_at_the_limit_is_taken(served: Served, extra: int, status: int) -> None:
+    body = b'{"command":"c","payload":1}'
+    body += b" " * (routes.BODY_BYTES_MAX + extra - len(body))
+    assert (await served.http.post("/v1/codeq/tasks", content=body)).status_code == status
+
+
+async def test_expected_continue_is_given_for_a_body_within_the_limit(served: Served) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+    assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(b"{}")
+    assert (await _answer(reader))[0] == 202
+    writer.close()
+
+
+async def test_requests_sent_together_are_answered_in_order(served: Served) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    create = b'POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nContent-Length: 15\r\n\r\n{"command":"c"}'
+    writer.write(create + CLAIM + b"GET /nowhere HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert [(await _answer(reader))[0] for _ in range(3)] == [202, 200, 404]
+    writer.close()
+
+
+async def test_bytes_that_are_no_request_are_refused_and_the_connection_ends(served: Served) -> None:
+    answer = await served.exchange(b"\x16\x03\x01 hello\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body)["reason"] == "INVALID_BODY"
+
+
+async def test_head_without_end_is_refused(served: Served) -> None:
+    start = b"GET /healthz HTTP/1.1\r\nX-Long: "
+    answer = await served.exchange(start + b"x" * (server.HEAD_BYTES_MAX + 1 - len(start)))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_too_many_headers_are_refused(served: Served) -> None:
+    headers = b"X: y\r\n" * (server.HEADERS_MAX + 1)
+    assert (await served.exchange(b"GET /healthz HTTP/1.1\r\n%b\r\n" % headers)).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"\r\n", b"GET /healthz HT", b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n{"],
+)
+async def test_request_that_does_not_end_in_time_ends_the_connection(
+    served: Served, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(server, "REQUEST_SECONDS", 0.1)
+    with suppress(ConnectionResetError):  # how an aborted connection may look
+        assert await served.exchange(sent) == b""
+    await until(lambda: not served.server.connections)
+
+
+async def test_time_of_a_request_does_not_run_while_its_call_does(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "REQUEST_SECONDS", 0.1)
+    served.double.hold = True
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(CLAIM[:-1])
+    await writer.drain()
+    writer.write(CLAIM[-1:])
+    await served.double.waiting.wait()
+    assert await served.exchange(b"") == b""  # this silent connection began later, and its time is over
+    served.double.released.set()
+    assert (await reader.readline()).startswith(b"HTTP/1.1 204 ")
+    writer.close()
+
+
+async def test_connections_over_the_bound_are_closed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    await until(lambda: served.server.connections == 1)
+    with suppress(ConnectionResetError):  # how an aborted connection may look
+        assert await served.exchange(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n") == b""
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert (await _answer(reader))[0] == 200
+    writer.close()
+
+
+async def test_stop_lets_running_calls_finish_and_takes_no_new_ones(served: Served) -> None:
+    served.double.hold = True
+    running = asyncio.create_task(served.http.post("/v1/codeq/tasks", json={"command": "c"}))
+    await served.double.waiting.wait()
+    stopping = asyncio.create_task(served.server.stop(10))
+    await until(lambda: _is_refused(served.port))
+    served.double.released.set()
+    answer = await running
+    assert (answer.status_code, answer.headers["connection"]) == (202, "close")
+    await asyncio.wait_for(stopping, 5)
+    assert not served.server.connections
+
+
+async def test_stop_ends_calls_that_outlast_its_grace(served: Served) -> None:
+    served.double.hold = True
+    running = asyncio.create_task(served.http.post("/v1/codeq/tasks/claim", json={}))
+    await served.double.waiting.wait()
+    await asyncio.wait_for(served.server.stop(0.05), 5)
+    answer = await running
+    assert (answer.status_code, answer.json()["reason"]) == (503, "DRAINING")
+    assert answer.headers["retry-after"] == "1"
+    assert served.double.cancelled == 1
+
+
+async def test_stop_ends_idle_connections_at_once(served: Served) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    await until(lambda: served.server.connections == 1)
+    await served.server.stop(10)
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
+    await served.server.stop(1)  # a second time does nothing
+
+
+async def test_port_in_use_is_told_by_its_address(served: Served) -> None:
+    other = GatewayServer(served.server.gateway, "127.0.0.1", served.port)
+    with pytest.raises(OSError, match=f"127.0.0.1:{served.port}"):
+        await other.start()
+    await other.stop(1)
+
+
+async def test_host_without_address_is_told() -> None:
+    with pytest.raises(OSError, match=r"nowhere\.invalid:0"):
+        await GatewayServer(None, "nowhere.invalid", 0).start()  # type: ignore[arg-type]  # fails before it serves
+
+
+def _is_refused(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0

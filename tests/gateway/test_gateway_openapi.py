@@ -1,0 +1,136 @@
+"""The OpenAPI document tells the REST form that the gateway serves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from codeq_gateway import openapi
+from codeq_gateway.routes import read_operations
+from google.api import annotations_pb2
+from served_gateway import Served
+from task_double import SERVICES
+
+DOCUMENT = json.loads(openapi.document(list(read_operations(SERVICES)), "1.2.3"))
+SCHEMAS = DOCUMENT["components"]["schemas"]
+OPERATIONS = [
+    pytest.param(described, id=described["operationId"])
+    for path in DOCUMENT["paths"].values()
+    for described in path.values()
+]
+
+
+def _objects(value: object) -> Iterator[dict[str, Any]]:
+    """Yields every object within a JSON value."""
+    if isinstance(value, dict):
+        yield value
+        for part in value.values():
+            yield from _objects(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _objects(part)
+
+
+async def test_document_is_served(served: Served) -> None:
+    answer = await served.http.get("/openapi.json")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == DOCUMENT
+
+
+def test_document_is_openapi_with_bearer_tokens() -> None:
+    assert DOCUMENT["openapi"] == "3.1.0"
+    assert DOCUMENT["info"]["title"]
+    assert DOCUMENT["info"]["version"] == "1.2.3"
+    assert DOCUMENT["security"] == [{"bearer": []}]
+    assert DOCUMENT["components"]["securitySchemes"] == {"bearer": {"type": "http", "scheme": "bearer"}}
+
+
+def test_every_http_rule_is_in_the_document() -> None:
+    count = 0
+    for service in SERVICES:
+        for method in service.methods:
+            rule = method.GetOptions().Extensions[annotations_pb2.http]
+            verb = rule.WhichOneof("pattern")
+            if verb:
+                described = DOCUMENT["paths"][getattr(rule, verb)][verb]
+                assert described["operationId"] == f"{service.name}_{method.name}"
+                assert ("requestBody" in described) == bool(rule.body)
+                count += 1
+    assert count == len(OPERATIONS) >= 14
+
+
+def test_references_lead_somewhere_and_all_schemas_are_used() -> None:
+    names = {found["$ref"].removeprefix("#/components/schemas/") for found in _objects(DOCUMENT) if "$ref" in found}
+    assert names == set(SCHEMAS)
+
+
+@pytest.mark.parametrize("described", OPERATIONS)
+def test_operation_is_described_in_full(described: dict[str, Any]) -> None:
+    assert described["summary"]
+    assert described["tags"][0] in [tag["name"] for tag in DOCUMENT["tags"]]
+    assert described["responses"]["default"]["content"]["application/json"]["schema"] == {
+        "$ref": "#/components/schemas/Error"
+    }
+    for parameter in described["parameters"]:
+        assert parameter["in"] in {"path", "query"}
+        assert parameter["required"] == (parameter["in"] == "path")
+        assert parameter["description"]
+        assert parameter["schema"]["type"]
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_schema_is_described_in_full(name: str) -> None:
+    schema = SCHEMAS[name]
+    assert schema["type"] == "object"
+    assert schema["description"]
+    assert all(described["description"] for described in schema["properties"].values())
+    assert set(schema.get("required", [])) <= set(schema["properties"])
+
+
+def test_path_variables_are_the_parameters_of_the_path() -> None:
+    for template, path in DOCUMENT["paths"].items():
+        for described in path.values():
+            names = [parameter["name"] for parameter in described["parameters"] if parameter["in"] == "path"]
+            assert [part[1:-1] for part in template.split("/") if part.startswith("{")] == names
+
+
+def test_limits_are_those_of_the_protos() -> None:
+    spec = SCHEMAS["codeq.v1.TaskSpec"]
+    assert spec["required"] == ["command"]
+    assert spec["additionalProperties"] is False
+    command = spec["properties"]["command"]
+    assert (command["minLength"], command["maxLength"]) == (1, 128)
+    assert command["pattern"] == "^[A-Za-z0-9][A-Za-z0-9._-]*$"
+    priority = spec["properties"]["priority"]
+    assert (priority["minimum"], priority["maximum"]) == (0, 9)
+    claim = DOCUMENT["paths"]["/v1/codeq/tasks/claim"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert claim["properties"]["commands"]["maxItems"] == 256
+    assert claim["properties"]["commands"]["items"]["maxLength"] == 128
+    page_size = DOCUMENT["paths"]["/v1/codeq/admin/queues"]["get"]["parameters"][0]
+    assert (page_size["name"], page_size["schema"]["maximum"]) == ("pageSize", 500)
+
+
+def test_shapes_are_those_of_our_json() -> None:
+    task = SCHEMAS["codeq.v1.Task"]
+    assert "COMPLETED" in task["properties"]["status"]["enum"]
+    assert set(task["properties"]["payload"]) == {"description"}
+    assert task["properties"]["leaseToken"]["type"] == "string"
+    assert task["properties"]["createdAt"]["format"] == "date-time"
+    assert "payload" in task["required"]
+    assert "leaseToken" not in task["required"]
+    result = DOCUMENT["paths"]["/v1/codeq/tasks/{task_id}/result"]["post"]
+    body = result["requestBody"]["content"]["application/json"]["schema"]
+    assert body["properties"]["status"]["enum"] == ["COMPLETED", "FAILED"]
+    assert "taskId" not in body["properties"]
+    assert body["properties"]["leaseToken"]["type"] == ["string", "integer"]
+    assert SCHEMAS["codeq.v1.Queue"]["properties"]["ready"]["type"] == "integer"
+
+
+def test_replies_have_their_statuses() -> None:
+    assert set(DOCUMENT["paths"]["/v1/codeq/tasks"]["post"]["responses"]) == {"202", "default"}
+    assert set(DOCUMENT["paths"]["/v1/codeq/tasks/claim"]["post"]["responses"]) == {"200", "204", "default"}
+    assert "content" not in DOCUMENT["paths"]["/v1/codeq/tasks/claim"]["post"]["responses"]["204"]
+    assert set(SCHEMAS["Error"]["properties"]) == {"error", "code", "reason", "details"}
+    assert "TASK_NOT_FOUND" in SCHEMAS["Error"]["properties"]["reason"]["enum"]

@@ -1,0 +1,259 @@
+"""Bad requests: each is refused by name, and reaches no service."""
+
+from __future__ import annotations
+
+import pytest
+from codeq import reasons
+from codeq.v1 import error_pb2
+from codeq_gateway.dispatch import CallFailed
+from served_gateway import Served, serving
+
+JSON = {"content-type": "application/json"}
+TASKS = "/v1/codeq/tasks"
+RESULT = "/v1/codeq/tasks/t1/result"
+BATCH = "/v1/codeq/tasks/batch"
+QUEUES = "/v1/codeq/admin/queues"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        (TASKS, b'{"command":"c","payload":1,"colour":"red"}', "colour"),
+        (TASKS, b'{"max_attempts":1}', "max_attempts"),
+        (TASKS, b'{"spec":{}}', "spec"),
+        (TASKS, b'{"idempotencyKey":"k"}', "idempotencyKey"),
+        (TASKS, b'{"command":5}', "command"),
+        (TASKS, b'{"priority":"5"}', "priority"),
+        (TASKS, b'{"priority":5.5}', "priority"),
+        (TASKS, b'{"priority":true}', "priority"),
+        (TASKS, b'{"priority":2147483648}', "priority"),
+        (TASKS, b'{"priority":-2147483649}', "priority"),
+        (TASKS, b'{"delaySeconds":[]}', "delaySeconds"),
+        (TASKS, b'{"runAt":"tomorrow"}', "runAt"),
+        (TASKS, b'{"runAt":"2024-01-01T00:00:00"}', "runAt"),
+        (TASKS, b'{"runAt":1700000000}', "runAt"),
+        (TASKS, b'{"runAt":"0001-01-01T00:00:00+01:00"}', "runAt"),
+        (TASKS, b'{"runAt":"9999-12-31T23:59:59-01:00"}', "runAt"),
+        (TASKS, b'{"payload":"\xff"}', "payload"),
+        (TASKS, b'{"payload":{"\xc3":1}}', "payload"),
+        (RESULT, b'{"status":"DONE"}', "status"),
+        (RESULT, b'{"status":"UNSPECIFIED"}', "status"),
+        (RESULT, b'{"status":"TASK_STATUS_COMPLETED"}', "status"),
+        (RESULT, b'{"status":4}', "status"),
+        (RESULT, b'{"leaseToken":"x"}', "leaseToken"),
+        (RESULT, b'{"leaseToken":-1}', "leaseToken"),
+        (RESULT, b'{"leaseToken":1.5}', "leaseToken"),
+        (RESULT, b'{"leaseToken":"18446744073709551616"}', "leaseToken"),
+        (RESULT, b'{"leaseToken":18446744073709551616}', "leaseToken"),
+        (RESULT, b'{"taskId":"t2"}', "taskId"),
+        ("/v1/codeq/tasks/claim", b'{"commands":"c"}', "commands"),
+        ("/v1/codeq/tasks/claim", b'{"commands":["a",null]}', "commands[1]"),
+        (BATCH, b'{"tasks":{}}', "tasks"),
+        (BATCH, b'{"tasks":[{},{"colour":1}]}', "tasks[1].colour"),
+        (BATCH, b'{"tasks":[{"priority":"x"}]}', "tasks[0].priority"),
+        (BATCH, b'{"tasks":[{"max_attempts":1}]}', "tasks[0].max_attempts"),
+        (BATCH, b'{"tasks":[{},{},{"payload":"\xff"}]}', "tasks[2].payload"),
+        (
+            "/v1/codeq/tasks/batch/results",
+            b'{"results":[{"leaseToken":"9999999999999999999999"}]}',
+            "results[0].leaseToken",
+        ),
+        (
+            "/v1/codeq/tasks/batch/results",
+            b'{"results":[{"leaseToken":"99999999999999999999"}]}',
+            "results[0].leaseToken",
+        ),
+    ],
+)
+async def test_malformed_field_is_named(served: Served, path: str, body: bytes, field: str) -> None:
+    answer = await served.http.post(path, content=body, headers=JSON)
+    refused = answer.json()
+    assert (answer.status_code, refused["code"], refused["reason"]) == (400, "INVALID_ARGUMENT", "INVALID_FIELD")
+    assert field in refused["error"]
+    assert [detail["field"] for detail in refused["details"]] == [field]
+    assert refused["details"][0]["description"]
+    assert served.double.calls == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b'{"command":"c"',
+        b"[]",
+        b"null",
+        b"7",
+        b'"x"',
+        b"{} {}",
+        b"{'command':1}",
+        b'{"command":"c",}',
+        b'{"payload":01}',
+        b'{"payload":[1,]}',
+        b'{"payload":NaN}',
+        b'{"payload":"\\x"}',
+        b'{"payload":"a\nb"}',
+        b'{"command":"\xff"}',
+        b'\xef\xbb\xbf{"command":"c"}',
+        b'{"payload":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    ],
+)
+async def test_broken_json_is_refused(served: Served, body: bytes) -> None:
+    answer = await served.http.post(TASKS, content=body, headers=JSON)
+    assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_BODY")
+    assert answer.json()["details"] == []
+    assert served.double.calls == []
+
+
+async def test_broken_json_in_an_ignored_field_is_refused(served: Served) -> None:
+    answer = await served.http.post(RESULT, content=b'{"workerId":nope}')
+    assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_BODY")
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/json2", "x"])
+async def test_content_type_other_than_json_is_refused(served: Served, content_type: str) -> None:
+    answer = await served.http.post(TASKS, content=b"{}", headers={"content-type": content_type})
+    assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_BODY")
+
+
+async def test_json_in_another_charset_is_refused(served: Served) -> None:
+    answer = await served.http.post(TASKS, content=b"{}", headers={"content-type": "application/json; charset=latin-1"})
+    assert answer.json()["reason"] == "INVALID_BODY"
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        None,
+        "application/json",
+        "Application/JSON",
+        "application/json; charset=UTF-8",
+        'application/json;charset="utf-8"',
+    ],
+)
+async def test_json_content_types_are_taken(served: Served, content_type: str | None) -> None:
+    headers = {} if content_type is None else {"content-type": content_type}
+    assert (await served.http.post(TASKS, content=b'{"command":"c"}', headers=headers)).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("pageSize=many", "pageSize"),
+        ("pageSize=", "pageSize"),
+        ("pageSize=1.5", "pageSize"),
+        ("pageSize=99999999999", "pageSize"),
+        ("pageSize=1&pageSize=2", "pageSize"),
+        ("page_size=1", "page_size"),
+        ("colour=red", "colour"),
+        ("colour", "colour"),
+        ("pageToken=%FF", "pageToken"),
+        ("%FF=1", "query"),
+    ],
+)
+async def test_malformed_query_parameter_is_named(served: Served, query: str, field: str) -> None:
+    answer = await served.http.get(f"{QUEUES}?{query}")
+    assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_FIELD")
+    assert answer.json()["details"][0]["field"] == field
+    assert served.double.calls == []
+
+
+async def test_query_of_an_operation_without_parameters_is_refused(served: Served) -> None:
+    answer = await served.http.post(f"{TASKS}?priority=5", json={"command": "c"})
+    assert answer.json()["details"][0]["field"] == "priority"
+
+
+async def test_idempotency_key_header_is_refused_by_name(served: Served) -> None:
+    answer = await served.http.post(TASKS, json={"command": "c"}, headers={"Idempotency-Key": "k"})
+    assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_FIELD")
+    assert answer.json()["details"][0]["field"] == "Idempotency-Key"
+    assert served.double.calls == []
+
+
+async def test_body_of_an_operation_without_one_is_refused(served: Served) -> None:
+    answer = await served.http.request("GET", f"{TASKS}/t1", content=b"{}")
+    assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_BODY")
+
+
+async def test_path_that_is_not_utf8_is_refused(served: Served) -> None:
+    answer = await served.http.get(f"{TASKS}/%FF")
+    assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_FIELD")
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/v1/codeq", "/v1/codeq/tasks/", "/v1/codeq/tasks/t1/none", "/v1/codeq/Tasks", "//healthz"]
+)
+async def test_unknown_path_is_told(served: Served, path: str) -> None:
+    answer = await served.http.get(f"http://127.0.0.1:{served.port}{path}")
+    assert (answer.status_code, answer.json()["code"], answer.json()["reason"]) == (
+        404,
+        "UNIMPLEMENTED",
+        "ROUTE_NOT_FOUND",
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", TASKS, "POST"),
+        ("DELETE", f"{TASKS}/t1", "GET"),
+        ("DELETE", RESULT, "GET, POST"),
+        ("PUT", f"{TASKS}/claim", "GET, POST"),
+        ("HEAD", f"{TASKS}/t1", "GET"),
+        ("POST", "/healthz", "GET"),
+    ],
+)
+async def test_wrong_method_is_told_with_the_right_ones(served: Served, method: str, path: str, allowed: str) -> None:
+    answer = await served.http.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    if method != "HEAD":
+        assert answer.json()["reason"] == "METHOD_NOT_ALLOWED"
+
+
+@pytest.mark.parametrize("reason", list(reasons.BY_NUMBER.values()), ids=lambda reason: reason.name)
+async def test_failed_call_has_the_status_of_the_error_table(served: Served, reason: reasons.Reason) -> None:
+    served.double.failure = CallFailed(reason.number, "why", retry_after_seconds=1.2)
+    answer = await served.http.get(f"{TASKS}/t1", headers={"X-Request-Id": "r1"})
+    assert answer.status_code == reason.http_status
+    assert answer.json() == {"error": "why", "code": reason.grpc_name, "reason": reason.name, "details": []}
+    assert answer.headers.get("retry-after") == ("2" if reason.http_status in (429, 503) else None)
+    assert answer.headers.get("www-authenticate") == ("Bearer" if reason.http_status == 401 else None)
+    assert answer.headers["x-request-id"] == "r1"
+
+
+async def test_retry_after_is_one_second_without_advice(served: Served) -> None:
+    served.double.failure = CallFailed(error_pb2.ERROR_REASON_DRAINING, "stopping")
+    assert (await served.http.get(f"{TASKS}/t1")).headers["retry-after"] == "1"
+
+
+async def test_violations_have_the_names_of_the_json_form(served: Served) -> None:
+    violations = [("spec.max_attempts", "too many"), ("spec", "missing"), ("tenant", "unknown")]
+    served.double.failure = CallFailed(error_pb2.ERROR_REASON_INVALID_FIELD, "bad", violations)
+    answer = await served.http.post(TASKS, json={})
+    assert [detail["field"] for detail in answer.json()["details"]] == ["maxAttempts", "spec", "tenant"]
+    served.double.failure = CallFailed(error_pb2.ERROR_REASON_INVALID_FIELD, "bad", [("tasks[3].run_at", "early")])
+    answer = await served.http.post(BATCH, json={})
+    assert answer.json()["details"] == [{"field": "tasks[3].runAt", "description": "early"}]
+
+
+async def test_defect_is_an_internal_error_without_its_words(served: Served) -> None:
+    served.double.failure = RuntimeError("the secret cause")
+    answer = await served.http.get(f"{TASKS}/t1")
+    assert (answer.status_code, answer.json()["reason"], answer.json()["code"]) == (500, "INTERNAL", "INTERNAL")
+    assert "secret" not in answer.text
+    served.double.failure = None
+    assert (await served.http.post(TASKS, json={"command": "c"})).status_code == 202
+
+
+async def test_long_names_are_repeated_in_part(served: Served) -> None:
+    answer = await served.http.post(TASKS, json={"x" * 100_000: 1})
+    assert answer.json()["details"][0]["field"].startswith("xxx")
+    assert len(answer.content) < 1_000
+
+
+async def test_other_host_names_are_refused_where_hosts_are_named() -> None:
+    async with serving(allowed_hosts=frozenset({"localhost", "127.0.0.1", "[::1]"})) as served:
+        for host in ("localhost", f"localhost:{served.port}", "LOCALHOST", "127.0.0.1:1", "[::1]", "[::1]:8080"):
+            assert (await served.http.get("/healthz", headers={"Host": host})).status_code == 200
+        for host in ("evil.example", "evil.example:8080", "localhost.evil.example", "[::2]", ""):
+            answer = await served.http.get("/healthz", headers={"Host": host})
+            assert (answer.status_code, answer.json()["details"][0]["field"]) == (400, "Host")

@@ -7,11 +7,14 @@ from typing import Final
 
 from . import keys
 from .clock import Now
-from .model import Entry, Lane
+from .model import WINDOW_ENTRY_BYTES, Entry, Lane, Queue
 from .shard import Shard
 
 DUE_WINDOW_MAX: Final = 16_384
 """Entries of the due index kept in memory."""
+
+_new = tuple.__new__
+"""Makes the same object as calling a NamedTuple's class, in a third of the time."""
 
 _LENGTHS: Final = [bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(16_384)]
 
@@ -77,17 +80,22 @@ def create(
         Rejection: LIMIT_REACHED.
     """
     queue = shard.by_name.get((tenant, command)) or shard.open_queue(tenant, command)
+    return create_in(shard, queue, payload, priority, max_attempts, due_ms, now)
+
+
+def create_in(
+    shard: Shard, queue: Queue, payload: bytes, priority: int, max_attempts: int, due_ms: int, now: Now
+) -> tuple[str, bytes]:
+    """Accepts a task into a queue, as `create` does."""
     lane = queue.lanes[9 - priority] or queue.lane(9 - priority)
     max_attempts = max_attempts or shard.settings.max_attempts
     head = lane.heads.get(max_attempts)
     if head is None:
-        head = lane.heads[max_attempts] = task_head(command, lane.index, max_attempts)
-    if shard._created_head[0] != now.wall_ms:  # noqa: SLF001
-        shard._created_head = (now.wall_ms, timestamp(16, now.wall_ms))  # noqa: SLF001
+        head = lane.heads[max_attempts] = task_head(queue.command, lane.index, max_attempts)
+    if shard.created_of != now.wall_ms:
+        shard.created_of, shard.created = now.wall_ms, timestamp(16, now.wall_ms)
     size = len(payload)
-    raw = b"".join(
-        (head, _LENGTHS[size] if size < 16_384 else varint(size), payload, shard._created_head[1])  # noqa: SLF001
-    )
+    raw = b"".join((head, _LENGTHS[size] if size < 16_384 else varint(size), payload, shard.created))
     queue.created_total += 1
     shard.totals.created += 1
     if not queue.touched:
@@ -96,19 +104,25 @@ def create(
         return _park(shard, lane, raw, due_ms), raw
     position = lane.tail + 1
     task_id = lane.id_of(position, shard.epoch)
-    shard.batch.rows[lane.task_prefix + position.to_bytes(6, "big")] = keys.home_head(shard.epoch) + raw
-    append(shard, lane, Entry(position, task_id, raw, None))
+    shard.batch.rows[lane.task_prefix + position.to_bytes(6, "big")] = shard.home_head + raw
+    append(shard, lane, _new(Entry, (position, task_id, raw, None)))
     return task_id, raw
 
 
 def append(shard: Shard, lane: Lane, entry: Entry) -> None:
     """Gives a task the place after the lane's tail; its row is the caller's."""
-    position = lane.tail = entry.position
+    position = lane.tail = entry[0]
     if lane.loaded == position - 1 and shard.windows_bytes < shard.settings.window_bytes_max:
         lane.window.append(entry)
         lane.loaded = position
-        shard.charge_window(lane, len(entry.raw))
-    shard.became_ready(lane)
+        size = len(entry[2]) + WINDOW_ENTRY_BYTES
+        lane.window_bytes += size
+        shard.windows_bytes += size
+        if lane not in shard.loaded_lanes:
+            shard.loaded_lanes[lane] = None
+    lane.ready += 1
+    if lane.ready == 1:
+        shard.became_ready(lane)
 
 
 def _park(shard: Shard, lane: Lane, raw: bytes, due_ms: int) -> str:

@@ -194,7 +194,7 @@ class Claim:
         """Ids the lease row lists, live or not."""
         self.live = 0
         self.head = b""
-        self.head_of: tuple[int, int, int] = (-1, -1, -1)
+        self.head_of: tuple[int, int, int, int] = (-1, -1, -1, -1)
 
     def until_of(self, task_id: str) -> int:
         """Returns the end of a delivery's lease on the monotonic clock."""

@@ -110,11 +110,29 @@ def settle(
     return give_back(shard, delivery, task_id, Outcome.ABANDON, now)
 
 
+def complete(shard: Shard, caller: Caller, task_id: str, token: int, result: bytes | None, now: Now) -> bool:
+    """Ends a delivery as COMPLETED by the word of its holder; does and returns what `settle` does, for the usual case.
+
+    Returns:
+        False where the holder is not the caller: nothing changed, and `settle` tells why.
+    """
+    delivery = shard.deliveries.get(task_id)
+    if delivery is None:
+        return False
+    claim = delivery[0]
+    if token != claim.token or claim.subject != caller.subject or delivery[1].queue.tenant != caller.tenant:
+        return False
+    del shard.deliveries[task_id]
+    _finish(shard, delivery, task_id, Outcome.COMPLETED, result, "", now)
+    return True
+
+
 def _finish(
     shard: Shard, delivery: Delivery, task_id: str, outcome: Outcome, result: bytes | None, error: str, now: Now
 ) -> None:
     claim, home, position, _, attempts = delivery
-    of = (outcome * 100_000 + attempts, now.wall_ms, shard.batch.lsn)
+    batch = shard.batch
+    of = (outcome, attempts, now.wall_ms, batch.lsn)
     if claim.head_of != of:
         claim.head_of = of
         claim.head = rows_pb2.StateRow(
@@ -125,16 +143,16 @@ def _finish(
             worker=claim.worker,
             subject="" if claim.subject == claim.worker else claim.subject,
             changed_ms=now.wall_ms,
-            ended_lsn=shard.batch.lsn,
+            ended_lsn=batch.lsn,
         ).SerializeToString()
     row = claim.head
     if result is not None:
         row = b"".join((row, b"\x72", varint(len(result)), result))
     if error:
         row += rows_pb2.StateRow(error=error).SerializeToString()
-    shard.batch.rows[home.state_prefix + position.to_bytes(6, "big")] = row
-    shard.batch.ended.append((home.queue.number, home.index << 48 | position, False))
     queue = home.queue
+    batch.rows[home.state_prefix + position.to_bytes(6, "big")] = row
+    batch.ended.append((queue.number, home.index << 48 | position, False))
     if outcome is Outcome.COMPLETED:
         queue.completed_total += 1
         shard.totals.completed += 1
@@ -287,7 +305,9 @@ def give_back(shard: Shard, delivery: Delivery, task_id: str, outcome: Outcome, 
     target = (home.index, delivery.position, delivery.attempts)
     shard.batch.rows[b"u" + keys.place_key(lane.task_prefix, position)[1:]] = keys.pointer(*target)
     heapq.heappush(lane.returned, (position, *target))
-    shard.became_ready(lane)
+    lane.ready += 1
+    if lane.ready == 1:
+        shard.became_ready(lane)
     _leave_claim(shard, delivery)
     return Verdict(Status.PENDING, 0, now.wall_ms)
 

@@ -118,7 +118,11 @@ class Shard:
         """Ids of tasks whose end somebody waits for; the caller keeps it."""
         self.ended_watched: list[str] = []
         """Watched tasks that ended since the caller last looked; the caller empties it."""
-        self._created_head = (-1, b"")
+        self.home_head = keys.home_head(epoch)
+        """Head of the homes of tasks created now."""
+        self.created_of = -1
+        self.created = b""
+        """Encoded created_at of tasks created at `created_of`, in Unix milliseconds."""
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -197,12 +201,9 @@ class Shard:
                 self.ready[queue.tenant][lane.index][queue] = None
 
     def became_ready(self, lane: Lane) -> None:
-        """Counts one more pending task of a lane."""
-        lane.ready += 1
-        queue = lane.queue
-        if lane.ready == 1:
-            self.ready[queue.tenant][lane.index][queue] = None
-        self.woken[queue] = None
+        """Takes notice of a lane that got its first pending task; while it has some, nobody waits for more."""
+        self.ready[lane.queue.tenant][lane.index][lane.queue] = None
+        self.woken[lane.queue] = None
 
     def forget_windows(self, keep: Lane) -> None:
         """Empties windows, the longest unused first, until the budget holds again; `keep` stays."""

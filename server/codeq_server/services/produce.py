@@ -5,26 +5,27 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
+from codeq.v1 import error_pb2, task_pb2
 from codeq.v1 import producer_service_pb2 as pb
-from codeq.v1 import task_pb2
 
 from codeq_server.auth.claims import Claims
 from codeq_server.core import creates
+from codeq_server.core.clock import Now
 from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.model import Queue
 from codeq_server.engine.runner import ShardRunner
 
 from .convert import item_error
 from .outbox import Outbox
+from .server_info import PAYLOAD_BYTES_MAX
 from .streams import StreamRegistry, hello_of, protocol_error
-from .tasks import due_of
-from .validation import check_json, check_message
+from .tasks import NULL, due_of
+from .validation import check_json, check_message, is_json
 
 UNACKED_FRAMES_MAX: Final = 256
 UNACKED_BYTES_MAX: Final = 16 << 20
 FRAME_TASKS_MAX: Final = 4096
 FRAME_BYTES_MAX: Final = 8 << 20
-
-_NULL: Final = b"null"
 
 
 class ProducerStream:
@@ -102,41 +103,48 @@ class ProducerStream:
 
     def _create_all(self, frame: pb.ProduceRequest) -> pb.FrameAck:
         shard, tenant, now = self._runner.shard, self._tenant, self._runner.now()
-        known = shard.by_name
-        create = creates.create
-        ids = []
-        errors = []
-        for index, spec in enumerate(frame.tasks):
-            try:
-                command, payload, priority = spec.command, spec.payload, spec.priority
-                # What is checked here is stricter than the rules of the proto, which cost more to ask.
-                if (tenant, command) in known and 0 <= priority <= 9 and is_plain(spec) and is_small(payload):
-                    attempts = due_ms = 0
+        create_in = creates.create_in
+        queue: Queue | None = None
+        command = ""
+        ids: list[str] = []
+        errors: list[error_pb2.ItemError] = []
+        try:
+            for spec in frame.tasks:
+                if spec.command != command or queue is None:
+                    command = spec.command
+                    queue = shard.by_name.get((tenant, command))
+                payload, priority = spec.payload, spec.priority
+                # What is asked here is stricter than the rules of the proto, which cost more to ask.
+                if (
+                    queue is not None
+                    and 0 <= priority <= 9
+                    and 0 < len(payload) <= PAYLOAD_BYTES_MAX
+                    and not (spec.HasField("max_attempts") or spec.HasField("run_at") or spec.HasField("delay_seconds"))
+                    and is_json(payload)
+                ):
+                    ids.append(create_in(shard, queue, payload, priority, 0, 0, now)[0])
                 else:
-                    check_message(spec)
-                    attempts, due_ms = spec.max_attempts, due_of(spec, now)
-                payload = payload or _NULL
-                check_json(payload, "payload")
-                ids.append(create(shard, tenant, command, payload, priority, attempts, due_ms, now)[0])
-            except Rejection as rejection:
-                ids.append("")
-                errors.append(item_error(index, rejection))
-            except Exception as problem:
-                raise self._runner.fail(problem) from problem
+                    ids.append(self._create(spec, len(ids), now, errors))
+        except Exception as problem:
+            raise self._runner.fail(problem) from problem
         return pb.FrameAck(task_ids=ids, errors=errors)
+
+    def _create(self, spec: task_pb2.TaskSpec, index: int, now: Now, errors: list[error_pb2.ItemError]) -> str:
+        """Creates one task by all the rules; returns its id, or "" beside a new entry of `errors`."""
+        try:
+            check_message(spec)
+            payload = spec.payload or NULL
+            check_json(payload, "payload")
+            due_ms = due_of(spec, now)
+            return creates.create(
+                self._runner.shard, self._tenant, spec.command, payload, spec.priority, spec.max_attempts, due_ms, now
+            )[0]
+        except Rejection as rejection:
+            errors.append(item_error(index, rejection))
+            return ""
 
     async def _send(self, frames: list[tuple[pb.FrameAck, int]]) -> None:
         async with self._writing:
             await self._context.write(pb.ProduceResponse(acks=[ack for ack, _ in frames]))
         self._unacked_bytes -= sum(size for _, size in frames)
         self._acked.set()
-
-
-def is_plain(spec: task_pb2.TaskSpec) -> bool:
-    """Returns whether a task asks for nothing but command, payload and priority."""
-    return not (spec.HasField("max_attempts") or spec.HasField("run_at") or spec.HasField("delay_seconds"))
-
-
-def is_small(payload: bytes) -> bool:
-    """Returns whether a payload keeps the limit."""
-    return len(payload) <= 1 << 20

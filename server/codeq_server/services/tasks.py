@@ -36,7 +36,8 @@ BATCH_BYTES_MAX: Final = 8 << 20
 DUE_MAX_MS: Final = 253_402_300_799_000
 """Last millisecond a timestamp can hold: the end of the year 9999."""
 
-_NULL: Final = b"null"
+NULL: Final = b"null"
+"""Payload of a task that names none."""
 _ENDED: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.DLQ, Status.CANCELLED})
 _OUTCOMES: Final = {
     task_pb2.TASK_STATUS_COMPLETED: Outcome.COMPLETED,
@@ -182,7 +183,7 @@ class TaskService:
             raise self._runner.fail(problem) from problem
 
     def _create(self, tenant: str, spec: task_pb2.TaskSpec, now: Now) -> task_pb2.Task:
-        payload = spec.payload or _NULL
+        payload = spec.payload or NULL
         check_json(payload, "payload")
         due_ms = due_of(spec, now)
         shard = self._runner.shard

@@ -24,18 +24,23 @@ def check_message(message: Message) -> None:
         raise _rejection(error) from None
 
 
+def is_json(content: bytes) -> bool:
+    """Returns whether bytes are one JSON value in UTF-8."""
+    try:
+        _check_json(content)
+        return content.isascii() or bool(content.decode())
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+
+
 def check_json(content: bytes, field: str) -> None:
     """Checks that a field holds one JSON value in UTF-8.
 
     Raises:
         Rejection: INVALID_FIELD.
     """
-    try:
-        _check_json(content)
-        if not content.isascii():
-            content.decode()
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise invalid_field(field, f"is not one JSON value in UTF-8: {error}") from None
+    if not is_json(content):
+        raise invalid_field(field, "is not one JSON value in UTF-8")
 
 
 def _rejection(error: protovalidate.ValidationError) -> Rejection:

@@ -1,0 +1,65 @@
+"""The guide "Run In Docker", its curl lines as printed, against a server with the guide's environment."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from documented import ENVIRONMENT
+from server_process import ServerProcess
+
+GUIDE = r"""
+set -eu
+AUTH='Authorization: Bearer dev-token'
+JSON='Content-Type: application/json'
+TASK_ID=$(curl -s -X POST http://localhost:8080/v1/codeq/tasks -H "$AUTH" -H "$JSON" -d '{"command":"PROCESS_ORDER","payload":{"orderId":"42"},"priority":5}' | jq -r '.id')
+echo "$TASK_ID"
+curl -s -X POST http://localhost:8080/v1/codeq/tasks/claim -H "$AUTH" -H "$JSON" -d '{"commands":["PROCESS_ORDER"],"leaseSeconds":60,"waitSeconds":5}' | jq -c
+curl -s -X POST "http://localhost:8080/v1/codeq/tasks/${TASK_ID}/result" -H "$AUTH" -H "$JSON" -d '{"status":"COMPLETED","result":{"ok":true}}' | jq -c
+curl -s "http://localhost:8080/v1/codeq/tasks/${TASK_ID}" -H "$AUTH" | jq '.status'
+"""  # noqa: E501 - as printed in the guide
+
+AGAIN = """curl -s "http://localhost:8080/v1/codeq/tasks/$1" -H 'Authorization: Bearer dev-token' | jq '.status'"""
+
+
+def run_guide(server: ServerProcess, script: str, *arguments: str) -> list[str]:
+    """Runs lines of the guide against the server's own port; returns what they print."""
+    lines = script.replace("http://localhost:8080", server.http_url)
+    done = subprocess.run(["bash", "-c", lines, "guide", *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+@pytest.fixture
+def documented(tmp_path: Path) -> Iterator[ServerProcess]:
+    """A server with the guide's environment, on other ports and with another store."""
+    store = tmp_path / "pebble"
+    env = {**ENVIRONMENT, "PERSISTENCE_CONFIG": json.dumps({"path": str(store)})}
+    with ServerProcess(tmp_path / "server", env=env, dev=False, store=store) as server:
+        yield server
+
+
+def test_guide_lines_as_printed_end_with_completed(documented: ServerProcess) -> None:
+    task_id, claimed, result, status = run_guide(documented, GUIDE)
+    task = json.loads(claimed)
+    assert (task["id"], task["status"], task["payload"], task["priority"]) == (task_id, "CLAIMED", {"orderId": "42"}, 5)
+    assert (task["workerId"], task["tenantId"], task["attempts"]) == ("worker-dev", "dev-tenant", 1)
+    assert json.loads(result)["result"] == {"ok": True}
+    assert status == '"COMPLETED"'
+
+
+def test_guide_restart_story_after_stop_and_after_sigkill_still_says_completed(documented: ServerProcess) -> None:
+    task_id, *_ = run_guide(documented, GUIDE)
+    assert documented.stop() == 0
+    documented.start()
+    assert run_guide(documented, AGAIN, task_id) == ['"COMPLETED"']
+    documented.kill()
+    documented.start()
+    assert run_guide(documented, AGAIN, task_id) == ['"COMPLETED"']
+
+
+def test_guide_metrics_line_without_token_prints_metrics(documented: ServerProcess) -> None:
+    lines = run_guide(documented, "curl -sSf http://localhost:8080/metrics | head -5")
+    assert any(line.startswith("# HELP") for line in lines)

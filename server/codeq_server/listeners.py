@@ -31,6 +31,8 @@ GRPC_OPTIONS: Final[Sequence[tuple[str, int]]] = (
     # A peer that vanished without a word is noticed after 40 s, also while its streams are silent.
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", _KEEPALIVE_ANSWER_MS),
+    # The time for an answer to any ping, those of keepalive too; 60 s by itself.
+    ("grpc.http2.ping_timeout_ms", _KEEPALIVE_ANSWER_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", _PING_INTERVAL_MS_MIN),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -40,12 +43,12 @@ def failed_start(server: ServerProcess) -> tuple[int, list[str]]:
         server.close()
 
 
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 20.0, poll_seconds: float = 0.02) -> None:
     """Waits until a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(poll_seconds)
 
 
 @pytest.fixture
@@ -180,6 +183,37 @@ def test_oversized_message_is_refused_and_others_go_on(server: ServerProcess, cl
     create(client)
 
 
+SILENT_WORKER = """
+import sys, time
+import grpc
+from codeq.v1 import worker_service_pb2 as pb, worker_service_pb2_grpc
+def sent():
+    yield pb.WorkRequest(hello=pb.WorkerHello(), add_credits=1)
+    time.sleep(600)
+stub = worker_service_pb2_grpc.WorkerServiceStub(grpc.insecure_channel(sys.argv[1]))
+list(stub.Work(sent(), metadata=(("authorization", sys.argv[2]),)))
+"""
+
+
+@pytest.mark.timeout(120)
+def test_stream_of_peer_that_went_silent_is_ended(server: ServerProcess) -> None:
+    """Goal: half-open streams do not stay. Method: a stopped process answers no ping, though its kernel holds on."""
+
+    def streams_open() -> int:
+        shown = httpx.get(f"{server.http_url}/metrics").text
+        return next(
+            int(float(line.split()[1])) for line in shown.splitlines() if line.startswith("codeq_streams_open ")
+        )
+
+    with subprocess.Popen([sys.executable, "-c", SILENT_WORKER, server.worker_addr, AUTHORIZATION]) as worker:
+        try:
+            until(lambda: streams_open() == 1)
+            worker.send_signal(signal.SIGSTOP)
+            until(lambda: streams_open() == 0, seconds=60, poll_seconds=0.5)
+        finally:
+            worker.kill()
+
+
 @pytest.mark.parametrize(
     ("env", "fsync"),
     [
@@ -224,6 +258,22 @@ def test_memory_provider_forgets_with_the_process(tmp_path: Path) -> None:
             task = create(client)
         server.restart()
         assert httpx.get(f"{server.http_url}/v1/codeq/tasks/{task['id']}", headers=headers).status_code == 404
+
+
+def test_failed_commit_leaves_outcome_unknown_and_ends_process(server: ServerProcess, client: httpx.Client) -> None:
+    """Goal: nothing is acknowledged that the disk did not take. Method: its files may grow no further."""
+    acknowledged = [create(client)["id"]]
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    for _ in range(20):
+        reply = client.post("/v1/codeq/tasks", json={"command": "PRINT", "payload": "x" * (200 << 10)})
+        if reply.status_code != 202:
+            break
+        acknowledged.append(reply.json()["id"])
+    assert (reply.status_code, reply.json()["reason"]) == (503, "OUTCOME_UNKNOWN")
+    assert server.wait() == 1
+    server.start()
+    for task_id in acknowledged:
+        assert client.get(f"/v1/codeq/tasks/{task_id}").status_code == 200
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

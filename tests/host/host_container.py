@@ -24,6 +24,7 @@ READY_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.05
 STORE_PATH = "/var/lib/codeq/pebble"
+PROGRAM = "/app/venv/bin/codeq"
 
 
 class Images:
@@ -107,10 +108,10 @@ class Container:
             time.sleep(POLL_SECONDS)
 
     def server(self) -> psutil.Process:
-        """Returns the server's process: the only one below buildah that is not buildah's own."""
+        """Returns the server's process, seen from the machine."""
         assert self._process is not None
         below = psutil.Process(self._process.pid).children(recursive=True)
-        (server,) = [process for process in below if any("codeq" in Path(part).name for part in process.cmdline()[:2])]
+        (server,) = [process for process in below if PROGRAM in process.cmdline()]
         return server
 
     def end(self, number: signal.Signals) -> int:

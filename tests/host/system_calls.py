@@ -6,6 +6,7 @@ import re
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -113,16 +114,23 @@ class Watch:
                 if "attached" in line:
                     attached.set()
 
-        threading.Thread(target=read, name="strace", daemon=True).start()
+        self._reader = threading.Thread(target=read, name="strace")
+        self._reader.start()
         if not attached.wait(ATTACH_SECONDS_MAX):
-            self._strace.kill()
-            self._strace.wait()
+            self._end(self._strace.kill)
             raise AssertionError(f"strace did not attach: {''.join(complaints)}")
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self._strace is not None
-        self._strace.terminate()
-        self._strace.wait(DETACH_SECONDS_MAX)
+        self._end(self._strace.terminate)
         self.moments = parse(self._output.read_text(errors="replace"))
         self._directory.cleanup()
+
+    def _end(self, stop: Callable[[], None]) -> None:
+        assert self._strace is not None
+        assert self._strace.stderr is not None
+        stop()
+        self._strace.wait(DETACH_SECONDS_MAX)
+        self._reader.join()
+        self._strace.stderr.close()

@@ -89,6 +89,7 @@ class Node:
         self._settings = settings
         self._stopping = asyncio.Event()
         self._failed = False
+        self._end_by = 0.0
         self._streams = StreamRegistry()
         self._health = health.aio.HealthServicer()
         self._calls = Calls(_authenticator(settings.auth))
@@ -226,6 +227,7 @@ class Node:
     async def _drain(self, server: grpc.aio.Server, gateway: GatewayServer) -> None:
         """Takes nothing new, tells streams, and gives calls and streams their time."""
         seconds = FATAL_GRACE_SECONDS if self._failed else float(self._settings.shutdown_grace_seconds)
+        self._end_by = asyncio.get_running_loop().time() + seconds
         calls_seconds = max(0.0, seconds - FINISH_SECONDS)
         await self._health.enter_graceful_shutdown()
         self._calls.draining = True
@@ -236,8 +238,9 @@ class Node:
 
     async def _close(self, runner: ShardRunner) -> None:
         """Commits what is decided and closes the store; a disk that hangs does not keep the process."""
+        least = asyncio.get_running_loop().time() + FINISH_SECONDS
         try:
-            async with asyncio.timeout(max(FINISH_SECONDS, float(self._settings.shutdown_grace_seconds))):
+            async with asyncio.timeout_at(max(least, self._end_by)):
                 await runner.close()
         except TimeoutError:
             _log.error("store_not_closed", hint="the disk does not answer; the next start recovers the store")

@@ -111,6 +111,7 @@ class WorkerStream:
                 group.create_task(self._outbox.run(self._send), name="worker-pushes")
                 try:
                     await self._read(first)
+                    await self._confirm_half_close()
                     self._close()
                 finally:
                     self._outbox.end()
@@ -256,6 +257,15 @@ class WorkerStream:
             except Exception as problem:
                 raise runner.fail(problem) from problem
         self._answers = True
+
+    async def _confirm_half_close(self) -> None:
+        """Returns when the client has half-closed, not when its call broke: reading ends in the same way for both.
+
+        A write tells them apart, for it is cancelled with a broken call. Leases outlive a break and not a half-close.
+        """
+        self._draining = True
+        async with self._writing:
+            await self._context.write(pb.WorkResponse().SerializeToString())
 
     def _close(self) -> None:
         """Gives every unresolved lease of the stream back: the client has said its last word."""

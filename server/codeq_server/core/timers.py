@@ -97,7 +97,7 @@ def mature(shard: Shard, now: Now) -> bool:
         shard.put_state(home, position, state)
         queue.scheduled -= 1
         shard.totals.matured += 1
-    return bool(shard.due) and shard.due[0][0] <= now.wall_ms
+    return (bool(shard.due) or load_due(shard)) and shard.due[0][0] <= now.wall_ms
 
 
 def _due_row(shard: Shard, key: bytes) -> bytes | None:

@@ -1,0 +1,122 @@
+"""A shard over a store in memory, with both clocks in the test's hand and short words for the calls of the core."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from codeq_internal.v1 import rows_pb2
+from codeq_server.core import creates, keys, outcomes, reads, recovery, timers
+from codeq_server.core.backoff import BackoffPolicy
+from codeq_server.core.claims import Delivered, claim
+from codeq_server.core.clock import Now
+from codeq_server.core.model import Caller, Queue, SealedBatch
+from codeq_server.core.outcomes import Outcome, Verdict, give_back, settle
+from codeq_server.core.reads import TaskView
+from codeq_server.core.shard import Shard, ShardSettings
+from codeq_server.storage.check import check
+from codeq_server.storage.memory import MemoryStore
+
+TENANT = "acme"
+WORKER = Caller(TENANT, "w", "w")
+START_MS = 1_700_000_000_000
+
+
+class DrivenShard:
+    """Drives one shard; every call takes place at `wall` and `mono`, in milliseconds."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = ShardSettings(**{"backoff_policy": BackoffPolicy.FIXED, **settings})
+        self.store = MemoryStore()
+        self.wall, self.mono, self.epoch = START_MS, 1_000, 0
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Starts over from what is written."""
+        self.epoch += 1
+        identity = rows_pb2.IdentityRow(format=keys.FORMAT, num_shards=1, cluster_id=b"c" * 16, epoch=self.epoch)
+        self.store.write({keys.IDENTITY: identity.SerializeToString()})
+        self.shard: Shard = recovery.open_shard(self.store, self.settings, self.epoch, self.wall, self.mono)
+
+    @property
+    def now(self) -> Now:
+        return self.shard.at(self.wall, self.mono)
+
+    def create(self, command: str = "a", *, priority: int = 0, attempts: int = 0, delay: int = 0, size: int = 2) -> str:
+        now = self.now
+        due = now.wall_ms + delay if delay else 0
+        return creates.create(self.shard, TENANT, command, b"1" * size, priority, attempts, due, now)[0]
+
+    def claim(
+        self, count: int = 1, commands: list[str] | None = None, *, by: Caller = WORKER, lease: int = 60_000
+    ) -> list[Delivered]:
+        claimed = claim(self.shard, by, commands, count, 1 << 30, lease, self.now)
+        return claimed[1] if claimed else []
+
+    def claim_ids(self, count: int = 1, commands: list[str] | None = None, *, lease: int = 60_000) -> list[str]:
+        return [delivered.task_id for delivered in self.claim(count, commands, lease=lease)]
+
+    def token(self, task_id: str) -> int:
+        return self.shard.deliveries[task_id].claim.token
+
+    def settle(
+        self,
+        task_id: str,
+        outcome: Outcome = Outcome.COMPLETED,
+        *,
+        token: int | None = None,
+        by: Caller = WORKER,
+        result: bytes | None = None,
+        error: str = "",
+        delay: int | None = None,
+    ) -> Verdict:
+        return settle(self.shard, by, task_id, token, outcome, result, error, delay, 0.5, self.now)
+
+    def nack(self, task_id: str, delay: int | None = 0) -> Verdict:
+        return self.settle(task_id, Outcome.NACK, delay=delay)
+
+    def give_back(self, task_id: str) -> None:
+        delivery = self.shard.deliveries.pop(task_id)
+        give_back(self.shard, delivery, task_id, Outcome.BY_SERVER, self.now)
+
+    def heartbeat(self, task_id: str, extend: int | None = None) -> int:
+        """Returns the end of the lease on the monotonic clock."""
+        now = self.now
+        return outcomes.heartbeat(self.shard, WORKER, task_id, None, extend, now)[1] - now.wall_ms + now.mono_ms
+
+    def view(self, task_id: str) -> TaskView:
+        return reads.get_task(self.shard, TENANT, task_id, self.now)
+
+    def status(self, task_id: str) -> str:
+        return self.view(task_id).status.name
+
+    def queue(self, command: str = "a") -> Queue:
+        return self.shard.by_name[TENANT, command]
+
+    def pass_time(self, ms: int) -> None:
+        """Lets time go on, and calls the timers whenever they ask for it."""
+        end = self.mono + ms
+        self.run_due()
+        while self.mono < end:
+            wait = timers.next_wake(self.shard, self.now)
+            step = max(1, min(end - self.mono, ms if wait is None else wait))
+            self.wall, self.mono = self.wall + step, self.mono + step
+            self.run_due()
+
+    def run_due(self) -> None:
+        while timers.run_due(self.shard, self.now):
+            pass
+
+    def seal(self) -> SealedBatch:
+        return self.shard.seal(self.now)
+
+    def write(self, sealed: SealedBatch | None = None) -> None:
+        """Writes a batch, the one being decided unless told; the rows must agree."""
+        sealed = sealed or self.seal()
+        self.store.write(sealed.rows)
+        self.shard.settled(sealed.lsn)
+        assert [str(difference) for difference in check(self.store.scan(b"", b"\xff", 1 << 30))] == []
+
+    def keys(self, tables: bytes) -> list[bytes]:
+        """Returns the keys of some tables."""
+        rows = self.store.scan(b"", b"\xff", 1 << 30)
+        return [key for key, _ in rows if key[:1] in {bytes((table,)) for table in tables}]

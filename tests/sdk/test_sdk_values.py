@@ -80,16 +80,25 @@ def test_new_task_fills_every_field_of_the_message() -> None:
 @pytest.mark.parametrize(
     ("outcome", "expected"),
     [
-        (codeq.Completed(), task_pb2.Outcome(kind=1)),
-        (codeq.Completed({"a": 1}), task_pb2.Outcome(kind=1, result=b'{"a":1}')),
-        (codeq.Completed(codeq.RawJson("null")), task_pb2.Outcome(kind=1, result=b"null")),
-        (codeq.Failed("broken"), task_pb2.Outcome(kind=2, error="broken")),
-        (codeq.Nack(), task_pb2.Outcome(kind=3)),
-        (codeq.Nack("later", delay=0), task_pb2.Outcome(kind=3, error="later", delay_seconds=0)),
-        (codeq.Nack("later", delay=1.2), task_pb2.Outcome(kind=3, error="later", delay_seconds=2)),
-        (codeq.Nack("x" * 5000), task_pb2.Outcome(kind=3, error="x" * 4096)),
-        (codeq.Nack("\ud800"), task_pb2.Outcome(kind=3, error="?")),
-        (codeq.Abandon(), task_pb2.Outcome(kind=4)),
+        (codeq.Completed(), task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_COMPLETED)),
+        (codeq.Completed({"a": 1}), task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_COMPLETED, result=b'{"a":1}')),
+        (
+            codeq.Completed(codeq.RawJson("null")),
+            task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_COMPLETED, result=b"null"),
+        ),
+        (codeq.Failed("broken"), task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_FAILED, error="broken")),
+        (codeq.Nack(), task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_NACK)),
+        (
+            codeq.Nack("later", delay=0),
+            task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_NACK, error="later", delay_seconds=0),
+        ),
+        (
+            codeq.Nack("later", delay=1.2),
+            task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_NACK, error="later", delay_seconds=2),
+        ),
+        (codeq.Nack("x" * 5000), task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_NACK, error="x" * 4096)),
+        (codeq.Nack("\ud800"), task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_NACK, error="?")),
+        (codeq.Abandon(), task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_ABANDON)),
     ],
 )
 def test_outcome_on_the_wire_says_what_the_handler_said(outcome: outcomes.Outcome, expected: task_pb2.Outcome) -> None:
@@ -115,7 +124,7 @@ def test_backoff_doubles_its_bound_up_to_the_largest() -> None:
 
 
 def test_every_reason_of_the_table_has_a_class_of_its_own_kind() -> None:
-    by_family = {
+    by_family: dict[str, type[codeq.CodeqError] | tuple[type[codeq.CodeqError], ...]] = {
         "INVALID_ARGUMENT": codeq.InvalidRequest,
         "UNAUTHENTICATED": codeq.Unauthenticated,
         "PERMISSION_DENIED": codeq.PermissionDenied,
@@ -232,7 +241,7 @@ def test_task_reads_absent_fields_as_none() -> None:
     assert task.lease_until is None
     assert task.error is None
     assert task.status is codeq.TaskStatus.UNSPECIFIED
-    full = Task(task_pb2.Task(payload=b'{"n":1}', status=4, lease_token=3))
+    full = Task(task_pb2.Task(payload=b'{"n":1}', status=task_pb2.TASK_STATUS_COMPLETED, lease_token=3))
     assert (full.payload, full.status, full.lease_token) == ({"n": 1}, "COMPLETED", 3)
 
 

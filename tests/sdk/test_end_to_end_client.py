@@ -1,0 +1,106 @@
+"""Clients against a real server: every call, and its errors."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import codeq
+import pytest
+from server_process import DEV_TOKEN, ServerProcess
+
+
+def test_client_takes_a_task_through_its_life(shared_server: ServerProcess) -> None:
+    with codeq.Client(shared_server.producer_addr, token=DEV_TOKEN) as client:
+        created = client.create("client-life", {"n": 1}, priority=3, max_attempts=4)
+        assert (created.status, created.priority, created.max_attempts) == ("PENDING", 3, 4)
+        [task] = client.claim(["client-life"], lease_seconds=30, wait=5)
+        assert (task.id, task.payload, task.attempts, task.status) == (created.id, {"n": 1}, 1, "CLAIMED")
+        assert task.lease_token is not None
+        until = client.heartbeat(task, extend_seconds=600)
+        assert until - datetime.now(UTC) > timedelta(seconds=500)
+        assert client.nack(task, "try again", delay=0) == codeq.Returned(codeq.TaskStatus.PENDING, 0)
+        with pytest.raises(codeq.LeaseLost):
+            client.heartbeat(task)
+        [again] = client.claim(["client-life"])
+        assert (again.attempts, again.error) == (2, "try again")
+        assert client.abandon(again).status is codeq.TaskStatus.PENDING
+        [last] = client.claim(["client-life"])
+        assert last.attempts == 2
+        with pytest.raises(codeq.ResultNotFound):
+            client.result(created.id)
+        with pytest.raises(codeq.StaleLeaseToken):
+            client.complete(task, {"late": True})
+        record = client.complete(last, {"ok": True})
+        assert (record.status, record.result) == ("COMPLETED", {"ok": True})
+        assert client.complete(last, {"ok": True}).completed_at == record.completed_at
+        assert client.result(created.id, wait=5).result_bytes == b'{"ok":true}'
+        ended = client.get(created.id)
+        assert (ended.status, ended.finished_at) == ("COMPLETED", record.completed_at)
+        assert client.claim(["client-life"]) == []
+
+
+def test_client_fails_a_task_and_reads_queues_and_server(shared_server: ServerProcess) -> None:
+    with codeq.Client(shared_server.worker_addr, token=DEV_TOKEN) as client:
+        tasks = client.create_batch([codeq.NewTask("client-fail", n, delay=3600 if n else None) for n in range(3)])
+        assert [task.status for task in tasks if isinstance(task, codeq.Task)] == ["PENDING", "SCHEDULED", "SCHEDULED"]
+        queue = client.queue("client-fail")
+        assert (queue.ready, queue.scheduled, queue.claimed, queue.dlq) == (1, 2, 0, 0)
+        assert "client-fail" in [queue.command for queue in client.queues(page_size=500)[0]]
+        [task] = client.claim(["client-fail"])
+        assert client.fail(task.id, "no such order").error == "no such order"
+        assert client.get(task.id).status is codeq.TaskStatus.FAILED
+        info = client.server_info()
+        assert info.fsync
+        assert info.payload_bytes_max == 1 << 20
+
+
+def test_client_gets_typed_errors(shared_server: ServerProcess) -> None:
+    with codeq.Client(shared_server.producer_addr, token=DEV_TOKEN) as client:
+        with pytest.raises(codeq.TaskNotFound):
+            client.get("unknown")
+        with pytest.raises(codeq.QueueNotFound):
+            client.queue("never-used")
+        with pytest.raises(codeq.InvalidField) as caught:
+            client.create("client-errors", priority=10)
+        assert [violation.field for violation in caught.value.violations] == ["priority"]
+        refused, accepted = client.create_batch(
+            [codeq.NewTask("client-errors", codeq.RawJson("{")), codeq.NewTask("client-errors")]
+        )
+        assert isinstance(refused, codeq.InvalidField)
+        assert isinstance(accepted, codeq.Task)
+    with pytest.raises(codeq.Closed):
+        client.get("unknown")
+    with codeq.Client(shared_server.producer_addr, token="wrong") as client, pytest.raises(codeq.Unauthenticated):
+        client.server_info()
+    with codeq.Client("127.0.0.1:1", token=DEV_TOKEN) as client, pytest.raises(codeq.Unavailable) as unavailable:
+        client.server_info()
+    assert unavailable.value.retryable
+
+
+async def test_async_client_takes_a_task_through_its_life(shared_server: ServerProcess) -> None:
+    async with codeq.AsyncClient(shared_server.producer_addr, token=lambda: DEV_TOKEN) as client:
+        waiting = asyncio.create_task(client.claim(["async-client"], wait=20))
+        created = await client.create("async-client", [1])
+        [task] = await waiting
+        assert task.id == created.id
+        await client.heartbeat(task)
+        await client.nack(task, delay=0)
+        [task] = await client.claim(["async-client"])
+        await client.abandon(task)
+        [task] = await client.claim(["async-client"])
+        record = asyncio.create_task(client.result(task.id, wait=20))
+        await client.complete(task)
+        assert (await record).result_bytes is None
+        assert (await client.get(task.id)).status is codeq.TaskStatus.COMPLETED
+        [other] = await client.create_batch([codeq.NewTask("async-client")])
+        assert isinstance(other, codeq.Task)
+        [task] = await client.claim(["async-client"])
+        await client.fail(task, "broken")
+        assert (await client.queue("async-client")).claimed == 0
+        assert (await client.queues())[0]
+        assert (await client.server_info()).mode == "single"
+        with pytest.raises(codeq.TaskNotFound):
+            await client.get("unknown")
+    with pytest.raises(codeq.Closed):
+        await client.get("unknown")

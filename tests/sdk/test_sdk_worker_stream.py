@@ -1,0 +1,569 @@
+"""Workers against a server that breaks, stalls and refuses on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import codeq
+import pytest
+from codeq.v1 import error_pb2, task_pb2
+from codeq.v1 import producer_service_pb2 as producer_pb
+from codeq.v1 import worker_service_pb2 as pb
+from codeq.worker_handlers import Handler
+from scripted_server import ScriptedServer, Work, delivery, settled, welcome_worker
+from waiting import eventually
+
+STALE = error_pb2.ERROR_REASON_STALE_LEASE_TOKEN
+DRAINING = producer_pb.StreamNotice(reason=error_pb2.ERROR_REASON_DRAINING, grace_ms=10_000)
+
+
+@asynccontextmanager
+async def running(worker: codeq.AsyncWorker, handler: Handler) -> AsyncIterator[asyncio.Task[None]]:
+    """Runs the worker, and stops it at the end."""
+    run = asyncio.create_task(worker.run(handler, handle_signals=False))
+    try:
+        yield run
+    finally:
+        worker.stop()
+        await asyncio.wait_for(run, 20)
+
+
+def has_outcomes(request: pb.WorkRequest) -> bool:
+    return bool(request.outcomes)
+
+
+async def answer(stream: Work) -> None:
+    """Settles outcomes as they come, until the worker half-closes."""
+    async for request in stream:
+        if request.outcomes:
+            await stream.write(settled(len(request.outcomes)))
+
+
+async def test_worker_asks_for_its_concurrency_and_gives_each_place_back_with_its_outcome() -> None:
+    seen: list[pb.WorkRequest] = []
+
+    async def script(stream: Work) -> None:
+        hello = await welcome_worker(stream)
+        assert (hello.name, list(hello.commands), hello.lease_seconds) == ("me", [], 45)
+        assert stream.token == "Bearer secret"
+        seen.append(await stream.read())
+        response = delivery("a", "b", payload=b'{"n":1}')
+        await stream.write(response)
+        outcomes = 0
+        while outcomes < 2:
+            seen.append(await stream.read())
+            outcomes += len(seen[-1].outcomes)
+        assert sum(request.add_credits for request in seen[1:]) == 2
+        assert sum(request.add_credit_bytes for request in seen[1:]) == sum(task.ByteSize() for task in response.tasks)
+        await stream.write(settled(2))
+        await answer(stream)
+        done.set()
+
+    done = asyncio.Event()
+    async with ScriptedServer(script) as server:
+        worker = codeq.AsyncWorker(
+            server.address, token="secret", name="me", concurrency=4, lease_seconds=45, window_bytes=1000
+        )
+        async with running(worker, lambda task: {"seen": task.payload}):
+            await eventually(lambda: worker.stats.settled == 2)
+        await asyncio.wait_for(done.wait(), 10)
+    assert (seen[0].add_credits, seen[0].add_credit_bytes) == (4, 1000)
+    outcomes = [outcome for request in seen for outcome in request.outcomes]
+    assert sorted(outcome.task_id for outcome in outcomes) == ["a", "b"]
+    for outcome in outcomes:
+        assert (outcome.kind, outcome.lease_token) == (task_pb2.OUTCOME_KIND_COMPLETED, 7)
+        assert outcome.result == b'{"seen":{"n":1}}'
+    assert worker.stats == codeq.WorkerStats(streams=1, received=2, settled=2)
+
+
+async def _fail(task: codeq.Task) -> None:
+    raise codeq.Failed("no such order")
+
+
+async def _returned_nack(task: codeq.Task) -> codeq.Nack:
+    return codeq.Nack("later", delay=9)
+
+
+async def _exit(task: codeq.Task) -> None:
+    raise ValueError("bad")
+
+
+@pytest.mark.parametrize(
+    ("handler", "expected"),
+    [
+        (lambda _: None, task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_COMPLETED)),
+        (lambda _: [1], task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_COMPLETED, result=b"[1]")),
+        (lambda _: codeq.Abandon(), task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_ABANDON)),
+        (
+            lambda _: 1 // 0,
+            task_pb2.Outcome(
+                kind=task_pb2.OUTCOME_KIND_NACK, error="ZeroDivisionError: integer division or modulo by zero"
+            ),
+        ),
+        (lambda _: sys.exit(3), task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_NACK, error="SystemExit: 3")),
+        (_fail, task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_FAILED, error="no such order")),
+        (_returned_nack, task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_NACK, error="later", delay_seconds=9)),
+        (_exit, task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_NACK, error="ValueError: bad")),
+    ],
+)
+async def test_handler_decides_the_outcome_by_what_it_returns_or_raises(
+    handler: Handler, expected: task_pb2.Outcome
+) -> None:
+    got: list[task_pb2.Outcome] = []
+
+    async def script(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(delivery("a"))
+        got.extend((await stream.read_until(has_outcomes)).outcomes)
+        await stream.write(settled(1))
+        await answer(stream)
+
+    async with ScriptedServer(script) as server:
+        worker = codeq.AsyncWorker(server.address)
+        async with running(worker, handler):
+            await eventually(lambda: worker.stats.settled == 1)
+    expected.task_id, expected.lease_token = "a", 7
+    assert got == [expected]
+
+
+@pytest.mark.parametrize("result", [object(), "x" * (1 << 20)])
+async def test_result_that_cannot_be_sent_becomes_a_nack_that_says_why(result: object) -> None:
+    got: list[task_pb2.Outcome] = []
+
+    async def script(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(delivery("a"))
+        got.extend((await stream.read_until(has_outcomes)).outcomes)
+        await stream.write(settled(1))
+        await answer(stream)
+
+    async with ScriptedServer(script) as server:
+        worker = codeq.AsyncWorker(server.address)
+        async with running(worker, lambda _: result):
+            await eventually(lambda: worker.stats.settled == 1)
+    assert got[0].kind == task_pb2.OUTCOME_KIND_NACK
+    assert "result" in got[0].error
+
+
+async def test_handlers_by_command_take_their_own_tasks() -> None:
+    async def script(stream: Work) -> None:
+        assert list((await welcome_worker(stream)).commands) == ["A", "B", "C"]
+        for command in ("A", "B", "C"):
+            await stream.write(delivery(command, command=command))
+        outcomes: list[task_pb2.Outcome] = []
+        while len(outcomes) < 3:
+            outcomes.extend((await stream.read()).outcomes)
+        assert {outcome.task_id: outcome.result for outcome in outcomes} == {"A": b'"ab"', "B": b'"ab"', "C": b'"c"'}
+        await stream.write(settled(3))
+        await answer(stream)
+
+    async with ScriptedServer(script) as server:
+        worker = codeq.AsyncWorker(server.address)
+
+        @worker.task("A", "B")
+        def handle(task: codeq.Task) -> str:
+            return "ab"
+
+        @worker.task("C")
+        async def handle_c(task: codeq.Task) -> str:
+            return "c"
+
+        run = asyncio.create_task(worker.run(handle_signals=False))
+        await eventually(lambda: worker.stats.settled == 3)
+        worker.stop()
+        await asyncio.wait_for(run, 10)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_lease_is_renewed_at_a_third_while_a_handler_blocks_everything_of_the_user(is_async: bool) -> None:
+    times: list[float] = []
+
+    async def script(stream: Work) -> None:
+        await welcome_worker(stream, lease_seconds=1)
+        times.append(time.monotonic())
+        await stream.write(delivery("a", "b"))
+        while len(times) < 5:
+            for heartbeat in (await stream.read()).heartbeats:
+                assert (heartbeat.task_id in {"a", "b"}, heartbeat.lease_token) == (True, 7)
+                if heartbeat.task_id == "a":
+                    times.append(time.monotonic())
+        may_end.set()
+        await answer(stream)
+
+    def block(task: codeq.Task) -> None:
+        assert may_end.wait(20)
+
+    async def block_the_loop(task: codeq.Task) -> None:
+        assert may_end.wait(20)
+
+    may_end = threading.Event()
+    async with ScriptedServer(script) as server:
+        worker = codeq.Worker(server.address, concurrency=2, lease_seconds=1)
+        handler = block_the_loop if is_async else block
+        run = asyncio.create_task(asyncio.to_thread(worker.run, handler))
+        await eventually(lambda: worker.stats.settled == 2)
+        worker.stop()
+        await asyncio.wait_for(run, 10)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert all(0.2 < gap < 0.9 for gap in gaps), gaps
+
+
+@pytest.mark.parametrize("kind", ["lost", "cancelled"])
+async def test_lease_that_is_lost_cancels_the_handler_and_reports_nothing(kind: str) -> None:
+    async def script(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(delivery("a", "b"))
+        await asyncio.wait_for(started.wait(), 10)
+        other = pb.LostLease(task_id="a", lease_token=6)  # an older lease of the same task: not ours
+        mine = pb.LostLease(task_id="a", lease_token=7, reason=STALE)
+        await stream.write(pb.WorkResponse(**{kind: [other, mine]}))
+        async for request in stream:
+            assert [outcome.task_id for outcome in request.outcomes] in ([], ["b"])
+            if request.outcomes:
+                await stream.write(settled(1))
+
+    async def handler(task: codeq.Task) -> None:
+        tasks.append(task)
+        if task.id == "a":
+            try:
+                started.set()
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+        await cancelled.wait()
+
+    tasks: list[codeq.Task] = []
+    started, cancelled = asyncio.Event(), asyncio.Event()
+    async with ScriptedServer(script) as server:
+        worker = codeq.AsyncWorker(server.address)
+        async with running(worker, handler):
+            await eventually(lambda: worker.stats.settled == 1)
+    assert [task.lost.is_set() for task in sorted(tasks, key=lambda task: task.id)] == [True, False]
+    assert worker.stats.lost == 1
+
+
+async def test_lease_that_is_lost_sets_the_event_of_a_sync_handler_and_its_late_outcome_is_counted_as_refused() -> None:
+    async def script(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(delivery("a"))
+        await stream.read()
+        await stream.write(pb.WorkResponse(lost=[pb.LostLease(task_id="a", lease_token=7, reason=STALE)]))
+        await stream.read_until(has_outcomes)
+        await stream.write(settled(1, [pb.OutcomeError(number=1, task_id="a", reason=STALE)]))
+        await answer(stream)
+
+    async with ScriptedServer(script) as server:
+        worker = codeq.AsyncWorker(server.address)
+        async with running(worker, lambda task: task.lost.wait(10)):
+            await eventually(lambda: worker.stats.refused == 1)
+    assert (worker.stats.settled, worker.stats.lost) == (0, 1)
+
+
+async def test_outcome_that_the_server_finds_malformed_is_replaced_by_one_nack() -> None:
+    async def script(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(delivery("a"))
+        await stream.read_until(has_outcomes)
+        refusal = pb.OutcomeError(number=1, task_id="a", reason=error_pb2.ERROR_REASON_INVALID_FIELD, message="no")
+        await stream.write(settled(1, [refusal]))
+        replacement = (await stream.read_until(has_outcomes)).outcomes[0]
+        assert (replacement.kind, replacement.task_id) == (task_pb2.OUTCOME_KIND_NACK, "a")
+        assert "no" in replacement.error
+        refusal.number = 2
+        await stream.write(settled(1, [refusal]))
+        assert not any(request.outcomes for request in await stream.read_end())
+
+    async with ScriptedServer(script) as server:
+        worker = codeq.AsyncWorker(server.address)
+        async with running(worker, lambda _: None):
+            await eventually(lambda: worker.stats.refused == 2)
+
+
+async def test_outcomes_that_were_not_settled_when_the_stream_broke_are_sent_again_in_order() -> None:
+    async def breaking(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(delivery("a", "b", "c"))
+        sent: list[str] = []
+        while len(sent) < 3:
+            sent += [outcome.task_id for outcome in (await stream.read()).outcomes]
+        order.extend(sent)
+        await stream.write(settled(1))
+        await stream.abort("OUTCOME_UNKNOWN")
+
+    async def working(stream: Work) -> None:
+        await welcome_worker(stream)
+        again = await stream.read_until(has_outcomes)
+        assert [outcome.task_id for outcome in again.outcomes] == order[1:]
+        assert again.add_credits == 5
+        refusal = pb.OutcomeError(number=2, task_id=order[2], reason=STALE)  # numbered anew on this stream
+        await stream.write(settled(2, [refusal]))
+        await answer(stream)
+
+    order: list[str] = []
+    async with ScriptedServer(breaking, working) as server:
+        worker = codeq.AsyncWorker(server.address, concurrency=5)
+        async with running(worker, lambda _: None):
+            await eventually(lambda: worker.stats.settled + worker.stats.refused == 3)
+    assert (worker.stats.settled, worker.stats.refused, worker.stats.streams) == (2, 1, 2)
+
+
+async def test_task_of_a_broken_stream_is_renewed_and_ended_over_the_next_one() -> None:
+    async def breaking(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(delivery("a"))
+        await asyncio.wait_for(started.wait(), 10)
+        await stream.abort("DRAINING")
+
+    async def working(stream: Work) -> None:
+        await welcome_worker(stream)
+        request = await stream.read()
+        assert [heartbeat.task_id for heartbeat in request.heartbeats] == ["a"]
+        assert request.add_credits == 2  # the third place is taken
+        may_end.set()
+        request = await stream.read_until(has_outcomes)
+        assert (request.outcomes[0].task_id, request.add_credits) == ("a", 1)
+        await stream.write(settled(1))
+        await answer(stream)
+
+    async def handler(task: codeq.Task) -> None:
+        started.set()
+        await may_end.wait()
+
+    started, may_end = asyncio.Event(), asyncio.Event()
+    async with ScriptedServer(breaking, working) as server:
+        worker = codeq.AsyncWorker(server.address, concurrency=3)
+        async with running(worker, handler):
+            await eventually(lambda: worker.stats.settled == 1)
+
+
+async def test_notice_of_a_stopping_server_moves_the_worker_and_keeps_the_leases_of_running_tasks() -> None:
+    async def stopping(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(delivery("a", "b"))
+        await stream.read_until(has_outcomes)
+        await stream.write(pb.WorkResponse(notice=DRAINING))
+        await asyncio.sleep(0)
+        await stream.write(settled(1))
+        await stream.broken()  # a half-close would have given "b" back
+
+    async def working(stream: Work) -> None:
+        await welcome_worker(stream)
+        may_end.set()
+        request = await stream.read_until(has_outcomes)
+        assert [outcome.task_id for outcome in request.outcomes] == ["b"]
+        await stream.write(settled(1))
+        await answer(stream)
+
+    async def handler(task: codeq.Task) -> None:
+        if task.id == "b":
+            await may_end.wait()
+
+    may_end = asyncio.Event()
+    async with ScriptedServer(stopping, working) as server:
+        worker = codeq.AsyncWorker(server.address)
+        async with running(worker, handler):
+            await eventually(lambda: worker.stats.settled == 2)
+    assert worker.stats.streams == 2
+    assert worker.stats.lost == 0
+
+
+async def test_stop_lets_running_tasks_end_gives_later_ones_back_and_then_half_closes() -> None:
+    async def script(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(delivery("a"))
+        await asyncio.wait_for(started.wait(), 10)
+        worker.stop()
+        drain = await stream.read_until(lambda request: request.drain)
+        assert drain.add_credits == 0
+        await stream.write(delivery("late"))
+        abandoned = await stream.read_until(has_outcomes)
+        [outcome] = abandoned.outcomes
+        assert (outcome.task_id, outcome.kind) == ("late", task_pb2.OUTCOME_KIND_ABANDON)
+        may_end.set()
+        ended = await stream.read_until(has_outcomes)
+        assert [(outcome.task_id, outcome.kind) for outcome in ended.outcomes] == [
+            ("a", task_pb2.OUTCOME_KIND_COMPLETED)
+        ]
+        assert not any(request.add_credits or request.outcomes for request in await stream.read_end())
+        await stream.write(settled(2))
+
+    async def handler(task: codeq.Task) -> None:
+        started.set()
+        await may_end.wait()
+
+    started, may_end = asyncio.Event(), asyncio.Event()
+    async with ScriptedServer(script) as server:
+        worker = codeq.AsyncWorker(server.address)
+        await asyncio.wait_for(worker.run(handler), 20)
+        assert worker.stats == codeq.WorkerStats(streams=1, received=1, settled=2)
+
+
+async def test_stop_does_not_wait_for_a_task_beyond_the_time_to_drain() -> None:
+    async def script(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(delivery("a"))
+        assert not any(request.outcomes for request in await stream.read_end())
+
+    async def handler(task: codeq.Task) -> None:
+        tasks.append(task)
+        worker.stop()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    tasks: list[codeq.Task] = []
+    cancelled = asyncio.Event()
+    async with ScriptedServer(script) as server:
+        worker = codeq.AsyncWorker(server.address, drain_seconds=0.3)
+        begin = time.monotonic()
+        await asyncio.wait_for(worker.run(handler), 20)
+        assert 0.3 <= time.monotonic() - begin < 5
+        await asyncio.wait_for(cancelled.wait(), 5)
+    assert tasks[0].lost.is_set()
+
+
+async def test_stop_gives_up_on_a_server_that_does_not_end_the_stream() -> None:
+    async def script(stream: Work) -> None:
+        await welcome_worker(stream)
+        worker.stop(0.1)
+        await stream.read_end()
+        await stream.broken()
+
+    async with ScriptedServer(script) as server:
+        worker = codeq.AsyncWorker(server.address)
+        begin = time.monotonic()
+        await asyncio.wait_for(worker.run(lambda _: None), 20)
+        assert time.monotonic() - begin < 10
+
+
+async def test_run_that_is_cancelled_half_closes_at_once() -> None:
+    async def script(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(delivery("a"))
+        await stream.read_end()
+        half_closed.set()
+
+    started, half_closed = asyncio.Event(), asyncio.Event()
+
+    async def handler(task: codeq.Task) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    async with ScriptedServer(script) as server:
+        run = asyncio.create_task(codeq.AsyncWorker(server.address).run(handler))
+        await asyncio.wait_for(started.wait(), 10)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        await asyncio.wait_for(half_closed.wait(), 10)
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("UNAUTHENTICATED", codeq.Unauthenticated),
+        ("COMMAND_NOT_ALLOWED", codeq.CommandNotAllowed),
+        ("INVALID_FIELD", codeq.InvalidField),
+    ],
+)
+async def test_run_ends_with_the_typed_error_when_the_server_refuses_the_worker(
+    reason: str, kind: type[codeq.CodeqError]
+) -> None:
+    async def refusing(stream: Work) -> None:
+        await stream.abort(reason)
+
+    async with ScriptedServer(refusing) as server:
+        with pytest.raises(kind):
+            await asyncio.wait_for(codeq.AsyncWorker(server.address).run(lambda _: None), 10)
+        assert server.streams == 1
+
+
+async def test_run_tries_again_when_the_server_is_full_or_answers_nonsense() -> None:
+    async def full(stream: Work) -> None:
+        await stream.abort("LIMIT_REACHED")
+
+    async def silent(stream: Work) -> None:
+        await stream.read()
+
+    async def lying(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(settled(1))
+        await stream.broken()
+
+    async with ScriptedServer(full, silent, lying, answer_after_welcome) as server:
+        worker = codeq.AsyncWorker(server.address)
+        async with running(worker, lambda _: None):
+            await eventually(lambda: server.streams == 4)
+
+
+async def answer_after_welcome(stream: Work) -> None:
+    await welcome_worker(stream)
+    await answer(stream)
+
+
+async def test_redelivery_of_a_task_that_still_runs_cancels_the_older_run() -> None:
+    async def script(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(delivery("a", token=7))
+        await asyncio.wait_for(started.wait(), 10)
+        await stream.write(delivery("a", token=8))
+        request = await stream.read_until(has_outcomes)
+        assert [(outcome.task_id, outcome.lease_token) for outcome in request.outcomes] == [("a", 8)]
+        await stream.write(settled(1))
+        await answer(stream)
+
+    async def handler(task: codeq.Task) -> None:
+        if task.lease_token == 7:
+            started.set()
+            await asyncio.Event().wait()
+
+    started = asyncio.Event()
+    async with ScriptedServer(script) as server:
+        worker = codeq.AsyncWorker(server.address)
+        async with running(worker, handler):
+            await eventually(lambda: worker.stats.settled == 1)
+    assert worker.stats.lost == 1
+
+
+async def test_stop_before_run_lets_it_return_at_once() -> None:
+    worker = codeq.AsyncWorker("127.0.0.1:1")
+    worker.stop()
+    await asyncio.wait_for(worker.run(lambda _: None), 5)
+
+
+async def test_stop_of_a_worker_without_a_server_returns() -> None:
+    worker = codeq.AsyncWorker("127.0.0.1:1")
+    run = asyncio.create_task(worker.run(lambda _: None, handle_signals=False))
+    await asyncio.sleep(0)
+    worker.stop()
+    await asyncio.wait_for(run, 10)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: codeq.Worker("127.0.0.1:1").run(),
+        lambda: codeq.Worker("127.0.0.1:1").run(commands=["A"]),
+        lambda: codeq.Worker(concurrency=0),
+        lambda: codeq.Worker(concurrency=65_537),
+        lambda: codeq.Worker(window_bytes=0),
+        lambda: codeq.Worker().task(),
+    ],
+)
+def test_worker_that_cannot_work_is_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=r"handler|must be|needs"):
+        make()
+
+
+def test_second_handler_of_a_command_is_refused() -> None:
+    worker = codeq.Worker()
+    worker.task("A")(lambda _: None)
+    with pytest.raises(ValueError, match="already"):
+        worker.task("A")(lambda _: None)

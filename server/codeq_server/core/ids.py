@@ -15,7 +15,7 @@ EPOCH_MAX: Final = (1 << EPOCH_BITS) - 1
 POSITION_MAX: Final = (1 << 48) - 1
 ROUTE: Final = "00"
 
-_FORM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_FORM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{10}" + ROUTE)
 
 
 class TaskRef(NamedTuple):

@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PACKAGES := sdks/python gateway server cli
 PACKAGE_FILES := $(addsuffix /pyproject.toml,$(PACKAGES))
-TYPED := sdks/python/src/codeq server/codeq_server gateway/codeq_gateway cli/codeq_cli
+TYPED := sdks/python/src/codeq server/codeq_server gateway/codeq_gateway cli/codeq_cli bench
 GO_MODULES := $(patsubst %/go.mod,%,$(wildcard sdks/go/go.mod bench/load/go.mod))
 BUF_TEMPLATES := buf.gen.yaml buf.gen.vendor.yaml buf.gen.internal.yaml
 TEST_TOOLS := git bash curl jq

@@ -66,12 +66,13 @@ def build_load() -> Path:
     """
     if shutil.which("go") is None:
         raise BenchError("the Go toolchain is missing: https://go.dev/doc/install")
-    program = BUILD / "load"
-    command = ["go", "build", "-C", str(ROOT / "bench" / "load"), "-o", str(program), "."]
+    BUILD.mkdir(exist_ok=True)
+    program, unfinished = BUILD / "load", BUILD / f"load.{os.getpid()}"  # another run may be using the program
+    command = ["go", "build", "-C", str(ROOT / "bench" / "load"), "-o", str(unfinished), "."]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode != 0:
         raise BenchError(f"the load generator does not build:\n{done.stderr}")
-    return program
+    return unfinished.replace(program)
 
 
 @contextmanager

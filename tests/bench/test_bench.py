@@ -1,0 +1,80 @@
+"""The benchmark driver measures a real server, and refuses figures whose counts do not add up."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+sys.path.insert(0, str(BENCH))
+
+import compare  # noqa: E402 - the folder of the driver is no package
+import run  # noqa: E402
+from measured_server import BenchError  # noqa: E402
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(("bench", "flags"), [("single", ["--frame", "8"]), ("rest", ["--clients", "4"])])
+def test_run_when_short_prints_one_line_of_figures_that_add_up(tmp_path: Path, bench: str, flags: list[str]) -> None:
+    command = [sys.executable, str(BENCH / "run.py"), bench, "--seconds", "0.5", "--warmup", "0.1", *flags]
+    done = subprocess.run([*command, "--directory", tmp_path], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout.splitlines()[-1])
+    assert line["bench"] == bench
+    assert line["fsync"] is True
+    assert line["cycles_per_s"] > 0
+    assert 0 < line["create_p50_ms"] <= line["create_p99_ms"]
+    assert 0 < line["delivery_p50_ms"] <= line["delivery_p99_ms"]
+    assert line["row_ops_per_cycle"] > 0
+    assert line["server_cpu_us_per_cycle"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("load", "queue"),
+    [
+        ({"created": 10, "completed": 4}, {"ready": 5, "claimed": 0}),
+        ({"created": 10, "completed": 4}, {"ready": 5, "claimed": 2}),
+        ({"created": 10, "completed": 10, "refused": 1}, {"ready": 0}),
+        ({"created": 10, "completed": 10, "frames_unanswered": 1}, {"ready": 0}),
+        ({"created": 10, "completed": 10, "outcomes_unanswered": 1}, {"ready": 0}),
+    ],
+)
+def test_check_counts_when_something_is_missing_refuses(load: dict[str, object], queue: dict[str, int]) -> None:
+    nothing = {"refused": 0, "frames_unanswered": 0, "outcomes_unanswered": 0}
+    with pytest.raises(BenchError):
+        run.check_counts(nothing | load, queue)
+
+
+def test_growth_when_store_grows_steadily_is_above_the_limit_only_then() -> None:
+    assert run.growth([float(size) for size in range(60)]) > run.FLAT_GROWTH_MAX
+    assert run.growth([10.0, 40.0] * 30) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("output", "number"),
+    [
+        ('noise 7\n{"cycles_per_s": 12.5, "other": 3}\n', 12.5),
+        ("created 11/s completed 4200.5/s\n", 4200.5),
+        ("1\n2e3\n", 2000.0),
+    ],
+)
+def test_number_of_output_is_the_key_or_the_last_number(output: str, number: float) -> None:
+    assert compare.number_of(output, "cycles_per_s") == number
+
+
+@pytest.mark.parametrize("output", ["", "nothing", '{"other": 3}'])
+def test_number_of_output_without_it_is_refused(output: str) -> None:
+    with pytest.raises(compare.CompareError):
+        compare.number_of(output, "cycles_per_s")
+
+
+def test_compare_when_below_the_floor_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--runs", "3", "--ours", "echo 50", "--reference", "echo 100"]
+    assert compare.main([*arguments, "--floor", "0.5"]) == 0
+    assert json.loads(capsys.readouterr().out)["median_ratio"] == 0.5
+    assert compare.main([*arguments, "--floor", "0.51"]) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Final
@@ -206,7 +207,7 @@ def _json_input(name: str, value: str) -> str:
         except (OSError, ValueError) as error:
             raise usage_failure(f"{name}: {value[1:]}: {getattr(error, 'strerror', error)}") from None
     else:
-        text = value
+        text = _decoded(name, os.fsencode(value))  # the bytes as given, whatever the locale made of them
     try:
         json_text.parse(text)
     except ValueError as error:

@@ -19,8 +19,14 @@ def recorder() -> Iterator[RecordingServer]:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Runs the command in an environment of its own; the settings of whoever runs the tests are not seen."""
+def plain_environment(tmp_path: Path) -> dict[str, str]:
+    """An environment in which the settings of whoever runs the tests are not seen."""
+    return {"PATH": os.environ["PATH"], "CODEQ_CONFIG_DIR": str(tmp_path / "profile")}
+
+
+@pytest.fixture
+def run(plain_environment: dict[str, str], tmp_path: Path) -> Run:
+    """Runs the command in the plain environment with more variables."""
 
     def run_command(*args: str, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
@@ -30,7 +36,7 @@ def run(tmp_path: Path) -> Run:
             timeout=30,
             check=False,
             cwd=tmp_path,
-            env={"PATH": os.environ["PATH"], "CODEQ_CONFIG_DIR": str(tmp_path / "profile"), **environment},
+            env={**plain_environment, **environment},
         )
 
     return run_command

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -300,3 +305,46 @@ def test_reply_when_none_comes_in_time_is_a_failed_connection(monkeypatch: pytes
         with pytest.raises(Failure, match=r"in time") as failed:
             silent_server.call("GET", "/tasks/t1")
     assert failed.value.exit_code == ExitCode.CONNECTION_FAILED
+
+
+def test_payload_is_the_bytes_given_in_every_locale(run: Run, recorder: RecordingServer) -> None:
+    recorder.reply(b"{}")
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = run("task", "create", "A", "--payload", '"\u20ac"', CODEQ_ENDPOINT=recorder.endpoint, **locale)
+    assert done.returncode == 0
+    assert recorder.request.body == b'{"command":"A","payload":"\xe2\x82\xac"}'
+
+
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Lets processes started here take SIGINT, also where these tests run in a shell's background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
+def test_interrupted_command_ends_with_exit_code_130(plain_environment: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-m", "codeq_cli.main", "--endpoint", endpoint, "task", "claim", "--wait", "30"]
+        with subprocess.Popen(command, env=plain_environment, stdout=-1, stderr=-1) as process:
+            connection, _ = silent.accept()
+            with connection:
+                assert connection.recv(4) == b"POST"
+                process.send_signal(signal.SIGINT)
+                assert process.communicate(timeout=30) == (b"", b"")
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize("args", [("task", "get", "t1"), ("config", "get", "endpoint")])
+def test_reader_that_leaves_ends_the_command_quietly(
+    plain_environment: dict[str, str], recorder: RecordingServer, args: tuple[str, ...]
+) -> None:
+    recorder.reply(TASK.encode())
+    nobody, output = os.pipe()
+    os.close(nobody)
+    command = [sys.executable, "-m", "codeq_cli.main", "--endpoint", recorder.endpoint, *args]
+    done = subprocess.run(command, env=plain_environment, stdout=output, stderr=-1, timeout=30, check=False)
+    os.close(output)
+    assert (done.returncode, done.stderr) == (1, b"")

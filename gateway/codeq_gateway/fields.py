@@ -24,7 +24,6 @@ ABSENT_RAW: Final = msgspec.Raw(b"")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS_MIN: Final = -62_135_596_800  # 0001-01-01T00:00:00Z, the earliest google.protobuf.Timestamp
 _SECONDS_MAX: Final = 253_402_300_799  # 9999-12-31T23:59:59Z, the latest one
-_UINT64_MAX: Final = 2**64 - 1
 
 _INT32 = {FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_SINT32, FieldDescriptor.TYPE_SFIXED32}
 _UINT32 = {FieldDescriptor.TYPE_UINT32, FieldDescriptor.TYPE_FIXED32}
@@ -139,7 +138,7 @@ def scalar(field: FieldDescriptor) -> Scalar:
     if kind in _UINT64:
         # A string, because a JSON number loses digits in many clients; a number is taken where it is exact.
         unsigned = Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(pattern="^[0-9]{1,20}$")]
-        return Scalar(unsigned, _uint64, is_text=True)
+        return Scalar(unsigned, int, is_text=True)  # the message refuses what is above 64 bits
     if kind in _FLOAT:
         return Scalar(float, None, is_text=False)
     if kind == FieldDescriptor.TYPE_BOOL:
@@ -224,13 +223,6 @@ def json_names(names: Mapping[int, str]) -> Callable[[int], str | int]:
 
 def _unchanged(value: Any) -> Any:
     return value
-
-
-def _uint64(value: int | str) -> int:
-    number = int(value)
-    if number > _UINT64_MAX:
-        raise ValueError(f"must be at most {_UINT64_MAX}")
-    return number
 
 
 def _since_epoch(value: datetime) -> tuple[int, int]:

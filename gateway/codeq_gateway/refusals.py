@@ -69,7 +69,9 @@ def error_body(failed: CallFailed, json_path: Callable[[str], str]) -> bytes:
     """Returns the JSON body of a failed call; `json_path` names its fields as the body of the request did."""
     reason = reasons.BY_NUMBER.get(failed.reason, reasons.INTERNAL)
     details = [{"field": json_path(field), "description": text} for field, text in failed.violations]
-    return _ENCODE({"error": failed.message, "code": reason.grpc_name, "reason": reason.name, "details": details})
+    text = "; ".join(f"{d['field']}: {d['description']}" if d["field"] else d["description"] for d in details)
+    body = {"error": text or failed.message, "code": reason.grpc_name, "reason": reason.name, "details": details}
+    return _ENCODE(body)
 
 
 def error_status(failed: CallFailed) -> int:

@@ -40,6 +40,45 @@ _CANCEL_SECONDS: Final = 1.0
 """Time that calls cancelled by a stop have for their last words."""
 
 
+class _OneWrite:
+    """Transport that sends what one turn of the event loop writes at once: head and body of a reply are two writes."""
+
+    __slots__ = (
+        "_held",
+        "_loop",
+        "_transport",
+        "abort",
+        "get_extra_info",
+        "is_closing",
+        "pause_reading",
+        "resume_reading",
+    )
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] = []
+        self.abort = transport.abort
+        self.get_extra_info = transport.get_extra_info
+        self.is_closing = transport.is_closing
+        self.pause_reading = transport.pause_reading
+        self.resume_reading = transport.resume_reading
+
+    def write(self, data: bytes) -> None:
+        if not self._held:
+            self._loop.call_soon(self._flush)
+        self._held.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._held and not self._transport.is_closing():
+            self._transport.write(b"".join(self._held))
+        self._held.clear()
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """HTTP/1.1 connection of uvicorn that a silent, slow or endless client cannot keep."""
 
@@ -52,7 +91,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes a connection, or closes it where there are too many."""
-        super().connection_made(transport)
+        super().connection_made(_OneWrite(transport, self.loop))  # type: ignore[arg-type]
         if len(self.connections) > CONNECTIONS_MAX:
             transport.abort()
             return
@@ -179,8 +218,6 @@ class GatewayServer:
             OSError: The address cannot be listened on; the message names it.
         """
         listener = await _listen(self._host, self._port)
-        # Connections inherit it: without it, a reply's body waits for the client to acknowledge its head.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._config.load()
         self._server.lifespan = self._config.lifespan_class(self._config)
         await self._server.startup(sockets=[listener])

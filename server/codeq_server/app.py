@@ -124,7 +124,7 @@ class Node:
             stack.callback(self._forget_ready_file)
             self._announce(summary.Ready(http, worker, producer))
             await self._stopping.wait()
-            await self._drain(server, gateway)
+            await self._drain(server, gateway, runner)
         _log.info("server_stopped")
         return EXIT_FAILED if self._failed else 0
 
@@ -224,13 +224,14 @@ class Node:
             with contextlib.suppress(OSError):
                 self._settings.ready_file.unlink(missing_ok=True)
 
-    async def _drain(self, server: grpc.aio.Server, gateway: GatewayServer) -> None:
+    async def _drain(self, server: grpc.aio.Server, gateway: GatewayServer, runner: ShardRunner) -> None:
         """Takes nothing new, tells streams, and gives calls and streams their time."""
         seconds = FATAL_GRACE_SECONDS if self._failed else float(self._settings.shutdown_grace_seconds)
         self._end_by = asyncio.get_running_loop().time() + seconds
         calls_seconds = max(0.0, seconds - FINISH_SECONDS)
         await self._health.enter_graceful_shutdown()
         self._calls.draining = True
+        runner.drain()
         self._streams.drain(int(calls_seconds * 1000))
         async with asyncio.TaskGroup() as group:
             group.create_task(server.stop(calls_seconds), name="grpc-stop")

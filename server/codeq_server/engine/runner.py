@@ -167,6 +167,14 @@ class ShardRunner:
                 if not future.done():
                     future.set_result(None)
 
+    def drain(self) -> None:
+        """Ends every wait, for work and for the ends of tasks, with DRAINING."""
+        self.waiting.drain()
+        for futures in self._ends.values():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(Rejection(Reason.DRAINING, "the server is stopping"))
+
     # -- life ------------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:

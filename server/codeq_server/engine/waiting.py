@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from codeq_server.core.model import Queue
@@ -13,6 +13,10 @@ class Waiter(Protocol):
 
     def wake(self) -> None:
         """Tries to claim at once; a waiter that still wants work waits again."""
+        ...
+
+    def drain(self) -> None:
+        """Stops waiting: the server takes nothing new."""
         ...
 
 
@@ -48,13 +52,17 @@ class WaitingRoom:
 
     def wake(self, queue: Queue) -> None:
         """Wakes waiters of a queue one by one while it has work, each at most once."""
-        for waiter in list(self._of(queue)):
-            if not queue.ready:
-                return
-            if waiter in self._keys:
+        for key in ((queue.tenant, queue.command), (queue.tenant, None)):
+            for _ in range(len(self._rooms.get(key, ()))):
+                room = self._rooms.get(key)
+                if not room or not queue.ready:
+                    break
+                waiter = next(iter(room))
                 self.leave(waiter)
                 waiter.wake()
 
-    def _of(self, queue: Queue) -> Iterator[Waiter]:
-        yield from self._rooms.get((queue.tenant, queue.command), ())
-        yield from self._rooms.get((queue.tenant, None), ())
+    def drain(self) -> None:
+        """Tells every waiter that no work will come any more."""
+        for waiter in list(self._keys):
+            self.leave(waiter)
+            waiter.drain()

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 
 from codeq_server.core.claims import Delivered, claim
-from codeq_server.core.errors import Rejection
+from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Caller, Claim
 from codeq_server.core.outcomes import Outcome, give_back
 from codeq_server.engine.runner import ShardRunner
@@ -108,3 +108,8 @@ class _PollWaiter:
             self._runner.waiting.wait(self, self._claim[0].tenant, self._claim[1])
         else:
             self.future.set_result(self.claimed)
+
+    def drain(self) -> None:
+        """Ends the poll."""
+        if not self.future.done():
+            self.future.set_exception(Rejection(Reason.DRAINING, "the server is stopping"))

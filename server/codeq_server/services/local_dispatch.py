@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from codeq import reasons
 from codeq_gateway.dispatch import Call, CallFailed
 from google.protobuf.message import Message
@@ -12,8 +10,6 @@ from codeq_server.core.errors import Rejection
 
 from .calls import Calls
 from .grpc_front import RETRY_AFTER_SECONDS
-
-_SNAKE = re.compile(r"_([a-z0-9])")
 
 
 class LocalDispatcher:
@@ -35,14 +31,6 @@ class LocalDispatcher:
 
 
 def failed(rejection: Rejection) -> CallFailed:
-    """Returns a refusal as the gateway knows it; fields get the names they have in JSON."""
+    """Returns a refusal as the gateway knows it."""
     retry = RETRY_AFTER_SECONDS if reasons.BY_NUMBER[rejection.reason.value].retryable else None
-    fields = [(_json_path(name), description) for name, description in rejection.violations]
-    text = rejection.message
-    if fields:
-        text = "; ".join(f"{name}: {description}" if name else description for name, description in fields)
-    return CallFailed(rejection.reason.value, text, fields, retry)
-
-
-def _json_path(path: str) -> str:
-    return _SNAKE.sub(lambda match: match[1].upper(), path)
+    return CallFailed(rejection.reason.value, rejection.message, rejection.violations, retry)

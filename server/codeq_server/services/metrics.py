@@ -49,6 +49,7 @@ class ShardCollector(Collector):
         )
         yield GaugeMetricFamily("codeq_streams_open", "Open producer and worker streams.", value=len(self._streams))
         yield GaugeMetricFamily("codeq_workers_waiting", "Claims and streams waiting.", value=len(self._runner.waiting))
+        yield GaugeMetricFamily("codeq_ends_watched", "Tasks whose end somebody waits for.", value=len(shard.watched))
         yield GaugeMetricFamily("codeq_window_bytes", "Memory of loaded queue heads.", value=shard.windows_bytes)
         depth = GaugeMetricFamily("codeq_queue_tasks", "Tasks in a queue.", labels=("tenant", "command", "state"))
         for number, queue in enumerate(shard.queues.values()):

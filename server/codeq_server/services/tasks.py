@@ -57,7 +57,7 @@ class TaskService:
     async def CreateTask(self, claims: Claims, request: pb.CreateTaskRequest) -> pb.CreateTaskResponse:  # noqa: N802
         """Accepts one task."""
         await self._runner.room()
-        task = self._create(claims.tenant_id, request.spec, self._runner.now())
+        task = self._create(claims.tenant_id, request.spec, self._runner.now(), "spec.")
         await self._settled()
         return pb.CreateTaskResponse(task=task)
 
@@ -182,10 +182,10 @@ class TaskService:
         except Exception as problem:
             raise self._runner.fail(problem) from problem
 
-    def _create(self, tenant: str, spec: task_pb2.TaskSpec, now: Now) -> task_pb2.Task:
+    def _create(self, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: str = "") -> task_pb2.Task:
         payload = spec.payload or NULL
-        check_json(payload, "payload")
-        due_ms = due_of(spec, now)
+        check_json(payload, f"{path}payload")
+        due_ms = due_of(spec, now, path)
         shard = self._runner.shard
         task_id, raw = self._decide(
             lambda: creates.create(shard, tenant, spec.command, payload, spec.priority, spec.max_attempts, due_ms, now)
@@ -266,8 +266,8 @@ def _check_batch_bytes(field: str, size: int) -> None:
         )
 
 
-def due_of(spec: task_pb2.TaskSpec, now: Now) -> int:
-    """Returns the due time of a new task in Unix milliseconds; 0: at once.
+def due_of(spec: task_pb2.TaskSpec, now: Now, path: str = "") -> int:
+    """Returns the due time of a new task in Unix milliseconds; 0: at once. `path` leads to the spec in the request.
 
     Raises:
         Rejection: INVALID_FIELD.
@@ -278,7 +278,7 @@ def due_of(spec: task_pb2.TaskSpec, now: Now) -> int:
         return 0
     due_ms = unix_ms(spec.run_at)
     if due_ms > DUE_MAX_MS or not 0 <= spec.run_at.nanos < 1_000_000_000:
-        raise invalid_field("run_at", "is not a time before the year 10000")
+        raise invalid_field(f"{path}run_at", "is not a time before the year 10000")
     return max(due_ms, 0)
 
 

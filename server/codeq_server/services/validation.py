@@ -52,7 +52,7 @@ def _rejection(error: protovalidate.ValidationError) -> Rejection:
             element.field_name if element.subscript is None else f"{element.field_name}[{element.subscript.value}]"
             for element in (proto.field.elements if proto.field is not None else ())
         )
-        violations.append((path.removeprefix("spec."), proto.message))
+        violations.append((path, proto.message))
         too_large = too_large or proto.rule_id in _TOO_LARGE_RULES
     text = "; ".join(f"{path}: {message}" if path else message for path, message in violations)
     return Rejection(Reason.TOO_LARGE if too_large else Reason.INVALID_FIELD, text, violations)

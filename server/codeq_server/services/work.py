@@ -134,6 +134,10 @@ class WorkerStream:
         except Rejection:
             return  # nothing is decided any more; the sender learns it from its next frame
 
+    def drain(self) -> None:
+        """Stops waiting for work; the notice tells the client."""
+        self._draining = True
+
     # -- in ----------------------------------------------------------------------------------------------------------
 
     def _greet(self, hello: pb.WorkerHello) -> None:

@@ -154,12 +154,12 @@ requirements: setup-dev ## Renew requirements.txt and requirements-dev.txt from 
 # --------------------------------------------------------------------------------------------------------- measure
 
 .PHONY: bench-single
-bench-single: setup-dev ## Measure one node over gRPC streams, fsync on
-	@$(VENV)/bin/python bench/run.py single
+bench-single: setup-dev ## Measure one node over gRPC streams, fsync on (ARGS='--lone 32': further options)
+	@$(VENV)/bin/python bench/run.py single $(ARGS)
 
 .PHONY: bench-rest
 bench-rest: setup-dev ## Measure one node over REST, fsync on
-	@$(VENV)/bin/python bench/run.py rest
+	@$(VENV)/bin/python bench/run.py rest $(ARGS)
 
 .PHONY: clean
 clean: ## Remove what setup, tests and builds left behind; never the store in ./data

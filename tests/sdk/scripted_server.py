@@ -168,3 +168,21 @@ def delivery(*ids: str, token: int = 7, command: str = "X", payload: bytes = b"{
 def settled(count: int, errors: list[worker_service_pb2.OutcomeError] | None = None) -> worker_service_pb2.WorkResponse:
     """Settles outcomes, some of them as refused."""
     return worker_service_pb2.WorkResponse(settled=count, outcome_errors=errors)
+
+
+def has_outcomes(request: worker_service_pb2.WorkRequest) -> bool:
+    """Whether a message carries outcomes."""
+    return bool(request.outcomes)
+
+
+async def answer(stream: Work) -> None:
+    """Settles outcomes as they come, until the worker half-closes."""
+    async for request in stream:
+        if request.outcomes:
+            await stream.write(settled(len(request.outcomes)))
+
+
+async def answer_after_welcome(stream: Work) -> None:
+    """Welcomes the worker, delivers nothing and settles what comes."""
+    await welcome_worker(stream)
+    await answer(stream)

@@ -53,6 +53,9 @@ class Inbox(Generic[_Item]):
 async def open_call(call: grpc.aio.StreamStreamCall[bytes, _Response], hello: bytes) -> _Response:
     """Send the first message of a stream and read the answer to it.
 
+    A server that refuses the call while the message is being written may be heard as INTERNAL, because grpc.aio then
+    forgets the status. The next attempt gets it.
+
     Raises:
         grpc.RpcError: The call failed.
         TimeoutError: No answer within WELCOME_SECONDS_MAX.

@@ -17,6 +17,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from codeq_gateway import openapi, refusals
+from codeq_gateway.bodies import JSON_TYPE, BodyReader, ClientLeftError, Headers
 from codeq_gateway.dispatch import Call, CallFailed, Dispatcher
 from codeq_gateway.metrics import UNKNOWN_ROUTE, HttpMetrics
 from codeq_gateway.router import MethodNotAllowedError, Router
@@ -27,12 +28,9 @@ CLIENT_CLOSED_STATUS: Final = 499
 """Status under which a request counts whose client left before the reply."""
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_JSON: Final = b"application/json"
-_JSON_TYPE: Final = re.compile(rb'\s*application/json\s*(;\s*(charset="?utf-8"?\s*)?)*', re.IGNORECASE)
 _LOG: Final = logging.getLogger("codeq.gateway")
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Headers = Mapping[bytes, bytes]
 
 
 class AccessLog(Protocol):
@@ -68,7 +66,7 @@ class Reply:
 
     status: int
     body: bytes
-    content_type: bytes = _JSON
+    content_type: bytes = JSON_TYPE
     headers: Iterable[tuple[bytes, bytes]] = ()
 
 
@@ -78,10 +76,6 @@ class _Page:
 
     template: str
     render: Callable[[], Reply]
-
-
-class _ClientLeftError(Exception):
-    """The client closed the connection before it got its reply."""
 
 
 class Gateway:
@@ -111,6 +105,7 @@ class Gateway:
         allowed_hosts: frozenset[str] | None = None,
         version: str = "",
     ) -> None:
+        self._bodies = BodyReader()
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._access_log = access_log
@@ -146,7 +141,7 @@ class Gateway:
             if isinstance(target, _Page):
                 reply = target.render()
             else:
-                body = await _read_body(receive, headers, target.body_bytes_max)
+                body = await self._bodies.read(receive, headers, target.body_bytes_max)
                 request = target.request(path_values, scope["query_string"], body)
                 call = Call(
                     method=target.call_name,
@@ -163,7 +158,7 @@ class Gateway:
             # Only a server that stops cancels requests: the client is told before the connection ends.
             _uncancel()
             reply = _failure(CallFailed(error_pb2.ERROR_REASON_DRAINING, "the server is stopping"), json_path)
-        except _ClientLeftError:
+        except ClientLeftError:
             self._note(method, route, CLIENT_CLOSED_STATUS, started, request_id)
             return
         except Exception:  # noqa: BLE001 - a defect must not end the connection without a reply
@@ -182,7 +177,7 @@ class Gateway:
                 raise
             _uncancel()
             if watch.end is End.DISCONNECTED:
-                raise _ClientLeftError from None
+                raise ClientLeftError from None
             message = f"no reply within {call.timeout_seconds:.0f} seconds"
             raise CallFailed(error_pb2.ERROR_REASON_DEADLINE_EXCEEDED, message) from None
         finally:
@@ -218,35 +213,6 @@ def _uncancel() -> None:
     task = asyncio.current_task()
     assert task is not None
     task.uncancel()
-
-
-def _check_head(headers: Headers, bytes_max: int) -> None:
-    """Refuses a request by its head, before any of its body is read."""
-    if b"idempotency-key" in headers:
-        raise refusals.invalid_field("Idempotency-Key", "idempotency keys are not supported")
-    content_type = headers.get(b"content-type", _JSON)
-    if bytes_max and content_type != _JSON and not _JSON_TYPE.fullmatch(content_type):
-        raise refusals.invalid_body("the content type must be application/json")
-    if int(headers.get(b"content-length", 0)) > bytes_max:
-        raise refusals.oversized_body(bytes_max)
-
-
-async def _read_body(receive: Receive, headers: Headers, bytes_max: int) -> bytes:
-    """Returns the request's body, never holding more than its limit and one piece."""
-    _check_head(headers, bytes_max)
-    pieces: list[bytes] = []
-    size = 0
-    while True:
-        event = await receive()
-        if event["type"] == "http.disconnect":
-            raise _ClientLeftError
-        piece: bytes = event.get("body", b"")
-        size += len(piece)
-        if size > bytes_max:
-            raise refusals.oversized_body(bytes_max)
-        pieces.append(piece)
-        if not event.get("more_body", False):
-            return piece if len(pieces) == 1 else b"".join(pieces)
 
 
 def _failure(failed: CallFailed, json_path: Callable[[str], str]) -> Reply:

@@ -143,12 +143,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._reading = False
         super().on_message_complete()
 
-    def on_response_complete(self) -> None:
-        """Ends a reply."""
-        super().on_response_complete()
-        if self._reading and not self.transport.is_closing():
-            self._arm()
-
     def send_400_response(self, msg: str) -> None:
         """Refuses bytes that are no HTTP request, and ends the connection."""
         body = refusals.error_body(refusals.invalid_body(msg), str)

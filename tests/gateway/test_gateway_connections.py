@@ -6,11 +6,13 @@ import asyncio
 import json
 import socket
 from contextlib import suppress
+from typing import Any
 
 import pytest
-from codeq_gateway import routes, server
+from codeq_gateway import bodies, routes, server, watch
 from codeq_gateway.app import CLIENT_CLOSED_STATUS
 from codeq_gateway.server import GatewayServer
+from codeq_gateway.watch import CallWatch
 from served_gateway import Served, until
 
 CLAIM = b"POST /v1/codeq/tasks/claim HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}"
@@ -57,6 +59,21 @@ async def test_call_that_waits_long_is_answered_when_it_ends(served: Served) -> 
     assert served.double.cancelled == 0
 
 
+async def test_watch_that_is_closed_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "QUIET_SECONDS", 0)
+    silence = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        await silence.wait()
+        return {"type": "http.disconnect"}
+
+    watching = CallWatch(receive, 10)
+    await until(_is_watched)
+    watching.close()
+    await until(lambda: not _is_watched())
+    assert watching.end is None
+
+
 async def test_client_that_leaves_while_sending_is_noted(served: Served) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n{")
@@ -94,6 +111,17 @@ async def test_announced_body_over_the_limit_is_refused_before_it_is_sent(
     writer.close()
 
 
+async def test_each_refused_body_is_dropped_by_itself(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = routes.BODY_BYTES_MAX + 1
+    monkeypatch.setattr(server, "DISCARD_BYTES_MAX", size)
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    for _ in range(3):
+        writer.write(b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size)
+        assert (await _answer(reader))[0] == 413
+        await _send(writer, b" " * size)
+    writer.close()
+
+
 async def test_body_of_unknown_length_is_refused_at_the_limit(served: Served) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -111,6 +139,26 @@ async def test_body_at_the_limit_is_taken(served: Served, extra: int, status: in
     body = b'{"command":"c","payload":1}'
     body += b" " * (routes.BODY_BYTES_MAX + extra - len(body))
     assert (await served.http.post("/v1/codeq/tasks", content=body)).status_code == status
+
+
+async def test_bodies_on_their_way_are_bounded_together(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = b'{"command":"c"' + b" " * 200_000 + b"}"
+    monkeypatch.setattr(bodies, "PENDING_BYTES_MAX", 100_000)
+    first, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body))
+    await _send(writer, body[:90_000])
+    await until(lambda: served.server.gateway._bodies._pending_bytes == 90_000)
+    refused = b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nContent-Length: 60000\r\n\r\n" + b" " * 50_000
+    second, other = await asyncio.open_connection("127.0.0.1", served.port)
+    other.write(refused)
+    status, answer = await _answer(second)
+    assert (status, json.loads(answer)["reason"]) == (429, "LIMIT_REACHED")
+    other.close()
+    monkeypatch.undo()
+    await _send(writer, body[90_000:])
+    assert (await _answer(first))[0] == 202
+    assert (await served.http.post("/v1/codeq/tasks", content=body)).status_code == 202
+    writer.close()
 
 
 async def test_expected_continue_is_given_for_a_body_within_the_limit(served: Served) -> None:

@@ -230,6 +230,7 @@ async def test_violations_have_the_names_of_the_json_form(served: Served) -> Non
     served.double.failure = CallFailed(error_pb2.ERROR_REASON_INVALID_FIELD, "bad", violations)
     answer = await served.http.post(TASKS, json={})
     assert [detail["field"] for detail in answer.json()["details"]] == ["maxAttempts", "spec", "tenant"]
+    assert answer.json()["error"] == "maxAttempts: too many; spec: missing; tenant: unknown"
     served.double.failure = CallFailed(error_pb2.ERROR_REASON_INVALID_FIELD, "bad", [("tasks[3].run_at", "early")])
     answer = await served.http.post(BATCH, json={})
     assert answer.json()["details"] == [{"field": "tasks[3].runAt", "description": "early"}]

@@ -260,6 +260,8 @@ def test_router_prefers_literals_and_falls_back_to_variables() -> None:
     assert router.find("POST", b"/tasks/claim/result") == ("result", ["claim"])
     assert router.find("POST", b"/tasks/claim/batch") == ("batch", [])
     assert router.find("GET", b"/tasks/%63laim%2Fx") == ("one", ["claim/x"])
+    router.add("GET", [VARIABLE, VARIABLE, "end"], "end")
+    assert router.find("GET", b"/tasks/claim/end") == ("end", ["tasks", "claim"])
     with pytest.raises(CallFailed, match="no route"):
         router.find("GET", b"/tasks/")
     with pytest.raises(ValueError, match="two routes"):

@@ -158,6 +158,7 @@ async def test_bodies_on_their_way_are_bounded_together(served: Served, monkeypa
     await _send(writer, body[90_000:])
     assert (await _answer(first))[0] == 202
     assert (await served.http.post("/v1/codeq/tasks", content=body)).status_code == 202
+    assert served.server.gateway._bodies._pending_bytes == 0
     writer.close()
 
 

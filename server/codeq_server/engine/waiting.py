@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -24,8 +25,10 @@ class WaitingRoom:
     """Who waits for which commands, first come first served."""
 
     def __init__(self) -> None:
-        self._rooms: dict[tuple[str, str | None], dict[Waiter, None]] = {}
+        self._rooms: dict[tuple[str, str | None], OrderedDict[Waiter, int]] = {}
+        """Waiters with their turns. A plain dict would pass all deleted entries to find its first one."""
         self._keys: dict[Waiter, list[tuple[str, str | None]]] = {}
+        self._turn = 0
 
     def __len__(self) -> int:
         """Returns the number of waiters."""
@@ -35,31 +38,37 @@ class WaitingRoom:
         """Lets a waiter wait for any of the commands; None: for every command of the tenant."""
         if waiter in self._keys:
             return
-        keys: list[tuple[str, str | None]] = (
-            [(tenant, c) for c in commands] if commands is not None else [(tenant, None)]
-        )
-        self._keys[waiter] = keys
+        names: Sequence[str | None] = [None] if commands is None else commands
+        self._turn += 1
+        self._keys[waiter] = keys = [(tenant, name) for name in dict.fromkeys(names)]
         for key in keys:
-            self._rooms.setdefault(key, {})[waiter] = None
+            self._rooms.setdefault(key, OrderedDict())[waiter] = self._turn
 
     def leave(self, waiter: Waiter) -> None:
         """Forgets a waiter; no error where it does not wait."""
         for key in self._keys.pop(waiter, ()):
             room = self._rooms[key]
-            room.pop(waiter, None)
+            del room[waiter]
             if not room:
                 del self._rooms[key]
 
     def wake(self, queue: Queue) -> None:
         """Wakes waiters of a queue one by one while it has work, each at most once."""
-        for key in ((queue.tenant, queue.command), (queue.tenant, None)):
-            for _ in range(len(self._rooms.get(key, ()))):
-                room = self._rooms.get(key)
-                if not room or not queue.ready:
-                    break
-                waiter = next(iter(room))
-                self.leave(waiter)
-                waiter.wake()
+        last = self._turn  # who waits again has a later turn
+        while (waiter := self._first(queue, last)) is not None and queue.ready:
+            self.leave(waiter)
+            waiter.wake()
+
+    def _first(self, queue: Queue, last: int) -> Waiter | None:
+        """Returns who came first among those who wait for the queue since turn `last` or earlier."""
+        first, first_turn = None, last + 1
+        for name in (queue.command, None):
+            room = self._rooms.get((queue.tenant, name))
+            if room:
+                waiter, turn = next(iter(room.items()))
+                if turn < first_turn:
+                    first, first_turn = waiter, turn
+        return first
 
     def drain(self) -> None:
         """Tells every waiter that no work will come any more."""

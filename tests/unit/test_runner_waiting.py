@@ -1,0 +1,179 @@
+"""Workers that wait for work: woken in the order they came, once each, without looking at the others."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from codeq_server.core.claims import claim
+from codeq_server.core.model import Caller, Queue
+from codeq_server.core.outcomes import Outcome, give_back
+from codeq_server.engine.waiting import WaitingRoom
+from held_log import HeldRunner, turns, until
+
+Named = list[str] | None
+
+
+class Worker:
+    """A waiter that claims one task each time it is woken, and waits again if it is told to."""
+
+    def __init__(self, runner: HeldRunner, commands: Named, *, again: bool = False, tenant: str = "acme") -> None:
+        self.runner, self.commands, self.again, self.tenant = runner, commands, again, tenant
+        self.woken = 0
+        self.got: list[str] = []
+        self.wait()
+
+    def wait(self) -> None:
+        self.runner.waiting.wait(self, self.tenant, self.commands)
+
+    def wake(self) -> None:
+        self.woken += 1
+        caller = Caller(self.tenant, "w", "w")
+        claimed = claim(self.runner.shard, caller, self.commands, 1, 1 << 20, 60_000, self.runner.now())
+        self.got += [delivered.task_id for delivered in claimed[1]] if claimed else []
+        self.runner.changed()
+        if self.again:
+            self.wait()
+
+    def drain(self) -> None:
+        self.got.append("drained")
+
+
+class Glutton(Worker):
+    """A waiter that never claims."""
+
+    def wake(self) -> None:
+        self.woken += 1
+        self.wait()
+
+
+@pytest.fixture
+async def runner() -> HeldRunner:
+    runner = HeldRunner()
+    runner.log.free = True
+    return runner
+
+
+async def test_wake_when_a_task_comes_lets_the_first_waiter_claim(runner: HeldRunner) -> None:
+    first, second = Worker(runner, ["a"]), Worker(runner, ["a"])
+    task_id = runner.create("a")
+    runner.changed()
+    await turns()
+    assert (first.got, first.woken, second.woken) == ([task_id], 1, 0)
+    assert len(runner.waiting) == 1
+
+
+@pytest.mark.parametrize("commands", [["a"], None, ["b", "a"]])
+async def test_wake_finds_waiters_of_a_command_of_several_and_of_every_command(
+    runner: HeldRunner, commands: Named
+) -> None:
+    worker = Worker(runner, commands)
+    runner.create("a")
+    runner.changed()
+    await until(lambda: worker.got)
+    assert len(runner.waiting) == 0
+
+
+async def test_wake_serves_who_names_commands_and_who_takes_all_in_one_order(runner: HeldRunner) -> None:
+    """A worker without named commands is not put behind those that name one and wait again at once."""
+    named, every = Worker(runner, ["a"], again=True), Worker(runner, None, again=True)
+    for _ in range(6):
+        runner.create("a")
+        runner.changed()
+        await turns()
+    assert (len(named.got), len(every.got)) == (3, 3)
+
+
+async def test_wake_with_fewer_waiters_than_tasks_wakes_each_once(runner: HeldRunner) -> None:
+    workers = [Worker(runner, ["a"], again=True) for _ in range(3)]
+    for _ in range(5):
+        runner.create("a")
+    runner.changed()
+    await turns(1)
+    assert [worker.woken for worker in workers] == [1, 1, 1]
+
+
+async def test_wake_when_a_waiter_takes_nothing_asks_the_next(runner: HeldRunner) -> None:
+    glutton, worker = Glutton(runner, ["a"]), Worker(runner, ["a"])
+    runner.create("a")
+    runner.changed()
+    await until(lambda: worker.got)
+    assert glutton.woken == 1
+
+
+async def test_wake_asks_only_waiters_of_the_queue(runner: HeldRunner) -> None:
+    strangers = [Worker(runner, ["b"]), Worker(runner, None, tenant="globex"), Worker(runner, ["a"], tenant="globex")]
+    runner.create("a")
+    runner.changed()
+    await turns()
+    assert [worker.woken for worker in strangers] == [0, 0, 0]
+    assert runner.shard.queues[1].ready == 1
+    assert runner.shard.woken == {}
+
+
+async def test_wake_when_a_task_is_given_back_lets_the_next_waiter_claim(runner: HeldRunner) -> None:
+    first, second = Worker(runner, ["a"]), Worker(runner, ["a"])
+    task_id = runner.create("a")
+    runner.changed()
+    await until(lambda: first.got)
+    delivery = runner.shard.deliveries.pop(task_id)
+    give_back(runner.shard, delivery, task_id, Outcome.BY_SERVER, runner.now())
+    runner.changed()
+    await until(lambda: second.got == [task_id])
+
+
+async def test_leave_forgets_the_waiter_everywhere(runner: HeldRunner) -> None:
+    worker = Worker(runner, ["a", "b", "a"])
+    runner.waiting.leave(worker)
+    runner.waiting.leave(worker)
+    runner.create("b")
+    runner.changed()
+    await turns()
+    assert worker.woken == 0
+    assert (len(runner.waiting), runner.waiting._rooms) == (0, {})
+
+
+async def test_drain_tells_every_waiter_and_empties_the_room(runner: HeldRunner) -> None:
+    workers = [Worker(runner, ["a"]), Worker(runner, None), Worker(runner, ["b", "c"], tenant="globex")]
+    runner.waiting.drain()
+    assert [worker.got for worker in workers] == [["drained"]] * 3
+    assert (len(runner.waiting), runner.waiting._rooms) == (0, {})
+
+
+async def test_wait_when_waiting_already_keeps_the_turn(runner: HeldRunner) -> None:
+    first, second = Worker(runner, ["a"]), Worker(runner, ["a"])
+    first.wait()
+    runner.create("a")
+    runner.changed()
+    await until(lambda: first.got)
+    assert second.woken == 0
+
+
+def test_wake_costs_what_there_is_to_claim_and_not_what_waits() -> None:
+    """Lone tasks for one of thousands of waiters: the time of each does not grow with their number."""
+    queue = Queue(1, "acme", "a")
+    lane = queue.lane(0)
+
+    class Taker:
+        def __init__(self, room: WaitingRoom) -> None:
+            self.room = room
+
+        def wake(self) -> None:
+            lane.ready -= 1
+            self.room.wait(self, "acme", ["a"])
+
+        def drain(self) -> None:
+            self.room.leave(self)
+
+    def seconds_of(waiters: int) -> float:
+        room = WaitingRoom()
+        for _ in range(waiters):
+            room.wait(Taker(room), "acme", ["a"])
+        started = time.process_time()
+        for _ in range(3000):
+            lane.ready += 1
+            room.wake(queue)
+        return time.process_time() - started
+
+    few = min(seconds_of(10) for _ in range(3))
+    assert min(seconds_of(20_000) for _ in range(3)) < 5 * few

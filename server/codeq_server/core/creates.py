@@ -96,6 +96,7 @@ def create_in(
         shard.created_of, shard.created = now.wall_ms, timestamp(16, now.wall_ms)
     size = len(payload)
     raw = b"".join((head, _LENGTHS[size] if size < 16_384 else varint(size), payload, shard.created))
+    shard.batch.size += size
     queue.created_total += 1
     shard.totals.created += 1
     if not queue.touched:

@@ -230,6 +230,7 @@ class Batch:
         due: The same for rows of the due index, kept apart because pages of it are merged with them.
         touched: Queues whose rows are to be written.
         ended: (queue, home, whether it went to the dead-letter queue) of tasks that ended.
+        size: Bytes of its payloads and results.
     """
 
     lsn: int
@@ -237,6 +238,7 @@ class Batch:
     due: dict[bytes, bytes | None] = field(default_factory=dict)
     touched: list[Queue] = field(default_factory=list)
     ended: list[tuple[int, int, bool]] = field(default_factory=list)
+    size: int = 0
 
     def __bool__(self) -> bool:
         """Tells whether anything was decided."""

@@ -148,6 +148,7 @@ def _finish(
     row = claim.head
     if result is not None:
         row = b"".join((row, b"\x72", varint(len(result)), result))
+        shard.batch.size += len(result)
     if error:
         row += rows_pb2.StateRow(error=error).SerializeToString()
     queue = home.queue

@@ -9,6 +9,7 @@ every caller gets OUTCOME_UNKNOWN and the process ends.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Final
@@ -23,6 +24,12 @@ from .waiting import WaitingRoom
 
 UNDECIDED_ROWS_MAX: Final = 50_000
 """Row changes a batch may hold before callers wait for the one in flight."""
+UNDECIDED_BYTES_MAX: Final = 64 << 20
+"""Payloads and results that a batch may hold before callers wait for the one in flight."""
+FULL_PAUSE_MS: Final = 5
+"""Wait of the timers while the batch is full."""
+TIMER_MS_MAX: Final = 1000
+"""Longest wait of the timers while anything is to come: how late a wall clock that was set forward is noticed."""
 
 Clock = Callable[[], tuple[int, int]]
 
@@ -70,7 +77,7 @@ class ShardRunner:
         self._dispatching = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
-        self._ends: dict[str, list[asyncio.Future[None]]] = {}
+        self._ends: dict[str, dict[asyncio.Future[None], None]] = {}
         self._failure: BaseException | None = None
         self._closed = False
 
@@ -90,6 +97,8 @@ class ShardRunner:
 
     def changed(self) -> None:
         """Sees to what a decision led to: a commit, waiters to wake, an earlier timer."""
+        if self._failure is not None:
+            return
         if not self._busy and self.shard.batch:
             self._busy = True
             self.loop.call_soon(self._start_commit)
@@ -137,25 +146,28 @@ class ShardRunner:
 
     async def room(self) -> None:
         """Waits while the batch being decided is full."""
-        while len(self.shard.batch.rows) > UNDECIDED_ROWS_MAX and self._failure is None:
+        while self._full() and self._failure is None:
             future = self.loop.create_future()
             self._room.append(future)
             await future
+
+    def _full(self) -> bool:
+        batch = self.shard.batch
+        return len(batch.rows) > UNDECIDED_ROWS_MAX or batch.size > UNDECIDED_BYTES_MAX
 
     # -- the ends of tasks -----------------------------------------------------------------------------------------
 
     def watch_end(self, task_id: str) -> asyncio.Future[None]:
         """Returns what resolves when the task ends; give it back with `unwatch_end`."""
         future = self.loop.create_future()
-        self._ends.setdefault(task_id, []).append(future)
+        self._ends.setdefault(task_id, {})[future] = None
         self.shard.watched.add(task_id)
         return future
 
     def unwatch_end(self, task_id: str, future: asyncio.Future[None]) -> None:
         """Stops watching."""
-        futures = self._ends.get(task_id, [])
-        if future in futures:
-            futures.remove(future)
+        futures = self._ends.get(task_id, {})
+        futures.pop(future, None)
         if not futures:
             self._ends.pop(task_id, None)
             self.shard.watched.discard(task_id)
@@ -183,7 +195,8 @@ class ShardRunner:
         if self._timer is not None:
             self._timer.cancel()
         while self._failure is None and (future := self.durable()) is not None:
-            await future
+            with contextlib.suppress(Rejection):  # who waits was told, and so was `on_fatal`
+                await future
         if self._commit is not None:
             await self._commit
         await self._log.close()
@@ -192,27 +205,30 @@ class ShardRunner:
         self._commit = self.loop.create_task(self._run_commits(), name="shard-commits")
 
     async def _run_commits(self) -> None:
-        shard = self.shard
-        while shard.batch:
-            self._current, self._next = self._next, []
-            sealed = shard.seal(shard.at(*self._clock()))
-            started = time.perf_counter()
-            try:
-                await self._log.append(sealed)
-            except BaseException as problem:  # noqa: BLE001 - whatever it is, nothing decided may be believed any more
-                self.fail(problem)
-                return
-            shard.settled(sealed.lsn)
-            seconds = time.perf_counter() - started
-            self.commits.count += 1
-            self.commits.seconds += seconds
-            self.commits.seconds_max = max(self.commits.seconds_max, seconds)
-            done, self._current = self._current, []
-            room, self._room = self._room, []
-            for future in (*done, *room):
-                if not future.done():
-                    future.set_result(None)
+        try:
+            while self.shard.batch and self._failure is None:
+                await self._commit_batch()
+        except BaseException as problem:  # noqa: BLE001 - whatever it is, nothing decided may be believed any more
+            self._poison(problem)
         self._busy = False
+
+    async def _commit_batch(self) -> None:
+        shard = self.shard
+        self._current, self._next = self._next, []
+        sealed = shard.seal(shard.at(*self._clock()))
+        started = time.perf_counter()
+        await self._log.append(sealed)
+        shard.settled(sealed.lsn)
+        seconds = time.perf_counter() - started
+        self.commits.count += 1
+        self.commits.seconds += seconds
+        self.commits.seconds_max = max(self.commits.seconds_max, seconds)
+        done, self._current = self._current, []
+        room, self._room = self._room, []
+        for future in (*done, *room):
+            if not future.done():
+                future.set_result(None)
+        self._arm()  # the retention of what ended counts from the seal
 
     def _poison(self, problem: BaseException) -> None:
         if self._failure is not None:
@@ -234,12 +250,13 @@ class ShardRunner:
             self.waiting.wake(queue)
 
     def _arm(self) -> None:
-        if self._closed:
+        if self._closed or self._failure is not None:
             return
-        now = Now(*self._clock())
+        now = self.shard.at(*self._clock())
         wait = timers.next_wake(self.shard, now)
         if wait is None:
             return
+        wait = min(wait, TIMER_MS_MAX)
         at = now.mono_ms + wait
         if self._timer is None or at < self._timer_at:
             if self._timer is not None:
@@ -252,7 +269,7 @@ class ShardRunner:
         if self._failure is not None or self._closed:
             return
         more = False
-        full = len(self.shard.batch.rows) > UNDECIDED_ROWS_MAX
+        full = self._full()
         if not full:
             try:
                 more = timers.run_due(self.shard, self.now())
@@ -260,7 +277,7 @@ class ShardRunner:
                 self._poison(problem)
                 return
         if more or full:
-            wait_ms = 5 if full else 0
+            wait_ms = FULL_PAUSE_MS if full else 0
             self._timer_at = self._clock()[1] + wait_ms
             self._timer = self.loop.call_later(wait_ms / 1000, self._run_due)
         self.changed()

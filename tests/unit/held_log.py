@@ -1,0 +1,97 @@
+"""A log in the test's hand: a batch becomes durable, or fails, when the test says so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from codeq_server.core import recovery
+from codeq_server.core.creates import create
+from codeq_server.core.model import SealedBatch
+from codeq_server.core.shard import ShardSettings
+from codeq_server.engine.runner import ShardRunner
+from codeq_server.storage.memory import MemoryStore
+
+DEADLINE_SECONDS = 10
+
+
+class HeldLog:
+    """Holds every batch until it is released."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.batches: list[SealedBatch] = []
+        self.closed = 0
+        self._held: list[asyncio.Future[None]] = []
+        self.free = False
+
+    async def append(self, batch: SealedBatch) -> None:
+        """See `Log.append`."""
+        self.batches.append(batch)
+        held = asyncio.get_running_loop().create_future()
+        self._held.append(held)
+        if self.free:
+            held.set_result(None)
+        await held
+        self.store.write(batch.rows)
+
+    async def close(self) -> None:
+        """See `Log.close`."""
+        self.closed += 1
+
+    def release(self) -> None:
+        """Makes the batch on its way durable."""
+        self._held[-1].set_result(None)
+
+    def fail(self, problem: BaseException) -> None:
+        """Fails the batch on its way."""
+        self._held[-1].set_exception(problem)
+
+
+class HandClock:
+    """Both clocks, set by hand."""
+
+    def __init__(self) -> None:
+        self.wall, self.mono = 1_700_000_000_000, 1_000
+
+    def __call__(self) -> tuple[int, int]:
+        return self.wall, self.mono
+
+    def forward(self, ms: int) -> None:
+        self.wall, self.mono = self.wall + ms, self.mono + ms
+
+
+class HeldRunner(ShardRunner):
+    """A runner over a held log."""
+
+    def __init__(self, settings: ShardSettings | None = None) -> None:
+        self.log = HeldLog()
+        self.clock = HandClock()
+        self.fatal: list[BaseException] = []
+        shard = recovery.open_shard(self.log.store, settings or ShardSettings(), 7, *self.clock())
+        super().__init__(shard, self.log, self.clock, lambda: 0.5, self.fatal.append)
+
+    def create(self, command: str = "a", *, delay: int = 0, size: int = 2, tenant: str = "acme") -> str:
+        """Decides to accept a task."""
+        now = self.now()
+        return create(self.shard, tenant, command, b"1" * size, 0, 0, now.wall_ms + delay if delay else 0, now)[0]
+
+    async def create_and_commit(self) -> None:
+        """Accepts a task whose batch is on its way on return."""
+        count = len(self.log.batches)
+        self.create()
+        self.changed()
+        await until(lambda: len(self.log.batches) > count)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Returns when the condition holds."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not condition():  # noqa: ASYNC110 - any condition, on anything
+            await asyncio.sleep(0.001)
+
+
+async def turns(count: int = 20) -> None:
+    """Lets everything run that can run without waiting."""
+    for _ in range(count):
+        await asyncio.sleep(0)

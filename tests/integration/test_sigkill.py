@@ -23,6 +23,7 @@ ROUNDS = 30
 CALLERS = 32
 COMMAND = "KILLED"
 LEASE_SECONDS = 2
+RECONNECT_SECONDS = 0.5
 DRAIN_SECONDS_MAX = 60
 AUTH = (("authorization", f"Bearer {DEV_TOKEN}"),)
 
@@ -43,19 +44,23 @@ class Ledger:
 
 
 async def produce(address: str, ledger: Ledger) -> None:
-    """Creates one task after the other with the SDK; outcomes that stay unknown are not counted on."""
-    async with codeq.AsyncProducer(address, token=DEV_TOKEN) as producer:
+    """Creates one task after the other with the SDK; creates whose outcome stays unknown are not counted on.
 
-        async def caller() -> None:
-            while True:
-                try:
-                    ledger.created.add(await producer.create(COMMAND, {"n": len(ledger.created)}))
-                except codeq.OutcomeUnknown:
-                    continue
+    A broken stream gets a new producer, because the SDK's own waits longer each time a server keeps dying.
+    """
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(CALLERS):
-                group.create_task(caller())
+    async def caller(producer: codeq.AsyncProducer) -> None:
+        while True:
+            payload = {"n": len(ledger.created)}
+            ledger.created.add(await producer.create(COMMAND, payload, timeout_seconds=RECONNECT_SECONDS))
+
+    while True:
+        try:
+            async with codeq.AsyncProducer(address, token=DEV_TOKEN) as producer, asyncio.TaskGroup() as group:
+                for _ in range(CALLERS):
+                    group.create_task(caller(producer))
+        except* (codeq.OutcomeUnknown, codeq.DeadlineExceeded):
+            pass  # what was not acknowledged is not counted on
 
 
 async def work(address: str, ledger: Ledger) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -55,6 +56,9 @@ FINISH_SECONDS: Final = 1.5
 
 FATAL_GRACE_SECONDS: Final = 2.0
 """Time to tell callers that outcomes are unknown, after a commit failed."""
+
+GARBAGE_THRESHOLDS: Final = (100_000, 20, 100)
+"""Objects between looks for reference cycles: tasks make none, and looking at a deep window costs a tenth of the CPU."""
 
 EXIT_FAILED: Final = 1
 """Exit code of a server that could not start or could not go on."""
@@ -122,6 +126,9 @@ class Node:
             except OSError as error:
                 raise ListenError(str(error)) from None
             stack.callback(self._forget_ready_file)
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(*GARBAGE_THRESHOLDS)
             self._announce(summary.Ready(http, worker, producer))
             await self._stopping.wait()
             await self._drain(server, gateway, runner)

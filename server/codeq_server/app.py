@@ -58,7 +58,7 @@ FATAL_GRACE_SECONDS: Final = 2.0
 """Time to tell callers that outcomes are unknown, after a commit failed."""
 
 GARBAGE_THRESHOLDS: Final = (100_000, 20, 100)
-"""Objects between looks for reference cycles: tasks make none, and looking at a deep window costs a tenth of the CPU."""
+"""Objects between looks for reference cycles: tasks make none, and looking costs a tenth of the CPU."""
 
 EXIT_FAILED: Final = 1
 """Exit code of a server that could not start or could not go on."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from codeq_server.core import creates, timers
 from driven_shard import DrivenShard
@@ -19,3 +21,308 @@ def test_mature_when_slices_end_with_the_window_goes_on(shard: DrivenShard, monk
     herd = [shard.create(delay=1000) for _ in range(10)]
     shard.pass_time(1000)
     assert {shard.status(task_id) for task_id in herd} == {"PENDING"}
+
+
+# -- scheduled tasks -----------------------------------------------------------------------------------------------
+
+
+def test_mature_queues_tasks_in_the_order_of_their_due_times(shard: DrivenShard) -> None:
+    late, early, middle = shard.create(delay=300), shard.create(delay=100), shard.create(delay=200)
+    shard.pass_time(99)
+    assert shard.claim_ids(3) == []
+    shard.pass_time(300)
+    assert shard.claim_ids(3) == [early, middle, late]
+
+
+def test_mature_of_tasks_due_together_queues_all_of_them_once(shard: DrivenShard) -> None:
+    tasks = [shard.create(delay=100) for _ in range(5)]
+    nacked = shard.create()
+    shard.claim(1)
+    shard.nack(nacked, delay=100)
+    shard.pass_time(100)
+    assert sorted(shard.claim_ids(10)) == sorted([*tasks, nacked])
+
+
+def test_mature_queues_behind_what_waits_already(shard: DrivenShard) -> None:
+    delayed, plain = shard.create(delay=100), shard.create()
+    shard.pass_time(100)
+    assert shard.claim_ids(2) == [plain, delayed]
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_mature_beyond_the_window_keeps_the_order(
+    shard: DrivenShard, monkeypatch: pytest.MonkeyPatch, *, written: bool
+) -> None:
+    """The window is cut while tasks come in any order; what was cut is read again, written or not."""
+    monkeypatch.setattr(creates, "DUE_WINDOW_MAX", 8)
+    monkeypatch.setattr(timers, "DUE_PAGE", 3)
+    tasks = {delay: shard.create(delay=delay) for delay in sorted(range(1, 60), key=lambda n: n * 37 % 61)}
+    assert len(shard.shard.due) <= 8
+    if written:
+        shard.write()
+    shard.pass_time(60)
+    assert shard.claim_ids(100) == [tasks[delay] for delay in sorted(tasks)]
+
+
+def test_mature_with_a_batch_on_its_way_sees_its_tasks_once(
+    shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(creates, "DUE_WINDOW_MAX", 2)
+    monkeypatch.setattr(timers, "DUE_PAGE", 2)
+    tasks = [shard.create(delay=100 + n) for n in range(6)]
+    first = shard.seal()
+    tasks += [shard.create(delay=106 + n) for n in range(6)]
+    second = shard.seal()
+    shard.pass_time(103)
+    shard.store.write(first.rows)
+    shard.pass_time(4)
+    shard.shard.settled(first.lsn)
+    shard.write(second)
+    shard.pass_time(10)
+    shard.write()
+    assert shard.claim_ids(100) == tasks
+    assert shard.keys(b"d") == []
+
+
+def test_mature_after_a_restart_goes_on_where_it_was(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timers, "DUE_PAGE", 2)
+    tasks = [shard.create(delay=n * 100) for n in range(1, 8)]
+    shard.write()
+    shard.pass_time(350)
+    shard.write()
+    shard.pass_time(100)
+    shard.reopen()
+    assert [shard.status(task_id) for task_id in tasks] == ["PENDING"] * 3 + ["SCHEDULED"] * 4
+    shard.pass_time(1000)
+    assert shard.claim_ids(100) == tasks
+    shard.write()
+    assert shard.keys(b"d") == []
+
+
+def test_mature_when_the_wall_clock_is_set_back_is_never_early(shard: DrivenShard) -> None:
+    task_id = shard.create(delay=1000)
+    shard.pass_time(900)
+    shard.wall -= 3_600_000
+    shard.pass_time(3_600_099)
+    assert shard.status(task_id) == "SCHEDULED"
+    shard.pass_time(1)
+    assert shard.status(task_id) == "PENDING"
+
+
+def test_mature_when_the_wall_clock_is_set_back_at_a_restart_is_never_early(shard: DrivenShard) -> None:
+    """A task that was due before the restart is not scheduled anew: time goes on from the last batch."""
+    task_id = shard.create(delay=1000)
+    shard.pass_time(1000)
+    shard.write()
+    shard.wall -= 3_600_000
+    shard.reopen()
+    assert shard.now.wall_ms == shard.wall + 3_600_000
+    assert shard.status(task_id) == "PENDING"
+
+
+def test_next_wake_when_nothing_is_to_come_is_none(shard: DrivenShard) -> None:
+    shard.create()
+    assert timers.next_wake(shard.shard, shard.now) is None
+
+
+# -- leases --------------------------------------------------------------------------------------------------------
+
+
+def test_lease_that_ran_out_gives_the_task_to_the_tail_at_once(shard: DrivenShard) -> None:
+    first, second = shard.create(), shard.create()
+    shard.claim(1, lease=1000)
+    shard.pass_time(999)
+    assert shard.status(first) == "CLAIMED"
+    shard.pass_time(1)
+    view = shard.view(first)
+    assert (view.status.name, view.attempts, view.error) == ("PENDING", 1, "LEASE_EXPIRED")
+    assert shard.claim_ids(2) == [second, first]
+
+
+def test_lease_that_ran_out_in_the_last_attempt_ends_the_task(shard: DrivenShard) -> None:
+    task_id = shard.create(attempts=2)
+    for _ in range(2):
+        shard.claim(1, lease=1000)
+        shard.pass_time(1000)
+    view = shard.view(task_id)
+    assert (view.status.name, view.attempts, view.error) == ("DLQ", 2, "LEASE_EXPIRED")
+    assert (shard.queue().dlq, shard.queue().ready) == (1, 0)
+    shard.write()
+    assert len(shard.keys(b"z")) == 1
+
+
+def test_lease_lives_until_its_end_is_decided(shard: DrivenShard) -> None:
+    task_id = shard.create()
+    shard.claim(1, lease=1000)
+    shard.mono += 5000
+    assert shard.settle(task_id).status.name == "COMPLETED"
+
+
+def test_lease_when_the_wall_clock_jumps_stays_as_it_is(shard: DrivenShard) -> None:
+    task_id = shard.create()
+    shard.claim(1, lease=1000)
+    shard.wall += 3_600_000
+    shard.pass_time(999)
+    assert shard.status(task_id) == "CLAIMED"
+    shard.wall -= 7_200_000
+    shard.pass_time(1)
+    assert shard.status(task_id) == "PENDING"
+
+
+def test_lease_after_a_restart_is_armed_in_full(shard: DrivenShard) -> None:
+    task_id = shard.create()
+    shard.claim(1, lease=1000)
+    shard.pass_time(900)
+    shard.write()
+    shard.mono = 5
+    shard.reopen()
+    shard.pass_time(999)
+    assert shard.status(task_id) == "CLAIMED"
+    shard.pass_time(1)
+    assert shard.status(task_id) == "PENDING"
+
+
+def test_lists_of_claims_with_one_long_lease_stay_short(shard: DrivenShard) -> None:
+    """A twelve-hour lease must not keep an entry of each claim that came and went since."""
+    shard.create()
+    shard.claim(1, lease=43_200_000)
+    for _ in range(5000):
+        shard.create()
+        shard.settle(*shard.claim_ids(1))
+        shard.write_unchecked()
+    assert len(shard.shard.lease_ends) + len(shard.shard.claim_order) < 2500
+
+
+def test_leases_of_short_lists_all_run_out(shard: DrivenShard) -> None:
+    """Cleaning keeps the ends of live claims."""
+    kept = []
+    for number in range(100):
+        kept.append(shard.create())
+        shard.claim(1, lease=1000 + number)
+        for _ in range(15):
+            shard.create()
+            shard.settle(*shard.claim_ids(1))
+    shard.seal()
+    assert len(shard.shard.lease_ends) == 100
+    shard.pass_time(1100)
+    assert {shard.status(task_id) for task_id in kept} == {"PENDING"}
+
+
+# -- retention -----------------------------------------------------------------------------------------------------
+
+
+def test_sweep_removes_every_row_of_ended_tasks_at_their_time(shard: DrivenShard) -> None:
+    completed, dead = shard.create(attempts=1), shard.create(attempts=1)
+    shard.claim(2)
+    shard.settle(completed, result=b"{}")
+    shard.nack(dead)
+    shard.write()
+    shard.pass_time(9_999)
+    assert (shard.status(completed), shard.status(dead)) == ("COMPLETED", "DLQ")
+    shard.pass_time(1)
+    shard.write()
+    assert [key[:1] for key in shard.keys(b"tsrz")] == [b"r", b"s", b"t", b"z"]
+    shard.pass_time(10_000)
+    shard.write()
+    assert shard.keys(b"tsrzlxdu") == []
+    assert shard.queue().dlq == 0
+    assert shard.shard.sweep_at is None
+
+
+def test_sweep_of_a_task_that_came_back_several_times_leaves_nothing(shard: DrivenShard) -> None:
+    task_id = shard.create(delay=10)
+    shard.pass_time(10)
+    for delay in (0, 50):
+        shard.claim(1)
+        shard.nack(task_id, delay)
+        shard.write()
+        shard.pass_time(delay)
+    shard.claim(1)
+    shard.give_back(task_id)
+    shard.write()
+    shard.claim(1)
+    shard.settle(task_id)
+    shard.write()
+    shard.pass_time(10_000)
+    shard.write()
+    assert shard.keys(b"tsrzlxdu") == []
+
+
+def test_sweep_beside_a_sibling_that_is_still_leased_keeps_the_sibling(shard: DrivenShard) -> None:
+    """The claim's lease row lists both; after a restart the removed one must not come back."""
+    ended, slow = shard.create(), shard.create()
+    shard.claim(2, lease=3_600_000)
+    shard.settle(ended)
+    shard.write()
+    shard.pass_time(10_000)
+    shard.write()
+    assert len(shard.keys(b"ts")) == 1
+    shard.reopen()
+    assert list(shard.shard.deliveries) == [slow]
+    assert shard.queue().claimed == 1
+    shard.settle(slow)
+    shard.write()
+    shard.pass_time(10_000)
+    shard.write()
+    assert shard.keys(b"tsrzlx") == []
+
+
+def test_sweep_when_the_batch_of_the_end_is_not_written_waits_for_it(shard: DrivenShard) -> None:
+    """Nothing may be skipped, and the timer must not spin while the disk is slow."""
+    shard.create()
+    shard.settle(*shard.claim_ids(1))
+    sealed = shard.seal()
+    shard.wall, shard.mono = shard.wall + 10_000, shard.mono + 10_000
+    assert timers.sweep(shard.shard, shard.now) is False
+    assert timers.next_wake(shard.shard, shard.now) == timers.SWEEP_PAUSE_MS
+    shard.write(sealed)
+    shard.pass_time(timers.SWEEP_PAUSE_MS)
+    shard.write()
+    assert shard.keys(b"tsr") == []
+
+
+def test_sweep_when_a_later_list_is_written_first_does_not_forget_the_earlier(shard: DrivenShard) -> None:
+    """A dead letter of days is in the store; the list that is due next is still on its way."""
+    dead = shard.create(attempts=1)
+    shard.claim(1)
+    shard.nack(dead)
+    shard.write()
+    shard.create()
+    shard.settle(*shard.claim_ids(1))
+    sealed = shard.seal()
+    shard.wall, shard.mono = shard.wall + 10_000, shard.mono + 10_000
+    shard.run_due()
+    shard.write(sealed)
+    shard.pass_time(timers.SWEEP_PAUSE_MS)
+    shard.write()
+    assert len(shard.keys(b"r")) == len(shard.keys(b"t")) == 1
+
+
+def test_sweep_after_a_restart_goes_on(shard: DrivenShard) -> None:
+    for _ in range(3):
+        shard.create()
+        shard.settle(*shard.claim_ids(1))
+        shard.write()
+        shard.pass_time(1000)
+    shard.pass_time(7_000)
+    shard.write()
+    shard.reopen()
+    assert len(shard.keys(b"r")) == 2
+    shard.pass_time(2000)
+    shard.write()
+    assert shard.keys(b"tsr") == []
+
+
+def test_sweep_with_shorter_retention_after_a_restart_keeps_what_was_promised(shard: DrivenShard) -> None:
+    kept = shard.create()
+    shard.settle(*shard.claim_ids(1))
+    shard.write()
+    shard.settings = replace(shard.settings, retention_ms=1000)
+    shard.reopen()
+    shard.create()
+    shard.settle(*shard.claim_ids(1))
+    shard.write()
+    shard.pass_time(1000)
+    shard.write()
+    assert len(shard.keys(b"r")) == 1
+    assert shard.status(kept) == "COMPLETED"

@@ -231,6 +231,7 @@ class Batch:
         touched: Queues whose rows are to be written.
         ended: (queue, home, whether it went to the dead-letter queue) of tasks that ended.
         size: Bytes of its payloads and results.
+        kept_until: When the first of the tasks that ended in it may be removed, in Unix milliseconds; set by the seal.
     """
 
     lsn: int
@@ -239,6 +240,7 @@ class Batch:
     touched: list[Queue] = field(default_factory=list)
     ended: list[tuple[int, int, bool]] = field(default_factory=list)
     size: int = 0
+    kept_until: int | None = None
 
     def __bool__(self) -> bool:
         """Tells whether anything was decided."""

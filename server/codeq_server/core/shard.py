@@ -6,6 +6,7 @@ caller writes it, `settled` forgets it. While a batch is on its way the next one
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from .model import WINDOW_ENTRY_BYTES, Batch, Claim, Delivery, Lane, Queue, Seal
 TOKEN_COUNTER_BITS: Final = 34
 ENDED_ROW_MAX: Final = 1024
 """Tasks that one ended row lists at most: the unit of work of the retention sweep."""
+OVER_CLAIMS_MAX: Final = 1024
+"""Entries of claims that are over, beyond the number of live ones, at which lists of claims are cleaned."""
 
 
 class RowReader(Protocol):
@@ -248,8 +251,7 @@ class Shard:
             rows[queue.key] = queue.row()
             queue.touched = False
         self._list_ended(batch, now)
-        while self.claim_order and self.claim_order[0] not in self.claims:
-            self.claim_order.popleft()
+        self._forget_over_claims()
         oldest = self.claim_order[0] if self.claim_order else self.epoch << TOKEN_COUNTER_BITS | self.token_counter + 1
         rows[keys.TICK] = rows_pb2.TickRow(
             lsn=batch.lsn,
@@ -271,6 +273,18 @@ class Shard:
         self.in_flight_wall_ms.popleft()
         assert batch.lsn == lsn
 
+    def _forget_over_claims(self) -> None:
+        """Keeps the lists of claims about as long as the live ones are: one long lease must not hold the rest."""
+        claims = self.claims
+        most = 2 * len(claims) + OVER_CLAIMS_MAX
+        if len(self.claim_order) > most:
+            self.claim_order = deque(token for token in self.claim_order if token in claims)
+        while self.claim_order and self.claim_order[0] not in claims:
+            self.claim_order.popleft()
+        if len(self.lease_ends) > most:
+            self.lease_ends = [end for end in self.lease_ends if end[1] in claims]
+            heapq.heapify(self.lease_ends)
+
     def _list_ended(self, batch: Batch, now: Now) -> None:
         for dead in (False, True):
             ended = [(queue, home) for queue, home, to_dlq in batch.ended if to_dlq is dead]
@@ -285,5 +299,6 @@ class Shard:
                     homes=[home for _, home in part],
                 )
                 batch.rows[keys.ended_key(until, batch.lsn, number * 2 + dead)] = row.SerializeToString()
-                if self.sweep_at is None or until < self.sweep_at:
-                    self.sweep_at = until
+                batch.kept_until = min(until, batch.kept_until or until)
+        if batch.kept_until is not None and (self.sweep_at is None or batch.kept_until < self.sweep_at):
+            self.sweep_at = batch.kept_until

@@ -130,29 +130,19 @@ def sweep(shard: Shard, now: Now) -> bool:
     # Lists of a batch in flight end no earlier than its sealing: what is older is written, so the mark can pass it.
     limit = min(now.wall_ms, *shard.in_flight_wall_ms) if shard.in_flight_wall_ms else now.wall_ms
     rows = shard.stored.scan(b"r" + shard.sweep_mark + b"\0", b"s", 2)
-    if not rows:
-        shard.sweep_at = _first_unwritten(shard)
-        return False
-    key, value = rows[0]
-    until_ms = keys.split_ended_key(key)[0]
-    if until_ms > limit:
-        shard.sweep_at = max(until_ms, now.wall_ms + SWEEP_PAUSE_MS)
-        return False
-    _remove(shard, rows_pb2.EndedRow.FromString(value), dead=bool(keys.split_ended_key(key)[2] & 1))
-    shard.batch.rows[key] = None
-    shard.sweep_mark = key[1:]
-    shard.sweep_at = keys.split_ended_key(rows[1][0])[0] if len(rows) > 1 else _first_unwritten(shard)
-    return shard.sweep_at is not None and shard.sweep_at <= now.wall_ms
-
-
-def _first_unwritten(shard: Shard) -> int | None:
-    ends = [
-        keys.split_ended_key(key)[0]
-        for batch in shard.in_flight
-        for key, value in batch.rows.items()
-        if key[:1] == b"r" and value is not None
-    ]
-    return min(ends, default=None)
+    if rows and keys.split_ended_key(rows[0][0])[0] <= limit:
+        key, value = rows.pop(0)
+        _remove(shard, rows_pb2.EndedRow.FromString(value), dead=bool(keys.split_ended_key(key)[2] & 1))
+        shard.batch.rows[key] = None
+        shard.sweep_mark = key[1:]
+    ends = [keys.split_ended_key(key)[0] for key, _ in rows[:1]]
+    if ends and ends[0] <= limit:
+        shard.sweep_at = ends[0]
+        return True
+    ends += [batch.kept_until for batch in shard.in_flight if batch.kept_until is not None]
+    # What is due already waits for a batch in flight.
+    shard.sweep_at = max(min(ends), now.wall_ms + SWEEP_PAUSE_MS) if ends else None
+    return False
 
 
 def _remove(shard: Shard, ended: rows_pb2.EndedRow, *, dead: bool) -> None:

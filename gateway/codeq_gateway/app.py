@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 from codeq.v1 import error_pb2
@@ -22,7 +22,7 @@ from codeq_gateway.dispatch import Call, CallFailed, Dispatcher
 from codeq_gateway.metrics import UNKNOWN_ROUTE, HttpMetrics
 from codeq_gateway.router import MethodNotAllowedError, Router
 from codeq_gateway.routes import Operation, read_operations
-from codeq_gateway.watch import CallWatch, End, Receive
+from codeq_gateway.watch import CallWatches, End, Receive
 
 CLIENT_CLOSED_STATUS: Final = 499
 """Status under which a request counts whose client left before the reply."""
@@ -53,8 +53,7 @@ class Probes:
     metrics: Callable[[], bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """An HTTP reply.
 
     Attributes:
@@ -106,6 +105,7 @@ class Gateway:
         version: str = "",
     ) -> None:
         self._bodies = BodyReader()
+        self._watches = CallWatches()
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._access_log = access_log
@@ -169,7 +169,7 @@ class Gateway:
 
     async def _call(self, call: Call, receive: Receive) -> Any:
         """Returns the dispatcher's response, unless the client leaves or the time is over."""
-        watch = CallWatch(receive, call.timeout_seconds)
+        watch = self._watches.open(receive, call.timeout_seconds)
         try:
             return await self._dispatcher.call(call)
         except asyncio.CancelledError:
@@ -181,7 +181,7 @@ class Gateway:
             message = f"no reply within {call.timeout_seconds:.0f} seconds"
             raise CallFailed(error_pb2.ERROR_REASON_DEADLINE_EXCEEDED, message) from None
         finally:
-            watch.close()
+            self._watches.close(watch)
 
     def _check_host(self, headers: Headers) -> None:
         if self._allowed_hosts is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -50,6 +50,7 @@ class Router(Generic[T]):
 
     def __init__(self) -> None:
         self._root: _Node[T] = _Node()
+        self._literal: dict[tuple[str, bytes], T] = {}
 
     def add(self, method: str, segments: Sequence[str], target: T) -> None:
         """Adds a target; each segment is a literal or VARIABLE.
@@ -64,9 +65,12 @@ class Router(Generic[T]):
                 node = node.variable
             else:
                 node = node.literals.setdefault(segment, _Node())
+        path = "/" + "/".join(segments)
         if method in node.targets:
-            raise ValueError(f"two routes for {method} /{'/'.join(segments)}")
+            raise ValueError(f"two routes for {method} {path}")
         node.targets[method] = target
+        if VARIABLE not in segments:
+            self._literal[method, path.encode()] = target
 
     def find(self, method: str, raw_path: bytes) -> tuple[T, list[str]]:
         """Returns the target and the values of the path's variables, percent-decoded.
@@ -80,32 +84,41 @@ class Router(Generic[T]):
         Raises:
             CallFailed: No route has the path (MethodNotAllowedError: none with this method), or it is not UTF-8.
         """
-        segments = _segments(raw_path)
-        values: list[str] = []
+        target = self._literal.get((method, raw_path))  # what the walk would find, without the walk
+        if target is not None:
+            return target, []
         allowed: set[str] = set()
-        for node in self._walk(self._root, segments, 0, values):
-            target = node.targets.get(method)
-            if target is not None:
-                return target, values
-            allowed.update(node.targets)
+        values: list[str] = []
+        target = _walk(self._root, method, _segments(raw_path), 0, values, allowed)
+        if target is not None:
+            return target, values
         if allowed:
             raise MethodNotAllowedError(method, sorted(allowed))
         raise CallFailed(error_pb2.ERROR_REASON_ROUTE_NOT_FOUND, "no route has this path")
 
-    def _walk(self, node: _Node[T], segments: list[str], index: int, values: list[str]) -> Iterator[_Node[T]]:
-        """Yields the nodes with targets that match the whole path, with `values` filled for each."""
-        if index == len(segments):
-            if node.targets:
-                yield node
-            return
-        segment = segments[index]
-        literal = node.literals.get(segment)
-        if literal is not None:
-            yield from self._walk(literal, segments, index + 1, values)
-        if node.variable is not None and segment:
-            values.append(segment)
-            yield from self._walk(node.variable, segments, index + 1, values)
-            values.pop()
+
+def _walk(
+    node: _Node[T], method: str, segments: list[str], index: int, values: list[str], allowed: set[str]
+) -> T | None:
+    """Returns the first target for the rest of a path, with `values` of its variables; notes methods it has else."""
+    if index == len(segments):
+        target = node.targets.get(method)
+        if target is None:
+            allowed.update(node.targets)
+        return target
+    segment = segments[index]
+    literal = node.literals.get(segment)
+    if literal is not None:
+        target = _walk(literal, method, segments, index + 1, values, allowed)
+        if target is not None:
+            return target
+    if node.variable is not None and segment:
+        values.append(segment)
+        target = _walk(node.variable, method, segments, index + 1, values, allowed)
+        if target is not None:
+            return target
+        values.pop()
+    return None
 
 
 def _segments(raw_path: bytes) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from codeq_gateway import bodies, routes, server, watch
 from codeq_gateway.app import CLIENT_CLOSED_STATUS
 from codeq_gateway.server import GatewayServer
-from codeq_gateway.watch import CallWatch
+from codeq_gateway.watch import CallWatches
 from served_gateway import Served, until
 
 CLAIM = b"POST /v1/codeq/tasks/claim HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}"
@@ -67,11 +67,16 @@ async def test_watch_that_is_closed_leaves_nothing_behind(monkeypatch: pytest.Mo
         await silence.wait()
         return {"type": "http.disconnect"}
 
-    watching = CallWatch(receive, 10)
+    watches = CallWatches()
+    watching = watches.open(receive, 10)
     await until(_is_watched)
-    watching.close()
+    watches.close(watching)
     await until(lambda: not _is_watched())
     assert watching.end is None
+    brief = watches.open(receive, 10)
+    watches.close(brief)
+    await until(lambda: watches._timer is None)
+    assert not _is_watched()
 
 
 async def test_client_that_leaves_while_sending_is_noted(served: Served) -> None:

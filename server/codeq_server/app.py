@@ -28,6 +28,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 
 from codeq_server import logs, summary
+from codeq_server.access_log import AccessLog
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.claims import Claims
 from codeq_server.auth.static import StaticValidator
@@ -73,13 +74,15 @@ def serve(settings: Settings) -> int:
     Returns:
         The exit code: 0 after a stop that was asked for, else EXIT_FAILED. Why it could not start stands on stderr.
     """
-    logs.configure(settings.log.level, settings.log.format)
+    access = logs.configure(settings.log.level, settings.log.format)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(Node(settings).run())
+            return runner.run(Node(settings, access).run())
     except (StoreError, CorruptRows, ListenError, _ReadyFileError) as error:
         print(f"codeq: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_FAILED
+    finally:
+        access.flush()
 
 
 class _ReadyFileError(Exception):
@@ -89,8 +92,9 @@ class _ReadyFileError(Exception):
 class Node:
     """A server in this process."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, access: AccessLog) -> None:
         self._settings = settings
+        self._access = access
         self._stopping = asyncio.Event()
         self._failed = False
         self._end_by = 0.0
@@ -156,7 +160,7 @@ class Node:
         async def work(claims: Claims, context: Any) -> None:
             await WorkerStream(runner, claims, self._streams, lease_seconds, context).run()
 
-        names = GrpcFront(self._calls, produce, work, logs.grpc_access, _log_defect).register(server)
+        names = GrpcFront(self._calls, produce, work, self._access.grpc, _log_defect).register(server)
         for name in names:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -181,7 +185,7 @@ class Node:
             LocalDispatcher(self._calls),
             Probes(ready=self._readiness, metrics=lambda: generate_latest(registry)),
             http_metrics,
-            access_log=logs.http_access,
+            access_log=self._access.http,
             allowed_hosts=self._settings.allowed_hosts or None,
             version=_VERSION,
         )

@@ -7,8 +7,6 @@ Lines of libraries that use the standard library's logging come out in the same 
 from __future__ import annotations
 
 import logging
-import re
-import secrets
 import sys
 from datetime import UTC, datetime
 from typing import Final, TextIO
@@ -17,23 +15,23 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from .access_log import AccessLog
+
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 _NAMES: Final = {"warning": "warn", "critical": "error", "exception": "error"}
 _SECRET_KEYS: Final = frozenset({"authorization", "payload", "result", "token"})
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
-
-_PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-
-_access = structlog.get_logger()
 
 
-def configure(level: str, log_format: str | None, stream: TextIO | None = None) -> None:
+def configure(level: str, log_format: str | None, stream: TextIO | None = None) -> AccessLog:
     """Sets up logging for the whole process.
 
     Args:
         level: Least level that is logged: debug, info, warn or error.
         log_format: "text" or "json"; None: text on a terminal, else json.
         stream: Where lines go; None: stdout.
+
+    Returns:
+        What writes the lines of calls, in the same form to the same place.
     """
     out = sys.stdout if stream is None else stream
     as_text = (log_format or ("text" if out.isatty() else "json")) == "text"
@@ -63,50 +61,9 @@ def configure(level: str, log_format: str | None, stream: TextIO | None = None) 
     root.handlers[:] = [handler]
     # What libraries do in the ordinary course is told by events of our own.
     root.setLevel(max(_LEVELS[level], logging.WARNING))
-
-
-def grpc_access(method: str, code: str, seconds: float, request_id: str) -> None:
-    """Logs one finished unary call that came over gRPC.
-
-    Args:
-        method: Full name of the RPC.
-        code: Name of its gRPC code, such as "NOT_FOUND".
-        seconds: How long the call took.
-        request_id: Id that the client sent; when it sent none or a malformed one, a new one stands here.
-    """
-    _access.info(
-        "grpc_call_finished",
-        method=method,
-        code=code,
-        ms=round(seconds * 1000, 3),
-        request_id=well_formed_request_id(request_id),
+    return AccessLog(
+        out, as_text=as_text, requests=_LEVELS[level] <= logging.INFO, probes=_LEVELS[level] <= logging.DEBUG
     )
-
-
-def http_access(method: str, route: str, status: int, seconds: float, request_id: str) -> None:
-    """Logs one HTTP request that was answered or given up; probes and scrapes only at the level debug.
-
-    Args:
-        method: HTTP method.
-        route: Template of the route, so that no id of a task stands in it.
-        status: HTTP status.
-        seconds: How long the request took.
-        request_id: Id that the client has too.
-    """
-    log = _access.debug if route in _PROBES else _access.info
-    log(
-        "http_request_finished",
-        method=method,
-        route=route,
-        status=status,
-        ms=round(seconds * 1000, 3),
-        request_id=request_id,
-    )
-
-
-def well_formed_request_id(given: str) -> str:
-    """Returns the id that a caller gave, or a new one when it gave none or one that does not fit on a line."""
-    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
 
 def _add_time_and_level(_: WrappedLogger, method: str, event: EventDict) -> EventDict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 from codeq_server import logs
+from codeq_server.access_log import well_formed_request_id
 
 
 @pytest.fixture(autouse=True)
@@ -93,31 +95,57 @@ def test_traceback_does_not_show_local_variables(log_format: str) -> None:
     assert "hush" not in out.getvalue()
 
 
-def test_http_access_line_has_route_and_request_id_and_probes_are_quiet() -> None:
+async def test_http_access_line_has_route_and_request_id_and_probes_are_quiet() -> None:
     out = io.StringIO()
-    logs.configure("info", "json", out)
-    logs.http_access("GET", "/v1/codeq/tasks/{id}", 200, 0.0015, "r-1")
-    logs.http_access("GET", "/metrics", 200, 0.0015, "r-2")
+    access = logs.configure("info", "json", out)
+    access.http("GET", "/v1/codeq/tasks/{id}", 200, 0.0015, "r-1")
+    access.http("GET", "/metrics", 200, 0.0015, "r-2")
+    access.flush()
     [line] = lines_of(out)
-    assert (line["route"], line["status"], line["ms"], line["request_id"]) == ("/v1/codeq/tasks/{id}", 200, 1.5, "r-1")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", str(line.pop("time")))
+    assert line.pop("level") == "info"
+    assert line.pop("event") == "http_request_finished"
+    assert line == {"method": "GET", "route": "/v1/codeq/tasks/{id}", "status": 200, "ms": 1.5, "request_id": "r-1"}
 
 
-def test_grpc_access_line_has_code_and_request_id() -> None:
+async def test_grpc_access_line_has_code_and_request_id() -> None:
     out = io.StringIO()
-    logs.configure("info", "json", out)
-    logs.grpc_access("/codeq.v1.TaskService/GetTask", "NOT_FOUND", 0.002, "r-1")
+    access = logs.configure("info", "json", out)
+    access.grpc("/codeq.v1.TaskService/GetTask", "NOT_FOUND", 0.002, "r-1")
+    access.flush()
     [line] = lines_of(out)
     assert (line["code"], line["ms"], line["request_id"]) == ("NOT_FOUND", 2.0, "r-1")
 
 
+async def test_access_lines_are_written_by_themselves_in_order() -> None:
+    out = io.StringIO()
+    access = logs.configure("debug", "text", out)
+    for number in range(3):
+        access.http("GET", "/readyz", 200, 0.001, f"r-{number}")
+    async with asyncio.timeout(5):
+        while not out.getvalue():
+            await asyncio.sleep(0)
+    assert re.findall(r"request_id=(\S+)", out.getvalue()) == ["r-0", "r-1", "r-2"]
+
+
+@pytest.mark.parametrize("level", ["warn", "error"])
+async def test_access_lines_above_info_are_not_written(level: str) -> None:
+    out = io.StringIO()
+    access = logs.configure(level, "json", out)
+    access.http("GET", "/v1/codeq/tasks/{id}", 200, 0.0015, "r-1")
+    access.grpc("/codeq.v1.TaskService/GetTask", "OK", 0.002, "r-1")
+    access.flush()
+    assert not out.getvalue()
+
+
 @pytest.mark.parametrize("given", ["r-1", "A.b_c:d/e+f=@", "x" * 128])
 def test_request_id_when_well_formed_is_kept(given: str) -> None:
-    assert logs.well_formed_request_id(given) == given
+    assert well_formed_request_id(given) == given
 
 
 @pytest.mark.parametrize("given", ["", "a b", "a\nb", "x" * 129, "\u00e9"])
 def test_request_id_when_malformed_is_made_anew(given: str) -> None:
-    made = logs.well_formed_request_id(given)
+    made = well_formed_request_id(given)
     assert made != given
-    assert made != logs.well_formed_request_id(given)
+    assert made != well_formed_request_id(given)
     assert re.fullmatch("[0-9a-f]{32}", made)

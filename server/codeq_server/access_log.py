@@ -1,0 +1,101 @@
+"""Access lines of both fronts: one for each unary call, rendered at once and written together.
+
+Requests are far more frequent than other events, so their lines skip the processors of `logs` and share writes: a line
+is on its way to the reader within FLUSH_SECONDS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from datetime import UTC, datetime
+from typing import Final, TextIO
+
+import msgspec
+
+FLUSH_SECONDS: Final = 0.1
+LINES_MAX: Final = 1000
+"""Lines kept for one write."""
+
+_PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
+_encode = msgspec.json.Encoder().encode
+
+
+class AccessLog:
+    """Writes access lines.
+
+    Args:
+        out: Where lines go.
+        as_text: Whether lines are text for people, not JSON.
+        requests: Whether calls are logged.
+        probes: Whether probes and scrapes are logged too.
+    """
+
+    def __init__(self, out: TextIO, *, as_text: bool, requests: bool, probes: bool) -> None:
+        self._out = out
+        self._as_text = as_text
+        self._requests = requests
+        self._probes = probes
+        self._lines: list[str] = []
+        self._time_of = 0
+        self._time = ""
+
+    def grpc(self, method: str, code: str, seconds: float, request_id: str) -> None:
+        """Logs one finished unary call that came over gRPC.
+
+        Args:
+            method: Full name of the RPC.
+            code: Name of its gRPC code, such as "NOT_FOUND".
+            seconds: How long the call took.
+            request_id: Id that the client sent; when it sent none or a malformed one, a new one stands here.
+        """
+        if self._requests:
+            fields = {"method": method, "code": code, "ms": round(seconds * 1000, 3)}
+            self._add("grpc_call_finished", "info", {**fields, "request_id": well_formed_request_id(request_id)})
+
+    def http(self, method: str, route: str, status: int, seconds: float, request_id: str) -> None:
+        """Logs one HTTP request that was answered or given up; probes and scrapes only at the level debug.
+
+        Args:
+            method: HTTP method.
+            route: Template of the route, so that no id of a task stands in it.
+            status: HTTP status.
+            seconds: How long the request took.
+            request_id: Id that the client has too.
+        """
+        is_probe = route in _PROBES
+        if self._probes if is_probe else self._requests:
+            fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 3)}
+            level = "debug" if is_probe else "info"
+            self._add("http_request_finished", level, {**fields, "request_id": request_id})
+
+    def flush(self) -> None:
+        """Writes what is there."""
+        lines, self._lines = self._lines, []
+        if lines:
+            self._out.write("".join(lines))
+            self._out.flush()
+
+    def _add(self, event: str, level: str, fields: dict[str, object]) -> None:
+        milliseconds = time.time_ns() // 1_000_000
+        if milliseconds != self._time_of:
+            now = datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
+            self._time_of, self._time = milliseconds, now.replace("+00:00", "Z")
+        if self._as_text:
+            pairs = " ".join(f"{key}={value}" for key, value in fields.items())
+            line = f"{self._time} [{level:<5}] {event} {pairs}\n"
+        else:
+            line = _encode({"time": self._time, "level": level, "event": event, **fields}).decode() + "\n"
+        self._lines.append(line)
+        if len(self._lines) >= LINES_MAX:
+            self.flush()
+        elif len(self._lines) == 1:
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+
+
+def well_formed_request_id(given: str) -> str:
+    """Returns the id that a caller gave, or a new one when it gave none or one that does not fit on a line."""
+    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)

@@ -118,13 +118,17 @@ async def test_grpc_access_line_has_code_and_request_id() -> None:
 
 
 async def test_access_lines_are_written_by_themselves_in_order() -> None:
-    out = io.StringIO()
+    written = asyncio.Event()
+
+    class Out(io.StringIO):
+        def flush(self) -> None:
+            written.set()
+
+    out = Out()
     access = logs.configure("debug", "text", out)
     for number in range(3):
         access.http("GET", "/readyz", 200, 0.001, f"r-{number}")
-    async with asyncio.timeout(5):
-        while not out.getvalue():
-            await asyncio.sleep(0)
+    await asyncio.wait_for(written.wait(), 5)
     assert re.findall(r"request_id=(\S+)", out.getvalue()) == ["r-0", "r-1", "r-2"]
 
 

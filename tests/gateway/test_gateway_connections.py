@@ -49,6 +49,12 @@ async def test_client_that_leaves_cancels_its_call(served: Served) -> None:
     assert served.lines[0][:3] == ("POST", "/v1/codeq/tasks/claim", CLIENT_CLOSED_STATUS)
 
 
+async def test_call_that_is_answered_is_watched_no_more(served: Served) -> None:
+    await served.http.post("/v1/codeq/tasks", json={"command": "c"})
+    assert not served.server.gateway._watches._new
+    assert not served.server.gateway._watches._older
+
+
 async def test_call_that_waits_long_is_answered_when_it_ends(served: Served) -> None:
     served.double.hold = True
     pending = asyncio.create_task(served.http.post("/v1/codeq/tasks", json={"command": "c"}))

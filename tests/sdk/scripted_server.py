@@ -58,7 +58,16 @@ class Conversation(Generic[_Request]):
     async def write(self, response: Any) -> None:
         await self._context.write(response)
 
-    async def broken(self) -> None:
+    async def read_break(self, nothing: Any) -> None:
+        """Reads until the client breaks the call, which ends the script; fails the test when it half-closes.
+
+        Reading ends in the same way for both. A write, of a response that says nothing, is cancelled by a break.
+        """
+        await self.read_end()
+        await self.write(nothing)
+        raise AssertionError("half-closed")
+
+    async def cancelled(self) -> None:
         """Returns when the client has cancelled the call."""
         done = asyncio.Event()
         self._context.add_done_callback(lambda _: done.set())
@@ -123,7 +132,9 @@ class ScriptedServer:
         self.streams += 1
         try:
             await script(Conversation(context))
-        except (AssertionError, TimeoutError) as error:
+        except grpc.aio.AbortError:
+            raise  # as the script says
+        except Exception as error:
             self.failures.append(error)
             raise
 

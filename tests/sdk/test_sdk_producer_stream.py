@@ -158,6 +158,7 @@ async def test_create_without_an_answer_ends_at_its_deadline_as_of_unknown_outco
 
     async with ScriptedServer(silent) as server, codeq.AsyncProducer(server.address) as producer:
         later = asyncio.create_task(producer.create("X", timeout_seconds=0.6))
+        await asyncio.sleep(0)  # one turn: it has called
         with pytest.raises(codeq.OutcomeUnknown):
             await producer.create("X", timeout_seconds=0.3)
         assert not later.done()
@@ -218,7 +219,7 @@ async def test_ack_that_fits_no_frame_ends_the_stream() -> None:
         await welcome_producer(stream)
         await stream.read()
         await stream.write(pb.ProduceResponse(acks=[pb.FrameAck(task_ids=["a", "b"])]))
-        await stream.broken()
+        await stream.read_break(pb.ProduceResponse())
 
     async with ScriptedServer(lying, accept_one_by_one) as server, codeq.AsyncProducer(server.address) as producer:
         with pytest.raises(codeq.OutcomeUnknown):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import codeq
 import pytest
 from codeq.v1 import task_pb2
+from codeq.v1 import worker_service_pb2 as pb
 from scripted_server import (
     ScriptedServer,
     Work,
@@ -83,7 +84,7 @@ async def test_stop_gives_up_on_a_server_that_does_not_end_the_stream() -> None:
         await welcome_worker(stream)
         worker.stop(0.1)
         await stream.read_end()
-        await stream.broken()
+        await stream.cancelled()
 
     async with ScriptedServer(script) as server:
         worker = codeq.AsyncWorker(server.address)
@@ -143,7 +144,7 @@ async def test_run_tries_again_when_the_server_is_full_or_answers_nonsense() -> 
     async def lying(stream: Work) -> None:
         await welcome_worker(stream)
         await stream.write(settled(1))
-        await stream.broken()
+        await stream.read_break(pb.WorkResponse())
 
     async with ScriptedServer(full, silent, lying, answer_after_welcome) as server:
         worker = codeq.AsyncWorker(server.address)

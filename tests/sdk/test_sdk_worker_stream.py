@@ -205,7 +205,7 @@ async def test_lease_that_is_lost_cancels_the_handler_and_reports_nothing(kind: 
         await welcome_worker(stream)
         await stream.write(delivery("a", "b"))
         await asyncio.wait_for(started.wait(), 10)
-        other = pb.LostLease(task_id="a", lease_token=6)  # an older lease of the same task: not ours
+        other = pb.LostLease(task_id="b", lease_token=6)  # an older lease of the same task: not ours
         mine = pb.LostLease(task_id="a", lease_token=7, reason=STALE)
         await stream.write(pb.WorkResponse(**{kind: [other, mine]}))
         async for request in stream:
@@ -290,11 +290,16 @@ async def test_outcomes_that_were_not_settled_when_the_stream_broke_are_sent_aga
         await stream.write(settled(2, [refusal]))
         await answer(stream)
 
+    def handler(task: codeq.Task) -> None:
+        tasks[task.id] = task
+
     order: list[str] = []
+    tasks: dict[str, codeq.Task] = {}
     async with ScriptedServer(breaking, working) as server:
         worker = codeq.AsyncWorker(server.address, concurrency=5)
-        async with running(worker, lambda _: None):
+        async with running(worker, handler):
             await eventually(lambda: worker.stats.settled + worker.stats.refused == 3)
+    assert [task_id for task_id in order if tasks[task_id].lost.is_set()] == order[2:]
     assert (worker.stats.settled, worker.stats.refused, worker.stats.streams) == (2, 1, 2)
 
 
@@ -335,7 +340,7 @@ async def test_notice_of_a_stopping_server_moves_the_worker_and_keeps_the_leases
         await stream.write(pb.WorkResponse(notice=DRAINING))
         await asyncio.sleep(0)
         await stream.write(settled(1))
-        await stream.broken()  # a half-close would have given "b" back
+        await stream.read_break(pb.WorkResponse())  # a half-close would have given "b" back
 
     async def working(stream: Work) -> None:
         await welcome_worker(stream)

@@ -11,7 +11,7 @@ from codeq_server.core.claims import Delivered, claim
 from codeq_server.core.clock import Now
 from codeq_server.core.model import Caller, Queue, SealedBatch
 from codeq_server.core.outcomes import Outcome, Verdict, give_back, settle
-from codeq_server.core.reads import TaskView
+from codeq_server.core.reads import QueueView, TaskView
 from codeq_server.core.shard import Shard, ShardSettings
 from codeq_server.storage.check import check
 from codeq_server.storage.memory import MemoryStore
@@ -88,6 +88,9 @@ class DrivenShard:
 
     def status(self, task_id: str) -> str:
         return self.view(task_id).status.name
+
+    def list_queues(self) -> list[QueueView]:
+        return reads.list_queues(self.shard, TENANT, "", 100)
 
     def queue(self, command: str = "a") -> Queue:
         return self.shard.by_name[TENANT, command]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final, NamedTuple
 
 from codeq_internal.v1 import rows_pb2
@@ -17,6 +18,8 @@ from .shard import Shard
 
 CLAIM_MAX: Final = 256
 """Deliveries of one claim, and places read at a time."""
+PAGE_BYTES_MAX: Final = 4 << 20
+"""Memory that places read at a time should take; told from the page before."""
 
 RETURNED_PLACE: Final = 1 << 56
 
@@ -84,38 +87,39 @@ def claim(
     ready = shard.ready.get(caller.tenant)
     if ready is None:
         return None
-    shard.turn += 1
     left = min(count, CLAIM_MAX)
     taking = _Taking(shard, Claim(0, caller.worker, caller.subject, lease_ms, now.wall_ms, now.mono_ms + lease_ms))
     for index, queues in enumerate(ready):
         while queues and left and bytes_max > 0:
-            candidates = _candidates(shard, caller.tenant, commands, queues)
+            candidates = _candidates(shard, caller.tenant, commands, index, left)
             if not candidates:
                 break
-            share = -(-left // len(candidates))
+            share = left // len(candidates)
             before = left
             for queue in candidates:
-                got, bytes_max = _take(taking, queue.lane(index), min(share, left), bytes_max)
+                lane = queue.lane(index)
+                got, bytes_max = _take(taking, lane, share, bytes_max)
                 left -= got
-                if not left or bytes_max <= 0:
+                shard.turn = lane.served = shard.turn + 1
+                if lane.ready:
+                    queues.move_to_end(queue)
+                if bytes_max <= 0:
                     break
             if left == before:
                 raise CorruptRows(candidates[0].key, "counts ready tasks that no row holds")
     return _lease(taking) if taking.slots else None
 
 
-def _candidates(shard: Shard, tenant: str, commands: Sequence[str] | None, queues: dict[Queue, None]) -> list[Queue]:
-    if len(queues) == 1 and commands is None:
-        return list(queues)
+def _candidates(shard: Shard, tenant: str, commands: Sequence[str] | None, index: int, most: int) -> list[Queue]:
+    """Returns at most `most` queues with pending tasks in the lane, those first that waited longest for a turn."""
+    queues = shard.ready[tenant][index]
     if commands is None:
-        found = list(queues)
-    else:
-        by_name = shard.by_name
-        found = [queue for c in commands if (queue := by_name.get((tenant, c))) is not None and queue in queues]
+        return list(islice(queues, most))
+    by_name = shard.by_name
+    found = [queue for c in commands if (queue := by_name.get((tenant, c))) is not None and queue in queues]
     if len(found) > 1:
-        start = shard.turn % len(found)
-        return found[start:] + found[:start]
-    return found
+        found.sort(key=lambda queue: queue.lane(index).served)
+    return found[:most]
 
 
 def _take(taking: _Taking, lane: Lane, count: int, bytes_max: int) -> tuple[int, int]:
@@ -130,7 +134,7 @@ def _take(taking: _Taking, lane: Lane, count: int, bytes_max: int) -> tuple[int,
     while got < count and bytes_max > 0:
         if not window:
             lane.mark = position
-            if position == lane.tail or not load(shard, lane):
+            if position == lane.tail or not load(shard, lane, CLAIM_MAX):
                 position = lane.mark
                 break
             waiting += len(window)
@@ -190,22 +194,24 @@ def _follow(taking: _Taking, lane: Lane, position: int, target: tuple[int, int, 
     return len(raw)
 
 
-def load(shard: Shard, lane: Lane) -> bool:
-    """Reads the next places of a lane into its window; returns whether there may be more to read or to take."""
+def load(shard: Shard, lane: Lane, most: int) -> bool:
+    """Reads the next places of a lane, at most `most`, into its empty window; returns whether there is one to take."""
+    window = lane.window
     while lane.loaded < lane.tail:
-        first, last = lane.loaded + 1, min(lane.loaded + CLAIM_MAX, lane.tail)
+        first, last = lane.loaded + 1, min(lane.loaded + min(lane.page, most), lane.tail)
+        size = 0
         for position, value in shard.places(lane, first, last):
             if value[:1] == keys.POINTER:
-                entry = Entry(position, "", b"", keys.split_pointer(value))
+                window.append(Entry(position, "", b"", keys.split_pointer(value)))
+                size += WINDOW_ENTRY_BYTES
             else:
                 raw = keys.task_bytes(value)
-                entry = Entry(position, lane.id_of(position, keys.home_epoch(value)), raw, None)
-            lane.window.append(entry)
-            shard.charge_window(lane, len(entry.raw))
+                window.append(Entry(position, lane.id_of(position, keys.home_epoch(value)), raw, None))
+                size += len(raw) + WINDOW_ENTRY_BYTES
         lane.loaded = last
-        if lane.window:
-            if shard.windows_bytes > shard.settings.window_bytes_max:
-                shard.forget_windows(lane)
+        if window:
+            lane.page = max(1, min(PAGE_BYTES_MAX * len(window) // size, CLAIM_MAX))
+            shard.charge_window(lane, size)
             return True
         lane.mark = last
     return False

@@ -16,6 +16,8 @@ from . import ids, keys
 
 WINDOW_ENTRY_BYTES: Final = 300
 """Memory of a window's entry beside its task bytes; measured on CPython 3.11."""
+FIRST_PAGE: Final = 16
+"""Places of a lane read at first, while the size of its tasks is unknown."""
 
 
 class Caller(NamedTuple):
@@ -62,9 +64,11 @@ class Lane:
         "index",
         "loaded",
         "mark",
+        "page",
         "queue",
         "ready",
         "returned",
+        "served",
         "state_prefix",
         "tail",
         "task_prefix",
@@ -83,6 +87,10 @@ class Lane:
         self.window_bytes = 0
         self.returned: list[tuple[int, int, int, int]] = []
         """Heap of (position, home lane, home position, attempts) of tasks given back, ahead of the mark."""
+        self.page = FIRST_PAGE
+        """Places to read next, by the size of those read before."""
+        self.served = 0
+        """Turn in which a claim took from it last."""
         self.task_prefix = keys.lane_prefix(b"t", queue.number, index)
         self.state_prefix = keys.lane_prefix(b"s", queue.number, index)
         self.heads: dict[int, bytes] = {}

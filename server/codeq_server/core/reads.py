@@ -139,7 +139,7 @@ def _heads(shard: Shard, lane: Lane) -> list[bytes]:
     if not lane.ready:
         return []
     homes = [(home, position) for _, home, position, _ in lane.returned[:1]]
-    if lane.window or load(shard, lane):
+    if lane.window or load(shard, lane, 1):
         entry = lane.window[0]
         homes.append((lane.index, entry.position) if entry.target is None else entry.target[:2])
     values = (shard.get(keys.place_key(lane.queue.lane(home).task_prefix, position)) for home, position in homes)

@@ -47,7 +47,7 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
         _adopt_claim(shard, key, rows_pb2.LeaseRow.FromString(value), now)
     for key, value in _all(rows, b"u", b"v"):
         number, index, position = keys.split_place_key(key)
-        lane = shard.queues[number].lane(index)
+        lane = _queue(shard, key, number).lane(index)
         heapq.heappush(lane.returned, (position, *keys.split_pointer(value)))
     shard.due_loaded = b"d" + shard.due_mark
     load_due(shard)
@@ -64,6 +64,13 @@ def _all(rows: RowReader, start: bytes, end: bytes) -> list[tuple[bytes, bytes]]
         if len(page) < PAGE:
             return found
         start = page[-1][0] + b"\0"
+
+
+def _queue(shard: Shard, key: bytes, number: int) -> Queue:
+    queue = shard.queues.get(number)
+    if queue is None:
+        raise CorruptRows(key, f"names queue {number}, which has no row")
+    return queue
 
 
 def _adopt_queue(shard: Shard, number: int, row: rows_pb2.QueueRow) -> None:
@@ -83,7 +90,7 @@ def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> 
     )
     granted = _grants(shard, token)
     for index, packed in enumerate(row.homes):
-        queue = shard.queues[row.queues[index] if len(row.queues) > 1 else row.queues[0]]
+        queue = _queue(shard, key, row.queues[index] if len(row.queues) > 1 else row.queues[0])
         lane_index, position = keys.unpack_home(packed)
         lane = queue.lanes[lane_index]
         if lane is None:

@@ -7,7 +7,7 @@ caller writes it, `settled` forgets it. While a batch is on its way the next one
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -18,7 +18,7 @@ from . import keys
 from .backoff import BackoffPolicy
 from .clock import Now
 from .errors import Reason, Rejection
-from .model import WINDOW_ENTRY_BYTES, Batch, Claim, Delivery, Lane, Queue, SealedBatch
+from .model import Batch, Claim, Delivery, Lane, Queue, SealedBatch
 
 TOKEN_COUNTER_BITS: Final = 34
 ENDED_ROW_MAX: Final = 1024
@@ -95,14 +95,14 @@ class Shard:
         self.in_flight_wall_ms: deque[int] = deque()
         self.queues: dict[int, Queue] = {}
         self.by_name: dict[tuple[str, str], Queue] = {}
-        self.ready: dict[str, list[dict[Queue, None]]] = {}
-        """Of each tenant and lane, the queues with pending tasks there."""
+        self.ready: dict[str, list[OrderedDict[Queue, None]]] = {}
+        """Of each tenant and lane, the queues with pending tasks there, the one served last at the end."""
         self.deliveries: dict[str, Delivery] = {}
         self.claims: dict[int, Claim] = {}
         self.claim_order: deque[int] = deque()
         self.token_counter = 0
         self.turn = 0
-        """Counts claims, so that each starts with another of the worker's commands."""
+        """Counts the turns that lanes had in claims."""
         self.lease_ends: list[tuple[int, int]] = []
         """Heap of (end on the monotonic clock, token)."""
         self.due: list[tuple[int, int, int, int]] = []
@@ -198,7 +198,7 @@ class Shard:
         self.queues[queue.number] = queue
         self.by_name[queue.tenant, queue.command] = queue
         if queue.tenant not in self.ready:
-            self.ready[queue.tenant] = [{} for _ in range(keys.LANES)]
+            self.ready[queue.tenant] = [OrderedDict() for _ in range(keys.LANES)]
         for lane in queue.lanes[: keys.LANES]:
             if lane is not None and lane.ready:
                 self.ready[queue.tenant][lane.index][queue] = None
@@ -220,12 +220,13 @@ class Shard:
                 lane.loaded = lane.mark
                 del self.loaded_lanes[lane]
 
-    def charge_window(self, lane: Lane, task_bytes: int) -> None:
-        """Counts the memory of one more entry of a lane's window."""
-        size = task_bytes + WINDOW_ENTRY_BYTES
+    def charge_window(self, lane: Lane, size: int) -> None:
+        """Counts the memory of a page read into a lane's window, and makes room for it."""
         lane.window_bytes += size
         self.windows_bytes += size
         self.loaded_lanes[lane] = None
+        if self.windows_bytes > self.settings.window_bytes_max:
+            self.forget_windows(lane)
 
     # -- tokens and the life of a batch ----------------------------------------------------------------------------
 

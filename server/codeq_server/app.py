@@ -100,7 +100,6 @@ class Node:
         self._end_by = 0.0
         self._streams = StreamRegistry()
         self._health = health.aio.HealthServicer()
-        self._calls = Calls(_authenticator(settings.auth))
 
     async def run(self) -> int:
         """Starts, serves until a signal or a failure, and stops.
@@ -116,6 +115,7 @@ class Node:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
         runner = open_runner(self._settings, self._on_fatal)
+        self._calls = Calls(_authenticator(self._settings.auth), runner)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._close, runner)
             server = grpc.aio.server(options=GRPC_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)

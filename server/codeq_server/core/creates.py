@@ -12,6 +12,8 @@ from .shard import Shard
 
 DUE_WINDOW_MAX: Final = 16_384
 """Entries of the due index kept in memory."""
+HEADS_MAX: Final = 8
+"""Values of max_attempts for which a lane keeps the head of its task bytes."""
 
 _new = tuple.__new__
 """Makes the same object as calling a NamedTuple's class, in a third of the time."""
@@ -91,6 +93,8 @@ def create_in(
     max_attempts = max_attempts or shard.settings.max_attempts
     head = lane.heads.get(max_attempts)
     if head is None:
+        if len(lane.heads) >= HEADS_MAX:
+            lane.heads.clear()
         head = lane.heads[max_attempts] = task_head(queue.command, lane.index, max_attempts)
     if shard.created_of != now.wall_ms:
         shard.created_of, shard.created = now.wall_ms, timestamp(16, now.wall_ms)

@@ -51,10 +51,10 @@ _FINAL: Final = {Outcome.COMPLETED: Status.COMPLETED, Outcome.FAILED: Status.FAI
 
 
 class Verdict(NamedTuple):
-    """What became of a task.
+    """What an outcome led to.
 
     Attributes:
-        status: Where it is now.
+        status: Where the task went.
         delay_ms: Delay after a nack.
         at_ms: Time of the change in Unix milliseconds.
     """
@@ -420,7 +420,8 @@ def _repeat(
         elif outcome is Outcome.FAILED:
             same = same and state.error == error
         if same:
-            return Verdict(Status(state.status), state.delay_ms, state.changed_ms)
+            status = Status.SCHEDULED if state.delay_ms else Status(state.status)  # as it was then, due or not by now
+            return Verdict(status, state.delay_ms, state.changed_ms)
     if delivery is not None:
         if token is not None and token != delivery.claim.token:
             raise Rejection(Reason.STALE_LEASE_TOKEN, "the lease token is not that of the present lease")

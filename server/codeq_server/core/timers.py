@@ -92,7 +92,6 @@ def mature(shard: Shard, now: Now) -> bool:
         shard.batch.due[key] = None
         shard.due_mark = max(shard.due_mark, key[1:])
         state.changed_ms = now.wall_ms
-        state.delay_ms = 0
         enqueue(shard, queue.lane(lane_index), home, position, state)
         shard.put_state(home, position, state)
         queue.scheduled -= 1

@@ -18,6 +18,7 @@ from codeq_server.auth.access import Access, access_of
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.claims import Claims
 from codeq_server.core.errors import Reason, Rejection
+from codeq_server.engine.runner import ShardRunner
 
 from .validation import check_message
 
@@ -46,8 +47,9 @@ class Method:
 class Calls:
     """The table of unary methods, made from the services' descriptors."""
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    def __init__(self, authenticator: Authenticator, runner: ShardRunner) -> None:
         self.authenticator = authenticator
+        self._runner = runner
         self.methods: dict[str, Method] = {}
         self.services: list[ServiceDescriptor] = []
         self.draining = False
@@ -79,4 +81,9 @@ class Calls:
         if self.draining:
             raise Rejection(Reason.DRAINING, "the server is stopping")
         check_message(request)
-        return await method.handler(claims, request)
+        try:
+            return await method.handler(claims, request)
+        except Rejection:
+            # A refusal, too, may rest on what another caller decided a moment ago.
+            await self._runner.wait_durable()
+            raise

@@ -50,19 +50,16 @@ class ProducerStream:
         """
         first = await hello_of(self._context, pb.ProduceRequest)
         check_message(first.hello)
-        await self._context.write(
-            pb.ProduceResponse(
-                welcome=pb.ProducerWelcome(
-                    tenant_id=self._tenant,
-                    subject=self._subject,
-                    unacked_frames_max=UNACKED_FRAMES_MAX,
-                    unacked_bytes_max=UNACKED_BYTES_MAX,
-                    frame_tasks_max=FRAME_TASKS_MAX,
-                    frame_bytes_max=FRAME_BYTES_MAX,
-                )
-            )
+        welcome = pb.ProducerWelcome(
+            tenant_id=self._tenant,
+            subject=self._subject,
+            unacked_frames_max=UNACKED_FRAMES_MAX,
+            unacked_bytes_max=UNACKED_BYTES_MAX,
+            frame_tasks_max=FRAME_TASKS_MAX,
+            frame_bytes_max=FRAME_BYTES_MAX,
         )
         async with asyncio.TaskGroup() as group, self._registry.member(self.notify, group):
+            await self._write(pb.ProduceResponse(welcome=welcome))
             group.create_task(self._outbox.run(self._send), name="producer-acks")
             try:
                 await self._read(first)
@@ -71,8 +68,7 @@ class ProducerStream:
 
     async def notify(self, notice: pb.StreamNotice) -> None:
         """Tells the client that the server will end the stream."""
-        async with self._writing:
-            await self._context.write(pb.ProduceResponse(notice=notice))
+        await self._write(pb.ProduceResponse(notice=notice))
 
     async def _read(self, message: Any) -> None:
         first = True
@@ -143,8 +139,11 @@ class ProducerStream:
             errors.append(item_error(index, rejection))
             return ""
 
-    async def _send(self, frames: list[tuple[pb.FrameAck, int]]) -> None:
+    async def _write(self, message: pb.ProduceResponse) -> None:
         async with self._writing:
-            await self._context.write(pb.ProduceResponse(acks=[ack for ack, _ in frames]))
+            await self._context.write(message)
+
+    async def _send(self, frames: list[tuple[pb.FrameAck, int]]) -> None:
+        await self._write(pb.ProduceResponse(acks=[ack for ack, _ in frames]))
         self._unacked_bytes -= sum(size for _, size in frames)
         self._acked.set()

@@ -105,9 +105,9 @@ class WorkerStream:
             lease_seconds=self._lease_seconds,
             credits_max=CREDITS_MAX,
         )
-        await self._context.write(pb.WorkResponse(welcome=welcome).SerializeToString())
         try:
             async with asyncio.TaskGroup() as group, self._registry.member(self.notify, group):
+                await self._write(pb.WorkResponse(welcome=welcome).SerializeToString())
                 group.create_task(self._outbox.run(self._send), name="worker-pushes")
                 try:
                     await self._read(first)
@@ -124,8 +124,7 @@ class WorkerStream:
     async def notify(self, notice: producer_service_pb2.StreamNotice) -> None:
         """Tells the client that the server will end the stream, and pushes nothing more."""
         self._draining = True
-        async with self._writing:
-            await self._context.write(pb.WorkResponse(notice=notice).SerializeToString())
+        await self._write(pb.WorkResponse(notice=notice).SerializeToString())
 
     def wake(self) -> None:
         """Claims what has come for the waiting stream."""
@@ -268,8 +267,7 @@ class WorkerStream:
         A write tells them apart, for it is cancelled with a broken call. Leases outlive a break and not a half-close.
         """
         self._draining = True
-        async with self._writing:
-            await self._context.write(pb.WorkResponse().SerializeToString())
+        await self._write(pb.WorkResponse().SerializeToString())
 
     def _close(self) -> None:
         """Gives every unresolved lease of the stream back: the client has said its last word."""
@@ -346,6 +344,10 @@ class WorkerStream:
                 add((b"\x12", varint(len(raw) + 39 + len(tail)), raw, _ID_FIELD, task_id.encode(), tail))
         return b"".join(pieces)
 
+    async def _write(self, body: bytes) -> None:
+        async with self._writing:
+            await self._context.write(body)
+
     async def _send(self, frames: list[_Frame]) -> None:
         if self._closing:  # their deliveries have been given back
             body = b"".join(frame.rest for frame in frames)
@@ -357,8 +359,7 @@ class WorkerStream:
         if settled := sum(frame.settled for frame in frames):
             body += pb.WorkResponse(settled=settled).SerializeToString()
         if body:
-            async with self._writing:
-                await self._context.write(body)
+            await self._write(body)
         if self._full:
             self._full = False
             self._runner.loop.call_soon(self.wake)

@@ -1,0 +1,382 @@
+"""Ends of deliveries: what becomes of the task, who may say so, and what is said again."""
+
+from __future__ import annotations
+
+import pytest
+from codeq_internal.v1 import rows_pb2
+from codeq_server.core import outcomes
+from codeq_server.core.backoff import BackoffPolicy
+from codeq_server.core.creates import task_head
+from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.model import Caller
+from codeq_server.core.outcomes import ABANDONS_MAX, SHRINK_FROM, Outcome, Status
+from driven_shard import TENANT, WORKER, DrivenShard
+
+OUTCOMES = [Outcome.COMPLETED, Outcome.FAILED, Outcome.NACK, Outcome.ABANDON]
+
+
+@pytest.fixture
+def shard() -> DrivenShard:
+    return DrivenShard()
+
+
+def claimed(shard: DrivenShard, *, attempts: int = 0) -> tuple[str, int]:
+    task_id = shard.create(attempts=attempts)
+    assert shard.claim_ids(1) == [task_id]
+    return task_id, shard.token(task_id)
+
+
+def reason_of(shard: DrivenShard, task_id: str, token: int | None, by: Caller = WORKER) -> Reason:
+    """Returns why an outcome is refused, and sees that nothing changed."""
+    before = shard.shard.batch.rows.copy()
+    with pytest.raises(Rejection) as refused:
+        shard.settle(task_id, token=token, by=by)
+    assert shard.shard.batch.rows == before
+    return refused.value.reason
+
+
+# -- ends ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("result", [None, b"null", b'{"ok":true}', b"1" * 20_000])
+def test_completed_keeps_the_result_as_sent(shard: DrivenShard, result: bytes | None) -> None:
+    task_id, _ = claimed(shard)
+    assert shard.settle(task_id, result=result).status is Status.COMPLETED
+    view = shard.view(task_id)
+    assert (view.status, view.result, view.error, view.worker) == (Status.COMPLETED, result, None, "w")
+    assert view.finished_ms == shard.wall
+
+
+def test_failed_keeps_the_error_and_ends_the_task(shard: DrivenShard) -> None:
+    task_id, _ = claimed(shard)
+    shard.settle(task_id, Outcome.FAILED, error="no such user")
+    view = shard.view(task_id)
+    assert (view.status, view.error, view.attempts) == (Status.FAILED, "no such user", 1)
+    assert shard.claim(1) == []
+
+
+def test_nack_with_a_delay_schedules_the_task(shard: DrivenShard) -> None:
+    task_id, _ = claimed(shard)
+    verdict = shard.settle(task_id, Outcome.NACK, delay=1500, error="busy")
+    assert (verdict.status, verdict.delay_ms) == (Status.SCHEDULED, 1500)
+    view = shard.view(task_id)
+    assert (view.status, view.due_ms, view.error) == (Status.SCHEDULED, shard.wall + 1500, "busy")
+    shard.pass_time(1500)
+    assert [(d.task_id, d.attempts) for d in shard.claim(1)] == [(task_id, 2)]
+
+
+def test_nack_without_a_delay_follows_the_policy() -> None:
+    shard = DrivenShard(backoff_policy=BackoffPolicy.EXPONENTIAL, backoff_base_seconds=2)
+    task_id, _ = claimed(shard)
+    delays = []
+    for _ in range(3):
+        delays.append(shard.nack(task_id, None).delay_ms)
+        shard.pass_time(delays[-1])
+        shard.claim(1)
+    assert delays == [4000, 8000, 16000]
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_nack_of_the_last_attempt_ends_in_the_dead_letters(shard: DrivenShard, most: int) -> None:
+    task_id = shard.create(attempts=most)
+    for attempt in range(1, most + 1):
+        assert [d.attempts for d in shard.claim(1)] == [attempt]
+        status = shard.nack(task_id).status
+        assert status is (Status.DLQ if attempt == most else Status.PENDING)
+    assert shard.view(task_id).error == outcomes.MAX_ATTEMPTS_ERROR
+    assert (shard.claim(1), shard.queue().dlq) == ([], 1)
+
+
+def test_nack_of_the_last_attempt_keeps_its_reason(shard: DrivenShard) -> None:
+    task_id, _ = claimed(shard, attempts=1)
+    shard.settle(task_id, Outcome.NACK, error="busy")
+    assert (shard.status(task_id), shard.view(task_id).error) == ("DLQ", "busy")
+
+
+def test_abandon_gives_the_attempt_back_a_hundred_times(shard: DrivenShard) -> None:
+    task_id = shard.create(attempts=1)
+    for _ in range(ABANDONS_MAX):
+        assert [d.attempts for d in shard.claim(1)] == [1]
+        assert shard.settle(task_id, Outcome.ABANDON).status is Status.PENDING
+    shard.claim(1)
+    assert shard.settle(task_id, Outcome.ABANDON).status is Status.DLQ
+    assert ABANDONS_MAX == 100
+
+
+def test_abandon_beyond_the_limit_counts_and_goes_to_the_tail(
+    shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outcomes, "ABANDONS_MAX", 1)
+    first, second = shard.create(), shard.create()
+    for _ in range(2):
+        assert shard.claim_ids(1) == [first]
+        shard.settle(first, Outcome.ABANDON)
+    assert shard.view(first).attempts == 1
+    assert shard.claim_ids(2) == [second, first]
+
+
+def test_give_back_by_the_server_is_no_abandon(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcomes, "ABANDONS_MAX", 1)
+    task_id = shard.create(attempts=1)
+    for _ in range(5):
+        shard.claim(1)
+        shard.give_back(task_id)
+    shard.claim(1)
+    assert shard.settle(task_id, Outcome.ABANDON).status is Status.PENDING
+    assert shard.view(task_id).attempts == 0
+
+
+# -- who, and with which token ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_outcome_with_a_stale_token_is_refused(shard: DrivenShard, outcome: Outcome) -> None:
+    task_id, old = claimed(shard)
+    shard.nack(task_id)
+    shard.claim(1)
+    for token in (old - 1, old, shard.token(task_id) + 1):
+        assert reason_of(shard, task_id, token) is Reason.STALE_LEASE_TOKEN
+    with pytest.raises(Rejection):
+        shard.settle(task_id, outcome, token=old - 1)
+    assert shard.status(task_id) == "CLAIMED"
+
+
+def test_outcome_of_another_tenant_finds_no_task(shard: DrivenShard) -> None:
+    task_id, token = claimed(shard)
+    for said in (token, None):
+        assert reason_of(shard, task_id, said, Caller("globex", "w", "w")) is Reason.TASK_NOT_FOUND
+
+
+def test_outcome_of_another_subject_is_refused_even_with_the_token(shard: DrivenShard) -> None:
+    task_id, token = claimed(shard)
+    for said in (token, None):
+        assert reason_of(shard, task_id, said, Caller(TENANT, "v", "v")) is Reason.NOT_LEASE_OWNER
+
+
+def test_outcome_without_a_token_needs_the_worker_that_holds_the_lease(shard: DrivenShard) -> None:
+    task_id = shard.create()
+    shard.claim(1, by=Caller(TENANT, "w/1", "w"))
+    assert reason_of(shard, task_id, None, Caller(TENANT, "w/2", "w")) is Reason.NOT_LEASE_OWNER
+    assert shard.settle(task_id, by=Caller(TENANT, "w/1", "w")).status is Status.COMPLETED
+
+
+def test_outcome_with_the_token_over_another_stream_of_the_subject_is_good(shard: DrivenShard) -> None:
+    task_id = shard.create()
+    shard.claim(1, by=Caller(TENANT, "w/1", "w"))
+    verdict = shard.settle(task_id, token=shard.token(task_id), by=Caller(TENANT, "w/2", "w"))
+    assert verdict.status is Status.COMPLETED
+
+
+def test_outcome_of_a_task_that_waits_is_refused(shard: DrivenShard) -> None:
+    task_id = shard.create()
+    assert reason_of(shard, task_id, None) is Reason.TASK_NOT_CLAIMED
+    assert reason_of(shard, task_id, 5) is Reason.STALE_LEASE_TOKEN
+
+
+# -- said again ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_outcome_said_again_has_the_same_verdict(shard: DrivenShard, outcome: Outcome, *, reopened: bool) -> None:
+    task_id, token = claimed(shard)
+    error = "no" if outcome is Outcome.FAILED else ""
+    first = shard.settle(task_id, outcome, token=token, error=error, delay=700)
+    if reopened:
+        shard.write()
+        shard.reopen()
+    changes = len(shard.shard.batch.rows)
+    assert shard.settle(task_id, outcome, token=token, error=error, delay=700) == first
+    assert len(shard.shard.batch.rows) == changes
+
+
+def test_nack_said_again_after_its_delay_has_the_same_verdict(shard: DrivenShard) -> None:
+    """The answer got lost; meanwhile the task fell due, and another worker has it."""
+    task_id, token = claimed(shard)
+    shard.settle(task_id, Outcome.NACK, token=token, delay=700)
+    shard.pass_time(700)
+    for _ in range(2):
+        verdict = shard.settle(task_id, Outcome.NACK, token=token, delay=700)
+        assert (verdict.status, verdict.delay_ms) == (Status.SCHEDULED, 700)
+        shard.claim(1, by=Caller(TENANT, "v", "v"))
+
+
+@pytest.mark.parametrize("other", [{"result": b"2"}, {"result": None}, {"outcome": Outcome.NACK}])
+def test_another_outcome_with_the_same_token_is_refused(shard: DrivenShard, other: dict[str, object]) -> None:
+    task_id, token = claimed(shard)
+    shard.settle(task_id, token=token, result=b"1")
+    with pytest.raises(Rejection) as refused:
+        shard.settle(task_id, token=token, **other)  # type: ignore[arg-type]
+    assert refused.value.reason is Reason.TASK_NOT_CLAIMED
+    assert shard.view(task_id).result == b"1"
+
+
+def test_outcome_said_again_by_another_subject_is_refused(shard: DrivenShard) -> None:
+    task_id, token = claimed(shard)
+    shard.settle(task_id, token=token)
+    assert reason_of(shard, task_id, token, Caller(TENANT, "v", "v")) is Reason.TASK_NOT_CLAIMED
+
+
+def test_outcome_after_the_lease_ran_out_is_refused(shard: DrivenShard) -> None:
+    task_id, token = claimed(shard)
+    shard.pass_time(60_000)
+    assert reason_of(shard, task_id, token) is Reason.TASK_NOT_CLAIMED
+    shard.claim(1)
+    assert reason_of(shard, task_id, token) is Reason.STALE_LEASE_TOKEN
+
+
+# -- heartbeats ------------------------------------------------------------------------------------------------------
+
+
+def test_heartbeat_extends_the_lease_and_never_shortens_it(shard: DrivenShard) -> None:
+    task_id, _ = claimed(shard)
+    end = shard.mono + 60_000
+    assert shard.heartbeat(task_id, 1000) == end
+    shard.mono += 10_000
+    assert shard.heartbeat(task_id) == shard.mono + 60_000
+    assert shard.heartbeat(task_id, 90_000) == shard.mono + 90_000
+    assert shard.heartbeat(task_id) == shard.mono + 90_000
+
+
+def test_heartbeat_of_the_usual_length_writes_no_row(shard: DrivenShard) -> None:
+    task_id, _ = claimed(shard)
+    shard.write()
+    shard.mono += 10_000
+    shard.heartbeat(task_id)
+    shard.heartbeat(task_id, 50_000)
+    assert not shard.shard.batch
+
+
+def test_heartbeat_of_one_task_leaves_its_siblings_leases(shard: DrivenShard) -> None:
+    first, second = shard.create(), shard.create()
+    shard.claim(2, lease=1000)
+    shard.heartbeat(first, 5000)
+    shard.pass_time(1000)
+    assert (shard.status(first), shard.status(second)) == ("CLAIMED", "PENDING")
+    shard.pass_time(4000)
+    assert shard.status(first) == "PENDING"
+
+
+def test_heartbeat_longer_than_the_lease_holds_over_a_restart(shard: DrivenShard) -> None:
+    first, second = shard.create(), shard.create()
+    shard.claim(2, lease=1000)
+    shard.heartbeat(first, 5000)
+    shard.write()
+    for _ in range(2):
+        shard.reopen()
+        shard.pass_time(900)
+        assert (shard.status(first), shard.status(second)) == ("CLAIMED", "CLAIMED")
+    shard.pass_time(100)
+    shard.write()
+    assert shard.status(second) == "PENDING"
+    shard.reopen()
+    shard.pass_time(4999)
+    assert shard.status(first) == "CLAIMED"
+    shard.pass_time(1)
+    shard.write()
+    assert shard.status(first) == "PENDING"
+    assert shard.keys(b"lx") == []
+
+
+@pytest.mark.parametrize(
+    ("by", "stale", "reason"),
+    [
+        (Caller("globex", "w", "w"), False, Reason.TASK_NOT_FOUND),
+        (Caller(TENANT, "v", "v"), False, Reason.NOT_LEASE_OWNER),
+        (WORKER, True, Reason.STALE_LEASE_TOKEN),
+    ],
+)
+def test_heartbeat_of_whoever_does_not_hold_the_lease_is_refused(
+    shard: DrivenShard, by: Caller, reason: Reason, *, stale: bool
+) -> None:
+    task_id, token = claimed(shard)
+    with pytest.raises(Rejection) as refused:
+        outcomes.heartbeat(shard.shard, by, task_id, token - stale, None, shard.now)
+    assert refused.value.reason is reason
+
+
+def test_heartbeat_of_a_task_that_ended_is_refused(shard: DrivenShard) -> None:
+    task_id, token = claimed(shard)
+    shard.settle(task_id)
+    for said, reason in ((token, Reason.TASK_NOT_CLAIMED), (token + 1, Reason.STALE_LEASE_TOKEN)):
+        with pytest.raises(Rejection) as refused:
+            outcomes.heartbeat(shard.shard, WORKER, task_id, said, None, shard.now)
+        assert refused.value.reason is reason
+
+
+# -- lease rows, tokens, restarts --------------------------------------------------------------------------------------
+
+
+def test_lease_row_when_most_have_ended_lists_the_rest(shard: DrivenShard) -> None:
+    """One slow task of many must not make every start read the places of the others."""
+    tasks = [shard.create() for _ in range(4 * SHRINK_FROM)]
+    shard.claim(len(tasks))
+    for task_id in tasks[:-3]:
+        shard.settle(task_id)
+    shard.write()
+    (key,) = shard.keys(b"l")
+    value = shard.store.get(key)
+    assert value is not None
+    assert len(rows_pb2.LeaseRow.FromString(value).homes) < SHRINK_FROM
+    shard.reopen()
+    assert sorted(shard.shard.deliveries) == sorted(tasks[-3:])
+    for task_id in tasks[-3:]:
+        shard.settle(task_id)
+    shard.write()
+    assert shard.keys(b"l") == []
+
+
+def test_tokens_grow_over_restarts_that_lost_a_batch(shard: DrivenShard) -> None:
+    """The lost batch's token was seen by a worker, perhaps; it must not come again, and neither must the task's id."""
+    kept = shard.create()
+    shard.write()
+    seen: list[int] = []
+    lost: list[str] = []
+    for _ in range(3):
+        shard.claim(1)
+        seen.append(shard.token(kept))
+        lost.append(shard.create())
+        shard.seal()
+        shard.reopen()
+    assert seen == sorted(set(seen))
+    assert len({*lost, kept}) == 4
+    for task_id in lost:
+        with pytest.raises(Rejection):
+            shard.view(task_id)
+
+
+def test_restart_finds_each_task_in_one_place(shard: DrivenShard) -> None:
+    """A task was nacked, claimed again beside a sibling, so two lease rows list it: only the later one lives."""
+    first, slow = shard.create(), shard.create()
+    shard.claim(2)
+    shard.nack(first)
+    shard.claim(1)
+    token = shard.token(first)
+    shard.write()
+    assert len(shard.keys(b"l")) == 2
+    shard.reopen()
+    assert shard.token(first) == token
+    assert (shard.queue().claimed, sorted(shard.shard.deliveries)) == (2, sorted([first, slow]))
+    assert shard.claim(2) == []
+
+
+# -- the head of task bytes --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", range(1, 129))
+def test_max_attempts_is_read_behind_commands_of_every_length(length: int) -> None:
+    for lane in (0, 5, 9):
+        for attempts in (1, 127, 128, 1000):
+            head = task_head("c" * length, lane, attempts)
+            assert outcomes.max_attempts_of(head + b"\x02{}") == attempts
+
+
+def test_max_attempts_of_every_value_is_read() -> None:
+    for attempts in range(1, 1001):
+        assert outcomes.max_attempts_of(task_head("c", 9, attempts) + b"\x00") == attempts
+
+
+def test_max_attempts_of_many_values_keeps_few_heads(shard: DrivenShard) -> None:
+    for attempts in range(1, 200):
+        shard.create(attempts=attempts)
+    assert len(shard.queue().lane(9).heads) < 20

@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import codeq
+import grpc
 import pytest
 from codeq.v1 import error_pb2
 from codeq.v1 import producer_service_pb2 as pb
@@ -166,19 +167,20 @@ async def test_create_without_an_answer_ends_at_its_deadline_as_of_unknown_outco
             await later
 
 
-async def test_create_with_a_token_that_is_refused_fails_at_once_and_the_next_one_asks_again() -> None:
-    tokens = iter(["old", "new"])
+async def test_create_with_a_token_that_is_refused_fails_and_the_next_one_asks_again() -> None:
+    async def script(stream: Produce) -> None:
+        if stream.token == "Bearer old":
+            await stream.abort("UNAUTHENTICATED")
+        await accept_one_by_one(stream)
 
-    async def refusing(stream: Produce) -> None:
-        assert stream.token == "Bearer old"
-        await stream.abort("UNAUTHENTICATED")
-
+    token = "old"
     async with (
-        ScriptedServer(refusing, accept_one_by_one) as server,
-        codeq.AsyncProducer(server.address, token=lambda: next(tokens)) as producer,
+        ScriptedServer(script) as server,
+        codeq.AsyncProducer(server.address, token=lambda: token) as producer,
     ):
         with pytest.raises(codeq.Unauthenticated):
             await producer.create("X", 1)
+        token = "new"
         assert await producer.create("X", 2) == "2"
 
 
@@ -278,3 +280,20 @@ async def test_sync_producer_of_many_threads_shares_one_stream() -> None:
             await asyncio.to_thread(producer.close)
         with pytest.raises(codeq.Closed):
             await asyncio.to_thread(producer.create, "X")
+
+
+async def test_producer_with_credentials_meets_only_a_server_that_has_them() -> None:
+    credentials = grpc.local_channel_credentials(grpc.LocalConnectionType.LOCAL_TCP)
+    there = grpc.local_server_credentials(grpc.LocalConnectionType.LOCAL_TCP)
+    async with (
+        ScriptedServer(accept_one_by_one, credentials=there) as server,
+        codeq.AsyncProducer(server.address, tls=credentials, token="secret") as producer,
+    ):
+        assert await producer.create("X", 1) == "1"
+    async with (
+        ScriptedServer(accept_one_by_one) as server,
+        codeq.AsyncProducer(server.address, tls=True, token="secret") as producer,
+    ):
+        with pytest.raises(codeq.DeadlineExceeded):
+            await producer.create("X", 1, timeout_seconds=0.5)
+        assert server.streams == 0

@@ -36,8 +36,8 @@ FRAMES_AHEAD: Final = 2
 """Responses that may wait for the disk or the client; what comes meanwhile goes into one more."""
 FRAME_TASKS_MAX: Final = 2048
 """Tasks in one response."""
-FRAME_BYTES_MAX: Final = 4 << 20
-"""Task bytes in one response; the first task goes whatever its size."""
+FRAME_BYTES_MAX: Final = 1 << 20
+"""Task bytes in one response but for its last task: clients take messages of 4 MiB unless they ask for more."""
 
 _SCOPES: Final = {
     Outcome.COMPLETED: "codeq:result",
@@ -52,11 +52,10 @@ _ID_FIELD: Final = b"\xa2\x01\x24"
 
 @dataclass(slots=True)
 class _Frame:
-    """A response: the encoded tasks, the claims they belong to, the outcomes it settles, and everything else."""
+    """A response: the encoded tasks, the claims of those not yet sent, and everything else."""
 
     tasks: bytes
     claims: list[tuple[Claim, list[Delivered]]]
-    settled: int
     rest: bytes
 
 
@@ -85,7 +84,6 @@ class WorkerStream:
         self._full = False
         self._number = 0
         self._answer = pb.WorkResponse()
-        self._settled = 0
         self._answers = False
         self._open: dict[int, Claim] = {}
         self._outbox: Outbox[_Frame] = Outbox(runner)
@@ -199,7 +197,7 @@ class WorkerStream:
                     self._settle_one(item, now)
         except Exception as problem:
             raise runner.fail(problem) from problem
-        self._settled += len(message.outcomes)
+        self._answer.settled += len(message.outcomes)
         self._answers = True
 
     def _settle_one(self, item: task_pb2.Outcome, now: Now) -> None:
@@ -280,21 +278,21 @@ class WorkerStream:
     # -- out ---------------------------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Puts what there is to say and to push into one frame, unless enough frames are on their way."""
-        if len(self._outbox) >= FRAMES_AHEAD and not self._closing:
-            self._full = True
-            return
-        claims = self._claim() if self._credits and not self._draining else []
-        self._runner.changed()
-        if not claims and not self._answers:
-            return
-        rest = b""
-        if self._answers:
-            rest = self._answer.SerializeToString()
-            self._answer = pb.WorkResponse()
-            self._answers = False
-        self._outbox.put(_Frame(self._encode(claims), claims, self._settled, rest))
-        self._settled = 0
+        """Puts what there is to say and to push into frames, until enough of them are on their way."""
+        while True:
+            if len(self._outbox) >= FRAMES_AHEAD and not self._closing:
+                self._full = True
+                return
+            claims = self._claim() if self._credits and not self._draining else []
+            self._runner.changed()
+            if not claims and not self._answers:
+                return
+            rest = b""
+            if self._answers:
+                rest = self._answer.SerializeToString()
+                self._answer = pb.WorkResponse()
+                self._answers = False
+            self._outbox.put(_Frame(self._encode(claims), claims, rest))
 
     def _claim(self) -> list[tuple[Claim, list[Delivered]]]:
         runner = self._runner
@@ -315,10 +313,7 @@ class WorkerStream:
                 break
             claim, delivered = claimed
             got.append(claimed)
-            size = sum(len(d.raw) for d in delivered)
-            room -= size
-            if self._credit_bytes is not None:
-                self._credit_bytes = max(0, self._credit_bytes - size)
+            room -= sum(len(d.raw) for d in delivered)
             self._credits -= len(delivered)
             tasks += len(delivered)
             self._remember(claim)
@@ -335,13 +330,18 @@ class WorkerStream:
         pieces: list[bytes] = []
         add = pieces.extend
         now = self._runner.now()
+        size = 0
         for claim, delivered in claims:
             tails: dict[int, bytes] = {}
             for task_id, raw, attempts in delivered:
                 tail = tails.get(attempts)
                 if tail is None:
                     tail = tails[attempts] = delivery_tail(claim, attempts, now)
-                add((b"\x12", varint(len(raw) + 39 + len(tail)), raw, _ID_FIELD, task_id.encode(), tail))
+                length = len(raw) + 39 + len(tail)
+                size += length
+                add((b"\x12", varint(length), raw, _ID_FIELD, task_id.encode(), tail))
+        if self._credit_bytes is not None:
+            self._credit_bytes = max(0, self._credit_bytes - size)
         return b"".join(pieces)
 
     async def _write(self, body: bytes) -> None:
@@ -349,17 +349,12 @@ class WorkerStream:
             await self._context.write(body)
 
     async def _send(self, frames: list[_Frame]) -> None:
-        if self._closing:  # their deliveries have been given back
-            body = b"".join(frame.rest for frame in frames)
-            for frame in frames:
-                frame.claims = []
-        else:
-            body = b"".join(part for frame in frames for part in (frame.tasks, frame.rest))
-        # The frames' lists add up when they are joined; of a plain number only the last one would stay.
-        if settled := sum(frame.settled for frame in frames):
-            body += pb.WorkResponse(settled=settled).SerializeToString()
-        if body:
-            await self._write(body)
+        for frame in frames:
+            # A closing stream has given the deliveries back that were not sent.
+            body = frame.rest if self._closing else frame.tasks + frame.rest
+            if body:
+                await self._write(body)
+            frame.claims = []
         if self._full:
             self._full = False
             self._runner.loop.call_soon(self.wake)

@@ -279,7 +279,8 @@ type Task struct {
 	LeaseToken *uint64 `protobuf:"varint,25,opt,name=lease_token,json=leaseToken,proto3,oneof" json:"lease_token,omitempty"`
 	// End of the present lease unless it is extended. Set while CLAIMED.
 	LeaseUntil *timestamppb.Timestamp `protobuf:"bytes,26,opt,name=lease_until,json=leaseUntil,proto3" json:"lease_until,omitempty"`
-	// Last error: of the failure, of the last nack or expiry, or of what put the task in the dead-letter queue.
+	// Last error: of the failure, of the last nack or expiry, or of what put the task in the dead-letter queue. Not set in
+	// deliveries over a worker stream.
 	Error *string `protobuf:"bytes,27,opt,name=error,proto3,oneof" json:"error,omitempty"`
 	// Time of the last change of state. Not set in deliveries over a worker stream.
 	UpdatedAt *timestamppb.Timestamp `protobuf:"bytes,28,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`

@@ -31,8 +31,8 @@ type WorkRequest struct {
 	Hello *WorkerHello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
 	// Number of tasks the server may push more, 0 to 65536. A push costs one; nothing is refunded; the sum stays ≤ 65536.
 	AddCredits int32 `protobuf:"varint,2,opt,name=add_credits,json=addCredits,proto3" json:"add_credits,omitempty"`
-	// Payload bytes the server may push more. Counted from the first message that sets it; before, bytes are not counted.
-	// A task is pushed while the sum is above 0, whatever its size.
+	// Bytes of delivered Task messages the server may push more. Counted from the first message that sets it; before, bytes
+	// are not counted. Tasks are pushed while the sum is above 0: the last one may be larger than what is left.
 	AddCreditBytes int64 `protobuf:"varint,3,opt,name=add_credit_bytes,json=addCreditBytes,proto3" json:"add_credit_bytes,omitempty"`
 	// Outcomes, at most 4096. They are numbered from 1 over the whole stream in the order sent.
 	Outcomes []*Outcome `protobuf:"bytes,4,rep,name=outcomes,proto3" json:"outcomes,omitempty"`

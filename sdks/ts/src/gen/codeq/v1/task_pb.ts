@@ -171,7 +171,8 @@ export type Task = Message<"codeq.v1.Task"> & {
   leaseUntil?: Timestamp | undefined;
 
   /**
-   * Last error: of the failure, of the last nack or expiry, or of what put the task in the dead-letter queue.
+   * Last error: of the failure, of the last nack or expiry, or of what put the task in the dead-letter queue. Not set in
+   * deliveries over a worker stream.
    *
    * @generated from field: optional string error = 27;
    */

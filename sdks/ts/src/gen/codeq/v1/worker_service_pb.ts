@@ -43,8 +43,8 @@ export type WorkRequest = Message<"codeq.v1.WorkRequest"> & {
   addCredits: number;
 
   /**
-   * Payload bytes the server may push more. Counted from the first message that sets it; before, bytes are not counted.
-   * A task is pushed while the sum is above 0, whatever its size.
+   * Bytes of delivered Task messages the server may push more. Counted from the first message that sets it; before, bytes
+   * are not counted. Tasks are pushed while the sum is above 0: the last one may be larger than what is left.
    *
    * @generated from field: int64 add_credit_bytes = 3;
    */

@@ -71,6 +71,14 @@ class DrivenShard:
     ) -> Verdict:
         return settle(self.shard, by, task_id, token, outcome, result, error, delay, 0.5, self.now)
 
+    def complete_one(self) -> str:
+        """Creates a task, claims the next one and completes it."""
+        task_id = self.create()
+        (claimed,) = self.claim_ids(1)
+        assert claimed == task_id
+        self.settle(task_id)
+        return task_id
+
     def nack(self, task_id: str, delay: int | None = 0) -> Verdict:
         return self.settle(task_id, Outcome.NACK, delay=delay)
 

@@ -326,6 +326,19 @@ def test_lease_row_when_most_have_ended_lists_the_rest(shard: DrivenShard) -> No
     assert shard.keys(b"l") == []
 
 
+def test_lease_row_that_is_cut_lists_no_delivery_of_another_claim(shard: DrivenShard) -> None:
+    tasks = [shard.create() for _ in range(4 * SHRINK_FROM)]
+    shard.claim(len(tasks))
+    shard.nack(tasks[0])
+    assert shard.claim_ids(1, lease=1000) == tasks[:1]
+    for task_id in tasks[1:-1]:
+        shard.settle(task_id)
+    shard.write()
+    shard.reopen()
+    assert sorted(shard.shard.deliveries) == sorted([tasks[0], tasks[-1]])
+    assert shard.shard.deliveries[tasks[0]].claim.lease_ms == 1000
+
+
 def test_tokens_grow_over_restarts_that_lost_a_batch(shard: DrivenShard) -> None:
     """The lost batch's token was seen by a worker, perhaps; it must not come again, and neither must the task's id."""
     kept = shard.create()

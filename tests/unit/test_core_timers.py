@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from codeq_server.core import creates, timers
+from codeq_server.core import shard as shard_module
 from driven_shard import DrivenShard
 
 
@@ -99,6 +100,28 @@ def test_mature_after_a_restart_goes_on_where_it_was(shard: DrivenShard, monkeyp
     assert shard.keys(b"d") == []
 
 
+def test_mature_after_a_restart_amid_tasks_due_together_goes_on(
+    shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timers, "SLICE", 2)
+    tasks = [shard.create(delay=100) for _ in range(5)]
+    shard.wall += 100
+    assert timers.run_due(shard.shard, shard.now) is True
+    shard.write()
+    shard.reopen()
+    shard.run_due()
+    assert shard.claim_ids(10) == tasks
+
+
+def test_mature_and_nack_keep_the_priority_of_a_delayed_task(shard: DrivenShard) -> None:
+    delayed, plain = shard.create(delay=100, priority=5), shard.create(priority=4)
+    shard.pass_time(100)
+    for _ in range(2):
+        assert shard.claim_ids(1) == [delayed]
+        shard.nack(delayed)
+    assert shard.claim_ids(2) == [delayed, plain]
+
+
 def test_mature_when_the_wall_clock_is_set_back_is_never_early(shard: DrivenShard) -> None:
     task_id = shard.create(delay=1000)
     shard.pass_time(900)
@@ -187,8 +210,7 @@ def test_lists_of_claims_with_one_long_lease_stay_short(shard: DrivenShard) -> N
     shard.create()
     shard.claim(1, lease=43_200_000)
     for _ in range(5000):
-        shard.create()
-        shard.settle(*shard.claim_ids(1))
+        shard.complete_one()
         shard.write_unchecked()
     assert len(shard.shard.lease_ends) + len(shard.shard.claim_order) < 2500
 
@@ -200,8 +222,7 @@ def test_leases_of_short_lists_all_run_out(shard: DrivenShard) -> None:
         kept.append(shard.create())
         shard.claim(1, lease=1000 + number)
         for _ in range(15):
-            shard.create()
-            shard.settle(*shard.claim_ids(1))
+            shard.complete_one()
     shard.seal()
     assert len(shard.shard.lease_ends) == 100
     shard.pass_time(1100)
@@ -269,8 +290,7 @@ def test_sweep_beside_a_sibling_that_is_still_leased_keeps_the_sibling(shard: Dr
 
 def test_sweep_when_the_batch_of_the_end_is_not_written_waits_for_it(shard: DrivenShard) -> None:
     """Nothing may be skipped, and the timer must not spin while the disk is slow."""
-    shard.create()
-    shard.settle(*shard.claim_ids(1))
+    shard.complete_one()
     sealed = shard.seal()
     shard.wall, shard.mono = shard.wall + 10_000, shard.mono + 10_000
     assert timers.sweep(shard.shard, shard.now) is False
@@ -287,8 +307,7 @@ def test_sweep_when_a_later_list_is_written_first_does_not_forget_the_earlier(sh
     shard.claim(1)
     shard.nack(dead)
     shard.write()
-    shard.create()
-    shard.settle(*shard.claim_ids(1))
+    shard.complete_one()
     sealed = shard.seal()
     shard.wall, shard.mono = shard.wall + 10_000, shard.mono + 10_000
     shard.run_due()
@@ -298,10 +317,44 @@ def test_sweep_when_a_later_list_is_written_first_does_not_forget_the_earlier(sh
     assert len(shard.keys(b"r")) == len(shard.keys(b"t")) == 1
 
 
+def test_sweep_does_not_pass_a_list_that_is_on_its_way(shard: DrivenShard) -> None:
+    """A list that is due earlier is written after one that is due later: the mark must not skip it."""
+    dead = shard.create(attempts=1)
+    shard.claim(1)
+    shard.nack(dead)
+    shard.write()
+    shard.pass_time(5_000)
+    shard.complete_one()
+    sealed = shard.seal()
+    shard.wall, shard.mono = shard.wall + 16_000, shard.mono + 16_000
+    shard.run_due()
+    shard.write(sealed)
+    shard.pass_time(timers.SWEEP_PAUSE_MS)
+    shard.write()
+    assert shard.keys(b"tsrz") == []
+
+
+def test_sweep_of_more_ended_tasks_than_a_list_holds_removes_all(
+    shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_module, "ENDED_ROW_MAX", 2)
+    for number in range(10):
+        shard.create("ab"[number % 2], attempts=1)
+    for number, task_id in enumerate(shard.claim_ids(10)):
+        if number % 2:
+            shard.settle(task_id)
+        else:
+            shard.nack(task_id)
+    shard.write()
+    assert len(shard.keys(b"r")) == 6
+    shard.pass_time(20_000)
+    shard.write()
+    assert shard.keys(b"tsrz") == []
+
+
 def test_sweep_after_a_restart_goes_on(shard: DrivenShard) -> None:
     for _ in range(3):
-        shard.create()
-        shard.settle(*shard.claim_ids(1))
+        shard.complete_one()
         shard.write()
         shard.pass_time(1000)
     shard.pass_time(7_000)
@@ -314,13 +367,11 @@ def test_sweep_after_a_restart_goes_on(shard: DrivenShard) -> None:
 
 
 def test_sweep_with_shorter_retention_after_a_restart_keeps_what_was_promised(shard: DrivenShard) -> None:
-    kept = shard.create()
-    shard.settle(*shard.claim_ids(1))
+    kept = shard.complete_one()
     shard.write()
     shard.settings = replace(shard.settings, retention_ms=1000)
     shard.reopen()
-    shard.create()
-    shard.settle(*shard.claim_ids(1))
+    shard.complete_one()
     shard.write()
     shard.pass_time(1000)
     shard.write()

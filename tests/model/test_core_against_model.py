@@ -1,0 +1,470 @@
+"""The core beside the reference model: random lives of tasks, with batches on their way, crashes and late timers."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from codeq.v1.task_pb2 import Task as TaskMessage
+from codeq_internal.v1 import rows_pb2
+from codeq_server.core import claims, creates, ids, keys, outcomes, reads, recovery, timers
+from codeq_server.core import shard as shard_module
+from codeq_server.core.backoff import BackoffPolicy
+from codeq_server.core.clock import Now
+from codeq_server.core.errors import Rejection
+from codeq_server.core.model import Caller, SealedBatch
+from codeq_server.core.outcomes import Outcome
+from codeq_server.core.shard import Shard, ShardSettings
+from codeq_server.storage.check import check
+from codeq_server.storage.memory import MemoryStore
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from reference import ABANDONS_MAX, RETENTION_MS, Lease, Model, Refused, Task, Words
+
+CLAIM_MAX = 5
+BACKOFF_MS = 1000
+TENANTS = ("acme", "globex")
+COMMANDS = ("a", "b", "c")
+CALLERS = [Caller(tenant, *who) for tenant in TENANTS for who in (("w", "w"), ("w/1", "w"), ("v", "v"))]
+QUICK = settings(
+    max_examples=int(os.environ.get("CODEQ_MODEL_EXAMPLES", "500")),
+    stateful_step_count=int(os.environ.get("CODEQ_MODEL_STEPS", "60")),
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
+"""CODEQ_MODEL_EXAMPLES and CODEQ_MODEL_STEPS make longer runs."""
+
+
+class CoreBesideModel(RuleBasedStateMachine):
+    """Drives both with the same calls; whatever a caller can see must be equal after each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+        self.store = MemoryStore()
+        self.wall, self.mono, self.epoch = 1_700_000_000_000, 5_000, 7
+        self.top_token = 0
+        self.in_flight: list[tuple[SealedBatch, Model]] = []
+        self.unsettled: list[int] = []
+        """Numbers of batches that are written, and the shard does not know yet."""
+        self.durable = Model()
+        self.delivered: list[tuple[str, int, Caller]] = []
+        self.removed: list[str] = []
+
+    @initialize(window_bytes=st.sampled_from([1, 700, 2000, 1 << 20]))
+    def open(self, window_bytes: int) -> None:
+        self.settings = ShardSettings(
+            backoff_policy=BackoffPolicy.FIXED,
+            backoff_base_seconds=BACKOFF_MS // 1000,
+            retention_ms=RETENTION_MS[False],
+            dlq_retention_ms=RETENTION_MS[True],
+            window_bytes_max=window_bytes,
+        )
+        self.reopen()
+
+    def reopen(self) -> None:
+        self.epoch += 1
+        identity = rows_pb2.IdentityRow(format=keys.FORMAT, num_shards=1, cluster_id=b"c" * 16, epoch=self.epoch)
+        self.store.write({keys.IDENTITY: identity.SerializeToString()})
+        self.shard = self.opened()
+
+    def opened(self) -> Shard:
+        return recovery.open_shard(self.store, self.settings, self.epoch, self.wall, self.mono)
+
+    def now(self) -> Now:
+        return self.shard.at(self.wall, self.mono)
+
+    # -- calls -----------------------------------------------------------------------------------------------------
+
+    @rule(
+        tenant=st.sampled_from(TENANTS),
+        command=st.sampled_from(COMMANDS),
+        priority=st.sampled_from([0, 5, 9]),
+        max_attempts=st.integers(1, 3),
+        delays=st.lists(st.sampled_from([0, 0, 0, 1, 500, 7000]), min_size=1, max_size=5),
+        size=st.sampled_from([2, 300]),
+    )
+    def create(self, tenant: str, command: str, priority: int, max_attempts: int, delays: list[int], size: int) -> None:
+        now = self.now()
+        for delay in delays:
+            payload = b"1" * size
+            due = now.wall_ms + delay if delay else 0
+            task_id, raw = creates.create(self.shard, tenant, command, payload, priority, max_attempts, due, now)
+            assert task_id not in self.model.tasks
+            assert TaskMessage.FromString(raw).payload == payload
+            task = Task(task_id, tenant, command, priority, max_attempts, payload)
+            self.model.create(task, due, now.wall_ms)
+
+    @rule(
+        caller=st.sampled_from(CALLERS),
+        commands=st.one_of(st.none(), st.lists(st.sampled_from(COMMANDS), min_size=1, unique=True)),
+        count=st.integers(1, 6),
+        lease_ms=st.sampled_from([1000, 5000]),
+        small=st.booleans(),
+    )
+    def claim(self, caller: Caller, commands: list[str] | None, count: int, lease_ms: int, small: bool) -> None:
+        now = self.now()
+        got = claims.claim(self.shard, caller, commands, count, 1 if small else 1 << 20, lease_ms, now)
+        delivered = [] if got is None else got[1]
+        self.check_choice(
+            caller.tenant, commands or COMMANDS, [d.task_id for d in delivered], 1 if small else min(count, CLAIM_MAX)
+        )
+        if got is None:
+            return
+        token = got[0].token
+        assert token > self.top_token
+        self.top_token = token
+        lease = Lease(token, caller.worker, caller.subject, lease_ms, now.mono_ms + lease_ms, lease_ms)
+        self.model.claim([d.task_id for d in delivered], lease)
+        for task_id, raw, attempts in delivered:
+            task = self.model.tasks[task_id]
+            message = TaskMessage.FromString(raw)
+            assert (message.command, message.payload) == (task.command, task.payload)
+            assert (message.priority, message.max_attempts) == (task.priority, task.max_attempts)
+            assert attempts == task.attempts
+            self.delivered.append((task_id, token, caller))
+
+    def check_choice(self, tenant: str, commands: Any, chosen: list[str], count: int) -> None:
+        """A claim takes the highest priorities, of each command the first, and shares evenly among commands."""
+        left = count
+        for priority in range(9, -1, -1):
+            waiting = {c: [t.task_id for t in self.model.waiting(tenant, c, priority)] for c in commands}
+            here = [i for i in chosen if self.model.tasks[i].priority == priority]
+            expected = min(left, sum(map(len, waiting.values())))
+            assert len(here) == expected
+            assert chosen[count - left :][:expected] == here
+            left -= expected
+            shares = {c: [i for i in here if self.model.tasks[i].command == c] for c in commands}
+            for command, share in shares.items():
+                assert share == waiting[command][: len(share)]
+            hungry = [len(share) for c, share in shares.items() if len(share) < len(waiting[c])]
+            assert not hungry or max(len(share) for share in shares.values()) <= min(hungry) + 1
+        assert len(chosen) == count - left
+
+    def both(self, core: Callable[[], Any], model: Callable[[], Any]) -> None:
+        """Sees that both give the same answer, or refuse for the same reason."""
+        refused, expected = "", None
+        try:
+            expected = model()
+        except Refused as refusal:
+            refused = str(refusal)
+        if refused:
+            with pytest.raises(Rejection) as rejected:
+                core()
+            assert rejected.value.reason.name == refused
+        else:
+            assert core() == expected
+
+    @precondition(lambda self: self.delivered)
+    @rule(
+        data=st.data(),
+        words=st.sampled_from(
+            [
+                ("COMPLETED", b"{}", ""),
+                ("COMPLETED", None, ""),
+                ("FAILED", None, "no"),
+                ("FAILED", None, "never"),
+                ("NACK", None, ""),
+                ("NACK", None, "later"),
+                ("ABANDON", None, ""),
+                ("ABANDON", None, ""),
+            ]
+        ),
+        delay=st.sampled_from([None, 0, 0, 1, 800]),
+        spoil=st.sampled_from(["", "", "", "", "", "", "no token", "no token", "caller", "token", "id"]),
+        repeat=st.booleans(),
+    )
+    def settle(self, data: st.DataObject, words: Words, delay: int | None, spoil: str, repeat: bool) -> None:
+        task_id, token, caller = self.pick(data)
+        said: int | None = token
+        if spoil == "no token":
+            said = None
+        elif spoil == "token":
+            said = token + 1
+        elif spoil == "caller":
+            caller = data.draw(st.sampled_from(CALLERS))
+        elif spoil == "id":
+            task_id = task_id[:-1] + "7"
+        now = self.now()
+        for _ in range(2 if repeat else 1):
+            self.settle_both(caller, task_id, said, words, delay, now)
+
+    def settle_both(
+        self, caller: Caller, task_id: str, token: int | None, words: Words, delay: int | None, now: Now
+    ) -> None:
+        model_delay = BACKOFF_MS if delay is None else delay
+        self.both(
+            lambda: self.settle_core(caller, task_id, token, words, delay, now),
+            lambda: self.model.settle(caller, task_id, token, words, model_delay, now.wall_ms),
+        )
+
+    def settle_core(
+        self, caller: Caller, task_id: str, token: int | None, words: Words, delay: int | None, now: Now
+    ) -> tuple[str, int]:
+        kind, result, error = words
+        verdict = outcomes.settle(self.shard, caller, task_id, token, Outcome[kind], result, error, delay, 0.5, now)
+        return verdict.status.name, verdict.delay_ms
+
+    def pick(self, data: st.DataObject) -> tuple[str, int, Caller]:
+        """Returns a delivery, mostly one of the last."""
+        recent = self.delivered[-4:] if data.draw(st.booleans()) else self.delivered
+        return data.draw(st.sampled_from(recent))
+
+    @precondition(lambda self: self.shard.claims)
+    @rule(
+        data=st.data(),
+        words=st.sampled_from([("COMPLETED", b"{}", ""), ("FAILED", None, "no"), ("NACK", None, "")]),
+        keep=st.integers(0, 1),
+    )
+    def settle_claim(self, data: st.DataObject, words: Words, keep: int) -> None:
+        """A worker says the same of all it was given, or of all but one."""
+        token = data.draw(st.sampled_from(sorted(self.shard.claims)))
+        now = self.now()
+        held = [each for each in self.delivered if each[1] == token]
+        for task_id, _, caller in held[keep:]:
+            self.settle_both(caller, task_id, token, words, 0, now)
+
+    @precondition(lambda self: self.delivered)
+    @rule(
+        data=st.data(),
+        extend=st.sampled_from([None, 500, 3000, 9000]),
+        spoil=st.sampled_from(["", "", "", "no token", "caller", "token"]),
+    )
+    def heartbeat(self, data: st.DataObject, extend: int | None, spoil: str) -> None:
+        task_id, token, caller = self.pick(data)
+        said = None if spoil == "no token" else token + (spoil == "token")
+        if spoil == "caller":
+            caller = data.draw(st.sampled_from(CALLERS))
+        now = self.now()
+        self.both(
+            lambda: outcomes.heartbeat(self.shard, caller, task_id, said, extend, now)[1] - now.wall_ms + now.mono_ms,
+            lambda: self.model.heartbeat(caller, task_id, said, extend, now.mono_ms),
+        )
+
+    @precondition(lambda self: self.shard.claims)
+    @rule(data=st.data())
+    def close_stream(self, data: st.DataObject) -> None:
+        """The server gives back what a closed stream still held."""
+        token = data.draw(st.sampled_from(sorted(self.shard.claims)))
+        now = self.now()
+        claim = self.shard.claims[token]
+        for task_id in list(claim.task_ids):
+            delivery = self.shard.deliveries.get(task_id)
+            if delivery is not None and delivery.claim is claim:
+                del self.shard.deliveries[task_id]
+                outcomes.give_back(self.shard, delivery, task_id, Outcome.BY_SERVER, now)
+        self.model.give_back(token, now.wall_ms)
+
+    @rule(tenant=st.sampled_from(TENANTS))
+    def look(self, tenant: str) -> None:
+        """Queues show the first waiting task of each priority."""
+        for view in reads.list_queues(self.shard, tenant, "", 10):
+            heads = [w[0] for p in range(10) if (w := self.model.waiting(tenant, view.command, p))]
+            shown = {TaskMessage.FromString(raw).priority for raw in view.heads}
+            assert shown == {task.priority for task in heads}
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    @rule(ms=st.sampled_from([1, 499, 1000, 5000, 12_000]))
+    def pass_time(self, ms: int) -> None:
+        """Time goes on, and every timer is kept."""
+        end = self.mono + ms
+        self.run_due()
+        while self.mono < end:
+            wait = timers.next_wake(self.shard, self.now())
+            step = max(1, min(end - self.mono, ms if wait is None else wait))
+            self.wall, self.mono = self.wall + step, self.mono + step
+            self.run_due()
+
+    @rule(ms=st.sampled_from([1, 1000, 6000]))
+    def lag(self, ms: int) -> None:
+        """Time goes on, but the timers are late."""
+        self.wall, self.mono = self.wall + ms, self.mono + ms
+
+    @rule(ms=st.sampled_from([-20_000, -1, 1000]))
+    def set_clock(self, ms: int) -> None:
+        """Somebody sets the wall clock."""
+        self.wall += ms
+
+    @rule()
+    def run_slice(self) -> None:
+        self.run_due(slices=1)
+
+    def run_due(self, slices: int = 10_000) -> None:
+        now = self.now()
+        more = True
+        while more and slices:
+            more = timers.run_due(self.shard, now)
+            slices -= 1
+        eligible = self.model.fallen_due(now.wall_ms, now.mono_ms)
+        moved = [task for task in eligible if self.has_moved(task)]
+        assert more or moved == eligible
+        self.check_due_order(moved)
+        self.model.move(sorted(moved, key=lambda task: self.place(task.task_id)), now.wall_ms)
+        for task in self.model.forgettable(now.wall_ms):
+            if not self.exists(task.task_id):
+                self.removed.append(task.task_id)
+                del self.model.tasks[task.task_id]
+
+    def has_moved(self, task: Task) -> bool:
+        if task.lease:
+            return task.task_id not in self.shard.deliveries
+        return self.place(task.task_id) > 0
+
+    def place(self, task_id: str) -> int:
+        """Returns the place a task waits at, in the order of its lane; 0: none."""
+        ref = ids.parse_id(task_id)
+        assert ref is not None
+        state = self.shard.state(self.shard.queues[ref.queue].lane(ref.lane), ref.position)
+        return state.place_at if state is not None and state.place == rows_pb2.PLACE_KIND_QUEUED else 0
+
+    def check_due_order(self, moved: list[Task]) -> None:
+        matured = [task for task in moved if not task.lease]
+        for one in matured:
+            for other in matured:
+                if (one.command, one.priority, one.tenant) == (other.command, other.priority, other.tenant):
+                    assert one.due >= other.due or self.place(one.task_id) < self.place(other.task_id)
+
+    def exists(self, task_id: str) -> bool:
+        ref = ids.parse_id(task_id)
+        assert ref is not None
+        prefix = keys.lane_prefix(b"t", ref.queue, ref.lane)
+        return self.shard.get(keys.place_key(prefix, ref.position)) is not None
+
+    # -- batches -----------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.shard.batch and len(self.shard.in_flight) < 4)
+    @rule()
+    def seal(self) -> None:
+        now = self.now()
+        sealed = self.shard.seal(now)
+        self.model.seal(now.wall_ms)
+        self.in_flight.append((sealed, copy.deepcopy(self.model)))
+
+    @precondition(lambda self: self.in_flight)
+    @rule()
+    def write(self) -> None:
+        """The oldest batch on its way reaches the store; the rows agree."""
+        sealed, self.durable = self.in_flight.pop(0)
+        self.store.write(sealed.rows)
+        self.unsettled.append(sealed.lsn)
+        assert [str(found) for found in check(self.store.scan(b"", b"\xff", 1 << 30))] == []
+
+    @precondition(lambda self: self.unsettled)
+    @rule()
+    def tell_shard(self) -> None:
+        self.shard.settled(self.unsettled.pop(0))
+
+    @rule(down_ms=st.sampled_from([0, 0, 1, 10_000]))
+    def crash(self, down_ms: int) -> None:
+        """What is not written is lost; what is, is served again, with leases armed in full."""
+        self.in_flight.clear()
+        self.unsettled.clear()
+        self.wall, self.mono = self.wall + down_ms, 77
+        self.model = copy.deepcopy(self.durable)
+        self.model.reopen(self.mono)
+        self.reopen()
+
+    @rule()
+    def quiesce(self) -> None:
+        """Everything decided is written and everything due is done; then the rows alone tell the same."""
+        self.run_due()
+        while self.shard.batch or self.in_flight or self.unsettled:
+            if self.shard.batch:
+                self.seal()
+            while self.in_flight:
+                self.write()
+            while self.unsettled:
+                self.tell_shard()
+            self.run_due()
+        now = self.now()
+        assert self.model.forgettable(now.wall_ms) == []
+        for task_id in self.removed:
+            self.check_no_rows(task_id)
+        wait = timers.next_wake(self.shard, now)
+        ends = [task.kept_until - now.wall_ms for task in self.model.tasks.values() if task.kept_until is not None]
+        ends += [task.lease.until - now.mono_ms for task in self.model.tasks.values() if task.lease]
+        ends += [task.due - now.wall_ms for task in self.model.tasks.values() if task.due]
+        assert not ends or (wait is not None and 0 < wait <= min(ends))
+        twin = self.opened()
+        for task in self.model.tasks.values():
+            lease = task.lease
+            if lease is not None:
+                until = self.mono + max(lease.length, lease.longest)
+                assert twin.deliveries[task.task_id].claim.until_of(task.task_id) == until
+        self.check_same(twin)
+
+    def check_no_rows(self, task_id: str) -> None:
+        ref = ids.parse_id(task_id)
+        assert ref is not None
+        for table in (b"t", b"s", b"u"):
+            key = keys.place_key(keys.lane_prefix(table, ref.queue, ref.lane), ref.position)
+            value = self.store.get(key)
+            assert value is None or value[:1] == keys.POINTER
+
+    # -- what must always hold ---------------------------------------------------------------------------------------
+
+    @invariant()
+    def same_to_see(self) -> None:
+        self.check_same(self.shard)
+        for task_id, delivery in self.shard.deliveries.items():
+            lease = self.model.tasks[task_id].lease
+            assert lease is not None
+            assert delivery.claim.until_of(task_id) == lease.until
+        live = sum(claim.live for claim in self.shard.claims.values())
+        assert live == len(self.shard.deliveries)
+        assert all(claim.live > 0 for claim in self.shard.claims.values())
+        assert self.shard.windows_bytes == sum(lane.window_bytes for lane in self.shard.loaded_lanes)
+
+    def check_same(self, shard: Shard) -> None:
+        now = self.now()
+        for task in self.model.tasks.values():
+            view = reads.get_task(shard, task.tenant, task.task_id, now)
+            assert view.status.name == task.status
+            assert (view.attempts, view.error, view.result) == (task.attempts, task.error, task.result)
+            lease = task.lease
+            assert (view.token, view.due_ms) == (lease.token if lease else None, task.due or None)
+            assert lease is None or view.worker == lease.worker
+            assert TaskMessage.FromString(view.raw).payload == task.payload
+        for (tenant, command), queue in shard.by_name.items():
+            found = [t.status for t in self.model.tasks.values() if (t.tenant, t.command) == (tenant, command)]
+            counts = tuple(found.count(status) for status in ("PENDING", "SCHEDULED", "CLAIMED", "DLQ"))
+            assert (queue.ready, queue.scheduled, queue.claimed, queue.dlq) == counts
+
+    @precondition(lambda self: self.model.tasks)
+    @rule(data=st.data())
+    def hidden_from_others(self, data: st.DataObject) -> None:
+        task = data.draw(st.sampled_from(list(self.model.tasks.values())))
+        other = TENANTS[TENANTS[0] == task.tenant]
+        with pytest.raises(Rejection, match="no task"):
+            reads.get_task(self.shard, other, task.task_id, self.now())
+
+
+@pytest.mark.timeout(3600)
+def test_core_beside_model_does_and_shows_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits are tiny, so that pages end, windows are cut and rows are split in lives of fifty steps."""
+    for module, name, value in (
+        (claims, "CLAIM_MAX", CLAIM_MAX),
+        (creates, "DUE_WINDOW_MAX", 4),
+        (timers, "DUE_PAGE", 2),
+        (timers, "SLICE", 2),
+        (outcomes, "ABANDONS_MAX", ABANDONS_MAX),
+        (outcomes, "SHRINK_FROM", 2),
+        (shard_module, "ENDED_ROW_MAX", 2),
+        (recovery, "PAGE", 2),
+    ):
+        monkeypatch.setattr(module, name, value)
+    run_state_machine_as_test(CoreBesideModel, settings=QUICK)

@@ -375,3 +375,9 @@ async def test_unwatch_end_forgets_the_task_with_its_last_watcher(runner: HeldRu
     runner.unwatch_end("x", second)
     assert runner.shard.watched == set()
     assert runner._ends == {}
+
+
+async def test_drain_ends_every_wait(runner: HeldRunner) -> None:
+    watching = runner.watch_end("x")
+    runner.drain()
+    assert await reason_of(watching) is Reason.DRAINING

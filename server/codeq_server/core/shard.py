@@ -145,6 +145,10 @@ class Shard:
                 return batch.rows[key]
         return self.stored.get(key)
 
+    def is_changing(self, key: bytes) -> bool:
+        """Returns whether a change of the row is decided and not written yet."""
+        return key in self.batch.rows or any(key in batch.rows for batch in self.in_flight)
+
     def places(self, lane: Lane, first: int, last: int) -> Iterator[tuple[int, bytes]]:
         """Yields position and value of the existing places [first, last] of a lane, decided or written, in order."""
         prefix = lane.task_prefix
@@ -288,7 +292,8 @@ class Shard:
 
     def _list_ended(self, batch: Batch, now: Now) -> None:
         for dead in (False, True):
-            ended = [(queue, home) for queue, home, to_dlq in batch.ended if to_dlq is dead]
+            # In the order of places, so that the sweep reads and deletes neighbours together.
+            ended = sorted((queue, home) for queue, home, to_dlq in batch.ended if to_dlq is dead)
             keep_ms = self.settings.dlq_retention_ms if dead else self.settings.retention_ms
             until = now.wall_ms + keep_ms
             for number, first in enumerate(range(0, len(ended), ENDED_ROW_MAX)):

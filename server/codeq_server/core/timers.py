@@ -6,6 +6,8 @@ Every function works a bounded slice and is called again at once while there is 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
+from itertools import repeat
 from typing import Final
 
 from codeq_internal.v1 import rows_pb2
@@ -13,7 +15,7 @@ from codeq_internal.v1 import rows_pb2
 from . import keys
 from .clock import Now
 from .errors import CorruptRows
-from .model import Lane, Queue
+from .model import Lane
 from .outcomes import enqueue, expire
 from .shard import Shard
 
@@ -147,24 +149,42 @@ def sweep(shard: Shard, now: Now) -> bool:
 def _remove(shard: Shard, ended: rows_pb2.EndedRow, *, dead: bool) -> None:
     """Deletes every row of the listed tasks that are still what they were when they ended."""
     rows = shard.batch.rows
-    queue: Queue | None = None
-    lane: Lane | None = None
-    for index, packed in enumerate(ended.homes):
-        number = ended.queues[index] if len(ended.queues) > 1 else ended.queues[0]
-        if queue is None or queue.number != number:
-            queue, lane = shard.queues[number], None
-        lane_index, position = keys.unpack_home(packed)
-        if lane is None or lane.index != lane_index:
-            lane = queue.lane(lane_index)
-        state_key = keys.place_key(lane.state_prefix, position)
-        value = shard.get(state_key)
-        state = None if value is None else rows_pb2.StateRow.FromString(value)
-        if state is None or state.ended_lsn != ended.lsn:
-            continue
-        rows[state_key] = None
-        rows[keys.place_key(lane.task_prefix, position)] = None
-        if dead:
-            rows[keys.dead_key(number, state.changed_ms, lane_index, position)] = None
-            queue.dlq -= 1
-            shard.touch(queue)
-        shard.totals.removed += 1
+    head = rows_pb2.StateRow(ended_lsn=ended.lsn).SerializeToString()
+    for lane, first, last in _runs(shard, ended):
+        start, end = keys.place_key(lane.state_prefix, first), keys.place_key(lane.state_prefix, last + 1)
+        removed = 0
+        for key, stored in shard.stored.scan(start, end, last - first + 1):
+            value = shard.get(key) if shard.is_changing(key) else stored
+            if value is None or not value.startswith(head):
+                continue
+            rows[key] = None
+            rows[b"t" + key[1:]] = None
+            removed += 1
+            if dead:
+                ended_ms = rows_pb2.StateRow.FromString(value).changed_ms
+                rows[keys.dead_key(lane.queue.number, ended_ms, *keys.split_place_key(key)[1:])] = None
+        shard.totals.removed += removed
+        if dead and removed:
+            lane.queue.dlq -= removed
+            shard.touch(lane.queue)
+
+
+def _runs(shard: Shard, ended: rows_pb2.EndedRow) -> Iterator[tuple[Lane, int, int]]:
+    """Yields lane, first and last position of each run of neighbours in a list, whose homes are in order."""
+    homes = ended.homes
+    numbers = ended.queues if len(ended.queues) > 1 else repeat(ended.queues[0], len(homes))
+    first: tuple[int, int] | None = None
+    previous = (0, 0)
+    for number, home in zip(numbers, homes, strict=True):
+        if first is not None and (number, home - 1) != previous:
+            yield _run(shard, first, previous)
+            first = None
+        first = first or (number, home)
+        previous = (number, home)
+    if first is not None:
+        yield _run(shard, first, previous)
+
+
+def _run(shard: Shard, first: tuple[int, int], last: tuple[int, int]) -> tuple[Lane, int, int]:
+    lane, position = keys.unpack_home(first[1])
+    return shard.queues[first[0]].lane(lane), position, keys.unpack_home(last[1])[1]

@@ -71,13 +71,12 @@ class ShardMachine(RuleBasedStateMachine):
     def now(self) -> Now:
         return self.shard.at(self.wall_ms, self.mono_ms)
 
-    @rule(step=st.sampled_from(["write", "write", "write", "seal", "seal", "write all", "open again", "kill"]))
+    @rule(step=st.sampled_from(["seal", "seal", "seal", "write", "write", "write all", "open again", "kill"]))
     def commit(self, step: str) -> None:
         match step:
             case "seal":
                 self.seal()
             case "write":
-                self.seal()
                 self.write()
             case "write all":
                 self.write_all()

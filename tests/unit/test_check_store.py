@@ -8,6 +8,7 @@ import pytest
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys
 from codeq_server.storage.check import DIFFERENCES_MAX, check_store
+from codeq_server.storage.durable import FILE_NAME
 from codeq_server.storage.errors import StoreFailed
 from codeq_server.storage.identity import next_identity, save
 from codeq_server.storage.rocks import RocksStore
@@ -42,6 +43,20 @@ def test_check_store_many_differences_are_counted_but_bounded(tmp_path: Path) ->
     assert len(differences) == DIFFERENCES_MAX
     assert summary.differences == DIFFERENCES_MAX + 5
     assert str(differences[0]) == "y 303030303030: unknown prefix"
+
+
+def test_check_store_damaged_side_file_is_a_difference(tmp_path: Path) -> None:
+    write_store(tmp_path / "s", {}, durable=3)
+    (tmp_path / "s" / FILE_NAME).write_bytes(b"")
+    differences, summary = check_store(tmp_path / "s")
+    assert [difference.key for difference in differences] == [keys.TICK]
+    assert (summary.rows, summary.differences) == (2, 1)
+
+
+def test_check_store_path_below_a_file_fails(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreFailed):
+        check_store(tmp_path / "file" / "s")
 
 
 def test_check_store_missing_store_fails(tmp_path: Path) -> None:

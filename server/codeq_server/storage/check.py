@@ -10,6 +10,7 @@ from codeq_server.core import keys
 
 from .checker import Checker
 from .durable import read_durable
+from .errors import StoreDamaged, StoreFailed
 from .findings import Difference, Summary
 from .rocks import stored_rows
 
@@ -45,11 +46,19 @@ def check_store(path: Path) -> tuple[list[Difference], Summary]:
     """
     summary = Summary()
     differences: list[Difference] = []
-    durable = read_durable(path)
+    durable, unknown = 0, ""
+    try:
+        durable = read_durable(path)
+    except StoreDamaged as error:
+        unknown = str(error)
+    except OSError as error:
+        raise StoreFailed(f"the store {path} cannot be read: {error.strerror}") from error
     for difference in check(stored_rows(path), summary):
         if len(differences) < DIFFERENCES_MAX:
             differences.append(difference)
     if summary.lsn < durable:
+        unknown = f"durable rows are lost: batch {durable} was durable"
+    if unknown:
         summary.differences += 1
-        differences.append(Difference(keys.TICK, f"durable rows are lost: batch {durable} was durable"))
+        differences.append(Difference(keys.TICK, unknown))
     return differences, summary

@@ -114,6 +114,8 @@ def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> 
         shard.batch.rows[key] = None
         shard.batch.rows[keys.extension_key(token)] = None
         return
+    if granted and not claim.extended:  # nobody would delete the grants of deliveries that have ended
+        shard.batch.rows[keys.extension_key(token)] = None
     shard.claims[token] = claim
     shard.claim_order.append(token)
     heapq.heappush(shard.lease_ends, (claim.until, token))

@@ -10,7 +10,7 @@
 | x      | lease token u64                          | ExtensionRow                                 |
 | d      | due ms u64, home                         | lane u8, attempts u16, state row 0|1         |
 | u      | place: queue u32, lane u8, position u48  | pointer                                      |
-| r      | end of retention ms u64, LSN u64, n u16  | EndedRow                                     |
+| r      | end of retention ms u64, LSN u64, n u16  | EndedRow; n is odd for the dead-letter queue |
 | z      | queue u32, end ms u64, home              | empty                                        |
 
 All numbers are big-endian, so that the order of keys is the order of time and of places. Values of "t" and "u":

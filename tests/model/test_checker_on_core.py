@@ -6,6 +6,8 @@ Constants of the core are made small, so that pages end, windows overflow and li
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from codeq_server.core import claims, creates, outcomes, recovery, shard, timers
@@ -19,6 +21,8 @@ from codeq_server.core.shard import Shard, ShardSettings
 from codeq_server.storage.check import check
 from codeq_server.storage.identity import next_identity, save
 from codeq_server.storage.memory import MemoryStore
+from codeq_server.storage.rocks import RocksStore
+from codeq_server.storage.store import Store
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -39,9 +43,12 @@ EVERYTHING = b"\xff" * 16
 class ShardMachine(RuleBasedStateMachine):
     """A shard, its store, and what a client may rely on: tasks that were created and ended in written batches."""
 
+    def make_store(self) -> Store:
+        """Opens the store; again when the shard is opened again."""
+        return self.store if hasattr(self, "store") else MemoryStore()
+
     @initialize(window_bytes=st.sampled_from([1, 1500, 1 << 20]))
     def start(self, window_bytes: int) -> None:
-        self.store = MemoryStore()
         self.settings = ShardSettings(
             max_attempts=3,
             backoff_policy=BackoffPolicy.EXP_FULL_JITTER,
@@ -63,6 +70,7 @@ class ShardMachine(RuleBasedStateMachine):
     # -- opening, writing, killing -------------------------------------------------------------------------------
 
     def open(self) -> None:
+        self.store: Store = self.make_store()
         identity = next_identity(self.store, 1, self.wall_ms // 1000, bytes(16))
         save(self.store, identity)
         self.shard = recovery.open_shard(self.store, self.settings, identity.epoch, self.wall_ms, self.mono_ms)
@@ -260,6 +268,25 @@ class ShardMachine(RuleBasedStateMachine):
         assert {key[:1] for key, _ in self.store.scan(b"", EVERYTHING, 1 << 30)} <= {b"m", b"q"}
 
 
+class RocksShardMachine(ShardMachine):
+    """The same on disk, where an opening reads files."""
+
+    def make_store(self) -> Store:
+        if hasattr(self, "store"):
+            self.store.close()
+        else:
+            self.directory = TemporaryDirectory()
+        return RocksStore(Path(self.directory.name, "store"), fsync=False)
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            if hasattr(self, "store"):
+                self.store.close()
+                self.directory.cleanup()
+
+
 def nth(tasks: Iterable[str], choice: int) -> str:
     """Returns one of the tasks, the last ones in the order of ids first."""
     ordered = sorted(tasks, reverse=True)
@@ -293,7 +320,11 @@ def picture(of: Shard) -> object:
     return deliveries, lanes, grants, counters, ready, of.batch.lsn
 
 
-def test_core_random_work_keeps_rows_consistent(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("machine", "examples"), [(ShardMachine, 400), (RocksShardMachine, 60)])
+def test_core_random_work_keeps_rows_consistent(
+    monkeypatch: pytest.MonkeyPatch, machine: type[ShardMachine], examples: int
+) -> None:
     monkeypatch.setattr(claims, "CLAIM_MAX", 6)
     monkeypatch.setattr(creates, "DUE_WINDOW_MAX", 6)
     monkeypatch.setattr(timers, "DUE_PAGE", 4)
@@ -303,9 +334,9 @@ def test_core_random_work_keeps_rows_consistent(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(shard, "ENDED_ROW_MAX", 3)
     monkeypatch.setattr(recovery, "PAGE", 3)
     run_state_machine_as_test(
-        ShardMachine,
+        machine,
         settings=settings(
-            max_examples=400,
+            max_examples=examples,
             stateful_step_count=50,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -1,0 +1,106 @@
+"""A store whose n-th change fails, and that knows what a cut of the power would leave of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from codeq_internal.v1 import rows_pb2
+from codeq_server.core import keys
+from codeq_server.storage.errors import StoreFailed
+from codeq_server.storage.memory import MemoryStore
+from codeq_server.storage.store import Store
+
+
+class FailingStore:
+    """Passes everything on to another store, until a change of it fails.
+
+    Changes are writes, syncs and notes of what is durable. Once one has failed, all later ones fail too, as those of
+    RocksDB do.
+
+    Attributes:
+        failed: Whether the change has failed.
+        calls_after: Changes that were tried after that.
+        durable: The rows that were synced.
+        durable_lsn: The last batch among them.
+    """
+
+    def __init__(self, inner: Store, fail_at: int, *, late: bool) -> None:
+        """Wraps a store.
+
+        Args:
+            inner: The store.
+            fail_at: Number of the change that fails, counted from 1.
+            late: Whether the change that fails takes place all the same; else it does nothing.
+        """
+        self._inner = inner
+        self._left = fail_at
+        self._late = late
+        self._unsynced: dict[bytes, bytes | None] = {}
+        self.failed = False
+        self.calls_after = 0
+        self.durable = MemoryStore()
+        self.durable_lsn = 0
+
+    def get(self, key: bytes) -> bytes | None:
+        """See `Store.get`."""
+        return self._inner.get(key)
+
+    def scan(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """See `Store.scan`."""
+        return self._inner.scan(start, end, limit)
+
+    def write(self, rows: Mapping[bytes, bytes | None]) -> None:
+        """See `Store.write`."""
+        fails = self._fails()
+        if not fails or self._late:
+            self._inner.write(rows)
+            self._unsynced |= rows
+        self._raise(fails)
+
+    def sync(self) -> None:
+        """See `Store.sync`."""
+        fails = self._fails()
+        if not fails or self._late:
+            self._inner.sync()
+            self.durable.write(self._unsynced)
+            tick = self._unsynced.get(keys.TICK)
+            self._unsynced = {}
+            if tick is not None and not fails:
+                self.durable_lsn = rows_pb2.TickRow.FromString(tick).lsn
+        self._raise(fails)
+
+    def note_durable(self, lsn: int) -> None:
+        """See `Store.note_durable`."""
+        fails = self._fails()
+        if not fails or self._late:
+            self._inner.note_durable(lsn)
+        self._raise(fails)
+
+    def check_recovered(self, lsn: int) -> None:
+        """See `Store.check_recovered`."""
+        self._inner.check_recovered(lsn)
+
+    def approximate_bytes(self) -> int:
+        """See `Store.approximate_bytes`."""
+        return self._inner.approximate_bytes()
+
+    def free_bytes(self) -> int:
+        """See `Store.free_bytes`."""
+        return self._inner.free_bytes()
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        self._inner.close()
+
+    def _fails(self) -> bool:
+        if self.failed:
+            self.calls_after += 1
+            self._raise(fails=True)
+        self._left -= 1
+        self.failed = self._left == 0
+        return self.failed
+
+    @staticmethod
+    def _raise(fails: bool) -> None:
+        if fails:
+            raise StoreFailed("the disk is broken")

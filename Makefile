@@ -21,7 +21,7 @@ TYPED := sdks/python/src/codeq server/codeq_server gateway/codeq_gateway cli/cod
 GO_MODULES := $(patsubst %/go.mod,%,$(wildcard sdks/go/go.mod bench/load/go.mod))
 BUF_TEMPLATES := buf.gen.yaml buf.gen.vendor.yaml buf.gen.internal.yaml
 TEST_TOOLS := git bash curl jq
-HOST_TOOLS := buildah debootstrap strace curl jq
+HOST_TOOLS := buildah debootstrap strace curl gcc jq
 
 # Runs a command while no other make of this checkout does the same.
 LOCKED := $(PYTHON) -c 'import fcntl, os, sys; lock = os.open(".make.lock", os.O_CREAT | os.O_RDWR); \

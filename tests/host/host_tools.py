@@ -14,6 +14,7 @@ PACKAGES = {
     "buildah": "buildah",
     "curl": "curl",
     "debootstrap": "debootstrap",
+    "gcc": "gcc",
     "jq": "jq",
     "strace": "strace",
     "tar": "tar",

@@ -46,6 +46,19 @@ def read_durable(directory: Path) -> int:
     return max(records)[0]
 
 
+def sync_directory(directory: Path) -> None:
+    """Makes the names in a directory durable.
+
+    Raises:
+        OSError: It cannot be read or synced.
+    """
+    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def _records(content: bytes) -> list[tuple[int, int]]:
     """Returns LSN and slot of each valid record."""
     return [(lsn, slot) for slot in (0, 1) if (lsn := _parse(content[slot * _SECTOR :])) is not None]
@@ -115,8 +128,4 @@ class DurableMark:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self._path)
-        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_directory(directory)

@@ -383,8 +383,6 @@ class CoreBesideModel(RuleBasedStateMachine):
     def quiesce(self) -> None:
         """Everything decided is written and everything due is done; then the rows alone tell the same."""
         self.drain()
-        self.pass_time(timers.SWEEP_PAUSE_MS)  # a list that met its own batch on its way is looked at again by now
-        self.drain()
         now = self.now()
         assert self.model.forgettable(now.wall_ms) == []
         for task_id in self.removed:

@@ -257,6 +257,23 @@ def test_heartbeat_of_one_task_leaves_its_siblings_leases(shard: DrivenShard) ->
     assert shard.status(first) == "PENDING"
 
 
+def test_heartbeats_longer_than_the_lease_cost_the_same_for_each_task(shard: DrivenShard) -> None:
+    """The claim's row is written once for a batch, not once for each of its tasks."""
+    tasks = [shard.create() for _ in range(200)]
+    shard.claim(200)
+    shard.write()
+    for task_id in tasks:
+        shard.heartbeat(task_id, 90_000)
+    assert shard.shard.batch
+    assert not shard.shard.batch.rows
+    shard.settle(tasks[0])
+    shard.write()
+    (key,) = shard.keys(b"x")
+    value = shard.store.get(key)
+    assert value is not None
+    assert list(rows_pb2.ExtensionRow.FromString(value).lease_ms) == [90_000] * 199
+
+
 def test_heartbeat_longer_than_the_lease_holds_over_a_restart(shard: DrivenShard) -> None:
     first, second = shard.create(), shard.create()
     shard.claim(2, lease=1000)

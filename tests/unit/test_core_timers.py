@@ -294,9 +294,10 @@ def test_sweep_when_the_batch_of_the_end_is_not_written_waits_for_it(shard: Driv
     sealed = shard.seal()
     shard.wall, shard.mono = shard.wall + 10_000, shard.mono + 10_000
     assert timers.sweep(shard.shard, shard.now) is False
-    assert timers.next_wake(shard.shard, shard.now) == timers.SWEEP_PAUSE_MS
+    assert timers.next_wake(shard.shard, shard.now) == 50_000  # the end of the lease
     shard.write(sealed)
-    shard.pass_time(timers.SWEEP_PAUSE_MS)
+    assert timers.next_wake(shard.shard, shard.now) == 0
+    shard.run_due()
     shard.write()
     assert shard.keys(b"tsr") == []
 
@@ -312,7 +313,7 @@ def test_sweep_when_a_later_list_is_written_first_does_not_forget_the_earlier(sh
     shard.wall, shard.mono = shard.wall + 10_000, shard.mono + 10_000
     shard.run_due()
     shard.write(sealed)
-    shard.pass_time(timers.SWEEP_PAUSE_MS)
+    shard.run_due()
     shard.write()
     assert len(shard.keys(b"r")) == len(shard.keys(b"t")) == 1
 
@@ -329,7 +330,7 @@ def test_sweep_does_not_pass_a_list_that_is_on_its_way(shard: DrivenShard) -> No
     shard.wall, shard.mono = shard.wall + 16_000, shard.mono + 16_000
     shard.run_due()
     shard.write(sealed)
-    shard.pass_time(timers.SWEEP_PAUSE_MS)
+    shard.run_due()
     shard.write()
     assert shard.keys(b"tsrz") == []
 

@@ -237,6 +237,7 @@ class Batch:
         rows: New value of each changed row; None deletes it.
         due: The same for rows of the due index, kept apart because pages of it are merged with them.
         touched: Queues whose rows are to be written.
+        extended: Claims whose extension rows are to be written.
         ended: (queue, home, whether it went to the dead-letter queue) of tasks that ended.
         size: Bytes of its payloads and results.
         kept_until: When the first of the tasks that ended in it may be removed, in Unix milliseconds; set by the seal.
@@ -246,13 +247,14 @@ class Batch:
     rows: dict[bytes, bytes | None] = field(default_factory=dict)
     due: dict[bytes, bytes | None] = field(default_factory=dict)
     touched: list[Queue] = field(default_factory=list)
+    extended: dict[Claim, None] = field(default_factory=dict)
     ended: list[tuple[int, int, bool]] = field(default_factory=list)
     size: int = 0
     kept_until: int | None = None
 
     def __bool__(self) -> bool:
         """Tells whether anything was decided."""
-        return bool(self.rows or self.due or self.touched)
+        return bool(self.rows or self.due or self.touched or self.extended)
 
 
 @dataclass(frozen=True, slots=True)

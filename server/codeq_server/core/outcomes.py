@@ -352,20 +352,8 @@ def heartbeat(
         until = now.mono_ms + extend_ms
         claim.extended[task_id] = (until, max(granted, extend_ms))
         if extend_ms > granted:
-            _put_extensions(shard, delivery)
+            shard.batch.extended[claim] = None
     return claim.token, now.wall_ms + until - now.mono_ms
-
-
-def _put_extensions(shard: Shard, delivery: Delivery) -> None:
-    claim = delivery.claim
-    row = rows_pb2.ExtensionRow()
-    for task_id, (_, granted) in claim.extended.items():
-        other = shard.deliveries.get(task_id)
-        if granted > claim.lease_ms and other is not None and other.claim is claim:
-            row.queues.append(other.home.queue.number)
-            row.homes.append(keys.pack_home(other.home.index, other.position))
-            row.lease_ms.append(granted)
-    shard.batch.rows[keys.extension_key(claim.token)] = row.SerializeToString()
 
 
 def find_home(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int]:

@@ -113,6 +113,8 @@ class Shard:
         self.sweep_mark = b""
         self.sweep_at: int | None = None
         """When the next ended list may be due, in Unix milliseconds."""
+        self.sweep_blocked = False
+        """Whether that list is due, and waits for a batch in flight to be written."""
         self.windows_bytes = 0
         self.loaded_lanes: dict[Lane, None] = {}
         self.woken: dict[Queue, None] = {}
@@ -255,6 +257,9 @@ class Shard:
         for queue in batch.touched:
             rows[queue.key] = queue.row()
             queue.touched = False
+        for claim in batch.extended:
+            if claim.token in self.claims:
+                rows[keys.extension_key(claim.token)] = self._extension_row(claim)
         self._list_ended(batch, now)
         self._forget_over_claims()
         oldest = self.claim_order[0] if self.claim_order else self.epoch << TOKEN_COUNTER_BITS | self.token_counter + 1
@@ -274,9 +279,20 @@ class Shard:
 
     def settled(self, lsn: int) -> None:
         """Forgets the batch in flight that is now written."""
+        self.sweep_blocked = False
         batch = self.in_flight.popleft()
         self.in_flight_wall_ms.popleft()
         assert batch.lsn == lsn
+
+    def _extension_row(self, claim: Claim) -> bytes:
+        row = rows_pb2.ExtensionRow()
+        for task_id, (_, granted) in claim.extended.items():
+            delivery = self.deliveries.get(task_id)
+            if granted > claim.lease_ms and delivery is not None and delivery.claim is claim:
+                row.queues.append(delivery.home.queue.number)
+                row.homes.append(keys.pack_home(delivery.home.index, delivery.position))
+                row.lease_ms.append(granted)
+        return row.SerializeToString()
 
     def _forget_over_claims(self) -> None:
         """Keeps the lists of claims about as long as the live ones are: one long lease must not hold the rest."""

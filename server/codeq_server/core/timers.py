@@ -25,10 +25,6 @@ DUE_PAGE: Final = 1024
 """Rows of the due index read at a time."""
 
 
-SWEEP_PAUSE_MS: Final = 5
-"""Wait before a list is looked at again that is due while an older batch is still on its way."""
-
-
 def run_due(shard: Shard, now: Now) -> bool:
     """Works one slice of everything that is due; returns whether more is due already."""
     more = expire_leases(shard, now)
@@ -44,7 +40,7 @@ def next_wake(shard: Shard, now: Now) -> int | None:
         waits.append(shard.lease_ends[0][0] - now.mono_ms)
     if shard.due:
         waits.append(shard.due[0][0] - now.wall_ms)
-    if shard.sweep_at is not None:
+    if shard.sweep_at is not None and not shard.sweep_blocked:
         waits.append(shard.sweep_at - now.wall_ms)
     return max(0, min(waits)) if waits else None
 
@@ -126,7 +122,7 @@ def load_due(shard: Shard) -> bool:
 
 def sweep(shard: Shard, now: Now) -> bool:
     """Removes tasks whose retention is over; returns whether more are due."""
-    if shard.sweep_at is None or shard.sweep_at > now.wall_ms:
+    if shard.sweep_at is None or shard.sweep_blocked or shard.sweep_at > now.wall_ms:
         return False
     # Lists of a batch in flight end no earlier than its sealing: what is older is written, so the mark can pass it.
     limit = min(now.wall_ms, *shard.in_flight_wall_ms) if shard.in_flight_wall_ms else now.wall_ms
@@ -141,8 +137,8 @@ def sweep(shard: Shard, now: Now) -> bool:
         shard.sweep_at = ends[0]
         return True
     ends += [batch.kept_until for batch in shard.in_flight if batch.kept_until is not None]
-    # What is due already waits for a batch in flight.
-    shard.sweep_at = max(min(ends), now.wall_ms + SWEEP_PAUSE_MS) if ends else None
+    shard.sweep_at = min(ends, default=None)
+    shard.sweep_blocked = shard.sweep_at is not None and shard.sweep_at <= now.wall_ms
     return False
 
 

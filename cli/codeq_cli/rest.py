@@ -43,7 +43,7 @@ class Server:
         path: str,
         *,
         body: str | None = None,
-        query: Mapping[str, str | int] | None = None,
+        query: Mapping[str, str | int | list[str]] | None = None,
         wait_seconds: int = 0,
     ) -> str | None:
         """Makes one call.
@@ -104,6 +104,37 @@ def members_of(reply: str | None) -> dict[str, str]:
         return json_text.members(reply or "")
     except ValueError:
         raise connection_failure("the reply is not what a codeq server answers; check the endpoint") from None
+
+
+def pages(
+    server: Server, path: str, query: Mapping[str, str | int | list[str]], name: str, most: int | None = None
+) -> list[str]:
+    """Returns the items of a list, page after page: each as its JSON text.
+
+    Args:
+        server: Who has it.
+        path: Path of the list.
+        query: Its filters.
+        name: Member of a page that holds its items.
+        most: Items wanted; None: all.
+
+    Raises:
+        Failure: A call failed, or answers are no pages.
+    """
+    items: list[str] = []
+    token = ""
+    seen = set()
+    while token not in seen:
+        seen.add(token)
+        page = members_of(server.call("GET", path, query={**query, **({"pageToken": token} if token else {})}))
+        try:
+            items += json_text.elements(page.get(name, "[]"))
+            token = str(json.loads(page.get("nextPageToken", '""')))
+        except ValueError:
+            raise connection_failure(f"the reply is not a page of {name}; check the endpoint") from None
+        if not token or (most is not None and len(items) >= most):
+            return items[:most]
+    raise connection_failure(f"the server repeats a page of {name}")
 
 
 def _read(response: httpx.Response) -> str:

@@ -12,10 +12,16 @@ import typer
 from codeq_cli import json_text, names, render
 from codeq_cli.client_options import ClientOptions, client_command
 from codeq_cli.failures import ExitCode, Failure, usage_failure
-from codeq_cli.rest import members_of
+from codeq_cli.rest import members_of, pages
 
 INPUT_BYTES_MAX: Final = 8 * 1024 * 1024
 """Bound of a JSON value read from a file or from stdin; the server allows 1 MiB and says so."""
+
+PAGE_SIZE: Final = 500
+"""Tasks asked for at a time; the most that the server allows."""
+
+COLUMNS: Final = ("id", "command", "status", "priority", "attempts", "createdAt", "error")
+"""Columns of a table of tasks."""
 
 app = typer.Typer(no_args_is_help=False, help="Create, look at, claim and end tasks.")
 
@@ -56,6 +62,30 @@ def create(
 def get(options: ClientOptions, task_id: Id) -> None:
     """Shows a task."""
     _show_reply(options, options.server().call("GET", f"/tasks/{names.task_id(task_id)}"))
+
+
+@app.command("list")
+@client_command
+def list_(
+    options: ClientOptions,
+    command: Annotated[str | None, typer.Option(metavar="COMMAND", help="Only tasks of this queue.")] = None,
+    status: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Only tasks in these statuses, such as PENDING,CLAIMED.")
+    ] = None,
+    created_from: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted then or later.")] = None,
+    created_to: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted before.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Tasks shown at most.")] = 100,
+) -> None:
+    """Shows tasks of the tenant, queue by queue, in each by priority and then by age."""
+    query: dict[str, str | int | list[str]] = {"pageSize": min(limit, PAGE_SIZE)}
+    if command is not None:
+        query["command"] = names.command(command)
+    if status is not None:
+        query["status"] = [name.strip().upper() for name in status.split(",")]
+    query |= {
+        name: time for name, time in (("createdFrom", created_from), ("createdTo", created_to)) if time is not None
+    }
+    render.show_list("tasks", pages(options.server(), "/tasks", query, "tasks", limit), COLUMNS, options.format)
 
 
 @app.command()

@@ -194,7 +194,7 @@ async def test_unknown_path_is_told(served: Served, path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("GET", TASKS, "POST"),
+        ("PUT", TASKS, "GET, POST"),
         ("DELETE", f"{TASKS}/t1", "GET"),
         ("DELETE", RESULT, "GET, POST"),
         ("PUT", f"{TASKS}/claim", "GET, POST"),

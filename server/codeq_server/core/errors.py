@@ -36,6 +36,7 @@ class Reason(Enum):
     BAD_HANDSHAKE = 20
     CORRUPT_DATA = 21
     DEADLINE_EXCEEDED = 22
+    INVALID_PAGE_TOKEN = 26
 
 
 class Rejection(Exception):  # noqa: N818 - a refusal is a normal answer, not an error of the server

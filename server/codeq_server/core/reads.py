@@ -71,9 +71,19 @@ def get_task(shard: Shard, tenant: str, task_id: str, now: Now) -> TaskView:
         CorruptRows: The task's rows contradict each other.
     """
     home, position = find_home(shard, tenant, task_id)
-    key = keys.place_key(home.task_prefix, position)
-    value = shard.get(key)
+    value = shard.get(keys.place_key(home.task_prefix, position))
     assert value is not None
+    return view_at(shard, home, position, value, now)
+
+
+def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> TaskView:
+    """Returns the task whose home row is there and has this value.
+
+    Raises:
+        CorruptRows: The task's rows contradict each other.
+    """
+    tenant = home.queue.tenant
+    task_id = home.id_of(position, keys.home_epoch(value))
     raw = keys.task_bytes(value)
     state = shard.state(home, position)
     delivery = shard.deliveries.get(task_id)
@@ -97,6 +107,7 @@ def get_task(shard: Shard, tenant: str, task_id: str, now: Now) -> TaskView:
             due_ms = keys.split_parked(value)[0]
             return TaskView(task_id=task_id, tenant=tenant, raw=raw, status=Status.SCHEDULED, due_ms=due_ms)
         if position <= home.mark:
+            key = keys.place_key(home.task_prefix, position)
             raise CorruptRows(key, "a home behind the mark has neither a state row nor a lease")
         return TaskView(task_id=task_id, tenant=tenant, raw=raw, status=Status.PENDING)
     ended = state.ended_lsn > 0

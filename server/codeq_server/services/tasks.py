@@ -29,6 +29,7 @@ from .convert import (
     timestamp,
     unix_ms,
 )
+from .listing import list_tasks
 from .validation import check_json, check_message
 
 BATCH_BYTES_MAX: Final = 8 << 20
@@ -147,6 +148,10 @@ class TaskService:
         view = self._view(claims, request.task_id)
         await self._settled()
         return pb.GetTaskResponse(task=task_message(view))
+
+    async def ListTasks(self, claims: Claims, request: pb.ListTasksRequest) -> pb.ListTasksResponse:  # noqa: N802
+        """Tells a page of tasks."""
+        return await list_tasks(self._runner, claims.tenant_id, request)
 
     async def GetTaskResult(  # noqa: N802
         self, claims: Claims, request: pb.GetTaskResultRequest

@@ -78,6 +78,31 @@ def result(task_id: str, wait: float) -> Call[TaskResult]:
     )
 
 
+def tasks(
+    command: str,
+    statuses: Iterable[str],
+    created_from: datetime | None,
+    created_to: datetime | None,
+    page_size: int,
+    page_token: str,
+) -> Call[tuple[list[Task], str]]:
+    """Read a page of tasks; the value is the page and the token of the next one."""
+    return Call(
+        _task("ListTasks"),
+        _filled(
+            tasks_pb.ListTasksRequest,
+            command=command,
+            status=[f"TASK_STATUS_{status}" for status in statuses],
+            created_from=created_from,
+            created_to=created_to,
+            page_size=page_size,
+            page_token=page_token,
+        ),
+        tasks_pb.ListTasksResponse,
+        lambda reply: ([Task(each) for each in reply.tasks], reply.next_page_token),
+    )
+
+
 def claim(commands: Sequence[str], count: int, lease_seconds: int | None, wait: float) -> Call[list[Task]]:
     """Lease up to count tasks."""
     seconds = math.ceil(wait)

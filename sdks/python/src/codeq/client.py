@@ -82,6 +82,28 @@ class Client:
         """
         return self._call(calls.result(task_id, wait))
 
+    def tasks(
+        self,
+        command: str = "",
+        statuses: Iterable[str] = (),
+        *,
+        created_from: datetime | None = None,
+        created_to: datetime | None = None,
+        page_size: int = 0,
+        page_token: str = "",
+    ) -> tuple[list[Task], str]:
+        """Read a page of tasks and the token of the next page (empty: none); a page may be short or empty.
+
+        Args:
+            command: Queue wanted; empty: any.
+            statuses: Statuses wanted, such as TaskStatus.PENDING; none: any.
+            created_from: Accepted then or later; with a time zone.
+            created_to: Accepted before; with a time zone.
+            page_size: Tasks wanted, at most 500; 0: 100.
+            page_token: From the page before, read with the same filters.
+        """
+        return self._call(calls.tasks(command, statuses, created_from, created_to, page_size, page_token))
+
     def claim(
         self, commands: Sequence[str] = (), *, count: int = 1, lease_seconds: int | None = None, wait: float = 0
     ) -> list[Task]:
@@ -215,6 +237,19 @@ class AsyncClient:
     async def result(self, task_id: str, wait: float = 0) -> TaskResult:
         """Read the record of a task's end; as Client.result."""
         return await self._call(calls.result(task_id, wait))
+
+    async def tasks(
+        self,
+        command: str = "",
+        statuses: Iterable[str] = (),
+        *,
+        created_from: datetime | None = None,
+        created_to: datetime | None = None,
+        page_size: int = 0,
+        page_token: str = "",
+    ) -> tuple[list[Task], str]:
+        """Read a page of tasks; as Client.tasks."""
+        return await self._call(calls.tasks(command, statuses, created_from, created_to, page_size, page_token))
 
     async def claim(
         self, commands: Sequence[str] = (), *, count: int = 1, lease_seconds: int | None = None, wait: float = 0

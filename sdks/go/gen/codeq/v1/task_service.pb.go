@@ -1345,6 +1345,152 @@ func (x *GetTaskResultResponse) GetResult() *TaskResult {
 	return nil
 }
 
+// ListTasksRequest asks for a page of tasks.
+type ListTasksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Command wanted; empty: any.
+	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	// Statuses wanted; none: any.
+	Status []TaskStatus `protobuf:"varint,2,rep,packed,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
+	// Time of acceptance from which tasks are wanted; absent: any.
+	CreatedFrom *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created_from,json=createdFrom,proto3" json:"created_from,omitempty"`
+	// Time of acceptance before which tasks are wanted; absent: any.
+	CreatedTo *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_to,json=createdTo,proto3" json:"created_to,omitempty"`
+	// Tasks wanted, 1 to 500; 0: 100.
+	PageSize int32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Token of the page, from the previous answer to the same filters; empty: the first page.
+	PageToken     string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTasksRequest) Reset() {
+	*x = ListTasksRequest{}
+	mi := &file_codeq_v1_task_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTasksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTasksRequest) ProtoMessage() {}
+
+func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_task_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTasksRequest.ProtoReflect.Descriptor instead.
+func (*ListTasksRequest) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ListTasksRequest) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetStatus() []TaskStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+func (x *ListTasksRequest) GetCreatedFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedFrom
+	}
+	return nil
+}
+
+func (x *ListTasksRequest) GetCreatedTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedTo
+	}
+	return nil
+}
+
+func (x *ListTasksRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListTasksRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListTasksResponse is a page of tasks.
+type ListTasksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Tasks in the order of their places.
+	Tasks []*Task `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	// Token of the next page; empty: there is none.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTasksResponse) Reset() {
+	*x = ListTasksResponse{}
+	mi := &file_codeq_v1_task_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTasksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTasksResponse) ProtoMessage() {}
+
+func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_task_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTasksResponse.ProtoReflect.Descriptor instead.
+func (*ListTasksResponse) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ListTasksResponse) GetTasks() []*Task {
+	if x != nil {
+		return x.Tasks
+	}
+	return nil
+}
+
+func (x *ListTasksResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 var File_codeq_v1_task_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_task_service_proto_rawDesc = "" +
@@ -1439,7 +1585,20 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\fwait_seconds\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x18<(\x00R\vwaitSeconds\"i\n" +
 	"\x15GetTaskResultResponse\x12\"\n" +
 	"\x04task\x18\x01 \x01(\v2\x0e.codeq.v1.TaskR\x04task\x12,\n" +
-	"\x06result\x18\x02 \x01(\v2\x14.codeq.v1.TaskResultR\x06result2\xf6\v\n" +
+	"\x06result\x18\x02 \x01(\v2\x14.codeq.v1.TaskResultR\x06result\"\xc3\x02\n" +
+	"\x10ListTasksRequest\x12\"\n" +
+	"\acommand\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\acommand\x12?\n" +
+	"\x06status\x18\x02 \x03(\x0e2\x14.codeq.v1.TaskStatusB\x11\xbaH\x0e\x92\x01\v\x10\a\"\a\x82\x01\x04\x10\x01 \x00R\x06status\x12=\n" +
+	"\fcreated_from\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vcreatedFrom\x129\n" +
+	"\n" +
+	"created_to\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedTo\x12'\n" +
+	"\tpage_size\x18\x05 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"a\n" +
+	"\x11ListTasksResponse\x12$\n" +
+	"\x05tasks\x18\x01 \x03(\v2\x0e.codeq.v1.TaskR\x05tasks\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xdb\f\n" +
 	"\vTaskService\x12y\n" +
 	"\n" +
 	"CreateTask\x12\x1b.codeq.v1.CreateTaskRequest\x1a\x1c.codeq.v1.CreateTaskResponse\"0\x8a\xb5\x18\x02\b\x01\x92\xb5\x18\x03\b\xca\x01\x82\xd3\xe4\x93\x02\x1d:\x04specb\x04task\"\x0f/v1/codeq/tasks\x12\x81\x01\n" +
@@ -1453,7 +1612,8 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\bNackTask\x12\x19.codeq.v1.NackTaskRequest\x1a\x1a.codeq.v1.NackTaskResponse\";\x8a\xb5\x18\x0e\b\x02\x12\n" +
 	"codeq:nack\x82\xd3\xe4\x93\x02#:\x01*\"\x1e/v1/codeq/tasks/{task_id}/nack\x12\x8d\x01\n" +
 	"\vAbandonTask\x12\x1c.codeq.v1.AbandonTaskRequest\x1a\x1d.codeq.v1.AbandonTaskResponse\"A\x8a\xb5\x18\x11\b\x02\x12\rcodeq:abandon\x82\xd3\xe4\x93\x02&:\x01*\"!/v1/codeq/tasks/{task_id}/abandon\x12m\n" +
-	"\aGetTask\x12\x18.codeq.v1.GetTaskRequest\x1a\x19.codeq.v1.GetTaskResponse\"-\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02!b\x04task\x12\x19/v1/codeq/tasks/{task_id}\x12\x80\x01\n" +
+	"\aGetTask\x12\x18.codeq.v1.GetTaskRequest\x1a\x19.codeq.v1.GetTaskResponse\"-\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02!b\x04task\x12\x19/v1/codeq/tasks/{task_id}\x12c\n" +
+	"\tListTasks\x12\x1a.codeq.v1.ListTasksRequest\x1a\x1b.codeq.v1.ListTasksResponse\"\x1d\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/codeq/tasks\x12\x80\x01\n" +
 	"\rGetTaskResult\x12\x1e.codeq.v1.GetTaskResultRequest\x1a\x1f.codeq.v1.GetTaskResultResponse\".\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02\"\x12 /v1/codeq/tasks/{task_id}/resultB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
 var (
@@ -1468,7 +1628,7 @@ func file_codeq_v1_task_service_proto_rawDescGZIP() []byte {
 	return file_codeq_v1_task_service_proto_rawDescData
 }
 
-var file_codeq_v1_task_service_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_codeq_v1_task_service_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_codeq_v1_task_service_proto_goTypes = []any{
 	(*CreateTaskRequest)(nil),          // 0: codeq.v1.CreateTaskRequest
 	(*CreateTaskResponse)(nil),         // 1: codeq.v1.CreateTaskResponse
@@ -1494,61 +1654,69 @@ var file_codeq_v1_task_service_proto_goTypes = []any{
 	(*GetTaskResponse)(nil),            // 21: codeq.v1.GetTaskResponse
 	(*GetTaskResultRequest)(nil),       // 22: codeq.v1.GetTaskResultRequest
 	(*GetTaskResultResponse)(nil),      // 23: codeq.v1.GetTaskResultResponse
-	(*TaskSpec)(nil),                   // 24: codeq.v1.TaskSpec
-	(*Task)(nil),                       // 25: codeq.v1.Task
-	(*ItemError)(nil),                  // 26: codeq.v1.ItemError
-	(*timestamppb.Timestamp)(nil),      // 27: google.protobuf.Timestamp
-	(TaskStatus)(0),                    // 28: codeq.v1.TaskStatus
-	(*TaskResult)(nil),                 // 29: codeq.v1.TaskResult
+	(*ListTasksRequest)(nil),           // 24: codeq.v1.ListTasksRequest
+	(*ListTasksResponse)(nil),          // 25: codeq.v1.ListTasksResponse
+	(*TaskSpec)(nil),                   // 26: codeq.v1.TaskSpec
+	(*Task)(nil),                       // 27: codeq.v1.Task
+	(*ItemError)(nil),                  // 28: codeq.v1.ItemError
+	(*timestamppb.Timestamp)(nil),      // 29: google.protobuf.Timestamp
+	(TaskStatus)(0),                    // 30: codeq.v1.TaskStatus
+	(*TaskResult)(nil),                 // 31: codeq.v1.TaskResult
 }
 var file_codeq_v1_task_service_proto_depIdxs = []int32{
-	24, // 0: codeq.v1.CreateTaskRequest.spec:type_name -> codeq.v1.TaskSpec
-	25, // 1: codeq.v1.CreateTaskResponse.task:type_name -> codeq.v1.Task
-	24, // 2: codeq.v1.BatchCreateTasksRequest.tasks:type_name -> codeq.v1.TaskSpec
+	26, // 0: codeq.v1.CreateTaskRequest.spec:type_name -> codeq.v1.TaskSpec
+	27, // 1: codeq.v1.CreateTaskResponse.task:type_name -> codeq.v1.Task
+	26, // 2: codeq.v1.BatchCreateTasksRequest.tasks:type_name -> codeq.v1.TaskSpec
 	4,  // 3: codeq.v1.BatchCreateTasksResponse.results:type_name -> codeq.v1.CreateTaskAnswer
-	25, // 4: codeq.v1.CreateTaskAnswer.task:type_name -> codeq.v1.Task
-	26, // 5: codeq.v1.CreateTaskAnswer.error:type_name -> codeq.v1.ItemError
-	25, // 6: codeq.v1.ClaimTaskResponse.task:type_name -> codeq.v1.Task
-	25, // 7: codeq.v1.ClaimTasksResponse.tasks:type_name -> codeq.v1.Task
-	27, // 8: codeq.v1.HeartbeatTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
-	28, // 9: codeq.v1.SubmitResultRequest.status:type_name -> codeq.v1.TaskStatus
-	29, // 10: codeq.v1.SubmitResultResponse.result:type_name -> codeq.v1.TaskResult
+	27, // 4: codeq.v1.CreateTaskAnswer.task:type_name -> codeq.v1.Task
+	28, // 5: codeq.v1.CreateTaskAnswer.error:type_name -> codeq.v1.ItemError
+	27, // 6: codeq.v1.ClaimTaskResponse.task:type_name -> codeq.v1.Task
+	27, // 7: codeq.v1.ClaimTasksResponse.tasks:type_name -> codeq.v1.Task
+	29, // 8: codeq.v1.HeartbeatTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
+	30, // 9: codeq.v1.SubmitResultRequest.status:type_name -> codeq.v1.TaskStatus
+	31, // 10: codeq.v1.SubmitResultResponse.result:type_name -> codeq.v1.TaskResult
 	11, // 11: codeq.v1.BatchSubmitResultsRequest.results:type_name -> codeq.v1.SubmitResultRequest
 	15, // 12: codeq.v1.BatchSubmitResultsResponse.results:type_name -> codeq.v1.SubmitResultAnswer
-	29, // 13: codeq.v1.SubmitResultAnswer.result:type_name -> codeq.v1.TaskResult
-	26, // 14: codeq.v1.SubmitResultAnswer.error:type_name -> codeq.v1.ItemError
-	28, // 15: codeq.v1.NackTaskResponse.status:type_name -> codeq.v1.TaskStatus
-	28, // 16: codeq.v1.AbandonTaskResponse.status:type_name -> codeq.v1.TaskStatus
-	25, // 17: codeq.v1.GetTaskResponse.task:type_name -> codeq.v1.Task
-	25, // 18: codeq.v1.GetTaskResultResponse.task:type_name -> codeq.v1.Task
-	29, // 19: codeq.v1.GetTaskResultResponse.result:type_name -> codeq.v1.TaskResult
-	0,  // 20: codeq.v1.TaskService.CreateTask:input_type -> codeq.v1.CreateTaskRequest
-	2,  // 21: codeq.v1.TaskService.BatchCreateTasks:input_type -> codeq.v1.BatchCreateTasksRequest
-	5,  // 22: codeq.v1.TaskService.ClaimTask:input_type -> codeq.v1.ClaimTaskRequest
-	7,  // 23: codeq.v1.TaskService.ClaimTasks:input_type -> codeq.v1.ClaimTasksRequest
-	9,  // 24: codeq.v1.TaskService.HeartbeatTask:input_type -> codeq.v1.HeartbeatTaskRequest
-	11, // 25: codeq.v1.TaskService.SubmitResult:input_type -> codeq.v1.SubmitResultRequest
-	13, // 26: codeq.v1.TaskService.BatchSubmitResults:input_type -> codeq.v1.BatchSubmitResultsRequest
-	16, // 27: codeq.v1.TaskService.NackTask:input_type -> codeq.v1.NackTaskRequest
-	18, // 28: codeq.v1.TaskService.AbandonTask:input_type -> codeq.v1.AbandonTaskRequest
-	20, // 29: codeq.v1.TaskService.GetTask:input_type -> codeq.v1.GetTaskRequest
-	22, // 30: codeq.v1.TaskService.GetTaskResult:input_type -> codeq.v1.GetTaskResultRequest
-	1,  // 31: codeq.v1.TaskService.CreateTask:output_type -> codeq.v1.CreateTaskResponse
-	3,  // 32: codeq.v1.TaskService.BatchCreateTasks:output_type -> codeq.v1.BatchCreateTasksResponse
-	6,  // 33: codeq.v1.TaskService.ClaimTask:output_type -> codeq.v1.ClaimTaskResponse
-	8,  // 34: codeq.v1.TaskService.ClaimTasks:output_type -> codeq.v1.ClaimTasksResponse
-	10, // 35: codeq.v1.TaskService.HeartbeatTask:output_type -> codeq.v1.HeartbeatTaskResponse
-	12, // 36: codeq.v1.TaskService.SubmitResult:output_type -> codeq.v1.SubmitResultResponse
-	14, // 37: codeq.v1.TaskService.BatchSubmitResults:output_type -> codeq.v1.BatchSubmitResultsResponse
-	17, // 38: codeq.v1.TaskService.NackTask:output_type -> codeq.v1.NackTaskResponse
-	19, // 39: codeq.v1.TaskService.AbandonTask:output_type -> codeq.v1.AbandonTaskResponse
-	21, // 40: codeq.v1.TaskService.GetTask:output_type -> codeq.v1.GetTaskResponse
-	23, // 41: codeq.v1.TaskService.GetTaskResult:output_type -> codeq.v1.GetTaskResultResponse
-	31, // [31:42] is the sub-list for method output_type
-	20, // [20:31] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	31, // 13: codeq.v1.SubmitResultAnswer.result:type_name -> codeq.v1.TaskResult
+	28, // 14: codeq.v1.SubmitResultAnswer.error:type_name -> codeq.v1.ItemError
+	30, // 15: codeq.v1.NackTaskResponse.status:type_name -> codeq.v1.TaskStatus
+	30, // 16: codeq.v1.AbandonTaskResponse.status:type_name -> codeq.v1.TaskStatus
+	27, // 17: codeq.v1.GetTaskResponse.task:type_name -> codeq.v1.Task
+	27, // 18: codeq.v1.GetTaskResultResponse.task:type_name -> codeq.v1.Task
+	31, // 19: codeq.v1.GetTaskResultResponse.result:type_name -> codeq.v1.TaskResult
+	30, // 20: codeq.v1.ListTasksRequest.status:type_name -> codeq.v1.TaskStatus
+	29, // 21: codeq.v1.ListTasksRequest.created_from:type_name -> google.protobuf.Timestamp
+	29, // 22: codeq.v1.ListTasksRequest.created_to:type_name -> google.protobuf.Timestamp
+	27, // 23: codeq.v1.ListTasksResponse.tasks:type_name -> codeq.v1.Task
+	0,  // 24: codeq.v1.TaskService.CreateTask:input_type -> codeq.v1.CreateTaskRequest
+	2,  // 25: codeq.v1.TaskService.BatchCreateTasks:input_type -> codeq.v1.BatchCreateTasksRequest
+	5,  // 26: codeq.v1.TaskService.ClaimTask:input_type -> codeq.v1.ClaimTaskRequest
+	7,  // 27: codeq.v1.TaskService.ClaimTasks:input_type -> codeq.v1.ClaimTasksRequest
+	9,  // 28: codeq.v1.TaskService.HeartbeatTask:input_type -> codeq.v1.HeartbeatTaskRequest
+	11, // 29: codeq.v1.TaskService.SubmitResult:input_type -> codeq.v1.SubmitResultRequest
+	13, // 30: codeq.v1.TaskService.BatchSubmitResults:input_type -> codeq.v1.BatchSubmitResultsRequest
+	16, // 31: codeq.v1.TaskService.NackTask:input_type -> codeq.v1.NackTaskRequest
+	18, // 32: codeq.v1.TaskService.AbandonTask:input_type -> codeq.v1.AbandonTaskRequest
+	20, // 33: codeq.v1.TaskService.GetTask:input_type -> codeq.v1.GetTaskRequest
+	24, // 34: codeq.v1.TaskService.ListTasks:input_type -> codeq.v1.ListTasksRequest
+	22, // 35: codeq.v1.TaskService.GetTaskResult:input_type -> codeq.v1.GetTaskResultRequest
+	1,  // 36: codeq.v1.TaskService.CreateTask:output_type -> codeq.v1.CreateTaskResponse
+	3,  // 37: codeq.v1.TaskService.BatchCreateTasks:output_type -> codeq.v1.BatchCreateTasksResponse
+	6,  // 38: codeq.v1.TaskService.ClaimTask:output_type -> codeq.v1.ClaimTaskResponse
+	8,  // 39: codeq.v1.TaskService.ClaimTasks:output_type -> codeq.v1.ClaimTasksResponse
+	10, // 40: codeq.v1.TaskService.HeartbeatTask:output_type -> codeq.v1.HeartbeatTaskResponse
+	12, // 41: codeq.v1.TaskService.SubmitResult:output_type -> codeq.v1.SubmitResultResponse
+	14, // 42: codeq.v1.TaskService.BatchSubmitResults:output_type -> codeq.v1.BatchSubmitResultsResponse
+	17, // 43: codeq.v1.TaskService.NackTask:output_type -> codeq.v1.NackTaskResponse
+	19, // 44: codeq.v1.TaskService.AbandonTask:output_type -> codeq.v1.AbandonTaskResponse
+	21, // 45: codeq.v1.TaskService.GetTask:output_type -> codeq.v1.GetTaskResponse
+	25, // 46: codeq.v1.TaskService.ListTasks:output_type -> codeq.v1.ListTasksResponse
+	23, // 47: codeq.v1.TaskService.GetTaskResult:output_type -> codeq.v1.GetTaskResultResponse
+	36, // [36:48] is the sub-list for method output_type
+	24, // [24:36] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_task_service_proto_init() }
@@ -1570,7 +1738,7 @@ func file_codeq_v1_task_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_v1_task_service_proto_rawDesc), len(file_codeq_v1_task_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

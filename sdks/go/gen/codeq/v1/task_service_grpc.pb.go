@@ -29,6 +29,7 @@ const (
 	TaskService_NackTask_FullMethodName           = "/codeq.v1.TaskService/NackTask"
 	TaskService_AbandonTask_FullMethodName        = "/codeq.v1.TaskService/AbandonTask"
 	TaskService_GetTask_FullMethodName            = "/codeq.v1.TaskService/GetTask"
+	TaskService_ListTasks_FullMethodName          = "/codeq.v1.TaskService/ListTasks"
 	TaskService_GetTaskResult_FullMethodName      = "/codeq.v1.TaskService/GetTaskResult"
 )
 
@@ -71,6 +72,11 @@ type TaskServiceClient interface {
 	// GetTask tells a task of the caller's tenant.
 	// Errors: TASK_NOT_FOUND.
 	GetTask(ctx context.Context, in *GetTaskRequest, opts ...grpc.CallOption) (*GetTaskResponse, error)
+	// ListTasks tells tasks of the caller's tenant: queue by queue, in each by priority and then by acceptance, delayed ones
+	// last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
+	// still follow. A task is told as it is when its page is read.
+	// Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
+	ListTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (*ListTasksResponse, error)
 	// GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
 	// Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
 	GetTaskResult(ctx context.Context, in *GetTaskResultRequest, opts ...grpc.CallOption) (*GetTaskResultResponse, error)
@@ -184,6 +190,16 @@ func (c *taskServiceClient) GetTask(ctx context.Context, in *GetTaskRequest, opt
 	return out, nil
 }
 
+func (c *taskServiceClient) ListTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (*ListTasksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTasksResponse)
+	err := c.cc.Invoke(ctx, TaskService_ListTasks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *taskServiceClient) GetTaskResult(ctx context.Context, in *GetTaskResultRequest, opts ...grpc.CallOption) (*GetTaskResultResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetTaskResultResponse)
@@ -233,6 +249,11 @@ type TaskServiceServer interface {
 	// GetTask tells a task of the caller's tenant.
 	// Errors: TASK_NOT_FOUND.
 	GetTask(context.Context, *GetTaskRequest) (*GetTaskResponse, error)
+	// ListTasks tells tasks of the caller's tenant: queue by queue, in each by priority and then by acceptance, delayed ones
+	// last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
+	// still follow. A task is told as it is when its page is read.
+	// Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
+	ListTasks(context.Context, *ListTasksRequest) (*ListTasksResponse, error)
 	// GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
 	// Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
 	GetTaskResult(context.Context, *GetTaskResultRequest) (*GetTaskResultResponse, error)
@@ -275,6 +296,9 @@ func (UnimplementedTaskServiceServer) AbandonTask(context.Context, *AbandonTaskR
 }
 func (UnimplementedTaskServiceServer) GetTask(context.Context, *GetTaskRequest) (*GetTaskResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTask not implemented")
+}
+func (UnimplementedTaskServiceServer) ListTasks(context.Context, *ListTasksRequest) (*ListTasksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTasks not implemented")
 }
 func (UnimplementedTaskServiceServer) GetTaskResult(context.Context, *GetTaskResultRequest) (*GetTaskResultResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTaskResult not implemented")
@@ -480,6 +504,24 @@ func _TaskService_GetTask_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TaskService_ListTasks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTasksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TaskServiceServer).ListTasks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TaskService_ListTasks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TaskServiceServer).ListTasks(ctx, req.(*ListTasksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _TaskService_GetTaskResult_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetTaskResultRequest)
 	if err := dec(in); err != nil {
@@ -544,6 +586,10 @@ var TaskService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetTask",
 			Handler:    _TaskService_GetTask_Handler,
+		},
+		{
+			MethodName: "ListTasks",
+			Handler:    _TaskService_ListTasks_Handler,
 		},
 		{
 			MethodName: "GetTaskResult",

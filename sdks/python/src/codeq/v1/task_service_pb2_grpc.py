@@ -86,6 +86,11 @@ class TaskServiceStub:
                 request_serializer=codeq_dot_v1_dot_task__service__pb2.GetTaskRequest.SerializeToString,
                 response_deserializer=codeq_dot_v1_dot_task__service__pb2.GetTaskResponse.FromString,
                 _registered_method=True)
+        self.ListTasks = channel.unary_unary(
+                '/codeq.v1.TaskService/ListTasks',
+                request_serializer=codeq_dot_v1_dot_task__service__pb2.ListTasksRequest.SerializeToString,
+                response_deserializer=codeq_dot_v1_dot_task__service__pb2.ListTasksResponse.FromString,
+                _registered_method=True)
         self.GetTaskResult = channel.unary_unary(
                 '/codeq.v1.TaskService/GetTaskResult',
                 request_serializer=codeq_dot_v1_dot_task__service__pb2.GetTaskResultRequest.SerializeToString,
@@ -180,6 +185,16 @@ class TaskServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTasks(self, request, context):
+        """ListTasks tells tasks of the caller's tenant: queue by queue, in each by priority and then by acceptance, delayed ones
+        last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
+        still follow. A task is told as it is when its page is read.
+        Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTaskResult(self, request, context):
         """GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
         Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
@@ -240,6 +255,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.GetTask,
                     request_deserializer=codeq_dot_v1_dot_task__service__pb2.GetTaskRequest.FromString,
                     response_serializer=codeq_dot_v1_dot_task__service__pb2.GetTaskResponse.SerializeToString,
+            ),
+            'ListTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTasks,
+                    request_deserializer=codeq_dot_v1_dot_task__service__pb2.ListTasksRequest.FromString,
+                    response_serializer=codeq_dot_v1_dot_task__service__pb2.ListTasksResponse.SerializeToString,
             ),
             'GetTaskResult': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTaskResult,
@@ -519,6 +539,33 @@ class TaskService:
             '/codeq.v1.TaskService/GetTask',
             codeq_dot_v1_dot_task__service__pb2.GetTaskRequest.SerializeToString,
             codeq_dot_v1_dot_task__service__pb2.GetTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/codeq.v1.TaskService/ListTasks',
+            codeq_dot_v1_dot_task__service__pb2.ListTasksRequest.SerializeToString,
+            codeq_dot_v1_dot_task__service__pb2.ListTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

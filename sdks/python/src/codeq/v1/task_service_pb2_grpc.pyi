@@ -76,6 +76,12 @@ class TaskServiceStub:
     """GetTask tells a task of the caller's tenant.
     Errors: TASK_NOT_FOUND.
     """
+    ListTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]
+    """ListTasks tells tasks of the caller's tenant: queue by queue, in each by priority and then by acceptance, delayed ones
+    last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
+    still follow. A task is told as it is when its page is read.
+    Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
+    """
     GetTaskResult: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskResultRequest, _task_service_pb2.GetTaskResultResponse]
     """GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
     Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
@@ -128,6 +134,12 @@ class TaskServiceAsyncStub(TaskServiceStub):
     GetTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskRequest, _task_service_pb2.GetTaskResponse]  # type: ignore[assignment]
     """GetTask tells a task of the caller's tenant.
     Errors: TASK_NOT_FOUND.
+    """
+    ListTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]  # type: ignore[assignment]
+    """ListTasks tells tasks of the caller's tenant: queue by queue, in each by priority and then by acceptance, delayed ones
+    last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
+    still follow. A task is told as it is when its page is read.
+    Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
     """
     GetTaskResult: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskResultRequest, _task_service_pb2.GetTaskResultResponse]  # type: ignore[assignment]
     """GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
@@ -238,6 +250,18 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_task_service_pb2.GetTaskResponse, _abc.Awaitable[_task_service_pb2.GetTaskResponse]]:
         """GetTask tells a task of the caller's tenant.
         Errors: TASK_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTasks(
+        self,
+        request: _task_service_pb2.ListTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.ListTasksResponse, _abc.Awaitable[_task_service_pb2.ListTasksResponse]]:
+        """ListTasks tells tasks of the caller's tenant: queue by queue, in each by priority and then by acceptance, delayed ones
+        last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
+        still follow. A task is told as it is when its page is read.
+        Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,72 @@
+"""Reading many tasks in slices, each short enough for the event loop.
+
+The keys come from written rows, which hold all that anybody was told of; the tasks are shown as decided.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from . import keys
+from .clock import Now
+from .reads import TaskView, view_at
+from .shard import Shard
+
+SLICE_ROWS_MAX: Final = 256
+"""Rows read at a time."""
+SLICE_ROWS_FIRST: Final = 16
+"""Rows read at first, while their size is unknown."""
+SLICE_BYTES: Final = 1 << 20
+"""Bytes that a slice should have; told from the slice before."""
+
+
+@dataclass(slots=True)
+class Walk:
+    """A way through the rows of a range.
+
+    Attributes:
+        start: First key not yet read.
+        end: End of the range.
+        examined: Rows read so far.
+        done: Whether the range is read to its end.
+    """
+
+    start: bytes
+    end: bytes
+    examined: int = 0
+    done: bool = False
+    _rows: int = field(default=SLICE_ROWS_FIRST, repr=False)
+
+    def read(self, shard: Shard, most: int) -> list[tuple[bytes, bytes]]:
+        """Returns the next rows of the range as they are written, at most `most` and SLICE_ROWS_MAX."""
+        limit = min(self._rows, most)
+        rows = shard.stored.scan(self.start, self.end, limit)
+        self.done = len(rows) < limit
+        if rows:
+            self.examined += len(rows)
+            self.start = rows[-1][0] + b"\0"
+            size = sum(len(value) for _, value in rows)
+            self._rows = max(1, min(SLICE_ROWS_MAX, SLICE_BYTES * len(rows) // (size + 1)))
+        return rows
+
+
+def next_queue(shard: Shard, tenant: str, command: str, number: int) -> int | None:
+    """Returns the number of the tenant's first queue from `number` on, of this command if one is given."""
+    if command:
+        queue = shard.by_name.get((tenant, command))
+        return queue.number if queue is not None and queue.number >= number else None
+    return next((n for n in range(number, len(shard.queues) + 1) if shard.queues[n].tenant == tenant), None)
+
+
+def view_home(shard: Shard, key: bytes, now: Now) -> TaskView | None:
+    """Returns the task whose home has this key; None: it was removed, or the row is a pointer.
+
+    Raises:
+        CorruptRows: The task's rows contradict each other.
+    """
+    value = shard.get(key)
+    if value is None or value[:1] == keys.POINTER:
+        return None
+    number, lane, position = keys.split_place_key(key)
+    return view_at(shard, shard.queues[number].lane(lane), position, value, now)

@@ -1,0 +1,104 @@
+"""Lists of tasks, page by page and within each page slice by slice."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from codeq.v1 import task_pb2
+from codeq.v1 import task_service_pb2 as pb
+
+from codeq_server.core.errors import CorruptRows, Reason, Rejection
+from codeq_server.core.listing import Walk, next_queue, view_home
+from codeq_server.engine.runner import ShardRunner
+
+from .convert import status_number, task_message, unix_ms
+from .page_tokens import last_key, page_token
+
+PAGE_DEFAULT: Final = 100
+PAGE_ROWS_MAX: Final = 10_000
+"""Rows that one page looks at."""
+PAGE_BYTES_MAX: Final = 2 << 20
+"""Bytes of a page's tasks; the first one is told whatever its size."""
+_HOME_KEY_BYTES: Final = 12
+
+
+class Page:
+    """Tasks of one answer, until it is full."""
+
+    def __init__(self, tasks_max: int) -> None:
+        self.tasks: list[task_pb2.Task] = []
+        self._left = tasks_max
+        self._bytes = 0
+
+    def add(self, task: task_pb2.Task) -> None:
+        """Takes a task."""
+        self.tasks.append(task)
+        self._left -= 1
+        self._bytes += task.ByteSize()
+
+    @property
+    def full(self) -> bool:
+        """Whether no other task is taken."""
+        return self._left <= 0 or self._bytes >= PAGE_BYTES_MAX
+
+
+async def list_tasks(runner: ShardRunner, tenant: str, request: pb.ListTasksRequest) -> pb.ListTasksResponse:
+    """Returns a page of a tenant's tasks.
+
+    Raises:
+        Rejection: INVALID_PAGE_TOKEN, CORRUPT_DATA.
+    """
+    wanted = _Filter(request)
+    of = ("tasks", tenant, request.command, *wanted.said)
+    page, last, examined = Page(request.page_size or PAGE_DEFAULT), b"", 0
+    if request.page_token:
+        last = last_key(request.page_token, _HOME_KEY_BYTES, *of)
+    number = next_queue(runner.shard, tenant, request.command, int.from_bytes(last[1:5], "big") or 1)
+    while number is not None:
+        prefix = b"t" + number.to_bytes(4, "big")
+        walk = Walk(max(prefix, last + b"\0"), b"t" + (number + 1).to_bytes(4, "big"))
+        while not walk.done:
+            for key, _ in walk.read(runner.shard, PAGE_ROWS_MAX - examined):
+                last = key
+                examined += 1
+                _look(runner, key, wanted, page)
+                if page.full:
+                    break
+            if page.full or examined >= PAGE_ROWS_MAX:
+                await runner.wait_durable()
+                return pb.ListTasksResponse(tasks=page.tasks, next_page_token=page_token(last, *of))
+            await asyncio.sleep(0)
+        number = next_queue(runner.shard, tenant, request.command, number + 1)
+    await runner.wait_durable()
+    return pb.ListTasksResponse(tasks=page.tasks)
+
+
+class _Filter:
+    """What a request wants to see."""
+
+    def __init__(self, request: pb.ListTasksRequest) -> None:
+        self._status = frozenset(request.status)
+        self._from = unix_ms(request.created_from) if request.HasField("created_from") else None
+        self._to = unix_ms(request.created_to) if request.HasField("created_to") else None
+        self.said = (sorted(self._status), self._from, self._to)
+
+    def status(self, status: task_pb2.TaskStatus) -> bool:
+        """Tells whether tasks of a status are wanted."""
+        return not self._status or status in self._status
+
+    def task(self, task: task_pb2.Task) -> bool:
+        """Tells whether a task of a wanted status is wanted."""
+        created_ms = unix_ms(task.created_at)
+        return (self._from is None or created_ms >= self._from) and (self._to is None or created_ms < self._to)
+
+
+def _look(runner: ShardRunner, key: bytes, wanted: _Filter, page: Page) -> None:
+    try:
+        view = view_home(runner.shard, key, runner.now())
+    except CorruptRows as problem:
+        raise Rejection(Reason.CORRUPT_DATA, f"the stored data of a task contradict each other: {problem}") from None
+    if view is not None and wanted.status(status_number(view.status)):
+        task = task_message(view)
+        if wanted.task(task):
+            page.add(task)

@@ -202,6 +202,17 @@ def abandon(options: ClientOptions, task_id: Id, lease_token: LeaseToken = None)
     _post(options, task_id, "abandon", _lease_fields(lease_token))
 
 
+@app.command()
+@client_command
+def cancel(
+    options: ClientOptions,
+    task_id: Id,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; kept as the task's error.")] = None,
+) -> None:
+    """Ends a task that has not ended as CANCELLED, wherever it is, and shows it; its worker is told."""
+    _post(options, task_id, "cancel", {} if reason is None else {"reason": json_text.quote(reason)})
+
+
 def _lease_fields(lease_token: str | None) -> dict[str, str]:
     return {} if lease_token is None else {"leaseToken": json_text.quote(lease_token)}
 

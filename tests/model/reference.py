@@ -144,6 +144,17 @@ class Model:
         task.said = Said(lease.token, lease.subject, same_words(words), verdict)
         return verdict
 
+    def cancel(self, tenant: str, task_id: str, reason: str) -> None:
+        task = self.find(tenant, task_id)
+        if task.status in {"COMPLETED", "FAILED", "DLQ"}:
+            raise Refused("TASK_ENDED")
+        if task.status == "CANCELLED":
+            return
+        if task.lease:
+            task.said = Said(task.lease.token, task.lease.subject, ("CANCEL", None, ""), ("CANCELLED", 0))
+        task.status, task.lease, task.due, task.error = "CANCELLED", None, 0, reason or "CANCELLED"
+        self.fresh.append(task)
+
     def give_back(self, token: int, wall: int) -> None:
         for task in self.tasks.values():
             if task.lease and task.lease.token == token:

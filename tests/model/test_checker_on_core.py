@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from codeq_server.core import claims, creates, outcomes, recovery, shard, timers
+from codeq_server.core import claims, creates, outcomes, recovery, shard, timers, withdrawal
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
@@ -198,6 +198,22 @@ class ShardMachine(RuleBasedStateMachine):
         elif verdict.status >= outcomes.Status.COMPLETED:
             assert task not in self.ended
             self.ended[task] = self.shard.batch.lsn
+
+    @precondition(lambda self: self.created)
+    @rule(choice=st.integers(0, 60), count=st.integers(1, 4))
+    def cancel(self, choice: int, count: int) -> None:
+        for task in [nth(self.created, choice + i) for i in range(count)]:
+            rows = dict(self.shard.batch.rows)
+            try:
+                withdrawal.cancel(self.shard, task_tenant(self.shard, task), task, "", self.now)
+            except Rejection:
+                assert task in self.ended
+                assert self.shard.batch.rows == rows
+                continue
+            if task in self.ended:
+                assert self.shard.batch.rows == rows
+            else:
+                self.ended[task] = self.shard.batch.lsn
 
     @precondition(lambda self: self.shard.deliveries)
     @rule(choice=st.integers(0, 20))

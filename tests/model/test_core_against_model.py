@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from codeq.v1.task_pb2 import Task as TaskMessage
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import claims, creates, ids, keys, outcomes, reads, recovery, timers
+from codeq_server.core import claims, creates, ids, keys, outcomes, reads, recovery, timers, withdrawal
 from codeq_server.core import shard as shard_module
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.clock import Now
@@ -267,6 +267,18 @@ class CoreBesideModel(RuleBasedStateMachine):
                 del self.shard.deliveries[task_id]
                 outcomes.give_back(self.shard, delivery, task_id, Outcome.BY_SERVER, now)
         self.model.give_back(token, now.wall_ms)
+
+    @precondition(lambda self: self.model.tasks)
+    @rule(data=st.data(), reason=st.sampled_from(["", "no need"]), count=st.integers(1, 4))
+    def cancel(self, data: st.DataObject, reason: str, count: int) -> None:
+        tasks = list(self.model.tasks.values())
+        first = data.draw(st.integers(0, len(tasks) - 1))
+        now = self.now()
+        for task in tasks[first : first + count]:
+            self.both(
+                lambda t=task: withdrawal.cancel(self.shard, t.tenant, t.task_id, reason, now),
+                lambda t=task: self.model.cancel(t.tenant, t.task_id, reason),
+            )
 
     @rule(tenant=st.sampled_from(TENANTS))
     def look(self, tenant: str) -> None:

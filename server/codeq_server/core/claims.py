@@ -126,7 +126,11 @@ def _take(taking: _Taking, lane: Lane, count: int, bytes_max: int) -> tuple[int,
     """Takes up to `count` tasks of a lane; returns how many, and what is left of the bytes."""
     shard, claim = taking.shard, taking.claim
     got = 0
+    gone = lane.gone
     while got < count and lane.returned and bytes_max > 0:
+        if gone and lane.returned[0][0] in gone:
+            gone.remove(heapq.heappop(lane.returned)[0])
+            continue
         bytes_max -= _take_returned(taking, lane)
         got += 1
     window, deliveries = lane.window, shard.deliveries
@@ -140,6 +144,10 @@ def _take(taking: _Taking, lane: Lane, count: int, bytes_max: int) -> tuple[int,
             waiting += len(window)
             continue
         position, task_id, raw, target = window.popleft()
+        if gone and position in gone:
+            gone.remove(position)
+            size += len(raw)
+            continue
         got += 1
         if target is not None:
             shard.batch.rows[keys.place_key(lane.task_prefix, position)] = None
@@ -162,9 +170,9 @@ def _take(taking: _Taking, lane: Lane, count: int, bytes_max: int) -> tuple[int,
     queue.claimed += got
     shard.touch(queue)
     if not lane.ready:
-        del shard.ready[queue.tenant][lane.index][queue]
-        lane.mark = lane.loaded = lane.tail
-        shard.loaded_lanes.pop(lane, None)
+        shard.emptied(lane)
+    elif lane.gone:
+        shard.prune(lane)
     return got, bytes_max
 
 
@@ -201,6 +209,8 @@ def load(shard: Shard, lane: Lane, most: int) -> bool:
         first, last = lane.loaded + 1, min(lane.loaded + min(lane.page, most), lane.tail)
         size = 0
         for position, value in shard.places(lane, first, last):
+            if value[:1] == keys.DEAD:
+                continue
             if value[:1] == keys.POINTER:
                 window.append(Entry(position, "", b"", keys.split_pointer(value)))
                 size += WINDOW_ENTRY_BYTES

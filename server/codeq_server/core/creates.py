@@ -155,3 +155,5 @@ def schedule(shard: Shard, home: Lane, position: int, due_ms: int, value: bytes)
         shard.due.sort()
         del shard.due[DUE_WINDOW_MAX // 2 :]
         shard.due_loaded = keys.due_key(*shard.due[-1])
+        if shard.due_gone:
+            shard.due_gone.intersection_update(shard.due)

@@ -37,6 +37,7 @@ class Reason(Enum):
     CORRUPT_DATA = 21
     DEADLINE_EXCEEDED = 22
     INVALID_PAGE_TOKEN = 26
+    TASK_ENDED = 25
 
 
 class Rejection(Exception):  # noqa: N818 - a refusal is a normal answer, not an error of the server

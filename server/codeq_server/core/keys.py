@@ -4,7 +4,7 @@
 |--------|------------------------------------------|----------------------------------------------|
 | m      | name                                     | IdentityRow, TickRow                         |
 | q      | queue u32                                | QueueRow                                     |
-| t      | queue u32, lane u8, position u48         | home, parked home or pointer (below)         |
+| t      | queue u32, lane u8, position u48         | home, dead or parked home, pointer (below)   |
 | s      | home: queue u32, lane u8, position u48   | StateRow                                     |
 | l      | lease token u64                          | LeaseRow                                     |
 | x      | lease token u64                          | ExtensionRow                                 |
@@ -16,6 +16,7 @@
 All numbers are big-endian, so that the order of keys is the order of time and of places. Values of "t" and "u":
 
     home     "h", epoch u32, task bytes
+    dead     "x", epoch u32, task bytes      (a home whose task was cancelled while it waited there)
     parked   "k", epoch u32, due ms u64, lane u8, task bytes      (created with a delay; always in lane 15)
     pointer  "p", home lane u8, home position u48, attempts u16   (a later place of the same queue's task)
 
@@ -40,6 +41,7 @@ PARKED_LANE: Final = 15
 """Lane of the homes of tasks created with a delay."""
 
 HOME: Final = b"h"
+DEAD: Final = b"x"
 PARKED: Final = b"k"
 POINTER: Final = b"p"
 HOME_HEAD: Final = 5
@@ -140,7 +142,7 @@ def parked_head(epoch: int, due_ms: int, lane: int) -> bytes:
 
 
 def home_epoch(value: bytes) -> int:
-    """Returns the epoch in which the task of a home or parked home was created."""
+    """Returns the epoch in which the task of a home was created."""
     return int.from_bytes(value[1:5], "big")
 
 
@@ -151,8 +153,8 @@ def split_parked(value: bytes) -> tuple[int, int]:
 
 
 def task_bytes(value: bytes) -> bytes:
-    """Returns the task bytes of a home or parked home."""
-    return value[HOME_HEAD:] if value[:1] == HOME else value[PARKED_HEAD:]
+    """Returns the task bytes of a home."""
+    return value[PARKED_HEAD:] if value[:1] == PARKED else value[HOME_HEAD:]
 
 
 def pointer(lane: int, position: int, attempts: int) -> bytes:

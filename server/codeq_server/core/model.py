@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from codeq_internal.v1 import rows_pb2
 
@@ -60,6 +60,7 @@ class Lane:
     __slots__ = (
         "_head",
         "_head_of",
+        "gone",
         "heads",
         "index",
         "loaded",
@@ -87,6 +88,8 @@ class Lane:
         self.window_bytes = 0
         self.returned: list[tuple[int, int, int, int]] = []
         """Heap of (position, home lane, home position, attempts) of tasks given back, ahead of the mark."""
+        self.gone: set[int] = set()
+        """Positions in the window, and of returned tasks, whose tasks wait there no more; never the first of either."""
         self.page = FIRST_PAGE
         """Places to read next, by the size of those read before."""
         self.served = 0
@@ -171,6 +174,14 @@ class Queue:
         ).SerializeToString()
 
 
+class Holder(Protocol):
+    """A connected worker with deliveries of its own."""
+
+    def cancelled(self, task_id: str, token: int) -> None:
+        """Hears that a task was cancelled; the end is not durable yet."""
+        ...
+
+
 class Claim:
     """The deliveries of one claim: they share a lease token, a worker and a lease length."""
 
@@ -179,6 +190,7 @@ class Claim:
         "extended",
         "head",
         "head_of",
+        "holder",
         "lease_ms",
         "live",
         "subject",
@@ -200,6 +212,8 @@ class Claim:
         """Ends on the monotonic clock and longest grants in milliseconds of leases that heartbeats extended."""
         self.task_ids: list[str] = []
         """Ids the lease row lists, live or not."""
+        self.holder: Holder | None = None
+        """Who is told when a task of the claim is cancelled; None: nobody is connected."""
         self.live = 0
         self.head = b""
         self.head_of: tuple[int, int, int, int] = (-1, -1, -1, -1)

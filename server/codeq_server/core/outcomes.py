@@ -162,10 +162,10 @@ def _finish(
         shard.totals.failed += 1
     if shard.watched and task_id in shard.watched:
         shard.ended_watched.append(task_id)
-    _leave_claim(shard, delivery)
+    leave_claim(shard, delivery)
 
 
-def _leave_claim(shard: Shard, delivery: Delivery) -> None:
+def leave_claim(shard: Shard, delivery: Delivery) -> None:
     """Takes an ended delivery out of its claim and of the counters."""
     claim, queue = delivery.claim, delivery.home.queue
     queue.claimed -= 1
@@ -235,7 +235,7 @@ def _try_again(
     """Moves a task whose delivery ended without an end of the task: to its tail, the due index or the dead letters."""
     home = delivery.home
     value = _home_value(shard, delivery)
-    lane = home if value[:1] == keys.HOME else home.queue.lane(keys.split_parked(value)[1])
+    lane = home.queue.lane(keys.split_parked(value)[1]) if value[:1] == keys.PARKED else home
     if state.attempts >= max_attempts_of(keys.task_bytes(value)):
         return _bury(shard, delivery, task_id, state, now)
     if delay_ms > 0:
@@ -247,7 +247,7 @@ def _try_again(
     else:
         enqueue(shard, lane, home, delivery.position, state)
     shard.put_state(home, delivery.position, state)
-    _leave_claim(shard, delivery)
+    leave_claim(shard, delivery)
     return Verdict(Status(state.status), delay_ms, now.wall_ms)
 
 
@@ -277,7 +277,7 @@ def _bury(shard: Shard, delivery: Delivery, task_id: str, state: rows_pb2.StateR
     shard.totals.dead += 1
     if shard.watched and task_id in shard.watched:
         shard.ended_watched.append(task_id)
-    _leave_claim(shard, delivery)
+    leave_claim(shard, delivery)
     return Verdict(Status.DLQ, 0, now.wall_ms)
 
 
@@ -309,7 +309,7 @@ def give_back(shard: Shard, delivery: Delivery, task_id: str, outcome: Outcome, 
     lane.ready += 1
     if lane.ready == 1:
         shard.became_ready(lane)
-    _leave_claim(shard, delivery)
+    leave_claim(shard, delivery)
     return Verdict(Status.PENDING, 0, now.wall_ms)
 
 
@@ -408,7 +408,9 @@ def _repeat(
         elif outcome is Outcome.FAILED:
             same = same and state.error == error
         if same:
-            status = Status.SCHEDULED if state.delay_ms else Status(state.status)  # as it was then, due or not by now
+            # As it was then, whether or not it is due or cancelled by now.
+            status = Status.PENDING if state.status == Status.CANCELLED else Status(state.status)
+            status = Status.SCHEDULED if state.delay_ms else status
             return Verdict(status, state.delay_ms, state.changed_ms)
     if delivery is not None:
         if token is not None and token != delivery.claim.token:

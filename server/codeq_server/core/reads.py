@@ -117,7 +117,7 @@ def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> 
         raw=raw,
         status=Status(state.status),
         attempts=state.attempts,
-        worker=state.worker if ended else None,
+        worker=state.worker if ended and state.status != Status.CANCELLED else None,
         due_ms=state.place_at if state.place == rows_pb2.PLACE_KIND_DUE else None,
         error=error,
         changed_ms=state.changed_ms,

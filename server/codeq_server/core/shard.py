@@ -18,7 +18,7 @@ from . import keys
 from .backoff import BackoffPolicy
 from .clock import Now
 from .errors import Reason, Rejection
-from .model import Batch, Claim, Delivery, Lane, Queue, SealedBatch
+from .model import WINDOW_ENTRY_BYTES, Batch, Claim, Delivery, Holder, Lane, Queue, SealedBatch
 
 TOKEN_COUNTER_BITS: Final = 34
 ENDED_ROW_MAX: Final = 1024
@@ -77,6 +77,7 @@ class Totals:
     dead: int = 0
     expired: int = 0
     matured: int = 0
+    cancelled: int = 0
     removed: int = 0
     rows: int = 0
 
@@ -107,6 +108,8 @@ class Shard:
         """Heap of (end on the monotonic clock, token)."""
         self.due: list[tuple[int, int, int, int]] = []
         """Heap of the head of the due index: (due ms, queue, home lane, home position)."""
+        self.due_gone: set[tuple[int, int, int, int]] = set()
+        """Entries of the heap whose rows are deleted: their tasks were cancelled."""
         self.due_loaded: bytes | None = None
         """Key up to which the due index is in memory; None: all of it."""
         self.due_mark = b""
@@ -123,6 +126,8 @@ class Shard:
         """Ids of tasks whose end somebody waits for; the caller keeps it."""
         self.ended_watched: list[str] = []
         """Watched tasks that ended since the caller last looked; the caller empties it."""
+        self.cancelled: list[tuple[Holder, str, int]] = []
+        """Holder, id and lease token of tasks cancelled since the caller last looked; the caller empties it."""
         self.home_head = keys.home_head(epoch)
         """Head of the homes of tasks created now."""
         self.created_of = -1
@@ -214,6 +219,31 @@ class Shard:
         self.ready[lane.queue.tenant][lane.index][lane.queue] = None
         self.woken[lane.queue] = None
 
+    def emptied(self, lane: Lane) -> None:
+        """Takes notice of a lane that lost its last pending task: nothing waits up to its tail."""
+        del self.ready[lane.queue.tenant][lane.index][lane.queue]
+        self.windows_bytes -= lane.window_bytes
+        lane.window_bytes = 0
+        lane.mark = lane.loaded = lane.tail
+        if lane.window or lane.returned:
+            lane.window.clear()
+            lane.returned.clear()
+        lane.gone.clear()
+        self.loaded_lanes.pop(lane, None)
+
+    def prune(self, lane: Lane) -> None:
+        """Drops what is gone from the heads of a lane, so that its first place and first returned one still wait."""
+        gone, window, size = lane.gone, lane.window, 0
+        while gone and lane.returned and lane.returned[0][0] in gone:
+            gone.remove(heapq.heappop(lane.returned)[0])
+        while gone and window and window[0].position in gone:
+            entry = window.popleft()
+            gone.remove(entry.position)
+            lane.mark = entry.position
+            size += len(entry.raw) + WINDOW_ENTRY_BYTES
+        lane.window_bytes -= size
+        self.windows_bytes -= size
+
     def forget_windows(self, keep: Lane) -> None:
         """Empties windows, the longest unused first, until the budget holds again; `keep` stays."""
         for lane in list(self.loaded_lanes):
@@ -224,6 +254,8 @@ class Shard:
                 lane.window.clear()
                 lane.window_bytes = 0
                 lane.loaded = lane.mark
+                if lane.gone:
+                    lane.gone = {position for position in lane.gone if position <= lane.mark}
                 del self.loaded_lanes[lane]
 
     def charge_window(self, lane: Lane, size: int) -> None:

@@ -78,7 +78,10 @@ def mature(shard: Shard, now: Now) -> bool:
             return False
         if shard.due[0][0] > now.wall_ms:
             return False
-        due_ms, number, index, position = heapq.heappop(shard.due)
+        due_ms, number, index, position = entry = heapq.heappop(shard.due)
+        if shard.due_gone and entry in shard.due_gone:
+            shard.due_gone.remove(entry)
+            continue
         key = keys.due_key(due_ms, number, index, position)
         value = _due_row(shard, key)
         if value is None:
@@ -113,6 +116,7 @@ def load_due(shard: Shard) -> bool:
         last = end if complete else max(rows)
         for batch in (*shard.in_flight, shard.batch):
             rows.update((key, value) for key, value in batch.due.items() if start <= key <= last)
+        shard.due_gone.clear()
         shard.due = sorted(keys.split_due_key(key) for key, value in rows.items() if value is not None)
         shard.due_loaded = None if complete else last
         if shard.due:

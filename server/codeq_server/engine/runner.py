@@ -104,6 +104,8 @@ class ShardRunner:
             self.loop.call_soon(self._start_commit)
         if self.shard.ended_watched:
             self._wake_ends()
+        if self.shard.cancelled:
+            self._tell_holders()
         if self.shard.woken and not self._dispatching:
             self._dispatching = True
             self.loop.call_soon(self._dispatch)
@@ -178,6 +180,11 @@ class ShardRunner:
             for future in self._ends.get(task_id, ()):
                 if not future.done():
                     future.set_result(None)
+
+    def _tell_holders(self) -> None:
+        cancelled, self.shard.cancelled = self.shard.cancelled, []
+        for holder, task_id, token in cancelled:
+            holder.cancelled(task_id, token)
 
     def drain(self) -> None:
         """Ends every wait, for work and for the ends of tasks, with DRAINING."""

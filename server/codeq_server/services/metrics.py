@@ -25,6 +25,7 @@ _TOTALS: Final = {
     "dead": ("codeq_tasks_dead_lettered", "Tasks that went to the dead-letter queue"),
     "expired": ("codeq_leases_expired", "Leases that ran out"),
     "matured": ("codeq_tasks_matured", "Scheduled tasks that fell due"),
+    "cancelled": ("codeq_tasks_cancelled", "Tasks cancelled"),
     "removed": ("codeq_tasks_removed", "Ended tasks removed after their retention"),
     "rows": ("codeq_rows_written", "Rows put or deleted in the store"),
 }

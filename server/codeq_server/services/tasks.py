@@ -10,7 +10,7 @@ from codeq.v1 import task_pb2
 from codeq.v1 import task_service_pb2 as pb
 
 from codeq_server.auth.claims import Claims
-from codeq_server.core import creates, outcomes, reads
+from codeq_server.core import creates, outcomes, reads, withdrawal
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_field
 from codeq_server.core.model import Caller
@@ -142,6 +142,16 @@ class TaskService:
         token = request.lease_token if request.HasField("lease_token") else None
         verdict = await self._settle(claims, request.task_id, token, Outcome.ABANDON, "", None)
         return pb.AbandonTaskResponse(status=status_number(verdict.status))
+
+    async def CancelTask(self, claims: Claims, request: pb.CancelTaskRequest) -> pb.CancelTaskResponse:  # noqa: N802
+        """Ends a task by its producer's word."""
+        await self._runner.room()
+        shard, now = self._runner.shard, self._runner.now()
+        self._view(claims, request.task_id)
+        self._decide(lambda: withdrawal.cancel(shard, claims.tenant_id, request.task_id, request.reason, now))
+        view = self._view(claims, request.task_id)
+        await self._settled()
+        return pb.CancelTaskResponse(task=task_message(view))
 
     async def GetTask(self, claims: Claims, request: pb.GetTaskRequest) -> pb.GetTaskResponse:  # noqa: N802
         """Tells a task."""

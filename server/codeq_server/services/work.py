@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any, Final
 
-from codeq.v1 import producer_service_pb2, task_pb2
+from codeq.v1 import error_pb2, producer_service_pb2, task_pb2
 from codeq.v1 import worker_service_pb2 as pb
 
 from codeq_server.auth.claims import Claims
@@ -115,6 +115,8 @@ class WorkerStream:
                     self._outbox.end()
         finally:
             self._runner.waiting.leave(self)
+            for claim in self._open.values():
+                claim.holder = None
             for frame in self._outbox.unsent():
                 for claim, delivered in frame.claims:
                     return_unused(self._runner, claim, [d.task_id for d in delivered])
@@ -130,6 +132,13 @@ class WorkerStream:
             self._pump()
         except Rejection:
             return  # nothing is decided any more; the sender learns it from its next frame
+
+    def cancelled(self, task_id: str, token: int) -> None:
+        """Tells the client of a task that was cancelled."""
+        reason = error_pb2.ERROR_REASON_TASK_ENDED
+        self._answer.cancelled.add(task_id=task_id, lease_token=token, reason=reason)
+        self._answers = True
+        self._runner.loop.call_soon(self.wake)
 
     def drain(self) -> None:
         """Stops waiting for work; the notice tells the client."""
@@ -322,6 +331,7 @@ class WorkerStream:
     def _remember(self, claim: Claim) -> None:
         """Keeps a claim for `_close`, and forgets those that are over."""
         self._open[claim.token] = claim
+        claim.holder = self
         while not (oldest := next(iter(self._open.values()))).live:
             del self._open[oldest.token]
 

@@ -332,6 +332,10 @@ class Checker:
             self._pointer_row(key, value, lane, position)
         elif kind == keys.HOME and lane.index < keys.LANES:
             self._home_row(key, value, lane, position, lane.index)
+        elif kind == keys.DEAD and lane.index < keys.LANES:
+            if _number(key) not in self._moved:
+                self._report(key, "was left by its task, which has no state row")
+            self._home_row(key, value, lane, position, lane.index)
         elif kind == keys.PARKED and lane.index == keys.PARKED_LANE:
             self._home_row(key, value, lane, position, keys.split_parked(value)[1])
         else:
@@ -367,7 +371,7 @@ class Checker:
         waits_in = self._moved.pop(home, None)
         slots = self._slots.pop(home, None)
         if waits_in is not None:
-            if not parked and position > lane.mark:
+            if value[:1] == keys.HOME and position > lane.mark:
                 self._report(key, f"has a state row, yet lies above the lane's mark, {lane.mark}")
             if waits_in not in {-1, priority_lane}:
                 self._report(key, f"waits in lane {waits_in}, its priority's is {priority_lane}")

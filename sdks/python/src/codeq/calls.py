@@ -162,6 +162,16 @@ def abandon(task: Task | str, lease_token: int | None) -> Call[Returned]:
     return Call(_task("AbandonTask"), request, tasks_pb.AbandonTaskResponse, _returned)
 
 
+def cancel(task: Task | str, reason: str) -> Call[Task]:
+    """End a task that has not ended."""
+    request = _filled(
+        tasks_pb.CancelTaskRequest,
+        task_id=task.id if isinstance(task, Task) else task,
+        reason=outcomes.printable(reason),
+    )
+    return Call(_task("CancelTask"), request, tasks_pb.CancelTaskResponse, lambda reply: Task(reply.task))
+
+
 def queues(page_size: int, page_token: str) -> Call[tuple[list[Queue], str]]:
     """Read a page of queues; the value is the page and the token of the next one."""
     return Call(

@@ -159,6 +159,10 @@ class Client:
         """Give a claimed task back unused: it keeps its place and its attempts. Raises LeaseLost."""
         return self._call(calls.abandon(task, lease_token))
 
+    def cancel(self, task: Task | str, reason: str = "") -> Task:
+        """End a task that has not ended as CANCELLED, wherever it is; its worker is told. Raises TaskEnded."""
+        return self._call(calls.cancel(task, reason))
+
     def queues(self, page_size: int = 0, page_token: str = "") -> tuple[list[Queue], str]:
         """Read a page of queues, in the order of their names, and the token of the next page (empty: none)."""
         return self._call(calls.queues(page_size, page_token))
@@ -291,6 +295,10 @@ class AsyncClient:
     async def abandon(self, task: Task | str, *, lease_token: int | None = None) -> Returned:
         """Give a claimed task back unused; as Client.abandon."""
         return await self._call(calls.abandon(task, lease_token))
+
+    async def cancel(self, task: Task | str, reason: str = "") -> Task:
+        """End a task that has not ended; as Client.cancel."""
+        return await self._call(calls.cancel(task, reason))
 
     async def queues(self, page_size: int = 0, page_token: str = "") -> tuple[list[Queue], str]:
         """Read a page of queues; as Client.queues."""

@@ -211,6 +211,12 @@ class NotLeaseOwner(LeaseLost):
     default_reason = "NOT_LEASE_OWNER"
 
 
+class TaskEnded(Rejected):
+    """The task has ended, and not by a cancel: there is nothing to cancel."""
+
+    default_reason = "TASK_ENDED"
+
+
 class LimitReached(Rejected):
     """A bound of the server is reached."""
 
@@ -281,6 +287,7 @@ _BY_REASON: Final[dict[str, type[CodeqError]]] = {
         TaskNotClaimed,
         StaleLeaseToken,
         NotLeaseOwner,
+        TaskEnded,
         LimitReached,
         BadHandshake,
         Draining,

@@ -28,6 +28,7 @@ const (
 	TaskService_BatchSubmitResults_FullMethodName = "/codeq.v1.TaskService/BatchSubmitResults"
 	TaskService_NackTask_FullMethodName           = "/codeq.v1.TaskService/NackTask"
 	TaskService_AbandonTask_FullMethodName        = "/codeq.v1.TaskService/AbandonTask"
+	TaskService_CancelTask_FullMethodName         = "/codeq.v1.TaskService/CancelTask"
 	TaskService_GetTask_FullMethodName            = "/codeq.v1.TaskService/GetTask"
 	TaskService_ListTasks_FullMethodName          = "/codeq.v1.TaskService/ListTasks"
 	TaskService_GetTaskResult_FullMethodName      = "/codeq.v1.TaskService/GetTaskResult"
@@ -69,6 +70,10 @@ type TaskServiceClient interface {
 	// AbandonTask gives a delivery back unused: the task keeps its place and its attempts, at most 100 times in its life.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	AbandonTask(ctx context.Context, in *AbandonTaskRequest, opts ...grpc.CallOption) (*AbandonTaskResponse, error)
+	// CancelTask ends a task that has not ended, as CANCELLED, wherever it is. A worker that holds it over a stream is told
+	// at once; its outcome is refused. Idempotent: a task that is CANCELLED already is told as it is.
+	// Errors: TASK_NOT_FOUND, TASK_ENDED.
+	CancelTask(ctx context.Context, in *CancelTaskRequest, opts ...grpc.CallOption) (*CancelTaskResponse, error)
 	// GetTask tells a task of the caller's tenant.
 	// Errors: TASK_NOT_FOUND.
 	GetTask(ctx context.Context, in *GetTaskRequest, opts ...grpc.CallOption) (*GetTaskResponse, error)
@@ -180,6 +185,16 @@ func (c *taskServiceClient) AbandonTask(ctx context.Context, in *AbandonTaskRequ
 	return out, nil
 }
 
+func (c *taskServiceClient) CancelTask(ctx context.Context, in *CancelTaskRequest, opts ...grpc.CallOption) (*CancelTaskResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelTaskResponse)
+	err := c.cc.Invoke(ctx, TaskService_CancelTask_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *taskServiceClient) GetTask(ctx context.Context, in *GetTaskRequest, opts ...grpc.CallOption) (*GetTaskResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetTaskResponse)
@@ -246,6 +261,10 @@ type TaskServiceServer interface {
 	// AbandonTask gives a delivery back unused: the task keeps its place and its attempts, at most 100 times in its life.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	AbandonTask(context.Context, *AbandonTaskRequest) (*AbandonTaskResponse, error)
+	// CancelTask ends a task that has not ended, as CANCELLED, wherever it is. A worker that holds it over a stream is told
+	// at once; its outcome is refused. Idempotent: a task that is CANCELLED already is told as it is.
+	// Errors: TASK_NOT_FOUND, TASK_ENDED.
+	CancelTask(context.Context, *CancelTaskRequest) (*CancelTaskResponse, error)
 	// GetTask tells a task of the caller's tenant.
 	// Errors: TASK_NOT_FOUND.
 	GetTask(context.Context, *GetTaskRequest) (*GetTaskResponse, error)
@@ -293,6 +312,9 @@ func (UnimplementedTaskServiceServer) NackTask(context.Context, *NackTaskRequest
 }
 func (UnimplementedTaskServiceServer) AbandonTask(context.Context, *AbandonTaskRequest) (*AbandonTaskResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AbandonTask not implemented")
+}
+func (UnimplementedTaskServiceServer) CancelTask(context.Context, *CancelTaskRequest) (*CancelTaskResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelTask not implemented")
 }
 func (UnimplementedTaskServiceServer) GetTask(context.Context, *GetTaskRequest) (*GetTaskResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTask not implemented")
@@ -486,6 +508,24 @@ func _TaskService_AbandonTask_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TaskService_CancelTask_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelTaskRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TaskServiceServer).CancelTask(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TaskService_CancelTask_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TaskServiceServer).CancelTask(ctx, req.(*CancelTaskRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _TaskService_GetTask_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetTaskRequest)
 	if err := dec(in); err != nil {
@@ -582,6 +622,10 @@ var TaskService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "AbandonTask",
 			Handler:    _TaskService_AbandonTask_Handler,
+		},
+		{
+			MethodName: "CancelTask",
+			Handler:    _TaskService_CancelTask_Handler,
 		},
 		{
 			MethodName: "GetTask",

@@ -131,7 +131,7 @@ type WorkResponse struct {
 	Extended []*LeaseGrant `protobuf:"bytes,5,rep,name=extended,proto3" json:"extended,omitempty"`
 	// Leases that are no more: stop working on these tasks.
 	Lost []*LostLease `protobuf:"bytes,6,rep,name=lost,proto3" json:"lost,omitempty"`
-	// Tasks that were cancelled while leased: stop working on them. Never sent by a server without cancel.
+	// Leases that a cancel ended: stop working on these tasks.
 	Cancelled []*LostLease `protobuf:"bytes,7,rep,name=cancelled,proto3" json:"cancelled,omitempty"`
 	// Notice before the server ends the stream: it pushes nothing more and still takes outcomes.
 	Notice        *StreamNotice `protobuf:"bytes,8,opt,name=notice,proto3" json:"notice,omitempty"`
@@ -497,7 +497,7 @@ type LostLease struct {
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// Token of the lease.
 	LeaseToken uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
-	// Why a heartbeat for it failed.
+	// Why a heartbeat for it failed; TASK_ENDED for a cancelled task.
 	Reason        ErrorReason `protobuf:"varint,3,opt,name=reason,proto3,enum=codeq.v1.ErrorReason" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -81,6 +81,11 @@ class TaskServiceStub:
                 request_serializer=codeq_dot_v1_dot_task__service__pb2.AbandonTaskRequest.SerializeToString,
                 response_deserializer=codeq_dot_v1_dot_task__service__pb2.AbandonTaskResponse.FromString,
                 _registered_method=True)
+        self.CancelTask = channel.unary_unary(
+                '/codeq.v1.TaskService/CancelTask',
+                request_serializer=codeq_dot_v1_dot_task__service__pb2.CancelTaskRequest.SerializeToString,
+                response_deserializer=codeq_dot_v1_dot_task__service__pb2.CancelTaskResponse.FromString,
+                _registered_method=True)
         self.GetTask = channel.unary_unary(
                 '/codeq.v1.TaskService/GetTask',
                 request_serializer=codeq_dot_v1_dot_task__service__pb2.GetTaskRequest.SerializeToString,
@@ -177,6 +182,15 @@ class TaskServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelTask(self, request, context):
+        """CancelTask ends a task that has not ended, as CANCELLED, wherever it is. A worker that holds it over a stream is told
+        at once; its outcome is refused. Idempotent: a task that is CANCELLED already is told as it is.
+        Errors: TASK_NOT_FOUND, TASK_ENDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTask(self, request, context):
         """GetTask tells a task of the caller's tenant.
         Errors: TASK_NOT_FOUND.
@@ -250,6 +264,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.AbandonTask,
                     request_deserializer=codeq_dot_v1_dot_task__service__pb2.AbandonTaskRequest.FromString,
                     response_serializer=codeq_dot_v1_dot_task__service__pb2.AbandonTaskResponse.SerializeToString,
+            ),
+            'CancelTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelTask,
+                    request_deserializer=codeq_dot_v1_dot_task__service__pb2.CancelTaskRequest.FromString,
+                    response_serializer=codeq_dot_v1_dot_task__service__pb2.CancelTaskResponse.SerializeToString,
             ),
             'GetTask': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTask,
@@ -512,6 +531,33 @@ class TaskService:
             '/codeq.v1.TaskService/AbandonTask',
             codeq_dot_v1_dot_task__service__pb2.AbandonTaskRequest.SerializeToString,
             codeq_dot_v1_dot_task__service__pb2.AbandonTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/codeq.v1.TaskService/CancelTask',
+            codeq_dot_v1_dot_task__service__pb2.CancelTaskRequest.SerializeToString,
+            codeq_dot_v1_dot_task__service__pb2.CancelTaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

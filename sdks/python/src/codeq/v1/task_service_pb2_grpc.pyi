@@ -72,6 +72,11 @@ class TaskServiceStub:
     """AbandonTask gives a delivery back unused: the task keeps its place and its attempts, at most 100 times in its life.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
+    CancelTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.CancelTaskRequest, _task_service_pb2.CancelTaskResponse]
+    """CancelTask ends a task that has not ended, as CANCELLED, wherever it is. A worker that holds it over a stream is told
+    at once; its outcome is refused. Idempotent: a task that is CANCELLED already is told as it is.
+    Errors: TASK_NOT_FOUND, TASK_ENDED.
+    """
     GetTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskRequest, _task_service_pb2.GetTaskResponse]
     """GetTask tells a task of the caller's tenant.
     Errors: TASK_NOT_FOUND.
@@ -130,6 +135,11 @@ class TaskServiceAsyncStub(TaskServiceStub):
     AbandonTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.AbandonTaskRequest, _task_service_pb2.AbandonTaskResponse]  # type: ignore[assignment]
     """AbandonTask gives a delivery back unused: the task keeps its place and its attempts, at most 100 times in its life.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
+    """
+    CancelTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.CancelTaskRequest, _task_service_pb2.CancelTaskResponse]  # type: ignore[assignment]
+    """CancelTask ends a task that has not ended, as CANCELLED, wherever it is. A worker that holds it over a stream is told
+    at once; its outcome is refused. Idempotent: a task that is CANCELLED already is told as it is.
+    Errors: TASK_NOT_FOUND, TASK_ENDED.
     """
     GetTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskRequest, _task_service_pb2.GetTaskResponse]  # type: ignore[assignment]
     """GetTask tells a task of the caller's tenant.
@@ -240,6 +250,17 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_task_service_pb2.AbandonTaskResponse, _abc.Awaitable[_task_service_pb2.AbandonTaskResponse]]:
         """AbandonTask gives a delivery back unused: the task keeps its place and its attempts, at most 100 times in its life.
         Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelTask(
+        self,
+        request: _task_service_pb2.CancelTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.CancelTaskResponse, _abc.Awaitable[_task_service_pb2.CancelTaskResponse]]:
+        """CancelTask ends a task that has not ended, as CANCELLED, wherever it is. A worker that holds it over a stream is told
+        at once; its outcome is refused. Idempotent: a task that is CANCELLED already is told as it is.
+        Errors: TASK_NOT_FOUND, TASK_ENDED.
         """
 
     @_abc_1.abstractmethod

@@ -128,7 +128,7 @@ export type WorkResponse = Message<"codeq.v1.WorkResponse"> & {
   lost: LostLease[];
 
   /**
-   * Tasks that were cancelled while leased: stop working on them. Never sent by a server without cancel.
+   * Leases that a cancel ended: stop working on these tasks.
    *
    * @generated from field: repeated codeq.v1.LostLease cancelled = 7;
    */
@@ -317,7 +317,7 @@ export type LostLease = Message<"codeq.v1.LostLease"> & {
   leaseToken: bigint;
 
   /**
-   * Why a heartbeat for it failed.
+   * Why a heartbeat for it failed; TASK_ENDED for a cancelled task.
    *
    * @generated from field: codeq.v1.ErrorReason reason = 3;
    */

@@ -1,0 +1,126 @@
+"""Taking waiting tasks from their places, and ending tasks by a producer's word."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from codeq_internal.v1 import rows_pb2
+
+from . import keys
+from .clock import Now
+from .errors import CorruptRows, Reason, Rejection
+from .model import Lane
+from .outcomes import Outcome, Status, find_home, leave_claim
+from .shard import Shard
+
+CANCELLED_ERROR: Final = "CANCELLED"
+"""Error of a cancelled task where the producer gives no reason."""
+
+
+def cancel(shard: Shard, tenant: str, task_id: str, reason: str, now: Now) -> None:
+    """Ends a task that has not ended as CANCELLED; one that is CANCELLED already stays as it is.
+
+    Args:
+        shard: Shard that owns the task.
+        tenant: Tenant of the producer.
+        task_id: Task.
+        reason: Kept as the task's error; empty: CANCELLED_ERROR.
+        now: Time of the cancel.
+
+    Raises:
+        Rejection: TASK_NOT_FOUND, TASK_ENDED.
+        CorruptRows: The task's rows contradict each other.
+    """
+    home, position = find_home(shard, tenant, task_id)
+    state = shard.state(home, position) or rows_pb2.StateRow()
+    if state.ended_lsn:
+        if state.status == Status.CANCELLED:
+            return
+        raise Rejection(Reason.TASK_ENDED, f"the task has ended: it is {Status(state.status).name}")
+    delivery = shard.deliveries.get(task_id)
+    if delivery is None:
+        withdraw(shard, home, position, state)
+    else:
+        claim = delivery.claim
+        del shard.deliveries[task_id]
+        state.ended_token, state.outcome, state.delay_ms = claim.token, Outcome.BY_SERVER, 0
+        state.worker, state.subject = claim.worker, "" if claim.subject == claim.worker else claim.subject
+        state.attempts = delivery.attempts + 1
+        leave_claim(shard, delivery)
+        if claim.holder is not None:
+            shard.cancelled.append((claim.holder, task_id, claim.token))
+    end_cancelled(shard, home, position, task_id, state, reason, now)
+
+
+def end_cancelled(
+    shard: Shard, home: Lane, position: int, task_id: str, state: rows_pb2.StateRow, reason: str, now: Now
+) -> None:
+    """Notes the end of a task that has no place any more."""
+    state.status, state.error = Status.CANCELLED, reason or CANCELLED_ERROR
+    state.place, state.place_lane, state.place_at = rows_pb2.PLACE_KIND_UNSPECIFIED, 0, 0
+    state.changed_ms, state.ended_lsn = now.wall_ms, shard.batch.lsn
+    shard.put_state(home, position, state)
+    shard.batch.ended.append((home.queue.number, keys.pack_home(home.index, position), False))
+    shard.totals.cancelled += 1
+    if shard.watched and task_id in shard.watched:
+        shard.ended_watched.append(task_id)
+
+
+def withdraw(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow) -> None:
+    """Takes a task that waits from its place, and from the counters; its state row is the caller's to put.
+
+    Args:
+        shard: Shard that owns the task.
+        home: Lane of its home.
+        position: Position of its home.
+        state: Its state row; an empty one where it has none.
+
+    Raises:
+        CorruptRows: It waits nowhere.
+    """
+    rows, queue = shard.batch.rows, home.queue
+    key = keys.place_key(home.task_prefix, position)
+    value = shard.get(key)
+    if value is None:
+        raise CorruptRows(key, "the home of a waiting task is missing")
+    if state.place == rows_pb2.PLACE_KIND_QUEUED:
+        lane = queue.lane(state.place_lane)
+        rows[keys.place_key(lane.task_prefix, state.place_at)] = None
+        leave_lane(shard, lane, state.place_at)
+    elif state.place == rows_pb2.PLACE_KIND_RETURNED:
+        lane = queue.lane(state.place_lane)
+        rows[b"u" + keys.place_key(lane.task_prefix, state.place_at)[1:]] = None
+        leave_lane(shard, lane, state.place_at)
+    elif state.place == rows_pb2.PLACE_KIND_DUE:
+        leave_due(shard, home, position, state.place_at)
+    elif value[:1] == keys.PARKED:
+        leave_due(shard, home, position, keys.split_parked(value)[0])
+    elif value[:1] == keys.HOME and position > home.mark:
+        rows[key] = keys.DEAD + value[1:]
+        leave_lane(shard, home, position)
+    else:
+        raise CorruptRows(key, "a task neither waits, runs nor has ended")
+    shard.touch(queue)
+
+
+def leave_due(shard: Shard, home: Lane, position: int, due_ms: int) -> None:
+    """Takes a task out of the due index."""
+    home.queue.scheduled -= 1
+    entry = (due_ms, home.queue.number, home.index, position)
+    key = keys.due_key(*entry)
+    shard.batch.due[key] = None
+    if shard.due_loaded is None or key <= shard.due_loaded:
+        shard.due_gone.add(entry)
+
+
+def leave_lane(shard: Shard, lane: Lane, position: int) -> None:
+    """Takes a task from its place in a lane, of the window or of the returned ones; the place's row is the caller's."""
+    lane.ready -= 1
+    if not lane.ready:
+        shard.emptied(lane)
+        return
+    if position <= lane.mark or position <= lane.loaded:
+        lane.gone.add(position)
+        shard.prune(lane)
+    elif position == lane.mark + 1:
+        lane.mark = lane.loaded = position

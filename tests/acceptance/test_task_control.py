@@ -1,0 +1,127 @@
+"""The contract's rows on control of tasks and queues, against a real server: cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import codeq
+import httpx
+import pytest
+from server_process import DEV_TOKEN, ServerProcess
+
+SECONDS_MAX = 30
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with the well-known token for everything."""
+    with ServerProcess(tmp_path_factory.mktemp("control")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def client(server: ServerProcess) -> Iterator[codeq.Client]:
+    """A client of it."""
+    with codeq.Client(server.producer_addr, token=DEV_TOKEN) as opened:
+        yield opened
+
+
+def rest(server: ServerProcess, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    """Makes one HTTP call; returns status and body."""
+    headers = {"Authorization": f"Bearer {DEV_TOKEN}"}
+    answer = httpx.request(method, f"{server.http_url}/v1/codeq{path}", headers=headers, json=body, timeout=SECONDS_MAX)
+    return answer.status_code, answer.json() if answer.content else None
+
+
+# -- POST /tasks/{id}/cancel: producer; pushed to the worker that holds it -----------------------------------------
+
+
+def test_cancel_of_waiting_task_over_rest_ends_it_with_reason(server: ServerProcess, client: codeq.Client) -> None:
+    task = client.create("cancel-rest")
+    status, body = rest(server, "POST", f"/tasks/{task.id}/cancel", {"reason": "not needed"})
+    assert (status, body["status"], body["error"]) == (200, "CANCELLED", "not needed")
+    assert "finishedAt" in body
+    status, again = rest(server, "POST", f"/tasks/{task.id}/cancel", {})
+    assert (status, again) == (200, body)
+    status, record = rest(server, "GET", f"/tasks/{task.id}/result")
+    assert (status, record["result"]["status"], record["result"]["error"]) == (200, "CANCELLED", "not needed")
+    assert client.claim(["cancel-rest"]) == []
+    assert client.queue("cancel-rest").ready == 0
+
+
+def test_cancel_of_scheduled_task_ends_it(client: codeq.Client) -> None:
+    task = client.create("cancel-later", delay=3600)
+    assert client.cancel(task).status is codeq.TaskStatus.CANCELLED
+    assert client.queue("cancel-later").scheduled == 0
+    assert client.get(task.id).error == "CANCELLED"
+
+
+def test_cancel_of_ended_task_is_409_task_ended(server: ServerProcess, client: codeq.Client) -> None:
+    client.create("cancel-ended")
+    [task] = client.claim(["cancel-ended"])
+    client.complete(task, 1)
+    status, body = rest(server, "POST", f"/tasks/{task.id}/cancel", {})
+    assert (status, body["reason"]) == (409, "TASK_ENDED")
+    with pytest.raises(codeq.TaskEnded):
+        client.cancel(task)
+    assert client.get(task.id).status is codeq.TaskStatus.COMPLETED
+
+
+def test_cancel_of_claimed_task_refuses_the_later_outcome(client: codeq.Client) -> None:
+    client.create("cancel-claimed")
+    [task] = client.claim(["cancel-claimed"])
+    client.cancel(task, "stop")
+    with pytest.raises(codeq.LeaseLost):
+        client.complete(task, 1)
+    with pytest.raises(codeq.LeaseLost):
+        client.heartbeat(task)
+    assert client.result(task.id).status is codeq.TaskStatus.CANCELLED
+
+
+def test_cancel_wakes_who_waits_for_the_result(server: ServerProcess, client: codeq.Client) -> None:
+    task = client.create("cancel-waited")
+    records: list[codeq.TaskResult] = []
+    thread = threading.Thread(target=lambda: records.append(client.result(task.id, wait=SECONDS_MAX)))
+    thread.start()
+    client.cancel(task, "never mind")
+    thread.join(SECONDS_MAX / 2)
+    assert not thread.is_alive()
+    assert (records[0].status, records[0].error) == ("CANCELLED", "never mind")
+
+
+@pytest.mark.parametrize("style", ["async", "sync"])
+def test_cancel_is_pushed_to_the_worker_that_holds_the_task(
+    server: ServerProcess, client: codeq.Client, style: str
+) -> None:
+    command = f"cancel-pushed-{style}"
+    started, stopped = threading.Event(), threading.Event()
+    worker = codeq.Worker(server.worker_addr, token=DEV_TOKEN)
+
+    async def asynchronous(task: codeq.Task) -> None:
+        started.set()
+        try:
+            await asyncio.sleep(SECONDS_MAX)
+        finally:
+            stopped.set()
+
+    def synchronous(task: codeq.Task) -> None:
+        started.set()
+        if task.lost.wait(SECONDS_MAX):
+            stopped.set()
+
+    handler = asynchronous if style == "async" else synchronous
+    thread = threading.Thread(target=worker.run, args=(handler,), kwargs={"commands": [command]})
+    thread.start()
+    try:
+        task = client.create(command)
+        assert started.wait(SECONDS_MAX)
+        client.cancel(task)
+        assert stopped.wait(5)  # far sooner than the next heartbeat, after 20 seconds
+        assert client.get(task.id).status is codeq.TaskStatus.CANCELLED
+    finally:
+        worker.stop()
+        thread.join(SECONDS_MAX)
+    assert not thread.is_alive()

@@ -348,3 +348,10 @@ def test_reader_that_leaves_ends_the_command_quietly(
     done = subprocess.run(command, env=plain_environment, stdout=output, stderr=-1, timeout=30, check=False)
     os.close(output)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_cancel_sends_the_reason(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(TASK.encode())
+    assert client("task", "cancel", "t1", "--reason", "no need").returncode == 0
+    assert (recorder.request.method, recorder.request.path) == ("POST", "/v1/codeq/tasks/t1/cancel")
+    assert sent(recorder) == {"reason": "no need"}

@@ -113,6 +113,15 @@ test-host: setup-dev ## Run the tests that need root or tools of the machine
 	@[ "$$(id -u)" = 0 ] || { echo "make: test-host needs root" >&2; exit 1; }
 	@$(VENV)/bin/python -m pytest tests/host
 
+.PHONY: sim
+sim: setup-dev ## Simulate the life of a node from a seed (SEED=7, COUNT=100: further ones)
+	@$(VENV)/bin/python tests/sim/sim_run.py --seed $(or $(SEED),0) --count $(or $(COUNT),1)
+
+.PHONY: soak
+soak: setup-dev ## Search long: 10000 simulated lives, 20000 random works on the core (hours)
+	@CODEQ_SIM_SEEDS=$(or $(SEEDS),10000) CODEQ_MODEL_EXAMPLES=$(or $(EXAMPLES),20000) \
+		$(VENV)/bin/python -m pytest -n 2 --dist worksteal --timeout 0 tests/sim tests/model
+
 .PHONY: lint
 lint: setup-dev ## Check style, types, import rules and protos
 	ruff check .

@@ -1,0 +1,323 @@
+"""Clients: producers and workers, on streams and call by call, that are slow, stubborn, forgetful and die at times."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from codeq.v1 import producer_service_pb2, queue_service_pb2, task_pb2, task_service_pb2, worker_service_pb2
+from codeq_server.core.errors import Reason, Rejection
+from sim_audit import Asked, Audit
+from sim_node import END, LEASE_SECONDS, Lost, Node, Stream, retryable, tenant_of
+
+COMMANDS = ("a", "b")
+TASKS_MAX = 100
+"""Tasks asked for in a run."""
+_ENDS = {task_pb2.OUTCOME_KIND_COMPLETED: 4, task_pb2.OUTCOME_KIND_FAILED: 5}
+
+
+class World:
+    """What the clients of a run share."""
+
+    def __init__(self, node: Node, audit: Audit, chance: random.Random) -> None:
+        self.node, self.audit, self.chance = node, audit, chance
+        self.asking = True
+        """Producers create, and workers play tricks; later they only finish what there is."""
+        self.number = 0
+        self.seen: list[tuple[str, str, int]] = []
+        """(holder, task id, token) of deliveries, for outcomes that come late or from others."""
+
+    def specs(self, tenant: str) -> list[task_pb2.TaskSpec]:
+        """Returns a few tasks nobody asked for before."""
+        chance = self.chance
+        specs = []
+        for _ in range(min(chance.choice((1, 1, 2, 5)), TASKS_MAX - self.number)):
+            self.number += 1
+            spec = task_pb2.TaskSpec(command=chance.choice(COMMANDS), payload=f"{self.number}".encode())
+            spec.priority = chance.choice((0, 0, 9))
+            attempts = chance.choice((0, 1, 2, 3))
+            if attempts:
+                spec.max_attempts = attempts
+            if chance.random() < 0.2:
+                spec.delay_seconds = chance.choice((0, 1, 3))
+            self.audit.asked[spec.payload] = Asked(tenant, spec.command, spec.priority, attempts)
+            specs.append(spec)
+        return specs
+
+    async def pause(self, seconds: float) -> None:
+        """Waits for about as long."""
+        await asyncio.sleep(seconds * self.chance.choice((0.01, 0.3, 1.0, 2.0)))
+
+    def lives(self) -> Iterator[None]:
+        """Goes on while the producers do."""
+        while self.asking and self.number < TASKS_MAX:
+            yield
+
+
+async def produce_by_stream(world: World, holder: str) -> None:
+    """A producer that reconnects, sends again what was not acknowledged, and half-closes at times."""
+    tenant = tenant_of(holder)
+    node, chance = world.node, world.chance
+    again: list[list[task_pb2.TaskSpec]] = []
+    for _ in world.lives():
+        unacked: deque[list[task_pb2.TaskSpec]] = deque()
+        try:
+            stream = node.open(holder, "produce")
+        except Lost:
+            await world.pause(0.3)
+            continue
+        reader = asyncio.ensure_future(_read_acks(world, tenant, stream, unacked))
+        stream.send(producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello()))
+        for _ in range(chance.randint(1, 6)):
+            frame = again.pop() if again else world.specs(tenant)
+            if frame:
+                unacked.append(frame)
+                stream.send(producer_service_pb2.ProduceRequest(tasks=frame))
+            await world.pause(0.1)
+        if chance.random() < 0.6:
+            stream.half_close()
+            await asyncio.wait([reader], timeout=10)
+        stream.break_off()
+        reader.cancel()
+        await asyncio.wait([reader])
+        again = [frame for frame in unacked if chance.random() < 0.5]
+
+
+async def _read_acks(world: World, tenant: str, stream: Stream, unacked: deque[list[task_pb2.TaskSpec]]) -> None:
+    try:
+        while (message := await stream.receive()) is not END:
+            for ack in message.acks:
+                frame = unacked.popleft()
+                world.audit.demand(not ack.errors, f"a task is refused: {ack.errors}")
+                for spec, task_id in zip(frame, ack.task_ids, strict=True):
+                    world.audit.created(tenant, task_id, spec.payload)
+    except (Lost, Rejection):
+        return
+
+
+async def produce_by_calls(world: World, holder: str) -> None:
+    """A producer that makes one call after another, asks for what it made, and repeats what got lost."""
+    tenant = tenant_of(holder)
+    node, chance = world.node, world.chance
+    for _ in world.lives():
+        specs = world.specs(tenant)
+        try:
+            if len(specs) == 1:
+                request = task_service_pb2.CreateTaskRequest(spec=specs[0])
+                tasks = [(await node.call(holder, "TaskService/CreateTask", request)).task]
+            else:
+                batch = task_service_pb2.BatchCreateTasksRequest(tasks=specs)
+                tasks = [item.task for item in (await node.call(holder, "TaskService/BatchCreateTasks", batch)).results]
+            for task in tasks:
+                world.audit.created(tenant, task.id, task.payload)
+            if tasks and chance.random() < 0.3:
+                wait = task_service_pb2.GetTaskResultRequest(task_id=tasks[0].id, wait_seconds=chance.choice((0, 1, 5)))
+                await node.call(holder, "TaskService/GetTaskResult", wait)
+        except (Lost, Rejection):
+            pass
+        await world.pause(0.2)
+
+
+async def look_around(world: World, holder: str) -> None:
+    """An administrator: asks for tasks, its own and others', and for queues."""
+    tenant = tenant_of(holder)
+    node, chance, audit = world.node, world.chance, world.audit
+    while world.asking:
+        await world.pause(0.3)
+        try:
+            if chance.random() < 0.2:
+                queues = await node.call(holder, "QueueService/ListQueues", queue_service_pb2.ListQueuesRequest())
+                audit.demand(len(queues.queues) <= len(COMMANDS), "queues are shown that nobody made")
+            elif audit.tasks:
+                known = chance.choice(list(audit.tasks.values()))
+                own, removed = known.asked.tenant == tenant, known.removed
+                try:
+                    request = task_service_pb2.GetTaskRequest(task_id=known.task_id)
+                    await node.call(holder, "TaskService/GetTask", request)
+                except Rejection as refusal:
+                    missing = refusal.reason is Reason.TASK_NOT_FOUND
+                    audit.demand(missing or retryable(refusal), f"a look ended with {refusal.reason}")
+                    audit.demand(not missing or not own or known.removed or known.end, f"{known.task_id} is not found")
+                else:
+                    audit.demand(own, f"{known.task_id} is shown to another tenant")
+                    audit.demand(not removed, f"{known.task_id} was removed and is shown")
+        except (Lost, Rejection):
+            continue
+
+
+def choose(world: World, task: task_pb2.Task) -> task_pb2.Outcome | None:
+    """Returns what a worker says of a task; None: nothing."""
+    chance = world.chance
+    outcome = task_pb2.Outcome(task_id=task.id, lease_token=task.lease_token)
+    kind = chance.random() if world.asking else 0.0
+    if kind < 0.5:
+        outcome.kind = task_pb2.OUTCOME_KIND_COMPLETED
+        outcome.result = f'"{task.lease_token}"'.encode()
+    elif kind < 0.58:
+        outcome.kind = task_pb2.OUTCOME_KIND_FAILED
+        outcome.error = "broken"
+    elif kind < 0.75:
+        outcome.kind = task_pb2.OUTCOME_KIND_NACK
+        if chance.random() < 0.7:
+            outcome.delay_seconds = chance.choice((0, 0, 1))
+    elif kind < 0.85:
+        outcome.kind = task_pb2.OUTCOME_KIND_ABANDON
+    else:
+        return None
+    return outcome
+
+
+def late(world: World, holder: str) -> task_pb2.Outcome | None:
+    """Returns the completion of a delivery of before, perhaps another worker's; None: there was none yet."""
+    tenant = tenant_of(holder)
+    seen = [each for each in world.seen[-20:] if tenant_of(each[0]) == tenant]
+    if not seen:
+        return None
+    _, task_id, token = world.chance.choice(seen)
+    kind = task_pb2.OUTCOME_KIND_COMPLETED
+    return task_pb2.Outcome(task_id=task_id, lease_token=token, kind=kind, result=f'"{token}"'.encode())
+
+
+async def work_by_stream(world: World, holder: str, name: str) -> None:
+    """A worker that takes what it gets, and reconnects."""
+    while True:
+        try:
+            stream = world.node.open(holder, "work")
+        except Lost:
+            await world.pause(0.3)
+            continue
+        worker = _StreamWorker(world, holder, stream)
+        hello = worker_service_pb2.WorkerHello(name=name, lease_seconds=LEASE_SECONDS)
+        stream.send(worker_service_pb2.WorkRequest(hello=hello, add_credits=world.chance.choice((1, 3, 20))))
+        reader = asyncio.ensure_future(worker.read())
+        patience = world.chance.uniform(0.1, 6) if world.asking else 1e6
+        await asyncio.wait([reader], timeout=patience)
+        if not reader.done() and world.chance.random() < 0.5:
+            stream.half_close()
+            await asyncio.wait([reader], timeout=5)
+        worker.stop()
+        stream.break_off()
+        reader.cancel()
+        await asyncio.wait([reader])
+        await world.pause(0.1)
+
+
+class _StreamWorker:
+    """One connection of a worker."""
+
+    def __init__(self, world: World, holder: str, stream: Stream) -> None:
+        self._world, self._holder, self._stream = world, holder, stream
+        self._sent: deque[task_pb2.Outcome] = deque()
+        self._number = 0
+        self._asked: dict[tuple[str, int], deque[int]] = {}
+        """Ends asked for in heartbeats that are not answered yet."""
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def read(self) -> None:
+        try:
+            while (message := await self._stream.receive()) is not END:
+                for task in message.tasks:
+                    self._world.seen.append((self._holder, task.id, task.lease_token))
+                    running = asyncio.ensure_future(self._work(task))
+                    self._running.add(running)
+                    running.add_done_callback(self._running.discard)
+                self._settled(message)
+        except (Lost, Rejection):
+            return
+
+    def stop(self) -> None:
+        for running in self._running:
+            running.cancel()
+
+    def _settled(self, message: worker_service_pb2.WorkResponse) -> None:
+        refused = {error.number for error in message.outcome_errors}
+        for _ in range(message.settled):
+            self._number += 1
+            said = self._sent.popleft()
+            if self._number not in refused and said.kind in _ENDS:
+                self._world.audit.accepted(said.task_id, said.lease_token, _ENDS[said.kind], said.result)
+        for grant in message.extended:
+            until = self._asked[grant.task_id, grant.lease_token].popleft()
+            self._world.audit.extended(grant.task_id, grant.lease_token, until)
+        for lease in message.lost:
+            self._asked[lease.task_id, lease.lease_token].popleft()
+
+    def _say(self, *outcomes: task_pb2.Outcome) -> None:
+        self._sent.extend(outcomes)
+        self._stream.send(worker_service_pb2.WorkRequest(outcomes=outcomes))
+
+    async def _work(self, task: task_pb2.Task) -> None:
+        world = self._world
+        await world.pause(0.2)
+        while world.asking and world.chance.random() < 0.3:
+            seconds = world.chance.choice((1, 3))
+            beat = worker_service_pb2.Heartbeat(task_id=task.id, lease_token=task.lease_token, extend_seconds=seconds)
+            until = world.node.mono_ms() + seconds * 1000
+            self._asked.setdefault((task.id, task.lease_token), deque()).append(until)
+            self._stream.send(worker_service_pb2.WorkRequest(heartbeats=[beat]))
+            await world.pause(0.8)
+        said = choose(world, task)
+        if said is not None:
+            self._say(*[said] * world.chance.choice((1, 1, 1, 2)))
+        if world.chance.random() < 0.2 and (other := late(world, self._holder)) is not None:
+            self._say(other)
+        self._stream.send(worker_service_pb2.WorkRequest(add_credits=1))
+
+
+async def work_by_calls(world: World, holder: str) -> None:
+    """A worker that claims and ends tasks call by call."""
+    node, chance = world.node, world.chance
+    while True:
+        try:
+            claim = task_service_pb2.ClaimTasksRequest(
+                count=chance.choice((1, 1, 4)), lease_seconds=LEASE_SECONDS, wait_seconds=chance.choice((0, 1, 5))
+            )
+            if chance.random() < 0.5:
+                claim.commands.append(chance.choice(COMMANDS))
+            claimed = await node.call(holder, "TaskService/ClaimTasks", claim, patience=chance.choice((0.5, 8.0)))
+        except (Lost, Rejection):
+            await world.pause(0.3)
+            continue
+        for task in claimed.tasks:
+            world.seen.append((holder, task.id, task.lease_token))
+            await world.pause(0.1)
+            said = choose(world, task)
+            if said is not None:
+                await _say_by_call(world, holder, said)
+            if chance.random() < 0.2 and (other := late(world, holder)) is not None:
+                await _say_by_call(world, holder, other)
+        if not claimed.tasks:
+            await world.pause(0.3)
+
+
+async def _say_by_call(world: World, holder: str, said: task_pb2.Outcome) -> None:
+    """Says an outcome, again if nobody knows what became of it."""
+    method: Any = "TaskService/SubmitResult"
+    request: Any = task_service_pb2.SubmitResultRequest(task_id=said.task_id, lease_token=said.lease_token)
+    if said.kind == task_pb2.OUTCOME_KIND_NACK:
+        method = "TaskService/NackTask"
+        request = task_service_pb2.NackTaskRequest(task_id=said.task_id, lease_token=said.lease_token, delay_seconds=0)
+    elif said.kind == task_pb2.OUTCOME_KIND_ABANDON:
+        method = "TaskService/AbandonTask"
+        request = task_service_pb2.AbandonTaskRequest(task_id=said.task_id, lease_token=said.lease_token)
+    else:
+        request.status = _ENDS[said.kind]
+        if said.result:
+            request.result = said.result
+        request.error = said.error
+    for _ in range(world.chance.choice((1, 3))):
+        try:
+            await world.node.call(holder, method, request)
+        except Lost:
+            await world.pause(0.2)
+            continue
+        except Rejection as refusal:
+            if retryable(refusal):
+                continue
+            return
+        if said.kind in _ENDS:
+            world.audit.accepted(said.task_id, said.lease_token, _ENDS[said.kind], said.result)
+        return

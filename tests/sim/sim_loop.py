@@ -1,0 +1,214 @@
+"""An event loop without a world: time passes when nothing else can happen, and processes on it can be killed.
+
+Everything runs on one thread in an order that follows from the seed alone. Work for an executor runs on a thread of
+its own that stops at every call of the disk until the loop lets it go on: one of both runs, never two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+class Deadlock(Exception):  # noqa: N818 - what it is
+    """Nothing can ever happen any more."""
+
+
+class Killed(BaseException):
+    """Ends a thread of a process that was killed."""
+
+
+class Process:
+    """What is killed at once: its callbacks never run again, its threads stop where they are."""
+
+    def __init__(self, loop: SimLoop) -> None:
+        self.alive = True
+        self.context = contextvars.copy_context()
+        self.context.run(_PROCESS.set, self)
+        self.jobs: list[_Job] = []
+        self.tasks: list[asyncio.Task[Any]] = []
+        """Kept until the end of the run: a coroutine that is thrown away would run its `finally`."""
+        self.steps = 0
+        """Callbacks it may schedule until `out_of_steps` is called; 0: no bound."""
+        self.out_of_steps: Callable[[], None] = lambda: None
+        self._loop = loop
+
+    def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Calls a function as this process."""
+        return self.context.copy().run(function, *args)
+
+    def start(self, coroutine: Any) -> asyncio.Task[Any]:
+        """Starts a task of this process."""
+        return self._loop.create_task(coroutine, context=self.context.copy())
+
+    def kill(self) -> None:
+        """Ends it without a word."""
+        self.alive = False
+        self._loop.forget(self)
+        for job in self.jobs:
+            job.kill()
+
+
+_PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
+_JOB = threading.local()
+
+
+def pause() -> None:
+    """Lets everything else go on for a while, when called on an executor's thread."""
+    job = getattr(_JOB, "job", None)
+    if job is not None:
+        job.pause()
+
+
+class _Job:
+    """A call that runs on an executor's thread."""
+
+    def __init__(self, loop: SimLoop, call: Callable[[], Any], future: asyncio.Future[Any]) -> None:
+        self._loop, self._call, self._future = loop, call, future
+        self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._killed = self._over = False
+        self._result: Any = None
+        self._problem: BaseException | None = None
+
+    def step(self) -> None:
+        """Lets the thread run to its next pause or to its end."""
+        if self._thread.ident is None:
+            self._thread.start()
+        else:
+            self._go.release()
+        self._stopped.acquire()
+        if not self._over:
+            self._loop.call_later(self._loop.disk_seconds(), self.step)
+        elif not self._future.done():
+            if self._problem is None:
+                self._future.set_result(self._result)
+            else:
+                self._future.set_exception(self._problem)
+
+    def pause(self) -> None:
+        self._stopped.release()
+        self._go.acquire()
+        if self._killed:
+            raise Killed
+
+    def kill(self) -> None:
+        self._killed = True
+        if self._thread.ident is not None:
+            self._go.release()
+            self._thread.join()
+
+    def _run(self) -> None:
+        _JOB.job = self
+        try:
+            self._result = self._call()
+        except BaseException as problem:  # noqa: BLE001 - whatever it is, it belongs to who waits
+            self._problem = problem
+        self._over = True
+        self._stopped.release()
+
+
+class _Silence:
+    """Stands where a loop waits for sockets: there are none, so time jumps to the next timer."""
+
+    def __init__(self, loop: SimLoop) -> None:
+        self._loop = loop
+
+    def select(self, timeout: float | None) -> list[Any]:
+        if timeout is None:
+            raise Deadlock
+        self._loop.seconds += timeout
+        return []
+
+
+class SimLoop(asyncio.base_events.BaseEventLoop):
+    """The loop."""
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__()
+        self.seconds = 0.0
+        self.problems: list[dict[str, Any]] = []
+        """What callbacks raised that nobody caught."""
+        self.over = False
+        self.disk_slowness = 1.0
+        self._chance = chance
+        self._selector = _Silence(self)
+        self.set_exception_handler(lambda _, problem: self.problems.append(problem))
+        self.set_task_factory(self._new_task)
+
+    def time(self) -> float:
+        return self.seconds
+
+    def disk_seconds(self) -> float:
+        """Returns how long the disk takes this time."""
+        return self._chance.choice((0.0002, 0.001, 0.003, 0.02)) * self.disk_slowness
+
+    def _process_events(self, event_list: Any) -> None:
+        """There are none."""
+
+    def _write_to_self(self) -> None:
+        """Nothing sleeps that had to be woken."""
+
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+        if not self._lets(context):
+            return _never(asyncio.Handle(callback, args, self, context))
+        return super().call_soon(callback, *args, context=context)
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+        if not self._lets(context):
+            return _never(asyncio.TimerHandle(when, callback, args, self, context))
+        return super().call_at(when, callback, *args, context=context)
+
+    def run_in_executor(self, _executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
+        future = self.create_future()
+        job = _Job(self, lambda: func(*args), future)
+        process = _PROCESS.get()
+        assert process is not None
+        process.jobs.append(job)
+        self.call_later(self.disk_seconds(), job.step)
+        return future
+
+    def forget(self, process: Process) -> None:
+        """Drops every callback of a dead process."""
+        for handle in (*self._ready, *self._scheduled):
+            if handle._context.get(_PROCESS) is process:
+                handle.cancel()
+
+    def _lets(self, context: contextvars.Context | None) -> bool:
+        process = _PROCESS.get() if context is None else context.get(_PROCESS)
+        if self.over or not (process is None or process.alive):
+            return False
+        if process is not None and process.steps:
+            process.steps -= 1
+            if not process.steps:
+                super().call_soon(process.out_of_steps, context=contextvars.Context())
+        return True
+
+    @staticmethod
+    def _new_task(loop: Any, coroutine: Any, context: Any = None) -> asyncio.Task[Any]:
+        task = asyncio.Task(coroutine, loop=loop, context=context)
+        process = _PROCESS.get() if context is None else context.get(_PROCESS)
+        if process is not None:
+            task._log_destroy_pending = False
+            process.tasks.append(task)
+            if not process.alive:
+                coroutine.close()
+        return task
+
+
+def _never(handle: Any) -> Any:
+    handle.cancel()
+    return handle
+
+
+def bury(process: Process) -> None:
+    """Closes what a dead process left behind; called when the loop is over."""
+    for task in process.tasks:
+        try:
+            task.get_coro().close()
+        except BaseException:  # noqa: BLE001 - its last words interest nobody
+            continue

@@ -1,0 +1,329 @@
+"""The node and the net: a server that dies and comes back, and calls that are late, doubled or lost on their way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+from collections import deque
+from typing import Any
+
+from codeq.v1 import producer_service_pb2, worker_service_pb2
+from codeq_server.auth.claims import WORKER_SCOPES, Claims
+from codeq_server.core import recovery
+from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.shard import ShardSettings
+from codeq_server.engine.runner import ShardRunner
+from codeq_server.replication.local import LocalLog
+from codeq_server.services.calls import Calls
+from codeq_server.services.produce import ProducerStream
+from codeq_server.services.queues import QueueService
+from codeq_server.services.streams import StreamRegistry
+from codeq_server.services.tasks import TaskService
+from codeq_server.services.work import WorkerStream
+from codeq_server.storage.identity import next_identity, save
+from google.protobuf.message import Message
+from sim_audit import Audit
+from sim_disk import Disk, DiskStore
+from sim_loop import Process, SimLoop
+
+LEASE_SECONDS = 2
+_OUTSIDE = contextvars.Context()
+END = object()
+"""What a stream reads when the client sends nothing more."""
+
+
+class Lost(Exception):  # noqa: N818 - what became of it
+    """The server is down, or the connection broke: nobody knows what became of the call."""
+
+
+def tenant_of(holder: str) -> str:
+    """Returns the tenant of the token "tenant subject"."""
+    return holder.partition(" ")[0]
+
+
+def claims_of(holder: str) -> Claims:
+    """Returns what the token "tenant subject" says."""
+    tenant, subject = holder.split()
+    return Claims(subject, tenant, WORKER_SCOPES, frozenset({"*"}), "USER", is_admin=True)
+
+
+class Trust:
+    """An authenticator that believes everybody."""
+
+    def authenticate(self, authorization: str, _principal: int, _scope: str = "") -> Claims:
+        return claims_of(authorization)
+
+
+class Server:
+    """One life of the server."""
+
+    def __init__(self, node: Node) -> None:
+        self.store = DiskStore(node.disk)
+        identity = next_identity(self.store, 1, node.clock()[0] // 1000, bytes(range(16)))
+        save(self.store, identity)
+        shard = recovery.open_shard(self.store, node.settings, identity.epoch, *node.clock())
+        self.runner = ShardRunner(shard, LocalLog(self.store), node.clock, node.chance.random, node.broke)
+        self.registry = StreamRegistry()
+        self.calls = Calls(Trust(), self.runner)  # type: ignore[arg-type]
+        self.calls.register("codeq.v1.TaskService", TaskService(self.runner, LEASE_SECONDS))
+        self.calls.register("codeq.v1.QueueService", QueueService(self.runner))
+        self.runner.changed()
+
+
+class Node:
+    """The machine: its disk, its clocks, and its server while one runs."""
+
+    def __init__(self, loop: SimLoop, chance: random.Random, audit: Audit, settings: ShardSettings) -> None:
+        self.loop, self.chance, self.audit, self.settings = loop, chance, audit, settings
+        self.disk = Disk(chance, audit.durable)
+        self.wall_offset_ms = 1_700_000_000_000
+        self.top_offset_ms = self.wall_offset_ms
+        self.mono_offset_ms = 0
+        self.server: Server | None = None
+        self.process: Process | None = None
+        self.dead: list[Process] = []
+        self.problems: list[BaseException] = []
+        self.streams: dict[Stream, None] = {}
+        self.lost: dict[asyncio.Future[Any], None] = {}
+        """Calls that wait for an answer."""
+
+    def clock(self) -> tuple[int, int]:
+        now = int(self.loop.time() * 1000)
+        self.top_offset_ms = max(self.top_offset_ms, self.wall_offset_ms)
+        return now + self.wall_offset_ms, now + self.mono_offset_ms
+
+    def mono_ms(self) -> int:
+        """Returns the monotonic clock."""
+        return self.clock()[1]
+
+    def settle_clock(self) -> None:
+        """Sets the wall clock to where it was at most, so that nothing waits for the past to come back."""
+        self.wall_offset_ms = max(self.wall_offset_ms, self.top_offset_ms)
+
+    def broke(self, problem: BaseException) -> None:
+        self.problems.append(problem)
+
+    def start(self) -> None:
+        """Opens the store and serves."""
+        self.process = Process(self.loop)
+        self.server = self.process.run(Server, self)
+
+    def crash(self, *, power: bool) -> None:
+        """Ends the server without a word; a power cut takes what was not synced."""
+        if self.process is None:
+            return
+        self.audit.count("power cut" if power else "kill")
+        self.process.kill()
+        self.dead.append(self.process)
+        self.server = self.process = None
+        if power:
+            self.disk.cut_power()
+        streams, self.streams = self.streams, {}
+        for stream in streams:
+            stream.lose()
+        lost, self.lost = self.lost, {}
+        for future in lost:
+            if not future.done():
+                self.loop.call_later(self.delay(), _lose, future)
+
+    def delay(self) -> float:
+        """Returns how long a message is on its way."""
+        return self.chance.choice((0.0, 0.0001, 0.001, 0.01, 0.05)) if self.chance.random() < 0.97 else 1.5
+
+    # -- calls -----------------------------------------------------------------------------------------------------
+
+    async def call(self, holder: str, method: str, request: Message, patience: float = 8.0) -> Any:
+        """Returns the answer of a call.
+
+        Raises:
+            Rejection: It was refused.
+            Lost: Nobody knows.
+        """
+        await asyncio.sleep(self.delay())
+        answer: asyncio.Future[Any] = self.loop.create_future()
+        copies = 2 if self.chance.random() < 0.05 else 1
+        tasks = [self._serve(holder, method, request, answer, late=copy * self.delay()) for copy in range(copies)]
+        self.lost[answer] = None
+        try:
+            async with asyncio.timeout(patience):
+                return await answer
+        except TimeoutError:
+            raise Lost from None
+        finally:
+            self.lost.pop(answer, None)
+            if not answer.done() or answer.cancelled():
+                for task in tasks:
+                    task.cancel()
+
+    def _serve(self, holder: str, method: str, request: Message, answer: Any, *, late: float) -> asyncio.Task[Any]:
+        server, process = self.server, self.process
+        if server is None or process is None:
+            raise Lost
+
+        async def serve() -> Any:
+            if late:
+                await asyncio.sleep(late)
+            copy = type(request).FromString(request.SerializeToString())
+            try:
+                return await server.calls.call(f"/codeq.v1.{method}", copy, holder)
+            except Rejection as rejection:
+                return rejection
+
+        task = process.start(serve())
+        task.add_done_callback(lambda done: self._answer(done, answer))
+        return task
+
+    def _answer(self, task: asyncio.Task[Any], answer: asyncio.Future[Any]) -> None:
+        if task.cancelled():
+            return
+        message = task.result()
+        self.audit.leaves(message)
+        if self.chance.random() < 0.02:
+            self.loop.call_later(self.delay(), _lose, answer)
+        else:
+            self.loop.call_later(self.delay(), _give, answer, message)
+
+    def open(self, holder: str, kind: str) -> Stream:
+        """Opens a stream.
+
+        Raises:
+            Lost: The server is down.
+        """
+        if self.server is None or self.process is None:
+            raise Lost
+        stream = Stream(self, kind)
+        self.streams[stream] = None
+        stream.serve(self.server, self.process, claims_of(holder))
+        return stream
+
+
+def _lose(future: asyncio.Future[Any]) -> None:
+    _give(future, Lost())
+
+
+def _give(future: asyncio.Future[Any], message: Any) -> None:
+    if future.done():
+        return
+    if isinstance(message, BaseException):
+        future.set_exception(message)
+        future.exception()  # who asked may be gone
+    else:
+        future.set_result(message)
+
+
+class Pipe:
+    """One direction of a stream: messages arrive in order, each after a delay of its own."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._on_way: deque[Any] = deque()
+        self._items: deque[Any] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._last = 0.0
+
+    def send(self, item: Any) -> None:
+        loop = self._node.loop
+        self._last = max(self._last, loop.time() + self._node.delay())
+        self._on_way.append(item)
+        loop.call_at(self._last, self._arrive)  # timers of one time run in any order
+
+    def _arrive(self) -> None:
+        self.put(self._on_way.popleft())
+
+    def put(self, item: Any) -> None:
+        self._items.append(item)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def get(self) -> Any:
+        while not self._items:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self._items.popleft()
+
+
+class Stream:
+    """A bidirectional call: the client's end, and the context that the server's end sees."""
+
+    def __init__(self, node: Node, kind: str) -> None:
+        self._node, self._kind = node, kind
+        self._up, self._down = Pipe(node), Pipe(node)
+        self._task: asyncio.Task[None] | None = None
+        self._broken = False
+
+    def serve(self, server: Server, process: Process, claims: Claims) -> None:
+        if self._kind == "produce":
+            run = ProducerStream(server.runner, claims, server.registry, self).run
+        else:
+            run = WorkerStream(server.runner, claims, server.registry, LEASE_SECONDS, self).run
+        self._task = process.start(run())
+        self._task.add_done_callback(self._ended)
+
+    # -- the server's end ------------------------------------------------------------------------------------------
+
+    async def read(self) -> Any:
+        return await self._up.get()
+
+    async def write(self, message: Any) -> None:
+        if self._kind == "work":
+            message = worker_service_pb2.WorkResponse.FromString(message)
+        else:
+            message = producer_service_pb2.ProduceResponse.FromString(message.SerializeToString())
+        node = self._node
+        if node.chance.random() < 0.3:
+            await asyncio.sleep(node.delay())
+        if self._broken:
+            await node.loop.create_future()  # until the call is cancelled
+        node.audit.leaves(message)
+        node.loop.call_soon(self._down.send, message, context=_OUTSIDE)  # what has left survives the server
+
+    # -- the client's end ------------------------------------------------------------------------------------------
+
+    def send(self, message: Message) -> None:
+        """Sends a message; nobody knows whether it arrives."""
+        self._up.send(type(message).FromString(message.SerializeToString()))
+
+    def half_close(self) -> None:
+        self._up.send(END)
+
+    async def receive(self) -> Any:
+        """Returns the next message, or END.
+
+        Raises:
+            Rejection: The server ended the call.
+            Lost: The connection broke.
+        """
+        item = await self._down.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def lose(self) -> None:
+        """The connection breaks because the server is gone."""
+        self._broken = True
+        self._down.send(Lost())
+
+    def break_off(self) -> None:
+        """The client is gone; the server reads an end, and its call is cancelled, now or a little later."""
+        if self._broken or self._task is None or self._task.done():
+            return
+        self._broken = True
+        self._up.put(END)
+        self._node.loop.call_later(self._node.delay(), self._task.cancel)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._node.streams.pop(self, None)
+        if task.cancelled():
+            return
+        problem = task.exception()
+        while isinstance(problem, BaseExceptionGroup):
+            problem = problem.exceptions[0]
+        if problem is not None and not isinstance(problem, Rejection):
+            self._node.problems.append(problem)
+        self._down.send(END if problem is None else problem)
+
+
+def retryable(rejection: Rejection) -> bool:
+    """Tells whether a refusal says nothing of the call itself."""
+    return rejection.reason in {Reason.OUTCOME_UNKNOWN, Reason.DRAINING}

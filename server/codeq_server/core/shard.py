@@ -291,7 +291,8 @@ class Shard:
             queue.touched = False
         for claim in batch.extended:
             if claim.token in self.claims:
-                rows[keys.extension_key(claim.token)] = self._extension_row(claim)
+                # Empty when every extended delivery has ended since: a row without grants is none.
+                rows[keys.extension_key(claim.token)] = self._extension_row(claim) or None
         self._list_ended(batch, now)
         self._forget_over_claims()
         oldest = self.claim_order[0] if self.claim_order else self.epoch << TOKEN_COUNTER_BITS | self.token_counter + 1

@@ -56,8 +56,8 @@ BUGS = {
         [
             (
                 outcomes._try_again,
-                "_leave_claim(shard, delivery)",
-                LISTED + "; _leave_claim(shard, delivery)",
+                "return Verdict(Status(state.status)",
+                LISTED + "; return Verdict(Status(state.status)",
             ),
             (timers._remove, "not value.startswith(head)", "False"),
         ],

@@ -77,6 +77,9 @@ class ShardRunner:
         self._dispatching = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
+        """When the timer goes off, in monotonic milliseconds."""
+        self._timer_wall_at = 0
+        """The same by the wall clock of the time it was set."""
         self._ends: dict[str, dict[asyncio.Future[None], None]] = {}
         self._failure: BaseException | None = None
         self._closed = False
@@ -256,8 +259,20 @@ class ShardRunner:
         for queue in woken:
             self.waiting.wake(queue)
 
+    def _is_armed(self) -> bool:
+        """Returns whether the timer goes off before anything falls due, without a look at the clocks."""
+        shard = self.shard
+        ends, due, sweep_at = shard.lease_ends, shard.due, shard.sweep_at
+        if self._timer is None:
+            return not ends and not due and sweep_at is None
+        return (
+            (not ends or ends[0][0] >= self._timer_at)
+            and (not due or due[0][0] >= self._timer_wall_at)
+            and (sweep_at is None or sweep_at >= self._timer_wall_at)
+        )
+
     def _arm(self) -> None:
-        if self._closed or self._failure is not None:
+        if self._is_armed() or self._closed or self._failure is not None:
             return
         now = self.shard.at(*self._clock())
         wait = timers.next_wake(self.shard, now)
@@ -268,8 +283,11 @@ class ShardRunner:
         if self._timer is None or at < self._timer_at:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer_at = at
-            self._timer = self.loop.call_later(wait / 1000, self._run_due)
+            self._set_timer(now, wait)
+
+    def _set_timer(self, now: Now, wait_ms: int) -> None:
+        self._timer_at, self._timer_wall_at = now.mono_ms + wait_ms, now.wall_ms + wait_ms
+        self._timer = self.loop.call_later(wait_ms / 1000, self._run_due)
 
     def _run_due(self) -> None:
         self._timer = None
@@ -284,9 +302,7 @@ class ShardRunner:
                 self._poison(problem)
                 return
         if more or full:
-            wait_ms = FULL_PAUSE_MS if full else 0
-            self._timer_at = self._clock()[1] + wait_ms
-            self._timer = self.loop.call_later(wait_ms / 1000, self._run_due)
+            self._set_timer(self.shard.at(*self._clock()), FULL_PAUSE_MS if full else 0)
         self.changed()
 
 

@@ -26,33 +26,42 @@ def unix_ms(time: Timestamp) -> int:
     return time.seconds * 1000 + -(-time.nanos // 1_000_000)
 
 
-def new_task(task_id: str, tenant: str, raw: bytes, due_ms: int | None) -> task_pb2.Task:
-    """Returns the message of a task just accepted."""
-    task = task_pb2.Task.FromString(raw)
+def set_time(time: Timestamp, unix_ms: int) -> None:
+    """Sets a time in its place within a message: cheaper than to copy one into it."""
+    seconds, millis = divmod(unix_ms, 1000)
+    time.seconds = seconds
+    time.nanos = millis * 1_000_000
+
+
+def fill_new_task(task: task_pb2.Task, task_id: str, tenant: str, raw: bytes, due_ms: int | None) -> None:
+    """Fills an empty message with a task just accepted."""
+    task.ParseFromString(raw)
     task.id = task_id
     task.tenant_id = tenant
-    task.status = task_pb2.TASK_STATUS_PENDING
-    if due_ms is not None:
+    if due_ms is None:
+        task.status = task_pb2.TASK_STATUS_PENDING
+    else:
         task.status = task_pb2.TASK_STATUS_SCHEDULED
-        task.run_at.CopyFrom(timestamp(due_ms))
-    task.updated_at.CopyFrom(task.created_at)
-    return task
+        set_time(task.run_at, due_ms)
+    created, updated = task.created_at, task.updated_at
+    updated.seconds = created.seconds
+    updated.nanos = created.nanos
 
 
-def claimed_task(delivered: Delivered, claim: Claim, tenant: str, error: str | None, now: Now) -> task_pb2.Task:
-    """Returns the message of a task just claimed."""
-    task = task_pb2.Task.FromString(delivered.raw)
-    task.id = delivered.task_id
+def fill_claimed_task(task: task_pb2.Task, delivered: Delivered, claim: Claim, tenant: str, error: str | None) -> None:
+    """Fills an empty message with a task just claimed."""
+    task_id, raw, attempts = delivered
+    task.ParseFromString(raw)
+    task.id = task_id
     task.tenant_id = tenant
     task.status = task_pb2.TASK_STATUS_CLAIMED
-    task.attempts = delivered.attempts
+    task.attempts = attempts
     task.worker_id = claim.worker
     task.lease_token = claim.token
-    task.lease_until.CopyFrom(timestamp(now.wall_ms + claim.until - now.mono_ms))
-    task.updated_at.CopyFrom(timestamp(claim.claimed_ms))
+    set_time(task.lease_until, claim.claimed_ms + claim.lease_ms)
+    set_time(task.updated_at, claim.claimed_ms)
     if error is not None:
         task.error = error
-    return task
 
 
 def task_message(view: TaskView) -> task_pb2.Task:
@@ -94,16 +103,15 @@ def result_message(view: TaskView) -> task_pb2.TaskResult:
     return record
 
 
-def outcome_message(task_id: str, verdict: Verdict, result: bytes | None, error: str) -> task_pb2.TaskResult:
-    """Returns the record of an end just decided."""
-    record = task_pb2.TaskResult(
-        task_id=task_id, status=status_number(verdict.status), completed_at=timestamp(verdict.at_ms)
-    )
+def fill_outcome(record: task_pb2.TaskResult, task_id: str, verdict: Verdict, result: bytes | None, error: str) -> None:
+    """Fills an empty message with the record of an end just decided."""
+    record.task_id = task_id
+    record.status = status_number(verdict.status)
+    set_time(record.completed_at, verdict.at_ms)
     if result is not None:
         record.result = result
     if error:
         record.error = error
-    return record
 
 
 def queue_message(view: QueueView, now: Now) -> queue_service_pb2.Queue:

@@ -19,10 +19,10 @@ from codeq_server.engine.runner import ShardRunner
 
 from .claiming import claim_now, claim_or_wait, return_unused
 from .convert import (
-    claimed_task,
+    fill_claimed_task,
+    fill_new_task,
+    fill_outcome,
     item_error,
-    new_task,
-    outcome_message,
     result_message,
     status_number,
     task_message,
@@ -58,9 +58,10 @@ class TaskService:
     async def CreateTask(self, claims: Claims, request: pb.CreateTaskRequest) -> pb.CreateTaskResponse:  # noqa: N802
         """Accepts one task."""
         await self._runner.room()
-        task = self._create(claims.tenant_id, request.spec, self._runner.now(), "spec.")
+        response = pb.CreateTaskResponse()
+        self._create(response.task, claims.tenant_id, request.spec, self._runner.now(), "spec.")
         await self._settled()
-        return pb.CreateTaskResponse(task=task)
+        return response
 
     async def BatchCreateTasks(  # noqa: N802
         self, claims: Claims, request: pb.BatchCreateTasksRequest
@@ -74,7 +75,7 @@ class TaskService:
             answer = response.results.add()
             try:
                 check_message(spec)
-                answer.task.CopyFrom(self._create(claims.tenant_id, spec, now))
+                self._create(answer.task, claims.tenant_id, spec, now)
             except Rejection as rejection:
                 answer.error.CopyFrom(item_error(index, rejection))
         await self._settled()
@@ -83,14 +84,16 @@ class TaskService:
     async def ClaimTask(self, claims: Claims, request: pb.ClaimTaskRequest) -> pb.ClaimTaskResponse:  # noqa: N802
         """Leases one task, or none after the wait."""
         lease_ms = request.lease_seconds * 1000 if request.HasField("lease_seconds") else self._default_lease_ms
-        tasks = await self._claim(claims, request.commands, 1, lease_ms, request.wait_seconds)
-        return pb.ClaimTaskResponse(task=tasks[0] if tasks else None)
+        response = pb.ClaimTaskResponse()
+        await self._claim(claims, request.commands, 1, lease_ms, request.wait_seconds, lambda: response.task)
+        return response
 
     async def ClaimTasks(self, claims: Claims, request: pb.ClaimTasksRequest) -> pb.ClaimTasksResponse:  # noqa: N802
         """Leases several tasks, or none after the wait."""
         lease_ms = request.lease_seconds * 1000 if request.HasField("lease_seconds") else self._default_lease_ms
-        tasks = await self._claim(claims, request.commands, request.count, lease_ms, request.wait_seconds)
-        return pb.ClaimTasksResponse(tasks=tasks)
+        response = pb.ClaimTasksResponse()
+        await self._claim(claims, request.commands, request.count, lease_ms, request.wait_seconds, response.tasks.add)
+        return response
 
     async def HeartbeatTask(  # noqa: N802
         self, claims: Claims, request: pb.HeartbeatTaskRequest
@@ -108,9 +111,10 @@ class TaskService:
     async def SubmitResult(self, claims: Claims, request: pb.SubmitResultRequest) -> pb.SubmitResultResponse:  # noqa: N802
         """Ends a task as COMPLETED or FAILED."""
         await self._runner.room()
-        record = self._submit(claims, request, self._runner.now())
+        response = pb.SubmitResultResponse()
+        self._submit(response.result, claims, request, self._runner.now())
         await self._settled()
-        return pb.SubmitResultResponse(result=record)
+        return response
 
     async def BatchSubmitResults(  # noqa: N802
         self, claims: Claims, request: pb.BatchSubmitResultsRequest
@@ -124,7 +128,7 @@ class TaskService:
             answer = response.results.add(task_id=item.task_id)
             try:
                 check_message(item)
-                answer.result.CopyFrom(self._submit(claims, item, now))
+                self._submit(answer.result, claims, item, now)
             except Rejection as rejection:
                 answer.error.CopyFrom(item_error(index, rejection))
         await self._settled()
@@ -187,7 +191,9 @@ class TaskService:
 
     async def _settled(self) -> None:
         self._runner.changed()
-        await self._runner.wait_durable()
+        future = self._runner.durable()
+        if future is not None:
+            await future
 
     def _decide(self, decision: Callable[[], T]) -> T:
         try:
@@ -197,7 +203,7 @@ class TaskService:
         except Exception as problem:
             raise self._runner.fail(problem) from problem
 
-    def _create(self, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: str = "") -> task_pb2.Task:
+    def _create(self, task: task_pb2.Task, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: str = "") -> None:
         payload = spec.payload or NULL
         check_json(payload, f"{path}payload")
         due_ms = due_of(spec, now, path)
@@ -205,9 +211,9 @@ class TaskService:
         task_id, raw = self._decide(
             lambda: creates.create(shard, tenant, spec.command, payload, spec.priority, spec.max_attempts, due_ms, now)
         )
-        return new_task(task_id, tenant, raw, due_ms if due_ms > now.wall_ms else None)
+        fill_new_task(task, task_id, tenant, raw, due_ms if due_ms > now.wall_ms else None)
 
-    def _submit(self, claims: Claims, request: pb.SubmitResultRequest, now: Now) -> task_pb2.TaskResult:
+    def _submit(self, record: task_pb2.TaskResult, claims: Claims, request: pb.SubmitResultRequest, now: Now) -> None:
         outcome = _OUTCOMES[request.status]
         result = request.result if request.HasField("result") else None
         check_ending(outcome, result, request.error)
@@ -218,7 +224,7 @@ class TaskService:
                 self._runner.shard, _caller(claims), request.task_id, token, outcome, result, error, None, 0, now
             )
         )
-        return outcome_message(request.task_id, verdict, result, error)
+        fill_outcome(record, request.task_id, verdict, result, error)
 
     async def _settle(
         self, claims: Claims, task_id: str, token: int | None, outcome: Outcome, reason: str, delay_ms: int | None
@@ -234,8 +240,14 @@ class TaskService:
         return verdict
 
     async def _claim(
-        self, claims: Claims, commands: Sequence[str], count: int, lease_ms: int, wait_seconds: int
-    ) -> list[task_pb2.Task]:
+        self,
+        claims: Claims,
+        commands: Sequence[str],
+        count: int,
+        lease_ms: int,
+        wait_seconds: int,
+        place: Callable[[], task_pb2.Task],
+    ) -> None:
         runner = self._runner
         await runner.room()
         wanted = allowed_commands(claims, commands)
@@ -245,21 +257,16 @@ class TaskService:
             claimed = await claim_or_wait(runner, caller, wanted, count, BATCH_BYTES_MAX, lease_ms, wait_seconds)
         if claimed is None:
             await self._settled()
-            return []
+            return
         claim, deliveries = claimed
-        now = runner.now()
-        tasks = [
-            claimed_task(
-                d, claim, claims.tenant_id, reads.last_error(runner.shard, d.task_id) if d.attempts > 1 else None, now
-            )
-            for d in deliveries
-        ]
+        for delivered in deliveries:
+            error = reads.last_error(runner.shard, delivered.task_id) if delivered.attempts > 1 else None
+            fill_claimed_task(place(), delivered, claim, claims.tenant_id, error)
         try:
             await self._settled()
         except asyncio.CancelledError:
             return_unused(runner, claim, [d.task_id for d in deliveries])
             raise
-        return tasks
 
     def _view(self, claims: Claims, task_id: str) -> reads.TaskView:
         try:

@@ -2,14 +2,65 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
 import msgspec
 import protovalidate
+from codeq.v1 import task_pb2
+from codeq.v1 import task_service_pb2 as pb
 from google.protobuf.message import Message
 
 from codeq_server.core.errors import Reason, Rejection, invalid_field
 
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 _TOO_LARGE_RULES = frozenset({"bytes.max_len"})
+_is_command = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}").fullmatch
+_USUAL_COMMANDS_MAX: Final = 16
+"""Commands of a claim that are looked at here; longer lists are left to the rules."""
+
+
+def _is_usual_spec(spec: task_pb2.TaskSpec) -> bool:
+    return (
+        0 <= spec.priority <= 9
+        and len(spec.payload) <= 1 << 20
+        and _is_command(spec.command) is not None
+        and not (spec.HasField("max_attempts") or spec.HasField("run_at") or spec.HasField("delay_seconds"))
+    )
+
+
+def _is_usual_create(request: pb.CreateTaskRequest) -> bool:
+    return request.HasField("spec") and _is_usual_spec(request.spec)
+
+
+def _is_usual_claim(request: pb.ClaimTaskRequest) -> bool:
+    commands = request.commands
+    return (
+        0 <= request.wait_seconds <= 30
+        and (1 <= request.lease_seconds <= 43_200 or not request.HasField("lease_seconds"))
+        and len(commands) <= _USUAL_COMMANDS_MAX
+        and all(map(_is_command, commands))
+    )
+
+
+def _is_usual_result(request: pb.SubmitResultRequest) -> bool:
+    return (
+        request.status in (task_pb2.TASK_STATUS_COMPLETED, task_pb2.TASK_STATUS_FAILED)
+        and 1 <= len(request.task_id) <= 64
+        and len(request.result) <= 1 << 20
+        and len(request.error) <= 4096
+    )
+
+
+_USUAL: Final[dict[type[Message], Callable[[Any], bool]]] = {
+    task_pb2.TaskSpec: _is_usual_spec,
+    pb.CreateTaskRequest: _is_usual_create,
+    pb.ClaimTaskRequest: _is_usual_claim,
+    pb.SubmitResultRequest: _is_usual_result,
+}
+"""What accepts the usual messages of the most frequent calls, at a fraction of what the rules cost to ask. Never more
+than the rules: what it does not accept is left to them."""
 
 
 def check_message(message: Message) -> None:
@@ -18,6 +69,9 @@ def check_message(message: Message) -> None:
     Raises:
         Rejection: INVALID_FIELD naming each field, or TOO_LARGE.
     """
+    is_usual = _USUAL.get(type(message))
+    if is_usual is not None and is_usual(message):
+        return
     try:
         protovalidate.validate(message)
     except protovalidate.ValidationError as error:

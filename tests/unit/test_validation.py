@@ -1,0 +1,96 @@
+"""The short way through validation accepts nothing that the rules in the protos refuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import protovalidate
+import pytest
+from codeq.v1 import task_pb2
+from codeq.v1 import task_service_pb2 as pb
+from codeq_server.core.errors import Reason, Rejection
+from codeq_server.services import validation
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+MIB = 1 << 20
+
+NAMES = st.just("a") | st.one_of(
+    st.text(alphabet="aZ09._-\n/ ä\u2028", max_size=4),
+    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True),
+    st.sampled_from(["a" * 128, "a" * 129, "ä" * 64, "a\n", "\n", "a" * 128 + "\n"]),
+)
+INT32 = st.sampled_from([-1, 0, 1, 9, 10, 30, 31, 43_200, 43_201])
+BLOBS = st.sampled_from([b"1", b"x" * MIB, b"x" * (MIB + 1)])
+TEXTS = st.sampled_from(["", "a", "ä" * 64, "ä" * 65])
+ERRORS = st.sampled_from(["", "a", "\U0001f600" * 4096, "ä" * 4097])
+
+
+def _built(message: type[Message], **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.fixed_dictionaries({}, optional=fields).map(lambda given: message(**given))
+
+
+PLAIN_SPECS = _built(task_pb2.TaskSpec, command=NAMES, payload=BLOBS, priority=INT32)
+SPECS = PLAIN_SPECS | _built(
+    task_pb2.TaskSpec,
+    command=NAMES,
+    max_attempts=INT32,
+    run_at=st.just(Timestamp(seconds=1)),
+    delay_seconds=INT32,
+)
+MESSAGES = st.one_of(
+    SPECS,
+    _built(pb.CreateTaskRequest, spec=SPECS),
+    _built(pb.ClaimTaskRequest, commands=st.lists(NAMES, max_size=3), lease_seconds=INT32, wait_seconds=INT32),
+    _built(
+        pb.SubmitResultRequest,
+        task_id=TEXTS,
+        lease_token=st.integers(0, 2**64 - 1),
+        status=st.integers(3, 6),
+        result=BLOBS,
+        error=ERRORS,
+    ),
+)
+
+
+@settings(max_examples=2000, deadline=None)
+@given(message=MESSAGES)
+def test_what_the_short_way_accepts_keeps_the_rules(message: Message) -> None:
+    if validation._USUAL[type(message)](message):
+        protovalidate.validate(message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        task_pb2.TaskSpec(command="a", payload=b"1", priority=9),
+        pb.CreateTaskRequest(spec=task_pb2.TaskSpec(command="a" * 128)),
+        pb.ClaimTaskRequest(),
+        pb.ClaimTaskRequest(commands=["a", "b"], lease_seconds=43_200, wait_seconds=30),
+        pb.SubmitResultRequest(task_id="a" * 64, status=task_pb2.TASK_STATUS_FAILED, error="e"),
+        pb.SubmitResultRequest(task_id="a", lease_token=1, status=task_pb2.TASK_STATUS_COMPLETED, result=b"1"),
+    ],
+)
+def test_usual_message_takes_the_short_way(message: Message) -> None:
+    assert validation._USUAL[type(message)](message)
+    validation.check_message(message)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "field"),
+    [
+        (pb.CreateTaskRequest(), Reason.INVALID_FIELD, "spec"),
+        (pb.CreateTaskRequest(spec=task_pb2.TaskSpec(command="a\n")), Reason.INVALID_FIELD, "spec.command"),
+        (task_pb2.TaskSpec(command="a", payload=b"1" * (MIB + 1)), Reason.TOO_LARGE, "payload"),
+        (pb.ClaimTaskRequest(commands=["a", "/"]), Reason.INVALID_FIELD, "commands[1]"),
+        (pb.ClaimTaskRequest(lease_seconds=0), Reason.INVALID_FIELD, "lease_seconds"),
+        (pb.SubmitResultRequest(task_id="a", status=task_pb2.TASK_STATUS_DLQ), Reason.INVALID_FIELD, "status"),
+    ],
+)
+def test_message_against_the_rules_is_refused_by_field(message: Message, reason: Reason, field: str) -> None:
+    with pytest.raises(Rejection) as refused:
+        validation.check_message(message)
+    assert refused.value.reason is reason
+    assert [name for name, _ in refused.value.violations] == [field]

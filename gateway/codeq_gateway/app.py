@@ -1,15 +1,16 @@
-"""The gateway as an ASGI application: from HTTP requests to calls of a dispatcher and back."""
+"""The gateway: from HTTP requests to calls of a dispatcher and back. Connections are its callers' matter."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import msgspec
 from codeq.v1 import error_pb2
@@ -17,20 +18,18 @@ from google.protobuf.descriptor import ServiceDescriptor
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from codeq_gateway import openapi, refusals
-from codeq_gateway.bodies import JSON_TYPE, BodyReader, ClientLeftError, Headers
+from codeq_gateway.bodies import PendingBodies, check_head
 from codeq_gateway.dispatch import Call, CallFailed, Dispatcher
+from codeq_gateway.exchange import End, Exchange, Headers, Reply
 from codeq_gateway.metrics import UNKNOWN_ROUTE, HttpMetrics
 from codeq_gateway.router import MethodNotAllowedError, Router
 from codeq_gateway.routes import Operation, read_operations
-from codeq_gateway.watch import CallWatches, End, Receive
 
 CLIENT_CLOSED_STATUS: Final = 499
 """Status under which a request counts whose client left before the reply."""
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _LOG: Final = logging.getLogger("codeq.gateway")
-
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class AccessLog(Protocol):
@@ -53,22 +52,6 @@ class Probes:
     metrics: Callable[[], bytes]
 
 
-class Reply(NamedTuple):
-    """An HTTP reply.
-
-    Attributes:
-        status: HTTP status.
-        body: Body; empty: none.
-        content_type: Content type of the body.
-        headers: Further headers.
-    """
-
-    status: int
-    body: bytes
-    content_type: bytes = JSON_TYPE
-    headers: Iterable[tuple[bytes, bytes]] = ()
-
-
 @dataclass(frozen=True, slots=True)
 class _Page:
     """A route that no service has: health, metrics, documentation."""
@@ -78,7 +61,7 @@ class _Page:
 
 
 class Gateway:
-    """ASGI application that serves the unary RPCs of services under their HTTP rules.
+    """Serves the unary RPCs of services under their HTTP rules.
 
     Args:
         services: Services whose rules become routes.
@@ -89,6 +72,9 @@ class Gateway:
         allowed_hosts: Host names that requests may be addressed to, without port; None: any. Guards a server without
             secrets from web pages that make a browser on its machine call it under a name of their own.
         version: Version that /openapi.json tells.
+
+    Attributes:
+        bodies: Count of the bodies on their way.
 
     Raises:
         TypeError, ValueError: A rule or a type of the services is of a form that is not built.
@@ -104,12 +90,12 @@ class Gateway:
         allowed_hosts: frozenset[str] | None = None,
         version: str = "",
     ) -> None:
-        self._bodies = BodyReader()
-        self._watches = CallWatches()
+        self.bodies = PendingBodies()
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._access_log = access_log
         self._allowed_hosts = allowed_hosts
+        self._ids = (f"{head}{number:016x}" for head in (os.urandom(8).hex(),) for number in itertools.count(1))
         self._router: Router[Operation | _Page] = Router()
         operations = list(read_operations(services))
         for operation in operations:
@@ -124,88 +110,105 @@ class Gateway:
         for page in pages:
             self._router.add("GET", [page.template[1:]], page)
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answers one HTTP request."""
-        if scope["type"] != "http":
-            raise ValueError(f"no protocol for {scope['type']}")
-        started = time.perf_counter()
-        method = scope["method"]
-        headers = dict(scope["headers"])
-        request_id = _request_id(headers)
-        route = UNKNOWN_ROUTE
+    def open(self, method: str, raw_path: bytes, query: bytes, headers: Headers, *, keep_alive: bool) -> Exchange:
+        """Begins a request whose head is complete. What needs no body, refusals above all, has its reply at once.
+
+        Args:
+            method: HTTP method.
+            raw_path: Path as sent.
+            query: Query as sent.
+            headers: Headers by their lower-case names.
+            keep_alive: Whether the connection may go on after the reply.
+        """
+        exchange = Exchange(method, query, headers, self._request_id(headers), keep_alive=keep_alive)
+        exchange.route = UNKNOWN_ROUTE
+        try:
+            if self._allowed_hosts is not None:
+                _check_host(headers, self._allowed_hosts)
+            target, exchange.path_values = self._router.find(method, raw_path)
+            exchange.route = target.template
+            if isinstance(target, _Page):
+                exchange.reply = target.render()
+            else:
+                exchange.operation = target
+                exchange.body_bytes_max = target.body_bytes_max
+                check_head(headers, target.body_bytes_max)
+        except CallFailed as failed:
+            exchange.reply = _failure(failed)
+        except Exception:  # noqa: BLE001 - a defect must not end the connection without a reply
+            exchange.reply = _defect(exchange)
+        return exchange
+
+    def malformed(self, message: str) -> Exchange:
+        """Returns the exchange of bytes that are no HTTP request: it has a reply, and is the connection's last."""
+        exchange = Exchange("", b"", {}, next(self._ids), keep_alive=False)
+        exchange.reply = _failure(refusals.invalid_body(message))
+        return exchange
+
+    def refuse(self, exchange: Exchange, failed: CallFailed) -> None:
+        """Gives a request its reply before its body was complete."""
+        exchange.reply = _failure(failed)
+
+    async def answer(self, exchange: Exchange) -> None:
+        """Carries out a request that is complete and gives it its reply. Does not raise.
+
+        Who cancels the task says in `exchange.end` why; a client that left gets no reply.
+        """
+        operation = exchange.operation
+        assert operation is not None
         json_path: Callable[[str], str] = str
         try:
-            self._check_host(headers)
-            target, path_values = self._router.find(method, scope["raw_path"])
-            route = target.template
-            if isinstance(target, _Page):
-                reply = target.render()
-            else:
-                body = await self._bodies.read(receive, headers, target.body_bytes_max)
-                request = target.request(path_values, scope["query_string"], body)
-                call = Call(
-                    method=target.call_name,
-                    request=request,
-                    authorization=headers.get(b"authorization", b"").decode("latin-1"),
-                    request_id=request_id,
-                    timeout_seconds=target.timeout_seconds(request),
-                )
-                json_path = target.json_path  # services name fields as their request does, not as its JSON
-                reply = Reply(*target.reply(await self._call(call, receive)))
+            request = operation.request(exchange.path_values, exchange.query, exchange.body)
+            timeout_seconds = operation.timeout_seconds(request)
+            exchange.deadline = time.perf_counter() + timeout_seconds
+            call = Call(
+                operation.call_name,
+                request,
+                exchange.headers.get(b"authorization", b"").decode("latin-1"),
+                exchange.request_id,
+                timeout_seconds,
+            )
+            json_path = operation.json_path  # services name fields as their request does, not as its JSON
+            exchange.reply = Reply(*operation.reply(await self._dispatcher.call(call)))
         except CallFailed as failed:
-            reply = _failure(failed, json_path)
+            exchange.reply = _failure(failed, json_path)
         except asyncio.CancelledError:
-            # Only a server that stops cancels requests: the client is told before the connection ends.
             _uncancel()
-            reply = _failure(CallFailed(error_pb2.ERROR_REASON_DRAINING, "the server is stopping"), json_path)
-        except ClientLeftError:
-            self._note(method, route, CLIENT_CLOSED_STATUS, started, request_id)
-            return
+            self.cancelled(exchange)
         except Exception:  # noqa: BLE001 - a defect must not end the connection without a reply
-            _LOG.exception("request %s failed: %s %s", request_id, method, route)
-            reply = _failure(CallFailed(error_pb2.ERROR_REASON_UNSPECIFIED, "internal error"), json_path)
-        await _send_reply(send, reply, request_id)
-        self._note(method, route, reply.status, started, request_id)
+            exchange.reply = _defect(exchange)
 
-    async def _call(self, call: Call, receive: Receive) -> Any:
-        """Returns the dispatcher's response, unless the client leaves or the time is over."""
-        watch = self._watches.open(receive, call.timeout_seconds)
-        try:
-            return await self._dispatcher.call(call)
-        except asyncio.CancelledError:
-            if watch.end is None:
-                raise
-            _uncancel()
-            if watch.end is End.DISCONNECTED:
-                raise ClientLeftError from None
-            message = f"no reply within {call.timeout_seconds:.0f} seconds"
-            raise CallFailed(error_pb2.ERROR_REASON_DEADLINE_EXCEEDED, message) from None
-        finally:
-            self._watches.close(watch)
+    def cancelled(self, exchange: Exchange) -> None:
+        """Gives a request whose call was cancelled its reply, unless the client has left."""
+        if exchange.end is End.TIMED_OUT:
+            reason, message = error_pb2.ERROR_REASON_DEADLINE_EXCEEDED, "no reply within the time of the call"
+        else:
+            reason, message = error_pb2.ERROR_REASON_DRAINING, "the server is stopping"
+        exchange.reply = None if exchange.end is End.DISCONNECTED else _failure(CallFailed(reason, message))
 
-    def _check_host(self, headers: Headers) -> None:
-        if self._allowed_hosts is None:
-            return
-        host = headers.get(b"host", b"").decode("latin-1").lower()
-        name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
-        if name not in self._allowed_hosts:
-            raise refusals.invalid_field("Host", f"this server does not answer to the name {name!r}")
-
-    def _note(self, method: str, route: str, status: int, started: float, request_id: str) -> None:
-        seconds = time.perf_counter() - started
-        self._metrics.observe(method, route, status, seconds)
+    def note(self, exchange: Exchange, now: float) -> None:
+        """Counts and logs a request that has been answered or given up, at the time `now` of `time.perf_counter`."""
+        status = CLIENT_CLOSED_STATUS if exchange.reply is None else exchange.reply.status
+        seconds = now - exchange.started
+        self._metrics.observe(exchange.method, exchange.route, status, seconds)
         if self._access_log is not None:
-            self._access_log(method, route, status, seconds, request_id)
+            self._access_log(exchange.method, exchange.route, status, seconds, exchange.request_id)
+
+    def _request_id(self, headers: Headers) -> str:
+        """Returns the client's id of the request where it is well-formed, else a new one."""
+        sent = headers.get(b"x-request-id")
+        if sent is not None:
+            text = sent.decode("latin-1")
+            if _REQUEST_ID.fullmatch(text):
+                return text
+        return next(self._ids)
 
 
-def _request_id(headers: Headers) -> str:
-    """Returns the client's id of the request where it is well-formed, else a new one."""
-    sent = headers.get(b"x-request-id")
-    if sent is not None:
-        text = sent.decode("latin-1")
-        if _REQUEST_ID.fullmatch(text):
-            return text
-    return os.urandom(16).hex()
+def _check_host(headers: Headers, allowed: frozenset[str]) -> None:
+    host = headers.get(b"host", b"").decode("latin-1").lower()
+    name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
+    if name not in allowed:
+        raise refusals.invalid_field("Host", f"this server does not answer to the name {name!r}")
 
 
 def _uncancel() -> None:
@@ -215,22 +218,17 @@ def _uncancel() -> None:
     task.uncancel()
 
 
-def _failure(failed: CallFailed, json_path: Callable[[str], str]) -> Reply:
+def _failure(failed: CallFailed, json_path: Callable[[str], str] = str) -> Reply:
     headers = refusals.error_headers(failed)
     if isinstance(failed, MethodNotAllowedError):
         headers.append((b"allow", ", ".join(failed.allowed).encode()))
     return Reply(refusals.error_status(failed), refusals.error_body(failed, json_path), headers=headers)
 
 
+def _defect(exchange: Exchange) -> Reply:
+    _LOG.exception("request %s failed: %s %s", exchange.request_id, exchange.method, exchange.route)
+    return _failure(CallFailed(error_pb2.ERROR_REASON_UNSPECIFIED, "internal error"))
+
+
 def _readiness(ready: bool, more: Mapping[str, object]) -> Reply:  # noqa: FBT001 - the pair that a probe returns
     return Reply(200 if ready else 503, msgspec.json.encode({"ready": ready, **more}))
-
-
-async def _send_reply(send: Send, reply: Reply, request_id: str) -> None:
-    headers = [(b"x-request-id", request_id.encode()), *reply.headers]
-    if reply.body:
-        headers.append((b"content-type", reply.content_type))
-    if reply.status != 204:
-        headers.append((b"content-length", b"%d" % len(reply.body)))
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})

@@ -16,8 +16,8 @@ from codeq_gateway import fields
 Encode = Callable[[Message], bytes]
 """Returns a message as JSON."""
 
-_SECONDS_CACHED: Final = 4_096
-"""Formatted seconds kept: times of tasks cluster around the present."""
+_TIMES_CACHED: Final = 4_096
+"""Formatted times kept: a time stands in several fields, and times of tasks cluster around the present."""
 
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC, written with a Z
 _ENCODE: Final = msgspec.json.Encoder().encode
@@ -43,11 +43,11 @@ def _compile(descriptor: Descriptor) -> Callable[[Message], dict[str, Any]]:
 
     def build(message: Message) -> dict[str, Any]:
         shown = {}
+        has = message.HasField
         for key, name, has_presence, show in plan:
-            if has_presence and not message.HasField(name):
-                continue
-            value = getattr(message, name)
-            shown[key] = value if show is None else show(value)
+            if not has_presence or has(name):
+                value = getattr(message, name)
+                shown[key] = value if show is None else show(value)
         return shown
 
     return build
@@ -83,9 +83,9 @@ def _embedded(value: bytes) -> msgspec.Raw:
 
 
 def _timestamp(value: Any) -> str:
-    return f"{_seconds(value.seconds)}.{value.nanos // 1_000_000:03d}Z"
+    return _time(value.seconds, value.nanos)
 
 
-@functools.lru_cache(maxsize=_SECONDS_CACHED)
-def _seconds(seconds: int) -> str:
-    return (_EPOCH + timedelta(seconds=seconds)).isoformat()
+@functools.lru_cache(maxsize=_TIMES_CACHED)
+def _time(seconds: int, nanos: int) -> str:
+    return f"{(_EPOCH + timedelta(seconds=seconds)).isoformat()}.{nanos // 1_000_000:03d}Z"

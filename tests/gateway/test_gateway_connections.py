@@ -6,13 +6,11 @@ import asyncio
 import json
 import socket
 from contextlib import suppress
-from typing import Any
 
 import pytest
-from codeq_gateway import bodies, routes, server, watch
+from codeq_gateway import bodies, connection, routes
 from codeq_gateway.app import CLIENT_CLOSED_STATUS
 from codeq_gateway.server import GatewayServer
-from codeq_gateway.watch import CallWatches
 from served_gateway import Served, until
 
 CLAIM = b"POST /v1/codeq/tasks/claim HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}"
@@ -33,11 +31,6 @@ async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
         await writer.drain()
 
 
-def _is_watched() -> bool:
-    """Returns whether a call has lasted so long that its client is watched."""
-    return any("CallWatch." in repr(task.get_coro()) for task in asyncio.all_tasks())
-
-
 async def test_client_that_leaves_cancels_its_call(served: Served) -> None:
     served.double.hold = True
     _, writer = await asyncio.open_connection("127.0.0.1", served.port)
@@ -47,42 +40,6 @@ async def test_client_that_leaves_cancels_its_call(served: Served) -> None:
     await until(lambda: served.double.cancelled == 1)
     await until(lambda: len(served.lines) == 1)
     assert served.lines[0][:3] == ("POST", "/v1/codeq/tasks/claim", CLIENT_CLOSED_STATUS)
-
-
-async def test_call_that_is_answered_is_watched_no_more(served: Served) -> None:
-    await served.http.post("/v1/codeq/tasks", json={"command": "c"})
-    assert not served.server.gateway._watches._new
-    assert not served.server.gateway._watches._older
-
-
-async def test_call_that_waits_long_is_answered_when_it_ends(served: Served) -> None:
-    served.double.hold = True
-    pending = asyncio.create_task(served.http.post("/v1/codeq/tasks", json={"command": "c"}))
-    await served.double.waiting.wait()
-    await until(_is_watched)
-    served.double.released.set()
-    assert (await pending).status_code == 202
-    assert served.double.cancelled == 0
-
-
-async def test_watch_that_is_closed_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "QUIET_SECONDS", 0)
-    silence = asyncio.Event()
-
-    async def receive() -> dict[str, Any]:
-        await silence.wait()
-        return {"type": "http.disconnect"}
-
-    watches = CallWatches()
-    watching = watches.open(receive, 10)
-    await until(_is_watched)
-    watches.close(watching)
-    await until(lambda: not _is_watched())
-    assert watching.end is None
-    brief = watches.open(receive, 10)
-    watches.close(brief)
-    await until(lambda: watches._timer is None)
-    assert not _is_watched()
 
 
 async def test_client_that_leaves_while_sending_is_noted(served: Served) -> None:
@@ -124,7 +81,7 @@ async def test_announced_body_over_the_limit_is_refused_before_it_is_sent(
 
 async def test_each_refused_body_is_dropped_by_itself(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     size = routes.BODY_BYTES_MAX + 1
-    monkeypatch.setattr(server, "DISCARD_BYTES_MAX", size)
+    monkeypatch.setattr(connection, "DISCARD_BYTES_MAX", size)
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     for _ in range(3):
         writer.write(b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size)
@@ -158,7 +115,7 @@ async def test_bodies_on_their_way_are_bounded_together(served: Served, monkeypa
     first, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body))
     await _send(writer, body[:90_000])
-    await until(lambda: served.server.gateway._bodies._pending_bytes == 90_000)
+    await until(lambda: served.server.gateway.bodies._pending_bytes == 90_000)
     refused = b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nContent-Length: 60000\r\n\r\n" + b" " * 50_000
     second, other = await asyncio.open_connection("127.0.0.1", served.port)
     other.write(refused)
@@ -169,7 +126,7 @@ async def test_bodies_on_their_way_are_bounded_together(served: Served, monkeypa
     await _send(writer, body[90_000:])
     assert (await _answer(first))[0] == 202
     assert (await served.http.post("/v1/codeq/tasks", content=body)).status_code == 202
-    assert served.server.gateway._bodies._pending_bytes == 0
+    assert served.server.gateway.bodies._pending_bytes == 0
     writer.close()
 
 
@@ -199,12 +156,12 @@ async def test_bytes_that_are_no_request_are_refused_and_the_connection_ends(ser
 
 async def test_head_without_end_is_refused(served: Served) -> None:
     start = b"GET /healthz HTTP/1.1\r\nX-Long: "
-    answer = await served.exchange(start + b"x" * (server.HEAD_BYTES_MAX + 1 - len(start)))
+    answer = await served.exchange(start + b"x" * (connection.HEAD_BYTES_MAX + 1 - len(start)))
     assert answer.startswith(b"HTTP/1.1 400 ")
 
 
 async def test_too_many_headers_are_refused(served: Served) -> None:
-    headers = b"X: y\r\n" * (server.HEADERS_MAX + 1)
+    headers = b"X: y\r\n" * (connection.HEADERS_MAX + 1)
     assert (await served.exchange(b"GET /healthz HTTP/1.1\r\n%b\r\n" % headers)).startswith(b"HTTP/1.1 400 ")
 
 
@@ -215,7 +172,7 @@ async def test_too_many_headers_are_refused(served: Served) -> None:
 async def test_request_that_does_not_end_in_time_ends_the_connection(
     served: Served, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr(server, "REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(connection, "REQUEST_SECONDS", 0.1)
     with suppress(ConnectionResetError):  # how an aborted connection may look
         assert await served.exchange(sent) == b""
     await until(lambda: not served.server.connections)
@@ -224,7 +181,7 @@ async def test_request_that_does_not_end_in_time_ends_the_connection(
 async def test_time_of_a_request_does_not_run_while_its_call_does(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(connection, "REQUEST_SECONDS", 0.1)
     served.double.hold = True
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(CLAIM[:-1])
@@ -238,7 +195,7 @@ async def test_time_of_a_request_does_not_run_while_its_call_does(
 
 
 async def test_connections_over_the_bound_are_closed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "CONNECTIONS_MAX", 1)
+    monkeypatch.setattr(connection, "CONNECTIONS_MAX", 1)
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     await until(lambda: served.server.connections == 1)
     with suppress(ConnectionResetError):  # how an aborted connection may look

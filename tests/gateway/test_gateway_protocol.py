@@ -1,0 +1,361 @@
+"""HTTP/1.1 as the connection speaks it: order, framing, malformed requests, and clients that close one side."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+import pytest
+from codeq_gateway import connection, routes, server
+from codeq_gateway.app import CLIENT_CLOSED_STATUS
+from codeq_gateway.connection import Connection
+from served_gateway import Served, until
+
+CLAIM = b"POST /v1/codeq/tasks/claim HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
+LAST = b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+CREATE_HEAD = b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\n"
+
+
+def _create(command: str) -> bytes:
+    body = json.dumps({"command": command}).encode()
+    return b"%bContent-Length: %d\r\n\r\n%b" % (CREATE_HEAD, len(body), body)
+
+
+def _replies(answer: bytes) -> list[tuple[int, dict[str, str], bytes]]:
+    """Returns status, headers and body of every reply in what a connection sent."""
+    replies = []
+    while answer:
+        head, found, answer = answer.partition(b"\r\n\r\n")
+        assert found
+        lines = head.decode().split("\r\n")
+        assert lines[0].startswith("HTTP/1.1 ")
+        headers = dict(line.split(": ", 1) for line in lines[1:])
+        size = int(headers.get("content-length", 0))
+        assert len(answer) >= size
+        replies.append((int(lines[0].split(" ")[1]), headers, answer[:size]))
+        answer = answer[size:]
+    return replies
+
+
+class _Recorder(asyncio.Transport):
+    """Keeps what is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = bytearray()
+        self._is_closing = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self._is_closing = True
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+async def test_many_requests_sent_together_are_answered_in_order(served: Served) -> None:
+    commands = [f"c{number}" for number in range(200)]
+    requests = b"".join(_create(command) + b"GET /nowhere HTTP/1.1\r\n\r\n" for command in commands)
+    replies = _replies(await served.exchange(requests + LAST))
+    assert [status for status, _, _ in replies] == [202, 404] * 200 + [200]
+    assert [json.loads(body)["command"] for _, _, body in replies[:-1:2]] == commands
+    assert [call.method.rpartition("/")[2] for call in served.double.calls] == ["CreateTask"] * 200
+
+
+async def test_second_request_of_a_connection_waits_for_the_first(served: Served) -> None:
+    served.double.hold = True
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(CLAIM + HEALTH + LAST)
+    await served.double.waiting.wait()
+    assert await served.http.get("/healthz")  # other connections are served
+    assert len(served.lines) == 1
+    served.double.released.set()
+    assert [status for status, _, _ in _replies(await asyncio.wait_for(reader.read(), 10))] == [204, 200, 200]
+    writer.close()
+
+
+async def test_nothing_more_is_read_while_requests_wait(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    served.double.hold = True
+    _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(CLAIM + HEALTH)
+    await served.double.waiting.wait()
+    await until(lambda: all(not c._transport.is_reading() for c in served.server._connections))
+    writer.close()
+
+
+async def test_requests_in_line_are_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "PIPELINED_MAX", 3)
+    served.double.hold = True
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(CLAIM + HEALTH * 9)
+    await served.double.waiting.wait()
+    served.double.released.set()
+    assert [status for status, _, _ in _replies(await asyncio.wait_for(reader.read(), 10))] == [204, 200, 200, 400]
+    writer.close()
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_requests_in_any_pieces_are_understood(served: Served, seed: int) -> None:
+    chunked = (
+        CREATE_HEAD
+        + b"Transfer-Encoding: chunked\r\n\r\n7;x=y\r\n"
+        + b'{"comma\r\n8\r\nnd":"d"}\r\n0\r\nX-T: 1\r\n\r\n'
+    )
+    sent = _create("c") + chunked + b"\r\n" + HEALTH + LAST
+    rng = random.Random(seed)
+    received, transport = Connection(served.server.gateway, set()), _Recorder()
+    received.connection_made(transport)
+    while sent:
+        size = rng.randint(1, 40)
+        received.data_received(sent[:size])
+        sent = sent[size:]
+    await until(transport.is_closing)
+    replies = _replies(bytes(transport.written))
+    assert [status for status, _, _ in replies] == [202, 202, 200, 200]
+    assert [json.loads(body)["command"] for _, _, body in replies[:2]] == ["c", "d"]
+
+
+async def test_trailers_are_no_headers_of_the_next_request(served: Served) -> None:
+    chunked = CREATE_HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX-Request-Id: trailer\r\n\r\n"
+    replies = _replies(await served.exchange(chunked + LAST))
+    assert [headers["x-request-id"] == "trailer" for _, headers, _ in replies] == [False, False]
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /healthz\r\n\r\n",
+        b"BREW /healthz HTTP/1.1\r\n\r\n",
+        b"GET /healthz HTTP/1.1\nHost: h\n\n",
+        b"GET /healthz HTTP/1.1\r\nHo st: h\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost : h\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nX: a\x00b\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nX: a\r\n folded\r\n\r\n",
+        b"GET nowhere HTTP/1.1\r\n\r\n",
+        b"CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        CREATE_HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        CREATE_HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        CREATE_HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        CREATE_HEAD + b"Transfer-Encoding: gzip\r\n\r\n{}",
+        CREATE_HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n{}",
+        CREATE_HEAD + b"Content-Length: +2\r\n\r\n{}",
+        CREATE_HEAD + b"Content-Length: 99999999999999999999999\r\n\r\n{}",
+        CREATE_HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        CREATE_HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}zz",
+    ],
+)
+async def test_malformed_request_is_refused_and_ends_the_connection(served: Served, request_bytes: bytes) -> None:
+    (status, headers, body), *others = _replies(await served.exchange(request_bytes + HEALTH))
+    assert (status, headers["connection"], json.loads(body)["reason"]) == (400, "close", "INVALID_BODY")
+    assert others == []
+    assert served.double.calls == []
+
+
+async def test_malformed_bytes_after_a_request_are_refused_in_their_turn(served: Served) -> None:
+    served.double.hold = True
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(CLAIM + b"nonsense\r\n\r\n")
+    await served.double.waiting.wait()
+    served.double.released.set()
+    assert [status for status, _, _ in _replies(await asyncio.wait_for(reader.read(), 10))] == [204, 400]
+    writer.close()
+
+
+async def test_what_follows_a_last_request_is_not_heard(served: Served) -> None:
+    assert [status for status, _, _ in _replies(await served.exchange(LAST + CLAIM))] == [200]
+    assert [status for status, _, _ in _replies(await served.exchange(LAST + b"nonsense\r\n\r\n"))] == [200]
+    assert served.double.calls == []
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"HTTP/1.0\r\n\r\n", b"HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", b"HTTP/1.1\r\nConnection: close\r\n\r\n"],
+)
+async def test_connection_that_is_not_kept_is_closed_after_the_reply(served: Served, head: bytes) -> None:
+    ((status, headers, _),) = _replies(await served.exchange(b"GET /healthz " + head))
+    assert (status, headers["connection"]) == (200, "close")
+
+
+async def test_wish_for_another_protocol_is_ignored(served: Served) -> None:
+    upgrade = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+    created = CREATE_HEAD + upgrade + b'Content-Length: 15\r\n\r\n{"command":"c"}'
+    ((status, headers, _),) = _replies(await served.exchange(created + HEALTH))
+    assert (status, headers["connection"]) == (202, "close")
+
+
+async def test_target_may_be_absolute_and_have_a_fragment(served: Served) -> None:
+    get = b"GET http://h:80/v1/codeq/admin/queues?pageSize=2#x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+    ((status, _, _),) = _replies(await served.exchange(get))
+    assert status == 200
+    assert served.double.requests[0].page_size == 2
+
+
+async def test_reply_to_head_has_no_body(served: Served) -> None:
+    answer = await served.exchange(b"HEAD /healthz HTTP/1.1\r\nHost: h\r\n\r\n" + LAST)
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 405 ")
+    assert b"\r\nallow: GET\r\n" in head + b"\r\n"
+    assert rest.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_reply_has_a_date_and_the_request_id(served: Served) -> None:
+    answers = [await served.http.get("/healthz") for _ in range(2)]
+    ids = {answer.headers["x-request-id"] for answer in answers}
+    assert [len(text) for text in ids] == [32, 32]
+    age = datetime.now(UTC) - parsedate_to_datetime(answers[0].headers["date"])
+    assert timedelta(0) <= age < timedelta(seconds=30)
+
+
+@pytest.mark.parametrize("sent", [b"a\tb", b"a\x80", b"a b", b"a" * 129])
+async def test_request_id_that_is_no_token_is_not_echoed(served: Served, sent: bytes) -> None:
+    get = b"GET /healthz HTTP/1.1\r\nX-Request-Id: %b\r\nConnection: close\r\n\r\n" % sent
+    ((status, headers, _),) = _replies(await served.exchange(get))
+    assert (status, len(headers["x-request-id"])) == (200, 32)
+
+
+async def test_client_that_closed_its_side_gets_the_reply_that_comes_soon(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "HALF_CLOSED_SECONDS", 10)
+    served.double.hold = True
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(_create("c"))
+    writer.write_eof()
+    await until(lambda: any(c._is_deaf for c in served.server._connections))
+    served.double.released.set()
+    ((status, headers, _),) = _replies(await asyncio.wait_for(reader.read(), 10))
+    assert (status, headers["connection"]) == (202, "close")
+    writer.close()
+
+
+async def test_client_that_closed_its_side_is_not_waited_for(served: Served) -> None:
+    served.double.hold = True
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(CLAIM)
+    writer.write_eof()
+    with suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+    await until(lambda: len(served.lines) == 1)
+    assert served.lines[0][2] == CLIENT_CLOSED_STATUS
+    assert served.double.cancelled == 1
+    writer.close()
+
+
+async def test_client_that_closed_its_side_within_a_request_is_left(served: Served) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(CREATE_HEAD + b"Content-Length: 9\r\n\r\n{")
+    writer.write_eof()
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    assert [status for _, _, status, _ in served.lines] == [CLIENT_CLOSED_STATUS]
+    writer.close()
+
+
+async def test_bytes_that_come_one_by_one_do_not_keep_a_connection(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(server, "LOOK_SECONDS", 0.02)
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nX: ")
+    await until(lambda: served.server.connections == 1)
+
+    def is_cut_off() -> bool:
+        writer.write(b"x")
+        return not served.server.connections
+
+    await until(is_cut_off)
+    with suppress(ConnectionError):
+        assert await reader.read() == b""
+    writer.close()
+
+
+async def test_idle_connection_is_closed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "REQUEST_SECONDS", 100.0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(HEALTH)
+    with suppress(ConnectionResetError):
+        assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 200 ")
+    await until(lambda: not served.server.connections)
+    writer.close()
+
+
+async def test_trailer_without_end_is_refused(served: Served) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(CREATE_HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX-T: ")
+    for _ in range(8):
+        writer.write(b"x" * (connection.HEAD_BYTES_MAX // 4))
+        await writer.drain()
+    with suppress(ConnectionResetError):
+        assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 400 ")
+    await until(lambda: not served.server.connections)
+    writer.close()
+
+
+async def test_client_that_does_not_read_is_answered_no_further(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "IDLE_SECONDS", 1.0)
+    monkeypatch.setattr(connection, "REQUEST_SECONDS", 1.0)
+    payload = b'{"command":"c","payload":"' + b"x" * 1_000_000 + b'"}'
+    create = CREATE_HEAD + b"Content-Length: %d\r\n\r\n" % len(payload) + payload
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1024)
+    sender = asyncio.create_task(_send_all(writer, create * 40))
+    await until(lambda: not served.server.connections)  # its time to read a reply is over
+    with suppress(ConnectionError):
+        await sender
+    assert len(served.double.calls) < 40
+    assert len(reader._buffer) < 10 * 1_000_000  # type: ignore[attr-defined]
+    writer.close()
+
+
+async def test_client_that_reads_slowly_gets_every_reply(served: Served) -> None:
+    payload = b'{"command":"c","payload":"' + b"x" * 500_000 + b'"}'
+    create = CREATE_HEAD + b"Content-Length: %d\r\n\r\n" % len(payload) + payload
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1024)
+    sender = asyncio.create_task(_send_all(writer, create * 20 + LAST))
+    await until(lambda: any(not c._is_writable for c in served.server._connections))
+    replies = _replies(await asyncio.wait_for(reader.read(), 20))
+    assert [status for status, _, _ in replies] == [202] * 20 + [200]
+    await sender
+    writer.close()
+
+
+async def test_refusal_of_a_body_is_read_by_who_closes_after_it(served: Served) -> None:
+    size = routes.BODY_BYTES_MAX + 1
+    head = CREATE_HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    await _send_all(writer, head + b" " * size)
+    ((status, headers, _),) = _replies(await asyncio.wait_for(reader.read(), 10))
+    assert (status, headers["connection"]) == (413, "close")
+    writer.close()
+
+
+async def test_stop_answers_a_request_whose_body_does_not_come(served: Served) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(CREATE_HEAD + b"Content-Length: 9\r\n\r\n{")
+    await until(lambda: any(c._incoming is not None for c in served.server._connections))
+    await asyncio.wait_for(served.server.stop(0.05), 5)
+    ((status, _, body),) = _replies(await asyncio.wait_for(reader.read(), 5))
+    assert (status, json.loads(body)["reason"]) == (503, "DRAINING")
+    writer.close()
+
+
+async def _send_all(writer: asyncio.StreamWriter, data: bytes) -> None:
+    for start in range(0, len(data), 65_536):
+        writer.write(data[start : start + 65_536])
+        await writer.drain()

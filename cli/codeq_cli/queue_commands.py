@@ -1,4 +1,4 @@
-"""codeq queue …: counts of the tenant's queues."""
+"""codeq queue …: the tenant's queues."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from codeq_cli.rest import members_of, pages
 PAGE_SIZE: Final = 500
 """Queues asked for at a time; the largest that the server allows."""
 
-COLUMNS: Final = ("command", "ready", "scheduled", "claimed", "dlq", "oldestAgeSeconds")
+COLUMNS: Final = ("command", "ready", "scheduled", "claimed", "dlq", "oldestAgeSeconds", "paused")
 """Columns of the table of queues."""
 
-app = typer.Typer(no_args_is_help=False, help="Counts of the queues; needs an administrator's token.")
+app = typer.Typer(no_args_is_help=False, help="Look at, pause and resume queues; needs an administrator's token.")
+
+
+Command = Annotated[str, typer.Argument(metavar="COMMAND", help="Command: the queue.")]
 
 
 @app.command("list")
@@ -29,11 +32,25 @@ def list_(options: ClientOptions) -> None:
 
 @app.command()
 @client_command
-def stats(
-    options: ClientOptions,
-    command: Annotated[str, typer.Argument(metavar="COMMAND", help="Command: the queue to look at.")],
-) -> None:
+def stats(options: ClientOptions, command: Command) -> None:
     """Shows the counts of one queue."""
-    reply = options.server().call("GET", f"/admin/queues/{names.command(command)}")
+    _show(options, options.server().call("GET", f"/admin/queues/{names.command(command)}"))
+
+
+@app.command()
+@client_command
+def pause(options: ClientOptions, command: Command) -> None:
+    """Stops the deliveries of a queue: its tasks are accepted, and those that are claimed run on."""
+    _show(options, options.server().call("POST", f"/admin/queues/{names.command(command)}/pause", body="{}"))
+
+
+@app.command()
+@client_command
+def resume(options: ClientOptions, command: Command) -> None:
+    """Lets the deliveries of a queue go on."""
+    _show(options, options.server().call("POST", f"/admin/queues/{names.command(command)}/resume", body="{}"))
+
+
+def _show(options: ClientOptions, reply: str | None) -> None:
     members_of(reply)
     render.show_object(reply or "", options.format)

@@ -1,10 +1,11 @@
-"""The contract's rows on control of tasks and queues, against a real server: cancel."""
+"""The contract's rows on control of tasks and queues, against a real server: cancel, pause, resume."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import codeq
@@ -125,3 +126,71 @@ def test_cancel_is_pushed_to_the_worker_that_holds_the_task(
         worker.stop()
         thread.join(SECONDS_MAX)
     assert not thread.is_alive()
+
+
+# -- POST /admin/queues/{command}/pause, /resume: admin --------------------------------------------------------------
+
+
+def test_pause_stops_claims_and_resume_wakes_the_waiting_one(server: ServerProcess, client: codeq.Client) -> None:
+    client.create("paused-poll", 1)
+    status, queue = rest(server, "POST", "/admin/queues/paused-poll/pause", {})
+    assert (status, queue["paused"], queue["ready"]) == (200, True, 1)
+    client.create("paused-poll", 2)
+    assert client.claim(["paused-poll"]) == []
+    got: list[codeq.Task] = []
+    thread = threading.Thread(target=lambda: got.extend(client.claim(["paused-poll"], count=9, wait=SECONDS_MAX)))
+    thread.start()
+    status, queue = rest(server, "POST", "/admin/queues/paused-poll/resume", {})
+    assert (status, queue["paused"]) == (200, False)
+    thread.join(SECONDS_MAX / 2)
+    assert [task.payload for task in got] == [1, 2]
+
+
+def test_pause_holds_for_streams_and_lets_running_tasks_finish(server: ServerProcess, client: codeq.Client) -> None:
+    command = "paused-stream"
+    started, go_on = threading.Event(), threading.Event()
+    seen: list[object] = []
+    worker = codeq.Worker(server.worker_addr, token=DEV_TOKEN)
+
+    def handler(task: codeq.Task) -> object:
+        seen.append(task.payload)
+        started.set()
+        go_on.wait(SECONDS_MAX)
+        return "done"
+
+    thread = threading.Thread(target=worker.run, args=(handler,), kwargs={"commands": [command]})
+    thread.start()
+    try:
+        running = client.create(command, 1)
+        assert started.wait(SECONDS_MAX)
+        assert client.pause_queue(command).paused
+        waiting = client.create(command, 2)
+        go_on.set()
+        assert client.result(running.id, wait=SECONDS_MAX).result == "done"
+        assert client.get(waiting.id).status is codeq.TaskStatus.PENDING
+        assert seen == [1]
+        assert not client.resume_queue(command).paused
+        assert client.result(waiting.id, wait=SECONDS_MAX).result == "done"
+    finally:
+        worker.stop()
+        thread.join(SECONDS_MAX)
+    assert seen == [1, 2]
+
+
+def test_pause_survives_a_restart(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path) as own:
+        with codeq.Client(own.producer_addr, token=DEV_TOKEN) as before:
+            task = before.create("paused-kept")
+            before.pause_queue("paused-kept")
+        own.restart()
+        with codeq.Client(own.producer_addr, token=DEV_TOKEN) as after:
+            assert after.queue("paused-kept").paused
+            assert after.claim(["paused-kept"]) == []
+            after.resume_queue("paused-kept")
+            assert [claimed.id for claimed in after.claim(["paused-kept"])] == [task.id]
+
+
+def test_pause_of_unknown_queue_is_not_found(server: ServerProcess) -> None:
+    for action in ("pause", "resume"):
+        status, body = rest(server, "POST", f"/admin/queues/never-used/{action}", {})
+        assert (status, body["reason"]) == (404, "QUEUE_NOT_FOUND")

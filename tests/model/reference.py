@@ -75,6 +75,7 @@ class Model:
 
     tasks: dict[str, Task] = field(default_factory=dict)
     places: int = 0
+    paused: set[tuple[str, str]] = field(default_factory=set)
     fresh: list[Task] = field(default_factory=list)
     """Tasks that ended since the last seal."""
 

@@ -215,6 +215,13 @@ class ShardMachine(RuleBasedStateMachine):
             else:
                 self.ended[task] = self.shard.batch.lsn
 
+    @precondition(lambda self: self.shard.queues)
+    @rule(choice=st.integers(1, 4), resumed=st.booleans())
+    def pause(self, choice: int, resumed: bool) -> None:
+        queue = self.shard.queues.get(choice)
+        if queue is not None:
+            (self.shard.resume if resumed else self.shard.pause)(queue)
+
     @precondition(lambda self: self.shard.deliveries)
     @rule(choice=st.integers(0, 20))
     def give_back(self, choice: int) -> None:
@@ -266,6 +273,8 @@ class ShardMachine(RuleBasedStateMachine):
         """Every task that was created ends once, and in the end leaves no row."""
         if not hasattr(self, "shard"):
             return
+        for queue in self.shard.queues.values():
+            self.shard.resume(queue)
         self.write_all()
         for _ in range(400):
             if len(self.ended) == len(self.created):

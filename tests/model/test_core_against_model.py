@@ -141,13 +141,14 @@ class CoreBesideModel(RuleBasedStateMachine):
         """A claim takes the highest priorities, of each command the first, and shares evenly among commands."""
         left = count
         for priority in range(9, -1, -1):
-            waiting = {c: [t.task_id for t in self.model.waiting(tenant, c, priority)] for c in commands}
+            going = [c for c in commands if (tenant, c) not in self.model.paused]
+            waiting = {c: [t.task_id for t in self.model.waiting(tenant, c, priority)] for c in going}
             here = [i for i in chosen if self.model.tasks[i].priority == priority]
             expected = min(left, sum(map(len, waiting.values())))
             assert len(here) == expected
             assert chosen[count - left :][:expected] == here
             left -= expected
-            shares = {c: [i for i in here if self.model.tasks[i].command == c] for c in commands}
+            shares = {c: [i for i in here if self.model.tasks[i].command == c] for c in going}
             for command, share in shares.items():
                 assert share == waiting[command][: len(share)]
             hungry = [len(share) for c, share in shares.items() if len(share) < len(waiting[c])]
@@ -279,6 +280,17 @@ class CoreBesideModel(RuleBasedStateMachine):
                 lambda t=task: withdrawal.cancel(self.shard, t.tenant, t.task_id, reason, now),
                 lambda t=task: self.model.cancel(t.tenant, t.task_id, reason),
             )
+
+    @rule(tenant=st.sampled_from(TENANTS), command=st.sampled_from(COMMANDS), resumed=st.booleans())
+    def pause(self, tenant: str, command: str, resumed: bool) -> None:
+        """Resumes every queue, or pauses one."""
+        if resumed:
+            for queue in self.shard.queues.values():
+                self.shard.resume(queue)
+            self.model.paused.clear()
+        elif (tenant, command) in self.shard.by_name:
+            self.shard.pause(self.shard.by_name[tenant, command])
+            self.model.paused.add((tenant, command))
 
     @rule(tenant=st.sampled_from(TENANTS))
     def look(self, tenant: str) -> None:
@@ -457,6 +469,7 @@ class CoreBesideModel(RuleBasedStateMachine):
             assert lease is None or view.worker == lease.worker
             assert TaskMessage.FromString(view.raw).payload == task.payload
         for (tenant, command), queue in shard.by_name.items():
+            assert queue.paused == ((tenant, command) in self.model.paused)
             found = [t.status for t in self.model.tasks.values() if (t.tenant, t.command) == (tenant, command)]
             counts = tuple(found.count(status) for status in ("PENDING", "SCHEDULED", "CLAIMED", "DLQ"))
             assert (queue.ready, queue.scheduled, queue.claimed, queue.dlq) == counts

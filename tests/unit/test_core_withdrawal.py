@@ -180,3 +180,38 @@ def test_cancel_of_unknown_task_is_not_found(driven: DrivenShard) -> None:
         cancel(driven.shard, "globex", task_id, "", driven.now)
     assert refused.value.reason.name == "TASK_NOT_FOUND"
     assert driven.status(task_id) == "PENDING"
+
+
+def test_paused_queue_gives_nothing_and_resumed_gives_all_in_order(driven: DrivenShard) -> None:
+    first = driven.create()
+    driven.shard.pause(driven.queue())
+    second, other = driven.create(), driven.create("b")
+    later = driven.create(delay=50)
+    driven.pass_time(50)
+    driven.write()
+    driven.shard.woken.clear()
+    driven.reopen()
+    assert driven.claim_ids(9) == [other]
+    assert [view.paused for view in driven.list_queues()] == [True, False]
+    driven.shard.resume(driven.queue())
+    assert list(driven.shard.woken) == [driven.queue()]
+    assert driven.claim_ids(9) == [first, second, later]
+    driven.write()
+
+
+def test_cancel_in_a_paused_queue_leaves_it_paused(driven: DrivenShard) -> None:
+    task_id = driven.create()
+    driven.shard.pause(driven.queue())
+    cancelled(driven, task_id)
+    left = driven.create()
+    assert driven.claim() == []
+    driven.shard.resume(driven.queue())
+    assert driven.claim_ids(9) == [left]
+
+
+def test_pause_again_changes_nothing(driven: DrivenShard) -> None:
+    driven.create()
+    driven.shard.pause(driven.queue())
+    driven.write()
+    driven.shard.pause(driven.queue())
+    assert not driven.shard.batch

@@ -47,7 +47,7 @@ class TickRow(_message.Message):
     def __init__(self, lsn: _Optional[int] = ..., wall_ms: _Optional[int] = ..., oldest_lease: _Optional[int] = ..., sweep_mark: _Optional[bytes] = ..., due_mark: _Optional[bytes] = ...) -> None: ...
 
 class QueueRow(_message.Message):
-    __slots__ = ("tenant", "command", "lanes", "scheduled", "claimed", "dlq", "completed_total", "failed_total", "created_total")
+    __slots__ = ("tenant", "command", "lanes", "scheduled", "claimed", "dlq", "completed_total", "failed_total", "created_total", "paused")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +57,7 @@ class QueueRow(_message.Message):
     COMPLETED_TOTAL_FIELD_NUMBER: _ClassVar[int]
     FAILED_TOTAL_FIELD_NUMBER: _ClassVar[int]
     CREATED_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     command: str
     lanes: _containers.RepeatedCompositeFieldContainer[LaneState]
@@ -66,7 +67,8 @@ class QueueRow(_message.Message):
     completed_total: int
     failed_total: int
     created_total: int
-    def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., lanes: _Optional[_Iterable[_Union[LaneState, _Mapping]]] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., created_total: _Optional[int] = ...) -> None: ...
+    paused: bool
+    def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., lanes: _Optional[_Iterable[_Union[LaneState, _Mapping]]] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., created_total: _Optional[int] = ..., paused: _Optional[bool] = ...) -> None: ...
 
 class LaneState(_message.Message):
     __slots__ = ("lane", "mark", "tail", "ready")

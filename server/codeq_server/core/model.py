@@ -123,6 +123,7 @@ class Queue:
         "key",
         "lanes",
         "number",
+        "paused",
         "scheduled",
         "tenant",
         "touched",
@@ -140,6 +141,8 @@ class Queue:
         self.completed_total = 0
         self.failed_total = 0
         self.created_total = 0
+        self.paused = False
+        """Whether claims give nothing of it."""
         self.touched = False
         """Whether the batch being decided changed it."""
 
@@ -171,6 +174,7 @@ class Queue:
             completed_total=self.completed_total,
             failed_total=self.failed_total,
             created_total=self.created_total,
+            paused=self.paused,
         ).SerializeToString()
 
 

@@ -60,6 +60,7 @@ class QueueView:
     scheduled: int
     claimed: int
     dlq: int
+    paused: bool
     heads: list[bytes]
 
 
@@ -141,6 +142,7 @@ def view_queue(shard: Shard, queue: Queue) -> QueueView:
         scheduled=queue.scheduled,
         claimed=queue.claimed,
         dlq=queue.dlq,
+        paused=queue.paused,
         heads=[raw for lane in queue.lanes[: keys.LANES] if lane is not None for raw in _heads(shard, lane)],
     )
 

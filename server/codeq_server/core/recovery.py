@@ -79,7 +79,7 @@ def _adopt_queue(shard: Shard, number: int, row: rows_pb2.QueueRow) -> None:
         queue.lanes[state.lane] = Lane(queue, state.lane, mark=state.mark, tail=state.tail, ready=state.ready)
     queue.scheduled, queue.claimed, queue.dlq = row.scheduled, row.claimed, row.dlq
     queue.completed_total, queue.failed_total = row.completed_total, row.failed_total
-    queue.created_total = row.created_total
+    queue.created_total, queue.paused = row.created_total, row.paused
     shard.adopt(queue)
 
 

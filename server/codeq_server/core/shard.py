@@ -97,7 +97,7 @@ class Shard:
         self.queues: dict[int, Queue] = {}
         self.by_name: dict[tuple[str, str], Queue] = {}
         self.ready: dict[str, list[OrderedDict[Queue, None]]] = {}
-        """Of each tenant and lane, the queues with pending tasks there, the one served last at the end."""
+        """Of each tenant and lane, the queues with tasks to deliver there, the one served last at the end."""
         self.deliveries: dict[str, Delivery] = {}
         self.claims: dict[int, Claim] = {}
         self.claim_order: deque[int] = deque()
@@ -211,17 +211,38 @@ class Shard:
         if queue.tenant not in self.ready:
             self.ready[queue.tenant] = [OrderedDict() for _ in range(keys.LANES)]
         for lane in queue.lanes[: keys.LANES]:
-            if lane is not None and lane.ready:
+            if lane is not None and lane.ready and not queue.paused:
                 self.ready[queue.tenant][lane.index][queue] = None
+
+    def pause(self, queue: Queue) -> None:
+        """Stops the deliveries of a queue."""
+        if queue.paused:
+            return
+        queue.paused = True
+        for queues in self.ready[queue.tenant]:
+            queues.pop(queue, None)
+        self.touch(queue)
+
+    def resume(self, queue: Queue) -> None:
+        """Lets the deliveries of a queue go on."""
+        if not queue.paused:
+            return
+        queue.paused = False
+        for lane in queue.lanes[: keys.LANES]:
+            if lane is not None and lane.ready:
+                self.became_ready(lane)
+        self.touch(queue)
 
     def became_ready(self, lane: Lane) -> None:
         """Takes notice of a lane that got its first pending task; while it has some, nobody waits for more."""
+        if lane.queue.paused:
+            return
         self.ready[lane.queue.tenant][lane.index][lane.queue] = None
         self.woken[lane.queue] = None
 
     def emptied(self, lane: Lane) -> None:
         """Takes notice of a lane that lost its last pending task: nothing waits up to its tail."""
-        del self.ready[lane.queue.tenant][lane.index][lane.queue]
+        self.ready[lane.queue.tenant][lane.index].pop(lane.queue, None)
         self.windows_bytes -= lane.window_bytes
         lane.window_bytes = 0
         lane.mark = lane.loaded = lane.tail

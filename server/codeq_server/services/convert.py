@@ -123,6 +123,7 @@ def queue_message(view: QueueView, now: Now) -> queue_service_pb2.Queue:
         scheduled=view.scheduled,
         claimed=view.claimed,
         dlq=view.dlq,
+        paused=view.paused,
         oldest_age_seconds=max(0, now.wall_ms - min(created)) / 1000 if created else 0,
     )
 

@@ -7,6 +7,7 @@ from codeq.v1 import queue_service_pb2 as pb
 from codeq_server.auth.claims import Claims
 from codeq_server.core import reads
 from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.model import Queue
 from codeq_server.engine.runner import ShardRunner
 
 from .convert import queue_message
@@ -15,7 +16,7 @@ PAGE_DEFAULT = 100
 
 
 class QueueService:
-    """Tells queues. Methods have the names and contracts of the proto's RPCs."""
+    """Tells and governs queues. Methods have the names and contracts of the proto's RPCs."""
 
     def __init__(self, runner: ShardRunner) -> None:
         self._runner = runner
@@ -34,10 +35,31 @@ class QueueService:
 
     async def GetQueue(self, claims: Claims, request: pb.GetQueueRequest) -> pb.GetQueueResponse:  # noqa: N802
         """Tells one queue."""
-        queue = self._runner.shard.by_name.get((claims.tenant_id, request.command))
+        return pb.GetQueueResponse(queue=await self._told(self._queue(claims, request.command)))
+
+    async def PauseQueue(self, claims: Claims, request: pb.PauseQueueRequest) -> pb.PauseQueueResponse:  # noqa: N802
+        """Stops the deliveries of a queue."""
+        queue = self._queue(claims, request.command)
+        self._runner.shard.pause(queue)
+        return pb.PauseQueueResponse(queue=await self._told(queue))
+
+    async def ResumeQueue(self, claims: Claims, request: pb.ResumeQueueRequest) -> pb.ResumeQueueResponse:  # noqa: N802
+        """Lets the deliveries of a queue go on."""
+        queue = self._queue(claims, request.command)
+        self._runner.shard.resume(queue)
+        return pb.ResumeQueueResponse(queue=await self._told(queue))
+
+    def _queue(self, claims: Claims, command: str) -> Queue:
+        self._runner.now()  # refuses where nothing is decided any more
+        queue = self._runner.shard.by_name.get((claims.tenant_id, command))
         if queue is None:
-            raise Rejection(Reason.QUEUE_NOT_FOUND, f"no queue has the command {request.command!r}")
+            raise Rejection(Reason.QUEUE_NOT_FOUND, f"no queue has the command {command!r}")
+        return queue
+
+    async def _told(self, queue: Queue) -> pb.Queue:
+        """Returns a queue's message when what it tells is durable."""
         now = self._runner.now()
         view = reads.view_queue(self._runner.shard, queue)
+        self._runner.changed()
         await self._runner.wait_durable()
-        return pb.GetQueueResponse(queue=queue_message(view, now))
+        return queue_message(view, now)

@@ -192,6 +192,26 @@ def queue(command: str) -> Call[Queue]:
     )
 
 
+def pause_queue(command: str) -> Call[Queue]:
+    """Stop the deliveries of a queue."""
+    return Call(
+        "/codeq.v1.QueueService/PauseQueue",
+        _filled(queues_pb.PauseQueueRequest, command=command),
+        queues_pb.PauseQueueResponse,
+        lambda reply: Queue.from_message(reply.queue),
+    )
+
+
+def resume_queue(command: str) -> Call[Queue]:
+    """Let the deliveries of a queue go on."""
+    return Call(
+        "/codeq.v1.QueueService/ResumeQueue",
+        _filled(queues_pb.ResumeQueueRequest, command=command),
+        queues_pb.ResumeQueueResponse,
+        lambda reply: Queue.from_message(reply.queue),
+    )
+
+
 def server_info() -> Call[ServerInfo]:
     """Read what the server tells about itself."""
     return Call(

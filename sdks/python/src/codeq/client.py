@@ -171,6 +171,14 @@ class Client:
         """Read a queue. Raises QueueNotFound."""
         return self._call(calls.queue(command))
 
+    def pause_queue(self, command: str) -> Queue:
+        """Stop the deliveries of a queue: its tasks are accepted, and those leased run on. Raises QueueNotFound."""
+        return self._call(calls.pause_queue(command))
+
+    def resume_queue(self, command: str) -> Queue:
+        """Let the deliveries of a queue go on. Raises QueueNotFound."""
+        return self._call(calls.resume_queue(command))
+
     def server_info(self) -> ServerInfo:
         """Read version, mode and limits of the server."""
         return self._call(calls.server_info())
@@ -307,6 +315,14 @@ class AsyncClient:
     async def queue(self, command: str) -> Queue:
         """Read a queue; as Client.queue."""
         return await self._call(calls.queue(command))
+
+    async def pause_queue(self, command: str) -> Queue:
+        """Stop the deliveries of a queue; as Client.pause_queue."""
+        return await self._call(calls.pause_queue(command))
+
+    async def resume_queue(self, command: str) -> Queue:
+        """Let the deliveries of a queue go on; as Client.resume_queue."""
+        return await self._call(calls.resume_queue(command))
 
     async def server_info(self) -> ServerInfo:
         """Read version, mode and limits of the server."""

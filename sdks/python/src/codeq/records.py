@@ -288,6 +288,7 @@ class Queue:
         claimed: Tasks leased.
         dlq: Tasks in the dead-letter queue.
         oldest_age_seconds: Age of the oldest claimable task; 0 when there is none.
+        paused: Whether its tasks are accepted and not delivered.
     """
 
     command: str
@@ -296,6 +297,7 @@ class Queue:
     claimed: int
     dlq: int
     oldest_age_seconds: float
+    paused: bool = False
 
     @classmethod
     def from_message(cls, message: queue_service_pb2.Queue) -> Self:
@@ -307,6 +309,7 @@ class Queue:
             claimed=message.claimed,
             dlq=message.dlq,
             oldest_age_seconds=message.oldest_age_seconds,
+            paused=message.paused,
         )
 
 

@@ -39,8 +39,10 @@ type Queue struct {
 	Dlq int64 `protobuf:"varint,5,opt,name=dlq,proto3" json:"dlq,omitempty"`
 	// Age of the oldest claimable task in seconds; 0 when there is none.
 	OldestAgeSeconds float64 `protobuf:"fixed64,6,opt,name=oldest_age_seconds,json=oldestAgeSeconds,proto3" json:"oldest_age_seconds,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Whether the queue is paused: its tasks are accepted and not delivered.
+	Paused        bool `protobuf:"varint,7,opt,name=paused,proto3" json:"paused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Queue) Reset() {
@@ -113,6 +115,13 @@ func (x *Queue) GetOldestAgeSeconds() float64 {
 		return x.OldestAgeSeconds
 	}
 	return 0
+}
+
+func (x *Queue) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
 }
 
 // ListQueuesRequest asks for a page of queues.
@@ -317,18 +326,203 @@ func (x *GetQueueResponse) GetQueue() *Queue {
 	return nil
 }
 
+// PauseQueueRequest stops the deliveries of a queue.
+type PauseQueueRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Command of the queue.
+	Command       string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseQueueRequest) Reset() {
+	*x = PauseQueueRequest{}
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseQueueRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseQueueRequest) ProtoMessage() {}
+
+func (x *PauseQueueRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseQueueRequest.ProtoReflect.Descriptor instead.
+func (*PauseQueueRequest) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PauseQueueRequest) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+// PauseQueueResponse tells the queue as it is now.
+type PauseQueueResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The queue.
+	Queue         *Queue `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseQueueResponse) Reset() {
+	*x = PauseQueueResponse{}
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseQueueResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseQueueResponse) ProtoMessage() {}
+
+func (x *PauseQueueResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseQueueResponse.ProtoReflect.Descriptor instead.
+func (*PauseQueueResponse) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *PauseQueueResponse) GetQueue() *Queue {
+	if x != nil {
+		return x.Queue
+	}
+	return nil
+}
+
+// ResumeQueueRequest goes on with the deliveries of a queue.
+type ResumeQueueRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Command of the queue.
+	Command       string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeQueueRequest) Reset() {
+	*x = ResumeQueueRequest{}
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeQueueRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeQueueRequest) ProtoMessage() {}
+
+func (x *ResumeQueueRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeQueueRequest.ProtoReflect.Descriptor instead.
+func (*ResumeQueueRequest) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ResumeQueueRequest) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+// ResumeQueueResponse tells the queue as it is now.
+type ResumeQueueResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The queue.
+	Queue         *Queue `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeQueueResponse) Reset() {
+	*x = ResumeQueueResponse{}
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeQueueResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeQueueResponse) ProtoMessage() {}
+
+func (x *ResumeQueueResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeQueueResponse.ProtoReflect.Descriptor instead.
+func (*ResumeQueueResponse) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ResumeQueueResponse) GetQueue() *Queue {
+	if x != nil {
+		return x.Queue
+	}
+	return nil
+}
+
 var File_codeq_v1_queue_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_queue_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1ccodeq/v1/queue_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\"\xb5\x01\n" +
+	"\x1ccodeq/v1/queue_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\"\xcd\x01\n" +
 	"\x05Queue\x12\x18\n" +
 	"\acommand\x18\x01 \x01(\tR\acommand\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\x03R\x05ready\x12\x1c\n" +
 	"\tscheduled\x18\x03 \x01(\x03R\tscheduled\x12\x18\n" +
 	"\aclaimed\x18\x04 \x01(\x03R\aclaimed\x12\x10\n" +
 	"\x03dlq\x18\x05 \x01(\x03R\x03dlq\x12,\n" +
-	"\x12oldest_age_seconds\x18\x06 \x01(\x01R\x10oldestAgeSecondsJ\x04\b\a\x10\r\"e\n" +
+	"\x12oldest_age_seconds\x18\x06 \x01(\x01R\x10oldestAgeSeconds\x12\x16\n" +
+	"\x06paused\x18\a \x01(\bR\x06pausedJ\x04\b\b\x10\r\"e\n" +
 	"\x11ListQueuesRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
@@ -341,11 +535,24 @@ const file_codeq_v1_queue_service_proto_rawDesc = "" +
 	"\acommand\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\"9\n" +
 	"\x10GetQueueResponse\x12%\n" +
-	"\x05queue\x18\x01 \x01(\v2\x0f.codeq.v1.QueueR\x05queue2\xf7\x01\n" +
+	"\x05queue\x18\x01 \x01(\v2\x0f.codeq.v1.QueueR\x05queue\"9\n" +
+	"\x11PauseQueueRequest\x12$\n" +
+	"\acommand\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\";\n" +
+	"\x12PauseQueueResponse\x12%\n" +
+	"\x05queue\x18\x01 \x01(\v2\x0f.codeq.v1.QueueR\x05queue\":\n" +
+	"\x12ResumeQueueRequest\x12$\n" +
+	"\acommand\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\"<\n" +
+	"\x13ResumeQueueResponse\x12%\n" +
+	"\x05queue\x18\x01 \x01(\v2\x0f.codeq.v1.QueueR\x05queue2\x8f\x04\n" +
 	"\fQueueService\x12m\n" +
 	"\n" +
 	"ListQueues\x12\x1b.codeq.v1.ListQueuesRequest\x1a\x1c.codeq.v1.ListQueuesResponse\"$\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/codeq/admin/queues\x12x\n" +
-	"\bGetQueue\x12\x19.codeq.v1.GetQueueRequest\x1a\x1a.codeq.v1.GetQueueResponse\"5\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02)b\x05queue\x12 /v1/codeq/admin/queues/{command}B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
+	"\bGetQueue\x12\x19.codeq.v1.GetQueueRequest\x1a\x1a.codeq.v1.GetQueueResponse\"5\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02)b\x05queue\x12 /v1/codeq/admin/queues/{command}\x12\x87\x01\n" +
+	"\n" +
+	"PauseQueue\x12\x1b.codeq.v1.PauseQueueRequest\x1a\x1c.codeq.v1.PauseQueueResponse\">\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x022:\x01*b\x05queue\"&/v1/codeq/admin/queues/{command}/pause\x12\x8b\x01\n" +
+	"\vResumeQueue\x12\x1c.codeq.v1.ResumeQueueRequest\x1a\x1d.codeq.v1.ResumeQueueResponse\"?\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x023:\x01*b\x05queue\"'/v1/codeq/admin/queues/{command}/resumeB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
 var (
 	file_codeq_v1_queue_service_proto_rawDescOnce sync.Once
@@ -359,26 +566,36 @@ func file_codeq_v1_queue_service_proto_rawDescGZIP() []byte {
 	return file_codeq_v1_queue_service_proto_rawDescData
 }
 
-var file_codeq_v1_queue_service_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_codeq_v1_queue_service_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_codeq_v1_queue_service_proto_goTypes = []any{
-	(*Queue)(nil),              // 0: codeq.v1.Queue
-	(*ListQueuesRequest)(nil),  // 1: codeq.v1.ListQueuesRequest
-	(*ListQueuesResponse)(nil), // 2: codeq.v1.ListQueuesResponse
-	(*GetQueueRequest)(nil),    // 3: codeq.v1.GetQueueRequest
-	(*GetQueueResponse)(nil),   // 4: codeq.v1.GetQueueResponse
+	(*Queue)(nil),               // 0: codeq.v1.Queue
+	(*ListQueuesRequest)(nil),   // 1: codeq.v1.ListQueuesRequest
+	(*ListQueuesResponse)(nil),  // 2: codeq.v1.ListQueuesResponse
+	(*GetQueueRequest)(nil),     // 3: codeq.v1.GetQueueRequest
+	(*GetQueueResponse)(nil),    // 4: codeq.v1.GetQueueResponse
+	(*PauseQueueRequest)(nil),   // 5: codeq.v1.PauseQueueRequest
+	(*PauseQueueResponse)(nil),  // 6: codeq.v1.PauseQueueResponse
+	(*ResumeQueueRequest)(nil),  // 7: codeq.v1.ResumeQueueRequest
+	(*ResumeQueueResponse)(nil), // 8: codeq.v1.ResumeQueueResponse
 }
 var file_codeq_v1_queue_service_proto_depIdxs = []int32{
 	0, // 0: codeq.v1.ListQueuesResponse.queues:type_name -> codeq.v1.Queue
 	0, // 1: codeq.v1.GetQueueResponse.queue:type_name -> codeq.v1.Queue
-	1, // 2: codeq.v1.QueueService.ListQueues:input_type -> codeq.v1.ListQueuesRequest
-	3, // 3: codeq.v1.QueueService.GetQueue:input_type -> codeq.v1.GetQueueRequest
-	2, // 4: codeq.v1.QueueService.ListQueues:output_type -> codeq.v1.ListQueuesResponse
-	4, // 5: codeq.v1.QueueService.GetQueue:output_type -> codeq.v1.GetQueueResponse
-	4, // [4:6] is the sub-list for method output_type
-	2, // [2:4] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	0, // 2: codeq.v1.PauseQueueResponse.queue:type_name -> codeq.v1.Queue
+	0, // 3: codeq.v1.ResumeQueueResponse.queue:type_name -> codeq.v1.Queue
+	1, // 4: codeq.v1.QueueService.ListQueues:input_type -> codeq.v1.ListQueuesRequest
+	3, // 5: codeq.v1.QueueService.GetQueue:input_type -> codeq.v1.GetQueueRequest
+	5, // 6: codeq.v1.QueueService.PauseQueue:input_type -> codeq.v1.PauseQueueRequest
+	7, // 7: codeq.v1.QueueService.ResumeQueue:input_type -> codeq.v1.ResumeQueueRequest
+	2, // 8: codeq.v1.QueueService.ListQueues:output_type -> codeq.v1.ListQueuesResponse
+	4, // 9: codeq.v1.QueueService.GetQueue:output_type -> codeq.v1.GetQueueResponse
+	6, // 10: codeq.v1.QueueService.PauseQueue:output_type -> codeq.v1.PauseQueueResponse
+	8, // 11: codeq.v1.QueueService.ResumeQueue:output_type -> codeq.v1.ResumeQueueResponse
+	8, // [8:12] is the sub-list for method output_type
+	4, // [4:8] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_queue_service_proto_init() }
@@ -392,7 +609,7 @@ func file_codeq_v1_queue_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_v1_queue_service_proto_rawDesc), len(file_codeq_v1_queue_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

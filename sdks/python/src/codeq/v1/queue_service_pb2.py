@@ -27,7 +27,7 @@ from codeq.options.v1 import options_pb2 as codeq_dot_options_dot_v1_dot_options
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63odeq/v1/queue_service.proto\x12\x08\x63odeq.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1e\x63odeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\"\xb5\x01\n\x05Queue\x12\x18\n\x07\x63ommand\x18\x01 \x01(\tR\x07\x63ommand\x12\x14\n\x05ready\x18\x02 \x01(\x03R\x05ready\x12\x1c\n\tscheduled\x18\x03 \x01(\x03R\tscheduled\x12\x18\n\x07\x63laimed\x18\x04 \x01(\x03R\x07\x63laimed\x12\x10\n\x03\x64lq\x18\x05 \x01(\x03R\x03\x64lq\x12,\n\x12oldest_age_seconds\x18\x06 \x01(\x01R\x10oldestAgeSecondsJ\x04\x08\x07\x10\r\"e\n\x11ListQueuesRequest\x12\'\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"e\n\x12ListQueuesResponse\x12\'\n\x06queues\x18\x01 \x03(\x0b\x32\x0f.codeq.v1.QueueR\x06queues\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"7\n\x0fGetQueueRequest\x12$\n\x07\x63ommand\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\x07\x63ommand\"9\n\x10GetQueueResponse\x12%\n\x05queue\x18\x01 \x01(\x0b\x32\x0f.codeq.v1.QueueR\x05queue2\xf7\x01\n\x0cQueueService\x12m\n\nListQueues\x12\x1b.codeq.v1.ListQueuesRequest\x1a\x1c.codeq.v1.ListQueuesResponse\"$\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/codeq/admin/queues\x12x\n\x08GetQueue\x12\x19.codeq.v1.GetQueueRequest\x1a\x1a.codeq.v1.GetQueueResponse\"5\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02)\x12 /v1/codeq/admin/queues/{command}b\x05queueB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63odeq/v1/queue_service.proto\x12\x08\x63odeq.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1e\x63odeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\"\xcd\x01\n\x05Queue\x12\x18\n\x07\x63ommand\x18\x01 \x01(\tR\x07\x63ommand\x12\x14\n\x05ready\x18\x02 \x01(\x03R\x05ready\x12\x1c\n\tscheduled\x18\x03 \x01(\x03R\tscheduled\x12\x18\n\x07\x63laimed\x18\x04 \x01(\x03R\x07\x63laimed\x12\x10\n\x03\x64lq\x18\x05 \x01(\x03R\x03\x64lq\x12,\n\x12oldest_age_seconds\x18\x06 \x01(\x01R\x10oldestAgeSeconds\x12\x16\n\x06paused\x18\x07 \x01(\x08R\x06pausedJ\x04\x08\x08\x10\r\"e\n\x11ListQueuesRequest\x12\'\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"e\n\x12ListQueuesResponse\x12\'\n\x06queues\x18\x01 \x03(\x0b\x32\x0f.codeq.v1.QueueR\x06queues\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"7\n\x0fGetQueueRequest\x12$\n\x07\x63ommand\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\x07\x63ommand\"9\n\x10GetQueueResponse\x12%\n\x05queue\x18\x01 \x01(\x0b\x32\x0f.codeq.v1.QueueR\x05queue\"9\n\x11PauseQueueRequest\x12$\n\x07\x63ommand\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\x07\x63ommand\";\n\x12PauseQueueResponse\x12%\n\x05queue\x18\x01 \x01(\x0b\x32\x0f.codeq.v1.QueueR\x05queue\":\n\x12ResumeQueueRequest\x12$\n\x07\x63ommand\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\x07\x63ommand\"<\n\x13ResumeQueueResponse\x12%\n\x05queue\x18\x01 \x01(\x0b\x32\x0f.codeq.v1.QueueR\x05queue2\x8f\x04\n\x0cQueueService\x12m\n\nListQueues\x12\x1b.codeq.v1.ListQueuesRequest\x1a\x1c.codeq.v1.ListQueuesResponse\"$\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/codeq/admin/queues\x12x\n\x08GetQueue\x12\x19.codeq.v1.GetQueueRequest\x1a\x1a.codeq.v1.GetQueueResponse\"5\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02)\x12 /v1/codeq/admin/queues/{command}b\x05queue\x12\x87\x01\n\nPauseQueue\x12\x1b.codeq.v1.PauseQueueRequest\x1a\x1c.codeq.v1.PauseQueueResponse\">\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x32\"&/v1/codeq/admin/queues/{command}/pause:\x01*b\x05queue\x12\x8b\x01\n\x0bResumeQueue\x12\x1c.codeq.v1.ResumeQueueRequest\x1a\x1d.codeq.v1.ResumeQueueResponse\"?\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x33\"\'/v1/codeq/admin/queues/{command}/resume:\x01*b\x05queueB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,20 +41,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTQUEUESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_GETQUEUEREQUEST'].fields_by_name['command']._loaded_options = None
   _globals['_GETQUEUEREQUEST'].fields_by_name['command']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_PAUSEQUEUEREQUEST'].fields_by_name['command']._loaded_options = None
+  _globals['_PAUSEQUEUEREQUEST'].fields_by_name['command']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_RESUMEQUEUEREQUEST'].fields_by_name['command']._loaded_options = None
+  _globals['_RESUMEQUEUEREQUEST'].fields_by_name['command']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_QUEUESERVICE'].methods_by_name['ListQueues']._loaded_options = None
   _globals['_QUEUESERVICE'].methods_by_name['ListQueues']._serialized_options = b'\212\265\030\002\010\004\202\323\344\223\002\030\022\026/v1/codeq/admin/queues'
   _globals['_QUEUESERVICE'].methods_by_name['GetQueue']._loaded_options = None
   _globals['_QUEUESERVICE'].methods_by_name['GetQueue']._serialized_options = b'\212\265\030\002\010\004\202\323\344\223\002)\022 /v1/codeq/admin/queues/{command}b\005queue'
+  _globals['_QUEUESERVICE'].methods_by_name['PauseQueue']._loaded_options = None
+  _globals['_QUEUESERVICE'].methods_by_name['PauseQueue']._serialized_options = b'\212\265\030\002\010\004\202\323\344\223\0022\"&/v1/codeq/admin/queues/{command}/pause:\001*b\005queue'
+  _globals['_QUEUESERVICE'].methods_by_name['ResumeQueue']._loaded_options = None
+  _globals['_QUEUESERVICE'].methods_by_name['ResumeQueue']._serialized_options = b'\212\265\030\002\010\004\202\323\344\223\0023\"\'/v1/codeq/admin/queues/{command}/resume:\001*b\005queue'
   _globals['_QUEUE']._serialized_start=134
-  _globals['_QUEUE']._serialized_end=315
-  _globals['_LISTQUEUESREQUEST']._serialized_start=317
-  _globals['_LISTQUEUESREQUEST']._serialized_end=418
-  _globals['_LISTQUEUESRESPONSE']._serialized_start=420
-  _globals['_LISTQUEUESRESPONSE']._serialized_end=521
-  _globals['_GETQUEUEREQUEST']._serialized_start=523
-  _globals['_GETQUEUEREQUEST']._serialized_end=578
-  _globals['_GETQUEUERESPONSE']._serialized_start=580
-  _globals['_GETQUEUERESPONSE']._serialized_end=637
-  _globals['_QUEUESERVICE']._serialized_start=640
-  _globals['_QUEUESERVICE']._serialized_end=887
+  _globals['_QUEUE']._serialized_end=339
+  _globals['_LISTQUEUESREQUEST']._serialized_start=341
+  _globals['_LISTQUEUESREQUEST']._serialized_end=442
+  _globals['_LISTQUEUESRESPONSE']._serialized_start=444
+  _globals['_LISTQUEUESRESPONSE']._serialized_end=545
+  _globals['_GETQUEUEREQUEST']._serialized_start=547
+  _globals['_GETQUEUEREQUEST']._serialized_end=602
+  _globals['_GETQUEUERESPONSE']._serialized_start=604
+  _globals['_GETQUEUERESPONSE']._serialized_end=661
+  _globals['_PAUSEQUEUEREQUEST']._serialized_start=663
+  _globals['_PAUSEQUEUEREQUEST']._serialized_end=720
+  _globals['_PAUSEQUEUERESPONSE']._serialized_start=722
+  _globals['_PAUSEQUEUERESPONSE']._serialized_end=781
+  _globals['_RESUMEQUEUEREQUEST']._serialized_start=783
+  _globals['_RESUMEQUEUEREQUEST']._serialized_end=841
+  _globals['_RESUMEQUEUERESPONSE']._serialized_start=843
+  _globals['_RESUMEQUEUERESPONSE']._serialized_end=903
+  _globals['_QUEUESERVICE']._serialized_start=906
+  _globals['_QUEUESERVICE']._serialized_end=1433
 # @@protoc_insertion_point(module_scope)

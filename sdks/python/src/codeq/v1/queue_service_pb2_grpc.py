@@ -45,6 +45,16 @@ class QueueServiceStub:
                 request_serializer=codeq_dot_v1_dot_queue__service__pb2.GetQueueRequest.SerializeToString,
                 response_deserializer=codeq_dot_v1_dot_queue__service__pb2.GetQueueResponse.FromString,
                 _registered_method=True)
+        self.PauseQueue = channel.unary_unary(
+                '/codeq.v1.QueueService/PauseQueue',
+                request_serializer=codeq_dot_v1_dot_queue__service__pb2.PauseQueueRequest.SerializeToString,
+                response_deserializer=codeq_dot_v1_dot_queue__service__pb2.PauseQueueResponse.FromString,
+                _registered_method=True)
+        self.ResumeQueue = channel.unary_unary(
+                '/codeq.v1.QueueService/ResumeQueue',
+                request_serializer=codeq_dot_v1_dot_queue__service__pb2.ResumeQueueRequest.SerializeToString,
+                response_deserializer=codeq_dot_v1_dot_queue__service__pb2.ResumeQueueResponse.FromString,
+                _registered_method=True)
 
 
 class QueueServiceServicer:
@@ -67,6 +77,23 @@ class QueueServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseQueue(self, request, context):
+        """PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
+        those that are leased run on. Idempotent.
+        Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeQueue(self, request, context):
+        """ResumeQueue lets the deliveries of a queue go on. Idempotent.
+        Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QueueServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -79,6 +106,16 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     servicer.GetQueue,
                     request_deserializer=codeq_dot_v1_dot_queue__service__pb2.GetQueueRequest.FromString,
                     response_serializer=codeq_dot_v1_dot_queue__service__pb2.GetQueueResponse.SerializeToString,
+            ),
+            'PauseQueue': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseQueue,
+                    request_deserializer=codeq_dot_v1_dot_queue__service__pb2.PauseQueueRequest.FromString,
+                    response_serializer=codeq_dot_v1_dot_queue__service__pb2.PauseQueueResponse.SerializeToString,
+            ),
+            'ResumeQueue': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeQueue,
+                    request_deserializer=codeq_dot_v1_dot_queue__service__pb2.ResumeQueueRequest.FromString,
+                    response_serializer=codeq_dot_v1_dot_queue__service__pb2.ResumeQueueResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -136,6 +173,60 @@ class QueueService:
             '/codeq.v1.QueueService/GetQueue',
             codeq_dot_v1_dot_queue__service__pb2.GetQueueRequest.SerializeToString,
             codeq_dot_v1_dot_queue__service__pb2.GetQueueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseQueue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/codeq.v1.QueueService/PauseQueue',
+            codeq_dot_v1_dot_queue__service__pb2.PauseQueueRequest.SerializeToString,
+            codeq_dot_v1_dot_queue__service__pb2.PauseQueueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeQueue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/codeq.v1.QueueService/ResumeQueue',
+            codeq_dot_v1_dot_queue__service__pb2.ResumeQueueRequest.SerializeToString,
+            codeq_dot_v1_dot_queue__service__pb2.ResumeQueueResponse.FromString,
             options,
             channel_credentials,
             insecure,

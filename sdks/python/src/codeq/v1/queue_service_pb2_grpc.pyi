@@ -41,6 +41,15 @@ class QueueServiceStub:
     """GetQueue tells one queue.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
     """
+    PauseQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_service_pb2.PauseQueueResponse]
+    """PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
+    those that are leased run on. Idempotent.
+    Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+    """
+    ResumeQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeQueueRequest, _queue_service_pb2.ResumeQueueResponse]
+    """ResumeQueue lets the deliveries of a queue go on. Idempotent.
+    Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+    """
 
 @_typing.type_check_only
 class QueueServiceAsyncStub(QueueServiceStub):
@@ -53,6 +62,15 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """
     GetQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueRequest, _queue_service_pb2.GetQueueResponse]  # type: ignore[assignment]
     """GetQueue tells one queue.
+    Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+    """
+    PauseQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_service_pb2.PauseQueueResponse]  # type: ignore[assignment]
+    """PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
+    those that are leased run on. Idempotent.
+    Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+    """
+    ResumeQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeQueueRequest, _queue_service_pb2.ResumeQueueResponse]  # type: ignore[assignment]
+    """ResumeQueue lets the deliveries of a queue go on. Idempotent.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
     """
 
@@ -76,6 +94,27 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.GetQueueResponse, _abc.Awaitable[_queue_service_pb2.GetQueueResponse]]:
         """GetQueue tells one queue.
+        Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseQueue(
+        self,
+        request: _queue_service_pb2.PauseQueueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.PauseQueueResponse, _abc.Awaitable[_queue_service_pb2.PauseQueueResponse]]:
+        """PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
+        those that are leased run on. Idempotent.
+        Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeQueue(
+        self,
+        request: _queue_service_pb2.ResumeQueueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.ResumeQueueResponse, _abc.Awaitable[_queue_service_pb2.ResumeQueueResponse]]:
+        """ResumeQueue lets the deliveries of a queue go on. Idempotent.
         Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
         """
 

@@ -13,7 +13,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/v1/queue_service.proto.
  */
 export const file_codeq_v1_queue_service: GenFile = /*@__PURE__*/
-  fileDesc("Chxjb2RlcS92MS9xdWV1ZV9zZXJ2aWNlLnByb3RvEghjb2RlcS52MSJ6CgVRdWV1ZRIPCgdjb21tYW5kGAEgASgJEg0KBXJlYWR5GAIgASgDEhEKCXNjaGVkdWxlZBgDIAEoAxIPCgdjbGFpbWVkGAQgASgDEgsKA2RscRgFIAEoAxIaChJvbGRlc3RfYWdlX3NlY29uZHMYBiABKAFKBAgHEA0iUAoRTGlzdFF1ZXVlc1JlcXVlc3QSHQoJcGFnZV9zaXplGAEgASgFQgq6SAcaBRj0AygAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGIACIk4KEkxpc3RRdWV1ZXNSZXNwb25zZRIfCgZxdWV1ZXMYASADKAsyDy5jb2RlcS52MS5RdWV1ZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiLgoPR2V0UXVldWVSZXF1ZXN0EhsKB2NvbW1hbmQYASABKAlCCrpIB3IFEAEYgAEiMgoQR2V0UXVldWVSZXNwb25zZRIeCgVxdWV1ZRgBIAEoCzIPLmNvZGVxLnYxLlF1ZXVlMvcBCgxRdWV1ZVNlcnZpY2USbQoKTGlzdFF1ZXVlcxIbLmNvZGVxLnYxLkxpc3RRdWV1ZXNSZXF1ZXN0GhwuY29kZXEudjEuTGlzdFF1ZXVlc1Jlc3BvbnNlIiSKtRgCCASC0+STAhgSFi92MS9jb2RlcS9hZG1pbi9xdWV1ZXMSeAoIR2V0UXVldWUSGS5jb2RlcS52MS5HZXRRdWV1ZVJlcXVlc3QaGi5jb2RlcS52MS5HZXRRdWV1ZVJlc3BvbnNlIjWKtRgCCASC0+STAiliBXF1ZXVlEiAvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfUI+WjxnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL3YxO2NvZGVxdjFiBnByb3RvMw", [file_buf_validate_validate, file_codeq_options_v1_options, file_google_api_annotations]);
+  fileDesc("Chxjb2RlcS92MS9xdWV1ZV9zZXJ2aWNlLnByb3RvEghjb2RlcS52MSKKAQoFUXVldWUSDwoHY29tbWFuZBgBIAEoCRINCgVyZWFkeRgCIAEoAxIRCglzY2hlZHVsZWQYAyABKAMSDwoHY2xhaW1lZBgEIAEoAxILCgNkbHEYBSABKAMSGgoSb2xkZXN0X2FnZV9zZWNvbmRzGAYgASgBEg4KBnBhdXNlZBgHIAEoCEoECAgQDSJQChFMaXN0UXVldWVzUmVxdWVzdBIdCglwYWdlX3NpemUYASABKAVCCrpIBxoFGPQDKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMYgAIiTgoSTGlzdFF1ZXVlc1Jlc3BvbnNlEh8KBnF1ZXVlcxgBIAMoCzIPLmNvZGVxLnYxLlF1ZXVlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIuCg9HZXRRdWV1ZVJlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAASIyChBHZXRRdWV1ZVJlc3BvbnNlEh4KBXF1ZXVlGAEgASgLMg8uY29kZXEudjEuUXVldWUiMAoRUGF1c2VRdWV1ZVJlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAASI0ChJQYXVzZVF1ZXVlUmVzcG9uc2USHgoFcXVldWUYASABKAsyDy5jb2RlcS52MS5RdWV1ZSIxChJSZXN1bWVRdWV1ZVJlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAASI1ChNSZXN1bWVRdWV1ZVJlc3BvbnNlEh4KBXF1ZXVlGAEgASgLMg8uY29kZXEudjEuUXVldWUyjwQKDFF1ZXVlU2VydmljZRJtCgpMaXN0UXVldWVzEhsuY29kZXEudjEuTGlzdFF1ZXVlc1JlcXVlc3QaHC5jb2RlcS52MS5MaXN0UXVldWVzUmVzcG9uc2UiJIq1GAIIBILT5JMCGBIWL3YxL2NvZGVxL2FkbWluL3F1ZXVlcxJ4CghHZXRRdWV1ZRIZLmNvZGVxLnYxLkdldFF1ZXVlUmVxdWVzdBoaLmNvZGVxLnYxLkdldFF1ZXVlUmVzcG9uc2UiNYq1GAIIBILT5JMCKWIFcXVldWUSIC92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9EocBCgpQYXVzZVF1ZXVlEhsuY29kZXEudjEuUGF1c2VRdWV1ZVJlcXVlc3QaHC5jb2RlcS52MS5QYXVzZVF1ZXVlUmVzcG9uc2UiPoq1GAIIBILT5JMCMjoBKmIFcXVldWUiJi92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9L3BhdXNlEosBCgtSZXN1bWVRdWV1ZRIcLmNvZGVxLnYxLlJlc3VtZVF1ZXVlUmVxdWVzdBodLmNvZGVxLnYxLlJlc3VtZVF1ZXVlUmVzcG9uc2UiP4q1GAIIBILT5JMCMzoBKmIFcXVldWUiJy92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9L3Jlc3VtZUI+WjxnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL3YxO2NvZGVxdjFiBnByb3RvMw", [file_buf_validate_validate, file_codeq_options_v1_options, file_google_api_annotations]);
 
 /**
  * Queue is the tasks of one command of one tenant.
@@ -62,6 +62,13 @@ export type Queue = Message<"codeq.v1.Queue"> & {
    * @generated from field: double oldest_age_seconds = 6;
    */
   oldestAgeSeconds: number;
+
+  /**
+   * Whether the queue is paused: its tasks are accepted and not delivered.
+   *
+   * @generated from field: bool paused = 7;
+   */
+  paused: boolean;
 };
 
 /**
@@ -170,6 +177,90 @@ export const GetQueueResponseSchema: GenMessage<GetQueueResponse> = /*@__PURE__*
   messageDesc(file_codeq_v1_queue_service, 4);
 
 /**
+ * PauseQueueRequest stops the deliveries of a queue.
+ *
+ * @generated from message codeq.v1.PauseQueueRequest
+ */
+export type PauseQueueRequest = Message<"codeq.v1.PauseQueueRequest"> & {
+  /**
+   * Command of the queue.
+   *
+   * @generated from field: string command = 1;
+   */
+  command: string;
+};
+
+/**
+ * Describes the message codeq.v1.PauseQueueRequest.
+ * Use `create(PauseQueueRequestSchema)` to create a new message.
+ */
+export const PauseQueueRequestSchema: GenMessage<PauseQueueRequest> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_queue_service, 5);
+
+/**
+ * PauseQueueResponse tells the queue as it is now.
+ *
+ * @generated from message codeq.v1.PauseQueueResponse
+ */
+export type PauseQueueResponse = Message<"codeq.v1.PauseQueueResponse"> & {
+  /**
+   * The queue.
+   *
+   * @generated from field: codeq.v1.Queue queue = 1;
+   */
+  queue?: Queue | undefined;
+};
+
+/**
+ * Describes the message codeq.v1.PauseQueueResponse.
+ * Use `create(PauseQueueResponseSchema)` to create a new message.
+ */
+export const PauseQueueResponseSchema: GenMessage<PauseQueueResponse> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_queue_service, 6);
+
+/**
+ * ResumeQueueRequest goes on with the deliveries of a queue.
+ *
+ * @generated from message codeq.v1.ResumeQueueRequest
+ */
+export type ResumeQueueRequest = Message<"codeq.v1.ResumeQueueRequest"> & {
+  /**
+   * Command of the queue.
+   *
+   * @generated from field: string command = 1;
+   */
+  command: string;
+};
+
+/**
+ * Describes the message codeq.v1.ResumeQueueRequest.
+ * Use `create(ResumeQueueRequestSchema)` to create a new message.
+ */
+export const ResumeQueueRequestSchema: GenMessage<ResumeQueueRequest> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_queue_service, 7);
+
+/**
+ * ResumeQueueResponse tells the queue as it is now.
+ *
+ * @generated from message codeq.v1.ResumeQueueResponse
+ */
+export type ResumeQueueResponse = Message<"codeq.v1.ResumeQueueResponse"> & {
+  /**
+   * The queue.
+   *
+   * @generated from field: codeq.v1.Queue queue = 1;
+   */
+  queue?: Queue | undefined;
+};
+
+/**
+ * Describes the message codeq.v1.ResumeQueueResponse.
+ * Use `create(ResumeQueueResponseSchema)` to create a new message.
+ */
+export const ResumeQueueResponseSchema: GenMessage<ResumeQueueResponse> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_queue_service, 8);
+
+/**
  * QueueService tells the queues of the caller's tenant. Counts are exact and cost nothing.
  *
  * @generated from service codeq.v1.QueueService
@@ -196,6 +287,29 @@ export const QueueService: GenService<{
     methodKind: "unary";
     input: typeof GetQueueRequestSchema;
     output: typeof GetQueueResponseSchema;
+  },
+  /**
+   * PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
+   * those that are leased run on. Idempotent.
+   * Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+   *
+   * @generated from rpc codeq.v1.QueueService.PauseQueue
+   */
+  pauseQueue: {
+    methodKind: "unary";
+    input: typeof PauseQueueRequestSchema;
+    output: typeof PauseQueueResponseSchema;
+  },
+  /**
+   * ResumeQueue lets the deliveries of a queue go on. Idempotent.
+   * Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+   *
+   * @generated from rpc codeq.v1.QueueService.ResumeQueue
+   */
+  resumeQueue: {
+    methodKind: "unary";
+    input: typeof ResumeQueueRequestSchema;
+    output: typeof ResumeQueueResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_codeq_v1_queue_service, 0);

@@ -1,0 +1,28 @@
+"""What the document of guarantees names is there: tests, and bugs that are planted; and no planted bug is missing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in (ROOT / "docs/guarantees.md").read_text().splitlines()
+    if line.startswith("|") and not line.startswith(("|---", "| promise |"))
+]
+PLANTED = (ROOT / "tests/sim/test_planted_bugs.py").read_text()
+
+
+def test_guarantees_each_name_tests() -> None:
+    assert ROWS
+    assert [row for row in ROWS if len(row) != 3 or "::test_" not in row[1]] == []
+
+
+def test_guarantees_name_tests_that_exist() -> None:
+    named = re.findall(r"`([^`]+)::(test_\w+)`", "".join(row[1] for row in ROWS))
+    assert [(path, name) for path, name in named if f"def {name}(" not in (ROOT / path).read_text()] == []
+
+
+def test_guarantees_name_the_planted_bugs() -> None:
+    assert {row[2] for row in ROWS} - {""} == set(re.findall(r'^    "(.+)": Bug\($', PLANTED, re.MULTILINE))

@@ -35,6 +35,7 @@ from codeq_server.auth.static import StaticValidator
 from codeq_server.config import Address, AuthSettings, Settings
 from codeq_server.core.errors import CorruptRows
 from codeq_server.engine.runner import ShardRunner
+from codeq_server.engine.space import SpaceWatch
 from codeq_server.listeners import CALLS_MAX, GRPC_OPTIONS, ListenError, listen
 from codeq_server.opening import open_runner
 from codeq_server.services.calls import Calls
@@ -48,6 +49,7 @@ from codeq_server.services.streams import StreamRegistry
 from codeq_server.services.tasks import TaskService
 from codeq_server.services.work import WorkerStream
 from codeq_server.storage.errors import StoreError
+from codeq_server.storage.store import Store
 
 HTTP_GRACE_SECONDS_MAX: Final = 2.0
 """Time that HTTP requests have at a stop: what runs longer waits for work that will not come any more."""
@@ -114,15 +116,17 @@ class Node:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
-        runner = open_runner(self._settings, self._on_fatal)
+        runner, store = open_runner(self._settings, self._on_fatal)
         self._calls = Calls(_authenticator(self._settings.auth), runner)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._close, runner)
+            space = self._watch_space(runner, store)
+            stack.callback(space.stop)
             server = grpc.aio.server(options=GRPC_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
             stack.push_async_callback(server.stop, 0)
             await self._serve_grpc(server, runner)
             worker, producer = self._listen(server)
-            gateway = self._gateway(runner)
+            gateway = self._gateway(runner, space)
             stack.push_async_callback(gateway.stop, 0)
             await server.start()
             try:
@@ -173,17 +177,36 @@ class Node:
         worker, producer = (None if a is None else Address(a.host, ports[a]) for a in wanted)
         return worker, producer
 
-    def _gateway(self, runner: ShardRunner) -> GatewayServer:
+    def _watch_space(self, runner: ShardRunner, store: Store) -> SpaceWatch:
+        reserve_bytes = self._settings.disk_reserve_bytes
+
+        def changed(full: bool, free_bytes: int) -> None:  # noqa: FBT001
+            runner.shard.storage_full = full
+            if full:
+                _log.error(
+                    "storage_full",
+                    free_bytes=free_bytes,
+                    reserve_bytes=reserve_bytes,
+                    hint="new tasks are refused until the store's disk has room again",
+                )
+            else:
+                _log.info("storage_has_room", free_bytes=free_bytes, reserve_bytes=reserve_bytes)
+
+        space = SpaceWatch(store.free_bytes, reserve_bytes, changed)
+        space.start()
+        return space
+
+    def _gateway(self, runner: ShardRunner, space: SpaceWatch) -> GatewayServer:
         http_metrics = HttpMetrics()
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
         registry.register(http_metrics)
-        registry.register(ShardCollector(runner, self._streams))
+        registry.register(ShardCollector(runner, self._streams, space))
         gateway = Gateway(
             self._calls.services,
             LocalDispatcher(self._calls),
-            Probes(ready=self._readiness, metrics=lambda: generate_latest(registry)),
+            Probes(ready=lambda: self._readiness(space), metrics=lambda: generate_latest(registry)),
             http_metrics,
             access_log=self._access.http,
             allowed_hosts=self._settings.allowed_hosts or None,
@@ -191,11 +214,13 @@ class Node:
         )
         return GatewayServer(gateway, self._settings.http.host, self._settings.http.port)
 
-    def _readiness(self) -> tuple[bool, Mapping[str, object]]:
+    def _readiness(self, space: SpaceWatch) -> tuple[bool, Mapping[str, object]]:
         persistence = self._settings.persistence
         return not self._stopping.is_set(), {
             "persistence": persistence.provider,
             "fsync": persistence.fsync_on_commit,
+            # Who is not ready gets no calls; but what ends tasks must still come.
+            "storageFull": space.full,
         }
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -267,7 +292,8 @@ class Node:
         self._stopping.set()
 
     def _on_fatal(self, problem: BaseException) -> None:
-        _log.error("store_failed", error=str(problem), exc_info=problem, hint="the server ends; start it again")
+        trace = None if isinstance(problem, StoreError) else problem  # what a store says is all there is to know
+        _log.error("store_failed", error=str(problem), exc_info=trace, hint="the server ends; start it again")
         self._failed = True
         self._stopping.set()
 

@@ -22,8 +22,10 @@ from codeq_server.storage.rocks import RocksStore
 from codeq_server.storage.store import Store
 
 
-def open_runner(settings: Settings, on_fatal: Callable[[BaseException], None]) -> ShardRunner:
-    """Returns the runner of the shard that the store holds; must be called within the event loop that serves it.
+def open_runner(settings: Settings, on_fatal: Callable[[BaseException], None]) -> tuple[ShardRunner, Store]:
+    """Returns the runner of the shard that the store holds, and the store, which the runner closes.
+
+    Must be called within the event loop that serves it.
 
     Args:
         settings: Settings of the server.
@@ -46,7 +48,7 @@ def open_runner(settings: Settings, on_fatal: Callable[[BaseException], None]) -
         store.close()
         raise
     runner.changed()  # leases and due times of before are watched from now on
-    return runner
+    return runner, store
 
 
 def _open_store(persistence: PersistenceSettings) -> Store:

@@ -51,6 +51,7 @@ def test_load_with_tokens_only_gives_documented_defaults() -> None:
     assert (settings.retention_seconds, settings.dlq_retention_seconds) == (86400, 1209600)
     assert (settings.log.level, settings.log.format) == ("info", None)
     assert settings.shutdown_grace_seconds == 10
+    assert settings.disk_reserve_bytes == 256 << 20
 
 
 def test_load_with_environment_of_container_guide_takes_every_variable() -> None:

@@ -47,6 +47,7 @@ class Keys:
     local_artifacts_dir: Text | None = None
     log_level: LogLevel = "info"
     log_format: LogFormat | None = None
+    disk_reserve_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 268435456
     shutdown_grace_seconds: Annotated[int, Meta(ge=0, le=600)] = 10
     ready_file: Text | None = None
 

@@ -97,6 +97,7 @@ def describe(settings: Settings) -> dict[str, object]:
         "localArtifactsDir": None if settings.local_artifacts_dir is None else str(settings.local_artifacts_dir),
         "logLevel": settings.log.level,
         "logFormat": settings.log.format,
+        "diskReserveBytes": settings.disk_reserve_bytes,
         "shutdownGraceSeconds": settings.shutdown_grace_seconds,
         "readyFile": None if settings.ready_file is None else str(settings.ready_file),
     }
@@ -144,6 +145,7 @@ class _Build:
             retention_seconds=given.retention_seconds,
             dlq_retention_seconds=given.dlq_retention_seconds,
             log=LogSettings(given.log_level, given.log_format),
+            disk_reserve_bytes=given.disk_reserve_bytes,
             shutdown_grace_seconds=given.shutdown_grace_seconds,
             ready_file=_path(given.ready_file),
             local_artifacts_dir=_path(given.local_artifacts_dir),

@@ -110,6 +110,7 @@ class Settings:
         retention_seconds: How long COMPLETED, FAILED and CANCELLED tasks are kept after their end.
         dlq_retention_seconds: How long tasks in the dead-letter queue are kept after their end.
         log: What is logged and how.
+        disk_reserve_bytes: Free space of the store's disk below which new tasks are refused; 0: no such bound.
         shutdown_grace_seconds: Longest time between the signal to stop and the end of the process.
         ready_file: File written when the server is ready; None: none.
         local_artifacts_dir: Accepted for configurations of other versions; this one takes no artifacts.
@@ -128,6 +129,7 @@ class Settings:
     retention_seconds: int
     dlq_retention_seconds: int
     log: LogSettings
+    disk_reserve_bytes: int
     shutdown_grace_seconds: int
     ready_file: Path | None
     local_artifacts_dir: Path | None

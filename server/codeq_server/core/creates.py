@@ -7,6 +7,7 @@ from typing import Final
 
 from . import keys
 from .clock import Now
+from .errors import Reason, Rejection
 from .model import WINDOW_ENTRY_BYTES, Entry, Lane, Queue
 from .shard import Shard
 
@@ -79,8 +80,10 @@ def create(
         now: Time of acceptance.
 
     Raises:
-        Rejection: LIMIT_REACHED.
+        Rejection: LIMIT_REACHED, STORAGE_FULL.
     """
+    if shard.storage_full:
+        raise Rejection(Reason.STORAGE_FULL, "the server's disk is nearly full: it takes no new tasks for now")
     queue = shard.by_name.get((tenant, command)) or shard.open_queue(tenant, command)
     return create_in(shard, queue, payload, priority, max_attempts, due_ms, now)
 
@@ -88,7 +91,7 @@ def create(
 def create_in(
     shard: Shard, queue: Queue, payload: bytes, priority: int, max_attempts: int, due_ms: int, now: Now
 ) -> tuple[str, bytes]:
-    """Accepts a task into a queue, as `create` does."""
+    """Accepts a task into a queue, as `create` does, but does not ask whether the store has room."""
     lane = queue.lanes[9 - priority] or queue.lane(9 - priority)
     max_attempts = max_attempts or shard.settings.max_attempts
     head = lane.heads.get(max_attempts)

@@ -38,6 +38,7 @@ class Reason(Enum):
     DEADLINE_EXCEEDED = 22
     INVALID_PAGE_TOKEN = 26
     TASK_ENDED = 25
+    STORAGE_FULL = 27
 
 
 class Rejection(Exception):  # noqa: N818 - a refusal is a normal answer, not an error of the server

@@ -122,6 +122,8 @@ class Shard:
         self.loaded_lanes: dict[Lane, None] = {}
         self.woken: dict[Queue, None] = {}
         """Queues that got work since the caller last looked; the caller empties it."""
+        self.storage_full = False
+        """Whether new tasks are refused because the disk is nearly full; the caller keeps it."""
         self.watched: set[str] = set()
         """Ids of tasks whose end somebody waits for; the caller keeps it."""
         self.ended_watched: list[str] = []

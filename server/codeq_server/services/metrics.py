@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from codeq_server.engine.runner import ShardRunner
+from codeq_server.engine.space import SpaceWatch
 
 from .streams import StreamRegistry
 
@@ -34,9 +35,10 @@ _TOTALS: Final = {
 class ShardCollector(Collector):
     """Tells the metrics of a shard."""
 
-    def __init__(self, runner: ShardRunner, streams: StreamRegistry) -> None:
+    def __init__(self, runner: ShardRunner, streams: StreamRegistry, space: SpaceWatch) -> None:
         self._runner = runner
         self._streams = streams
+        self._space = space
 
     def collect(self) -> Iterator[Metric]:
         """Yields every family."""
@@ -51,6 +53,14 @@ class ShardCollector(Collector):
         yield GaugeMetricFamily("codeq_streams_open", "Open producer and worker streams.", value=len(self._streams))
         yield GaugeMetricFamily("codeq_workers_waiting", "Claims and streams waiting.", value=len(self._runner.waiting))
         yield GaugeMetricFamily("codeq_ends_watched", "Tasks whose end somebody waits for.", value=len(shard.watched))
+        yield GaugeMetricFamily(
+            "codeq_storage_free_bytes", "Free space of the store's disk.", value=self._space.free_bytes
+        )
+        yield GaugeMetricFamily(
+            "codeq_storage_full",
+            "1 while new tasks are refused because the disk is nearly full.",
+            value=self._space.full,
+        )
         yield GaugeMetricFamily("codeq_window_bytes", "Memory of loaded queue heads.", value=shard.windows_bytes)
         depth = GaugeMetricFamily("codeq_queue_tasks", "Tasks in a queue.", labels=("tenant", "command", "state"))
         for number, queue in enumerate(shard.queues.values()):

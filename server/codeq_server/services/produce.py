@@ -108,7 +108,8 @@ class ProducerStream:
             for spec in frame.tasks:
                 if spec.command != command or queue is None:
                     command = spec.command
-                    queue = shard.by_name.get((tenant, command))
+                    # With the disk nearly full, every task takes the long way and is refused there.
+                    queue = None if shard.storage_full else shard.by_name.get((tenant, command))
                 payload, priority = spec.payload, spec.priority
                 # What is asked here is stricter than the rules of the proto, which cost more to ask.
                 if (

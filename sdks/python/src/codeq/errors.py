@@ -20,6 +20,7 @@ CodeqError                      reason, message, violations, retryable, retry_af
 │   │   ├── StaleLeaseToken     STALE_LEASE_TOKEN
 │   │   └── NotLeaseOwner       NOT_LEASE_OWNER
 │   ├── LimitReached            LIMIT_REACHED
+│   │   └── StorageFull         STORAGE_FULL: the server takes no new tasks until its disk has room
 │   ├── BadHandshake            BAD_HANDSHAKE
 │   └── Unsupported             the server does not know the call
 ├── Unavailable                 no server was reached, or it went away
@@ -223,6 +224,12 @@ class LimitReached(Rejected):
     default_reason = "LIMIT_REACHED"
 
 
+class StorageFull(LimitReached):
+    """The server's disk is nearly full: it takes no new tasks until there is room."""
+
+    default_reason = "STORAGE_FULL"
+
+
 class BadHandshake(Rejected):
     """The server did not accept the opening of the stream."""
 
@@ -289,6 +296,7 @@ _BY_REASON: Final[dict[str, type[CodeqError]]] = {
         NotLeaseOwner,
         TaskEnded,
         LimitReached,
+        StorageFull,
         BadHandshake,
         Draining,
         OutcomeUnknown,

@@ -77,6 +77,8 @@ const (
 	ErrorReason_ERROR_REASON_INVALID_PAGE_TOKEN ErrorReason = 26
 	// The task has ended, and not by a cancel.
 	ErrorReason_ERROR_REASON_TASK_ENDED ErrorReason = 25
+	// The server's disk is nearly full, so it takes no new tasks; whatever ends or removes tasks goes on.
+	ErrorReason_ERROR_REASON_STORAGE_FULL ErrorReason = 27
 )
 
 // Enum value maps for ErrorReason.
@@ -107,6 +109,7 @@ var (
 		22: "ERROR_REASON_DEADLINE_EXCEEDED",
 		26: "ERROR_REASON_INVALID_PAGE_TOKEN",
 		25: "ERROR_REASON_TASK_ENDED",
+		27: "ERROR_REASON_STORAGE_FULL",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":         0,
@@ -134,6 +137,7 @@ var (
 		"ERROR_REASON_DEADLINE_EXCEEDED":   22,
 		"ERROR_REASON_INVALID_PAGE_TOKEN":  26,
 		"ERROR_REASON_TASK_ENDED":          25,
+		"ERROR_REASON_STORAGE_FULL":        27,
 	}
 )
 
@@ -236,7 +240,7 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\tItemError\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12-\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x15.codeq.v1.ErrorReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage*\xe6\b\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage*\x94\t\n" +
 	"\vErrorReason\x12'\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x1a\t\xa8\xb6\x18\r\xb0\xb6\x18\xf4\x03\x12)\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\x90\x03\x12(\n" +
@@ -263,7 +267,8 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\x19ERROR_REASON_CORRUPT_DATA\x10\x15\x1a\t\xa8\xb6\x18\x0f\xb0\xb6\x18\xf4\x03\x121\n" +
 	"\x1eERROR_REASON_DEADLINE_EXCEEDED\x10\x16\x1a\r\xa8\xb6\x18\x04\xb0\xb6\x18\xf8\x03\xb8\xb6\x18\x01\x12.\n" +
 	"\x1fERROR_REASON_INVALID_PAGE_TOKEN\x10\x1a\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\x90\x03\x12&\n" +
-	"\x17ERROR_REASON_TASK_ENDED\x10\x19\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
+	"\x17ERROR_REASON_TASK_ENDED\x10\x19\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12,\n" +
+	"\x19ERROR_REASON_STORAGE_FULL\x10\x1b\x1a\r\xa8\xb6\x18\b\xb0\xb6\x18\xad\x03\xb8\xb6\x18\x01B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
 var (
 	file_codeq_v1_error_proto_rawDescOnce sync.Once

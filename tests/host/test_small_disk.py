@@ -1,0 +1,98 @@
+"""A small disk that really fills up: creates are refused in time, and a write that fails loses nothing acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import codeq
+import httpx
+import pytest
+from acknowledged_load import Ledger, drain, load, missing
+from codeq_server.storage.check import check_store
+from host_tools import need_root, run
+from server_process import ServerProcess
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(300)]
+
+DISK_BYTES = 192 << 20
+RESERVE = {"DISK_RESERVE_BYTES": str(64 << 20)}
+NONE = {"DISK_RESERVE_BYTES": "0"}
+LEFT_BYTES = 2 << 20
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of DISK_BYTES."""
+    need_root()
+    path = tmp_path / "disk"
+    path.mkdir()
+    run("mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", path)
+    yield path
+    run("umount", path)
+
+
+def fill(disk: Path, left_bytes: int) -> Path:
+    """Leaves that much of the disk free; returns the file that takes the rest."""
+    ballast = disk / "ballast"
+    free = os.statvfs(disk)
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - left_bytes)
+    return ballast
+
+
+def says_full(server: ServerProcess) -> bool:
+    full = httpx.get(f"{server.http_url}/readyz").json()["storageFull"]
+    assert isinstance(full, bool)
+    return full
+
+
+async def until_full(server: ServerProcess, full: bool) -> None:
+    async with asyncio.timeout(20):
+        while says_full(server) is not full:  # noqa: ASYNC110 - the server tells nobody by itself
+            await asyncio.sleep(0.05)
+
+
+async def test_nearly_full_disk_refuses_creates_until_there_is_room(tmp_path: Path, disk: Path) -> None:
+    ledger = Ledger()
+    with ServerProcess(tmp_path / "server", store=disk / "store", env=RESERVE) as server:
+        busy = asyncio.create_task(load(server, ledger))
+        await ledger.progress.wait()
+        ballast = fill(disk, 32 << 20)
+        await until_full(server, True)
+        with pytest.raises(BaseExceptionGroup) as refused:
+            await busy
+        assert refused.group_contains(codeq.StorageFull)
+        await drain(server, ledger)
+        ballast.unlink()
+        await until_full(server, False)
+        before = len(ledger.created)
+        busy = asyncio.create_task(load(server, ledger))
+        async with asyncio.timeout(20):
+            while len(ledger.created) == before:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        busy.cancel()
+        await asyncio.gather(busy, return_exceptions=True)
+        assert await missing(server, ledger) == []
+        assert server.stop() == 0
+
+
+async def test_full_disk_ends_the_server_and_the_next_start_has_everything_acknowledged(
+    tmp_path: Path, disk: Path
+) -> None:
+    ledger = Ledger(20_000)
+    with ServerProcess(tmp_path / "server", store=disk / "store", env=NONE) as server:
+        busy = asyncio.create_task(load(server, ledger))
+        await ledger.progress.wait()
+        ballast = fill(disk, LEFT_BYTES)
+        assert await asyncio.to_thread(server.wait) == 1
+        busy.cancel()
+        await asyncio.gather(busy, return_exceptions=True)
+        ballast.unlink()
+        assert check_store(server.store)[0] == []
+        server.start()
+        assert await missing(server, ledger) == []
+        await drain(server, ledger)
+        assert server.stop() == 0

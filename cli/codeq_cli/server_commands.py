@@ -41,6 +41,9 @@ def serve(
     no_fsync: Annotated[
         bool, typer.Option("--no-fsync", help="Acknowledge before the disk has it: a crash may lose tasks.")
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check every row of the store first; serve only if all of them agree.")
+    ] = False,
     log_level: Annotated[
         str | None, typer.Option(metavar="debug|info|warn|error", help="Lowest level logged; default info.")
     ] = None,
@@ -67,7 +70,7 @@ def serve(
     settings = load_settings(config, flags, dev=dev, store=store, no_fsync=no_fsync)
     from codeq_server.app import serve as run
 
-    raise typer.Exit(run(settings))
+    raise typer.Exit(run(settings, verify=verify))
 
 
 def load_settings(

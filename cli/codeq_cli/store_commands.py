@@ -6,6 +6,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -53,6 +54,54 @@ def check(
         render.show_object(json.dumps(counts | {"found": found}), options.format)
     if summary.differences:
         raise typer.Exit(ExitCode.REFUSED)
+
+
+@app.command()
+@output_command
+def backup(
+    options: ClientOptions,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the store; no server may have it open.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the backup; it must not exist.")],
+) -> None:
+    """Makes a backup of a store: a folder with all its rows."""
+    from codeq_server.storage.backup import back_up
+    from codeq_server.storage.errors import StoreError, StoreFailed
+    from codeq_server.storage.rocks import RocksStore
+
+    try:
+        if not (path / "CURRENT").is_file():
+            raise StoreFailed(f"there is no store at {path}")
+        store = RocksStore(path, fsync=True)
+        try:
+            back_up(store, directory)
+        finally:
+            store.close()
+    except StoreError as error:
+        raise _unusable(str(error)) from None
+    render.show_object(json.dumps({"backup": str(directory)}), options.format)
+
+
+@app.command()
+@output_command
+def restore(
+    options: ClientOptions,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the backup; it stays as it is.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the store to make; it must not exist.")],
+) -> None:
+    """Makes a store from a backup, after a check of the backup.
+
+    Ids and lease tokens that were given out since the backup are not given out again.
+    """
+    from codeq_server.storage.backup import restore as restore_store
+    from codeq_server.storage.errors import StoreError
+
+    try:
+        restore_store(directory, path, int(time.time()))
+    except StoreError as error:
+        raise _unusable(str(error)) from None
+    except OSError as error:
+        raise _unusable(f"{directory}: {error.strerror}") from None
+    render.show_object(json.dumps({"store": str(path)}), options.format)
 
 
 def _refuse_open_store(path: Path) -> None:

@@ -70,8 +70,12 @@ _VERSION: Final = version("codeq-server")
 _log = structlog.get_logger()
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, *, verify: bool = False) -> int:
     """Runs a server until SIGTERM or SIGINT; a second signal ends the process at once.
+
+    Args:
+        settings: Settings.
+        verify: Whether to check every row of the store first, and not to serve if they contradict each other.
 
     Returns:
         The exit code: 0 after a stop that was asked for, else EXIT_FAILED. Why it could not start stands on stderr.
@@ -79,7 +83,7 @@ def serve(settings: Settings) -> int:
     access = logs.configure(settings.log.level, settings.log.format)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(Node(settings, access).run())
+            return runner.run(Node(settings, access, verify=verify).run())
     except (StoreError, CorruptRows, ListenError, _ReadyFileError) as error:
         print(f"codeq: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_FAILED
@@ -94,7 +98,8 @@ class _ReadyFileError(Exception):
 class Node:
     """A server in this process."""
 
-    def __init__(self, settings: Settings, access: AccessLog) -> None:
+    def __init__(self, settings: Settings, access: AccessLog, *, verify: bool) -> None:
+        self._verify = verify
         self._settings = settings
         self._access = access
         self._stopping = asyncio.Event()
@@ -116,7 +121,7 @@ class Node:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
-        runner, store = open_runner(self._settings, self._on_fatal)
+        runner, store = open_runner(self._settings, self._on_fatal, verify=self._verify)
         self._calls = Calls(_authenticator(self._settings.auth), runner)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._close, runner)

@@ -16,13 +16,17 @@ from codeq_server.core.recovery import open_shard
 from codeq_server.core.shard import ShardSettings
 from codeq_server.engine.runner import ShardRunner, system_clock
 from codeq_server.replication.local import LocalLog
+from codeq_server.storage.check import check_open
+from codeq_server.storage.errors import StoreDamaged
 from codeq_server.storage.identity import CLUSTER_ID_BYTES, next_identity, save
 from codeq_server.storage.memory import MemoryStore
 from codeq_server.storage.rocks import RocksStore
 from codeq_server.storage.store import Store
 
 
-def open_runner(settings: Settings, on_fatal: Callable[[BaseException], None]) -> tuple[ShardRunner, Store]:
+def open_runner(
+    settings: Settings, on_fatal: Callable[[BaseException], None], *, verify: bool = False
+) -> tuple[ShardRunner, Store]:
     """Returns the runner of the shard that the store holds, and the store, which the runner closes.
 
     Must be called within the event loop that serves it.
@@ -30,9 +34,11 @@ def open_runner(settings: Settings, on_fatal: Callable[[BaseException], None]) -
     Args:
         settings: Settings of the server.
         on_fatal: Called once when a commit failed: nothing is decided any more, the process must end.
+        verify: Whether to check every row first.
 
     Raises:
         StoreError: The store cannot be opened.
+        StoreDamaged: `verify` found differences.
         CorruptRows: Its rows contradict each other.
     """
     store = _open_store(settings.persistence)
@@ -41,6 +47,8 @@ def open_runner(settings: Settings, on_fatal: Callable[[BaseException], None]) -
         identity = next_identity(store, settings.persistence.num_shards, int(time.time()), os.urandom(CLUSTER_ID_BYTES))
         tick = store.get(keys.TICK)
         store.check_recovered(0 if tick is None else rows_pb2.TickRow.FromString(tick).lsn)
+        if verify:
+            _verify(store)
         save(store, identity)
         shard = open_shard(store, _shard_settings(settings), identity.epoch, *system_clock())
         runner = ShardRunner(shard, LocalLog(store), system_clock, random.SystemRandom().random, on_fatal)
@@ -49,6 +57,15 @@ def open_runner(settings: Settings, on_fatal: Callable[[BaseException], None]) -
         raise
     runner.changed()  # leases and due times of before are watched from now on
     return runner, store
+
+
+def _verify(store: Store) -> None:
+    differences, _ = check_open(store)
+    if differences:
+        raise StoreDamaged(
+            f"the store's rows contradict each other, {len(differences)} times or more; the first: {differences[0]}. "
+            "`codeq store check` lists them; restore a backup"
+        )
 
 
 def _open_store(persistence: PersistenceSettings) -> Store:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,8 @@ from .checker import Checker
 from .durable import read_durable
 from .errors import StoreDamaged, StoreFailed
 from .findings import Difference, Summary
-from .rocks import stored_rows
+from .rocks import PAGE_ROWS, stored_rows
+from .store import Store
 
 DIFFERENCES_MAX: Final = 1000
 """Differences that `check_store` returns; more are only counted."""
@@ -33,6 +35,24 @@ def check(rows: Iterable[tuple[bytes, bytes]], summary: Summary | None = None) -
             checker.found.clear()
     checker.finish()
     yield from checker.found
+
+
+def check_open(store: Store) -> tuple[list[Difference], Summary]:
+    """Checks the rows of a store that is open and not in use, as `check_store` does.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    summary = Summary()
+    differences = list(islice(check(_rows(store), summary), DIFFERENCES_MAX))
+    return differences, summary
+
+
+def _rows(store: Store) -> Iterator[tuple[bytes, bytes]]:
+    start = b""
+    while page := store.scan(start, b"\xff", PAGE_ROWS):
+        yield from page
+        start = page[-1][0] + b"\0"
 
 
 def check_store(path: Path) -> tuple[list[Difference], Summary]:

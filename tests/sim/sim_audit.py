@@ -176,6 +176,7 @@ class Audit:
             attempts = lease.attempts[index] if lease.attempts else 0
             if token in task.slots:
                 continue
+            self.demand(not self._is_paused(queue, rows), f"{task.task_id} is delivered while its queue is paused")
             self.demand(new, f"a lease row took {task.task_id} in later")
             until = self._times[0] + lease.lease_ms
             task.slots[token] = Slot(attempts, (lease.worker, lease.subject or lease.worker), until)
@@ -189,6 +190,13 @@ class Audit:
             if state is None and lane < keys.LANES:
                 self.demand(position > self._first.get(prefix, 0), f"{task.task_id} was overtaken within its lane")
                 self._first[prefix] = position
+
+    def _is_paused(self, queue: int, rows: Mapping[bytes, bytes | None]) -> bool:
+        """Tells whether a queue was paused before a batch, and after it."""
+        key = keys.queue_key(queue)
+        before = self.rows.get(key)
+        both = (before, rows.get(key, before))
+        return all(row is not None and rows_pb2.QueueRow.FromString(row).paused for row in both)
 
     def _state(self, home: bytes, state: rows_pb2.StateRow, wall_ms: int) -> None:
         task = self._by_home[home]
@@ -230,7 +238,10 @@ class Audit:
         due_ms, queue, lane, position = keys.split_due_key(key)
         self.count("matured")
         task = self._by_home[keys.place_key(keys.lane_prefix(b"t", queue, lane), position)]
-        self.demand(due_ms <= wall_ms, f"{task.task_id} fell due at {wall_ms}, {due_ms - wall_ms} ms too early")
+        cancelled = task.state is not None and task.state.status == Status.CANCELLED
+        self.demand(
+            cancelled or due_ms <= wall_ms, f"{task.task_id} fell due at {wall_ms}, {due_ms - wall_ms} ms too early"
+        )
 
     # -- what leaves ---------------------------------------------------------------------------------------------
 
@@ -243,11 +254,19 @@ class Audit:
                 created = [message.task.id]
             case task_service_pb2.BatchCreateTasksResponse():
                 created = [item.task.id for item in message.results if item.HasField("task")]
+            case task_service_pb2.ListTasksResponse():
+                created = []
+                for task in message.tasks:
+                    self._shown(task)
             case worker_service_pb2.WorkResponse() | task_service_pb2.ClaimTasksResponse():
                 created = []
                 for task in message.tasks:
                     self._delivered(task)
-            case task_service_pb2.GetTaskResponse() | task_service_pb2.GetTaskResultResponse():
+            case (
+                task_service_pb2.GetTaskResponse()
+                | task_service_pb2.GetTaskResultResponse()
+                | task_service_pb2.CancelTaskResponse()
+            ):
                 created = []
                 self._shown(message.task)
             case _:
@@ -305,6 +324,16 @@ class Audit:
         )
         self.demand(known.told in {None, (token, status, result)}, f"two ends of {task_id} are accepted")
         known.told = (token, status, result)
+
+    def cancelled(self, task_id: str) -> None:
+        """A producer was told that a task is cancelled."""
+        self.count("cancelled")
+        known = self.tasks[task_id]
+        cancelled = known.end is not None and known.end.status == Status.CANCELLED
+        self.demand(cancelled, f"the cancel of {task_id} is acknowledged and not durable")
+        told = (0, int(Status.CANCELLED), b"")
+        self.demand(known.told in {None, told}, f"{task_id} is cancelled, and its end was accepted")
+        known.told = told
 
     def finish(self) -> None:
         """Judges the end of a run in which every fault is over and everybody has had time."""

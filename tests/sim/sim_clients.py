@@ -27,6 +27,8 @@ class World:
         self.asking = True
         """Producers create, and workers play tricks; later they only finish what there is."""
         self.number = 0
+        self.paused: set[tuple[str, str]] = set()
+        """Holder and command of queues that were paused and perhaps not resumed."""
         self.seen: list[tuple[str, str, int]] = []
         """(holder, task id, token) of deliveries, for outcomes that come late or from others."""
 
@@ -116,9 +118,21 @@ async def produce_by_calls(world: World, holder: str) -> None:
             if tasks and chance.random() < 0.3:
                 wait = task_service_pb2.GetTaskResultRequest(task_id=tasks[0].id, wait_seconds=chance.choice((0, 1, 5)))
                 await node.call(holder, "TaskService/GetTaskResult", wait)
+            if chance.random() < 0.4:
+                await _cancel(world, holder)
         except (Lost, Rejection):
             pass
         await world.pause(0.2)
+
+
+async def _cancel(world: World, holder: str) -> None:
+    """Cancels a task, whatever it does."""
+    tasks = world.audit.tasks.values()
+    own = [task for task in tasks if task.asked.tenant == tenant_of(holder) and task.end is None]
+    if own:
+        request = task_service_pb2.CancelTaskRequest(task_id=world.chance.choice(own).task_id)
+        await world.node.call(holder, "TaskService/CancelTask", request)
+        world.audit.cancelled(request.task_id)
 
 
 async def look_around(world: World, holder: str) -> None:
@@ -131,6 +145,10 @@ async def look_around(world: World, holder: str) -> None:
             if chance.random() < 0.2:
                 queues = await node.call(holder, "QueueService/ListQueues", queue_service_pb2.ListQueuesRequest())
                 audit.demand(len(queues.queues) <= len(COMMANDS), "queues are shown that nobody made")
+            elif chance.random() < 0.1:
+                await _pause_for_a_while(world, holder)
+            elif chance.random() < 0.1:
+                await _list(world, holder)
             elif audit.tasks:
                 known = chance.choice(list(audit.tasks.values()))
                 own, removed = known.asked.tenant == tenant, known.removed
@@ -146,6 +164,51 @@ async def look_around(world: World, holder: str) -> None:
                     audit.demand(not removed, f"{known.task_id} was removed and is shown")
         except (Lost, Rejection):
             continue
+
+
+async def _pause_for_a_while(world: World, holder: str) -> None:
+    command = world.chance.choice(COMMANDS)
+    pause = queue_service_pb2.PauseQueueRequest(command=command)
+    world.paused.add((holder, command))
+    await world.node.call(holder, "QueueService/PauseQueue", pause, doubled=0)
+    world.audit.count("paused")
+    await world.pause(0.5)
+    await resume(world, holder, command)
+
+
+async def resume(world: World, holder: str, command: str) -> None:
+    """Lets a queue go on."""
+    request = queue_service_pb2.ResumeQueueRequest(command=command)
+    await world.node.call(holder, "QueueService/ResumeQueue", request, doubled=0)
+    world.paused.discard((holder, command))
+
+
+async def resume_all(world: World) -> None:
+    """Lets every queue go on that may still be paused."""
+    while world.paused:
+        for holder, command in sorted(world.paused):
+            try:
+                await resume(world, holder, command)
+            except Lost:
+                continue
+            except Rejection:
+                world.paused.discard((holder, command))  # there is no such queue
+
+
+async def _list(world: World, holder: str) -> None:
+    """Reads every page of the tasks: each is shown once."""
+    seen: set[str] = set()
+    request = task_service_pb2.ListTasksRequest(page_size=7)
+    while True:
+        page = await world.node.call(holder, "TaskService/ListTasks", request)
+        for task in page.tasks:
+            world.audit.demand(task.id not in seen, f"{task.id} is listed twice")
+            world.audit.demand(task.tenant_id == tenant_of(holder), f"{task.id} is listed for another tenant")
+            seen.add(task.id)
+        request.page_token = page.next_page_token
+        if not request.page_token:
+            world.audit.count("listed")
+            return
 
 
 def choose(world: World, task: task_pb2.Task) -> task_pb2.Outcome | None:

@@ -133,7 +133,9 @@ class Node:
 
     # -- calls -----------------------------------------------------------------------------------------------------
 
-    async def call(self, holder: str, method: str, request: Message, patience: float = 8.0) -> Any:
+    async def call(
+        self, holder: str, method: str, request: Message, patience: float = 8.0, *, doubled: float = 0.05
+    ) -> Any:
         """Returns the answer of a call.
 
         Raises:
@@ -142,7 +144,7 @@ class Node:
         """
         await asyncio.sleep(self.delay())
         answer: asyncio.Future[Any] = self.loop.create_future()
-        copies = 2 if self.chance.random() < 0.05 else 1
+        copies = 2 if self.chance.random() < doubled else 1
         tasks = [self._serve(holder, method, request, answer, late=copy * self.delay()) for copy in range(copies)]
         self.lost[answer] = None
         try:

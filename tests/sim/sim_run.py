@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.shard import ShardSettings
 from sim_audit import RETENTION_MS, Audit, Violation
-from sim_clients import World, look_around, produce_by_calls, produce_by_stream, work_by_calls, work_by_stream
+from sim_clients import (
+    World,
+    look_around,
+    produce_by_calls,
+    produce_by_stream,
+    resume_all,
+    work_by_calls,
+    work_by_stream,
+)
 from sim_loop import SimLoop, bury
 from sim_node import Node
 
@@ -107,6 +115,7 @@ class Simulation:
         end = self.loop.seconds + CALM_SECONDS
         if self.node.server is None:
             self.node.start()
+        await resume_all(self.world)
         while self.loop.seconds < end:
             await asyncio.sleep(1)
             self._check(clients)

@@ -14,7 +14,10 @@ SEEDS = int(os.environ.get("CODEQ_SIM_SEEDS", "240"))
 SEEDS_OF_A_TEST = 10
 TWICE_EACH = 10
 """Every seed of this kind is run twice."""
-HAPPENS = {"kill", "power cut", "created", "claimed", "extended", "accepted", "expired", "matured", "removed"}
+HAPPENS = {
+    *("kill", "power cut", "created", "claimed", "extended", "accepted"),
+    *("expired", "matured", "removed", "cancelled", "paused", "listed"),
+}
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_OF_A_TEST))

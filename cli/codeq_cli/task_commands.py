@@ -204,6 +204,24 @@ def abandon(options: ClientOptions, task_id: Id, lease_token: LeaseToken = None)
 
 @app.command()
 @client_command
+def progress(
+    options: ClientOptions,
+    task_id: Id,
+    value: Annotated[str, typer.Argument(metavar="JSON|@FILE|-", help="Progress, sent byte for byte; - reads stdin.")],
+    extend: Annotated[
+        int | None,
+        typer.Option(min=1, max=43200, metavar="SECONDS", help="Extend the lease, from now; default: it stays."),
+    ] = None,
+    lease_token: LeaseToken = None,
+) -> None:
+    """Keeps a progress of at most 64 KiB on a claimed task, in place of the one before."""
+    fields = {"progress": _json_input("JSON", value), **_lease_fields(lease_token)}
+    _add_numbers(fields, extendSeconds=extend)
+    _post(options, task_id, "progress", fields)
+
+
+@app.command()
+@client_command
 def cancel(
     options: ClientOptions,
     task_id: Id,

@@ -1,9 +1,10 @@
-"""The contract's rows on control of tasks and queues, against a real server: cancel, pause, resume."""
+"""The contract's rows on control of tasks and queues, against a real server."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -194,3 +195,67 @@ def test_pause_of_unknown_queue_is_not_found(server: ServerProcess) -> None:
     for action in ("pause", "resume"):
         status, body = rest(server, "POST", f"/admin/queues/never-used/{action}", {})
         assert (status, body["reason"]) == (404, "QUEUE_NOT_FOUND")
+
+
+# -- POST /tasks/{id}/progress: JSON <= 64 KiB, visible on the task; also extends the lease if asked ------------------
+
+
+def test_progress_over_rest_is_kept_byte_for_byte_and_extends_if_asked(
+    server: ServerProcess, client: codeq.Client
+) -> None:
+    client.create("progress-rest")
+    [task] = client.claim(["progress-rest"], lease_seconds=10)
+    headers = {"Authorization": f"Bearer {DEV_TOKEN}", "Content-Type": "application/json"}
+    url = f"{server.http_url}/v1/codeq/tasks/{task.id}"
+    text = '{ "done":1.50, "done":2 }'
+    answer = httpx.post(f"{url}/progress", content=f'{{"progress":{text}}}', headers=headers, timeout=SECONDS_MAX)
+    assert answer.status_code == 200
+    assert f'"progress":{text}' in httpx.get(url, headers=headers, timeout=SECONDS_MAX).text
+    before = client.get(task.id).lease_until
+    assert before is not None
+    after = client.report_progress(task, [1], extend_seconds=600)
+    assert (after - before).total_seconds() > 500
+    assert client.get(task.id).last_progress == [1]
+
+
+def test_progress_beyond_its_bound_or_not_json_is_refused(server: ServerProcess, client: codeq.Client) -> None:
+    client.create("progress-bad")
+    [task] = client.claim(["progress-bad"])
+    status, body = rest(server, "POST", f"/tasks/{task.id}/progress", {"progress": "x" * 65_536})
+    assert (status, body["reason"]) == (413, "TOO_LARGE")
+    status, body = rest(server, "POST", f"/tasks/{task.id}/progress", {"progress": 1, "leaseToken": "5"})
+    assert (status, body["reason"]) == (409, "STALE_LEASE_TOKEN")
+    with pytest.raises(codeq.InvalidField):
+        client.report_progress(task, codeq.RawJson(b"{"))
+    assert client.get(task.id).last_progress is None
+
+
+def test_progress_of_a_worker_is_on_the_task_while_it_runs_and_after(
+    server: ServerProcess, client: codeq.Client
+) -> None:
+    told, go_on = threading.Event(), threading.Event()
+    worker = codeq.Worker(server.worker_addr, token=DEV_TOKEN)
+
+    def handler(task: codeq.Task) -> object:
+        task.progress({"percent": 10})
+        told.set()
+        go_on.wait(SECONDS_MAX)
+        task.progress({"percent": 100})
+        return "done"
+
+    thread = threading.Thread(target=worker.run, args=(handler,), kwargs={"commands": ["progress-stream"]})
+    thread.start()
+    try:
+        task = client.create("progress-stream")
+        assert told.wait(SECONDS_MAX)
+        deadline = time.monotonic() + SECONDS_MAX
+        while client.get(task.id).last_progress is None:
+            assert time.monotonic() < deadline
+        assert client.get(task.id).last_progress == {"percent": 10}
+        go_on.set()
+        client.result(task.id, wait=SECONDS_MAX)
+        assert client.get(task.id).last_progress == {"percent": 100}
+    finally:
+        go_on.set()
+        worker.stop()
+        thread.join(SECONDS_MAX)

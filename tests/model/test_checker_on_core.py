@@ -238,6 +238,15 @@ class ShardMachine(RuleBasedStateMachine):
         caller = Caller(tenant, claim.worker, claim.subject)
         outcomes.heartbeat(self.shard, caller, task, claim.token, extend_ms, self.now)
 
+    @precondition(lambda self: self.shard.deliveries)
+    @rule(choice=st.integers(0, 20), extend_ms=st.sampled_from([None, 12_000]))
+    def report_progress(self, choice: int, extend_ms: int | None) -> None:
+        task = nth(self.shard.deliveries, choice)
+        delivery = self.shard.deliveries[task]
+        caller = Caller(delivery.home.queue.tenant, delivery.claim.worker, delivery.claim.subject)
+        outcomes.report_progress(self.shard, caller, task, delivery.claim.token, b"1", extend_ms, self.now)
+        assert get_task(self.shard, caller.tenant, task, self.now).progress == b"1"
+
     @rule(milliseconds=st.sampled_from([1, 400, 1500, 9000, RETENTION_MS]), slices=st.sampled_from([1, 2, 300]))
     def wait(self, milliseconds: int, slices: int) -> None:
         self.wall_ms += milliseconds

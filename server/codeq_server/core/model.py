@@ -197,6 +197,7 @@ class Claim:
         "holder",
         "lease_ms",
         "live",
+        "progressed",
         "subject",
         "task_ids",
         "token",
@@ -216,6 +217,8 @@ class Claim:
         """Ends on the monotonic clock and longest grants in milliseconds of leases that heartbeats extended."""
         self.task_ids: list[str] = []
         """Ids the lease row lists, live or not."""
+        self.progressed: set[str] = set()
+        """Live tasks whose state rows hold a progress of this delivery."""
         self.holder: Holder | None = None
         """Who is told when a task of the claim is cancelled; None: nobody is connected."""
         self.live = 0

@@ -151,6 +151,10 @@ def _finish(
         shard.batch.size += len(result)
     if error:
         row += rows_pb2.StateRow(error=error).SerializeToString()
+    if claim.progressed and task_id in claim.progressed:
+        before = shard.state(home, position)
+        if before is not None:
+            row += rows_pb2.StateRow(progress=before.progress).SerializeToString()
     queue = home.queue
     batch.rows[home.state_prefix + position.to_bytes(6, "big")] = row
     batch.ended.append((queue.number, home.index << 48 | position, False))
@@ -339,13 +343,7 @@ def heartbeat(
     Raises:
         Rejection: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
-    delivery = shard.deliveries.get(task_id)
-    if delivery is None or delivery.home.queue.tenant != caller.tenant:
-        home, position = find_home(shard, caller.tenant, task_id)
-        state = shard.state(home, position)
-        raise _not_live(state, token)
-    claim = delivery.claim
-    _check_holder(delivery, caller, token)
+    claim = _held(shard, caller, task_id, token).claim
     extend_ms = extend_ms or claim.lease_ms
     until, granted = claim.extended.get(task_id, (claim.until, claim.lease_ms))
     if now.mono_ms + extend_ms > until:
@@ -354,6 +352,44 @@ def heartbeat(
         if extend_ms > granted:
             shard.batch.extended[claim] = None
     return claim.token, now.wall_ms + until - now.mono_ms
+
+
+def report_progress(
+    shard: Shard,
+    caller: Caller,
+    task_id: str,
+    token: int | None,
+    progress: bytes,
+    extend_ms: int | None,
+    now: Now,
+) -> tuple[int, int]:
+    """Keeps a progress on a leased task, and extends the lease by `extend_ms` from now unless that is None.
+
+    Returns:
+        The lease token, and the end of the lease in Unix milliseconds.
+
+    Raises:
+        Rejection: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
+    """
+    claim, home, position, _, _ = _held(shard, caller, task_id, token)
+    state = shard.state(home, position) or rows_pb2.StateRow()
+    state.progress = progress
+    shard.put_state(home, position, state)
+    shard.batch.size += len(progress)
+    claim.progressed.add(task_id)
+    if extend_ms is not None:
+        return heartbeat(shard, caller, task_id, token, extend_ms, now)
+    return claim.token, now.wall_ms + claim.until_of(task_id) - now.mono_ms
+
+
+def _held(shard: Shard, caller: Caller, task_id: str, token: int | None) -> Delivery:
+    """Returns the caller's live delivery of a task, or raises why there is none."""
+    delivery = shard.deliveries.get(task_id)
+    if delivery is None or delivery.home.queue.tenant != caller.tenant:
+        home, position = find_home(shard, caller.tenant, task_id)
+        raise _not_live(shard.state(home, position), token)
+    _check_holder(delivery, caller, token)
+    return delivery
 
 
 def find_home(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int]:

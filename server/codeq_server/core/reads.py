@@ -34,6 +34,7 @@ class TaskView:
         changed_ms: Last change of state; None: none since the creation.
         finished_ms: End of the task.
         result: Result of a COMPLETED, where it has one.
+        progress: Progress reported last, where one was.
     """
 
     task_id: str
@@ -49,6 +50,7 @@ class TaskView:
     changed_ms: int | None = None
     finished_ms: int | None = None
     result: bytes | None = None
+    progress: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,7 @@ def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> 
     state = shard.state(home, position)
     delivery = shard.deliveries.get(task_id)
     error = state.error if state is not None and state.HasField("error") else None
+    progress = state.progress if state is not None and state.HasField("progress") else None
     if delivery is not None:
         claim = delivery.claim
         return TaskView(
@@ -102,6 +105,7 @@ def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> 
             lease_until_ms=now.wall_ms + claim.until_of(task_id) - now.mono_ms,
             error=error,
             changed_ms=claim.claimed_ms,
+            progress=progress,
         )
     if state is None:
         if value[:1] == keys.PARKED:
@@ -124,6 +128,7 @@ def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> 
         changed_ms=state.changed_ms,
         finished_ms=state.changed_ms if ended else None,
         result=state.result if state.HasField("result") else None,
+        progress=progress,
     )
 
 

@@ -107,6 +107,8 @@ def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> 
         shard.deliveries[task_id] = Delivery(claim, lane, position, place, attempts)
         claim.task_ids.append(task_id)
         claim.live += 1
+        if state is not None and state.HasField("progress"):
+            claim.progressed.add(task_id)
         length = granted.get((queue.number, packed), 0)
         if length > claim.lease_ms:
             claim.extended[task_id] = (now.mono_ms + length, length)

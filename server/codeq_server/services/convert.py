@@ -81,6 +81,8 @@ def task_message(view: TaskView) -> task_pb2.Task:
         task.run_at.CopyFrom(timestamp(view.due_ms))
     if view.error is not None:
         task.error = view.error
+    if view.progress is not None:
+        task.progress = view.progress
     if view.changed_ms is None:
         task.updated_at.CopyFrom(task.created_at)
     else:

@@ -147,6 +147,22 @@ class TaskService:
         verdict = await self._settle(claims, request.task_id, token, Outcome.ABANDON, "", None)
         return pb.AbandonTaskResponse(status=status_number(verdict.status))
 
+    async def ReportProgress(  # noqa: N802
+        self, claims: Claims, request: pb.ReportProgressRequest
+    ) -> pb.ReportProgressResponse:
+        """Keeps a progress on a leased task."""
+        await self._runner.room()
+        progress = request.progress or NULL
+        check_json(progress, "progress")
+        token = request.lease_token if request.HasField("lease_token") else None
+        extend_ms = request.extend_seconds * 1000 if request.HasField("extend_seconds") else None
+        shard, now = self._runner.shard, self._runner.now()
+        token, until_ms = self._decide(
+            lambda: outcomes.report_progress(shard, _caller(claims), request.task_id, token, progress, extend_ms, now)
+        )
+        await self._settled()
+        return pb.ReportProgressResponse(lease_token=token, lease_until=timestamp(until_ms))
+
     async def CancelTask(self, claims: Claims, request: pb.CancelTaskRequest) -> pb.CancelTaskResponse:  # noqa: N802
         """Ends a task by its producer's word."""
         await self._runner.room()

@@ -25,7 +25,7 @@ from .convert import reason_number, timestamp
 from .outbox import Outbox
 from .streams import StreamRegistry, hello_of, protocol_error
 from .tasks import allowed_commands, check_ending
-from .validation import check_message, is_json
+from .validation import check_json, check_message, is_json
 
 CREDITS_MAX: Final = 65_536
 CREDIT_BYTES_MAX: Final = 1 << 30
@@ -166,8 +166,10 @@ class WorkerStream:
             message = await self._context.read()
 
     def _take(self, message: pb.WorkRequest) -> None:
-        if len(message.outcomes) > ITEMS_MAX or len(message.heartbeats) > ITEMS_MAX:
-            raise Rejection(Reason.TOO_LARGE, f"more than {ITEMS_MAX} outcomes or heartbeats in one message")
+        if max(len(message.outcomes), len(message.heartbeats), len(message.progress)) > ITEMS_MAX:
+            raise Rejection(Reason.TOO_LARGE, f"more than {ITEMS_MAX} outcomes, heartbeats or progress in one message")
+        if message.progress:
+            self._keep_progress(message)
         if message.outcomes:
             self._settle(message)
         if message.heartbeats:
@@ -267,6 +269,26 @@ class WorkerStream:
             except Exception as problem:
                 raise runner.fail(problem) from problem
         self._answers = True
+
+    def _keep_progress(self, message: pb.WorkRequest) -> None:
+        if "codeq:heartbeat" not in self._claims.scopes:
+            raise Rejection(Reason.MISSING_SCOPE, "missing scope codeq:heartbeat")
+        runner, now = self._runner, self._runner.now()
+        for item in message.progress:
+            try:
+                check_message(item)
+                progress = item.progress or b"null"
+                check_json(progress, "progress")
+                outcomes.report_progress(
+                    runner.shard, self._caller, item.task_id, item.lease_token, progress, None, now
+                )
+            except Rejection as rejection:
+                self._answer.lost.add(
+                    task_id=item.task_id[:64], lease_token=item.lease_token, reason=reason_number(rejection)
+                )
+                self._answers = True
+            except Exception as problem:
+                raise runner.fail(problem) from problem
 
     async def _confirm_half_close(self) -> None:
         """Returns when the client has half-closed, not when its call broke: reading ends in the same way for both.

@@ -252,6 +252,8 @@ class Checker:
             queue.claimed += 1
             self.summary.claimed += 1
             place = 1 << 56 | state.place_lane << 48 | state.place_at
+            if not state.place and not state.ended_token:
+                place = 0  # a progress of the first delivery
             if state.place == _RETURNED and place & (1 << 56) - 1 == home & (1 << 56) - 1:
                 place = 0
             if len(live) > 1:

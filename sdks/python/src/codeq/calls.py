@@ -162,6 +162,23 @@ def abandon(task: Task | str, lease_token: int | None) -> Call[Returned]:
     return Call(_task("AbandonTask"), request, tasks_pb.AbandonTaskResponse, _returned)
 
 
+def report_progress(
+    task: Task | str, lease_token: int | None, progress: object, extend_seconds: int | None
+) -> Call[datetime]:
+    """Keep a progress on a leased task; the value is the end of the lease."""
+    return Call(
+        _task("ReportProgress"),
+        _filled(
+            tasks_pb.ReportProgressRequest,
+            **_lease(task, lease_token),
+            progress=payloads.encode(progress, "progress"),
+            extend_seconds=extend_seconds,
+        ),
+        tasks_pb.ReportProgressResponse,
+        lambda reply: to_datetime(reply.lease_until),
+    )
+
+
 def cancel(task: Task | str, reason: str) -> Call[Task]:
     """End a task that has not ended."""
     request = _filled(

@@ -132,6 +132,17 @@ class Client:
         """
         return self._call(calls.heartbeat(task, lease_token, extend_seconds))
 
+    def report_progress(
+        self,
+        task: Task | str,
+        progress: object,
+        *,
+        lease_token: int | None = None,
+        extend_seconds: int | None = None,
+    ) -> datetime:
+        """Keep a JSON-able value of at most 64 KiB on a claimed task; returns its lease's end. Raises LeaseLost."""
+        return self._call(calls.report_progress(task, lease_token, progress, extend_seconds))
+
     def submit(self, task: Task | str, outcome: Completed | Failed, *, lease_token: int | None = None) -> TaskResult:
         """End a claimed task. Repeating the same outcome with the same lease is no error. Raises LeaseLost."""
         return self._call(calls.submit(task, lease_token, outcome))
@@ -274,6 +285,17 @@ class AsyncClient:
     ) -> datetime:
         """Extend a lease; as Client.heartbeat."""
         return await self._call(calls.heartbeat(task, lease_token, extend_seconds))
+
+    async def report_progress(
+        self,
+        task: Task | str,
+        progress: object,
+        *,
+        lease_token: int | None = None,
+        extend_seconds: int | None = None,
+    ) -> datetime:
+        """Keep a progress on a claimed task; as Client.report_progress."""
+        return await self._call(calls.report_progress(task, lease_token, progress, extend_seconds))
 
     async def submit(
         self, task: Task | str, outcome: Completed | Failed, *, lease_token: int | None = None

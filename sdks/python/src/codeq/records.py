@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -16,7 +17,7 @@ from typing import Final, Self
 from google.protobuf import timestamp_pb2
 
 from codeq import payloads
-from codeq.errors import FieldViolation, InvalidField
+from codeq.errors import FieldViolation, InvalidField, TooLarge
 from codeq.outcomes import whole_seconds
 from codeq.v1 import queue_service_pb2, server_service_pb2, task_pb2
 
@@ -45,6 +46,9 @@ _STATUS_BY_NUMBER: Final = {
 
 COMMAND_CHARACTERS_MAX: Final = 128
 """Most characters of a command."""
+
+PROGRESS_BYTES_MAX: Final = 65_536
+"""Most bytes of a progress as JSON."""
 
 _lost_guard = threading.Lock()
 
@@ -103,7 +107,7 @@ class NewTask:
 class Task:
     """A task as the server tells it; deliveries and claims carry their lease."""
 
-    __slots__ = ("_is_lost", "_lost_event", "_message", "renew_at", "window_bytes")
+    __slots__ = ("_is_lost", "_lost_event", "_message", "renew_at", "reporter", "window_bytes")
 
     def __init__(self, message: task_pb2.Task, window_bytes: int = 0) -> None:
         self._message = message
@@ -114,6 +118,7 @@ class Task:
         # lent.
         self.window_bytes = window_bytes
         self.renew_at = 0.0
+        self.reporter: Callable[[Task, bytes], None] | None = None
 
     @property
     def id(self) -> str:
@@ -200,6 +205,27 @@ class Task:
     def finished_at(self) -> datetime | None:
         """Time of the end."""
         return to_datetime(self._message.finished_at) if self._message.HasField("finished_at") else None
+
+    @property
+    def last_progress(self) -> object:
+        """Progress as it was when the task was read, decoded from JSON; None where there is none."""
+        return json.loads(self._message.progress) if self._message.HasField("progress") else None
+
+    def progress(self, value: object) -> None:
+        """Have a Worker tell the server how far the work is: any JSON-able value of at most 64 KiB.
+
+        Returns at once; of several values told in quick succession the last one counts. Any thread may call it.
+
+        Raises:
+            InvalidField, TooLarge: The value is no JSON, or larger than it may be.
+            RuntimeError: The task was not delivered by a Worker; use Client.report_progress.
+        """
+        data = payloads.encode(value, "progress")
+        if len(data) > PROGRESS_BYTES_MAX:
+            raise TooLarge(f"progress: {len(data)} bytes, the limit is {PROGRESS_BYTES_MAX}")
+        if self.reporter is None:
+            raise RuntimeError("the task was not delivered by a Worker")
+        self.reporter(self, data)
 
     @property
     def lost(self) -> threading.Event:

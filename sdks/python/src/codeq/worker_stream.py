@@ -9,6 +9,7 @@ next stream, which its lease token makes harmless.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections import deque
@@ -27,6 +28,9 @@ from codeq.v1 import task_pb2
 from codeq.v1 import worker_service_pb2 as pb
 
 _METHOD: Final = "/codeq.v1.WorkerService/Work"
+
+PROGRESS_ITEMS_MAX: Final = 16
+"""Progress values in one message: 1 MiB at the most."""
 
 MESSAGE_ITEMS_MAX: Final = 4096
 """Most outcomes, and most heartbeats, of a message."""
@@ -151,6 +155,7 @@ class WorkerStream:
         self._renewal_seconds = options.lease_seconds / RENEWALS_PER_LEASE
         self._renewal: asyncio.TimerHandle | None = None
         self._due: dict[str, Task] = {}
+        self._progress: dict[str, tuple[Task, bytes]] = {}
         self._credits_owed = 0
         self._bytes_owed = 0
         self._first_unsettled = 1
@@ -304,6 +309,9 @@ class WorkerStream:
         for task in list(self._due.values())[:MESSAGE_ITEMS_MAX]:
             del self._due[task.id]
             request.heartbeats.add(task_id=task.id, lease_token=task.lease_token or 0)
+        for task, data in list(self._progress.values())[:PROGRESS_ITEMS_MAX]:
+            del self._progress[task.id]
+            request.progress.add(task_id=task.id, lease_token=task.lease_token or 0, progress=data)
         if not is_stopping and not self._is_leaving and len(self._unsettled) < UNSETTLED_MAX:
             request.add_credits, self._credits_owed = self._credits_owed, 0
             request.add_credit_bytes, self._bytes_owed = self._bytes_owed, 0
@@ -330,6 +338,7 @@ class WorkerStream:
             return
         renew_at = self._loop.time() + self._renewal_seconds
         for task in tasks:
+            task.reporter = self._report_progress
             if (older := self._held.get(task.id)) is not None:
                 self._lose(older)
             task.renew_at = renew_at
@@ -339,6 +348,15 @@ class WorkerStream:
         self._stats.received += len(tasks)
         self._renew_later()
         self._executor.start(tasks, self.finish)
+
+    def _report_progress(self, task: Task, data: bytes) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the worker has ended
+            self._loop.call_soon_threadsafe(self._take_progress, task, data)
+
+    def _take_progress(self, task: Task, data: bytes) -> None:
+        if self._held.get(task.id) is task:
+            self._progress[task.id] = (task, data)
+            self._wake.set()
 
     def _take_report(self, done: Report) -> None:
         task = done.task
@@ -380,6 +398,7 @@ class WorkerStream:
         """Give up the lease of a running task, and have its handler stopped."""
         del self._held[task.id]
         self._due.pop(task.id, None)
+        self._progress.pop(task.id, None)
         self._stats.lost += 1
         _log.warning("lease of task %s (token %s) is lost", task.id, task.lease_token)
         task.mark_lost()

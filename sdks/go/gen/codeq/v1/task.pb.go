@@ -285,7 +285,10 @@ type Task struct {
 	// Time of the last change of state. Not set in deliveries over a worker stream.
 	UpdatedAt *timestamppb.Timestamp `protobuf:"bytes,28,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
 	// Time of the end of the task.
-	FinishedAt    *timestamppb.Timestamp `protobuf:"bytes,29,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"`
+	FinishedAt *timestamppb.Timestamp `protobuf:"bytes,29,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"`
+	// Progress as its worker reported it last: one JSON value. An ended task has that of its last delivery. Not set in
+	// deliveries.
+	Progress      []byte `protobuf:"bytes,30,opt,name=progress,proto3,oneof" json:"progress,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -428,6 +431,13 @@ func (x *Task) GetUpdatedAt() *timestamppb.Timestamp {
 func (x *Task) GetFinishedAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.FinishedAt
+	}
+	return nil
+}
+
+func (x *Task) GetProgress() []byte {
+	if x != nil {
+		return x.Progress
 	}
 	return nil
 }
@@ -621,7 +631,7 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x00H\x01R\fdelaySeconds\x88\x01\x01:z\xbaHw\x1au\n" +
 	"\x16task_spec.one_schedule\x12+delay_seconds and run_at cannot both be set\x1a.!(has(this.run_at) && has(this.delay_seconds))B\x0f\n" +
 	"\r_max_attemptsB\x10\n" +
-	"\x0e_delay_secondsJ\x04\b\a\x10\x10\"\xaa\x05\n" +
+	"\x0e_delay_secondsJ\x04\b\a\x10\x10\"\xde\x05\n" +
 	"\x04Task\x12\x18\n" +
 	"\acommand\x18\x01 \x01(\tR\acommand\x12\x1e\n" +
 	"\apayload\x18\x02 \x01(\fB\x04ص\x18\x01R\apayload\x12\x1a\n" +
@@ -643,11 +653,13 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\n" +
 	"updated_at\x18\x1c \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12;\n" +
 	"\vfinished_at\x18\x1d \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"finishedAtB\f\n" +
+	"finishedAt\x12%\n" +
+	"\bprogress\x18\x1e \x01(\fB\x04ص\x18\x01H\x03R\bprogress\x88\x01\x01B\f\n" +
 	"\n" +
 	"_worker_idB\x0e\n" +
 	"\f_lease_tokenB\b\n" +
-	"\x06_errorJ\x04\b\x06\x10\x10\"\xe5\x01\n" +
+	"\x06_errorB\v\n" +
+	"\t_progressJ\x04\b\x06\x10\x10\"\xe5\x01\n" +
 	"\n" +
 	"TaskResult\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +

@@ -1143,6 +1143,134 @@ func (x *AbandonTaskResponse) GetDelaySeconds() int32 {
 	return 0
 }
 
+// ReportProgressRequest tells how far the work is.
+type ReportProgressRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Task of the lease.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// Token of the lease; absent: the caller's live lease of the task.
+	LeaseToken *uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3,oneof" json:"lease_token,omitempty"`
+	// Progress: one JSON value of at most 64 KiB. Over gRPC absent means null.
+	Progress []byte `protobuf:"bytes,3,opt,name=progress,proto3" json:"progress,omitempty"`
+	// Seconds from now to which the lease is extended, 1 to 43200; absent: it stays as it is.
+	ExtendSeconds *int32 `protobuf:"varint,4,opt,name=extend_seconds,json=extendSeconds,proto3,oneof" json:"extend_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportProgressRequest) Reset() {
+	*x = ReportProgressRequest{}
+	mi := &file_codeq_v1_task_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportProgressRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportProgressRequest) ProtoMessage() {}
+
+func (x *ReportProgressRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_task_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportProgressRequest.ProtoReflect.Descriptor instead.
+func (*ReportProgressRequest) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ReportProgressRequest) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *ReportProgressRequest) GetLeaseToken() uint64 {
+	if x != nil && x.LeaseToken != nil {
+		return *x.LeaseToken
+	}
+	return 0
+}
+
+func (x *ReportProgressRequest) GetProgress() []byte {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+func (x *ReportProgressRequest) GetExtendSeconds() int32 {
+	if x != nil && x.ExtendSeconds != nil {
+		return *x.ExtendSeconds
+	}
+	return 0
+}
+
+// ReportProgressResponse tells the lease.
+type ReportProgressResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Token of the lease, unchanged.
+	LeaseToken uint64 `protobuf:"varint,1,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
+	// End of the lease.
+	LeaseUntil    *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=lease_until,json=leaseUntil,proto3" json:"lease_until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportProgressResponse) Reset() {
+	*x = ReportProgressResponse{}
+	mi := &file_codeq_v1_task_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportProgressResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportProgressResponse) ProtoMessage() {}
+
+func (x *ReportProgressResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_task_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportProgressResponse.ProtoReflect.Descriptor instead.
+func (*ReportProgressResponse) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ReportProgressResponse) GetLeaseToken() uint64 {
+	if x != nil {
+		return x.LeaseToken
+	}
+	return 0
+}
+
+func (x *ReportProgressResponse) GetLeaseUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LeaseUntil
+	}
+	return nil
+}
+
 // CancelTaskRequest ends a task.
 type CancelTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1156,7 +1284,7 @@ type CancelTaskRequest struct {
 
 func (x *CancelTaskRequest) Reset() {
 	*x = CancelTaskRequest{}
-	mi := &file_codeq_v1_task_service_proto_msgTypes[20]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1168,7 +1296,7 @@ func (x *CancelTaskRequest) String() string {
 func (*CancelTaskRequest) ProtoMessage() {}
 
 func (x *CancelTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_task_service_proto_msgTypes[20]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1181,7 +1309,7 @@ func (x *CancelTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelTaskRequest.ProtoReflect.Descriptor instead.
 func (*CancelTaskRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{20}
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CancelTaskRequest) GetTaskId() string {
@@ -1209,7 +1337,7 @@ type CancelTaskResponse struct {
 
 func (x *CancelTaskResponse) Reset() {
 	*x = CancelTaskResponse{}
-	mi := &file_codeq_v1_task_service_proto_msgTypes[21]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1221,7 +1349,7 @@ func (x *CancelTaskResponse) String() string {
 func (*CancelTaskResponse) ProtoMessage() {}
 
 func (x *CancelTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_task_service_proto_msgTypes[21]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1234,7 +1362,7 @@ func (x *CancelTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelTaskResponse.ProtoReflect.Descriptor instead.
 func (*CancelTaskResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{21}
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CancelTaskResponse) GetTask() *Task {
@@ -1255,7 +1383,7 @@ type GetTaskRequest struct {
 
 func (x *GetTaskRequest) Reset() {
 	*x = GetTaskRequest{}
-	mi := &file_codeq_v1_task_service_proto_msgTypes[22]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1267,7 +1395,7 @@ func (x *GetTaskRequest) String() string {
 func (*GetTaskRequest) ProtoMessage() {}
 
 func (x *GetTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_task_service_proto_msgTypes[22]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1280,7 +1408,7 @@ func (x *GetTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTaskRequest.ProtoReflect.Descriptor instead.
 func (*GetTaskRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{22}
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetTaskRequest) GetTaskId() string {
@@ -1301,7 +1429,7 @@ type GetTaskResponse struct {
 
 func (x *GetTaskResponse) Reset() {
 	*x = GetTaskResponse{}
-	mi := &file_codeq_v1_task_service_proto_msgTypes[23]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1441,7 @@ func (x *GetTaskResponse) String() string {
 func (*GetTaskResponse) ProtoMessage() {}
 
 func (x *GetTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_task_service_proto_msgTypes[23]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1454,7 @@ func (x *GetTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTaskResponse.ProtoReflect.Descriptor instead.
 func (*GetTaskResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{23}
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetTaskResponse) GetTask() *Task {
@@ -1349,7 +1477,7 @@ type GetTaskResultRequest struct {
 
 func (x *GetTaskResultRequest) Reset() {
 	*x = GetTaskResultRequest{}
-	mi := &file_codeq_v1_task_service_proto_msgTypes[24]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1361,7 +1489,7 @@ func (x *GetTaskResultRequest) String() string {
 func (*GetTaskResultRequest) ProtoMessage() {}
 
 func (x *GetTaskResultRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_task_service_proto_msgTypes[24]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1374,7 +1502,7 @@ func (x *GetTaskResultRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTaskResultRequest.ProtoReflect.Descriptor instead.
 func (*GetTaskResultRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{24}
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetTaskResultRequest) GetTaskId() string {
@@ -1404,7 +1532,7 @@ type GetTaskResultResponse struct {
 
 func (x *GetTaskResultResponse) Reset() {
 	*x = GetTaskResultResponse{}
-	mi := &file_codeq_v1_task_service_proto_msgTypes[25]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1416,7 +1544,7 @@ func (x *GetTaskResultResponse) String() string {
 func (*GetTaskResultResponse) ProtoMessage() {}
 
 func (x *GetTaskResultResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_task_service_proto_msgTypes[25]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1429,7 +1557,7 @@ func (x *GetTaskResultResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTaskResultResponse.ProtoReflect.Descriptor instead.
 func (*GetTaskResultResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{25}
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetTaskResultResponse) GetTask() *Task {
@@ -1467,7 +1595,7 @@ type ListTasksRequest struct {
 
 func (x *ListTasksRequest) Reset() {
 	*x = ListTasksRequest{}
-	mi := &file_codeq_v1_task_service_proto_msgTypes[26]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1607,7 @@ func (x *ListTasksRequest) String() string {
 func (*ListTasksRequest) ProtoMessage() {}
 
 func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_task_service_proto_msgTypes[26]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,7 +1620,7 @@ func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksRequest.ProtoReflect.Descriptor instead.
 func (*ListTasksRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{26}
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListTasksRequest) GetCommand() string {
@@ -1550,7 +1678,7 @@ type ListTasksResponse struct {
 
 func (x *ListTasksResponse) Reset() {
 	*x = ListTasksResponse{}
-	mi := &file_codeq_v1_task_service_proto_msgTypes[27]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1690,7 @@ func (x *ListTasksResponse) String() string {
 func (*ListTasksResponse) ProtoMessage() {}
 
 func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_task_service_proto_msgTypes[27]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1703,7 @@ func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksResponse.ProtoReflect.Descriptor instead.
 func (*ListTasksResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{27}
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListTasksResponse) GetTasks() []*Task {
@@ -1676,7 +1804,20 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\f_lease_token\"h\n" +
 	"\x13AbandonTaskResponse\x12,\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x14.codeq.v1.TaskStatusR\x06status\x12#\n" +
-	"\rdelay_seconds\x18\x02 \x01(\x05R\fdelaySeconds\"Y\n" +
+	"\rdelay_seconds\x18\x02 \x01(\x05R\fdelaySeconds\"\xe8\x01\n" +
+	"\x15ReportProgressRequest\x12\"\n" +
+	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12$\n" +
+	"\vlease_token\x18\x02 \x01(\x04H\x00R\n" +
+	"leaseToken\x88\x01\x01\x12)\n" +
+	"\bprogress\x18\x03 \x01(\fB\r\xbaH\x06z\x04\x18\x80\x80\x04ص\x18\x01R\bprogress\x127\n" +
+	"\x0eextend_seconds\x18\x04 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xc0\xd1\x02(\x01H\x01R\rextendSeconds\x88\x01\x01B\x0e\n" +
+	"\f_lease_tokenB\x11\n" +
+	"\x0f_extend_seconds\"v\n" +
+	"\x16ReportProgressResponse\x12\x1f\n" +
+	"\vlease_token\x18\x01 \x01(\x04R\n" +
+	"leaseToken\x12;\n" +
+	"\vlease_until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"leaseUntil\"Y\n" +
 	"\x11CancelTaskRequest\x12\"\n" +
 	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12 \n" +
 	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x06reason\"8\n" +
@@ -1704,7 +1845,7 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"page_token\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"a\n" +
 	"\x11ListTasksResponse\x12$\n" +
 	"\x05tasks\x18\x01 \x03(\v2\x0e.codeq.v1.TaskR\x05tasks\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xde\r\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xfa\x0e\n" +
 	"\vTaskService\x12y\n" +
 	"\n" +
 	"CreateTask\x12\x1b.codeq.v1.CreateTaskRequest\x1a\x1c.codeq.v1.CreateTaskResponse\"0\x8a\xb5\x18\x02\b\x01\x92\xb5\x18\x03\b\xca\x01\x82\xd3\xe4\x93\x02\x1d:\x04specb\x04task\"\x0f/v1/codeq/tasks\x12\x81\x01\n" +
@@ -1717,7 +1858,8 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x12BatchSubmitResults\x12#.codeq.v1.BatchSubmitResultsRequest\x1a$.codeq.v1.BatchSubmitResultsResponse\"<\x8a\xb5\x18\x10\b\x02\x12\fcodeq:result\x82\xd3\xe4\x93\x02\":\x01*\"\x1d/v1/codeq/tasks/batch/results\x12~\n" +
 	"\bNackTask\x12\x19.codeq.v1.NackTaskRequest\x1a\x1a.codeq.v1.NackTaskResponse\";\x8a\xb5\x18\x0e\b\x02\x12\n" +
 	"codeq:nack\x82\xd3\xe4\x93\x02#:\x01*\"\x1e/v1/codeq/tasks/{task_id}/nack\x12\x8d\x01\n" +
-	"\vAbandonTask\x12\x1c.codeq.v1.AbandonTaskRequest\x1a\x1d.codeq.v1.AbandonTaskResponse\"A\x8a\xb5\x18\x11\b\x02\x12\rcodeq:abandon\x82\xd3\xe4\x93\x02&:\x01*\"!/v1/codeq/tasks/{task_id}/abandon\x12\x80\x01\n" +
+	"\vAbandonTask\x12\x1c.codeq.v1.AbandonTaskRequest\x1a\x1d.codeq.v1.AbandonTaskResponse\"A\x8a\xb5\x18\x11\b\x02\x12\rcodeq:abandon\x82\xd3\xe4\x93\x02&:\x01*\"!/v1/codeq/tasks/{task_id}/abandon\x12\x99\x01\n" +
+	"\x0eReportProgress\x12\x1f.codeq.v1.ReportProgressRequest\x1a .codeq.v1.ReportProgressResponse\"D\x8a\xb5\x18\x13\b\x02\x12\x0fcodeq:heartbeat\x82\xd3\xe4\x93\x02':\x01*\"\"/v1/codeq/tasks/{task_id}/progress\x12\x80\x01\n" +
 	"\n" +
 	"CancelTask\x12\x1b.codeq.v1.CancelTaskRequest\x1a\x1c.codeq.v1.CancelTaskResponse\"7\x8a\xb5\x18\x02\b\x01\x82\xd3\xe4\x93\x02+:\x01*b\x04task\" /v1/codeq/tasks/{task_id}/cancel\x12m\n" +
 	"\aGetTask\x12\x18.codeq.v1.GetTaskRequest\x1a\x19.codeq.v1.GetTaskResponse\"-\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02!b\x04task\x12\x19/v1/codeq/tasks/{task_id}\x12c\n" +
@@ -1736,7 +1878,7 @@ func file_codeq_v1_task_service_proto_rawDescGZIP() []byte {
 	return file_codeq_v1_task_service_proto_rawDescData
 }
 
-var file_codeq_v1_task_service_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_codeq_v1_task_service_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_codeq_v1_task_service_proto_goTypes = []any{
 	(*CreateTaskRequest)(nil),          // 0: codeq.v1.CreateTaskRequest
 	(*CreateTaskResponse)(nil),         // 1: codeq.v1.CreateTaskResponse
@@ -1758,78 +1900,83 @@ var file_codeq_v1_task_service_proto_goTypes = []any{
 	(*NackTaskResponse)(nil),           // 17: codeq.v1.NackTaskResponse
 	(*AbandonTaskRequest)(nil),         // 18: codeq.v1.AbandonTaskRequest
 	(*AbandonTaskResponse)(nil),        // 19: codeq.v1.AbandonTaskResponse
-	(*CancelTaskRequest)(nil),          // 20: codeq.v1.CancelTaskRequest
-	(*CancelTaskResponse)(nil),         // 21: codeq.v1.CancelTaskResponse
-	(*GetTaskRequest)(nil),             // 22: codeq.v1.GetTaskRequest
-	(*GetTaskResponse)(nil),            // 23: codeq.v1.GetTaskResponse
-	(*GetTaskResultRequest)(nil),       // 24: codeq.v1.GetTaskResultRequest
-	(*GetTaskResultResponse)(nil),      // 25: codeq.v1.GetTaskResultResponse
-	(*ListTasksRequest)(nil),           // 26: codeq.v1.ListTasksRequest
-	(*ListTasksResponse)(nil),          // 27: codeq.v1.ListTasksResponse
-	(*TaskSpec)(nil),                   // 28: codeq.v1.TaskSpec
-	(*Task)(nil),                       // 29: codeq.v1.Task
-	(*ItemError)(nil),                  // 30: codeq.v1.ItemError
-	(*timestamppb.Timestamp)(nil),      // 31: google.protobuf.Timestamp
-	(TaskStatus)(0),                    // 32: codeq.v1.TaskStatus
-	(*TaskResult)(nil),                 // 33: codeq.v1.TaskResult
+	(*ReportProgressRequest)(nil),      // 20: codeq.v1.ReportProgressRequest
+	(*ReportProgressResponse)(nil),     // 21: codeq.v1.ReportProgressResponse
+	(*CancelTaskRequest)(nil),          // 22: codeq.v1.CancelTaskRequest
+	(*CancelTaskResponse)(nil),         // 23: codeq.v1.CancelTaskResponse
+	(*GetTaskRequest)(nil),             // 24: codeq.v1.GetTaskRequest
+	(*GetTaskResponse)(nil),            // 25: codeq.v1.GetTaskResponse
+	(*GetTaskResultRequest)(nil),       // 26: codeq.v1.GetTaskResultRequest
+	(*GetTaskResultResponse)(nil),      // 27: codeq.v1.GetTaskResultResponse
+	(*ListTasksRequest)(nil),           // 28: codeq.v1.ListTasksRequest
+	(*ListTasksResponse)(nil),          // 29: codeq.v1.ListTasksResponse
+	(*TaskSpec)(nil),                   // 30: codeq.v1.TaskSpec
+	(*Task)(nil),                       // 31: codeq.v1.Task
+	(*ItemError)(nil),                  // 32: codeq.v1.ItemError
+	(*timestamppb.Timestamp)(nil),      // 33: google.protobuf.Timestamp
+	(TaskStatus)(0),                    // 34: codeq.v1.TaskStatus
+	(*TaskResult)(nil),                 // 35: codeq.v1.TaskResult
 }
 var file_codeq_v1_task_service_proto_depIdxs = []int32{
-	28, // 0: codeq.v1.CreateTaskRequest.spec:type_name -> codeq.v1.TaskSpec
-	29, // 1: codeq.v1.CreateTaskResponse.task:type_name -> codeq.v1.Task
-	28, // 2: codeq.v1.BatchCreateTasksRequest.tasks:type_name -> codeq.v1.TaskSpec
+	30, // 0: codeq.v1.CreateTaskRequest.spec:type_name -> codeq.v1.TaskSpec
+	31, // 1: codeq.v1.CreateTaskResponse.task:type_name -> codeq.v1.Task
+	30, // 2: codeq.v1.BatchCreateTasksRequest.tasks:type_name -> codeq.v1.TaskSpec
 	4,  // 3: codeq.v1.BatchCreateTasksResponse.results:type_name -> codeq.v1.CreateTaskAnswer
-	29, // 4: codeq.v1.CreateTaskAnswer.task:type_name -> codeq.v1.Task
-	30, // 5: codeq.v1.CreateTaskAnswer.error:type_name -> codeq.v1.ItemError
-	29, // 6: codeq.v1.ClaimTaskResponse.task:type_name -> codeq.v1.Task
-	29, // 7: codeq.v1.ClaimTasksResponse.tasks:type_name -> codeq.v1.Task
-	31, // 8: codeq.v1.HeartbeatTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
-	32, // 9: codeq.v1.SubmitResultRequest.status:type_name -> codeq.v1.TaskStatus
-	33, // 10: codeq.v1.SubmitResultResponse.result:type_name -> codeq.v1.TaskResult
+	31, // 4: codeq.v1.CreateTaskAnswer.task:type_name -> codeq.v1.Task
+	32, // 5: codeq.v1.CreateTaskAnswer.error:type_name -> codeq.v1.ItemError
+	31, // 6: codeq.v1.ClaimTaskResponse.task:type_name -> codeq.v1.Task
+	31, // 7: codeq.v1.ClaimTasksResponse.tasks:type_name -> codeq.v1.Task
+	33, // 8: codeq.v1.HeartbeatTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
+	34, // 9: codeq.v1.SubmitResultRequest.status:type_name -> codeq.v1.TaskStatus
+	35, // 10: codeq.v1.SubmitResultResponse.result:type_name -> codeq.v1.TaskResult
 	11, // 11: codeq.v1.BatchSubmitResultsRequest.results:type_name -> codeq.v1.SubmitResultRequest
 	15, // 12: codeq.v1.BatchSubmitResultsResponse.results:type_name -> codeq.v1.SubmitResultAnswer
-	33, // 13: codeq.v1.SubmitResultAnswer.result:type_name -> codeq.v1.TaskResult
-	30, // 14: codeq.v1.SubmitResultAnswer.error:type_name -> codeq.v1.ItemError
-	32, // 15: codeq.v1.NackTaskResponse.status:type_name -> codeq.v1.TaskStatus
-	32, // 16: codeq.v1.AbandonTaskResponse.status:type_name -> codeq.v1.TaskStatus
-	29, // 17: codeq.v1.CancelTaskResponse.task:type_name -> codeq.v1.Task
-	29, // 18: codeq.v1.GetTaskResponse.task:type_name -> codeq.v1.Task
-	29, // 19: codeq.v1.GetTaskResultResponse.task:type_name -> codeq.v1.Task
-	33, // 20: codeq.v1.GetTaskResultResponse.result:type_name -> codeq.v1.TaskResult
-	32, // 21: codeq.v1.ListTasksRequest.status:type_name -> codeq.v1.TaskStatus
-	31, // 22: codeq.v1.ListTasksRequest.created_from:type_name -> google.protobuf.Timestamp
-	31, // 23: codeq.v1.ListTasksRequest.created_to:type_name -> google.protobuf.Timestamp
-	29, // 24: codeq.v1.ListTasksResponse.tasks:type_name -> codeq.v1.Task
-	0,  // 25: codeq.v1.TaskService.CreateTask:input_type -> codeq.v1.CreateTaskRequest
-	2,  // 26: codeq.v1.TaskService.BatchCreateTasks:input_type -> codeq.v1.BatchCreateTasksRequest
-	5,  // 27: codeq.v1.TaskService.ClaimTask:input_type -> codeq.v1.ClaimTaskRequest
-	7,  // 28: codeq.v1.TaskService.ClaimTasks:input_type -> codeq.v1.ClaimTasksRequest
-	9,  // 29: codeq.v1.TaskService.HeartbeatTask:input_type -> codeq.v1.HeartbeatTaskRequest
-	11, // 30: codeq.v1.TaskService.SubmitResult:input_type -> codeq.v1.SubmitResultRequest
-	13, // 31: codeq.v1.TaskService.BatchSubmitResults:input_type -> codeq.v1.BatchSubmitResultsRequest
-	16, // 32: codeq.v1.TaskService.NackTask:input_type -> codeq.v1.NackTaskRequest
-	18, // 33: codeq.v1.TaskService.AbandonTask:input_type -> codeq.v1.AbandonTaskRequest
-	20, // 34: codeq.v1.TaskService.CancelTask:input_type -> codeq.v1.CancelTaskRequest
-	22, // 35: codeq.v1.TaskService.GetTask:input_type -> codeq.v1.GetTaskRequest
-	26, // 36: codeq.v1.TaskService.ListTasks:input_type -> codeq.v1.ListTasksRequest
-	24, // 37: codeq.v1.TaskService.GetTaskResult:input_type -> codeq.v1.GetTaskResultRequest
-	1,  // 38: codeq.v1.TaskService.CreateTask:output_type -> codeq.v1.CreateTaskResponse
-	3,  // 39: codeq.v1.TaskService.BatchCreateTasks:output_type -> codeq.v1.BatchCreateTasksResponse
-	6,  // 40: codeq.v1.TaskService.ClaimTask:output_type -> codeq.v1.ClaimTaskResponse
-	8,  // 41: codeq.v1.TaskService.ClaimTasks:output_type -> codeq.v1.ClaimTasksResponse
-	10, // 42: codeq.v1.TaskService.HeartbeatTask:output_type -> codeq.v1.HeartbeatTaskResponse
-	12, // 43: codeq.v1.TaskService.SubmitResult:output_type -> codeq.v1.SubmitResultResponse
-	14, // 44: codeq.v1.TaskService.BatchSubmitResults:output_type -> codeq.v1.BatchSubmitResultsResponse
-	17, // 45: codeq.v1.TaskService.NackTask:output_type -> codeq.v1.NackTaskResponse
-	19, // 46: codeq.v1.TaskService.AbandonTask:output_type -> codeq.v1.AbandonTaskResponse
-	21, // 47: codeq.v1.TaskService.CancelTask:output_type -> codeq.v1.CancelTaskResponse
-	23, // 48: codeq.v1.TaskService.GetTask:output_type -> codeq.v1.GetTaskResponse
-	27, // 49: codeq.v1.TaskService.ListTasks:output_type -> codeq.v1.ListTasksResponse
-	25, // 50: codeq.v1.TaskService.GetTaskResult:output_type -> codeq.v1.GetTaskResultResponse
-	38, // [38:51] is the sub-list for method output_type
-	25, // [25:38] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	35, // 13: codeq.v1.SubmitResultAnswer.result:type_name -> codeq.v1.TaskResult
+	32, // 14: codeq.v1.SubmitResultAnswer.error:type_name -> codeq.v1.ItemError
+	34, // 15: codeq.v1.NackTaskResponse.status:type_name -> codeq.v1.TaskStatus
+	34, // 16: codeq.v1.AbandonTaskResponse.status:type_name -> codeq.v1.TaskStatus
+	33, // 17: codeq.v1.ReportProgressResponse.lease_until:type_name -> google.protobuf.Timestamp
+	31, // 18: codeq.v1.CancelTaskResponse.task:type_name -> codeq.v1.Task
+	31, // 19: codeq.v1.GetTaskResponse.task:type_name -> codeq.v1.Task
+	31, // 20: codeq.v1.GetTaskResultResponse.task:type_name -> codeq.v1.Task
+	35, // 21: codeq.v1.GetTaskResultResponse.result:type_name -> codeq.v1.TaskResult
+	34, // 22: codeq.v1.ListTasksRequest.status:type_name -> codeq.v1.TaskStatus
+	33, // 23: codeq.v1.ListTasksRequest.created_from:type_name -> google.protobuf.Timestamp
+	33, // 24: codeq.v1.ListTasksRequest.created_to:type_name -> google.protobuf.Timestamp
+	31, // 25: codeq.v1.ListTasksResponse.tasks:type_name -> codeq.v1.Task
+	0,  // 26: codeq.v1.TaskService.CreateTask:input_type -> codeq.v1.CreateTaskRequest
+	2,  // 27: codeq.v1.TaskService.BatchCreateTasks:input_type -> codeq.v1.BatchCreateTasksRequest
+	5,  // 28: codeq.v1.TaskService.ClaimTask:input_type -> codeq.v1.ClaimTaskRequest
+	7,  // 29: codeq.v1.TaskService.ClaimTasks:input_type -> codeq.v1.ClaimTasksRequest
+	9,  // 30: codeq.v1.TaskService.HeartbeatTask:input_type -> codeq.v1.HeartbeatTaskRequest
+	11, // 31: codeq.v1.TaskService.SubmitResult:input_type -> codeq.v1.SubmitResultRequest
+	13, // 32: codeq.v1.TaskService.BatchSubmitResults:input_type -> codeq.v1.BatchSubmitResultsRequest
+	16, // 33: codeq.v1.TaskService.NackTask:input_type -> codeq.v1.NackTaskRequest
+	18, // 34: codeq.v1.TaskService.AbandonTask:input_type -> codeq.v1.AbandonTaskRequest
+	20, // 35: codeq.v1.TaskService.ReportProgress:input_type -> codeq.v1.ReportProgressRequest
+	22, // 36: codeq.v1.TaskService.CancelTask:input_type -> codeq.v1.CancelTaskRequest
+	24, // 37: codeq.v1.TaskService.GetTask:input_type -> codeq.v1.GetTaskRequest
+	28, // 38: codeq.v1.TaskService.ListTasks:input_type -> codeq.v1.ListTasksRequest
+	26, // 39: codeq.v1.TaskService.GetTaskResult:input_type -> codeq.v1.GetTaskResultRequest
+	1,  // 40: codeq.v1.TaskService.CreateTask:output_type -> codeq.v1.CreateTaskResponse
+	3,  // 41: codeq.v1.TaskService.BatchCreateTasks:output_type -> codeq.v1.BatchCreateTasksResponse
+	6,  // 42: codeq.v1.TaskService.ClaimTask:output_type -> codeq.v1.ClaimTaskResponse
+	8,  // 43: codeq.v1.TaskService.ClaimTasks:output_type -> codeq.v1.ClaimTasksResponse
+	10, // 44: codeq.v1.TaskService.HeartbeatTask:output_type -> codeq.v1.HeartbeatTaskResponse
+	12, // 45: codeq.v1.TaskService.SubmitResult:output_type -> codeq.v1.SubmitResultResponse
+	14, // 46: codeq.v1.TaskService.BatchSubmitResults:output_type -> codeq.v1.BatchSubmitResultsResponse
+	17, // 47: codeq.v1.TaskService.NackTask:output_type -> codeq.v1.NackTaskResponse
+	19, // 48: codeq.v1.TaskService.AbandonTask:output_type -> codeq.v1.AbandonTaskResponse
+	21, // 49: codeq.v1.TaskService.ReportProgress:output_type -> codeq.v1.ReportProgressResponse
+	23, // 50: codeq.v1.TaskService.CancelTask:output_type -> codeq.v1.CancelTaskResponse
+	25, // 51: codeq.v1.TaskService.GetTask:output_type -> codeq.v1.GetTaskResponse
+	29, // 52: codeq.v1.TaskService.ListTasks:output_type -> codeq.v1.ListTasksResponse
+	27, // 53: codeq.v1.TaskService.GetTaskResult:output_type -> codeq.v1.GetTaskResultResponse
+	40, // [40:54] is the sub-list for method output_type
+	26, // [26:40] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_task_service_proto_init() }
@@ -1845,13 +1992,14 @@ func file_codeq_v1_task_service_proto_init() {
 	file_codeq_v1_task_service_proto_msgTypes[11].OneofWrappers = []any{}
 	file_codeq_v1_task_service_proto_msgTypes[16].OneofWrappers = []any{}
 	file_codeq_v1_task_service_proto_msgTypes[18].OneofWrappers = []any{}
+	file_codeq_v1_task_service_proto_msgTypes[20].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_v1_task_service_proto_rawDesc), len(file_codeq_v1_task_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,7 @@ const (
 	TaskService_BatchSubmitResults_FullMethodName = "/codeq.v1.TaskService/BatchSubmitResults"
 	TaskService_NackTask_FullMethodName           = "/codeq.v1.TaskService/NackTask"
 	TaskService_AbandonTask_FullMethodName        = "/codeq.v1.TaskService/AbandonTask"
+	TaskService_ReportProgress_FullMethodName     = "/codeq.v1.TaskService/ReportProgress"
 	TaskService_CancelTask_FullMethodName         = "/codeq.v1.TaskService/CancelTask"
 	TaskService_GetTask_FullMethodName            = "/codeq.v1.TaskService/GetTask"
 	TaskService_ListTasks_FullMethodName          = "/codeq.v1.TaskService/ListTasks"
@@ -70,6 +71,9 @@ type TaskServiceClient interface {
 	// AbandonTask gives a delivery back unused: the task keeps its place and its attempts, at most 100 times in its life.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	AbandonTask(ctx context.Context, in *AbandonTaskRequest, opts ...grpc.CallOption) (*AbandonTaskResponse, error)
+	// ReportProgress keeps a JSON value on a leased task, in place of the one before, and extends the lease if asked.
+	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, TOO_LARGE.
+	ReportProgress(ctx context.Context, in *ReportProgressRequest, opts ...grpc.CallOption) (*ReportProgressResponse, error)
 	// CancelTask ends a task that has not ended, as CANCELLED, wherever it is. A worker that holds it over a stream is told
 	// at once; its outcome is refused. Idempotent: a task that is CANCELLED already is told as it is.
 	// Errors: TASK_NOT_FOUND, TASK_ENDED.
@@ -185,6 +189,16 @@ func (c *taskServiceClient) AbandonTask(ctx context.Context, in *AbandonTaskRequ
 	return out, nil
 }
 
+func (c *taskServiceClient) ReportProgress(ctx context.Context, in *ReportProgressRequest, opts ...grpc.CallOption) (*ReportProgressResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReportProgressResponse)
+	err := c.cc.Invoke(ctx, TaskService_ReportProgress_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *taskServiceClient) CancelTask(ctx context.Context, in *CancelTaskRequest, opts ...grpc.CallOption) (*CancelTaskResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CancelTaskResponse)
@@ -261,6 +275,9 @@ type TaskServiceServer interface {
 	// AbandonTask gives a delivery back unused: the task keeps its place and its attempts, at most 100 times in its life.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	AbandonTask(context.Context, *AbandonTaskRequest) (*AbandonTaskResponse, error)
+	// ReportProgress keeps a JSON value on a leased task, in place of the one before, and extends the lease if asked.
+	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, TOO_LARGE.
+	ReportProgress(context.Context, *ReportProgressRequest) (*ReportProgressResponse, error)
 	// CancelTask ends a task that has not ended, as CANCELLED, wherever it is. A worker that holds it over a stream is told
 	// at once; its outcome is refused. Idempotent: a task that is CANCELLED already is told as it is.
 	// Errors: TASK_NOT_FOUND, TASK_ENDED.
@@ -312,6 +329,9 @@ func (UnimplementedTaskServiceServer) NackTask(context.Context, *NackTaskRequest
 }
 func (UnimplementedTaskServiceServer) AbandonTask(context.Context, *AbandonTaskRequest) (*AbandonTaskResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AbandonTask not implemented")
+}
+func (UnimplementedTaskServiceServer) ReportProgress(context.Context, *ReportProgressRequest) (*ReportProgressResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReportProgress not implemented")
 }
 func (UnimplementedTaskServiceServer) CancelTask(context.Context, *CancelTaskRequest) (*CancelTaskResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CancelTask not implemented")
@@ -508,6 +528,24 @@ func _TaskService_AbandonTask_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TaskService_ReportProgress_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportProgressRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TaskServiceServer).ReportProgress(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TaskService_ReportProgress_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TaskServiceServer).ReportProgress(ctx, req.(*ReportProgressRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _TaskService_CancelTask_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CancelTaskRequest)
 	if err := dec(in); err != nil {
@@ -622,6 +660,10 @@ var TaskService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "AbandonTask",
 			Handler:    _TaskService_AbandonTask_Handler,
+		},
+		{
+			MethodName: "ReportProgress",
+			Handler:    _TaskService_ReportProgress_Handler,
 		},
 		{
 			MethodName: "CancelTask",

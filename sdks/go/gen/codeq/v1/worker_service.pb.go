@@ -39,7 +39,9 @@ type WorkRequest struct {
 	// Leases to extend, at most 4096.
 	Heartbeats []*Heartbeat `protobuf:"bytes,5,rep,name=heartbeats,proto3" json:"heartbeats,omitempty"`
 	// Push nothing more; outcomes and heartbeats are still taken. Undone by no later message.
-	Drain         bool `protobuf:"varint,6,opt,name=drain,proto3" json:"drain,omitempty"`
+	Drain bool `protobuf:"varint,6,opt,name=drain,proto3" json:"drain,omitempty"`
+	// Progress of leased tasks, at most 4096; taken before the outcomes of the message. What is refused is told in WorkResponse.lost.
+	Progress      []*Progress `protobuf:"bytes,7,rep,name=progress,proto3" json:"progress,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -114,6 +116,13 @@ func (x *WorkRequest) GetDrain() bool {
 		return x.Drain
 	}
 	return false
+}
+
+func (x *WorkRequest) GetProgress() []*Progress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
 }
 
 // WorkResponse carries any of its fields.
@@ -426,6 +435,70 @@ func (x *Heartbeat) GetExtendSeconds() int32 {
 	return 0
 }
 
+// Progress tells how far the work on a leased task is.
+type Progress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Task of the lease.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// Token of the lease.
+	LeaseToken uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
+	// Progress: one JSON value of at most 64 KiB; absent means null.
+	Progress      []byte `protobuf:"bytes,3,opt,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Progress) Reset() {
+	*x = Progress{}
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Progress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Progress) ProtoMessage() {}
+
+func (x *Progress) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Progress.ProtoReflect.Descriptor instead.
+func (*Progress) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Progress) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *Progress) GetLeaseToken() uint64 {
+	if x != nil {
+		return x.LeaseToken
+	}
+	return 0
+}
+
+func (x *Progress) GetProgress() []byte {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
 // LeaseGrant tells the new end of a lease.
 type LeaseGrant struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -441,7 +514,7 @@ type LeaseGrant struct {
 
 func (x *LeaseGrant) Reset() {
 	*x = LeaseGrant{}
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[5]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -453,7 +526,7 @@ func (x *LeaseGrant) String() string {
 func (*LeaseGrant) ProtoMessage() {}
 
 func (x *LeaseGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[5]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -466,7 +539,7 @@ func (x *LeaseGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseGrant.ProtoReflect.Descriptor instead.
 func (*LeaseGrant) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{5}
+	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LeaseGrant) GetTaskId() string {
@@ -497,7 +570,7 @@ type LostLease struct {
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// Token of the lease.
 	LeaseToken uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
-	// Why a heartbeat for it failed; TASK_ENDED for a cancelled task.
+	// Why a heartbeat or a progress for it failed; TASK_ENDED for a cancelled task.
 	Reason        ErrorReason `protobuf:"varint,3,opt,name=reason,proto3,enum=codeq.v1.ErrorReason" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -505,7 +578,7 @@ type LostLease struct {
 
 func (x *LostLease) Reset() {
 	*x = LostLease{}
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[6]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -517,7 +590,7 @@ func (x *LostLease) String() string {
 func (*LostLease) ProtoMessage() {}
 
 func (x *LostLease) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[6]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -530,7 +603,7 @@ func (x *LostLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LostLease.ProtoReflect.Descriptor instead.
 func (*LostLease) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{6}
+	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LostLease) GetTaskId() string {
@@ -571,7 +644,7 @@ type OutcomeError struct {
 
 func (x *OutcomeError) Reset() {
 	*x = OutcomeError{}
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[7]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -583,7 +656,7 @@ func (x *OutcomeError) String() string {
 func (*OutcomeError) ProtoMessage() {}
 
 func (x *OutcomeError) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[7]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -596,7 +669,7 @@ func (x *OutcomeError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeError.ProtoReflect.Descriptor instead.
 func (*OutcomeError) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{7}
+	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *OutcomeError) GetNumber() uint64 {
@@ -631,7 +704,7 @@ var File_codeq_v1_worker_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_worker_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1dcodeq/v1/worker_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x14codeq/v1/error.proto\x1a\x1fcodeq/v1/producer_service.proto\x1a\x13codeq/v1/task.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x02\n" +
+	"\x1dcodeq/v1/worker_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x14codeq/v1/error.proto\x1a\x1fcodeq/v1/producer_service.proto\x1a\x13codeq/v1/task.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xec\x02\n" +
 	"\vWorkRequest\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.codeq.v1.WorkerHelloR\x05hello\x12,\n" +
 	"\vadd_credits\x18\x02 \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\x80\x04(\x00R\n" +
@@ -642,7 +715,8 @@ const file_codeq_v1_worker_service_proto_rawDesc = "" +
 	"\n" +
 	"heartbeats\x18\x05 \x03(\v2\x13.codeq.v1.HeartbeatB\t\xbaH\x06\x92\x01\x03\x10\x80 R\n" +
 	"heartbeats\x12\x14\n" +
-	"\x05drain\x18\x06 \x01(\bR\x05drain\"\xfe\x02\n" +
+	"\x05drain\x18\x06 \x01(\bR\x05drain\x129\n" +
+	"\bprogress\x18\a \x03(\v2\x12.codeq.v1.ProgressB\t\xbaH\x06\x92\x01\x03\x10\x80 R\bprogress\"\xfe\x02\n" +
 	"\fWorkResponse\x121\n" +
 	"\awelcome\x18\x01 \x01(\v2\x17.codeq.v1.WorkerWelcomeR\awelcome\x12$\n" +
 	"\x05tasks\x18\x02 \x03(\v2\x0e.codeq.v1.TaskR\x05tasks\x12\x18\n" +
@@ -667,7 +741,12 @@ const file_codeq_v1_worker_service_proto_rawDesc = "" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1f\n" +
 	"\vlease_token\x18\x02 \x01(\x04R\n" +
 	"leaseToken\x122\n" +
-	"\x0eextend_seconds\x18\x03 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xc0\xd1\x02(\x00R\rextendSeconds\"\x83\x01\n" +
+	"\x0eextend_seconds\x18\x03 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xc0\xd1\x02(\x00R\rextendSeconds\"k\n" +
+	"\bProgress\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1f\n" +
+	"\vlease_token\x18\x02 \x01(\x04R\n" +
+	"leaseToken\x12%\n" +
+	"\bprogress\x18\x03 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80\x04R\bprogress\"\x83\x01\n" +
 	"\n" +
 	"LeaseGrant\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1f\n" +
@@ -700,43 +779,45 @@ func file_codeq_v1_worker_service_proto_rawDescGZIP() []byte {
 	return file_codeq_v1_worker_service_proto_rawDescData
 }
 
-var file_codeq_v1_worker_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_codeq_v1_worker_service_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_codeq_v1_worker_service_proto_goTypes = []any{
 	(*WorkRequest)(nil),           // 0: codeq.v1.WorkRequest
 	(*WorkResponse)(nil),          // 1: codeq.v1.WorkResponse
 	(*WorkerHello)(nil),           // 2: codeq.v1.WorkerHello
 	(*WorkerWelcome)(nil),         // 3: codeq.v1.WorkerWelcome
 	(*Heartbeat)(nil),             // 4: codeq.v1.Heartbeat
-	(*LeaseGrant)(nil),            // 5: codeq.v1.LeaseGrant
-	(*LostLease)(nil),             // 6: codeq.v1.LostLease
-	(*OutcomeError)(nil),          // 7: codeq.v1.OutcomeError
-	(*Outcome)(nil),               // 8: codeq.v1.Outcome
-	(*Task)(nil),                  // 9: codeq.v1.Task
-	(*StreamNotice)(nil),          // 10: codeq.v1.StreamNotice
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(ErrorReason)(0),              // 12: codeq.v1.ErrorReason
+	(*Progress)(nil),              // 5: codeq.v1.Progress
+	(*LeaseGrant)(nil),            // 6: codeq.v1.LeaseGrant
+	(*LostLease)(nil),             // 7: codeq.v1.LostLease
+	(*OutcomeError)(nil),          // 8: codeq.v1.OutcomeError
+	(*Outcome)(nil),               // 9: codeq.v1.Outcome
+	(*Task)(nil),                  // 10: codeq.v1.Task
+	(*StreamNotice)(nil),          // 11: codeq.v1.StreamNotice
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(ErrorReason)(0),              // 13: codeq.v1.ErrorReason
 }
 var file_codeq_v1_worker_service_proto_depIdxs = []int32{
 	2,  // 0: codeq.v1.WorkRequest.hello:type_name -> codeq.v1.WorkerHello
-	8,  // 1: codeq.v1.WorkRequest.outcomes:type_name -> codeq.v1.Outcome
+	9,  // 1: codeq.v1.WorkRequest.outcomes:type_name -> codeq.v1.Outcome
 	4,  // 2: codeq.v1.WorkRequest.heartbeats:type_name -> codeq.v1.Heartbeat
-	3,  // 3: codeq.v1.WorkResponse.welcome:type_name -> codeq.v1.WorkerWelcome
-	9,  // 4: codeq.v1.WorkResponse.tasks:type_name -> codeq.v1.Task
-	7,  // 5: codeq.v1.WorkResponse.outcome_errors:type_name -> codeq.v1.OutcomeError
-	5,  // 6: codeq.v1.WorkResponse.extended:type_name -> codeq.v1.LeaseGrant
-	6,  // 7: codeq.v1.WorkResponse.lost:type_name -> codeq.v1.LostLease
-	6,  // 8: codeq.v1.WorkResponse.cancelled:type_name -> codeq.v1.LostLease
-	10, // 9: codeq.v1.WorkResponse.notice:type_name -> codeq.v1.StreamNotice
-	11, // 10: codeq.v1.LeaseGrant.lease_until:type_name -> google.protobuf.Timestamp
-	12, // 11: codeq.v1.LostLease.reason:type_name -> codeq.v1.ErrorReason
-	12, // 12: codeq.v1.OutcomeError.reason:type_name -> codeq.v1.ErrorReason
-	0,  // 13: codeq.v1.WorkerService.Work:input_type -> codeq.v1.WorkRequest
-	1,  // 14: codeq.v1.WorkerService.Work:output_type -> codeq.v1.WorkResponse
-	14, // [14:15] is the sub-list for method output_type
-	13, // [13:14] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	5,  // 3: codeq.v1.WorkRequest.progress:type_name -> codeq.v1.Progress
+	3,  // 4: codeq.v1.WorkResponse.welcome:type_name -> codeq.v1.WorkerWelcome
+	10, // 5: codeq.v1.WorkResponse.tasks:type_name -> codeq.v1.Task
+	8,  // 6: codeq.v1.WorkResponse.outcome_errors:type_name -> codeq.v1.OutcomeError
+	6,  // 7: codeq.v1.WorkResponse.extended:type_name -> codeq.v1.LeaseGrant
+	7,  // 8: codeq.v1.WorkResponse.lost:type_name -> codeq.v1.LostLease
+	7,  // 9: codeq.v1.WorkResponse.cancelled:type_name -> codeq.v1.LostLease
+	11, // 10: codeq.v1.WorkResponse.notice:type_name -> codeq.v1.StreamNotice
+	12, // 11: codeq.v1.LeaseGrant.lease_until:type_name -> google.protobuf.Timestamp
+	13, // 12: codeq.v1.LostLease.reason:type_name -> codeq.v1.ErrorReason
+	13, // 13: codeq.v1.OutcomeError.reason:type_name -> codeq.v1.ErrorReason
+	0,  // 14: codeq.v1.WorkerService.Work:input_type -> codeq.v1.WorkRequest
+	1,  // 15: codeq.v1.WorkerService.Work:output_type -> codeq.v1.WorkResponse
+	15, // [15:16] is the sub-list for method output_type
+	14, // [14:15] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_worker_service_proto_init() }
@@ -754,7 +835,7 @@ func file_codeq_v1_worker_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_v1_worker_service_proto_rawDesc), len(file_codeq_v1_worker_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

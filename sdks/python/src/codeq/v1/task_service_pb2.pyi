@@ -178,6 +178,26 @@ class AbandonTaskResponse(_message.Message):
     delay_seconds: int
     def __init__(self, status: _Optional[_Union[_task_pb2.TaskStatus, str]] = ..., delay_seconds: _Optional[int] = ...) -> None: ...
 
+class ReportProgressRequest(_message.Message):
+    __slots__ = ("task_id", "lease_token", "progress", "extend_seconds")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    EXTEND_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    lease_token: int
+    progress: bytes
+    extend_seconds: int
+    def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., progress: _Optional[bytes] = ..., extend_seconds: _Optional[int] = ...) -> None: ...
+
+class ReportProgressResponse(_message.Message):
+    __slots__ = ("lease_token", "lease_until")
+    LEASE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LEASE_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    lease_token: int
+    lease_until: _timestamp_pb2.Timestamp
+    def __init__(self, lease_token: _Optional[int] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
 class CancelTaskRequest(_message.Message):
     __slots__ = ("task_id", "reason")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]

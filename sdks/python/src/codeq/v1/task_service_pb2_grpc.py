@@ -81,6 +81,11 @@ class TaskServiceStub:
                 request_serializer=codeq_dot_v1_dot_task__service__pb2.AbandonTaskRequest.SerializeToString,
                 response_deserializer=codeq_dot_v1_dot_task__service__pb2.AbandonTaskResponse.FromString,
                 _registered_method=True)
+        self.ReportProgress = channel.unary_unary(
+                '/codeq.v1.TaskService/ReportProgress',
+                request_serializer=codeq_dot_v1_dot_task__service__pb2.ReportProgressRequest.SerializeToString,
+                response_deserializer=codeq_dot_v1_dot_task__service__pb2.ReportProgressResponse.FromString,
+                _registered_method=True)
         self.CancelTask = channel.unary_unary(
                 '/codeq.v1.TaskService/CancelTask',
                 request_serializer=codeq_dot_v1_dot_task__service__pb2.CancelTaskRequest.SerializeToString,
@@ -182,6 +187,14 @@ class TaskServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportProgress(self, request, context):
+        """ReportProgress keeps a JSON value on a leased task, in place of the one before, and extends the lease if asked.
+        Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, TOO_LARGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelTask(self, request, context):
         """CancelTask ends a task that has not ended, as CANCELLED, wherever it is. A worker that holds it over a stream is told
         at once; its outcome is refused. Idempotent: a task that is CANCELLED already is told as it is.
@@ -264,6 +277,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.AbandonTask,
                     request_deserializer=codeq_dot_v1_dot_task__service__pb2.AbandonTaskRequest.FromString,
                     response_serializer=codeq_dot_v1_dot_task__service__pb2.AbandonTaskResponse.SerializeToString,
+            ),
+            'ReportProgress': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportProgress,
+                    request_deserializer=codeq_dot_v1_dot_task__service__pb2.ReportProgressRequest.FromString,
+                    response_serializer=codeq_dot_v1_dot_task__service__pb2.ReportProgressResponse.SerializeToString,
             ),
             'CancelTask': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelTask,
@@ -531,6 +549,33 @@ class TaskService:
             '/codeq.v1.TaskService/AbandonTask',
             codeq_dot_v1_dot_task__service__pb2.AbandonTaskRequest.SerializeToString,
             codeq_dot_v1_dot_task__service__pb2.AbandonTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportProgress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/codeq.v1.TaskService/ReportProgress',
+            codeq_dot_v1_dot_task__service__pb2.ReportProgressRequest.SerializeToString,
+            codeq_dot_v1_dot_task__service__pb2.ReportProgressResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -72,6 +72,10 @@ class TaskServiceStub:
     """AbandonTask gives a delivery back unused: the task keeps its place and its attempts, at most 100 times in its life.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
+    ReportProgress: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ReportProgressRequest, _task_service_pb2.ReportProgressResponse]
+    """ReportProgress keeps a JSON value on a leased task, in place of the one before, and extends the lease if asked.
+    Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, TOO_LARGE.
+    """
     CancelTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.CancelTaskRequest, _task_service_pb2.CancelTaskResponse]
     """CancelTask ends a task that has not ended, as CANCELLED, wherever it is. A worker that holds it over a stream is told
     at once; its outcome is refused. Idempotent: a task that is CANCELLED already is told as it is.
@@ -135,6 +139,10 @@ class TaskServiceAsyncStub(TaskServiceStub):
     AbandonTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.AbandonTaskRequest, _task_service_pb2.AbandonTaskResponse]  # type: ignore[assignment]
     """AbandonTask gives a delivery back unused: the task keeps its place and its attempts, at most 100 times in its life.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
+    """
+    ReportProgress: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ReportProgressRequest, _task_service_pb2.ReportProgressResponse]  # type: ignore[assignment]
+    """ReportProgress keeps a JSON value on a leased task, in place of the one before, and extends the lease if asked.
+    Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, TOO_LARGE.
     """
     CancelTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.CancelTaskRequest, _task_service_pb2.CancelTaskResponse]  # type: ignore[assignment]
     """CancelTask ends a task that has not ended, as CANCELLED, wherever it is. A worker that holds it over a stream is told
@@ -250,6 +258,16 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_task_service_pb2.AbandonTaskResponse, _abc.Awaitable[_task_service_pb2.AbandonTaskResponse]]:
         """AbandonTask gives a delivery back unused: the task keeps its place and its attempts, at most 100 times in its life.
         Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportProgress(
+        self,
+        request: _task_service_pb2.ReportProgressRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.ReportProgressResponse, _abc.Awaitable[_task_service_pb2.ReportProgressResponse]]:
+        """ReportProgress keeps a JSON value on a leased task, in place of the one before, and extends the lease if asked.
+        Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, TOO_LARGE.
         """
 
     @_abc_1.abstractmethod

@@ -15,20 +15,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class WorkRequest(_message.Message):
-    __slots__ = ("hello", "add_credits", "add_credit_bytes", "outcomes", "heartbeats", "drain")
+    __slots__ = ("hello", "add_credits", "add_credit_bytes", "outcomes", "heartbeats", "drain", "progress")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     ADD_CREDITS_FIELD_NUMBER: _ClassVar[int]
     ADD_CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     OUTCOMES_FIELD_NUMBER: _ClassVar[int]
     HEARTBEATS_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     hello: WorkerHello
     add_credits: int
     add_credit_bytes: int
     outcomes: _containers.RepeatedCompositeFieldContainer[_task_pb2.Outcome]
     heartbeats: _containers.RepeatedCompositeFieldContainer[Heartbeat]
     drain: bool
-    def __init__(self, hello: _Optional[_Union[WorkerHello, _Mapping]] = ..., add_credits: _Optional[int] = ..., add_credit_bytes: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[_task_pb2.Outcome, _Mapping]]] = ..., heartbeats: _Optional[_Iterable[_Union[Heartbeat, _Mapping]]] = ..., drain: _Optional[bool] = ...) -> None: ...
+    progress: _containers.RepeatedCompositeFieldContainer[Progress]
+    def __init__(self, hello: _Optional[_Union[WorkerHello, _Mapping]] = ..., add_credits: _Optional[int] = ..., add_credit_bytes: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[_task_pb2.Outcome, _Mapping]]] = ..., heartbeats: _Optional[_Iterable[_Union[Heartbeat, _Mapping]]] = ..., drain: _Optional[bool] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ...) -> None: ...
 
 class WorkResponse(_message.Message):
     __slots__ = ("welcome", "tasks", "settled", "outcome_errors", "extended", "lost", "cancelled", "notice")
@@ -81,6 +83,16 @@ class Heartbeat(_message.Message):
     lease_token: int
     extend_seconds: int
     def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., extend_seconds: _Optional[int] = ...) -> None: ...
+
+class Progress(_message.Message):
+    __slots__ = ("task_id", "lease_token", "progress")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    lease_token: int
+    progress: bytes
+    def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., progress: _Optional[bytes] = ...) -> None: ...
 
 class LeaseGrant(_message.Message):
     __slots__ = ("task_id", "lease_token", "lease_until")

@@ -20,7 +20,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/v1/worker_service.proto.
  */
 export const file_codeq_v1_worker_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch1jb2RlcS92MS93b3JrZXJfc2VydmljZS5wcm90bxIIY29kZXEudjEi8QEKC1dvcmtSZXF1ZXN0EiQKBWhlbGxvGAEgASgLMhUuY29kZXEudjEuV29ya2VySGVsbG8SIAoLYWRkX2NyZWRpdHMYAiABKAVCC7pICBoGGICABCgAEicKEGFkZF9jcmVkaXRfYnl0ZXMYAyABKANCDbpICiIIGICAgIAEKAASLgoIb3V0Y29tZXMYBCADKAsyES5jb2RlcS52MS5PdXRjb21lQgm6SAaSAQMQgCASMgoKaGVhcnRiZWF0cxgFIAMoCzITLmNvZGVxLnYxLkhlYXJ0YmVhdEIJukgGkgEDEIAgEg0KBWRyYWluGAYgASgIIrMCCgxXb3JrUmVzcG9uc2USKAoHd2VsY29tZRgBIAEoCzIXLmNvZGVxLnYxLldvcmtlcldlbGNvbWUSHQoFdGFza3MYAiADKAsyDi5jb2RlcS52MS5UYXNrEg8KB3NldHRsZWQYAyABKA0SLgoOb3V0Y29tZV9lcnJvcnMYBCADKAsyFi5jb2RlcS52MS5PdXRjb21lRXJyb3ISJgoIZXh0ZW5kZWQYBSADKAsyFC5jb2RlcS52MS5MZWFzZUdyYW50EiEKBGxvc3QYBiADKAsyEy5jb2RlcS52MS5Mb3N0TGVhc2USJgoJY2FuY2VsbGVkGAcgAygLMhMuY29kZXEudjEuTG9zdExlYXNlEiYKBm5vdGljZRgIIAEoCzIWLmNvZGVxLnYxLlN0cmVhbU5vdGljZSK2AQoLV29ya2VySGVsbG8SKAoEbmFtZRgBIAEoCUIaukgXchUYQDIRXltBLVphLXowLTkuXy1dKiQSQgoIY29tbWFuZHMYAiADKAlCMLpILZIBKhCAAiIlciMQARiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBInCg1sZWFzZV9zZWNvbmRzGAMgASgFQgu6SAgaBhjA0QIoAUgAiAEBQhAKDl9sZWFzZV9zZWNvbmRzImEKDVdvcmtlcldlbGNvbWUSEQoJdGVuYW50X2lkGAEgASgJEhEKCXdvcmtlcl9pZBgCIAEoCRIVCg1sZWFzZV9zZWNvbmRzGAMgASgFEhMKC2NyZWRpdHNfbWF4GAQgASgFIlYKCUhlYXJ0YmVhdBIPCgd0YXNrX2lkGAEgASgJEhMKC2xlYXNlX3Rva2VuGAIgASgEEiMKDmV4dGVuZF9zZWNvbmRzGAMgASgFQgu6SAgaBhjA0QIoACJjCgpMZWFzZUdyYW50Eg8KB3Rhc2tfaWQYASABKAkSEwoLbGVhc2VfdG9rZW4YAiABKAQSLwoLbGVhc2VfdW50aWwYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlgKCUxvc3RMZWFzZRIPCgd0YXNrX2lkGAEgASgJEhMKC2xlYXNlX3Rva2VuGAIgASgEEiUKBnJlYXNvbhgDIAEoDjIVLmNvZGVxLnYxLkVycm9yUmVhc29uImcKDE91dGNvbWVFcnJvchIOCgZudW1iZXIYASABKAQSDwoHdGFza19pZBgCIAEoCRIlCgZyZWFzb24YAyABKA4yFS5jb2RlcS52MS5FcnJvclJlYXNvbhIPCgdtZXNzYWdlGAQgASgJMl8KDVdvcmtlclNlcnZpY2USTgoEV29yaxIVLmNvZGVxLnYxLldvcmtSZXF1ZXN0GhYuY29kZXEudjEuV29ya1Jlc3BvbnNlIhOKtRgPCAISC2NvZGVxOmNsYWltKAEwAUI+WjxnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL3YxO2NvZGVxdjFiBnByb3RvMw", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_error, file_codeq_v1_producer_service, file_codeq_v1_task, file_google_protobuf_timestamp]);
+  fileDesc("Ch1jb2RlcS92MS93b3JrZXJfc2VydmljZS5wcm90bxIIY29kZXEudjEiogIKC1dvcmtSZXF1ZXN0EiQKBWhlbGxvGAEgASgLMhUuY29kZXEudjEuV29ya2VySGVsbG8SIAoLYWRkX2NyZWRpdHMYAiABKAVCC7pICBoGGICABCgAEicKEGFkZF9jcmVkaXRfYnl0ZXMYAyABKANCDbpICiIIGICAgIAEKAASLgoIb3V0Y29tZXMYBCADKAsyES5jb2RlcS52MS5PdXRjb21lQgm6SAaSAQMQgCASMgoKaGVhcnRiZWF0cxgFIAMoCzITLmNvZGVxLnYxLkhlYXJ0YmVhdEIJukgGkgEDEIAgEg0KBWRyYWluGAYgASgIEi8KCHByb2dyZXNzGAcgAygLMhIuY29kZXEudjEuUHJvZ3Jlc3NCCbpIBpIBAxCAICKzAgoMV29ya1Jlc3BvbnNlEigKB3dlbGNvbWUYASABKAsyFy5jb2RlcS52MS5Xb3JrZXJXZWxjb21lEh0KBXRhc2tzGAIgAygLMg4uY29kZXEudjEuVGFzaxIPCgdzZXR0bGVkGAMgASgNEi4KDm91dGNvbWVfZXJyb3JzGAQgAygLMhYuY29kZXEudjEuT3V0Y29tZUVycm9yEiYKCGV4dGVuZGVkGAUgAygLMhQuY29kZXEudjEuTGVhc2VHcmFudBIhCgRsb3N0GAYgAygLMhMuY29kZXEudjEuTG9zdExlYXNlEiYKCWNhbmNlbGxlZBgHIAMoCzITLmNvZGVxLnYxLkxvc3RMZWFzZRImCgZub3RpY2UYCCABKAsyFi5jb2RlcS52MS5TdHJlYW1Ob3RpY2UitgEKC1dvcmtlckhlbGxvEigKBG5hbWUYASABKAlCGrpIF3IVGEAyEV5bQS1aYS16MC05Ll8tXSokEkIKCGNvbW1hbmRzGAIgAygJQjC6SC2SASoQgAIiJXIjEAEYgAEyHF5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dKiQSJwoNbGVhc2Vfc2Vjb25kcxgDIAEoBUILukgIGgYYwNECKAFIAIgBAUIQCg5fbGVhc2Vfc2Vjb25kcyJhCg1Xb3JrZXJXZWxjb21lEhEKCXRlbmFudF9pZBgBIAEoCRIRCgl3b3JrZXJfaWQYAiABKAkSFQoNbGVhc2Vfc2Vjb25kcxgDIAEoBRITCgtjcmVkaXRzX21heBgEIAEoBSJWCglIZWFydGJlYXQSDwoHdGFza19pZBgBIAEoCRITCgtsZWFzZV90b2tlbhgCIAEoBBIjCg5leHRlbmRfc2Vjb25kcxgDIAEoBUILukgIGgYYwNECKAAiTQoIUHJvZ3Jlc3MSDwoHdGFza19pZBgBIAEoCRITCgtsZWFzZV90b2tlbhgCIAEoBBIbCghwcm9ncmVzcxgDIAEoDEIJukgGegQYgIAEImMKCkxlYXNlR3JhbnQSDwoHdGFza19pZBgBIAEoCRITCgtsZWFzZV90b2tlbhgCIAEoBBIvCgtsZWFzZV91bnRpbBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiWAoJTG9zdExlYXNlEg8KB3Rhc2tfaWQYASABKAkSEwoLbGVhc2VfdG9rZW4YAiABKAQSJQoGcmVhc29uGAMgASgOMhUuY29kZXEudjEuRXJyb3JSZWFzb24iZwoMT3V0Y29tZUVycm9yEg4KBm51bWJlchgBIAEoBBIPCgd0YXNrX2lkGAIgASgJEiUKBnJlYXNvbhgDIAEoDjIVLmNvZGVxLnYxLkVycm9yUmVhc29uEg8KB21lc3NhZ2UYBCABKAkyXwoNV29ya2VyU2VydmljZRJOCgRXb3JrEhUuY29kZXEudjEuV29ya1JlcXVlc3QaFi5jb2RlcS52MS5Xb3JrUmVzcG9uc2UiE4q1GA8IAhILY29kZXE6Y2xhaW0oATABQj5aPGdpdGh1Yi5jb20vb3N2YWxkb2FuZHJhZGUvY29kZXEvc2Rrcy9nby9nZW4vY29kZXEvdjE7Y29kZXF2MWIGcHJvdG8z", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_error, file_codeq_v1_producer_service, file_codeq_v1_task, file_google_protobuf_timestamp]);
 
 /**
  * WorkRequest carries any of its fields.
@@ -70,6 +70,13 @@ export type WorkRequest = Message<"codeq.v1.WorkRequest"> & {
    * @generated from field: bool drain = 6;
    */
   drain: boolean;
+
+  /**
+   * Progress of leased tasks, at most 4096; taken before the outcomes of the message. What is refused is told in WorkResponse.lost.
+   *
+   * @generated from field: repeated codeq.v1.Progress progress = 7;
+   */
+  progress: Progress[];
 };
 
 /**
@@ -262,6 +269,41 @@ export const HeartbeatSchema: GenMessage<Heartbeat> = /*@__PURE__*/
   messageDesc(file_codeq_v1_worker_service, 4);
 
 /**
+ * Progress tells how far the work on a leased task is.
+ *
+ * @generated from message codeq.v1.Progress
+ */
+export type Progress = Message<"codeq.v1.Progress"> & {
+  /**
+   * Task of the lease.
+   *
+   * @generated from field: string task_id = 1;
+   */
+  taskId: string;
+
+  /**
+   * Token of the lease.
+   *
+   * @generated from field: uint64 lease_token = 2;
+   */
+  leaseToken: bigint;
+
+  /**
+   * Progress: one JSON value of at most 64 KiB; absent means null.
+   *
+   * @generated from field: bytes progress = 3;
+   */
+  progress: Uint8Array;
+};
+
+/**
+ * Describes the message codeq.v1.Progress.
+ * Use `create(ProgressSchema)` to create a new message.
+ */
+export const ProgressSchema: GenMessage<Progress> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_worker_service, 5);
+
+/**
  * LeaseGrant tells the new end of a lease.
  *
  * @generated from message codeq.v1.LeaseGrant
@@ -294,7 +336,7 @@ export type LeaseGrant = Message<"codeq.v1.LeaseGrant"> & {
  * Use `create(LeaseGrantSchema)` to create a new message.
  */
 export const LeaseGrantSchema: GenMessage<LeaseGrant> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_worker_service, 5);
+  messageDesc(file_codeq_v1_worker_service, 6);
 
 /**
  * LostLease tells a lease that is no more.
@@ -317,7 +359,7 @@ export type LostLease = Message<"codeq.v1.LostLease"> & {
   leaseToken: bigint;
 
   /**
-   * Why a heartbeat for it failed; TASK_ENDED for a cancelled task.
+   * Why a heartbeat or a progress for it failed; TASK_ENDED for a cancelled task.
    *
    * @generated from field: codeq.v1.ErrorReason reason = 3;
    */
@@ -329,7 +371,7 @@ export type LostLease = Message<"codeq.v1.LostLease"> & {
  * Use `create(LostLeaseSchema)` to create a new message.
  */
 export const LostLeaseSchema: GenMessage<LostLease> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_worker_service, 6);
+  messageDesc(file_codeq_v1_worker_service, 7);
 
 /**
  * OutcomeError tells an outcome that was refused. It changed nothing.
@@ -371,7 +413,7 @@ export type OutcomeError = Message<"codeq.v1.OutcomeError"> & {
  * Use `create(OutcomeErrorSchema)` to create a new message.
  */
 export const OutcomeErrorSchema: GenMessage<OutcomeError> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_worker_service, 7);
+  messageDesc(file_codeq_v1_worker_service, 8);
 
 /**
  * WorkerService delivers tasks over a stream and takes their outcomes.

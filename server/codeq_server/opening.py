@@ -12,6 +12,7 @@ from codeq_internal.v1 import rows_pb2
 from codeq_server.config import PersistenceSettings, Settings
 from codeq_server.core import keys
 from codeq_server.core.backoff import BackoffPolicy
+from codeq_server.core.parsing import parsed
 from codeq_server.core.recovery import open_shard
 from codeq_server.core.shard import ShardSettings
 from codeq_server.engine.runner import ShardRunner, system_clock
@@ -46,7 +47,7 @@ def open_runner(
         # Nothing may be written before the format is known and nothing durable is missing.
         identity = next_identity(store, settings.persistence.num_shards, int(time.time()), os.urandom(CLUSTER_ID_BYTES))
         tick = store.get(keys.TICK)
-        store.check_recovered(0 if tick is None else rows_pb2.TickRow.FromString(tick).lsn)
+        store.check_recovered(0 if tick is None else parsed(rows_pb2.TickRow, keys.TICK, tick).lsn)
         if verify:
             _verify(store)
         save(store, identity)

@@ -15,6 +15,7 @@ from .claims import lease_row
 from .clock import Now
 from .errors import CorruptRows
 from .model import Claim, Delivery, Lane, Queue
+from .parsing import parsed
 from .shard import RowReader, Shard, ShardSettings
 from .timers import load_due
 
@@ -36,15 +37,15 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
     """
     shard = Shard(rows, settings, epoch)
     value = rows.get(keys.TICK)
-    tick = rows_pb2.TickRow() if value is None else rows_pb2.TickRow.FromString(value)
+    tick = rows_pb2.TickRow() if value is None else parsed(rows_pb2.TickRow, keys.TICK, value)
     shard.batch.lsn = tick.lsn + 1
     shard.wall_ms = tick.wall_ms
     shard.due_mark, shard.sweep_mark = tick.due_mark, tick.sweep_mark
     now = shard.at(wall_ms, mono_ms)
     for key, value in _all(rows, b"q", b"r"):
-        _adopt_queue(shard, int.from_bytes(key[1:], "big"), rows_pb2.QueueRow.FromString(value))
+        _adopt_queue(shard, int.from_bytes(key[1:], "big"), parsed(rows_pb2.QueueRow, key, value))
     for key, value in _all(rows, keys.lease_key(tick.oldest_lease), b"m"):
-        _adopt_claim(shard, key, rows_pb2.LeaseRow.FromString(value), now)
+        _adopt_claim(shard, key, parsed(rows_pb2.LeaseRow, key, value), now)
     for key, value in _all(rows, b"u", b"v"):
         number, index, position = keys.split_place_key(key)
         lane = _queue(shard, key, number).lane(index)
@@ -129,5 +130,5 @@ def _grants(shard: Shard, token: int) -> dict[tuple[int, int], int]:
     value = shard.get(keys.extension_key(token))
     if value is None:
         return {}
-    row = rows_pb2.ExtensionRow.FromString(value)
+    row = parsed(rows_pb2.ExtensionRow, keys.extension_key(token), value)
     return {(queue, home): length for queue, home, length in zip(row.queues, row.homes, row.lease_ms, strict=True)}

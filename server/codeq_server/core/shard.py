@@ -19,6 +19,7 @@ from .backoff import BackoffPolicy
 from .clock import Now
 from .errors import Reason, Rejection
 from .model import WINDOW_ENTRY_BYTES, Batch, Claim, Delivery, Holder, Lane, Queue, SealedBatch
+from .parsing import parsed
 
 TOKEN_COUNTER_BITS: Final = 34
 ENDED_ROW_MAX: Final = 1024
@@ -176,8 +177,9 @@ class Shard:
 
     def state(self, home: Lane, position: int) -> rows_pb2.StateRow | None:
         """Returns the state row of the task with this home."""
-        value = self.get(keys.place_key(home.state_prefix, position))
-        return None if value is None else rows_pb2.StateRow.FromString(value)
+        key = keys.place_key(home.state_prefix, position)
+        value = self.get(key)
+        return None if value is None else parsed(rows_pb2.StateRow, key, value)
 
     def put_state(self, home: Lane, position: int, state: rows_pb2.StateRow) -> None:
         """Decides the state row of the task with this home."""

@@ -17,6 +17,7 @@ from .clock import Now
 from .errors import CorruptRows
 from .model import Lane
 from .outcomes import enqueue, expire
+from .parsing import parsed
 from .shard import Shard
 
 SLICE: Final = 512
@@ -133,7 +134,7 @@ def sweep(shard: Shard, now: Now) -> bool:
     rows = shard.stored.scan(b"r" + shard.sweep_mark + b"\0", b"s", 2)
     if rows and keys.split_ended_key(rows[0][0])[0] <= limit:
         key, value = rows.pop(0)
-        _remove(shard, rows_pb2.EndedRow.FromString(value), dead=bool(keys.split_ended_key(key)[2] & 1))
+        _remove(shard, parsed(rows_pb2.EndedRow, key, value), dead=bool(keys.split_ended_key(key)[2] & 1))
         shard.batch.rows[key] = None
         shard.sweep_mark = key[1:]
     ends = [keys.split_ended_key(key)[0] for key, _ in rows[:1]]
@@ -161,7 +162,7 @@ def _remove(shard: Shard, ended: rows_pb2.EndedRow, *, dead: bool) -> None:
             rows[b"t" + key[1:]] = None
             removed += 1
             if dead:
-                ended_ms = rows_pb2.StateRow.FromString(value).changed_ms
+                ended_ms = parsed(rows_pb2.StateRow, key, value).changed_ms
                 rows[keys.dead_key(lane.queue.number, ended_ms, *keys.split_place_key(key)[1:])] = None
         shard.totals.removed += removed
         if dead and removed:

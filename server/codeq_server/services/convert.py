@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import cast
 
 from codeq.v1 import error_pb2, queue_service_pb2, task_pb2
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from codeq_server.core.claims import Delivered
 from codeq_server.core.clock import Now
-from codeq_server.core.errors import Rejection
+from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Claim
 from codeq_server.core.outcomes import Status, Verdict
 from codeq_server.core.reads import QueueView, TaskView
@@ -65,8 +66,15 @@ def fill_claimed_task(task: task_pb2.Task, delivered: Delivered, claim: Claim, t
 
 
 def task_message(view: TaskView) -> task_pb2.Task:
-    """Returns the message of a task."""
-    task = task_pb2.Task.FromString(view.raw)
+    """Returns the message of a task.
+
+    Raises:
+        Rejection: CORRUPT_DATA.
+    """
+    try:
+        task = task_pb2.Task.FromString(view.raw)
+    except DecodeError:
+        raise Rejection(Reason.CORRUPT_DATA, f"the stored task {view.task_id} is unreadable") from None
     task.id = view.task_id
     task.tenant_id = view.tenant
     task.status = status_number(view.status)

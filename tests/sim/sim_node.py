@@ -127,6 +127,23 @@ class Node:
             if not future.done():
                 self.loop.call_later(self.delay(), _lose, future)
 
+    async def stop(self) -> None:
+        """Stops the server as an operator does: clients are told, what is decided is made durable."""
+        server, process = self.server, self.process
+        if server is None or process is None:
+            return
+        self.audit.count("stop")
+        server.calls.draining = True
+        process.run(server.runner.drain)
+        process.run(server.registry.drain, 200)
+        await asyncio.sleep(0.2)
+        for stream in list(self.streams):
+            stream.stop()
+        await asyncio.sleep(0)
+        await asyncio.wait([process.start(server.runner.close())], timeout=5)
+        self.audit.demand(not server.runner.shard.in_flight, "a stop left batches behind")
+        self.crash(power=self.chance.random() < 0.5)
+
     def delay(self) -> float:
         """Returns how long a message is on its way."""
         return self.chance.choice((0.0, 0.0001, 0.001, 0.01, 0.05)) if self.chance.random() < 0.97 else 1.5
@@ -314,9 +331,16 @@ class Stream:
         self._up.put(END)
         self._node.loop.call_later(self._node.delay(), self._task.cancel)
 
+    def stop(self) -> None:
+        """The server ends the call."""
+        if self._task is not None:
+            self._task.cancel()
+
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._node.streams.pop(self, None)
         if task.cancelled():
+            if not self._broken:
+                self._down.send(Lost())
             return
         problem = task.exception()
         while isinstance(problem, BaseExceptionGroup):

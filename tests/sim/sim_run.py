@@ -135,11 +135,13 @@ class Simulation:
     async def _fault(self) -> None:
         """Lets something go wrong."""
         node, chance, loop = self.node, self.chance, self.loop
-        match chance.choice(("crash", "crash", "power", "power", "clock", "slow", "step")):
+        match chance.choice(("crash", "crash", "power", "power", "clock", "slow", "step", "stop")):
             case "clock":
                 node.wall_offset_ms += chance.choice((-HOUR_MS, HOUR_MS, -5000, 5000))
             case "slow":
                 loop.disk_slowness = chance.choice((0.1, 1, 20))
+            case "stop":
+                await node.stop()
             case "step":
                 # The server ends at whatever await this many callbacks from now is.
                 await self._crash_at(chance.randint(1, 40), power=chance.random() < 0.5)

@@ -15,7 +15,7 @@ SEEDS_OF_A_TEST = 10
 TWICE_EACH = 10
 """Every seed of this kind is run twice."""
 HAPPENS = {
-    *("kill", "power cut", "created", "claimed", "extended", "accepted"),
+    *("kill", "power cut", "stop", "created", "claimed", "extended", "accepted"),
     *("expired", "matured", "removed", "cancelled", "paused", "listed"),
 }
 

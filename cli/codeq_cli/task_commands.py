@@ -222,6 +222,13 @@ def progress(
 
 @app.command()
 @client_command
+def explain(options: ClientOptions, task_id: Id) -> None:
+    """Shows what a task waits for."""
+    _show_reply(options, options.server().call("GET", f"/tasks/{names.task_id(task_id)}/explain"))
+
+
+@app.command()
+@client_command
 def cancel(
     options: ClientOptions,
     task_id: Id,

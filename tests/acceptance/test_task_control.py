@@ -259,3 +259,36 @@ def test_progress_of_a_worker_is_on_the_task_while_it_runs_and_after(
         go_on.set()
         worker.stop()
         thread.join(SECONDS_MAX)
+
+
+# -- GET /tasks/{id}/explain: why it waits -----------------------------------------------------------------------------
+
+
+def test_explain_tells_what_the_task_waits_for_in_each_state(server: ServerProcess, client: codeq.Client) -> None:
+    def explained(task: codeq.Task) -> dict[str, Any]:
+        status, body = rest(server, "GET", f"/tasks/{task.id}/explain")
+        assert status == 200
+        assert isinstance(body, dict)
+        return body
+
+    first, second = client.create("explained"), client.create("explained")
+    urgent, later = client.create("explained", priority=9), client.create("explained", delay=600)
+    assert [explained(task)["ahead"] for task in (urgent, first, second)] == [0, 1, 2]
+    assert explained(first)["reason"] == "NO_WORKER"
+    assert (explained(later)["reason"], 590 < explained(later)["delaySeconds"] <= 600) == ("DELAYED", True)
+    client.pause_queue("explained")
+    assert (explained(first)["reason"], explained(first)["paused"]) == ("PAUSED", True)
+    client.resume_queue("explained")
+    told_to_client = client.explain(second.id)
+    assert (told_to_client.status, told_to_client.reason, told_to_client.ahead) == ("PENDING", "NO_WORKER", 2)
+    [claimed] = client.claim(["explained"])
+    told = explained(claimed)
+    assert (claimed.id, told["reason"], told["status"]) == (urgent.id, "LEASED", "CLAIMED")
+    assert told["workerId"] == claimed.worker_id
+    assert "leaseUntil" in told
+    assert (explained(first)["reason"], explained(first)["ahead"]) == ("QUEUED", 0)
+    client.cancel(first)
+    assert explained(first)["reason"] == "ENDED"
+    assert explained(second)["ahead"] == 0
+    status, body = rest(server, "GET", "/tasks/nothing/explain")
+    assert (status, body["reason"]) == (404, "TASK_NOT_FOUND")

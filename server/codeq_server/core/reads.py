@@ -168,3 +168,19 @@ def list_queues(shard: Shard, tenant: str, after: str, count: int) -> list[Queue
     """Returns up to `count` queues of a tenant whose command comes after `after`, in the order of commands."""
     names = heapq.nsmallest(count, (command for of, command in shard.by_name if of == tenant and command > after))
     return [view_queue(shard, shard.by_name[tenant, command]) for command in names]
+
+
+def count_ahead(shard: Shard, tenant: str, task_id: str) -> int:
+    """Returns about how many tasks of its queue are delivered before a PENDING one; too many where places are empty.
+
+    Raises:
+        Rejection: TASK_NOT_FOUND.
+    """
+    home, place = find_home(shard, tenant, task_id)
+    lane, state = home, shard.state(home, place)
+    if state is not None:
+        lane, place = home.queue.lane(state.place_lane), state.place_at
+    ahead = sum(higher.ready for higher in lane.queue.lanes[: lane.index] if higher is not None)
+    if place > lane.mark:
+        ahead += min(lane.ready - 1, len(lane.returned) + place - lane.mark - 1)
+    return ahead

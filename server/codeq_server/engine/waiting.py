@@ -59,6 +59,10 @@ class WaitingRoom:
             self.leave(waiter)
             waiter.wake()
 
+    def has_waiter(self, queue: Queue) -> bool:
+        """Tells whether anybody waits for tasks of the queue."""
+        return (queue.tenant, queue.command) in self._rooms or (queue.tenant, None) in self._rooms
+
     def _first(self, queue: Queue, last: int) -> Waiter | None:
         """Returns who came first among those who wait for the queue since turn `last` or earlier."""
         first, first_turn = None, last + 1

@@ -183,6 +183,32 @@ class TaskService:
         """Tells a page of tasks."""
         return await list_tasks(self._runner, claims.tenant_id, request)
 
+    async def ExplainTask(self, claims: Claims, request: pb.ExplainTaskRequest) -> pb.ExplainTaskResponse:  # noqa: N802
+        """Tells what a task waits for."""
+        runner, now = self._runner, self._runner.now()
+        view = self._view(claims, request.task_id)
+        queue = runner.shard.by_name[claims.tenant_id, task_pb2.Task.FromString(view.raw).command]
+        answer = pb.ExplainTaskResponse(task_id=view.task_id, status=status_number(view.status), paused=queue.paused)
+        if view.status in _ENDED:
+            answer.reason = pb.WAIT_REASON_ENDED
+        elif view.status is Status.CLAIMED:
+            answer.reason = pb.WAIT_REASON_LEASED
+            answer.worker_id = view.worker or ""
+            answer.lease_until.CopyFrom(timestamp(view.lease_until_ms or now.wall_ms))
+        elif view.status is Status.SCHEDULED:
+            answer.reason = pb.WAIT_REASON_DELAYED
+            answer.delay_seconds = max(0, (view.due_ms or 0) - now.wall_ms) / 1000
+        else:
+            answer.ahead = reads.count_ahead(runner.shard, claims.tenant_id, request.task_id)
+            if queue.paused:
+                answer.reason = pb.WAIT_REASON_PAUSED
+            elif queue.claimed or runner.waiting.has_waiter(queue):
+                answer.reason = pb.WAIT_REASON_QUEUED
+            else:
+                answer.reason = pb.WAIT_REASON_NO_WORKER
+        await self._settled()
+        return answer
+
     async def GetTaskResult(  # noqa: N802
         self, claims: Claims, request: pb.GetTaskResultRequest
     ) -> pb.GetTaskResultResponse:

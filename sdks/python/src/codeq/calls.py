@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from codeq import outcomes, payloads
 from codeq.errors import CodeqError, FieldViolation, InvalidField, from_item
 from codeq.outcomes import Completed, Failed, Nack
-from codeq.records import NewTask, Queue, Returned, ServerInfo, Task, TaskResult, TaskStatus, to_datetime
+from codeq.records import Explanation, NewTask, Queue, Returned, ServerInfo, Task, TaskResult, TaskStatus, to_datetime
 from codeq.v1 import queue_service_pb2 as queues_pb
 from codeq.v1 import server_service_pb2 as server_pb
 from codeq.v1 import task_pb2
@@ -177,6 +177,12 @@ def report_progress(
         tasks_pb.ReportProgressResponse,
         lambda reply: to_datetime(reply.lease_until),
     )
+
+
+def explain(task_id: str) -> Call[Explanation]:
+    """Read what a task waits for."""
+    request = _filled(tasks_pb.ExplainTaskRequest, task_id=task_id)
+    return Call(_task("ExplainTask"), request, tasks_pb.ExplainTaskResponse, Explanation.from_message)
 
 
 def cancel(task: Task | str, reason: str) -> Call[Task]:

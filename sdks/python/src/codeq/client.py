@@ -16,7 +16,7 @@ from codeq import calls, errors
 from codeq.calls import Call
 from codeq.endpoint import Endpoint, Tls, Token
 from codeq.outcomes import Completed, Failed, Nack
-from codeq.records import NewTask, Queue, Returned, ServerInfo, Task, TaskResult
+from codeq.records import Explanation, NewTask, Queue, Returned, ServerInfo, Task, TaskResult
 
 TIMEOUT_SECONDS: Final = 30.0
 """Time within which a call ends where the client sets none; a call's own wait comes on top."""
@@ -169,6 +169,10 @@ class Client:
     def abandon(self, task: Task | str, *, lease_token: int | None = None) -> Returned:
         """Give a claimed task back unused: it keeps its place and its attempts. Raises LeaseLost."""
         return self._call(calls.abandon(task, lease_token))
+
+    def explain(self, task_id: str) -> Explanation:
+        """Read what a task waits for. Raises TaskNotFound."""
+        return self._call(calls.explain(task_id))
 
     def cancel(self, task: Task | str, reason: str = "") -> Task:
         """End a task that has not ended as CANCELLED, wherever it is; its worker is told. Raises TaskEnded."""
@@ -325,6 +329,10 @@ class AsyncClient:
     async def abandon(self, task: Task | str, *, lease_token: int | None = None) -> Returned:
         """Give a claimed task back unused; as Client.abandon."""
         return await self._call(calls.abandon(task, lease_token))
+
+    async def explain(self, task_id: str) -> Explanation:
+        """Read what a task waits for; as Client.explain."""
+        return await self._call(calls.explain(task_id))
 
     async def cancel(self, task: Task | str, reason: str = "") -> Task:
         """End a task that has not ended; as Client.cancel."""

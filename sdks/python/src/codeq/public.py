@@ -39,7 +39,7 @@ from codeq.errors import (
 from codeq.outcomes import Abandon, Completed, Failed, Nack
 from codeq.payloads import RawJson
 from codeq.producer import AsyncProducer, Producer
-from codeq.records import NewTask, Queue, Returned, ServerInfo, Task, TaskResult, TaskStatus
+from codeq.records import Explanation, NewTask, Queue, Returned, ServerInfo, Task, TaskResult, TaskStatus
 from codeq.worker import AsyncWorker, Worker
 from codeq.worker_stream import WorkerStats
 
@@ -56,6 +56,7 @@ __all__ = [
     "Completed",
     "DeadlineExceeded",
     "Draining",
+    "Explanation",
     "Failed",
     "FieldViolation",
     "InvalidField",

@@ -19,7 +19,7 @@ from google.protobuf import timestamp_pb2
 from codeq import payloads
 from codeq.errors import FieldViolation, InvalidField, TooLarge
 from codeq.outcomes import whole_seconds
-from codeq.v1 import queue_service_pb2, server_service_pb2, task_pb2
+from codeq.v1 import queue_service_pb2, server_service_pb2, task_pb2, task_service_pb2
 
 
 class TaskStatus(StrEnum):
@@ -301,6 +301,44 @@ class Returned:
 
     status: TaskStatus
     delay_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a task waits for.
+
+    Attributes:
+        status: Where it is.
+        reason: What it waits for first of all: QUEUED, PAUSED, DELAYED, NO_WORKER, LEASED or ENDED.
+        paused: Whether its queue is paused.
+        ahead: About how many tasks of its queue go first, while it is PENDING.
+        delay_seconds: Time until it is due, while it is SCHEDULED.
+        worker_id: Worker that holds it, while it is CLAIMED.
+        lease_until: End of the lease, while it is CLAIMED.
+    """
+
+    status: TaskStatus
+    reason: str
+    paused: bool
+    ahead: int | None = None
+    delay_seconds: float | None = None
+    worker_id: str | None = None
+    lease_until: datetime | None = None
+
+    @classmethod
+    def from_message(cls, message: task_service_pb2.ExplainTaskResponse) -> Self:
+        """The explanation of a reply; a reason of a newer server is its number."""
+        names = task_service_pb2.WaitReason.DESCRIPTOR.values_by_number
+        named = names.get(message.reason)
+        return cls(
+            status=TaskStatus.from_number(message.status),
+            reason=named.name.removeprefix("WAIT_REASON_") if named else str(message.reason),
+            paused=message.paused,
+            ahead=message.ahead if message.HasField("ahead") else None,
+            delay_seconds=message.delay_seconds if message.HasField("delay_seconds") else None,
+            worker_id=message.worker_id if message.HasField("worker_id") else None,
+            lease_until=to_datetime(message.lease_until) if message.HasField("lease_until") else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

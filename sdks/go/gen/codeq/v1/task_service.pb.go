@@ -25,6 +25,75 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// WaitReason is what a task waits for first of all.
+type WaitReason int32
+
+const (
+	// Never sent.
+	WaitReason_WAIT_REASON_UNSPECIFIED WaitReason = 0
+	// For the tasks ahead of it, or for a worker to have room.
+	WaitReason_WAIT_REASON_QUEUED WaitReason = 1
+	// For its queue to be resumed.
+	WaitReason_WAIT_REASON_PAUSED WaitReason = 2
+	// For its due time.
+	WaitReason_WAIT_REASON_DELAYED WaitReason = 3
+	// For a worker: none waits for tasks of its command or works on one.
+	WaitReason_WAIT_REASON_NO_WORKER WaitReason = 4
+	// For the worker that holds it.
+	WaitReason_WAIT_REASON_LEASED WaitReason = 5
+	// For nothing: it has ended.
+	WaitReason_WAIT_REASON_ENDED WaitReason = 6
+)
+
+// Enum value maps for WaitReason.
+var (
+	WaitReason_name = map[int32]string{
+		0: "WAIT_REASON_UNSPECIFIED",
+		1: "WAIT_REASON_QUEUED",
+		2: "WAIT_REASON_PAUSED",
+		3: "WAIT_REASON_DELAYED",
+		4: "WAIT_REASON_NO_WORKER",
+		5: "WAIT_REASON_LEASED",
+		6: "WAIT_REASON_ENDED",
+	}
+	WaitReason_value = map[string]int32{
+		"WAIT_REASON_UNSPECIFIED": 0,
+		"WAIT_REASON_QUEUED":      1,
+		"WAIT_REASON_PAUSED":      2,
+		"WAIT_REASON_DELAYED":     3,
+		"WAIT_REASON_NO_WORKER":   4,
+		"WAIT_REASON_LEASED":      5,
+		"WAIT_REASON_ENDED":       6,
+	}
+)
+
+func (x WaitReason) Enum() *WaitReason {
+	p := new(WaitReason)
+	*p = x
+	return p
+}
+
+func (x WaitReason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (WaitReason) Descriptor() protoreflect.EnumDescriptor {
+	return file_codeq_v1_task_service_proto_enumTypes[0].Descriptor()
+}
+
+func (WaitReason) Type() protoreflect.EnumType {
+	return &file_codeq_v1_task_service_proto_enumTypes[0]
+}
+
+func (x WaitReason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use WaitReason.Descriptor instead.
+func (WaitReason) EnumDescriptor() ([]byte, []int) {
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{0}
+}
+
 // CreateTaskRequest asks for one task.
 type CreateTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1720,6 +1789,161 @@ func (x *ListTasksResponse) GetNextPageToken() string {
 	return ""
 }
 
+// ExplainTaskRequest asks why a task waits.
+type ExplainTaskRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Task in question.
+	TaskId        string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainTaskRequest) Reset() {
+	*x = ExplainTaskRequest{}
+	mi := &file_codeq_v1_task_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainTaskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainTaskRequest) ProtoMessage() {}
+
+func (x *ExplainTaskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_task_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainTaskRequest.ProtoReflect.Descriptor instead.
+func (*ExplainTaskRequest) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ExplainTaskRequest) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+// ExplainTaskResponse tells what a task waits for.
+type ExplainTaskResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the task.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// Where the task is.
+	Status TaskStatus `protobuf:"varint,2,opt,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
+	// What it waits for first of all.
+	Reason WaitReason `protobuf:"varint,3,opt,name=reason,proto3,enum=codeq.v1.WaitReason" json:"reason,omitempty"`
+	// Whether its queue is paused.
+	Paused bool `protobuf:"varint,4,opt,name=paused,proto3" json:"paused,omitempty"`
+	// Tasks of its queue that are delivered before it, about; set while PENDING.
+	Ahead *int64 `protobuf:"varint,5,opt,name=ahead,proto3,oneof" json:"ahead,omitempty"`
+	// Seconds until it is due; set while SCHEDULED.
+	DelaySeconds *float64 `protobuf:"fixed64,6,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
+	// Worker that holds it; set while CLAIMED.
+	WorkerId *string `protobuf:"bytes,7,opt,name=worker_id,json=workerId,proto3,oneof" json:"worker_id,omitempty"`
+	// End of the lease unless it is extended; set while CLAIMED.
+	LeaseUntil    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=lease_until,json=leaseUntil,proto3" json:"lease_until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainTaskResponse) Reset() {
+	*x = ExplainTaskResponse{}
+	mi := &file_codeq_v1_task_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainTaskResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainTaskResponse) ProtoMessage() {}
+
+func (x *ExplainTaskResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_task_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainTaskResponse.ProtoReflect.Descriptor instead.
+func (*ExplainTaskResponse) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ExplainTaskResponse) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *ExplainTaskResponse) GetStatus() TaskStatus {
+	if x != nil {
+		return x.Status
+	}
+	return TaskStatus_TASK_STATUS_UNSPECIFIED
+}
+
+func (x *ExplainTaskResponse) GetReason() WaitReason {
+	if x != nil {
+		return x.Reason
+	}
+	return WaitReason_WAIT_REASON_UNSPECIFIED
+}
+
+func (x *ExplainTaskResponse) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
+func (x *ExplainTaskResponse) GetAhead() int64 {
+	if x != nil && x.Ahead != nil {
+		return *x.Ahead
+	}
+	return 0
+}
+
+func (x *ExplainTaskResponse) GetDelaySeconds() float64 {
+	if x != nil && x.DelaySeconds != nil {
+		return *x.DelaySeconds
+	}
+	return 0
+}
+
+func (x *ExplainTaskResponse) GetWorkerId() string {
+	if x != nil && x.WorkerId != nil {
+		return *x.WorkerId
+	}
+	return ""
+}
+
+func (x *ExplainTaskResponse) GetLeaseUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LeaseUntil
+	}
+	return nil
+}
+
 var File_codeq_v1_task_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_task_service_proto_rawDesc = "" +
@@ -1845,7 +2069,32 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"page_token\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"a\n" +
 	"\x11ListTasksResponse\x12$\n" +
 	"\x05tasks\x18\x01 \x03(\v2\x0e.codeq.v1.TaskR\x05tasks\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xfa\x0e\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"8\n" +
+	"\x12ExplainTaskRequest\x12\"\n" +
+	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\"\xf0\x02\n" +
+	"\x13ExplainTaskResponse\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
+	"\x06status\x18\x02 \x01(\x0e2\x14.codeq.v1.TaskStatusR\x06status\x12,\n" +
+	"\x06reason\x18\x03 \x01(\x0e2\x14.codeq.v1.WaitReasonR\x06reason\x12\x16\n" +
+	"\x06paused\x18\x04 \x01(\bR\x06paused\x12\x19\n" +
+	"\x05ahead\x18\x05 \x01(\x03H\x00R\x05ahead\x88\x01\x01\x12(\n" +
+	"\rdelay_seconds\x18\x06 \x01(\x01H\x01R\fdelaySeconds\x88\x01\x01\x12 \n" +
+	"\tworker_id\x18\a \x01(\tH\x02R\bworkerId\x88\x01\x01\x12;\n" +
+	"\vlease_until\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"leaseUntilB\b\n" +
+	"\x06_aheadB\x10\n" +
+	"\x0e_delay_secondsB\f\n" +
+	"\n" +
+	"_worker_id*\xbc\x01\n" +
+	"\n" +
+	"WaitReason\x12\x1b\n" +
+	"\x17WAIT_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12WAIT_REASON_QUEUED\x10\x01\x12\x16\n" +
+	"\x12WAIT_REASON_PAUSED\x10\x02\x12\x17\n" +
+	"\x13WAIT_REASON_DELAYED\x10\x03\x12\x19\n" +
+	"\x15WAIT_REASON_NO_WORKER\x10\x04\x12\x16\n" +
+	"\x12WAIT_REASON_LEASED\x10\x05\x12\x15\n" +
+	"\x11WAIT_REASON_ENDED\x10\x062\xf7\x0f\n" +
 	"\vTaskService\x12y\n" +
 	"\n" +
 	"CreateTask\x12\x1b.codeq.v1.CreateTaskRequest\x1a\x1c.codeq.v1.CreateTaskResponse\"0\x8a\xb5\x18\x02\b\x01\x92\xb5\x18\x03\b\xca\x01\x82\xd3\xe4\x93\x02\x1d:\x04specb\x04task\"\x0f/v1/codeq/tasks\x12\x81\x01\n" +
@@ -1863,7 +2112,8 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\n" +
 	"CancelTask\x12\x1b.codeq.v1.CancelTaskRequest\x1a\x1c.codeq.v1.CancelTaskResponse\"7\x8a\xb5\x18\x02\b\x01\x82\xd3\xe4\x93\x02+:\x01*b\x04task\" /v1/codeq/tasks/{task_id}/cancel\x12m\n" +
 	"\aGetTask\x12\x18.codeq.v1.GetTaskRequest\x1a\x19.codeq.v1.GetTaskResponse\"-\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02!b\x04task\x12\x19/v1/codeq/tasks/{task_id}\x12c\n" +
-	"\tListTasks\x12\x1a.codeq.v1.ListTasksRequest\x1a\x1b.codeq.v1.ListTasksResponse\"\x1d\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/codeq/tasks\x12\x80\x01\n" +
+	"\tListTasks\x12\x1a.codeq.v1.ListTasksRequest\x1a\x1b.codeq.v1.ListTasksResponse\"\x1d\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/codeq/tasks\x12{\n" +
+	"\vExplainTask\x12\x1c.codeq.v1.ExplainTaskRequest\x1a\x1d.codeq.v1.ExplainTaskResponse\"/\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02#\x12!/v1/codeq/tasks/{task_id}/explain\x12\x80\x01\n" +
 	"\rGetTaskResult\x12\x1e.codeq.v1.GetTaskResultRequest\x1a\x1f.codeq.v1.GetTaskResultResponse\".\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02\"\x12 /v1/codeq/tasks/{task_id}/resultB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
 var (
@@ -1878,105 +2128,114 @@ func file_codeq_v1_task_service_proto_rawDescGZIP() []byte {
 	return file_codeq_v1_task_service_proto_rawDescData
 }
 
-var file_codeq_v1_task_service_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_codeq_v1_task_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_codeq_v1_task_service_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_codeq_v1_task_service_proto_goTypes = []any{
-	(*CreateTaskRequest)(nil),          // 0: codeq.v1.CreateTaskRequest
-	(*CreateTaskResponse)(nil),         // 1: codeq.v1.CreateTaskResponse
-	(*BatchCreateTasksRequest)(nil),    // 2: codeq.v1.BatchCreateTasksRequest
-	(*BatchCreateTasksResponse)(nil),   // 3: codeq.v1.BatchCreateTasksResponse
-	(*CreateTaskAnswer)(nil),           // 4: codeq.v1.CreateTaskAnswer
-	(*ClaimTaskRequest)(nil),           // 5: codeq.v1.ClaimTaskRequest
-	(*ClaimTaskResponse)(nil),          // 6: codeq.v1.ClaimTaskResponse
-	(*ClaimTasksRequest)(nil),          // 7: codeq.v1.ClaimTasksRequest
-	(*ClaimTasksResponse)(nil),         // 8: codeq.v1.ClaimTasksResponse
-	(*HeartbeatTaskRequest)(nil),       // 9: codeq.v1.HeartbeatTaskRequest
-	(*HeartbeatTaskResponse)(nil),      // 10: codeq.v1.HeartbeatTaskResponse
-	(*SubmitResultRequest)(nil),        // 11: codeq.v1.SubmitResultRequest
-	(*SubmitResultResponse)(nil),       // 12: codeq.v1.SubmitResultResponse
-	(*BatchSubmitResultsRequest)(nil),  // 13: codeq.v1.BatchSubmitResultsRequest
-	(*BatchSubmitResultsResponse)(nil), // 14: codeq.v1.BatchSubmitResultsResponse
-	(*SubmitResultAnswer)(nil),         // 15: codeq.v1.SubmitResultAnswer
-	(*NackTaskRequest)(nil),            // 16: codeq.v1.NackTaskRequest
-	(*NackTaskResponse)(nil),           // 17: codeq.v1.NackTaskResponse
-	(*AbandonTaskRequest)(nil),         // 18: codeq.v1.AbandonTaskRequest
-	(*AbandonTaskResponse)(nil),        // 19: codeq.v1.AbandonTaskResponse
-	(*ReportProgressRequest)(nil),      // 20: codeq.v1.ReportProgressRequest
-	(*ReportProgressResponse)(nil),     // 21: codeq.v1.ReportProgressResponse
-	(*CancelTaskRequest)(nil),          // 22: codeq.v1.CancelTaskRequest
-	(*CancelTaskResponse)(nil),         // 23: codeq.v1.CancelTaskResponse
-	(*GetTaskRequest)(nil),             // 24: codeq.v1.GetTaskRequest
-	(*GetTaskResponse)(nil),            // 25: codeq.v1.GetTaskResponse
-	(*GetTaskResultRequest)(nil),       // 26: codeq.v1.GetTaskResultRequest
-	(*GetTaskResultResponse)(nil),      // 27: codeq.v1.GetTaskResultResponse
-	(*ListTasksRequest)(nil),           // 28: codeq.v1.ListTasksRequest
-	(*ListTasksResponse)(nil),          // 29: codeq.v1.ListTasksResponse
-	(*TaskSpec)(nil),                   // 30: codeq.v1.TaskSpec
-	(*Task)(nil),                       // 31: codeq.v1.Task
-	(*ItemError)(nil),                  // 32: codeq.v1.ItemError
-	(*timestamppb.Timestamp)(nil),      // 33: google.protobuf.Timestamp
-	(TaskStatus)(0),                    // 34: codeq.v1.TaskStatus
-	(*TaskResult)(nil),                 // 35: codeq.v1.TaskResult
+	(WaitReason)(0),                    // 0: codeq.v1.WaitReason
+	(*CreateTaskRequest)(nil),          // 1: codeq.v1.CreateTaskRequest
+	(*CreateTaskResponse)(nil),         // 2: codeq.v1.CreateTaskResponse
+	(*BatchCreateTasksRequest)(nil),    // 3: codeq.v1.BatchCreateTasksRequest
+	(*BatchCreateTasksResponse)(nil),   // 4: codeq.v1.BatchCreateTasksResponse
+	(*CreateTaskAnswer)(nil),           // 5: codeq.v1.CreateTaskAnswer
+	(*ClaimTaskRequest)(nil),           // 6: codeq.v1.ClaimTaskRequest
+	(*ClaimTaskResponse)(nil),          // 7: codeq.v1.ClaimTaskResponse
+	(*ClaimTasksRequest)(nil),          // 8: codeq.v1.ClaimTasksRequest
+	(*ClaimTasksResponse)(nil),         // 9: codeq.v1.ClaimTasksResponse
+	(*HeartbeatTaskRequest)(nil),       // 10: codeq.v1.HeartbeatTaskRequest
+	(*HeartbeatTaskResponse)(nil),      // 11: codeq.v1.HeartbeatTaskResponse
+	(*SubmitResultRequest)(nil),        // 12: codeq.v1.SubmitResultRequest
+	(*SubmitResultResponse)(nil),       // 13: codeq.v1.SubmitResultResponse
+	(*BatchSubmitResultsRequest)(nil),  // 14: codeq.v1.BatchSubmitResultsRequest
+	(*BatchSubmitResultsResponse)(nil), // 15: codeq.v1.BatchSubmitResultsResponse
+	(*SubmitResultAnswer)(nil),         // 16: codeq.v1.SubmitResultAnswer
+	(*NackTaskRequest)(nil),            // 17: codeq.v1.NackTaskRequest
+	(*NackTaskResponse)(nil),           // 18: codeq.v1.NackTaskResponse
+	(*AbandonTaskRequest)(nil),         // 19: codeq.v1.AbandonTaskRequest
+	(*AbandonTaskResponse)(nil),        // 20: codeq.v1.AbandonTaskResponse
+	(*ReportProgressRequest)(nil),      // 21: codeq.v1.ReportProgressRequest
+	(*ReportProgressResponse)(nil),     // 22: codeq.v1.ReportProgressResponse
+	(*CancelTaskRequest)(nil),          // 23: codeq.v1.CancelTaskRequest
+	(*CancelTaskResponse)(nil),         // 24: codeq.v1.CancelTaskResponse
+	(*GetTaskRequest)(nil),             // 25: codeq.v1.GetTaskRequest
+	(*GetTaskResponse)(nil),            // 26: codeq.v1.GetTaskResponse
+	(*GetTaskResultRequest)(nil),       // 27: codeq.v1.GetTaskResultRequest
+	(*GetTaskResultResponse)(nil),      // 28: codeq.v1.GetTaskResultResponse
+	(*ListTasksRequest)(nil),           // 29: codeq.v1.ListTasksRequest
+	(*ListTasksResponse)(nil),          // 30: codeq.v1.ListTasksResponse
+	(*ExplainTaskRequest)(nil),         // 31: codeq.v1.ExplainTaskRequest
+	(*ExplainTaskResponse)(nil),        // 32: codeq.v1.ExplainTaskResponse
+	(*TaskSpec)(nil),                   // 33: codeq.v1.TaskSpec
+	(*Task)(nil),                       // 34: codeq.v1.Task
+	(*ItemError)(nil),                  // 35: codeq.v1.ItemError
+	(*timestamppb.Timestamp)(nil),      // 36: google.protobuf.Timestamp
+	(TaskStatus)(0),                    // 37: codeq.v1.TaskStatus
+	(*TaskResult)(nil),                 // 38: codeq.v1.TaskResult
 }
 var file_codeq_v1_task_service_proto_depIdxs = []int32{
-	30, // 0: codeq.v1.CreateTaskRequest.spec:type_name -> codeq.v1.TaskSpec
-	31, // 1: codeq.v1.CreateTaskResponse.task:type_name -> codeq.v1.Task
-	30, // 2: codeq.v1.BatchCreateTasksRequest.tasks:type_name -> codeq.v1.TaskSpec
-	4,  // 3: codeq.v1.BatchCreateTasksResponse.results:type_name -> codeq.v1.CreateTaskAnswer
-	31, // 4: codeq.v1.CreateTaskAnswer.task:type_name -> codeq.v1.Task
-	32, // 5: codeq.v1.CreateTaskAnswer.error:type_name -> codeq.v1.ItemError
-	31, // 6: codeq.v1.ClaimTaskResponse.task:type_name -> codeq.v1.Task
-	31, // 7: codeq.v1.ClaimTasksResponse.tasks:type_name -> codeq.v1.Task
-	33, // 8: codeq.v1.HeartbeatTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
-	34, // 9: codeq.v1.SubmitResultRequest.status:type_name -> codeq.v1.TaskStatus
-	35, // 10: codeq.v1.SubmitResultResponse.result:type_name -> codeq.v1.TaskResult
-	11, // 11: codeq.v1.BatchSubmitResultsRequest.results:type_name -> codeq.v1.SubmitResultRequest
-	15, // 12: codeq.v1.BatchSubmitResultsResponse.results:type_name -> codeq.v1.SubmitResultAnswer
-	35, // 13: codeq.v1.SubmitResultAnswer.result:type_name -> codeq.v1.TaskResult
-	32, // 14: codeq.v1.SubmitResultAnswer.error:type_name -> codeq.v1.ItemError
-	34, // 15: codeq.v1.NackTaskResponse.status:type_name -> codeq.v1.TaskStatus
-	34, // 16: codeq.v1.AbandonTaskResponse.status:type_name -> codeq.v1.TaskStatus
-	33, // 17: codeq.v1.ReportProgressResponse.lease_until:type_name -> google.protobuf.Timestamp
-	31, // 18: codeq.v1.CancelTaskResponse.task:type_name -> codeq.v1.Task
-	31, // 19: codeq.v1.GetTaskResponse.task:type_name -> codeq.v1.Task
-	31, // 20: codeq.v1.GetTaskResultResponse.task:type_name -> codeq.v1.Task
-	35, // 21: codeq.v1.GetTaskResultResponse.result:type_name -> codeq.v1.TaskResult
-	34, // 22: codeq.v1.ListTasksRequest.status:type_name -> codeq.v1.TaskStatus
-	33, // 23: codeq.v1.ListTasksRequest.created_from:type_name -> google.protobuf.Timestamp
-	33, // 24: codeq.v1.ListTasksRequest.created_to:type_name -> google.protobuf.Timestamp
-	31, // 25: codeq.v1.ListTasksResponse.tasks:type_name -> codeq.v1.Task
-	0,  // 26: codeq.v1.TaskService.CreateTask:input_type -> codeq.v1.CreateTaskRequest
-	2,  // 27: codeq.v1.TaskService.BatchCreateTasks:input_type -> codeq.v1.BatchCreateTasksRequest
-	5,  // 28: codeq.v1.TaskService.ClaimTask:input_type -> codeq.v1.ClaimTaskRequest
-	7,  // 29: codeq.v1.TaskService.ClaimTasks:input_type -> codeq.v1.ClaimTasksRequest
-	9,  // 30: codeq.v1.TaskService.HeartbeatTask:input_type -> codeq.v1.HeartbeatTaskRequest
-	11, // 31: codeq.v1.TaskService.SubmitResult:input_type -> codeq.v1.SubmitResultRequest
-	13, // 32: codeq.v1.TaskService.BatchSubmitResults:input_type -> codeq.v1.BatchSubmitResultsRequest
-	16, // 33: codeq.v1.TaskService.NackTask:input_type -> codeq.v1.NackTaskRequest
-	18, // 34: codeq.v1.TaskService.AbandonTask:input_type -> codeq.v1.AbandonTaskRequest
-	20, // 35: codeq.v1.TaskService.ReportProgress:input_type -> codeq.v1.ReportProgressRequest
-	22, // 36: codeq.v1.TaskService.CancelTask:input_type -> codeq.v1.CancelTaskRequest
-	24, // 37: codeq.v1.TaskService.GetTask:input_type -> codeq.v1.GetTaskRequest
-	28, // 38: codeq.v1.TaskService.ListTasks:input_type -> codeq.v1.ListTasksRequest
-	26, // 39: codeq.v1.TaskService.GetTaskResult:input_type -> codeq.v1.GetTaskResultRequest
-	1,  // 40: codeq.v1.TaskService.CreateTask:output_type -> codeq.v1.CreateTaskResponse
-	3,  // 41: codeq.v1.TaskService.BatchCreateTasks:output_type -> codeq.v1.BatchCreateTasksResponse
-	6,  // 42: codeq.v1.TaskService.ClaimTask:output_type -> codeq.v1.ClaimTaskResponse
-	8,  // 43: codeq.v1.TaskService.ClaimTasks:output_type -> codeq.v1.ClaimTasksResponse
-	10, // 44: codeq.v1.TaskService.HeartbeatTask:output_type -> codeq.v1.HeartbeatTaskResponse
-	12, // 45: codeq.v1.TaskService.SubmitResult:output_type -> codeq.v1.SubmitResultResponse
-	14, // 46: codeq.v1.TaskService.BatchSubmitResults:output_type -> codeq.v1.BatchSubmitResultsResponse
-	17, // 47: codeq.v1.TaskService.NackTask:output_type -> codeq.v1.NackTaskResponse
-	19, // 48: codeq.v1.TaskService.AbandonTask:output_type -> codeq.v1.AbandonTaskResponse
-	21, // 49: codeq.v1.TaskService.ReportProgress:output_type -> codeq.v1.ReportProgressResponse
-	23, // 50: codeq.v1.TaskService.CancelTask:output_type -> codeq.v1.CancelTaskResponse
-	25, // 51: codeq.v1.TaskService.GetTask:output_type -> codeq.v1.GetTaskResponse
-	29, // 52: codeq.v1.TaskService.ListTasks:output_type -> codeq.v1.ListTasksResponse
-	27, // 53: codeq.v1.TaskService.GetTaskResult:output_type -> codeq.v1.GetTaskResultResponse
-	40, // [40:54] is the sub-list for method output_type
-	26, // [26:40] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	33, // 0: codeq.v1.CreateTaskRequest.spec:type_name -> codeq.v1.TaskSpec
+	34, // 1: codeq.v1.CreateTaskResponse.task:type_name -> codeq.v1.Task
+	33, // 2: codeq.v1.BatchCreateTasksRequest.tasks:type_name -> codeq.v1.TaskSpec
+	5,  // 3: codeq.v1.BatchCreateTasksResponse.results:type_name -> codeq.v1.CreateTaskAnswer
+	34, // 4: codeq.v1.CreateTaskAnswer.task:type_name -> codeq.v1.Task
+	35, // 5: codeq.v1.CreateTaskAnswer.error:type_name -> codeq.v1.ItemError
+	34, // 6: codeq.v1.ClaimTaskResponse.task:type_name -> codeq.v1.Task
+	34, // 7: codeq.v1.ClaimTasksResponse.tasks:type_name -> codeq.v1.Task
+	36, // 8: codeq.v1.HeartbeatTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
+	37, // 9: codeq.v1.SubmitResultRequest.status:type_name -> codeq.v1.TaskStatus
+	38, // 10: codeq.v1.SubmitResultResponse.result:type_name -> codeq.v1.TaskResult
+	12, // 11: codeq.v1.BatchSubmitResultsRequest.results:type_name -> codeq.v1.SubmitResultRequest
+	16, // 12: codeq.v1.BatchSubmitResultsResponse.results:type_name -> codeq.v1.SubmitResultAnswer
+	38, // 13: codeq.v1.SubmitResultAnswer.result:type_name -> codeq.v1.TaskResult
+	35, // 14: codeq.v1.SubmitResultAnswer.error:type_name -> codeq.v1.ItemError
+	37, // 15: codeq.v1.NackTaskResponse.status:type_name -> codeq.v1.TaskStatus
+	37, // 16: codeq.v1.AbandonTaskResponse.status:type_name -> codeq.v1.TaskStatus
+	36, // 17: codeq.v1.ReportProgressResponse.lease_until:type_name -> google.protobuf.Timestamp
+	34, // 18: codeq.v1.CancelTaskResponse.task:type_name -> codeq.v1.Task
+	34, // 19: codeq.v1.GetTaskResponse.task:type_name -> codeq.v1.Task
+	34, // 20: codeq.v1.GetTaskResultResponse.task:type_name -> codeq.v1.Task
+	38, // 21: codeq.v1.GetTaskResultResponse.result:type_name -> codeq.v1.TaskResult
+	37, // 22: codeq.v1.ListTasksRequest.status:type_name -> codeq.v1.TaskStatus
+	36, // 23: codeq.v1.ListTasksRequest.created_from:type_name -> google.protobuf.Timestamp
+	36, // 24: codeq.v1.ListTasksRequest.created_to:type_name -> google.protobuf.Timestamp
+	34, // 25: codeq.v1.ListTasksResponse.tasks:type_name -> codeq.v1.Task
+	37, // 26: codeq.v1.ExplainTaskResponse.status:type_name -> codeq.v1.TaskStatus
+	0,  // 27: codeq.v1.ExplainTaskResponse.reason:type_name -> codeq.v1.WaitReason
+	36, // 28: codeq.v1.ExplainTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
+	1,  // 29: codeq.v1.TaskService.CreateTask:input_type -> codeq.v1.CreateTaskRequest
+	3,  // 30: codeq.v1.TaskService.BatchCreateTasks:input_type -> codeq.v1.BatchCreateTasksRequest
+	6,  // 31: codeq.v1.TaskService.ClaimTask:input_type -> codeq.v1.ClaimTaskRequest
+	8,  // 32: codeq.v1.TaskService.ClaimTasks:input_type -> codeq.v1.ClaimTasksRequest
+	10, // 33: codeq.v1.TaskService.HeartbeatTask:input_type -> codeq.v1.HeartbeatTaskRequest
+	12, // 34: codeq.v1.TaskService.SubmitResult:input_type -> codeq.v1.SubmitResultRequest
+	14, // 35: codeq.v1.TaskService.BatchSubmitResults:input_type -> codeq.v1.BatchSubmitResultsRequest
+	17, // 36: codeq.v1.TaskService.NackTask:input_type -> codeq.v1.NackTaskRequest
+	19, // 37: codeq.v1.TaskService.AbandonTask:input_type -> codeq.v1.AbandonTaskRequest
+	21, // 38: codeq.v1.TaskService.ReportProgress:input_type -> codeq.v1.ReportProgressRequest
+	23, // 39: codeq.v1.TaskService.CancelTask:input_type -> codeq.v1.CancelTaskRequest
+	25, // 40: codeq.v1.TaskService.GetTask:input_type -> codeq.v1.GetTaskRequest
+	29, // 41: codeq.v1.TaskService.ListTasks:input_type -> codeq.v1.ListTasksRequest
+	31, // 42: codeq.v1.TaskService.ExplainTask:input_type -> codeq.v1.ExplainTaskRequest
+	27, // 43: codeq.v1.TaskService.GetTaskResult:input_type -> codeq.v1.GetTaskResultRequest
+	2,  // 44: codeq.v1.TaskService.CreateTask:output_type -> codeq.v1.CreateTaskResponse
+	4,  // 45: codeq.v1.TaskService.BatchCreateTasks:output_type -> codeq.v1.BatchCreateTasksResponse
+	7,  // 46: codeq.v1.TaskService.ClaimTask:output_type -> codeq.v1.ClaimTaskResponse
+	9,  // 47: codeq.v1.TaskService.ClaimTasks:output_type -> codeq.v1.ClaimTasksResponse
+	11, // 48: codeq.v1.TaskService.HeartbeatTask:output_type -> codeq.v1.HeartbeatTaskResponse
+	13, // 49: codeq.v1.TaskService.SubmitResult:output_type -> codeq.v1.SubmitResultResponse
+	15, // 50: codeq.v1.TaskService.BatchSubmitResults:output_type -> codeq.v1.BatchSubmitResultsResponse
+	18, // 51: codeq.v1.TaskService.NackTask:output_type -> codeq.v1.NackTaskResponse
+	20, // 52: codeq.v1.TaskService.AbandonTask:output_type -> codeq.v1.AbandonTaskResponse
+	22, // 53: codeq.v1.TaskService.ReportProgress:output_type -> codeq.v1.ReportProgressResponse
+	24, // 54: codeq.v1.TaskService.CancelTask:output_type -> codeq.v1.CancelTaskResponse
+	26, // 55: codeq.v1.TaskService.GetTask:output_type -> codeq.v1.GetTaskResponse
+	30, // 56: codeq.v1.TaskService.ListTasks:output_type -> codeq.v1.ListTasksResponse
+	32, // 57: codeq.v1.TaskService.ExplainTask:output_type -> codeq.v1.ExplainTaskResponse
+	28, // 58: codeq.v1.TaskService.GetTaskResult:output_type -> codeq.v1.GetTaskResultResponse
+	44, // [44:59] is the sub-list for method output_type
+	29, // [29:44] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_task_service_proto_init() }
@@ -1993,18 +2252,20 @@ func file_codeq_v1_task_service_proto_init() {
 	file_codeq_v1_task_service_proto_msgTypes[16].OneofWrappers = []any{}
 	file_codeq_v1_task_service_proto_msgTypes[18].OneofWrappers = []any{}
 	file_codeq_v1_task_service_proto_msgTypes[20].OneofWrappers = []any{}
+	file_codeq_v1_task_service_proto_msgTypes[31].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_v1_task_service_proto_rawDesc), len(file_codeq_v1_task_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   30,
+			NumEnums:      1,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_codeq_v1_task_service_proto_goTypes,
 		DependencyIndexes: file_codeq_v1_task_service_proto_depIdxs,
+		EnumInfos:         file_codeq_v1_task_service_proto_enumTypes,
 		MessageInfos:      file_codeq_v1_task_service_proto_msgTypes,
 	}.Build()
 	File_codeq_v1_task_service_proto = out.File

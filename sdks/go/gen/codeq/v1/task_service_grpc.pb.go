@@ -32,6 +32,7 @@ const (
 	TaskService_CancelTask_FullMethodName         = "/codeq.v1.TaskService/CancelTask"
 	TaskService_GetTask_FullMethodName            = "/codeq.v1.TaskService/GetTask"
 	TaskService_ListTasks_FullMethodName          = "/codeq.v1.TaskService/ListTasks"
+	TaskService_ExplainTask_FullMethodName        = "/codeq.v1.TaskService/ExplainTask"
 	TaskService_GetTaskResult_FullMethodName      = "/codeq.v1.TaskService/GetTaskResult"
 )
 
@@ -86,6 +87,9 @@ type TaskServiceClient interface {
 	// still follow. A task is told as it is when its page is read.
 	// Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
 	ListTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (*ListTasksResponse, error)
+	// ExplainTask tells why a task waits, or what became of it.
+	// Errors: TASK_NOT_FOUND.
+	ExplainTask(ctx context.Context, in *ExplainTaskRequest, opts ...grpc.CallOption) (*ExplainTaskResponse, error)
 	// GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
 	// Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
 	GetTaskResult(ctx context.Context, in *GetTaskResultRequest, opts ...grpc.CallOption) (*GetTaskResultResponse, error)
@@ -229,6 +233,16 @@ func (c *taskServiceClient) ListTasks(ctx context.Context, in *ListTasksRequest,
 	return out, nil
 }
 
+func (c *taskServiceClient) ExplainTask(ctx context.Context, in *ExplainTaskRequest, opts ...grpc.CallOption) (*ExplainTaskResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainTaskResponse)
+	err := c.cc.Invoke(ctx, TaskService_ExplainTask_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *taskServiceClient) GetTaskResult(ctx context.Context, in *GetTaskResultRequest, opts ...grpc.CallOption) (*GetTaskResultResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetTaskResultResponse)
@@ -290,6 +304,9 @@ type TaskServiceServer interface {
 	// still follow. A task is told as it is when its page is read.
 	// Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
 	ListTasks(context.Context, *ListTasksRequest) (*ListTasksResponse, error)
+	// ExplainTask tells why a task waits, or what became of it.
+	// Errors: TASK_NOT_FOUND.
+	ExplainTask(context.Context, *ExplainTaskRequest) (*ExplainTaskResponse, error)
 	// GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
 	// Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
 	GetTaskResult(context.Context, *GetTaskResultRequest) (*GetTaskResultResponse, error)
@@ -341,6 +358,9 @@ func (UnimplementedTaskServiceServer) GetTask(context.Context, *GetTaskRequest) 
 }
 func (UnimplementedTaskServiceServer) ListTasks(context.Context, *ListTasksRequest) (*ListTasksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListTasks not implemented")
+}
+func (UnimplementedTaskServiceServer) ExplainTask(context.Context, *ExplainTaskRequest) (*ExplainTaskResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainTask not implemented")
 }
 func (UnimplementedTaskServiceServer) GetTaskResult(context.Context, *GetTaskResultRequest) (*GetTaskResultResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTaskResult not implemented")
@@ -600,6 +620,24 @@ func _TaskService_ListTasks_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TaskService_ExplainTask_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainTaskRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TaskServiceServer).ExplainTask(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TaskService_ExplainTask_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TaskServiceServer).ExplainTask(ctx, req.(*ExplainTaskRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _TaskService_GetTaskResult_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetTaskResultRequest)
 	if err := dec(in); err != nil {
@@ -676,6 +714,10 @@ var TaskService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListTasks",
 			Handler:    _TaskService_ListTasks_Handler,
+		},
+		{
+			MethodName: "ExplainTask",
+			Handler:    _TaskService_ExplainTask_Handler,
 		},
 		{
 			MethodName: "GetTaskResult",

@@ -7,12 +7,30 @@ from codeq.v1 import task_pb2 as _task_pb2
 from google.api import annotations_pb2 as _annotations_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class WaitReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    WAIT_REASON_UNSPECIFIED: _ClassVar[WaitReason]
+    WAIT_REASON_QUEUED: _ClassVar[WaitReason]
+    WAIT_REASON_PAUSED: _ClassVar[WaitReason]
+    WAIT_REASON_DELAYED: _ClassVar[WaitReason]
+    WAIT_REASON_NO_WORKER: _ClassVar[WaitReason]
+    WAIT_REASON_LEASED: _ClassVar[WaitReason]
+    WAIT_REASON_ENDED: _ClassVar[WaitReason]
+WAIT_REASON_UNSPECIFIED: WaitReason
+WAIT_REASON_QUEUED: WaitReason
+WAIT_REASON_PAUSED: WaitReason
+WAIT_REASON_DELAYED: WaitReason
+WAIT_REASON_NO_WORKER: WaitReason
+WAIT_REASON_LEASED: WaitReason
+WAIT_REASON_ENDED: WaitReason
 
 class CreateTaskRequest(_message.Message):
     __slots__ = ("spec",)
@@ -263,3 +281,29 @@ class ListTasksResponse(_message.Message):
     tasks: _containers.RepeatedCompositeFieldContainer[_task_pb2.Task]
     next_page_token: str
     def __init__(self, tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ExplainTaskRequest(_message.Message):
+    __slots__ = ("task_id",)
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    def __init__(self, task_id: _Optional[str] = ...) -> None: ...
+
+class ExplainTaskResponse(_message.Message):
+    __slots__ = ("task_id", "status", "reason", "paused", "ahead", "delay_seconds", "worker_id", "lease_until")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_FIELD_NUMBER: _ClassVar[int]
+    DELAY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    status: _task_pb2.TaskStatus
+    reason: WaitReason
+    paused: bool
+    ahead: int
+    delay_seconds: float
+    worker_id: str
+    lease_until: _timestamp_pb2.Timestamp
+    def __init__(self, task_id: _Optional[str] = ..., status: _Optional[_Union[_task_pb2.TaskStatus, str]] = ..., reason: _Optional[_Union[WaitReason, str]] = ..., paused: _Optional[bool] = ..., ahead: _Optional[int] = ..., delay_seconds: _Optional[float] = ..., worker_id: _Optional[str] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...

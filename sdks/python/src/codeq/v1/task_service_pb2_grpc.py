@@ -101,6 +101,11 @@ class TaskServiceStub:
                 request_serializer=codeq_dot_v1_dot_task__service__pb2.ListTasksRequest.SerializeToString,
                 response_deserializer=codeq_dot_v1_dot_task__service__pb2.ListTasksResponse.FromString,
                 _registered_method=True)
+        self.ExplainTask = channel.unary_unary(
+                '/codeq.v1.TaskService/ExplainTask',
+                request_serializer=codeq_dot_v1_dot_task__service__pb2.ExplainTaskRequest.SerializeToString,
+                response_deserializer=codeq_dot_v1_dot_task__service__pb2.ExplainTaskResponse.FromString,
+                _registered_method=True)
         self.GetTaskResult = channel.unary_unary(
                 '/codeq.v1.TaskService/GetTaskResult',
                 request_serializer=codeq_dot_v1_dot_task__service__pb2.GetTaskResultRequest.SerializeToString,
@@ -222,6 +227,14 @@ class TaskServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainTask(self, request, context):
+        """ExplainTask tells why a task waits, or what became of it.
+        Errors: TASK_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTaskResult(self, request, context):
         """GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
         Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
@@ -297,6 +310,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.ListTasks,
                     request_deserializer=codeq_dot_v1_dot_task__service__pb2.ListTasksRequest.FromString,
                     response_serializer=codeq_dot_v1_dot_task__service__pb2.ListTasksResponse.SerializeToString,
+            ),
+            'ExplainTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainTask,
+                    request_deserializer=codeq_dot_v1_dot_task__service__pb2.ExplainTaskRequest.FromString,
+                    response_serializer=codeq_dot_v1_dot_task__service__pb2.ExplainTaskResponse.SerializeToString,
             ),
             'GetTaskResult': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTaskResult,
@@ -657,6 +675,33 @@ class TaskService:
             '/codeq.v1.TaskService/ListTasks',
             codeq_dot_v1_dot_task__service__pb2.ListTasksRequest.SerializeToString,
             codeq_dot_v1_dot_task__service__pb2.ListTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/codeq.v1.TaskService/ExplainTask',
+            codeq_dot_v1_dot_task__service__pb2.ExplainTaskRequest.SerializeToString,
+            codeq_dot_v1_dot_task__service__pb2.ExplainTaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -91,6 +91,10 @@ class TaskServiceStub:
     still follow. A task is told as it is when its page is read.
     Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
     """
+    ExplainTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ExplainTaskRequest, _task_service_pb2.ExplainTaskResponse]
+    """ExplainTask tells why a task waits, or what became of it.
+    Errors: TASK_NOT_FOUND.
+    """
     GetTaskResult: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskResultRequest, _task_service_pb2.GetTaskResultResponse]
     """GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
     Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
@@ -158,6 +162,10 @@ class TaskServiceAsyncStub(TaskServiceStub):
     last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
     still follow. A task is told as it is when its page is read.
     Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
+    """
+    ExplainTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ExplainTaskRequest, _task_service_pb2.ExplainTaskResponse]  # type: ignore[assignment]
+    """ExplainTask tells why a task waits, or what became of it.
+    Errors: TASK_NOT_FOUND.
     """
     GetTaskResult: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskResultRequest, _task_service_pb2.GetTaskResultResponse]  # type: ignore[assignment]
     """GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
@@ -301,6 +309,16 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
         still follow. A task is told as it is when its page is read.
         Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainTask(
+        self,
+        request: _task_service_pb2.ExplainTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.ExplainTaskResponse, _abc.Awaitable[_task_service_pb2.ExplainTaskResponse]]:
+        """ExplainTask tells why a task waits, or what became of it.
+        Errors: TASK_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod

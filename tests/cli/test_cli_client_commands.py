@@ -355,3 +355,21 @@ def test_cancel_sends_the_reason(client: Run, recorder: RecordingServer) -> None
     assert client("task", "cancel", "t1", "--reason", "no need").returncode == 0
     assert (recorder.request.method, recorder.request.path) == ("POST", "/v1/codeq/tasks/t1/cancel")
     assert sent(recorder) == {"reason": "no need"}
+
+
+@pytest.mark.parametrize(
+    ("args", "method", "path", "body"),
+    [
+        (("task", "progress", "t1", "[1.50]", "--extend", "9"), "POST", "/tasks/t1/progress", b'"progress":[1.50]'),
+        (("task", "explain", "t1"), "GET", "/tasks/t1/explain", b""),
+        (("queue", "pause", "A"), "POST", "/admin/queues/A/pause", b"{}"),
+        (("queue", "resume", "A"), "POST", "/admin/queues/A/resume", b"{}"),
+    ],
+)
+def test_control_commands_make_their_calls(
+    client: Run, recorder: RecordingServer, args: tuple[str, ...], method: str, path: str, body: bytes
+) -> None:
+    recorder.reply(b'{"status":"CLAIMED"}')
+    assert client(*args).returncode == 0
+    assert (recorder.request.method, recorder.request.path) == (method, f"/v1/codeq{path}")
+    assert body in recorder.request.body

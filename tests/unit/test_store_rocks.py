@@ -6,7 +6,6 @@ import random
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -238,24 +237,13 @@ def test_open_side_file_without_a_valid_record_is_damage(tmp_path: Path) -> None
     RocksStore(path, fsync=True).close()
 
 
-def test_write_stalled_database_loses_nothing_and_blocks_nobody(tmp_path: Path) -> None:
-    """Tiny buffers make RocksDB refuse writes all the time, while another thread measures how long it stands still."""
+def test_write_stalled_database_is_refused_and_tried_again_without_loss(tmp_path: Path) -> None:
+    """Tiny buffers make RocksDB busy all the time: it refuses writes instead of waiting with the interpreter's lock."""
     options = make_options(write_buffer_bytes=64 << 10)
     options.set_max_write_buffer_number(2)
     options.set_level_zero_slowdown_writes_trigger(2)
     options.set_level_zero_stop_writes_trigger(4)
     store = RocksStore(tmp_path / "s", fsync=True, options=options)
-    stop = threading.Event()
-    pauses: list[float] = []
-
-    def watch() -> None:
-        last = time.perf_counter()
-        while not stop.is_set():
-            time.sleep(0.001)
-            now = time.perf_counter()
-            pauses.append(now - last)
-            last = now
-
     refused = 0
     attempt = store._try_write
 
@@ -266,19 +254,11 @@ def test_write_stalled_database_loses_nothing_and_blocks_nobody(tmp_path: Path) 
         return written
 
     store._try_write = counted  # type: ignore[method-assign, assignment]
-    watcher = threading.Thread(target=watch)
-    watcher.start()
     noise = random.Random(1).randbytes(100_000)
-    try:
-        for batch in range(150):
-            store.write({number(batch * 100 + index): noise[index * 90 : index * 90 + 1000] for index in range(100)})
-    finally:
-        stop.set()
-        watcher.join()
+    for batch in range(150):
+        store.write({number(batch * 100 + index): noise[index * 90 : index * 90 + 1000] for index in range(100)})
     assert refused > 0
     assert len(store.scan(b"", b"\xff", 20_000)) == 15_000
-    # A few pauses may be the machine's; writes that wait inside RocksDB make more of them.
-    assert sorted(pauses)[-4] < 0.05
     store.close()
 
 

@@ -46,14 +46,24 @@ def create(
     max_attempts: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Deliveries before the dead-letter queue; default 5.")
     ] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Create once only: repeated, it shows the first task.")
+    ] = None,
+    task_id: Annotated[str | None, typer.Option(metavar="ID", help="Id of the task; default: the server's.")] = None,
 ) -> None:
     """Creates a task and shows it as accepted."""
     if delay is not None and run_at is not None:
         raise usage_failure("--delay and --run-at exclude each other")
+    if idempotency_key is not None and task_id is not None:
+        raise usage_failure("--idempotency-key and --task-id exclude each other")
     fields = {"command": json_text.quote(names.command(command)), "payload": _json_input("--payload", payload)}
     _add_numbers(fields, priority=priority, delaySeconds=delay, maxAttempts=max_attempts)
     if run_at is not None:
         fields["runAt"] = json_text.quote(run_at)
+    if idempotency_key is not None:
+        fields["idempotencyKey"] = json_text.quote(idempotency_key)
+    if task_id is not None:
+        fields["taskId"] = json_text.quote(task_id)
     _show_reply(options, options.server().call("POST", "/tasks", body=json_text.join(fields)))
 
 

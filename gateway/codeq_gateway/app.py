@@ -17,7 +17,7 @@ from codeq.v1 import error_pb2
 from google.protobuf.descriptor import ServiceDescriptor
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from codeq_gateway import openapi, refusals
+from codeq_gateway import header_fields, openapi, refusals
 from codeq_gateway.bodies import PendingBodies, check_head
 from codeq_gateway.dispatch import Call, CallFailed, Dispatcher
 from codeq_gateway.exchange import End, Exchange, Headers, Reply
@@ -100,6 +100,7 @@ class Gateway:
         operations = list(read_operations(services))
         for operation in operations:
             self._router.add(operation.http_method, operation.segments, operation)
+        self._header_fields = {name: field for each in operations for name, field in each.header_fields.items()}
         document = openapi.document(operations, version)
         pages = (
             _Page("/healthz", lambda: Reply(200, b'{"status":"ok"}')),
@@ -158,7 +159,8 @@ class Gateway:
         assert operation is not None
         json_path: Callable[[str], str] = str
         try:
-            request = operation.request(exchange.path_values, exchange.query, exchange.body)
+            header_fields.refuse_others(self._header_fields, operation.header_fields, exchange.headers)
+            request = operation.request(exchange.path_values, exchange.query, exchange.body, exchange.headers)
             timeout_seconds = operation.timeout_seconds(request)
             exchange.deadline = time.perf_counter() + timeout_seconds
             call = Call(

@@ -48,8 +48,6 @@ def check_head(headers: Headers, bytes_max: int) -> None:
     Raises:
         CallFailed: The body would be refused.
     """
-    if b"idempotency-key" in headers:
-        raise refusals.invalid_field("Idempotency-Key", "idempotency keys are not supported")
     content_type = headers.get(b"content-type", JSON_TYPE)
     if bytes_max and content_type != JSON_TYPE and not _JSON_TYPES.fullmatch(content_type):
         raise refusals.invalid_body("the content type must be application/json")

@@ -17,6 +17,7 @@ from codeq import reasons
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from codeq_gateway import fields
+from codeq_gateway.header_fields import header_of
 from codeq_gateway.routes import Operation
 
 Json = dict[str, Any]
@@ -130,6 +131,16 @@ def _operation(operation: Operation, words: _Words, schemas: _Schemas) -> Json:
                 "schema": schemas.field(parameter.field, is_input=True),
             }
             for parameter in (*operation.path_parameters, *operation.query.values())
+        ]
+        + [
+            {
+                "name": header_of(field),
+                "in": "header",
+                "required": False,
+                "description": f"The same as {field.json_name} in the body.",
+                "schema": schemas.field(field, is_input=True),
+            }
+            for field in operation.header_fields.values()
         ],
     }
     if operation.body_bytes_max:
@@ -143,6 +154,12 @@ def _operation(operation: Operation, words: _Words, schemas: _Schemas) -> Json:
             "content": _content(schemas.reference(shown, is_input=False)),
         }
     }
+    if operation.status_if_field is not None:
+        name, status = operation.status_if_field
+        replies[str(status)] = {
+            "description": f"Success, with {shown.fields_by_name[name].json_name} set.",
+            "content": _content(schemas.reference(shown, is_input=False)),
+        }
     if operation.empty_status is not None:
         replies[str(operation.empty_status)] = {"description": "Success without content."}
     replies["default"] = {"description": "Failure.", "content": _content({"$ref": _REF + _ERROR})}

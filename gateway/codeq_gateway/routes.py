@@ -13,7 +13,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
-from codeq_gateway import fields, parameters
+from codeq_gateway import fields, header_fields, parameters
 from codeq_gateway.decode import Decode, compile_decoder
 from codeq_gateway.encode import Encode, compile_encoder
 from codeq_gateway.parameters import Parameter
@@ -53,6 +53,8 @@ class Operation:
         response_field: Field that the reply's body shows; empty: the response itself.
         status: HTTP status of a reply.
         empty_status: HTTP status of a reply without content; None: as with content.
+        status_if_field: Field of the reply's body and the HTTP status of a reply where it is true; None: there is none.
+        header_fields: Fields of the body that may also come in a header, by the header's name in lower case.
     """
 
     call_name: str
@@ -66,6 +68,8 @@ class Operation:
     response_field: str
     status: int
     empty_status: int | None
+    status_if_field: tuple[str, int] | None
+    header_fields: Mapping[bytes, FieldDescriptor]
     _new_request: Callable[[], Message]
     _decode: Decode | None
     _encode: Encode
@@ -76,11 +80,13 @@ class Operation:
         """Segments of the template as the router takes them."""
         return [VARIABLE if part.startswith("{") else part for part in self.template.split("/")[1:]]
 
-    def request(self, path_values: Iterable[str], query_string: bytes, body: bytes) -> Message:
+    def request(
+        self, path_values: Iterable[str], query_string: bytes, body: bytes, headers: Mapping[bytes, bytes]
+    ) -> Message:
         """Returns the request message of an HTTP request.
 
         Raises:
-            CallFailed: Body, query or path are malformed; the error names the field.
+            CallFailed: Body, headers, query or path are malformed; the error names the field.
         """
         message = self._new_request()
         if self._decode is not None:
@@ -89,6 +95,7 @@ class Operation:
                 target = getattr(message, self.body_field)
                 target.SetInParent()
             self._decode(body, target)
+            header_fields.fill(target, self.header_fields, headers)
         if query_string:
             parameters.read_query(query_string, self.query, message)
         for parameter, value in zip(self.path_parameters, path_values, strict=True):
@@ -100,10 +107,17 @@ class Operation:
         if self.response_field:
             if self.empty_status is not None and not message.HasField(self.response_field):
                 return self.empty_status, b""
-            return self.status, self._encode(getattr(message, self.response_field))
+            shown = getattr(message, self.response_field)
+            return self._status_of(shown), self._encode(shown)
         if self.empty_status is not None and not message.ByteSize():
             return self.empty_status, b""
-        return self.status, self._encode(message)
+        return self._status_of(message), self._encode(message)
+
+    def _status_of(self, shown: Message) -> int:
+        """Returns the HTTP status of a reply whose body shows this message."""
+        if self.status_if_field is not None and getattr(shown, self.status_if_field[0]):
+            return self.status_if_field[1]
+        return self.status
 
     def timeout_seconds(self, request: Message) -> float:
         """Returns how long the call may take."""
@@ -178,12 +192,20 @@ def _operation(method: MethodDescriptor, rule: http_pb2.HttpRule) -> Operation:
         body_bytes_max=_body_bytes_max(body) if rule.body else 0,
         status=rest_reply.status or 200,
         empty_status=rest_reply.empty_status or None,
+        status_if_field=_status_if_field(shown, rest_reply),
+        header_fields=header_fields.of_message(body) if rule.body else {},
         _new_request=message_factory.GetMessageClass(request),
         _decode=compile_decoder(body, () if body_field else in_path) if rule.body else None,
         _encode=compile_encoder(shown),
         response_field=rule.response_body,
         _waits=_WAIT_FIELD in request.fields_by_name,
     )
+
+
+def _status_if_field(shown: Descriptor, rest_reply: options_pb2.RestReply) -> tuple[str, int] | None:
+    if not rest_reply.HasField("status_if_field"):
+        return None
+    return _singular(shown, rest_reply.status_if_field.field).name, rest_reply.status_if_field.status
 
 
 def _body_bytes_max(body: Descriptor) -> int:

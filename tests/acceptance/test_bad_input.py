@@ -125,7 +125,14 @@ def test_id_of_another_tenant_is_not_found(tmp_path: Path) -> None:
         ({"command": "BAD", "payload": 1, "maxAttempts": 0}, "maxAttempts"),
         ({"command": "BAD", "payload": 1, "delaySeconds": -1}, "delaySeconds"),
         ({"command": "BAD", "payload": 1, "runAt": "tomorrow"}, "runAt"),
-        ({"command": "BAD", "payload": 1, "idempotencyKey": "k"}, "idempotencyKey"),
+        ({"command": "BAD", "payload": 1, "idempotencyKey": ""}, "idempotencyKey"),
+        ({"command": "BAD", "payload": 1, "idempotencyKey": "k\n"}, "idempotencyKey"),
+        ({"command": "BAD", "payload": 1, "idempotencyKey": "k" * 257}, "idempotencyKey"),
+        ({"command": "BAD", "payload": 1, "idempotencyKey": "k", "taskId": "t"}, "taskId"),
+        ({"command": "BAD", "payload": 1, "taskId": "no spaces"}, "taskId"),
+        ({"command": "BAD", "payload": 1, "taskId": "t" * 65}, "taskId"),
+        ({"command": "BAD", "payload": 1, "taskId": "00000001-0000-8000-8000-000000000100"}, "taskId"),
+        ({"command": "BAD", "payload": 1, "taskId": "ABCDEF01-0000-8000-F000-000000000100"}, "taskId"),
     ],
 )
 def test_create_with_a_bad_field_names_it(running: ServerProcess, body: dict[str, Any], field: str) -> None:

@@ -136,6 +136,8 @@ class TaskDouble:
             status=task_pb2.TASK_STATUS_PENDING,
             tenant_id="tenant",
         )
+        if spec.HasField("idempotency_key"):
+            task.duplicate = True
         task.created_at.seconds = task.updated_at.seconds = CREATED_SECONDS
         self._tasks[task.id] = task
         self._ready.append(task)

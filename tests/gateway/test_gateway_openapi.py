@@ -74,7 +74,7 @@ def test_operation_is_described_in_full(described: dict[str, Any]) -> None:
         "$ref": "#/components/schemas/Error"
     }
     for parameter in described["parameters"]:
-        assert parameter["in"] in {"path", "query"}
+        assert parameter["in"] in {"path", "query", "header"}
         assert parameter["required"] == (parameter["in"] == "path")
         assert parameter["description"]
         assert parameter["schema"]["type"]
@@ -129,7 +129,7 @@ def test_shapes_are_those_of_our_json() -> None:
 
 
 def test_replies_have_their_statuses() -> None:
-    assert set(DOCUMENT["paths"]["/v1/codeq/tasks"]["post"]["responses"]) == {"202", "default"}
+    assert set(DOCUMENT["paths"]["/v1/codeq/tasks"]["post"]["responses"]) == {"200", "202", "default"}
     assert set(DOCUMENT["paths"]["/v1/codeq/tasks/claim"]["post"]["responses"]) == {"200", "204", "default"}
     assert "content" not in DOCUMENT["paths"]["/v1/codeq/tasks/claim"]["post"]["responses"]["204"]
     assert set(SCHEMAS["Error"]["properties"]) == {"error", "code", "reason", "details"}

@@ -21,7 +21,7 @@ QUEUES = "/v1/codeq/admin/queues"
         (TASKS, b'{"command":"c","payload":1,"colour":"red"}', "colour"),
         (TASKS, b'{"max_attempts":1}', "max_attempts"),
         (TASKS, b'{"spec":{}}', "spec"),
-        (TASKS, b'{"idempotencyKey":"k"}', "idempotencyKey"),
+        (TASKS, b'{"idempotencyKey":5}', "idempotencyKey"),
         (TASKS, b'{"command":5}', "command"),
         (TASKS, b'{"priority":"5"}', "priority"),
         (TASKS, b'{"priority":5.5}', "priority"),
@@ -162,8 +162,20 @@ async def test_query_of_an_operation_without_parameters_is_refused(served: Serve
     assert answer.json()["details"][0]["field"] == "priority"
 
 
-async def test_idempotency_key_header_is_refused_by_name(served: Served) -> None:
-    answer = await served.http.post(TASKS, json={"command": "c"}, headers={"Idempotency-Key": "k"})
+@pytest.mark.parametrize("sent", [b"other", b"k\xff"])
+async def test_idempotency_key_header_that_differs_from_the_body_is_refused_by_name(
+    served: Served, sent: bytes
+) -> None:
+    body = {"command": "c", "idempotencyKey": "k"}
+    answer = await served.http.post(TASKS, json=body, headers={b"Idempotency-Key": sent})
+    assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_FIELD")
+    assert answer.json()["details"][0]["field"] == "Idempotency-Key"
+    assert served.double.calls == []
+
+
+@pytest.mark.parametrize("path", [RESULT, f"{TASKS}/claim"])
+async def test_idempotency_key_header_of_an_operation_that_takes_none_is_refused(served: Served, path: str) -> None:
+    answer = await served.http.post(path, json={}, headers={"Idempotency-Key": "k"})
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_FIELD")
     assert answer.json()["details"][0]["field"] == "Idempotency-Key"
     assert served.double.calls == []

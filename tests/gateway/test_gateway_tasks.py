@@ -49,6 +49,17 @@ def _text(value: object, pretty: str) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+@pytest.mark.parametrize("body", [{}, {"idempotencyKey": "k 1"}])
+async def test_idempotency_key_header_fills_the_field_of_the_body(served: Served, body: dict[str, str]) -> None:
+    headers = {"Idempotency-Key": "k 1"}
+    answer = await served.http.post("/v1/codeq/tasks", json={"command": "c", **body}, headers=headers)
+    assert served.double.requests[-1].spec.idempotency_key == "k 1"
+    assert (answer.status_code, answer.json()["duplicate"]) == (200, True)
+    batch = {"tasks": [{"command": "c"}], "atomic": True}
+    await served.http.post("/v1/codeq/tasks/batch", json=batch, headers=headers)
+    assert served.double.requests[-1].idempotency_key == "k 1"
+
+
 async def test_cycle_over_http_completes_the_task(served: Served) -> None:
     created = await served.http.post(
         "/v1/codeq/tasks", json={"command": "PROCESS_ORDER", "payload": {"orderId": "42"}, "priority": 5}

@@ -162,7 +162,7 @@ def test_query_fills_fields_of_every_kind() -> None:
         b"aInt32=-5&aUint64=18446744073709551615&aDouble=1.5&aBool=true&aColour=DARK_BLUE"
         b"&aTime=2024-01-01T00:00:00%2B01:00&strings=a&strings=&colours=RED&tokens=7&tokens=8"
     )
-    message = operation.request(["name"], query, b"")
+    message = operation.request(["name"], query, b"", {})
     assert json.loads(ENCODE(message)) == EMPTY | {
         "aInt32": -5, "aUint64": "18446744073709551615", "aDouble": 1.5, "aBool": True, "aString": "name",
         "aColour": "DARK_BLUE", "aTime": "2023-12-31T23:00:00.000Z", "strings": ["a", ""], "colours": ["RED"],
@@ -179,7 +179,7 @@ def test_query_fills_fields_of_every_kind() -> None:
         b"aUint64=",
     ):
         with pytest.raises(CallFailed, match=bad.partition(b"=")[0].decode()):
-            operation.request(["name"], bad, b"")
+            operation.request(["name"], bad, b"", {})
 
 
 def test_every_binding_of_a_rule_is_an_operation() -> None:
@@ -188,12 +188,12 @@ def test_every_binding_of_a_rule_is_an_operation() -> None:
     first, second = _operations(ALL, rule)
     assert (first.http_method, first.template, first.call_name) == ("POST", "/every", "/test.EveryService/Call0")
     assert first.reply(NEW(a_inner={"some_text": "x"})) == (200, b'{"someText":"x"}')
-    request = second.request(["-7"], b"aBool=true", b'{"someText":"x"}')
+    request = second.request(["-7"], b"aBool=true", b'{"someText":"x"}', {})
     assert request == message_factory.GetMessageClass(second.descriptor.input_type)(
         a_int64=-7, a_bool=True, a_inner={"some_text": "x"}
     )
     with pytest.raises(CallFailed, match="a_int64"):
-        second.request(["x"], b"", b"{}")
+        second.request(["x"], b"", b"{}", {})
 
 
 def test_bodies_with_lists_of_messages_may_be_larger() -> None:

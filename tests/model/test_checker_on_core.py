@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 import pytest
-from codeq_server.core import claims, creates, outcomes, recovery, shard, timers, withdrawal
+from codeq_server.core import claims, creates, names, outcomes, recovery, shard, timers, withdrawal
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
-from codeq_server.core.model import Caller, SealedBatch
+from codeq_server.core.model import Caller, Name, SealedBatch, TaskKey, id_of
 from codeq_server.core.outcomes import Outcome
 from codeq_server.core.reads import get_task
 from codeq_server.core.shard import Shard, ShardSettings
@@ -38,6 +39,7 @@ COMMANDS = ("email", "sms")
 RETENTION_MS = 20_000
 DLQ_RETENTION_MS = 60_000
 EVERYTHING = b"\xff" * 16
+Key = TypeVar("Key", bound=TaskKey)
 
 
 class ShardMachine(RuleBasedStateMachine):
@@ -61,9 +63,10 @@ class ShardMachine(RuleBasedStateMachine):
         self.wall_ms = 1_750_000_000_000
         self.mono_ms = 1000
         self.sent: list[SealedBatch] = []
-        self.created: dict[str, int] = {}
-        self.ended: dict[str, int] = {}
-        self.deliveries: list[tuple[str, Caller, int]] = []
+        self.created: dict[TaskKey, int] = {}
+        self.ended: dict[TaskKey, int] = {}
+        self.deliveries: list[tuple[TaskKey, Caller, int]] = []
+        self.number = 0
         self.written = 0
         self.open()
 
@@ -146,6 +149,48 @@ class ShardMachine(RuleBasedStateMachine):
 
     @rule(
         tenant=st.sampled_from(TENANTS),
+        command=st.sampled_from(COMMANDS),
+        delay_ms=st.sampled_from([0, 0, 700]),
+        max_attempts=st.sampled_from([0, 1]),
+        kind=st.sampled_from(["chosen", "keyed", "batch"]),
+    )
+    def create_named(self, tenant: str, command: str, delay_ms: int, max_attempts: int, kind: str) -> None:
+        now = self.now
+        self.number += 1
+        key, digest = str(self.number), b"" if kind == "chosen" else b"d" * 16
+        task_ids = [f"id-{key}"]
+        if kind != "chosen":
+            indexes = (0, 1, 2) if kind == "batch" else (None,)
+            task_ids = [names.keyed_id(tenant, key, index) for index in indexes]
+        due_ms = now.wall_ms + delay_ms if delay_ms else 0
+        tasks = [
+            names.NewTask(command, b"1", 4, max_attempts, due_ms, names.Naming(task_id, digest)) for task_id in task_ids
+        ]
+        batch = names.Naming(names.keyed_id(tenant, key), digest) if kind == "batch" else None
+        names.create_all(self.shard, tenant, tasks, batch, now)
+        for task_id in task_ids:
+            self.created[Name(tenant, task_id)] = self.shard.batch.lsn
+
+    @precondition(lambda self: any(isinstance(task, Name) for task in self.created))
+    @rule(choice=st.integers(0, 60), digest=st.sampled_from([b"", b"d" * 16, b"o" * 16]))
+    def create_again(self, choice: int, digest: bytes) -> None:
+        """While a task has rows, its id makes no other task."""
+        task = nth([task for task in self.created if isinstance(task, Name)], choice)
+        now = self.now
+        try:
+            get_task(self.shard, task.tenant, task.task_id, now)
+        except Rejection:
+            return
+        rows = dict(self.shard.batch.rows)
+        again = names.NewTask("sms", b"1", 0, 0, 0, names.Naming(task.task_id, digest))
+        try:
+            assert names.create(self.shard, task.tenant, again, now) == names.Duplicate(task.task_id)
+        except Rejection:
+            assert digest != b"d" * 16 or task.task_id.startswith("id-")
+        assert self.shard.batch.rows == rows
+
+    @rule(
+        tenant=st.sampled_from(TENANTS),
         worker=st.sampled_from(["w", "w/1", "v"]),
         commands=st.sampled_from([None, None, ("sms",), ("email", "sms", "none")]),
         count=st.integers(1, 9).map(lambda less: 10 - less),
@@ -182,13 +227,15 @@ class ShardMachine(RuleBasedStateMachine):
         for task, caller, token in self.deliveries[first : first + count]:
             self.settle_one(task, caller, token, outcome, delay_ms)
 
-    def settle_one(self, task: str, caller: Caller, token: int, outcome: Outcome, delay_ms: int | None) -> None:
+    def settle_one(self, task: TaskKey, caller: Caller, token: int, outcome: Outcome, delay_ms: int | None) -> None:
         live = (delivery := self.shard.deliveries.get(task)) is not None and delivery.claim.token == token
         rows = dict(self.shard.batch.rows)
         result = b"1" if outcome is Outcome.COMPLETED else None
         error = "broken" if outcome in {Outcome.FAILED, Outcome.NACK} else ""
         try:
-            verdict = outcomes.settle(self.shard, caller, task, token, outcome, result, error, delay_ms, 0.5, self.now)
+            verdict = outcomes.settle(
+                self.shard, caller, id_of(task), token, outcome, result, error, delay_ms, 0.5, self.now
+            )
         except Rejection:
             assert not live
             assert self.shard.batch.rows == rows
@@ -205,7 +252,7 @@ class ShardMachine(RuleBasedStateMachine):
         for task in [nth(self.created, choice + i) for i in range(count)]:
             rows = dict(self.shard.batch.rows)
             try:
-                withdrawal.cancel(self.shard, task_tenant(self.shard, task), task, "", self.now)
+                withdrawal.cancel(self.shard, task_tenant(self.shard, task), id_of(task), "", self.now)
             except Rejection:
                 assert task in self.ended
                 assert self.shard.batch.rows == rows
@@ -236,7 +283,7 @@ class ShardMachine(RuleBasedStateMachine):
         claim = self.shard.deliveries[task].claim
         tenant = self.shard.deliveries[task].home.queue.tenant
         caller = Caller(tenant, claim.worker, claim.subject)
-        outcomes.heartbeat(self.shard, caller, task, claim.token, extend_ms, self.now)
+        outcomes.heartbeat(self.shard, caller, id_of(task), claim.token, extend_ms, self.now)
 
     @precondition(lambda self: self.shard.deliveries)
     @rule(choice=st.integers(0, 20), extend_ms=st.sampled_from([None, 12_000]))
@@ -256,7 +303,7 @@ class ShardMachine(RuleBasedStateMachine):
             more = timers.run_due(self.shard, self.now)
             for task in running - set(self.shard.deliveries):
                 assert task not in self.ended
-                home, position = outcomes.find_home(self.shard, task_tenant(self.shard, task), task)
+                home, position = outcomes.find_home(self.shard, task_tenant(self.shard, task), id_of(task))
                 state = self.shard.state(home, position)
                 assert state is not None
                 if state.ended_lsn:
@@ -270,7 +317,7 @@ class ShardMachine(RuleBasedStateMachine):
     def read(self, choice: int) -> None:
         task = nth(self.created, choice)
         try:
-            view = get_task(self.shard, task_tenant(self.shard, task), task, self.now)
+            view = get_task(self.shard, task_tenant(self.shard, task), id_of(task), self.now)
         except Rejection:
             assert task in self.ended
             return
@@ -321,13 +368,15 @@ class RocksShardMachine(ShardMachine):
                 self.directory.cleanup()
 
 
-def nth(tasks: Iterable[str], choice: int) -> str:
+def nth(tasks: Iterable[Key], choice: int) -> Key:
     """Returns one of the tasks, the last ones in the order of ids first."""
-    ordered = sorted(tasks, reverse=True)
+    ordered = sorted(tasks, key=id_of, reverse=True)
     return ordered[choice % len(ordered)]
 
 
-def task_tenant(of: Shard, task: str) -> str:
+def task_tenant(of: Shard, task: TaskKey) -> str:
+    if isinstance(task, Name):
+        return task.tenant
     return of.queues[int(task[:8], 16)].tenant
 
 

@@ -8,6 +8,7 @@ import time
 import codeq
 import grpc
 import pytest
+from codeq.producer_attempts import Attempts
 from codeq.v1 import error_pb2
 from codeq.v1 import producer_service_pb2 as pb
 from scripted_server import Produce, ScriptedServer, ack, welcome_producer
@@ -113,6 +114,58 @@ async def test_stream_that_breaks_leaves_sent_creates_unknown_and_the_others_are
             await first
         assert await second == "2"
     assert sent_later == [b"2"]
+
+
+@pytest.mark.parametrize("is_sync", [False, True])
+async def test_keyed_creates_of_a_broken_stream_are_sent_again_and_others_are_not(is_sync: bool) -> None:
+    async def breaking(stream: Produce) -> None:
+        await welcome_producer(stream)
+        await stream.read()
+
+    tasks = [codeq.NewTask("X", 1, idempotency_key="k"), codeq.NewTask("X", 2), codeq.NewTask("X", 3, task_id="t")]
+
+    def create_from_a_thread(address: str) -> list[str | codeq.CodeqError]:
+        with codeq.Producer(address) as producer:
+            return producer.create_batch(tasks)
+
+    async with ScriptedServer(breaking, breaking, accept_one_by_one) as server:
+        if is_sync:
+            first, *others = await asyncio.to_thread(create_from_a_thread, server.address)
+        else:
+            async with codeq.AsyncProducer(server.address) as producer_of_loop:
+                first, *others = await producer_of_loop.create_batch(tasks)
+    assert first == "1"
+    assert [type(other) for other in others] == [codeq.OutcomeUnknown] * 2
+
+
+async def test_keyed_create_that_is_never_answered_ends_at_its_deadline_as_of_unknown_outcome() -> None:
+    async def breaking(stream: Produce) -> None:
+        await welcome_producer(stream)
+        await stream.read()
+
+    async with ScriptedServer(*[breaking] * 50) as server, codeq.AsyncProducer(server.address) as producer:
+        with pytest.raises(codeq.OutcomeUnknown):
+            await producer.create("X", 1, idempotency_key="k", timeout_seconds=0.5)
+
+
+@pytest.mark.parametrize(
+    "second", [codeq.Closed("closed"), codeq.Unauthenticated("no"), codeq.DeadlineExceeded("late")]
+)
+def test_answer_that_says_nothing_of_a_keyed_create_leaves_its_outcome_unknown(second: codeq.CodeqError) -> None:
+    attempts = Attempts([(b"t", True)])
+    lost = codeq.OutcomeUnknown("lost")
+    attempts.note([lost], may_repeat=True)
+    assert attempts.waiting == [b"t"]
+    attempts.note([second], may_repeat=True)
+    assert (attempts.waiting, attempts.results) == ([], [lost])
+
+
+def test_refusal_of_a_keyed_create_that_was_sent_before_is_its_result() -> None:
+    attempts = Attempts([(b"t", True)])
+    attempts.note([codeq.OutcomeUnknown("lost")], may_repeat=True)
+    conflict = codeq.IdempotencyConflict("other request")
+    attempts.note([conflict], may_repeat=True)
+    assert (attempts.waiting, attempts.results) == ([], [conflict])
 
 
 async def test_create_batch_is_split_by_the_bound_of_tasks_and_answered_in_order() -> None:

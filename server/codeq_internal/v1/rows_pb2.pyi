@@ -47,7 +47,7 @@ class TickRow(_message.Message):
     def __init__(self, lsn: _Optional[int] = ..., wall_ms: _Optional[int] = ..., oldest_lease: _Optional[int] = ..., sweep_mark: _Optional[bytes] = ..., due_mark: _Optional[bytes] = ...) -> None: ...
 
 class QueueRow(_message.Message):
-    __slots__ = ("tenant", "command", "lanes", "scheduled", "claimed", "dlq", "completed_total", "failed_total", "created_total", "paused")
+    __slots__ = ("tenant", "command", "lanes", "scheduled", "claimed", "dlq", "completed_total", "failed_total", "created_total", "paused", "named")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +58,7 @@ class QueueRow(_message.Message):
     FAILED_TOTAL_FIELD_NUMBER: _ClassVar[int]
     CREATED_TOTAL_FIELD_NUMBER: _ClassVar[int]
     PAUSED_FIELD_NUMBER: _ClassVar[int]
+    NAMED_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     command: str
     lanes: _containers.RepeatedCompositeFieldContainer[LaneState]
@@ -68,7 +69,8 @@ class QueueRow(_message.Message):
     failed_total: int
     created_total: int
     paused: bool
-    def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., lanes: _Optional[_Iterable[_Union[LaneState, _Mapping]]] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., created_total: _Optional[int] = ..., paused: _Optional[bool] = ...) -> None: ...
+    named: int
+    def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., lanes: _Optional[_Iterable[_Union[LaneState, _Mapping]]] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., created_total: _Optional[int] = ..., paused: _Optional[bool] = ..., named: _Optional[int] = ...) -> None: ...
 
 class LaneState(_message.Message):
     __slots__ = ("lane", "mark", "tail", "ready")
@@ -157,3 +159,21 @@ class EndedRow(_message.Message):
     queues: _containers.RepeatedScalarFieldContainer[int]
     homes: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, lsn: _Optional[int] = ..., queues: _Optional[_Iterable[int]] = ..., homes: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class NameRow(_message.Message):
+    __slots__ = ("queue", "home", "epoch", "digest", "batch", "batch_tasks", "batch_left")
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    HOME_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    BATCH_TASKS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_LEFT_FIELD_NUMBER: _ClassVar[int]
+    queue: int
+    home: int
+    epoch: int
+    digest: bytes
+    batch: str
+    batch_tasks: int
+    batch_left: int
+    def __init__(self, queue: _Optional[int] = ..., home: _Optional[int] = ..., epoch: _Optional[int] = ..., digest: _Optional[bytes] = ..., batch: _Optional[str] = ..., batch_tasks: _Optional[int] = ..., batch_left: _Optional[int] = ...) -> None: ...

@@ -13,7 +13,7 @@ from codeq_internal.v1 import rows_pb2
 from . import keys
 from .clock import Now
 from .errors import CorruptRows
-from .model import WINDOW_ENTRY_BYTES, Caller, Claim, Delivery, Entry, Lane, Queue
+from .model import WINDOW_ENTRY_BYTES, Caller, Claim, Delivery, Entry, Lane, Queue, TaskKey
 from .shard import Shard
 
 CLAIM_MAX: Final = 256
@@ -30,12 +30,12 @@ class Delivered(NamedTuple):
     """A task handed out.
 
     Attributes:
-        task_id: Its id.
+        task_id: Its key.
         raw: Its task bytes.
         attempts: Deliveries so far, this one included.
     """
 
-    task_id: str
+    task_id: TaskKey
     raw: bytes
     attempts: int
 
@@ -51,7 +51,7 @@ class _Taking:
     plain: bool = True
     """Whether every task was taken from its home place, for its first delivery."""
 
-    def add(self, task_id: str, raw: bytes, home: Lane, position: int, place: int, attempts: int) -> None:
+    def add(self, task_id: TaskKey, raw: bytes, home: Lane, position: int, place: int, attempts: int) -> None:
         """Takes a task."""
         delivery = Delivery(self.claim, home, position, place, attempts)
         self.plain = False
@@ -100,6 +100,7 @@ def claim(
                 lane = queue.lane(index)
                 got, bytes_max = _take(taking, lane, share, bytes_max)
                 left -= got
+                taking.claim.named |= queue.named > 0
                 shard.turn = lane.served = shard.turn + 1
                 if lane.ready:
                     queues.move_to_end(queue)
@@ -195,7 +196,7 @@ def _follow(taking: _Taking, lane: Lane, position: int, target: tuple[int, int, 
     value = taking.shard.get(key)
     if value is None:
         raise CorruptRows(key, "a pointer leads to no home")
-    task_id = home.id_of(home_position, keys.home_epoch(value))
+    task_id = home.key_of(home_position, value)
     place = RETURNED_PLACE | lane.index << 48 | position if position else 0
     raw = keys.task_bytes(value)
     taking.add(task_id, raw, home, home_position, place, attempts)
@@ -216,7 +217,7 @@ def load(shard: Shard, lane: Lane, most: int) -> bool:
                 size += WINDOW_ENTRY_BYTES
             else:
                 raw = keys.task_bytes(value)
-                window.append(Entry(position, lane.id_of(position, keys.home_epoch(value)), raw, None))
+                window.append(Entry(position, lane.key_of(position, value), raw, None))
                 size += len(raw) + WINDOW_ENTRY_BYTES
         lane.loaded = last
         if window:

@@ -8,7 +8,7 @@ from typing import Final
 from . import keys
 from .clock import Now
 from .errors import Reason, Rejection
-from .model import WINDOW_ENTRY_BYTES, Entry, Lane, Queue
+from .model import WINDOW_ENTRY_BYTES, Entry, Lane, Name, Queue
 from .shard import Shard
 
 DUE_WINDOW_MAX: Final = 16_384
@@ -82,16 +82,35 @@ def create(
     Raises:
         Rejection: LIMIT_REACHED, STORAGE_FULL.
     """
-    if shard.storage_full:
-        raise Rejection(Reason.STORAGE_FULL, "the server's disk is nearly full: it takes no new tasks for now")
+    check_storage(shard)
     queue = shard.by_name.get((tenant, command)) or shard.open_queue(tenant, command)
     return create_in(shard, queue, payload, priority, max_attempts, due_ms, now)
 
 
+def check_storage(shard: Shard) -> None:
+    """Checks that the store has room for new tasks.
+
+    Raises:
+        Rejection: STORAGE_FULL.
+    """
+    if shard.storage_full:
+        raise Rejection(Reason.STORAGE_FULL, "the server's disk is nearly full: it takes no new tasks for now")
+
+
 def create_in(
-    shard: Shard, queue: Queue, payload: bytes, priority: int, max_attempts: int, due_ms: int, now: Now
+    shard: Shard,
+    queue: Queue,
+    payload: bytes,
+    priority: int,
+    max_attempts: int,
+    due_ms: int,
+    now: Now,
+    name: str = "",
 ) -> tuple[str, bytes]:
-    """Accepts a task into a queue, as `create` does, but does not ask whether the store has room."""
+    """Accepts a task into a queue, as `create` does, but does not ask whether the store has room.
+
+    `name` is its id where that is not the server's; it is free.
+    """
     lane = queue.lanes[9 - priority] or queue.lane(9 - priority)
     max_attempts = max_attempts or shard.settings.max_attempts
     head = lane.heads.get(max_attempts)
@@ -109,8 +128,13 @@ def create_in(
     if not queue.touched:
         shard.touch(queue)
     if due_ms > now.wall_ms:
-        return _park(shard, lane, raw, due_ms), raw
+        return _park(shard, lane, raw, due_ms, name), raw
     position = lane.tail + 1
+    if name:
+        key = keys.place_key(lane.task_prefix, position)
+        shard.batch.rows[key] = keys.home_head(shard.epoch | keys.NAMED_EPOCH) + keys.name_head(name) + raw
+        append(shard, lane, Entry(position, Name(queue.tenant, name), raw, None))
+        return name, raw
     task_id = lane.id_of(position, shard.epoch)
     shard.batch.rows[lane.task_prefix + position.to_bytes(6, "big")] = shard.home_head + raw
     append(shard, lane, _new(Entry, (position, task_id, raw, None)))
@@ -133,16 +157,17 @@ def append(shard: Shard, lane: Lane, entry: Entry) -> None:
         shard.became_ready(lane)
 
 
-def _park(shard: Shard, lane: Lane, raw: bytes, due_ms: int) -> str:
+def _park(shard: Shard, lane: Lane, raw: bytes, due_ms: int, name: str) -> str:
     queue = lane.queue
     parked = queue.lane(keys.PARKED_LANE)
     position = parked.tail = parked.tail + 1
-    task_id = parked.id_of(position, shard.epoch)
-    shard.batch.rows[keys.place_key(parked.task_prefix, position)] = (
-        keys.parked_head(shard.epoch, due_ms, lane.index) + raw
-    )
+    if name:
+        head = keys.parked_head(shard.epoch | keys.NAMED_EPOCH, due_ms, lane.index) + keys.name_head(name)
+    else:
+        head = keys.parked_head(shard.epoch, due_ms, lane.index)
+    shard.batch.rows[keys.place_key(parked.task_prefix, position)] = head + raw
     schedule(shard, parked, position, due_ms, keys.due_value(lane.index, 0, has_state=False))
-    return task_id
+    return name or parked.id_of(position, shard.epoch)
 
 
 def schedule(shard: Shard, home: Lane, position: int, due_ms: int, value: bytes) -> None:

@@ -39,6 +39,8 @@ class Reason(Enum):
     INVALID_PAGE_TOKEN = 26
     TASK_ENDED = 25
     STORAGE_FULL = 27
+    IDEMPOTENCY_CONFLICT = 23
+    TASK_ID_TAKEN = 24
 
 
 class Rejection(Exception):  # noqa: N818 - a refusal is a normal answer, not an error of the server

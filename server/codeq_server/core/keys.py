@@ -12,6 +12,7 @@
 | u      | place: queue u32, lane u8, position u48  | pointer                                      |
 | r      | end of retention ms u64, LSN u64, n u16  | EndedRow; n is odd for the dead-letter queue |
 | z      | queue u32, end ms u64, home              | empty                                        |
+| i      | tenant length u8, tenant, task id        | NameRow                                      |
 
 All numbers are big-endian, so that the order of keys is the order of time and of places. Values of "t" and "u":
 
@@ -19,6 +20,9 @@ All numbers are big-endian, so that the order of keys is the order of time and o
     dead     "x", epoch u32, task bytes      (a home whose task was cancelled while it waited there)
     parked   "k", epoch u32, due ms u64, lane u8, task bytes      (created with a delay; always in lane 15)
     pointer  "p", home lane u8, home position u48, attempts u16   (a later place of the same queue's task)
+
+A task with an id that is not the server's (chosen by the producer, or derived from an idempotency key) is "named": the
+highest bit of the epoch in its home is set, and its id, with a length u8 before it, precedes the task bytes.
 
 The task bytes are a serialised codeq.v1.Task that holds what never changes: command, payload, priority, max_attempts,
 created_at. Deliveries append the rest to them.
@@ -44,6 +48,8 @@ HOME: Final = b"h"
 DEAD: Final = b"x"
 PARKED: Final = b"k"
 POINTER: Final = b"p"
+NAMED_EPOCH: Final = 1 << 31
+"""Bit of the epoch in the home of a named task."""
 HOME_HEAD: Final = 5
 """Bytes of a home's value before its task bytes."""
 PARKED_HEAD: Final = 14
@@ -143,7 +149,7 @@ def parked_head(epoch: int, due_ms: int, lane: int) -> bytes:
 
 def home_epoch(value: bytes) -> int:
     """Returns the epoch in which the task of a home was created."""
-    return int.from_bytes(value[1:5], "big")
+    return int.from_bytes(value[1:5], "big") & ~NAMED_EPOCH
 
 
 def split_parked(value: bytes) -> tuple[int, int]:
@@ -154,7 +160,26 @@ def split_parked(value: bytes) -> tuple[int, int]:
 
 def task_bytes(value: bytes) -> bytes:
     """Returns the task bytes of a home."""
-    return value[PARKED_HEAD:] if value[:1] == PARKED else value[HOME_HEAD:]
+    start = PARKED_HEAD if value[:1] == PARKED else HOME_HEAD
+    return value[start + 1 + value[start] :] if value[1] & 0x80 else value[start:]
+
+
+def name_of(value: bytes) -> str:
+    """Returns the id of the named task of a home; empty: the task has the server's id."""
+    if not value[1] & 0x80:
+        return ""
+    start = PARKED_HEAD if value[:1] == PARKED else HOME_HEAD
+    return value[start + 1 : start + 1 + value[start]].decode()
+
+
+def name_head(task_id: str) -> bytes:
+    """Returns what stands between the head of a named task's home and its task bytes."""
+    return bytes((len(task_id),)) + task_id.encode()
+
+
+def name_key(tenant: str, task_id: str) -> bytes:
+    """Returns the key of the row that leads from a named task's id to its home."""
+    return b"i" + bytes((len(tenant),)) + tenant.encode() + task_id.encode()
 
 
 def pointer(lane: int, position: int, attempts: int) -> bytes:

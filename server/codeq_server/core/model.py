@@ -20,6 +20,22 @@ FIRST_PAGE: Final = 16
 """Places of a lane read at first, while the size of its tasks is unknown."""
 
 
+class Name(NamedTuple):
+    """A task's id that is not the server's: unique within the tenant only."""
+
+    tenant: str
+    task_id: str
+
+
+TaskKey = str | Name
+"""What a shard knows a task by: the server's id, or the tenant with the task's own id."""
+
+
+def id_of(key: TaskKey) -> str:
+    """Returns a task's id as clients know it."""
+    return key if isinstance(key, str) else key.task_id
+
+
 class Caller(NamedTuple):
     """A worker that claims or ends tasks.
 
@@ -39,13 +55,13 @@ class Entry(NamedTuple):
 
     Attributes:
         position: Place in the lane.
-        task_id: Id; empty for a pointer.
+        task_id: Key of the task; empty for a pointer.
         raw: Task bytes; empty for a pointer, whose home is read when it is claimed.
         target: Home lane, home position and attempts of a pointer.
     """
 
     position: int
-    task_id: str
+    task_id: TaskKey
     raw: bytes
     target: tuple[int, int, int] | None
 
@@ -109,6 +125,11 @@ class Lane:
             self._head_of = of
         return f"{self._head}{position & 0xFFFFFFFFFF:010x}{ids.ROUTE}"
 
+    def key_of(self, position: int, home: bytes) -> TaskKey:
+        """Returns the key of the task whose home, at `position`, has this value."""
+        name = keys.name_of(home)
+        return Name(self.queue.tenant, name) if name else self.id_of(position, keys.home_epoch(home))
+
 
 class Queue:
     """The tasks of one command of one tenant, with exact counters."""
@@ -122,6 +143,7 @@ class Queue:
         "failed_total",
         "key",
         "lanes",
+        "named",
         "number",
         "paused",
         "scheduled",
@@ -143,6 +165,8 @@ class Queue:
         self.created_total = 0
         self.paused = False
         """Whether claims give nothing of it."""
+        self.named = 0
+        """Tasks with a row that leads from their id to their home."""
         self.touched = False
         """Whether the batch being decided changed it."""
 
@@ -175,6 +199,7 @@ class Queue:
             failed_total=self.failed_total,
             created_total=self.created_total,
             paused=self.paused,
+            named=self.named,
         ).SerializeToString()
 
 
@@ -197,6 +222,7 @@ class Claim:
         "holder",
         "lease_ms",
         "live",
+        "named",
         "progressed",
         "subject",
         "task_ids",
@@ -213,11 +239,13 @@ class Claim:
         self.claimed_ms = claimed_ms
         self.until = until
         """End of the leases on the monotonic clock, but for the extended ones."""
-        self.extended: dict[str, tuple[int, int]] = {}
+        self.extended: dict[TaskKey, tuple[int, int]] = {}
         """Ends on the monotonic clock and longest grants in milliseconds of leases that heartbeats extended."""
-        self.task_ids: list[str] = []
-        """Ids the lease row lists, live or not."""
-        self.progressed: set[str] = set()
+        self.task_ids: list[TaskKey] = []
+        """Keys of the tasks that the lease row lists, live or not."""
+        self.named = False
+        """Whether a task of the claim may be a named one."""
+        self.progressed: set[TaskKey] = set()
         """Live tasks whose state rows hold a progress of this delivery."""
         self.holder: Holder | None = None
         """Who is told when a task of the claim is cancelled; None: nobody is connected."""
@@ -225,7 +253,7 @@ class Claim:
         self.head = b""
         self.head_of: tuple[int, int, int, int] = (-1, -1, -1, -1)
 
-    def until_of(self, task_id: str) -> int:
+    def until_of(self, task_id: TaskKey) -> int:
         """Returns the end of a delivery's lease on the monotonic clock."""
         extended = self.extended.get(task_id)
         return self.until if extended is None else extended[0]

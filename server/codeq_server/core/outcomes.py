@@ -14,7 +14,8 @@ from .claims import lease_row
 from .clock import Now
 from .creates import append, schedule, varint
 from .errors import CorruptRows, Reason, Rejection
-from .model import Caller, Delivery, Entry, Lane
+from .model import Caller, Delivery, Entry, Lane, Name, TaskKey
+from .names import find_named
 from .shard import Shard
 
 ABANDONS_MAX: Final = 100
@@ -93,7 +94,7 @@ def settle(
     Raises:
         Rejection: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
-    delivery = shard.deliveries.get(task_id)
+    key, delivery = find_live(shard, caller.tenant, task_id)
     if (
         delivery is None
         or delivery.home.queue.tenant != caller.tenant
@@ -101,13 +102,13 @@ def settle(
         or (delivery.claim.subject != caller.subject if token is not None else delivery.claim.worker != caller.worker)
     ):
         return _repeat(shard, delivery, caller, task_id, token, outcome, result, error)
-    del shard.deliveries[task_id]
+    del shard.deliveries[key]
     if outcome is Outcome.COMPLETED or outcome is Outcome.FAILED:
-        _finish(shard, delivery, task_id, outcome, result, error, now)
+        _finish(shard, delivery, key, outcome, result, error, now)
         return Verdict(_FINAL[outcome], 0, now.wall_ms)
     if outcome is Outcome.NACK:
-        return _nack(shard, delivery, task_id, error, delay_ms, random, now)
-    return give_back(shard, delivery, task_id, Outcome.ABANDON, now)
+        return _nack(shard, delivery, key, error, delay_ms, random, now)
+    return give_back(shard, delivery, key, Outcome.ABANDON, now)
 
 
 def complete(shard: Shard, caller: Caller, task_id: str, token: int, result: bytes | None, now: Now) -> bool:
@@ -128,7 +129,7 @@ def complete(shard: Shard, caller: Caller, task_id: str, token: int, result: byt
 
 
 def _finish(
-    shard: Shard, delivery: Delivery, task_id: str, outcome: Outcome, result: bytes | None, error: str, now: Now
+    shard: Shard, delivery: Delivery, task_id: TaskKey, outcome: Outcome, result: bytes | None, error: str, now: Now
 ) -> None:
     claim, home, position, _, attempts = delivery
     batch = shard.batch
@@ -188,7 +189,7 @@ def leave_claim(shard: Shard, delivery: Delivery) -> None:
 
 
 def _nack(
-    shard: Shard, delivery: Delivery, task_id: str, reason: str, delay_ms: int | None, random: float, now: Now
+    shard: Shard, delivery: Delivery, task_id: TaskKey, reason: str, delay_ms: int | None, random: float, now: Now
 ) -> Verdict:
     attempts = delivery.attempts + 1
     shard.totals.nacked += 1
@@ -234,7 +235,7 @@ def max_attempts_of(task: bytes) -> int:
 
 
 def _try_again(
-    shard: Shard, delivery: Delivery, task_id: str, state: rows_pb2.StateRow, delay_ms: int, now: Now
+    shard: Shard, delivery: Delivery, task_id: TaskKey, state: rows_pb2.StateRow, delay_ms: int, now: Now
 ) -> Verdict:
     """Moves a task whose delivery ended without an end of the task: to its tail, the due index or the dead letters."""
     home = delivery.home
@@ -266,7 +267,7 @@ def enqueue(shard: Shard, lane: Lane, home: Lane, home_position: int, state: row
     shard.touch(lane.queue)
 
 
-def _bury(shard: Shard, delivery: Delivery, task_id: str, state: rows_pb2.StateRow, now: Now) -> Verdict:
+def _bury(shard: Shard, delivery: Delivery, task_id: TaskKey, state: rows_pb2.StateRow, now: Now) -> Verdict:
     """Puts a task into the dead-letter queue."""
     home, queue = delivery.home, delivery.home.queue
     state.status = Status.DLQ
@@ -285,7 +286,7 @@ def _bury(shard: Shard, delivery: Delivery, task_id: str, state: rows_pb2.StateR
     return Verdict(Status.DLQ, 0, now.wall_ms)
 
 
-def give_back(shard: Shard, delivery: Delivery, task_id: str, outcome: Outcome, now: Now) -> Verdict:
+def give_back(shard: Shard, delivery: Delivery, task_id: TaskKey, outcome: Outcome, now: Now) -> Verdict:
     """Gives an unused delivery back; the caller has taken it out of `shard.deliveries`.
 
     The task keeps its place and its attempts. Abandons beyond ABANDONS_MAX count as deliveries; give-backs by the
@@ -317,7 +318,7 @@ def give_back(shard: Shard, delivery: Delivery, task_id: str, outcome: Outcome, 
     return Verdict(Status.PENDING, 0, now.wall_ms)
 
 
-def expire(shard: Shard, delivery: Delivery, task_id: str, now: Now) -> Verdict:
+def expire(shard: Shard, delivery: Delivery, task_id: TaskKey, now: Now) -> Verdict:
     """Ends a delivery whose lease ran out: the task goes to its tail at once, or to the dead letters."""
     del shard.deliveries[task_id]
     shard.totals.expired += 1
@@ -343,12 +344,13 @@ def heartbeat(
     Raises:
         Rejection: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
-    claim = _held(shard, caller, task_id, token).claim
+    key, delivery = _held(shard, caller, task_id, token)
+    claim = delivery.claim
     extend_ms = extend_ms or claim.lease_ms
-    until, granted = claim.extended.get(task_id, (claim.until, claim.lease_ms))
+    until, granted = claim.extended.get(key, (claim.until, claim.lease_ms))
     if now.mono_ms + extend_ms > until:
         until = now.mono_ms + extend_ms
-        claim.extended[task_id] = (until, max(granted, extend_ms))
+        claim.extended[key] = (until, max(granted, extend_ms))
         if extend_ms > granted:
             shard.batch.extended[claim] = None
     return claim.token, now.wall_ms + until - now.mono_ms
@@ -371,25 +373,34 @@ def report_progress(
     Raises:
         Rejection: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
-    claim, home, position, _, _ = _held(shard, caller, task_id, token)
+    key, (claim, home, position, _, _) = _held(shard, caller, task_id, token)
     state = shard.state(home, position) or rows_pb2.StateRow()
     state.progress = progress
     shard.put_state(home, position, state)
     shard.batch.size += len(progress)
-    claim.progressed.add(task_id)
+    claim.progressed.add(key)
     if extend_ms is not None:
         return heartbeat(shard, caller, task_id, token, extend_ms, now)
-    return claim.token, now.wall_ms + claim.until_of(task_id) - now.mono_ms
+    return claim.token, now.wall_ms + claim.until_of(key) - now.mono_ms
 
 
-def _held(shard: Shard, caller: Caller, task_id: str, token: int | None) -> Delivery:
-    """Returns the caller's live delivery of a task, or raises why there is none."""
-    delivery = shard.deliveries.get(task_id)
+def _held(shard: Shard, caller: Caller, task_id: str, token: int | None) -> tuple[TaskKey, Delivery]:
+    """Returns the key and the caller's live delivery of a task, or raises why there is none."""
+    key, delivery = find_live(shard, caller.tenant, task_id)
     if delivery is None or delivery.home.queue.tenant != caller.tenant:
         home, position = find_home(shard, caller.tenant, task_id)
         raise _not_live(shard.state(home, position), token)
     _check_holder(delivery, caller, token)
-    return delivery
+    return key, delivery
+
+
+def find_live(shard: Shard, tenant: str, task_id: str) -> tuple[TaskKey, Delivery | None]:
+    """Returns the key and the live delivery of a task; without a delivery the key means nothing."""
+    delivery = shard.deliveries.get(task_id)
+    if delivery is not None:
+        return task_id, delivery
+    name = Name(tenant, task_id)
+    return name, shard.deliveries.get(name)
 
 
 def find_home(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int]:
@@ -399,13 +410,18 @@ def find_home(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int]:
         Rejection: TASK_NOT_FOUND, also for another tenant's task.
     """
     ref = ids.parse_id(task_id)
-    if ref is not None:
+    if ref is None:
+        named = find_named(shard, tenant, task_id)
+        if named is not None:
+            return named
+    else:
         queue = shard.queues.get(ref.queue)
         if queue is not None and queue.tenant == tenant:
             lane = queue.lanes[ref.lane]
             if lane is not None:
                 value = shard.get(keys.place_key(lane.task_prefix, ref.position))
-                if value is not None and value[:1] != keys.POINTER and keys.home_epoch(value) == ref.epoch:
+                # The epoch of a named task's home is never equal: such a task has no other id beside its own.
+                if value is not None and value[:1] != keys.POINTER and value[1:5] == ref.epoch.to_bytes(4, "big"):
                     return lane, ref.position
     raise Rejection(Reason.TASK_NOT_FOUND, f"no task has the id {task_id[:64]!r}")
 

@@ -11,7 +11,7 @@ from . import keys
 from .claims import load
 from .clock import Now
 from .errors import CorruptRows
-from .model import Lane, Queue
+from .model import Lane, Queue, TaskKey, id_of
 from .outcomes import Status, find_home
 from .shard import Shard
 
@@ -86,10 +86,11 @@ def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> 
         CorruptRows: The task's rows contradict each other.
     """
     tenant = home.queue.tenant
-    task_id = home.id_of(position, keys.home_epoch(value))
+    task = home.key_of(position, value)
+    task_id = id_of(task)
     raw = keys.task_bytes(value)
     state = shard.state(home, position)
-    delivery = shard.deliveries.get(task_id)
+    delivery = shard.deliveries.get(task)
     error = state.error if state is not None and state.HasField("error") else None
     progress = state.progress if state is not None and state.HasField("progress") else None
     if delivery is not None:
@@ -102,7 +103,7 @@ def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> 
             attempts=delivery.attempts + 1,
             worker=claim.worker,
             token=claim.token,
-            lease_until_ms=now.wall_ms + claim.until_of(task_id) - now.mono_ms,
+            lease_until_ms=now.wall_ms + claim.until_of(task) - now.mono_ms,
             error=error,
             changed_ms=claim.claimed_ms,
             progress=progress,
@@ -132,7 +133,7 @@ def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> 
     )
 
 
-def last_error(shard: Shard, task_id: str) -> str | None:
+def last_error(shard: Shard, task_id: TaskKey) -> str | None:
     """Returns the error of a claimed task's earlier deliveries."""
     delivery = shard.deliveries[task_id]
     state = shard.state(delivery.home, delivery.position)

@@ -81,6 +81,7 @@ def _adopt_queue(shard: Shard, number: int, row: rows_pb2.QueueRow) -> None:
     queue.scheduled, queue.claimed, queue.dlq = row.scheduled, row.claimed, row.dlq
     queue.completed_total, queue.failed_total = row.completed_total, row.failed_total
     queue.created_total, queue.paused = row.created_total, row.paused
+    queue.named = row.named
     shard.adopt(queue)
 
 
@@ -100,7 +101,7 @@ def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> 
         state = shard.state(lane, position)
         if value is None or (state is not None and state.ended_token >= token):
             continue
-        task_id = lane.id_of(position, keys.home_epoch(value))
+        task_id = lane.key_of(position, value)
         place = row.places[index] if row.places else 0
         attempts = row.attempts[index] if row.attempts else 0
         if task_id in shard.deliveries:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -18,7 +18,7 @@ from . import keys
 from .backoff import BackoffPolicy
 from .clock import Now
 from .errors import Reason, Rejection
-from .model import WINDOW_ENTRY_BYTES, Batch, Claim, Delivery, Holder, Lane, Queue, SealedBatch
+from .model import WINDOW_ENTRY_BYTES, Batch, Claim, Delivery, Holder, Lane, Queue, SealedBatch, TaskKey
 from .parsing import parsed
 
 TOKEN_COUNTER_BITS: Final = 34
@@ -99,7 +99,7 @@ class Shard:
         self.by_name: dict[tuple[str, str], Queue] = {}
         self.ready: dict[str, list[OrderedDict[Queue, None]]] = {}
         """Of each tenant and lane, the queues with tasks to deliver there, the one served last at the end."""
-        self.deliveries: dict[str, Delivery] = {}
+        self.deliveries: dict[TaskKey, Delivery] = {}
         self.claims: dict[int, Claim] = {}
         self.claim_order: deque[int] = deque()
         self.token_counter = 0
@@ -125,9 +125,9 @@ class Shard:
         """Queues that got work since the caller last looked; the caller empties it."""
         self.storage_full = False
         """Whether new tasks are refused because the disk is nearly full; the caller keeps it."""
-        self.watched: set[str] = set()
-        """Ids of tasks whose end somebody waits for; the caller keeps it."""
-        self.ended_watched: list[str] = []
+        self.watched: set[TaskKey] = set()
+        """Keys of tasks whose end somebody waits for; the caller keeps it."""
+        self.ended_watched: list[TaskKey] = []
         """Watched tasks that ended since the caller last looked; the caller empties it."""
         self.cancelled: list[tuple[Holder, str, int]] = []
         """Holder, id and lease token of tasks cancelled since the caller last looked; the caller empties it."""
@@ -201,12 +201,21 @@ class Shard:
         """
         queue = self.by_name.get((tenant, command))
         if queue is None:
-            if len(self.queues) >= self.settings.queues_max:
-                raise Rejection(Reason.LIMIT_REACHED, f"the server has {self.settings.queues_max} queues, its limit")
+            self.make_room(tenant, (command,))
             queue = Queue(len(self.queues) + 1, tenant, command)
             self.adopt(queue)
             self.touch(queue)
         return queue
+
+    def make_room(self, tenant: str, commands: Collection[str]) -> None:
+        """Checks that the queues of all these commands exist or may be opened.
+
+        Raises:
+            Rejection: LIMIT_REACHED.
+        """
+        missing = sum((tenant, command) not in self.by_name for command in commands)
+        if missing and len(self.queues) + missing > self.settings.queues_max:
+            raise Rejection(Reason.LIMIT_REACHED, f"the server has {self.settings.queues_max} queues, its limit")
 
     def adopt(self, queue: Queue) -> None:
         """Takes a new or a stored queue into memory."""

@@ -16,6 +16,7 @@ from . import keys
 from .clock import Now
 from .errors import CorruptRows
 from .model import Lane
+from .names import forget
 from .outcomes import enqueue, expire
 from .parsing import parsed
 from .shard import Shard
@@ -159,7 +160,10 @@ def _remove(shard: Shard, ended: rows_pb2.EndedRow, *, dead: bool) -> None:
             if value is None or not value.startswith(head):
                 continue
             rows[key] = None
-            rows[b"t" + key[1:]] = None
+            home_key = b"t" + key[1:]
+            if lane.queue.named:
+                forget(shard, lane, home_key)
+            rows[home_key] = None
             removed += 1
             if dead:
                 ended_ms = parsed(rows_pb2.StateRow, key, value).changed_ms

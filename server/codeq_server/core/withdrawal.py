@@ -9,8 +9,9 @@ from codeq_internal.v1 import rows_pb2
 from . import keys
 from .clock import Now
 from .errors import CorruptRows, Reason, Rejection
-from .model import Lane
-from .outcomes import Outcome, Status, find_home, leave_claim
+from .model import Lane, TaskKey
+from .names import task_key
+from .outcomes import Outcome, Status, find_home, find_live, leave_claim
 from .shard import Shard
 
 CANCELLED_ERROR: Final = "CANCELLED"
@@ -37,23 +38,23 @@ def cancel(shard: Shard, tenant: str, task_id: str, reason: str, now: Now) -> No
         if state.status == Status.CANCELLED:
             return
         raise Rejection(Reason.TASK_ENDED, f"the task has ended: it is {Status(state.status).name}")
-    delivery = shard.deliveries.get(task_id)
+    key, delivery = find_live(shard, tenant, task_id)
     if delivery is None:
         withdraw(shard, home, position, state)
     else:
         claim = delivery.claim
-        del shard.deliveries[task_id]
+        del shard.deliveries[key]
         state.ended_token, state.outcome, state.delay_ms = claim.token, Outcome.BY_SERVER, 0
         state.worker, state.subject = claim.worker, "" if claim.subject == claim.worker else claim.subject
         state.attempts = delivery.attempts + 1
         leave_claim(shard, delivery)
         if claim.holder is not None:
             shard.cancelled.append((claim.holder, task_id, claim.token))
-    end_cancelled(shard, home, position, task_id, state, reason, now)
+    end_cancelled(shard, home, position, task_key(tenant, task_id), state, reason, now)
 
 
 def end_cancelled(
-    shard: Shard, home: Lane, position: int, task_id: str, state: rows_pb2.StateRow, reason: str, now: Now
+    shard: Shard, home: Lane, position: int, task_id: TaskKey, state: rows_pb2.StateRow, reason: str, now: Now
 ) -> None:
     """Notes the end of a task that has no place any more."""
     state.status, state.error = Status.CANCELLED, reason or CANCELLED_ERROR

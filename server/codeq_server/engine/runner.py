@@ -17,6 +17,7 @@ from typing import Final
 from codeq_server.core import timers
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.model import TaskKey
 from codeq_server.core.shard import Shard
 from codeq_server.replication.log import Log
 
@@ -80,7 +81,7 @@ class ShardRunner:
         """When the timer goes off, in monotonic milliseconds."""
         self._timer_wall_at = 0
         """The same by the wall clock of the time it was set."""
-        self._ends: dict[str, dict[asyncio.Future[None], None]] = {}
+        self._ends: dict[TaskKey, dict[asyncio.Future[None], None]] = {}
         self._failure: BaseException | None = None
         self._closed = False
 
@@ -162,14 +163,14 @@ class ShardRunner:
 
     # -- the ends of tasks -----------------------------------------------------------------------------------------
 
-    def watch_end(self, task_id: str) -> asyncio.Future[None]:
+    def watch_end(self, task_id: TaskKey) -> asyncio.Future[None]:
         """Returns what resolves when the task ends; give it back with `unwatch_end`."""
         future = self.loop.create_future()
         self._ends.setdefault(task_id, {})[future] = None
         self.shard.watched.add(task_id)
         return future
 
-    def unwatch_end(self, task_id: str, future: asyncio.Future[None]) -> None:
+    def unwatch_end(self, task_id: TaskKey, future: asyncio.Future[None]) -> None:
         """Stops watching."""
         futures = self._ends.get(task_id, {})
         futures.pop(future, None)

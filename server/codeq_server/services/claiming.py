@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from codeq_server.core.claims import Delivered, claim
 from codeq_server.core.errors import Reason, Rejection
-from codeq_server.core.model import Caller, Claim
+from codeq_server.core.model import Caller, Claim, TaskKey
 from codeq_server.core.outcomes import Outcome, give_back
 from codeq_server.engine.runner import ShardRunner
 
@@ -31,7 +31,7 @@ def claim_now(
     return claimed
 
 
-def return_unused(runner: ShardRunner, claim: Claim, task_ids: Iterable[str]) -> None:
+def return_unused(runner: ShardRunner, claim: Claim, task_ids: Iterable[TaskKey]) -> None:
     """Gives deliveries of a claim back that are still live and that nobody used, each to its place."""
     shard = runner.shard
     try:

@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from codeq_server.core.claims import Delivered
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Reason, Rejection
-from codeq_server.core.model import Claim
+from codeq_server.core.model import Claim, id_of
 from codeq_server.core.outcomes import Status, Verdict
 from codeq_server.core.reads import QueueView, TaskView
 
@@ -53,7 +53,7 @@ def fill_claimed_task(task: task_pb2.Task, delivered: Delivered, claim: Claim, t
     """Fills an empty message with a task just claimed."""
     task_id, raw, attempts = delivered
     task.ParseFromString(raw)
-    task.id = task_id
+    task.id = id_of(task_id)
     task.tenant_id = tenant
     task.status = task_pb2.TASK_STATUS_CLAIMED
     task.attempts = attempts

@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from codeq.v1 import error_pb2, task_pb2
 from codeq.v1 import producer_service_pb2 as pb
+from codeq.v1 import task_pb2
 
 from codeq_server.auth.claims import Claims
-from codeq_server.core import creates
+from codeq_server.core import creates, names
 from codeq_server.core.clock import Now
+from codeq_server.core.creates import varint
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Queue
 from codeq_server.engine.runner import ShardRunner
 
 from .convert import item_error
+from .creating import task_of
 from .outbox import Outbox
 from .server_info import PAYLOAD_BYTES_MAX
 from .streams import StreamRegistry, hello_of, protocol_error
-from .tasks import NULL, due_of
-from .validation import check_json, check_message, is_json
+from .validation import check_message, is_json
 
 UNACKED_FRAMES_MAX: Final = 256
 UNACKED_BYTES_MAX: Final = 16 << 20
@@ -102,43 +103,46 @@ class ProducerStream:
         create_in = creates.create_in
         queue: Queue | None = None
         command = ""
+        head_bytes = 0
         ids: list[str] = []
-        errors: list[error_pb2.ItemError] = []
+        ack = pb.FrameAck()
         try:
             for spec in frame.tasks:
                 if spec.command != command or queue is None:
                     command = spec.command
                     # With the disk nearly full, every task takes the long way and is refused there.
                     queue = None if shard.storage_full else shard.by_name.get((tenant, command))
+                    head_bytes = 3 + len(command)
                 payload, priority = spec.payload, spec.priority
-                # What is asked here is stricter than the rules of the proto, which cost more to ask.
+                size = len(payload)
+                # What is asked here is stricter than the rules of the proto, which cost more to ask. By its length a
+                # spec says that nothing but command, payload and priority is in it.
                 if (
                     queue is not None
                     and 0 <= priority <= 9
-                    and 0 < len(payload) <= PAYLOAD_BYTES_MAX
-                    and not (spec.HasField("max_attempts") or spec.HasField("run_at") or spec.HasField("delay_seconds"))
+                    and 0 < size <= PAYLOAD_BYTES_MAX
+                    and spec.ByteSize() == head_bytes + len(varint(size)) + size + (2 if priority else 0)
                     and is_json(payload)
                 ):
                     ids.append(create_in(shard, queue, payload, priority, 0, 0, now)[0])
                 else:
-                    ids.append(self._create(spec, len(ids), now, errors))
+                    ids.append(self._create(spec, len(ids), now, ack))
         except Exception as problem:
             raise self._runner.fail(problem) from problem
-        return pb.FrameAck(task_ids=ids, errors=errors)
+        ack.task_ids.extend(ids)
+        return ack
 
-    def _create(self, spec: task_pb2.TaskSpec, index: int, now: Now, errors: list[error_pb2.ItemError]) -> str:
-        """Creates one task by all the rules; returns its id, or "" beside a new entry of `errors`."""
+    def _create(self, spec: task_pb2.TaskSpec, index: int, now: Now, ack: pb.FrameAck) -> str:
+        """Creates one task by all the rules; returns its id, or "" beside a new entry of the ack's errors."""
         try:
             check_message(spec)
-            payload = spec.payload or NULL
-            check_json(payload, "payload")
-            due_ms = due_of(spec, now)
-            return creates.create(
-                self._runner.shard, self._tenant, spec.command, payload, spec.priority, spec.max_attempts, due_ms, now
-            )[0]
+            created = names.create(self._runner.shard, self._tenant, task_of(self._tenant, spec, now), now)
         except Rejection as rejection:
-            errors.append(item_error(index, rejection))
+            ack.errors.append(item_error(index, rejection))
             return ""
+        if isinstance(created, names.Duplicate):
+            ack.duplicates.append(index)
+        return created.task_id
 
     async def _write(self, message: pb.ProduceResponse) -> None:
         async with self._writing:

@@ -10,7 +10,7 @@ from codeq.v1 import task_pb2
 from codeq.v1 import task_service_pb2 as pb
 
 from codeq_server.auth.claims import Claims
-from codeq_server.core import creates, outcomes, reads, withdrawal
+from codeq_server.core import names, outcomes, reads, withdrawal
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_field
 from codeq_server.core.model import Caller
@@ -27,18 +27,13 @@ from .convert import (
     status_number,
     task_message,
     timestamp,
-    unix_ms,
 )
+from .creating import NULL, batch_of, task_of
 from .listing import list_tasks
 from .validation import check_json, check_message
 
 BATCH_BYTES_MAX: Final = 8 << 20
 """Bytes of a batch's payloads or results."""
-DUE_MAX_MS: Final = 253_402_300_799_000
-"""Last millisecond a timestamp can hold: the end of the year 9999."""
-
-NULL: Final = b"null"
-"""Payload of a task that names none."""
 _ENDED: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.DLQ, Status.CANCELLED})
 _OUTCOMES: Final = {
     task_pb2.TASK_STATUS_COMPLETED: Outcome.COMPLETED,
@@ -66,18 +61,16 @@ class TaskService:
     async def BatchCreateTasks(  # noqa: N802
         self, claims: Claims, request: pb.BatchCreateTasksRequest
     ) -> pb.BatchCreateTasksResponse:
-        """Accepts several tasks, each by itself."""
+        """Accepts several tasks, each by itself or all or none."""
         _check_batch_bytes("tasks", sum(len(spec.payload) for spec in request.tasks))
+        if request.HasField("idempotency_key") and not request.atomic:
+            raise invalid_field("idempotency_key", "is for atomic batches; otherwise each task may have its own")
         await self._runner.room()
-        now = self._runner.now()
         response = pb.BatchCreateTasksResponse()
-        for index, spec in enumerate(request.tasks):
-            answer = response.results.add()
-            try:
-                check_message(spec)
-                self._create(answer.task, claims.tenant_id, spec, now)
-            except Rejection as rejection:
-                answer.error.CopyFrom(item_error(index, rejection))
+        if request.atomic:
+            self._create_all(response, claims.tenant_id, request)
+        else:
+            self._create_each(response, claims.tenant_id, request)
         await self._settled()
         return response
 
@@ -167,15 +160,15 @@ class TaskService:
         """Ends a task by its producer's word."""
         await self._runner.room()
         shard, now = self._runner.shard, self._runner.now()
-        self._view(claims, request.task_id)
+        self._view(claims.tenant_id, request.task_id)
         self._decide(lambda: withdrawal.cancel(shard, claims.tenant_id, request.task_id, request.reason, now))
-        view = self._view(claims, request.task_id)
+        view = self._view(claims.tenant_id, request.task_id)
         await self._settled()
         return pb.CancelTaskResponse(task=task_message(view))
 
     async def GetTask(self, claims: Claims, request: pb.GetTaskRequest) -> pb.GetTaskResponse:  # noqa: N802
         """Tells a task."""
-        view = self._view(claims, request.task_id)
+        view = self._view(claims.tenant_id, request.task_id)
         await self._settled()
         return pb.GetTaskResponse(task=task_message(view))
 
@@ -186,7 +179,7 @@ class TaskService:
     async def ExplainTask(self, claims: Claims, request: pb.ExplainTaskRequest) -> pb.ExplainTaskResponse:  # noqa: N802
         """Tells what a task waits for."""
         runner, now = self._runner, self._runner.now()
-        view = self._view(claims, request.task_id)
+        view = self._view(claims.tenant_id, request.task_id)
         queue = runner.shard.by_name[claims.tenant_id, task_pb2.Task.FromString(view.raw).command]
         answer = pb.ExplainTaskResponse(task_id=view.task_id, status=status_number(view.status), paused=queue.paused)
         if view.status in _ENDED:
@@ -213,17 +206,18 @@ class TaskService:
         self, claims: Claims, request: pb.GetTaskResultRequest
     ) -> pb.GetTaskResultResponse:
         """Tells a task's end, waiting for it if asked to."""
-        view = self._view(claims, request.task_id)
+        view = self._view(claims.tenant_id, request.task_id)
         if view.status not in _ENDED and request.wait_seconds:
-            future = self._runner.watch_end(request.task_id)
+            key = names.task_key(claims.tenant_id, request.task_id)
+            future = self._runner.watch_end(key)
             try:
                 async with asyncio.timeout(request.wait_seconds):
                     await future
             except TimeoutError:
                 pass
             finally:
-                self._runner.unwatch_end(request.task_id, future)
-            view = self._view(claims, request.task_id)
+                self._runner.unwatch_end(key, future)
+            view = self._view(claims.tenant_id, request.task_id)
         await self._settled()
         if view.status not in _ENDED:
             raise Rejection(Reason.RESULT_NOT_FOUND, f"the task has not ended: it is {view.status.name}")
@@ -245,15 +239,52 @@ class TaskService:
         except Exception as problem:
             raise self._runner.fail(problem) from problem
 
-    def _create(self, task: task_pb2.Task, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: str = "") -> None:
-        payload = spec.payload or NULL
-        check_json(payload, f"{path}payload")
-        due_ms = due_of(spec, now, path)
+    def _create(self, message: task_pb2.Task, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: str = "") -> None:
+        task = task_of(tenant, spec, now, path)
         shard = self._runner.shard
-        task_id, raw = self._decide(
-            lambda: creates.create(shard, tenant, spec.command, payload, spec.priority, spec.max_attempts, due_ms, now)
-        )
-        fill_new_task(task, task_id, tenant, raw, due_ms if due_ms > now.wall_ms else None)
+        self._tell(message, tenant, task, self._decide(lambda: names.create(shard, tenant, task, now)), now)
+
+    def _create_each(
+        self, response: pb.BatchCreateTasksResponse, tenant: str, request: pb.BatchCreateTasksRequest
+    ) -> None:
+        now = self._runner.now()
+        for index, spec in enumerate(request.tasks):
+            answer = response.results.add()
+            try:
+                check_message(spec)
+                self._create(answer.task, tenant, spec, now)
+            except Rejection as rejection:
+                answer.error.CopyFrom(item_error(index, rejection))
+
+    def _create_all(
+        self, response: pb.BatchCreateTasksResponse, tenant: str, request: pb.BatchCreateTasksRequest
+    ) -> None:
+        now = self._runner.now()
+        tasks, batch = batch_of(tenant, request.tasks, request.idempotency_key, now)
+        made = self._decide(lambda: names.create_all(self._runner.shard, tenant, tasks, batch, now))
+        for index, (task, created) in enumerate(zip(tasks, made, strict=True)):
+            answer = response.results.add()
+            if created is None:
+                gone = Rejection(Reason.TASK_NOT_FOUND, "the task was removed after its retention")
+                answer.error.CopyFrom(item_error(index, gone))
+            else:
+                self._tell(answer.task, tenant, task, created, now)
+
+    def _tell(
+        self,
+        message: task_pb2.Task,
+        tenant: str,
+        task: names.NewTask,
+        created: names.Created | names.Duplicate,
+        now: Now,
+    ) -> None:
+        """Fills a message with a task just accepted, or with the one that the same request made earlier."""
+        if isinstance(created, names.Created):
+            due_ms = task.due_ms if task.due_ms > now.wall_ms else None
+            fill_new_task(message, created.task_id, tenant, created.raw, due_ms)
+        else:
+            message.CopyFrom(task_message(self._view(tenant, created.task_id)))
+            message.duplicate = True
 
     def _submit(self, record: task_pb2.TaskResult, claims: Claims, request: pb.SubmitResultRequest, now: Now) -> None:
         outcome = _OUTCOMES[request.status]
@@ -310,9 +341,9 @@ class TaskService:
             return_unused(runner, claim, [d.task_id for d in deliveries])
             raise
 
-    def _view(self, claims: Claims, task_id: str) -> reads.TaskView:
+    def _view(self, tenant: str, task_id: str) -> reads.TaskView:
         try:
-            return reads.get_task(self._runner.shard, claims.tenant_id, task_id, self._runner.now())
+            return reads.get_task(self._runner.shard, tenant, task_id, self._runner.now())
         except CorruptRows as problem:
             raise Rejection(
                 Reason.CORRUPT_DATA, f"the stored data of the task contradict each other: {problem}"
@@ -328,22 +359,6 @@ def _check_batch_bytes(field: str, size: int) -> None:
         raise Rejection(
             Reason.TOO_LARGE, f"{field}: {size} bytes, the limit is {BATCH_BYTES_MAX}", ((field, "too large"),)
         )
-
-
-def due_of(spec: task_pb2.TaskSpec, now: Now, path: str = "") -> int:
-    """Returns the due time of a new task in Unix milliseconds; 0: at once. `path` leads to the spec in the request.
-
-    Raises:
-        Rejection: INVALID_FIELD.
-    """
-    if spec.HasField("delay_seconds"):
-        return now.wall_ms + spec.delay_seconds * 1000 if spec.delay_seconds else 0
-    if not spec.HasField("run_at"):
-        return 0
-    due_ms = unix_ms(spec.run_at)
-    if due_ms > DUE_MAX_MS or not 0 <= spec.run_at.nanos < 1_000_000_000:
-        raise invalid_field(f"{path}run_at", "is not a time before the year 10000")
-    return max(due_ms, 0)
 
 
 def check_ending(outcome: Outcome, result: bytes | None, error: str) -> None:

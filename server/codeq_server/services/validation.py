@@ -21,12 +21,16 @@ _USUAL_COMMANDS_MAX: Final = 16
 """Commands of a claim that are looked at here; longer lists are left to the rules."""
 
 
+_UNUSUAL: Final = ("max_attempts", "run_at", "delay_seconds", "idempotency_key", "task_id")
+"""Fields of a TaskSpec that are left to the rules."""
+
+
 def _is_usual_spec(spec: task_pb2.TaskSpec) -> bool:
     return (
         0 <= spec.priority <= 9
         and len(spec.payload) <= 1 << 20
         and _is_command(spec.command) is not None
-        and not (spec.HasField("max_attempts") or spec.HasField("run_at") or spec.HasField("delay_seconds"))
+        and not any(map(spec.HasField, _UNUSUAL))
     )
 
 

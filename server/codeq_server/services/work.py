@@ -14,9 +14,9 @@ from codeq_server.core import claims as core_claims
 from codeq_server.core import outcomes
 from codeq_server.core.claims import CLAIM_MAX, Delivered
 from codeq_server.core.clock import Now
-from codeq_server.core.creates import varint
+from codeq_server.core.creates import field, varint
 from codeq_server.core.errors import Reason, Rejection, invalid_field
-from codeq_server.core.model import Caller, Claim
+from codeq_server.core.model import Caller, Claim, id_of
 from codeq_server.core.outcomes import Outcome
 from codeq_server.engine.runner import ShardRunner
 
@@ -364,6 +364,9 @@ class WorkerStream:
         now = self._runner.now()
         size = 0
         for claim, delivered in claims:
+            if claim.named:
+                size += _encode_named(claim, delivered, now, pieces)
+                continue
             tails: dict[int, bytes] = {}
             for task_id, raw, attempts in delivered:
                 tail = tails.get(attempts)
@@ -371,7 +374,7 @@ class WorkerStream:
                     tail = tails[attempts] = delivery_tail(claim, attempts, now)
                 length = len(raw) + 39 + len(tail)
                 size += length
-                add((b"\x12", varint(length), raw, _ID_FIELD, task_id.encode(), tail))
+                add((b"\x12", varint(length), raw, _ID_FIELD, task_id.encode(), tail))  # type: ignore[union-attr]
         if self._credit_bytes is not None:
             self._credit_bytes = max(0, self._credit_bytes - size)
         return b"".join(pieces)
@@ -390,6 +393,20 @@ class WorkerStream:
         if self._full:
             self._full = False
             self._runner.loop.call_soon(self.wake)
+
+
+def _encode_named(claim: Claim, delivered: list[Delivered], now: Now, pieces: list[bytes]) -> int:
+    """Adds the pieces of a claim whose ids may have any length; returns the bytes of its tasks."""
+    size = 0
+    tails: dict[int, bytes] = {}
+    for key, raw, attempts in delivered:
+        tail = tails.get(attempts)
+        if tail is None:
+            tail = tails[attempts] = delivery_tail(claim, attempts, now)
+        task = b"".join((raw, field(20, id_of(key).encode()), tail))
+        size += len(task)
+        pieces.append(field(2, task))
+    return size
 
 
 def delivery_tail(claim: Claim, attempts: int, now: Now) -> bytes:

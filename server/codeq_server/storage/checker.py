@@ -2,7 +2,7 @@
 
 From its rows each task has exactly one state; every pointer, lease, and entry of an index leads to a task in the state
 that it claims; counters equal recounts. One pass over the rows in the order of their keys is enough, because the rows
-that speak of a task ("d", "l", "r", "s") come before the row of its home ("t"). A waiting task without a state row
+that speak of a task ("d", "i", "l", "r", "s") come before the row of its home ("t"). A waiting task without a state row
 leaves nothing in memory; every other task a number or two.
 """
 
@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from codeq_server.core import keys
 
+from .checker_names import NameRows
 from .findings import Difference, Summary
 
 _TOKEN_COUNTER_BITS: Final = 34
@@ -59,12 +60,12 @@ class _Lane:
 class _Queue:
     """A queue by its row, and what was found in it."""
 
-    __slots__ = ("claimed", "dlq", "ended", "lanes", "row", "scheduled")
+    __slots__ = ("claimed", "dlq", "ended", "lanes", "named", "row", "scheduled")
 
     def __init__(self, row: rows_pb2.QueueRow) -> None:
         self.row = row
         self.lanes = {lane.lane: _Lane(lane.lane, row.command, lane) for lane in row.lanes}
-        self.scheduled = self.claimed = self.dlq = 0
+        self.scheduled = self.claimed = self.dlq = self.named = 0
         self.ended = {"completed": 0, "failed": 0}
 
 
@@ -111,10 +112,12 @@ class Checker:
         """The same for the returned index."""
         self._dead: dict[int, int] = {}
         """Of each home that should be in the dead-letter index: end."""
+        self._name_rows = NameRows()
         self._prefix = b""
         self._lane_now = _Lane(0, "", None)
         self._handlers = {
             b"d": self._due_row,
+            b"i": self._name_row,
             b"l": self._lease_row,
             b"m": self._meta_row,
             b"q": self._queue_row,
@@ -157,6 +160,10 @@ class Checker:
         if home in self._due:
             self._report(key, "the task is in the due index twice")
         self._due[home] = (due_ms, value)
+
+    def _name_row(self, key: bytes, value: bytes) -> None:
+        for problem in self._name_rows.row(key, value):
+            self._report(key, problem)
 
     def _lease_row(self, key: bytes, value: bytes) -> None:
         token = int.from_bytes(key[1:], "big")
@@ -365,6 +372,10 @@ class Checker:
     def _home_row(self, key: bytes, value: bytes, lane: _Lane, position: int, priority_lane: int) -> None:
         if self._identity is not None and not 0 < keys.home_epoch(value) <= self._identity.epoch:
             self._report(key, f"epoch {keys.home_epoch(value)} is not within that of the store")
+        queue = self._queue(key)
+        queue.named += bool(keys.name_of(value))
+        for problem in self._name_rows.home(_number(key), queue.row.tenant, value):
+            self._report(key, problem)
         task = Task.FromString(keys.task_bytes(value))
         if task.command != lane.command or task.priority != keys.LANES - 1 - priority_lane:
             self._report(key, "command or priority are not those of its queue and lane")
@@ -450,13 +461,19 @@ class Checker:
                 self._report(_key(b"s", home), f"waits at {_key(table, place).hex()}, where there is no pointer to it")
         for home in self._dead:
             self._report(_key(b"s", home), "is not in the dead-letter index with this end")
+        self._check_names()
         for number, queue in self._queues.items():
             self._check_counters(keys.queue_key(number), queue)
+
+    def _check_names(self) -> None:
+        for key, problem in self._name_rows.finish():
+            self._report(key, problem)
 
     def _check_counters(self, key: bytes, queue: _Queue) -> None:
         row = queue.row
         counters = [("scheduled", row.scheduled, queue.scheduled)]
         counters += [("claimed", row.claimed, queue.claimed), ("dlq", row.dlq, queue.dlq)]
+        counters += [("named", row.named, queue.named)]
         counters += [
             (f"ready of lane {lane.index}", lane.state.ready if lane.state else 0, lane.ready)
             for lane in queue.lanes.values()

@@ -48,9 +48,11 @@ def create(task: NewTask) -> Call[Task]:
     return Call(_task("CreateTask"), request, tasks_pb.CreateTaskResponse, lambda reply: Task(reply.task))
 
 
-def create_batch(tasks: Iterable[NewTask]) -> Call[list[Task | CodeqError]]:
+def create_batch(
+    tasks: Iterable[NewTask], *, atomic: bool, idempotency_key: str | None
+) -> Call[list[Task | CodeqError]]:
     """Create up to 1000 tasks; one that cannot be written fails the call, one that the server refuses only itself."""
-    request = tasks_pb.BatchCreateTasksRequest()
+    request = _filled(tasks_pb.BatchCreateTasksRequest, atomic=atomic, idempotency_key=idempotency_key)
     for task in tasks:
         task.fill(request.tasks.add())
 

@@ -56,18 +56,29 @@ class Client:
         delay: float | timedelta | None = None,
         run_at: datetime | None = None,
         max_attempts: int | None = None,
+        idempotency_key: str | None = None,
+        task_id: str | None = None,
     ) -> Task:
         """Create a task; see NewTask for the arguments.
 
         Raises:
             Rejected: The task was refused.
-            Unavailable, DeadlineExceeded, OutcomeUnknown: The task may exist.
+            Unavailable, DeadlineExceeded, OutcomeUnknown: The task may exist; with an idempotency key try again.
         """
-        return self._call(calls.create(NewTask(command, payload, priority, delay, run_at, max_attempts)))
+        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id)
+        return self._call(calls.create(task))
 
-    def create_batch(self, tasks: Iterable[NewTask]) -> list[Task | errors.CodeqError]:
-        """Create 1 to 1000 tasks; the answers are in order, for each the task or the error that refused it."""
-        return self._call(calls.create_batch(tasks))
+    def create_batch(
+        self, tasks: Iterable[NewTask], *, atomic: bool = False, idempotency_key: str | None = None
+    ) -> list[Task | errors.CodeqError]:
+        """Create 1 to 1000 tasks; the answers are in order, for each the task or the error that refused it.
+
+        Args:
+            tasks: Tasks to create.
+            atomic: Create all or none; the first task that is refused fails the call.
+            idempotency_key: Key of an atomic batch: the same batch is made once only. Its tasks have no own keys.
+        """
+        return self._call(calls.create_batch(tasks, atomic=atomic, idempotency_key=idempotency_key))
 
     def get(self, task_id: str) -> Task:
         """Read a task. Raises TaskNotFound."""
@@ -249,13 +260,18 @@ class AsyncClient:
         delay: float | timedelta | None = None,
         run_at: datetime | None = None,
         max_attempts: int | None = None,
+        idempotency_key: str | None = None,
+        task_id: str | None = None,
     ) -> Task:
         """Create a task; as Client.create."""
-        return await self._call(calls.create(NewTask(command, payload, priority, delay, run_at, max_attempts)))
+        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id)
+        return await self._call(calls.create(task))
 
-    async def create_batch(self, tasks: Iterable[NewTask]) -> list[Task | errors.CodeqError]:
+    async def create_batch(
+        self, tasks: Iterable[NewTask], *, atomic: bool = False, idempotency_key: str | None = None
+    ) -> list[Task | errors.CodeqError]:
         """Create 1 to 1000 tasks; as Client.create_batch."""
-        return await self._call(calls.create_batch(tasks))
+        return await self._call(calls.create_batch(tasks, atomic=atomic, idempotency_key=idempotency_key))
 
     async def get(self, task_id: str) -> Task:
         """Read a task; as Client.get."""

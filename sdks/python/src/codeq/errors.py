@@ -19,6 +19,8 @@ CodeqError                      reason, message, violations, retryable, retry_af
 │   │   ├── TaskNotClaimed      TASK_NOT_CLAIMED
 │   │   ├── StaleLeaseToken     STALE_LEASE_TOKEN
 │   │   └── NotLeaseOwner       NOT_LEASE_OWNER
+│   ├── IdempotencyConflict     IDEMPOTENCY_CONFLICT: the key was used for another request
+│   ├── TaskIdTaken             TASK_ID_TAKEN
 │   ├── LimitReached            LIMIT_REACHED
 │   │   └── StorageFull         STORAGE_FULL: the server takes no new tasks until its disk has room
 │   ├── BadHandshake            BAD_HANDSHAKE
@@ -218,6 +220,18 @@ class TaskEnded(Rejected):
     default_reason = "TASK_ENDED"
 
 
+class IdempotencyConflict(Rejected):
+    """Another request was made with this idempotency key."""
+
+    default_reason = "IDEMPOTENCY_CONFLICT"
+
+
+class TaskIdTaken(Rejected):
+    """The tenant has a task with this id."""
+
+    default_reason = "TASK_ID_TAKEN"
+
+
 class LimitReached(Rejected):
     """A bound of the server is reached."""
 
@@ -295,6 +309,8 @@ _BY_REASON: Final[dict[str, type[CodeqError]]] = {
         StaleLeaseToken,
         NotLeaseOwner,
         TaskEnded,
+        IdempotencyConflict,
+        TaskIdTaken,
         LimitReached,
         StorageFull,
         BadHandshake,

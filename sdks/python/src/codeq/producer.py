@@ -13,6 +13,7 @@ from codeq import runtime
 from codeq.backoff import Backoff
 from codeq.endpoint import Endpoint, Tls, Token
 from codeq.errors import CodeqError
+from codeq.producer_attempts import Attempts, Item
 from codeq.producer_frames import Job, Result
 from codeq.producer_stream import ProducerStream
 from codeq.records import NewTask
@@ -61,6 +62,8 @@ class AsyncProducer:
         delay: float | timedelta | None = None,
         run_at: datetime | None = None,
         max_attempts: int | None = None,
+        idempotency_key: str | None = None,
+        task_id: str | None = None,
         timeout_seconds: float | None = None,
     ) -> str:
         """Create a task; when this returns it is durable.
@@ -72,6 +75,9 @@ class AsyncProducer:
             delay: Time before which the task is not delivered; a fraction of a second counts as a whole one.
             run_at: Time with a time zone before which it is not delivered. Not together with delay.
             max_attempts: Deliveries after which it goes to the dead-letter queue.
+            idempotency_key: Key under which the same task is made once only: a create whose answer is lost is then sent
+                again, until the timeout. 1 to 256 printable ASCII characters.
+            task_id: Id of the task, unique within the tenant; None: the server makes one. Not together with a key.
             timeout_seconds: Seconds within which the call ends, waiting for a connection included.
 
         Returns:
@@ -79,12 +85,12 @@ class AsyncProducer:
 
         Raises:
             Rejected: The task was refused (InvalidField, TooLarge, …), or the producer (Unauthenticated, …).
-            OutcomeUnknown: The task was sent and the answer did not come: it may exist. It is not sent again.
+            OutcomeUnknown: The task was sent and the answer did not come: it may exist. Only with a key is it repeated.
             DeadlineExceeded: The task was not sent within the timeout.
             Closed: The producer is closed.
         """
-        item = _to_wire(NewTask(command, payload, priority, delay, run_at, max_attempts))
-        [result] = await self._submit([item], timeout_seconds)
+        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id)
+        [result] = await self._create([(_to_wire(task), idempotency_key is not None)], timeout_seconds)
         return _id_of(result)
 
     async def create_batch(
@@ -96,7 +102,7 @@ class AsyncProducer:
             For each task in order, its id or the error that `create` would raise.
         """
         results, items = _to_batch(tasks)
-        return _merge(results, await self._submit(items, timeout_seconds) if items else [])
+        return _merge(results, await self._create(items, timeout_seconds) if items else [])
 
     async def close(self) -> None:
         """Wait for the calls under way, and disconnect. Creates are refused from now on."""
@@ -115,12 +121,15 @@ class AsyncProducer:
             self._stream = ProducerStream(self._endpoint, self._client_name, Backoff())
         return self._stream
 
-    async def _submit(self, items: list[bytes], timeout_seconds: float | None) -> list[Result]:
+    async def _create(self, items: list[Item], timeout_seconds: float | None) -> list[Result]:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[list[Result]] = loop.create_future()
-        seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
-        self._connected().submit(Job(items, future, loop.time() + seconds))
-        return await future
+        deadline = loop.time() + (self._timeout_seconds if timeout_seconds is None else timeout_seconds)
+        attempts = Attempts(items)
+        while attempts.waiting:
+            future: asyncio.Future[list[Result]] = loop.create_future()
+            self._connected().submit(Job(attempts.waiting, future, deadline))
+            attempts.note(await future, may_repeat=loop.time() < deadline)
+        return attempts.results
 
 
 class Producer:
@@ -155,17 +164,19 @@ class Producer:
         delay: float | timedelta | None = None,
         run_at: datetime | None = None,
         max_attempts: int | None = None,
+        idempotency_key: str | None = None,
+        task_id: str | None = None,
         timeout_seconds: float | None = None,
     ) -> str:
         """Create a task and return its id; as AsyncProducer.create."""
-        item = _to_wire(NewTask(command, payload, priority, delay, run_at, max_attempts))
-        [result] = self._submit([item], timeout_seconds)
+        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id)
+        [result] = self._create([(_to_wire(task), idempotency_key is not None)], timeout_seconds)
         return _id_of(result)
 
     def create_batch(self, tasks: Iterable[NewTask], *, timeout_seconds: float | None = None) -> list[str | CodeqError]:
         """Create tasks and return, in order, their ids or errors; as AsyncProducer.create_batch."""
         results, items = _to_batch(tasks)
-        return _merge(results, self._submit(items, timeout_seconds) if items else [])
+        return _merge(results, self._create(items, timeout_seconds) if items else [])
 
     def close(self) -> None:
         """Wait for the calls under way, and disconnect. Creates are refused from now on."""
@@ -179,11 +190,14 @@ class Producer:
     ) -> None:
         self.close()
 
-    def _submit(self, items: list[bytes], timeout_seconds: float | None) -> list[Result]:
-        future: concurrent.futures.Future[list[Result]] = concurrent.futures.Future()
-        seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
-        self._inbox.put(Job(items, future, self._loop.time() + seconds))
-        return future.result()
+    def _create(self, items: list[Item], timeout_seconds: float | None) -> list[Result]:
+        deadline = self._loop.time() + (self._timeout_seconds if timeout_seconds is None else timeout_seconds)
+        attempts = Attempts(items)
+        while attempts.waiting:
+            future: concurrent.futures.Future[list[Result]] = concurrent.futures.Future()
+            self._inbox.put(Job(attempts.waiting, future, deadline))
+            attempts.note(future.result(), may_repeat=self._loop.time() < deadline)
+        return attempts.results
 
 
 async def _open(endpoint: Endpoint, client_name: str) -> ProducerStream:
@@ -202,13 +216,13 @@ def _id_of(result: Result) -> str:
     return result
 
 
-def _to_batch(tasks: Iterable[NewTask]) -> tuple[list[Result | None], list[bytes]]:
+def _to_batch(tasks: Iterable[NewTask]) -> tuple[list[Result | None], list[Item]]:
     """Errors of the tasks that cannot be sent, each in its place, and the other tasks on the wire."""
     results: list[Result | None] = []
-    items: list[bytes] = []
+    items: list[Item] = []
     for task in tasks:
         try:
-            items.append(_to_wire(task))
+            items.append((_to_wire(task), task.idempotency_key is not None))
             results.append(None)
         except CodeqError as error:
             results.append(error)

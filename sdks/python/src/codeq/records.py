@@ -64,6 +64,8 @@ class NewTask:
         delay: Time from acceptance before which the task is not delivered; fractions of a second count as whole ones.
         run_at: Time with a time zone before which the task is not delivered, in milliseconds. Not together with delay.
         max_attempts: Deliveries after which the task goes to the dead-letter queue; None: the server's default.
+        idempotency_key: Key under which the same task is made once only, however often it is created; printable ASCII.
+        task_id: Id of the task, unique within the tenant; None: the server makes one. Not together with a key.
     """
 
     command: str
@@ -72,6 +74,8 @@ class NewTask:
     delay: float | timedelta | None = None
     run_at: datetime | None = None
     max_attempts: int | None = None
+    idempotency_key: str | None = None
+    task_id: str | None = None
 
     def fill(self, spec: task_pb2.TaskSpec) -> None:
         """Write the task into a message; the server checks bounds.
@@ -93,6 +97,13 @@ class NewTask:
             field = "max_attempts"
             if self.max_attempts is not None:
                 spec.max_attempts = self.max_attempts
+            field = "idempotency_key"
+            if self.idempotency_key is not None:
+                spec.idempotency_key = self.idempotency_key
+            field = "task_id"
+            if self.task_id is not None:
+                spec.task_id = self.task_id
+            field = "delay"
             if (seconds := whole_seconds(self.delay)) is not None:
                 spec.delay_seconds = seconds
             field = "run_at"
@@ -226,6 +237,11 @@ class Task:
         if self.reporter is None:
             raise RuntimeError("the task was not delivered by a Worker")
         self.reporter(self, data)
+
+    @property
+    def duplicate(self) -> bool:
+        """Whether the create that told the task was carried out before, with the same idempotency key."""
+        return self._message.duplicate
 
     @property
     def lost(self) -> threading.Event:

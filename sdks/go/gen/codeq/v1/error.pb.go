@@ -73,6 +73,10 @@ const (
 	ErrorReason_ERROR_REASON_CORRUPT_DATA ErrorReason = 21
 	// The call's deadline passed before its reply.
 	ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED ErrorReason = 22
+	// Another request of the tenant was made with this idempotency key, and its task still exists. Nothing was changed.
+	ErrorReason_ERROR_REASON_IDEMPOTENCY_CONFLICT ErrorReason = 23
+	// The tenant has a task with this id. Nothing was changed.
+	ErrorReason_ERROR_REASON_TASK_ID_TAKEN ErrorReason = 24
 	// The page token is malformed, or was given out for another list or other filters.
 	ErrorReason_ERROR_REASON_INVALID_PAGE_TOKEN ErrorReason = 26
 	// The task has ended, and not by a cancel.
@@ -107,37 +111,41 @@ var (
 		20: "ERROR_REASON_BAD_HANDSHAKE",
 		21: "ERROR_REASON_CORRUPT_DATA",
 		22: "ERROR_REASON_DEADLINE_EXCEEDED",
+		23: "ERROR_REASON_IDEMPOTENCY_CONFLICT",
+		24: "ERROR_REASON_TASK_ID_TAKEN",
 		26: "ERROR_REASON_INVALID_PAGE_TOKEN",
 		25: "ERROR_REASON_TASK_ENDED",
 		27: "ERROR_REASON_STORAGE_FULL",
 	}
 	ErrorReason_value = map[string]int32{
-		"ERROR_REASON_UNSPECIFIED":         0,
-		"ERROR_REASON_INVALID_FIELD":       1,
-		"ERROR_REASON_INVALID_BODY":        2,
-		"ERROR_REASON_TOO_LARGE":           3,
-		"ERROR_REASON_UNAUTHENTICATED":     4,
-		"ERROR_REASON_MISSING_SCOPE":       5,
-		"ERROR_REASON_NOT_ADMIN":           6,
-		"ERROR_REASON_INVALID_TENANT":      7,
-		"ERROR_REASON_COMMAND_NOT_ALLOWED": 8,
-		"ERROR_REASON_TASK_NOT_FOUND":      9,
-		"ERROR_REASON_RESULT_NOT_FOUND":    10,
-		"ERROR_REASON_QUEUE_NOT_FOUND":     11,
-		"ERROR_REASON_ROUTE_NOT_FOUND":     12,
-		"ERROR_REASON_METHOD_NOT_ALLOWED":  13,
-		"ERROR_REASON_TASK_NOT_CLAIMED":    14,
-		"ERROR_REASON_STALE_LEASE_TOKEN":   15,
-		"ERROR_REASON_NOT_LEASE_OWNER":     16,
-		"ERROR_REASON_LIMIT_REACHED":       17,
-		"ERROR_REASON_DRAINING":            18,
-		"ERROR_REASON_OUTCOME_UNKNOWN":     19,
-		"ERROR_REASON_BAD_HANDSHAKE":       20,
-		"ERROR_REASON_CORRUPT_DATA":        21,
-		"ERROR_REASON_DEADLINE_EXCEEDED":   22,
-		"ERROR_REASON_INVALID_PAGE_TOKEN":  26,
-		"ERROR_REASON_TASK_ENDED":          25,
-		"ERROR_REASON_STORAGE_FULL":        27,
+		"ERROR_REASON_UNSPECIFIED":          0,
+		"ERROR_REASON_INVALID_FIELD":        1,
+		"ERROR_REASON_INVALID_BODY":         2,
+		"ERROR_REASON_TOO_LARGE":            3,
+		"ERROR_REASON_UNAUTHENTICATED":      4,
+		"ERROR_REASON_MISSING_SCOPE":        5,
+		"ERROR_REASON_NOT_ADMIN":            6,
+		"ERROR_REASON_INVALID_TENANT":       7,
+		"ERROR_REASON_COMMAND_NOT_ALLOWED":  8,
+		"ERROR_REASON_TASK_NOT_FOUND":       9,
+		"ERROR_REASON_RESULT_NOT_FOUND":     10,
+		"ERROR_REASON_QUEUE_NOT_FOUND":      11,
+		"ERROR_REASON_ROUTE_NOT_FOUND":      12,
+		"ERROR_REASON_METHOD_NOT_ALLOWED":   13,
+		"ERROR_REASON_TASK_NOT_CLAIMED":     14,
+		"ERROR_REASON_STALE_LEASE_TOKEN":    15,
+		"ERROR_REASON_NOT_LEASE_OWNER":      16,
+		"ERROR_REASON_LIMIT_REACHED":        17,
+		"ERROR_REASON_DRAINING":             18,
+		"ERROR_REASON_OUTCOME_UNKNOWN":      19,
+		"ERROR_REASON_BAD_HANDSHAKE":        20,
+		"ERROR_REASON_CORRUPT_DATA":         21,
+		"ERROR_REASON_DEADLINE_EXCEEDED":    22,
+		"ERROR_REASON_IDEMPOTENCY_CONFLICT": 23,
+		"ERROR_REASON_TASK_ID_TAKEN":        24,
+		"ERROR_REASON_INVALID_PAGE_TOKEN":   26,
+		"ERROR_REASON_TASK_ENDED":           25,
+		"ERROR_REASON_STORAGE_FULL":         27,
 	}
 )
 
@@ -240,7 +248,7 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\tItemError\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12-\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x15.codeq.v1.ErrorReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage*\x94\t\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage*\xf1\t\n" +
 	"\vErrorReason\x12'\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x1a\t\xa8\xb6\x18\r\xb0\xb6\x18\xf4\x03\x12)\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\x90\x03\x12(\n" +
@@ -265,7 +273,9 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\x1cERROR_REASON_OUTCOME_UNKNOWN\x10\x13\x1a\r\xa8\xb6\x18\x0e\xb0\xb6\x18\xf7\x03\xb8\xb6\x18\x01\x12)\n" +
 	"\x1aERROR_REASON_BAD_HANDSHAKE\x10\x14\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12(\n" +
 	"\x19ERROR_REASON_CORRUPT_DATA\x10\x15\x1a\t\xa8\xb6\x18\x0f\xb0\xb6\x18\xf4\x03\x121\n" +
-	"\x1eERROR_REASON_DEADLINE_EXCEEDED\x10\x16\x1a\r\xa8\xb6\x18\x04\xb0\xb6\x18\xf8\x03\xb8\xb6\x18\x01\x12.\n" +
+	"\x1eERROR_REASON_DEADLINE_EXCEEDED\x10\x16\x1a\r\xa8\xb6\x18\x04\xb0\xb6\x18\xf8\x03\xb8\xb6\x18\x01\x120\n" +
+	"!ERROR_REASON_IDEMPOTENCY_CONFLICT\x10\x17\x1a\t\xa8\xb6\x18\x06\xb0\xb6\x18\x99\x03\x12)\n" +
+	"\x1aERROR_REASON_TASK_ID_TAKEN\x10\x18\x1a\t\xa8\xb6\x18\x06\xb0\xb6\x18\x99\x03\x12.\n" +
 	"\x1fERROR_REASON_INVALID_PAGE_TOKEN\x10\x1a\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\x90\x03\x12&\n" +
 	"\x17ERROR_REASON_TASK_ENDED\x10\x19\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12,\n" +
 	"\x19ERROR_REASON_STORAGE_FULL\x10\x1b\x1a\r\xa8\xb6\x18\b\xb0\xb6\x18\xad\x03\xb8\xb6\x18\x01B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"

@@ -285,7 +285,9 @@ type FrameAck struct {
 	// Ids of the tasks, one for each of the frame in order; empty where the item was refused.
 	TaskIds []string `protobuf:"bytes,1,rep,name=task_ids,json=taskIds,proto3" json:"task_ids,omitempty"`
 	// Errors of refused items.
-	Errors        []*ItemError `protobuf:"bytes,2,rep,name=errors,proto3" json:"errors,omitempty"`
+	Errors []*ItemError `protobuf:"bytes,2,rep,name=errors,proto3" json:"errors,omitempty"`
+	// Indexes of items that were carried out before: their ids are those of the first tasks.
+	Duplicates    []uint32 `protobuf:"varint,3,rep,packed,name=duplicates,proto3" json:"duplicates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -330,6 +332,13 @@ func (x *FrameAck) GetTaskIds() []string {
 func (x *FrameAck) GetErrors() []*ItemError {
 	if x != nil {
 		return x.Errors
+	}
+	return nil
+}
+
+func (x *FrameAck) GetDuplicates() []uint32 {
+	if x != nil {
+		return x.Duplicates
 	}
 	return nil
 }
@@ -410,10 +419,13 @@ const file_codeq_v1_producer_service_proto_rawDesc = "" +
 	"\x12unacked_frames_max\x18\x03 \x01(\x05R\x10unackedFramesMax\x12*\n" +
 	"\x11unacked_bytes_max\x18\x04 \x01(\x03R\x0funackedBytesMax\x12&\n" +
 	"\x0fframe_tasks_max\x18\x05 \x01(\x05R\rframeTasksMax\x12&\n" +
-	"\x0fframe_bytes_max\x18\x06 \x01(\x03R\rframeBytesMax\"R\n" +
+	"\x0fframe_bytes_max\x18\x06 \x01(\x03R\rframeBytesMax\"r\n" +
 	"\bFrameAck\x12\x19\n" +
 	"\btask_ids\x18\x01 \x03(\tR\ataskIds\x12+\n" +
-	"\x06errors\x18\x02 \x03(\v2\x13.codeq.v1.ItemErrorR\x06errors\"X\n" +
+	"\x06errors\x18\x02 \x03(\v2\x13.codeq.v1.ItemErrorR\x06errors\x12\x1e\n" +
+	"\n" +
+	"duplicates\x18\x03 \x03(\rR\n" +
+	"duplicates\"X\n" +
 	"\fStreamNotice\x12-\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x15.codeq.v1.ErrorReasonR\x06reason\x12\x19\n" +
 	"\bgrace_ms\x18\x02 \x01(\x05R\agraceMs2]\n" +

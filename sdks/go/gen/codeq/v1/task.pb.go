@@ -173,7 +173,14 @@ type TaskSpec struct {
 	// Time before which the task is not delivered; in the past: at once. Not together with delay_seconds.
 	RunAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=run_at,json=runAt,proto3" json:"run_at,omitempty"`
 	// Seconds from acceptance before which the task is not delivered, 0 to 315360000 (10 years).
-	DelaySeconds  *int32 `protobuf:"varint,6,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
+	DelaySeconds *int32 `protobuf:"varint,6,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
+	// Key under which the tenant's same request makes one task only, however often it is sent: a repeated one gets the first
+	// task, and another request with the key is refused with IDEMPOTENCY_CONFLICT. The key lives as long as the task's rows.
+	// The id of the task follows from tenant and key. 1 to 256 printable ASCII characters. Not together with task_id.
+	IdempotencyKey *string `protobuf:"bytes,8,opt,name=idempotency_key,json=idempotencyKey,proto3,oneof" json:"idempotency_key,omitempty"`
+	// Id of the task, chosen by the producer: unique within the tenant, 1 to 64 characters, and not of the form of the ids
+	// that the server makes (UUIDs of version 8). Absent: the server makes one.
+	TaskId        *string `protobuf:"bytes,9,opt,name=task_id,json=taskId,proto3,oneof" json:"task_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -250,6 +257,20 @@ func (x *TaskSpec) GetDelaySeconds() int32 {
 	return 0
 }
 
+func (x *TaskSpec) GetIdempotencyKey() string {
+	if x != nil && x.IdempotencyKey != nil {
+		return *x.IdempotencyKey
+	}
+	return ""
+}
+
+func (x *TaskSpec) GetTaskId() string {
+	if x != nil && x.TaskId != nil {
+		return *x.TaskId
+	}
+	return ""
+}
+
 // Task is a task as the server tells it. A field without presence is always in the JSON form; the others only when set.
 type Task struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -288,7 +309,9 @@ type Task struct {
 	FinishedAt *timestamppb.Timestamp `protobuf:"bytes,29,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"`
 	// Progress as its worker reported it last: one JSON value. An ended task has that of its last delivery. Not set in
 	// deliveries.
-	Progress      []byte `protobuf:"bytes,30,opt,name=progress,proto3,oneof" json:"progress,omitempty"`
+	Progress []byte `protobuf:"bytes,30,opt,name=progress,proto3,oneof" json:"progress,omitempty"`
+	// True in answers to a create that was carried out before: this is the task as it is now. Not set elsewhere.
+	Duplicate     *bool `protobuf:"varint,31,opt,name=duplicate,proto3,oneof" json:"duplicate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -440,6 +463,13 @@ func (x *Task) GetProgress() []byte {
 		return x.Progress
 	}
 	return nil
+}
+
+func (x *Task) GetDuplicate() bool {
+	if x != nil && x.Duplicate != nil {
+		return *x.Duplicate
+	}
+	return false
 }
 
 // TaskResult is the record of a task's end.
@@ -619,7 +649,7 @@ var File_codeq_v1_task_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_task_proto_rawDesc = "" +
 	"\n" +
-	"\x13codeq/v1/task.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\x03\n" +
+	"\x13codeq/v1/task.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf8\x06\n" +
 	"\bTaskSpec\x12B\n" +
 	"\acommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\acommand\x12'\n" +
 	"\apayload\x18\x02 \x01(\fB\r\xbaH\x06z\x04\x18\x80\x80@ص\x18\x01R\apayload\x12%\n" +
@@ -628,10 +658,17 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x01H\x00R\vmaxAttempts\x88\x01\x01\x121\n" +
 	"\x06run_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05runAt\x127\n" +
 	"\rdelay_seconds\x18\x06 \x01(\x05B\r\xbaH\n" +
-	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x00H\x01R\fdelaySeconds\x88\x01\x01:z\xbaHw\x1au\n" +
+	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x00H\x01R\fdelaySeconds\x88\x01\x01\x12S\n" +
+	"\x0fidempotency_key\x18\b \x01(\tB%\xbaH\x0fr\r\x18\x80\x022\b^[ -~]+$\xea\xb5\x18\x0fIdempotency-KeyH\x02R\x0eidempotencyKey\x88\x01\x01\x12\x97\x02\n" +
+	"\atask_id\x18\t \x01(\tB\xf8\x01\xbaH\xf4\x01\xba\x01\xce\x01\n" +
+	"\x1ftask_spec.task_id_not_of_server\x12Jmust not have the form of an id that the server makes, a UUID of version 8\x1a_!this.matches('^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-8[0-9A-Fa-f]{3}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$')r \x18@2\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$H\x03R\x06taskId\x88\x01\x01:z\xbaHw\x1au\n" +
 	"\x16task_spec.one_schedule\x12+delay_seconds and run_at cannot both be set\x1a.!(has(this.run_at) && has(this.delay_seconds))B\x0f\n" +
 	"\r_max_attemptsB\x10\n" +
-	"\x0e_delay_secondsJ\x04\b\a\x10\x10\"\xde\x05\n" +
+	"\x0e_delay_secondsB\x12\n" +
+	"\x10_idempotency_keyB\n" +
+	"\n" +
+	"\b_task_idJ\x04\b\a\x10\bJ\x04\b\n" +
+	"\x10\x10\"\x8f\x06\n" +
 	"\x04Task\x12\x18\n" +
 	"\acommand\x18\x01 \x01(\tR\acommand\x12\x1e\n" +
 	"\apayload\x18\x02 \x01(\fB\x04ص\x18\x01R\apayload\x12\x1a\n" +
@@ -654,12 +691,15 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"updated_at\x18\x1c \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12;\n" +
 	"\vfinished_at\x18\x1d \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"finishedAt\x12%\n" +
-	"\bprogress\x18\x1e \x01(\fB\x04ص\x18\x01H\x03R\bprogress\x88\x01\x01B\f\n" +
+	"\bprogress\x18\x1e \x01(\fB\x04ص\x18\x01H\x03R\bprogress\x88\x01\x01\x12!\n" +
+	"\tduplicate\x18\x1f \x01(\bH\x04R\tduplicate\x88\x01\x01B\f\n" +
 	"\n" +
 	"_worker_idB\x0e\n" +
 	"\f_lease_tokenB\b\n" +
 	"\x06_errorB\v\n" +
-	"\t_progressJ\x04\b\x06\x10\x10\"\xe5\x01\n" +
+	"\t_progressB\f\n" +
+	"\n" +
+	"_duplicateJ\x04\b\x06\x10\x10\"\xe5\x01\n" +
 	"\n" +
 	"TaskResult\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +

@@ -190,9 +190,15 @@ func (x *CreateTaskResponse) GetTask() *Task {
 type BatchCreateTasksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Tasks to create, 1 to 1000, 8 MiB in all. Each is validated by itself.
-	Tasks         []*TaskSpec `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Tasks []*TaskSpec `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	// Accept all tasks or none.
+	Atomic bool `protobuf:"varint,2,opt,name=atomic,proto3" json:"atomic,omitempty"`
+	// Key of an atomic batch, as TaskSpec.idempotency_key is for one task; none of its tasks may then have a key or an id of
+	// its own. A repeated batch gets the tasks of the first one; TASK_NOT_FOUND stands for those that were removed after
+	// their retention. The key lives as long as any of the tasks' rows. Only with `atomic`.
+	IdempotencyKey *string `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3,oneof" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *BatchCreateTasksRequest) Reset() {
@@ -230,6 +236,20 @@ func (x *BatchCreateTasksRequest) GetTasks() []*TaskSpec {
 		return x.Tasks
 	}
 	return nil
+}
+
+func (x *BatchCreateTasksRequest) GetAtomic() bool {
+	if x != nil {
+		return x.Atomic
+	}
+	return false
+}
+
+func (x *BatchCreateTasksRequest) GetIdempotencyKey() string {
+	if x != nil && x.IdempotencyKey != nil {
+		return *x.IdempotencyKey
+	}
+	return ""
 }
 
 // BatchCreateTasksResponse answers each item.
@@ -1952,10 +1972,13 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x11CreateTaskRequest\x12.\n" +
 	"\x04spec\x18\x01 \x01(\v2\x12.codeq.v1.TaskSpecB\x06\xbaH\x03\xc8\x01\x01R\x04spec\"8\n" +
 	"\x12CreateTaskResponse\x12\"\n" +
-	"\x04task\x18\x01 \x01(\v2\x0e.codeq.v1.TaskR\x04task\"U\n" +
+	"\x04task\x18\x01 \x01(\v2\x0e.codeq.v1.TaskR\x04task\"\xd6\x01\n" +
 	"\x17BatchCreateTasksRequest\x12:\n" +
 	"\x05tasks\x18\x01 \x03(\v2\x12.codeq.v1.TaskSpecB\x10\xbaH\r\x92\x01\n" +
-	"\b\x01\x10\xe8\a\"\x03\xd8\x01\x03R\x05tasks\"P\n" +
+	"\b\x01\x10\xe8\a\"\x03\xd8\x01\x03R\x05tasks\x12\x16\n" +
+	"\x06atomic\x18\x02 \x01(\bR\x06atomic\x12S\n" +
+	"\x0fidempotency_key\x18\x03 \x01(\tB%\xbaH\x0fr\r\x18\x80\x022\b^[ -~]+$\xea\xb5\x18\x0fIdempotency-KeyH\x00R\x0eidempotencyKey\x88\x01\x01B\x12\n" +
+	"\x10_idempotency_key\"P\n" +
 	"\x18BatchCreateTasksResponse\x124\n" +
 	"\aresults\x18\x01 \x03(\v2\x1a.codeq.v1.CreateTaskAnswerR\aresults\"a\n" +
 	"\x10CreateTaskAnswer\x12\"\n" +
@@ -2094,10 +2117,11 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x13WAIT_REASON_DELAYED\x10\x03\x12\x19\n" +
 	"\x15WAIT_REASON_NO_WORKER\x10\x04\x12\x16\n" +
 	"\x12WAIT_REASON_LEASED\x10\x05\x12\x15\n" +
-	"\x11WAIT_REASON_ENDED\x10\x062\xf7\x0f\n" +
-	"\vTaskService\x12y\n" +
+	"\x11WAIT_REASON_ENDED\x10\x062\x88\x10\n" +
+	"\vTaskService\x12\x89\x01\n" +
 	"\n" +
-	"CreateTask\x12\x1b.codeq.v1.CreateTaskRequest\x1a\x1c.codeq.v1.CreateTaskResponse\"0\x8a\xb5\x18\x02\b\x01\x92\xb5\x18\x03\b\xca\x01\x82\xd3\xe4\x93\x02\x1d:\x04specb\x04task\"\x0f/v1/codeq/tasks\x12\x81\x01\n" +
+	"CreateTask\x12\x1b.codeq.v1.CreateTaskRequest\x1a\x1c.codeq.v1.CreateTaskResponse\"@\x8a\xb5\x18\x02\b\x01\x92\xb5\x18\x13\b\xca\x01\x1a\x0e\n" +
+	"\tduplicate\x10\xc8\x01\x82\xd3\xe4\x93\x02\x1d:\x04specb\x04task\"\x0f/v1/codeq/tasks\x12\x81\x01\n" +
 	"\x10BatchCreateTasks\x12!.codeq.v1.BatchCreateTasksRequest\x1a\".codeq.v1.BatchCreateTasksResponse\"&\x8a\xb5\x18\x02\b\x01\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/codeq/tasks/batch\x12\x86\x01\n" +
 	"\tClaimTask\x12\x1a.codeq.v1.ClaimTaskRequest\x1a\x1b.codeq.v1.ClaimTaskResponse\"@\x8a\xb5\x18\x0f\b\x02\x12\vcodeq:claim\x92\xb5\x18\x03\x10\xcc\x01\x82\xd3\xe4\x93\x02 :\x01*b\x04task\"\x15/v1/codeq/tasks/claim\x12\x89\x01\n" +
 	"\n" +
@@ -2245,6 +2269,7 @@ func file_codeq_v1_task_service_proto_init() {
 	}
 	file_codeq_v1_error_proto_init()
 	file_codeq_v1_task_proto_init()
+	file_codeq_v1_task_service_proto_msgTypes[2].OneofWrappers = []any{}
 	file_codeq_v1_task_service_proto_msgTypes[5].OneofWrappers = []any{}
 	file_codeq_v1_task_service_proto_msgTypes[7].OneofWrappers = []any{}
 	file_codeq_v1_task_service_proto_msgTypes[9].OneofWrappers = []any{}

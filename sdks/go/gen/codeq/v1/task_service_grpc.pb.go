@@ -43,11 +43,13 @@ const (
 // TaskService creates, claims and ends tasks call by call. Every positive reply means durable: fsynced on one node.
 // Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and OUTCOME_UNKNOWN.
 type TaskServiceClient interface {
-	// CreateTask accepts one task. Not idempotent: after OUTCOME_UNKNOWN the task may exist.
-	// Errors: INVALID_FIELD, TOO_LARGE, LIMIT_REACHED (number of queues).
+	// CreateTask accepts one task. With an idempotency key it may be repeated at will: the same request gets the first task,
+	// marked as duplicate (HTTP 200). Without one it is not idempotent: after OUTCOME_UNKNOWN the task may exist.
+	// Errors: INVALID_FIELD, TOO_LARGE, LIMIT_REACHED (number of queues), IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
 	CreateTask(ctx context.Context, in *CreateTaskRequest, opts ...grpc.CallOption) (*CreateTaskResponse, error)
-	// BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order.
-	// Errors: INVALID_FIELD for a list out of bounds; the rest per item as in CreateTask.
+	// BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order. With `atomic` all
+	// are accepted or none, and the call fails with the first error.
+	// Errors: INVALID_FIELD for a list out of bounds; the rest per item, or of an atomic call, as in CreateTask.
 	BatchCreateTasks(ctx context.Context, in *BatchCreateTasksRequest, opts ...grpc.CallOption) (*BatchCreateTasksResponse, error)
 	// ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in
 	// first out. Without work it waits up to wait_seconds and answers without a task (HTTP 204).
@@ -260,11 +262,13 @@ func (c *taskServiceClient) GetTaskResult(ctx context.Context, in *GetTaskResult
 // TaskService creates, claims and ends tasks call by call. Every positive reply means durable: fsynced on one node.
 // Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and OUTCOME_UNKNOWN.
 type TaskServiceServer interface {
-	// CreateTask accepts one task. Not idempotent: after OUTCOME_UNKNOWN the task may exist.
-	// Errors: INVALID_FIELD, TOO_LARGE, LIMIT_REACHED (number of queues).
+	// CreateTask accepts one task. With an idempotency key it may be repeated at will: the same request gets the first task,
+	// marked as duplicate (HTTP 200). Without one it is not idempotent: after OUTCOME_UNKNOWN the task may exist.
+	// Errors: INVALID_FIELD, TOO_LARGE, LIMIT_REACHED (number of queues), IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
 	CreateTask(context.Context, *CreateTaskRequest) (*CreateTaskResponse, error)
-	// BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order.
-	// Errors: INVALID_FIELD for a list out of bounds; the rest per item as in CreateTask.
+	// BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order. With `atomic` all
+	// are accepted or none, and the call fails with the first error.
+	// Errors: INVALID_FIELD for a list out of bounds; the rest per item, or of an atomic call, as in CreateTask.
 	BatchCreateTasks(context.Context, *BatchCreateTasksRequest) (*BatchCreateTasksResponse, error)
 	// ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in
 	// first out. Without work it waits up to wait_seconds and answers without a task (HTTP 204).

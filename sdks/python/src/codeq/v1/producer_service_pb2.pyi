@@ -51,12 +51,14 @@ class ProducerWelcome(_message.Message):
     def __init__(self, tenant_id: _Optional[str] = ..., subject: _Optional[str] = ..., unacked_frames_max: _Optional[int] = ..., unacked_bytes_max: _Optional[int] = ..., frame_tasks_max: _Optional[int] = ..., frame_bytes_max: _Optional[int] = ...) -> None: ...
 
 class FrameAck(_message.Message):
-    __slots__ = ("task_ids", "errors")
+    __slots__ = ("task_ids", "errors", "duplicates")
     TASK_IDS_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATES_FIELD_NUMBER: _ClassVar[int]
     task_ids: _containers.RepeatedScalarFieldContainer[str]
     errors: _containers.RepeatedCompositeFieldContainer[_error_pb2.ItemError]
-    def __init__(self, task_ids: _Optional[_Iterable[str]] = ..., errors: _Optional[_Iterable[_Union[_error_pb2.ItemError, _Mapping]]] = ...) -> None: ...
+    duplicates: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, task_ids: _Optional[_Iterable[str]] = ..., errors: _Optional[_Iterable[_Union[_error_pb2.ItemError, _Mapping]]] = ..., duplicates: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StreamNotice(_message.Message):
     __slots__ = ("reason", "grace_ms")

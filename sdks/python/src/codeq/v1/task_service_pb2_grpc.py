@@ -119,16 +119,18 @@ class TaskServiceServicer:
     """
 
     def CreateTask(self, request, context):
-        """CreateTask accepts one task. Not idempotent: after OUTCOME_UNKNOWN the task may exist.
-        Errors: INVALID_FIELD, TOO_LARGE, LIMIT_REACHED (number of queues).
+        """CreateTask accepts one task. With an idempotency key it may be repeated at will: the same request gets the first task,
+        marked as duplicate (HTTP 200). Without one it is not idempotent: after OUTCOME_UNKNOWN the task may exist.
+        Errors: INVALID_FIELD, TOO_LARGE, LIMIT_REACHED (number of queues), IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchCreateTasks(self, request, context):
-        """BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order.
-        Errors: INVALID_FIELD for a list out of bounds; the rest per item as in CreateTask.
+        """BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order. With `atomic` all
+        are accepted or none, and the call fails with the first error.
+        Errors: INVALID_FIELD for a list out of bounds; the rest per item, or of an atomic call, as in CreateTask.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,12 +36,14 @@ class TaskServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TaskServiceAsyncStub: ...
     CreateTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.CreateTaskRequest, _task_service_pb2.CreateTaskResponse]
-    """CreateTask accepts one task. Not idempotent: after OUTCOME_UNKNOWN the task may exist.
-    Errors: INVALID_FIELD, TOO_LARGE, LIMIT_REACHED (number of queues).
+    """CreateTask accepts one task. With an idempotency key it may be repeated at will: the same request gets the first task,
+    marked as duplicate (HTTP 200). Without one it is not idempotent: after OUTCOME_UNKNOWN the task may exist.
+    Errors: INVALID_FIELD, TOO_LARGE, LIMIT_REACHED (number of queues), IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
     """
     BatchCreateTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.BatchCreateTasksRequest, _task_service_pb2.BatchCreateTasksResponse]
-    """BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order.
-    Errors: INVALID_FIELD for a list out of bounds; the rest per item as in CreateTask.
+    """BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order. With `atomic` all
+    are accepted or none, and the call fails with the first error.
+    Errors: INVALID_FIELD for a list out of bounds; the rest per item, or of an atomic call, as in CreateTask.
     """
     ClaimTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ClaimTaskRequest, _task_service_pb2.ClaimTaskResponse]
     """ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in
@@ -108,12 +110,14 @@ class TaskServiceAsyncStub(TaskServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.CreateTaskRequest, _task_service_pb2.CreateTaskResponse]  # type: ignore[assignment]
-    """CreateTask accepts one task. Not idempotent: after OUTCOME_UNKNOWN the task may exist.
-    Errors: INVALID_FIELD, TOO_LARGE, LIMIT_REACHED (number of queues).
+    """CreateTask accepts one task. With an idempotency key it may be repeated at will: the same request gets the first task,
+    marked as duplicate (HTTP 200). Without one it is not idempotent: after OUTCOME_UNKNOWN the task may exist.
+    Errors: INVALID_FIELD, TOO_LARGE, LIMIT_REACHED (number of queues), IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
     """
     BatchCreateTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.BatchCreateTasksRequest, _task_service_pb2.BatchCreateTasksResponse]  # type: ignore[assignment]
-    """BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order.
-    Errors: INVALID_FIELD for a list out of bounds; the rest per item as in CreateTask.
+    """BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order. With `atomic` all
+    are accepted or none, and the call fails with the first error.
+    Errors: INVALID_FIELD for a list out of bounds; the rest per item, or of an atomic call, as in CreateTask.
     """
     ClaimTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ClaimTaskRequest, _task_service_pb2.ClaimTaskResponse]  # type: ignore[assignment]
     """ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in
@@ -183,8 +187,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.CreateTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.CreateTaskResponse, _abc.Awaitable[_task_service_pb2.CreateTaskResponse]]:
-        """CreateTask accepts one task. Not idempotent: after OUTCOME_UNKNOWN the task may exist.
-        Errors: INVALID_FIELD, TOO_LARGE, LIMIT_REACHED (number of queues).
+        """CreateTask accepts one task. With an idempotency key it may be repeated at will: the same request gets the first task,
+        marked as duplicate (HTTP 200). Without one it is not idempotent: after OUTCOME_UNKNOWN the task may exist.
+        Errors: INVALID_FIELD, TOO_LARGE, LIMIT_REACHED (number of queues), IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
         """
 
     @_abc_1.abstractmethod
@@ -193,8 +198,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.BatchCreateTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.BatchCreateTasksResponse, _abc.Awaitable[_task_service_pb2.BatchCreateTasksResponse]]:
-        """BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order.
-        Errors: INVALID_FIELD for a list out of bounds; the rest per item as in CreateTask.
+        """BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order. With `atomic` all
+        are accepted or none, and the call fails with the first error.
+        Errors: INVALID_FIELD for a list out of bounds; the rest per item, or of an atomic call, as in CreateTask.
         """
 
     @_abc_1.abstractmethod

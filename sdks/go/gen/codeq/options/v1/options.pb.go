@@ -148,7 +148,9 @@ type RestReply struct {
 	// Status of a reply with content; 0 means 200.
 	Status int32 `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
 	// Status of a reply whose message is empty, sent without a body; 0 means as with content.
-	EmptyStatus   int32 `protobuf:"varint,2,opt,name=empty_status,json=emptyStatus,proto3" json:"empty_status,omitempty"`
+	EmptyStatus int32 `protobuf:"varint,2,opt,name=empty_status,json=emptyStatus,proto3" json:"empty_status,omitempty"`
+	// Status of a reply in whose body a field is true, in place of `status`.
+	StatusIfField *StatusIfField `protobuf:"bytes,3,opt,name=status_if_field,json=statusIfField,proto3" json:"status_if_field,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -197,6 +199,68 @@ func (x *RestReply) GetEmptyStatus() int32 {
 	return 0
 }
 
+func (x *RestReply) GetStatusIfField() *StatusIfField {
+	if x != nil {
+		return x.StatusIfField
+	}
+	return nil
+}
+
+// StatusIfField gives replies another HTTP status where one field of their body is true.
+type StatusIfField struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the field, a bool of the message that the body shows.
+	Field string `protobuf:"bytes,1,opt,name=field,proto3" json:"field,omitempty"`
+	// HTTP status.
+	Status        int32 `protobuf:"varint,2,opt,name=status,proto3" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatusIfField) Reset() {
+	*x = StatusIfField{}
+	mi := &file_codeq_options_v1_options_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatusIfField) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatusIfField) ProtoMessage() {}
+
+func (x *StatusIfField) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_options_v1_options_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatusIfField.ProtoReflect.Descriptor instead.
+func (*StatusIfField) Descriptor() ([]byte, []int) {
+	return file_codeq_options_v1_options_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *StatusIfField) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *StatusIfField) GetStatus() int32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
 var file_codeq_options_v1_options_proto_extTypes = []protoimpl.ExtensionInfo{
 	{
 		ExtendedType:  (*descriptorpb.MethodOptions)(nil),
@@ -228,6 +292,14 @@ var file_codeq_options_v1_options_proto_extTypes = []protoimpl.ExtensionInfo{
 		Field:         50012,
 		Name:          "codeq.options.v1.json_ignored",
 		Tag:           "varint,50012,opt,name=json_ignored",
+		Filename:      "codeq/options/v1/options.proto",
+	},
+	{
+		ExtendedType:  (*descriptorpb.FieldOptions)(nil),
+		ExtensionType: (*string)(nil),
+		Field:         50013,
+		Name:          "codeq.options.v1.http_header",
+		Tag:           "bytes,50013,opt,name=http_header",
 		Filename:      "codeq/options/v1/options.proto",
 	},
 	{
@@ -278,6 +350,10 @@ var (
 	//
 	// optional bool json_ignored = 50012;
 	E_JsonIgnored = &file_codeq_options_v1_options_proto_extTypes[3]
+	// The field may also come in the HTTP header of this name; in both it must be the same.
+	//
+	// optional string http_header = 50013;
+	E_HttpHeader = &file_codeq_options_v1_options_proto_extTypes[4]
 )
 
 // Extension fields to descriptorpb.EnumValueOptions.
@@ -285,15 +361,15 @@ var (
 	// gRPC code of the error reason.
 	//
 	// optional google.rpc.Code grpc_code = 50021;
-	E_GrpcCode = &file_codeq_options_v1_options_proto_extTypes[4]
+	E_GrpcCode = &file_codeq_options_v1_options_proto_extTypes[5]
 	// HTTP status of the error reason.
 	//
 	// optional int32 http_status = 50022;
-	E_HttpStatus = &file_codeq_options_v1_options_proto_extTypes[5]
+	E_HttpStatus = &file_codeq_options_v1_options_proto_extTypes[6]
 	// Trying the same call again later may succeed.
 	//
 	// optional bool retryable = 50023;
-	E_Retryable = &file_codeq_options_v1_options_proto_extTypes[6]
+	E_Retryable = &file_codeq_options_v1_options_proto_extTypes[7]
 )
 
 var File_codeq_options_v1_options_proto protoreflect.FileDescriptor
@@ -303,10 +379,14 @@ const file_codeq_options_v1_options_proto_rawDesc = "" +
 	"\x1ecodeq/options/v1/options.proto\x12\x10codeq.options.v1\x1a google/protobuf/descriptor.proto\x1a\x15google/rpc/code.proto\"Y\n" +
 	"\x06Access\x129\n" +
 	"\tprincipal\x18\x01 \x01(\x0e2\x1b.codeq.options.v1.PrincipalR\tprincipal\x12\x14\n" +
-	"\x05scope\x18\x02 \x01(\tR\x05scope\"F\n" +
+	"\x05scope\x18\x02 \x01(\tR\x05scope\"\x8f\x01\n" +
 	"\tRestReply\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\x05R\x06status\x12!\n" +
-	"\fempty_status\x18\x02 \x01(\x05R\vemptyStatus*|\n" +
+	"\fempty_status\x18\x02 \x01(\x05R\vemptyStatus\x12G\n" +
+	"\x0fstatus_if_field\x18\x03 \x01(\v2\x1f.codeq.options.v1.StatusIfFieldR\rstatusIfField\"=\n" +
+	"\rStatusIfField\x12\x14\n" +
+	"\x05field\x18\x01 \x01(\tR\x05field\x12\x16\n" +
+	"\x06status\x18\x02 \x01(\x05R\x06status*|\n" +
 	"\tPrincipal\x12\x19\n" +
 	"\x15PRINCIPAL_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12PRINCIPAL_PRODUCER\x10\x01\x12\x14\n" +
@@ -317,7 +397,9 @@ const file_codeq_options_v1_options_proto_rawDesc = "" +
 	"\n" +
 	"rest_reply\x12\x1e.google.protobuf.MethodOptions\x18҆\x03 \x01(\v2\x1b.codeq.options.v1.RestReplyR\trestReply:D\n" +
 	"\rjson_embedded\x12\x1d.google.protobuf.FieldOptions\x18ۆ\x03 \x01(\bR\fjsonEmbedded:B\n" +
-	"\fjson_ignored\x12\x1d.google.protobuf.FieldOptions\x18܆\x03 \x01(\bR\vjsonIgnored:R\n" +
+	"\fjson_ignored\x12\x1d.google.protobuf.FieldOptions\x18܆\x03 \x01(\bR\vjsonIgnored:@\n" +
+	"\vhttp_header\x12\x1d.google.protobuf.FieldOptions\x18݆\x03 \x01(\tR\n" +
+	"httpHeader:R\n" +
 	"\tgrpc_code\x12!.google.protobuf.EnumValueOptions\x18\xe5\x86\x03 \x01(\x0e2\x10.google.rpc.CodeR\bgrpcCode:D\n" +
 	"\vhttp_status\x12!.google.protobuf.EnumValueOptions\x18\xe6\x86\x03 \x01(\x05R\n" +
 	"httpStatus:A\n" +
@@ -336,33 +418,36 @@ func file_codeq_options_v1_options_proto_rawDescGZIP() []byte {
 }
 
 var file_codeq_options_v1_options_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_codeq_options_v1_options_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_codeq_options_v1_options_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_codeq_options_v1_options_proto_goTypes = []any{
 	(Principal)(0),                        // 0: codeq.options.v1.Principal
 	(*Access)(nil),                        // 1: codeq.options.v1.Access
 	(*RestReply)(nil),                     // 2: codeq.options.v1.RestReply
-	(*descriptorpb.MethodOptions)(nil),    // 3: google.protobuf.MethodOptions
-	(*descriptorpb.FieldOptions)(nil),     // 4: google.protobuf.FieldOptions
-	(*descriptorpb.EnumValueOptions)(nil), // 5: google.protobuf.EnumValueOptions
-	(code.Code)(0),                        // 6: google.rpc.Code
+	(*StatusIfField)(nil),                 // 3: codeq.options.v1.StatusIfField
+	(*descriptorpb.MethodOptions)(nil),    // 4: google.protobuf.MethodOptions
+	(*descriptorpb.FieldOptions)(nil),     // 5: google.protobuf.FieldOptions
+	(*descriptorpb.EnumValueOptions)(nil), // 6: google.protobuf.EnumValueOptions
+	(code.Code)(0),                        // 7: google.rpc.Code
 }
 var file_codeq_options_v1_options_proto_depIdxs = []int32{
 	0,  // 0: codeq.options.v1.Access.principal:type_name -> codeq.options.v1.Principal
-	3,  // 1: codeq.options.v1.access:extendee -> google.protobuf.MethodOptions
-	3,  // 2: codeq.options.v1.rest_reply:extendee -> google.protobuf.MethodOptions
-	4,  // 3: codeq.options.v1.json_embedded:extendee -> google.protobuf.FieldOptions
-	4,  // 4: codeq.options.v1.json_ignored:extendee -> google.protobuf.FieldOptions
-	5,  // 5: codeq.options.v1.grpc_code:extendee -> google.protobuf.EnumValueOptions
-	5,  // 6: codeq.options.v1.http_status:extendee -> google.protobuf.EnumValueOptions
-	5,  // 7: codeq.options.v1.retryable:extendee -> google.protobuf.EnumValueOptions
-	1,  // 8: codeq.options.v1.access:type_name -> codeq.options.v1.Access
-	2,  // 9: codeq.options.v1.rest_reply:type_name -> codeq.options.v1.RestReply
-	6,  // 10: codeq.options.v1.grpc_code:type_name -> google.rpc.Code
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	8,  // [8:11] is the sub-list for extension type_name
-	1,  // [1:8] is the sub-list for extension extendee
-	0,  // [0:1] is the sub-list for field type_name
+	3,  // 1: codeq.options.v1.RestReply.status_if_field:type_name -> codeq.options.v1.StatusIfField
+	4,  // 2: codeq.options.v1.access:extendee -> google.protobuf.MethodOptions
+	4,  // 3: codeq.options.v1.rest_reply:extendee -> google.protobuf.MethodOptions
+	5,  // 4: codeq.options.v1.json_embedded:extendee -> google.protobuf.FieldOptions
+	5,  // 5: codeq.options.v1.json_ignored:extendee -> google.protobuf.FieldOptions
+	5,  // 6: codeq.options.v1.http_header:extendee -> google.protobuf.FieldOptions
+	6,  // 7: codeq.options.v1.grpc_code:extendee -> google.protobuf.EnumValueOptions
+	6,  // 8: codeq.options.v1.http_status:extendee -> google.protobuf.EnumValueOptions
+	6,  // 9: codeq.options.v1.retryable:extendee -> google.protobuf.EnumValueOptions
+	1,  // 10: codeq.options.v1.access:type_name -> codeq.options.v1.Access
+	2,  // 11: codeq.options.v1.rest_reply:type_name -> codeq.options.v1.RestReply
+	7,  // 12: codeq.options.v1.grpc_code:type_name -> google.rpc.Code
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	10, // [10:13] is the sub-list for extension type_name
+	2,  // [2:10] is the sub-list for extension extendee
+	0,  // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_codeq_options_v1_options_proto_init() }
@@ -376,8 +461,8 @@ func file_codeq_options_v1_options_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_options_v1_options_proto_rawDesc), len(file_codeq_options_v1_options_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   2,
-			NumExtensions: 7,
+			NumMessages:   3,
+			NumExtensions: 8,
 			NumServices:   0,
 		},
 		GoTypes:           file_codeq_options_v1_options_proto_goTypes,

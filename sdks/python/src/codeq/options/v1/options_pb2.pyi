@@ -3,6 +3,7 @@ from google.rpc import code_pb2 as _code_pb2
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -27,6 +28,8 @@ JSON_EMBEDDED_FIELD_NUMBER: _ClassVar[int]
 json_embedded: _descriptor.FieldDescriptor
 JSON_IGNORED_FIELD_NUMBER: _ClassVar[int]
 json_ignored: _descriptor.FieldDescriptor
+HTTP_HEADER_FIELD_NUMBER: _ClassVar[int]
+http_header: _descriptor.FieldDescriptor
 GRPC_CODE_FIELD_NUMBER: _ClassVar[int]
 grpc_code: _descriptor.FieldDescriptor
 HTTP_STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -43,9 +46,19 @@ class Access(_message.Message):
     def __init__(self, principal: _Optional[_Union[Principal, str]] = ..., scope: _Optional[str] = ...) -> None: ...
 
 class RestReply(_message.Message):
-    __slots__ = ("status", "empty_status")
+    __slots__ = ("status", "empty_status", "status_if_field")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     EMPTY_STATUS_FIELD_NUMBER: _ClassVar[int]
+    STATUS_IF_FIELD_FIELD_NUMBER: _ClassVar[int]
     status: int
     empty_status: int
-    def __init__(self, status: _Optional[int] = ..., empty_status: _Optional[int] = ...) -> None: ...
+    status_if_field: StatusIfField
+    def __init__(self, status: _Optional[int] = ..., empty_status: _Optional[int] = ..., status_if_field: _Optional[_Union[StatusIfField, _Mapping]] = ...) -> None: ...
+
+class StatusIfField(_message.Message):
+    __slots__ = ("field", "status")
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    field: str
+    status: int
+    def __init__(self, field: _Optional[str] = ..., status: _Optional[int] = ...) -> None: ...

@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/options/v1/options.proto.
  */
 export const file_codeq_options_v1_options: GenFile = /*@__PURE__*/
-  fileDesc("Ch5jb2RlcS9vcHRpb25zL3YxL29wdGlvbnMucHJvdG8SEGNvZGVxLm9wdGlvbnMudjEiRwoGQWNjZXNzEi4KCXByaW5jaXBhbBgBIAEoDjIbLmNvZGVxLm9wdGlvbnMudjEuUHJpbmNpcGFsEg0KBXNjb3BlGAIgASgJIjEKCVJlc3RSZXBseRIOCgZzdGF0dXMYASABKAUSFAoMZW1wdHlfc3RhdHVzGAIgASgFKnwKCVByaW5jaXBhbBIZChVQUklOQ0lQQUxfVU5TUEVDSUZJRUQQABIWChJQUklOQ0lQQUxfUFJPRFVDRVIQARIUChBQUklOQ0lQQUxfV09SS0VSEAISEQoNUFJJTkNJUEFMX0FOWRADEhMKD1BSSU5DSVBBTF9BRE1JThAEOlIKBmFjY2VzcxIeLmdvb2dsZS5wcm90b2J1Zi5NZXRob2RPcHRpb25zGNGGAyABKAsyGC5jb2RlcS5vcHRpb25zLnYxLkFjY2Vzc1IGYWNjZXNzOlwKCnJlc3RfcmVwbHkSHi5nb29nbGUucHJvdG9idWYuTWV0aG9kT3B0aW9ucxjShgMgASgLMhsuY29kZXEub3B0aW9ucy52MS5SZXN0UmVwbHlSCXJlc3RSZXBseTpECg1qc29uX2VtYmVkZGVkEh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjbhgMgASgIUgxqc29uRW1iZWRkZWQ6QgoManNvbl9pZ25vcmVkEh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjchgMgASgIUgtqc29uSWdub3JlZDpSCglncnBjX2NvZGUSIS5nb29nbGUucHJvdG9idWYuRW51bVZhbHVlT3B0aW9ucxjlhgMgASgOMhAuZ29vZ2xlLnJwYy5Db2RlUghncnBjQ29kZTpECgtodHRwX3N0YXR1cxIhLmdvb2dsZS5wcm90b2J1Zi5FbnVtVmFsdWVPcHRpb25zGOaGAyABKAVSCmh0dHBTdGF0dXM6QQoJcmV0cnlhYmxlEiEuZ29vZ2xlLnByb3RvYnVmLkVudW1WYWx1ZU9wdGlvbnMY54YDIAEoCFIJcmV0cnlhYmxlQkhaRmdpdGh1Yi5jb20vb3N2YWxkb2FuZHJhZGUvY29kZXEvc2Rrcy9nby9nZW4vY29kZXEvb3B0aW9ucy92MTtvcHRpb25zdjFiBnByb3RvMw", [file_google_protobuf_descriptor, file_google_rpc_code]);
+  fileDesc("Ch5jb2RlcS9vcHRpb25zL3YxL29wdGlvbnMucHJvdG8SEGNvZGVxLm9wdGlvbnMudjEiRwoGQWNjZXNzEi4KCXByaW5jaXBhbBgBIAEoDjIbLmNvZGVxLm9wdGlvbnMudjEuUHJpbmNpcGFsEg0KBXNjb3BlGAIgASgJImsKCVJlc3RSZXBseRIOCgZzdGF0dXMYASABKAUSFAoMZW1wdHlfc3RhdHVzGAIgASgFEjgKD3N0YXR1c19pZl9maWVsZBgDIAEoCzIfLmNvZGVxLm9wdGlvbnMudjEuU3RhdHVzSWZGaWVsZCIuCg1TdGF0dXNJZkZpZWxkEg0KBWZpZWxkGAEgASgJEg4KBnN0YXR1cxgCIAEoBSp8CglQcmluY2lwYWwSGQoVUFJJTkNJUEFMX1VOU1BFQ0lGSUVEEAASFgoSUFJJTkNJUEFMX1BST0RVQ0VSEAESFAoQUFJJTkNJUEFMX1dPUktFUhACEhEKDVBSSU5DSVBBTF9BTlkQAxITCg9QUklOQ0lQQUxfQURNSU4QBDpSCgZhY2Nlc3MSHi5nb29nbGUucHJvdG9idWYuTWV0aG9kT3B0aW9ucxjRhgMgASgLMhguY29kZXEub3B0aW9ucy52MS5BY2Nlc3NSBmFjY2VzczpcCgpyZXN0X3JlcGx5Eh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMY0oYDIAEoCzIbLmNvZGVxLm9wdGlvbnMudjEuUmVzdFJlcGx5UglyZXN0UmVwbHk6RAoNanNvbl9lbWJlZGRlZBIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY24YDIAEoCFIManNvbkVtYmVkZGVkOkIKDGpzb25faWdub3JlZBIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY3IYDIAEoCFILanNvbklnbm9yZWQ6QAoLaHR0cF9oZWFkZXISHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGN2GAyABKAlSCmh0dHBIZWFkZXI6UgoJZ3JwY19jb2RlEiEuZ29vZ2xlLnByb3RvYnVmLkVudW1WYWx1ZU9wdGlvbnMY5YYDIAEoDjIQLmdvb2dsZS5ycGMuQ29kZVIIZ3JwY0NvZGU6RAoLaHR0cF9zdGF0dXMSIS5nb29nbGUucHJvdG9idWYuRW51bVZhbHVlT3B0aW9ucxjmhgMgASgFUgpodHRwU3RhdHVzOkEKCXJldHJ5YWJsZRIhLmdvb2dsZS5wcm90b2J1Zi5FbnVtVmFsdWVPcHRpb25zGOeGAyABKAhSCXJldHJ5YWJsZUJIWkZnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL29wdGlvbnMvdjE7b3B0aW9uc3YxYgZwcm90bzM", [file_google_protobuf_descriptor, file_google_rpc_code]);
 
 /**
  * Access says who may call an RPC.
@@ -66,6 +66,13 @@ export type RestReply = Message<"codeq.options.v1.RestReply"> & {
    * @generated from field: int32 empty_status = 2;
    */
   emptyStatus: number;
+
+  /**
+   * Status of a reply in whose body a field is true, in place of `status`.
+   *
+   * @generated from field: codeq.options.v1.StatusIfField status_if_field = 3;
+   */
+  statusIfField?: StatusIfField | undefined;
 };
 
 /**
@@ -74,6 +81,34 @@ export type RestReply = Message<"codeq.options.v1.RestReply"> & {
  */
 export const RestReplySchema: GenMessage<RestReply> = /*@__PURE__*/
   messageDesc(file_codeq_options_v1_options, 1);
+
+/**
+ * StatusIfField gives replies another HTTP status where one field of their body is true.
+ *
+ * @generated from message codeq.options.v1.StatusIfField
+ */
+export type StatusIfField = Message<"codeq.options.v1.StatusIfField"> & {
+  /**
+   * Name of the field, a bool of the message that the body shows.
+   *
+   * @generated from field: string field = 1;
+   */
+  field: string;
+
+  /**
+   * HTTP status.
+   *
+   * @generated from field: int32 status = 2;
+   */
+  status: number;
+};
+
+/**
+ * Describes the message codeq.options.v1.StatusIfField.
+ * Use `create(StatusIfFieldSchema)` to create a new message.
+ */
+export const StatusIfFieldSchema: GenMessage<StatusIfField> = /*@__PURE__*/
+  messageDesc(file_codeq_options_v1_options, 2);
 
 /**
  * Principal is the kind of caller an RPC is for. Each kind is proven by its own token validator.
@@ -156,12 +191,20 @@ export const json_ignored: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
   extDesc(file_codeq_options_v1_options, 3);
 
 /**
+ * The field may also come in the HTTP header of this name; in both it must be the same.
+ *
+ * @generated from extension: string http_header = 50013;
+ */
+export const http_header: GenExtension<FieldOptions, string> = /*@__PURE__*/
+  extDesc(file_codeq_options_v1_options, 4);
+
+/**
  * gRPC code of the error reason.
  *
  * @generated from extension: google.rpc.Code grpc_code = 50021;
  */
 export const grpc_code: GenExtension<EnumValueOptions, Code> = /*@__PURE__*/
-  extDesc(file_codeq_options_v1_options, 4);
+  extDesc(file_codeq_options_v1_options, 5);
 
 /**
  * HTTP status of the error reason.
@@ -169,7 +212,7 @@ export const grpc_code: GenExtension<EnumValueOptions, Code> = /*@__PURE__*/
  * @generated from extension: int32 http_status = 50022;
  */
 export const http_status: GenExtension<EnumValueOptions, number> = /*@__PURE__*/
-  extDesc(file_codeq_options_v1_options, 5);
+  extDesc(file_codeq_options_v1_options, 6);
 
 /**
  * Trying the same call again later may succeed.
@@ -177,5 +220,5 @@ export const http_status: GenExtension<EnumValueOptions, number> = /*@__PURE__*/
  * @generated from extension: bool retryable = 50023;
  */
 export const retryable: GenExtension<EnumValueOptions, boolean> = /*@__PURE__*/
-  extDesc(file_codeq_options_v1_options, 6);
+  extDesc(file_codeq_options_v1_options, 7);
 

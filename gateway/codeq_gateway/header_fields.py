@@ -1,0 +1,64 @@
+"""Fields of a body that may come in an HTTP header instead, as the option `http_header` says."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from codeq.options.v1 import options_pb2
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from codeq_gateway import refusals
+
+
+def header_of(field: FieldDescriptor) -> str:
+    """Returns the name of the header that a field may come in; empty: none."""
+    name: str = field.GetOptions().Extensions[options_pb2.http_header]  # type: ignore[index]
+    return name
+
+
+def of_message(descriptor: Descriptor) -> dict[bytes, FieldDescriptor]:
+    """Returns the fields of a message that may come in a header, by the header's name in lower case.
+
+    Raises:
+        TypeError: A field with a header is no single optional string.
+    """
+    found = {}
+    for field in descriptor.fields:
+        if name := header_of(field):
+            if field.type != FieldDescriptor.TYPE_STRING or field.is_repeated or not field.has_presence:
+                raise TypeError(f"{field.full_name}: only an optional string may come in a header")
+            found[name.lower().encode()] = field
+    return found
+
+
+def refuse_others(
+    known: Mapping[bytes, FieldDescriptor], taken: Collection[bytes], headers: Mapping[bytes, bytes]
+) -> None:
+    """Refuses a header that other operations take as a field, where this one takes only those of `taken`.
+
+    Raises:
+        CallFailed: There is one.
+    """
+    for name, field in known.items():
+        if name in headers and name not in taken:
+            raise refusals.invalid_field(header_of(field), "this operation takes no such header")
+
+
+def fill(message: Message, taken: Mapping[bytes, FieldDescriptor], headers: Mapping[bytes, bytes]) -> None:
+    """Sets the fields of a message that come in headers.
+
+    Raises:
+        CallFailed: A header is not ASCII, or differs from its field in the body.
+    """
+    for name, field in taken.items():
+        sent = headers.get(name)
+        if sent is None:
+            continue
+        header = header_of(field)
+        if not sent.isascii():
+            raise refusals.invalid_field(header, "is not ASCII")
+        value = sent.decode("ascii")
+        if message.HasField(field.name) and getattr(message, field.name) != value:
+            raise refusals.invalid_field(header, f"differs from {field.json_name} in the body")
+        setattr(message, field.name, value)

@@ -1,0 +1,210 @@
+"""Tasks with an id that is not the server's: chosen by the producer, or derived from an idempotency key.
+
+Decisions come one after the other and read rows that are decided and not yet written, so to look and then to create is
+one step: of any number of equal creates with one key exactly one makes the task. The row that leads from the id to the
+task is written and removed together with the task's other rows.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from codeq_internal.v1 import rows_pb2
+
+from . import ids, keys
+from .clock import Now
+from .creates import check_storage, create_in
+from .errors import CorruptRows, Reason, Rejection
+from .model import Lane, Name, TaskKey
+from .shard import Shard
+
+NAMESPACE: Final = uuid.UUID("7d3b0a5e-4c38-5e0f-9c3e-5b1f6a0c9d27")
+"""Namespace of the ids that follow from idempotency keys. Never changed: a retry must lead to the same id for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """The id of a task to create.
+
+    Attributes:
+        task_id: The id.
+        digest: Digest of the request, where the id follows from an idempotency key; empty: the producer chose the id.
+    """
+
+    task_id: str
+    digest: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task to create; everything is validated. The fields are the arguments of `creates.create`."""
+
+    command: str
+    payload: bytes
+    priority: int
+    max_attempts: int
+    due_ms: int
+    naming: Naming | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A task just accepted: its id and its task bytes."""
+
+    task_id: str
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """The request was carried out before: the id of the task that it made."""
+
+    task_id: str
+
+
+def keyed_id(tenant: str, key: str, index: int | None = None) -> str:
+    """Returns the id that follows from an idempotency key: a UUID of version 5.
+
+    Args:
+        tenant: Tenant of the producer.
+        key: The key; without control characters.
+        index: Of a task of an atomic batch, its place there.
+    """
+    name = f"{tenant}\n{key}" if index is None else f"{tenant}\n{key}\n{index}"
+    return str(uuid.uuid5(NAMESPACE, name))
+
+
+def task_key(tenant: str, task_id: str) -> TaskKey:
+    """Returns the key of the task with this id, whether there is one or not."""
+    return Name(tenant, task_id) if ids.parse_id(task_id) is None else task_id
+
+
+def create(shard: Shard, tenant: str, task: NewTask, now: Now) -> Created | Duplicate:
+    """Accepts a task, or finds the one that the same request made.
+
+    Raises:
+        Rejection: LIMIT_REACHED, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
+    """
+    if task.naming is not None and not _is_free(shard, tenant, task.naming):
+        return Duplicate(task.naming.task_id)
+    check_storage(shard)
+    return _create(shard, tenant, task, "", now)
+
+
+def create_all(
+    shard: Shard, tenant: str, tasks: Sequence[NewTask], batch: Naming | None, now: Now
+) -> list[Created] | list[Duplicate | None]:
+    """Accepts all tasks or none, or finds those that the same request made.
+
+    Args:
+        shard: Shard that takes them.
+        tenant: Tenant of the producer.
+        tasks: The tasks; with `batch` none has a naming of its own.
+        batch: Id and digest that follow from the key of the batch; None: it has none.
+        now: Time of acceptance.
+
+    Returns:
+        The tasks just accepted; or, of an earlier batch, its tasks, None for each that was removed after its retention.
+
+    Raises:
+        Rejection: LIMIT_REACHED, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN. Nothing was changed.
+    """
+    if batch is not None:
+        row = _row(shard, tenant, batch.task_id)
+        if row is not None:
+            if row.digest != batch.digest or row.batch_tasks != len(tasks):
+                raise _conflict()
+            return [_of_batch(shard, tenant, task.naming) for task in tasks]
+    check_storage(shard)
+    taken: set[str] = set()
+    for index, task in enumerate(tasks):
+        if task.naming is not None:
+            task_id = task.naming.task_id
+            if task_id in taken or _row(shard, tenant, task_id) is not None:
+                raise Rejection(Reason.TASK_ID_TAKEN, f"tasks[{index}]: a task has the id {task_id}")
+            taken.add(task_id)
+    shard.make_room(tenant, {task.command for task in tasks})
+    if batch is not None:
+        row = rows_pb2.NameRow(digest=batch.digest, batch_tasks=len(tasks), batch_left=len(tasks))
+        shard.batch.rows[keys.name_key(tenant, batch.task_id)] = row.SerializeToString()
+    return [_create(shard, tenant, task, batch.task_id if batch else "", now) for task in tasks]
+
+
+def _create(shard: Shard, tenant: str, task: NewTask, batch: str, now: Now) -> Created:
+    queue = shard.by_name.get((tenant, task.command)) or shard.open_queue(tenant, task.command)
+    naming = task.naming
+    name = naming.task_id if naming is not None else ""
+    task_id, raw = create_in(shard, queue, task.payload, task.priority, task.max_attempts, task.due_ms, now, name)
+    if naming is not None:
+        lane = queue.lane(keys.PARKED_LANE if task.due_ms > now.wall_ms else keys.LANES - 1 - task.priority)
+        row = rows_pb2.NameRow(
+            queue=queue.number,
+            home=keys.pack_home(lane.index, lane.tail),
+            epoch=shard.epoch,
+            digest=naming.digest,
+            batch=batch,
+        )
+        shard.batch.rows[keys.name_key(tenant, naming.task_id)] = row.SerializeToString()
+        queue.named += 1
+    return Created(task_id, raw)
+
+
+def _is_free(shard: Shard, tenant: str, naming: Naming) -> bool:
+    """Tells whether a task can get the id; False: the same request made the task that has it."""
+    row = _row(shard, tenant, naming.task_id)
+    if row is None:
+        return True
+    if not naming.digest:
+        raise Rejection(Reason.TASK_ID_TAKEN, f"a task has the id {naming.task_id}")
+    if row.digest != naming.digest or row.batch_tasks:
+        raise _conflict()
+    return False
+
+
+def _of_batch(shard: Shard, tenant: str, naming: Naming | None) -> Duplicate | None:
+    assert naming is not None
+    return None if _row(shard, tenant, naming.task_id) is None else Duplicate(naming.task_id)
+
+
+def _conflict() -> Rejection:
+    return Rejection(Reason.IDEMPOTENCY_CONFLICT, "another request was made with this idempotency key")
+
+
+def _row(shard: Shard, tenant: str, task_id: str) -> rows_pb2.NameRow | None:
+    value = shard.get(keys.name_key(tenant, task_id))
+    return None if value is None else rows_pb2.NameRow.FromString(value)
+
+
+def find_named(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int] | None:
+    """Returns lane and position of the home of a task whose id is not the server's; None: there is none."""
+    row = _row(shard, tenant, task_id)
+    if row is None or row.batch_tasks:
+        return None
+    lane_index, position = keys.unpack_home(row.home)
+    lane = shard.queues[row.queue].lane(lane_index)
+    value = shard.get(keys.place_key(lane.task_prefix, position))
+    if value is None or keys.home_epoch(value) != row.epoch or keys.name_of(value) != task_id:
+        raise CorruptRows(keys.name_key(tenant, task_id), "leads to no home of a task with this id")
+    return lane, position
+
+
+def forget(shard: Shard, lane: Lane, home_key: bytes) -> None:
+    """Removes the row of a named task that is being removed itself, and with its last task that of its batch."""
+    home = shard.get(home_key)
+    task_id = "" if home is None else keys.name_of(home)
+    if not task_id:
+        return
+    queue, rows = lane.queue, shard.batch.rows
+    row = _row(shard, queue.tenant, task_id)
+    rows[keys.name_key(queue.tenant, task_id)] = None
+    queue.named -= 1
+    shard.touch(queue)
+    if row is None or not row.batch:
+        return
+    batch = _row(shard, queue.tenant, row.batch)
+    if batch is not None:
+        batch.batch_left -= 1
+        rows[keys.name_key(queue.tenant, row.batch)] = batch.SerializeToString() if batch.batch_left else None

@@ -34,6 +34,8 @@ ITEMS_MAX: Final = 4096
 """Outcomes, and heartbeats, of one message."""
 FRAMES_AHEAD: Final = 2
 """Responses that may wait for the disk or the client; what comes meanwhile goes into one more."""
+OPEN_CLAIMS_MIN: Final = 64
+"""Claims of a stream that are kept before those that are over are looked for."""
 FRAME_TASKS_MAX: Final = 2048
 """Tasks in one response."""
 FRAME_BYTES_MAX: Final = 1 << 20
@@ -86,6 +88,7 @@ class WorkerStream:
         self._answer = pb.WorkResponse()
         self._answers = False
         self._open: dict[int, Claim] = {}
+        self._open_max = OPEN_CLAIMS_MIN
         self._outbox: Outbox[_Frame] = Outbox(runner)
         self._writing = asyncio.Lock()
 
@@ -351,11 +354,11 @@ class WorkerStream:
         return got
 
     def _remember(self, claim: Claim) -> None:
-        """Keeps a claim for `_close`, and forgets those that are over."""
+        """Keeps a claim for `_close`, and forgets those that are over whenever their number has doubled."""
         self._open[claim.token] = claim
-        claim.holder = self
-        while not (oldest := next(iter(self._open.values()))).live:
-            del self._open[oldest.token]
+        if len(self._open) > self._open_max:
+            self._open = {token: held for token, held in self._open.items() if held.live}
+            self._open_max = max(OPEN_CLAIMS_MIN, 2 * len(self._open))
 
     def _encode(self, claims: list[tuple[Claim, list[Delivered]]]) -> bytes:
         """Returns WorkResponse.tasks in wire form: stored task bytes with the rest appended, nothing rebuilt."""

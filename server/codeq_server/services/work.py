@@ -356,6 +356,7 @@ class WorkerStream:
     def _remember(self, claim: Claim) -> None:
         """Keeps a claim for `_close`, and forgets those that are over whenever their number has doubled."""
         self._open[claim.token] = claim
+        claim.holder = self
         if len(self._open) > self._open_max:
             self._open = {token: held for token, held in self._open.items() if held.live}
             self._open_max = max(OPEN_CLAIMS_MIN, 2 * len(self._open))

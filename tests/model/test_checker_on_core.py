@@ -291,8 +291,8 @@ class ShardMachine(RuleBasedStateMachine):
         task = nth(self.shard.deliveries, choice)
         delivery = self.shard.deliveries[task]
         caller = Caller(delivery.home.queue.tenant, delivery.claim.worker, delivery.claim.subject)
-        outcomes.report_progress(self.shard, caller, task, delivery.claim.token, b"1", extend_ms, self.now)
-        assert get_task(self.shard, caller.tenant, task, self.now).progress == b"1"
+        outcomes.report_progress(self.shard, caller, id_of(task), delivery.claim.token, b"1", extend_ms, self.now)
+        assert get_task(self.shard, caller.tenant, id_of(task), self.now).progress == b"1"
 
     @rule(milliseconds=st.sampled_from([1, 400, 1500, 9000, RETENTION_MS]), slices=st.sampled_from([1, 2, 300]))
     def wait(self, milliseconds: int, slices: int) -> None:

@@ -61,7 +61,12 @@ test("the services have the documented methods", () => {
     Object.fromEntries(service.methods.map((method) => [method.name, method.methodKind]));
   assert.deepEqual(methods(ProducerService), { Produce: "bidi_streaming" });
   assert.deepEqual(methods(WorkerService), { Work: "bidi_streaming" });
-  assert.deepEqual(methods(QueueService), { ListQueues: "unary", GetQueue: "unary" });
+  assert.deepEqual(methods(QueueService), {
+    ListQueues: "unary",
+    GetQueue: "unary",
+    PauseQueue: "unary",
+    ResumeQueue: "unary",
+  });
   assert.deepEqual(methods(ServerService), { GetServerInfo: "unary" });
   assert.deepEqual(Object.keys(methods(TaskService)), [
     "CreateTask",
@@ -73,7 +78,11 @@ test("the services have the documented methods", () => {
     "BatchSubmitResults",
     "NackTask",
     "AbandonTask",
+    "ReportProgress",
+    "CancelTask",
     "GetTask",
+    "ListTasks",
+    "ExplainTask",
     "GetTaskResult",
   ]);
 });

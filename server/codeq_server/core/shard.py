@@ -155,9 +155,13 @@ class Shard:
                 return batch.rows[key]
         return self.stored.get(key)
 
-    def is_changing(self, key: bytes) -> bool:
-        """Returns whether a change of the row is decided and not written yet."""
-        return key in self.batch.rows or any(key in batch.rows for batch in self.in_flight)
+    def current(self, stored: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """Returns stored rows with the changes that are decided and not written yet; rows that go are left out."""
+        found = [key for key, _ in stored]
+        if all(batch.rows.keys().isdisjoint(found) for batch in (self.batch, *self.in_flight)):
+            return stored
+        values = ((key, self.get(key)) for key in found)
+        return [(key, value) for key, value in values if value is not None]
 
     def places(self, lane: Lane, first: int, last: int) -> Iterator[tuple[int, bytes]]:
         """Yields position and value of the existing places [first, last] of a lane, decided or written, in order."""

@@ -154,23 +154,21 @@ def _remove(shard: Shard, ended: rows_pb2.EndedRow, *, dead: bool) -> None:
     head = rows_pb2.StateRow(ended_lsn=ended.lsn).SerializeToString()
     for lane, first, last in _runs(shard, ended):
         start, end = keys.place_key(lane.state_prefix, first), keys.place_key(lane.state_prefix, last + 1)
-        removed = 0
-        for key, stored in shard.stored.scan(start, end, last - first + 1):
-            value = shard.get(key) if shard.is_changing(key) else stored
-            if value is None or not value.startswith(head):
-                continue
+        states = shard.current(shard.stored.scan(start, end, last - first + 1))
+        gone = [(key, value) for key, value in states if value.startswith(head)]
+        named = lane.queue.named
+        for key, value in gone:
             rows[key] = None
             home_key = b"t" + key[1:]
-            if lane.queue.named:
+            if named:
                 forget(shard, lane, home_key)
             rows[home_key] = None
-            removed += 1
             if dead:
                 ended_ms = parsed(rows_pb2.StateRow, key, value).changed_ms
                 rows[keys.dead_key(lane.queue.number, ended_ms, *keys.split_place_key(key)[1:])] = None
-        shard.totals.removed += removed
-        if dead and removed:
-            lane.queue.dlq -= removed
+        shard.totals.removed += len(gone)
+        if dead and gone:
+            lane.queue.dlq -= len(gone)
             shard.touch(lane.queue)
 
 

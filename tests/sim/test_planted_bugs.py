@@ -59,7 +59,7 @@ BUGS = {
                 "return Verdict(Status(state.status)",
                 LISTED + "; return Verdict(Status(state.status)",
             ),
-            (timers._remove, "not value.startswith(head)", "False"),
+            (timers._remove, "if value.startswith(head)", "if True"),
         ],
         "is listed as ended",
     ),

@@ -1,11 +1,18 @@
-"""Measures a deep queue: memory with many waiting tasks, a restart on them, and whether claims stay in order.
+"""Measures deep queues: memory, a restart on them, lone claims, and whether creates stay as fast as at the beginning.
 
-    bench/depth.py                      2 million tasks of 200 bytes in one queue
-    bench/depth.py --tasks 100000
+    bench/depth.py                                      2 million tasks of 200 bytes in one queue
+    bench/depth.py --tasks 10000000 --queues 1000
 
-Prints one JSON line: rss_mb after the creates and after the restart, start_seconds of the restart to ready, and
-in_order: whether the tasks claimed after it come in the order of their creation. --save appends it to
-bench/results/depth.jsonl.
+Fills a fresh server over one stream, kills and starts it, and claims. Prints one JSON line:
+
+    creates_per_s       of the whole filling; creates_ratio: of its last tenth to its first
+    rss_mb              highest resident memory of the server while it was filled; rss_after_restart_mb: after it
+    start_seconds       to ready, of the start after the kill, when the store still has its log to read
+    claim_p99_ms        of lone claims in random queues after the restart; claim_cold_p99_ms: of those that were a
+                        queue's first, whose head was not in memory; claim_loaded_p99_ms: beside a load of creates
+    in_order            whether tasks come in the order of their creation
+
+--save appends it to bench/results/depth.jsonl.
 """
 
 from __future__ import annotations
@@ -13,73 +20,111 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import random
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
 from codeq.v1 import producer_service_pb2 as producer_pb
 from codeq.v1 import task_pb2
+from codeq.v1 import task_service_pb2 as task_pb
 from codeq.v1 import worker_service_pb2 as worker_pb
 from codeq.v1.producer_service_pb2_grpc import ProducerServiceStub
+from codeq.v1.task_service_pb2_grpc import TaskServiceStub
 from codeq.v1.worker_service_pb2_grpc import WorkerServiceStub
 from measured_server import TOKEN, BenchError, MeasuredServer
 from run import BUILD, RESULTS, describe_commit, describe_machine
 
-COMMAND: Final = "DEEP"
 FRAME_TASKS: Final = 1000
+RUN_TASKS: Final = 100
+"""Neighbours of a frame that go to the same queue; the queues come in turn."""
 PAYLOAD_BYTES: Final = 200
-CLAIMED: Final = 20_000
-"""Tasks claimed after the restart, to see their order."""
+ORDERED: Final = 20_000
+"""Tasks claimed to see their order, over all queues looked at."""
+ORDERED_QUEUES: Final = 10
+LONE_CLAIMS_MAX: Final = 3_000
+"""Claims one after the other, without and with a load beside them; at most a tenth of the tasks."""
+LOAD_PER_S: Final = 5_000
+"""Creates in a second beside the claims."""
+LOAD_FRAME_TASKS: Final = 100
+RSS_SECONDS: Final = 0.5
 AUTH: Final = (("authorization", f"Bearer {TOKEN}"),)
+
+_DRAW = random.Random(1)
+_TEXT: Final = "".join(_DRAW.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=1 << 22)).encode()
+"""Text that does not compress: a store should not look smaller than it is for real payloads."""
+
+
+def command_of(number: int, queues: int) -> str:
+    """Returns the command of the task with this number."""
+    return f"DEEP.{number // RUN_TASKS % queues}"
+
+
+def numbers_of(queue: int, queues: int) -> Iterator[int]:
+    """Yields the numbers of a queue's tasks in order."""
+    for first in count(queue * RUN_TASKS, queues * RUN_TASKS):
+        yield from range(first, first + RUN_TASKS)
 
 
 def payload(number: int) -> bytes:
     """Returns a JSON payload of PAYLOAD_BYTES that tells the number of its task."""
     head = b'{"n":%d,"text":"' % number
-    return head + b"x" * (PAYLOAD_BYTES - len(head) - 2) + b'"}'
+    length = PAYLOAD_BYTES - len(head) - 2
+    start = number * 1_000_003 % (len(_TEXT) - length)
+    return head + _TEXT[start : start + length] + b'"}'
 
 
-def frames(tasks: int) -> Iterator[producer_pb.ProduceRequest]:
-    """Yields the frames that create the tasks, the hello in the first."""
-    hello: producer_pb.ProducerHello | None = producer_pb.ProducerHello()
-    for first in range(0, tasks, FRAME_TASKS):
-        numbers = range(first, min(first + FRAME_TASKS, tasks))
-        specs = [task_pb2.TaskSpec(command=COMMAND, payload=payload(number)) for number in numbers]
-        yield producer_pb.ProduceRequest(hello=hello, tasks=specs)
-        hello = None
+def frame_of(numbers: range, queues: int) -> producer_pb.ProduceRequest:
+    """Returns the frame that creates these tasks."""
+    specs = [task_pb2.TaskSpec(command=command_of(n, queues), payload=payload(n)) for n in numbers]
+    return producer_pb.ProduceRequest(tasks=specs)
 
 
-async def create(address: str, tasks: int) -> None:
-    """Creates the tasks over one stream; returns when all are acknowledged."""
+async def create(address: str, tasks: int, queues: int) -> tuple[float, float]:
+    """Creates the tasks over one stream; returns the rate of all, and that of the last tenth to that of the first."""
     async with grpc.aio.insecure_channel(address) as channel:
         stream: Any = ProducerServiceStub(channel).Produce(metadata=AUTH)
 
         async def send() -> None:
-            for frame in frames(tasks):
-                await stream.write(frame)
+            await stream.write(producer_pb.ProduceRequest(hello=producer_pb.ProducerHello()))
+            for first in range(0, tasks, FRAME_TASKS):
+                await stream.write(frame_of(range(first, min(first + FRAME_TASKS, tasks)), queues))
             await stream.done_writing()
 
-        acknowledged = 0
+        began = time.monotonic()
+        acknowledged, points = 0, [(0, began)]
         async with asyncio.TaskGroup() as group:
             group.create_task(send())
             while (message := await stream.read()) is not grpc.aio.EOF:
                 acknowledged += sum(len(ack.task_ids) - len(ack.errors) for ack in message.acks)
+                points.append((acknowledged, time.monotonic()))
     if acknowledged != tasks:
         raise BenchError(f"{acknowledged} of {tasks} creates were acknowledged")
+    first = next(point for point in points if point[0] * 10 >= tasks)
+    last = next(point for point in reversed(points) if point[0] * 10 <= tasks * 9)
+    return rate(points[0], points[-1]), rate(last, points[-1]) / rate(points[0], first)
 
 
-async def claim(address: str, count: int) -> list[int]:
+def rate(start: tuple[int, float], end: tuple[int, float]) -> float:
+    """Returns creates per second between two points of a count."""
+    return (end[0] - start[0]) / (end[1] - start[1])
+
+
+async def claim_in_order(address: str, command: str, wanted: int) -> list[int]:
     """Returns the numbers of the tasks that a worker stream gets first; they are given back."""
     numbers: list[int] = []
     async with grpc.aio.insecure_channel(address, options=[("grpc.max_receive_message_length", 16 << 20)]) as channel:
         stream: Any = WorkerServiceStub(channel).Work(metadata=AUTH)
-        hello = worker_pb.WorkerHello(commands=[COMMAND])
-        await stream.write(worker_pb.WorkRequest(hello=hello, add_credits=count))
-        while len(numbers) < count:
+        hello = worker_pb.WorkerHello(commands=[command])
+        await stream.write(worker_pb.WorkRequest(hello=hello, add_credits=wanted))
+        while len(numbers) < wanted:
             message = await stream.read()
             numbers += [json.loads(task.payload)["n"] for task in message.tasks]
         await stream.done_writing()
@@ -88,48 +133,149 @@ async def claim(address: str, count: int) -> list[int]:
     return numbers
 
 
-def measure(directory: Path, tasks: int) -> dict[str, object]:
+def lone_claims(tasks: int) -> int:
+    """Returns how many lone claims to make among this many tasks."""
+    return min(LONE_CLAIMS_MAX, tasks // 10)
+
+
+async def claim_lone(address: str, claims: int, queues: int) -> tuple[list[float], list[float]]:
+    """Claims one task after the other from random queues; returns seconds of each claim, and of each queue's first."""
+    every: list[float] = []
+    cold: list[float] = []
+    met: set[str] = set()
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub: Any = TaskServiceStub(channel)
+        await stub.GetTask(task_pb.GetTaskRequest(task_id="none"), metadata=AUTH).code()  # the connection stands
+        for _ in range(claims):
+            command = f"DEEP.{_DRAW.randrange(queues)}"
+            began = time.perf_counter()
+            response = await stub.ClaimTask(task_pb.ClaimTaskRequest(commands=[command]), metadata=AUTH)
+            seconds = time.perf_counter() - began
+            if not response.task.id:
+                raise BenchError(f"no task was claimed in {command}, which is full of them")
+            every.append(seconds)
+            if command not in met:
+                met.add(command)
+                cold.append(seconds)
+    return every, cold
+
+
+async def claim_under_load(worker: str, producer: str, tasks: int, queues: int) -> list[float]:
+    """Claims as `claim_lone` does while tasks are created, LOAD_PER_S in a second."""
+    async with grpc.aio.insecure_channel(producer) as channel:
+        stream: Any = ProducerServiceStub(channel).Produce(metadata=AUTH)
+        await stream.write(producer_pb.ProduceRequest(hello=producer_pb.ProducerHello()))
+
+        async def send() -> None:
+            began = time.monotonic()
+            for first in count(0, LOAD_FRAME_TASKS):
+                await asyncio.sleep(max(0.0, began + first / LOAD_PER_S - time.monotonic()))
+                await stream.write(frame_of(range(tasks + first, tasks + first + LOAD_FRAME_TASKS), queues))
+
+        async def receive() -> None:
+            while await stream.read() is not grpc.aio.EOF:
+                pass
+
+        load = [asyncio.create_task(send()), asyncio.create_task(receive())]
+        try:
+            return (await claim_lone(worker, lone_claims(tasks), queues))[0]
+        finally:
+            for task in load:
+                task.cancel()
+            await asyncio.gather(*load, return_exceptions=True)
+            stream.cancel()
+
+
+def p99_ms(seconds: list[float]) -> float:
+    """Returns the 99th percentile in milliseconds."""
+    return round(sorted(seconds)[len(seconds) * 99 // 100] * 1000, 2)
+
+
+@contextmanager
+def rss_samples(server: MeasuredServer) -> Iterator[list[float]]:
+    """Yields the list to which the server's memory in megabytes is added until the end."""
+    samples = [server.rss_mb()]
+    ended = threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(RSS_SECONDS):
+            samples.append(server.rss_mb())
+
+    sampler = threading.Thread(target=sample, name="rss")
+    sampler.start()
+    try:
+        yield samples
+    finally:
+        ended.set()
+        sampler.join()
+        samples.append(server.rss_mb())
+
+
+def comes_in_order(server: MeasuredServer, tasks: int, queues: int) -> bool:
+    """Returns whether tasks of some queues come in the order of their creation, and again after they are given back."""
+    looked = _DRAW.sample(range(queues), min(queues, ORDERED_QUEUES))
+    wanted = min(ORDERED // len(looked), tasks // queues)
+    for queue in looked:
+        numbers = numbers_of(queue, queues)
+        expected = [next(numbers) for _ in range(wanted)]
+        for _ in range(2):
+            if asyncio.run(claim_in_order(server.worker, f"DEEP.{queue}", wanted)) != expected:
+                return False
+    return True
+
+
+def measure(directory: Path, tasks: int, queues: int) -> dict[str, object]:
     """Fills a fresh server, restarts it, claims; returns the figures."""
     server = MeasuredServer(directory)
     with server:
-        began = time.monotonic()
-        asyncio.run(create(server.producer, tasks))
-        creates_per_s = round(tasks / (time.monotonic() - began))
-        rss_full = server.rss_mb()
+        with rss_samples(server) as rss_full:
+            creates_per_s, creates_ratio = asyncio.run(create(server.producer, tasks, queues))
+        server.kill()
     began = time.monotonic()
     with server:
         start_seconds = time.monotonic() - began
-        if server.queue_counts(COMMAND)["ready"] != tasks:
-            raise BenchError(f"{server.queue_counts(COMMAND)} after the restart, {tasks} were ready before")
-        wanted = min(CLAIMED, tasks)
-        numbers = asyncio.run(claim(server.worker, wanted))
-        again = asyncio.run(claim(server.worker, wanted))
-        rss_again = server.rss_mb()
-        store_mb = server.store_mb()
+        with rss_samples(server) as rss_again:
+            ready = sum(server.queue_counts(f"DEEP.{queue}")["ready"] for queue in range(queues))
+            if ready != tasks:
+                raise BenchError(f"{ready} tasks are ready after the restart, {tasks} were created before")
+            store_mb = server.store_mb()
+            in_order = comes_in_order(server, tasks, queues)
+    with server, rss_samples(server) as rss_claims:
+        every, cold = asyncio.run(claim_lone(server.worker, lone_claims(tasks), queues))
+        loaded = asyncio.run(claim_under_load(server.worker, server.producer, tasks, queues))
     return {
         "bench": "depth",
         "tasks": tasks,
+        "queues": queues,
         "payload_bytes": PAYLOAD_BYTES,
-        "creates_per_s": creates_per_s,
-        "rss_mb": round(rss_full, 1),
-        "rss_after_restart_mb": round(rss_again, 1),
+        "creates_per_s": round(creates_per_s),
+        "creates_ratio": round(creates_ratio, 2),
+        "rss_mb": round(max(rss_full), 1),
+        "rss_after_restart_mb": round(max(rss_again + rss_claims), 1),
         "start_seconds": round(start_seconds, 2),
-        "in_order": numbers == again == list(range(wanted)),
+        "claim_p99_ms": p99_ms(every),
+        "claim_cold_p99_ms": p99_ms(cold),
+        "claim_loaded_p99_ms": p99_ms(loaded),
+        "in_order": in_order,
         "store_mb": round(store_mb, 1),
     }
 
 
 def main() -> int:
     """Runs the bench; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Measures a deep queue; prints one JSON line.")
+    parser = argparse.ArgumentParser(description="Measures deep queues; prints one JSON line.")
     parser.add_argument("--tasks", type=int, default=2_000_000, help="tasks that wait (default 2000000)")
+    parser.add_argument("--queues", type=int, default=1, help="queues over which they are spread (default 1)")
+    parser.add_argument("--directory", type=Path, default=BUILD, help="where the store is made (default build/)")
     parser.add_argument("--save", action="store_true", help="append the result to bench/results")
     options = parser.parse_args()
+    if options.queues < 1 or options.tasks % (options.queues * RUN_TASKS):
+        parser.error(f"--tasks must be a multiple of {RUN_TASKS} times --queues")
     BUILD.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=BUILD) as directory:
-        result = measure(Path(directory), options.tasks) | {
+    with tempfile.TemporaryDirectory(dir=options.directory) as directory:
+        result = measure(Path(directory), options.tasks, options.queues) | {
             "commit": describe_commit(),
-            "machine": describe_machine(BUILD),
+            "machine": describe_machine(options.directory),
         }
     print(json.dumps(result))
     if options.save:

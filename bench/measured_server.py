@@ -66,7 +66,9 @@ class MeasuredServer:
         self.store: Final = directory / "store"
         self._log = directory / "server.log"
         self._ready = directory / "ready.json"
-        self._env = {name: os.environ[name] for name in ("HOME", "LANG", "PATH") if name in os.environ} | {
+        self._env = {
+            name: os.environ[name] for name in ("HOME", "LANG", "PATH", "PYTHONPATH") if name in os.environ
+        } | {
             "PERSISTENCE_PROVIDER": "rocksdb",
             "PERSISTENCE_CONFIG": json.dumps({"path": str(self.store), "fsyncOnCommit": fsync}),
             "PRODUCER_AUTH_PROVIDER": "static",
@@ -104,6 +106,13 @@ class MeasuredServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def kill(self) -> None:
+        """Ends the server at once, as a crash would; the store keeps what it has."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._ready.unlink(missing_ok=True)
 
     def _wait_until_ready(self) -> None:
         assert self._process is not None

@@ -34,6 +34,20 @@ def test_run_when_short_prints_one_line_of_figures_that_add_up(tmp_path: Path, b
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.timeout(180)
+def test_depth_when_small_prints_one_line_of_figures(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCH / "depth.py"), "--tasks", "2000", "--queues", "4", "--directory", tmp_path]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout.splitlines()[-1])
+    assert (line["tasks"], line["queues"], line["in_order"]) == (2000, 4, True)
+    for figure in ("creates_ratio", "rss_mb", "rss_after_restart_mb", "start_seconds"):
+        assert line[figure] > 0
+    assert 0 < line["claim_p99_ms"] <= line["claim_cold_p99_ms"]
+    assert line["claim_loaded_p99_ms"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("load", "queue"),
     [

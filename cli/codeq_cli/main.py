@@ -9,7 +9,15 @@ from typing import Annotated, Final
 
 import typer
 
-from codeq_cli import config_commands, queue_commands, render, server_commands, store_commands, task_commands
+from codeq_cli import (
+    config_commands,
+    dlq_commands,
+    queue_commands,
+    render,
+    server_commands,
+    store_commands,
+    task_commands,
+)
 from codeq_cli.client_options import ClientOptions, EndpointOption, OutputOption, TokenOption
 from codeq_cli.failures import ExitCode, Failure, usage_failure
 
@@ -22,6 +30,7 @@ app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, epilog=_E
 app.command(epilog=_EPILOG)(server_commands.serve)
 app.add_typer(task_commands.app, name="task", epilog=_EPILOG)
 app.add_typer(queue_commands.app, name="queue", epilog=_EPILOG)
+app.add_typer(dlq_commands.app, name="dlq", epilog=_EPILOG)
 app.add_typer(config_commands.app, name="config", epilog=_EPILOG)
 app.add_typer(store_commands.app, name="store", epilog=_EPILOG)
 

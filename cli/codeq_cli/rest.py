@@ -43,7 +43,7 @@ class Server:
         path: str,
         *,
         body: str | None = None,
-        query: Mapping[str, str | int | list[str]] | None = None,
+        query: Mapping[str, str | int] | Mapping[str, str | int | list[str]] | None = None,
         wait_seconds: int = 0,
     ) -> str | None:
         """Makes one call.

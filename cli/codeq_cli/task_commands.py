@@ -248,6 +248,32 @@ def cancel(
     _post(options, task_id, "cancel", {} if reason is None else {"reason": json_text.quote(reason)})
 
 
+@app.command()
+@client_command
+def redrive(options: ClientOptions, task_id: Id) -> None:
+    """Gives a task that is DLQ, FAILED or CANCELLED another life; needs an administrator's token."""
+    _post(options, task_id, "redrive", {})
+
+
+@app.command()
+@client_command
+def cleanup(
+    options: ClientOptions,
+    before: Annotated[str, typer.Option(metavar="RFC3339", help="Remove what ended before.")],
+    limit: Annotated[int | None, typer.Option(min=1, max=10_000, help="Tasks at most; default 1000.")] = None,
+    page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="The nextPageToken shown before.")] = None,
+) -> None:
+    """Removes ended tasks before their retention is over; needs an administrator's token.
+
+    A call works a part: repeat it while it shows a nextPageToken, with that token.
+    """
+    fields = {"before": json_text.quote(before)}
+    _add_numbers(fields, limit=limit)
+    if page_token is not None:
+        fields["pageToken"] = json_text.quote(page_token)
+    _show_reply(options, options.server().call("POST", "/admin/tasks/cleanup", body=json_text.join(fields)))
+
+
 def _lease_fields(lease_token: str | None) -> dict[str, str]:
     return {} if lease_token is None else {"leaseToken": json_text.quote(lease_token)}
 

@@ -21,7 +21,8 @@ def recorder() -> Iterator[RecordingServer]:
 @pytest.fixture
 def plain_environment(tmp_path: Path) -> dict[str, str]:
     """An environment in which the settings of whoever runs the tests are not seen."""
-    return {"PATH": os.environ["PATH"], "CODEQ_CONFIG_DIR": str(tmp_path / "profile")}
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    return {**kept, "CODEQ_CONFIG_DIR": str(tmp_path / "profile")}
 
 
 @pytest.fixture

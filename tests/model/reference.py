@@ -175,6 +175,17 @@ class Model:
         lease.longest = max(lease.longest, extend or 0)
         return lease.until
 
+    def redrive(self, tenant: str, task_id: str) -> None:
+        task = self.find(tenant, task_id)
+        if task.status not in {"DLQ", "FAILED", "CANCELLED"}:
+            raise Refused("TASK_NOT_REDRIVABLE")
+        if task in self.fresh:
+            self.fresh.remove(task)
+        task.attempts, task.abandons, task.result, task.error, task.kept_until = 0, 0, None, None, None
+        if task.said:
+            task.said.words = ("redriven", None, "")
+        self._wait(task, 0)
+
     def fallen_due(self, wall: int, mono: int) -> list[Task]:
         """Returns tasks whose lease has run out, or whose delay is over."""
         return [t for t in self.tasks.values() if (t.lease.until <= mono if t.lease else 0 < t.due <= wall)]

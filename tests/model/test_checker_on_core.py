@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import pytest
-from codeq_server.core import claims, creates, names, outcomes, recovery, shard, timers, withdrawal
+from codeq_server.core import claims, creates, names, outcomes, recovery, redrive, shard, timers, withdrawal
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
@@ -65,6 +65,8 @@ class ShardMachine(RuleBasedStateMachine):
         self.sent: list[SealedBatch] = []
         self.created: dict[TaskKey, int] = {}
         self.ended: dict[TaskKey, int] = {}
+        self.redriven: list[tuple[int, TaskKey, int]] = []
+        """Batch of each redrive, and batch of the end that it took back."""
         self.deliveries: list[tuple[TaskKey, Caller, int]] = []
         self.number = 0
         self.written = 0
@@ -120,6 +122,10 @@ class ShardMachine(RuleBasedStateMachine):
         self.sent.clear()
         self.created = {task: lsn for task, lsn in self.created.items() if lsn <= self.written}
         self.ended = {task: lsn for task, lsn in self.ended.items() if lsn <= self.written}
+        for lsn, task, ended in reversed(self.redriven):
+            if lsn > self.written >= ended:
+                self.ended[task] = ended
+        self.redriven = [each for each in self.redriven if each[0] <= self.written]
         self.open()
 
     def open_again(self) -> None:
@@ -261,6 +267,29 @@ class ShardMachine(RuleBasedStateMachine):
                 assert self.shard.batch.rows == rows
             else:
                 self.ended[task] = self.shard.batch.lsn
+
+    @precondition(lambda self: self.ended)
+    @rule(choice=st.integers(0, 60), count=st.integers(1, 4))
+    def redrive(self, choice: int, count: int) -> None:
+        for task in [nth(self.created, choice + i) for i in range(count)]:
+            rows = dict(self.shard.batch.rows)
+            try:
+                redrive.redrive_task(self.shard, task_tenant(self.shard, task), id_of(task), self.now)
+            except Rejection:
+                assert self.shard.batch.rows == rows
+                continue
+            self.redriven.append((self.shard.batch.lsn, task, self.ended.pop(task)))
+            view = get_task(self.shard, task_tenant(self.shard, task), id_of(task), self.now)
+            assert (view.status, view.attempts, view.error, view.progress) == (outcomes.Status.PENDING, 0, None, None)
+
+    @rule(tenant=st.sampled_from(TENANTS), age_ms=st.sampled_from([0, 1000, 9000]), limit=st.integers(1, 4))
+    def cleanup(self, tenant: str, age_ms: int, limit: int) -> None:
+        removed = self.shard.totals.removed
+        lists = self.store.scan(b"r", b"s", 3)
+        cleaned = [
+            redrive.cleanup(self.shard, key, tenant, self.now.wall_ms - age_ms, 0, limit).removed for key, _ in lists
+        ]
+        assert self.shard.totals.removed == removed + sum(cleaned)
 
     @precondition(lambda self: self.shard.queues)
     @rule(choice=st.integers(1, 4), resumed=st.booleans())
@@ -412,6 +441,7 @@ def test_core_random_work_keeps_rows_consistent(
     monkeypatch.setattr(creates, "DUE_WINDOW_MAX", 6)
     monkeypatch.setattr(timers, "DUE_PAGE", 4)
     monkeypatch.setattr(timers, "SLICE", 3)
+    monkeypatch.setattr(redrive, "CLEANUP_SLICE", 2)
     monkeypatch.setattr(outcomes, "SHRINK_FROM", 4)
     monkeypatch.setattr(outcomes, "ABANDONS_MAX", 2)
     monkeypatch.setattr(shard, "ENDED_ROW_MAX", 3)

@@ -11,7 +11,6 @@ import pytest
 from codeq.v1.task_pb2 import Task as TaskMessage
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import claims, creates, ids, keys, outcomes, reads, recovery, timers, withdrawal
-from codeq_server.core import shard as shard_module
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
@@ -30,9 +29,9 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from reference import ABANDONS_MAX, RETENTION_MS, Lease, Model, Refused, Task, Words
+from reference import RETENTION_MS, Lease, Model, Refused, Task, Words
+from tiny_limits import CLAIM_MAX, make_limits_tiny
 
-CLAIM_MAX = 5
 BACKOFF_MS = 1000
 TENANTS = ("acme", "globex")
 COMMANDS = ("a", "b", "c")
@@ -485,16 +484,5 @@ class CoreBesideModel(RuleBasedStateMachine):
 
 @pytest.mark.timeout(3600)
 def test_core_beside_model_does_and_shows_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits are tiny, so that pages end, windows are cut and rows are split in lives of fifty steps."""
-    for module, name, value in (
-        (claims, "CLAIM_MAX", CLAIM_MAX),
-        (creates, "DUE_WINDOW_MAX", 4),
-        (timers, "DUE_PAGE", 2),
-        (timers, "SLICE", 2),
-        (outcomes, "ABANDONS_MAX", ABANDONS_MAX),
-        (outcomes, "SHRINK_FROM", 2),
-        (shard_module, "ENDED_ROW_MAX", 2),
-        (recovery, "PAGE", 2),
-    ):
-        monkeypatch.setattr(module, name, value)
+    make_limits_tiny(monkeypatch)
     run_state_machine_as_test(CoreBesideModel, settings=QUICK)

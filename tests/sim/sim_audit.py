@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from codeq.v1 import producer_service_pb2, task_pb2, task_service_pb2, worker_service_pb2
+from codeq.v1 import producer_service_pb2, queue_service_pb2, task_pb2, task_service_pb2, worker_service_pb2
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import ids, keys
 from codeq_server.core.outcomes import ABANDONS_MAX, EXPIRED_ERROR, Outcome, Status
@@ -19,7 +19,8 @@ from codeq_server.storage.memory import MemoryStore
 
 RETENTION_MS = {False: 6_000, True: 9_000}
 """How long ended tasks are kept: COMPLETED and FAILED, and DLQ."""
-ENDED = frozenset({Status.COMPLETED, Status.FAILED, Status.DLQ, Status.CANCELLED})
+REDRIVABLE = frozenset({Status.FAILED, Status.DLQ, Status.CANCELLED})
+ENDED = REDRIVABLE | {Status.COMPLETED}
 
 
 class Violation(AssertionError):  # noqa: N818 - what it is
@@ -40,7 +41,9 @@ class Asked:
 class Known:
     """A task as the durable rows tell it.
 
-    `told` is what a client was told: a token and an outcome that was accepted for it.
+    `end` and `told` are of its present life: how it ended, and what a client was told of that, a token and an outcome
+    that was accepted for it. `ends` are those of all lives, `revived` is how often it was redriven, and `redrives` how
+    often somebody asked for that.
     """
 
     task_id: str
@@ -51,6 +54,9 @@ class Known:
     removed: bool = False
     slots: dict[int, Slot] = field(default_factory=dict)
     told: tuple[int, int, bytes] | None = None
+    ends: list[rows_pb2.StateRow] = field(default_factory=list)
+    revived: int = 0
+    redrives: int = 0
 
 
 @dataclass
@@ -76,6 +82,10 @@ class Audit:
         self.digest = sha256()
         self.violations: list[str] = []
         self.counts: dict[str, int] = {}
+        self.redrives: dict[tuple[str, str], int] = {}
+        """How often somebody asked for another life of all tasks of a queue."""
+        self.cleaned: dict[str, int] = {}
+        """Time before which ended tasks of a tenant may be removed early."""
         self._mono_ms = mono_ms
         self._times = [0, 0, 0]
         """When the last batches became durable: who claims in one did so after the last but one."""
@@ -122,7 +132,7 @@ class Audit:
             self._lease(int.from_bytes(key[1:], "big"), value, rows)
         for key, value in table.get(b"s", ()):
             if value is not None:
-                self._state(b"t" + key[1:], rows_pb2.StateRow.FromString(value), tick.wall_ms)
+                self._state(b"t" + key[1:], rows_pb2.StateRow.FromString(value), tick)
         for key, value in table.get(b"d", ()):
             if value is None and self.rows.get(key) is not None:
                 self._matured(key, tick.wall_ms)
@@ -155,8 +165,10 @@ class Audit:
         self.demand(task.end, f"{task.task_id} was removed and had not ended")
         assert task.end is not None
         kept_ms = wall_ms - task.end_wall_ms
+        early = task.end.changed_ms < self.cleaned.get(task.asked.tenant, 0)
         self.demand(
-            kept_ms >= RETENTION_MS[task.end.status == Status.DLQ], f"{task.task_id} was kept for {kept_ms} ms only"
+            early or kept_ms >= RETENTION_MS[task.end.status == Status.DLQ],
+            f"{task.task_id} was kept for {kept_ms} ms only",
         )
         task.removed = True
         self.count("removed")
@@ -198,22 +210,34 @@ class Audit:
         both = (before, rows.get(key, before))
         return all(row is not None and rows_pb2.QueueRow.FromString(row).paused for row in both)
 
-    def _state(self, home: bytes, state: rows_pb2.StateRow, wall_ms: int) -> None:
+    def _state(self, home: bytes, state: rows_pb2.StateRow, tick: rows_pb2.TickRow) -> None:
         task = self._by_home[home]
         before, task.state = task.state, state
         ended = state.status in ENDED
+        if (task.end is not None and state.ended_lsn != task.end.ended_lsn) or state.redriven_lsn == tick.lsn:
+            self._revive(task)
         if task.end is not None:
             same = ended and state.ended_token == task.end.ended_token and state.status == task.end.status
             self.demand(same, f"{task.task_id} had ended and did something else")
         elif ended:
             task.end, task.end_wall_ms = state, state.changed_ms
-            self.demand(state.changed_ms <= wall_ms, f"{task.task_id} ended in the future")
+            task.ends.append(state)
+            self.demand(state.changed_ms <= tick.wall_ms, f"{task.task_id} ended in the future")
             self.count(Status(state.status).name)
         if before is None or before.ended_token != state.ended_token:
             self.demand(
                 before is None or state.ended_token > before.ended_token, f"{task.task_id}: an older lease ended it"
             )
             self._ended_delivery(task, state)
+
+    def _revive(self, task: Known) -> None:
+        """Judges another life of a task that had ended, perhaps in the same batch."""
+        status = task.end.status if task.end else Status.FAILED
+        asked = task.revived < task.redrives + self.redrives.get((task.asked.tenant, task.asked.command), 0)
+        self.demand(asked and status in REDRIVABLE, f"{task.task_id} had ended and did something else")
+        task.revived += 1
+        task.end = task.told = None
+        self.count("redriven")
 
     def _ended_delivery(self, task: Known, state: rows_pb2.StateRow) -> None:
         slot = task.slots.get(state.ended_token)
@@ -222,6 +246,8 @@ class Audit:
         returned = state.place == rows_pb2.PLACE_KIND_RETURNED
         if slot is None:
             return  # claimed and ended in one batch
+        if state.redriven_lsn and not state.attempts and state.outcome == Outcome.BY_SERVER:
+            return  # ended and redriven in one batch
         if state.outcome == Outcome.BY_SERVER and not returned and state.error == EXPIRED_ERROR:
             self.count("expired")
             self.demand(
@@ -240,7 +266,8 @@ class Audit:
         task = self._by_home[keys.place_key(keys.lane_prefix(b"t", queue, lane), position)]
         cancelled = task.state is not None and task.state.status == Status.CANCELLED
         self.demand(
-            cancelled or due_ms <= wall_ms, f"{task.task_id} fell due at {wall_ms}, {due_ms - wall_ms} ms too early"
+            cancelled or task.revived or due_ms <= wall_ms,
+            f"{task.task_id} fell due at {wall_ms}, {due_ms - wall_ms} ms too early",
         )
 
     # -- what leaves ---------------------------------------------------------------------------------------------
@@ -254,7 +281,7 @@ class Audit:
                 created = [message.task.id]
             case task_service_pb2.BatchCreateTasksResponse():
                 created = [item.task.id for item in message.results if item.HasField("task")]
-            case task_service_pb2.ListTasksResponse():
+            case task_service_pb2.ListTasksResponse() | queue_service_pb2.ListDeadLettersResponse():
                 created = []
                 for task in message.tasks:
                     self._shown(task)
@@ -266,6 +293,7 @@ class Audit:
                 task_service_pb2.GetTaskResponse()
                 | task_service_pb2.GetTaskResultResponse()
                 | task_service_pb2.CancelTaskResponse()
+                | task_service_pb2.RedriveTaskResponse()
             ):
                 created = []
                 self._shown(message.task)
@@ -287,9 +315,8 @@ class Audit:
         self.demand(known, f"{task.id} is shown and not durable")
         assert known is not None
         if task.status in ENDED:
-            self.demand(
-                known.end and known.end.status == task.status, f"{task.id} is shown as ended, which is not durable"
-            )
+            durable = any(end.status == task.status for end in known.ends)
+            self.demand(durable, f"{task.id} is shown as ended, which is not durable")
         elif task.status == task_pb2.TASK_STATUS_CLAIMED:
             self.demand(task.lease_token in self.tokens, f"{task.id} is shown under a lease that is not durable")
         if known.told is not None:
@@ -316,6 +343,8 @@ class Audit:
         """A worker was told that its end of a task is accepted."""
         self.count("accepted")
         known = self.tasks[task_id]
+        if known.revived and (known.end is None or known.end.ended_token != token):
+            return  # it is the end of an earlier life
         self.demand(known.end, f"the end of {task_id} is acknowledged and not durable")
         assert known.end is not None
         self.demand(
@@ -329,6 +358,8 @@ class Audit:
         """A producer was told that a task is cancelled."""
         self.count("cancelled")
         known = self.tasks[task_id]
+        if known.revived and (known.end is None or known.end.status != Status.CANCELLED):
+            return  # it is the end of an earlier life
         cancelled = known.end is not None and known.end.status == Status.CANCELLED
         self.demand(cancelled, f"the cancel of {task_id} is acknowledged and not durable")
         told = (0, int(Status.CANCELLED), b"")

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+import sim_admin
 from codeq.v1 import producer_service_pb2, queue_service_pb2, task_pb2, task_service_pb2, worker_service_pb2
 from codeq_server.core.errors import Reason, Rejection
 from sim_audit import Asked, Audit
@@ -149,6 +150,8 @@ async def look_around(world: World, holder: str) -> None:
                 await _pause_for_a_while(world, holder)
             elif chance.random() < 0.1:
                 await _list(world, holder)
+            elif chance.random() < 0.3:
+                await _administer(world, holder)
             elif audit.tasks:
                 known = chance.choice(list(audit.tasks.values()))
                 own, removed = known.asked.tenant == tenant, known.removed
@@ -164,6 +167,19 @@ async def look_around(world: World, holder: str) -> None:
                     audit.demand(not removed, f"{known.task_id} was removed and is shown")
         except (Lost, Rejection):
             continue
+
+
+async def _administer(world: World, holder: str) -> None:
+    command = world.chance.choice(COMMANDS)
+    match world.chance.choice(("redrive", "redrive", "redrive queue", "dead letters", "cleanup")):
+        case "redrive":
+            await sim_admin.redrive_task(world, holder)
+        case "redrive queue":
+            await sim_admin.redrive_queue(world, holder, command)
+        case "dead letters":
+            await sim_admin.list_dead_letters(world, holder, command)
+        case _:
+            await sim_admin.cleanup(world, holder)
 
 
 async def _pause_for_a_while(world: World, holder: str) -> None:

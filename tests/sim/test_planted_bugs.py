@@ -8,7 +8,7 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 import pytest
-from codeq_server.core import claims, outcomes, recovery, timers
+from codeq_server.core import claims, outcomes, recovery, redrive, timers
 from codeq_server.core.shard import Shard
 from codeq_server.engine.runner import ShardRunner
 from planting import planted
@@ -59,7 +59,7 @@ BUGS = {
                 "return Verdict(Status(state.status)",
                 LISTED + "; return Verdict(Status(state.status)",
             ),
-            (timers._remove, "if value.startswith(head)", "if True"),
+            (timers.remove_ended, "if value.startswith(head)", "if True"),
         ],
         "is listed as ended",
     ),
@@ -70,7 +70,7 @@ BUGS = {
     "index row left behind: dead letter": Bug(
         [
             (
-                timers._remove,
+                timers.remove_ended,
                 "rows[keys.dead_key(lane.queue.number, ended_ms, *keys.split_place_key(key)[1:])] = None",
                 "pass",
             )
@@ -80,6 +80,20 @@ BUGS = {
     "index row left behind: due": Bug(
         [(timers.mature, "shard.batch.due[key] = None", "pass")],
         "leads to no task that is scheduled",
+    ),
+    "redrive forgets the token": Bug(
+        [(redrive.redrive, "ended_token=state.ended_token, ", "")],
+        "rows contradict each other|an older lease ended it|is live in two claims",
+    ),
+    "index row left behind: redriven dead letter": Bug(
+        [
+            (
+                redrive.redrive,
+                "batch.rows[keys.dead_key(queue.number, state.changed_ms, home.index, position)] = None",
+                "pass",
+            )
+        ],
+        "leads to no dead letter",
     ),
     "requeue ahead of the head mark forgotten": Bug(
         [(recovery.open_shard, "heapq.heappush(lane.returned, (position, *keys.split_pointer(value)))", "pass")],

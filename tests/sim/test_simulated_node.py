@@ -17,6 +17,7 @@ TWICE_EACH = 10
 HAPPENS = {
     *("kill", "power cut", "stop", "created", "claimed", "extended", "accepted"),
     *("expired", "matured", "removed", "cancelled", "paused", "listed"),
+    *("redriven", "redrive of a queue", "dead letters listed", "cleanup"),
 }
 
 

@@ -353,8 +353,8 @@ MUTATIONS: dict[str, tuple[Mutation, bytes]] = {
         put(keys.ended_key(2000, 40, 2), Ended(lsn=40, queues=[QUEUE], homes=[4 << 48 | 1]).SerializeToString()),
         keys.ended_key(2000, 40, 2),
     ),
-    "listed, not ended": (edit(R40, Ended, homes=[4 << 48 | 1, 4 << 48 | 3]), place(b"t", LANE, 3)),
-    "listed, not there": (edit(R40, Ended, homes=[4 << 48 | 1, 4 << 48 | 10]), place(b"t", LANE, 10)),
+    "listed, not ended": (edit(R40, Ended, homes=[4 << 48 | 1, 4 << 48 | 3]), place(b"s", LANE, 3)),
+    "listed, never there": (edit(R40, Ended, homes=[4 << 48 | 1, 4 << 48 | 13]), place(b"t", LANE, 13)),
     "dead letter listed with the others": (
         both(
             drop(R41),

@@ -85,7 +85,7 @@ class LaneState(_message.Message):
     def __init__(self, lane: _Optional[int] = ..., mark: _Optional[int] = ..., tail: _Optional[int] = ..., ready: _Optional[int] = ...) -> None: ...
 
 class StateRow(_message.Message):
-    __slots__ = ("ended_lsn", "ended_token", "outcome", "attempts", "abandons", "place", "place_lane", "place_at", "worker", "changed_ms", "status", "delay_ms", "error", "result", "subject", "progress")
+    __slots__ = ("ended_lsn", "ended_token", "outcome", "attempts", "abandons", "place", "place_lane", "place_at", "worker", "changed_ms", "status", "delay_ms", "error", "result", "subject", "progress", "redriven_lsn")
     ENDED_LSN_FIELD_NUMBER: _ClassVar[int]
     ENDED_TOKEN_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,7 @@ class StateRow(_message.Message):
     RESULT_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    REDRIVEN_LSN_FIELD_NUMBER: _ClassVar[int]
     ended_lsn: int
     ended_token: int
     outcome: int
@@ -118,7 +119,8 @@ class StateRow(_message.Message):
     result: bytes
     subject: str
     progress: bytes
-    def __init__(self, ended_lsn: _Optional[int] = ..., ended_token: _Optional[int] = ..., outcome: _Optional[int] = ..., attempts: _Optional[int] = ..., abandons: _Optional[int] = ..., place: _Optional[_Union[PlaceKind, str]] = ..., place_lane: _Optional[int] = ..., place_at: _Optional[int] = ..., worker: _Optional[str] = ..., changed_ms: _Optional[int] = ..., status: _Optional[int] = ..., delay_ms: _Optional[int] = ..., error: _Optional[str] = ..., result: _Optional[bytes] = ..., subject: _Optional[str] = ..., progress: _Optional[bytes] = ...) -> None: ...
+    redriven_lsn: int
+    def __init__(self, ended_lsn: _Optional[int] = ..., ended_token: _Optional[int] = ..., outcome: _Optional[int] = ..., attempts: _Optional[int] = ..., abandons: _Optional[int] = ..., place: _Optional[_Union[PlaceKind, str]] = ..., place_lane: _Optional[int] = ..., place_at: _Optional[int] = ..., worker: _Optional[str] = ..., changed_ms: _Optional[int] = ..., status: _Optional[int] = ..., delay_ms: _Optional[int] = ..., error: _Optional[str] = ..., result: _Optional[bytes] = ..., subject: _Optional[str] = ..., progress: _Optional[bytes] = ..., redriven_lsn: _Optional[int] = ...) -> None: ...
 
 class LeaseRow(_message.Message):
     __slots__ = ("worker", "lease_ms", "claimed_ms", "queues", "homes", "places", "attempts", "subject")

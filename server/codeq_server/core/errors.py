@@ -41,6 +41,7 @@ class Reason(Enum):
     STORAGE_FULL = 27
     IDEMPOTENCY_CONFLICT = 23
     TASK_ID_TAKEN = 24
+    TASK_NOT_REDRIVABLE = 29
 
 
 class Rejection(Exception):  # noqa: N818 - a refusal is a normal answer, not an error of the server

@@ -28,18 +28,20 @@ class Walk:
     Attributes:
         start: First key not yet read.
         end: End of the range.
+        rows_max: Rows read at a time at most.
         examined: Rows read so far.
         done: Whether the range is read to its end.
     """
 
     start: bytes
     end: bytes
+    rows_max: int = SLICE_ROWS_MAX
     examined: int = 0
     done: bool = False
     _rows: int = field(default=SLICE_ROWS_FIRST, repr=False)
 
     def read(self, shard: Shard, most: int) -> list[tuple[bytes, bytes]]:
-        """Returns the next rows of the range as they are written, at most `most` and SLICE_ROWS_MAX."""
+        """Returns the next rows of the range as they are written, at most `most` and `rows_max`."""
         limit = min(self._rows, most)
         rows = shard.stored.scan(self.start, self.end, limit)
         self.done = len(rows) < limit
@@ -47,7 +49,7 @@ class Walk:
             self.examined += len(rows)
             self.start = rows[-1][0] + b"\0"
             size = sum(len(value) for _, value in rows)
-            self._rows = max(1, min(SLICE_ROWS_MAX, SLICE_BYTES * len(rows) // (size + 1)))
+            self._rows = max(1, min(self.rows_max, SLICE_BYTES * len(rows) // (size + 1)))
         return rows
 
 

@@ -288,6 +288,7 @@ class Batch:
         touched: Queues whose rows are to be written.
         extended: Claims whose extension rows are to be written.
         ended: (queue, home, whether it went to the dead-letter queue) of tasks that ended.
+        revived: Those of them, once for each such end, that were redriven in the same batch.
         size: Bytes of its payloads and results.
         kept_until: When the first of the tasks that ended in it may be removed, in Unix milliseconds; set by the seal.
     """
@@ -298,6 +299,7 @@ class Batch:
     touched: list[Queue] = field(default_factory=list)
     extended: dict[Claim, None] = field(default_factory=dict)
     ended: list[tuple[int, int, bool]] = field(default_factory=list)
+    revived: list[tuple[int, int, bool]] = field(default_factory=list)
     size: int = 0
     kept_until: int | None = None
 

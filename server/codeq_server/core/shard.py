@@ -7,7 +7,7 @@ caller writes it, `settled` forgets it. While a batch is on its way the next one
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -80,6 +80,7 @@ class Totals:
     matured: int = 0
     cancelled: int = 0
     removed: int = 0
+    redriven: int = 0
     rows: int = 0
 
 
@@ -378,6 +379,8 @@ class Shard:
             heapq.heapify(self.lease_ends)
 
     def _list_ended(self, batch: Batch, now: Now) -> None:
+        if batch.revived:
+            batch.ended = list((Counter(batch.ended) - Counter(batch.revived)).elements())
         for dead in (False, True):
             # In the order of places, so that the sweep reads and deletes neighbours together.
             ended = sorted((queue, home) for queue, home, to_dlq in batch.ended if to_dlq is dead)

@@ -135,7 +135,7 @@ def sweep(shard: Shard, now: Now) -> bool:
     rows = shard.stored.scan(b"r" + shard.sweep_mark + b"\0", b"s", 2)
     if rows and keys.split_ended_key(rows[0][0])[0] <= limit:
         key, value = rows.pop(0)
-        _remove(shard, parsed(rows_pb2.EndedRow, key, value), dead=bool(keys.split_ended_key(key)[2] & 1))
+        remove_ended(shard, parsed(rows_pb2.EndedRow, key, value), dead=bool(keys.split_ended_key(key)[2] & 1))
         shard.batch.rows[key] = None
         shard.sweep_mark = key[1:]
     ends = [keys.split_ended_key(key)[0] for key, _ in rows[:1]]
@@ -148,7 +148,7 @@ def sweep(shard: Shard, now: Now) -> bool:
     return False
 
 
-def _remove(shard: Shard, ended: rows_pb2.EndedRow, *, dead: bool) -> None:
+def remove_ended(shard: Shard, ended: rows_pb2.EndedRow, *, dead: bool) -> None:
     """Deletes every row of the listed tasks that are still what they were when they ended."""
     rows = shard.batch.rows
     head = rows_pb2.StateRow(ended_lsn=ended.lsn).SerializeToString()

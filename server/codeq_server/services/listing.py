@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Final
 
+from codeq.v1 import queue_service_pb2 as queues_pb
 from codeq.v1 import task_pb2
 from codeq.v1 import task_service_pb2 as pb
+from codeq_internal.v1 import rows_pb2
 
+from codeq_server.core import keys
 from codeq_server.core.errors import CorruptRows, Reason, Rejection
 from codeq_server.core.listing import Walk, next_queue, view_home
+from codeq_server.core.model import Queue
+from codeq_server.core.outcomes import Status
+from codeq_server.core.reads import TaskView
 from codeq_server.engine.runner import ShardRunner
 
 from .convert import status_number, task_message, unix_ms
@@ -20,7 +27,12 @@ PAGE_ROWS_MAX: Final = 10_000
 """Rows that one page looks at."""
 PAGE_BYTES_MAX: Final = 2 << 20
 """Bytes of a page's tasks; the first one is told whatever its size."""
+SLICE_DEAD: Final = 128
+"""Dead letters looked at in one step: each has a state row to read, and perhaps to change."""
+GROUPS_MAX: Final = 100
+"""Groups of dead letters told."""
 _HOME_KEY_BYTES: Final = 12
+_DEAD_KEY_BYTES: Final = 20
 
 
 class Page:
@@ -74,6 +86,74 @@ async def list_tasks(runner: ShardRunner, tenant: str, request: pb.ListTasksRequ
     return pb.ListTasksResponse(tasks=page.tasks)
 
 
+async def list_dead_letters(
+    runner: ShardRunner, queue: Queue, request: queues_pb.ListDeadLettersRequest
+) -> queues_pb.ListDeadLettersResponse:
+    """Returns a page of a queue's dead letters; the first one with the groups.
+
+    Raises:
+        Rejection: INVALID_PAGE_TOKEN, CORRUPT_DATA.
+    """
+    of = ("dlq", queue.tenant, queue.command)
+    first = not request.page_token
+    walk, page, last = dead_letters(queue), Page(request.page_size or PAGE_DEFAULT), b""
+    if not first:
+        last = last_key(request.page_token, _DEAD_KEY_BYTES, *of)
+        walk.start = max(walk.start, last + b"\0")
+    errors: Counter[str] = Counter()
+    more = False
+    while not walk.done and not more:
+        for key, _ in walk.read(runner.shard, PAGE_ROWS_MAX - walk.examined):
+            state = _dead_letter(runner, key)
+            if state is None:
+                continue
+            errors[state.error] += 1
+            if not page.full:
+                view = _view(runner, _home_key(key))
+                if view is not None:
+                    page.add(task_message(view))
+                last = key
+            elif not first:
+                more = True
+                break
+        more = more or walk.examined >= PAGE_ROWS_MAX
+        await asyncio.sleep(0)
+    await runner.wait_durable()
+    if page.full or more:
+        last = last if page.full else walk.start[:-1]
+    return queues_pb.ListDeadLettersResponse(
+        tasks=page.tasks,
+        next_page_token=page_token(last, *of) if page.full or more else "",
+        groups=[
+            queues_pb.DeadLetterGroup(error=error, count=count)
+            for error, count in (errors.most_common(GROUPS_MAX) if first else ())
+        ],
+        total=queue.dlq,
+    )
+
+
+def dead_letters(queue: Queue) -> Walk:
+    """Returns the way through a queue's dead letters."""
+    return Walk(b"z" + queue.key[1:], b"z" + (queue.number + 1).to_bytes(4, "big"), SLICE_DEAD)
+
+
+def _dead_letter(runner: ShardRunner, key: bytes) -> rows_pb2.StateRow | None:
+    """Returns the state row that a row of the dead-letter index stands for; None: it was redriven or removed."""
+    number, ended_ms, lane, position = keys.split_dead_key(key)
+    try:
+        state = runner.shard.state(runner.shard.queues[number].lane(lane), position)
+    except CorruptRows as problem:
+        raise corrupt(problem) from None
+    if state is None or state.status != Status.DLQ or state.changed_ms != ended_ms:
+        return None
+    return state
+
+
+def _home_key(dead_key: bytes) -> bytes:
+    number, _, lane, position = keys.split_dead_key(dead_key)
+    return keys.place_key(keys.lane_prefix(b"t", number, lane), position)
+
+
 class _Filter:
     """What a request wants to see."""
 
@@ -94,11 +174,20 @@ class _Filter:
 
 
 def _look(runner: ShardRunner, key: bytes, wanted: _Filter, page: Page) -> None:
-    try:
-        view = view_home(runner.shard, key, runner.now())
-    except CorruptRows as problem:
-        raise Rejection(Reason.CORRUPT_DATA, f"the stored data of a task contradict each other: {problem}") from None
+    view = _view(runner, key)
     if view is not None and wanted.status(status_number(view.status)):
         task = task_message(view)
         if wanted.task(task):
             page.add(task)
+
+
+def _view(runner: ShardRunner, key: bytes) -> TaskView | None:
+    try:
+        return view_home(runner.shard, key, runner.now())
+    except CorruptRows as problem:
+        raise corrupt(problem) from None
+
+
+def corrupt(problem: CorruptRows) -> Rejection:
+    """Returns what a reader of a corrupt row is told."""
+    return Rejection(Reason.CORRUPT_DATA, f"the stored data of a task contradict each other: {problem}")

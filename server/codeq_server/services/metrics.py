@@ -28,6 +28,7 @@ _TOTALS: Final = {
     "matured": ("codeq_tasks_matured", "Scheduled tasks that fell due"),
     "cancelled": ("codeq_tasks_cancelled", "Tasks cancelled"),
     "removed": ("codeq_tasks_removed", "Ended tasks removed after their retention"),
+    "redriven": ("codeq_tasks_redriven", "Ended tasks that were given another life"),
     "rows": ("codeq_rows_written", "Rows put or deleted in the store"),
 }
 

@@ -11,6 +11,8 @@ from codeq_server.core.model import Queue
 from codeq_server.engine.runner import ShardRunner
 
 from .convert import queue_message
+from .listing import list_dead_letters
+from .redriving import Redriver
 
 PAGE_DEFAULT = 100
 
@@ -20,6 +22,7 @@ class QueueService:
 
     def __init__(self, runner: ShardRunner) -> None:
         self._runner = runner
+        self._redriver = Redriver(runner)
 
     async def ListQueues(self, claims: Claims, request: pb.ListQueuesRequest) -> pb.ListQueuesResponse:  # noqa: N802
         """Tells a page of queues; the page token is the last command told."""
@@ -48,6 +51,16 @@ class QueueService:
         queue = self._queue(claims, request.command)
         self._runner.shard.resume(queue)
         return pb.ResumeQueueResponse(queue=await self._told(queue))
+
+    async def ListDeadLetters(  # noqa: N802
+        self, claims: Claims, request: pb.ListDeadLettersRequest
+    ) -> pb.ListDeadLettersResponse:
+        """Tells a page of a queue's dead letters."""
+        return await list_dead_letters(self._runner, self._queue(claims, request.command), request)
+
+    async def RedriveTasks(self, claims: Claims, request: pb.RedriveTasksRequest) -> pb.RedriveTasksResponse:  # noqa: N802
+        """Redrives tasks of a queue."""
+        return await self._redriver.redrive(self._queue(claims, request.command), request)
 
     def _queue(self, claims: Claims, command: str) -> Queue:
         self._runner.now()  # refuses where nothing is decided any more

@@ -15,9 +15,11 @@ from codeq_server.core.clock import Now
 from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_field
 from codeq_server.core.model import Caller
 from codeq_server.core.outcomes import Outcome, Status, Verdict
+from codeq_server.core.redrive import redrive_task
 from codeq_server.engine.runner import ShardRunner
 
 from .claiming import claim_now, claim_or_wait, return_unused
+from .cleaning import clean
 from .convert import (
     fill_claimed_task,
     fill_new_task,
@@ -202,21 +204,37 @@ class TaskService:
         await self._settled()
         return answer
 
+    async def RedriveTask(self, claims: Claims, request: pb.RedriveTaskRequest) -> pb.RedriveTaskResponse:  # noqa: N802
+        """Gives an ended task another life."""
+        await self._runner.room()
+        shard, now = self._runner.shard, self._runner.now()
+        self._view(claims.tenant_id, request.task_id)
+        self._decide(lambda: redrive_task(shard, claims.tenant_id, request.task_id, now))
+        view = self._view(claims.tenant_id, request.task_id)
+        await self._settled()
+        return pb.RedriveTaskResponse(task=task_message(view))
+
+    async def CleanupTasks(self, claims: Claims, request: pb.CleanupTasksRequest) -> pb.CleanupTasksResponse:  # noqa: N802
+        """Removes ended tasks before their time."""
+        return await clean(self._runner, claims.tenant_id, request)
+
     async def GetTaskResult(  # noqa: N802
         self, claims: Claims, request: pb.GetTaskResultRequest
     ) -> pb.GetTaskResultResponse:
         """Tells a task's end, waiting for it if asked to."""
         view = self._view(claims.tenant_id, request.task_id)
-        if view.status not in _ENDED and request.wait_seconds:
+        until = self._runner.loop.time() + request.wait_seconds
+        while view.status not in _ENDED and self._runner.loop.time() < until:
             key = names.task_key(claims.tenant_id, request.task_id)
             future = self._runner.watch_end(key)
             try:
-                async with asyncio.timeout(request.wait_seconds):
+                async with asyncio.timeout_at(until):
                     await future
             except TimeoutError:
                 pass
             finally:
                 self._runner.unwatch_end(key, future)
+            # It may have been redriven since it ended: then its next end is waited for.
             view = self._view(claims.tenant_id, request.task_id)
         await self._settled()
         if view.status not in _ENDED:

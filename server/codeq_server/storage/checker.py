@@ -18,18 +18,13 @@ from google.protobuf.message import DecodeError
 
 from codeq_server.core import keys
 
+from .checker_ended import ENDED, EndedRows
 from .checker_names import NameRows
 from .findings import Difference, Summary
 
 _TOKEN_COUNTER_BITS: Final = 34
 _LEASE_SLOTS_MAX: Final = 256
 _KEY_BYTES: Final = {b"d": 20, b"l": 9, b"q": 5, b"r": 19, b"s": 12, b"t": 12, b"u": 12, b"x": 9, b"z": 20}
-_ENDED: Final[dict[int, str]] = {
-    TaskStatus.TASK_STATUS_COMPLETED: "completed",
-    TaskStatus.TASK_STATUS_FAILED: "failed",
-    TaskStatus.TASK_STATUS_DLQ: "dlq",
-    TaskStatus.TASK_STATUS_CANCELLED: "cancelled",
-}
 _QUEUED: Final = rows_pb2.PLACE_KIND_QUEUED
 _DUE: Final = rows_pb2.PLACE_KIND_DUE
 _RETURNED: Final = rows_pb2.PLACE_KIND_RETURNED
@@ -102,8 +97,6 @@ class Checker:
         """Of each home in the due index: due time and value."""
         self._slots: dict[int, list[_Slot]] = {}
         """Of each home: the deliveries that lease rows list."""
-        self._ended: dict[int, int] = {}
-        """Of each home listed as ended: batch << 1 | whether as a dead letter."""
         self._moved: dict[int, int] = {}
         """Of each home that has a state row: the lane in which it should wait, or -1."""
         self._pointers: dict[int, tuple[int, int]] = {}
@@ -112,6 +105,7 @@ class Checker:
         """The same for the returned index."""
         self._dead: dict[int, int] = {}
         """Of each home that should be in the dead-letter index: end."""
+        self._ended_rows = EndedRows()
         self._name_rows = NameRows()
         self._prefix = b""
         self._lane_now = _Lane(0, "", None)
@@ -236,11 +230,8 @@ class Checker:
         self._check_lsn(key, lsn)
         if self._tick is not None and key[1:] <= self._tick.sweep_mark:
             self._report(key, "lies before the sweep's mark")
-        entry = lsn << 1 | number & 1
-        for home in self._homes(key, row.queues, row.homes):
-            if home in self._ended:
-                self._report(key, f"task {_key(b't', home).hex()} is listed as ended twice")
-            self._ended[home] = entry
+        for home in self._ended_rows.row(lsn, self._homes(key, row.queues, row.homes), dead=bool(number & 1)):
+            self._report(key, f"task {_key(b't', home).hex()} is listed as ended twice")
 
     # -- state rows ----------------------------------------------------------------------------------------------
 
@@ -251,7 +242,9 @@ class Checker:
         live = [slot for slot in self._slots.pop(home, ()) if slot.token > state.ended_token]
         queue = self._queue(key)
         self._moved[home] = -1
-        if state.ended_lsn or state.status in _ENDED:
+        for problem in self._ended_rows.state(home, state):
+            self._report(key, problem)
+        if state.ended_lsn or state.status in ENDED:
             if live:
                 self._report(key, f"has ended, yet is leased by {live[0].token}")
             self._end(key, home, state, queue)
@@ -271,16 +264,11 @@ class Checker:
             self._wait(key, home, state, queue)
 
     def _end(self, key: bytes, home: int, state: rows_pb2.StateRow, queue: _Queue) -> None:
-        name = _ENDED.get(state.status)
+        name = ENDED.get(state.status)
         if name is None or not state.ended_lsn:
             self._report(key, f"status {state.status} with an end in batch {state.ended_lsn}")
             return
         self._check_lsn(key, state.ended_lsn)
-        entry = state.ended_lsn << 1 | (name == "dlq")
-        if self._ended.get(home) == entry:
-            del self._ended[home]
-        else:
-            self._report(key, f"has ended in batch {state.ended_lsn}, but no ended row of that batch lists it")
         setattr(self.summary, name, getattr(self.summary, name) + 1)
         if name in queue.ended:
             queue.ended[name] += 1
@@ -379,7 +367,6 @@ class Checker:
         task = Task.FromString(keys.task_bytes(value))
         if task.command != lane.command or task.priority != keys.LANES - 1 - priority_lane:
             self._report(key, "command or priority are not those of its queue and lane")
-        parked = lane.index == keys.PARKED_LANE
         home = _number(key)
         waits_in = self._moved.pop(home, None)
         slots = self._slots.pop(home, None)
@@ -388,7 +375,15 @@ class Checker:
                 self._report(key, f"has a state row, yet lies above the lane's mark, {lane.mark}")
             if waits_in not in {-1, priority_lane}:
                 self._report(key, f"waits in lane {waits_in}, its priority's is {priority_lane}")
-        elif slots is not None:
+        else:
+            self._new_task(key, value, lane, position, slots)
+
+    def _new_task(self, key: bytes, value: bytes, lane: _Lane, position: int, slots: list[_Slot] | None) -> None:
+        """Takes the home of a task without a state row."""
+        parked, home = lane.index == keys.PARKED_LANE, _number(key)
+        for problem in self._ended_rows.home(home):
+            self._report(key, problem)
+        if slots is not None:
             self._first_delivery(key, slots, above=parked or position > lane.mark)
         elif parked:
             self._first_due(key, value, home)
@@ -452,8 +447,7 @@ class Checker:
             self._report(
                 keys.due_key(due_ms, home >> 56, lane, position), "leads to no task that is scheduled for then"
             )
-        for home, entry in self._ended.items():
-            self._report(_key(b"t", home), f"is listed as ended in batch {entry >> 1}, which is not so")
+        self._check_listed()
         for home in self._moved:
             self._report(_key(b"s", home), "has no home")
         for table, expected in ((b"t", self._pointers), (b"u", self._returned)):
@@ -461,13 +455,19 @@ class Checker:
                 self._report(_key(b"s", home), f"waits at {_key(table, place).hex()}, where there is no pointer to it")
         for home in self._dead:
             self._report(_key(b"s", home), "is not in the dead-letter index with this end")
-        self._check_names()
+        for key, problem in self._name_rows.finish():
+            self._report(key, problem)
         for number, queue in self._queues.items():
             self._check_counters(keys.queue_key(number), queue)
 
-    def _check_names(self) -> None:
-        for key, problem in self._name_rows.finish():
-            self._report(key, problem)
+    def _check_listed(self) -> None:
+        """Reports homes that ended rows list and that never were; of redriven tasks that are gone, lists may tell."""
+        for home, problem in self._ended_rows.finish():
+            queue = self._queues.get(home >> 56)
+            index, position = keys.unpack_home(home & (1 << 56) - 1)
+            lane = None if queue is None else queue.lanes.get(index)
+            if lane is None or not 0 < position <= lane.tail:
+                self._report(_key(b"t", home), problem)
 
     def _check_counters(self, key: bytes, queue: _Queue) -> None:
         row = queue.row

@@ -11,9 +11,20 @@ from typing import Any, Generic, TypeVar
 from google.protobuf.message import Message
 
 from codeq import outcomes, payloads
+from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
 from codeq.errors import CodeqError, FieldViolation, InvalidField, from_item
 from codeq.outcomes import Completed, Failed, Nack
-from codeq.records import Explanation, NewTask, Queue, Returned, ServerInfo, Task, TaskResult, TaskStatus, to_datetime
+from codeq.records import (
+    Explanation,
+    NewTask,
+    Queue,
+    Returned,
+    ServerInfo,
+    Task,
+    TaskResult,
+    TaskStatus,
+    to_datetime,
+)
 from codeq.v1 import queue_service_pb2 as queues_pb
 from codeq.v1 import server_service_pb2 as server_pb
 from codeq.v1 import task_pb2
@@ -234,6 +245,55 @@ def resume_queue(command: str) -> Call[Queue]:
         _filled(queues_pb.ResumeQueueRequest, command=command),
         queues_pb.ResumeQueueResponse,
         lambda reply: Queue.from_message(reply.queue),
+    )
+
+
+def redrive(task_id: str) -> Call[Task]:
+    """Give an ended task another life."""
+    request = _filled(tasks_pb.RedriveTaskRequest, task_id=task_id)
+    return Call(_task("RedriveTask"), request, tasks_pb.RedriveTaskResponse, lambda reply: Task(reply.task))
+
+
+def redrive_queue(command: str, wanted: RedriveFilter | None, page_token: str) -> Call[Redriven]:
+    """Give ended tasks of a queue another life."""
+    wanted = wanted or RedriveFilter()
+    return Call(
+        "/codeq.v1.QueueService/RedriveTasks",
+        _filled(
+            queues_pb.RedriveTasksRequest,
+            command=command,
+            status=f"TASK_STATUS_{wanted.status}",
+            error_contains=wanted.error_contains,
+            ended_from=wanted.ended_from,
+            ended_to=wanted.ended_to,
+            task_ids=list(wanted.task_ids),
+            dry_run=wanted.dry_run,
+            limit=wanted.limit,
+            rate=wanted.rate,
+            page_token=page_token,
+        ),
+        queues_pb.RedriveTasksResponse,
+        Redriven.from_message,
+    )
+
+
+def dead_letters(command: str, page_size: int, page_token: str) -> Call[DeadLetters]:
+    """Read a page of dead letters."""
+    return Call(
+        "/codeq.v1.QueueService/ListDeadLetters",
+        _filled(queues_pb.ListDeadLettersRequest, command=command, page_size=page_size, page_token=page_token),
+        queues_pb.ListDeadLettersResponse,
+        DeadLetters.from_message,
+    )
+
+
+def cleanup(before: datetime, limit: int, page_token: str) -> Call[tuple[int, str]]:
+    """Remove ended tasks; the value is their number and the token to go on with."""
+    return Call(
+        _task("CleanupTasks"),
+        _filled(tasks_pb.CleanupTasksRequest, before=before, limit=limit, page_token=page_token),
+        tasks_pb.CleanupTasksResponse,
+        lambda reply: (reply.deleted, reply.next_page_token),
     )
 
 

@@ -14,6 +14,7 @@ import grpc
 
 from codeq import calls, errors
 from codeq.calls import Call
+from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
 from codeq.endpoint import Endpoint, Tls, Token
 from codeq.outcomes import Completed, Failed, Nack
 from codeq.records import Explanation, NewTask, Queue, Returned, ServerInfo, Task, TaskResult
@@ -205,6 +206,28 @@ class Client:
         """Let the deliveries of a queue go on. Raises QueueNotFound."""
         return self._call(calls.resume_queue(command))
 
+    def dead_letters(self, command: str, page_size: int = 0, page_token: str = "") -> DeadLetters:
+        """Read a page of a queue's dead-letter queue. Raises QueueNotFound."""
+        return self._call(calls.dead_letters(command, page_size, page_token))
+
+    def redrive(self, task_id: str) -> Task:
+        """Give a task that is DLQ, FAILED or CANCELLED another life. Raises TaskNotFound, Rejected."""
+        return self._call(calls.redrive(task_id))
+
+    def redrive_queue(self, command: str, wanted: RedriveFilter | None = None, page_token: str = "") -> Redriven:
+        """Give ended tasks of a queue another life; repeat with next_page_token while there is one.
+
+        Args:
+            command: The queue.
+            wanted: Which tasks, and how; None: the dead letters.
+            page_token: Where to go on.
+        """
+        return self._call(calls.redrive_queue(command, wanted, page_token))
+
+    def cleanup(self, before: datetime, limit: int = 0, page_token: str = "") -> tuple[int, str]:
+        """Remove ended tasks that ended before a time; return how many, and the token to go on with (empty: done)."""
+        return self._call(calls.cleanup(before, limit, page_token))
+
     def server_info(self) -> ServerInfo:
         """Read version, mode and limits of the server."""
         return self._call(calls.server_info())
@@ -369,6 +392,22 @@ class AsyncClient:
     async def resume_queue(self, command: str) -> Queue:
         """Let the deliveries of a queue go on; as Client.resume_queue."""
         return await self._call(calls.resume_queue(command))
+
+    async def dead_letters(self, command: str, page_size: int = 0, page_token: str = "") -> DeadLetters:
+        """Read a page of a dead-letter queue; as Client.dead_letters."""
+        return await self._call(calls.dead_letters(command, page_size, page_token))
+
+    async def redrive(self, task_id: str) -> Task:
+        """Give an ended task another life; as Client.redrive."""
+        return await self._call(calls.redrive(task_id))
+
+    async def redrive_queue(self, command: str, wanted: RedriveFilter | None = None, page_token: str = "") -> Redriven:
+        """Give ended tasks of a queue another life; as Client.redrive_queue."""
+        return await self._call(calls.redrive_queue(command, wanted, page_token))
+
+    async def cleanup(self, before: datetime, limit: int = 0, page_token: str = "") -> tuple[int, str]:
+        """Remove ended tasks; as Client.cleanup."""
+        return await self._call(calls.cleanup(before, limit, page_token))
 
     async def server_info(self) -> ServerInfo:
         """Read version, mode and limits of the server."""

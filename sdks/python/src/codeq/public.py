@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from codeq.client import AsyncClient, Client
+from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
 from codeq.errors import (
     BadHandshake,
     Closed,
@@ -41,7 +42,16 @@ from codeq.errors import (
 from codeq.outcomes import Abandon, Completed, Failed, Nack
 from codeq.payloads import RawJson
 from codeq.producer import AsyncProducer, Producer
-from codeq.records import Explanation, NewTask, Queue, Returned, ServerInfo, Task, TaskResult, TaskStatus
+from codeq.records import (
+    Explanation,
+    NewTask,
+    Queue,
+    Returned,
+    ServerInfo,
+    Task,
+    TaskResult,
+    TaskStatus,
+)
 from codeq.worker import AsyncWorker, Worker
 from codeq.worker_stream import WorkerStats
 
@@ -56,6 +66,7 @@ __all__ = [
     "CodeqError",
     "CommandNotAllowed",
     "Completed",
+    "DeadLetters",
     "DeadlineExceeded",
     "Draining",
     "Explanation",
@@ -79,6 +90,8 @@ __all__ = [
     "Queue",
     "QueueNotFound",
     "RawJson",
+    "RedriveFilter",
+    "Redriven",
     "Rejected",
     "ResultNotFound",
     "Returned",

@@ -66,6 +66,8 @@ test("the services have the documented methods", () => {
     GetQueue: "unary",
     PauseQueue: "unary",
     ResumeQueue: "unary",
+    ListDeadLetters: "unary",
+    RedriveTasks: "unary",
   });
   assert.deepEqual(methods(ServerService), { GetServerInfo: "unary" });
   assert.deepEqual(Object.keys(methods(TaskService)), [
@@ -83,6 +85,8 @@ test("the services have the documented methods", () => {
     "GetTask",
     "ListTasks",
     "ExplainTask",
+    "RedriveTask",
+    "CleanupTasks",
     "GetTaskResult",
   ]);
 });

@@ -12,6 +12,7 @@ import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -510,11 +511,404 @@ func (x *ResumeQueueResponse) GetQueue() *Queue {
 	return nil
 }
 
+// ListDeadLettersRequest asks for a page of dead letters.
+type ListDeadLettersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Command of the queue.
+	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	// Tasks wanted, 1 to 500; 0: 100.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Token of the page, from the previous answer; empty: the first page.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDeadLettersRequest) Reset() {
+	*x = ListDeadLettersRequest{}
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDeadLettersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDeadLettersRequest) ProtoMessage() {}
+
+func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDeadLettersRequest.ProtoReflect.Descriptor instead.
+func (*ListDeadLettersRequest) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ListDeadLettersRequest) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *ListDeadLettersRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListDeadLettersRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListDeadLettersResponse is a page of dead letters.
+type ListDeadLettersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Tasks, those first that came first.
+	Tasks []*Task `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	// Token of the next page; empty: there is none.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// On the first page: dead letters by their error, the largest 100 groups of the first 10000 tasks.
+	Groups []*DeadLetterGroup `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
+	// Tasks in the dead-letter queue.
+	Total         int64 `protobuf:"varint,4,opt,name=total,proto3" json:"total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDeadLettersResponse) Reset() {
+	*x = ListDeadLettersResponse{}
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDeadLettersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDeadLettersResponse) ProtoMessage() {}
+
+func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDeadLettersResponse.ProtoReflect.Descriptor instead.
+func (*ListDeadLettersResponse) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ListDeadLettersResponse) GetTasks() []*Task {
+	if x != nil {
+		return x.Tasks
+	}
+	return nil
+}
+
+func (x *ListDeadLettersResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListDeadLettersResponse) GetGroups() []*DeadLetterGroup {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *ListDeadLettersResponse) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+// DeadLetterGroup is dead letters with the same error.
+type DeadLetterGroup struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The error.
+	Error string `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
+	// Tasks with it.
+	Count         int64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeadLetterGroup) Reset() {
+	*x = DeadLetterGroup{}
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeadLetterGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeadLetterGroup) ProtoMessage() {}
+
+func (x *DeadLetterGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeadLetterGroup.ProtoReflect.Descriptor instead.
+func (*DeadLetterGroup) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DeadLetterGroup) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *DeadLetterGroup) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+// RedriveTasksRequest says which tasks get another life.
+type RedriveTasksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Command of the queue.
+	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	// DLQ (default), FAILED or CANCELLED. The last two are found among all tasks of the queue, which takes longer.
+	Status TaskStatus `protobuf:"varint,2,opt,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
+	// Text that the error contains; empty: any error.
+	ErrorContains string `protobuf:"bytes,3,opt,name=error_contains,json=errorContains,proto3" json:"error_contains,omitempty"`
+	// Time from which on the task ended; absent: any.
+	EndedFrom *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=ended_from,json=endedFrom,proto3" json:"ended_from,omitempty"`
+	// Time before which the task ended; absent: any.
+	EndedTo *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=ended_to,json=endedTo,proto3" json:"ended_to,omitempty"`
+	// Tasks meant, at most 1000; none: all of the queue.
+	TaskIds []string `protobuf:"bytes,6,rep,name=task_ids,json=taskIds,proto3" json:"task_ids,omitempty"`
+	// Count only, change nothing. Not together with rate.
+	DryRun bool `protobuf:"varint,7,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Tasks to redrive in this call at most, 1 to 10000; 0: 1000. Not together with rate.
+	Limit int32 `protobuf:"varint,8,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Tasks per second, in the background, 1 to 10000; 0: at once. A call for the same queue takes the place of an earlier
+	// one.
+	Rate int32 `protobuf:"varint,9,opt,name=rate,proto3" json:"rate,omitempty"`
+	// Token of the previous answer to the same filters, to go on there; empty: from the start.
+	PageToken     string `protobuf:"bytes,10,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedriveTasksRequest) Reset() {
+	*x = RedriveTasksRequest{}
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedriveTasksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedriveTasksRequest) ProtoMessage() {}
+
+func (x *RedriveTasksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedriveTasksRequest.ProtoReflect.Descriptor instead.
+func (*RedriveTasksRequest) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RedriveTasksRequest) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *RedriveTasksRequest) GetStatus() TaskStatus {
+	if x != nil {
+		return x.Status
+	}
+	return TaskStatus_TASK_STATUS_UNSPECIFIED
+}
+
+func (x *RedriveTasksRequest) GetErrorContains() string {
+	if x != nil {
+		return x.ErrorContains
+	}
+	return ""
+}
+
+func (x *RedriveTasksRequest) GetEndedFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndedFrom
+	}
+	return nil
+}
+
+func (x *RedriveTasksRequest) GetEndedTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndedTo
+	}
+	return nil
+}
+
+func (x *RedriveTasksRequest) GetTaskIds() []string {
+	if x != nil {
+		return x.TaskIds
+	}
+	return nil
+}
+
+func (x *RedriveTasksRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *RedriveTasksRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *RedriveTasksRequest) GetRate() int32 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *RedriveTasksRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// RedriveTasksResponse tells what was done.
+type RedriveTasksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Tasks that passed the filters.
+	Matched int64 `protobuf:"varint,1,opt,name=matched,proto3" json:"matched,omitempty"`
+	// Tasks redriven; 0 for a dry run, and where they are redriven in the background.
+	Redriven int64 `protobuf:"varint,2,opt,name=redriven,proto3" json:"redriven,omitempty"`
+	// Whether the work goes on in the background.
+	InBackground bool `protobuf:"varint,3,opt,name=in_background,json=inBackground,proto3" json:"in_background,omitempty"`
+	// Where to go on; empty: nothing is left.
+	NextPageToken string `protobuf:"bytes,4,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedriveTasksResponse) Reset() {
+	*x = RedriveTasksResponse{}
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedriveTasksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedriveTasksResponse) ProtoMessage() {}
+
+func (x *RedriveTasksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedriveTasksResponse.ProtoReflect.Descriptor instead.
+func (*RedriveTasksResponse) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RedriveTasksResponse) GetMatched() int64 {
+	if x != nil {
+		return x.Matched
+	}
+	return 0
+}
+
+func (x *RedriveTasksResponse) GetRedriven() int64 {
+	if x != nil {
+		return x.Redriven
+	}
+	return 0
+}
+
+func (x *RedriveTasksResponse) GetInBackground() bool {
+	if x != nil {
+		return x.InBackground
+	}
+	return false
+}
+
+func (x *RedriveTasksResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 var File_codeq_v1_queue_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_queue_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1ccodeq/v1/queue_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\"\xcd\x01\n" +
+	"\x1ccodeq/v1/queue_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x13codeq/v1/task.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcd\x01\n" +
 	"\x05Queue\x12\x18\n" +
 	"\acommand\x18\x01 \x01(\tR\acommand\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\x03R\x05ready\x12\x1c\n" +
@@ -545,14 +939,54 @@ const file_codeq_v1_queue_service_proto_rawDesc = "" +
 	"\acommand\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\"<\n" +
 	"\x13ResumeQueueResponse\x12%\n" +
-	"\x05queue\x18\x01 \x01(\v2\x0f.codeq.v1.QueueR\x05queue2\x8f\x04\n" +
+	"\x05queue\x18\x01 \x01(\v2\x0f.codeq.v1.QueueR\x05queue\"\x90\x01\n" +
+	"\x16ListDeadLettersRequest\x12$\n" +
+	"\acommand\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"\xb0\x01\n" +
+	"\x17ListDeadLettersResponse\x12$\n" +
+	"\x05tasks\x18\x01 \x03(\v2\x0e.codeq.v1.TaskR\x05tasks\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x121\n" +
+	"\x06groups\x18\x03 \x03(\v2\x19.codeq.v1.DeadLetterGroupR\x06groups\x12\x14\n" +
+	"\x05total\x18\x04 \x01(\x03R\x05total\"=\n" +
+	"\x0fDeadLetterGroup\x12\x14\n" +
+	"\x05error\x18\x01 \x01(\tR\x05error\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x03R\x05count\"\xcf\x04\n" +
+	"\x13RedriveTasksRequest\x12$\n" +
+	"\acommand\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\x12<\n" +
+	"\x06status\x18\x02 \x01(\x0e2\x14.codeq.v1.TaskStatusB\x0e\xbaH\v\x82\x01\b\x18\x00\x18\x05\x18\x06\x18\aR\x06status\x12/\n" +
+	"\x0eerror_contains\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\rerrorContains\x129\n" +
+	"\n" +
+	"ended_from\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tendedFrom\x125\n" +
+	"\bended_to\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aendedTo\x12,\n" +
+	"\btask_ids\x18\x06 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10\xe8\a\"\x06r\x04\x10\x01\x18@R\ataskIds\x12\x17\n" +
+	"\adry_run\x18\a \x01(\bR\x06dryRun\x12 \n" +
+	"\x05limit\x18\b \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x00R\x05limit\x12\x1e\n" +
+	"\x04rate\x18\t \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x00R\x04rate\x12'\n" +
+	"\n" +
+	"page_token\x18\n" +
+	" \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken:\x7f\xbaH|\x1az\n" +
+	"\x18redrive_tasks.rate_alone\x12(rate goes with neither dry_run nor limit\x1a4this.rate == 0 || (!this.dry_run && this.limit == 0)\"\x99\x01\n" +
+	"\x14RedriveTasksResponse\x12\x18\n" +
+	"\amatched\x18\x01 \x01(\x03R\amatched\x12\x1a\n" +
+	"\bredriven\x18\x02 \x01(\x03R\bredriven\x12#\n" +
+	"\rin_background\x18\x03 \x01(\bR\finBackground\x12&\n" +
+	"\x0fnext_page_token\x18\x04 \x01(\tR\rnextPageToken2\xab\x06\n" +
 	"\fQueueService\x12m\n" +
 	"\n" +
 	"ListQueues\x12\x1b.codeq.v1.ListQueuesRequest\x1a\x1c.codeq.v1.ListQueuesResponse\"$\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/codeq/admin/queues\x12x\n" +
 	"\bGetQueue\x12\x19.codeq.v1.GetQueueRequest\x1a\x1a.codeq.v1.GetQueueResponse\"5\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02)b\x05queue\x12 /v1/codeq/admin/queues/{command}\x12\x87\x01\n" +
 	"\n" +
 	"PauseQueue\x12\x1b.codeq.v1.PauseQueueRequest\x1a\x1c.codeq.v1.PauseQueueResponse\">\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x022:\x01*b\x05queue\"&/v1/codeq/admin/queues/{command}/pause\x12\x8b\x01\n" +
-	"\vResumeQueue\x12\x1c.codeq.v1.ResumeQueueRequest\x1a\x1d.codeq.v1.ResumeQueueResponse\"?\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x023:\x01*b\x05queue\"'/v1/codeq/admin/queues/{command}/resumeB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
+	"\vResumeQueue\x12\x1c.codeq.v1.ResumeQueueRequest\x1a\x1d.codeq.v1.ResumeQueueResponse\"?\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x023:\x01*b\x05queue\"'/v1/codeq/admin/queues/{command}/resume\x12\x8a\x01\n" +
+	"\x0fListDeadLetters\x12 .codeq.v1.ListDeadLettersRequest\x1a!.codeq.v1.ListDeadLettersResponse\"2\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02&\x12$/v1/codeq/admin/queues/{command}/dlq\x12\x8c\x01\n" +
+	"\fRedriveTasks\x12\x1d.codeq.v1.RedriveTasksRequest\x1a\x1e.codeq.v1.RedriveTasksResponse\"=\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x021:\x01*\",/v1/codeq/admin/queues/{command}/dlq/redriveB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
 var (
 	file_codeq_v1_queue_service_proto_rawDescOnce sync.Once
@@ -566,36 +1000,53 @@ func file_codeq_v1_queue_service_proto_rawDescGZIP() []byte {
 	return file_codeq_v1_queue_service_proto_rawDescData
 }
 
-var file_codeq_v1_queue_service_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_codeq_v1_queue_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_codeq_v1_queue_service_proto_goTypes = []any{
-	(*Queue)(nil),               // 0: codeq.v1.Queue
-	(*ListQueuesRequest)(nil),   // 1: codeq.v1.ListQueuesRequest
-	(*ListQueuesResponse)(nil),  // 2: codeq.v1.ListQueuesResponse
-	(*GetQueueRequest)(nil),     // 3: codeq.v1.GetQueueRequest
-	(*GetQueueResponse)(nil),    // 4: codeq.v1.GetQueueResponse
-	(*PauseQueueRequest)(nil),   // 5: codeq.v1.PauseQueueRequest
-	(*PauseQueueResponse)(nil),  // 6: codeq.v1.PauseQueueResponse
-	(*ResumeQueueRequest)(nil),  // 7: codeq.v1.ResumeQueueRequest
-	(*ResumeQueueResponse)(nil), // 8: codeq.v1.ResumeQueueResponse
+	(*Queue)(nil),                   // 0: codeq.v1.Queue
+	(*ListQueuesRequest)(nil),       // 1: codeq.v1.ListQueuesRequest
+	(*ListQueuesResponse)(nil),      // 2: codeq.v1.ListQueuesResponse
+	(*GetQueueRequest)(nil),         // 3: codeq.v1.GetQueueRequest
+	(*GetQueueResponse)(nil),        // 4: codeq.v1.GetQueueResponse
+	(*PauseQueueRequest)(nil),       // 5: codeq.v1.PauseQueueRequest
+	(*PauseQueueResponse)(nil),      // 6: codeq.v1.PauseQueueResponse
+	(*ResumeQueueRequest)(nil),      // 7: codeq.v1.ResumeQueueRequest
+	(*ResumeQueueResponse)(nil),     // 8: codeq.v1.ResumeQueueResponse
+	(*ListDeadLettersRequest)(nil),  // 9: codeq.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil), // 10: codeq.v1.ListDeadLettersResponse
+	(*DeadLetterGroup)(nil),         // 11: codeq.v1.DeadLetterGroup
+	(*RedriveTasksRequest)(nil),     // 12: codeq.v1.RedriveTasksRequest
+	(*RedriveTasksResponse)(nil),    // 13: codeq.v1.RedriveTasksResponse
+	(*Task)(nil),                    // 14: codeq.v1.Task
+	(TaskStatus)(0),                 // 15: codeq.v1.TaskStatus
+	(*timestamppb.Timestamp)(nil),   // 16: google.protobuf.Timestamp
 }
 var file_codeq_v1_queue_service_proto_depIdxs = []int32{
-	0, // 0: codeq.v1.ListQueuesResponse.queues:type_name -> codeq.v1.Queue
-	0, // 1: codeq.v1.GetQueueResponse.queue:type_name -> codeq.v1.Queue
-	0, // 2: codeq.v1.PauseQueueResponse.queue:type_name -> codeq.v1.Queue
-	0, // 3: codeq.v1.ResumeQueueResponse.queue:type_name -> codeq.v1.Queue
-	1, // 4: codeq.v1.QueueService.ListQueues:input_type -> codeq.v1.ListQueuesRequest
-	3, // 5: codeq.v1.QueueService.GetQueue:input_type -> codeq.v1.GetQueueRequest
-	5, // 6: codeq.v1.QueueService.PauseQueue:input_type -> codeq.v1.PauseQueueRequest
-	7, // 7: codeq.v1.QueueService.ResumeQueue:input_type -> codeq.v1.ResumeQueueRequest
-	2, // 8: codeq.v1.QueueService.ListQueues:output_type -> codeq.v1.ListQueuesResponse
-	4, // 9: codeq.v1.QueueService.GetQueue:output_type -> codeq.v1.GetQueueResponse
-	6, // 10: codeq.v1.QueueService.PauseQueue:output_type -> codeq.v1.PauseQueueResponse
-	8, // 11: codeq.v1.QueueService.ResumeQueue:output_type -> codeq.v1.ResumeQueueResponse
-	8, // [8:12] is the sub-list for method output_type
-	4, // [4:8] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	0,  // 0: codeq.v1.ListQueuesResponse.queues:type_name -> codeq.v1.Queue
+	0,  // 1: codeq.v1.GetQueueResponse.queue:type_name -> codeq.v1.Queue
+	0,  // 2: codeq.v1.PauseQueueResponse.queue:type_name -> codeq.v1.Queue
+	0,  // 3: codeq.v1.ResumeQueueResponse.queue:type_name -> codeq.v1.Queue
+	14, // 4: codeq.v1.ListDeadLettersResponse.tasks:type_name -> codeq.v1.Task
+	11, // 5: codeq.v1.ListDeadLettersResponse.groups:type_name -> codeq.v1.DeadLetterGroup
+	15, // 6: codeq.v1.RedriveTasksRequest.status:type_name -> codeq.v1.TaskStatus
+	16, // 7: codeq.v1.RedriveTasksRequest.ended_from:type_name -> google.protobuf.Timestamp
+	16, // 8: codeq.v1.RedriveTasksRequest.ended_to:type_name -> google.protobuf.Timestamp
+	1,  // 9: codeq.v1.QueueService.ListQueues:input_type -> codeq.v1.ListQueuesRequest
+	3,  // 10: codeq.v1.QueueService.GetQueue:input_type -> codeq.v1.GetQueueRequest
+	5,  // 11: codeq.v1.QueueService.PauseQueue:input_type -> codeq.v1.PauseQueueRequest
+	7,  // 12: codeq.v1.QueueService.ResumeQueue:input_type -> codeq.v1.ResumeQueueRequest
+	9,  // 13: codeq.v1.QueueService.ListDeadLetters:input_type -> codeq.v1.ListDeadLettersRequest
+	12, // 14: codeq.v1.QueueService.RedriveTasks:input_type -> codeq.v1.RedriveTasksRequest
+	2,  // 15: codeq.v1.QueueService.ListQueues:output_type -> codeq.v1.ListQueuesResponse
+	4,  // 16: codeq.v1.QueueService.GetQueue:output_type -> codeq.v1.GetQueueResponse
+	6,  // 17: codeq.v1.QueueService.PauseQueue:output_type -> codeq.v1.PauseQueueResponse
+	8,  // 18: codeq.v1.QueueService.ResumeQueue:output_type -> codeq.v1.ResumeQueueResponse
+	10, // 19: codeq.v1.QueueService.ListDeadLetters:output_type -> codeq.v1.ListDeadLettersResponse
+	13, // 20: codeq.v1.QueueService.RedriveTasks:output_type -> codeq.v1.RedriveTasksResponse
+	15, // [15:21] is the sub-list for method output_type
+	9,  // [9:15] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_queue_service_proto_init() }
@@ -603,13 +1054,14 @@ func file_codeq_v1_queue_service_proto_init() {
 	if File_codeq_v1_queue_service_proto != nil {
 		return
 	}
+	file_codeq_v1_task_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_v1_queue_service_proto_rawDesc), len(file_codeq_v1_queue_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,10 +19,12 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	QueueService_ListQueues_FullMethodName  = "/codeq.v1.QueueService/ListQueues"
-	QueueService_GetQueue_FullMethodName    = "/codeq.v1.QueueService/GetQueue"
-	QueueService_PauseQueue_FullMethodName  = "/codeq.v1.QueueService/PauseQueue"
-	QueueService_ResumeQueue_FullMethodName = "/codeq.v1.QueueService/ResumeQueue"
+	QueueService_ListQueues_FullMethodName      = "/codeq.v1.QueueService/ListQueues"
+	QueueService_GetQueue_FullMethodName        = "/codeq.v1.QueueService/GetQueue"
+	QueueService_PauseQueue_FullMethodName      = "/codeq.v1.QueueService/PauseQueue"
+	QueueService_ResumeQueue_FullMethodName     = "/codeq.v1.QueueService/ResumeQueue"
+	QueueService_ListDeadLetters_FullMethodName = "/codeq.v1.QueueService/ListDeadLetters"
+	QueueService_RedriveTasks_FullMethodName    = "/codeq.v1.QueueService/RedriveTasks"
 )
 
 // QueueServiceClient is the client API for QueueService service.
@@ -44,6 +46,16 @@ type QueueServiceClient interface {
 	// ResumeQueue lets the deliveries of a queue go on. Idempotent.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	ResumeQueue(ctx context.Context, in *ResumeQueueRequest, opts ...grpc.CallOption) (*ResumeQueueResponse, error)
+	// ListDeadLetters tells the tasks in a queue's dead-letter queue, those first that came first; the first page also groups
+	// them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
+	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
+	ListDeadLetters(ctx context.Context, in *ListDeadLettersRequest, opts ...grpc.CallOption) (*ListDeadLettersResponse, error)
+	// RedriveTasks gives tasks that are DLQ, FAILED or CANCELLED and pass every filter another life: no attempts, at the tail
+	// of the queue. Without a rate it works at once, up to `limit` tasks or 10000 rows looked at; call again with the token
+	// while there is one. With a rate it answers at once and works in the background, until all are done; the work is
+	// forgotten at a stop of the server: call again.
+	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (works in the background).
+	RedriveTasks(ctx context.Context, in *RedriveTasksRequest, opts ...grpc.CallOption) (*RedriveTasksResponse, error)
 }
 
 type queueServiceClient struct {
@@ -94,6 +106,26 @@ func (c *queueServiceClient) ResumeQueue(ctx context.Context, in *ResumeQueueReq
 	return out, nil
 }
 
+func (c *queueServiceClient) ListDeadLetters(ctx context.Context, in *ListDeadLettersRequest, opts ...grpc.CallOption) (*ListDeadLettersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListDeadLettersResponse)
+	err := c.cc.Invoke(ctx, QueueService_ListDeadLetters_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *queueServiceClient) RedriveTasks(ctx context.Context, in *RedriveTasksRequest, opts ...grpc.CallOption) (*RedriveTasksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RedriveTasksResponse)
+	err := c.cc.Invoke(ctx, QueueService_RedriveTasks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // QueueServiceServer is the server API for QueueService service.
 // All implementations must embed UnimplementedQueueServiceServer
 // for forward compatibility.
@@ -113,6 +145,16 @@ type QueueServiceServer interface {
 	// ResumeQueue lets the deliveries of a queue go on. Idempotent.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	ResumeQueue(context.Context, *ResumeQueueRequest) (*ResumeQueueResponse, error)
+	// ListDeadLetters tells the tasks in a queue's dead-letter queue, those first that came first; the first page also groups
+	// them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
+	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
+	ListDeadLetters(context.Context, *ListDeadLettersRequest) (*ListDeadLettersResponse, error)
+	// RedriveTasks gives tasks that are DLQ, FAILED or CANCELLED and pass every filter another life: no attempts, at the tail
+	// of the queue. Without a rate it works at once, up to `limit` tasks or 10000 rows looked at; call again with the token
+	// while there is one. With a rate it answers at once and works in the background, until all are done; the work is
+	// forgotten at a stop of the server: call again.
+	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (works in the background).
+	RedriveTasks(context.Context, *RedriveTasksRequest) (*RedriveTasksResponse, error)
 	mustEmbedUnimplementedQueueServiceServer()
 }
 
@@ -134,6 +176,12 @@ func (UnimplementedQueueServiceServer) PauseQueue(context.Context, *PauseQueueRe
 }
 func (UnimplementedQueueServiceServer) ResumeQueue(context.Context, *ResumeQueueRequest) (*ResumeQueueResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResumeQueue not implemented")
+}
+func (UnimplementedQueueServiceServer) ListDeadLetters(context.Context, *ListDeadLettersRequest) (*ListDeadLettersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListDeadLetters not implemented")
+}
+func (UnimplementedQueueServiceServer) RedriveTasks(context.Context, *RedriveTasksRequest) (*RedriveTasksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RedriveTasks not implemented")
 }
 func (UnimplementedQueueServiceServer) mustEmbedUnimplementedQueueServiceServer() {}
 func (UnimplementedQueueServiceServer) testEmbeddedByValue()                      {}
@@ -228,6 +276,42 @@ func _QueueService_ResumeQueue_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _QueueService_ListDeadLetters_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListDeadLettersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueueServiceServer).ListDeadLetters(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QueueService_ListDeadLetters_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueueServiceServer).ListDeadLetters(ctx, req.(*ListDeadLettersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _QueueService_RedriveTasks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RedriveTasksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueueServiceServer).RedriveTasks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QueueService_RedriveTasks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueueServiceServer).RedriveTasks(ctx, req.(*RedriveTasksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // QueueService_ServiceDesc is the grpc.ServiceDesc for QueueService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -250,6 +334,14 @@ var QueueService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ResumeQueue",
 			Handler:    _QueueService_ResumeQueue_Handler,
+		},
+		{
+			MethodName: "ListDeadLetters",
+			Handler:    _QueueService_ListDeadLetters_Handler,
+		},
+		{
+			MethodName: "RedriveTasks",
+			Handler:    _QueueService_RedriveTasks_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -1964,6 +1964,235 @@ func (x *ExplainTaskResponse) GetLeaseUntil() *timestamppb.Timestamp {
 	return nil
 }
 
+// RedriveTaskRequest asks for another life of a task.
+type RedriveTaskRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Task to redrive.
+	TaskId        string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedriveTaskRequest) Reset() {
+	*x = RedriveTaskRequest{}
+	mi := &file_codeq_v1_task_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedriveTaskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedriveTaskRequest) ProtoMessage() {}
+
+func (x *RedriveTaskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_task_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedriveTaskRequest.ProtoReflect.Descriptor instead.
+func (*RedriveTaskRequest) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *RedriveTaskRequest) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+// RedriveTaskResponse tells the task.
+type RedriveTaskResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The task.
+	Task          *Task `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedriveTaskResponse) Reset() {
+	*x = RedriveTaskResponse{}
+	mi := &file_codeq_v1_task_service_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedriveTaskResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedriveTaskResponse) ProtoMessage() {}
+
+func (x *RedriveTaskResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_task_service_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedriveTaskResponse.ProtoReflect.Descriptor instead.
+func (*RedriveTaskResponse) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *RedriveTaskResponse) GetTask() *Task {
+	if x != nil {
+		return x.Task
+	}
+	return nil
+}
+
+// CleanupTasksRequest says which ended tasks are not needed any more.
+type CleanupTasksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Tasks to remove at most, 1 to 10000; 0: 1000.
+	Limit int32 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Tasks that ended before are removed.
+	Before *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
+	// Token of the previous answer, to go on there; empty: from the start.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CleanupTasksRequest) Reset() {
+	*x = CleanupTasksRequest{}
+	mi := &file_codeq_v1_task_service_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CleanupTasksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CleanupTasksRequest) ProtoMessage() {}
+
+func (x *CleanupTasksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_task_service_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CleanupTasksRequest.ProtoReflect.Descriptor instead.
+func (*CleanupTasksRequest) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *CleanupTasksRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *CleanupTasksRequest) GetBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *CleanupTasksRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// CleanupTasksResponse tells what was removed.
+type CleanupTasksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Tasks removed.
+	Deleted int32 `protobuf:"varint,1,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	// Time of the request.
+	Before *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
+	// Limit applied.
+	Limit int32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Where to go on: the limit was reached, or 10000 ended tasks of all tenants were looked at; empty: nothing is left.
+	NextPageToken string `protobuf:"bytes,4,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CleanupTasksResponse) Reset() {
+	*x = CleanupTasksResponse{}
+	mi := &file_codeq_v1_task_service_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CleanupTasksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CleanupTasksResponse) ProtoMessage() {}
+
+func (x *CleanupTasksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_task_service_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CleanupTasksResponse.ProtoReflect.Descriptor instead.
+func (*CleanupTasksResponse) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *CleanupTasksResponse) GetDeleted() int32 {
+	if x != nil {
+		return x.Deleted
+	}
+	return 0
+}
+
+func (x *CleanupTasksResponse) GetBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *CleanupTasksResponse) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *CleanupTasksResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 var File_codeq_v1_task_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_task_service_proto_rawDesc = "" +
@@ -2108,7 +2337,22 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x06_aheadB\x10\n" +
 	"\x0e_delay_secondsB\f\n" +
 	"\n" +
-	"_worker_id*\xbc\x01\n" +
+	"_worker_id\"8\n" +
+	"\x12RedriveTaskRequest\x12\"\n" +
+	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\"9\n" +
+	"\x13RedriveTaskResponse\x12\"\n" +
+	"\x04task\x18\x01 \x01(\v2\x0e.codeq.v1.TaskR\x04task\"\x9c\x01\n" +
+	"\x13CleanupTasksRequest\x12 \n" +
+	"\x05limit\x18\x01 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x00R\x05limit\x12:\n" +
+	"\x06before\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\x06before\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"\xa2\x01\n" +
+	"\x14CleanupTasksResponse\x12\x18\n" +
+	"\adeleted\x18\x01 \x01(\x05R\adeleted\x122\n" +
+	"\x06before\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06before\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\x05R\x05limit\x12&\n" +
+	"\x0fnext_page_token\x18\x04 \x01(\tR\rnextPageToken*\xbc\x01\n" +
 	"\n" +
 	"WaitReason\x12\x1b\n" +
 	"\x17WAIT_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -2117,7 +2361,7 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x13WAIT_REASON_DELAYED\x10\x03\x12\x19\n" +
 	"\x15WAIT_REASON_NO_WORKER\x10\x04\x12\x16\n" +
 	"\x12WAIT_REASON_LEASED\x10\x05\x12\x15\n" +
-	"\x11WAIT_REASON_ENDED\x10\x062\x88\x10\n" +
+	"\x11WAIT_REASON_ENDED\x10\x062\x8e\x12\n" +
 	"\vTaskService\x12\x89\x01\n" +
 	"\n" +
 	"CreateTask\x12\x1b.codeq.v1.CreateTaskRequest\x1a\x1c.codeq.v1.CreateTaskResponse\"@\x8a\xb5\x18\x02\b\x01\x92\xb5\x18\x13\b\xca\x01\x1a\x0e\n" +
@@ -2137,7 +2381,9 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"CancelTask\x12\x1b.codeq.v1.CancelTaskRequest\x1a\x1c.codeq.v1.CancelTaskResponse\"7\x8a\xb5\x18\x02\b\x01\x82\xd3\xe4\x93\x02+:\x01*b\x04task\" /v1/codeq/tasks/{task_id}/cancel\x12m\n" +
 	"\aGetTask\x12\x18.codeq.v1.GetTaskRequest\x1a\x19.codeq.v1.GetTaskResponse\"-\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02!b\x04task\x12\x19/v1/codeq/tasks/{task_id}\x12c\n" +
 	"\tListTasks\x12\x1a.codeq.v1.ListTasksRequest\x1a\x1b.codeq.v1.ListTasksResponse\"\x1d\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/codeq/tasks\x12{\n" +
-	"\vExplainTask\x12\x1c.codeq.v1.ExplainTaskRequest\x1a\x1d.codeq.v1.ExplainTaskResponse\"/\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02#\x12!/v1/codeq/tasks/{task_id}/explain\x12\x80\x01\n" +
+	"\vExplainTask\x12\x1c.codeq.v1.ExplainTaskRequest\x1a\x1d.codeq.v1.ExplainTaskResponse\"/\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02#\x12!/v1/codeq/tasks/{task_id}/explain\x12\x84\x01\n" +
+	"\vRedriveTask\x12\x1c.codeq.v1.RedriveTaskRequest\x1a\x1d.codeq.v1.RedriveTaskResponse\"8\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02,:\x01*b\x04task\"!/v1/codeq/tasks/{task_id}/redrive\x12}\n" +
+	"\fCleanupTasks\x12\x1d.codeq.v1.CleanupTasksRequest\x1a\x1e.codeq.v1.CleanupTasksResponse\".\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02\":\x01*\"\x1d/v1/codeq/admin/tasks/cleanup\x12\x80\x01\n" +
 	"\rGetTaskResult\x12\x1e.codeq.v1.GetTaskResultRequest\x1a\x1f.codeq.v1.GetTaskResultResponse\".\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02\"\x12 /v1/codeq/tasks/{task_id}/resultB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
 var (
@@ -2153,7 +2399,7 @@ func file_codeq_v1_task_service_proto_rawDescGZIP() []byte {
 }
 
 var file_codeq_v1_task_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_codeq_v1_task_service_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_codeq_v1_task_service_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_codeq_v1_task_service_proto_goTypes = []any{
 	(WaitReason)(0),                    // 0: codeq.v1.WaitReason
 	(*CreateTaskRequest)(nil),          // 1: codeq.v1.CreateTaskRequest
@@ -2188,78 +2434,89 @@ var file_codeq_v1_task_service_proto_goTypes = []any{
 	(*ListTasksResponse)(nil),          // 30: codeq.v1.ListTasksResponse
 	(*ExplainTaskRequest)(nil),         // 31: codeq.v1.ExplainTaskRequest
 	(*ExplainTaskResponse)(nil),        // 32: codeq.v1.ExplainTaskResponse
-	(*TaskSpec)(nil),                   // 33: codeq.v1.TaskSpec
-	(*Task)(nil),                       // 34: codeq.v1.Task
-	(*ItemError)(nil),                  // 35: codeq.v1.ItemError
-	(*timestamppb.Timestamp)(nil),      // 36: google.protobuf.Timestamp
-	(TaskStatus)(0),                    // 37: codeq.v1.TaskStatus
-	(*TaskResult)(nil),                 // 38: codeq.v1.TaskResult
+	(*RedriveTaskRequest)(nil),         // 33: codeq.v1.RedriveTaskRequest
+	(*RedriveTaskResponse)(nil),        // 34: codeq.v1.RedriveTaskResponse
+	(*CleanupTasksRequest)(nil),        // 35: codeq.v1.CleanupTasksRequest
+	(*CleanupTasksResponse)(nil),       // 36: codeq.v1.CleanupTasksResponse
+	(*TaskSpec)(nil),                   // 37: codeq.v1.TaskSpec
+	(*Task)(nil),                       // 38: codeq.v1.Task
+	(*ItemError)(nil),                  // 39: codeq.v1.ItemError
+	(*timestamppb.Timestamp)(nil),      // 40: google.protobuf.Timestamp
+	(TaskStatus)(0),                    // 41: codeq.v1.TaskStatus
+	(*TaskResult)(nil),                 // 42: codeq.v1.TaskResult
 }
 var file_codeq_v1_task_service_proto_depIdxs = []int32{
-	33, // 0: codeq.v1.CreateTaskRequest.spec:type_name -> codeq.v1.TaskSpec
-	34, // 1: codeq.v1.CreateTaskResponse.task:type_name -> codeq.v1.Task
-	33, // 2: codeq.v1.BatchCreateTasksRequest.tasks:type_name -> codeq.v1.TaskSpec
+	37, // 0: codeq.v1.CreateTaskRequest.spec:type_name -> codeq.v1.TaskSpec
+	38, // 1: codeq.v1.CreateTaskResponse.task:type_name -> codeq.v1.Task
+	37, // 2: codeq.v1.BatchCreateTasksRequest.tasks:type_name -> codeq.v1.TaskSpec
 	5,  // 3: codeq.v1.BatchCreateTasksResponse.results:type_name -> codeq.v1.CreateTaskAnswer
-	34, // 4: codeq.v1.CreateTaskAnswer.task:type_name -> codeq.v1.Task
-	35, // 5: codeq.v1.CreateTaskAnswer.error:type_name -> codeq.v1.ItemError
-	34, // 6: codeq.v1.ClaimTaskResponse.task:type_name -> codeq.v1.Task
-	34, // 7: codeq.v1.ClaimTasksResponse.tasks:type_name -> codeq.v1.Task
-	36, // 8: codeq.v1.HeartbeatTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
-	37, // 9: codeq.v1.SubmitResultRequest.status:type_name -> codeq.v1.TaskStatus
-	38, // 10: codeq.v1.SubmitResultResponse.result:type_name -> codeq.v1.TaskResult
+	38, // 4: codeq.v1.CreateTaskAnswer.task:type_name -> codeq.v1.Task
+	39, // 5: codeq.v1.CreateTaskAnswer.error:type_name -> codeq.v1.ItemError
+	38, // 6: codeq.v1.ClaimTaskResponse.task:type_name -> codeq.v1.Task
+	38, // 7: codeq.v1.ClaimTasksResponse.tasks:type_name -> codeq.v1.Task
+	40, // 8: codeq.v1.HeartbeatTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
+	41, // 9: codeq.v1.SubmitResultRequest.status:type_name -> codeq.v1.TaskStatus
+	42, // 10: codeq.v1.SubmitResultResponse.result:type_name -> codeq.v1.TaskResult
 	12, // 11: codeq.v1.BatchSubmitResultsRequest.results:type_name -> codeq.v1.SubmitResultRequest
 	16, // 12: codeq.v1.BatchSubmitResultsResponse.results:type_name -> codeq.v1.SubmitResultAnswer
-	38, // 13: codeq.v1.SubmitResultAnswer.result:type_name -> codeq.v1.TaskResult
-	35, // 14: codeq.v1.SubmitResultAnswer.error:type_name -> codeq.v1.ItemError
-	37, // 15: codeq.v1.NackTaskResponse.status:type_name -> codeq.v1.TaskStatus
-	37, // 16: codeq.v1.AbandonTaskResponse.status:type_name -> codeq.v1.TaskStatus
-	36, // 17: codeq.v1.ReportProgressResponse.lease_until:type_name -> google.protobuf.Timestamp
-	34, // 18: codeq.v1.CancelTaskResponse.task:type_name -> codeq.v1.Task
-	34, // 19: codeq.v1.GetTaskResponse.task:type_name -> codeq.v1.Task
-	34, // 20: codeq.v1.GetTaskResultResponse.task:type_name -> codeq.v1.Task
-	38, // 21: codeq.v1.GetTaskResultResponse.result:type_name -> codeq.v1.TaskResult
-	37, // 22: codeq.v1.ListTasksRequest.status:type_name -> codeq.v1.TaskStatus
-	36, // 23: codeq.v1.ListTasksRequest.created_from:type_name -> google.protobuf.Timestamp
-	36, // 24: codeq.v1.ListTasksRequest.created_to:type_name -> google.protobuf.Timestamp
-	34, // 25: codeq.v1.ListTasksResponse.tasks:type_name -> codeq.v1.Task
-	37, // 26: codeq.v1.ExplainTaskResponse.status:type_name -> codeq.v1.TaskStatus
+	42, // 13: codeq.v1.SubmitResultAnswer.result:type_name -> codeq.v1.TaskResult
+	39, // 14: codeq.v1.SubmitResultAnswer.error:type_name -> codeq.v1.ItemError
+	41, // 15: codeq.v1.NackTaskResponse.status:type_name -> codeq.v1.TaskStatus
+	41, // 16: codeq.v1.AbandonTaskResponse.status:type_name -> codeq.v1.TaskStatus
+	40, // 17: codeq.v1.ReportProgressResponse.lease_until:type_name -> google.protobuf.Timestamp
+	38, // 18: codeq.v1.CancelTaskResponse.task:type_name -> codeq.v1.Task
+	38, // 19: codeq.v1.GetTaskResponse.task:type_name -> codeq.v1.Task
+	38, // 20: codeq.v1.GetTaskResultResponse.task:type_name -> codeq.v1.Task
+	42, // 21: codeq.v1.GetTaskResultResponse.result:type_name -> codeq.v1.TaskResult
+	41, // 22: codeq.v1.ListTasksRequest.status:type_name -> codeq.v1.TaskStatus
+	40, // 23: codeq.v1.ListTasksRequest.created_from:type_name -> google.protobuf.Timestamp
+	40, // 24: codeq.v1.ListTasksRequest.created_to:type_name -> google.protobuf.Timestamp
+	38, // 25: codeq.v1.ListTasksResponse.tasks:type_name -> codeq.v1.Task
+	41, // 26: codeq.v1.ExplainTaskResponse.status:type_name -> codeq.v1.TaskStatus
 	0,  // 27: codeq.v1.ExplainTaskResponse.reason:type_name -> codeq.v1.WaitReason
-	36, // 28: codeq.v1.ExplainTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
-	1,  // 29: codeq.v1.TaskService.CreateTask:input_type -> codeq.v1.CreateTaskRequest
-	3,  // 30: codeq.v1.TaskService.BatchCreateTasks:input_type -> codeq.v1.BatchCreateTasksRequest
-	6,  // 31: codeq.v1.TaskService.ClaimTask:input_type -> codeq.v1.ClaimTaskRequest
-	8,  // 32: codeq.v1.TaskService.ClaimTasks:input_type -> codeq.v1.ClaimTasksRequest
-	10, // 33: codeq.v1.TaskService.HeartbeatTask:input_type -> codeq.v1.HeartbeatTaskRequest
-	12, // 34: codeq.v1.TaskService.SubmitResult:input_type -> codeq.v1.SubmitResultRequest
-	14, // 35: codeq.v1.TaskService.BatchSubmitResults:input_type -> codeq.v1.BatchSubmitResultsRequest
-	17, // 36: codeq.v1.TaskService.NackTask:input_type -> codeq.v1.NackTaskRequest
-	19, // 37: codeq.v1.TaskService.AbandonTask:input_type -> codeq.v1.AbandonTaskRequest
-	21, // 38: codeq.v1.TaskService.ReportProgress:input_type -> codeq.v1.ReportProgressRequest
-	23, // 39: codeq.v1.TaskService.CancelTask:input_type -> codeq.v1.CancelTaskRequest
-	25, // 40: codeq.v1.TaskService.GetTask:input_type -> codeq.v1.GetTaskRequest
-	29, // 41: codeq.v1.TaskService.ListTasks:input_type -> codeq.v1.ListTasksRequest
-	31, // 42: codeq.v1.TaskService.ExplainTask:input_type -> codeq.v1.ExplainTaskRequest
-	27, // 43: codeq.v1.TaskService.GetTaskResult:input_type -> codeq.v1.GetTaskResultRequest
-	2,  // 44: codeq.v1.TaskService.CreateTask:output_type -> codeq.v1.CreateTaskResponse
-	4,  // 45: codeq.v1.TaskService.BatchCreateTasks:output_type -> codeq.v1.BatchCreateTasksResponse
-	7,  // 46: codeq.v1.TaskService.ClaimTask:output_type -> codeq.v1.ClaimTaskResponse
-	9,  // 47: codeq.v1.TaskService.ClaimTasks:output_type -> codeq.v1.ClaimTasksResponse
-	11, // 48: codeq.v1.TaskService.HeartbeatTask:output_type -> codeq.v1.HeartbeatTaskResponse
-	13, // 49: codeq.v1.TaskService.SubmitResult:output_type -> codeq.v1.SubmitResultResponse
-	15, // 50: codeq.v1.TaskService.BatchSubmitResults:output_type -> codeq.v1.BatchSubmitResultsResponse
-	18, // 51: codeq.v1.TaskService.NackTask:output_type -> codeq.v1.NackTaskResponse
-	20, // 52: codeq.v1.TaskService.AbandonTask:output_type -> codeq.v1.AbandonTaskResponse
-	22, // 53: codeq.v1.TaskService.ReportProgress:output_type -> codeq.v1.ReportProgressResponse
-	24, // 54: codeq.v1.TaskService.CancelTask:output_type -> codeq.v1.CancelTaskResponse
-	26, // 55: codeq.v1.TaskService.GetTask:output_type -> codeq.v1.GetTaskResponse
-	30, // 56: codeq.v1.TaskService.ListTasks:output_type -> codeq.v1.ListTasksResponse
-	32, // 57: codeq.v1.TaskService.ExplainTask:output_type -> codeq.v1.ExplainTaskResponse
-	28, // 58: codeq.v1.TaskService.GetTaskResult:output_type -> codeq.v1.GetTaskResultResponse
-	44, // [44:59] is the sub-list for method output_type
-	29, // [29:44] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	40, // 28: codeq.v1.ExplainTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
+	38, // 29: codeq.v1.RedriveTaskResponse.task:type_name -> codeq.v1.Task
+	40, // 30: codeq.v1.CleanupTasksRequest.before:type_name -> google.protobuf.Timestamp
+	40, // 31: codeq.v1.CleanupTasksResponse.before:type_name -> google.protobuf.Timestamp
+	1,  // 32: codeq.v1.TaskService.CreateTask:input_type -> codeq.v1.CreateTaskRequest
+	3,  // 33: codeq.v1.TaskService.BatchCreateTasks:input_type -> codeq.v1.BatchCreateTasksRequest
+	6,  // 34: codeq.v1.TaskService.ClaimTask:input_type -> codeq.v1.ClaimTaskRequest
+	8,  // 35: codeq.v1.TaskService.ClaimTasks:input_type -> codeq.v1.ClaimTasksRequest
+	10, // 36: codeq.v1.TaskService.HeartbeatTask:input_type -> codeq.v1.HeartbeatTaskRequest
+	12, // 37: codeq.v1.TaskService.SubmitResult:input_type -> codeq.v1.SubmitResultRequest
+	14, // 38: codeq.v1.TaskService.BatchSubmitResults:input_type -> codeq.v1.BatchSubmitResultsRequest
+	17, // 39: codeq.v1.TaskService.NackTask:input_type -> codeq.v1.NackTaskRequest
+	19, // 40: codeq.v1.TaskService.AbandonTask:input_type -> codeq.v1.AbandonTaskRequest
+	21, // 41: codeq.v1.TaskService.ReportProgress:input_type -> codeq.v1.ReportProgressRequest
+	23, // 42: codeq.v1.TaskService.CancelTask:input_type -> codeq.v1.CancelTaskRequest
+	25, // 43: codeq.v1.TaskService.GetTask:input_type -> codeq.v1.GetTaskRequest
+	29, // 44: codeq.v1.TaskService.ListTasks:input_type -> codeq.v1.ListTasksRequest
+	31, // 45: codeq.v1.TaskService.ExplainTask:input_type -> codeq.v1.ExplainTaskRequest
+	33, // 46: codeq.v1.TaskService.RedriveTask:input_type -> codeq.v1.RedriveTaskRequest
+	35, // 47: codeq.v1.TaskService.CleanupTasks:input_type -> codeq.v1.CleanupTasksRequest
+	27, // 48: codeq.v1.TaskService.GetTaskResult:input_type -> codeq.v1.GetTaskResultRequest
+	2,  // 49: codeq.v1.TaskService.CreateTask:output_type -> codeq.v1.CreateTaskResponse
+	4,  // 50: codeq.v1.TaskService.BatchCreateTasks:output_type -> codeq.v1.BatchCreateTasksResponse
+	7,  // 51: codeq.v1.TaskService.ClaimTask:output_type -> codeq.v1.ClaimTaskResponse
+	9,  // 52: codeq.v1.TaskService.ClaimTasks:output_type -> codeq.v1.ClaimTasksResponse
+	11, // 53: codeq.v1.TaskService.HeartbeatTask:output_type -> codeq.v1.HeartbeatTaskResponse
+	13, // 54: codeq.v1.TaskService.SubmitResult:output_type -> codeq.v1.SubmitResultResponse
+	15, // 55: codeq.v1.TaskService.BatchSubmitResults:output_type -> codeq.v1.BatchSubmitResultsResponse
+	18, // 56: codeq.v1.TaskService.NackTask:output_type -> codeq.v1.NackTaskResponse
+	20, // 57: codeq.v1.TaskService.AbandonTask:output_type -> codeq.v1.AbandonTaskResponse
+	22, // 58: codeq.v1.TaskService.ReportProgress:output_type -> codeq.v1.ReportProgressResponse
+	24, // 59: codeq.v1.TaskService.CancelTask:output_type -> codeq.v1.CancelTaskResponse
+	26, // 60: codeq.v1.TaskService.GetTask:output_type -> codeq.v1.GetTaskResponse
+	30, // 61: codeq.v1.TaskService.ListTasks:output_type -> codeq.v1.ListTasksResponse
+	32, // 62: codeq.v1.TaskService.ExplainTask:output_type -> codeq.v1.ExplainTaskResponse
+	34, // 63: codeq.v1.TaskService.RedriveTask:output_type -> codeq.v1.RedriveTaskResponse
+	36, // 64: codeq.v1.TaskService.CleanupTasks:output_type -> codeq.v1.CleanupTasksResponse
+	28, // 65: codeq.v1.TaskService.GetTaskResult:output_type -> codeq.v1.GetTaskResultResponse
+	49, // [49:66] is the sub-list for method output_type
+	32, // [32:49] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_task_service_proto_init() }
@@ -2284,7 +2541,7 @@ func file_codeq_v1_task_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_v1_task_service_proto_rawDesc), len(file_codeq_v1_task_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   32,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -33,6 +33,8 @@ const (
 	TaskService_GetTask_FullMethodName            = "/codeq.v1.TaskService/GetTask"
 	TaskService_ListTasks_FullMethodName          = "/codeq.v1.TaskService/ListTasks"
 	TaskService_ExplainTask_FullMethodName        = "/codeq.v1.TaskService/ExplainTask"
+	TaskService_RedriveTask_FullMethodName        = "/codeq.v1.TaskService/RedriveTask"
+	TaskService_CleanupTasks_FullMethodName       = "/codeq.v1.TaskService/CleanupTasks"
 	TaskService_GetTaskResult_FullMethodName      = "/codeq.v1.TaskService/GetTaskResult"
 )
 
@@ -92,6 +94,13 @@ type TaskServiceClient interface {
 	// ExplainTask tells why a task waits, or what became of it.
 	// Errors: TASK_NOT_FOUND.
 	ExplainTask(ctx context.Context, in *ExplainTaskRequest, opts ...grpc.CallOption) (*ExplainTaskResponse, error)
+	// RedriveTask gives a task that is DLQ, FAILED or CANCELLED another life: no attempts, at the tail of its queue. Tokens
+	// of its earlier deliveries stay refused.
+	// Errors: NOT_ADMIN, TASK_NOT_FOUND, TASK_NOT_REDRIVABLE.
+	RedriveTask(ctx context.Context, in *RedriveTaskRequest, opts ...grpc.CallOption) (*RedriveTaskResponse, error)
+	// CleanupTasks removes ended tasks before their retention is over.
+	// Errors: NOT_ADMIN, INVALID_FIELD, INVALID_PAGE_TOKEN.
+	CleanupTasks(ctx context.Context, in *CleanupTasksRequest, opts ...grpc.CallOption) (*CleanupTasksResponse, error)
 	// GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
 	// Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
 	GetTaskResult(ctx context.Context, in *GetTaskResultRequest, opts ...grpc.CallOption) (*GetTaskResultResponse, error)
@@ -245,6 +254,26 @@ func (c *taskServiceClient) ExplainTask(ctx context.Context, in *ExplainTaskRequ
 	return out, nil
 }
 
+func (c *taskServiceClient) RedriveTask(ctx context.Context, in *RedriveTaskRequest, opts ...grpc.CallOption) (*RedriveTaskResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RedriveTaskResponse)
+	err := c.cc.Invoke(ctx, TaskService_RedriveTask_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *taskServiceClient) CleanupTasks(ctx context.Context, in *CleanupTasksRequest, opts ...grpc.CallOption) (*CleanupTasksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CleanupTasksResponse)
+	err := c.cc.Invoke(ctx, TaskService_CleanupTasks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *taskServiceClient) GetTaskResult(ctx context.Context, in *GetTaskResultRequest, opts ...grpc.CallOption) (*GetTaskResultResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetTaskResultResponse)
@@ -311,6 +340,13 @@ type TaskServiceServer interface {
 	// ExplainTask tells why a task waits, or what became of it.
 	// Errors: TASK_NOT_FOUND.
 	ExplainTask(context.Context, *ExplainTaskRequest) (*ExplainTaskResponse, error)
+	// RedriveTask gives a task that is DLQ, FAILED or CANCELLED another life: no attempts, at the tail of its queue. Tokens
+	// of its earlier deliveries stay refused.
+	// Errors: NOT_ADMIN, TASK_NOT_FOUND, TASK_NOT_REDRIVABLE.
+	RedriveTask(context.Context, *RedriveTaskRequest) (*RedriveTaskResponse, error)
+	// CleanupTasks removes ended tasks before their retention is over.
+	// Errors: NOT_ADMIN, INVALID_FIELD, INVALID_PAGE_TOKEN.
+	CleanupTasks(context.Context, *CleanupTasksRequest) (*CleanupTasksResponse, error)
 	// GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
 	// Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
 	GetTaskResult(context.Context, *GetTaskResultRequest) (*GetTaskResultResponse, error)
@@ -365,6 +401,12 @@ func (UnimplementedTaskServiceServer) ListTasks(context.Context, *ListTasksReque
 }
 func (UnimplementedTaskServiceServer) ExplainTask(context.Context, *ExplainTaskRequest) (*ExplainTaskResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ExplainTask not implemented")
+}
+func (UnimplementedTaskServiceServer) RedriveTask(context.Context, *RedriveTaskRequest) (*RedriveTaskResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RedriveTask not implemented")
+}
+func (UnimplementedTaskServiceServer) CleanupTasks(context.Context, *CleanupTasksRequest) (*CleanupTasksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CleanupTasks not implemented")
 }
 func (UnimplementedTaskServiceServer) GetTaskResult(context.Context, *GetTaskResultRequest) (*GetTaskResultResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTaskResult not implemented")
@@ -642,6 +684,42 @@ func _TaskService_ExplainTask_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TaskService_RedriveTask_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RedriveTaskRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TaskServiceServer).RedriveTask(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TaskService_RedriveTask_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TaskServiceServer).RedriveTask(ctx, req.(*RedriveTaskRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TaskService_CleanupTasks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CleanupTasksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TaskServiceServer).CleanupTasks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TaskService_CleanupTasks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TaskServiceServer).CleanupTasks(ctx, req.(*CleanupTasksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _TaskService_GetTaskResult_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetTaskResultRequest)
 	if err := dec(in); err != nil {
@@ -722,6 +800,14 @@ var TaskService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ExplainTask",
 			Handler:    _TaskService_ExplainTask_Handler,
+		},
+		{
+			MethodName: "RedriveTask",
+			Handler:    _TaskService_RedriveTask_Handler,
+		},
+		{
+			MethodName: "CleanupTasks",
+			Handler:    _TaskService_CleanupTasks_Handler,
 		},
 		{
 			MethodName: "GetTaskResult",

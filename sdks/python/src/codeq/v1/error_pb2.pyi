@@ -36,6 +36,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_INVALID_PAGE_TOKEN: _ClassVar[ErrorReason]
     ERROR_REASON_TASK_ENDED: _ClassVar[ErrorReason]
     ERROR_REASON_STORAGE_FULL: _ClassVar[ErrorReason]
+    ERROR_REASON_TASK_NOT_REDRIVABLE: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID_FIELD: ErrorReason
 ERROR_REASON_INVALID_BODY: ErrorReason
@@ -64,6 +65,7 @@ ERROR_REASON_TASK_ID_TAKEN: ErrorReason
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason
 ERROR_REASON_TASK_ENDED: ErrorReason
 ERROR_REASON_STORAGE_FULL: ErrorReason
+ERROR_REASON_TASK_NOT_REDRIVABLE: ErrorReason
 
 class ItemError(_message.Message):
     __slots__ = ("index", "reason", "message")

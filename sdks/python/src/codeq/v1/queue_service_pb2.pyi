@@ -1,6 +1,10 @@
+import datetime
+
 from buf.validate import validate_pb2 as _validate_pb2
 from codeq.options.v1 import options_pb2 as _options_pb2
+from codeq.v1 import task_pb2 as _task_pb2
 from google.api import annotations_pb2 as _annotations_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -78,3 +82,69 @@ class ResumeQueueResponse(_message.Message):
     QUEUE_FIELD_NUMBER: _ClassVar[int]
     queue: Queue
     def __init__(self, queue: _Optional[_Union[Queue, _Mapping]] = ...) -> None: ...
+
+class ListDeadLettersRequest(_message.Message):
+    __slots__ = ("command", "page_size", "page_token")
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    command: str
+    page_size: int
+    page_token: str
+    def __init__(self, command: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListDeadLettersResponse(_message.Message):
+    __slots__ = ("tasks", "next_page_token", "groups", "total")
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    tasks: _containers.RepeatedCompositeFieldContainer[_task_pb2.Task]
+    next_page_token: str
+    groups: _containers.RepeatedCompositeFieldContainer[DeadLetterGroup]
+    total: int
+    def __init__(self, tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., groups: _Optional[_Iterable[_Union[DeadLetterGroup, _Mapping]]] = ..., total: _Optional[int] = ...) -> None: ...
+
+class DeadLetterGroup(_message.Message):
+    __slots__ = ("error", "count")
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    error: str
+    count: int
+    def __init__(self, error: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+
+class RedriveTasksRequest(_message.Message):
+    __slots__ = ("command", "status", "error_contains", "ended_from", "ended_to", "task_ids", "dry_run", "limit", "rate", "page_token")
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_CONTAINS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FROM_FIELD_NUMBER: _ClassVar[int]
+    ENDED_TO_FIELD_NUMBER: _ClassVar[int]
+    TASK_IDS_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    command: str
+    status: _task_pb2.TaskStatus
+    error_contains: str
+    ended_from: _timestamp_pb2.Timestamp
+    ended_to: _timestamp_pb2.Timestamp
+    task_ids: _containers.RepeatedScalarFieldContainer[str]
+    dry_run: bool
+    limit: int
+    rate: int
+    page_token: str
+    def __init__(self, command: _Optional[str] = ..., status: _Optional[_Union[_task_pb2.TaskStatus, str]] = ..., error_contains: _Optional[str] = ..., ended_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., task_ids: _Optional[_Iterable[str]] = ..., dry_run: _Optional[bool] = ..., limit: _Optional[int] = ..., rate: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class RedriveTasksResponse(_message.Message):
+    __slots__ = ("matched", "redriven", "in_background", "next_page_token")
+    MATCHED_FIELD_NUMBER: _ClassVar[int]
+    REDRIVEN_FIELD_NUMBER: _ClassVar[int]
+    IN_BACKGROUND_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    matched: int
+    redriven: int
+    in_background: bool
+    next_page_token: str
+    def __init__(self, matched: _Optional[int] = ..., redriven: _Optional[int] = ..., in_background: _Optional[bool] = ..., next_page_token: _Optional[str] = ...) -> None: ...

@@ -55,6 +55,16 @@ class QueueServiceStub:
                 request_serializer=codeq_dot_v1_dot_queue__service__pb2.ResumeQueueRequest.SerializeToString,
                 response_deserializer=codeq_dot_v1_dot_queue__service__pb2.ResumeQueueResponse.FromString,
                 _registered_method=True)
+        self.ListDeadLetters = channel.unary_unary(
+                '/codeq.v1.QueueService/ListDeadLetters',
+                request_serializer=codeq_dot_v1_dot_queue__service__pb2.ListDeadLettersRequest.SerializeToString,
+                response_deserializer=codeq_dot_v1_dot_queue__service__pb2.ListDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.RedriveTasks = channel.unary_unary(
+                '/codeq.v1.QueueService/RedriveTasks',
+                request_serializer=codeq_dot_v1_dot_queue__service__pb2.RedriveTasksRequest.SerializeToString,
+                response_deserializer=codeq_dot_v1_dot_queue__service__pb2.RedriveTasksResponse.FromString,
+                _registered_method=True)
 
 
 class QueueServiceServicer:
@@ -94,6 +104,26 @@ class QueueServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDeadLetters(self, request, context):
+        """ListDeadLetters tells the tasks in a queue's dead-letter queue, those first that came first; the first page also groups
+        them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
+        Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RedriveTasks(self, request, context):
+        """RedriveTasks gives tasks that are DLQ, FAILED or CANCELLED and pass every filter another life: no attempts, at the tail
+        of the queue. Without a rate it works at once, up to `limit` tasks or 10000 rows looked at; call again with the token
+        while there is one. With a rate it answers at once and works in the background, until all are done; the work is
+        forgotten at a stop of the server: call again.
+        Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (works in the background).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QueueServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -116,6 +146,16 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     servicer.ResumeQueue,
                     request_deserializer=codeq_dot_v1_dot_queue__service__pb2.ResumeQueueRequest.FromString,
                     response_serializer=codeq_dot_v1_dot_queue__service__pb2.ResumeQueueResponse.SerializeToString,
+            ),
+            'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeadLetters,
+                    request_deserializer=codeq_dot_v1_dot_queue__service__pb2.ListDeadLettersRequest.FromString,
+                    response_serializer=codeq_dot_v1_dot_queue__service__pb2.ListDeadLettersResponse.SerializeToString,
+            ),
+            'RedriveTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedriveTasks,
+                    request_deserializer=codeq_dot_v1_dot_queue__service__pb2.RedriveTasksRequest.FromString,
+                    response_serializer=codeq_dot_v1_dot_queue__service__pb2.RedriveTasksResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -227,6 +267,60 @@ class QueueService:
             '/codeq.v1.QueueService/ResumeQueue',
             codeq_dot_v1_dot_queue__service__pb2.ResumeQueueRequest.SerializeToString,
             codeq_dot_v1_dot_queue__service__pb2.ResumeQueueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/codeq.v1.QueueService/ListDeadLetters',
+            codeq_dot_v1_dot_queue__service__pb2.ListDeadLettersRequest.SerializeToString,
+            codeq_dot_v1_dot_queue__service__pb2.ListDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedriveTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/codeq.v1.QueueService/RedriveTasks',
+            codeq_dot_v1_dot_queue__service__pb2.RedriveTasksRequest.SerializeToString,
+            codeq_dot_v1_dot_queue__service__pb2.RedriveTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

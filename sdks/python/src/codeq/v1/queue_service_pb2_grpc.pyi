@@ -50,6 +50,18 @@ class QueueServiceStub:
     """ResumeQueue lets the deliveries of a queue go on. Idempotent.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
     """
+    ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListDeadLettersRequest, _queue_service_pb2.ListDeadLettersResponse]
+    """ListDeadLetters tells the tasks in a queue's dead-letter queue, those first that came first; the first page also groups
+    them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
+    Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
+    """
+    RedriveTasks: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveTasksRequest, _queue_service_pb2.RedriveTasksResponse]
+    """RedriveTasks gives tasks that are DLQ, FAILED or CANCELLED and pass every filter another life: no attempts, at the tail
+    of the queue. Without a rate it works at once, up to `limit` tasks or 10000 rows looked at; call again with the token
+    while there is one. With a rate it answers at once and works in the background, until all are done; the work is
+    forgotten at a stop of the server: call again.
+    Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (works in the background).
+    """
 
 @_typing.type_check_only
 class QueueServiceAsyncStub(QueueServiceStub):
@@ -72,6 +84,18 @@ class QueueServiceAsyncStub(QueueServiceStub):
     ResumeQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeQueueRequest, _queue_service_pb2.ResumeQueueResponse]  # type: ignore[assignment]
     """ResumeQueue lets the deliveries of a queue go on. Idempotent.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+    """
+    ListDeadLetters: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListDeadLettersRequest, _queue_service_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
+    """ListDeadLetters tells the tasks in a queue's dead-letter queue, those first that came first; the first page also groups
+    them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
+    Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
+    """
+    RedriveTasks: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveTasksRequest, _queue_service_pb2.RedriveTasksResponse]  # type: ignore[assignment]
+    """RedriveTasks gives tasks that are DLQ, FAILED or CANCELLED and pass every filter another life: no attempts, at the tail
+    of the queue. Without a rate it works at once, up to `limit` tasks or 10000 rows looked at; call again with the token
+    while there is one. With a rate it answers at once and works in the background, until all are done; the work is
+    forgotten at a stop of the server: call again.
+    Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (works in the background).
     """
 
 class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -116,6 +140,30 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_queue_service_pb2.ResumeQueueResponse, _abc.Awaitable[_queue_service_pb2.ResumeQueueResponse]]:
         """ResumeQueue lets the deliveries of a queue go on. Idempotent.
         Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDeadLetters(
+        self,
+        request: _queue_service_pb2.ListDeadLettersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.ListDeadLettersResponse, _abc.Awaitable[_queue_service_pb2.ListDeadLettersResponse]]:
+        """ListDeadLetters tells the tasks in a queue's dead-letter queue, those first that came first; the first page also groups
+        them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
+        Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
+        """
+
+    @_abc_1.abstractmethod
+    def RedriveTasks(
+        self,
+        request: _queue_service_pb2.RedriveTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.RedriveTasksResponse, _abc.Awaitable[_queue_service_pb2.RedriveTasksResponse]]:
+        """RedriveTasks gives tasks that are DLQ, FAILED or CANCELLED and pass every filter another life: no attempts, at the tail
+        of the queue. Without a rate it works at once, up to `limit` tasks or 10000 rows looked at; call again with the token
+        while there is one. With a rate it answers at once and works in the background, until all are done; the work is
+        forgotten at a stop of the server: call again.
+        Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (works in the background).
         """
 
 def add_QueueServiceServicer_to_server(servicer: QueueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -311,3 +311,37 @@ class ExplainTaskResponse(_message.Message):
     worker_id: str
     lease_until: _timestamp_pb2.Timestamp
     def __init__(self, task_id: _Optional[str] = ..., status: _Optional[_Union[_task_pb2.TaskStatus, str]] = ..., reason: _Optional[_Union[WaitReason, str]] = ..., paused: _Optional[bool] = ..., ahead: _Optional[int] = ..., delay_seconds: _Optional[float] = ..., worker_id: _Optional[str] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class RedriveTaskRequest(_message.Message):
+    __slots__ = ("task_id",)
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    def __init__(self, task_id: _Optional[str] = ...) -> None: ...
+
+class RedriveTaskResponse(_message.Message):
+    __slots__ = ("task",)
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    task: _task_pb2.Task
+    def __init__(self, task: _Optional[_Union[_task_pb2.Task, _Mapping]] = ...) -> None: ...
+
+class CleanupTasksRequest(_message.Message):
+    __slots__ = ("limit", "before", "page_token")
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    limit: int
+    before: _timestamp_pb2.Timestamp
+    page_token: str
+    def __init__(self, limit: _Optional[int] = ..., before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class CleanupTasksResponse(_message.Message):
+    __slots__ = ("deleted", "before", "limit", "next_page_token")
+    DELETED_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    deleted: int
+    before: _timestamp_pb2.Timestamp
+    limit: int
+    next_page_token: str
+    def __init__(self, deleted: _Optional[int] = ..., before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., limit: _Optional[int] = ..., next_page_token: _Optional[str] = ...) -> None: ...

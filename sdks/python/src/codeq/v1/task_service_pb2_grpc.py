@@ -106,6 +106,16 @@ class TaskServiceStub:
                 request_serializer=codeq_dot_v1_dot_task__service__pb2.ExplainTaskRequest.SerializeToString,
                 response_deserializer=codeq_dot_v1_dot_task__service__pb2.ExplainTaskResponse.FromString,
                 _registered_method=True)
+        self.RedriveTask = channel.unary_unary(
+                '/codeq.v1.TaskService/RedriveTask',
+                request_serializer=codeq_dot_v1_dot_task__service__pb2.RedriveTaskRequest.SerializeToString,
+                response_deserializer=codeq_dot_v1_dot_task__service__pb2.RedriveTaskResponse.FromString,
+                _registered_method=True)
+        self.CleanupTasks = channel.unary_unary(
+                '/codeq.v1.TaskService/CleanupTasks',
+                request_serializer=codeq_dot_v1_dot_task__service__pb2.CleanupTasksRequest.SerializeToString,
+                response_deserializer=codeq_dot_v1_dot_task__service__pb2.CleanupTasksResponse.FromString,
+                _registered_method=True)
         self.GetTaskResult = channel.unary_unary(
                 '/codeq.v1.TaskService/GetTaskResult',
                 request_serializer=codeq_dot_v1_dot_task__service__pb2.GetTaskResultRequest.SerializeToString,
@@ -237,6 +247,23 @@ class TaskServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RedriveTask(self, request, context):
+        """RedriveTask gives a task that is DLQ, FAILED or CANCELLED another life: no attempts, at the tail of its queue. Tokens
+        of its earlier deliveries stay refused.
+        Errors: NOT_ADMIN, TASK_NOT_FOUND, TASK_NOT_REDRIVABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CleanupTasks(self, request, context):
+        """CleanupTasks removes ended tasks before their retention is over.
+        Errors: NOT_ADMIN, INVALID_FIELD, INVALID_PAGE_TOKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTaskResult(self, request, context):
         """GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
         Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
@@ -317,6 +344,16 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.ExplainTask,
                     request_deserializer=codeq_dot_v1_dot_task__service__pb2.ExplainTaskRequest.FromString,
                     response_serializer=codeq_dot_v1_dot_task__service__pb2.ExplainTaskResponse.SerializeToString,
+            ),
+            'RedriveTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedriveTask,
+                    request_deserializer=codeq_dot_v1_dot_task__service__pb2.RedriveTaskRequest.FromString,
+                    response_serializer=codeq_dot_v1_dot_task__service__pb2.RedriveTaskResponse.SerializeToString,
+            ),
+            'CleanupTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.CleanupTasks,
+                    request_deserializer=codeq_dot_v1_dot_task__service__pb2.CleanupTasksRequest.FromString,
+                    response_serializer=codeq_dot_v1_dot_task__service__pb2.CleanupTasksResponse.SerializeToString,
             ),
             'GetTaskResult': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTaskResult,
@@ -704,6 +741,60 @@ class TaskService:
             '/codeq.v1.TaskService/ExplainTask',
             codeq_dot_v1_dot_task__service__pb2.ExplainTaskRequest.SerializeToString,
             codeq_dot_v1_dot_task__service__pb2.ExplainTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedriveTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/codeq.v1.TaskService/RedriveTask',
+            codeq_dot_v1_dot_task__service__pb2.RedriveTaskRequest.SerializeToString,
+            codeq_dot_v1_dot_task__service__pb2.RedriveTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CleanupTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/codeq.v1.TaskService/CleanupTasks',
+            codeq_dot_v1_dot_task__service__pb2.CleanupTasksRequest.SerializeToString,
+            codeq_dot_v1_dot_task__service__pb2.CleanupTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -97,6 +97,15 @@ class TaskServiceStub:
     """ExplainTask tells why a task waits, or what became of it.
     Errors: TASK_NOT_FOUND.
     """
+    RedriveTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.RedriveTaskRequest, _task_service_pb2.RedriveTaskResponse]
+    """RedriveTask gives a task that is DLQ, FAILED or CANCELLED another life: no attempts, at the tail of its queue. Tokens
+    of its earlier deliveries stay refused.
+    Errors: NOT_ADMIN, TASK_NOT_FOUND, TASK_NOT_REDRIVABLE.
+    """
+    CleanupTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.CleanupTasksRequest, _task_service_pb2.CleanupTasksResponse]
+    """CleanupTasks removes ended tasks before their retention is over.
+    Errors: NOT_ADMIN, INVALID_FIELD, INVALID_PAGE_TOKEN.
+    """
     GetTaskResult: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskResultRequest, _task_service_pb2.GetTaskResultResponse]
     """GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
     Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
@@ -170,6 +179,15 @@ class TaskServiceAsyncStub(TaskServiceStub):
     ExplainTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ExplainTaskRequest, _task_service_pb2.ExplainTaskResponse]  # type: ignore[assignment]
     """ExplainTask tells why a task waits, or what became of it.
     Errors: TASK_NOT_FOUND.
+    """
+    RedriveTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.RedriveTaskRequest, _task_service_pb2.RedriveTaskResponse]  # type: ignore[assignment]
+    """RedriveTask gives a task that is DLQ, FAILED or CANCELLED another life: no attempts, at the tail of its queue. Tokens
+    of its earlier deliveries stay refused.
+    Errors: NOT_ADMIN, TASK_NOT_FOUND, TASK_NOT_REDRIVABLE.
+    """
+    CleanupTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.CleanupTasksRequest, _task_service_pb2.CleanupTasksResponse]  # type: ignore[assignment]
+    """CleanupTasks removes ended tasks before their retention is over.
+    Errors: NOT_ADMIN, INVALID_FIELD, INVALID_PAGE_TOKEN.
     """
     GetTaskResult: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskResultRequest, _task_service_pb2.GetTaskResultResponse]  # type: ignore[assignment]
     """GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
@@ -325,6 +343,27 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_task_service_pb2.ExplainTaskResponse, _abc.Awaitable[_task_service_pb2.ExplainTaskResponse]]:
         """ExplainTask tells why a task waits, or what became of it.
         Errors: TASK_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def RedriveTask(
+        self,
+        request: _task_service_pb2.RedriveTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.RedriveTaskResponse, _abc.Awaitable[_task_service_pb2.RedriveTaskResponse]]:
+        """RedriveTask gives a task that is DLQ, FAILED or CANCELLED another life: no attempts, at the tail of its queue. Tokens
+        of its earlier deliveries stay refused.
+        Errors: NOT_ADMIN, TASK_NOT_FOUND, TASK_NOT_REDRIVABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def CleanupTasks(
+        self,
+        request: _task_service_pb2.CleanupTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.CleanupTasksResponse, _abc.Awaitable[_task_service_pb2.CleanupTasksResponse]]:
+        """CleanupTasks removes ended tasks before their retention is over.
+        Errors: NOT_ADMIN, INVALID_FIELD, INVALID_PAGE_TOKEN.
         """
 
     @_abc_1.abstractmethod

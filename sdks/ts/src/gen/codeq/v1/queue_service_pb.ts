@@ -6,14 +6,18 @@ import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegen
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../buf/validate/validate_pb.js";
 import { file_codeq_options_v1_options } from "../options/v1/options_pb.js";
+import type { Task, TaskStatus } from "./task_pb.js";
+import { file_codeq_v1_task } from "./task_pb.js";
 import { file_google_api_annotations } from "../../google/api/annotations_pb.js";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file codeq/v1/queue_service.proto.
  */
 export const file_codeq_v1_queue_service: GenFile = /*@__PURE__*/
-  fileDesc("Chxjb2RlcS92MS9xdWV1ZV9zZXJ2aWNlLnByb3RvEghjb2RlcS52MSKKAQoFUXVldWUSDwoHY29tbWFuZBgBIAEoCRINCgVyZWFkeRgCIAEoAxIRCglzY2hlZHVsZWQYAyABKAMSDwoHY2xhaW1lZBgEIAEoAxILCgNkbHEYBSABKAMSGgoSb2xkZXN0X2FnZV9zZWNvbmRzGAYgASgBEg4KBnBhdXNlZBgHIAEoCEoECAgQDSJQChFMaXN0UXVldWVzUmVxdWVzdBIdCglwYWdlX3NpemUYASABKAVCCrpIBxoFGPQDKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMYgAIiTgoSTGlzdFF1ZXVlc1Jlc3BvbnNlEh8KBnF1ZXVlcxgBIAMoCzIPLmNvZGVxLnYxLlF1ZXVlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIuCg9HZXRRdWV1ZVJlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAASIyChBHZXRRdWV1ZVJlc3BvbnNlEh4KBXF1ZXVlGAEgASgLMg8uY29kZXEudjEuUXVldWUiMAoRUGF1c2VRdWV1ZVJlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAASI0ChJQYXVzZVF1ZXVlUmVzcG9uc2USHgoFcXVldWUYASABKAsyDy5jb2RlcS52MS5RdWV1ZSIxChJSZXN1bWVRdWV1ZVJlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAASI1ChNSZXN1bWVRdWV1ZVJlc3BvbnNlEh4KBXF1ZXVlGAEgASgLMg8uY29kZXEudjEuUXVldWUyjwQKDFF1ZXVlU2VydmljZRJtCgpMaXN0UXVldWVzEhsuY29kZXEudjEuTGlzdFF1ZXVlc1JlcXVlc3QaHC5jb2RlcS52MS5MaXN0UXVldWVzUmVzcG9uc2UiJIq1GAIIBILT5JMCGBIWL3YxL2NvZGVxL2FkbWluL3F1ZXVlcxJ4CghHZXRRdWV1ZRIZLmNvZGVxLnYxLkdldFF1ZXVlUmVxdWVzdBoaLmNvZGVxLnYxLkdldFF1ZXVlUmVzcG9uc2UiNYq1GAIIBILT5JMCKWIFcXVldWUSIC92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9EocBCgpQYXVzZVF1ZXVlEhsuY29kZXEudjEuUGF1c2VRdWV1ZVJlcXVlc3QaHC5jb2RlcS52MS5QYXVzZVF1ZXVlUmVzcG9uc2UiPoq1GAIIBILT5JMCMjoBKmIFcXVldWUiJi92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9L3BhdXNlEosBCgtSZXN1bWVRdWV1ZRIcLmNvZGVxLnYxLlJlc3VtZVF1ZXVlUmVxdWVzdBodLmNvZGVxLnYxLlJlc3VtZVF1ZXVlUmVzcG9uc2UiP4q1GAIIBILT5JMCMzoBKmIFcXVldWUiJy92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9L3Jlc3VtZUI+WjxnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL3YxO2NvZGVxdjFiBnByb3RvMw", [file_buf_validate_validate, file_codeq_options_v1_options, file_google_api_annotations]);
+  fileDesc("Chxjb2RlcS92MS9xdWV1ZV9zZXJ2aWNlLnByb3RvEghjb2RlcS52MSKKAQoFUXVldWUSDwoHY29tbWFuZBgBIAEoCRINCgVyZWFkeRgCIAEoAxIRCglzY2hlZHVsZWQYAyABKAMSDwoHY2xhaW1lZBgEIAEoAxILCgNkbHEYBSABKAMSGgoSb2xkZXN0X2FnZV9zZWNvbmRzGAYgASgBEg4KBnBhdXNlZBgHIAEoCEoECAgQDSJQChFMaXN0UXVldWVzUmVxdWVzdBIdCglwYWdlX3NpemUYASABKAVCCrpIBxoFGPQDKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMYgAIiTgoSTGlzdFF1ZXVlc1Jlc3BvbnNlEh8KBnF1ZXVlcxgBIAMoCzIPLmNvZGVxLnYxLlF1ZXVlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIuCg9HZXRRdWV1ZVJlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAASIyChBHZXRRdWV1ZVJlc3BvbnNlEh4KBXF1ZXVlGAEgASgLMg8uY29kZXEudjEuUXVldWUiMAoRUGF1c2VRdWV1ZVJlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAASI0ChJQYXVzZVF1ZXVlUmVzcG9uc2USHgoFcXVldWUYASABKAsyDy5jb2RlcS52MS5RdWV1ZSIxChJSZXN1bWVRdWV1ZVJlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAASI1ChNSZXN1bWVRdWV1ZVJlc3BvbnNlEh4KBXF1ZXVlGAEgASgLMg8uY29kZXEudjEuUXVldWUicgoWTGlzdERlYWRMZXR0ZXJzUmVxdWVzdBIbCgdjb21tYW5kGAEgASgJQgq6SAdyBRABGIABEh0KCXBhZ2Vfc2l6ZRgCIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxiAAiKLAQoXTGlzdERlYWRMZXR0ZXJzUmVzcG9uc2USHQoFdGFza3MYASADKAsyDi5jb2RlcS52MS5UYXNrEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIpCgZncm91cHMYAyADKAsyGS5jb2RlcS52MS5EZWFkTGV0dGVyR3JvdXASDQoFdG90YWwYBCABKAMiLwoPRGVhZExldHRlckdyb3VwEg0KBWVycm9yGAEgASgJEg0KBWNvdW50GAIgASgDIvIDChNSZWRyaXZlVGFza3NSZXF1ZXN0EhsKB2NvbW1hbmQYASABKAlCCrpIB3IFEAEYgAESNAoGc3RhdHVzGAIgASgOMhQuY29kZXEudjEuVGFza1N0YXR1c0IOukgLggEIGAAYBRgGGAcSIAoOZXJyb3JfY29udGFpbnMYAyABKAlCCLpIBXIDGIAgEi4KCmVuZGVkX2Zyb20YBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZGVkX3RvGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIjCgh0YXNrX2lkcxgGIAMoCUIRukgOkgELEOgHIgZyBBABGEASDwoHZHJ5X3J1bhgHIAEoCBIZCgVsaW1pdBgIIAEoBUIKukgHGgUYkE4oABIYCgRyYXRlGAkgASgFQgq6SAcaBRiQTigAEhwKCnBhZ2VfdG9rZW4YCiABKAlCCLpIBXIDGIACOn+6SHwaegoYcmVkcml2ZV90YXNrcy5yYXRlX2Fsb25lEihyYXRlIGdvZXMgd2l0aCBuZWl0aGVyIGRyeV9ydW4gbm9yIGxpbWl0GjR0aGlzLnJhdGUgPT0gMCB8fCAoIXRoaXMuZHJ5X3J1biAmJiB0aGlzLmxpbWl0ID09IDApImkKFFJlZHJpdmVUYXNrc1Jlc3BvbnNlEg8KB21hdGNoZWQYASABKAMSEAoIcmVkcml2ZW4YAiABKAMSFQoNaW5fYmFja2dyb3VuZBgDIAEoCBIXCg9uZXh0X3BhZ2VfdG9rZW4YBCABKAkyqwYKDFF1ZXVlU2VydmljZRJtCgpMaXN0UXVldWVzEhsuY29kZXEudjEuTGlzdFF1ZXVlc1JlcXVlc3QaHC5jb2RlcS52MS5MaXN0UXVldWVzUmVzcG9uc2UiJIq1GAIIBILT5JMCGBIWL3YxL2NvZGVxL2FkbWluL3F1ZXVlcxJ4CghHZXRRdWV1ZRIZLmNvZGVxLnYxLkdldFF1ZXVlUmVxdWVzdBoaLmNvZGVxLnYxLkdldFF1ZXVlUmVzcG9uc2UiNYq1GAIIBILT5JMCKWIFcXVldWUSIC92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9EocBCgpQYXVzZVF1ZXVlEhsuY29kZXEudjEuUGF1c2VRdWV1ZVJlcXVlc3QaHC5jb2RlcS52MS5QYXVzZVF1ZXVlUmVzcG9uc2UiPoq1GAIIBILT5JMCMjoBKmIFcXVldWUiJi92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9L3BhdXNlEosBCgtSZXN1bWVRdWV1ZRIcLmNvZGVxLnYxLlJlc3VtZVF1ZXVlUmVxdWVzdBodLmNvZGVxLnYxLlJlc3VtZVF1ZXVlUmVzcG9uc2UiP4q1GAIIBILT5JMCMzoBKmIFcXVldWUiJy92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9L3Jlc3VtZRKKAQoPTGlzdERlYWRMZXR0ZXJzEiAuY29kZXEudjEuTGlzdERlYWRMZXR0ZXJzUmVxdWVzdBohLmNvZGVxLnYxLkxpc3REZWFkTGV0dGVyc1Jlc3BvbnNlIjKKtRgCCASC0+STAiYSJC92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9L2RscRKMAQoMUmVkcml2ZVRhc2tzEh0uY29kZXEudjEuUmVkcml2ZVRhc2tzUmVxdWVzdBoeLmNvZGVxLnYxLlJlZHJpdmVUYXNrc1Jlc3BvbnNlIj2KtRgCCASC0+STAjE6ASoiLC92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9L2RscS9yZWRyaXZlQj5aPGdpdGh1Yi5jb20vb3N2YWxkb2FuZHJhZGUvY29kZXEvc2Rrcy9nby9nZW4vY29kZXEvdjE7Y29kZXF2MWIGcHJvdG8z", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_task, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
  * Queue is the tasks of one command of one tenant.
@@ -261,6 +265,238 @@ export const ResumeQueueResponseSchema: GenMessage<ResumeQueueResponse> = /*@__P
   messageDesc(file_codeq_v1_queue_service, 8);
 
 /**
+ * ListDeadLettersRequest asks for a page of dead letters.
+ *
+ * @generated from message codeq.v1.ListDeadLettersRequest
+ */
+export type ListDeadLettersRequest = Message<"codeq.v1.ListDeadLettersRequest"> & {
+  /**
+   * Command of the queue.
+   *
+   * @generated from field: string command = 1;
+   */
+  command: string;
+
+  /**
+   * Tasks wanted, 1 to 500; 0: 100.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * Token of the page, from the previous answer; empty: the first page.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message codeq.v1.ListDeadLettersRequest.
+ * Use `create(ListDeadLettersRequestSchema)` to create a new message.
+ */
+export const ListDeadLettersRequestSchema: GenMessage<ListDeadLettersRequest> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_queue_service, 9);
+
+/**
+ * ListDeadLettersResponse is a page of dead letters.
+ *
+ * @generated from message codeq.v1.ListDeadLettersResponse
+ */
+export type ListDeadLettersResponse = Message<"codeq.v1.ListDeadLettersResponse"> & {
+  /**
+   * Tasks, those first that came first.
+   *
+   * @generated from field: repeated codeq.v1.Task tasks = 1;
+   */
+  tasks: Task[];
+
+  /**
+   * Token of the next page; empty: there is none.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+
+  /**
+   * On the first page: dead letters by their error, the largest 100 groups of the first 10000 tasks.
+   *
+   * @generated from field: repeated codeq.v1.DeadLetterGroup groups = 3;
+   */
+  groups: DeadLetterGroup[];
+
+  /**
+   * Tasks in the dead-letter queue.
+   *
+   * @generated from field: int64 total = 4;
+   */
+  total: bigint;
+};
+
+/**
+ * Describes the message codeq.v1.ListDeadLettersResponse.
+ * Use `create(ListDeadLettersResponseSchema)` to create a new message.
+ */
+export const ListDeadLettersResponseSchema: GenMessage<ListDeadLettersResponse> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_queue_service, 10);
+
+/**
+ * DeadLetterGroup is dead letters with the same error.
+ *
+ * @generated from message codeq.v1.DeadLetterGroup
+ */
+export type DeadLetterGroup = Message<"codeq.v1.DeadLetterGroup"> & {
+  /**
+   * The error.
+   *
+   * @generated from field: string error = 1;
+   */
+  error: string;
+
+  /**
+   * Tasks with it.
+   *
+   * @generated from field: int64 count = 2;
+   */
+  count: bigint;
+};
+
+/**
+ * Describes the message codeq.v1.DeadLetterGroup.
+ * Use `create(DeadLetterGroupSchema)` to create a new message.
+ */
+export const DeadLetterGroupSchema: GenMessage<DeadLetterGroup> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_queue_service, 11);
+
+/**
+ * RedriveTasksRequest says which tasks get another life.
+ *
+ * @generated from message codeq.v1.RedriveTasksRequest
+ */
+export type RedriveTasksRequest = Message<"codeq.v1.RedriveTasksRequest"> & {
+  /**
+   * Command of the queue.
+   *
+   * @generated from field: string command = 1;
+   */
+  command: string;
+
+  /**
+   * DLQ (default), FAILED or CANCELLED. The last two are found among all tasks of the queue, which takes longer.
+   *
+   * @generated from field: codeq.v1.TaskStatus status = 2;
+   */
+  status: TaskStatus;
+
+  /**
+   * Text that the error contains; empty: any error.
+   *
+   * @generated from field: string error_contains = 3;
+   */
+  errorContains: string;
+
+  /**
+   * Time from which on the task ended; absent: any.
+   *
+   * @generated from field: google.protobuf.Timestamp ended_from = 4;
+   */
+  endedFrom?: Timestamp | undefined;
+
+  /**
+   * Time before which the task ended; absent: any.
+   *
+   * @generated from field: google.protobuf.Timestamp ended_to = 5;
+   */
+  endedTo?: Timestamp | undefined;
+
+  /**
+   * Tasks meant, at most 1000; none: all of the queue.
+   *
+   * @generated from field: repeated string task_ids = 6;
+   */
+  taskIds: string[];
+
+  /**
+   * Count only, change nothing. Not together with rate.
+   *
+   * @generated from field: bool dry_run = 7;
+   */
+  dryRun: boolean;
+
+  /**
+   * Tasks to redrive in this call at most, 1 to 10000; 0: 1000. Not together with rate.
+   *
+   * @generated from field: int32 limit = 8;
+   */
+  limit: number;
+
+  /**
+   * Tasks per second, in the background, 1 to 10000; 0: at once. A call for the same queue takes the place of an earlier
+   * one.
+   *
+   * @generated from field: int32 rate = 9;
+   */
+  rate: number;
+
+  /**
+   * Token of the previous answer to the same filters, to go on there; empty: from the start.
+   *
+   * @generated from field: string page_token = 10;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message codeq.v1.RedriveTasksRequest.
+ * Use `create(RedriveTasksRequestSchema)` to create a new message.
+ */
+export const RedriveTasksRequestSchema: GenMessage<RedriveTasksRequest> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_queue_service, 12);
+
+/**
+ * RedriveTasksResponse tells what was done.
+ *
+ * @generated from message codeq.v1.RedriveTasksResponse
+ */
+export type RedriveTasksResponse = Message<"codeq.v1.RedriveTasksResponse"> & {
+  /**
+   * Tasks that passed the filters.
+   *
+   * @generated from field: int64 matched = 1;
+   */
+  matched: bigint;
+
+  /**
+   * Tasks redriven; 0 for a dry run, and where they are redriven in the background.
+   *
+   * @generated from field: int64 redriven = 2;
+   */
+  redriven: bigint;
+
+  /**
+   * Whether the work goes on in the background.
+   *
+   * @generated from field: bool in_background = 3;
+   */
+  inBackground: boolean;
+
+  /**
+   * Where to go on; empty: nothing is left.
+   *
+   * @generated from field: string next_page_token = 4;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message codeq.v1.RedriveTasksResponse.
+ * Use `create(RedriveTasksResponseSchema)` to create a new message.
+ */
+export const RedriveTasksResponseSchema: GenMessage<RedriveTasksResponse> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_queue_service, 13);
+
+/**
  * QueueService tells the queues of the caller's tenant. Counts are exact and cost nothing.
  *
  * @generated from service codeq.v1.QueueService
@@ -310,6 +546,32 @@ export const QueueService: GenService<{
     methodKind: "unary";
     input: typeof ResumeQueueRequestSchema;
     output: typeof ResumeQueueResponseSchema;
+  },
+  /**
+   * ListDeadLetters tells the tasks in a queue's dead-letter queue, those first that came first; the first page also groups
+   * them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
+   * Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
+   *
+   * @generated from rpc codeq.v1.QueueService.ListDeadLetters
+   */
+  listDeadLetters: {
+    methodKind: "unary";
+    input: typeof ListDeadLettersRequestSchema;
+    output: typeof ListDeadLettersResponseSchema;
+  },
+  /**
+   * RedriveTasks gives tasks that are DLQ, FAILED or CANCELLED and pass every filter another life: no attempts, at the tail
+   * of the queue. Without a rate it works at once, up to `limit` tasks or 10000 rows looked at; call again with the token
+   * while there is one. With a rate it answers at once and works in the background, until all are done; the work is
+   * forgotten at a stop of the server: call again.
+   * Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (works in the background).
+   *
+   * @generated from rpc codeq.v1.QueueService.RedriveTasks
+   */
+  redriveTasks: {
+    methodKind: "unary";
+    input: typeof RedriveTasksRequestSchema;
+    output: typeof RedriveTasksResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_codeq_v1_queue_service, 0);

@@ -1,0 +1,78 @@
+"""codeq dlq …: look at the tasks that failed too often, and give them another life."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import typer
+
+from codeq_cli import json_text, names, render
+from codeq_cli.client_options import ClientOptions, client_command
+from codeq_cli.failures import usage_failure
+from codeq_cli.rest import members_of
+
+COLUMNS: Final = ("id", "priority", "attempts", "finishedAt", "error")
+"""Columns of the table of dead letters."""
+
+app = typer.Typer(no_args_is_help=False, help="Dead-letter queues; needs an administrator's token.")
+
+Command = Annotated[str, typer.Argument(metavar="COMMAND", help="Command: the queue.")]
+
+
+@app.command("list")
+@client_command
+def list_(
+    options: ClientOptions,
+    command: Command,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="Tasks shown at most.")] = 100,
+    page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="The nextPageToken shown before.")] = None,
+) -> None:
+    """Shows the dead letters of a queue, those first that came first; JSON and YAML group them by error too."""
+    query: dict[str, str | int] = {"pageSize": limit}
+    if page_token is not None:
+        query["pageToken"] = page_token
+    reply = options.server().call("GET", f"/admin/queues/{names.command(command)}/dlq", query=query)
+    fields = members_of(reply)
+    if options.format is render.Format.TABLE:
+        render.show_list("tasks", json_text.elements(fields.get("tasks", "[]")), COLUMNS, options.format)
+    else:
+        render.show_object(reply or "", options.format)
+
+
+@app.command()
+@client_command
+def redrive(
+    options: ClientOptions,
+    command: Command,
+    *,
+    status: Annotated[str, typer.Option(help="DLQ, FAILED or CANCELLED.")] = "DLQ",
+    error: Annotated[str | None, typer.Option(metavar="TEXT", help="Only tasks whose error contains this.")] = None,
+    ended_from: Annotated[str | None, typer.Option(metavar="RFC3339", help="Ended then or later.")] = None,
+    ended_to: Annotated[str | None, typer.Option(metavar="RFC3339", help="Ended before.")] = None,
+    task_ids: Annotated[str | None, typer.Option("--ids", metavar="A,B", help="Only these tasks.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only, change nothing.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, max=10_000, help="Tasks at most; default 1000.")] = None,
+    rate: Annotated[
+        int | None, typer.Option(min=1, max=10_000, metavar="N", help="Tasks per second, in the background.")
+    ] = None,
+    page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="The nextPageToken shown before.")] = None,
+) -> None:
+    """Gives ended tasks of a queue another life: without attempts, at its tail.
+
+    A call works a part of a long queue: repeat it while it shows a nextPageToken, with that token.
+    """
+    if rate is not None and (dry_run or limit is not None):
+        raise usage_failure("--rate goes with neither --dry-run nor --limit")
+    fields = {"status": json_text.quote(status.upper())}
+    texts = {"errorContains": error, "endedFrom": ended_from, "endedTo": ended_to, "pageToken": page_token}
+    fields |= {name: json_text.quote(text) for name, text in texts.items() if text is not None}
+    fields |= {name: str(number) for name, number in {"limit": limit, "rate": rate}.items() if number is not None}
+    if dry_run:
+        fields["dryRun"] = "true"
+    if task_ids is not None:
+        ids = [json_text.quote(names.task_id(each.strip())) for each in task_ids.split(",")]
+        fields["taskIds"] = f"[{','.join(ids)}]"
+    path = f"/admin/queues/{names.command(command)}/dlq/redrive"
+    reply = options.server().call("POST", path, body=json_text.join(fields))
+    members_of(reply)
+    render.show_object(reply or "", options.format)

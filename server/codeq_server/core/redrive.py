@@ -1,0 +1,121 @@
+"""Another life for tasks that ended without success, and the removal of ended tasks before their time."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from codeq_internal.v1 import rows_pb2
+
+from . import keys
+from .clock import Now
+from .errors import CorruptRows, Reason, Rejection
+from .model import Lane
+from .outcomes import Status, enqueue, find_home
+from .parsing import parsed
+from .shard import Shard
+from .timers import remove_ended
+
+REDRIVABLE: Final = frozenset({Status.DLQ, Status.FAILED, Status.CANCELLED})
+CLEANUP_SLICE: Final = 64
+"""Tasks that one call of `cleanup` looks at: each may have a large result."""
+
+
+class Cleaned(NamedTuple):
+    """What a slice of a cleanup did.
+
+    Attributes:
+        removed: Tasks removed.
+        looked: Tasks looked at.
+        following: Where in the list the next slice begins; None: the list ends there.
+    """
+
+    removed: int
+    looked: int
+    following: int | None
+
+
+def redrive_task(shard: Shard, tenant: str, task_id: str, now: Now) -> None:
+    """Gives a task another life.
+
+    Raises:
+        Rejection: TASK_NOT_FOUND, TASK_NOT_REDRIVABLE.
+    """
+    home, position = find_home(shard, tenant, task_id)
+    state = shard.state(home, position)
+    if state is None or not state.ended_lsn or state.status not in REDRIVABLE:
+        raise Rejection(Reason.TASK_NOT_REDRIVABLE, "only a task that is DLQ, FAILED or CANCELLED is redriven")
+    redrive(shard, home, position, state, now)
+
+
+def redrive(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow, now: Now) -> None:
+    """Puts an ended task at the tail of its queue, as if it were new; `state` is its state row.
+
+    Of its former life only the token that ended it is kept, so that it and earlier ones stay refused. Lists of ended
+    tasks still name the task; the sweep sees by the state row that this end is over.
+
+    Raises:
+        CorruptRows: The task has no home.
+    """
+    key = keys.place_key(home.task_prefix, position)
+    value = shard.get(key)
+    if value is None:
+        raise CorruptRows(key, "the home of an ended task is missing")
+    queue, batch = home.queue, shard.batch
+    dead = state.status == Status.DLQ
+    if dead:
+        batch.rows[keys.dead_key(queue.number, state.changed_ms, home.index, position)] = None
+        queue.dlq -= 1
+    elif state.status == Status.FAILED:
+        queue.failed_total -= 1
+    if state.ended_lsn == batch.lsn:
+        batch.revived.append((queue.number, keys.pack_home(home.index, position), dead))
+    life = rows_pb2.StateRow(ended_token=state.ended_token, changed_ms=now.wall_ms, redriven_lsn=batch.lsn)
+    lane = queue.lane(keys.split_parked(value)[1]) if value[:1] == keys.PARKED else home
+    enqueue(shard, lane, home, position, life)
+    shard.put_state(home, position, life)
+    shard.totals.redriven += 1
+
+
+def cleanup(shard: Shard, key: bytes, tenant: str, before_ms: int, start: int, limit: int) -> Cleaned:
+    """Removes tasks of one list of ended tasks that ended before a time; works one slice of the list.
+
+    Args:
+        shard: Shard that owns them.
+        key: Key of the list.
+        tenant: Whose tasks.
+        before_ms: Unix milliseconds.
+        start: Where in the list the slice begins.
+        limit: Tasks to remove at most.
+
+    Raises:
+        CorruptRows: The list, or a state row, is unreadable.
+    """
+    value = shard.get(key)
+    if value is None:
+        return Cleaned(0, 0, None)
+    row = parsed(rows_pb2.EndedRow, key, value)
+    numbers = row.queues if len(row.queues) > 1 else [row.queues[0]] * len(row.homes)
+    listed = list(zip(numbers, row.homes, strict=True))
+    gone: list[tuple[int, int]] = []
+    left = listed[:start]
+    for number, home in listed[start : start + CLEANUP_SLICE]:
+        if len(gone) == limit:
+            break
+        lane_index, position = keys.unpack_home(home)
+        queue = shard.queues[number]
+        state = shard.state(queue.lane(lane_index), position) if queue.tenant == tenant else None
+        matches = state is not None and state.ended_lsn == row.lsn and state.changed_ms < before_ms
+        (gone if matches else left).append((number, home))
+    looked = len(gone) + len(left) - min(start, len(listed))
+    left += listed[start + looked :]
+    if gone:
+        remove_ended(shard, _ended_row(row.lsn, gone), dead=bool(keys.split_ended_key(key)[2] & 1))
+        shard.batch.rows[key] = _ended_row(row.lsn, left).SerializeToString() if left else None
+    following = start + looked - len(gone)
+    return Cleaned(len(gone), looked, following if following < len(left) else None)
+
+
+def _ended_row(lsn: int, listed: list[tuple[int, int]]) -> rows_pb2.EndedRow:
+    queues = [queue for queue, _ in listed]
+    same = len(set(queues)) == 1
+    return rows_pb2.EndedRow(lsn=lsn, queues=queues[:1] if same else queues, homes=[home for _, home in listed])

@@ -1,0 +1,54 @@
+"""Removal of ended tasks before their retention is over, in bounded steps."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from codeq.v1 import task_service_pb2 as pb
+
+from codeq_server.core.listing import Walk
+from codeq_server.core.redrive import cleanup
+from codeq_server.engine.runner import ShardRunner
+
+from .convert import unix_ms
+from .listing import PAGE_ROWS_MAX
+from .page_tokens import last_key, page_token
+
+LIMIT_DEFAULT: Final = 1000
+"""Tasks removed by a call that names no limit."""
+_ENDED_KEY_BYTES: Final = 19
+
+
+async def clean(runner: ShardRunner, tenant: str, request: pb.CleanupTasksRequest) -> pb.CleanupTasksResponse:
+    """Removes ended tasks of a tenant, those first whose retention is over first.
+
+    Raises:
+        Rejection: INVALID_PAGE_TOKEN.
+    """
+    limit, before_ms = request.limit or LIMIT_DEFAULT, unix_ms(request.before)
+    of = ("cleanup", tenant, before_ms)
+    walk = Walk(b"r" + runner.shard.sweep_mark, b"s")
+    if request.page_token:
+        # The list of the token is looked at again: some of its tasks may be left.
+        walk.start = max(walk.start, last_key(request.page_token, _ENDED_KEY_BYTES, *of))
+    deleted = examined = 0
+    key, start = b"", None
+    while deleted < limit and examined < PAGE_ROWS_MAX:
+        await runner.room()
+        if start is None:
+            rows = walk.read(runner.shard, 1)
+            if not rows:
+                break
+            key, start = rows[0][0], 0
+        runner.now()  # refuses where nothing is decided any more
+        try:
+            cleaned = cleanup(runner.shard, key, tenant, before_ms, start, limit - deleted)
+        except Exception as problem:
+            raise runner.fail(problem) from problem
+        deleted, examined, start = deleted + cleaned.removed, examined + cleaned.looked, cleaned.following
+        runner.changed()
+        await asyncio.sleep(0)
+    await runner.wait_durable()
+    token = page_token(key, *of) if deleted >= limit or examined >= PAGE_ROWS_MAX else ""
+    return pb.CleanupTasksResponse(deleted=deleted, before=request.before, limit=limit, next_page_token=token)

@@ -1,0 +1,200 @@
+"""Redrive of many tasks: at once in bounded steps, or in the background at a rate."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from codeq.v1 import queue_service_pb2 as pb
+from codeq_internal.v1 import rows_pb2
+
+from codeq_server.core import keys
+from codeq_server.core.errors import CorruptRows, Reason, Rejection
+from codeq_server.core.listing import Walk
+from codeq_server.core.model import Lane, Queue
+from codeq_server.core.outcomes import Status, find_home
+from codeq_server.core.redrive import redrive
+from codeq_server.engine.runner import ShardRunner
+
+from .convert import unix_ms
+from .listing import PAGE_ROWS_MAX, SLICE_DEAD, corrupt, dead_letters
+from .page_tokens import last_key, page_token
+
+LIMIT_DEFAULT: Final = 1000
+"""Tasks of a call that names no limit."""
+BACKGROUND_MAX: Final = 100
+"""Queues whose tasks are redriven in the background at a time."""
+STEPS_PER_SECOND: Final = 10
+"""Steps in which a rate is kept."""
+
+
+class Redriver:
+    """Redrives tasks of queues.
+
+    What works in the background lives in memory: a stop of the server ends it, and what is done stays done.
+    """
+
+    def __init__(self, runner: ShardRunner) -> None:
+        self._runner = runner
+        self._background: dict[Queue, asyncio.Task[None]] = {}
+
+    async def redrive(self, queue: Queue, request: pb.RedriveTasksRequest) -> pb.RedriveTasksResponse:
+        """Redrives the tasks of a queue that a request means, or begins to.
+
+        Raises:
+            Rejection: INVALID_PAGE_TOKEN, LIMIT_REACHED.
+        """
+        status = Status(request.status or Status.DLQ)
+        of = ("redrive", queue.tenant, queue.command, status, *_said(request))
+        step = _Step(self._runner, queue, request, status, apply=not request.dry_run)
+        if request.page_token:
+            last = last_key(request.page_token, step.key_bytes, *of)
+            step.walk.start = max(step.walk.start, last + b"\0")
+        if request.rate:
+            self._begin(queue, step, request.rate)
+            return pb.RedriveTasksResponse(in_background=True)
+        if step.task_ids:
+            for first in range(0, len(step.task_ids), SLICE_DEAD):
+                await step.named(step.task_ids[first : first + SLICE_DEAD])
+        else:
+            limit = PAGE_ROWS_MAX if request.dry_run else request.limit or LIMIT_DEFAULT
+            await step.work(limit, PAGE_ROWS_MAX)
+        await self._runner.wait_durable()
+        return pb.RedriveTasksResponse(
+            matched=step.matched,
+            redriven=0 if request.dry_run else step.matched,
+            next_page_token="" if step.walk.done or request.task_ids else page_token(step.last, *of),
+        )
+
+    def _begin(self, queue: Queue, step: _Step, rate: int) -> None:
+        earlier = self._background.pop(queue, None)
+        if earlier is not None:
+            earlier.cancel()
+        if len(self._background) >= BACKGROUND_MAX:
+            raise Rejection(Reason.LIMIT_REACHED, f"{BACKGROUND_MAX} queues are redriven in the background, the limit")
+        task = asyncio.create_task(self._run(step, rate), name="redrive")
+        self._background[queue] = task
+
+        def forget(done: asyncio.Task[None]) -> None:
+            if self._background.get(queue) is done:
+                del self._background[queue]
+
+        task.add_done_callback(forget)
+
+    async def _run(self, step: _Step, rate: int) -> None:
+        count = max(1, rate // STEPS_PER_SECOND)
+        loop = asyncio.get_running_loop()
+        at = loop.time()
+        try:
+            if step.task_ids:
+                count = min(count, SLICE_DEAD)
+                for first in range(0, len(step.task_ids), count):
+                    await step.named(step.task_ids[first : first + count])
+                    at = max(at + count / rate, loop.time())
+                    await asyncio.sleep(at - loop.time())
+                return
+            while not step.walk.done:
+                before = step.matched
+                await step.work(before + count, step.walk.examined + PAGE_ROWS_MAX)
+                at = max(at + (step.matched - before) / rate, loop.time())
+                await asyncio.sleep(at - loop.time())
+        except Rejection:
+            return  # the server stops, or rows are corrupt; what is done stays done
+
+
+class _Step:
+    """Where a redrive is in its queue, and what it wants."""
+
+    def __init__(
+        self, runner: ShardRunner, queue: Queue, request: pb.RedriveTasksRequest, status: Status, *, apply: bool
+    ) -> None:
+        self._runner = runner
+        self._queue = queue
+        self._apply = apply
+        self._wants = _filter(request, status, runner.now().wall_ms)
+        self.task_ids = list(dict.fromkeys(request.task_ids))
+        self.matched = 0
+        self.last = b""
+        """Key looked at last."""
+        if status is Status.DLQ:
+            self.walk, self._home, self.key_bytes = dead_letters(queue), _home_of_dead, 20
+        else:
+            number = queue.number
+            walk = Walk(b"s" + number.to_bytes(4, "big"), b"s" + (number + 1).to_bytes(4, "big"), SLICE_DEAD)
+            self.walk, self._home, self.key_bytes = walk, _home_of_state, 12
+
+    async def work(self, matched_max: int, examined_max: int) -> None:
+        """Goes on until so many matched or were looked at in all, or the end."""
+        walk = self.walk
+        while not walk.done and self.matched < matched_max and walk.examined < examined_max:
+            await self._runner.room()
+            for key, _ in walk.read(self._runner.shard, examined_max - walk.examined):
+                self.last = key
+                lane, position = self._home(key)
+                self._try(self._queue.lane(lane), position)
+                if self.matched >= matched_max:
+                    walk.start, walk.done = key + b"\0", False
+                    break
+            self._runner.changed()
+            await asyncio.sleep(0)
+
+    async def named(self, task_ids: Sequence[str]) -> None:
+        """Works these tasks, a slice of them; those that are not there or not of the queue are passed over."""
+        await self._runner.room()
+        for task_id in task_ids:
+            try:
+                home, position = find_home(self._runner.shard, self._queue.tenant, task_id)
+            except Rejection:
+                continue
+            except CorruptRows as problem:
+                raise corrupt(problem) from None
+            if home.queue is self._queue:
+                self._try(home, position)
+        self._runner.changed()
+        await asyncio.sleep(0)
+
+    def _try(self, home: Lane, position: int) -> None:
+        runner = self._runner
+        now = runner.now()
+        try:
+            state = runner.shard.state(home, position)
+        except CorruptRows as problem:
+            raise corrupt(problem) from None
+        if state is None or not self._wants(state):
+            return
+        self.matched += 1
+        if self._apply:
+            try:
+                redrive(runner.shard, home, position, state, now)
+            except Exception as problem:
+                raise runner.fail(problem) from problem
+
+
+def _home_of_dead(key: bytes) -> tuple[int, int]:
+    return keys.split_dead_key(key)[2:]
+
+
+def _home_of_state(key: bytes) -> tuple[int, int]:
+    return keys.split_place_key(key)[1:]
+
+
+def _said(request: pb.RedriveTasksRequest) -> tuple[object, ...]:
+    """Returns the filters of a request: what its page tokens are bound to."""
+    times = (request.ended_from.SerializeToString(), request.ended_to.SerializeToString())
+    return (request.error_contains, *times)
+
+
+def _filter(request: pb.RedriveTasksRequest, status: Status, started_ms: int) -> Callable[[rows_pb2.StateRow], bool]:
+    """Returns what tells whether a request means a task; never one that ends after its start, which may be again."""
+    text = request.error_contains
+    since = unix_ms(request.ended_from) if request.HasField("ended_from") else 0
+    until = unix_ms(request.ended_to) if request.HasField("ended_to") else started_ms + 1
+    until = min(until, started_ms + 1)
+
+    def wants(state: rows_pb2.StateRow) -> bool:
+        return (
+            state.status == status and state.ended_lsn > 0 and since <= state.changed_ms < until and text in state.error
+        )
+
+    return wants

@@ -1,0 +1,74 @@
+"""Rules of the checker about ended rows: which tasks they list, and in which life of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from codeq.v1.task_pb2 import TaskStatus
+from codeq_internal.v1 import rows_pb2
+
+ENDED: Final[dict[int, str]] = {
+    TaskStatus.TASK_STATUS_COMPLETED: "completed",
+    TaskStatus.TASK_STATUS_FAILED: "failed",
+    TaskStatus.TASK_STATUS_DLQ: "dlq",
+    TaskStatus.TASK_STATUS_CANCELLED: "cancelled",
+}
+"""Statuses of an ended task, with their names in the summary."""
+
+
+class EndedRows:
+    """What rows "r" list, and what state rows and homes have yet to confirm.
+
+    A task that was redriven may still be listed with the ends of earlier lives, even when it is gone.
+    """
+
+    def __init__(self) -> None:
+        self._listed: dict[int, int] = {}
+        """Of each home: batch << 1 | whether as a dead letter, of the end met first."""
+        self._more: dict[int, list[int]] = {}
+        """The same for the other ends of tasks with several."""
+
+    def row(self, lsn: int, homes: Sequence[int], *, dead: bool) -> Iterator[int]:
+        """Takes a row; yields homes that are listed with this end already."""
+        entry = lsn << 1 | dead
+        for home in homes:
+            if home not in self._listed:
+                self._listed[home] = entry
+            elif entry in self._of(home):
+                yield home
+            else:
+                self._more.setdefault(home, []).append(entry)
+
+    def state(self, home: int, state: rows_pb2.StateRow) -> Iterator[str]:
+        """Takes a state row; yields what is wrong: its end must be listed, and others only from earlier lives."""
+        listed = self._taken(home)
+        own = state.ended_lsn << 1 | (state.status == TaskStatus.TASK_STATUS_DLQ)
+        if state.ended_lsn and own not in listed:
+            yield f"has ended in batch {state.ended_lsn}, but no ended row of that batch lists it"
+        for entry in listed:
+            if entry != own and entry >> 1 >= (state.ended_lsn or state.redriven_lsn):
+                yield _not_so(entry)
+
+    def home(self, home: int) -> Iterator[str]:
+        """Takes a home without a state row; yields what is wrong: such a task never ended."""
+        for entry in self._taken(home):
+            yield _not_so(entry)
+
+    def finish(self) -> Iterator[tuple[int, str]]:
+        """Yields home and problem of what is listed and has no rows; that is well if the task was redriven once."""
+        for home, entry in self._listed.items():
+            yield home, _not_so(entry)
+
+    def _of(self, home: int) -> list[int]:
+        return [self._listed[home], *self._more.get(home, ())]
+
+    def _taken(self, home: int) -> list[int]:
+        """Returns the ends that are listed of a home, and forgets them."""
+        if home not in self._listed:
+            return []
+        return [self._listed.pop(home), *self._more.pop(home, ())]
+
+
+def _not_so(entry: int) -> str:
+    return f"is listed as ended in batch {entry >> 1}, which is not so"

@@ -1,0 +1,117 @@
+"""Lists of tasks, dead letters, redrive and cleanup: commands against a server that records what it is sent."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from recording_server import RecordingServer, Run
+
+TASKS = [f'{{"id":"t{n}","command":"A","status":"DLQ","attempts":1,"error":"no","payload":{n}.0}}' for n in range(3)]
+
+EVERY_FILTER = (
+    "dlq redrive A --status failed --error ü --ended-from 2030-01-01T00:00:00Z --ended-to 2030-02-01T00:00:00Z"
+    " --ids t1,t2 --dry-run --limit 9 --page-token p"
+)
+
+
+def page(tasks: list[str], token: str, more: str = "") -> bytes:
+    return f'{{"tasks":[{",".join(tasks)}],"nextPageToken":"{token}"{more}}}'.encode()
+
+
+def test_task_list_with_every_filter_reads_page_after_page(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(page(TASKS[:2], "x/y="))
+    recorder.reply(page(TASKS[2:], ""))
+    done = client(
+        *("task", "list", "--command", "A", "--status", "dlq, failed", "--limit", "1000", "-o", "json"),
+        *("--created-from", "2030-01-01T00:00:00Z", "--created-to", "2030-02-01T00:00:00Z"),
+    )
+    assert done.stdout.decode() == f'{{"tasks":[{",".join(TASKS)}]}}\n'
+    first, second = (request.path for request in recorder.requests)
+    assert first == (
+        "/v1/codeq/tasks?pageSize=500&command=A&status=DLQ&status=FAILED"
+        "&createdFrom=2030-01-01T00%3A00%3A00Z&createdTo=2030-02-01T00%3A00%3A00Z"
+    )
+    assert second == first + "&pageToken=x%2Fy%3D"
+
+
+def test_task_list_stops_at_its_limit(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(page(TASKS, "more"))
+    done = client("task", "list", "--limit", "2", "-o", "table")
+    assert done.stdout.decode().splitlines()[0].split()[:3] == ["ID", "COMMAND", "STATUS"]
+    assert [line.split()[0] for line in done.stdout.decode().splitlines()[1:]] == ["t0", "t1"]
+    assert recorder.request.path == "/v1/codeq/tasks?pageSize=2"
+
+
+def test_dlq_list_shows_tasks_in_a_table_and_groups_in_json(client: Run, recorder: RecordingServer) -> None:
+    body = page(TASKS, "t", ',"groups":[{"error":"no","count":3}],"total":3')
+    recorder.replies = [(200, body)] * 2
+    assert client("dlq", "list", "A", "-o", "json").stdout == body + b"\n"
+    table = client("dlq", "list", "A", "--limit", "3", "--page-token", "s", "-o", "table").stdout.decode().splitlines()
+    assert table[0].split() == ["ID", "PRIORITY", "ATTEMPTS", "FINISHEDAT", "ERROR"]
+    assert [line.split()[0] for line in table[1:]] == ["t0", "t1", "t2"]
+    assert [request.path for request in recorder.requests] == [
+        "/v1/codeq/admin/queues/A/dlq?pageSize=100",
+        "/v1/codeq/admin/queues/A/dlq?pageSize=3&pageToken=s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "path", "body"),
+    [
+        ("task redrive t1", "/tasks/t1/redrive", {}),
+        ("dlq redrive A", "/admin/queues/A/dlq/redrive", {"status": "DLQ"}),
+        (
+            EVERY_FILTER,
+            "/admin/queues/A/dlq/redrive",
+            {
+                "status": "FAILED",
+                "errorContains": "ü",
+                "endedFrom": "2030-01-01T00:00:00Z",
+                "endedTo": "2030-02-01T00:00:00Z",
+                "taskIds": ["t1", "t2"],
+                "dryRun": True,
+                "limit": 9,
+                "pageToken": "p",
+            },
+        ),
+        ("dlq redrive A --rate 5", "/admin/queues/A/dlq/redrive", {"status": "DLQ", "rate": 5}),
+        (
+            "task cleanup --before 2030-01-01T00:00:00Z",
+            "/admin/tasks/cleanup",
+            {"before": "2030-01-01T00:00:00Z"},
+        ),
+        (
+            "task cleanup --before 2030-01-01T00:00:00Z --limit 5 --page-token p",
+            "/admin/tasks/cleanup",
+            {"before": "2030-01-01T00:00:00Z", "limit": 5, "pageToken": "p"},
+        ),
+    ],
+)
+def test_command_posts_its_options_and_shows_the_reply(
+    client: Run, recorder: RecordingServer, args: str, path: str, body: object
+) -> None:
+    recorder.reply(b'{"redriven":1}')
+    done = client("-o", "json", *args.split())
+    assert (done.returncode, done.stdout) == (0, b'{"redriven":1}\n')
+    assert (recorder.request.method, recorder.request.path) == ("POST", f"/v1/codeq{path}")
+    assert json.loads(recorder.request.body) == body
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        ("dlq redrive A --rate 5 --limit 1", b"--rate goes with neither"),
+        ("dlq redrive A --rate 5 --dry-run", b"--rate goes with neither"),
+        ("dlq redrive A --limit 0", b"--limit"),
+        ("dlq redrive A --ids t1,", b"is not the id of a task"),
+        ("dlq list A/B", b"is not a command"),
+        ("task redrive a/b", b"is not the id of a task"),
+        ("task cleanup", b"--before"),
+        ("task list --limit 0", b"--limit"),
+    ],
+)
+def test_wrong_usage_sends_nothing(client: Run, recorder: RecordingServer, args: str, part: bytes) -> None:
+    done = client(*args.split())
+    assert (done.returncode, recorder.requests) == (2, [])
+    assert part in done.stderr

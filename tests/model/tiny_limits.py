@@ -1,0 +1,25 @@
+"""Limits of the core made so small that random works of some fifty steps meet them."""
+
+from __future__ import annotations
+
+import pytest
+from codeq_server.core import claims, creates, outcomes, recovery, timers
+from codeq_server.core import shard as shard_module
+from reference import ABANDONS_MAX
+
+CLAIM_MAX = 5
+
+
+def make_limits_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets pages end, windows be cut and rows be split in lives of fifty steps."""
+    for module, name, value in (
+        (claims, "CLAIM_MAX", CLAIM_MAX),
+        (creates, "DUE_WINDOW_MAX", 4),
+        (timers, "DUE_PAGE", 2),
+        (timers, "SLICE", 2),
+        (outcomes, "ABANDONS_MAX", ABANDONS_MAX),
+        (outcomes, "SHRINK_FROM", 2),
+        (shard_module, "ENDED_ROW_MAX", 2),
+        (recovery, "PAGE", 2),
+    ):
+        monkeypatch.setattr(module, name, value)

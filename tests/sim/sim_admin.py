@@ -1,0 +1,92 @@
+"""An administrator of the simulated node: gives tasks other lives, reads dead letters, removes what has ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from codeq.v1 import queue_service_pb2, task_pb2, task_service_pb2
+from codeq_server.core.errors import Reason, Rejection
+from sim_audit import REDRIVABLE
+from sim_node import tenant_of
+
+if TYPE_CHECKING:
+    from sim_clients import World
+
+_NOT_THERE = frozenset({Reason.TASK_NOT_FOUND, Reason.TASK_NOT_REDRIVABLE, Reason.QUEUE_NOT_FOUND})
+
+
+async def redrive_task(world: World, holder: str) -> None:
+    """Gives one task another life, or asks for that of a task that has not ended badly."""
+    own = [task for task in world.audit.tasks.values() if task.asked.tenant == tenant_of(holder)]
+    ended = [task for task in own if task.end is not None and task.end.status in REDRIVABLE]
+    if not own:
+        return
+    known = world.chance.choice(ended or own)
+    known.redrives += 2  # the call may be doubled
+    request = task_service_pb2.RedriveTaskRequest(task_id=known.task_id)
+    try:
+        await world.node.call(holder, "TaskService/RedriveTask", request)
+    except Rejection as refusal:
+        if refusal.reason not in _NOT_THERE:
+            raise
+
+
+async def redrive_queue(world: World, holder: str, command: str) -> None:
+    """Gives tasks of a queue other lives: at once page by page, or in the background."""
+    chance, audit, tenant = world.chance, world.audit, tenant_of(holder)
+    status = chance.choice((task_pb2.TASK_STATUS_DLQ, task_pb2.TASK_STATUS_FAILED, task_pb2.TASK_STATUS_CANCELLED))
+    request = queue_service_pb2.RedriveTasksRequest(command=command, status=status)
+    if chance.random() < 0.3:
+        request.rate = chance.choice((1, 10))
+    else:
+        request.limit = chance.choice((0, 1, 3))
+        request.dry_run = chance.random() < 0.2
+    while True:
+        if not request.dry_run:
+            audit.redrives[tenant, command] = audit.redrives.get((tenant, command), 0) + 1
+        try:
+            answer = await world.node.call(holder, "QueueService/RedriveTasks", request, doubled=0)
+        except Rejection as refusal:
+            if refusal.reason in _NOT_THERE:
+                return
+            raise
+        request.page_token = answer.next_page_token
+        if not request.page_token:
+            audit.count("redrive of a queue")
+            return
+
+
+async def list_dead_letters(world: World, holder: str, command: str) -> None:
+    """Reads every page of a queue's dead letters: each is shown once."""
+    seen: set[str] = set()
+    request = queue_service_pb2.ListDeadLettersRequest(command=command, page_size=2)
+    while True:
+        try:
+            page = await world.node.call(holder, "QueueService/ListDeadLetters", request)
+        except Rejection as refusal:
+            if refusal.reason in _NOT_THERE:
+                return
+            raise
+        for task in page.tasks:
+            world.audit.demand(task.status == task_pb2.TASK_STATUS_DLQ, f"{task.id} is listed as a dead letter")
+            revived = world.audit.tasks[task.id].revived
+            world.audit.demand(revived or task.id not in seen, f"{task.id} is listed twice")
+            seen.add(task.id)
+        request.page_token = page.next_page_token
+        if not request.page_token:
+            world.audit.count("dead letters listed")
+            return
+
+
+async def cleanup(world: World, holder: str) -> None:
+    """Removes what ended before some other task did."""
+    audit, tenant = world.audit, tenant_of(holder)
+    ends = [task.end for task in audit.tasks.values() if task.asked.tenant == tenant and task.end is not None]
+    if not ends:
+        return
+    before_ms = world.chance.choice(ends).changed_ms
+    audit.cleaned[tenant] = max(before_ms, audit.cleaned.get(tenant, 0))
+    request = task_service_pb2.CleanupTasksRequest(limit=world.chance.choice((1, 5, 0)))
+    request.before.FromMilliseconds(before_ms)
+    await world.node.call(holder, "TaskService/CleanupTasks", request)
+    audit.count("cleanup")

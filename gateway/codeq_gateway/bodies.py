@@ -51,5 +51,7 @@ def check_head(headers: Headers, bytes_max: int) -> None:
     content_type = headers.get(b"content-type", JSON_TYPE)
     if bytes_max and content_type != JSON_TYPE and not _JSON_TYPES.fullmatch(content_type):
         raise refusals.invalid_body("the content type must be application/json")
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise refusals.invalid_body("content-encoding: bodies are not unpacked")
     if int(headers.get(b"content-length", 0)) > bytes_max:
         raise refusals.oversized_body(bytes_max)

@@ -15,7 +15,7 @@ from typing import Final, cast
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 
-from codeq_gateway import refusals
+from codeq_gateway import header_fields, refusals
 from codeq_gateway.app import Gateway
 from codeq_gateway.dispatch import CallFailed
 from codeq_gateway.exchange import CONTINUE, End, Exchange, render
@@ -185,6 +185,12 @@ class Connection(asyncio.Protocol):
             self._break_off("the version of HTTP is none that is served")
             return
         named = dict(headers)
+        if len(named) < len(headers) and (twice := header_fields.repeated(headers)):
+            self._break_off(f"the header {twice} is given more than once")
+            return
+        if named.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+            self._break_off("transfer-encoding: none but chunked is served")
+            return
         method = parser.get_method()
         # A connection of HTTP/1.0 would have to be told that it is kept.
         keep_alive = parser.should_keep_alive() and (

@@ -1,14 +1,19 @@
-"""Fields of a body that may come in an HTTP header instead, as the option `http_header` says."""
+"""Fields of a body that may come in an HTTP header instead, as the option `http_header` says, and repeated headers."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
 
 from codeq.options.v1 import options_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from codeq_gateway import refusals
+
+_SINGLE: Final = frozenset({b"authorization", b"content-encoding", b"content-type", b"host", b"idempotency-key"})
+"""Headers of which a request has one at most: with two, a proxy and this server might each go by another."""
 
 
 def header_of(field: FieldDescriptor) -> str:
@@ -30,6 +35,12 @@ def of_message(descriptor: Descriptor) -> dict[bytes, FieldDescriptor]:
                 raise TypeError(f"{field.full_name}: only an optional string may come in a header")
             found[name.lower().encode()] = field
     return found
+
+
+def repeated(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Returns the name of a header that must not be given twice and is; empty: there is none."""
+    counts = Counter(name for name, _ in headers)
+    return next((name.decode() for name in sorted(_SINGLE) if counts[name] > 1), "")
 
 
 def refuse_others(

@@ -121,6 +121,29 @@ async def test_json_in_another_charset_is_refused(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
+    ("header", "value"),
+    [("content-encoding", "gzip"), ("transfer-encoding", "gzip, chunked"), ("content-encoding", "")],
+)
+async def test_body_that_is_packed_is_refused(served: Served, header: str, value: str) -> None:
+    body = b"0\r\n\r\n" if header == "transfer-encoding" else b""
+    head = f"POST {TASKS} HTTP/1.1\r\n{header}: {value}\r\nconnection: close\r\n\r\n".encode()
+    answer = await served.exchange(head + body)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'"reason":"INVALID_BODY"' in answer
+    assert header.encode() in answer
+    assert served.double.calls == []
+
+
+@pytest.mark.parametrize("header", ["Authorization", "Content-Type", "Host", "Idempotency-Key"])
+async def test_header_that_is_given_twice_is_refused(served: Served, header: str) -> None:
+    head = f"POST {TASKS} HTTP/1.1\r\n{header}: application/json\r\n{header.upper()}: other\r\n\r\n"
+    answer = await served.exchange(head.encode())
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert f"the header {header.lower()} is given more than once".encode() in answer
+    assert served.double.calls == []
+
+
+@pytest.mark.parametrize(
     "content_type",
     [
         None,

@@ -55,6 +55,39 @@ MESSAGES = st.one_of(
 )
 
 
+@pytest.mark.parametrize(
+    "content", [b"[" * 400 + b"]" * 400, b'{"a":' * 400 + b"1" + b"}" * 400, b"1e400", b"-0", b'{"a":1,"a":2}']
+)
+def test_is_json_of_odd_values_is_true(content: bytes) -> None:
+    assert validation.is_json(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 100_000,
+        b"",
+        b" ",
+        b"NaN",
+        b"01",
+        b"1 1",
+        b'"\0"',
+        rb'"\ud800"',
+        b"\xef\xbb\xbf1",
+    ],
+    ids=lambda content: repr(content[:8]),
+)
+def test_is_json_of_anything_else_is_false(content: bytes) -> None:
+    assert not validation.is_json(content)
+
+
+def test_status_that_is_no_end_is_refused_by_the_names_of_those_that_are() -> None:
+    with pytest.raises(Rejection) as refused:
+        validation.check_message(pb.SubmitResultRequest(task_id="a", status=task_pb2.TASK_STATUS_DLQ))
+    assert refused.value.violations == [("status", "must be COMPLETED or FAILED")]
+
+
 @settings(max_examples=2000, deadline=None)
 @given(message=MESSAGES)
 def test_what_the_short_way_accepts_keeps_the_rules(message: Message) -> None:

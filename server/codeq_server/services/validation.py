@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 import protovalidate
+from buf.validate import validate_pb2
 from codeq.v1 import task_pb2
 from codeq.v1 import task_service_pb2 as pb
 from google.protobuf.message import Message
@@ -16,6 +17,8 @@ from codeq_server.core.errors import Reason, Rejection, invalid_field
 
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 _TOO_LARGE_RULES = frozenset({"bytes.max_len"})
+_ONE_OF_ENUM: Final = "enum.in"
+"""Rule whose message tells the numbers of an enum, which nobody knows who wrote its names."""
 _is_command = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}").fullmatch
 _USUAL_COMMANDS_MAX: Final = 16
 """Commands of a claim that are looked at here; longer lists are left to the rules."""
@@ -79,15 +82,15 @@ def check_message(message: Message) -> None:
     try:
         protovalidate.validate(message)
     except protovalidate.ValidationError as error:
-        raise _rejection(error) from None
+        raise _rejection(message, error) from None
 
 
 def is_json(content: bytes) -> bool:
-    """Returns whether bytes are one JSON value in UTF-8."""
+    """Returns whether bytes are one JSON value in UTF-8, not nested deeper than a parser follows: some 900 levels."""
     try:
         _check_json(content)
         return content.isascii() or bool(content.decode())
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
 
 
@@ -98,10 +101,10 @@ def check_json(content: bytes, field: str) -> None:
         Rejection: INVALID_FIELD.
     """
     if not is_json(content):
-        raise invalid_field(field, "is not one JSON value in UTF-8")
+        raise invalid_field(field, "is not one JSON value in UTF-8, or is nested too deeply")
 
 
-def _rejection(error: protovalidate.ValidationError) -> Rejection:
+def _rejection(message: Message, error: protovalidate.ValidationError) -> Rejection:
     violations = []
     too_large = False
     for violation in error.violations:
@@ -110,7 +113,19 @@ def _rejection(error: protovalidate.ValidationError) -> Rejection:
             element.field_name if element.subscript is None else f"{element.field_name}[{element.subscript.value}]"
             for element in (proto.field.elements if proto.field is not None else ())
         )
-        violations.append((path, proto.message))
+        violations.append((path, _wanted(message, path) if proto.rule_id == _ONE_OF_ENUM else proto.message))
         too_large = too_large or proto.rule_id in _TOO_LARGE_RULES
     text = "; ".join(f"{path}: {message}" if path else message for path, message in violations)
     return Rejection(Reason.TOO_LARGE if too_large else Reason.INVALID_FIELD, text, violations)
+
+
+def _wanted(message: Message, path: str) -> str:
+    """Returns the names that an enum field of a message may have, as users write them."""
+    descriptor: Any = message.DESCRIPTOR
+    for part in path.split("."):
+        field = descriptor.fields_by_name[part.partition("[")[0]]
+        descriptor = field.message_type
+    values = field.enum_type.values_by_number
+    prefix = values[0].name.removesuffix("UNSPECIFIED")
+    numbers = getattr(field.GetOptions().Extensions[validate_pb2.field].enum, "in")
+    return "must be " + " or ".join(values[number].name.removeprefix(prefix) for number in numbers)

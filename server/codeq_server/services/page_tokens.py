@@ -16,12 +16,12 @@ def page_token(last: bytes, *of: object) -> str:
     return base64.urlsafe_b64encode(_digest(of) + last).decode().rstrip("=")
 
 
-def last_key(token: str, key_bytes: int, *of: object) -> bytes:
+def last_key(token: str, key_bytes: int | None, *of: object) -> bytes:
     """Returns the key in a token.
 
     Args:
         token: What the client sent.
-        key_bytes: Length of the list's keys.
+        key_bytes: Length of the list's keys; None: they differ.
         of: The same as when the token was made.
 
     Raises:
@@ -31,10 +31,11 @@ def last_key(token: str, key_bytes: int, *of: object) -> bytes:
         content = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
     except ValueError:
         content = b""
-    if content[:_DIGEST_BYTES] != _digest(of) or len(content) != _DIGEST_BYTES + key_bytes:
+    key = content[_DIGEST_BYTES:]
+    if content[:_DIGEST_BYTES] != _digest(of) or key_bytes not in (None, len(key)):
         text = "is malformed or belongs to other filters"
         raise Rejection(Reason.INVALID_PAGE_TOKEN, f"page_token: {text}", (("page_token", text),))
-    return content[_DIGEST_BYTES:]
+    return key
 
 
 def _digest(of: tuple[object, ...]) -> bytes:

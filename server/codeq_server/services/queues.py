@@ -12,6 +12,7 @@ from codeq_server.engine.runner import ShardRunner
 
 from .convert import queue_message
 from .listing import list_dead_letters
+from .page_tokens import last_key, page_token
 from .redriving import Redriver
 
 PAGE_DEFAULT = 100
@@ -25,15 +26,17 @@ class QueueService:
         self._redriver = Redriver(runner)
 
     async def ListQueues(self, claims: Claims, request: pb.ListQueuesRequest) -> pb.ListQueuesResponse:  # noqa: N802
-        """Tells a page of queues; the page token is the last command told."""
+        """Tells a page of queues."""
         count = request.page_size or PAGE_DEFAULT
+        of = ("queues", claims.tenant_id)
+        after = last_key(request.page_token, None, *of).decode("ascii", "replace") if request.page_token else ""
         now = self._runner.now()
-        views = reads.list_queues(self._runner.shard, claims.tenant_id, request.page_token, count + 1)
+        views = reads.list_queues(self._runner.shard, claims.tenant_id, after, count + 1)
         await self._runner.wait_durable()
         page = views[:count]
         return pb.ListQueuesResponse(
             queues=[queue_message(view, now) for view in page],
-            next_page_token=page[-1].command if len(views) > count else "",
+            next_page_token=page_token(page[-1].command.encode(), *of) if len(views) > count else "",
         )
 
     async def GetQueue(self, claims: Claims, request: pb.GetQueueRequest) -> pb.GetQueueResponse:  # noqa: N802

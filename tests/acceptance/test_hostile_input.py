@@ -1,0 +1,320 @@
+"""What a hostile or careless client sends to each front: a clear error that names the field, and the server goes on."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from bare_streams import auth, produce, producing, settle, take, working
+from codeq.v1 import error_pb2, queue_service_pb2, task_pb2, task_service_pb2
+from codeq.v1 import worker_service_pb2 as worker_pb
+from codeq.v1.task_service_pb2_grpc import TaskServiceStub
+from codeq_gateway.routes import Operation, read_operations
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.timestamp_pb2 import Timestamp
+from server_process import ServerProcess
+from test_bad_input import call, queue_of, refused
+
+DEEP = "[" * 100_000 + "]" * 100_000
+NUMBERS = {
+    FieldDescriptor.TYPE_INT32,
+    FieldDescriptor.TYPE_INT64,
+    FieldDescriptor.TYPE_UINT32,
+    FieldDescriptor.TYPE_UINT64,
+}
+BAD_NUMBERS = ("-1", "2147483648", "-9223372036854775809", "1" * 30, "1e400", "1.5", '"x"', "true", "[]", "{}")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with the well-known token for everything; at the end it still runs and its log tells of no defect."""
+    with ServerProcess(tmp_path_factory.mktemp("running")) as server:
+        yield server
+        assert httpx.get(f"{server.http_url}/healthz").status_code == 200
+        assert server.stop() == 0
+
+
+def post(server: ServerProcess, path: str, content: str) -> httpx.Response:
+    """Posts JSON text as it is."""
+    return call(server, "POST", path, content=content.encode(), headers={"Content-Type": "application/json"})
+
+
+def claimed(server: ServerProcess, command: str) -> dict[str, Any]:
+    """Returns a new task that is leased."""
+    call(server, "POST", "/tasks", json={"command": command, "payload": 1})
+    task: dict[str, Any] = call(server, "POST", "/tasks/claim", json={"commands": [command]}).json()
+    return task
+
+
+# -- values nested so deeply that a parser gives up --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/tasks", '{"command":"DEEP","payload":%s}'),
+        ("/tasks", '{"command":%s}'),
+        ("/tasks/batch", '{"tasks":[{"command":"DEEP","payload":%s}]}'),
+        ("/tasks/x/result", '{"status":"COMPLETED","result":%s}'),
+        ("/tasks/x/result", '{"status":"COMPLETED","workerId":%s}'),
+        ("/tasks/x/progress", '{"progress":%s}'),
+        ("/tasks/claim", "%s"),
+    ],
+)
+def test_deeply_nested_json_over_rest_is_refused(running: ServerProcess, path: str, body: str) -> None:
+    answer = post(running, path, body % DEEP)
+    assert answer.status_code == 400
+    assert answer.json()["reason"] in ("INVALID_BODY", "INVALID_FIELD")
+    refused(call(running, "GET", "/admin/queues/DEEP"), 404, "QUEUE_NOT_FOUND")
+
+
+async def test_deeply_nested_json_over_grpc_is_refused_and_harms_nothing_else(running: ServerProcess) -> None:
+    deep = DEEP.encode()
+    async with grpc.aio.insecure_channel(running.producer_addr) as channel:
+        spec = task_pb2.TaskSpec(command="NEST", payload=deep)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await TaskServiceStub(channel).CreateTask(task_service_pb2.CreateTaskRequest(spec=spec), metadata=auth())
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert "spec.payload" in (caught.value.details() or "")
+    async with producing(running) as stream:
+        good = task_pb2.TaskSpec(command="NEST", payload=b"[" * 400 + b"]" * 400)
+        ack = await produce(stream, [good, spec, good])
+        ack = await produce(stream, [spec, good])  # now the queue exists
+        assert [(error.index, error.reason) for error in ack.errors] == [(0, error_pb2.ERROR_REASON_INVALID_FIELD)]
+    async with working(running, "NEST") as stream:
+        [task] = await take(stream, 1)
+        outcome = {"task_id": task.id, "lease_token": task.lease_token, "kind": task_pb2.OUTCOME_KIND_COMPLETED}
+        [error] = await settle(stream, [task_pb2.Outcome(**outcome, result=deep)])
+        assert error.reason == error_pb2.ERROR_REASON_INVALID_FIELD
+        progress = worker_pb.Progress(
+            task_id=task.id, lease_token=task.lease_token, progress=deep[:30_000] + deep[-30_000:]
+        )
+        await stream.write(worker_pb.WorkRequest(progress=[progress]))
+        assert [lost.reason for lost in (await stream.read()).lost] == [error_pb2.ERROR_REASON_INVALID_FIELD]
+        assert await settle(stream, [task_pb2.Outcome(**outcome, result=b"1")]) == []
+    assert queue_of(running, "NEST")["ready"] == 2
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+def numeric_fields() -> list[tuple[str, str, str]]:
+    """Returns (method, path, field) of every number that a body or a query of the REST API takes."""
+    services = [
+        module.DESCRIPTOR.services_by_name[name]
+        for module, name in ((task_service_pb2, "TaskService"), (queue_service_pb2, "QueueService"))
+    ]
+    found = []
+    for operation in read_operations(services):
+        for field in fields_of(operation):
+            if field.type in NUMBERS:
+                path = operation.template.removeprefix("/v1/codeq").replace("{task_id}", "x").replace("{command}", "x")
+                found.append((operation.http_method, path, field.json_name))
+    assert len(found) > 15
+    return found
+
+
+def fields_of(operation: Operation) -> list[FieldDescriptor]:
+    """Returns the fields that a body or a query of an operation may have."""
+    request = operation.descriptor.input_type
+    if not operation.body_bytes_max:
+        return [parameter.field for parameter in operation.query.values()]
+    if operation.body_field:
+        return list(request.fields_by_name[operation.body_field].message_type.fields)
+    return list(request.fields)
+
+
+@pytest.mark.parametrize(("method", "path", "field"), numeric_fields())
+def test_number_out_of_bounds_is_refused_by_the_name_of_its_field(
+    running: ServerProcess, method: str, path: str, field: str
+) -> None:
+    for number in BAD_NUMBERS:
+        if field == "leaseToken" and number in ("2147483648", "1" * 30):
+            number = str(2**64)  # noqa: PLW2901 - a token has 64 bits
+        if method == "GET":
+            answer = call(running, "GET", f"{path}?{field}={number.strip(chr(34))}")
+        else:
+            answer = post(running, path, f'{{"{field}":{number}}}')
+        body = answer.json()
+        assert (answer.status_code, body["reason"]) == (400, "INVALID_FIELD"), (number, body)
+        assert field in [detail["field"] for detail in body["details"]], (number, body)
+
+
+async def test_times_out_of_bounds_over_grpc_are_refused_or_harmless(running: ServerProcess) -> None:
+    async with producing(running) as stream:
+        never = [Timestamp(seconds=2**62), Timestamp(seconds=253_402_300_800), Timestamp(seconds=1, nanos=-5)]
+        specs = [task_pb2.TaskSpec(command="TIMES", payload=b"1", run_at=time) for time in never]
+        past = task_pb2.TaskSpec(command="TIMES", payload=b"1", run_at=Timestamp(seconds=-(2**62)))
+        ack = await produce(stream, [*specs, past])
+        assert [error.index for error in ack.errors] == [0, 1, 2]
+        assert all("run_at" in error.message for error in ack.errors)
+    assert queue_of(running, "TIMES")["ready"] == 1
+    async with grpc.aio.insecure_channel(running.producer_addr) as channel:
+        for seconds, count in ((2**62, 0), (-(2**62), 1)):
+            request = task_service_pb2.ListTasksRequest(command="TIMES", created_from=Timestamp(seconds=seconds))
+            answer = await TaskServiceStub(channel).ListTasks(request, metadata=auth())
+            assert len(answer.tasks) == count
+
+
+# -- JSON that is almost JSON ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value", ["NaN", "Infinity", "01", "1.", "+1", "'a'", '"\x00"', '"\\ud800"', "[1,]", "1 1", "\ufeff1"]
+)
+def test_payload_that_is_no_json_is_refused(running: ServerProcess, value: str) -> None:
+    answer = post(running, "/tasks", f'{{"command":"ODD","payload":{value}}}')
+    assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_BODY")
+
+
+@pytest.mark.parametrize(
+    "value", ["1e400", "-0", '"\\u0000"', "12345678901234567890.10", '{"a":1,"a":2}', '"\\ud83d\\ude00"']
+)
+async def test_payload_of_an_odd_value_comes_back_byte_for_byte_on_every_front(
+    running: ServerProcess, value: str
+) -> None:
+    made = post(running, "/tasks", f'{{"command":"EXACT","payload":{value}}}')
+    assert f'"payload":{value},' in made.text
+    assert f'"payload":{value},' in call(running, "GET", f"/tasks/{made.json()['id']}").text
+    async with working(running, "EXACT") as stream:
+        [task] = await take(stream, 1)
+        assert task.payload == value.encode()
+        outcome = {"task_id": task.id, "lease_token": task.lease_token, "kind": task_pb2.OUTCOME_KIND_COMPLETED}
+        assert await settle(stream, [task_pb2.Outcome(**outcome, result=value.encode())]) == []
+    assert f'"result":{value},' in call(running, "GET", f"/tasks/{made.json()['id']}/result").text
+
+
+@pytest.mark.parametrize("error", ["", " ", "\t\n"])
+def test_failure_without_an_error_is_refused(running: ServerProcess, error: str) -> None:
+    task = claimed(running, "BLANK")
+    answer = call(running, "POST", f"/tasks/{task['id']}/result", json={"status": "FAILED", "error": error})
+    assert refused(answer, 400, "INVALID_FIELD")["details"][0]["field"] == "error"
+    assert call(running, "POST", f"/tasks/{task['id']}/result", json={"status": "COMPLETED"}).status_code == 200
+
+
+# -- ids, paths, page tokens -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["%2F", "a%2Fb", "%00", "..%2f..%2fetc", "%zz", "%e2%82%ac", "00000001-0000-8000-8000-0000000000ff"]
+)
+def test_id_or_command_that_cannot_be_is_not_found(running: ServerProcess, name: str) -> None:
+    refused(call(running, "GET", f"/tasks/{name}"), 404, "TASK_NOT_FOUND")
+    refused(call(running, "POST", f"/tasks/{name}/nack", json={}), 404, "TASK_NOT_FOUND")
+    refused(call(running, "GET", f"/admin/queues/{name}"), 404, "QUEUE_NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [("x" * 65, 400), ("x" * 20_000, 400), ("%ff", 400), ("", 404), ("a/", 404)]
+)
+def test_path_that_cannot_be_is_refused(running: ServerProcess, name: str, status: int) -> None:
+    answer = call(running, "GET", f"/tasks/{name}")
+    assert answer.status_code == status
+    assert len(answer.content) < 1000
+    assert answer.json()["error"]
+
+
+def test_page_token_of_another_list_or_none_at_all_is_refused(running: ServerProcess) -> None:
+    for command in ("PAGE-1", "PAGE-2", "PAGE-3"):
+        call(running, "POST", "/tasks", json={"command": command, "payload": 1})
+    tasks = call(running, "GET", "/tasks?pageSize=1").json()["nextPageToken"]
+    queues = call(running, "GET", "/admin/queues?pageSize=1").json()["nextPageToken"]
+    spoilt = base64.urlsafe_b64encode(b"\xff" * 20).decode()
+    for path, token in (
+        ("/tasks?pageSize=1&command=PAGE-2", tasks),
+        ("/tasks?pageSize=1&status=PENDING", tasks),
+        ("/tasks?pageSize=1", queues),
+        ("/admin/queues?pageSize=1", tasks),
+        *(
+            (path, bad)
+            for path in ("/tasks?pageSize=1", "/admin/queues?pageSize=1")
+            for bad in (spoilt, "A", "PAGE-1", "%00")
+        ),
+    ):
+        answer = refused(call(running, "GET", f"{path}&pageToken={token}"), 400, "INVALID_PAGE_TOKEN")
+        assert answer["details"][0]["field"] == "pageToken"
+    seen, token = [], ""
+    while token or not seen:
+        page = call(running, "GET", f"/admin/queues?pageSize=1&pageToken={token}").json()
+        seen += [queue["command"] for queue in page["queues"]]
+        token = page["nextPageToken"]
+    assert [command for command in seen if command.startswith("PAGE-")] == ["PAGE-1", "PAGE-2", "PAGE-3"]
+    assert seen == sorted(set(seen))
+
+
+# -- lists and streams of sizes that nobody needs ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/tasks/claim", {"commands": [f"c{number}" for number in range(10_000)]}, "commands"),
+        ("/tasks/claim/batch", {"commands": ["c"] * 257, "count": 1}, "commands"),
+        ("/tasks/batch", {"tasks": [{"command": "LISTS", "payload": 1}] * 1001}, "tasks"),
+        ("/tasks/batch", {"tasks": []}, "tasks"),
+        ("/tasks/batch/results", {"results": [{"taskId": "x", "status": "COMPLETED"}] * 1001}, "results"),
+        ("/tasks/batch/results", {"results": []}, "results"),
+    ],
+)
+def test_list_out_of_bounds_is_refused_by_name(
+    running: ServerProcess, path: str, body: dict[str, Any], field: str
+) -> None:
+    answer = refused(call(running, "POST", path, json=body), 400, "INVALID_FIELD")
+    assert answer["details"][0]["field"] == field
+    refused(call(running, "GET", "/admin/queues/LISTS"), 404, "QUEUE_NOT_FOUND")
+
+
+async def send_all(server: ServerProcess, messages: list[worker_pb.WorkRequest]) -> None:
+    """Sends messages over a worker stream and reads it to its end."""
+    async with working(server, "NOTHING") as stream:
+        for message in messages:
+            await stream.write(message)
+        while await stream.read() is not grpc.aio.EOF:
+            pass
+
+
+@pytest.mark.parametrize(
+    ("messages", "field"),
+    [
+        ([worker_pb.WorkRequest(add_credits=-1)], "add_credits"),
+        ([worker_pb.WorkRequest(add_credits=65_537)], "add_credits"),
+        ([worker_pb.WorkRequest(add_credits=65_536), worker_pb.WorkRequest(add_credits=1)], "add_credits"),
+        ([worker_pb.WorkRequest(add_credit_bytes=-1)], "add_credit_bytes"),
+        ([worker_pb.WorkRequest(add_credit_bytes=2**62)], "add_credit_bytes"),
+        ([worker_pb.WorkRequest(outcomes=[task_pb2.Outcome(task_id="x")] * 4097)], "outcomes"),
+        ([worker_pb.WorkRequest(heartbeats=[worker_pb.Heartbeat(task_id="x")] * 4097)], "heartbeats"),
+        ([worker_pb.WorkRequest(progress=[worker_pb.Progress(task_id="x")] * 4097)], "progress"),
+    ],
+)
+async def test_worker_stream_with_a_field_out_of_bounds_is_ended_with_its_name(
+    running: ServerProcess, messages: list[worker_pb.WorkRequest], field: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await send_all(running, messages)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert field in (caught.value.details() or "")
+
+
+async def test_worker_stream_without_credits_gets_nothing_and_outcomes_of_nonsense_are_refused_one_by_one(
+    running: ServerProcess,
+) -> None:
+    call(running, "POST", "/tasks", json={"command": "ZERO", "payload": 1})
+    async with working(running, "ZERO") as stream:
+        await stream.write(worker_pb.WorkRequest(add_credits=0))
+        nonsense = [
+            task_pb2.Outcome(),
+            task_pb2.Outcome(task_id="x" * 100, kind=task_pb2.OUTCOME_KIND_COMPLETED),
+            task_pb2.Outcome(task_id="x", kind=task_pb2.OUTCOME_KIND_COMPLETED, lease_token=2**64 - 1),
+            task_pb2.Outcome(task_id="x", kind=99),  # a kind of a later version
+            task_pb2.Outcome(task_id="x", kind=task_pb2.OUTCOME_KIND_NACK, delay_seconds=-1),
+            task_pb2.Outcome(task_id="x", kind=task_pb2.OUTCOME_KIND_NACK, delay_seconds=43_201),
+            task_pb2.Outcome(task_id="x", kind=task_pb2.OUTCOME_KIND_FAILED, error=" "),
+        ]
+        errors = await settle(stream, nonsense)
+        assert [error.number for error in errors] == list(range(1, len(nonsense) + 1))
+        assert all(len(error.task_id) <= 64 for error in errors)
+    assert queue_of(running, "ZERO")["ready"] == 1

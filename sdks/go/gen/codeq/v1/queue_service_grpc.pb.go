@@ -34,7 +34,7 @@ const (
 // QueueService tells the queues of the caller's tenant. Counts are exact and cost nothing.
 type QueueServiceClient interface {
 	// ListQueues tells the queues in the order of their names.
-	// Errors: NOT_ADMIN, INVALID_FIELD (page token).
+	// Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
 	ListQueues(ctx context.Context, in *ListQueuesRequest, opts ...grpc.CallOption) (*ListQueuesResponse, error)
 	// GetQueue tells one queue.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
@@ -133,7 +133,7 @@ func (c *queueServiceClient) RedriveTasks(ctx context.Context, in *RedriveTasksR
 // QueueService tells the queues of the caller's tenant. Counts are exact and cost nothing.
 type QueueServiceServer interface {
 	// ListQueues tells the queues in the order of their names.
-	// Errors: NOT_ADMIN, INVALID_FIELD (page token).
+	// Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
 	ListQueues(context.Context, *ListQueuesRequest) (*ListQueuesResponse, error)
 	// GetQueue tells one queue.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.

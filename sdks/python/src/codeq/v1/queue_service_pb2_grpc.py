@@ -73,7 +73,7 @@ class QueueServiceServicer:
 
     def ListQueues(self, request, context):
         """ListQueues tells the queues in the order of their names.
-        Errors: NOT_ADMIN, INVALID_FIELD (page token).
+        Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

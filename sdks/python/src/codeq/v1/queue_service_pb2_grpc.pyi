@@ -35,7 +35,7 @@ class QueueServiceStub:
     def __new__(cls, channel: _aio.Channel) -> QueueServiceAsyncStub: ...
     ListQueues: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListQueuesRequest, _queue_service_pb2.ListQueuesResponse]
     """ListQueues tells the queues in the order of their names.
-    Errors: NOT_ADMIN, INVALID_FIELD (page token).
+    Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
     """
     GetQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueRequest, _queue_service_pb2.GetQueueResponse]
     """GetQueue tells one queue.
@@ -70,7 +70,7 @@ class QueueServiceAsyncStub(QueueServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListQueues: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListQueuesRequest, _queue_service_pb2.ListQueuesResponse]  # type: ignore[assignment]
     """ListQueues tells the queues in the order of their names.
-    Errors: NOT_ADMIN, INVALID_FIELD (page token).
+    Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
     """
     GetQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueRequest, _queue_service_pb2.GetQueueResponse]  # type: ignore[assignment]
     """GetQueue tells one queue.
@@ -108,7 +108,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.ListQueuesResponse, _abc.Awaitable[_queue_service_pb2.ListQueuesResponse]]:
         """ListQueues tells the queues in the order of their names.
-        Errors: NOT_ADMIN, INVALID_FIELD (page token).
+        Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
         """
 
     @_abc_1.abstractmethod

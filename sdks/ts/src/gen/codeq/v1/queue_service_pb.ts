@@ -504,7 +504,7 @@ export const RedriveTasksResponseSchema: GenMessage<RedriveTasksResponse> = /*@_
 export const QueueService: GenService<{
   /**
    * ListQueues tells the queues in the order of their names.
-   * Errors: NOT_ADMIN, INVALID_FIELD (page token).
+   * Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
    *
    * @generated from rpc codeq.v1.QueueService.ListQueues
    */

@@ -27,6 +27,7 @@ def tokens(tenant: str, role: str = "ADMIN", **worker: Any) -> dict[str, str]:
     """Returns the environment of a server whose one tenant has both tokens. Subjects are the same in all of them."""
     rights = {"scopes": WORKER_SCOPES, "eventTypes": ["*"], **worker}
     return {
+        "ALLOW_PRODUCER_AS_WORKER": "true",
         "PRODUCER_AUTH_PROVIDER": "static",
         "PRODUCER_AUTH_CONFIG": static("producer", tenant, raw={"tenantId": tenant, "role": role}),
         "WORKER_AUTH_PROVIDER": "static",
@@ -44,7 +45,8 @@ def paths_with_a_name(server: ServerProcess, task_id: str, command: str) -> list
     found = []
     for path, methods in httpx.get(f"{server.http_url}/openapi.json").json()["paths"].items():
         if "{" in path:
-            named = path.removeprefix("/v1/codeq").replace("{taskId}", task_id).replace("{command}", command)
+            named = path.removeprefix("/v1/codeq").replace("{task_id}", task_id).replace("{command}", command)
+            assert "{" not in named
             found += [(method.upper(), named) for method in methods if method in ("get", "post", "put", "delete")]
     return found
 
@@ -53,25 +55,24 @@ def test_no_call_of_another_tenant_sees_or_changes_a_task_or_queue(tmp_path: Pat
     with of("acme", tmp_path) as server:
         waiting = call(server, "POST", "/tasks", token="producer", json={"command": "A", "payload": 1}).json()
         call(server, "POST", "/tasks", token="producer", json={"command": "B", "payload": 2, "taskId": "named"})
-        held = call(server, "POST", "/tasks/claim", token="worker", json={"commands": ["B"]}).json()
+        held = call(server, "POST", "/tasks/claim", token="producer", json={"commands": ["B"]}).json()
         page = call(server, "GET", "/tasks?pageSize=1", token="producer").json()["nextPageToken"]
         assert (held["id"], page != "") == ("named", True)
         server.stop()
     with of("umbrella", tmp_path) as server:
         for task in (waiting, held):
             for method, path in paths_with_a_name(server, task["id"], task["command"]):
-                token = "producer" if "/admin/" in path or path.endswith("/cancel") else "worker"
                 body = BODIES.get(path.rpartition("/")[2], {})
-                answer = call(server, method, path, token=token, **({"json": body} if method == "POST" else {}))
+                answer = call(server, method, path, token="producer", **({"json": body} if method == "POST" else {}))
                 assert answer.status_code == 404, (method, path, answer.text)
                 assert answer.json()["reason"] in ("TASK_NOT_FOUND", "QUEUE_NOT_FOUND"), (method, path, answer.text)
         results = [{"taskId": held["id"], "leaseToken": held["leaseToken"], "status": "COMPLETED"}]
-        answers = call(server, "POST", "/tasks/batch/results", token="worker", json={"results": results}).json()
+        answers = call(server, "POST", "/tasks/batch/results", token="producer", json={"results": results}).json()
         assert answers["results"][0]["error"]["reason"] == "TASK_NOT_FOUND"
-        assert call(server, "GET", "/tasks", token="worker").json()["tasks"] == []
+        assert call(server, "GET", "/tasks", token="producer").json()["tasks"] == []
         assert call(server, "GET", "/admin/queues", token="producer").json()["queues"] == []
         refused(call(server, "GET", f"/tasks?pageSize=1&pageToken={page}", token="producer"), 400, "INVALID_PAGE_TOKEN")
-        assert call(server, "POST", "/tasks/claim", token="worker", json={}).status_code == 204
+        assert call(server, "POST", "/tasks/claim", token="producer", json={}).status_code == 204
         server.stop()
     with of("acme", tmp_path) as server:
         assert call(server, "GET", f"/tasks/{waiting['id']}", token="producer").json() == waiting
@@ -124,8 +125,7 @@ def test_idempotency_key_of_another_tenant_neither_suppresses_nor_shows_a_task(t
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server of one tenant with two subjects that may work: of-worker and of-producer."""
-    env = {**tokens("acme"), "ALLOW_PRODUCER_AS_WORKER": "true"}
-    with ServerProcess(tmp_path_factory.mktemp("two"), env=env, dev=False) as server:
+    with ServerProcess(tmp_path_factory.mktemp("two"), env=tokens("acme"), dev=False) as server:
         yield server
 
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import pytest
-from codeq_server.core import claims, creates, names, outcomes, recovery, redrive, shard, timers, withdrawal
+from codeq_server.core import claims, creates, names, outcomes, recovery, redrive, timers, withdrawal
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
@@ -33,6 +33,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from tiny_limits import make_limits_tiny
 
 TENANTS = ("acme", "globex")
 COMMANDS = ("email", "sms")
@@ -437,15 +438,7 @@ def picture(of: Shard) -> object:
 def test_core_random_work_keeps_rows_consistent(
     monkeypatch: pytest.MonkeyPatch, machine: type[ShardMachine], examples: int
 ) -> None:
-    monkeypatch.setattr(claims, "CLAIM_MAX", 6)
-    monkeypatch.setattr(creates, "DUE_WINDOW_MAX", 6)
-    monkeypatch.setattr(timers, "DUE_PAGE", 4)
-    monkeypatch.setattr(timers, "SLICE", 3)
-    monkeypatch.setattr(redrive, "CLEANUP_SLICE", 2)
-    monkeypatch.setattr(outcomes, "SHRINK_FROM", 4)
-    monkeypatch.setattr(outcomes, "ABANDONS_MAX", 2)
-    monkeypatch.setattr(shard, "ENDED_ROW_MAX", 3)
-    monkeypatch.setattr(recovery, "PAGE", 3)
+    make_limits_tiny(monkeypatch)
     run_state_machine_as_test(
         machine,
         settings=settings(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from codeq_server.core import claims, creates, outcomes, recovery, timers
+from codeq_server.core import claims, outcomes, recovery, time_index, timers
 from codeq_server.core import shard as shard_module
 from reference import ABANDONS_MAX
 
@@ -14,8 +14,9 @@ def make_limits_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets pages end, windows be cut and rows be split in lives of fifty steps."""
     for module, name, value in (
         (claims, "CLAIM_MAX", CLAIM_MAX),
-        (creates, "DUE_WINDOW_MAX", 4),
-        (timers, "DUE_PAGE", 2),
+        (time_index, "HEAD_MAX", 4),
+        (time_index, "PAGE", 2),
+        (time_index, "ENTRIES_MAX", 12),
         (timers, "SLICE", 2),
         (outcomes, "ABANDONS_MAX", ABANDONS_MAX),
         (outcomes, "SHRINK_FROM", 2),

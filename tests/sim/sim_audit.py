@@ -261,7 +261,7 @@ class Audit:
             self.demand(not most or state.attempts == most, f"{task.task_id} is dead after {state.attempts} deliveries")
 
     def _matured(self, key: bytes, wall_ms: int) -> None:
-        due_ms, queue, lane, position = keys.split_due_key(key)
+        queue, due_ms, lane, position = keys.split_time_key(key)
         self.count("matured")
         task = self._by_home[keys.place_key(keys.lane_prefix(b"t", queue, lane), position)]
         cancelled = task.state is not None and task.state.status == Status.CANCELLED

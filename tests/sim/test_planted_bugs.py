@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 from codeq_server.core import claims, outcomes, recovery, redrive, timers
 from codeq_server.core.shard import Shard
+from codeq_server.core.time_index import TimeIndex
 from codeq_server.engine.runner import ShardRunner
 from planting import planted
 from sim_run import simulate
@@ -78,7 +79,7 @@ BUGS = {
         "leads to no dead letter",
     ),
     "index row left behind: due": Bug(
-        [(timers.mature, "shard.batch.due[key] = None", "pass")],
+        [(TimeIndex.take, "rows[entry[:_KEY]] = None", "pass")],
         "leads to no task that is scheduled",
     ),
     "redrive forgets the token": Bug(

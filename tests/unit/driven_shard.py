@@ -41,10 +41,19 @@ class DrivenShard:
     def now(self) -> Now:
         return self.shard.at(self.wall, self.mono)
 
-    def create(self, command: str = "a", *, priority: int = 0, attempts: int = 0, delay: int = 0, size: int = 2) -> str:
+    def create(
+        self,
+        command: str = "a",
+        *,
+        tenant: str = TENANT,
+        priority: int = 0,
+        attempts: int = 0,
+        delay: int = 0,
+        size: int = 2,
+    ) -> str:
         now = self.now
         due = now.wall_ms + delay if delay else 0
-        return creates.create(self.shard, TENANT, command, b"1" * size, priority, attempts, due, now)[0]
+        return creates.create(self.shard, tenant, command, b"1" * size, priority, attempts, due, now)[0]
 
     def claim(
         self, count: int = 1, commands: list[str] | None = None, *, by: Caller = WORKER, lease: int = 60_000

@@ -28,7 +28,7 @@ def place(table: bytes, lane: int, position: int) -> bytes:
 
 
 def due(due_ms: int, lane: int, position: int) -> bytes:
-    return keys.due_key(due_ms, QUEUE, lane, position)
+    return keys.time_key(keys.DUE, QUEUE, due_ms, lane, position)
 
 
 def task(lane: int) -> bytes:
@@ -324,6 +324,10 @@ MUTATIONS: dict[str, tuple[Mutation, bytes]] = {
         place(b"u", LANE, 9),
     ),
     # Scheduled tasks.
+    "due row before the mark": (
+        edit(QUEUE_KEY, rows_pb2.QueueRow, due_mark=due(800, LANE, 6)[5:]),
+        QUEUE_KEY,
+    ),
     "due row missing": (drop(due(800, LANE, 6)), S6),
     "due row of a parked task missing": (drop(due(900, 15, 1)), place(b"t", 15, 1)),
     "due row at another time": (

@@ -14,7 +14,7 @@ U16 = st.integers(0, (1 << 16) - 1)
 LANE = st.integers(0, 15)
 
 PLACES = st.tuples(U32, LANE, U48)
-DUE = st.tuples(U64, U32, LANE, U48)
+DUE = st.tuples(U32, U64, LANE, U48)
 ENDED = st.tuples(U64, U64, U16)
 DEAD = st.tuples(U32, U64, LANE, U48)
 
@@ -30,9 +30,14 @@ def test_place_keys_are_in_the_order_of_places(one: tuple[int, int, int], other:
 
 
 @given(DUE, DUE)
-def test_due_keys_are_in_the_order_of_time(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> None:
-    assert keys.split_due_key(keys.due_key(*one)) == one
-    assert (keys.due_key(*one) < keys.due_key(*other)) == (one < other)
+def test_time_keys_are_in_the_order_of_time_within_a_queue(
+    one: tuple[int, int, int, int], other: tuple[int, int, int, int]
+) -> None:
+    key = keys.time_key(keys.DUE, *one)
+    assert keys.split_time_key(key) == keys.split_time_key(key + b"value") == one
+    assert keys.time_of(key) == one[1]
+    assert len(key) == keys.TIME_KEY_BYTES
+    assert (key < keys.time_key(keys.DUE, *other)) == (one < other)
 
 
 @given(ENDED, ENDED)

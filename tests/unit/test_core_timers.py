@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from codeq_server.core import creates, timers
 from codeq_server.core import shard as shard_module
+from codeq_server.core import time_index, timers
+from codeq_server.core.model import Caller
 from driven_shard import DrivenShard
 
 
@@ -18,7 +19,7 @@ def shard() -> DrivenShard:
 def test_mature_when_slices_end_with_the_window_goes_on(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
     """A herd whose size is a multiple of slice and window: the rest must not wait for another timer."""
     monkeypatch.setattr(timers, "SLICE", 2)
-    monkeypatch.setattr(creates, "DUE_WINDOW_MAX", 4)
+    monkeypatch.setattr(time_index, "HEAD_MAX", 4)
     herd = [shard.create(delay=1000) for _ in range(10)]
     shard.pass_time(1000)
     assert {shard.status(task_id) for task_id in herd} == {"PENDING"}
@@ -55,10 +56,9 @@ def test_mature_beyond_the_window_keeps_the_order(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch, *, written: bool
 ) -> None:
     """The window is cut while tasks come in any order; what was cut is read again, written or not."""
-    monkeypatch.setattr(creates, "DUE_WINDOW_MAX", 8)
-    monkeypatch.setattr(timers, "DUE_PAGE", 3)
+    monkeypatch.setattr(time_index, "HEAD_MAX", 8)
+    monkeypatch.setattr(time_index, "PAGE", 3)
     tasks = {delay: shard.create(delay=delay) for delay in sorted(range(1, 60), key=lambda n: n * 37 % 61)}
-    assert len(shard.shard.due) <= 8
     if written:
         shard.write()
     shard.pass_time(60)
@@ -68,8 +68,8 @@ def test_mature_beyond_the_window_keeps_the_order(
 def test_mature_with_a_batch_on_its_way_sees_its_tasks_once(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(creates, "DUE_WINDOW_MAX", 2)
-    monkeypatch.setattr(timers, "DUE_PAGE", 2)
+    monkeypatch.setattr(time_index, "HEAD_MAX", 2)
+    monkeypatch.setattr(time_index, "PAGE", 2)
     tasks = [shard.create(delay=100 + n) for n in range(6)]
     first = shard.seal()
     tasks += [shard.create(delay=106 + n) for n in range(6)]
@@ -86,7 +86,7 @@ def test_mature_with_a_batch_on_its_way_sees_its_tasks_once(
 
 
 def test_mature_after_a_restart_goes_on_where_it_was(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timers, "DUE_PAGE", 2)
+    monkeypatch.setattr(time_index, "PAGE", 2)
     tasks = [shard.create(delay=n * 100) for n in range(1, 8)]
     shard.write()
     shard.pass_time(350)
@@ -120,6 +120,41 @@ def test_mature_and_nack_keep_the_priority_of_a_delayed_task(shard: DrivenShard)
         assert shard.claim_ids(1) == [delayed]
         shard.nack(delayed)
     assert shard.claim_ids(2) == [delayed, plain]
+
+
+@pytest.mark.parametrize("others", [("acme", "b"), ("globex", "a")])
+def test_mature_of_a_herd_does_not_delay_another_queue(
+    shard: DrivenShard, monkeypatch: pytest.MonkeyPatch, others: tuple[str, str]
+) -> None:
+    """Neither one of the same tenant, nor another tenant's, though its task was created and is due last."""
+    monkeypatch.setattr(timers, "SLICE", 40)
+    monkeypatch.setattr(timers, "TURN", 10)
+    for _ in range(1000):
+        shard.create(delay=1000)
+    tenant, command = others
+    shard.create(command, tenant=tenant, delay=1001)
+    shard.wall += 2000
+    assert timers.mature(shard.shard, shard.now) is True
+    assert shard.shard.by_name[others].ready == 1
+    assert 0 < shard.queue().ready <= 40
+
+
+def test_mature_after_a_restart_looks_into_every_queue_in_slices(
+    shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening reads nothing of the due index; the timers do, a slice at a time, and find what is due."""
+    monkeypatch.setattr(timers, "SLICE", 16)
+    for number in range(50):
+        shard.create(f"c{number}", delay=1000 if number == 49 else 5000)
+    shard.write()
+    shard.wall += 1000
+    shard.reopen()
+    slices = 1
+    while timers.run_due(shard.shard, shard.now):
+        slices += 1
+    assert slices > 10
+    assert shard.queue("c49").ready == 1
+    assert timers.next_wake(shard.shard, shard.now) == 4000
 
 
 def test_mature_when_the_wall_clock_is_set_back_is_never_early(shard: DrivenShard) -> None:
@@ -174,6 +209,25 @@ def test_lease_that_ran_out_in_the_last_attempt_ends_the_task(shard: DrivenShard
     assert len(shard.keys(b"z")) == 1
 
 
+def test_leases_that_run_out_together_do_not_delay_another_tenants(
+    shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timers, "SLICE", 40)
+    monkeypatch.setattr(timers, "TURN", 10)
+    for _ in range(300):
+        shard.create()
+        shard.claim(1, lease=1000)
+    shard.mono += 1
+    shard.create("a", tenant="globex")
+    assert shard.claim(1, by=Caller("globex", "w", "w"), lease=1000)
+    shard.mono += 2000
+    assert timers.expire_leases(shard.shard, shard.now) is True
+    assert shard.shard.by_name["globex", "a"].ready == 1
+    assert 0 < shard.queue().ready <= 40
+    shard.run_due()
+    assert shard.queue().ready == 300
+
+
 def test_lease_lives_until_its_end_is_decided(shard: DrivenShard) -> None:
     task_id = shard.create()
     shard.claim(1, lease=1000)
@@ -212,7 +266,7 @@ def test_lists_of_claims_with_one_long_lease_stay_short(shard: DrivenShard) -> N
     for _ in range(5000):
         shard.complete_one()
         shard.write_unchecked()
-    assert len(shard.shard.lease_ends) + len(shard.shard.claim_order) < 2500
+    assert shard.shard.lease_ends.count + len(shard.shard.claim_order) < 2500
 
 
 def test_leases_of_short_lists_all_run_out(shard: DrivenShard) -> None:
@@ -224,7 +278,7 @@ def test_leases_of_short_lists_all_run_out(shard: DrivenShard) -> None:
         for _ in range(15):
             shard.complete_one()
     shard.seal()
-    assert len(shard.shard.lease_ends) == 100
+    assert shard.shard.lease_ends.count == 100
     shard.pass_time(1100)
     assert {shard.status(task_id) for task_id in kept} == {"PENDING"}
 

@@ -180,9 +180,10 @@ async def test_commit_that_cannot_be_sealed_tells_every_waiter(runner: HeldRunne
 
 
 async def test_timer_that_breaks_off_poisons_the_runner(runner: HeldRunner) -> None:
-    runner.create(delay=1)
+    runner.create()
+    assert claim(runner.shard, WORKER, None, 1, 1 << 20, 1, runner.now()) is not None
     runner.changed()
-    runner.shard.batch.due.clear()  # the index contradicts memory
+    runner.shard.batch.rows.clear()  # the rows contradict memory
     runner.clock.forward(1)
     await until(lambda: runner.fatal)
     assert refusal_of_now(runner) is Reason.OUTCOME_UNKNOWN
@@ -324,13 +325,17 @@ async def test_timer_when_the_wall_clock_is_set_forward_sees_it(
     await until(lambda: runner.shard.queues[1].ready)
 
 
-async def test_timer_when_the_batch_is_full_waits_for_room(runner: HeldRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner_module, "UNDECIDED_ROWS_MAX", 1)
+@pytest.mark.parametrize("limit", ["UNDECIDED_ROWS_MAX", "TIMER_ROWS_MAX"])
+async def test_timer_when_the_batch_is_full_waits_for_the_next(
+    runner: HeldRunner, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(runner_module, limit, 1)
     await runner.create_and_commit()
     runner.create()
     runner.create(delay=5)
     runner.changed()
     runner.clock.forward(5)
+    assert runner._timer is not None
     fired = runner._timer
     await until(lambda: runner._timer is not fired)
     queue = runner.shard.queues[1]

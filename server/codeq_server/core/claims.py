@@ -234,7 +234,7 @@ def _lease(taking: _Taking) -> tuple[Claim, list[Delivered]]:
     claim.live = len(taking.slots)
     shard.claims[claim.token] = claim
     shard.claim_order.append(claim.token)
-    heapq.heappush(shard.lease_ends, (claim.until, claim.token))
+    shard.lease_ends.add(taking.slots[0].home.queue.tenant, claim.until, claim.token)
     shard.batch.rows[keys.lease_key(claim.token)] = lease_row(claim, taking.slots, plain=taking.plain)
     shard.totals.claimed += claim.live
     return claim, taking.out

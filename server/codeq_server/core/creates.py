@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from typing import Final
 
 from . import keys
@@ -11,8 +10,6 @@ from .errors import Reason, Rejection
 from .model import WINDOW_ENTRY_BYTES, Entry, Lane, Name, Queue
 from .shard import Shard
 
-DUE_WINDOW_MAX: Final = 16_384
-"""Entries of the due index kept in memory."""
 HEADS_MAX: Final = 8
 """Values of max_attempts for which a lane keeps the head of its task bytes."""
 
@@ -166,22 +163,6 @@ def _park(shard: Shard, lane: Lane, raw: bytes, due_ms: int, name: str) -> str:
     else:
         head = keys.parked_head(shard.epoch, due_ms, lane.index)
     shard.batch.rows[keys.place_key(parked.task_prefix, position)] = head + raw
-    schedule(shard, parked, position, due_ms, keys.due_value(lane.index, 0, has_state=False))
+    value = keys.due_value(lane.index, 0, has_state=False)
+    shard.due.put(queue, due_ms, keys.PARKED_LANE, position, value)
     return name or parked.id_of(position, shard.epoch)
-
-
-def schedule(shard: Shard, home: Lane, position: int, due_ms: int, value: bytes) -> None:
-    """Puts a task into the due index and counts it as scheduled."""
-    queue = home.queue
-    key = keys.due_key(due_ms, queue.number, home.index, position)
-    shard.batch.due[key] = value
-    queue.scheduled += 1
-    if shard.due_loaded is not None and key > shard.due_loaded:
-        return
-    heapq.heappush(shard.due, (due_ms, queue.number, home.index, position))
-    if len(shard.due) > DUE_WINDOW_MAX:
-        shard.due.sort()
-        del shard.due[DUE_WINDOW_MAX // 2 :]
-        shard.due_loaded = keys.due_key(*shard.due[-1])
-        if shard.due_gone:
-            shard.due_gone.intersection_update(shard.due)

@@ -8,10 +8,10 @@
 | s      | home: queue u32, lane u8, position u48   | StateRow                                     |
 | l      | lease token u64                          | LeaseRow                                     |
 | x      | lease token u64                          | ExtensionRow                                 |
-| d      | due ms u64, home                         | lane u8, attempts u16, state row 0|1         |
+| d      | queue u32, due ms u64, lane, position    | lane u8, attempts u16, state row 0|1         |
 | u      | place: queue u32, lane u8, position u48  | pointer                                      |
 | r      | end of retention ms u64, LSN u64, n u16  | EndedRow; n is odd for the dead-letter queue |
-| z      | queue u32, end ms u64, home              | empty                                        |
+| z      | queue u32, end ms u64, lane, position    | empty                                        |
 | i      | tenant length u8, tenant, task id        | NameRow                                      |
 
 All numbers are big-endian, so that the order of keys is the order of time and of places. Values of "t" and "u":
@@ -57,10 +57,14 @@ PARKED_HEAD: Final = 14
 
 _PARKED = struct.Struct(">cIQB")
 _POINTER = struct.Struct(">cB6sH")
-_DUE_KEY = struct.Struct(">cQIB6s")
 _DUE_VALUE = struct.Struct(">BHB")
 _ENDED_KEY = struct.Struct(">cQQH")
-_DEAD_KEY = struct.Struct(">cIQB6s")
+_TIME_KEY = struct.Struct(">cIQB6s")
+
+TIME_KEY_BYTES: Final = _TIME_KEY.size
+"""Bytes of a key of a table in the order of queues and times."""
+DUE: Final = b"d"
+"""Table of the tasks that are scheduled, by the time they are due."""
 
 
 def queue_key(queue: int) -> bytes:
@@ -93,15 +97,20 @@ def extension_key(token: int) -> bytes:
     return b"x" + token.to_bytes(8, "big")
 
 
-def due_key(due_ms: int, queue: int, lane: int, position: int) -> bytes:
-    """Returns the key in the due index of the task with this home."""
-    return _DUE_KEY.pack(b"d", due_ms, queue, lane, position.to_bytes(6, "big"))
+def time_key(table: bytes, queue: int, time_ms: int, lane: int, position: int) -> bytes:
+    """Returns the key of the task with this home in table "d" or "z", which are in the order of queues and times."""
+    return _TIME_KEY.pack(table, queue, time_ms, lane, position.to_bytes(6, "big"))
 
 
-def split_due_key(key: bytes) -> tuple[int, int, int, int]:
-    """Returns due time, and queue, lane and position of the home."""
-    _, due_ms, queue, lane, position = _DUE_KEY.unpack(key)
-    return due_ms, queue, lane, int.from_bytes(position, "big")
+def split_time_key(key: bytes) -> tuple[int, int, int, int]:
+    """Returns queue, time, lane and position of the home, of a key whatever stands behind it."""
+    _, queue, time_ms, lane, position = _TIME_KEY.unpack_from(key)
+    return queue, time_ms, lane, int.from_bytes(position, "big")
+
+
+def time_of(key: bytes) -> int:
+    """Returns the time of such a key."""
+    return int.from_bytes(key[5:13], "big")
 
 
 def due_value(lane: int, attempts: int, *, has_state: bool) -> bytes:
@@ -128,13 +137,12 @@ def split_ended_key(key: bytes) -> tuple[int, int, int]:
 
 def dead_key(queue: int, ended_ms: int, lane: int, position: int) -> bytes:
     """Returns the key in the dead-letter index of the task with this home."""
-    return _DEAD_KEY.pack(b"z", queue, ended_ms, lane, position.to_bytes(6, "big"))
+    return time_key(b"z", queue, ended_ms, lane, position)
 
 
 def split_dead_key(key: bytes) -> tuple[int, int, int, int]:
     """Returns queue, end time, lane and position of the home."""
-    _, queue, ended_ms, lane, position = _DEAD_KEY.unpack(key)
-    return queue, ended_ms, lane, int.from_bytes(position, "big")
+    return split_time_key(key)
 
 
 def home_head(epoch: int) -> bytes:

@@ -17,7 +17,7 @@ from . import ids, keys
 WINDOW_ENTRY_BYTES: Final = 300
 """Memory of a window's entry beside its task bytes; measured on CPython 3.11."""
 FIRST_PAGE: Final = 16
-"""Places of a lane read at first, while the size of its tasks is unknown."""
+"""Places of a lane read at first, while the size of its tasks is unknown; rows of a timeline read at first."""
 
 
 class Name(NamedTuple):
@@ -131,6 +131,31 @@ class Lane:
         return Name(self.queue.tenant, name) if name else self.id_of(position, keys.home_epoch(home))
 
 
+class Timeline:
+    """A queue's rows in a table that is in the order of times, with the head of them in memory; see `TimeIndex`."""
+
+    __slots__ = ("count", "cut_at", "gone", "heap", "loaded", "mark", "page", "prefix", "queue", "tenant")
+
+    def __init__(self, table: bytes, queue: Queue) -> None:
+        self.queue = queue
+        self.tenant = queue.tenant
+        self.prefix = table + queue.number.to_bytes(4, "big")
+        self.count = 0
+        """Number of rows."""
+        self.mark = b""
+        """Key after its prefix, or its beginning, before which there is no row and never will be."""
+        self.heap: list[bytes] = []
+        """Entries in memory: keys with values behind."""
+        self.loaded: bytes | None = None
+        """Key up to which every entry is in memory; None: all are."""
+        self.gone: set[bytes] = set()
+        """Keys whose rows are deleted; entries of them may still be in memory."""
+        self.page = FIRST_PAGE
+        """Rows to read next."""
+        self.cut_at = 0
+        """Entries in memory at which they are cut, unless that is less than usual."""
+
+
 class Queue:
     """The tasks of one command of one tenant, with exact counters."""
 
@@ -146,8 +171,8 @@ class Queue:
         "named",
         "number",
         "paused",
-        "scheduled",
         "tenant",
+        "timelines",
         "touched",
     )
 
@@ -157,7 +182,8 @@ class Queue:
         self.command = command
         self.key = keys.queue_key(number)
         self.lanes: list[Lane | None] = [None] * 16
-        self.scheduled = 0
+        self.timelines: dict[bytes, Timeline] = {}
+        """By table; of those only that it ever had rows in."""
         self.claimed = 0
         self.dlq = 0
         self.completed_total = 0
@@ -175,6 +201,19 @@ class Queue:
         """Number of PENDING tasks."""
         return sum(lane.ready for lane in self.lanes if lane is not None)
 
+    @property
+    def scheduled(self) -> int:
+        """Number of SCHEDULED tasks."""
+        line = self.timelines.get(keys.DUE)
+        return line.count if line is not None else 0
+
+    def timeline(self, table: bytes) -> Timeline:
+        """Returns the timeline, made at its first use."""
+        line = self.timelines.get(table)
+        if line is None:
+            line = self.timelines[table] = Timeline(table, self)
+        return line
+
     def lane(self, index: int) -> Lane:
         """Returns the lane, made at its first use."""
         lane = self.lanes[index]
@@ -184,6 +223,7 @@ class Queue:
 
     def row(self) -> bytes:
         """Returns the queue's row."""
+        due = self.timelines.get(keys.DUE)
         return rows_pb2.QueueRow(
             tenant=self.tenant,
             command=self.command,
@@ -192,7 +232,8 @@ class Queue:
                 for lane in self.lanes
                 if lane is not None
             ],
-            scheduled=self.scheduled,
+            scheduled=due.count if due is not None else 0,
+            due_mark=due.mark if due is not None else b"",
             claimed=self.claimed,
             dlq=self.dlq,
             completed_total=self.completed_total,
@@ -284,7 +325,6 @@ class Batch:
     Attributes:
         lsn: Number of the batch, one more than that of the batch before.
         rows: New value of each changed row; None deletes it.
-        due: The same for rows of the due index, kept apart because pages of it are merged with them.
         touched: Queues whose rows are to be written.
         extended: Claims whose extension rows are to be written.
         ended: (queue, home, whether it went to the dead-letter queue) of tasks that ended.
@@ -295,7 +335,6 @@ class Batch:
 
     lsn: int
     rows: dict[bytes, bytes | None] = field(default_factory=dict)
-    due: dict[bytes, bytes | None] = field(default_factory=dict)
     touched: list[Queue] = field(default_factory=list)
     extended: dict[Claim, None] = field(default_factory=dict)
     ended: list[tuple[int, int, bool]] = field(default_factory=list)
@@ -305,7 +344,7 @@ class Batch:
 
     def __bool__(self) -> bool:
         """Tells whether anything was decided."""
-        return bool(self.rows or self.due or self.touched or self.extended)
+        return bool(self.rows or self.touched or self.extended)
 
 
 @dataclass(frozen=True, slots=True)

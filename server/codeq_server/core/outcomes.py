@@ -12,7 +12,7 @@ from . import ids, keys
 from .backoff import backoff_ms
 from .claims import lease_row
 from .clock import Now
-from .creates import append, schedule, varint
+from .creates import append, varint
 from .errors import CorruptRows, Reason, Rejection
 from .model import Caller, Delivery, Entry, Lane, Name, TaskKey
 from .names import find_named
@@ -248,7 +248,7 @@ def _try_again(
         state.status, state.delay_ms = Status.SCHEDULED, delay_ms
         state.place, state.place_lane, state.place_at = rows_pb2.PLACE_KIND_DUE, 0, due_ms
         due = keys.due_value(lane.index, state.attempts, has_state=True)
-        schedule(shard, home, delivery.position, due_ms, due)
+        shard.due.put(home.queue, due_ms, home.index, delivery.position, due)
     else:
         enqueue(shard, lane, home, delivery.position, state)
     shard.put_state(home, delivery.position, state)

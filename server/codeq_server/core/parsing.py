@@ -1,14 +1,26 @@
-"""Reading the values of stored rows."""
+"""Reading stored rows and their values."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from .errors import CorruptRows
 
 M = TypeVar("M", bound=Message)
+
+
+class RowReader(Protocol):
+    """Reads written rows. Calls cost microseconds; see docs/adr/0004."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """Returns the value, or None."""
+        ...
+
+    def scan(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Returns at most `limit` rows of [start, end) in the order of keys."""
+        ...
 
 
 def parsed(kind: type[M], key: bytes, value: bytes) -> M:

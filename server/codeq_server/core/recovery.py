@@ -15,9 +15,8 @@ from .claims import lease_row
 from .clock import Now
 from .errors import CorruptRows
 from .model import Claim, Delivery, Lane, Queue
-from .parsing import parsed
-from .shard import RowReader, Shard, ShardSettings
-from .timers import load_due
+from .parsing import RowReader, parsed
+from .shard import Shard, ShardSettings
 
 PAGE: Final = 1024
 
@@ -40,7 +39,7 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
     tick = rows_pb2.TickRow() if value is None else parsed(rows_pb2.TickRow, keys.TICK, value)
     shard.batch.lsn = tick.lsn + 1
     shard.wall_ms = tick.wall_ms
-    shard.due_mark, shard.sweep_mark = tick.due_mark, tick.sweep_mark
+    shard.sweep_mark = tick.sweep_mark
     now = shard.at(wall_ms, mono_ms)
     for key, value in _all(rows, b"q", b"r"):
         _adopt_queue(shard, int.from_bytes(key[1:], "big"), parsed(rows_pb2.QueueRow, key, value))
@@ -50,8 +49,6 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
         number, index, position = keys.split_place_key(key)
         lane = _queue(shard, key, number).lane(index)
         heapq.heappush(lane.returned, (position, *keys.split_pointer(value)))
-    shard.due_loaded = b"d" + shard.due_mark
-    load_due(shard)
     first = rows.scan(b"r" + shard.sweep_mark + b"\0", b"s", 1)
     shard.sweep_at = keys.split_ended_key(first[0][0])[0] if first else None
     return shard
@@ -78,11 +75,13 @@ def _adopt_queue(shard: Shard, number: int, row: rows_pb2.QueueRow) -> None:
     queue = Queue(number, row.tenant, row.command)
     for state in row.lanes:
         queue.lanes[state.lane] = Lane(queue, state.lane, mark=state.mark, tail=state.tail, ready=state.ready)
-    queue.scheduled, queue.claimed, queue.dlq = row.scheduled, row.claimed, row.dlq
+    queue.claimed, queue.dlq = row.claimed, row.dlq
     queue.completed_total, queue.failed_total = row.completed_total, row.failed_total
     queue.created_total, queue.paused = row.created_total, row.paused
     queue.named = row.named
     shard.adopt(queue)
+    if row.due_mark or row.scheduled:
+        shard.due.adopt(queue, row.scheduled, row.due_mark)
 
 
 def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> None:
@@ -122,7 +121,7 @@ def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> 
         shard.batch.rows[keys.extension_key(token)] = None
     shard.claims[token] = claim
     shard.claim_order.append(token)
-    heapq.heappush(shard.lease_ends, (claim.until, token))
+    shard.lease_ends.add(shard.deliveries[claim.task_ids[0]].home.queue.tenant, claim.until, token)
     if len(claim.task_ids) < len(row.homes):
         shard.batch.rows[key] = lease_row(claim, [shard.deliveries[i] for i in claim.task_ids])
 

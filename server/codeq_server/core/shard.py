@@ -10,7 +10,7 @@ import heapq
 from collections import Counter, OrderedDict, deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from codeq_internal.v1 import rows_pb2
 
@@ -18,26 +18,16 @@ from . import keys
 from .backoff import BackoffPolicy
 from .clock import Now
 from .errors import Reason, Rejection
+from .lease_ends import LeaseEnds
 from .model import WINDOW_ENTRY_BYTES, Batch, Claim, Delivery, Holder, Lane, Queue, SealedBatch, TaskKey
-from .parsing import parsed
+from .parsing import RowReader, parsed
+from .time_index import TimeIndex
 
 TOKEN_COUNTER_BITS: Final = 34
 ENDED_ROW_MAX: Final = 1024
 """Tasks that one ended row lists at most: the unit of work of the retention sweep."""
 OVER_CLAIMS_MAX: Final = 1024
 """Entries of claims that are over, beyond the number of live ones, at which lists of claims are cleaned."""
-
-
-class RowReader(Protocol):
-    """Reads written rows. Calls cost microseconds; see docs/adr/0004."""
-
-    def get(self, key: bytes) -> bytes | None:
-        """Returns the value, or None."""
-        ...
-
-    def scan(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Returns at most `limit` rows of [start, end) in the order of keys."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,15 +96,9 @@ class Shard:
         self.token_counter = 0
         self.turn = 0
         """Counts the turns that lanes had in claims."""
-        self.lease_ends: list[tuple[int, int]] = []
-        """Heap of (end on the monotonic clock, token)."""
-        self.due: list[tuple[int, int, int, int]] = []
-        """Heap of the head of the due index: (due ms, queue, home lane, home position)."""
-        self.due_gone: set[tuple[int, int, int, int]] = set()
-        """Entries of the heap whose rows are deleted: their tasks were cancelled."""
-        self.due_loaded: bytes | None = None
-        """Key up to which the due index is in memory; None: all of it."""
-        self.due_mark = b""
+        self.lease_ends = LeaseEnds()
+        self.due = TimeIndex(keys.DUE, self)
+        """Tasks that are scheduled."""
         self.sweep_mark = b""
         self.sweep_at: int | None = None
         """When the next ended list may be due, in Unix milliseconds."""
@@ -340,14 +324,12 @@ class Shard:
             wall_ms=now.wall_ms,
             oldest_lease=oldest,
             sweep_mark=self.sweep_mark,
-            due_mark=self.due_mark,
         ).SerializeToString()
         self.in_flight.append(batch)
         self.in_flight_wall_ms.append(now.wall_ms)
         self.batch = Batch(lsn=batch.lsn + 1)
-        everything = {**rows, **batch.due} if batch.due else rows
-        self.totals.rows += len(everything)
-        return SealedBatch(batch.lsn, batch.lsn - 1, self.epoch, now.wall_ms, everything)
+        self.totals.rows += len(rows)
+        return SealedBatch(batch.lsn, batch.lsn - 1, self.epoch, now.wall_ms, rows)
 
     def settled(self, lsn: int) -> None:
         """Forgets the batch in flight that is now written."""
@@ -374,9 +356,8 @@ class Shard:
             self.claim_order = deque(token for token in self.claim_order if token in claims)
         while self.claim_order and self.claim_order[0] not in claims:
             self.claim_order.popleft()
-        if len(self.lease_ends) > most:
-            self.lease_ends = [end for end in self.lease_ends if end[1] in claims]
-            heapq.heapify(self.lease_ends)
+        if self.lease_ends.count > most:
+            self.lease_ends.keep(claims)
 
     def _list_ended(self, batch: Batch, now: Now) -> None:
         if batch.revived:

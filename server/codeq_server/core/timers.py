@@ -5,7 +5,6 @@ Every function works a bounded slice and is called again at once while there is 
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator
 from itertools import repeat
 from typing import Final
@@ -13,18 +12,21 @@ from typing import Final
 from codeq_internal.v1 import rows_pb2
 
 from . import keys
+from .alarms import NEVER
 from .clock import Now
 from .errors import CorruptRows
-from .model import Lane
+from .model import Lane, Queue
 from .names import forget
 from .outcomes import enqueue, expire
 from .parsing import parsed
 from .shard import Shard
 
 SLICE: Final = 512
-"""Tasks that one call works, roughly."""
-DUE_PAGE: Final = 1024
-"""Rows of the due index read at a time."""
+"""Tasks of each kind that one call works, roughly."""
+TURN: Final = 32
+"""Tasks that one tenant gets worked before it is another one's turn."""
+TURN_COST: Final = 8
+"""What a turn counts at least, in tasks: it may read rows and find nothing due."""
 
 
 def run_due(shard: Shard, now: Now) -> bool:
@@ -36,94 +38,80 @@ def run_due(shard: Shard, now: Now) -> bool:
 
 
 def next_wake(shard: Shard, now: Now) -> int | None:
-    """Returns in how many milliseconds something falls due; None: nothing will."""
-    waits = []
-    if shard.lease_ends:
-        waits.append(shard.lease_ends[0][0] - now.mono_ms)
-    if shard.due:
-        waits.append(shard.due[0][0] - now.wall_ms)
+    """Returns in how many milliseconds something may fall due; None: nothing will."""
+    wait = shard.lease_ends.alarms.first_ms - now.mono_ms
+    wait = min(wait, shard.due.alarms.first_ms - now.wall_ms)
     if shard.sweep_at is not None and not shard.sweep_blocked:
-        waits.append(shard.sweep_at - now.wall_ms)
-    return max(0, min(waits)) if waits else None
+        wait = min(wait, shard.sweep_at - now.wall_ms)
+    return max(0, wait) if wait < NEVER // 2 else None
+
+
+def is_quiet(shard: Shard, until: Now) -> bool:
+    """Returns whether nothing falls due before `until`, on neither clock."""
+    sweep_at = shard.sweep_at
+    return (
+        shard.lease_ends.alarms.first_ms >= until.mono_ms
+        and shard.due.alarms.first_ms >= until.wall_ms
+        and (sweep_at is None or sweep_at >= until.wall_ms)
+    )
 
 
 def expire_leases(shard: Shard, now: Now) -> bool:
-    """Ends leases that ran out; returns whether more have."""
-    done = 0
-    while shard.lease_ends and shard.lease_ends[0][0] <= now.mono_ms:
-        if done >= SLICE:
-            return True
-        _, token = heapq.heappop(shard.lease_ends)
-        claim = shard.claims.get(token)
-        if claim is None:
+    """Ends leases that ran out, of each tenant in turn; returns whether more have."""
+    left, lease_ends = SLICE, shard.lease_ends
+    while left > 0 and (ends := lease_ends.turn(now.mono_ms)) is not None:
+        turn = min(left, TURN)
+        while turn > 0 and ends.heap and ends.heap[0][0] <= now.mono_ms:
+            done = _expire(shard, lease_ends.pop(ends), now)
+            turn -= done + 1
+            left -= done + 1
+        lease_ends.rest(ends, now.mono_ms)
+    return lease_ends.alarms.first_ms <= now.mono_ms
+
+
+def _expire(shard: Shard, token: int, now: Now) -> int:
+    """Ends the leases of a claim that ran out, and puts it back if it has longer ones; returns how many it ended."""
+    claim = shard.claims.get(token)
+    if claim is None:
+        return 0
+    done, latest, tenant = 0, None, ""
+    for task_id in list(claim.task_ids):
+        delivery = shard.deliveries.get(task_id)
+        if delivery is None or delivery.claim is not claim:
             continue
-        latest = None
-        for task_id in list(claim.task_ids):
-            delivery = shard.deliveries.get(task_id)
-            if delivery is None or delivery.claim is not claim:
-                continue
-            until = claim.until_of(task_id)
-            if until <= now.mono_ms:
-                expire(shard, delivery, task_id, now)
-                done += 1
-            elif latest is None or until < latest:
-                latest = until
-        if latest is not None:
-            heapq.heappush(shard.lease_ends, (latest, token))
-    return False
+        until = claim.until_of(task_id)
+        if until <= now.mono_ms:
+            expire(shard, delivery, task_id, now)
+            done += 1
+        elif latest is None or until < latest:
+            latest, tenant = until, delivery.home.queue.tenant
+    if latest is not None:
+        shard.lease_ends.add(tenant, latest, token)
+    return done
 
 
 def mature(shard: Shard, now: Now) -> bool:
-    """Queues scheduled tasks whose time has come; returns whether more have."""
-    for _ in range(SLICE):
-        if not shard.due and not load_due(shard):
-            return False
-        if shard.due[0][0] > now.wall_ms:
-            return False
-        due_ms, number, index, position = entry = heapq.heappop(shard.due)
-        if shard.due_gone and entry in shard.due_gone:
-            shard.due_gone.remove(entry)
-            continue
-        key = keys.due_key(due_ms, number, index, position)
-        value = _due_row(shard, key)
-        if value is None:
-            raise CorruptRows(key, "the due index lost a row that is in memory")
-        lane_index, _, has_state = keys.split_due_value(value)
-        queue = shard.queues[number]
-        home = queue.lane(index)
-        state = (shard.state(home, position) if has_state else None) or rows_pb2.StateRow()
-        shard.batch.due[key] = None
-        shard.due_mark = max(shard.due_mark, key[1:])
-        state.changed_ms = now.wall_ms
-        enqueue(shard, queue.lane(lane_index), home, position, state)
-        shard.put_state(home, position, state)
-        queue.scheduled -= 1
-        shard.totals.matured += 1
-    return (bool(shard.due) or load_due(shard)) and shard.due[0][0] <= now.wall_ms
+    """Queues scheduled tasks whose time has come, of each tenant in turn; returns whether more have."""
+    left = SLICE
+    while left > 0 and (due := shard.due.take(now.wall_ms, min(left, TURN))) is not None:
+        queue, entries = due
+        for entry in entries:
+            _mature(shard, queue, entry, now)
+        shard.totals.matured += len(entries)
+        left -= max(len(entries), TURN_COST)
+    return shard.due.alarms.first_ms <= now.wall_ms
 
 
-def _due_row(shard: Shard, key: bytes) -> bytes | None:
-    for batch in (shard.batch, *reversed(shard.in_flight)):
-        if key in batch.due:
-            return batch.due[key]
-    return shard.stored.get(key)
-
-
-def load_due(shard: Shard) -> bool:
-    """Reads the next rows of the due index into memory; returns whether there are any."""
-    while shard.due_loaded is not None:
-        start, end = shard.due_loaded + b"\0", b"e"
-        rows: dict[bytes, bytes | None] = dict(shard.stored.scan(start, end, DUE_PAGE))
-        complete = len(rows) < DUE_PAGE
-        last = end if complete else max(rows)
-        for batch in (*shard.in_flight, shard.batch):
-            rows.update((key, value) for key, value in batch.due.items() if start <= key <= last)
-        shard.due_gone.clear()
-        shard.due = sorted(keys.split_due_key(key) for key, value in rows.items() if value is not None)
-        shard.due_loaded = None if complete else last
-        if shard.due:
-            return True
-    return False
+def _mature(shard: Shard, queue: Queue, entry: bytes, now: Now) -> None:
+    _, _, home_lane, position = keys.split_time_key(entry)
+    lane, _, has_state = keys.split_due_value(entry[keys.TIME_KEY_BYTES :])
+    home = queue.lane(home_lane)
+    state = shard.state(home, position) if has_state else rows_pb2.StateRow()
+    if state is None:
+        raise CorruptRows(entry[: keys.TIME_KEY_BYTES], "tells of a state row that is missing")
+    state.changed_ms = now.wall_ms
+    enqueue(shard, queue.lane(lane), home, position, state)
+    shard.put_state(home, position, state)
 
 
 def sweep(shard: Shard, now: Now) -> bool:

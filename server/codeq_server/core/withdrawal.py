@@ -93,25 +93,15 @@ def withdraw(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow) 
         rows[b"u" + keys.place_key(lane.task_prefix, state.place_at)[1:]] = None
         leave_lane(shard, lane, state.place_at)
     elif state.place == rows_pb2.PLACE_KIND_DUE:
-        leave_due(shard, home, position, state.place_at)
+        shard.due.remove(queue, state.place_at, home.index, position)
     elif value[:1] == keys.PARKED:
-        leave_due(shard, home, position, keys.split_parked(value)[0])
+        shard.due.remove(queue, keys.split_parked(value)[0], home.index, position)
     elif value[:1] == keys.HOME and position > home.mark:
         rows[key] = keys.DEAD + value[1:]
         leave_lane(shard, home, position)
     else:
         raise CorruptRows(key, "a task neither waits, runs nor has ended")
     shard.touch(queue)
-
-
-def leave_due(shard: Shard, home: Lane, position: int, due_ms: int) -> None:
-    """Takes a task out of the due index."""
-    home.queue.scheduled -= 1
-    entry = (due_ms, home.queue.number, home.index, position)
-    key = keys.due_key(*entry)
-    shard.batch.due[key] = None
-    if shard.due_loaded is None or key <= shard.due_loaded:
-        shard.due_gone.add(entry)
 
 
 def leave_lane(shard: Shard, lane: Lane, position: int) -> None:

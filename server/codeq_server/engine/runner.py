@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from codeq_server.core import timers
+from codeq_server.core.alarms import NEVER
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import TaskKey
@@ -27,8 +28,8 @@ UNDECIDED_ROWS_MAX: Final = 50_000
 """Row changes a batch may hold before callers wait for the one in flight."""
 UNDECIDED_BYTES_MAX: Final = 64 << 20
 """Payloads and results that a batch may hold before callers wait for the one in flight."""
-FULL_PAUSE_MS: Final = 5
-"""Wait of the timers while the batch is full."""
+TIMER_ROWS_MAX: Final = 10_000
+"""Row changes in the batch at which the timers wait for the next one: a herd shall not make batches that take long."""
 TIMER_MS_MAX: Final = 1000
 """Longest wait of the timers while anything is to come: how late a wall clock that was set forward is noticed."""
 
@@ -77,10 +78,10 @@ class ShardRunner:
         self._commit: asyncio.Task[None] | None = None
         self._dispatching = False
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0
-        """When the timer goes off, in monotonic milliseconds."""
-        self._timer_wall_at = 0
-        """The same by the wall clock of the time it was set."""
+        self._timer_at = Now(NEVER, NEVER)
+        """When the timer goes off; its wall clock by that of the time it was set."""
+        self._held = False
+        """Whether the timers wait for the next batch."""
         self._ends: dict[TaskKey, dict[asyncio.Future[None], None]] = {}
         self._failure: BaseException | None = None
         self._closed = False
@@ -226,7 +227,11 @@ class ShardRunner:
     async def _commit_batch(self) -> None:
         shard = self.shard
         self._current, self._next = self._next, []
-        sealed = shard.seal(shard.at(*self._clock()))
+        now = shard.at(*self._clock())
+        sealed = shard.seal(now)
+        if self._held:
+            self._held = False
+            self._set_timer(now, 0)
         started = time.perf_counter()
         await self._log.append(sealed)
         shard.settled(sealed.lsn)
@@ -260,20 +265,9 @@ class ShardRunner:
         for queue in woken:
             self.waiting.wake(queue)
 
-    def _is_armed(self) -> bool:
-        """Returns whether the timer goes off before anything falls due, without a look at the clocks."""
-        shard = self.shard
-        ends, due, sweep_at = shard.lease_ends, shard.due, shard.sweep_at
-        if self._timer is None:
-            return not ends and not due and sweep_at is None
-        return (
-            (not ends or ends[0][0] >= self._timer_at)
-            and (not due or due[0][0] >= self._timer_wall_at)
-            and (sweep_at is None or sweep_at >= self._timer_wall_at)
-        )
-
     def _arm(self) -> None:
-        if self._is_armed() or self._closed or self._failure is not None:
+        # Mostly the timer goes off early enough: that is seen without a look at the clocks.
+        if timers.is_quiet(self.shard, self._timer_at) or self._held or self._closed or self._failure is not None:
             return
         now = self.shard.at(*self._clock())
         wait = timers.next_wake(self.shard, now)
@@ -281,29 +275,30 @@ class ShardRunner:
             return
         wait = min(wait, TIMER_MS_MAX)
         at = now.mono_ms + wait
-        if self._timer is None or at < self._timer_at:
+        if at < self._timer_at.mono_ms:
             if self._timer is not None:
                 self._timer.cancel()
             self._set_timer(now, wait)
 
     def _set_timer(self, now: Now, wait_ms: int) -> None:
-        self._timer_at, self._timer_wall_at = now.mono_ms + wait_ms, now.wall_ms + wait_ms
+        self._timer_at = Now(now.wall_ms + wait_ms, now.mono_ms + wait_ms)
         self._timer = self.loop.call_later(wait_ms / 1000, self._run_due)
 
     def _run_due(self) -> None:
-        self._timer = None
+        self._timer, self._timer_at = None, Now(NEVER, NEVER)
         if self._failure is not None or self._closed:
             return
-        more = False
-        full = self._full()
-        if not full:
-            try:
-                more = timers.run_due(self.shard, self.now())
-            except Exception as problem:  # noqa: BLE001 - half a decision may be in memory
-                self._poison(problem)
-                return
-        if more or full:
-            self._set_timer(self.shard.at(*self._clock()), FULL_PAUSE_MS if full else 0)
+        if len(self.shard.batch.rows) > TIMER_ROWS_MAX or self._full():
+            self._held = True
+            self.changed()
+            return
+        try:
+            more = timers.run_due(self.shard, self.now())
+        except Exception as problem:  # noqa: BLE001 - half a decision may be in memory
+            self._poison(problem)
+            return
+        if more:
+            self._set_timer(self.shard.at(*self._clock()), 0)
         self.changed()
 
 

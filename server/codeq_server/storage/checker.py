@@ -24,7 +24,8 @@ from .findings import Difference, Summary
 
 _TOKEN_COUNTER_BITS: Final = 34
 _LEASE_SLOTS_MAX: Final = 256
-_KEY_BYTES: Final = {b"d": 20, b"l": 9, b"q": 5, b"r": 19, b"s": 12, b"t": 12, b"u": 12, b"x": 9, b"z": 20}
+_TIME: Final = keys.TIME_KEY_BYTES
+_KEY_BYTES: Final = {b"d": _TIME, b"l": 9, b"q": 5, b"r": 19, b"s": 12, b"t": 12, b"u": 12, b"x": 9, b"z": _TIME}
 _QUEUED: Final = rows_pb2.PLACE_KIND_QUEUED
 _DUE: Final = rows_pb2.PLACE_KIND_DUE
 _RETURNED: Final = rows_pb2.PLACE_KIND_RETURNED
@@ -95,6 +96,8 @@ class Checker:
         self._tokens: set[int] = set()
         self._due: dict[int, tuple[int, bytes]] = {}
         """Of each home in the due index: due time and value."""
+        self._first_times: dict[bytes, bytes] = {}
+        """Of each table in the order of times and queue: the first key, after that."""
         self._slots: dict[int, list[_Slot]] = {}
         """Of each home: the deliveries that lease rows list."""
         self._moved: dict[int, int] = {}
@@ -148,8 +151,9 @@ class Checker:
     # -- rows that come before the tasks -------------------------------------------------------------------------
 
     def _due_row(self, key: bytes, value: bytes) -> None:
-        due_ms, queue, lane, position = keys.split_due_key(key)
+        queue, due_ms, lane, position = keys.split_time_key(key)
         keys.split_due_value(value)
+        self._first_times.setdefault(key[:5], key[5:])
         home = _pack(queue, lane, position)
         if home in self._due:
             self._report(key, "the task is in the due index twice")
@@ -214,6 +218,9 @@ class Checker:
         self._names.add(name)
         self._queues[int.from_bytes(key[1:], "big")] = queue = _Queue(row)
         self.summary.queues += 1
+        first = self._first_times.get(keys.DUE + key[1:])
+        if first is not None and first <= row.due_mark:
+            self._report(key, "a row of the due index lies before its mark")
         if len(queue.lanes) != len(row.lanes):
             self._report(key, "a lane stands there twice")
         for lane in row.lanes:
@@ -445,7 +452,8 @@ class Checker:
         for home, (due_ms, _) in self._due.items():
             lane, position = keys.unpack_home(home & (1 << 56) - 1)
             self._report(
-                keys.due_key(due_ms, home >> 56, lane, position), "leads to no task that is scheduled for then"
+                keys.time_key(keys.DUE, home >> 56, due_ms, lane, position),
+                "leads to no task that is scheduled for then",
             )
         self._check_listed()
         for home in self._moved:

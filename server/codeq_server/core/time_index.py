@@ -1,0 +1,214 @@
+"""A table of tasks in the order of queues, and within a queue of times.
+
+Of each queue the head is in memory, the rest is read in pages. Queues take turns, tenant by tenant, with what is due.
+A queue's mark says where its rows begin, so that no reading passes over those that were deleted before.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from . import keys
+from .alarms import Alarms
+from .model import Batch, Queue, Timeline
+from .parsing import RowReader
+
+PAGE: Final = 256
+"""Rows of a queue read at a time; the first page is smaller."""
+HEAD_MAX: Final = 1024
+"""Entries of a queue in memory before its head is cut to half of that; those not yet written stay."""
+ENTRIES_MAX: Final = 131_072
+"""Entries of all queues in memory, of some 60 bytes each, before heads that were not read lately are cut to one."""
+
+_KEY: Final = keys.TIME_KEY_BYTES
+_AFTER: Final = b"\xff"
+"""Behind a key: after its entry, before the next key."""
+
+
+class Rows(Protocol):
+    """Rows that are written, and the batches that are not."""
+
+    stored: RowReader
+    batch: Batch
+    in_flight: deque[Batch]
+
+    def touch(self, queue: Queue) -> None:
+        """Marks a queue as changed by the batch."""
+        ...
+
+
+class TimeIndex:
+    """One table, with the heads of its queues.
+
+    The head of a queue holds every entry up to `Timeline.loaded`, and beyond that at least those that are not written.
+    It may hold entries whose rows are deleted: they are in `Timeline.gone`.
+
+    Attributes:
+        alarms: When the first entry of each queue is due; one that nobody looked into since the start counts as due.
+        entries: Number of entries in memory.
+    """
+
+    __slots__ = ("_heads", "_rows", "_shrink_at", "alarms", "entries", "table")
+
+    def __init__(self, table: bytes, rows: Rows) -> None:
+        self.table = table
+        self.alarms: Alarms[Timeline] = Alarms()
+        self.entries = 0
+        self._rows = rows
+        self._heads: dict[Timeline, None] = {}
+        """Queues with more than one entry in memory, the one read last at the end."""
+        self._shrink_at = ENTRIES_MAX
+
+    def adopt(self, queue: Queue, count: int, mark: bytes) -> None:
+        """Takes notice of a queue's stored rows."""
+        line = queue.timeline(self.table)
+        line.count, line.mark = count, mark
+        if count:
+            line.loaded = line.prefix + mark
+            self.alarms.set(line, 0)
+
+    def put(self, queue: Queue, time_ms: int, lane: int, position: int, value: bytes) -> None:
+        """Adds the task with this home, due at a time that has not come."""
+        line = queue.timeline(self.table)
+        key = keys.time_key(self.table, queue.number, time_ms, lane, position)
+        self._rows.batch.rows[key] = value
+        self._rows.touch(queue)
+        line.count += 1
+        heapq.heappush(line.heap, key + value)
+        self.entries += 1
+        self.alarms.set(line, time_ms)
+        self._bound(line)
+
+    def remove(self, queue: Queue, time_ms: int, lane: int, position: int) -> None:
+        """Takes a task out before its time."""
+        line = queue.timeline(self.table)
+        key = keys.time_key(self.table, queue.number, time_ms, lane, position)
+        self._rows.batch.rows[key] = None
+        self._rows.touch(queue)
+        line.count -= 1
+        line.gone.add(key)
+        if not line.count:
+            self._replace(line, ())
+            line.loaded = None
+            self.alarms.drop(line)
+        elif len(line.gone) > len(line.heap) // 2 + HEAD_MAX // 16:
+            self._replace(line, line.heap)
+
+    def take(self, now_ms: int, most: int) -> tuple[Queue, list[bytes]] | None:
+        """Takes out what is due of the queue whose turn it is.
+
+        Args:
+            now_ms: Time; never less than before.
+            most: Entries to take.
+
+        Returns:
+            The queue, and entries of it in the order of their times: keys with values behind. There may be none: the
+            queue's first entry turned out to be later. None: nothing is due.
+        """
+        line = self.alarms.turn(now_ms)
+        if line is None:
+            return None
+        taken: list[bytes] = []
+        rows, bound = self._rows.batch.rows, line.prefix + (now_ms + 1).to_bytes(8, "big")
+        entry = self._first(line)
+        while entry is not None and entry < bound and len(taken) < most:
+            taken.append(entry)
+            rows[entry[:_KEY]] = None
+            self._pop(line, entry)
+            entry = self._first(line)
+        line.count -= len(taken)
+        if taken:
+            self._rows.touch(line.queue)
+            # What is added from now on is due later than now, so nothing will ever be before the mark.
+            line.mark = (taken[-1] if entry is not None and entry < bound else bound)[5:_KEY]
+        self.alarms.rest(line, None if entry is None else keys.time_of(entry), now_ms)
+        return line.queue, taken
+
+    def _first(self, line: Timeline) -> bytes | None:
+        """Returns the first entry of a queue, read if it is not in memory."""
+        heap, gone = line.heap, line.gone
+        while True:
+            if line.loaded is not None and (not heap or heap[0] > line.loaded):
+                self._load(line)
+            elif not heap:
+                return None
+            elif gone and heap[0][:_KEY] in gone:
+                gone.remove(heap[0][:_KEY])
+                self._pop(line, heap[0])
+            else:
+                return heap[0]
+
+    def _pop(self, line: Timeline, entry: bytes) -> None:
+        """Takes the first entry of a head out; it stands there twice if it was read while it was there."""
+        heap = line.heap
+        while heap and heap[0] == entry:
+            heapq.heappop(heap)
+            self.entries -= 1
+
+    def _load(self, line: Timeline) -> None:
+        """Reads the next page of a queue."""
+        assert line.loaded is not None
+        unwritten = [batch.rows for batch in (*self._rows.in_flight, self._rows.batch)]
+        end = self.table + (line.queue.number + 1).to_bytes(4, "big")
+        found = self._rows.stored.scan(line.loaded, end, line.page)
+        line.loaded = found[-1][0] + _AFTER if len(found) == line.page else None
+        line.page = min(4 * line.page, PAGE)
+        # Changes on their way are not read: what they add is in memory already, what they delete goes.
+        for key, value in found:
+            if not any(key in rows for rows in unwritten):
+                heapq.heappush(line.heap, key + value)
+                self.entries += 1
+        self._heads.pop(line, None)
+        self._bound(line)
+
+    def _bound(self, line: Timeline) -> None:
+        """Keeps a head that grew, and all heads together, within their bounds."""
+        size = len(line.heap)
+        if size > 1 and line not in self._heads:
+            self._heads[line] = None
+        if size > max(HEAD_MAX, line.cut_at):
+            self._cut(line, HEAD_MAX // 2)
+            # What is not written cannot be cut: then nobody tries again for each further entry.
+            line.cut_at = 2 * len(line.heap)
+        if self.entries > self._shrink_at:
+            self._shrink(line)
+            self._shrink_at = (
+                ENTRIES_MAX if self.entries <= ENTRIES_MAX * 3 // 4 else max(ENTRIES_MAX, 2 * self.entries)
+            )
+
+    def _replace(self, line: Timeline, entries: Iterable[bytes]) -> None:
+        """Lets these be the entries in memory, each once, but for those whose rows are deleted."""
+        gone = line.gone
+        kept = sorted(entry for entry in set(entries) if entry[:_KEY] not in gone)
+        gone.clear()
+        self.entries += len(kept) - len(line.heap)
+        line.heap[:] = kept
+        if len(kept) > 1:
+            self._heads[line] = None
+        else:
+            self._heads.pop(line, None)
+
+    def _cut(self, line: Timeline, keep: int) -> None:
+        """Forgets all but the first `keep` entries of a queue, and those that are not written."""
+        self._replace(line, line.heap)
+        entries = line.heap
+        if len(entries) > keep:
+            bound = entries[keep - 1][:_KEY] + _AFTER
+            if line.loaded is None or bound < line.loaded:
+                line.loaded = bound
+        loaded = line.loaded
+        if loaded is not None:
+            unwritten = [batch.rows for batch in (*self._rows.in_flight, self._rows.batch)]
+            self._replace(line, [e for e in entries if e < loaded or any(e[:_KEY] in rows for rows in unwritten)])
+
+    def _shrink(self, keep: Timeline) -> None:
+        """Cuts heads, those first that were not read for longest, until the budget holds again; `keep` stays."""
+        for line in list(self._heads):
+            if self.entries <= ENTRIES_MAX * 3 // 4:
+                break
+            if line is not keep:
+                self._cut(line, 1)
+                self._heads.pop(line, None)

@@ -1,7 +1,8 @@
 """Runs the steps of `make test` one after another, all of them even when one fails, and tells the time of each.
 
 A step is a target of the Makefile, except "test-python": that is one pytest run for each suite, a folder of `tests`.
-`tests/host` is left out: it needs root and has a command of its own.
+The two suites that search for broken promises run side by side, each on one core. `tests/host` is left out: it needs
+root and has a command of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PYTEST = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "worksteal"]
+PYTEST = [sys.executable, "-m", "pytest"]
+TWO_CORES = ["-n", "2", "--dist", "worksteal"]
+SEARCHES = [Path("tests/model"), Path("tests/sim")]
+Step = tuple[str, list[list[str]]]
 
 
 def suites() -> list[Path]:
@@ -21,24 +25,42 @@ def suites() -> list[Path]:
     return [Path("tests", name) for name in sorted(folders - {"host"})]
 
 
-def steps(names: list[str]) -> list[tuple[str, list[str]]]:
-    """Returns (title, command) of each step."""
-    planned: list[tuple[str, list[str]]] = []
+def steps(names: list[str]) -> list[Step]:
+    """Returns the title of each step and its commands, which run side by side."""
+    planned: list[Step] = []
     for name in names:
         if name == "test-python":
-            planned += [(suite.as_posix(), [*PYTEST, suite.as_posix()]) for suite in suites()]
+            alone = [suite for suite in suites() if suite not in SEARCHES]
+            planned += [(suite.as_posix(), [[*PYTEST, *TWO_CORES, suite.as_posix()]]) for suite in alone]
+            planned.append((" and ".join(map(str, SEARCHES)), [[*PYTEST, suite.as_posix()] for suite in SEARCHES]))
         else:
-            planned.append((name, ["make", name]))
+            planned.append((name, [["make", name]]))
     return planned
+
+
+def run(commands: list[list[str]]) -> int:
+    """Runs commands side by side; returns 0 when all end well. Of several, each one's output comes at its end."""
+    if len(commands) == 1:
+        return subprocess.run(commands[0], cwd=ROOT, check=False).returncode
+    started = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for command in commands
+    ]
+    status = 0
+    for process in started:
+        output, _ = process.communicate()
+        sys.stdout.buffer.write(output)
+        sys.stdout.flush()
+        status |= process.returncode
+    return status
 
 
 def main(names: list[str]) -> int:
     """Runs the steps; returns 1 when one failed."""
     outcomes = []
-    for title, command in steps(names):
+    for title, commands in steps(names):
         print(f"\n=== {title}", flush=True)
         begin = time.monotonic()
-        status = subprocess.run(command, cwd=ROOT, check=False).returncode
+        status = run(commands)
         outcomes.append((title, time.monotonic() - begin, status))
     print("\n    seconds  step")
     for title, seconds, status in outcomes:

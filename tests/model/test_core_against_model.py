@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,6 @@ from codeq_server.core.outcomes import Outcome
 from codeq_server.core.shard import Shard, ShardSettings
 from codeq_server.storage.check import check
 from codeq_server.storage.memory import MemoryStore
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -27,24 +25,16 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 from reference import RETENTION_MS, Lease, Model, Refused, Task, Words
+from search import SEARCH_SECONDS, search
 from tiny_limits import CLAIM_MAX, make_limits_tiny
 
 BACKOFF_MS = 1000
 TENANTS = ("acme", "globex")
 COMMANDS = ("a", "b", "c")
 CALLERS = [Caller(tenant, *who) for tenant in TENANTS for who in (("w", "w"), ("w/1", "w"), ("v", "v"))]
-QUICK = settings(
-    max_examples=int(os.environ.get("CODEQ_MODEL_EXAMPLES", "1000")),
-    stateful_step_count=int(os.environ.get("CODEQ_MODEL_STEPS", "60")),
-    deadline=None,
-    database=None,
-    print_blob=True,
-    suppress_health_check=list(HealthCheck),
-)
-"""CODEQ_MODEL_EXAMPLES and CODEQ_MODEL_STEPS make longer runs."""
+EXAMPLES_LEAST = 1000
 
 
 class CoreBesideModel(RuleBasedStateMachine):
@@ -485,4 +475,4 @@ class CoreBesideModel(RuleBasedStateMachine):
 @pytest.mark.timeout(3600)
 def test_core_beside_model_does_and_shows_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     make_limits_tiny(monkeypatch)
-    run_state_machine_as_test(CoreBesideModel, settings=QUICK)
+    search(CoreBesideModel, EXAMPLES_LEAST, steps=60, seconds=SEARCH_SECONDS)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 from codeq_server.core import redrive
-from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule, run_state_machine_as_test
-from test_core_against_model import QUICK, CoreBesideModel
+from hypothesis.stateful import precondition, rule
+from search import search
+from test_core_against_model import CoreBesideModel
 from tiny_limits import make_limits_tiny
 
-FEWER = settings(QUICK, max_examples=max(1, QUICK.max_examples // 4))
+EXAMPLES_LEAST = 400
 
 
 class RedriveBesideModel(CoreBesideModel):
@@ -32,4 +32,4 @@ class RedriveBesideModel(CoreBesideModel):
 @pytest.mark.timeout(3600)
 def test_redrive_beside_model_does_and_shows_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     make_limits_tiny(monkeypatch)
-    run_state_machine_as_test(RedriveBesideModel, settings=FEWER)
+    search(RedriveBesideModel, EXAMPLES_LEAST, steps=60)

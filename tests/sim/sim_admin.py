@@ -58,7 +58,7 @@ async def redrive_queue(world: World, holder: str, command: str) -> None:
 
 async def list_dead_letters(world: World, holder: str, command: str) -> None:
     """Reads every page of a queue's dead letters: each is shown once."""
-    seen: set[str] = set()
+    seen: set[tuple[str, int]] = set()
     request = queue_service_pb2.ListDeadLettersRequest(command=command, page_size=2)
     while True:
         try:
@@ -69,9 +69,10 @@ async def list_dead_letters(world: World, holder: str, command: str) -> None:
             raise
         for task in page.tasks:
             world.audit.demand(task.status == task_pb2.TASK_STATUS_DLQ, f"{task.id} is listed as a dead letter")
-            revived = world.audit.tasks[task.id].revived
-            world.audit.demand(revived or task.id not in seen, f"{task.id} is listed twice")
-            seen.add(task.id)
+            revived = world.audit.tasks[tenant_of(holder), task.id].revived
+            row = (task.id, task.created_at.ToMilliseconds())
+            world.audit.demand(revived or row not in seen, f"{task.id} is listed twice")
+            seen.add(row)
         request.page_token = page.next_page_token
         if not request.page_token:
             world.audit.count("dead letters listed")

@@ -5,6 +5,7 @@ It knows what clients asked and were told, and what is durable; of the server's 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -14,6 +15,7 @@ from codeq.v1 import producer_service_pb2, queue_service_pb2, task_pb2, task_ser
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import ids, keys
 from codeq_server.core.outcomes import ABANDONS_MAX, EXPIRED_ERROR, Outcome, Status
+from codeq_server.services.convert import unix_ms
 from codeq_server.storage.check import check
 from codeq_server.storage.memory import MemoryStore
 
@@ -29,12 +31,20 @@ class Violation(AssertionError):  # noqa: N818 - what it is
 
 @dataclass(frozen=True)
 class Asked:
-    """A task that a producer asked for; its payload is unique in the run."""
+    """A task that a producer asked for; its payload is unique in the run.
+
+    Attributes:
+        name: What its id follows from, which no other task of the tenant has as long as this one has rows: the
+            idempotency key, with the index of a task of a batch, or the id that the producer chose. None: nothing.
+        group: Payloads of the tasks that are accepted together with it or not at all; empty: it stands alone.
+    """
 
     tenant: str
     command: str
     priority: int
     max_attempts: int
+    name: tuple[str, str, int] | None = None
+    group: frozenset[bytes] = frozenset()
 
 
 @dataclass
@@ -43,11 +53,14 @@ class Known:
 
     `end` and `told` are of its present life: how it ended, and what a client was told of that, a token and an outcome
     that was accepted for it. `ends` are those of all lives, `revived` is how often it was redriven, and `redrives` how
-    often somebody asked for that.
+    often somebody asked for that. `before` is the task that had
+    this id until it was removed.
     """
 
     task_id: str
     asked: Asked
+    created_ms: int = 0
+    before: Known | None = None
     state: rows_pb2.StateRow | None = None
     end: rows_pb2.StateRow | None = None
     end_wall_ms: int = 0
@@ -71,11 +84,15 @@ class Slot:
 class Audit:
     """Judges one run."""
 
-    def __init__(self, mono_ms: Any) -> None:
+    def __init__(self, mono_ms: Any, *, checked: bool) -> None:
         self.rows = MemoryStore()
         self.asked: dict[bytes, Asked] = {}
-        self.acked: set[str] = set()
-        self.tasks: dict[str, Known] = {}
+        self.acked: set[tuple[str, str]] = set()
+        """Tenants and ids that producers were told."""
+        self.tasks: dict[tuple[str, str], Known] = {}
+        """By tenant and id, the last task with the id."""
+        self.ids: dict[tuple[str, tuple[str, str, int]], str] = {}
+        """The id that follows from a name, by tenant and name."""
         self.tokens: set[int] = set()
         self.top_token = 0
         self.batches = 0
@@ -87,6 +104,7 @@ class Audit:
         self.cleaned: dict[str, int] = {}
         """Time before which ended tasks of a tenant may be removed early."""
         self._mono_ms = mono_ms
+        self._checked = checked
         self._times = [0, 0, 0]
         """When the last batches became durable: who claims in one did so after the last but one."""
         self._by_home: dict[bytes, Known] = {}
@@ -114,8 +132,9 @@ class Audit:
         if tick is not None:
             self._batch(rows, rows_pb2.TickRow.FromString(tick))
         self.rows.write(rows)
-        found = [str(difference) for difference in check(self.rows.scan(b"", b"\xff" * 8, 1 << 30))]
-        self.demand(not found, f"rows contradict each other: {found}")
+        if self._checked:
+            found = [str(difference) for difference in check(self.rows.scan(b"", b"\xff" * 8, 1 << 30))]
+            self.demand(not found, f"rows contradict each other: {found}")
 
     def _batch(self, rows: Mapping[bytes, bytes | None], tick: rows_pb2.TickRow) -> None:
         self.batches += 1
@@ -126,8 +145,12 @@ class Audit:
         table: dict[bytes, list[tuple[bytes, bytes | None]]] = {}
         for key, value in sorted(rows.items()):
             table.setdefault(key[:1], []).append((key, value))
+        made: Counter[bytes] = Counter()
         for key, value in table.get(b"t", ()):
-            self._home(key, value, tick.wall_ms)
+            self._home(key, value, tick.wall_ms, made)
+        for payload, often in made.items():
+            together = {made[other] for other in self.asked[payload].group} | {often}
+            self.demand(together == {often}, "a batch that is accepted as a whole is durable in part")
         for key, value in table.get(b"l", ()):
             self._lease(int.from_bytes(key[1:], "big"), value, rows)
         for key, value in table.get(b"s", ()):
@@ -139,7 +162,7 @@ class Audit:
         if table.get(b"l"):
             self.top_token = max(self.top_token, *(int.from_bytes(key[1:], "big") for key, _ in table[b"l"]))
 
-    def _home(self, key: bytes, value: bytes | None, wall_ms: int) -> None:
+    def _home(self, key: bytes, value: bytes | None, wall_ms: int, made: Counter[bytes]) -> None:
         before = self._by_home.get(key)
         if value is None:
             if before is not None and not before.removed:
@@ -149,7 +172,8 @@ class Audit:
             return
         raw = task_pb2.Task.FromString(keys.task_bytes(value))
         queue, lane, position = keys.split_place_key(key)
-        task_id = ids.task_id(queue, lane, position, keys.home_epoch(value))
+        name = keys.name_of(value)
+        task_id = name or ids.task_id(queue, lane, position, keys.home_epoch(value))
         self.demand(before is None or before.task_id == task_id, f"another task took the home of {before}")
         asked = self.asked.get(raw.payload)
         self.demand(asked, f"nobody asked for {task_id}")
@@ -158,8 +182,44 @@ class Audit:
             (raw.command, raw.priority) == (asked.command, asked.priority), f"{task_id} is not what was asked for"
         )
         if before is None:
-            self.tasks[task_id] = self._by_home[key] = Known(task_id, asked)
+            self.demand(bool(name) == bool(asked.name), f"{task_id} is not named as its producer said")
+            self._check_name(asked, task_id)
+            last = self.tasks.get((asked.tenant, task_id))
+            self.demand(last is None or last.removed, f"two tasks have the id {task_id}")
+            known = Known(task_id, asked, unix_ms(raw.created_at), last)
+            known.redrives = last.redrives if last else 0  # they may have been on their way
+            self.tasks[asked.tenant, task_id] = self._by_home[key] = known
+            made[raw.payload] += 1
             self.count("created")
+
+    def _check_name(self, asked: Asked, task_id: str) -> None:
+        if asked.name is not None:
+            first = self.ids.setdefault((asked.tenant, asked.name), task_id)
+            self.demand(task_id == first, f"{first} and {task_id} are ids of the same {asked.name}")
+
+    def _known(self, tenant: str, task: task_pb2.Task, told: str) -> Known:
+        """Returns the task that a message to a tenant tells."""
+        known = self.tasks.get((tenant, task.id))
+        while known is not None and known.created_ms != unix_ms(task.created_at):
+            known = known.before
+        self.demand(known, f"{task.id} is {told} and not durable, or not this tenant's")
+        assert known is not None
+        asked = self.asked[task.payload]
+        self.demand(asked is known.asked, f"{task.id} is {told} with the payload of another")
+        self.demand(
+            (task.tenant_id or tenant, task.command, task.priority) == (tenant, asked.command, asked.priority),
+            f"{task.id} is {told} as another one",
+        )
+        return known
+
+    def _under(self, tenant: str, task_id: str, token: int) -> Known:
+        """Returns the task with an id that a lease was of."""
+        last = known = self.tasks[tenant, task_id]
+        while token not in known.slots and (known.end is None or known.end.ended_token != token):
+            if known.before is None:
+                return last
+            known = known.before
+        return known
 
     def _removed(self, task: Known, wall_ms: int) -> None:
         self.demand(task.end, f"{task.task_id} was removed and had not ended")
@@ -272,48 +332,23 @@ class Audit:
 
     # -- what leaves ---------------------------------------------------------------------------------------------
 
-    def leaves(self, message: Any) -> None:
-        """Judges an answer at the moment it leaves: what it tells is durable."""
-        match message:
-            case producer_service_pb2.ProduceResponse():
-                created = [task_id for ack in message.acks for task_id in ack.task_ids if task_id]
-            case task_service_pb2.CreateTaskResponse():
-                created = [message.task.id]
-            case task_service_pb2.BatchCreateTasksResponse():
-                created = [item.task.id for item in message.results if item.HasField("task")]
-            case task_service_pb2.ListTasksResponse() | queue_service_pb2.ListDeadLettersResponse():
-                created = []
-                for task in message.tasks:
-                    self._shown(task)
-            case worker_service_pb2.WorkResponse() | task_service_pb2.ClaimTasksResponse():
-                created = []
-                for task in message.tasks:
-                    self._delivered(task)
-            case (
-                task_service_pb2.GetTaskResponse()
-                | task_service_pb2.GetTaskResultResponse()
-                | task_service_pb2.CancelTaskResponse()
-                | task_service_pb2.RedriveTaskResponse()
-            ):
-                created = []
-                self._shown(message.task)
-            case _:
-                created = []
-        for task_id in created:
-            self.demand(task_id in self.tasks, f"{task_id} is acknowledged and not durable")
+    def leaves(self, tenant: str, message: Any) -> None:
+        """Judges an answer to a tenant at the moment it leaves: what it tells is durable, and the tenant's own."""
+        for task in _deliveries(message):
+            self._delivered(tenant, task)
+        for task in _tasks_shown(message):
+            self._shown(tenant, task)
+        if isinstance(message, producer_service_pb2.ProduceResponse):
+            for task_id in (task_id for ack in message.acks for task_id in ack.task_ids if task_id):
+                self.demand((tenant, task_id) in self.tasks, f"{task_id} is acknowledged and not durable")
 
-    def _delivered(self, task: task_pb2.Task) -> None:
+    def _delivered(self, tenant: str, task: task_pb2.Task) -> None:
         self.demand(task.lease_token in self.tokens, f"{task.id} is delivered under a lease that is not durable")
-        known = self.tasks.get(task.id)
-        self.demand(known, f"{task.id} is delivered and not durable")
-        assert known is not None
-        self.demand(self.asked[task.payload] == known.asked, f"{task.id} is delivered with the payload of another")
+        self._known(tenant, task, "delivered")
         self.demand(task.attempts <= (task.max_attempts or 1 << 30), f"{task.id} is delivered too often")
 
-    def _shown(self, task: task_pb2.Task) -> None:
-        known = self.tasks.get(task.id)
-        self.demand(known, f"{task.id} is shown and not durable")
-        assert known is not None
+    def _shown(self, tenant: str, task: task_pb2.Task) -> None:
+        known = self._known(tenant, task, "shown")
         if task.status in ENDED:
             durable = any(end.status == task.status for end in known.ends)
             self.demand(durable, f"{task.id} is shown as ended, which is not durable")
@@ -328,21 +363,38 @@ class Audit:
 
     def created(self, tenant: str, task_id: str, payload: bytes) -> None:
         """A producer got the id of a task."""
-        known = self.tasks[task_id]
-        self.demand(known.asked is self.asked[payload] and known.asked.tenant == tenant, f"{task_id} is another's task")
-        self.acked.add(task_id)
+        asked = self.asked[payload]
+        known: Known | None = self.tasks[tenant, task_id]
+        while known is not None and known.asked is not asked:
+            known = known.before
+        self.demand(known and asked.tenant == tenant, f"{task_id} is another's task")
+        self._check_name(asked, task_id)
+        self.acked.add((tenant, task_id))
 
-    def extended(self, task_id: str, token: int, until_ms: int) -> None:
+    def refused(self, tenant: str, *names: tuple[str, str, int]) -> None:
+        """A producer was told that another task has the id that follows from one of these names."""
+        self.count("refused")
+        # Key of one task and key of a batch stand in each other's way.
+        known = {(tenant, other) for kind, name, _ in names for other in ((kind, name, -1), (kind, name, 0))}
+        self.demand(known & self.ids.keys(), f"a create is refused for {names}, none of which is durable")
+
+    def was_removed(self, tenant: str, payload: bytes) -> bool:
+        """Tells whether a task that was asked for existed and is removed."""
+        asked = self.asked[payload]
+        known = self.tasks.get((tenant, self.ids.get((tenant, asked.name or ("", "", 0)), "")))
+        return known is not None and known.removed
+
+    def extended(self, tenant: str, task_id: str, token: int, until_ms: int) -> None:
         """A worker was promised a lease until then, on the monotonic clock."""
         self.count("extended")
-        slot = self.tasks[task_id].slots.get(token)
+        slot = self._under(tenant, task_id, token).slots.get(token)
         if slot is not None:
             slot.until = max(slot.until, until_ms)
 
-    def accepted(self, task_id: str, token: int, status: int, result: bytes) -> None:
+    def accepted(self, tenant: str, task_id: str, token: int, status: int, result: bytes) -> None:
         """A worker was told that its end of a task is accepted."""
         self.count("accepted")
-        known = self.tasks[task_id]
+        known = self._under(tenant, task_id, token)
         if known.revived and (known.end is None or known.end.ended_token != token):
             return  # it is the end of an earlier life
         self.demand(known.end, f"the end of {task_id} is acknowledged and not durable")
@@ -354,10 +406,11 @@ class Audit:
         self.demand(known.told in {None, (token, status, result)}, f"two ends of {task_id} are accepted")
         known.told = (token, status, result)
 
-    def cancelled(self, task_id: str) -> None:
+    def cancelled(self, tenant: str, task: task_pb2.Task) -> None:
         """A producer was told that a task is cancelled."""
         self.count("cancelled")
-        known = self.tasks[task_id]
+        known = self._known(tenant, task, "cancelled")
+        task_id = known.task_id
         if known.revived and (known.end is None or known.end.status != Status.CANCELLED):
             return  # it is the end of an earlier life
         cancelled = known.end is not None and known.end.status == Status.CANCELLED
@@ -372,3 +425,28 @@ class Audit:
         self.demand(not lost, f"acknowledged and lost: {sorted(lost)}")
         waiting = sorted(task.task_id for task in self.tasks.values() if task.end is None)
         self.demand(not waiting, f"never ended: {waiting}")
+
+
+def _deliveries(message: Any) -> list[task_pb2.Task]:
+    """Returns the tasks that a message hands out."""
+    if isinstance(message, worker_service_pb2.WorkResponse | task_service_pb2.ClaimTasksResponse):
+        return list(message.tasks)
+    return []
+
+
+def _tasks_shown(message: Any) -> list[task_pb2.Task]:
+    """Returns the tasks that a message tells of."""
+    match message:
+        case task_service_pb2.BatchCreateTasksResponse():
+            return [item.task for item in message.results if item.HasField("task")]
+        case task_service_pb2.ListTasksResponse() | queue_service_pb2.ListDeadLettersResponse():
+            return list(message.tasks)
+        case (
+            task_service_pb2.CreateTaskResponse()
+            | task_service_pb2.GetTaskResponse()
+            | task_service_pb2.GetTaskResultResponse()
+            | task_service_pb2.CancelTaskResponse()
+            | task_service_pb2.RedriveTaskResponse()
+        ):
+            return [message.task]
+    return []

@@ -11,12 +11,18 @@ from typing import Any
 import sim_admin
 from codeq.v1 import producer_service_pb2, queue_service_pb2, task_pb2, task_service_pb2, worker_service_pb2
 from codeq_server.core.errors import Reason, Rejection
-from sim_audit import Asked, Audit
+from sim_audit import Asked, Audit, Known
 from sim_node import END, LEASE_SECONDS, Lost, Node, Stream, retryable, tenant_of
 
 COMMANDS = ("a", "b")
-TASKS_MAX = 100
+TASKS_MAX = 120
 """Tasks asked for in a run."""
+NAMES = 8
+"""Keys that a tenant's producers use, and ids that they choose."""
+TaskName = tuple[str, str, int]
+"""See `Asked.name`."""
+TAKEN = {"key": Reason.IDEMPOTENCY_CONFLICT, "id": Reason.TASK_ID_TAKEN}
+"""Why a task with such a name is refused."""
 _ENDS = {task_pb2.OUTCOME_KIND_COMPLETED: 4, task_pb2.OUTCOME_KIND_FAILED: 5}
 
 
@@ -34,21 +40,42 @@ class World:
         """(holder, task id, token) of deliveries, for outcomes that come late or from others."""
 
     def specs(self, tenant: str) -> list[task_pb2.TaskSpec]:
-        """Returns a few tasks nobody asked for before."""
+        """Returns a few tasks nobody asked for before; some have names."""
         chance = self.chance
-        specs = []
-        for _ in range(min(chance.choice((1, 1, 2, 5)), TASKS_MAX - self.number)):
-            self.number += 1
-            spec = task_pb2.TaskSpec(command=chance.choice(COMMANDS), payload=f"{self.number}".encode())
-            spec.priority = chance.choice((0, 0, 9))
-            attempts = chance.choice((0, 1, 2, 3))
-            if attempts:
-                spec.max_attempts = attempts
-            if chance.random() < 0.2:
-                spec.delay_seconds = chance.choice((0, 1, 3))
-            self.audit.asked[spec.payload] = Asked(tenant, spec.command, spec.priority, attempts)
-            specs.append(spec)
-        return specs
+        count = min(chance.choice((1, 1, 2, 5)), TASKS_MAX - self.number)
+        return [self.spec(tenant, self.name() if chance.random() < 0.2 else None) for _ in range(count)]
+
+    def name(self) -> TaskName:
+        """Returns a key, or an id that a producer chooses; both tenants choose among the same few."""
+        kind = self.chance.choice(("key", "id"))
+        return kind, f"{kind}-{self.chance.randint(1, NAMES)}", -1
+
+    def spec(self, tenant: str, name: TaskName | None) -> task_pb2.TaskSpec:
+        """Returns a task nobody asked for before."""
+        chance = self.chance
+        self.number += 1
+        spec = task_pb2.TaskSpec(command=chance.choice(COMMANDS), payload=f"{self.number}".encode())
+        spec.priority = chance.choice((0, 0, 9))
+        attempts = chance.choice((0, 1, 2, 3))
+        if attempts:
+            spec.max_attempts = attempts
+        if chance.random() < 0.2:
+            spec.delay_seconds = chance.choice((0, 1, 3))
+        if name is not None and name[2] < 0:
+            setattr(spec, {"key": "idempotency_key", "id": "task_id"}[name[0]], name[1])
+        self.audit.asked[spec.payload] = Asked(tenant, spec.command, spec.priority, attempts, name)
+        return spec
+
+    def told(self, tenant: str, spec: task_pb2.TaskSpec, task_id: str) -> None:
+        """A producer got the id of a task it asked for."""
+        self.audit.created(tenant, task_id, spec.payload)
+
+    def refused(self, tenant: str, spec: task_pb2.TaskSpec, reason: Reason) -> None:
+        """A producer was told that a task is not accepted: there can be one cause only."""
+        name = self.audit.asked[spec.payload].name
+        self.audit.demand(name and reason is TAKEN[name[0]], f"a task named {name} is refused: {reason}")
+        assert name is not None
+        self.audit.refused(tenant, name)
 
     async def pause(self, seconds: float) -> None:
         """Waits for about as long."""
@@ -94,51 +121,28 @@ async def _read_acks(world: World, tenant: str, stream: Stream, unacked: deque[l
         while (message := await stream.receive()) is not END:
             for ack in message.acks:
                 frame = unacked.popleft()
-                world.audit.demand(not ack.errors, f"a task is refused: {ack.errors}")
-                for spec, task_id in zip(frame, ack.task_ids, strict=True):
-                    world.audit.created(tenant, task_id, spec.payload)
+                errors = {error.index: Reason(error.reason) for error in ack.errors}
+                for index, (spec, task_id) in enumerate(zip(frame, ack.task_ids, strict=True)):
+                    if index in errors:
+                        world.refused(tenant, spec, errors[index])
+                    else:
+                        world.told(tenant, spec, task_id)
     except (Lost, Rejection):
         return
 
 
-async def produce_by_calls(world: World, holder: str) -> None:
-    """A producer that makes one call after another, asks for what it made, and repeats what got lost."""
-    tenant = tenant_of(holder)
-    node, chance = world.node, world.chance
-    for _ in world.lives():
-        specs = world.specs(tenant)
-        try:
-            if len(specs) == 1:
-                request = task_service_pb2.CreateTaskRequest(spec=specs[0])
-                tasks = [(await node.call(holder, "TaskService/CreateTask", request)).task]
-            else:
-                batch = task_service_pb2.BatchCreateTasksRequest(tasks=specs)
-                tasks = [item.task for item in (await node.call(holder, "TaskService/BatchCreateTasks", batch)).results]
-            for task in tasks:
-                world.audit.created(tenant, task.id, task.payload)
-            if tasks and chance.random() < 0.3:
-                wait = task_service_pb2.GetTaskResultRequest(task_id=tasks[0].id, wait_seconds=chance.choice((0, 1, 5)))
-                await node.call(holder, "TaskService/GetTaskResult", wait)
-            if chance.random() < 0.4:
-                await _cancel(world, holder)
-        except (Lost, Rejection):
-            pass
-        await world.pause(0.2)
-
-
-async def _cancel(world: World, holder: str) -> None:
+async def cancel(world: World, holder: str) -> None:
     """Cancels a task, whatever it does."""
     tasks = world.audit.tasks.values()
     own = [task for task in tasks if task.asked.tenant == tenant_of(holder) and task.end is None]
     if own:
         request = task_service_pb2.CancelTaskRequest(task_id=world.chance.choice(own).task_id)
-        await world.node.call(holder, "TaskService/CancelTask", request)
-        world.audit.cancelled(request.task_id)
+        answer = await world.node.call(holder, "TaskService/CancelTask", request)
+        world.audit.cancelled(tenant_of(holder), answer.task)
 
 
 async def look_around(world: World, holder: str) -> None:
     """An administrator: asks for tasks, its own and others', and for queues."""
-    tenant = tenant_of(holder)
     node, chance, audit = world.node, world.chance, world.audit
     while world.asking:
         await world.pause(0.3)
@@ -153,18 +157,7 @@ async def look_around(world: World, holder: str) -> None:
             elif chance.random() < 0.3:
                 await _administer(world, holder)
             elif audit.tasks:
-                known = chance.choice(list(audit.tasks.values()))
-                own, removed = known.asked.tenant == tenant, known.removed
-                try:
-                    request = task_service_pb2.GetTaskRequest(task_id=known.task_id)
-                    await node.call(holder, "TaskService/GetTask", request)
-                except Rejection as refusal:
-                    missing = refusal.reason is Reason.TASK_NOT_FOUND
-                    audit.demand(missing or retryable(refusal), f"a look ended with {refusal.reason}")
-                    audit.demand(not missing or not own or known.removed or known.end, f"{known.task_id} is not found")
-                else:
-                    audit.demand(own, f"{known.task_id} is shown to another tenant")
-                    audit.demand(not removed, f"{known.task_id} was removed and is shown")
+                await _look(world, holder, chance.choice(list(audit.tasks.values())))
         except (Lost, Rejection):
             continue
 
@@ -182,11 +175,32 @@ async def _administer(world: World, holder: str) -> None:
             await sim_admin.cleanup(world, holder)
 
 
+async def _look(world: World, holder: str, known: Known) -> None:
+    """Asks for a task: it is found by its own tenant, and as long as it has not ended, for sure."""
+    tenant, audit = tenant_of(holder), world.audit
+    own, removed = known.asked.tenant == tenant, known.removed
+    request = task_service_pb2.GetTaskRequest(task_id=known.task_id)
+    try:
+        task = (await world.node.call(holder, "TaskService/GetTask", request)).task
+    except Rejection as refusal:
+        missing = refusal.reason is Reason.TASK_NOT_FOUND
+        audit.demand(missing or retryable(refusal), f"a look ended with {refusal.reason}")
+        audit.demand(not missing or not own or known.removed or known.end, f"{known.task_id} is not found")
+        return
+    seen = audit.asked[task.payload]
+    audit.demand(seen.tenant == tenant, f"{known.task_id} is shown to another tenant")
+    again = audit.tasks[tenant, task.id] is not known
+    audit.demand(again or not removed, f"{known.task_id} was removed and is shown")
+
+
 async def _pause_for_a_while(world: World, holder: str) -> None:
     command = world.chance.choice(COMMANDS)
     pause = queue_service_pb2.PauseQueueRequest(command=command)
     world.paused.add((holder, command))
-    await world.node.call(holder, "QueueService/PauseQueue", pause, doubled=0)
+    try:
+        await world.node.call(holder, "QueueService/PauseQueue", pause, doubled=0)
+    finally:
+        world.paused.add((holder, command))  # it may have been resumed while the call was on its way
     world.audit.count("paused")
     await world.pause(0.5)
     await resume(world, holder, command)
@@ -213,14 +227,15 @@ async def resume_all(world: World) -> None:
 
 async def _list(world: World, holder: str) -> None:
     """Reads every page of the tasks: each is shown once."""
-    seen: set[str] = set()
+    seen: set[tuple[str, int]] = set()
     request = task_service_pb2.ListTasksRequest(page_size=7)
     while True:
         page = await world.node.call(holder, "TaskService/ListTasks", request)
         for task in page.tasks:
-            world.audit.demand(task.id not in seen, f"{task.id} is listed twice")
+            row = (task.id, task.created_at.ToMilliseconds())
+            world.audit.demand(row not in seen, f"{task.id} is listed twice")
             world.audit.demand(task.tenant_id == tenant_of(holder), f"{task.id} is listed for another tenant")
-            seen.add(task.id)
+            seen.add(row)
         request.page_token = page.next_page_token
         if not request.page_token:
             world.audit.count("listed")
@@ -289,6 +304,7 @@ class _StreamWorker:
 
     def __init__(self, world: World, holder: str, stream: Stream) -> None:
         self._world, self._holder, self._stream = world, holder, stream
+        self._tenant = tenant_of(holder)
         self._sent: deque[task_pb2.Outcome] = deque()
         self._number = 0
         self._asked: dict[tuple[str, int], deque[int]] = {}
@@ -317,10 +333,10 @@ class _StreamWorker:
             self._number += 1
             said = self._sent.popleft()
             if self._number not in refused and said.kind in _ENDS:
-                self._world.audit.accepted(said.task_id, said.lease_token, _ENDS[said.kind], said.result)
+                self._world.audit.accepted(self._tenant, said.task_id, said.lease_token, _ENDS[said.kind], said.result)
         for grant in message.extended:
             until = self._asked[grant.task_id, grant.lease_token].popleft()
-            self._world.audit.extended(grant.task_id, grant.lease_token, until)
+            self._world.audit.extended(self._tenant, grant.task_id, grant.lease_token, until)
         for lease in message.lost:
             self._asked[lease.task_id, lease.lease_token].popleft()
 
@@ -361,6 +377,8 @@ async def work_by_calls(world: World, holder: str) -> None:
             await world.pause(0.3)
             continue
         for task in claimed.tasks:
+            wanted = claim.commands or COMMANDS
+            world.audit.demand(task.command in wanted, f"{task.id} of {task.command} is given for {wanted}")
             world.seen.append((holder, task.id, task.lease_token))
             await world.pause(0.1)
             said = choose(world, task)
@@ -398,5 +416,5 @@ async def _say_by_call(world: World, holder: str, said: task_pb2.Outcome) -> Non
                 continue
             return
         if said.kind in _ENDS:
-            world.audit.accepted(said.task_id, said.lease_token, _ENDS[said.kind], said.result)
+            world.audit.accepted(tenant_of(holder), said.task_id, said.lease_token, _ENDS[said.kind], said.result)
         return

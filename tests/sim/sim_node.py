@@ -190,14 +190,14 @@ class Node:
                 return rejection
 
         task = process.start(serve())
-        task.add_done_callback(lambda done: self._answer(done, answer))
+        task.add_done_callback(lambda done: self._answer(tenant_of(holder), done, answer))
         return task
 
-    def _answer(self, task: asyncio.Task[Any], answer: asyncio.Future[Any]) -> None:
+    def _answer(self, tenant: str, task: asyncio.Task[Any], answer: asyncio.Future[Any]) -> None:
         if task.cancelled():
             return
         message = task.result()
-        self.audit.leaves(message)
+        self.audit.leaves(tenant, message)
         if self.chance.random() < 0.02:
             self.loop.call_later(self.delay(), _lose, answer)
         else:
@@ -211,9 +211,9 @@ class Node:
         """
         if self.server is None or self.process is None:
             raise Lost
-        stream = Stream(self, kind)
+        stream = Stream(self, kind, holder)
         self.streams[stream] = None
-        stream.serve(self.server, self.process, claims_of(holder))
+        stream.serve(self.server, self.process)
         return stream
 
 
@@ -265,13 +265,14 @@ class Pipe:
 class Stream:
     """A bidirectional call: the client's end, and the context that the server's end sees."""
 
-    def __init__(self, node: Node, kind: str) -> None:
-        self._node, self._kind = node, kind
+    def __init__(self, node: Node, kind: str, holder: str) -> None:
+        self._node, self._kind, self._holder = node, kind, holder
         self._up, self._down = Pipe(node), Pipe(node)
         self._task: asyncio.Task[None] | None = None
         self._broken = False
 
-    def serve(self, server: Server, process: Process, claims: Claims) -> None:
+    def serve(self, server: Server, process: Process) -> None:
+        claims = claims_of(self._holder)
         if self._kind == "produce":
             run = ProducerStream(server.runner, claims, server.registry, self).run
         else:
@@ -294,7 +295,7 @@ class Stream:
             await asyncio.sleep(node.delay())
         if self._broken:
             await node.loop.create_future()  # until the call is cancelled
-        node.audit.leaves(message)
+        node.audit.leaves(tenant_of(self._holder), message)
         node.loop.call_soon(self._down.send, message, context=_OUTSIDE)  # what has left survives the server
 
     # -- the client's end ------------------------------------------------------------------------------------------

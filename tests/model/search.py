@@ -1,0 +1,47 @@
+"""Searches random lives of a state machine, in rounds that follow from their numbers alone.
+
+Environment: CODEQ_SEARCH_SECONDS (how long to search in any case), CODEQ_MODEL_SEED (first round), CODEQ_MODEL_ROUNDS
+(least number of rounds). A round that fails tells how it is run again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from itertools import count
+
+from hypothesis import HealthCheck, seed, settings
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+
+SEARCH_SECONDS = float(os.environ.get("CODEQ_SEARCH_SECONDS", "120"))
+FIRST_ROUND = int(os.environ.get("CODEQ_MODEL_SEED", "0"))
+ROUNDS = int(os.environ.get("CODEQ_MODEL_ROUNDS", "0"))
+ROUND_EXAMPLES = 200
+
+
+def search(machine: type[RuleBasedStateMachine], examples_least: int, steps: int, seconds: float = 0) -> None:
+    """Lives lives of at most so many steps: at least so many lives, and as many as there is time for.
+
+    Raises:
+        AssertionError: One of them came to what must not be; or whatever else ended it.
+    """
+    end = time.monotonic() + seconds
+    least = ROUNDS or -(-examples_least // ROUND_EXAMPLES)
+    for number in count(FIRST_ROUND):
+        if number - FIRST_ROUND >= least and time.monotonic() >= end:
+            return
+        try:
+            run_state_machine_as_test(
+                seed(number)(machine),
+                settings=settings(
+                    max_examples=ROUND_EXAMPLES,
+                    stateful_step_count=steps,
+                    deadline=None,
+                    database=None,
+                    derandomize=False,
+                    suppress_health_check=list(HealthCheck),
+                ),
+            )
+        except BaseException as problem:
+            problem.add_note(f"once more: make model SEED={number}")
+            raise

@@ -1,0 +1,104 @@
+"""Searches long for broken promises: simulated lives of a node, and beside them random work on its core.
+
+Both go on where they stopped, as long as the commit is the same: build/soak.json tells how far they came. A part that
+breaks a promise tells how to run it again, and the search goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SEEDS_OF_A_PART = 100
+LINES_OF_A_PROBLEM = 60
+
+
+class Search:
+    """One of the two searches: numbered from 0, a part of it after the other, each by a process of its own."""
+
+    def __init__(self, name: str, end: int, step: int, done: int) -> None:
+        self.name, self.end, self.step, self.done = name, end, step, done
+        self.bad = 0
+
+    def command(self, count: int) -> tuple[list[str], dict[str, str]]:
+        """Returns the command of the next part, and what it finds in the environment."""
+        if self.name == "sim":
+            return ["tests/sim/sim_run.py", "--seed", str(self.done), "--count", str(count)], {}
+        rounds = {"CODEQ_MODEL_SEED": str(self.done), "CODEQ_MODEL_ROUNDS": str(count), "CODEQ_SEARCH_SECONDS": "0"}
+        return ["-m", "pytest", "-q", "-n", "0", "--timeout", "0", "tests/model", "-k", "random_work or beside"], rounds
+
+
+class Soak:
+    """Both searches and what they came to."""
+
+    def __init__(self, state: Path, seeds: int, rounds: int) -> None:
+        self.state = state
+        self.lock = threading.Lock()
+        self.version = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        known = json.loads(state.read_text()) if state.exists() else {}
+        known = known if known.get("version") == self.version else {}
+        self.searches = [
+            Search("sim", seeds, SEEDS_OF_A_PART, known.get("sim", 0)),
+            Search("model", rounds, 1, known.get("model", 0)),
+        ]
+
+    def run(self) -> int:
+        """Searches to the end; returns 1 when a promise was broken."""
+        threads = [threading.Thread(target=self.go, args=(search,)) for search in self.searches]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return int(any(search.bad for search in self.searches))
+
+    def go(self, search: Search) -> None:
+        """Runs the parts of a search that are left."""
+        while search.done < search.end:
+            count = min(search.step, search.end - search.done)
+            command, environment = search.command(count)
+            begin = time.monotonic()
+            part = subprocess.run(
+                [sys.executable, *command],
+                check=False,
+                cwd=ROOT,
+                env=os.environ | environment,
+                capture_output=True,
+                text=True,
+            )
+            last = search.done + count - 1
+            with self.lock:
+                text = f"{search.name} {search.done} to {last} of {search.end}: {time.monotonic() - begin:.0f} s"
+                if part.returncode:
+                    search.bad += 1
+                    lines = (part.stdout + part.stderr).splitlines()
+                    text += ", BAD\n" + "\n".join(lines[-LINES_OF_A_PROBLEM:])
+                search.done += count
+                print(text, flush=True)
+                self.state.parent.mkdir(exist_ok=True)
+                done = {each.name: each.done for each in self.searches}
+                self.state.write_text(json.dumps({"version": self.version, **done}))
+
+
+def main(arguments: list[str]) -> int:
+    """Reads the command line and searches."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=10_000, help="simulated lives of a node")
+    parser.add_argument(
+        "--rounds", type=int, default=100, help="rounds of 200 random works on the core, each of 3 kinds"
+    )
+    parser.add_argument("--state", type=Path, default=ROOT / "build/soak.json", help="how far earlier runs came")
+    options = parser.parse_args(arguments)
+    return Soak(options.state, options.seeds, options.rounds).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -83,4 +83,6 @@ def _shard_settings(settings: Settings) -> ShardSettings:
         backoff_max_seconds=settings.backoff.max_seconds,
         retention_ms=settings.retention_seconds * 1000,
         dlq_retention_ms=settings.dlq_retention_seconds * 1000,
+        queues_per_tenant_max=settings.queues_per_tenant_max,
+        queue_idle_ms=settings.queue_idle_seconds * 1000,
     )

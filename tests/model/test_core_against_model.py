@@ -61,6 +61,7 @@ class CoreBesideModel(RuleBasedStateMachine):
             retention_ms=RETENTION_MS[False],
             dlq_retention_ms=RETENTION_MS[True],
             window_bytes_max=window_bytes,
+            queue_idle_ms=2_000,
         )
         self.reopen()
 
@@ -457,6 +458,7 @@ class CoreBesideModel(RuleBasedStateMachine):
             assert (view.token, view.due_ms) == (lease.token if lease else None, task.due or None)
             assert lease is None or view.worker == lease.worker
             assert TaskMessage.FromString(view.raw).payload == task.payload
+        assert {(task.tenant, task.command) for task in self.model.tasks.values()} <= set(shard.by_name)
         for (tenant, command), queue in shard.by_name.items():
             assert queue.paused == ((tenant, command) in self.model.paused)
             found = [t.status for t in self.model.tasks.values() if (t.tenant, t.command) == (tenant, command)]

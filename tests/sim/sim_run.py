@@ -31,6 +31,7 @@ FAULTY_SECONDS = 8.0
 CALM_SECONDS = 3600.0
 """Simulated time in which what there is must be finished."""
 HOUR_MS = 3_600_000
+QUEUE_IDLE_MS = 1_500
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Simulation:
             retention_ms=RETENTION_MS[False],
             dlq_retention_ms=RETENTION_MS[True],
             window_bytes_max=chance.choice((1, 1000, 1 << 20)),
+            queue_idle_ms=QUEUE_IDLE_MS,
         )
         self.node = Node(self.loop, chance, self.audit, settings)
         self.world = World(self.node, self.audit, chance)

@@ -43,16 +43,18 @@ def state(**fields: Any) -> bytes:
     return rows_pb2.StateRow(**fields).SerializeToString()
 
 
+IDENTITY = rows_pb2.IdentityRow(format=1, shard=0, num_shards=1, cluster_id=b"c" * 16, epoch=EPOCH)
+TICK = rows_pb2.TickRow(lsn=50, oldest_lease=FIRST, sweep_mark=b"\0" * 17 + b"\5", last_queue=QUEUE)
+
+
 def consistent_rows() -> Rows:
     """Returns one task in each state and on each way, in lane 4: mark 8, tail 12."""
     pending, queued = TaskStatus.TASK_STATUS_PENDING, rows_pb2.PLACE_KIND_QUEUED
     rows = {place(b"t", LANE, position): home() for position in (1, 2, 3, 4, 5, 6, 7, 9, 12)}
     rows |= {place(b"t", 15, position): keys.parked_head(EPOCH, 900, 0) + task(0) for position in (1, 2, 3)}
     rows |= {
-        keys.IDENTITY: rows_pb2.IdentityRow(
-            format=1, shard=0, num_shards=1, cluster_id=b"c" * 16, epoch=EPOCH
-        ).SerializeToString(),
-        keys.TICK: rows_pb2.TickRow(lsn=50, oldest_lease=FIRST, sweep_mark=b"\0" * 17 + b"\5").SerializeToString(),
+        keys.IDENTITY: IDENTITY.SerializeToString(),
+        keys.TICK: TICK.SerializeToString(),
         QUEUE_KEY: rows_pb2.QueueRow(
             tenant="acme",
             command="email",
@@ -68,6 +70,7 @@ def consistent_rows() -> Rows:
             completed_total=2,
             failed_total=1,
             created_total=13,
+            removed_total=1,
         ).SerializeToString(),
         # 1 was completed.
         place(b"s", LANE, 1): state(
@@ -226,6 +229,7 @@ MUTATIONS: dict[str, tuple[Mutation, bytes]] = {
     "no tick": (drop(keys.TICK), keys.TICK),
     "oldest lease too high": (edit(keys.TICK, rows_pb2.TickRow, oldest_lease=SECOND), keys.TICK),
     "last batch below an end": (edit(keys.TICK, rows_pb2.TickRow, lsn=41), keys.ended_key(2000, 42, 0)),
+    "last queue too low": (edit(keys.TICK, rows_pb2.TickRow, last_queue=QUEUE - 1), QUEUE_KEY),
     "sweep mark passed a list": (edit(keys.TICK, rows_pb2.TickRow, sweep_mark=R40[1:]), R40),
     # Epochs and tokens.
     "home of a later epoch": (put(place(b"t", LANE, 9), keys.home_head(EPOCH + 1) + task(LANE)), place(b"t", LANE, 9)),
@@ -264,6 +268,7 @@ MUTATIONS: dict[str, tuple[Mutation, bytes]] = {
     "dlq": (edit(QUEUE_KEY, rows_pb2.QueueRow, dlq=0), QUEUE_KEY),
     "completed_total": (edit(QUEUE_KEY, rows_pb2.QueueRow, completed_total=0), QUEUE_KEY),
     "failed_total": (edit(QUEUE_KEY, rows_pb2.QueueRow, failed_total=0), QUEUE_KEY),
+    "removed_total": (edit(QUEUE_KEY, rows_pb2.QueueRow, removed_total=3), QUEUE_KEY),
     "created_total": (edit(QUEUE_KEY, rows_pb2.QueueRow, created_total=12), QUEUE_KEY),
     "a pending task is gone": (drop(place(b"t", LANE, 9)), QUEUE_KEY),
     # Leases.

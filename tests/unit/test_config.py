@@ -49,6 +49,7 @@ def test_load_with_tokens_only_gives_documented_defaults() -> None:
     assert settings.backoff.policy == "exp_full_jitter"
     assert (settings.backoff.base_seconds, settings.backoff.max_seconds) == (5, 900)
     assert (settings.retention_seconds, settings.dlq_retention_seconds) == (86400, 1209600)
+    assert (settings.queues_per_tenant_max, settings.queue_idle_seconds) == (10_000, 3600)
     assert (settings.log.level, settings.log.format) == ("info", None)
     assert settings.shutdown_grace_seconds == 10
     assert settings.disk_reserve_bytes == 256 << 20

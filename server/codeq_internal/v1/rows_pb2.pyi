@@ -33,19 +33,21 @@ class IdentityRow(_message.Message):
     def __init__(self, format: _Optional[int] = ..., shard: _Optional[int] = ..., num_shards: _Optional[int] = ..., cluster_id: _Optional[bytes] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class TickRow(_message.Message):
-    __slots__ = ("lsn", "wall_ms", "oldest_lease", "sweep_mark")
+    __slots__ = ("lsn", "wall_ms", "oldest_lease", "sweep_mark", "last_queue")
     LSN_FIELD_NUMBER: _ClassVar[int]
     WALL_MS_FIELD_NUMBER: _ClassVar[int]
     OLDEST_LEASE_FIELD_NUMBER: _ClassVar[int]
     SWEEP_MARK_FIELD_NUMBER: _ClassVar[int]
+    LAST_QUEUE_FIELD_NUMBER: _ClassVar[int]
     lsn: int
     wall_ms: int
     oldest_lease: int
     sweep_mark: bytes
-    def __init__(self, lsn: _Optional[int] = ..., wall_ms: _Optional[int] = ..., oldest_lease: _Optional[int] = ..., sweep_mark: _Optional[bytes] = ...) -> None: ...
+    last_queue: int
+    def __init__(self, lsn: _Optional[int] = ..., wall_ms: _Optional[int] = ..., oldest_lease: _Optional[int] = ..., sweep_mark: _Optional[bytes] = ..., last_queue: _Optional[int] = ...) -> None: ...
 
 class QueueRow(_message.Message):
-    __slots__ = ("tenant", "command", "lanes", "scheduled", "claimed", "dlq", "completed_total", "failed_total", "created_total", "paused", "named", "due_mark")
+    __slots__ = ("tenant", "command", "lanes", "scheduled", "claimed", "dlq", "completed_total", "failed_total", "created_total", "paused", "named", "due_mark", "removed_total")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +60,7 @@ class QueueRow(_message.Message):
     PAUSED_FIELD_NUMBER: _ClassVar[int]
     NAMED_FIELD_NUMBER: _ClassVar[int]
     DUE_MARK_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_TOTAL_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     command: str
     lanes: _containers.RepeatedCompositeFieldContainer[LaneState]
@@ -70,7 +73,8 @@ class QueueRow(_message.Message):
     paused: bool
     named: int
     due_mark: bytes
-    def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., lanes: _Optional[_Iterable[_Union[LaneState, _Mapping]]] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., created_total: _Optional[int] = ..., paused: _Optional[bool] = ..., named: _Optional[int] = ..., due_mark: _Optional[bytes] = ...) -> None: ...
+    removed_total: int
+    def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., lanes: _Optional[_Iterable[_Union[LaneState, _Mapping]]] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., created_total: _Optional[int] = ..., paused: _Optional[bool] = ..., named: _Optional[int] = ..., due_mark: _Optional[bytes] = ..., removed_total: _Optional[int] = ...) -> None: ...
 
 class LaneState(_message.Message):
     __slots__ = ("lane", "mark", "tail", "ready")

@@ -44,6 +44,8 @@ class Keys:
     backoff_max_seconds: Annotated[int, Meta(ge=1, le=43200)] = 900
     retention_seconds: Seconds = 86400
     dlq_retention_seconds: Seconds = 1209600
+    queues_per_tenant_max: Annotated[int, Meta(ge=1, le=100_000)] = 10000
+    queue_idle_seconds: Seconds = 3600
     local_artifacts_dir: Text | None = None
     log_level: LogLevel = "info"
     log_format: LogFormat | None = None

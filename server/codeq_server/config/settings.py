@@ -109,6 +109,8 @@ class Settings:
         backoff: Rest of a task after a nack that names no delay.
         retention_seconds: How long COMPLETED, FAILED and CANCELLED tasks are kept after their end.
         dlq_retention_seconds: How long tasks in the dead-letter queue are kept after their end.
+        queues_per_tenant_max: Queues that a tenant may have.
+        queue_idle_seconds: How long a queue stays when no task of it is left, ended ones included.
         log: What is logged and how.
         disk_reserve_bytes: Free space of the store's disk below which new tasks are refused; 0: no such bound.
         shutdown_grace_seconds: Longest time between the signal to stop and the end of the process.
@@ -128,6 +130,8 @@ class Settings:
     backoff: BackoffSettings
     retention_seconds: int
     dlq_retention_seconds: int
+    queues_per_tenant_max: int
+    queue_idle_seconds: int
     log: LogSettings
     disk_reserve_bytes: int
     shutdown_grace_seconds: int

@@ -39,6 +39,8 @@ FORMAT: Final = 1
 IDENTITY: Final = b"midentity"
 TICK: Final = b"mtick"
 
+QUEUE_NUMBER_MAX: Final = (1 << 32) - 1
+"""Last number of a queue; none is given twice."""
 LANES: Final = 10
 """Lanes 0 to 9 hold priorities 9 to 0."""
 PARKED_LANE: Final = 15

@@ -5,6 +5,7 @@ The keys come from written rows, which hold all that anybody was told of; the ta
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -58,7 +59,11 @@ def next_queue(shard: Shard, tenant: str, command: str, number: int) -> int | No
     if command:
         queue = shard.by_name.get((tenant, command))
         return queue.number if queue is not None and queue.number >= number else None
-    return next((n for n in range(number, len(shard.queues) + 1) if shard.queues[n].tenant == tenant), None)
+    of_tenant = shard.directory.tenants.get(tenant)
+    if of_tenant is None:
+        return None
+    index = bisect_left(of_tenant.numbers, number)
+    return of_tenant.numbers[index] if index < len(of_tenant.numbers) else None
 
 
 def view_home(shard: Shard, key: bytes, now: Now) -> TaskView | None:

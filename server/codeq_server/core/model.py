@@ -6,13 +6,15 @@ window of its head.
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import bisect_left, insort
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from codeq_internal.v1 import rows_pb2
 
 from . import ids, keys
+from .alarms import NEVER
 
 WINDOW_ENTRY_BYTES: Final = 300
 """Memory of a window's entry beside its task bytes; measured on CPython 3.11."""
@@ -171,6 +173,7 @@ class Queue:
         "named",
         "number",
         "paused",
+        "removed_total",
         "tenant",
         "timelines",
         "touched",
@@ -189,12 +192,18 @@ class Queue:
         self.completed_total = 0
         self.failed_total = 0
         self.created_total = 0
+        self.removed_total = 0
         self.paused = False
         """Whether claims give nothing of it."""
         self.named = 0
         """Tasks with a row that leads from their id to their home."""
         self.touched = False
         """Whether the batch being decided changed it."""
+
+    @property
+    def unused(self) -> bool:
+        """Whether nothing is known of it but its name and its totals: no task has rows, and nobody has set anything."""
+        return self.created_total == self.removed_total and not self.paused
 
     @property
     def ready(self) -> int:
@@ -241,7 +250,52 @@ class Queue:
             created_total=self.created_total,
             paused=self.paused,
             named=self.named,
+            removed_total=self.removed_total,
         ).SerializeToString()
+
+
+class Tenant:
+    """The queues of a tenant in the order of their commands and in that of their numbers.
+
+    Attributes:
+        commands: Commands in order.
+        numbers: Numbers in order.
+    """
+
+    __slots__ = ("commands", "numbers")
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+        self.numbers: list[int] = []
+
+    def add(self, queue: Queue) -> None:
+        """Takes a queue that was opened last of all."""
+        insort(self.commands, queue.command)
+        self.numbers.append(queue.number)
+
+    def remove(self, queue: Queue) -> None:
+        """Forgets a queue."""
+        del self.commands[bisect_left(self.commands, queue.command)]
+        del self.numbers[bisect_left(self.numbers, queue.number)]
+
+
+class Directory:
+    """Which queues there are, beside their numbers and names.
+
+    Attributes:
+        tenants: Queues of each tenant.
+        last_queue: Number of the queue opened last.
+        idle: Unused queues with the monotonic milliseconds since when, the longest unused first.
+        retire_at: Monotonic milliseconds at which the first of them may leave; NEVER: there are none.
+    """
+
+    __slots__ = ("idle", "last_queue", "retire_at", "tenants")
+
+    def __init__(self) -> None:
+        self.tenants: dict[str, Tenant] = {}
+        self.last_queue = 0
+        self.idle: OrderedDict[Queue, int] = OrderedDict()
+        self.retire_at = NEVER
 
 
 class Holder(Protocol):

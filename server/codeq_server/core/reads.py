@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
+from bisect import bisect_right
 from dataclasses import dataclass
 
 from codeq_internal.v1 import rows_pb2
@@ -167,7 +167,11 @@ def _heads(shard: Shard, lane: Lane) -> list[bytes]:
 
 def list_queues(shard: Shard, tenant: str, after: str, count: int) -> list[QueueView]:
     """Returns up to `count` queues of a tenant whose command comes after `after`, in the order of commands."""
-    names = heapq.nsmallest(count, (command for of, command in shard.by_name if of == tenant and command > after))
+    of_tenant = shard.directory.tenants.get(tenant)
+    if of_tenant is None:
+        return []
+    first = bisect_right(of_tenant.commands, after)
+    names = of_tenant.commands[first : first + count]
     return [view_queue(shard, shard.by_name[tenant, command]) for command in names]
 
 

@@ -41,8 +41,11 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
     shard.wall_ms = tick.wall_ms
     shard.sweep_mark = tick.sweep_mark
     now = shard.at(wall_ms, mono_ms)
+    shard.directory.last_queue = tick.last_queue
     for key, value in _all(rows, b"q", b"r"):
-        _adopt_queue(shard, int.from_bytes(key[1:], "big"), parsed(rows_pb2.QueueRow, key, value))
+        _adopt_queue(shard, key, parsed(rows_pb2.QueueRow, key, value), now)
+    for tenant in shard.directory.tenants.values():
+        tenant.commands.sort()
     for key, value in _all(rows, keys.lease_key(tick.oldest_lease), b"m"):
         _adopt_claim(shard, key, parsed(rows_pb2.LeaseRow, key, value), now)
     for key, value in _all(rows, b"u", b"v"):
@@ -71,17 +74,25 @@ def _queue(shard: Shard, key: bytes, number: int) -> Queue:
     return queue
 
 
-def _adopt_queue(shard: Shard, number: int, row: rows_pb2.QueueRow) -> None:
+def _adopt_queue(shard: Shard, key: bytes, row: rows_pb2.QueueRow, now: Now) -> None:
+    number = int.from_bytes(key[1:], "big")
+    if number > shard.directory.last_queue:
+        raise CorruptRows(key, f"is above the number of the queue opened last, {shard.directory.last_queue}")
     queue = Queue(number, row.tenant, row.command)
     for state in row.lanes:
         queue.lanes[state.lane] = Lane(queue, state.lane, mark=state.mark, tail=state.tail, ready=state.ready)
     queue.claimed, queue.dlq = row.claimed, row.dlq
     queue.completed_total, queue.failed_total = row.completed_total, row.failed_total
     queue.created_total, queue.paused = row.created_total, row.paused
-    queue.named = row.named
+    queue.named, queue.removed_total = row.named, row.removed_total
     shard.adopt(queue)
     if row.due_mark or row.scheduled:
         shard.due.adopt(queue, row.scheduled, row.due_mark)
+    tenant = shard.directory.tenants[queue.tenant]
+    tenant.commands.append(queue.command)
+    tenant.numbers.append(number)
+    if queue.unused:
+        shard.note_unused(queue, now.mono_ms)
 
 
 def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> None:
@@ -91,14 +102,13 @@ def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> 
     )
     granted = _grants(shard, token)
     for index, packed in enumerate(row.homes):
-        queue = _queue(shard, key, row.queues[index] if len(row.queues) > 1 else row.queues[0])
-        lane_index, position = keys.unpack_home(packed)
-        lane = queue.lanes[lane_index]
-        if lane is None:
-            raise CorruptRows(key, "lists a task of a lane that never was")
-        value = shard.get(keys.place_key(lane.task_prefix, position))
+        number = row.queues[index] if len(row.queues) > 1 else row.queues[0]
+        listed = _listed(shard, key, number, packed)
+        if listed is None:
+            continue
+        lane, position, value = listed
         state = shard.state(lane, position)
-        if value is None or (state is not None and state.ended_token >= token):
+        if state is not None and state.ended_token >= token:
             continue
         task_id = lane.key_of(position, value)
         place = row.places[index] if row.places else 0
@@ -110,7 +120,7 @@ def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> 
         claim.live += 1
         if state is not None and state.HasField("progress"):
             claim.progressed.add(task_id)
-        length = granted.get((queue.number, packed), 0)
+        length = granted.get((number, packed), 0)
         if length > claim.lease_ms:
             claim.extended[task_id] = (now.mono_ms + length, length)
     if not claim.live:
@@ -124,6 +134,18 @@ def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> 
     shard.lease_ends.add(shard.deliveries[claim.task_ids[0]].home.queue.tenant, claim.until, token)
     if len(claim.task_ids) < len(row.homes):
         shard.batch.rows[key] = lease_row(claim, [shard.deliveries[i] for i in claim.task_ids])
+
+
+def _listed(shard: Shard, key: bytes, number: int, packed: int) -> tuple[Lane, int, bytes] | None:
+    """Returns lane, position and value of a home that a lease row lists; None: it was removed, maybe with its queue."""
+    index, position = keys.unpack_home(packed)
+    value = shard.get(keys.place_key(keys.lane_prefix(b"t", number, index), position))
+    if value is None:
+        return None
+    lane = _queue(shard, key, number).lanes[index]
+    if lane is None:
+        raise CorruptRows(key, "lists a task of a lane that never was")
+    return lane, position, value
 
 
 def _grants(shard: Shard, token: int) -> dict[tuple[int, int], int]:

@@ -102,8 +102,9 @@ def cleanup(shard: Shard, key: bytes, tenant: str, before_ms: int, start: int, l
         if len(gone) == limit:
             break
         lane_index, position = keys.unpack_home(home)
-        queue = shard.queues[number]
-        state = shard.state(queue.lane(lane_index), position) if queue.tenant == tenant else None
+        queue = shard.queues.get(number)  # None: all its tasks are gone, and so is it
+        of_tenant = queue is not None and queue.tenant == tenant
+        state = shard.state(queue.lane(lane_index), position) if queue is not None and of_tenant else None
         matches = state is not None and state.ended_lsn == row.lsn and state.changed_ms < before_ms
         (gone if matches else left).append((number, home))
     looked = len(gone) + len(left) - min(start, len(listed))

@@ -19,7 +19,19 @@ from .backoff import BackoffPolicy
 from .clock import Now
 from .errors import Reason, Rejection
 from .lease_ends import LeaseEnds
-from .model import WINDOW_ENTRY_BYTES, Batch, Claim, Delivery, Holder, Lane, Queue, SealedBatch, TaskKey
+from .model import (
+    WINDOW_ENTRY_BYTES,
+    Batch,
+    Claim,
+    Delivery,
+    Directory,
+    Holder,
+    Lane,
+    Queue,
+    SealedBatch,
+    TaskKey,
+    Tenant,
+)
 from .parsing import RowReader, parsed
 from .time_index import TimeIndex
 
@@ -43,6 +55,8 @@ class ShardSettings:
         dlq_retention_ms: How long tasks in the dead-letter queue are kept.
         window_bytes_max: Memory for the heads of all queues together.
         queues_max: Queues of the shard, of all tenants.
+        queues_per_tenant_max: Queues of one tenant.
+        queue_idle_ms: How long a queue stays without any task, ended ones included.
     """
 
     max_attempts: int = 5
@@ -53,6 +67,8 @@ class ShardSettings:
     dlq_retention_ms: int = 1_209_600_000
     window_bytes_max: int = 64 << 20
     queues_max: int = 100_000
+    queues_per_tenant_max: int = 10_000
+    queue_idle_ms: int = 3_600_000
 
 
 @dataclass(slots=True)
@@ -88,6 +104,7 @@ class Shard:
         self.in_flight_wall_ms: deque[int] = deque()
         self.queues: dict[int, Queue] = {}
         self.by_name: dict[tuple[str, str], Queue] = {}
+        self.directory = Directory()
         self.ready: dict[str, list[OrderedDict[Queue, None]]] = {}
         """Of each tenant and lane, the queues with tasks to deliver there, the one served last at the end."""
         self.deliveries: dict[TaskKey, Delivery] = {}
@@ -191,8 +208,10 @@ class Shard:
         queue = self.by_name.get((tenant, command))
         if queue is None:
             self.make_room(tenant, (command,))
-            queue = Queue(len(self.queues) + 1, tenant, command)
+            self.directory.last_queue += 1
+            queue = Queue(self.directory.last_queue, tenant, command)
             self.adopt(queue)
+            self.directory.tenants[tenant].add(queue)
             self.touch(queue)
         return queue
 
@@ -203,18 +222,37 @@ class Shard:
             Rejection: LIMIT_REACHED.
         """
         missing = sum((tenant, command) not in self.by_name for command in commands)
-        if missing and len(self.queues) + missing > self.settings.queues_max:
-            raise Rejection(Reason.LIMIT_REACHED, f"the server has {self.settings.queues_max} queues, its limit")
+        if not missing:
+            return
+        settings, there = self.settings, self.directory.tenants.get(tenant)
+        if (len(there.numbers) if there else 0) + missing > settings.queues_per_tenant_max:
+            raise Rejection(
+                Reason.LIMIT_REACHED,
+                f"the tenant would have more than {settings.queues_per_tenant_max} queues, the limit by "
+                f"queuesPerTenantMax; a queue leaves {settings.queue_idle_ms // 1000} s after its last task",
+            )
+        if (
+            len(self.queues) + missing > settings.queues_max
+            or self.directory.last_queue + missing > keys.QUEUE_NUMBER_MAX
+        ):
+            raise Rejection(Reason.LIMIT_REACHED, f"the server has {settings.queues_max} queues, its limit")
 
     def adopt(self, queue: Queue) -> None:
-        """Takes a new or a stored queue into memory."""
+        """Takes a new or a stored queue into memory; the lists of its tenant are the caller's to see to."""
         self.queues[queue.number] = queue
         self.by_name[queue.tenant, queue.command] = queue
         if queue.tenant not in self.ready:
             self.ready[queue.tenant] = [OrderedDict() for _ in range(keys.LANES)]
+            self.directory.tenants[queue.tenant] = Tenant()
         for lane in queue.lanes[: keys.LANES]:
             if lane is not None and lane.ready and not queue.paused:
                 self.ready[queue.tenant][lane.index][queue] = None
+
+    def note_unused(self, queue: Queue, mono_ms: int) -> None:
+        """Lets a queue leave after a while, unless it is used again."""
+        directory = self.directory
+        directory.idle.setdefault(queue, mono_ms)
+        directory.retire_at = min(directory.retire_at, mono_ms + self.settings.queue_idle_ms)
 
     def pause(self, queue: Queue) -> None:
         """Stops the deliveries of a queue."""
@@ -312,6 +350,10 @@ class Shard:
         for queue in batch.touched:
             rows[queue.key] = queue.row()
             queue.touched = False
+            if queue.unused:
+                self.note_unused(queue, now.mono_ms)
+            elif self.directory.idle:
+                self.directory.idle.pop(queue, None)
         for claim in batch.extended:
             if claim.token in self.claims:
                 # Empty when every extended delivery has ended since: a row without grants is none.
@@ -324,6 +366,7 @@ class Shard:
             wall_ms=now.wall_ms,
             oldest_lease=oldest,
             sweep_mark=self.sweep_mark,
+            last_queue=self.directory.last_queue,
         ).SerializeToString()
         self.in_flight.append(batch)
         self.in_flight_wall_ms.append(now.wall_ms)

@@ -70,6 +70,13 @@ class TimeIndex:
             line.loaded = line.prefix + mark
             self.alarms.set(line, 0)
 
+    def forget(self, queue: Queue) -> None:
+        """Forgets a queue that has left; it had no rows any more."""
+        line = queue.timelines.get(self.table)
+        if line is not None:
+            self.alarms.drop(line)
+            self._heads.pop(line, None)
+
     def put(self, queue: Queue, time_ms: int, lane: int, position: int, value: bytes) -> None:
         """Adds the task with this home, due at a time that has not come."""
         line = queue.timeline(self.table)

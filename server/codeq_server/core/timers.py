@@ -15,7 +15,8 @@ from . import keys
 from .alarms import NEVER
 from .clock import Now
 from .errors import CorruptRows
-from .model import Lane, Queue
+from .idle import retire
+from .model import Queue
 from .names import forget
 from .outcomes import enqueue, expire
 from .parsing import parsed
@@ -34,6 +35,7 @@ def run_due(shard: Shard, now: Now) -> bool:
     more = expire_leases(shard, now)
     more |= mature(shard, now)
     more |= sweep(shard, now)
+    more |= retire(shard, now)
     return more
 
 
@@ -43,6 +45,7 @@ def next_wake(shard: Shard, now: Now) -> int | None:
     wait = min(wait, shard.due.alarms.first_ms - now.wall_ms)
     if shard.sweep_at is not None and not shard.sweep_blocked:
         wait = min(wait, shard.sweep_at - now.wall_ms)
+    wait = min(wait, shard.directory.retire_at - now.mono_ms)
     return max(0, wait) if wait < NEVER // 2 else None
 
 
@@ -51,6 +54,7 @@ def is_quiet(shard: Shard, until: Now) -> bool:
     sweep_at = shard.sweep_at
     return (
         shard.lease_ends.alarms.first_ms >= until.mono_ms
+        and shard.directory.retire_at >= until.mono_ms
         and shard.due.alarms.first_ms >= until.wall_ms
         and (sweep_at is None or sweep_at >= until.wall_ms)
     )
@@ -140,11 +144,16 @@ def remove_ended(shard: Shard, ended: rows_pb2.EndedRow, *, dead: bool) -> None:
     """Deletes every row of the listed tasks that are still what they were when they ended."""
     rows = shard.batch.rows
     head = rows_pb2.StateRow(ended_lsn=ended.lsn).SerializeToString()
-    for lane, first, last in _runs(shard, ended):
+    for number, home, last_home in _runs(ended):
+        queue = shard.queues.get(number)
+        if queue is None:
+            continue  # another list had the last of its tasks, and it has left
+        index, first = keys.unpack_home(home)
+        lane, last = queue.lane(index), keys.unpack_home(last_home)[1]
         start, end = keys.place_key(lane.state_prefix, first), keys.place_key(lane.state_prefix, last + 1)
         states = shard.current(shard.stored.scan(start, end, last - first + 1))
         gone = [(key, value) for key, value in states if value.startswith(head)]
-        named = lane.queue.named
+        named = queue.named
         for key, value in gone:
             rows[key] = None
             home_key = b"t" + key[1:]
@@ -154,28 +163,25 @@ def remove_ended(shard: Shard, ended: rows_pb2.EndedRow, *, dead: bool) -> None:
             if dead:
                 ended_ms = parsed(rows_pb2.StateRow, key, value).changed_ms
                 rows[keys.dead_key(lane.queue.number, ended_ms, *keys.split_place_key(key)[1:])] = None
-        shard.totals.removed += len(gone)
-        if dead and gone:
-            lane.queue.dlq -= len(gone)
-            shard.touch(lane.queue)
+        if gone:
+            shard.totals.removed += len(gone)
+            queue.removed_total += len(gone)
+            if dead:
+                queue.dlq -= len(gone)
+            shard.touch(queue)
 
 
-def _runs(shard: Shard, ended: rows_pb2.EndedRow) -> Iterator[tuple[Lane, int, int]]:
-    """Yields lane, first and last position of each run of neighbours in a list, whose homes are in order."""
+def _runs(ended: rows_pb2.EndedRow) -> Iterator[tuple[int, int, int]]:
+    """Yields queue, first and last home of each run of neighbours in a list, whose homes are in order."""
     homes = ended.homes
     numbers = ended.queues if len(ended.queues) > 1 else repeat(ended.queues[0], len(homes))
     first: tuple[int, int] | None = None
     previous = (0, 0)
     for number, home in zip(numbers, homes, strict=True):
         if first is not None and (number, home - 1) != previous:
-            yield _run(shard, first, previous)
+            yield (*first, previous[1])
             first = None
         first = first or (number, home)
         previous = (number, home)
     if first is not None:
-        yield _run(shard, first, previous)
-
-
-def _run(shard: Shard, first: tuple[int, int], last: tuple[int, int]) -> tuple[Lane, int, int]:
-    lane, position = keys.unpack_home(first[1])
-    return shard.queues[first[0]].lane(lane), position, keys.unpack_home(last[1])[1]
+        yield (*first, previous[1])

@@ -20,6 +20,7 @@ from codeq_server.core import keys
 
 from .checker_ended import ENDED, EndedRows
 from .checker_names import NameRows
+from .checker_queues import CheckedLane, CheckedQueue
 from .findings import Difference, Summary
 
 _TOKEN_COUNTER_BITS: Final = 34
@@ -37,32 +38,6 @@ class _Slot(NamedTuple):
     token: int
     place: int
     attempts: int
-
-
-class _Lane:
-    """A lane by its queue's row, and the ready tasks found in it."""
-
-    __slots__ = ("command", "index", "mark", "ready", "state", "tail")
-
-    def __init__(self, index: int, command: str, state: rows_pb2.LaneState | None) -> None:
-        self.index = index
-        self.command = command
-        self.state = state
-        self.mark = state.mark if state else 0
-        self.tail = state.tail if state else 0
-        self.ready = 0
-
-
-class _Queue:
-    """A queue by its row, and what was found in it."""
-
-    __slots__ = ("claimed", "dlq", "ended", "lanes", "named", "row", "scheduled")
-
-    def __init__(self, row: rows_pb2.QueueRow) -> None:
-        self.row = row
-        self.lanes = {lane.lane: _Lane(lane.lane, row.command, lane) for lane in row.lanes}
-        self.scheduled = self.claimed = self.dlq = self.named = 0
-        self.ended = {"completed": 0, "failed": 0}
 
 
 def _pack(queue: int, lane: int, position: int) -> int:
@@ -91,7 +66,7 @@ class Checker:
         self._last = b""
         self._identity: rows_pb2.IdentityRow | None = None
         self._tick: rows_pb2.TickRow | None = None
-        self._queues: dict[int, _Queue] = {}
+        self._queues: dict[int, CheckedQueue] = {}
         self._names: set[tuple[str, str]] = set()
         self._tokens: set[int] = set()
         self._due: dict[int, tuple[int, bytes]] = {}
@@ -111,7 +86,7 @@ class Checker:
         self._ended_rows = EndedRows()
         self._name_rows = NameRows()
         self._prefix = b""
-        self._lane_now = _Lane(0, "", None)
+        self._lane_now = CheckedLane(0, "", None)
         self._handlers = {
             b"d": self._due_row,
             b"i": self._name_row,
@@ -216,18 +191,16 @@ class Checker:
         if name in self._names:
             self._report(key, f"another queue has the name {name}")
         self._names.add(name)
-        self._queues[int.from_bytes(key[1:], "big")] = queue = _Queue(row)
+        number = int.from_bytes(key[1:], "big")
+        if self._tick is not None and number > self._tick.last_queue:
+            self._report(key, f"is above the number of the queue opened last, {self._tick.last_queue}")
+        self._queues[number] = queue = CheckedQueue(row)
         self.summary.queues += 1
         first = self._first_times.get(keys.DUE + key[1:])
         if first is not None and first <= row.due_mark:
             self._report(key, "a row of the due index lies before its mark")
-        if len(queue.lanes) != len(row.lanes):
-            self._report(key, "a lane stands there twice")
-        for lane in row.lanes:
-            if lane.mark > lane.tail:
-                self._report(key, f"lane {lane.lane}: mark {lane.mark} is above the tail {lane.tail}")
-            if lane.lane >= keys.LANES and (lane.lane != keys.PARKED_LANE or lane.mark or lane.ready):
-                self._report(key, f"lane {lane.lane} has a mark or ready tasks, or is none")
+        for problem in queue.malformed():
+            self._report(key, problem)
 
     def _ended_row(self, key: bytes, value: bytes) -> None:
         _, lsn, number = keys.split_ended_key(key)
@@ -270,7 +243,7 @@ class Checker:
         else:
             self._wait(key, home, state, queue)
 
-    def _end(self, key: bytes, home: int, state: rows_pb2.StateRow, queue: _Queue) -> None:
+    def _end(self, key: bytes, home: int, state: rows_pb2.StateRow, queue: CheckedQueue) -> None:
         name = ENDED.get(state.status)
         if name is None or not state.ended_lsn:
             self._report(key, f"status {state.status} with an end in batch {state.ended_lsn}")
@@ -283,7 +256,7 @@ class Checker:
             queue.dlq += 1
             self._dead[home] = state.changed_ms
 
-    def _wait(self, key: bytes, home: int, state: rows_pb2.StateRow, queue: _Queue) -> None:
+    def _wait(self, key: bytes, home: int, state: rows_pb2.StateRow, queue: CheckedQueue) -> None:
         scheduled = state.place == _DUE
         if state.status != (TaskStatus.TASK_STATUS_SCHEDULED if scheduled else TaskStatus.TASK_STATUS_PENDING):
             self._report(key, f"status {state.status} with place {state.place}")
@@ -311,19 +284,19 @@ class Checker:
 
     # -- tasks and the indexes that come after them --------------------------------------------------------------
 
-    def _queue(self, key: bytes) -> _Queue:
+    def _queue(self, key: bytes) -> CheckedQueue:
         number = int.from_bytes(key[1:5], "big")
         queue = self._queues.get(number)
         if queue is None:
             self._report(key, f"queue {number} has no row")
-            queue = self._queues[number] = _Queue(rows_pb2.QueueRow())
+            queue = self._queues[number] = CheckedQueue(rows_pb2.QueueRow())
         return queue
 
-    def _lane(self, key: bytes) -> _Lane:
+    def _lane(self, key: bytes) -> CheckedLane:
         if key[1:6] != self._prefix:
             queue, index = self._queue(key), key[5]
             self._prefix = key[1:6]
-            self._lane_now = queue.lanes.get(index) or _Lane(index, queue.row.command, None)
+            self._lane_now = queue.lanes.get(index) or CheckedLane(index, queue.row.command, None)
         return self._lane_now
 
     def _task_row(self, key: bytes, value: bytes) -> None:
@@ -345,7 +318,7 @@ class Checker:
         else:
             self._report(key, f"kind {kind!r} in lane {lane.index}")
 
-    def _pointer_row(self, key: bytes, value: bytes, lane: _Lane, position: int) -> None:
+    def _pointer_row(self, key: bytes, value: bytes, lane: CheckedLane, position: int) -> None:
         if position <= lane.mark:
             self._report(key, f"a pointer not above the lane's mark, {lane.mark}")
         if _number(key) in self._slots or _number(key) in self._moved:
@@ -364,10 +337,11 @@ class Checker:
         self.summary.pending += 1
         return True
 
-    def _home_row(self, key: bytes, value: bytes, lane: _Lane, position: int, priority_lane: int) -> None:
+    def _home_row(self, key: bytes, value: bytes, lane: CheckedLane, position: int, priority_lane: int) -> None:
         if self._identity is not None and not 0 < keys.home_epoch(value) <= self._identity.epoch:
             self._report(key, f"epoch {keys.home_epoch(value)} is not within that of the store")
         queue = self._queue(key)
+        queue.homes += 1
         queue.named += bool(keys.name_of(value))
         for problem in self._name_rows.home(_number(key), queue.row.tenant, value):
             self._report(key, problem)
@@ -385,7 +359,7 @@ class Checker:
         else:
             self._new_task(key, value, lane, position, slots)
 
-    def _new_task(self, key: bytes, value: bytes, lane: _Lane, position: int, slots: list[_Slot] | None) -> None:
+    def _new_task(self, key: bytes, value: bytes, lane: CheckedLane, position: int, slots: list[_Slot] | None) -> None:
         """Takes the home of a task without a state row."""
         parked, home = lane.index == keys.PARKED_LANE, _number(key)
         for problem in self._ended_rows.home(home):
@@ -466,31 +440,16 @@ class Checker:
         for key, problem in self._name_rows.finish():
             self._report(key, problem)
         for number, queue in self._queues.items():
-            self._check_counters(keys.queue_key(number), queue)
+            for problem in queue.miscounted():
+                self._report(keys.queue_key(number), problem)
 
     def _check_listed(self) -> None:
         """Reports homes that ended rows list and that never were; of redriven tasks that are gone, lists may tell."""
         for home, problem in self._ended_rows.finish():
             queue = self._queues.get(home >> 56)
+            if queue is None and self._tick is not None and home >> 56 <= self._tick.last_queue:
+                continue  # the queue has left as well
             index, position = keys.unpack_home(home & (1 << 56) - 1)
             lane = None if queue is None else queue.lanes.get(index)
             if lane is None or not 0 < position <= lane.tail:
                 self._report(_key(b"t", home), problem)
-
-    def _check_counters(self, key: bytes, queue: _Queue) -> None:
-        row = queue.row
-        counters = [("scheduled", row.scheduled, queue.scheduled)]
-        counters += [("claimed", row.claimed, queue.claimed), ("dlq", row.dlq, queue.dlq)]
-        counters += [("named", row.named, queue.named)]
-        counters += [
-            (f"ready of lane {lane.index}", lane.state.ready if lane.state else 0, lane.ready)
-            for lane in queue.lanes.values()
-        ]
-        for name, stored, found in counters:
-            if stored != found:
-                self._report(key, f"{name} is {stored}, but {found} were found")
-        if row.completed_total < queue.ended["completed"] or row.failed_total < queue.ended["failed"]:
-            self._report(key, "more tasks have ended than were counted")
-        accounted = sum(lane.ready for lane in queue.lanes.values()) + queue.scheduled + queue.claimed + queue.dlq
-        if row.created_total < accounted + row.completed_total + row.failed_total:
-            self._report(key, f"created_total {row.created_total} is below the tasks there are")

@@ -1,0 +1,46 @@
+"""Queues that nobody uses: they leave memory and store some time after the last of their tasks was removed.
+
+A queue's number is never given again, so nothing that speaks of an old task can meet a new one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .alarms import NEVER
+from .clock import Now
+from .model import Queue
+from .shard import Shard
+
+SLICE: Final = 256
+"""Queues that one call looks at."""
+
+
+def retire(shard: Shard, now: Now) -> bool:
+    """Drops queues that have been unused for long enough; returns whether more may be due."""
+    directory = shard.directory
+    if directory.retire_at > now.mono_ms:
+        return False
+    for _ in range(SLICE):
+        queue = next(iter(directory.idle), None)
+        directory.retire_at = NEVER if queue is None else directory.idle[queue] + shard.settings.queue_idle_ms
+        if queue is None or directory.retire_at > now.mono_ms:
+            return False
+        del directory.idle[queue]
+        if queue.unused:
+            _drop(shard, queue)
+    return True
+
+
+def _drop(shard: Shard, queue: Queue) -> None:
+    """Forgets a queue, with its row."""
+    directory, tenant = shard.directory, queue.tenant
+    del shard.queues[queue.number], shard.by_name[tenant, queue.command]
+    directory.tenants[tenant].remove(queue)
+    if not directory.tenants[tenant].numbers:
+        del directory.tenants[tenant], shard.ready[tenant]
+    shard.woken.pop(queue, None)
+    shard.due.forget(queue)
+    if queue.touched:
+        shard.batch.touched.remove(queue)
+    shard.batch.rows[queue.key] = None

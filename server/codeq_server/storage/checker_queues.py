@@ -1,0 +1,65 @@
+"""Rules of the checker about queues: what a queue's row says of itself, and what was found in the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from codeq_internal.v1 import rows_pb2
+
+from codeq_server.core import keys
+
+
+class CheckedLane:
+    """A lane by its queue's row, and the ready tasks found in it."""
+
+    __slots__ = ("command", "index", "mark", "ready", "state", "tail")
+
+    def __init__(self, index: int, command: str, state: rows_pb2.LaneState | None) -> None:
+        self.index = index
+        self.command = command
+        self.state = state
+        self.mark = state.mark if state else 0
+        self.tail = state.tail if state else 0
+        self.ready = 0
+
+
+class CheckedQueue:
+    """A queue by its row, and what was found in it."""
+
+    __slots__ = ("claimed", "dlq", "ended", "homes", "lanes", "named", "row", "scheduled")
+
+    def __init__(self, row: rows_pb2.QueueRow) -> None:
+        self.row = row
+        self.lanes = {lane.lane: CheckedLane(lane.lane, row.command, lane) for lane in row.lanes}
+        self.scheduled = self.claimed = self.dlq = self.named = self.homes = 0
+        self.ended = {"completed": 0, "failed": 0}
+
+    def malformed(self) -> Iterator[str]:
+        """Yields what is wrong with the row alone."""
+        if len(self.lanes) != len(self.row.lanes):
+            yield "a lane stands there twice"
+        for lane in self.row.lanes:
+            if lane.mark > lane.tail:
+                yield f"lane {lane.lane}: mark {lane.mark} is above the tail {lane.tail}"
+            if lane.lane >= keys.LANES and (lane.lane != keys.PARKED_LANE or lane.mark or lane.ready):
+                yield f"lane {lane.lane} has a mark or ready tasks, or is none"
+
+    def miscounted(self) -> Iterator[str]:
+        """Yields counters that differ from recounts."""
+        row = self.row
+        counters = [("scheduled", row.scheduled, self.scheduled)]
+        counters += [("claimed", row.claimed, self.claimed), ("dlq", row.dlq, self.dlq)]
+        counters += [("named", row.named, self.named)]
+        counters += [("created_total less removed_total", row.created_total - row.removed_total, self.homes)]
+        counters += [
+            (f"ready of lane {lane.index}", lane.state.ready if lane.state else 0, lane.ready)
+            for lane in self.lanes.values()
+        ]
+        for name, stored, found in counters:
+            if stored != found:
+                yield f"{name} is {stored}, but {found} were found"
+        if row.completed_total < self.ended["completed"] or row.failed_total < self.ended["failed"]:
+            yield "more tasks have ended than were counted"
+        accounted = sum(lane.ready for lane in self.lanes.values()) + self.scheduled + self.claimed + self.dlq
+        if row.created_total < accounted + row.completed_total + row.failed_total:
+            yield f"created_total {row.created_total} is below the tasks there are"

@@ -439,9 +439,7 @@ class Checker:
             self._report(_key(b"s", home), "is not in the dead-letter index with this end")
         for key, problem in self._name_rows.finish():
             self._report(key, problem)
-        for number, queue in self._queues.items():
-            for problem in queue.miscounted():
-                self._report(keys.queue_key(number), problem)
+        self._check_counters()
 
     def _check_listed(self) -> None:
         """Reports homes that ended rows list and that never were; of redriven tasks that are gone, lists may tell."""
@@ -453,3 +451,8 @@ class Checker:
             lane = None if queue is None else queue.lanes.get(index)
             if lane is None or not 0 < position <= lane.tail:
                 self._report(_key(b"t", home), problem)
+
+    def _check_counters(self) -> None:
+        for number, queue in self._queues.items():
+            for problem in queue.miscounted():
+                self._report(keys.queue_key(number), problem)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from documented import ENVIRONMENT
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from server_process import ServerProcess
+
+HTTP = httpx.Client(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), limits=httpx.Limits(max_keepalive_connections=0))
+"""Shared by all calls, as making a client costs far more than a call; each call has a connection of its own."""
 
 WORKER_SCOPES = ["codeq:claim", "codeq:heartbeat", "codeq:abandon", "codeq:nack", "codeq:result"]
 
@@ -52,7 +56,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
 def call(server: ServerProcess, method: str, path: str, token: str = "dev-token", **more: Any) -> httpx.Response:
     """Makes one HTTP call."""
     headers = {"Authorization": f"Bearer {token}", **more.pop("headers", {})}
-    return httpx.request(method, f"{server.http_url}/v1/codeq{path}", headers=headers, timeout=20, **more)
+    return HTTP.request(method, f"{server.http_url}/v1/codeq{path}", headers=headers, timeout=20, **more)
 
 
 def refused(answer: httpx.Response, status: int, reason: str) -> dict[str, Any]:

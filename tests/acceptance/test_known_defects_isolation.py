@@ -81,10 +81,11 @@ def test_no_call_of_another_tenant_sees_or_changes_a_task_or_queue(tmp_path: Pat
 
 
 def every_outcome(task_id: str, token: int) -> list[task_pb2.Outcome]:
-    """Returns an outcome of each kind for one delivery."""
-    kinds = task_pb2.OutcomeKind.values()[1:]
-    error = {task_pb2.OUTCOME_KIND_FAILED: "x"}
-    return [task_pb2.Outcome(task_id=task_id, lease_token=token, kind=kind, error=error.get(kind)) for kind in kinds]
+    """Returns an outcome of each kind for one delivery, and one with a result."""
+    fields = [{"kind": kind} for kind in task_pb2.OutcomeKind.keys()[1:]]
+    fields[fields.index({"kind": "OUTCOME_KIND_FAILED"})]["error"] = "x"
+    fields.append({"kind": "OUTCOME_KIND_COMPLETED", "result": b"1"})
+    return [task_pb2.Outcome(task_id=task_id, lease_token=token, **each) for each in fields]
 
 
 async def test_worker_stream_of_another_tenant_cannot_end_or_extend_a_task(tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ async def test_worker_stream_of_another_tenant_cannot_end_or_extend_a_task(tmp_p
     with of("umbrella", tmp_path) as server:
         async with working(server, token="worker") as stream:
             errors = await settle(stream, every_outcome(task_id, token))
-            assert [error.reason for error in errors] == [error_pb2.ERROR_REASON_TASK_NOT_FOUND] * 4
+            assert [error.reason for error in errors] == [error_pb2.ERROR_REASON_TASK_NOT_FOUND] * 5
             heartbeat = worker_pb.Heartbeat(task_id=task_id, lease_token=token)
             progress = worker_pb.Progress(task_id=task_id, lease_token=token, progress=b"1")
             await stream.write(worker_pb.WorkRequest(heartbeats=[heartbeat], progress=[progress]))
@@ -167,7 +168,7 @@ async def test_stream_that_names_itself_stays_within_its_subject(two_workers: Se
     held = held_task(two_workers, "posing")
     async with working(two_workers, "mine", token="producer", name="of-worker") as stream:
         errors = await settle(stream, every_outcome(held["id"], int(held["leaseToken"])))
-        assert [error.reason for error in errors] == [error_pb2.ERROR_REASON_NOT_LEASE_OWNER] * 4
+        assert [error.reason for error in errors] == [error_pb2.ERROR_REASON_NOT_LEASE_OWNER] * 5
         made = call(two_workers, "POST", "/tasks", token="producer", json={"command": "mine", "payload": 1}).json()
         await take(stream, 1)
         shown = call(two_workers, "GET", f"/tasks/{made['id']}", token="worker").json()

@@ -1,0 +1,189 @@
+"""Contract rows on what a task carries and leaves: payload, result, completion, dead letters, retention, durability."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import codeq
+import grpc
+import httpx
+import pytest
+from codeq.v1 import task_pb2, task_service_pb2
+from codeq.v1.task_service_pb2_grpc import TaskServiceStub
+from server_process import ServerProcess
+from test_bad_input import call, refused
+from two_workers import FIRST, SECOND, claimed, created, environment, said, shown, until
+
+JSON = {"Content-Type": "application/json"}
+ODD = '{"n":1.10, "big":12345678901234567890123, "e":1e400,\t"s":"\\u00e9\\ud83d\\ude00 é"}'
+"""JSON that comes back as it was only where nobody reads and writes it anew."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with two workers of one tenant."""
+    with ServerProcess(tmp_path_factory.mktemp("results"), env=environment(), dev=False) as started:
+        yield started
+
+
+def result_of(server: ServerProcess, task: dict[str, Any], wait: int = 0) -> httpx.Response:
+    """Asks for the result of a task."""
+    return call(server, "GET", f"/tasks/{task['id']}/result?waitSeconds={wait}", SECOND)
+
+
+# -- payload, result ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [ODD, "null", "0", '""', "[]", " [ ] ", "false"])
+def test_payload_and_result_come_back_byte_for_byte(server: ServerProcess, value: str) -> None:
+    body = '{"command":"bytes","payload":' + value + "}"
+    task = call(server, "POST", "/tasks", SECOND, content=body, headers=JSON).json()
+    kept = f'"payload":{value.strip()}'
+    assert kept in call(server, "GET", f"/tasks/{task['id']}", SECOND).text
+    assert kept in call(server, "POST", "/tasks/claim", FIRST, json={"commands": ["bytes"]}).text
+    body = '{"status":"COMPLETED","result":' + value + "}"
+    assert call(server, "POST", f"/tasks/{task['id']}/result", FIRST, content=body, headers=JSON).status_code == 200
+    assert f'"result":{value.strip()}' in result_of(server, task).text
+
+
+def test_result_that_is_absent_is_not_null(server: ServerProcess) -> None:
+    records = []
+    for body in ({}, {"result": None}):
+        task = created(server, "absent")
+        claimed(server, "absent")
+        assert said(server, task, "result", status="COMPLETED", **body).status_code == 200
+        records.append(result_of(server, task).json()["result"])
+    assert "result" not in records[0]
+    assert records[1]["result"] is None
+
+
+@pytest.mark.parametrize("value", [b"\xff", b"{", b"", b"1 2", b"NaN", b'"\xc3"'], ids=repr)
+async def test_payload_and_result_that_are_no_json_are_refused_on_every_front(
+    server: ServerProcess, value: bytes
+) -> None:
+    answer = call(server, "POST", "/tasks", SECOND, content=b'{"command":"no","payload":%s}' % value, headers=JSON)
+    assert answer.status_code == 400
+    task = created(server, "leased")
+    claimed(server, "leased")
+    async with grpc.aio.insecure_channel(server.producer_addr) as channel:
+        stub = TaskServiceStub(channel)
+        if value:  # nothing is null over gRPC
+            spec = task_pb2.TaskSpec(command="no", payload=value)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.CreateTask(task_service_pb2.CreateTaskRequest(spec=spec), metadata=bearer(SECOND))
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        request = task_service_pb2.SubmitResultRequest(task_id=task["id"], status=4, result=value)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.SubmitResult(request, metadata=bearer(FIRST))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    with codeq.Producer(server.producer_addr, token=SECOND) as producer:
+        (refusal,) = producer.create_batch([codeq.NewTask("no", codeq.RawJson(value or b"{"))])
+    assert isinstance(refusal, codeq.InvalidField)
+    refused(call(server, "GET", "/admin/queues/no", SECOND), 404, "QUEUE_NOT_FOUND")
+    assert shown(server, task)["status"] == "CLAIMED"
+    said(server, task, "result", status="COMPLETED")
+
+
+def bearer(token: str) -> tuple[tuple[str, str]]:
+    """Returns the metadata of a gRPC call."""
+    return (("authorization", f"Bearer {token}"),)
+
+
+# -- completion, DLQ and FAILED, results -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [{}, {"error": ""}, {"error": " \t"}])
+def test_completion_as_failed_needs_an_error_that_is_not_blank(server: ServerProcess, body: dict[str, str]) -> None:
+    task = created(server, "blank")
+    claimed(server, "blank")
+    answer = said(server, task, "result", status="FAILED", **body)
+    assert "error" in refused(answer, 400, "INVALID_FIELD")["error"]
+    assert shown(server, task)["status"] == "CLAIMED"
+    assert said(server, task, "result", status="FAILED", error="why").status_code == 200
+    assert shown(server, task)["error"] == "why"
+
+
+def test_dlq_and_failed_are_stored_as_results(server: ServerProcess) -> None:
+    ends: dict[str, tuple[str, dict[str, object]]] = {
+        "DLQ": ("nack", {"delaySeconds": 0, "reason": "worn out"}),
+        "FAILED": ("result", {"status": "FAILED", "error": "worn out"}),
+    }
+    for status, (what, body) in ends.items():
+        task = created(server, "ends", maxAttempts=1)
+        claimed(server, "ends")
+        assert said(server, task, what, **body).status_code == 200
+        answer = result_of(server, task, wait=20).json()
+        assert (answer["task"]["status"], answer["result"]["status"]) == (status, status)
+        assert (answer["result"]["error"], answer["task"]["error"]) == ("worn out", "worn out")
+        assert "result" not in answer["result"]
+        assert "finishedAt" in answer["task"]
+
+
+def test_results_are_waited_for_and_the_end_wakes(server: ServerProcess) -> None:
+    task = created(server, "woken")
+    claimed(server, "woken")
+    refused(result_of(server, task), 404, "RESULT_NOT_FOUND")
+    begin = time.monotonic()
+    refused(result_of(server, task, wait=1), 404, "RESULT_NOT_FOUND")
+    assert time.monotonic() - begin >= 1
+    answers: list[httpx.Response] = []
+    waiting = threading.Thread(target=lambda: answers.append(result_of(server, task, wait=60)))
+    waiting.start()
+    said(server, task, "result", status="COMPLETED", result="done")
+    waiting.join(30)
+    assert answers[0].json()["result"]["result"] == "done"
+    assert "waitSeconds" in refused(result_of(server, task, wait=61), 400, "INVALID_FIELD")["error"]
+
+
+# -- retention, durability ---------------------------------------------------------------------------------------------
+
+
+def test_retention_removes_ended_tasks_at_their_time_and_never_live_ones(tmp_path: Path) -> None:
+    env = environment(RETENTION_SECONDS="1", DLQ_RETENTION_SECONDS="4")
+    with ServerProcess(tmp_path, env=env, dev=False) as server:
+        live = [created(server, "waits"), created(server, "later", delaySeconds=3600), created(server, "leased")]
+        claimed(server, "leased", leaseSeconds=3600)
+        done = created(server, "done", idempotencyKey="key")
+        claimed(server, "done")
+        dead = created(server, "dead", maxAttempts=1)
+        claimed(server, "dead")
+        said(server, dead, "nack", delaySeconds=0)
+        said(server, done, "result", status="COMPLETED")
+        died = time.monotonic()
+        until(lambda: gone(server, done))
+        assert not gone(server, dead) or time.monotonic() - died >= 4
+        # The key went with its task.
+        assert "duplicate" not in created(server, "done", idempotencyKey="key")
+        until(lambda: gone(server, dead))
+        assert time.monotonic() - died >= 3.5
+        assert call(server, "GET", "/admin/queues/dead", SECOND).json()["dlq"] == 0
+        assert [shown(server, task)["status"] for task in live] == ["PENDING", "SCHEDULED", "CLAIMED"]
+
+
+def gone(server: ServerProcess, task: dict[str, Any]) -> bool:
+    """Tells whether a task has no rows any more."""
+    answers = {call(server, "GET", f"/tasks/{task['id']}{what}", SECOND).status_code for what in ("", "/result")}
+    return answers == {404}
+
+
+def test_durability_every_reply_holds_over_a_kill_at_once(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, env=environment(), dev=False) as server:
+        tasks = [created(server, "kept", maxAttempts=1) for _ in range(5)]
+        server.restart()
+        first = claimed(server, "kept", leaseSeconds=600)
+        server.restart()
+        assert shown(server, first)["leaseToken"] == first["leaseToken"]
+        said(server, first, "result", status="COMPLETED", result={"n": 1})
+        claimed(server, "kept")
+        said(server, tasks[1], "nack", delaySeconds=0)
+        claimed(server, "kept")
+        said(server, tasks[2], "abandon")
+        call(server, "POST", f"/tasks/{tasks[3]['id']}/cancel", SECOND, json={})
+        server.restart()
+        statuses = [shown(server, task)["status"] for task in tasks]
+        assert statuses == ["COMPLETED", "DLQ", "PENDING", "CANCELLED", "PENDING"]
+        assert result_of(server, first).json()["result"]["result"] == {"n": 1}

@@ -67,15 +67,6 @@ def test_attempts_count_deliveries_and_an_abandon_takes_one_back(server: ServerP
     assert shown(server, task)["attempts"] == 3
 
 
-def test_attempts_after_a_hundred_abandons_count_an_abandon_as_a_delivery(server: ServerProcess) -> None:
-    task = created(server, "abandons", maxAttempts=1)
-    for _ in range(100):
-        claimed(server, "abandons")
-        assert said(server, task, "abandon").json()["status"] == "PENDING"
-    claimed(server, "abandons")
-    assert said(server, task, "abandon").json()["status"] == "DLQ"
-
-
 def test_max_attempts_is_five_and_the_last_nack_or_expiry_ends_in_the_dlq(server: ServerProcess) -> None:
     task = created(server, "most")
     assert task["maxAttempts"] == 5

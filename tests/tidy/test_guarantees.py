@@ -19,6 +19,12 @@ def test_guarantees_each_name_tests() -> None:
     assert [row for row in ROWS if len(row) != 3 or "::test_" not in row[1]] == []
 
 
+def test_guarantees_of_rules_and_routes_name_tests_of_acceptance_or_model() -> None:
+    rules = [row for row in ROWS if row[0].startswith(("**", "`"))]
+    assert len(rules) > 30
+    assert [row[0] for row in rules if "`tests/acceptance/" not in row[1] and "`tests/model/" not in row[1]] == []
+
+
 def test_guarantees_name_tests_that_exist() -> None:
     named = re.findall(r"`([^`]+)::(test_\w+)`", "".join(row[1] for row in ROWS))
     assert [(path, name) for path, name in named if f"def {name}(" not in (ROOT / path).read_text()] == []

@@ -26,7 +26,19 @@ NUMBERS = {
     FieldDescriptor.TYPE_UINT32,
     FieldDescriptor.TYPE_UINT64,
 }
-BAD_NUMBERS = ("-1", "2147483648", "-9223372036854775809", "1" * 30, "1e400", "1.5", '"x"', "true", "[]", "{}")
+BAD_NUMBERS = (
+    "-1",
+    "2147483648",
+    "-9223372036854775809",
+    "1" * 30,
+    "1" * 10_000,
+    "1e400",
+    "1.5",
+    '"x"',
+    "true",
+    "[]",
+    "{}",
+)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +145,7 @@ def test_number_out_of_bounds_is_refused_by_the_name_of_its_field(
     running: ServerProcess, method: str, path: str, field: str
 ) -> None:
     for number in BAD_NUMBERS:
-        if field == "leaseToken" and number in ("2147483648", "1" * 30):
+        if field == "leaseToken" and number == "2147483648":
             number = str(2**64)  # noqa: PLW2901 - a token has 64 bits
         if method == "GET":
             answer = call(running, "GET", f"{path}?{field}={number.strip(chr(34))}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,23 @@ curl -s -X POST http://localhost:8080/v1/codeq/tasks/claim -H "$AUTH" -H "$JSON"
 curl -s -X POST "http://localhost:8080/v1/codeq/tasks/${TASK_ID}/result" -H "$AUTH" -H "$JSON" -d '{"status":"COMPLETED","result":{"ok":true}}' | jq -c
 curl -s "http://localhost:8080/v1/codeq/tasks/${TASK_ID}" -H "$AUTH" | jq '.status'
 """  # noqa: E501 - as printed in the guide
+
+QUICK_START = r"""
+set -eu
+curl -s -X POST http://localhost:8080/v1/codeq/tasks \
+-H 'Authorization: Bearer dev-token' \
+-H 'Content-Type: application/json' \
+-d '{"command":"GENERATE_MASTER","payload":{"jobId":"j-123"},"priority":3}' | jq -c .
+curl -s -X POST http://localhost:8080/v1/codeq/tasks/claim \
+-H 'Authorization: Bearer dev-token' \
+-H 'Content-Type: application/json' \
+-d '{"commands":["GENERATE_MASTER"],"leaseSeconds":120,"waitSeconds":10}' | tee claimed | jq -c .
+curl -s -X POST http://localhost:8080/v1/codeq/tasks/$(jq -r .id claimed)/result \
+-H 'Authorization: Bearer dev-token' \
+-H 'Content-Type: application/json' \
+-d '{"status":"COMPLETED","result":{"ok":true}}'
+"""
+"""The lines of the project page, with the guide's token."""
 
 AGAIN = """curl -s "http://localhost:8080/v1/codeq/tasks/$1" -H 'Authorization: Bearer dev-token' | jq '.status'"""
 
@@ -63,3 +81,15 @@ def test_guide_restart_story_after_stop_and_after_sigkill_still_says_completed(d
 def test_guide_metrics_line_without_token_prints_metrics(documented: ServerProcess) -> None:
     lines = run_guide(documented, "curl -sSf http://localhost:8080/metrics | head -5")
     assert any(line.startswith("# HELP") for line in lines)
+
+
+def test_quick_start_lines_of_the_project_page_take_a_task_through_its_life(
+    documented: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made, claimed, result = (json.loads(line) for line in run_guide(documented, QUICK_START))
+    assert (made["status"], made["payload"], made["priority"]) == ("PENDING", {"jobId": "j-123"}, 3)
+    assert (claimed["id"], claimed["status"], claimed["tenantId"]) == (made["id"], "CLAIMED", "dev-tenant")
+    left = datetime.fromisoformat(claimed["leaseUntil"]) - datetime.fromisoformat(claimed["updatedAt"])
+    assert abs(left.total_seconds() - 120) < 1
+    assert (result["taskId"], result["status"], result["result"]) == (made["id"], "COMPLETED", {"ok": True})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -288,3 +289,21 @@ def test_stored_rows_where_no_store_is_fails(tmp_path: Path) -> None:
     with pytest.raises(StoreFailed):
         list(stored_rows(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
+
+
+def test_get_absent_rows_is_answered_by_the_filters(tmp_path: Path) -> None:
+    RocksStore(tmp_path, fsync=False, options=make_options()).close()
+    options = make_options(write_buffer_bytes=64 << 10)
+    options.enable_statistics()
+    store = RocksStore(tmp_path, fsync=False, options=options)
+    for first in range(0, 20_000, 1000):
+        store.write({number(2 * value): b"x" * 20 for value in range(first, first + 1000)})
+    store.close()  # what is in memory goes to files
+    store = RocksStore(tmp_path, fsync=False, options=options)
+    for value in range(5000):
+        assert store.get(number(2 * value + 1)) is None
+    statistics = options.get_statistics() or ""
+    store.close()
+    spared = re.search(r"rocksdb\.bloom\.filter\.useful COUNT : (\d+)", statistics)
+    assert spared is not None
+    assert int(spared[1]) > 4000

@@ -108,8 +108,11 @@ class RocksStore:
             _make_directory(path)
         except OSError as error:
             raise StoreNotWritable(f"the store's directory {path} cannot be made: {_reason(error)}") from error
+        chosen = options or make_options()
         try:
-            self._db = Rdict(str(path), options or make_options())
+            # Named for the column family, too: without that an existing store opens with the settings that it has
+            # written down itself, and those lack the filters.
+            self._db = Rdict(str(path), chosen, {"default": chosen})
         except Exception as error:
             raise _open_error(path, error) from error
         try:

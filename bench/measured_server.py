@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Final, Self
 import psutil
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+CODEQ: Final = ROOT / ".venv" / "bin" / "codeq"
 TOKEN: Final = "dev-token"  # noqa: S105 - the token of the documented development set-up
 START_SECONDS_MAX: Final = 30.0
 STOP_SECONDS_MAX: Final = 20.0
@@ -21,6 +23,7 @@ CALL_SECONDS_MAX: Final = 30.0
 POLL_SECONDS: Final = 0.02
 ROWS_COUNTER: Final = "codeq_rows_written_total"
 
+_PASSED_ON: Final = ("HOME", "LANG", "PATH", "PYTHONPATH")
 _PRODUCER: Final = {
     "token": TOKEN,
     "subject": "producer-dev",
@@ -55,20 +58,22 @@ class Reading:
 class MeasuredServer:
     """A server with an empty store, on free ports of the loopback interface, fsync on unless told otherwise."""
 
-    def __init__(self, directory: Path, *, fsync: bool = True, retention_seconds: int | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, fsync: bool = True, retention_seconds: int | None = None, tenants: bool = False
+    ) -> None:
         """Prepares the server; `with` starts and stops it.
 
         Args:
             directory: Where store, log and ready file are kept.
             fsync: Whether every acknowledgement waits for fsync.
             retention_seconds: How long ended tasks are kept; None: the server's default.
+            tenants: Whether every token is accepted, as that of the tenant with its name.
         """
+        self._program = [sys.executable, str(ROOT / "bench" / "tenants_server.py")] if tenants else [str(CODEQ)]
         self.store: Final = directory / "store"
         self._log = directory / "server.log"
         self._ready = directory / "ready.json"
-        self._env = {
-            name: os.environ[name] for name in ("HOME", "LANG", "PATH", "PYTHONPATH") if name in os.environ
-        } | {
+        self._env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {
             "PERSISTENCE_PROVIDER": "rocksdb",
             "PERSISTENCE_CONFIG": json.dumps({"path": str(self.store), "fsyncOnCommit": fsync}),
             "PRODUCER_AUTH_PROVIDER": "static",
@@ -84,7 +89,7 @@ class MeasuredServer:
 
     def __enter__(self) -> Self:
         command = [
-            *(str(ROOT / ".venv" / "bin" / "codeq"), "serve", "--http-host", "127.0.0.1", "--port", "0"),
+            *(*self._program, "serve", "--http-host", "127.0.0.1", "--port", "0"),
             *("--worker-stream-addr", "127.0.0.1:0", "--producer-stream-addr", "127.0.0.1:0"),
             *("--ready-file", str(self._ready)),
         ]
@@ -158,6 +163,11 @@ class MeasuredServer:
     def fsync(self) -> bool:
         """Returns whether the server says that its acknowledgements wait for fsync."""
         return bool(self._get_json("/v1/codeq/server")["fsync"])
+
+    def counters(self) -> dict[str, float]:
+        """Returns the counters and gauges of /metrics that have no labels."""
+        lines = [line.split(" ") for line in self._get("/metrics").decode().splitlines() if line[:1] != "#"]
+        return {words[0]: float(words[1]) for words in lines if len(words) == 2 and "{" not in words[0]}
 
     def queue_counts(self, command: str) -> dict[str, int]:
         """Returns how many tasks of the command are ready, scheduled, claimed and in the dead-letter queue."""

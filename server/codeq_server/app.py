@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import grpc.aio
 import structlog
-import uvloop
 from codeq_gateway.app import Gateway, Probes
 from codeq_gateway.metrics import HttpMetrics
 from codeq_gateway.server import GatewayServer
@@ -36,6 +35,7 @@ from codeq_server.config import Address, AuthSettings, Settings
 from codeq_server.core.errors import CorruptRows
 from codeq_server.engine.runner import ShardRunner
 from codeq_server.engine.space import SpaceWatch
+from codeq_server.event_loop import ServerLoop
 from codeq_server.listeners import CALLS_MAX, GRPC_OPTIONS, ListenError, listen
 from codeq_server.opening import open_runner
 from codeq_server.services.calls import Calls
@@ -82,7 +82,7 @@ def serve(settings: Settings, *, verify: bool = False) -> int:
     """
     access = logs.configure(settings.log.level, settings.log.format)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=ServerLoop) as runner:
             return runner.run(Node(settings, access, verify=verify).run())
     except (StoreError, CorruptRows, ListenError, _ReadyFileError) as error:
         print(f"codeq: {' '.join(str(error).split())}", file=sys.stderr)

@@ -190,12 +190,12 @@ async def test_timer_that_breaks_off_poisons_the_runner(runner: HeldRunner) -> N
 
 
 async def test_room_when_the_commit_fails_refuses(runner: HeldRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner_module, "UNDECIDED_ROWS_MAX", 1)
+    monkeypatch.setattr(runner_module, "BATCH_ROWS_MAX", 1)
     await runner.create_and_commit()
     runner.create()
     runner.create()
     runner.changed()
-    waiting = asyncio.ensure_future(runner.room())
+    waiting = asyncio.ensure_future(runner.room("acme"))
     await turns()
     runner.log.fail(OSError("no space"))
     assert await reason_of(waiting) is Reason.OUTCOME_UNKNOWN
@@ -204,7 +204,7 @@ async def test_room_when_the_commit_fails_refuses(runner: HeldRunner, monkeypatc
 # -- limits ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("limit", "most"), [("UNDECIDED_ROWS_MAX", 1), ("UNDECIDED_BYTES_MAX", 100)])
+@pytest.mark.parametrize(("limit", "most"), [("BATCH_ROWS_MAX", 1), ("BATCH_BYTES_MAX", 100)])
 async def test_room_when_the_batch_is_full_waits_for_the_next(
     runner: HeldRunner, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
 ) -> None:
@@ -213,7 +213,7 @@ async def test_room_when_the_batch_is_full_waits_for_the_next(
     runner.create(size=60)
     runner.create(size=60)
     runner.changed()
-    waiting = asyncio.ensure_future(runner.room())
+    waiting = asyncio.ensure_future(runner.room("acme"))
     await turns()
     assert not waiting.done()
     runner.log.release()
@@ -222,14 +222,14 @@ async def test_room_when_the_batch_is_full_waits_for_the_next(
 
 
 async def test_room_counts_the_bytes_of_results(runner: HeldRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner_module, "UNDECIDED_BYTES_MAX", 100)
+    monkeypatch.setattr(runner_module, "BATCH_BYTES_MAX", 100)
     await runner.create_and_commit()
     claimed = claim(runner.shard, WORKER, None, 1, 1 << 20, 60_000, runner.now())
     assert claimed is not None
     task_id = claimed[1][0].task_id
     settle(runner.shard, WORKER, task_id, None, Outcome.COMPLETED, b"1" * 101, "", None, 0.5, runner.now())
     runner.changed()
-    waiting = asyncio.ensure_future(runner.room())
+    waiting = asyncio.ensure_future(runner.room("acme"))
     await turns()
     assert not waiting.done()
     runner.log.release()
@@ -325,7 +325,7 @@ async def test_timer_when_the_wall_clock_is_set_forward_sees_it(
     await until(lambda: runner.shard.queues[1].ready)
 
 
-@pytest.mark.parametrize("limit", ["UNDECIDED_ROWS_MAX", "TIMER_ROWS_MAX"])
+@pytest.mark.parametrize("limit", ["BATCH_ROWS_MAX", "TIMER_ROWS_MAX"])
 async def test_timer_when_the_batch_is_full_waits_for_the_next(
     runner: HeldRunner, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
@@ -336,8 +336,8 @@ async def test_timer_when_the_batch_is_full_waits_for_the_next(
     runner.changed()
     runner.clock.forward(5)
     assert runner._timer is not None
-    fired = runner._timer
-    await until(lambda: runner._timer is not fired)
+    await until(lambda: runner._timer is None)
+    await turns()
     queue = runner.shard.queues[1]
     assert queue.scheduled == 1
     runner.log.free = True

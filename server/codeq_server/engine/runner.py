@@ -12,24 +12,28 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from codeq_server.core import timers
 from codeq_server.core.alarms import NEVER
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Reason, Rejection
-from codeq_server.core.model import TaskKey
+from codeq_server.core.model import Queue, TaskKey
 from codeq_server.core.shard import Shard
 from codeq_server.replication.log import Log
 
+from .admission import CALL_COST, Admission
 from .waiting import WaitingRoom
 
-UNDECIDED_ROWS_MAX: Final = 50_000
-"""Row changes a batch may hold before callers wait for the one in flight."""
-UNDECIDED_BYTES_MAX: Final = 64 << 20
-"""Payloads and results that a batch may hold before callers wait for the one in flight."""
+BATCH_ROWS_MAX: Final = 16_000
+"""Row changes a batch may hold before callers wait for the next: writing them stops the loop for about 20 ms."""
+BATCH_BYTES_MAX: Final = 16 << 20
+"""Payloads and results that a batch may hold before callers wait for the next; the same holds for writing them."""
 TIMER_ROWS_MAX: Final = 10_000
-"""Row changes in the batch at which the timers wait for the next one: a herd shall not make batches that take long."""
+"""Row changes in the batch at which the timers wait for the next one: the rest of it is for callers."""
+TIMERS: Final = ""
+"""Stands in line for what falls due, as if it were a tenant."""
 TIMER_MS_MAX: Final = 1000
 """Longest wait of the timers while anything is to come: how late a wall clock that was set forward is noticed."""
 
@@ -73,15 +77,18 @@ class ShardRunner:
         self.loop = asyncio.get_running_loop()
         self._next: list[asyncio.Future[None]] = []
         self._current: list[asyncio.Future[None]] = []
-        self._room: list[asyncio.Future[None]] = []
+        self.admission = Admission(self.loop, self._full)
         self._busy = False
         self._commit: asyncio.Task[None] | None = None
-        self._dispatching = False
+        self._waking: dict[Queue, int] = {}
+        """Queues whose waiters are being woken one by one, and the turn of the last who is."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = Now(NEVER, NEVER)
         """When the timer goes off; its wall clock by that of the time it was set."""
+        self._due_waits = False
+        """Whether what is due waits for its turn: until then, no timer is needed."""
         self._held = False
-        """Whether the timers wait for the next batch."""
+        """Whether it waits for the next batch."""
         self._ends: dict[TaskKey, dict[asyncio.Future[None], None]] = {}
         self._failure: BaseException | None = None
         self._closed = False
@@ -111,9 +118,8 @@ class ShardRunner:
             self._wake_ends()
         if self.shard.cancelled:
             self._tell_holders()
-        if self.shard.woken and not self._dispatching:
-            self._dispatching = True
-            self.loop.call_soon(self._dispatch)
+        if self.shard.woken:
+            self._dispatch()
         self._arm()
 
     def durable(self) -> asyncio.Future[None] | None:
@@ -151,16 +157,23 @@ class ShardRunner:
         self._poison(problem)
         return _unknown()
 
-    async def room(self) -> None:
-        """Waits while the batch being decided is full."""
-        while self._full() and self._failure is None:
-            future = self.loop.create_future()
-            self._room.append(future)
-            await future
+    async def room(self, tenant: str, cost: int = CALL_COST) -> None:
+        """Waits until it is the tenant's turn to decide something, and the batch has room for it.
+
+        Args:
+            tenant: Whose turn is waited for.
+            cost: What is to be decided, in tasks; see `admission.CALL_COST`.
+
+        Raises:
+            Rejection: OUTCOME_UNKNOWN after a failed commit.
+        """
+        if self._failure is not None:
+            raise _unknown()
+        await self.admission.enter(tenant, cost)
 
     def _full(self) -> bool:
         batch = self.shard.batch
-        return len(batch.rows) > UNDECIDED_ROWS_MAX or batch.size > UNDECIDED_BYTES_MAX
+        return len(batch.rows) > BATCH_ROWS_MAX or batch.size > BATCH_BYTES_MAX
 
     # -- the ends of tasks -----------------------------------------------------------------------------------------
 
@@ -227,11 +240,11 @@ class ShardRunner:
     async def _commit_batch(self) -> None:
         shard = self.shard
         self._current, self._next = self._next, []
-        now = shard.at(*self._clock())
-        sealed = shard.seal(now)
+        sealed = shard.seal(shard.at(*self._clock()))
         if self._held:
             self._held = False
-            self._set_timer(now, 0)
+            self.admission.push(TIMERS, self._run_due)
+        self.admission.reopen()
         started = time.perf_counter()
         await self._log.append(sealed)
         shard.settled(sealed.lsn)
@@ -240,8 +253,7 @@ class ShardRunner:
         self.commits.seconds += seconds
         self.commits.seconds_max = max(self.commits.seconds_max, seconds)
         done, self._current = self._current, []
-        room, self._room = self._room, []
-        for future in (*done, *room):
+        for future in done:
             if not future.done():
                 future.set_result(None)
         self._arm()  # the retention of what ended counts from the seal
@@ -250,8 +262,8 @@ class ShardRunner:
         if self._failure is not None:
             return
         self._failure = problem
-        waiters = [*self._current, *self._next, *self._room]
-        for future in waiters:
+        self.admission.fail(_unknown)
+        for future in (*self._current, *self._next):
             if not future.done():
                 future.set_exception(_unknown())
                 future.exception()  # the waiter may be gone: its absence is no error
@@ -260,14 +272,27 @@ class ShardRunner:
     # -- waking and time ---------------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        self._dispatching = False
+        """Has waiters woken for the queues that got work, in their tenants' turns."""
         woken, self.shard.woken = self.shard.woken, {}
         for queue in woken:
-            self.waiting.wake(queue)
+            if not self.waiting.has_waiter(queue):
+                continue
+            if queue not in self._waking:
+                self.admission.push(queue.tenant, partial(self._wake, queue))
+            self._waking[queue] = self.waiting.turn
+
+    def _wake(self, queue: Queue) -> int:
+        """Wakes one waiter of a queue, and has the next one woken; returns what it cost."""
+        before = self.shard.totals.claimed
+        if not self.waiting.wake(queue, self._waking[queue]):
+            del self._waking[queue]
+            return 0
+        self.admission.push(queue.tenant, partial(self._wake, queue))
+        return CALL_COST + self.shard.totals.claimed - before
 
     def _arm(self) -> None:
         # Mostly the timer goes off early enough: that is seen without a look at the clocks.
-        if timers.is_quiet(self.shard, self._timer_at) or self._held or self._closed or self._failure is not None:
+        if timers.is_quiet(self.shard, self._timer_at) or self._due_waits or self._closed or self._failure is not None:
             return
         now = self.shard.at(*self._clock())
         wait = timers.next_wake(self.shard, now)
@@ -282,24 +307,32 @@ class ShardRunner:
 
     def _set_timer(self, now: Now, wait_ms: int) -> None:
         self._timer_at = Now(now.wall_ms + wait_ms, now.mono_ms + wait_ms)
-        self._timer = self.loop.call_later(wait_ms / 1000, self._run_due)
+        self._timer = self.loop.call_later(wait_ms / 1000, self._on_timer)
 
-    def _run_due(self) -> None:
+    def _on_timer(self) -> None:
         self._timer, self._timer_at = None, Now(NEVER, NEVER)
+        self._due_waits = True
+        self.admission.push(TIMERS, self._run_due)
+
+    def _run_due(self) -> int:
+        """Works a slice of what is due, and has the next one worked; returns what it cost."""
         if self._failure is not None or self._closed:
-            return
-        if len(self.shard.batch.rows) > TIMER_ROWS_MAX or self._full():
+            return 0
+        if len(self.shard.batch.rows) > TIMER_ROWS_MAX:
             self._held = True
             self.changed()
-            return
+            return 0
+        totals = self.shard.totals
+        before = totals.expired + totals.matured + totals.removed
         try:
-            more = timers.run_due(self.shard, self.now())
+            self._due_waits = timers.run_due(self.shard, self.now())
         except Exception as problem:  # noqa: BLE001 - half a decision may be in memory
             self._poison(problem)
-            return
-        if more:
-            self._set_timer(self.shard.at(*self._clock()), 0)
+            return 0
+        if self._due_waits:
+            self.admission.push(TIMERS, self._run_due)
         self.changed()
+        return CALL_COST + totals.expired + totals.matured + totals.removed - before
 
 
 def _unknown() -> Rejection:

@@ -52,12 +52,19 @@ class WaitingRoom:
             if not room:
                 del self._rooms[key]
 
-    def wake(self, queue: Queue) -> None:
-        """Wakes waiters of a queue one by one while it has work, each at most once."""
-        last = self._turn  # who waits again has a later turn
-        while (waiter := self._first(queue, last)) is not None and queue.ready:
-            self.leave(waiter)
-            waiter.wake()
+    @property
+    def turn(self) -> int:
+        """Turn of who came last; who waits again has a later one."""
+        return self._turn
+
+    def wake(self, queue: Queue, last: int) -> bool:
+        """Wakes who waits longest for a queue with work, from turn `last` or before; returns whether there was one."""
+        waiter = self._first(queue, last) if queue.ready else None
+        if waiter is None:
+            return False
+        self.leave(waiter)
+        waiter.wake()
+        return True
 
     def has_waiter(self, queue: Queue) -> bool:
         """Tells whether anybody waits for tasks of the queue."""

@@ -1,14 +1,14 @@
 """Unary calls as both fronts make them: gRPC and the gateway in this process share everything here.
 
 A call is authenticated by the option on its RPC, validated by the rules on its request, carried out by the method of
-the registered service, and answered when what it saw is durable.
+the registered service when it is its tenant's turn, and answered when what it saw is durable.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -18,9 +18,13 @@ from codeq_server.auth.access import Access, access_of
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.claims import Claims
 from codeq_server.core.errors import Reason, Rejection
+from codeq_server.engine.admission import CALL_COST
 from codeq_server.engine.runner import ShardRunner
 
 from .validation import check_message
+
+PAGE_COST: Final = 512
+"""Cost of a call that looks at thousands of rows for a page: not many of them in one turn."""
 
 Handler = Callable[[Claims, Any], Awaitable[Message]]
 
@@ -35,6 +39,8 @@ class Method:
         handler: What carries it out.
         request_class: Class of its request.
         descriptor: Its descriptor.
+        cost: What a call costs its tenant beside what its request lists; see `admission`.
+        lists: Fields of its request that hold many messages.
     """
 
     name: str
@@ -42,6 +48,8 @@ class Method:
     handler: Handler
     request_class: type[Message]
     descriptor: MethodDescriptor
+    cost: int
+    lists: tuple[str, ...]
 
 
 class Calls:
@@ -66,6 +74,8 @@ class Calls:
                 handler=getattr(service, method.name),
                 request_class=message_factory.GetMessageClass(method.input_type),
                 descriptor=method,
+                cost=PAGE_COST if method.name.startswith("List") else CALL_COST,
+                lists=tuple(f.name for f in method.input_type.fields if f.is_repeated and f.message_type is not None),
             )
 
     async def call(self, name: str, request: Message, authorization: str) -> Message:
@@ -81,6 +91,8 @@ class Calls:
         if self.draining:
             raise Rejection(Reason.DRAINING, "the server is stopping")
         check_message(request)
+        cost = method.cost + sum(len(getattr(request, name)) for name in method.lists)
+        await self._runner.room(claims.tenant_id, cost)
         try:
             return await method.handler(claims, request)
         except Rejection:

@@ -8,7 +8,7 @@ from typing import Final
 from codeq.v1 import task_service_pb2 as pb
 
 from codeq_server.core.listing import Walk
-from codeq_server.core.redrive import cleanup
+from codeq_server.core.redrive import CLEANUP_SLICE, cleanup
 from codeq_server.engine.runner import ShardRunner
 
 from .convert import unix_ms
@@ -35,7 +35,7 @@ async def clean(runner: ShardRunner, tenant: str, request: pb.CleanupTasksReques
     deleted = examined = 0
     key, start = b"", None
     while deleted < limit and examined < PAGE_ROWS_MAX:
-        await runner.room()
+        await runner.room(tenant, CLEANUP_SLICE)
         if start is None:
             rows = walk.read(runner.shard, 1)
             if not rows:

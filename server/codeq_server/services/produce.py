@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final
 
 from codeq.v1 import producer_service_pb2 as pb
@@ -14,6 +15,7 @@ from codeq_server.core.clock import Now
 from codeq_server.core.creates import varint
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Queue
+from codeq_server.engine.admission import CALL_COST
 from codeq_server.engine.runner import ShardRunner
 
 from .convert import item_error
@@ -27,6 +29,8 @@ UNACKED_FRAMES_MAX: Final = 256
 UNACKED_BYTES_MAX: Final = 16 << 20
 FRAME_TASKS_MAX: Final = 4096
 FRAME_BYTES_MAX: Final = 8 << 20
+SLICE_TASKS_MAX: Final = 512
+"""Tasks of a frame that are created in one go; others may have their turn before the next."""
 
 
 class ProducerStream:
@@ -92,22 +96,26 @@ class ProducerStream:
         while len(self._outbox) >= UNACKED_FRAMES_MAX or self._unacked_bytes > UNACKED_BYTES_MAX:
             self._acked.clear()
             await self._acked.wait()
-        await self._runner.room()
         self._unacked_bytes += size
-        ack = self._create_all(frame)
-        self._runner.changed()
+        ack = pb.FrameAck()
+        count = len(frame.tasks)
+        for first in range(0, count, SLICE_TASKS_MAX):
+            await self._runner.room(self._tenant, CALL_COST + min(count - first, SLICE_TASKS_MAX))
+            part = frame.tasks if count <= SLICE_TASKS_MAX else frame.tasks[first : first + SLICE_TASKS_MAX]
+            self._create_all(part, first, ack)
+            self._runner.changed()
         self._outbox.put((ack, size))
 
-    def _create_all(self, frame: pb.ProduceRequest) -> pb.FrameAck:
+    def _create_all(self, specs: Sequence[task_pb2.TaskSpec], first: int, ack: pb.FrameAck) -> None:
+        """Creates tasks of a frame from its place `first` on, and notes in the ack what became of them."""
         shard, tenant, now = self._runner.shard, self._tenant, self._runner.now()
         create_in = creates.create_in
         queue: Queue | None = None
         command = ""
         head_bytes = 0
         ids: list[str] = []
-        ack = pb.FrameAck()
         try:
-            for spec in frame.tasks:
+            for spec in specs:
                 if spec.command != command or queue is None:
                     command = spec.command
                     # With the disk nearly full, every task takes the long way and is refused there.
@@ -126,11 +134,10 @@ class ProducerStream:
                 ):
                     ids.append(create_in(shard, queue, payload, priority, 0, 0, now)[0])
                 else:
-                    ids.append(self._create(spec, len(ids), now, ack))
+                    ids.append(self._create(spec, first + len(ids), now, ack))
         except Exception as problem:
             raise self._runner.fail(problem) from problem
         ack.task_ids.extend(ids)
-        return ack
 
     def _create(self, spec: task_pb2.TaskSpec, index: int, now: Now, ack: pb.FrameAck) -> str:
         """Creates one task by all the rules; returns its id, or "" beside a new entry of the ack's errors."""

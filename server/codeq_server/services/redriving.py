@@ -128,7 +128,7 @@ class _Step:
         """Goes on until so many matched or were looked at in all, or the end."""
         walk = self.walk
         while not walk.done and self.matched < matched_max and walk.examined < examined_max:
-            await self._runner.room()
+            await self._runner.room(self._queue.tenant, SLICE_DEAD)
             for key, _ in walk.read(self._runner.shard, examined_max - walk.examined):
                 self.last = key
                 lane, position = self._home(key)
@@ -141,7 +141,7 @@ class _Step:
 
     async def named(self, task_ids: Sequence[str]) -> None:
         """Works these tasks, a slice of them; those that are not there or not of the queue are passed over."""
-        await self._runner.room()
+        await self._runner.room(self._queue.tenant, len(task_ids))
         for task_id in task_ids:
             try:
                 home, position = find_home(self._runner.shard, self._queue.tenant, task_id)

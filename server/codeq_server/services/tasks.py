@@ -54,7 +54,6 @@ class TaskService:
 
     async def CreateTask(self, claims: Claims, request: pb.CreateTaskRequest) -> pb.CreateTaskResponse:  # noqa: N802
         """Accepts one task."""
-        await self._runner.room()
         response = pb.CreateTaskResponse()
         self._create(response.task, claims.tenant_id, request.spec, self._runner.now(), "spec.")
         await self._settled()
@@ -67,7 +66,6 @@ class TaskService:
         _check_batch_bytes("tasks", sum(len(spec.payload) for spec in request.tasks))
         if request.HasField("idempotency_key") and not request.atomic:
             raise invalid_field("idempotency_key", "is for atomic batches; otherwise each task may have its own")
-        await self._runner.room()
         response = pb.BatchCreateTasksResponse()
         if request.atomic:
             self._create_all(response, claims.tenant_id, request)
@@ -105,7 +103,6 @@ class TaskService:
 
     async def SubmitResult(self, claims: Claims, request: pb.SubmitResultRequest) -> pb.SubmitResultResponse:  # noqa: N802
         """Ends a task as COMPLETED or FAILED."""
-        await self._runner.room()
         response = pb.SubmitResultResponse()
         self._submit(response.result, claims, request, self._runner.now())
         await self._settled()
@@ -116,7 +113,6 @@ class TaskService:
     ) -> pb.BatchSubmitResultsResponse:
         """Ends several tasks, each by itself."""
         _check_batch_bytes("results", sum(len(item.result) for item in request.results))
-        await self._runner.room()
         now = self._runner.now()
         response = pb.BatchSubmitResultsResponse()
         for index, item in enumerate(request.results):
@@ -146,7 +142,6 @@ class TaskService:
         self, claims: Claims, request: pb.ReportProgressRequest
     ) -> pb.ReportProgressResponse:
         """Keeps a progress on a leased task."""
-        await self._runner.room()
         progress = request.progress or NULL
         check_json(progress, "progress")
         token = request.lease_token if request.HasField("lease_token") else None
@@ -160,7 +155,6 @@ class TaskService:
 
     async def CancelTask(self, claims: Claims, request: pb.CancelTaskRequest) -> pb.CancelTaskResponse:  # noqa: N802
         """Ends a task by its producer's word."""
-        await self._runner.room()
         shard, now = self._runner.shard, self._runner.now()
         self._view(claims.tenant_id, request.task_id)
         self._decide(lambda: withdrawal.cancel(shard, claims.tenant_id, request.task_id, request.reason, now))
@@ -206,7 +200,6 @@ class TaskService:
 
     async def RedriveTask(self, claims: Claims, request: pb.RedriveTaskRequest) -> pb.RedriveTaskResponse:  # noqa: N802
         """Gives an ended task another life."""
-        await self._runner.room()
         shard, now = self._runner.shard, self._runner.now()
         self._view(claims.tenant_id, request.task_id)
         self._decide(lambda: redrive_task(shard, claims.tenant_id, request.task_id, now))
@@ -320,7 +313,6 @@ class TaskService:
     async def _settle(
         self, claims: Claims, task_id: str, token: int | None, outcome: Outcome, reason: str, delay_ms: int | None
     ) -> Verdict:
-        await self._runner.room()
         shard, now, jitter = self._runner.shard, self._runner.now(), self._runner.random()
         verdict = self._decide(
             lambda: outcomes.settle(
@@ -340,7 +332,6 @@ class TaskService:
         place: Callable[[], task_pb2.Task],
     ) -> None:
         runner = self._runner
-        await runner.room()
         wanted = allowed_commands(claims, commands)
         caller = _caller(claims)
         claimed = claim_now(runner, caller, wanted, count, BATCH_BYTES_MAX, lease_ms)

@@ -18,6 +18,7 @@ from codeq_server.core.creates import field, varint
 from codeq_server.core.errors import Reason, Rejection, invalid_field
 from codeq_server.core.model import Caller, Claim, id_of
 from codeq_server.core.outcomes import Outcome
+from codeq_server.engine.admission import CALL_COST
 from codeq_server.engine.runner import ShardRunner
 
 from .claiming import return_unused
@@ -36,8 +37,8 @@ FRAMES_AHEAD: Final = 2
 """Responses that may wait for the disk or the client; what comes meanwhile goes into one more."""
 OPEN_CLAIMS_MIN: Final = 64
 """Claims of a stream that are kept before those that are over are looked for."""
-FRAME_TASKS_MAX: Final = 2048
-"""Tasks in one response."""
+FRAME_TASKS_MAX: Final = 512
+"""Tasks in one response: what it takes to make one keeps all others waiting."""
 FRAME_BYTES_MAX: Final = 1 << 20
 """Task bytes in one response but for its last task: clients take messages of 4 MiB unless they ask for more."""
 
@@ -113,7 +114,7 @@ class WorkerStream:
                 try:
                     await self._read(first)
                     await self._confirm_half_close()
-                    self._close()
+                    await self._close()
                 finally:
                     self._outbox.end()
         finally:
@@ -136,12 +137,19 @@ class WorkerStream:
         except Rejection:
             return  # nothing is decided any more; the sender learns it from its next frame
 
+    def _go_on(self) -> int:
+        """Pushes what is there, in the tenant's turn; returns what that cost."""
+        totals = self._runner.shard.totals
+        before = totals.claimed
+        self.wake()
+        return CALL_COST + totals.claimed - before
+
     def cancelled(self, task_id: str, token: int) -> None:
         """Tells the client of a task that was cancelled."""
         reason = error_pb2.ERROR_REASON_TASK_ENDED
         self._answer.cancelled.add(task_id=task_id, lease_token=token, reason=reason)
         self._answers = True
-        self._runner.loop.call_soon(self.wake)
+        self._runner.admission.push(self._caller.tenant, self._go_on)
 
     def drain(self) -> None:
         """Stops waiting for work; the notice tells the client."""
@@ -163,9 +171,12 @@ class WorkerStream:
             if message.HasField("hello") and not first:
                 raise protocol_error("the hello is for the first message only")
             first = False
-            await self._runner.room()
+            items = len(message.outcomes) + len(message.heartbeats) + len(message.progress)
+            await self._runner.room(self._caller.tenant, CALL_COST + items)
             self._take(message)
+            before = self._runner.shard.totals.claimed
             self._pump()
+            self._runner.admission.charge(self._caller.tenant, self._runner.shard.totals.claimed - before)
             message = await self._context.read()
 
     def _take(self, message: pb.WorkRequest) -> None:
@@ -301,12 +312,14 @@ class WorkerStream:
         self._draining = True
         await self._write(pb.WorkResponse().SerializeToString())
 
-    def _close(self) -> None:
+    async def _close(self) -> None:
         """Gives every unresolved lease of the stream back: the client has said its last word."""
         self._closing = self._draining = True
         self._runner.waiting.leave(self)
-        for claim in self._open.values():
-            return_unused(self._runner, claim, list(claim.task_ids))
+        for claim in list(self._open.values()):
+            if claim.live:
+                await self._runner.room(self._caller.tenant, CALL_COST + claim.live)
+                return_unused(self._runner, claim, list(claim.task_ids))
         self._pump()
 
     # -- out ---------------------------------------------------------------------------------------------------------
@@ -396,7 +409,7 @@ class WorkerStream:
             frame.claims = []
         if self._full:
             self._full = False
-            self._runner.loop.call_soon(self.wake)
+            self._runner.admission.push(self._caller.tenant, self._go_on)
 
 
 def _encode_named(claim: Claim, delivered: list[Delivered], now: Now, pieces: list[bytes]) -> int:

@@ -1,0 +1,47 @@
+"""The server's event loop takes all wake-ups of grpc.aio at once: what is left over would hold up every call."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+from codeq_server.event_loop import ServerLoop
+
+
+async def _heard(ours: socket.socket, theirs: socket.socket, count: int) -> tuple[int, int]:
+    """Sends wake-ups, each heard by taking one byte; returns how often there was something, and the bytes left."""
+    loop = asyncio.get_running_loop()
+    heard = 0
+
+    def hear() -> None:
+        nonlocal heard
+        heard += len(ours.recv(1))
+
+    theirs.send(b"1" * count)
+    loop.add_reader(ours, hear)
+    async with asyncio.timeout(10):
+        while not heard:  # noqa: ASYNC110 - the loop itself is tested
+            await asyncio.sleep(0)
+    loop.remove_reader(ours)
+    ours.setblocking(False)
+    try:
+        left = len(ours.recv(count))
+    except BlockingIOError:
+        left = 0
+    return heard, left
+
+
+@pytest.mark.parametrize("count", [1, 2, 270])
+def test_wake_ups_of_a_unix_socket_are_heard_as_one(count: int) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, asyncio.Runner(loop_factory=ServerLoop) as runner:
+        assert runner.run(_heard(ours, theirs, count)) == (1, 0)
+
+
+def test_bytes_of_other_sockets_are_left_alone() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    with ours, theirs, asyncio.Runner(loop_factory=ServerLoop) as runner:
+        assert runner.run(_heard(ours, theirs, 5)) == (1, 4)

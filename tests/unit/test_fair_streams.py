@@ -1,0 +1,132 @@
+"""Streams and calls beside a flood: what a quiet tenant waits for is counted in the flood's tasks, not in seconds."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from codeq.v1 import producer_service_pb2, task_pb2, task_service_pb2, worker_service_pb2
+from codeq_server.auth.authenticator import Authenticator
+from codeq_server.auth.claims import WORKER_SCOPES, Claims, Token
+from codeq_server.engine.admission import TURN_COST
+from codeq_server.services.calls import Calls
+from codeq_server.services.produce import ProducerStream
+from codeq_server.services.streams import StreamRegistry
+from codeq_server.services.tasks import TaskService
+from codeq_server.services.work import WorkerStream
+from held_log import HeldRunner, turns, until
+
+STREAMS = 100
+FRAME_TASKS = 64
+CREATE = "/codeq.v1.TaskService/CreateTask"
+CLAIM = "/codeq.v1.TaskService/ClaimTask"
+TURNS_OF_A_CALL_MAX = 24
+"""Turns of the loop from a lone call to its answer, commits included."""
+
+
+class TenantTokens:
+    """Accepts every token, as that of the tenant with its name."""
+
+    def validate(self, token: str) -> Token:
+        return Token(token, "", WORKER_SCOPES, frozenset({"*"}), {"tenantId": token})
+
+
+class EndlessClient:
+    """A client that sends its message again and again, and reads whatever comes."""
+
+    def __init__(self, first: Any, again: Any) -> None:
+        self._first, self._again = first, again
+
+    async def read(self) -> Any:
+        await asyncio.sleep(0)
+        message, self._first = self._first or self._again, None
+        return message
+
+    async def write(self, _: Any) -> None:
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def runner() -> HeldRunner:
+    runner = HeldRunner()
+    runner.log.free = True
+    return runner
+
+
+@pytest.fixture
+def calls(runner: HeldRunner) -> Calls:
+    made = Calls(Authenticator(TenantTokens(), TenantTokens()), runner)
+    made.register("codeq.v1.TaskService", TaskService(runner, 60))
+    return made
+
+
+def flood_claims() -> Claims:
+    return Claims("flood", "flood", WORKER_SCOPES, frozenset({"*"}), "USER", is_admin=False)
+
+
+def producer(runner: HeldRunner) -> ProducerStream:
+    """Returns a stream whose client sends full frames without end."""
+    frame = producer_service_pb2.ProduceRequest(tasks=[task_pb2.TaskSpec(command="F", payload=b"1")] * FRAME_TASKS)
+    hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
+    return ProducerStream(runner, flood_claims(), StreamRegistry(), EndlessClient(hello, frame))
+
+
+def worker(runner: HeldRunner) -> WorkerStream:
+    """Returns a stream whose client takes whatever there is, without end."""
+    more = worker_service_pb2.WorkRequest(add_credits=FRAME_TASKS)
+    hello = worker_service_pb2.WorkRequest(hello=worker_service_pb2.WorkerHello(), add_credits=FRAME_TASKS)
+    return WorkerStream(runner, flood_claims(), StreamRegistry(), 60, EndlessClient(hello, more))
+
+
+def create_request() -> task_service_pb2.CreateTaskRequest:
+    return task_service_pb2.CreateTaskRequest(spec=task_pb2.TaskSpec(command="Q", payload=b"1"))
+
+
+async def test_lone_call_beside_a_flood_of_frames_waits_for_a_few_turns_only(runner: HeldRunner, calls: Calls) -> None:
+    streams = [asyncio.create_task(producer(runner).run()) for _ in range(STREAMS)]
+    await until(lambda: runner.shard.totals.created > 10 * STREAMS * FRAME_TASKS)
+    for _ in range(5):
+        before = runner.shard.totals.created
+        await calls.call(CREATE, create_request(), "Bearer quiet")
+        assert runner.shard.totals.created - before <= TURNS_OF_A_CALL_MAX * (TURN_COST + FRAME_TASKS)
+    for stream in streams:
+        stream.cancel()
+    await asyncio.wait(streams)
+
+
+async def test_claim_that_waits_beside_greedy_streams_is_woken_within_a_few_turns(
+    runner: HeldRunner, calls: Calls
+) -> None:
+    """A backlog of the flooding tenant goes out to all its streams at once."""
+    streams = [asyncio.create_task(worker(runner).run()) for _ in range(STREAMS)]
+    await until(lambda: len(runner.waiting) == STREAMS)
+    waiting = asyncio.create_task(
+        calls.call(CLAIM, task_service_pb2.ClaimTaskRequest(commands=["Q"], wait_seconds=30), "Bearer quiet")
+    )
+    await until(lambda: len(runner.waiting) == STREAMS + 1)
+    for _ in range(100_000):
+        runner.create("F", tenant="flood")
+    await calls.call(CREATE, create_request(), "Bearer quiet")
+    before = runner.shard.totals.claimed
+    assert (await waiting).task.command == "Q"
+    assert runner.shard.totals.claimed - before <= TURNS_OF_A_CALL_MAX * (TURN_COST + FRAME_TASKS)
+    for stream in streams:
+        stream.cancel()
+    await asyncio.wait(streams)
+
+
+async def test_frame_of_thousands_of_tasks_is_created_in_parts(runner: HeldRunner) -> None:
+    frame = producer_service_pb2.ProduceRequest(tasks=[task_pb2.TaskSpec(command="F", payload=b"1")] * 4096)
+    hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
+    stream = asyncio.create_task(
+        ProducerStream(runner, flood_claims(), StreamRegistry(), EndlessClient(hello, frame)).run()
+    )
+    most, before = 0, 0
+    while before < 4096:
+        await turns(1)
+        created = runner.shard.totals.created
+        most, before = max(most, created - before), created
+    assert 0 < most <= 2 * TURN_COST
+    stream.cancel()
+    await asyncio.wait([stream])

@@ -86,6 +86,7 @@ def measure(directory: Path, options: argparse.Namespace) -> dict[str, object]:
             "commit_ms": round(grown["codeq_commit_seconds_total"] / commits * 1000, 1),
         },
         "rss_mb": round(rss_mb, 1),
+        "worst_p99_ms": Latencies.worst_p99(beside),
         "aim_p99_ms": P99_AIM_MS,
         "flags": {name: getattr(options, name) for name in ("producers", "workers", "frame", "inflight", "seconds")},
         "commit": describe_commit(),
@@ -111,9 +112,7 @@ def main() -> int:
         RESULTS.mkdir(exist_ok=True)
         with (RESULTS / "fairness.jsonl").open("a") as results:
             results.write(json.dumps(result) + "\n")
-    beside = result["beside"]
-    assert isinstance(beside, dict)
-    return 0 if Latencies.worst_p99(beside) <= P99_AIM_MS else 1
+    return 0 if float(str(result["worst_p99_ms"])) <= P99_AIM_MS else 1
 
 
 if __name__ == "__main__":

@@ -47,6 +47,21 @@ def test_depth_when_small_prints_one_line_of_figures(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.timeout(180)
+def test_fairness_when_short_prints_one_line_of_figures() -> None:
+    flags = ["--seconds", "1", "--producers", "2", "--workers", "1", "--inflight", "2"]
+    done = subprocess.run(
+        [sys.executable, str(BENCH / "fairness.py"), *flags], check=False, capture_output=True, text=True
+    )
+    assert done.stdout, done.stderr
+    line = json.loads(done.stdout)
+    for part in ("alone", "beside"):
+        assert line[part]["tasks"] > 0
+        assert 0 < line[part]["create_p50_ms"] <= line[part]["create_p99_ms"] <= line[part]["create_max_ms"]
+    assert line["flood"]["created_per_s"] > 0
+    assert done.returncode == (0 if line["worst_p99_ms"] <= line["aim_p99_ms"] else 1)
+
+
 @pytest.mark.parametrize(
     ("load", "queue"),
     [

@@ -53,6 +53,11 @@ class ShardCollector(Collector):
         )
         yield GaugeMetricFamily("codeq_streams_open", "Open producer and worker streams.", value=len(self._streams))
         yield GaugeMetricFamily("codeq_workers_waiting", "Claims and streams waiting.", value=len(self._runner.waiting))
+        yield GaugeMetricFamily(
+            "codeq_admission_waiting",
+            "Calls, frames and pushes that wait for their tenant's turn.",
+            value=len(self._runner.admission),
+        )
         yield GaugeMetricFamily("codeq_ends_watched", "Tasks whose end somebody waits for.", value=len(shard.watched))
         yield GaugeMetricFamily(
             "codeq_storage_free_bytes", "Free space of the store's disk.", value=self._space.free_bytes

@@ -6,7 +6,8 @@ It knows what clients asked and were told, and what is durable; of the server's 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -103,6 +104,9 @@ class Audit:
         """How often somebody asked for another life of all tasks of a queue."""
         self.cleaned: dict[str, int] = {}
         """Time before which ended tasks of a tenant may be removed early."""
+        self._resuming: Counter[tuple[str, str]] = Counter()
+        self._resumed: dict[tuple[str, str], int] = {}
+        """Last batch in which a queue may have gone on."""
         self._mono_ms = mono_ms
         self._checked = checked
         self._times = [0, 0, 0]
@@ -120,6 +124,16 @@ class Audit:
     def count(self, what: str) -> None:
         """Counts what happened, so that tests can tell whether a run is worth something."""
         self.counts[what] = self.counts.get(what, 0) + 1
+
+    @contextmanager
+    def resuming(self, tenant: str, command: str) -> Iterator[None]:
+        """Knows that somebody asks for a queue to go on: in one batch it may go on, deliver, and be paused again."""
+        self._resuming[tenant, command] += 1
+        try:
+            yield
+        finally:
+            self._resuming[tenant, command] -= 1
+            self._resumed[tenant, command] = self.batches + 1
 
     # -- what becomes durable --------------------------------------------------------------------------------------
 
@@ -146,7 +160,7 @@ class Audit:
         for key, value in sorted(rows.items()):
             table.setdefault(key[:1], []).append((key, value))
         made: Counter[bytes] = Counter()
-        for key, value in table.get(b"t", ()):
+        for key, value in sorted(table.get(b"t", ()), key=lambda row: row[1] is not None):  # a name may come again
             self._home(key, value, tick.wall_ms, made)
         for payload, often in made.items():
             together = {made[other] for other in self.asked[payload].group} | {often}
@@ -266,11 +280,13 @@ class Audit:
                 self._first[prefix] = position
 
     def _is_paused(self, queue: int, rows: Mapping[bytes, bytes | None]) -> bool:
-        """Tells whether a queue was paused before a batch, and after it."""
+        """Tells whether a queue was paused before a batch, after it, and all the while."""
         key = keys.queue_key(queue)
         before = self.rows.get(key)
-        both = (before, rows.get(key, before))
-        return all(row is not None and rows_pb2.QueueRow.FromString(row).paused for row in both)
+        both = [rows_pb2.QueueRow.FromString(row or b"") for row in (before, rows.get(key, before))]
+        name = both[0].tenant, both[0].command
+        may_have_gone_on = self._resuming[name] or self.batches <= self._resumed.get(name, 0)
+        return all(row.paused for row in both) and not may_have_gone_on
 
     def _state(self, home: bytes, state: rows_pb2.StateRow, tick: rows_pb2.TickRow) -> None:
         task = self._by_home[home]

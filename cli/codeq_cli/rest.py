@@ -61,7 +61,21 @@ class Server:
         Raises:
             Failure: The call could not be made, got no usable reply, or was refused.
         """
-        headers = {"Accept": "application/json", "User-Agent": "codeq-cli"}
+        status, content = self._send(method, path, body, query or {}, wait_seconds)
+        return None if status == httpx.codes.NO_CONTENT else content.decode(errors="replace")
+
+    def download(self, path: str) -> bytes:
+        """Returns the body of a reply that is a file.
+
+        Raises:
+            Failure: As `call`.
+        """
+        return self._send("GET", path, None, {}, 0)[1]
+
+    def _send(
+        self, method: str, path: str, body: str | None, query: Mapping[str, str | int | list[str]], wait_seconds: int
+    ) -> tuple[int, bytes]:
+        headers = {"Accept": "*/*", "User-Agent": "codeq-cli"}
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
         if body is not None:
@@ -77,14 +91,14 @@ class Server:
                 self._client(timeout) as client,
                 client.stream(method, url, content=content, params=query, headers=headers) as response,
             ):
-                text = _read(response)
+                reply = _read(response)
         except httpx.TimeoutException:
             raise connection_failure(f"no reply from {self.endpoint} in time") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise connection_failure(f"{self.endpoint}: {str(error) or type(error).__name__}") from None
         if not response.is_success:
-            raise _refusal(response, text)
-        return None if response.status_code == httpx.codes.NO_CONTENT else text
+            raise _refusal(response, reply.decode(errors="replace"))
+        return response.status_code, reply
 
     @staticmethod
     def _client(timeout: httpx.Timeout) -> httpx.Client:
@@ -137,13 +151,13 @@ def pages(
     raise connection_failure(f"the server repeats a page of {name}")
 
 
-def _read(response: httpx.Response) -> str:
+def _read(response: httpx.Response) -> bytes:
     content = bytearray()
     for piece in response.iter_bytes():
         content += piece
         if len(content) > REPLY_BYTES_MAX:
             raise connection_failure(f"the reply is larger than {REPLY_BYTES_MAX} bytes")
-    return content.decode(errors="replace")
+    return bytes(content)
 
 
 def _refusal(response: httpx.Response, text: str) -> Failure:

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
-from codeq_cli import json_text, names, render
+from codeq_cli import artifacts, json_text, names, render
 from codeq_cli.client_options import ClientOptions, client_command
 from codeq_cli.failures import ExitCode, Failure, usage_failure
 from codeq_cli.rest import members_of, pages
@@ -30,6 +30,12 @@ LeaseToken = Annotated[
     str | None,
     typer.Option(metavar="T", help="Lease token of the delivery, as claim showed it; default: your live lease."),
 ]
+ArtifactOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=FILE|URL", help="File that belongs to the result, sent or by its URL; may be repeated."),
+]
+
+app.add_typer(artifacts.app, name="artifact")
 
 
 @app.command()
@@ -163,10 +169,11 @@ def complete(
     result: Annotated[
         str | None, typer.Option(metavar="JSON|@FILE|-", help="Result, sent byte for byte; default: no result.")
     ] = None,
+    artifact: ArtifactOption = None,
     lease_token: LeaseToken = None,
 ) -> None:
     """Ends a claimed task as COMPLETED and shows the record."""
-    fields = {"status": '"COMPLETED"', **_lease_fields(lease_token)}
+    fields = {"status": '"COMPLETED"', **_lease_fields(lease_token), **artifacts.fields(artifact or ())}
     if result is not None:
         fields["result"] = _json_input("--result", result)
     _post(options, task_id, "result", fields)
@@ -178,10 +185,12 @@ def fail(
     options: ClientOptions,
     task_id: Id,
     error: Annotated[str, typer.Option(metavar="TEXT", help="Why; must not be blank.")],
+    artifact: ArtifactOption = None,
     lease_token: LeaseToken = None,
 ) -> None:
     """Ends a claimed task as FAILED, not to be tried again, and shows the record."""
     fields = {"status": '"FAILED"', "error": json_text.quote(error), **_lease_fields(lease_token)}
+    fields |= artifacts.fields(artifact or ())
     _post(options, task_id, "result", fields)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -143,8 +144,8 @@ def scalar(field: FieldDescriptor) -> Scalar:
         return Scalar(float, None, is_text=False)
     if kind == FieldDescriptor.TYPE_BOOL:
         return Scalar(bool, None, is_text=False)
-    if kind == FieldDescriptor.TYPE_STRING:
-        return Scalar(str, None, is_text=True)
+    if kind in {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES}:
+        return Scalar(str, _from_base64 if kind == FieldDescriptor.TYPE_BYTES else None, is_text=True)
     if kind == FieldDescriptor.TYPE_ENUM:
         inputs = enum_inputs(enum_of(field))
         return Scalar(Literal[tuple(inputs)], inputs.__getitem__, is_text=True)
@@ -219,6 +220,14 @@ def assign_embedded(field: FieldDescriptor) -> Assign:
 def json_names(names: Mapping[int, str]) -> Callable[[int], str | int]:
     """Returns the function that shows an enum's number; numbers without a name stay numbers."""
     return lambda number: names.get(number, number)
+
+
+def _from_base64(text: str) -> bytes:
+    """Returns the bytes of base64 text, whose padding may be missing."""
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        raise ValueError("must be base64") from None
 
 
 def _unchanged(value: Any) -> Any:

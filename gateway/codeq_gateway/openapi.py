@@ -148,10 +148,11 @@ def _operation(operation: Operation, words: _Words, schemas: _Schemas) -> Json:
     shown = method.output_type
     if operation.response_field:
         shown = fields.message_of(shown.fields_by_name[operation.response_field])
+    file = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     replies = {
         str(operation.status): {
             "description": "Success.",
-            "content": _content(schemas.reference(shown, is_input=False)),
+            "content": file if operation.download else _content(schemas.reference(shown, is_input=False)),
         }
     }
     if operation.status_if_field is not None:
@@ -239,6 +240,8 @@ class _Schemas:
             return {"type": "string", "enum": taken}
         if field.type == FieldDescriptor.TYPE_UINT64:
             return {"type": ["string", "integer"] if is_input else "string", "pattern": "^[0-9]{1,20}$"}
+        if field.type == FieldDescriptor.TYPE_BYTES:
+            return {"type": "string", "contentEncoding": "base64"}
         kind = rules.WhichOneof("type")
         return _NUMBERS.get(field.type, {"type": "string"}) | (_limits(getattr(rules, kind)) if kind else {})
 

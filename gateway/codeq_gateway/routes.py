@@ -13,7 +13,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
-from codeq_gateway import fields, header_fields, parameters
+from codeq_gateway import downloads, fields, header_fields, parameters
 from codeq_gateway.decode import Decode, compile_decoder
 from codeq_gateway.encode import Encode, compile_encoder
 from codeq_gateway.parameters import Parameter
@@ -54,6 +54,7 @@ class Operation:
         status: HTTP status of a reply.
         empty_status: HTTP status of a reply without content; None: as with content.
         status_if_field: Field of the reply's body and the HTTP status of a reply where it is true; None: there is none.
+        download: The fields of a reply that is a file; None: it is JSON.
         header_fields: Fields of the body that may also come in a header, by the header's name in lower case.
     """
 
@@ -69,10 +70,11 @@ class Operation:
     status: int
     empty_status: int | None
     status_if_field: tuple[str, int] | None
+    download: options_pb2.Download | None
     header_fields: Mapping[bytes, FieldDescriptor]
     _new_request: Callable[[], Message]
     _decode: Decode | None
-    _encode: Encode
+    _encode: Encode | None
     _waits: bool
 
     @property
@@ -102,8 +104,11 @@ class Operation:
             parameter.fill(message, [value])
         return message
 
-    def reply(self, message: Message) -> tuple[int, bytes]:
-        """Returns HTTP status and JSON body of a response message."""
+    def reply(self, message: Message) -> tuple[int, bytes] | tuple[int, bytes, bytes, Iterable[tuple[bytes, bytes]]]:
+        """Returns HTTP status and JSON body of a response message, or those of a file with its type and headers."""
+        if self.download is not None:
+            return downloads.reply(self.status, self.download, message)
+        assert self._encode is not None
         if self.response_field:
             if self.empty_status is not None and not message.HasField(self.response_field):
                 return self.empty_status, b""
@@ -181,6 +186,7 @@ def _operation(method: MethodDescriptor, rule: http_pb2.HttpRule) -> Operation:
     body = _message_field(request, body_field) if body_field else request
     shown = _message_field(method.output_type, rule.response_body) if rule.response_body else method.output_type
     rest_reply: options_pb2.RestReply = method.GetOptions().Extensions[options_pb2.rest_reply]  # type: ignore[index]
+    download = rest_reply.download if rest_reply.HasField("download") else None
     return Operation(
         call_name=f"/{method.containing_service.full_name}/{method.name}",
         descriptor=method,
@@ -193,10 +199,11 @@ def _operation(method: MethodDescriptor, rule: http_pb2.HttpRule) -> Operation:
         status=rest_reply.status or 200,
         empty_status=rest_reply.empty_status or None,
         status_if_field=_status_if_field(shown, rest_reply),
+        download=download,
         header_fields=header_fields.of_message(body) if rule.body else {},
         _new_request=message_factory.GetMessageClass(request),
         _decode=compile_decoder(body, () if body_field else in_path) if rule.body else None,
-        _encode=compile_encoder(shown),
+        _encode=compile_encoder(shown) if download is None else None,
         response_field=rule.response_body,
         _waits=_WAIT_FIELD in request.fields_by_name,
     )

@@ -33,11 +33,13 @@ from codeq_server.auth.claims import Claims
 from codeq_server.auth.static import StaticValidator
 from codeq_server.config import Address, AuthSettings, Settings
 from codeq_server.core.errors import CorruptRows
+from codeq_server.engine.artifacts import ArtifactKeeper
 from codeq_server.engine.runner import ShardRunner
 from codeq_server.engine.space import SpaceWatch
 from codeq_server.event_loop import ServerLoop
 from codeq_server.listeners import CALLS_MAX, GRPC_OPTIONS, ListenError, listen
-from codeq_server.opening import open_runner
+from codeq_server.opening import open_keeper, open_runner
+from codeq_server.services.artifacts import Artifacts
 from codeq_server.services.calls import Calls
 from codeq_server.services.grpc_front import GrpcFront
 from codeq_server.services.local_dispatch import LocalDispatcher
@@ -107,6 +109,7 @@ class Node:
         self._end_by = 0.0
         self._streams = StreamRegistry()
         self._health = health.aio.HealthServicer()
+        self._keeper: ArtifactKeeper | None = None
 
     async def run(self) -> int:
         """Starts, serves until a signal or a failure, and stops.
@@ -125,6 +128,7 @@ class Node:
         self._calls = Calls(_authenticator(self._settings.auth), runner)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._close, runner)
+            self._keeper = open_keeper(self._settings, runner, store, _log_artifacts)
             space = self._watch_space(runner, store)
             stack.callback(space.stop)
             server = grpc.aio.server(options=GRPC_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
@@ -154,7 +158,8 @@ class Node:
         """Adds every service to the server, with reflection and health."""
         lease_seconds = self._settings.default_lease_seconds
         persistence = self._settings.persistence
-        self._calls.register("codeq.v1.TaskService", TaskService(runner, lease_seconds))
+        artifacts = Artifacts(runner, self._keeper, self._settings.artifact_bytes_max)
+        self._calls.register("codeq.v1.TaskService", TaskService(runner, lease_seconds, artifacts))
         self._calls.register("codeq.v1.QueueService", QueueService(runner))
         self._calls.register(
             "codeq.v1.ServerService",
@@ -167,7 +172,7 @@ class Node:
             await ProducerStream(runner, claims, self._streams, context).run()
 
         async def work(claims: Claims, context: Any) -> None:
-            await WorkerStream(runner, claims, self._streams, lease_seconds, context).run()
+            await WorkerStream(runner, claims, self._streams, lease_seconds, artifacts, context).run()
 
         names = GrpcFront(self._calls, produce, work, self._access.grpc, _log_defect).register(server)
         for name in names:
@@ -247,10 +252,6 @@ class Node:
             _log.warning(
                 "fsync_off", hint="a crash may lose acknowledged tasks; set fsyncOnCommit to true to keep them"
             )
-        if settings.local_artifacts_dir is not None:
-            _log.warning(
-                "artifacts_unsupported", hint="LOCAL_ARTIFACTS_DIR has no use: this version takes no artifacts"
-            )
         if settings.dev or sys.stderr.isatty():
             print(summary.text(settings, ready, _VERSION), file=sys.stderr, flush=True)
         if settings.ready_file is not None:
@@ -279,10 +280,12 @@ class Node:
             group.create_task(gateway.stop(min(calls_seconds, HTTP_GRACE_SECONDS_MAX)), name="gateway-stop")
 
     async def _close(self, runner: ShardRunner) -> None:
-        """Commits what is decided and closes the store; a disk that hangs does not keep the process."""
+        """Commits what is decided and closes store and artifacts; a disk that hangs does not keep the process."""
         least = asyncio.get_running_loop().time() + FINISH_SECONDS
         try:
             async with asyncio.timeout_at(max(least, self._end_by)):
+                if self._keeper is not None:
+                    await self._keeper.stop()
                 await runner.close()
         except TimeoutError:
             _log.error("store_not_closed", hint="the disk does not answer; the next start recovers the store")
@@ -313,6 +316,10 @@ def _authenticator(auth: AuthSettings) -> Authenticator:
 
 def _log_defect(method: str, problem: BaseException) -> None:
     _log.error("call_failed", method=method, exc_info=problem)
+
+
+def _log_artifacts(what: str, problem: Exception) -> None:
+    _log.error("artifacts_failed", what=what, error=str(problem))
 
 
 def _end_now(code: int) -> None:

@@ -15,11 +15,13 @@ from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.parsing import parsed
 from codeq_server.core.recovery import open_shard
 from codeq_server.core.shard import ShardSettings
+from codeq_server.engine.artifacts import ArtifactKeeper
 from codeq_server.engine.runner import ShardRunner, system_clock
 from codeq_server.replication.local import LocalLog
+from codeq_server.storage.artifacts import ArtifactFiles
 from codeq_server.storage.check import check_open
-from codeq_server.storage.errors import StoreDamaged
-from codeq_server.storage.identity import CLUSTER_ID_BYTES, next_identity, save
+from codeq_server.storage.errors import StoreDamaged, StoreNotWritable
+from codeq_server.storage.identity import CLUSTER_ID_BYTES, load_identity, next_identity, save
 from codeq_server.storage.memory import MemoryStore
 from codeq_server.storage.rocks import RocksStore
 from codeq_server.storage.store import Store
@@ -58,6 +60,39 @@ def open_runner(
         raise
     runner.changed()  # leases and due times of before are watched from now on
     return runner, store
+
+
+def open_keeper(
+    settings: Settings, runner: ShardRunner, store: Store, on_trouble: Callable[[str, Exception], None]
+) -> ArtifactKeeper | None:
+    """Returns who keeps the contents of artifacts, at work; None: nobody does, so they are refused.
+
+    Args:
+        settings: Settings of the server.
+        runner: Runner of the shard.
+        store: Its store.
+        on_trouble: Called with what failed, and why.
+
+    Raises:
+        StoreLocked: Another process uses the folder for the same store.
+        StoreNotWritable: The folder is configured, and cannot be used.
+    """
+    path, identity = settings.artifacts_path, load_identity(store)
+    if path is None or identity is None:
+        return None
+    fsync, reserve_bytes = settings.persistence.fsync_on_commit, settings.disk_reserve_bytes
+    try:
+        files = ArtifactFiles(path, identity.cluster_id, fsync=fsync, reserve_bytes=reserve_bytes)
+    except StoreNotWritable as problem:
+        if settings.local_artifacts_dir is not None:
+            raise
+        on_trouble(
+            "contents of artifacts are refused; set LOCAL_ARTIFACTS_DIR to a folder that can be written", problem
+        )
+        return None
+    keeper = ArtifactKeeper(runner, files, on_trouble)
+    keeper.start()
+    return keeper
 
 
 def _verify(store: Store) -> None:

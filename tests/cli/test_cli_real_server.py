@@ -66,6 +66,27 @@ def test_task_is_created_claimed_completed_and_told(codeq: Codeq) -> None:
     assert (counts["ready"], counts["claimed"]) == (0, 0)
 
 
+def test_artifacts_are_sent_with_a_result_and_fetched(codeq: Codeq, tmp_path: Path) -> None:
+    report = tmp_path / "report.pdf"
+    report.write_bytes(bytes(range(256)))
+    for way in (("complete",), ("fail", "--error", "no")):
+        task_id = codeq.json("task", "create", "FILES", "--payload", "1")["id"]
+        codeq.json("task", "claim", "--commands", "FILES")
+        given = ("--artifact", f"r 1.pdf={report}", "--artifact", "far=https://files.example/a=b")
+        record = codeq.json("task", way[0], task_id, *way[1:], *given)
+        assert [(each["name"], each.get("url"), each.get("contentType")) for each in record["artifacts"]] == [
+            ("r 1.pdf", None, "application/pdf"),
+            ("far", "https://files.example/a=b", None),
+        ]
+        assert codeq("task", "artifact", "get", task_id, "r 1.pdf").stdout == report.read_bytes()
+        copy = tmp_path / "copy.pdf"
+        assert codeq.json("task", "artifact", "get", task_id, "r 1.pdf", "--file", str(copy))["size"] == 256
+        assert copy.read_bytes() == report.read_bytes()
+        assert codeq.refused("task", "artifact", "get", task_id, "../a") == (1, "ARTIFACT_NOT_FOUND")
+    assert codeq.refused("task", "complete", "t", "--artifact", "nothing")[0] == 2
+    assert codeq.refused("task", "complete", "t", "--artifact", f"a={tmp_path}/absent")[0] == 2
+
+
 def test_nacked_task_is_scheduled_then_failed_task_tells_its_error(codeq: Codeq) -> None:
     task_id = codeq.json("task", "create", "MAIL", "--payload", "null")["id"]
     codeq.json("task", "claim")

@@ -89,6 +89,7 @@ async def test_cycle_over_http_completes_the_task(served: Served) -> None:
         "status": "COMPLETED",
         "result": {"ok": True},
         "completedAt": "2023-11-14T22:13:20.007Z",
+        "artifacts": [],
     }
 
 

@@ -11,6 +11,7 @@ import pytest
 from codeq.options.v1 import options_pb2
 from codeq_gateway.decode import compile_decoder
 from codeq_gateway.dispatch import CallFailed
+from codeq_gateway.downloads import disposition
 from codeq_gateway.encode import compile_encoder
 from codeq_gateway.router import VARIABLE, Router
 from codeq_gateway.routes import BATCH_BODY_BYTES_MAX, BODY_BYTES_MAX, Operation, read_operations
@@ -236,7 +237,6 @@ def test_body_that_is_no_message_is_refused_at_start(rule: http_pb2.HttpRule) ->
 @pytest.mark.parametrize(
     "fields",
     [
-        [_field("data", 1, Field.TYPE_BYTES)],
         [_field("times", 1, Field.TYPE_MESSAGE, ".google.protobuf.Timestamp", repeated=True)],
         [
             Field(name="one", number=1, type=Field.TYPE_STRING, label=Field.LABEL_OPTIONAL, oneof_index=0),
@@ -247,6 +247,27 @@ def test_body_that_is_no_message_is_refused_at_start(rule: http_pb2.HttpRule) ->
 def test_field_without_json_form_is_refused_at_start(fields: list[Field]) -> None:
     with pytest.raises(TypeError, match="no JSON form"):
         _operations(fields, http_pb2.HttpRule(post="/every", body="*"))
+
+
+@pytest.mark.parametrize(("text", "content"), [("", b""), ("YQ==", b"a"), ("YQ", b"a"), ("+/8", b"\xfb\xff")])
+def test_bytes_are_base64_whose_padding_may_be_missing(text: str, content: bytes) -> None:
+    [operation] = _operations([_field("data", 1, Field.TYPE_BYTES)], http_pb2.HttpRule(post="/every", body="*"))
+    request: Any = operation.request([], b"", b'{"data":"%s"}' % text.encode(), {})
+    assert request.data == content
+    with pytest.raises(CallFailed, match="base64"):
+        operation.request([], b"", b'{"data":"a!"}', {})
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("a.txt", "attachment; filename=\"a.txt\"; filename*=UTF-8''a.txt"),
+        ('a"b%;.txt', "attachment; filename=\"a_b_;.txt\"; filename*=UTF-8''a%22b%25%3B.txt"),
+        ("ü 1", "attachment; filename=\"_ 1\"; filename*=UTF-8''%C3%BC%201"),
+    ],
+)
+def test_name_of_a_download_is_quoted(name: str, header: str) -> None:
+    assert disposition(name) == header
 
 
 def test_router_prefers_literals_and_falls_back_to_variables() -> None:

@@ -12,6 +12,7 @@ import pytest
 from acknowledged_load import COMMAND, Ledger, load, missing
 from codeq_server.storage.check import check_store
 from codeq_server.storage.durable import read_durable
+from codeq_server.storage.rocks import RocksStore
 from server_process import DEV_TOKEN, ServerProcess
 
 CREATED = 200
@@ -86,3 +87,28 @@ async def test_write_that_fails_ends_the_server_and_loses_nothing_acknowledged(t
         server.start()
         assert await missing(server, ledger) == []
         assert server.stop() == 0
+
+
+@pytest.mark.parametrize("ready", ["never delivered", "given back by a nack"])
+async def test_claim_that_meets_a_corrupt_row_ends_the_server_and_names_the_row(tmp_path: Path, ready: str) -> None:
+    with ServerProcess(tmp_path / "server") as server:
+        async with codeq.AsyncClient(server.producer_addr, token=DEV_TOKEN) as client:
+            await client.create("damaged")
+            if ready == "given back by a nack":
+                [task] = await client.claim(["damaged"])
+                await client.nack(task, delay=0)
+        assert server.stop() == 0
+        store = RocksStore(server.store, fsync=True)
+        key, value = store.scan(b"t", b"u", 2)[-1]
+        store.write({key: value[:3]})
+        store.sync()
+        store.close()
+        server.start()
+        before = server.log
+        async with codeq.AsyncClient(server.producer_addr, token=DEV_TOKEN) as client:
+            with pytest.raises((codeq.OutcomeUnknown, codeq.Unavailable)):
+                await client.claim(["damaged"])
+        assert await asyncio.to_thread(server.wait) == 1
+        events = [json.loads(line) for line in server.log.removeprefix(before).splitlines() if line.startswith("{")]
+        assert [key.hex() in event["error"] for event in events if event["level"] == "error"] == [True]
+        assert key in [difference.key for difference in check_store(server.store)[0]]

@@ -15,6 +15,7 @@ from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.shard import ShardSettings
 from codeq_server.engine.runner import ShardRunner
 from codeq_server.replication.local import LocalLog
+from codeq_server.services.artifacts import Artifacts
 from codeq_server.services.calls import Calls
 from codeq_server.services.produce import ProducerStream
 from codeq_server.services.queues import QueueService
@@ -65,8 +66,9 @@ class Server:
         shard = recovery.open_shard(self.store, node.settings, identity.epoch, *node.clock())
         self.runner = ShardRunner(shard, LocalLog(self.store), node.clock, node.chance.random, node.broke)
         self.registry = StreamRegistry()
+        self.artifacts = Artifacts(self.runner, None, 0)
         self.calls = Calls(Trust(), self.runner)  # type: ignore[arg-type]
-        self.calls.register("codeq.v1.TaskService", TaskService(self.runner, LEASE_SECONDS))
+        self.calls.register("codeq.v1.TaskService", TaskService(self.runner, LEASE_SECONDS, self.artifacts))
         self.calls.register("codeq.v1.QueueService", QueueService(self.runner))
         self.runner.changed()
 
@@ -276,7 +278,7 @@ class Stream:
         if self._kind == "produce":
             run = ProducerStream(server.runner, claims, server.registry, self).run
         else:
-            run = WorkerStream(server.runner, claims, server.registry, LEASE_SECONDS, self).run
+            run = WorkerStream(server.runner, claims, server.registry, LEASE_SECONDS, server.artifacts, self).run
         self._task = process.start(run())
         self._task.add_done_callback(self._ended)
 

@@ -114,7 +114,13 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
         ),
     },
     "requeue ahead of the head mark forgotten": Bug(
-        [(recovery.open_shard, "heapq.heappush(lane.returned, (position, *keys.split_pointer(value)))", "pass")],
+        [
+            (
+                recovery.open_shard,
+                "heapq.heappush(lane.returned, (position, *unpacked(keys.split_pointer, key, value)))",
+                "pass",
+            )
+        ],
         "never ended|counts ready tasks",
     ),
     "idempotency row written in another batch than its task": {

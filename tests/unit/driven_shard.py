@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from codeq_internal.v1 import rows_pb2
@@ -77,8 +78,10 @@ class DrivenShard:
         result: bytes | None = None,
         error: str = "",
         delay: int | None = None,
+        artifacts: Sequence[rows_pb2.ArtifactRow] = (),
     ) -> Verdict:
-        return settle(self.shard, by, task_id, token, outcome, result, error, delay, 0.5, self.now)
+        now = self.now
+        return settle(self.shard, by, task_id, token, outcome, result, error, delay, 0.5, now, artifacts=artifacts)
 
     def complete_one(self) -> str:
         """Creates a task, claims the next one and completes it."""

@@ -11,6 +11,7 @@ from codeq_server.auth.static import StaticToken, StaticValidator
 from codeq_server.core.claims import claim
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Caller
+from codeq_server.services.artifacts import Artifacts
 from codeq_server.services.calls import Calls
 from codeq_server.services.tasks import TaskService
 from held_log import HeldRunner, turns, until
@@ -36,7 +37,7 @@ def calls(runner: HeldRunner) -> Calls:
     )
     validator = StaticValidator(token)
     made = Calls(Authenticator(validator, validator), runner)
-    made.register("codeq.v1.TaskService", TaskService(runner, 60))
+    made.register("codeq.v1.TaskService", TaskService(runner, 60, Artifacts(runner, None, 0)))
     return made
 
 

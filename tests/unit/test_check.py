@@ -376,6 +376,11 @@ MUTATIONS: dict[str, tuple[Mutation, bytes]] = {
     "not ended with a batch": (edit(S3, State, ended_lsn=40), S3),
     "state row without a home": (drop(place(b"t", LANE, 1)), S1),
     "queued task without a home": (drop(place(b"t", LANE, 3)), S3),
+    "artifact of a task that has not ended": (edit(S3, State, artifacts=[rows_pb2.ArtifactRow(name="a")]), S3),
+    "artifact in a file that the queue does not count": (
+        edit(S1, State, artifacts=[rows_pb2.ArtifactRow(name="a", file=b"f")]),
+        QUEUE_KEY,
+    ),
     "dead letter not in the index": (drop(keys.dead_key(QUEUE, 410, LANE, 5)), S5),
     "dead letter index of another time": (
         put(keys.dead_key(QUEUE, 411, LANE, 5), b""),

@@ -80,6 +80,7 @@ def test_load_with_environment_of_container_guide_takes_every_variable() -> None
     assert settings.persistence.path == Path("/var/lib/codeq/pebble")
     assert settings.worker_stream == Address("", 9191)
     assert settings.producer_stream == Address("", 9192)
+    assert settings.artifacts_path == Path("/var/lib/codeq/artifacts")
     assert settings.log.format == "json"
     assert settings.auth.producer.raw == {"role": "ADMIN", "tenantId": "dev-tenant"}
     assert settings.auth.worker.scopes == {"codeq:claim"}
@@ -121,6 +122,18 @@ def test_load_with_bracketed_ipv6_address_keeps_host_without_brackets() -> None:
     address = load_env({"WORKER_STREAM_ADDR": "[::1]:0"}).worker_stream
     assert address == Address("::1", 0)
     assert str(address) == "[::1]:0"
+
+
+def test_load_without_folder_of_artifacts_has_it_beside_the_store() -> None:
+    assert load_env({}).artifacts_path == Path("artifacts")
+    assert load_env({"PERSISTENCE_CONFIG": '{"path":"/srv/codeq/store"}'}).artifacts_path == Path(
+        "/srv/codeq/artifacts"
+    )
+    assert load_env({"PERSISTENCE_PROVIDER": "memory"}).artifacts_path is None
+
+
+def test_load_with_folder_of_artifacts_for_memory_is_refused() -> None:
+    assert refusal({"PERSISTENCE_PROVIDER": "memory", "LOCAL_ARTIFACTS_DIR": "/a"}).key == "LOCAL_ARTIFACTS_DIR"
 
 
 def test_load_with_memory_provider_has_no_path_and_no_fsync() -> None:

@@ -86,7 +86,7 @@ def test_packed_home_round_trip(lane: int, position: int) -> None:
     assert keys.unpack_home(keys.pack_home(lane, position)) == (lane, position)
 
 
-@given(st.integers(0, EPOCH_MAX), U64, LANE, st.binary(max_size=50))
+@given(st.integers(0, EPOCH_MAX), U64, LANE, st.binary(min_size=1, max_size=50))
 def test_homes_hold_epoch_and_task_bytes(epoch: int, due_ms: int, lane: int, task: bytes) -> None:
     home = keys.home_head(epoch) + task
     parked = keys.parked_head(epoch, due_ms, lane) + task

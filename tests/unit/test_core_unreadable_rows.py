@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
-from codeq_server.core import ids, keys
+from codeq_server.core import ids, keys, reads
 from codeq_server.core.errors import CorruptRows
 from codeq_server.core.outcomes import Outcome
 from codeq_server.storage.check import check
@@ -67,3 +69,75 @@ def test_sweep_over_unreadable_list_is_named() -> None:
     with pytest.raises(CorruptRows) as refused:
         driven.pass_time(driven.settings.retention_ms + 1000)
     assert refused.value.key == key
+
+
+def spoil(driven: DrivenShard, key: bytes, length: int) -> None:
+    """Cuts a row's value off."""
+    value = driven.store.get(key)
+    assert value is not None
+    assert len(value) > length
+    driven.store.write({key: value[:length]})
+
+
+@pytest.mark.parametrize("length", [0, 1, 3])
+@pytest.mark.parametrize("name", ["home", "pointer", "pointer to a spoilt home"])
+def test_claim_over_cut_off_row_is_named(name: str, length: int) -> None:
+    driven = DrivenShard()
+    task_id = driven.create()
+    if name != "home":
+        driven.claim()
+        driven.nack(task_id)
+    driven.write()
+    driven.reopen()
+    home, pointer = driven.keys(b"t")[0], driven.keys(b"t")[-1]
+    spoilt = pointer if name == "pointer" else home
+    spoil(driven, spoilt, length)
+    with pytest.raises(CorruptRows) as refused:
+        driven.claim()
+    assert refused.value.key == spoilt
+
+
+@pytest.mark.parametrize("delay", [0, 60_000])
+@pytest.mark.parametrize("what", ["nack", "view", "open"])
+def test_leased_task_with_cut_off_home_is_named(what: str, delay: int) -> None:
+    driven = DrivenShard()
+    task_id = driven.create(delay=delay)
+    driven.pass_time(delay)
+    driven.claim()
+    driven.write()
+    (home,) = (key for key in driven.keys(b"t") if key[5] == (15 if delay else 9))
+    spoil(driven, home, 1)
+    lane, now = driven.queue().lane(home[5]), driven.now
+    calls: dict[str, Callable[[], object]] = {
+        "nack": lambda: driven.nack(task_id),
+        "view": lambda: reads.view_at(driven.shard, lane, 1, b"h", now),
+        "open": driven.reopen,
+    }
+    with pytest.raises(CorruptRows) as refused:
+        calls[what]()
+    assert refused.value.key == home
+
+
+def test_maturing_over_cut_off_due_row_is_named() -> None:
+    driven = DrivenShard()
+    driven.create(delay=1000)
+    driven.write()
+    (due,) = driven.keys(b"d")
+    spoil(driven, due, 1)
+    driven.reopen()
+    with pytest.raises(CorruptRows) as refused:
+        driven.pass_time(1000)
+    assert refused.value.key == due
+
+
+def test_open_with_cut_off_returned_row_is_named() -> None:
+    driven = DrivenShard()
+    task_id = driven.create()
+    driven.claim()
+    driven.give_back(task_id)
+    driven.write()
+    (returned,) = driven.keys(b"u")
+    spoil(driven, returned, 4)
+    with pytest.raises(CorruptRows) as refused:
+        driven.reopen()
+    assert refused.value.key == returned

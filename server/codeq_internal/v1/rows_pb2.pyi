@@ -47,7 +47,7 @@ class TickRow(_message.Message):
     def __init__(self, lsn: _Optional[int] = ..., wall_ms: _Optional[int] = ..., oldest_lease: _Optional[int] = ..., sweep_mark: _Optional[bytes] = ..., last_queue: _Optional[int] = ...) -> None: ...
 
 class QueueRow(_message.Message):
-    __slots__ = ("tenant", "command", "lanes", "scheduled", "claimed", "dlq", "completed_total", "failed_total", "created_total", "paused", "named", "due_mark", "removed_total")
+    __slots__ = ("tenant", "command", "lanes", "scheduled", "claimed", "dlq", "completed_total", "failed_total", "created_total", "paused", "named", "due_mark", "removed_total", "filed")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
@@ -61,6 +61,7 @@ class QueueRow(_message.Message):
     NAMED_FIELD_NUMBER: _ClassVar[int]
     DUE_MARK_FIELD_NUMBER: _ClassVar[int]
     REMOVED_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    FILED_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     command: str
     lanes: _containers.RepeatedCompositeFieldContainer[LaneState]
@@ -74,7 +75,8 @@ class QueueRow(_message.Message):
     named: int
     due_mark: bytes
     removed_total: int
-    def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., lanes: _Optional[_Iterable[_Union[LaneState, _Mapping]]] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., created_total: _Optional[int] = ..., paused: _Optional[bool] = ..., named: _Optional[int] = ..., due_mark: _Optional[bytes] = ..., removed_total: _Optional[int] = ...) -> None: ...
+    filed: int
+    def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., lanes: _Optional[_Iterable[_Union[LaneState, _Mapping]]] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., created_total: _Optional[int] = ..., paused: _Optional[bool] = ..., named: _Optional[int] = ..., due_mark: _Optional[bytes] = ..., removed_total: _Optional[int] = ..., filed: _Optional[int] = ...) -> None: ...
 
 class LaneState(_message.Message):
     __slots__ = ("lane", "mark", "tail", "ready")
@@ -89,7 +91,7 @@ class LaneState(_message.Message):
     def __init__(self, lane: _Optional[int] = ..., mark: _Optional[int] = ..., tail: _Optional[int] = ..., ready: _Optional[int] = ...) -> None: ...
 
 class StateRow(_message.Message):
-    __slots__ = ("ended_lsn", "ended_token", "outcome", "attempts", "abandons", "place", "place_lane", "place_at", "worker", "changed_ms", "status", "delay_ms", "error", "result", "subject", "progress", "redriven_lsn")
+    __slots__ = ("ended_lsn", "ended_token", "outcome", "attempts", "abandons", "place", "place_lane", "place_at", "worker", "changed_ms", "status", "delay_ms", "error", "result", "subject", "progress", "redriven_lsn", "artifacts")
     ENDED_LSN_FIELD_NUMBER: _ClassVar[int]
     ENDED_TOKEN_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
@@ -107,6 +109,7 @@ class StateRow(_message.Message):
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     REDRIVEN_LSN_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACTS_FIELD_NUMBER: _ClassVar[int]
     ended_lsn: int
     ended_token: int
     outcome: int
@@ -124,7 +127,24 @@ class StateRow(_message.Message):
     subject: str
     progress: bytes
     redriven_lsn: int
-    def __init__(self, ended_lsn: _Optional[int] = ..., ended_token: _Optional[int] = ..., outcome: _Optional[int] = ..., attempts: _Optional[int] = ..., abandons: _Optional[int] = ..., place: _Optional[_Union[PlaceKind, str]] = ..., place_lane: _Optional[int] = ..., place_at: _Optional[int] = ..., worker: _Optional[str] = ..., changed_ms: _Optional[int] = ..., status: _Optional[int] = ..., delay_ms: _Optional[int] = ..., error: _Optional[str] = ..., result: _Optional[bytes] = ..., subject: _Optional[str] = ..., progress: _Optional[bytes] = ..., redriven_lsn: _Optional[int] = ...) -> None: ...
+    artifacts: _containers.RepeatedCompositeFieldContainer[ArtifactRow]
+    def __init__(self, ended_lsn: _Optional[int] = ..., ended_token: _Optional[int] = ..., outcome: _Optional[int] = ..., attempts: _Optional[int] = ..., abandons: _Optional[int] = ..., place: _Optional[_Union[PlaceKind, str]] = ..., place_lane: _Optional[int] = ..., place_at: _Optional[int] = ..., worker: _Optional[str] = ..., changed_ms: _Optional[int] = ..., status: _Optional[int] = ..., delay_ms: _Optional[int] = ..., error: _Optional[str] = ..., result: _Optional[bytes] = ..., subject: _Optional[str] = ..., progress: _Optional[bytes] = ..., redriven_lsn: _Optional[int] = ..., artifacts: _Optional[_Iterable[_Union[ArtifactRow, _Mapping]]] = ...) -> None: ...
+
+class ArtifactRow(_message.Message):
+    __slots__ = ("name", "url", "content_type", "file", "size", "sha256")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    url: str
+    content_type: str
+    file: bytes
+    size: int
+    sha256: bytes
+    def __init__(self, name: _Optional[str] = ..., url: _Optional[str] = ..., content_type: _Optional[str] = ..., file: _Optional[bytes] = ..., size: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...
 
 class LeaseRow(_message.Message):
     __slots__ = ("worker", "lease_ms", "claimed_ms", "queues", "homes", "places", "attempts", "subject")

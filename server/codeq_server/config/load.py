@@ -96,7 +96,8 @@ def describe(settings: Settings) -> dict[str, object]:
         "dlqRetentionSeconds": settings.dlq_retention_seconds,
         "queuesPerTenantMax": settings.queues_per_tenant_max,
         "queueIdleSeconds": settings.queue_idle_seconds,
-        "localArtifactsDir": None if settings.local_artifacts_dir is None else str(settings.local_artifacts_dir),
+        "localArtifactsDir": None if settings.artifacts_path is None else str(settings.artifacts_path),
+        "artifactBytesMax": settings.artifact_bytes_max,
         "logLevel": settings.log.level,
         "logFormat": settings.log.format,
         "diskReserveBytes": settings.disk_reserve_bytes,
@@ -152,7 +153,8 @@ class _Build:
             disk_reserve_bytes=given.disk_reserve_bytes,
             shutdown_grace_seconds=given.shutdown_grace_seconds,
             ready_file=_path(given.ready_file),
-            local_artifacts_dir=_path(given.local_artifacts_dir),
+            local_artifacts_dir=self._artifacts_dir(),
+            artifact_bytes_max=given.artifact_bytes_max,
             dev=self._dev,
         )
 
@@ -202,6 +204,11 @@ class _Build:
             if name in config:
                 raise ConfigError(config[name].key, "has no meaning with the provider memory")
         return PersistenceSettings("memory", None, stored.num_shards, fsync_on_commit=False)
+
+    def _artifacts_dir(self) -> Path | None:
+        if self._keys.persistence_provider == "memory" and self._keys.local_artifacts_dir is not None:
+            raise ConfigError(self._key("local_artifacts_dir"), "has no meaning with the provider memory")
+        return _path(self._keys.local_artifacts_dir)
 
     def _auth(self) -> AuthSettings:
         producer = self._token("producer")

@@ -115,7 +115,8 @@ class Settings:
         disk_reserve_bytes: Free space of the store's disk below which new tasks are refused; 0: no such bound.
         shutdown_grace_seconds: Longest time between the signal to stop and the end of the process.
         ready_file: File written when the server is ready; None: none.
-        local_artifacts_dir: Accepted for configurations of other versions; this one takes no artifacts.
+        local_artifacts_dir: Where contents of artifacts are kept; None: in `artifacts` beside the store.
+        artifact_bytes_max: Bytes that the content of one artifact may have.
         dev: Whether the server was started for development: loopback only, well-known tokens.
     """
 
@@ -137,4 +138,12 @@ class Settings:
     shutdown_grace_seconds: int
     ready_file: Path | None
     local_artifacts_dir: Path | None
+    artifact_bytes_max: int
     dev: bool
+
+    @property
+    def artifacts_path(self) -> Path | None:
+        """Folder for contents of artifacts; None: the store keeps nothing, and so they are not taken."""
+        if self.persistence.path is None:
+            return None
+        return self.local_artifacts_dir or self.persistence.path.parent / "artifacts"

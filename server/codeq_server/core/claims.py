@@ -14,6 +14,7 @@ from . import keys
 from .clock import Now
 from .errors import CorruptRows
 from .model import WINDOW_ENTRY_BYTES, Caller, Claim, Delivery, Entry, Lane, Queue, TaskKey
+from .parsing import UNREADABLE, unreadable
 from .shard import Shard
 
 CLAIM_MAX: Final = 256
@@ -196,9 +197,11 @@ def _follow(taking: _Taking, lane: Lane, position: int, target: tuple[int, int, 
     value = taking.shard.get(key)
     if value is None:
         raise CorruptRows(key, "a pointer leads to no home")
-    task_id = home.key_of(home_position, value)
+    try:
+        task_id, raw = home.key_of(home_position, value), keys.task_bytes(value)
+    except UNREADABLE:
+        raise unreadable(key) from None
     place = RETURNED_PLACE | lane.index << 48 | position if position else 0
-    raw = keys.task_bytes(value)
     taking.add(task_id, raw, home, home_position, place, attempts)
     return len(raw)
 
@@ -208,17 +211,20 @@ def load(shard: Shard, lane: Lane, most: int) -> bool:
     window = lane.window
     while lane.loaded < lane.tail:
         first, last = lane.loaded + 1, min(lane.loaded + min(lane.page, most), lane.tail)
-        size = 0
-        for position, value in shard.places(lane, first, last):
-            if value[:1] == keys.DEAD:
-                continue
-            if value[:1] == keys.POINTER:
-                window.append(Entry(position, "", b"", keys.split_pointer(value)))
-                size += WINDOW_ENTRY_BYTES
-            else:
-                raw = keys.task_bytes(value)
-                window.append(Entry(position, lane.key_of(position, value), raw, None))
-                size += len(raw) + WINDOW_ENTRY_BYTES
+        size, position = 0, first
+        try:
+            for position, value in shard.places(lane, first, last):
+                if value[:1] == keys.DEAD:
+                    continue
+                if value[:1] == keys.POINTER:
+                    window.append(Entry(position, "", b"", keys.split_pointer(value)))
+                    size += WINDOW_ENTRY_BYTES
+                else:
+                    raw = keys.task_bytes(value)
+                    window.append(Entry(position, lane.key_of(position, value), raw, None))
+                    size += len(raw) + WINDOW_ENTRY_BYTES
+        except UNREADABLE:
+            raise unreadable(keys.place_key(lane.task_prefix, position)) from None
         lane.loaded = last
         if window:
             lane.page = max(1, min(PAGE_BYTES_MAX * len(window) // size, CLAIM_MAX))

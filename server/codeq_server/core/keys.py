@@ -169,9 +169,12 @@ def split_parked(value: bytes) -> tuple[int, int]:
 
 
 def task_bytes(value: bytes) -> bytes:
-    """Returns the task bytes of a home."""
+    """Returns the task bytes of a home, of which there are always some."""
     start = PARKED_HEAD if value[:1] == PARKED else HOME_HEAD
-    return value[start + 1 + value[start] :] if value[1] & 0x80 else value[start:]
+    task = value[start + 1 + value[start] :] if value[1] & 0x80 else value[start:]
+    if not task:
+        raise ValueError("no task bytes")
+    return task
 
 
 def name_of(value: bytes) -> str:

@@ -168,6 +168,7 @@ class Queue:
         "created_total",
         "dlq",
         "failed_total",
+        "filed",
         "key",
         "lanes",
         "named",
@@ -197,6 +198,8 @@ class Queue:
         """Whether claims give nothing of it."""
         self.named = 0
         """Tasks with a row that leads from their id to their home."""
+        self.filed = 0
+        """Ended tasks with artifacts whose contents the server keeps."""
         self.touched = False
         """Whether the batch being decided changed it."""
 
@@ -251,6 +254,7 @@ class Queue:
             paused=self.paused,
             named=self.named,
             removed_total=self.removed_total,
+            filed=self.filed,
         ).SerializeToString()
 
 

@@ -19,6 +19,7 @@ from .clock import Now
 from .creates import check_storage, create_in
 from .errors import CorruptRows, Reason, Rejection
 from .model import Lane, Name, TaskKey
+from .parsing import parsed, unpacked
 from .shard import Shard
 
 NAMESPACE: Final = uuid.UUID("7d3b0a5e-4c38-5e0f-9c3e-5b1f6a0c9d27")
@@ -174,8 +175,9 @@ def _conflict() -> Rejection:
 
 
 def _row(shard: Shard, tenant: str, task_id: str) -> rows_pb2.NameRow | None:
-    value = shard.get(keys.name_key(tenant, task_id))
-    return None if value is None else rows_pb2.NameRow.FromString(value)
+    key = keys.name_key(tenant, task_id)
+    value = shard.get(key)
+    return None if value is None else parsed(rows_pb2.NameRow, key, value)
 
 
 def find_named(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int] | None:
@@ -185,8 +187,9 @@ def find_named(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int] | No
         return None
     lane_index, position = keys.unpack_home(row.home)
     lane = shard.queues[row.queue].lane(lane_index)
-    value = shard.get(keys.place_key(lane.task_prefix, position))
-    if value is None or keys.home_epoch(value) != row.epoch or keys.name_of(value) != task_id:
+    key = keys.place_key(lane.task_prefix, position)
+    value = shard.get(key)
+    if value is None or keys.home_epoch(value) != row.epoch or unpacked(keys.name_of, key, value) != task_id:
         raise CorruptRows(keys.name_key(tenant, task_id), "leads to no home of a task with this id")
     return lane, position
 
@@ -194,7 +197,7 @@ def find_named(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int] | No
 def forget(shard: Shard, lane: Lane, home_key: bytes) -> None:
     """Removes the row of a named task that is being removed itself, and with its last task that of its batch."""
     home = shard.get(home_key)
-    task_id = "" if home is None else keys.name_of(home)
+    task_id = "" if home is None else unpacked(keys.name_of, home_key, home)
     if not task_id:
         return
     queue, rows = lane.queue, shard.batch.rows

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
 from codeq_internal.v1 import rows_pb2
 
+from . import artifacts as filing
 from . import ids, keys
 from .backoff import backoff_ms
 from .claims import lease_row
@@ -16,6 +18,7 @@ from .creates import append, varint
 from .errors import CorruptRows, Reason, Rejection
 from .model import Caller, Delivery, Entry, Lane, Name, TaskKey
 from .names import find_named
+from .parsing import UNREADABLE, unreadable
 from .shard import Shard
 
 ABANDONS_MAX: Final = 100
@@ -76,6 +79,8 @@ def settle(
     delay_ms: int | None,
     random: float,
     now: Now,
+    *,
+    artifacts: Sequence[rows_pb2.ArtifactRow] = (),
 ) -> Verdict:
     """Ends a delivery by its worker's word. Repeating the same outcome with the same token returns the same verdict.
 
@@ -90,6 +95,8 @@ def settle(
         delay_ms: Delay of a NACK; None: by the backoff policy.
         random: Uniform in [0, 1), for the backoff.
         now: Time of the outcome.
+        artifacts: Artifacts of a COMPLETED or FAILED. With one without URL and file an outcome can only repeat an
+            earlier one.
 
     Raises:
         Rejection: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
@@ -101,10 +108,14 @@ def settle(
         or (token is not None and token != delivery.claim.token)
         or (delivery.claim.subject != caller.subject if token is not None else delivery.claim.worker != caller.worker)
     ):
-        return _repeat(shard, delivery, caller, task_id, token, outcome, result, error)
+        return _repeat(shard, delivery, caller, task_id, token, outcome, result, error, artifacts)
+    if any(not each.url and not each.file for each in artifacts):
+        raise Rejection(Reason.TASK_NOT_CLAIMED, "the task was not leased when its artifacts came")
     del shard.deliveries[key]
     if outcome is Outcome.COMPLETED or outcome is Outcome.FAILED:
         _finish(shard, delivery, key, outcome, result, error, now)
+        if artifacts:
+            filing.keep(shard, delivery.home, delivery.position, artifacts)
         return Verdict(_FINAL[outcome], 0, now.wall_ms)
     if outcome is Outcome.NACK:
         return _nack(shard, delivery, key, error, delay_ms, random, now)
@@ -216,12 +227,18 @@ def _ended_state(shard: Shard, delivery: Delivery, outcome: Outcome, now: Now) -
     return state
 
 
-def _home_value(shard: Shard, delivery: Delivery) -> bytes:
-    key = keys.place_key(delivery.home.task_prefix, delivery.position)
+def _lane_and_max(shard: Shard, delivery: Delivery) -> tuple[Lane, int]:
+    """Returns the lane of a leased task's priority, and its max_attempts."""
+    home = delivery.home
+    key = keys.place_key(home.task_prefix, delivery.position)
     value = shard.get(key)
     if value is None:
         raise CorruptRows(key, "the home of a leased task is missing")
-    return value
+    try:
+        lane = home.queue.lane(keys.split_parked(value)[1]) if value[:1] == keys.PARKED else home
+        return lane, max_attempts_of(keys.task_bytes(value))
+    except UNREADABLE:
+        raise unreadable(key) from None
 
 
 def max_attempts_of(task: bytes) -> int:
@@ -229,7 +246,8 @@ def max_attempts_of(task: bytes) -> int:
     at = 2 + task[1] if task[1] < 128 else 3 + (task[1] & 127 | task[2] << 7)
     if task[at] == 0x18:
         at += 2
-    assert task[at] == 0x20
+    if task[at] != 0x20:
+        raise ValueError("no task bytes")
     low, high = task[at + 1], task[at + 2]
     return low if low < 128 else low & 127 | high << 7
 
@@ -239,9 +257,8 @@ def _try_again(
 ) -> Verdict:
     """Moves a task whose delivery ended without an end of the task: to its tail, the due index or the dead letters."""
     home = delivery.home
-    value = _home_value(shard, delivery)
-    lane = home.queue.lane(keys.split_parked(value)[1]) if value[:1] == keys.PARKED else home
-    if state.attempts >= max_attempts_of(keys.task_bytes(value)):
+    lane, max_attempts = _lane_and_max(shard, delivery)
+    if state.attempts >= max_attempts:
         return _bury(shard, delivery, task_id, state, now)
     if delay_ms > 0:
         due_ms = now.wall_ms + delay_ms
@@ -344,7 +361,7 @@ def heartbeat(
     Raises:
         Rejection: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
-    key, delivery = _held(shard, caller, task_id, token)
+    key, delivery = held(shard, caller, task_id, token)
     claim = delivery.claim
     extend_ms = extend_ms or claim.lease_ms
     until, granted = claim.extended.get(key, (claim.until, claim.lease_ms))
@@ -373,7 +390,7 @@ def report_progress(
     Raises:
         Rejection: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
-    key, (claim, home, position, _, _) = _held(shard, caller, task_id, token)
+    key, (claim, home, position, _, _) = held(shard, caller, task_id, token)
     state = shard.state(home, position) or rows_pb2.StateRow()
     state.progress = progress
     shard.put_state(home, position, state)
@@ -384,7 +401,7 @@ def report_progress(
     return claim.token, now.wall_ms + claim.until_of(key) - now.mono_ms
 
 
-def _held(shard: Shard, caller: Caller, task_id: str, token: int | None) -> tuple[TaskKey, Delivery]:
+def held(shard: Shard, caller: Caller, task_id: str, token: int | None) -> tuple[TaskKey, Delivery]:
     """Returns the key and the caller's live delivery of a task, or raises why there is none."""
     key, delivery = find_live(shard, caller.tenant, task_id)
     if delivery is None or delivery.home.queue.tenant != caller.tenant:
@@ -449,6 +466,7 @@ def _repeat(
     outcome: Outcome,
     result: bytes | None,
     error: str,
+    artifacts: Sequence[rows_pb2.ArtifactRow],
 ) -> Verdict:
     """Answers an outcome that meets no live lease of the caller: the stored verdict if it repeats, else a refusal."""
     home, position = find_home(shard, caller.tenant, task_id)
@@ -459,7 +477,7 @@ def _repeat(
             same = same and state.HasField("result") == (result is not None) and state.result == (result or b"")
         elif outcome is Outcome.FAILED:
             same = same and state.error == error
-        if same:
+        if same and filing.same(state.artifacts, artifacts):
             # As it was then, whether or not it is due or cancelled by now.
             status = Status.PENDING if state.status == Status.CANCELLED else Status(state.status)
             status = Status.SCHEDULED if state.delay_ms else status

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+import struct
+from collections.abc import Callable
+from typing import Final, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from .errors import CorruptRows
 
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
+
+UNREADABLE: Final = (struct.error, IndexError, ValueError)
+"""What the functions of `keys` raise on bytes that they do not understand."""
 
 
 class RowReader(Protocol):
@@ -33,3 +39,20 @@ def parsed(kind: type[M], key: bytes, value: bytes) -> M:
         return kind.FromString(value)
     except DecodeError:
         raise CorruptRows(key, f"holds no {kind.DESCRIPTOR.name}") from None
+
+
+def unpacked(unpack: Callable[[bytes], T], key: bytes, value: bytes) -> T:
+    """Returns what a row holds whose value is no message.
+
+    Raises:
+        CorruptRows: It does not hold that.
+    """
+    try:
+        return unpack(value)
+    except UNREADABLE:
+        raise unreadable(key) from None
+
+
+def unreadable(key: bytes) -> CorruptRows:
+    """Returns the fault of a row whose value is no message and cannot be read."""
+    return CorruptRows(key, "holds a value that is cut off or malformed")

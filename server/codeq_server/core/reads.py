@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from codeq_internal.v1 import rows_pb2
@@ -13,6 +14,7 @@ from .clock import Now
 from .errors import CorruptRows
 from .model import Lane, Queue, TaskKey, id_of
 from .outcomes import Status, find_home
+from .parsing import UNREADABLE, unpacked, unreadable
 from .shard import Shard
 
 
@@ -35,6 +37,7 @@ class TaskView:
         finished_ms: End of the task.
         result: Result of a COMPLETED, where it has one.
         progress: Progress reported last, where one was.
+        artifacts: Artifacts of the result.
     """
 
     task_id: str
@@ -51,6 +54,7 @@ class TaskView:
     finished_ms: int | None = None
     result: bytes | None = None
     progress: bytes | None = None
+    artifacts: Sequence[rows_pb2.ArtifactRow] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +90,12 @@ def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> 
         CorruptRows: The task's rows contradict each other.
     """
     tenant = home.queue.tenant
-    task = home.key_of(position, value)
+    key = keys.place_key(home.task_prefix, position)
+    try:
+        task, raw = home.key_of(position, value), keys.task_bytes(value)
+    except UNREADABLE:
+        raise unreadable(key) from None
     task_id = id_of(task)
-    raw = keys.task_bytes(value)
     state = shard.state(home, position)
     delivery = shard.deliveries.get(task)
     error = state.error if state is not None and state.HasField("error") else None
@@ -110,10 +117,9 @@ def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> 
         )
     if state is None:
         if value[:1] == keys.PARKED:
-            due_ms = keys.split_parked(value)[0]
+            due_ms = unpacked(keys.split_parked, key, value)[0]
             return TaskView(task_id=task_id, tenant=tenant, raw=raw, status=Status.SCHEDULED, due_ms=due_ms)
         if position <= home.mark:
-            key = keys.place_key(home.task_prefix, position)
             raise CorruptRows(key, "a home behind the mark has neither a state row nor a lease")
         return TaskView(task_id=task_id, tenant=tenant, raw=raw, status=Status.PENDING)
     ended = state.ended_lsn > 0
@@ -130,6 +136,7 @@ def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> 
         finished_ms=state.changed_ms if ended else None,
         result=state.result if state.HasField("result") else None,
         progress=progress,
+        artifacts=state.artifacts,
     )
 
 
@@ -161,8 +168,9 @@ def _heads(shard: Shard, lane: Lane) -> list[bytes]:
     if lane.window or load(shard, lane, 1):
         entry = lane.window[0]
         homes.append((lane.index, entry.position) if entry.target is None else entry.target[:2])
-    values = (shard.get(keys.place_key(lane.queue.lane(home).task_prefix, position)) for home, position in homes)
-    return [keys.task_bytes(value) for value in values if value is not None]
+    found = [keys.place_key(lane.queue.lane(home).task_prefix, position) for home, position in homes]
+    values = ((key, shard.get(key)) for key in found)
+    return [unpacked(keys.task_bytes, key, value) for key, value in values if value is not None]
 
 
 def list_queues(shard: Shard, tenant: str, after: str, count: int) -> list[QueueView]:

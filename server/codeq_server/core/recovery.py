@@ -6,6 +6,7 @@ Windows are read at first use; leases are armed in full again, because nobody kn
 from __future__ import annotations
 
 import heapq
+from functools import partial
 from typing import Final
 
 from codeq_internal.v1 import rows_pb2
@@ -15,7 +16,7 @@ from .claims import lease_row
 from .clock import Now
 from .errors import CorruptRows
 from .model import Claim, Delivery, Lane, Queue
-from .parsing import RowReader, parsed
+from .parsing import RowReader, parsed, unpacked
 from .shard import Shard, ShardSettings
 
 PAGE: Final = 1024
@@ -51,7 +52,7 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
     for key, value in _all(rows, b"u", b"v"):
         number, index, position = keys.split_place_key(key)
         lane = _queue(shard, key, number).lane(index)
-        heapq.heappush(lane.returned, (position, *keys.split_pointer(value)))
+        heapq.heappush(lane.returned, (position, *unpacked(keys.split_pointer, key, value)))
     first = rows.scan(b"r" + shard.sweep_mark + b"\0", b"s", 1)
     shard.sweep_at = keys.split_ended_key(first[0][0])[0] if first else None
     return shard
@@ -84,7 +85,7 @@ def _adopt_queue(shard: Shard, key: bytes, row: rows_pb2.QueueRow, now: Now) -> 
     queue.claimed, queue.dlq = row.claimed, row.dlq
     queue.completed_total, queue.failed_total = row.completed_total, row.failed_total
     queue.created_total, queue.paused = row.created_total, row.paused
-    queue.named, queue.removed_total = row.named, row.removed_total
+    queue.named, queue.removed_total, queue.filed = row.named, row.removed_total, row.filed
     shard.adopt(queue)
     if row.due_mark or row.scheduled:
         shard.due.adopt(queue, row.scheduled, row.due_mark)
@@ -110,7 +111,7 @@ def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> 
         state = shard.state(lane, position)
         if state is not None and state.ended_token >= token:
             continue
-        task_id = lane.key_of(position, value)
+        task_id = unpacked(partial(lane.key_of, position), keys.place_key(lane.task_prefix, position), value)
         place = row.places[index] if row.places else 0
         attempts = row.attempts[index] if row.attempts else 0
         if task_id in shard.deliveries:

@@ -7,11 +7,12 @@ from typing import Final, NamedTuple
 from codeq_internal.v1 import rows_pb2
 
 from . import keys
+from .artifacts import let_go
 from .clock import Now
 from .errors import CorruptRows, Reason, Rejection
 from .model import Lane
 from .outcomes import Status, enqueue, find_home
-from .parsing import parsed
+from .parsing import parsed, unpacked
 from .shard import Shard
 from .timers import remove_ended
 
@@ -67,10 +68,12 @@ def redrive(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow, n
         queue.dlq -= 1
     elif state.status == Status.FAILED:
         queue.failed_total -= 1
+    if state.artifacts:
+        let_go(shard, queue, keys.place_key(home.state_prefix, position), state)
     if state.ended_lsn == batch.lsn:
         batch.revived.append((queue.number, keys.pack_home(home.index, position), dead))
     life = rows_pb2.StateRow(ended_token=state.ended_token, changed_ms=now.wall_ms, redriven_lsn=batch.lsn)
-    lane = queue.lane(keys.split_parked(value)[1]) if value[:1] == keys.PARKED else home
+    lane = queue.lane(unpacked(keys.split_parked, key, value)[1]) if value[:1] == keys.PARKED else home
     enqueue(shard, lane, home, position, life)
     shard.put_state(home, position, life)
     shard.totals.redriven += 1

@@ -133,10 +133,11 @@ class Shard:
         """Watched tasks that ended since the caller last looked; the caller empties it."""
         self.cancelled: list[tuple[Holder, str, int]] = []
         """Holder, id and lease token of tasks cancelled since the caller last looked; the caller empties it."""
+        self.gone_files: list[tuple[bytes, bytes]] = []
+        """Home (as in keys) and name of files that no row tells of any more; the caller empties it."""
         self.home_head = keys.home_head(epoch)
         """Head of the homes of tasks created now."""
-        self.created_of = -1
-        self.created = b""
+        self.created_of, self.created = -1, b""
         """Encoded created_at of tasks created at `created_of`, in Unix milliseconds."""
 
     # -- time ----------------------------------------------------------------------------------------------------

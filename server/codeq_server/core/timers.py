@@ -13,13 +13,14 @@ from codeq_internal.v1 import rows_pb2
 
 from . import keys
 from .alarms import NEVER
+from .artifacts import let_go
 from .clock import Now
 from .errors import CorruptRows
 from .idle import retire
 from .model import Queue
 from .names import forget
 from .outcomes import enqueue, expire
-from .parsing import parsed
+from .parsing import parsed, unpacked
 from .shard import Shard
 
 SLICE: Final = 512
@@ -108,11 +109,12 @@ def mature(shard: Shard, now: Now) -> bool:
 
 def _mature(shard: Shard, queue: Queue, entry: bytes, now: Now) -> None:
     _, _, home_lane, position = keys.split_time_key(entry)
-    lane, _, has_state = keys.split_due_value(entry[keys.TIME_KEY_BYTES :])
+    key = entry[: keys.TIME_KEY_BYTES]
+    lane, _, has_state = unpacked(keys.split_due_value, key, entry[keys.TIME_KEY_BYTES :])
     home = queue.lane(home_lane)
     state = shard.state(home, position) if has_state else rows_pb2.StateRow()
     if state is None:
-        raise CorruptRows(entry[: keys.TIME_KEY_BYTES], "tells of a state row that is missing")
+        raise CorruptRows(key, "tells of a state row that is missing")
     state.changed_ms = now.wall_ms
     enqueue(shard, queue.lane(lane), home, position, state)
     shard.put_state(home, position, state)
@@ -153,9 +155,11 @@ def remove_ended(shard: Shard, ended: rows_pb2.EndedRow, *, dead: bool) -> None:
         start, end = keys.place_key(lane.state_prefix, first), keys.place_key(lane.state_prefix, last + 1)
         states = shard.current(shard.stored.scan(start, end, last - first + 1))
         gone = [(key, value) for key, value in states if value.startswith(head)]
-        named = queue.named
+        named, filed = queue.named, queue.filed
         for key, value in gone:
             rows[key] = None
+            if filed:
+                let_go(shard, queue, key, parsed(rows_pb2.StateRow, key, value))
             home_key = b"t" + key[1:]
             if named:
                 forget(shard, lane, home_key)

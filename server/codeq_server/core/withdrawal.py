@@ -12,6 +12,7 @@ from .errors import CorruptRows, Reason, Rejection
 from .model import Lane, TaskKey
 from .names import task_key
 from .outcomes import Outcome, Status, find_home, find_live, leave_claim
+from .parsing import unpacked
 from .shard import Shard
 
 CANCELLED_ERROR: Final = "CANCELLED"
@@ -95,7 +96,7 @@ def withdraw(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow) 
     elif state.place == rows_pb2.PLACE_KIND_DUE:
         shard.due.remove(queue, state.place_at, home.index, position)
     elif value[:1] == keys.PARKED:
-        shard.due.remove(queue, keys.split_parked(value)[0], home.index, position)
+        shard.due.remove(queue, unpacked(keys.split_parked, key, value)[0], home.index, position)
     elif value[:1] == keys.HOME and position > home.mark:
         rows[key] = keys.DEAD + value[1:]
         leave_lane(shard, home, position)

@@ -71,6 +71,8 @@ class ShardRunner:
         self.waiting = WaitingRoom()
         self.commits = Commits()
         self.random = random
+        self.on_files_gone: Callable[[list[tuple[bytes, bytes]]], None] | None = None
+        """Called with home and name of files of artifacts when it is durable that no row tells of them any more."""
         self._log = log
         self._clock = clock
         self._on_fatal = on_fatal
@@ -118,6 +120,8 @@ class ShardRunner:
             self._wake_ends()
         if self.shard.cancelled:
             self._tell_holders()
+        if self.shard.gone_files:
+            self._let_files_go()
         if self.shard.woken:
             self._dispatch()
         self._arm()
@@ -203,6 +207,12 @@ class ShardRunner:
         cancelled, self.shard.cancelled = self.shard.cancelled, []
         for holder, task_id, token in cancelled:
             holder.cancelled(task_id, token)
+
+    def _let_files_go(self) -> None:
+        gone, self.shard.gone_files = self.shard.gone_files, []
+        future, call = self.durable(), self.on_files_gone
+        if future is not None and call is not None:
+            future.add_done_callback(lambda done: None if done.cancelled() or done.exception() else call(gone))
 
     def drain(self) -> None:
         """Ends every wait, for work and for the ends of tasks, with DRAINING."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from codeq.v1 import error_pb2, queue_service_pb2, task_pb2
+from codeq_internal.v1 import rows_pb2
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -110,10 +112,31 @@ def result_message(view: TaskView) -> task_pb2.TaskResult:
         record.result = view.result
     if view.error is not None:
         record.error = view.error
+    add_artifacts(record, view.artifacts)
     return record
 
 
-def fill_outcome(record: task_pb2.TaskResult, task_id: str, verdict: Verdict, result: bytes | None, error: str) -> None:
+def add_artifacts(record: task_pb2.TaskResult, artifacts: Sequence[rows_pb2.ArtifactRow]) -> None:
+    """Adds artifacts to the record of an end."""
+    for row in artifacts:
+        told = record.artifacts.add(name=row.name)
+        if row.content_type:
+            told.content_type = row.content_type
+        if row.url:
+            told.url = row.url
+        else:
+            told.size = row.size
+            told.sha256 = row.sha256.hex()
+
+
+def fill_outcome(
+    record: task_pb2.TaskResult,
+    task_id: str,
+    verdict: Verdict,
+    result: bytes | None,
+    error: str,
+    artifacts: Sequence[rows_pb2.ArtifactRow] = (),
+) -> None:
     """Fills an empty message with the record of an end just decided."""
     record.task_id = task_id
     record.status = status_number(verdict.status)
@@ -122,6 +145,8 @@ def fill_outcome(record: task_pb2.TaskResult, task_id: str, verdict: Verdict, re
         record.result = result
     if error:
         record.error = error
+    if artifacts:
+        add_artifacts(record, artifacts)
 
 
 def queue_message(view: QueueView, now: Now) -> queue_service_pb2.Queue:

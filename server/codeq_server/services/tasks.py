@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 from codeq.v1 import task_pb2
 from codeq.v1 import task_service_pb2 as pb
+from codeq_internal.v1 import rows_pb2
 
 from codeq_server.auth.claims import Claims
 from codeq_server.core import names, outcomes, reads, withdrawal
@@ -18,6 +19,7 @@ from codeq_server.core.outcomes import Outcome, Status, Verdict
 from codeq_server.core.redrive import redrive_task
 from codeq_server.engine.runner import ShardRunner
 
+from .artifacts import Artifacts, Uploads
 from .claiming import claim_now, claim_or_wait, return_unused
 from .cleaning import clean
 from .convert import (
@@ -48,8 +50,9 @@ T = TypeVar("T")
 class TaskService:
     """Creates, claims, ends and tells tasks. Methods have the names and contracts of the proto's RPCs."""
 
-    def __init__(self, runner: ShardRunner, default_lease_seconds: int) -> None:
+    def __init__(self, runner: ShardRunner, default_lease_seconds: int, artifacts: Artifacts) -> None:
         self._runner = runner
+        self._artifacts = artifacts
         self._default_lease_ms = default_lease_seconds * 1000
 
     async def CreateTask(self, claims: Claims, request: pb.CreateTaskRequest) -> pb.CreateTaskResponse:  # noqa: N802
@@ -104,7 +107,10 @@ class TaskService:
     async def SubmitResult(self, claims: Claims, request: pb.SubmitResultRequest) -> pb.SubmitResultResponse:  # noqa: N802
         """Ends a task as COMPLETED or FAILED."""
         response = pb.SubmitResultResponse()
-        self._submit(response.result, claims, request, self._runner.now())
+        if request.artifacts:
+            await self._submit_with_artifacts(response.result, claims, request)
+        else:
+            self._submit(response.result, claims, request, self._runner.now())
         await self._settled()
         return response
 
@@ -112,14 +118,19 @@ class TaskService:
         self, claims: Claims, request: pb.BatchSubmitResultsRequest
     ) -> pb.BatchSubmitResultsResponse:
         """Ends several tasks, each by itself."""
-        _check_batch_bytes("results", sum(len(item.result) for item in request.results))
+        contents = sum(len(each.content) for item in request.results for each in item.artifacts)
+        _check_batch_bytes("results", sum(len(item.result) for item in request.results) + contents)
         now = self._runner.now()
         response = pb.BatchSubmitResultsResponse()
         for index, item in enumerate(request.results):
             answer = response.results.add(task_id=item.task_id)
             try:
                 check_message(item)
-                self._submit(answer.result, claims, item, now)
+                if item.artifacts:
+                    await self._submit_with_artifacts(answer.result, claims, item)
+                    now = self._runner.now()
+                else:
+                    self._submit(answer.result, claims, item, now)
             except Rejection as rejection:
                 answer.error.CopyFrom(item_error(index, rejection))
         await self._settled()
@@ -234,6 +245,13 @@ class TaskService:
             raise Rejection(Reason.RESULT_NOT_FOUND, f"the task has not ended: it is {view.status.name}")
         return pb.GetTaskResultResponse(task=task_message(view), result=result_message(view))
 
+    async def GetTaskArtifact(  # noqa: N802
+        self, claims: Claims, request: pb.GetTaskArtifactRequest
+    ) -> pb.GetTaskArtifactResponse:
+        """Tells an artifact with its content."""
+        tenant, task_id = claims.tenant_id, request.task_id
+        return await self._artifacts.tell(tenant, task_id, request.name, lambda: self._view(tenant, task_id))
+
     # ----------------------------------------------------------------------------------------------------------------
 
     async def _settled(self) -> None:
@@ -297,7 +315,22 @@ class TaskService:
             message.CopyFrom(task_message(self._view(tenant, created.task_id)))
             message.duplicate = True
 
-    def _submit(self, record: task_pb2.TaskResult, claims: Claims, request: pb.SubmitResultRequest, now: Now) -> None:
+    async def _submit_with_artifacts(
+        self, record: task_pb2.TaskResult, claims: Claims, request: pb.SubmitResultRequest
+    ) -> None:
+        token = request.lease_token if request.HasField("lease_token") else None
+        async with Uploads(self._artifacts, _caller(claims)) as uploads:
+            rows = await uploads.add(request.task_id, token, request.artifacts)
+            self._submit(record, claims, request, self._runner.now(), rows)
+
+    def _submit(
+        self,
+        record: task_pb2.TaskResult,
+        claims: Claims,
+        request: pb.SubmitResultRequest,
+        now: Now,
+        artifacts: Sequence[rows_pb2.ArtifactRow] = (),
+    ) -> None:
         outcome = _OUTCOMES[request.status]
         result = request.result if request.HasField("result") else None
         check_ending(outcome, result, request.error)
@@ -305,10 +338,20 @@ class TaskService:
         error = request.error if outcome is Outcome.FAILED else ""
         verdict = self._decide(
             lambda: outcomes.settle(
-                self._runner.shard, _caller(claims), request.task_id, token, outcome, result, error, None, 0, now
+                self._runner.shard,
+                _caller(claims),
+                request.task_id,
+                token,
+                outcome,
+                result,
+                error,
+                None,
+                0,
+                now,
+                artifacts=artifacts,
             )
         )
-        fill_outcome(record, request.task_id, verdict, result, error)
+        fill_outcome(record, request.task_id, verdict, result, error, artifacts)
 
     async def _settle(
         self, claims: Claims, task_id: str, token: int | None, outcome: Outcome, reason: str, delay_ms: int | None

@@ -57,6 +57,7 @@ def _is_usual_result(request: pb.SubmitResultRequest) -> bool:
         and 1 <= len(request.task_id) <= 64
         and len(request.result) <= 1 << 20
         and len(request.error) <= 4096
+        and not request.artifacts
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from codeq.v1 import error_pb2, producer_service_pb2, task_pb2
 from codeq.v1 import worker_service_pb2 as pb
+from codeq_internal.v1 import rows_pb2
 
 from codeq_server.auth.claims import Claims
 from codeq_server.core import claims as core_claims
@@ -21,6 +23,7 @@ from codeq_server.core.outcomes import Outcome
 from codeq_server.engine.admission import CALL_COST
 from codeq_server.engine.runner import ShardRunner
 
+from .artifacts import Artifacts, Filed, Uploads, take_filed
 from .claiming import return_unused
 from .convert import reason_number, timestamp
 from .outbox import Outbox
@@ -48,6 +51,7 @@ _SCOPES: Final = {
     Outcome.NACK: "codeq:nack",
     Outcome.ABANDON: "codeq:abandon",
 }
+_ENDS: Final = frozenset({Outcome.COMPLETED, Outcome.FAILED})
 _OUTCOMES: Final = {int(outcome): outcome for outcome in _SCOPES}
 _ID_FIELD: Final = b"\xa2\x01\x24"
 """Tag of Task.id and the length of a server id."""
@@ -71,11 +75,15 @@ class WorkerStream:
         claims: Claims,
         registry: StreamRegistry,
         default_lease_seconds: int,
+        artifacts: Artifacts,
         context: Any,
     ) -> None:
         self._runner = runner
         self._claims = claims
         self._registry = registry
+        self._artifacts = artifacts
+        self._filed: Filed = {}
+        """Artifacts of outcomes of the message being taken."""
         self._context = context
         self._caller = Caller(claims.tenant_id, claims.subject, claims.subject)
         self._commands: list[str] | None = None
@@ -173,11 +181,20 @@ class WorkerStream:
             first = False
             items = len(message.outcomes) + len(message.heartbeats) + len(message.progress)
             await self._runner.room(self._caller.tenant, CALL_COST + items)
-            self._take(message)
+            if message.artifacts:
+                await self._take_with_artifacts(message)
+            else:
+                self._take(message)
             before = self._runner.shard.totals.claimed
             self._pump()
             self._runner.admission.charge(self._caller.tenant, self._runner.shard.totals.claimed - before)
             message = await self._context.read()
+
+    async def _take_with_artifacts(self, message: pb.WorkRequest) -> None:
+        async with Uploads(self._artifacts, self._caller) as uploads:
+            self._filed = await take_filed(uploads, message)
+            self._take(message)
+            self._filed = {}
 
     def _take(self, message: pb.WorkRequest) -> None:
         if max(len(message.outcomes), len(message.heartbeats), len(message.progress)) > ITEMS_MAX:
@@ -205,7 +222,7 @@ class WorkerStream:
     def _settle(self, message: pb.WorkRequest) -> None:
         runner, caller = self._runner, self._caller
         shard, now, complete = runner.shard, runner.now(), outcomes.complete
-        may_complete = _SCOPES[Outcome.COMPLETED] in self._claims.scopes
+        may_complete = _SCOPES[Outcome.COMPLETED] in self._claims.scopes and not self._filed
         try:
             for item in message.outcomes:
                 self._number += 1
@@ -229,6 +246,7 @@ class WorkerStream:
         """Settles an outcome by all the rules; a refusal goes into the answer."""
         try:
             outcome, result = self._checked(item)
+            artifacts = self._artifacts_of(item, outcome)
             delay_ms = item.delay_seconds * 1000 if item.HasField("delay_seconds") else None
             jitter = self._runner.random()
             token = item.lease_token
@@ -243,6 +261,7 @@ class WorkerStream:
                 delay_ms,
                 jitter,
                 now,
+                artifacts=artifacts,
             )
         except Rejection as rejection:
             self._answer.outcome_errors.add(
@@ -263,6 +282,14 @@ class WorkerStream:
             raise Rejection(Reason.MISSING_SCOPE, f"missing scope {_SCOPES[outcome]}")
         check_ending(outcome, result, item.error)
         return outcome, result
+
+    def _artifacts_of(self, item: task_pb2.Outcome, outcome: Outcome) -> Sequence[rows_pb2.ArtifactRow]:
+        artifacts = self._filed.get((item.task_id, item.lease_token), ())
+        if isinstance(artifacts, Rejection):
+            raise artifacts
+        if artifacts and outcome not in _ENDS:
+            raise invalid_field("artifacts", "belong to COMPLETED and FAILED only")
+        return artifacts
 
     def _extend(self, message: pb.WorkRequest) -> None:
         if "codeq:heartbeat" not in self._claims.scopes:

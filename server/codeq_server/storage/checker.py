@@ -9,7 +9,6 @@ leaves nothing in memory; every other task a number or two.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from struct import error as StructError  # noqa: N812 - an exception's name
 from typing import Final, NamedTuple
 
 from codeq.v1.task_pb2 import Task, TaskStatus
@@ -17,6 +16,7 @@ from codeq_internal.v1 import rows_pb2
 from google.protobuf.message import DecodeError
 
 from codeq_server.core import keys
+from codeq_server.core.parsing import UNREADABLE
 
 from .checker_ended import ENDED, EndedRows
 from .checker_names import NameRows
@@ -116,7 +116,7 @@ class Checker:
         else:
             try:
                 handler(key, value)
-            except (DecodeError, StructError, IndexError) as error:
+            except (DecodeError, *UNREADABLE) as error:
                 self._report(key, f"unreadable value: {error}")
 
     def _report(self, key: bytes, problem: str) -> None:
@@ -221,6 +221,9 @@ class Checker:
         self._check_token(key, state.ended_token)
         live = [slot for slot in self._slots.pop(home, ()) if slot.token > state.ended_token]
         queue = self._queue(key)
+        queue.filed += any(each.file for each in state.artifacts)
+        if state.artifacts and not state.ended_lsn:
+            self._report(key, "has not ended, yet has artifacts")
         self._moved[home] = -1
         for problem in self._ended_rows.state(home, state):
             self._report(key, problem)

@@ -59,6 +59,19 @@ def sync_directory(directory: Path) -> None:
         os.close(folder)
 
 
+def make_directory(path: Path) -> None:
+    """Makes a directory and the missing ones above it, durably: a store that is lost looks like a new one.
+
+    Raises:
+        OSError: One cannot be made.
+    """
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(mode=0o700, exist_ok=True)
+    sync_directory(path.parent)
+
+
 def _records(content: bytes) -> list[tuple[int, int]]:
     """Returns LSN and slot of each valid record."""
     return [(lsn, slot) for slot in (0, 1) if (lsn := _parse(content[slot * _SECTOR :])) is not None]

@@ -29,7 +29,7 @@ from rocksdict import (
     WriteOptions,
 )
 
-from .durable import DurableMark, sync_directory
+from .durable import DurableMark, make_directory
 from .errors import StoreDamaged, StoreError, StoreFailed, StoreLocked, StoreNotWritable
 
 WRITE_BUFFER_BYTES: Final = 64 << 20
@@ -105,7 +105,7 @@ class RocksStore:
         self._write_options = WriteOptions()
         self._write_options.no_slowdown = True
         try:
-            _make_directory(path)
+            make_directory(path)
         except OSError as error:
             raise StoreNotWritable(f"the store's directory {path} cannot be made: {_reason(error)}") from error
         chosen = options or make_options()
@@ -273,15 +273,6 @@ def stored_rows(path: Path) -> Iterator[tuple[bytes, bytes]]:
             raise _read_error(path, error) from error
         finally:
             db.close()
-
-
-def _make_directory(path: Path) -> None:
-    """Makes a directory and the missing ones above it, durably: a store that is lost looks like a new one."""
-    if path.is_dir():
-        return
-    _make_directory(path.parent)
-    path.mkdir(mode=0o700, exist_ok=True)
-    sync_directory(path.parent)
 
 
 def _scan(db: Rdict, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:

@@ -10,7 +10,8 @@ from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from codeq import outcomes, payloads
+from codeq import artifacts, outcomes, payloads
+from codeq.artifacts import ArtifactContent
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
 from codeq.errors import CodeqError, FieldViolation, InvalidField, from_item
 from codeq.outcomes import Completed, Failed, Nack
@@ -91,6 +92,12 @@ def result(task_id: str, wait: float) -> Call[TaskResult]:
     )
 
 
+def artifact(task_id: str, name: str) -> Call[ArtifactContent]:
+    """Read an artifact."""
+    request = _filled(tasks_pb.GetTaskArtifactRequest, task_id=task_id, name=name)
+    return Call(_task("GetTaskArtifact"), request, tasks_pb.GetTaskArtifactResponse, ArtifactContent.from_message)
+
+
 def tasks(
     command: str,
     statuses: Iterable[str],
@@ -148,13 +155,14 @@ def submit(task: Task | str, lease_token: int | None, outcome: Completed | Faile
     """End a task."""
     request = _filled(tasks_pb.SubmitResultRequest, **_lease(task, lease_token))
     match outcome:
-        case Completed(value):
+        case Completed(result=value):
             request.status = task_pb2.TASK_STATUS_COMPLETED
             if value is not None:
                 request.result = payloads.encode(value, "result")
         case Failed():
             request.status = task_pb2.TASK_STATUS_FAILED
             request.error = outcomes.printable(outcome.error)
+    artifacts.fill(request.artifacts, outcome.artifacts)
     return Call(_task("SubmitResult"), request, tasks_pb.SubmitResultResponse, lambda reply: TaskResult(reply.result))
 
 

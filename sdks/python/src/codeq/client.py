@@ -13,6 +13,7 @@ from typing import Any, Final, Self, TypeVar
 import grpc
 
 from codeq import calls, errors
+from codeq.artifacts import ArtifactContent
 from codeq.calls import Call
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
 from codeq.endpoint import Endpoint, Tls, Token
@@ -93,6 +94,15 @@ class Client:
             ResultNotFound: The task did not end within the wait.
         """
         return self._call(calls.result(task_id, wait))
+
+    def artifact(self, task_id: str, name: str) -> ArtifactContent:
+        """Read an artifact of a task's result that the server keeps.
+
+        Raises:
+            TaskNotFound: No such task.
+            ArtifactNotFound: Its result has no such artifact, or one that is at a URL.
+        """
+        return self._call(calls.artifact(task_id, name))
 
     def tasks(
         self,
@@ -303,6 +313,10 @@ class AsyncClient:
     async def result(self, task_id: str, wait: float = 0) -> TaskResult:
         """Read the record of a task's end; as Client.result."""
         return await self._call(calls.result(task_id, wait))
+
+    async def artifact(self, task_id: str, name: str) -> ArtifactContent:
+        """Read an artifact; as Client.artifact."""
+        return await self._call(calls.artifact(task_id, name))
 
     async def tasks(
         self,

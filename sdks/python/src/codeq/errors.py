@@ -14,6 +14,7 @@ CodeqError                      reason, message, violations, retryable, retry_af
 │   ├── NotFound
 │   │   ├── TaskNotFound        TASK_NOT_FOUND
 │   │   ├── ResultNotFound      RESULT_NOT_FOUND: the task has not ended yet
+│   │   ├── ArtifactNotFound    ARTIFACT_NOT_FOUND: there is none, or it is kept elsewhere
 │   │   └── QueueNotFound       QUEUE_NOT_FOUND
 │   ├── LeaseLost               the caller does not hold the lease (any more)
 │   │   ├── TaskNotClaimed      TASK_NOT_CLAIMED
@@ -184,6 +185,12 @@ class ResultNotFound(NotFound):
     default_reason = "RESULT_NOT_FOUND"
 
 
+class ArtifactNotFound(NotFound):
+    """The task's result has no artifact of this name, or one that is kept elsewhere, under its URL."""
+
+    default_reason = "ARTIFACT_NOT_FOUND"
+
+
 class QueueNotFound(NotFound):
     """No queue of this command exists."""
 
@@ -304,6 +311,7 @@ _BY_REASON: Final[dict[str, type[CodeqError]]] = {
         CommandNotAllowed,
         TaskNotFound,
         ResultNotFound,
+        ArtifactNotFound,
         QueueNotFound,
         TaskNotClaimed,
         StaleLeaseToken,

@@ -10,11 +10,13 @@ Completed       the task becomes COMPLETED (a plain value: success is returned, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
 from codeq import payloads
+from codeq.artifacts import NewArtifact
 from codeq.errors import FieldViolation, InvalidField
 from codeq.v1 import task_pb2
 
@@ -30,9 +32,11 @@ class Completed:
 
     Attributes:
         result: Any JSON-able object, bytes or RawJson; None: no result (`RawJson("null")` is the JSON null).
+        artifacts: Files that belong to the result.
     """
 
     result: object = None
+    artifacts: Sequence[NewArtifact] = ()
 
 
 class Verdict(Exception):  # noqa: N818
@@ -44,13 +48,15 @@ class Failed(Verdict):
 
     Attributes:
         error: Text, not blank.
+        artifacts: Files that tell more, such as a log.
     """
 
-    def __init__(self, error: str) -> None:
+    def __init__(self, error: str, artifacts: Sequence[NewArtifact] = ()) -> None:
         if not error.strip():
             raise InvalidField("error is blank", violations=[FieldViolation("error", "must not be blank")])
         super().__init__(error)
         self.error = error
+        self.artifacts = artifacts
 
 
 class Nack(Verdict):
@@ -106,7 +112,7 @@ def of_exception(error: BaseException) -> Outcome:
 
 
 def to_message(outcome: Outcome, task_id: str, lease_token: int) -> task_pb2.Outcome:
-    """The outcome of one delivery on the wire.
+    """The outcome of one delivery on the wire, without its artifacts.
 
     Raises:
         InvalidField: The result cannot be written as JSON, or the delay is no number of seconds.
@@ -114,7 +120,7 @@ def to_message(outcome: Outcome, task_id: str, lease_token: int) -> task_pb2.Out
     """
     message = task_pb2.Outcome(task_id=task_id, lease_token=lease_token)
     match outcome:
-        case Completed(result):
+        case Completed(result=result):
             message.kind = task_pb2.OUTCOME_KIND_COMPLETED
             if result is not None:
                 message.result = payloads.encode(result, "result")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from codeq.artifacts import Artifact, ArtifactContent, NewArtifact
 from codeq.client import AsyncClient, Client
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
 from codeq.errors import (
+    ArtifactNotFound,
     BadHandshake,
     Closed,
     CodeqError,
@@ -57,6 +59,9 @@ from codeq.worker_stream import WorkerStats
 
 __all__ = [
     "Abandon",
+    "Artifact",
+    "ArtifactContent",
+    "ArtifactNotFound",
     "AsyncClient",
     "AsyncProducer",
     "AsyncWorker",
@@ -80,6 +85,7 @@ __all__ = [
     "LimitReached",
     "MissingScope",
     "Nack",
+    "NewArtifact",
     "NewTask",
     "NotAdmin",
     "NotFound",

@@ -17,6 +17,7 @@ from typing import Final, Self
 from google.protobuf import timestamp_pb2
 
 from codeq import payloads
+from codeq.artifacts import Artifact
 from codeq.errors import FieldViolation, InvalidField, TooLarge
 from codeq.outcomes import whole_seconds
 from codeq.v1 import queue_service_pb2, server_service_pb2, task_pb2, task_service_pb2
@@ -296,6 +297,11 @@ class TaskResult:
     def error(self) -> str | None:
         """Error of a task that did not end well."""
         return self._message.error if self._message.HasField("error") else None
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """Files of the result; Client.artifact reads those that the server keeps."""
+        return [Artifact.from_message(each) for each in self._message.artifacts]
 
     @property
     def completed_at(self) -> datetime:

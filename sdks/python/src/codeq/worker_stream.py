@@ -19,10 +19,10 @@ from typing import Final, Protocol
 
 import grpc
 
-from codeq import errors, outcomes, streams
+from codeq import artifacts, errors, outcomes, streams
 from codeq.backoff import Backoff
 from codeq.endpoint import Endpoint
-from codeq.outcomes import Abandon, Nack, Outcome
+from codeq.outcomes import Abandon, Completed, Failed, Nack, Outcome
 from codeq.records import Task
 from codeq.v1 import task_pb2
 from codeq.v1 import worker_service_pb2 as pb
@@ -36,7 +36,7 @@ MESSAGE_ITEMS_MAX: Final = 4096
 """Most outcomes, and most heartbeats, of a message."""
 
 MESSAGE_BYTES_MAX: Final = 2 * 1024 * 1024
-"""Bytes of outcomes after which a message takes no more; one outcome is at most a little over 1 MiB."""
+"""Bytes of outcomes that a message takes, unless the first one has more: with artifacts up to 7 MiB and a little."""
 
 UNSETTLED_MAX: Final = 4096
 """Outcomes beside those of running tasks that may wait for the server; beyond, no new tasks are asked for."""
@@ -46,6 +46,9 @@ LEAVE_SECONDS_MAX: Final = 5.0
 
 RENEWALS_PER_LEASE: Final = 3
 """A lease is renewed when a third of it has passed: two renewals may go missing."""
+
+_REPLACED: Final = (errors.InvalidRequest, errors.LimitReached, errors.StorageFull)
+"""Refusals after which the task is given back for another try."""
 
 _log = logging.getLogger("codeq")
 
@@ -124,10 +127,14 @@ def report(task: Task, outcome: Outcome) -> Report:
     """The report of a task; an outcome that cannot be sent becomes a Nack that says why."""
     token = task.lease_token or 0
     try:
-        message = outcomes.to_message(outcome, task.id, token)
+        request = pb.WorkRequest(outcomes=[outcomes.to_message(outcome, task.id, token)])
+        if isinstance(outcome, (Completed, Failed)) and outcome.artifacts:
+            filed = request.artifacts.add(task_id=task.id, lease_token=token)
+            artifacts.fill(filed.artifacts, outcome.artifacts)
     except errors.InvalidRequest as error:
         message = outcomes.to_message(outcomes.of_exception(error), task.id, token)
-    return Report(task, pb.WorkRequest(outcomes=[message]).SerializeToString())
+        return Report(task, pb.WorkRequest(outcomes=[message]).SerializeToString())
+    return Report(task, request.SerializeToString())
 
 
 class WorkerStream:
@@ -298,6 +305,8 @@ class WorkerStream:
         chunks: list[bytes] = []
         size = 0
         while self._unsent and len(chunks) < MESSAGE_ITEMS_MAX and size < MESSAGE_BYTES_MAX:
+            if size + len(self._unsent[0].data or b"") > MESSAGE_BYTES_MAX and chunks:
+                break
             done = self._unsent.popleft()
             self._unsettled.append(done)
             if done.data is not None:
@@ -390,7 +399,7 @@ class WorkerStream:
         _log.warning("outcome of task %s (lease token %s) refused: %s", task.id, task.lease_token, reason)
         if isinstance(reason, errors.LeaseLost):
             task.mark_lost()
-        elif isinstance(reason, errors.InvalidRequest) and not done.is_replacement:
+        elif isinstance(reason, _REPLACED) and not done.is_replacement:
             # Without any outcome the task would come back when its lease ends, and nobody would see why.
             self._unsent.append(replace(report(task, Nack(f"outcome refused: {reason}")), is_replacement=True))
 

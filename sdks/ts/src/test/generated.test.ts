@@ -88,6 +88,7 @@ test("the services have the documented methods", () => {
     "RedriveTask",
     "CleanupTasks",
     "GetTaskResult",
+    "GetTaskArtifact",
   ]);
 });
 

@@ -81,7 +81,10 @@ const (
 	ErrorReason_ERROR_REASON_INVALID_PAGE_TOKEN ErrorReason = 26
 	// The task has ended, and not by a cancel.
 	ErrorReason_ERROR_REASON_TASK_ENDED ErrorReason = 25
-	// The server's disk is nearly full, so it takes no new tasks; whatever ends or removes tasks goes on.
+	// The task's result has no artifact of this name, or one that is kept elsewhere, under its URL.
+	ErrorReason_ERROR_REASON_ARTIFACT_NOT_FOUND ErrorReason = 28
+	// The server's disk is nearly full, so it takes no new tasks and no contents of artifacts; whatever else ends or removes
+	// tasks goes on.
 	ErrorReason_ERROR_REASON_STORAGE_FULL ErrorReason = 27
 	// The task is not DLQ, FAILED or CANCELLED: there is nothing to redrive.
 	ErrorReason_ERROR_REASON_TASK_NOT_REDRIVABLE ErrorReason = 29
@@ -117,6 +120,7 @@ var (
 		24: "ERROR_REASON_TASK_ID_TAKEN",
 		26: "ERROR_REASON_INVALID_PAGE_TOKEN",
 		25: "ERROR_REASON_TASK_ENDED",
+		28: "ERROR_REASON_ARTIFACT_NOT_FOUND",
 		27: "ERROR_REASON_STORAGE_FULL",
 		29: "ERROR_REASON_TASK_NOT_REDRIVABLE",
 	}
@@ -148,6 +152,7 @@ var (
 		"ERROR_REASON_TASK_ID_TAKEN":        24,
 		"ERROR_REASON_INVALID_PAGE_TOKEN":   26,
 		"ERROR_REASON_TASK_ENDED":           25,
+		"ERROR_REASON_ARTIFACT_NOT_FOUND":   28,
 		"ERROR_REASON_STORAGE_FULL":         27,
 		"ERROR_REASON_TASK_NOT_REDRIVABLE":  29,
 	}
@@ -252,7 +257,7 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\tItemError\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12-\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x15.codeq.v1.ErrorReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage*\xa2\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage*\xd2\n" +
 	"\n" +
 	"\vErrorReason\x12'\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x1a\t\xa8\xb6\x18\r\xb0\xb6\x18\xf4\x03\x12)\n" +
@@ -282,7 +287,8 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"!ERROR_REASON_IDEMPOTENCY_CONFLICT\x10\x17\x1a\t\xa8\xb6\x18\x06\xb0\xb6\x18\x99\x03\x12)\n" +
 	"\x1aERROR_REASON_TASK_ID_TAKEN\x10\x18\x1a\t\xa8\xb6\x18\x06\xb0\xb6\x18\x99\x03\x12.\n" +
 	"\x1fERROR_REASON_INVALID_PAGE_TOKEN\x10\x1a\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\x90\x03\x12&\n" +
-	"\x17ERROR_REASON_TASK_ENDED\x10\x19\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12,\n" +
+	"\x17ERROR_REASON_TASK_ENDED\x10\x19\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12.\n" +
+	"\x1fERROR_REASON_ARTIFACT_NOT_FOUND\x10\x1c\x1a\t\xa8\xb6\x18\x05\xb0\xb6\x18\x94\x03\x12,\n" +
 	"\x19ERROR_REASON_STORAGE_FULL\x10\x1b\x1a\r\xa8\xb6\x18\b\xb0\xb6\x18\xad\x03\xb8\xb6\x18\x01\x12/\n" +
 	" ERROR_REASON_TASK_NOT_REDRIVABLE\x10\x1d\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 

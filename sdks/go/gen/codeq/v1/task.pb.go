@@ -484,7 +484,9 @@ type TaskResult struct {
 	// Error of a task that did not end well.
 	Error *string `protobuf:"bytes,4,opt,name=error,proto3,oneof" json:"error,omitempty"`
 	// Time of the end.
-	CompletedAt   *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=completed_at,json=completedAt,proto3" json:"completed_at,omitempty"`
+	CompletedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=completed_at,json=completedAt,proto3" json:"completed_at,omitempty"`
+	// Artifacts, in the order of the request.
+	Artifacts     []*Artifact `protobuf:"bytes,6,rep,name=artifacts,proto3" json:"artifacts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -554,6 +556,168 @@ func (x *TaskResult) GetCompletedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *TaskResult) GetArtifacts() []*Artifact {
+	if x != nil {
+		return x.Artifacts
+	}
+	return nil
+}
+
+// NewArtifact is a file that a worker adds to a result: its content, which the server keeps, or a URL where it is.
+type NewArtifact struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name, unique within the result: 1 to 128 characters without slash, backslash and control characters; not "." or "..".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Where the content is, if the server is not to keep it; kept as it is. Not together with content.
+	Url string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
+	// Content; base64 in JSON. The server bounds it: 4 MiB unless it is set otherwise, 6 MiB for all of a result.
+	Content []byte `protobuf:"bytes,3,opt,name=content,json=contentBase64,proto3,oneof" json:"content,omitempty"`
+	// Media type of the content, such as image/png; empty: application/octet-stream.
+	ContentType   string `protobuf:"bytes,4,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NewArtifact) Reset() {
+	*x = NewArtifact{}
+	mi := &file_codeq_v1_task_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NewArtifact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NewArtifact) ProtoMessage() {}
+
+func (x *NewArtifact) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_task_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NewArtifact.ProtoReflect.Descriptor instead.
+func (*NewArtifact) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_task_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *NewArtifact) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NewArtifact) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *NewArtifact) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+func (x *NewArtifact) GetContentType() string {
+	if x != nil {
+		return x.ContentType
+	}
+	return ""
+}
+
+// Artifact is a file of a result.
+type Artifact struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Where the content is, for one that the server does not keep.
+	Url *string `protobuf:"bytes,2,opt,name=url,proto3,oneof" json:"url,omitempty"`
+	// Bytes of the content, for one that the server keeps.
+	Size *int64 `protobuf:"varint,3,opt,name=size,proto3,oneof" json:"size,omitempty"`
+	// Media type of the content, where the worker told it.
+	ContentType *string `protobuf:"bytes,4,opt,name=content_type,json=contentType,proto3,oneof" json:"content_type,omitempty"`
+	// SHA-256 of the content in hexadecimal, for one that the server keeps.
+	Sha256        *string `protobuf:"bytes,5,opt,name=sha256,proto3,oneof" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Artifact) Reset() {
+	*x = Artifact{}
+	mi := &file_codeq_v1_task_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Artifact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Artifact) ProtoMessage() {}
+
+func (x *Artifact) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_task_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Artifact.ProtoReflect.Descriptor instead.
+func (*Artifact) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_task_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Artifact) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Artifact) GetUrl() string {
+	if x != nil && x.Url != nil {
+		return *x.Url
+	}
+	return ""
+}
+
+func (x *Artifact) GetSize() int64 {
+	if x != nil && x.Size != nil {
+		return *x.Size
+	}
+	return 0
+}
+
+func (x *Artifact) GetContentType() string {
+	if x != nil && x.ContentType != nil {
+		return *x.ContentType
+	}
+	return ""
+}
+
+func (x *Artifact) GetSha256() string {
+	if x != nil && x.Sha256 != nil {
+		return *x.Sha256
+	}
+	return ""
+}
+
 // Outcome is a worker's verdict on one delivery. Repeating it with the same token is no error.
 type Outcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -575,7 +739,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_codeq_v1_task_proto_msgTypes[3]
+	mi := &file_codeq_v1_task_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -587,7 +751,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_task_proto_msgTypes[3]
+	mi := &file_codeq_v1_task_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -600,7 +764,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_task_proto_rawDescGZIP(), []int{3}
+	return file_codeq_v1_task_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Outcome) GetTaskId() string {
@@ -699,16 +863,36 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\x06_errorB\v\n" +
 	"\t_progressB\f\n" +
 	"\n" +
-	"_duplicateJ\x04\b\x06\x10\x10\"\xe5\x01\n" +
+	"_duplicateJ\x04\b\x06\x10\x10\"\x97\x02\n" +
 	"\n" +
 	"TaskResult\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x14.codeq.v1.TaskStatusR\x06status\x12!\n" +
 	"\x06result\x18\x03 \x01(\fB\x04ص\x18\x01H\x00R\x06result\x88\x01\x01\x12\x19\n" +
 	"\x05error\x18\x04 \x01(\tH\x01R\x05error\x88\x01\x01\x12=\n" +
-	"\fcompleted_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vcompletedAtB\t\n" +
+	"\fcompleted_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vcompletedAt\x120\n" +
+	"\tartifacts\x18\x06 \x03(\v2\x12.codeq.v1.ArtifactR\tartifactsB\t\n" +
 	"\a_resultB\b\n" +
-	"\x06_error\"\xa1\x02\n" +
+	"\x06_error\"\xfd\x03\n" +
+	"\vNewArtifact\x12\x8b\x01\n" +
+	"\x04name\x18\x01 \x01(\tBw\xbaHt\xba\x01M\n" +
+	"\x19new_artifact.name_no_dots\x12\x13must not be . or ..\x1a\x1bthis != '.' && this != '..'r\"\x10\x01\x18\x80\x012\x1b^[^/\\\\\\x00-\\x1f\\x7f-\\x9f]+$R\x04name\x12/\n" +
+	"\x03url\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x18\x80\x102\x13^[^\\x00-\\x20\\x7f]*$R\x03url\x12#\n" +
+	"\acontent\x18\x03 \x01(\fH\x00R\rcontentBase64\x88\x01\x01\x12\x8f\x01\n" +
+	"\fcontent_type\x18\x04 \x01(\tBl\xbaHirg\x18\x80\x012b^([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(; ?[A-Za-z0-9!#$&^_.+-]+=[A-Za-z0-9!#$&^_.+:-]+)*)?$R\vcontentType:l\xbaHi\x1ag\n" +
+	"\x1bnew_artifact.url_or_content\x12!needs either url or contentBase64\x1a%(this.url != '') != has(this.content)B\n" +
+	"\n" +
+	"\b_content\"\xc0\x01\n" +
+	"\bArtifact\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x15\n" +
+	"\x03url\x18\x02 \x01(\tH\x00R\x03url\x88\x01\x01\x12\x17\n" +
+	"\x04size\x18\x03 \x01(\x03H\x01R\x04size\x88\x01\x01\x12&\n" +
+	"\fcontent_type\x18\x04 \x01(\tH\x02R\vcontentType\x88\x01\x01\x12\x1b\n" +
+	"\x06sha256\x18\x05 \x01(\tH\x03R\x06sha256\x88\x01\x01B\x06\n" +
+	"\x04_urlB\a\n" +
+	"\x05_sizeB\x0f\n" +
+	"\r_content_typeB\t\n" +
+	"\a_sha256\"\xa1\x02\n" +
 	"\aOutcome\x12\"\n" +
 	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12\x1f\n" +
 	"\vlease_token\x18\x02 \x01(\x04R\n" +
@@ -750,32 +934,35 @@ func file_codeq_v1_task_proto_rawDescGZIP() []byte {
 }
 
 var file_codeq_v1_task_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_codeq_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_codeq_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_codeq_v1_task_proto_goTypes = []any{
 	(TaskStatus)(0),               // 0: codeq.v1.TaskStatus
 	(OutcomeKind)(0),              // 1: codeq.v1.OutcomeKind
 	(*TaskSpec)(nil),              // 2: codeq.v1.TaskSpec
 	(*Task)(nil),                  // 3: codeq.v1.Task
 	(*TaskResult)(nil),            // 4: codeq.v1.TaskResult
-	(*Outcome)(nil),               // 5: codeq.v1.Outcome
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(*NewArtifact)(nil),           // 5: codeq.v1.NewArtifact
+	(*Artifact)(nil),              // 6: codeq.v1.Artifact
+	(*Outcome)(nil),               // 7: codeq.v1.Outcome
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
 }
 var file_codeq_v1_task_proto_depIdxs = []int32{
-	6,  // 0: codeq.v1.TaskSpec.run_at:type_name -> google.protobuf.Timestamp
-	6,  // 1: codeq.v1.Task.run_at:type_name -> google.protobuf.Timestamp
-	6,  // 2: codeq.v1.Task.created_at:type_name -> google.protobuf.Timestamp
+	8,  // 0: codeq.v1.TaskSpec.run_at:type_name -> google.protobuf.Timestamp
+	8,  // 1: codeq.v1.Task.run_at:type_name -> google.protobuf.Timestamp
+	8,  // 2: codeq.v1.Task.created_at:type_name -> google.protobuf.Timestamp
 	0,  // 3: codeq.v1.Task.status:type_name -> codeq.v1.TaskStatus
-	6,  // 4: codeq.v1.Task.lease_until:type_name -> google.protobuf.Timestamp
-	6,  // 5: codeq.v1.Task.updated_at:type_name -> google.protobuf.Timestamp
-	6,  // 6: codeq.v1.Task.finished_at:type_name -> google.protobuf.Timestamp
+	8,  // 4: codeq.v1.Task.lease_until:type_name -> google.protobuf.Timestamp
+	8,  // 5: codeq.v1.Task.updated_at:type_name -> google.protobuf.Timestamp
+	8,  // 6: codeq.v1.Task.finished_at:type_name -> google.protobuf.Timestamp
 	0,  // 7: codeq.v1.TaskResult.status:type_name -> codeq.v1.TaskStatus
-	6,  // 8: codeq.v1.TaskResult.completed_at:type_name -> google.protobuf.Timestamp
-	1,  // 9: codeq.v1.Outcome.kind:type_name -> codeq.v1.OutcomeKind
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	8,  // 8: codeq.v1.TaskResult.completed_at:type_name -> google.protobuf.Timestamp
+	6,  // 9: codeq.v1.TaskResult.artifacts:type_name -> codeq.v1.Artifact
+	1,  // 10: codeq.v1.Outcome.kind:type_name -> codeq.v1.OutcomeKind
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_task_proto_init() }
@@ -787,13 +974,15 @@ func file_codeq_v1_task_proto_init() {
 	file_codeq_v1_task_proto_msgTypes[1].OneofWrappers = []any{}
 	file_codeq_v1_task_proto_msgTypes[2].OneofWrappers = []any{}
 	file_codeq_v1_task_proto_msgTypes[3].OneofWrappers = []any{}
+	file_codeq_v1_task_proto_msgTypes[4].OneofWrappers = []any{}
+	file_codeq_v1_task_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_v1_task_proto_rawDesc), len(file_codeq_v1_task_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   4,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -715,7 +715,9 @@ type SubmitResultRequest struct {
 	// Error of a FAILED, not blank, at most 4096 characters.
 	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
 	// Accepted for the clients that send it; the token decides who the worker is.
-	WorkerId      string `protobuf:"bytes,6,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
+	WorkerId string `protobuf:"bytes,6,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
+	// Artifacts of the result, at most 16, with different names.
+	Artifacts     []*NewArtifact `protobuf:"bytes,7,rep,name=artifacts,proto3" json:"artifacts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -790,6 +792,13 @@ func (x *SubmitResultRequest) GetWorkerId() string {
 		return x.WorkerId
 	}
 	return ""
+}
+
+func (x *SubmitResultRequest) GetArtifacts() []*NewArtifact {
+	if x != nil {
+		return x.Artifacts
+	}
+	return nil
 }
 
 // SubmitResultResponse tells the record.
@@ -2193,6 +2202,134 @@ func (x *CleanupTasksResponse) GetNextPageToken() string {
 	return ""
 }
 
+// GetTaskArtifactRequest asks for an artifact.
+type GetTaskArtifactRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Task of the artifact.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// Name of the artifact.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTaskArtifactRequest) Reset() {
+	*x = GetTaskArtifactRequest{}
+	mi := &file_codeq_v1_task_service_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTaskArtifactRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTaskArtifactRequest) ProtoMessage() {}
+
+func (x *GetTaskArtifactRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_task_service_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTaskArtifactRequest.ProtoReflect.Descriptor instead.
+func (*GetTaskArtifactRequest) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *GetTaskArtifactRequest) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *GetTaskArtifactRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// GetTaskArtifactResponse is the artifact: at most 6 MiB, so clients must take messages of more than the usual 4 MiB.
+type GetTaskArtifactResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the artifact.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Media type of the content.
+	ContentType string `protobuf:"bytes,2,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	// Content.
+	Content []byte `protobuf:"bytes,3,opt,name=content,proto3" json:"content,omitempty"`
+	// SHA-256 of the content in hexadecimal.
+	Sha256        string `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTaskArtifactResponse) Reset() {
+	*x = GetTaskArtifactResponse{}
+	mi := &file_codeq_v1_task_service_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTaskArtifactResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTaskArtifactResponse) ProtoMessage() {}
+
+func (x *GetTaskArtifactResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_task_service_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTaskArtifactResponse.ProtoReflect.Descriptor instead.
+func (*GetTaskArtifactResponse) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *GetTaskArtifactResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GetTaskArtifactResponse) GetContentType() string {
+	if x != nil {
+		return x.ContentType
+	}
+	return ""
+}
+
+func (x *GetTaskArtifactResponse) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+func (x *GetTaskArtifactResponse) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
 var File_codeq_v1_task_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_task_service_proto_rawDesc = "" +
@@ -2239,7 +2376,7 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\vlease_token\x18\x01 \x01(\x04R\n" +
 	"leaseToken\x12;\n" +
 	"\vlease_until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"leaseUntil\"\xa3\x02\n" +
+	"leaseUntil\"\xe2\x02\n" +
 	"\x13SubmitResultRequest\x12\"\n" +
 	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12$\n" +
 	"\vlease_token\x18\x02 \x01(\x04H\x00R\n" +
@@ -2248,7 +2385,8 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\xbaH\a\x82\x01\x04\x18\x04\x18\x05R\x06status\x12*\n" +
 	"\x06result\x18\x04 \x01(\fB\r\xbaH\x06z\x04\x18\x80\x80@ص\x18\x01H\x01R\x06result\x88\x01\x01\x12\x1e\n" +
 	"\x05error\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05error\x12!\n" +
-	"\tworker_id\x18\x06 \x01(\tB\x04\xe0\xb5\x18\x01R\bworkerIdB\x0e\n" +
+	"\tworker_id\x18\x06 \x01(\tB\x04\xe0\xb5\x18\x01R\bworkerId\x12=\n" +
+	"\tartifacts\x18\a \x03(\v2\x15.codeq.v1.NewArtifactB\b\xbaH\x05\x92\x01\x02\x10\x10R\tartifactsB\x0e\n" +
 	"\f_lease_tokenB\t\n" +
 	"\a_result\"D\n" +
 	"\x14SubmitResultResponse\x12,\n" +
@@ -2352,7 +2490,16 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\adeleted\x18\x01 \x01(\x05R\adeleted\x122\n" +
 	"\x06before\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06before\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\x05R\x05limit\x12&\n" +
-	"\x0fnext_page_token\x18\x04 \x01(\tR\rnextPageToken*\xbc\x01\n" +
+	"\x0fnext_page_token\x18\x04 \x01(\tR\rnextPageToken\"\\\n" +
+	"\x16GetTaskArtifactRequest\x12\"\n" +
+	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12\x1e\n" +
+	"\x04name\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\x04name\"\x82\x01\n" +
+	"\x17GetTaskArtifactResponse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
+	"\fcontent_type\x18\x02 \x01(\tR\vcontentType\x12\x18\n" +
+	"\acontent\x18\x03 \x01(\fR\acontent\x12\x16\n" +
+	"\x06sha256\x18\x04 \x01(\tR\x06sha256*\xbc\x01\n" +
 	"\n" +
 	"WaitReason\x12\x1b\n" +
 	"\x17WAIT_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -2361,7 +2508,7 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x13WAIT_REASON_DELAYED\x10\x03\x12\x19\n" +
 	"\x15WAIT_REASON_NO_WORKER\x10\x04\x12\x16\n" +
 	"\x12WAIT_REASON_LEASED\x10\x05\x12\x15\n" +
-	"\x11WAIT_REASON_ENDED\x10\x062\x8e\x12\n" +
+	"\x11WAIT_REASON_ENDED\x10\x062\xc4\x13\n" +
 	"\vTaskService\x12\x89\x01\n" +
 	"\n" +
 	"CreateTask\x12\x1b.codeq.v1.CreateTaskRequest\x1a\x1c.codeq.v1.CreateTaskResponse\"@\x8a\xb5\x18\x02\b\x01\x92\xb5\x18\x13\b\xca\x01\x1a\x0e\n" +
@@ -2384,7 +2531,9 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\vExplainTask\x12\x1c.codeq.v1.ExplainTaskRequest\x1a\x1d.codeq.v1.ExplainTaskResponse\"/\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02#\x12!/v1/codeq/tasks/{task_id}/explain\x12\x84\x01\n" +
 	"\vRedriveTask\x12\x1c.codeq.v1.RedriveTaskRequest\x1a\x1d.codeq.v1.RedriveTaskResponse\"8\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02,:\x01*b\x04task\"!/v1/codeq/tasks/{task_id}/redrive\x12}\n" +
 	"\fCleanupTasks\x12\x1d.codeq.v1.CleanupTasksRequest\x1a\x1e.codeq.v1.CleanupTasksResponse\".\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02\":\x01*\"\x1d/v1/codeq/admin/tasks/cleanup\x12\x80\x01\n" +
-	"\rGetTaskResult\x12\x1e.codeq.v1.GetTaskResultRequest\x1a\x1f.codeq.v1.GetTaskResultResponse\".\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02\"\x12 /v1/codeq/tasks/{task_id}/resultB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
+	"\rGetTaskResult\x12\x1e.codeq.v1.GetTaskResultRequest\x1a\x1f.codeq.v1.GetTaskResultResponse\".\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02\"\x12 /v1/codeq/tasks/{task_id}/result\x12\xb3\x01\n" +
+	"\x0fGetTaskArtifact\x12 .codeq.v1.GetTaskArtifactRequest\x1a!.codeq.v1.GetTaskArtifactResponse\"[\x8a\xb5\x18\x02\b\x03\x92\xb5\x18\x1f\"\x1d\n" +
+	"\acontent\x12\fcontent_type\x1a\x04name\x82\xd3\xe4\x93\x02,\x12*/v1/codeq/tasks/{task_id}/artifacts/{name}B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
 var (
 	file_codeq_v1_task_service_proto_rawDescOnce sync.Once
@@ -2399,7 +2548,7 @@ func file_codeq_v1_task_service_proto_rawDescGZIP() []byte {
 }
 
 var file_codeq_v1_task_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_codeq_v1_task_service_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_codeq_v1_task_service_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_codeq_v1_task_service_proto_goTypes = []any{
 	(WaitReason)(0),                    // 0: codeq.v1.WaitReason
 	(*CreateTaskRequest)(nil),          // 1: codeq.v1.CreateTaskRequest
@@ -2438,85 +2587,91 @@ var file_codeq_v1_task_service_proto_goTypes = []any{
 	(*RedriveTaskResponse)(nil),        // 34: codeq.v1.RedriveTaskResponse
 	(*CleanupTasksRequest)(nil),        // 35: codeq.v1.CleanupTasksRequest
 	(*CleanupTasksResponse)(nil),       // 36: codeq.v1.CleanupTasksResponse
-	(*TaskSpec)(nil),                   // 37: codeq.v1.TaskSpec
-	(*Task)(nil),                       // 38: codeq.v1.Task
-	(*ItemError)(nil),                  // 39: codeq.v1.ItemError
-	(*timestamppb.Timestamp)(nil),      // 40: google.protobuf.Timestamp
-	(TaskStatus)(0),                    // 41: codeq.v1.TaskStatus
-	(*TaskResult)(nil),                 // 42: codeq.v1.TaskResult
+	(*GetTaskArtifactRequest)(nil),     // 37: codeq.v1.GetTaskArtifactRequest
+	(*GetTaskArtifactResponse)(nil),    // 38: codeq.v1.GetTaskArtifactResponse
+	(*TaskSpec)(nil),                   // 39: codeq.v1.TaskSpec
+	(*Task)(nil),                       // 40: codeq.v1.Task
+	(*ItemError)(nil),                  // 41: codeq.v1.ItemError
+	(*timestamppb.Timestamp)(nil),      // 42: google.protobuf.Timestamp
+	(TaskStatus)(0),                    // 43: codeq.v1.TaskStatus
+	(*NewArtifact)(nil),                // 44: codeq.v1.NewArtifact
+	(*TaskResult)(nil),                 // 45: codeq.v1.TaskResult
 }
 var file_codeq_v1_task_service_proto_depIdxs = []int32{
-	37, // 0: codeq.v1.CreateTaskRequest.spec:type_name -> codeq.v1.TaskSpec
-	38, // 1: codeq.v1.CreateTaskResponse.task:type_name -> codeq.v1.Task
-	37, // 2: codeq.v1.BatchCreateTasksRequest.tasks:type_name -> codeq.v1.TaskSpec
+	39, // 0: codeq.v1.CreateTaskRequest.spec:type_name -> codeq.v1.TaskSpec
+	40, // 1: codeq.v1.CreateTaskResponse.task:type_name -> codeq.v1.Task
+	39, // 2: codeq.v1.BatchCreateTasksRequest.tasks:type_name -> codeq.v1.TaskSpec
 	5,  // 3: codeq.v1.BatchCreateTasksResponse.results:type_name -> codeq.v1.CreateTaskAnswer
-	38, // 4: codeq.v1.CreateTaskAnswer.task:type_name -> codeq.v1.Task
-	39, // 5: codeq.v1.CreateTaskAnswer.error:type_name -> codeq.v1.ItemError
-	38, // 6: codeq.v1.ClaimTaskResponse.task:type_name -> codeq.v1.Task
-	38, // 7: codeq.v1.ClaimTasksResponse.tasks:type_name -> codeq.v1.Task
-	40, // 8: codeq.v1.HeartbeatTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
-	41, // 9: codeq.v1.SubmitResultRequest.status:type_name -> codeq.v1.TaskStatus
-	42, // 10: codeq.v1.SubmitResultResponse.result:type_name -> codeq.v1.TaskResult
-	12, // 11: codeq.v1.BatchSubmitResultsRequest.results:type_name -> codeq.v1.SubmitResultRequest
-	16, // 12: codeq.v1.BatchSubmitResultsResponse.results:type_name -> codeq.v1.SubmitResultAnswer
-	42, // 13: codeq.v1.SubmitResultAnswer.result:type_name -> codeq.v1.TaskResult
-	39, // 14: codeq.v1.SubmitResultAnswer.error:type_name -> codeq.v1.ItemError
-	41, // 15: codeq.v1.NackTaskResponse.status:type_name -> codeq.v1.TaskStatus
-	41, // 16: codeq.v1.AbandonTaskResponse.status:type_name -> codeq.v1.TaskStatus
-	40, // 17: codeq.v1.ReportProgressResponse.lease_until:type_name -> google.protobuf.Timestamp
-	38, // 18: codeq.v1.CancelTaskResponse.task:type_name -> codeq.v1.Task
-	38, // 19: codeq.v1.GetTaskResponse.task:type_name -> codeq.v1.Task
-	38, // 20: codeq.v1.GetTaskResultResponse.task:type_name -> codeq.v1.Task
-	42, // 21: codeq.v1.GetTaskResultResponse.result:type_name -> codeq.v1.TaskResult
-	41, // 22: codeq.v1.ListTasksRequest.status:type_name -> codeq.v1.TaskStatus
-	40, // 23: codeq.v1.ListTasksRequest.created_from:type_name -> google.protobuf.Timestamp
-	40, // 24: codeq.v1.ListTasksRequest.created_to:type_name -> google.protobuf.Timestamp
-	38, // 25: codeq.v1.ListTasksResponse.tasks:type_name -> codeq.v1.Task
-	41, // 26: codeq.v1.ExplainTaskResponse.status:type_name -> codeq.v1.TaskStatus
-	0,  // 27: codeq.v1.ExplainTaskResponse.reason:type_name -> codeq.v1.WaitReason
-	40, // 28: codeq.v1.ExplainTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
-	38, // 29: codeq.v1.RedriveTaskResponse.task:type_name -> codeq.v1.Task
-	40, // 30: codeq.v1.CleanupTasksRequest.before:type_name -> google.protobuf.Timestamp
-	40, // 31: codeq.v1.CleanupTasksResponse.before:type_name -> google.protobuf.Timestamp
-	1,  // 32: codeq.v1.TaskService.CreateTask:input_type -> codeq.v1.CreateTaskRequest
-	3,  // 33: codeq.v1.TaskService.BatchCreateTasks:input_type -> codeq.v1.BatchCreateTasksRequest
-	6,  // 34: codeq.v1.TaskService.ClaimTask:input_type -> codeq.v1.ClaimTaskRequest
-	8,  // 35: codeq.v1.TaskService.ClaimTasks:input_type -> codeq.v1.ClaimTasksRequest
-	10, // 36: codeq.v1.TaskService.HeartbeatTask:input_type -> codeq.v1.HeartbeatTaskRequest
-	12, // 37: codeq.v1.TaskService.SubmitResult:input_type -> codeq.v1.SubmitResultRequest
-	14, // 38: codeq.v1.TaskService.BatchSubmitResults:input_type -> codeq.v1.BatchSubmitResultsRequest
-	17, // 39: codeq.v1.TaskService.NackTask:input_type -> codeq.v1.NackTaskRequest
-	19, // 40: codeq.v1.TaskService.AbandonTask:input_type -> codeq.v1.AbandonTaskRequest
-	21, // 41: codeq.v1.TaskService.ReportProgress:input_type -> codeq.v1.ReportProgressRequest
-	23, // 42: codeq.v1.TaskService.CancelTask:input_type -> codeq.v1.CancelTaskRequest
-	25, // 43: codeq.v1.TaskService.GetTask:input_type -> codeq.v1.GetTaskRequest
-	29, // 44: codeq.v1.TaskService.ListTasks:input_type -> codeq.v1.ListTasksRequest
-	31, // 45: codeq.v1.TaskService.ExplainTask:input_type -> codeq.v1.ExplainTaskRequest
-	33, // 46: codeq.v1.TaskService.RedriveTask:input_type -> codeq.v1.RedriveTaskRequest
-	35, // 47: codeq.v1.TaskService.CleanupTasks:input_type -> codeq.v1.CleanupTasksRequest
-	27, // 48: codeq.v1.TaskService.GetTaskResult:input_type -> codeq.v1.GetTaskResultRequest
-	2,  // 49: codeq.v1.TaskService.CreateTask:output_type -> codeq.v1.CreateTaskResponse
-	4,  // 50: codeq.v1.TaskService.BatchCreateTasks:output_type -> codeq.v1.BatchCreateTasksResponse
-	7,  // 51: codeq.v1.TaskService.ClaimTask:output_type -> codeq.v1.ClaimTaskResponse
-	9,  // 52: codeq.v1.TaskService.ClaimTasks:output_type -> codeq.v1.ClaimTasksResponse
-	11, // 53: codeq.v1.TaskService.HeartbeatTask:output_type -> codeq.v1.HeartbeatTaskResponse
-	13, // 54: codeq.v1.TaskService.SubmitResult:output_type -> codeq.v1.SubmitResultResponse
-	15, // 55: codeq.v1.TaskService.BatchSubmitResults:output_type -> codeq.v1.BatchSubmitResultsResponse
-	18, // 56: codeq.v1.TaskService.NackTask:output_type -> codeq.v1.NackTaskResponse
-	20, // 57: codeq.v1.TaskService.AbandonTask:output_type -> codeq.v1.AbandonTaskResponse
-	22, // 58: codeq.v1.TaskService.ReportProgress:output_type -> codeq.v1.ReportProgressResponse
-	24, // 59: codeq.v1.TaskService.CancelTask:output_type -> codeq.v1.CancelTaskResponse
-	26, // 60: codeq.v1.TaskService.GetTask:output_type -> codeq.v1.GetTaskResponse
-	30, // 61: codeq.v1.TaskService.ListTasks:output_type -> codeq.v1.ListTasksResponse
-	32, // 62: codeq.v1.TaskService.ExplainTask:output_type -> codeq.v1.ExplainTaskResponse
-	34, // 63: codeq.v1.TaskService.RedriveTask:output_type -> codeq.v1.RedriveTaskResponse
-	36, // 64: codeq.v1.TaskService.CleanupTasks:output_type -> codeq.v1.CleanupTasksResponse
-	28, // 65: codeq.v1.TaskService.GetTaskResult:output_type -> codeq.v1.GetTaskResultResponse
-	49, // [49:66] is the sub-list for method output_type
-	32, // [32:49] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	40, // 4: codeq.v1.CreateTaskAnswer.task:type_name -> codeq.v1.Task
+	41, // 5: codeq.v1.CreateTaskAnswer.error:type_name -> codeq.v1.ItemError
+	40, // 6: codeq.v1.ClaimTaskResponse.task:type_name -> codeq.v1.Task
+	40, // 7: codeq.v1.ClaimTasksResponse.tasks:type_name -> codeq.v1.Task
+	42, // 8: codeq.v1.HeartbeatTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
+	43, // 9: codeq.v1.SubmitResultRequest.status:type_name -> codeq.v1.TaskStatus
+	44, // 10: codeq.v1.SubmitResultRequest.artifacts:type_name -> codeq.v1.NewArtifact
+	45, // 11: codeq.v1.SubmitResultResponse.result:type_name -> codeq.v1.TaskResult
+	12, // 12: codeq.v1.BatchSubmitResultsRequest.results:type_name -> codeq.v1.SubmitResultRequest
+	16, // 13: codeq.v1.BatchSubmitResultsResponse.results:type_name -> codeq.v1.SubmitResultAnswer
+	45, // 14: codeq.v1.SubmitResultAnswer.result:type_name -> codeq.v1.TaskResult
+	41, // 15: codeq.v1.SubmitResultAnswer.error:type_name -> codeq.v1.ItemError
+	43, // 16: codeq.v1.NackTaskResponse.status:type_name -> codeq.v1.TaskStatus
+	43, // 17: codeq.v1.AbandonTaskResponse.status:type_name -> codeq.v1.TaskStatus
+	42, // 18: codeq.v1.ReportProgressResponse.lease_until:type_name -> google.protobuf.Timestamp
+	40, // 19: codeq.v1.CancelTaskResponse.task:type_name -> codeq.v1.Task
+	40, // 20: codeq.v1.GetTaskResponse.task:type_name -> codeq.v1.Task
+	40, // 21: codeq.v1.GetTaskResultResponse.task:type_name -> codeq.v1.Task
+	45, // 22: codeq.v1.GetTaskResultResponse.result:type_name -> codeq.v1.TaskResult
+	43, // 23: codeq.v1.ListTasksRequest.status:type_name -> codeq.v1.TaskStatus
+	42, // 24: codeq.v1.ListTasksRequest.created_from:type_name -> google.protobuf.Timestamp
+	42, // 25: codeq.v1.ListTasksRequest.created_to:type_name -> google.protobuf.Timestamp
+	40, // 26: codeq.v1.ListTasksResponse.tasks:type_name -> codeq.v1.Task
+	43, // 27: codeq.v1.ExplainTaskResponse.status:type_name -> codeq.v1.TaskStatus
+	0,  // 28: codeq.v1.ExplainTaskResponse.reason:type_name -> codeq.v1.WaitReason
+	42, // 29: codeq.v1.ExplainTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
+	40, // 30: codeq.v1.RedriveTaskResponse.task:type_name -> codeq.v1.Task
+	42, // 31: codeq.v1.CleanupTasksRequest.before:type_name -> google.protobuf.Timestamp
+	42, // 32: codeq.v1.CleanupTasksResponse.before:type_name -> google.protobuf.Timestamp
+	1,  // 33: codeq.v1.TaskService.CreateTask:input_type -> codeq.v1.CreateTaskRequest
+	3,  // 34: codeq.v1.TaskService.BatchCreateTasks:input_type -> codeq.v1.BatchCreateTasksRequest
+	6,  // 35: codeq.v1.TaskService.ClaimTask:input_type -> codeq.v1.ClaimTaskRequest
+	8,  // 36: codeq.v1.TaskService.ClaimTasks:input_type -> codeq.v1.ClaimTasksRequest
+	10, // 37: codeq.v1.TaskService.HeartbeatTask:input_type -> codeq.v1.HeartbeatTaskRequest
+	12, // 38: codeq.v1.TaskService.SubmitResult:input_type -> codeq.v1.SubmitResultRequest
+	14, // 39: codeq.v1.TaskService.BatchSubmitResults:input_type -> codeq.v1.BatchSubmitResultsRequest
+	17, // 40: codeq.v1.TaskService.NackTask:input_type -> codeq.v1.NackTaskRequest
+	19, // 41: codeq.v1.TaskService.AbandonTask:input_type -> codeq.v1.AbandonTaskRequest
+	21, // 42: codeq.v1.TaskService.ReportProgress:input_type -> codeq.v1.ReportProgressRequest
+	23, // 43: codeq.v1.TaskService.CancelTask:input_type -> codeq.v1.CancelTaskRequest
+	25, // 44: codeq.v1.TaskService.GetTask:input_type -> codeq.v1.GetTaskRequest
+	29, // 45: codeq.v1.TaskService.ListTasks:input_type -> codeq.v1.ListTasksRequest
+	31, // 46: codeq.v1.TaskService.ExplainTask:input_type -> codeq.v1.ExplainTaskRequest
+	33, // 47: codeq.v1.TaskService.RedriveTask:input_type -> codeq.v1.RedriveTaskRequest
+	35, // 48: codeq.v1.TaskService.CleanupTasks:input_type -> codeq.v1.CleanupTasksRequest
+	27, // 49: codeq.v1.TaskService.GetTaskResult:input_type -> codeq.v1.GetTaskResultRequest
+	37, // 50: codeq.v1.TaskService.GetTaskArtifact:input_type -> codeq.v1.GetTaskArtifactRequest
+	2,  // 51: codeq.v1.TaskService.CreateTask:output_type -> codeq.v1.CreateTaskResponse
+	4,  // 52: codeq.v1.TaskService.BatchCreateTasks:output_type -> codeq.v1.BatchCreateTasksResponse
+	7,  // 53: codeq.v1.TaskService.ClaimTask:output_type -> codeq.v1.ClaimTaskResponse
+	9,  // 54: codeq.v1.TaskService.ClaimTasks:output_type -> codeq.v1.ClaimTasksResponse
+	11, // 55: codeq.v1.TaskService.HeartbeatTask:output_type -> codeq.v1.HeartbeatTaskResponse
+	13, // 56: codeq.v1.TaskService.SubmitResult:output_type -> codeq.v1.SubmitResultResponse
+	15, // 57: codeq.v1.TaskService.BatchSubmitResults:output_type -> codeq.v1.BatchSubmitResultsResponse
+	18, // 58: codeq.v1.TaskService.NackTask:output_type -> codeq.v1.NackTaskResponse
+	20, // 59: codeq.v1.TaskService.AbandonTask:output_type -> codeq.v1.AbandonTaskResponse
+	22, // 60: codeq.v1.TaskService.ReportProgress:output_type -> codeq.v1.ReportProgressResponse
+	24, // 61: codeq.v1.TaskService.CancelTask:output_type -> codeq.v1.CancelTaskResponse
+	26, // 62: codeq.v1.TaskService.GetTask:output_type -> codeq.v1.GetTaskResponse
+	30, // 63: codeq.v1.TaskService.ListTasks:output_type -> codeq.v1.ListTasksResponse
+	32, // 64: codeq.v1.TaskService.ExplainTask:output_type -> codeq.v1.ExplainTaskResponse
+	34, // 65: codeq.v1.TaskService.RedriveTask:output_type -> codeq.v1.RedriveTaskResponse
+	36, // 66: codeq.v1.TaskService.CleanupTasks:output_type -> codeq.v1.CleanupTasksResponse
+	28, // 67: codeq.v1.TaskService.GetTaskResult:output_type -> codeq.v1.GetTaskResultResponse
+	38, // 68: codeq.v1.TaskService.GetTaskArtifact:output_type -> codeq.v1.GetTaskArtifactResponse
+	51, // [51:69] is the sub-list for method output_type
+	33, // [33:51] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_task_service_proto_init() }
@@ -2541,7 +2696,7 @@ func file_codeq_v1_task_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_v1_task_service_proto_rawDesc), len(file_codeq_v1_task_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   36,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -36,6 +36,7 @@ const (
 	TaskService_RedriveTask_FullMethodName        = "/codeq.v1.TaskService/RedriveTask"
 	TaskService_CleanupTasks_FullMethodName       = "/codeq.v1.TaskService/CleanupTasks"
 	TaskService_GetTaskResult_FullMethodName      = "/codeq.v1.TaskService/GetTaskResult"
+	TaskService_GetTaskArtifact_FullMethodName    = "/codeq.v1.TaskService/GetTaskArtifact"
 )
 
 // TaskServiceClient is the client API for TaskService service.
@@ -64,7 +65,8 @@ type TaskServiceClient interface {
 	HeartbeatTask(ctx context.Context, in *HeartbeatTaskRequest, opts ...grpc.CallOption) (*HeartbeatTaskResponse, error)
 	// SubmitResult ends a leased task as COMPLETED or FAILED, result and state in one write. Idempotent: the same outcome
 	// with the same token is answered with the stored record.
-	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE.
+	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with contents of
+	// artifacts also STORAGE_FULL, LIMIT_REACHED.
 	SubmitResult(ctx context.Context, in *SubmitResultRequest, opts ...grpc.CallOption) (*SubmitResultResponse, error)
 	// BatchSubmitResults ends up to 1000 leased tasks; each succeeds or fails by itself, answers are in order.
 	// Errors: per item as in SubmitResult.
@@ -104,6 +106,9 @@ type TaskServiceClient interface {
 	// GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
 	// Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
 	GetTaskResult(ctx context.Context, in *GetTaskResultRequest, opts ...grpc.CallOption) (*GetTaskResultResponse, error)
+	// GetTaskArtifact tells the content of an artifact that the server keeps; over HTTP the body is the content itself.
+	// Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND.
+	GetTaskArtifact(ctx context.Context, in *GetTaskArtifactRequest, opts ...grpc.CallOption) (*GetTaskArtifactResponse, error)
 }
 
 type taskServiceClient struct {
@@ -284,6 +289,16 @@ func (c *taskServiceClient) GetTaskResult(ctx context.Context, in *GetTaskResult
 	return out, nil
 }
 
+func (c *taskServiceClient) GetTaskArtifact(ctx context.Context, in *GetTaskArtifactRequest, opts ...grpc.CallOption) (*GetTaskArtifactResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetTaskArtifactResponse)
+	err := c.cc.Invoke(ctx, TaskService_GetTaskArtifact_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TaskServiceServer is the server API for TaskService service.
 // All implementations must embed UnimplementedTaskServiceServer
 // for forward compatibility.
@@ -310,7 +325,8 @@ type TaskServiceServer interface {
 	HeartbeatTask(context.Context, *HeartbeatTaskRequest) (*HeartbeatTaskResponse, error)
 	// SubmitResult ends a leased task as COMPLETED or FAILED, result and state in one write. Idempotent: the same outcome
 	// with the same token is answered with the stored record.
-	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE.
+	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with contents of
+	// artifacts also STORAGE_FULL, LIMIT_REACHED.
 	SubmitResult(context.Context, *SubmitResultRequest) (*SubmitResultResponse, error)
 	// BatchSubmitResults ends up to 1000 leased tasks; each succeeds or fails by itself, answers are in order.
 	// Errors: per item as in SubmitResult.
@@ -350,6 +366,9 @@ type TaskServiceServer interface {
 	// GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
 	// Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
 	GetTaskResult(context.Context, *GetTaskResultRequest) (*GetTaskResultResponse, error)
+	// GetTaskArtifact tells the content of an artifact that the server keeps; over HTTP the body is the content itself.
+	// Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND.
+	GetTaskArtifact(context.Context, *GetTaskArtifactRequest) (*GetTaskArtifactResponse, error)
 	mustEmbedUnimplementedTaskServiceServer()
 }
 
@@ -410,6 +429,9 @@ func (UnimplementedTaskServiceServer) CleanupTasks(context.Context, *CleanupTask
 }
 func (UnimplementedTaskServiceServer) GetTaskResult(context.Context, *GetTaskResultRequest) (*GetTaskResultResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTaskResult not implemented")
+}
+func (UnimplementedTaskServiceServer) GetTaskArtifact(context.Context, *GetTaskArtifactRequest) (*GetTaskArtifactResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetTaskArtifact not implemented")
 }
 func (UnimplementedTaskServiceServer) mustEmbedUnimplementedTaskServiceServer() {}
 func (UnimplementedTaskServiceServer) testEmbeddedByValue()                     {}
@@ -738,6 +760,24 @@ func _TaskService_GetTaskResult_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TaskService_GetTaskArtifact_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetTaskArtifactRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TaskServiceServer).GetTaskArtifact(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TaskService_GetTaskArtifact_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TaskServiceServer).GetTaskArtifact(ctx, req.(*GetTaskArtifactRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // TaskService_ServiceDesc is the grpc.ServiceDesc for TaskService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -812,6 +852,10 @@ var TaskService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetTaskResult",
 			Handler:    _TaskService_GetTaskResult_Handler,
+		},
+		{
+			MethodName: "GetTaskArtifact",
+			Handler:    _TaskService_GetTaskArtifact_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

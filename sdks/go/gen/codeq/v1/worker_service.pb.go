@@ -41,7 +41,10 @@ type WorkRequest struct {
 	// Push nothing more; outcomes and heartbeats are still taken. Undone by no later message.
 	Drain bool `protobuf:"varint,6,opt,name=drain,proto3" json:"drain,omitempty"`
 	// Progress of leased tasks, at most 4096; taken before the outcomes of the message. What is refused is told in WorkResponse.lost.
-	Progress      []*Progress `protobuf:"bytes,7,rep,name=progress,proto3" json:"progress,omitempty"`
+	Progress []*Progress `protobuf:"bytes,7,rep,name=progress,proto3" json:"progress,omitempty"`
+	// Artifacts of outcomes of this message that are COMPLETED or FAILED. All of the message together count as those of one
+	// result for the bound of their contents.
+	Artifacts     []*OutcomeArtifacts `protobuf:"bytes,8,rep,name=artifacts,proto3" json:"artifacts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -121,6 +124,13 @@ func (x *WorkRequest) GetDrain() bool {
 func (x *WorkRequest) GetProgress() []*Progress {
 	if x != nil {
 		return x.Progress
+	}
+	return nil
+}
+
+func (x *WorkRequest) GetArtifacts() []*OutcomeArtifacts {
+	if x != nil {
+		return x.Artifacts
 	}
 	return nil
 }
@@ -499,6 +509,70 @@ func (x *Progress) GetProgress() []byte {
 	return nil
 }
 
+// OutcomeArtifacts is the artifacts of one outcome.
+type OutcomeArtifacts struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Task of the outcome.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// Token of the outcome's lease.
+	LeaseToken uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
+	// The artifacts, at most 16, with different names.
+	Artifacts     []*NewArtifact `protobuf:"bytes,3,rep,name=artifacts,proto3" json:"artifacts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutcomeArtifacts) Reset() {
+	*x = OutcomeArtifacts{}
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutcomeArtifacts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutcomeArtifacts) ProtoMessage() {}
+
+func (x *OutcomeArtifacts) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutcomeArtifacts.ProtoReflect.Descriptor instead.
+func (*OutcomeArtifacts) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *OutcomeArtifacts) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *OutcomeArtifacts) GetLeaseToken() uint64 {
+	if x != nil {
+		return x.LeaseToken
+	}
+	return 0
+}
+
+func (x *OutcomeArtifacts) GetArtifacts() []*NewArtifact {
+	if x != nil {
+		return x.Artifacts
+	}
+	return nil
+}
+
 // LeaseGrant tells the new end of a lease.
 type LeaseGrant struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -514,7 +588,7 @@ type LeaseGrant struct {
 
 func (x *LeaseGrant) Reset() {
 	*x = LeaseGrant{}
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[6]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -526,7 +600,7 @@ func (x *LeaseGrant) String() string {
 func (*LeaseGrant) ProtoMessage() {}
 
 func (x *LeaseGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[6]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -539,7 +613,7 @@ func (x *LeaseGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseGrant.ProtoReflect.Descriptor instead.
 func (*LeaseGrant) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{6}
+	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LeaseGrant) GetTaskId() string {
@@ -578,7 +652,7 @@ type LostLease struct {
 
 func (x *LostLease) Reset() {
 	*x = LostLease{}
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[7]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -590,7 +664,7 @@ func (x *LostLease) String() string {
 func (*LostLease) ProtoMessage() {}
 
 func (x *LostLease) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[7]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -603,7 +677,7 @@ func (x *LostLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LostLease.ProtoReflect.Descriptor instead.
 func (*LostLease) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{7}
+	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LostLease) GetTaskId() string {
@@ -644,7 +718,7 @@ type OutcomeError struct {
 
 func (x *OutcomeError) Reset() {
 	*x = OutcomeError{}
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[8]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -656,7 +730,7 @@ func (x *OutcomeError) String() string {
 func (*OutcomeError) ProtoMessage() {}
 
 func (x *OutcomeError) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[8]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -669,7 +743,7 @@ func (x *OutcomeError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeError.ProtoReflect.Descriptor instead.
 func (*OutcomeError) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{8}
+	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *OutcomeError) GetNumber() uint64 {
@@ -704,7 +778,7 @@ var File_codeq_v1_worker_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_worker_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1dcodeq/v1/worker_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x14codeq/v1/error.proto\x1a\x1fcodeq/v1/producer_service.proto\x1a\x13codeq/v1/task.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xec\x02\n" +
+	"\x1dcodeq/v1/worker_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x14codeq/v1/error.proto\x1a\x1fcodeq/v1/producer_service.proto\x1a\x13codeq/v1/task.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x03\n" +
 	"\vWorkRequest\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.codeq.v1.WorkerHelloR\x05hello\x12,\n" +
 	"\vadd_credits\x18\x02 \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\x80\x04(\x00R\n" +
@@ -716,7 +790,8 @@ const file_codeq_v1_worker_service_proto_rawDesc = "" +
 	"heartbeats\x18\x05 \x03(\v2\x13.codeq.v1.HeartbeatB\t\xbaH\x06\x92\x01\x03\x10\x80 R\n" +
 	"heartbeats\x12\x14\n" +
 	"\x05drain\x18\x06 \x01(\bR\x05drain\x129\n" +
-	"\bprogress\x18\a \x03(\v2\x12.codeq.v1.ProgressB\t\xbaH\x06\x92\x01\x03\x10\x80 R\bprogress\"\xfe\x02\n" +
+	"\bprogress\x18\a \x03(\v2\x12.codeq.v1.ProgressB\t\xbaH\x06\x92\x01\x03\x10\x80 R\bprogress\x12C\n" +
+	"\tartifacts\x18\b \x03(\v2\x1a.codeq.v1.OutcomeArtifactsB\t\xbaH\x06\x92\x01\x03\x10\x80 R\tartifacts\"\xfe\x02\n" +
 	"\fWorkResponse\x121\n" +
 	"\awelcome\x18\x01 \x01(\v2\x17.codeq.v1.WorkerWelcomeR\awelcome\x12$\n" +
 	"\x05tasks\x18\x02 \x03(\v2\x0e.codeq.v1.TaskR\x05tasks\x12\x18\n" +
@@ -746,7 +821,12 @@ const file_codeq_v1_worker_service_proto_rawDesc = "" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1f\n" +
 	"\vlease_token\x18\x02 \x01(\x04R\n" +
 	"leaseToken\x12%\n" +
-	"\bprogress\x18\x03 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80\x04R\bprogress\"\x83\x01\n" +
+	"\bprogress\x18\x03 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80\x04R\bprogress\"\x8b\x01\n" +
+	"\x10OutcomeArtifacts\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1f\n" +
+	"\vlease_token\x18\x02 \x01(\x04R\n" +
+	"leaseToken\x12=\n" +
+	"\tartifacts\x18\x03 \x03(\v2\x15.codeq.v1.NewArtifactB\b\xbaH\x05\x92\x01\x02\x10\x10R\tartifacts\"\x83\x01\n" +
 	"\n" +
 	"LeaseGrant\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1f\n" +
@@ -779,7 +859,7 @@ func file_codeq_v1_worker_service_proto_rawDescGZIP() []byte {
 	return file_codeq_v1_worker_service_proto_rawDescData
 }
 
-var file_codeq_v1_worker_service_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_codeq_v1_worker_service_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_codeq_v1_worker_service_proto_goTypes = []any{
 	(*WorkRequest)(nil),           // 0: codeq.v1.WorkRequest
 	(*WorkResponse)(nil),          // 1: codeq.v1.WorkResponse
@@ -787,37 +867,41 @@ var file_codeq_v1_worker_service_proto_goTypes = []any{
 	(*WorkerWelcome)(nil),         // 3: codeq.v1.WorkerWelcome
 	(*Heartbeat)(nil),             // 4: codeq.v1.Heartbeat
 	(*Progress)(nil),              // 5: codeq.v1.Progress
-	(*LeaseGrant)(nil),            // 6: codeq.v1.LeaseGrant
-	(*LostLease)(nil),             // 7: codeq.v1.LostLease
-	(*OutcomeError)(nil),          // 8: codeq.v1.OutcomeError
-	(*Outcome)(nil),               // 9: codeq.v1.Outcome
-	(*Task)(nil),                  // 10: codeq.v1.Task
-	(*StreamNotice)(nil),          // 11: codeq.v1.StreamNotice
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
-	(ErrorReason)(0),              // 13: codeq.v1.ErrorReason
+	(*OutcomeArtifacts)(nil),      // 6: codeq.v1.OutcomeArtifacts
+	(*LeaseGrant)(nil),            // 7: codeq.v1.LeaseGrant
+	(*LostLease)(nil),             // 8: codeq.v1.LostLease
+	(*OutcomeError)(nil),          // 9: codeq.v1.OutcomeError
+	(*Outcome)(nil),               // 10: codeq.v1.Outcome
+	(*Task)(nil),                  // 11: codeq.v1.Task
+	(*StreamNotice)(nil),          // 12: codeq.v1.StreamNotice
+	(*NewArtifact)(nil),           // 13: codeq.v1.NewArtifact
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(ErrorReason)(0),              // 15: codeq.v1.ErrorReason
 }
 var file_codeq_v1_worker_service_proto_depIdxs = []int32{
 	2,  // 0: codeq.v1.WorkRequest.hello:type_name -> codeq.v1.WorkerHello
-	9,  // 1: codeq.v1.WorkRequest.outcomes:type_name -> codeq.v1.Outcome
+	10, // 1: codeq.v1.WorkRequest.outcomes:type_name -> codeq.v1.Outcome
 	4,  // 2: codeq.v1.WorkRequest.heartbeats:type_name -> codeq.v1.Heartbeat
 	5,  // 3: codeq.v1.WorkRequest.progress:type_name -> codeq.v1.Progress
-	3,  // 4: codeq.v1.WorkResponse.welcome:type_name -> codeq.v1.WorkerWelcome
-	10, // 5: codeq.v1.WorkResponse.tasks:type_name -> codeq.v1.Task
-	8,  // 6: codeq.v1.WorkResponse.outcome_errors:type_name -> codeq.v1.OutcomeError
-	6,  // 7: codeq.v1.WorkResponse.extended:type_name -> codeq.v1.LeaseGrant
-	7,  // 8: codeq.v1.WorkResponse.lost:type_name -> codeq.v1.LostLease
-	7,  // 9: codeq.v1.WorkResponse.cancelled:type_name -> codeq.v1.LostLease
-	11, // 10: codeq.v1.WorkResponse.notice:type_name -> codeq.v1.StreamNotice
-	12, // 11: codeq.v1.LeaseGrant.lease_until:type_name -> google.protobuf.Timestamp
-	13, // 12: codeq.v1.LostLease.reason:type_name -> codeq.v1.ErrorReason
-	13, // 13: codeq.v1.OutcomeError.reason:type_name -> codeq.v1.ErrorReason
-	0,  // 14: codeq.v1.WorkerService.Work:input_type -> codeq.v1.WorkRequest
-	1,  // 15: codeq.v1.WorkerService.Work:output_type -> codeq.v1.WorkResponse
-	15, // [15:16] is the sub-list for method output_type
-	14, // [14:15] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	6,  // 4: codeq.v1.WorkRequest.artifacts:type_name -> codeq.v1.OutcomeArtifacts
+	3,  // 5: codeq.v1.WorkResponse.welcome:type_name -> codeq.v1.WorkerWelcome
+	11, // 6: codeq.v1.WorkResponse.tasks:type_name -> codeq.v1.Task
+	9,  // 7: codeq.v1.WorkResponse.outcome_errors:type_name -> codeq.v1.OutcomeError
+	7,  // 8: codeq.v1.WorkResponse.extended:type_name -> codeq.v1.LeaseGrant
+	8,  // 9: codeq.v1.WorkResponse.lost:type_name -> codeq.v1.LostLease
+	8,  // 10: codeq.v1.WorkResponse.cancelled:type_name -> codeq.v1.LostLease
+	12, // 11: codeq.v1.WorkResponse.notice:type_name -> codeq.v1.StreamNotice
+	13, // 12: codeq.v1.OutcomeArtifacts.artifacts:type_name -> codeq.v1.NewArtifact
+	14, // 13: codeq.v1.LeaseGrant.lease_until:type_name -> google.protobuf.Timestamp
+	15, // 14: codeq.v1.LostLease.reason:type_name -> codeq.v1.ErrorReason
+	15, // 15: codeq.v1.OutcomeError.reason:type_name -> codeq.v1.ErrorReason
+	0,  // 16: codeq.v1.WorkerService.Work:input_type -> codeq.v1.WorkRequest
+	1,  // 17: codeq.v1.WorkerService.Work:output_type -> codeq.v1.WorkResponse
+	17, // [17:18] is the sub-list for method output_type
+	16, // [16:17] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_worker_service_proto_init() }
@@ -835,7 +919,7 @@ func file_codeq_v1_worker_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_v1_worker_service_proto_rawDesc), len(file_codeq_v1_worker_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -121,20 +121,22 @@ class HeartbeatTaskResponse(_message.Message):
     def __init__(self, lease_token: _Optional[int] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class SubmitResultRequest(_message.Message):
-    __slots__ = ("task_id", "lease_token", "status", "result", "error", "worker_id")
+    __slots__ = ("task_id", "lease_token", "status", "result", "error", "worker_id", "artifacts")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     LEASE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACTS_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     lease_token: int
     status: _task_pb2.TaskStatus
     result: bytes
     error: str
     worker_id: str
-    def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., status: _Optional[_Union[_task_pb2.TaskStatus, str]] = ..., result: _Optional[bytes] = ..., error: _Optional[str] = ..., worker_id: _Optional[str] = ...) -> None: ...
+    artifacts: _containers.RepeatedCompositeFieldContainer[_task_pb2.NewArtifact]
+    def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., status: _Optional[_Union[_task_pb2.TaskStatus, str]] = ..., result: _Optional[bytes] = ..., error: _Optional[str] = ..., worker_id: _Optional[str] = ..., artifacts: _Optional[_Iterable[_Union[_task_pb2.NewArtifact, _Mapping]]] = ...) -> None: ...
 
 class SubmitResultResponse(_message.Message):
     __slots__ = ("result",)
@@ -345,3 +347,23 @@ class CleanupTasksResponse(_message.Message):
     limit: int
     next_page_token: str
     def __init__(self, deleted: _Optional[int] = ..., before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., limit: _Optional[int] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class GetTaskArtifactRequest(_message.Message):
+    __slots__ = ("task_id", "name")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    name: str
+    def __init__(self, task_id: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class GetTaskArtifactResponse(_message.Message):
+    __slots__ = ("name", "content_type", "content", "sha256")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    content_type: str
+    content: bytes
+    sha256: str
+    def __init__(self, name: _Optional[str] = ..., content_type: _Optional[str] = ..., content: _Optional[bytes] = ..., sha256: _Optional[str] = ...) -> None: ...

@@ -121,6 +121,11 @@ class TaskServiceStub:
                 request_serializer=codeq_dot_v1_dot_task__service__pb2.GetTaskResultRequest.SerializeToString,
                 response_deserializer=codeq_dot_v1_dot_task__service__pb2.GetTaskResultResponse.FromString,
                 _registered_method=True)
+        self.GetTaskArtifact = channel.unary_unary(
+                '/codeq.v1.TaskService/GetTaskArtifact',
+                request_serializer=codeq_dot_v1_dot_task__service__pb2.GetTaskArtifactRequest.SerializeToString,
+                response_deserializer=codeq_dot_v1_dot_task__service__pb2.GetTaskArtifactResponse.FromString,
+                _registered_method=True)
 
 
 class TaskServiceServicer:
@@ -173,7 +178,8 @@ class TaskServiceServicer:
     def SubmitResult(self, request, context):
         """SubmitResult ends a leased task as COMPLETED or FAILED, result and state in one write. Idempotent: the same outcome
         with the same token is answered with the stored record.
-        Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE.
+        Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with contents of
+        artifacts also STORAGE_FULL, LIMIT_REACHED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -272,6 +278,14 @@ class TaskServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTaskArtifact(self, request, context):
+        """GetTaskArtifact tells the content of an artifact that the server keeps; over HTTP the body is the content itself.
+        Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TaskServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -359,6 +373,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.GetTaskResult,
                     request_deserializer=codeq_dot_v1_dot_task__service__pb2.GetTaskResultRequest.FromString,
                     response_serializer=codeq_dot_v1_dot_task__service__pb2.GetTaskResultResponse.SerializeToString,
+            ),
+            'GetTaskArtifact': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTaskArtifact,
+                    request_deserializer=codeq_dot_v1_dot_task__service__pb2.GetTaskArtifactRequest.FromString,
+                    response_serializer=codeq_dot_v1_dot_task__service__pb2.GetTaskArtifactResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -822,6 +841,33 @@ class TaskService:
             '/codeq.v1.TaskService/GetTaskResult',
             codeq_dot_v1_dot_task__service__pb2.GetTaskResultRequest.SerializeToString,
             codeq_dot_v1_dot_task__service__pb2.GetTaskResultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTaskArtifact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/codeq.v1.TaskService/GetTaskArtifact',
+            codeq_dot_v1_dot_task__service__pb2.GetTaskArtifactRequest.SerializeToString,
+            codeq_dot_v1_dot_task__service__pb2.GetTaskArtifactResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,7 +59,8 @@ class TaskServiceStub:
     SubmitResult: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.SubmitResultRequest, _task_service_pb2.SubmitResultResponse]
     """SubmitResult ends a leased task as COMPLETED or FAILED, result and state in one write. Idempotent: the same outcome
     with the same token is answered with the stored record.
-    Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE.
+    Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with contents of
+    artifacts also STORAGE_FULL, LIMIT_REACHED.
     """
     BatchSubmitResults: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.BatchSubmitResultsRequest, _task_service_pb2.BatchSubmitResultsResponse]
     """BatchSubmitResults ends up to 1000 leased tasks; each succeeds or fails by itself, answers are in order.
@@ -110,6 +111,10 @@ class TaskServiceStub:
     """GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
     Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
     """
+    GetTaskArtifact: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskArtifactRequest, _task_service_pb2.GetTaskArtifactResponse]
+    """GetTaskArtifact tells the content of an artifact that the server keeps; over HTTP the body is the content itself.
+    Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND.
+    """
 
 @_typing.type_check_only
 class TaskServiceAsyncStub(TaskServiceStub):
@@ -142,7 +147,8 @@ class TaskServiceAsyncStub(TaskServiceStub):
     SubmitResult: _aio.UnaryUnaryMultiCallable[_task_service_pb2.SubmitResultRequest, _task_service_pb2.SubmitResultResponse]  # type: ignore[assignment]
     """SubmitResult ends a leased task as COMPLETED or FAILED, result and state in one write. Idempotent: the same outcome
     with the same token is answered with the stored record.
-    Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE.
+    Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with contents of
+    artifacts also STORAGE_FULL, LIMIT_REACHED.
     """
     BatchSubmitResults: _aio.UnaryUnaryMultiCallable[_task_service_pb2.BatchSubmitResultsRequest, _task_service_pb2.BatchSubmitResultsResponse]  # type: ignore[assignment]
     """BatchSubmitResults ends up to 1000 leased tasks; each succeeds or fails by itself, answers are in order.
@@ -192,6 +198,10 @@ class TaskServiceAsyncStub(TaskServiceStub):
     GetTaskResult: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskResultRequest, _task_service_pb2.GetTaskResultResponse]  # type: ignore[assignment]
     """GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
     Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
+    """
+    GetTaskArtifact: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskArtifactRequest, _task_service_pb2.GetTaskArtifactResponse]  # type: ignore[assignment]
+    """GetTaskArtifact tells the content of an artifact that the server keeps; over HTTP the body is the content itself.
+    Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND.
     """
 
 class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -258,7 +268,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_task_service_pb2.SubmitResultResponse, _abc.Awaitable[_task_service_pb2.SubmitResultResponse]]:
         """SubmitResult ends a leased task as COMPLETED or FAILED, result and state in one write. Idempotent: the same outcome
         with the same token is answered with the stored record.
-        Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE.
+        Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with contents of
+        artifacts also STORAGE_FULL, LIMIT_REACHED.
         """
 
     @_abc_1.abstractmethod
@@ -374,6 +385,16 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_task_service_pb2.GetTaskResultResponse, _abc.Awaitable[_task_service_pb2.GetTaskResultResponse]]:
         """GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
         Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
+        """
+
+    @_abc_1.abstractmethod
+    def GetTaskArtifact(
+        self,
+        request: _task_service_pb2.GetTaskArtifactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.GetTaskArtifactResponse, _abc.Awaitable[_task_service_pb2.GetTaskArtifactResponse]]:
+        """GetTaskArtifact tells the content of an artifact that the server keeps; over HTTP the body is the content itself.
+        Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND.
         """
 
 def add_TaskServiceServicer_to_server(servicer: TaskServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -15,7 +15,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class WorkRequest(_message.Message):
-    __slots__ = ("hello", "add_credits", "add_credit_bytes", "outcomes", "heartbeats", "drain", "progress")
+    __slots__ = ("hello", "add_credits", "add_credit_bytes", "outcomes", "heartbeats", "drain", "progress", "artifacts")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     ADD_CREDITS_FIELD_NUMBER: _ClassVar[int]
     ADD_CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,7 @@ class WorkRequest(_message.Message):
     HEARTBEATS_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACTS_FIELD_NUMBER: _ClassVar[int]
     hello: WorkerHello
     add_credits: int
     add_credit_bytes: int
@@ -30,7 +31,8 @@ class WorkRequest(_message.Message):
     heartbeats: _containers.RepeatedCompositeFieldContainer[Heartbeat]
     drain: bool
     progress: _containers.RepeatedCompositeFieldContainer[Progress]
-    def __init__(self, hello: _Optional[_Union[WorkerHello, _Mapping]] = ..., add_credits: _Optional[int] = ..., add_credit_bytes: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[_task_pb2.Outcome, _Mapping]]] = ..., heartbeats: _Optional[_Iterable[_Union[Heartbeat, _Mapping]]] = ..., drain: _Optional[bool] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ...) -> None: ...
+    artifacts: _containers.RepeatedCompositeFieldContainer[OutcomeArtifacts]
+    def __init__(self, hello: _Optional[_Union[WorkerHello, _Mapping]] = ..., add_credits: _Optional[int] = ..., add_credit_bytes: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[_task_pb2.Outcome, _Mapping]]] = ..., heartbeats: _Optional[_Iterable[_Union[Heartbeat, _Mapping]]] = ..., drain: _Optional[bool] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., artifacts: _Optional[_Iterable[_Union[OutcomeArtifacts, _Mapping]]] = ...) -> None: ...
 
 class WorkResponse(_message.Message):
     __slots__ = ("welcome", "tasks", "settled", "outcome_errors", "extended", "lost", "cancelled", "notice")
@@ -93,6 +95,16 @@ class Progress(_message.Message):
     lease_token: int
     progress: bytes
     def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., progress: _Optional[bytes] = ...) -> None: ...
+
+class OutcomeArtifacts(_message.Message):
+    __slots__ = ("task_id", "lease_token", "artifacts")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACTS_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    lease_token: int
+    artifacts: _containers.RepeatedCompositeFieldContainer[_task_pb2.NewArtifact]
+    def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., artifacts: _Optional[_Iterable[_Union[_task_pb2.NewArtifact, _Mapping]]] = ...) -> None: ...
 
 class LeaseGrant(_message.Message):
     __slots__ = ("task_id", "lease_token", "lease_until")

@@ -151,6 +151,8 @@ type RestReply struct {
 	EmptyStatus int32 `protobuf:"varint,2,opt,name=empty_status,json=emptyStatus,proto3" json:"empty_status,omitempty"`
 	// Status of a reply in whose body a field is true, in place of `status`.
 	StatusIfField *StatusIfField `protobuf:"bytes,3,opt,name=status_if_field,json=statusIfField,proto3" json:"status_if_field,omitempty"`
+	// The body is not JSON but the bytes of a field, to be saved as a file.
+	Download      *Download `protobuf:"bytes,4,opt,name=download,proto3" json:"download,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -206,6 +208,77 @@ func (x *RestReply) GetStatusIfField() *StatusIfField {
 	return nil
 }
 
+func (x *RestReply) GetDownload() *Download {
+	if x != nil {
+		return x.Download
+	}
+	return nil
+}
+
+// Download names the fields of a response message that is a file over HTTP.
+type Download struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Field with the content, bytes.
+	ContentField string `protobuf:"bytes,1,opt,name=content_field,json=contentField,proto3" json:"content_field,omitempty"`
+	// Field with the content's media type, a string of printable ASCII.
+	TypeField string `protobuf:"bytes,2,opt,name=type_field,json=typeField,proto3" json:"type_field,omitempty"`
+	// Field with the name of the file, a string.
+	NameField     string `protobuf:"bytes,3,opt,name=name_field,json=nameField,proto3" json:"name_field,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Download) Reset() {
+	*x = Download{}
+	mi := &file_codeq_options_v1_options_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Download) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Download) ProtoMessage() {}
+
+func (x *Download) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_options_v1_options_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Download.ProtoReflect.Descriptor instead.
+func (*Download) Descriptor() ([]byte, []int) {
+	return file_codeq_options_v1_options_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Download) GetContentField() string {
+	if x != nil {
+		return x.ContentField
+	}
+	return ""
+}
+
+func (x *Download) GetTypeField() string {
+	if x != nil {
+		return x.TypeField
+	}
+	return ""
+}
+
+func (x *Download) GetNameField() string {
+	if x != nil {
+		return x.NameField
+	}
+	return ""
+}
+
 // StatusIfField gives replies another HTTP status where one field of their body is true.
 type StatusIfField struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -219,7 +292,7 @@ type StatusIfField struct {
 
 func (x *StatusIfField) Reset() {
 	*x = StatusIfField{}
-	mi := &file_codeq_options_v1_options_proto_msgTypes[2]
+	mi := &file_codeq_options_v1_options_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -231,7 +304,7 @@ func (x *StatusIfField) String() string {
 func (*StatusIfField) ProtoMessage() {}
 
 func (x *StatusIfField) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_options_v1_options_proto_msgTypes[2]
+	mi := &file_codeq_options_v1_options_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -244,7 +317,7 @@ func (x *StatusIfField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusIfField.ProtoReflect.Descriptor instead.
 func (*StatusIfField) Descriptor() ([]byte, []int) {
-	return file_codeq_options_v1_options_proto_rawDescGZIP(), []int{2}
+	return file_codeq_options_v1_options_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *StatusIfField) GetField() string {
@@ -379,11 +452,18 @@ const file_codeq_options_v1_options_proto_rawDesc = "" +
 	"\x1ecodeq/options/v1/options.proto\x12\x10codeq.options.v1\x1a google/protobuf/descriptor.proto\x1a\x15google/rpc/code.proto\"Y\n" +
 	"\x06Access\x129\n" +
 	"\tprincipal\x18\x01 \x01(\x0e2\x1b.codeq.options.v1.PrincipalR\tprincipal\x12\x14\n" +
-	"\x05scope\x18\x02 \x01(\tR\x05scope\"\x8f\x01\n" +
+	"\x05scope\x18\x02 \x01(\tR\x05scope\"\xc7\x01\n" +
 	"\tRestReply\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\x05R\x06status\x12!\n" +
 	"\fempty_status\x18\x02 \x01(\x05R\vemptyStatus\x12G\n" +
-	"\x0fstatus_if_field\x18\x03 \x01(\v2\x1f.codeq.options.v1.StatusIfFieldR\rstatusIfField\"=\n" +
+	"\x0fstatus_if_field\x18\x03 \x01(\v2\x1f.codeq.options.v1.StatusIfFieldR\rstatusIfField\x126\n" +
+	"\bdownload\x18\x04 \x01(\v2\x1a.codeq.options.v1.DownloadR\bdownload\"m\n" +
+	"\bDownload\x12#\n" +
+	"\rcontent_field\x18\x01 \x01(\tR\fcontentField\x12\x1d\n" +
+	"\n" +
+	"type_field\x18\x02 \x01(\tR\ttypeField\x12\x1d\n" +
+	"\n" +
+	"name_field\x18\x03 \x01(\tR\tnameField\"=\n" +
 	"\rStatusIfField\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\x05R\x06status*|\n" +
@@ -418,36 +498,38 @@ func file_codeq_options_v1_options_proto_rawDescGZIP() []byte {
 }
 
 var file_codeq_options_v1_options_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_codeq_options_v1_options_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_codeq_options_v1_options_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_codeq_options_v1_options_proto_goTypes = []any{
 	(Principal)(0),                        // 0: codeq.options.v1.Principal
 	(*Access)(nil),                        // 1: codeq.options.v1.Access
 	(*RestReply)(nil),                     // 2: codeq.options.v1.RestReply
-	(*StatusIfField)(nil),                 // 3: codeq.options.v1.StatusIfField
-	(*descriptorpb.MethodOptions)(nil),    // 4: google.protobuf.MethodOptions
-	(*descriptorpb.FieldOptions)(nil),     // 5: google.protobuf.FieldOptions
-	(*descriptorpb.EnumValueOptions)(nil), // 6: google.protobuf.EnumValueOptions
-	(code.Code)(0),                        // 7: google.rpc.Code
+	(*Download)(nil),                      // 3: codeq.options.v1.Download
+	(*StatusIfField)(nil),                 // 4: codeq.options.v1.StatusIfField
+	(*descriptorpb.MethodOptions)(nil),    // 5: google.protobuf.MethodOptions
+	(*descriptorpb.FieldOptions)(nil),     // 6: google.protobuf.FieldOptions
+	(*descriptorpb.EnumValueOptions)(nil), // 7: google.protobuf.EnumValueOptions
+	(code.Code)(0),                        // 8: google.rpc.Code
 }
 var file_codeq_options_v1_options_proto_depIdxs = []int32{
 	0,  // 0: codeq.options.v1.Access.principal:type_name -> codeq.options.v1.Principal
-	3,  // 1: codeq.options.v1.RestReply.status_if_field:type_name -> codeq.options.v1.StatusIfField
-	4,  // 2: codeq.options.v1.access:extendee -> google.protobuf.MethodOptions
-	4,  // 3: codeq.options.v1.rest_reply:extendee -> google.protobuf.MethodOptions
-	5,  // 4: codeq.options.v1.json_embedded:extendee -> google.protobuf.FieldOptions
-	5,  // 5: codeq.options.v1.json_ignored:extendee -> google.protobuf.FieldOptions
-	5,  // 6: codeq.options.v1.http_header:extendee -> google.protobuf.FieldOptions
-	6,  // 7: codeq.options.v1.grpc_code:extendee -> google.protobuf.EnumValueOptions
-	6,  // 8: codeq.options.v1.http_status:extendee -> google.protobuf.EnumValueOptions
-	6,  // 9: codeq.options.v1.retryable:extendee -> google.protobuf.EnumValueOptions
-	1,  // 10: codeq.options.v1.access:type_name -> codeq.options.v1.Access
-	2,  // 11: codeq.options.v1.rest_reply:type_name -> codeq.options.v1.RestReply
-	7,  // 12: codeq.options.v1.grpc_code:type_name -> google.rpc.Code
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	10, // [10:13] is the sub-list for extension type_name
-	2,  // [2:10] is the sub-list for extension extendee
-	0,  // [0:2] is the sub-list for field type_name
+	4,  // 1: codeq.options.v1.RestReply.status_if_field:type_name -> codeq.options.v1.StatusIfField
+	3,  // 2: codeq.options.v1.RestReply.download:type_name -> codeq.options.v1.Download
+	5,  // 3: codeq.options.v1.access:extendee -> google.protobuf.MethodOptions
+	5,  // 4: codeq.options.v1.rest_reply:extendee -> google.protobuf.MethodOptions
+	6,  // 5: codeq.options.v1.json_embedded:extendee -> google.protobuf.FieldOptions
+	6,  // 6: codeq.options.v1.json_ignored:extendee -> google.protobuf.FieldOptions
+	6,  // 7: codeq.options.v1.http_header:extendee -> google.protobuf.FieldOptions
+	7,  // 8: codeq.options.v1.grpc_code:extendee -> google.protobuf.EnumValueOptions
+	7,  // 9: codeq.options.v1.http_status:extendee -> google.protobuf.EnumValueOptions
+	7,  // 10: codeq.options.v1.retryable:extendee -> google.protobuf.EnumValueOptions
+	1,  // 11: codeq.options.v1.access:type_name -> codeq.options.v1.Access
+	2,  // 12: codeq.options.v1.rest_reply:type_name -> codeq.options.v1.RestReply
+	8,  // 13: codeq.options.v1.grpc_code:type_name -> google.rpc.Code
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	11, // [11:14] is the sub-list for extension type_name
+	3,  // [3:11] is the sub-list for extension extendee
+	0,  // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_codeq_options_v1_options_proto_init() }
@@ -461,7 +543,7 @@ func file_codeq_options_v1_options_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_options_v1_options_proto_rawDesc), len(file_codeq_options_v1_options_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 8,
 			NumServices:   0,
 		},

@@ -26,7 +26,7 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.rpc import code_pb2 as google_dot_rpc_dot_code__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63odeq/options/v1/options.proto\x12\x10\x63odeq.options.v1\x1a google/protobuf/descriptor.proto\x1a\x15google/rpc/code.proto\"Y\n\x06\x41\x63\x63\x65ss\x12\x39\n\tprincipal\x18\x01 \x01(\x0e\x32\x1b.codeq.options.v1.PrincipalR\tprincipal\x12\x14\n\x05scope\x18\x02 \x01(\tR\x05scope\"\x8f\x01\n\tRestReply\x12\x16\n\x06status\x18\x01 \x01(\x05R\x06status\x12!\n\x0c\x65mpty_status\x18\x02 \x01(\x05R\x0b\x65mptyStatus\x12G\n\x0fstatus_if_field\x18\x03 \x01(\x0b\x32\x1f.codeq.options.v1.StatusIfFieldR\rstatusIfField\"=\n\rStatusIfField\x12\x14\n\x05\x66ield\x18\x01 \x01(\tR\x05\x66ield\x12\x16\n\x06status\x18\x02 \x01(\x05R\x06status*|\n\tPrincipal\x12\x19\n\x15PRINCIPAL_UNSPECIFIED\x10\x00\x12\x16\n\x12PRINCIPAL_PRODUCER\x10\x01\x12\x14\n\x10PRINCIPAL_WORKER\x10\x02\x12\x11\n\rPRINCIPAL_ANY\x10\x03\x12\x13\n\x0fPRINCIPAL_ADMIN\x10\x04:R\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x01(\x0b\x32\x18.codeq.options.v1.AccessR\x06\x61\x63\x63\x65ss:\\\n\nrest_reply\x12\x1e.google.protobuf.MethodOptions\x18\xd2\x86\x03 \x01(\x0b\x32\x1b.codeq.options.v1.RestReplyR\trestReply:D\n\rjson_embedded\x12\x1d.google.protobuf.FieldOptions\x18\xdb\x86\x03 \x01(\x08R\x0cjsonEmbedded:B\n\x0cjson_ignored\x12\x1d.google.protobuf.FieldOptions\x18\xdc\x86\x03 \x01(\x08R\x0bjsonIgnored:@\n\x0bhttp_header\x12\x1d.google.protobuf.FieldOptions\x18\xdd\x86\x03 \x01(\tR\nhttpHeader:R\n\tgrpc_code\x12!.google.protobuf.EnumValueOptions\x18\xe5\x86\x03 \x01(\x0e\x32\x10.google.rpc.CodeR\x08grpcCode:D\n\x0bhttp_status\x12!.google.protobuf.EnumValueOptions\x18\xe6\x86\x03 \x01(\x05R\nhttpStatus:A\n\tretryable\x12!.google.protobuf.EnumValueOptions\x18\xe7\x86\x03 \x01(\x08R\tretryableBHZFgithub.com/osvaldoandrade/codeq/sdks/go/gen/codeq/options/v1;optionsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63odeq/options/v1/options.proto\x12\x10\x63odeq.options.v1\x1a google/protobuf/descriptor.proto\x1a\x15google/rpc/code.proto\"Y\n\x06\x41\x63\x63\x65ss\x12\x39\n\tprincipal\x18\x01 \x01(\x0e\x32\x1b.codeq.options.v1.PrincipalR\tprincipal\x12\x14\n\x05scope\x18\x02 \x01(\tR\x05scope\"\xc7\x01\n\tRestReply\x12\x16\n\x06status\x18\x01 \x01(\x05R\x06status\x12!\n\x0c\x65mpty_status\x18\x02 \x01(\x05R\x0b\x65mptyStatus\x12G\n\x0fstatus_if_field\x18\x03 \x01(\x0b\x32\x1f.codeq.options.v1.StatusIfFieldR\rstatusIfField\x12\x36\n\x08\x64ownload\x18\x04 \x01(\x0b\x32\x1a.codeq.options.v1.DownloadR\x08\x64ownload\"m\n\x08\x44ownload\x12#\n\rcontent_field\x18\x01 \x01(\tR\x0c\x63ontentField\x12\x1d\n\ntype_field\x18\x02 \x01(\tR\ttypeField\x12\x1d\n\nname_field\x18\x03 \x01(\tR\tnameField\"=\n\rStatusIfField\x12\x14\n\x05\x66ield\x18\x01 \x01(\tR\x05\x66ield\x12\x16\n\x06status\x18\x02 \x01(\x05R\x06status*|\n\tPrincipal\x12\x19\n\x15PRINCIPAL_UNSPECIFIED\x10\x00\x12\x16\n\x12PRINCIPAL_PRODUCER\x10\x01\x12\x14\n\x10PRINCIPAL_WORKER\x10\x02\x12\x11\n\rPRINCIPAL_ANY\x10\x03\x12\x13\n\x0fPRINCIPAL_ADMIN\x10\x04:R\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x01(\x0b\x32\x18.codeq.options.v1.AccessR\x06\x61\x63\x63\x65ss:\\\n\nrest_reply\x12\x1e.google.protobuf.MethodOptions\x18\xd2\x86\x03 \x01(\x0b\x32\x1b.codeq.options.v1.RestReplyR\trestReply:D\n\rjson_embedded\x12\x1d.google.protobuf.FieldOptions\x18\xdb\x86\x03 \x01(\x08R\x0cjsonEmbedded:B\n\x0cjson_ignored\x12\x1d.google.protobuf.FieldOptions\x18\xdc\x86\x03 \x01(\x08R\x0bjsonIgnored:@\n\x0bhttp_header\x12\x1d.google.protobuf.FieldOptions\x18\xdd\x86\x03 \x01(\tR\nhttpHeader:R\n\tgrpc_code\x12!.google.protobuf.EnumValueOptions\x18\xe5\x86\x03 \x01(\x0e\x32\x10.google.rpc.CodeR\x08grpcCode:D\n\x0bhttp_status\x12!.google.protobuf.EnumValueOptions\x18\xe6\x86\x03 \x01(\x05R\nhttpStatus:A\n\tretryable\x12!.google.protobuf.EnumValueOptions\x18\xe7\x86\x03 \x01(\x08R\tretryableBHZFgithub.com/osvaldoandrade/codeq/sdks/go/gen/codeq/options/v1;optionsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,12 +34,14 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'codeq.options.v1.options_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'ZFgithub.com/osvaldoandrade/codeq/sdks/go/gen/codeq/options/v1;optionsv1'
-  _globals['_PRINCIPAL']._serialized_start=409
-  _globals['_PRINCIPAL']._serialized_end=533
+  _globals['_PRINCIPAL']._serialized_start=576
+  _globals['_PRINCIPAL']._serialized_end=700
   _globals['_ACCESS']._serialized_start=109
   _globals['_ACCESS']._serialized_end=198
   _globals['_RESTREPLY']._serialized_start=201
-  _globals['_RESTREPLY']._serialized_end=344
-  _globals['_STATUSIFFIELD']._serialized_start=346
-  _globals['_STATUSIFFIELD']._serialized_end=407
+  _globals['_RESTREPLY']._serialized_end=400
+  _globals['_DOWNLOAD']._serialized_start=402
+  _globals['_DOWNLOAD']._serialized_end=511
+  _globals['_STATUSIFFIELD']._serialized_start=513
+  _globals['_STATUSIFFIELD']._serialized_end=574
 # @@protoc_insertion_point(module_scope)

@@ -46,14 +46,26 @@ class Access(_message.Message):
     def __init__(self, principal: _Optional[_Union[Principal, str]] = ..., scope: _Optional[str] = ...) -> None: ...
 
 class RestReply(_message.Message):
-    __slots__ = ("status", "empty_status", "status_if_field")
+    __slots__ = ("status", "empty_status", "status_if_field", "download")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     EMPTY_STATUS_FIELD_NUMBER: _ClassVar[int]
     STATUS_IF_FIELD_FIELD_NUMBER: _ClassVar[int]
+    DOWNLOAD_FIELD_NUMBER: _ClassVar[int]
     status: int
     empty_status: int
     status_if_field: StatusIfField
-    def __init__(self, status: _Optional[int] = ..., empty_status: _Optional[int] = ..., status_if_field: _Optional[_Union[StatusIfField, _Mapping]] = ...) -> None: ...
+    download: Download
+    def __init__(self, status: _Optional[int] = ..., empty_status: _Optional[int] = ..., status_if_field: _Optional[_Union[StatusIfField, _Mapping]] = ..., download: _Optional[_Union[Download, _Mapping]] = ...) -> None: ...
+
+class Download(_message.Message):
+    __slots__ = ("content_field", "type_field", "name_field")
+    CONTENT_FIELD_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_FIELD_NUMBER: _ClassVar[int]
+    content_field: str
+    type_field: str
+    name_field: str
+    def __init__(self, content_field: _Optional[str] = ..., type_field: _Optional[str] = ..., name_field: _Optional[str] = ...) -> None: ...
 
 class StatusIfField(_message.Message):
     __slots__ = ("field", "status")

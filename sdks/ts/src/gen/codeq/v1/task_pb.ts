@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/v1/task.proto.
  */
 export const file_codeq_v1_task: GenFile = /*@__PURE__*/
-  fileDesc("ChNjb2RlcS92MS90YXNrLnByb3RvEghjb2RlcS52MSKiBgoIVGFza1NwZWMSOQoHY29tbWFuZBgBIAEoCUIoukglciMQARiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBIeCgdwYXlsb2FkGAIgASgMQg26SAZ6BBiAgEDYtRgBEhsKCHByaW9yaXR5GAMgASgFQgm6SAYaBBgJKAASJQoMbWF4X2F0dGVtcHRzGAQgASgFQgq6SAcaBRjoBygBSACIAQESKgoGcnVuX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCg1kZWxheV9zZWNvbmRzGAYgASgFQg26SAoaCBiAhrCWASgASAGIAQESQwoPaWRlbXBvdGVuY3lfa2V5GAggASgJQiW6SA9yDRiAAjIIXlsgLX5dKyTqtRgPSWRlbXBvdGVuY3ktS2V5SAKIAQESjwIKB3Rhc2tfaWQYCSABKAlC+AG6SPQBugHOAQofdGFza19zcGVjLnRhc2tfaWRfbm90X29mX3NlcnZlchJKbXVzdCBub3QgaGF2ZSB0aGUgZm9ybSBvZiBhbiBpZCB0aGF0IHRoZSBzZXJ2ZXIgbWFrZXMsIGEgVVVJRCBvZiB2ZXJzaW9uIDgaXyF0aGlzLm1hdGNoZXMoJ15bMC05QS1GYS1mXXs4fS1bMC05QS1GYS1mXXs0fS04WzAtOUEtRmEtZl17M30tWzAtOUEtRmEtZl17NH0tWzAtOUEtRmEtZl17MTJ9JCcpciAYQDIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJEgDiAEBOnq6SHcadQoWdGFza19zcGVjLm9uZV9zY2hlZHVsZRIrZGVsYXlfc2Vjb25kcyBhbmQgcnVuX2F0IGNhbm5vdCBib3RoIGJlIHNldBouIShoYXModGhpcy5ydW5fYXQpICYmIGhhcyh0aGlzLmRlbGF5X3NlY29uZHMpKUIPCg1fbWF4X2F0dGVtcHRzQhAKDl9kZWxheV9zZWNvbmRzQhIKEF9pZGVtcG90ZW5jeV9rZXlCCgoIX3Rhc2tfaWRKBAgHEAhKBAgKEBAi3wQKBFRhc2sSDwoHY29tbWFuZBgBIAEoCRIVCgdwYXlsb2FkGAIgASgMQgTYtRgBEhAKCHByaW9yaXR5GAMgASgFEhQKDG1heF9hdHRlbXB0cxgEIAEoBRIqCgZydW5fYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmNyZWF0ZWRfYXQYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgoKAmlkGBQgASgJEiQKBnN0YXR1cxgVIAEoDjIULmNvZGVxLnYxLlRhc2tTdGF0dXMSEQoJdGVuYW50X2lkGBYgASgJEhAKCGF0dGVtcHRzGBcgASgFEhYKCXdvcmtlcl9pZBgYIAEoCUgAiAEBEhgKC2xlYXNlX3Rva2VuGBkgASgESAGIAQESLwoLbGVhc2VfdW50aWwYGiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKBWVycm9yGBsgASgJSAKIAQESLgoKdXBkYXRlZF9hdBgcIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZmluaXNoZWRfYXQYHSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhsKCHByb2dyZXNzGB4gASgMQgTYtRgBSAOIAQESFgoJZHVwbGljYXRlGB8gASgISASIAQFCDAoKX3dvcmtlcl9pZEIOCgxfbGVhc2VfdG9rZW5CCAoGX2Vycm9yQgsKCV9wcm9ncmVzc0IMCgpfZHVwbGljYXRlSgQIBhAQIrkBCgpUYXNrUmVzdWx0Eg8KB3Rhc2tfaWQYASABKAkSJAoGc3RhdHVzGAIgASgOMhQuY29kZXEudjEuVGFza1N0YXR1cxIZCgZyZXN1bHQYAyABKAxCBNi1GAFIAIgBARISCgVlcnJvchgEIAEoCUgBiAEBEjAKDGNvbXBsZXRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCCQoHX3Jlc3VsdEIICgZfZXJyb3Ii6gEKB091dGNvbWUSGgoHdGFza19pZBgBIAEoCUIJukgGcgQQARhAEhMKC2xlYXNlX3Rva2VuGAIgASgEEi8KBGtpbmQYAyABKA4yFS5jb2RlcS52MS5PdXRjb21lS2luZEIKukgHggEEEAEgABIeCgZyZXN1bHQYBCABKAxCCbpIBnoEGICAQEgAiAEBEhcKBWVycm9yGAUgASgJQgi6SAVyAxiAIBInCg1kZWxheV9zZWNvbmRzGAYgASgFQgu6SAgaBhjA0QIoAEgBiAEBQgkKB19yZXN1bHRCEAoOX2RlbGF5X3NlY29uZHMq2QEKClRhc2tTdGF0dXMSGwoXVEFTS19TVEFUVVNfVU5TUEVDSUZJRUQQABIXChNUQVNLX1NUQVRVU19QRU5ESU5HEAESGQoVVEFTS19TVEFUVVNfU0NIRURVTEVEEAISFwoTVEFTS19TVEFUVVNfQ0xBSU1FRBADEhkKFVRBU0tfU1RBVFVTX0NPTVBMRVRFRBAEEhYKElRBU0tfU1RBVFVTX0ZBSUxFRBAFEhMKD1RBU0tfU1RBVFVTX0RMURAGEhkKFVRBU0tfU1RBVFVTX0NBTkNFTExFRBAHKpEBCgtPdXRjb21lS2luZBIcChhPVVRDT01FX0tJTkRfVU5TUEVDSUZJRUQQABIaChZPVVRDT01FX0tJTkRfQ09NUExFVEVEEAESFwoTT1VUQ09NRV9LSU5EX0ZBSUxFRBACEhUKEU9VVENPTUVfS0lORF9OQUNLEAMSGAoUT1VUQ09NRV9LSU5EX0FCQU5ET04QBEI+WjxnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL3YxO2NvZGVxdjFiBnByb3RvMw", [file_buf_validate_validate, file_codeq_options_v1_options, file_google_protobuf_timestamp]);
+  fileDesc("ChNjb2RlcS92MS90YXNrLnByb3RvEghjb2RlcS52MSKiBgoIVGFza1NwZWMSOQoHY29tbWFuZBgBIAEoCUIoukglciMQARiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBIeCgdwYXlsb2FkGAIgASgMQg26SAZ6BBiAgEDYtRgBEhsKCHByaW9yaXR5GAMgASgFQgm6SAYaBBgJKAASJQoMbWF4X2F0dGVtcHRzGAQgASgFQgq6SAcaBRjoBygBSACIAQESKgoGcnVuX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCg1kZWxheV9zZWNvbmRzGAYgASgFQg26SAoaCBiAhrCWASgASAGIAQESQwoPaWRlbXBvdGVuY3lfa2V5GAggASgJQiW6SA9yDRiAAjIIXlsgLX5dKyTqtRgPSWRlbXBvdGVuY3ktS2V5SAKIAQESjwIKB3Rhc2tfaWQYCSABKAlC+AG6SPQBugHOAQofdGFza19zcGVjLnRhc2tfaWRfbm90X29mX3NlcnZlchJKbXVzdCBub3QgaGF2ZSB0aGUgZm9ybSBvZiBhbiBpZCB0aGF0IHRoZSBzZXJ2ZXIgbWFrZXMsIGEgVVVJRCBvZiB2ZXJzaW9uIDgaXyF0aGlzLm1hdGNoZXMoJ15bMC05QS1GYS1mXXs4fS1bMC05QS1GYS1mXXs0fS04WzAtOUEtRmEtZl17M30tWzAtOUEtRmEtZl17NH0tWzAtOUEtRmEtZl17MTJ9JCcpciAYQDIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJEgDiAEBOnq6SHcadQoWdGFza19zcGVjLm9uZV9zY2hlZHVsZRIrZGVsYXlfc2Vjb25kcyBhbmQgcnVuX2F0IGNhbm5vdCBib3RoIGJlIHNldBouIShoYXModGhpcy5ydW5fYXQpICYmIGhhcyh0aGlzLmRlbGF5X3NlY29uZHMpKUIPCg1fbWF4X2F0dGVtcHRzQhAKDl9kZWxheV9zZWNvbmRzQhIKEF9pZGVtcG90ZW5jeV9rZXlCCgoIX3Rhc2tfaWRKBAgHEAhKBAgKEBAi3wQKBFRhc2sSDwoHY29tbWFuZBgBIAEoCRIVCgdwYXlsb2FkGAIgASgMQgTYtRgBEhAKCHByaW9yaXR5GAMgASgFEhQKDG1heF9hdHRlbXB0cxgEIAEoBRIqCgZydW5fYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmNyZWF0ZWRfYXQYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgoKAmlkGBQgASgJEiQKBnN0YXR1cxgVIAEoDjIULmNvZGVxLnYxLlRhc2tTdGF0dXMSEQoJdGVuYW50X2lkGBYgASgJEhAKCGF0dGVtcHRzGBcgASgFEhYKCXdvcmtlcl9pZBgYIAEoCUgAiAEBEhgKC2xlYXNlX3Rva2VuGBkgASgESAGIAQESLwoLbGVhc2VfdW50aWwYGiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKBWVycm9yGBsgASgJSAKIAQESLgoKdXBkYXRlZF9hdBgcIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZmluaXNoZWRfYXQYHSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhsKCHByb2dyZXNzGB4gASgMQgTYtRgBSAOIAQESFgoJZHVwbGljYXRlGB8gASgISASIAQFCDAoKX3dvcmtlcl9pZEIOCgxfbGVhc2VfdG9rZW5CCAoGX2Vycm9yQgsKCV9wcm9ncmVzc0IMCgpfZHVwbGljYXRlSgQIBhAQIuABCgpUYXNrUmVzdWx0Eg8KB3Rhc2tfaWQYASABKAkSJAoGc3RhdHVzGAIgASgOMhQuY29kZXEudjEuVGFza1N0YXR1cxIZCgZyZXN1bHQYAyABKAxCBNi1GAFIAIgBARISCgVlcnJvchgEIAEoCUgBiAEBEjAKDGNvbXBsZXRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASJQoJYXJ0aWZhY3RzGAYgAygLMhIuY29kZXEudjEuQXJ0aWZhY3RCCQoHX3Jlc3VsdEIICgZfZXJyb3Ii5QMKC05ld0FydGlmYWN0EoUBCgRuYW1lGAEgASgJQne6SHS6AU0KGW5ld19hcnRpZmFjdC5uYW1lX25vX2RvdHMSE211c3Qgbm90IGJlIC4gb3IgLi4aG3RoaXMgIT0gJy4nICYmIHRoaXMgIT0gJy4uJ3IiEAEYgAEyG15bXi9cXFx4MDAtXHgxZlx4N2YtXHg5Zl0rJBIqCgN1cmwYAiABKAlCHbpIGnIYGIAQMhNeW15ceDAwLVx4MjBceDdmXSokEiMKB2NvbnRlbnQYAyABKAxIAFINY29udGVudEJhc2U2NIgBARKCAQoMY29udGVudF90eXBlGAQgASgJQmy6SGlyZxiAATJiXihbQS1aYS16MC05ISMkJl5fListXSsvW0EtWmEtejAtOSEjJCZeXy4rLV0rKDsgP1tBLVphLXowLTkhIyQmXl8uKy1dKz1bQS1aYS16MC05ISMkJl5fLis6LV0rKSopPyQ6bLpIaRpnChtuZXdfYXJ0aWZhY3QudXJsX29yX2NvbnRlbnQSIW5lZWRzIGVpdGhlciB1cmwgb3IgY29udGVudEJhc2U2NBolKHRoaXMudXJsICE9ICcnKSAhPSBoYXModGhpcy5jb250ZW50KUIKCghfY29udGVudCKaAQoIQXJ0aWZhY3QSDAoEbmFtZRgBIAEoCRIQCgN1cmwYAiABKAlIAIgBARIRCgRzaXplGAMgASgDSAGIAQESGQoMY29udGVudF90eXBlGAQgASgJSAKIAQESEwoGc2hhMjU2GAUgASgJSAOIAQFCBgoEX3VybEIHCgVfc2l6ZUIPCg1fY29udGVudF90eXBlQgkKB19zaGEyNTYi6gEKB091dGNvbWUSGgoHdGFza19pZBgBIAEoCUIJukgGcgQQARhAEhMKC2xlYXNlX3Rva2VuGAIgASgEEi8KBGtpbmQYAyABKA4yFS5jb2RlcS52MS5PdXRjb21lS2luZEIKukgHggEEEAEgABIeCgZyZXN1bHQYBCABKAxCCbpIBnoEGICAQEgAiAEBEhcKBWVycm9yGAUgASgJQgi6SAVyAxiAIBInCg1kZWxheV9zZWNvbmRzGAYgASgFQgu6SAgaBhjA0QIoAEgBiAEBQgkKB19yZXN1bHRCEAoOX2RlbGF5X3NlY29uZHMq2QEKClRhc2tTdGF0dXMSGwoXVEFTS19TVEFUVVNfVU5TUEVDSUZJRUQQABIXChNUQVNLX1NUQVRVU19QRU5ESU5HEAESGQoVVEFTS19TVEFUVVNfU0NIRURVTEVEEAISFwoTVEFTS19TVEFUVVNfQ0xBSU1FRBADEhkKFVRBU0tfU1RBVFVTX0NPTVBMRVRFRBAEEhYKElRBU0tfU1RBVFVTX0ZBSUxFRBAFEhMKD1RBU0tfU1RBVFVTX0RMURAGEhkKFVRBU0tfU1RBVFVTX0NBTkNFTExFRBAHKpEBCgtPdXRjb21lS2luZBIcChhPVVRDT01FX0tJTkRfVU5TUEVDSUZJRUQQABIaChZPVVRDT01FX0tJTkRfQ09NUExFVEVEEAESFwoTT1VUQ09NRV9LSU5EX0ZBSUxFRBACEhUKEU9VVENPTUVfS0lORF9OQUNLEAMSGAoUT1VUQ09NRV9LSU5EX0FCQU5ET04QBEI+WjxnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL3YxO2NvZGVxdjFiBnByb3RvMw", [file_buf_validate_validate, file_codeq_options_v1_options, file_google_protobuf_timestamp]);
 
 /**
  * TaskSpec is what a producer supplies; one message for unary calls, batches and streams.
@@ -272,6 +272,13 @@ export type TaskResult = Message<"codeq.v1.TaskResult"> & {
    * @generated from field: google.protobuf.Timestamp completed_at = 5;
    */
   completedAt?: Timestamp | undefined;
+
+  /**
+   * Artifacts, in the order of the request.
+   *
+   * @generated from field: repeated codeq.v1.Artifact artifacts = 6;
+   */
+  artifacts: Artifact[];
 };
 
 /**
@@ -280,6 +287,97 @@ export type TaskResult = Message<"codeq.v1.TaskResult"> & {
  */
 export const TaskResultSchema: GenMessage<TaskResult> = /*@__PURE__*/
   messageDesc(file_codeq_v1_task, 2);
+
+/**
+ * NewArtifact is a file that a worker adds to a result: its content, which the server keeps, or a URL where it is.
+ *
+ * @generated from message codeq.v1.NewArtifact
+ */
+export type NewArtifact = Message<"codeq.v1.NewArtifact"> & {
+  /**
+   * Name, unique within the result: 1 to 128 characters without slash, backslash and control characters; not "." or "..".
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Where the content is, if the server is not to keep it; kept as it is. Not together with content.
+   *
+   * @generated from field: string url = 2;
+   */
+  url: string;
+
+  /**
+   * Content; base64 in JSON. The server bounds it: 4 MiB unless it is set otherwise, 6 MiB for all of a result.
+   *
+   * @generated from field: optional bytes content = 3 [json_name = "contentBase64"];
+   */
+  content?: Uint8Array | undefined;
+
+  /**
+   * Media type of the content, such as image/png; empty: application/octet-stream.
+   *
+   * @generated from field: string content_type = 4;
+   */
+  contentType: string;
+};
+
+/**
+ * Describes the message codeq.v1.NewArtifact.
+ * Use `create(NewArtifactSchema)` to create a new message.
+ */
+export const NewArtifactSchema: GenMessage<NewArtifact> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_task, 3);
+
+/**
+ * Artifact is a file of a result.
+ *
+ * @generated from message codeq.v1.Artifact
+ */
+export type Artifact = Message<"codeq.v1.Artifact"> & {
+  /**
+   * Name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Where the content is, for one that the server does not keep.
+   *
+   * @generated from field: optional string url = 2;
+   */
+  url?: string | undefined;
+
+  /**
+   * Bytes of the content, for one that the server keeps.
+   *
+   * @generated from field: optional int64 size = 3;
+   */
+  size?: bigint | undefined;
+
+  /**
+   * Media type of the content, where the worker told it.
+   *
+   * @generated from field: optional string content_type = 4;
+   */
+  contentType?: string | undefined;
+
+  /**
+   * SHA-256 of the content in hexadecimal, for one that the server keeps.
+   *
+   * @generated from field: optional string sha256 = 5;
+   */
+  sha256?: string | undefined;
+};
+
+/**
+ * Describes the message codeq.v1.Artifact.
+ * Use `create(ArtifactSchema)` to create a new message.
+ */
+export const ArtifactSchema: GenMessage<Artifact> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_task, 4);
 
 /**
  * Outcome is a worker's verdict on one delivery. Repeating it with the same token is no error.
@@ -335,7 +433,7 @@ export type Outcome = Message<"codeq.v1.Outcome"> & {
  * Use `create(OutcomeSchema)` to create a new message.
  */
 export const OutcomeSchema: GenMessage<Outcome> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_task, 3);
+  messageDesc(file_codeq_v1_task, 5);
 
 /**
  * TaskStatus is where a task is in its life.

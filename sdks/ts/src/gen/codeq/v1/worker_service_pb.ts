@@ -10,7 +10,7 @@ import type { ErrorReason } from "./error_pb.js";
 import { file_codeq_v1_error } from "./error_pb.js";
 import type { StreamNotice } from "./producer_service_pb.js";
 import { file_codeq_v1_producer_service } from "./producer_service_pb.js";
-import type { Outcome, Task } from "./task_pb.js";
+import type { NewArtifact, Outcome, Task } from "./task_pb.js";
 import { file_codeq_v1_task } from "./task_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
@@ -20,7 +20,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/v1/worker_service.proto.
  */
 export const file_codeq_v1_worker_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch1jb2RlcS92MS93b3JrZXJfc2VydmljZS5wcm90bxIIY29kZXEudjEiogIKC1dvcmtSZXF1ZXN0EiQKBWhlbGxvGAEgASgLMhUuY29kZXEudjEuV29ya2VySGVsbG8SIAoLYWRkX2NyZWRpdHMYAiABKAVCC7pICBoGGICABCgAEicKEGFkZF9jcmVkaXRfYnl0ZXMYAyABKANCDbpICiIIGICAgIAEKAASLgoIb3V0Y29tZXMYBCADKAsyES5jb2RlcS52MS5PdXRjb21lQgm6SAaSAQMQgCASMgoKaGVhcnRiZWF0cxgFIAMoCzITLmNvZGVxLnYxLkhlYXJ0YmVhdEIJukgGkgEDEIAgEg0KBWRyYWluGAYgASgIEi8KCHByb2dyZXNzGAcgAygLMhIuY29kZXEudjEuUHJvZ3Jlc3NCCbpIBpIBAxCAICKzAgoMV29ya1Jlc3BvbnNlEigKB3dlbGNvbWUYASABKAsyFy5jb2RlcS52MS5Xb3JrZXJXZWxjb21lEh0KBXRhc2tzGAIgAygLMg4uY29kZXEudjEuVGFzaxIPCgdzZXR0bGVkGAMgASgNEi4KDm91dGNvbWVfZXJyb3JzGAQgAygLMhYuY29kZXEudjEuT3V0Y29tZUVycm9yEiYKCGV4dGVuZGVkGAUgAygLMhQuY29kZXEudjEuTGVhc2VHcmFudBIhCgRsb3N0GAYgAygLMhMuY29kZXEudjEuTG9zdExlYXNlEiYKCWNhbmNlbGxlZBgHIAMoCzITLmNvZGVxLnYxLkxvc3RMZWFzZRImCgZub3RpY2UYCCABKAsyFi5jb2RlcS52MS5TdHJlYW1Ob3RpY2UitgEKC1dvcmtlckhlbGxvEigKBG5hbWUYASABKAlCGrpIF3IVGEAyEV5bQS1aYS16MC05Ll8tXSokEkIKCGNvbW1hbmRzGAIgAygJQjC6SC2SASoQgAIiJXIjEAEYgAEyHF5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dKiQSJwoNbGVhc2Vfc2Vjb25kcxgDIAEoBUILukgIGgYYwNECKAFIAIgBAUIQCg5fbGVhc2Vfc2Vjb25kcyJhCg1Xb3JrZXJXZWxjb21lEhEKCXRlbmFudF9pZBgBIAEoCRIRCgl3b3JrZXJfaWQYAiABKAkSFQoNbGVhc2Vfc2Vjb25kcxgDIAEoBRITCgtjcmVkaXRzX21heBgEIAEoBSJWCglIZWFydGJlYXQSDwoHdGFza19pZBgBIAEoCRITCgtsZWFzZV90b2tlbhgCIAEoBBIjCg5leHRlbmRfc2Vjb25kcxgDIAEoBUILukgIGgYYwNECKAAiTQoIUHJvZ3Jlc3MSDwoHdGFza19pZBgBIAEoCRITCgtsZWFzZV90b2tlbhgCIAEoBBIbCghwcm9ncmVzcxgDIAEoDEIJukgGegQYgIAEImMKCkxlYXNlR3JhbnQSDwoHdGFza19pZBgBIAEoCRITCgtsZWFzZV90b2tlbhgCIAEoBBIvCgtsZWFzZV91bnRpbBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiWAoJTG9zdExlYXNlEg8KB3Rhc2tfaWQYASABKAkSEwoLbGVhc2VfdG9rZW4YAiABKAQSJQoGcmVhc29uGAMgASgOMhUuY29kZXEudjEuRXJyb3JSZWFzb24iZwoMT3V0Y29tZUVycm9yEg4KBm51bWJlchgBIAEoBBIPCgd0YXNrX2lkGAIgASgJEiUKBnJlYXNvbhgDIAEoDjIVLmNvZGVxLnYxLkVycm9yUmVhc29uEg8KB21lc3NhZ2UYBCABKAkyXwoNV29ya2VyU2VydmljZRJOCgRXb3JrEhUuY29kZXEudjEuV29ya1JlcXVlc3QaFi5jb2RlcS52MS5Xb3JrUmVzcG9uc2UiE4q1GA8IAhILY29kZXE6Y2xhaW0oATABQj5aPGdpdGh1Yi5jb20vb3N2YWxkb2FuZHJhZGUvY29kZXEvc2Rrcy9nby9nZW4vY29kZXEvdjE7Y29kZXF2MWIGcHJvdG8z", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_error, file_codeq_v1_producer_service, file_codeq_v1_task, file_google_protobuf_timestamp]);
+  fileDesc("Ch1jb2RlcS92MS93b3JrZXJfc2VydmljZS5wcm90bxIIY29kZXEudjEi3AIKC1dvcmtSZXF1ZXN0EiQKBWhlbGxvGAEgASgLMhUuY29kZXEudjEuV29ya2VySGVsbG8SIAoLYWRkX2NyZWRpdHMYAiABKAVCC7pICBoGGICABCgAEicKEGFkZF9jcmVkaXRfYnl0ZXMYAyABKANCDbpICiIIGICAgIAEKAASLgoIb3V0Y29tZXMYBCADKAsyES5jb2RlcS52MS5PdXRjb21lQgm6SAaSAQMQgCASMgoKaGVhcnRiZWF0cxgFIAMoCzITLmNvZGVxLnYxLkhlYXJ0YmVhdEIJukgGkgEDEIAgEg0KBWRyYWluGAYgASgIEi8KCHByb2dyZXNzGAcgAygLMhIuY29kZXEudjEuUHJvZ3Jlc3NCCbpIBpIBAxCAIBI4CglhcnRpZmFjdHMYCCADKAsyGi5jb2RlcS52MS5PdXRjb21lQXJ0aWZhY3RzQgm6SAaSAQMQgCAiswIKDFdvcmtSZXNwb25zZRIoCgd3ZWxjb21lGAEgASgLMhcuY29kZXEudjEuV29ya2VyV2VsY29tZRIdCgV0YXNrcxgCIAMoCzIOLmNvZGVxLnYxLlRhc2sSDwoHc2V0dGxlZBgDIAEoDRIuCg5vdXRjb21lX2Vycm9ycxgEIAMoCzIWLmNvZGVxLnYxLk91dGNvbWVFcnJvchImCghleHRlbmRlZBgFIAMoCzIULmNvZGVxLnYxLkxlYXNlR3JhbnQSIQoEbG9zdBgGIAMoCzITLmNvZGVxLnYxLkxvc3RMZWFzZRImCgljYW5jZWxsZWQYByADKAsyEy5jb2RlcS52MS5Mb3N0TGVhc2USJgoGbm90aWNlGAggASgLMhYuY29kZXEudjEuU3RyZWFtTm90aWNlIrYBCgtXb3JrZXJIZWxsbxIoCgRuYW1lGAEgASgJQhq6SBdyFRhAMhFeW0EtWmEtejAtOS5fLV0qJBJCCghjb21tYW5kcxgCIAMoCUIwukgtkgEqEIACIiVyIxABGIABMhxeW0EtWmEtejAtOV1bQS1aYS16MC05Ll8tXSokEicKDWxlYXNlX3NlY29uZHMYAyABKAVCC7pICBoGGMDRAigBSACIAQFCEAoOX2xlYXNlX3NlY29uZHMiYQoNV29ya2VyV2VsY29tZRIRCgl0ZW5hbnRfaWQYASABKAkSEQoJd29ya2VyX2lkGAIgASgJEhUKDWxlYXNlX3NlY29uZHMYAyABKAUSEwoLY3JlZGl0c19tYXgYBCABKAUiVgoJSGVhcnRiZWF0Eg8KB3Rhc2tfaWQYASABKAkSEwoLbGVhc2VfdG9rZW4YAiABKAQSIwoOZXh0ZW5kX3NlY29uZHMYAyABKAVCC7pICBoGGMDRAigAIk0KCFByb2dyZXNzEg8KB3Rhc2tfaWQYASABKAkSEwoLbGVhc2VfdG9rZW4YAiABKAQSGwoIcHJvZ3Jlc3MYAyABKAxCCbpIBnoEGICABCJsChBPdXRjb21lQXJ0aWZhY3RzEg8KB3Rhc2tfaWQYASABKAkSEwoLbGVhc2VfdG9rZW4YAiABKAQSMgoJYXJ0aWZhY3RzGAMgAygLMhUuY29kZXEudjEuTmV3QXJ0aWZhY3RCCLpIBZIBAhAQImMKCkxlYXNlR3JhbnQSDwoHdGFza19pZBgBIAEoCRITCgtsZWFzZV90b2tlbhgCIAEoBBIvCgtsZWFzZV91bnRpbBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiWAoJTG9zdExlYXNlEg8KB3Rhc2tfaWQYASABKAkSEwoLbGVhc2VfdG9rZW4YAiABKAQSJQoGcmVhc29uGAMgASgOMhUuY29kZXEudjEuRXJyb3JSZWFzb24iZwoMT3V0Y29tZUVycm9yEg4KBm51bWJlchgBIAEoBBIPCgd0YXNrX2lkGAIgASgJEiUKBnJlYXNvbhgDIAEoDjIVLmNvZGVxLnYxLkVycm9yUmVhc29uEg8KB21lc3NhZ2UYBCABKAkyXwoNV29ya2VyU2VydmljZRJOCgRXb3JrEhUuY29kZXEudjEuV29ya1JlcXVlc3QaFi5jb2RlcS52MS5Xb3JrUmVzcG9uc2UiE4q1GA8IAhILY29kZXE6Y2xhaW0oATABQj5aPGdpdGh1Yi5jb20vb3N2YWxkb2FuZHJhZGUvY29kZXEvc2Rrcy9nby9nZW4vY29kZXEvdjE7Y29kZXF2MWIGcHJvdG8z", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_error, file_codeq_v1_producer_service, file_codeq_v1_task, file_google_protobuf_timestamp]);
 
 /**
  * WorkRequest carries any of its fields.
@@ -77,6 +77,14 @@ export type WorkRequest = Message<"codeq.v1.WorkRequest"> & {
    * @generated from field: repeated codeq.v1.Progress progress = 7;
    */
   progress: Progress[];
+
+  /**
+   * Artifacts of outcomes of this message that are COMPLETED or FAILED. All of the message together count as those of one
+   * result for the bound of their contents.
+   *
+   * @generated from field: repeated codeq.v1.OutcomeArtifacts artifacts = 8;
+   */
+  artifacts: OutcomeArtifacts[];
 };
 
 /**
@@ -304,6 +312,41 @@ export const ProgressSchema: GenMessage<Progress> = /*@__PURE__*/
   messageDesc(file_codeq_v1_worker_service, 5);
 
 /**
+ * OutcomeArtifacts is the artifacts of one outcome.
+ *
+ * @generated from message codeq.v1.OutcomeArtifacts
+ */
+export type OutcomeArtifacts = Message<"codeq.v1.OutcomeArtifacts"> & {
+  /**
+   * Task of the outcome.
+   *
+   * @generated from field: string task_id = 1;
+   */
+  taskId: string;
+
+  /**
+   * Token of the outcome's lease.
+   *
+   * @generated from field: uint64 lease_token = 2;
+   */
+  leaseToken: bigint;
+
+  /**
+   * The artifacts, at most 16, with different names.
+   *
+   * @generated from field: repeated codeq.v1.NewArtifact artifacts = 3;
+   */
+  artifacts: NewArtifact[];
+};
+
+/**
+ * Describes the message codeq.v1.OutcomeArtifacts.
+ * Use `create(OutcomeArtifactsSchema)` to create a new message.
+ */
+export const OutcomeArtifactsSchema: GenMessage<OutcomeArtifacts> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_worker_service, 6);
+
+/**
  * LeaseGrant tells the new end of a lease.
  *
  * @generated from message codeq.v1.LeaseGrant
@@ -336,7 +379,7 @@ export type LeaseGrant = Message<"codeq.v1.LeaseGrant"> & {
  * Use `create(LeaseGrantSchema)` to create a new message.
  */
 export const LeaseGrantSchema: GenMessage<LeaseGrant> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_worker_service, 6);
+  messageDesc(file_codeq_v1_worker_service, 7);
 
 /**
  * LostLease tells a lease that is no more.
@@ -371,7 +414,7 @@ export type LostLease = Message<"codeq.v1.LostLease"> & {
  * Use `create(LostLeaseSchema)` to create a new message.
  */
 export const LostLeaseSchema: GenMessage<LostLease> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_worker_service, 7);
+  messageDesc(file_codeq_v1_worker_service, 8);
 
 /**
  * OutcomeError tells an outcome that was refused. It changed nothing.
@@ -413,7 +456,7 @@ export type OutcomeError = Message<"codeq.v1.OutcomeError"> & {
  * Use `create(OutcomeErrorSchema)` to create a new message.
  */
 export const OutcomeErrorSchema: GenMessage<OutcomeError> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_worker_service, 8);
+  messageDesc(file_codeq_v1_worker_service, 9);
 
 /**
  * WorkerService delivers tasks over a stream and takes their outcomes.

@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/options/v1/options.proto.
  */
 export const file_codeq_options_v1_options: GenFile = /*@__PURE__*/
-  fileDesc("Ch5jb2RlcS9vcHRpb25zL3YxL29wdGlvbnMucHJvdG8SEGNvZGVxLm9wdGlvbnMudjEiRwoGQWNjZXNzEi4KCXByaW5jaXBhbBgBIAEoDjIbLmNvZGVxLm9wdGlvbnMudjEuUHJpbmNpcGFsEg0KBXNjb3BlGAIgASgJImsKCVJlc3RSZXBseRIOCgZzdGF0dXMYASABKAUSFAoMZW1wdHlfc3RhdHVzGAIgASgFEjgKD3N0YXR1c19pZl9maWVsZBgDIAEoCzIfLmNvZGVxLm9wdGlvbnMudjEuU3RhdHVzSWZGaWVsZCIuCg1TdGF0dXNJZkZpZWxkEg0KBWZpZWxkGAEgASgJEg4KBnN0YXR1cxgCIAEoBSp8CglQcmluY2lwYWwSGQoVUFJJTkNJUEFMX1VOU1BFQ0lGSUVEEAASFgoSUFJJTkNJUEFMX1BST0RVQ0VSEAESFAoQUFJJTkNJUEFMX1dPUktFUhACEhEKDVBSSU5DSVBBTF9BTlkQAxITCg9QUklOQ0lQQUxfQURNSU4QBDpSCgZhY2Nlc3MSHi5nb29nbGUucHJvdG9idWYuTWV0aG9kT3B0aW9ucxjRhgMgASgLMhguY29kZXEub3B0aW9ucy52MS5BY2Nlc3NSBmFjY2VzczpcCgpyZXN0X3JlcGx5Eh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMY0oYDIAEoCzIbLmNvZGVxLm9wdGlvbnMudjEuUmVzdFJlcGx5UglyZXN0UmVwbHk6RAoNanNvbl9lbWJlZGRlZBIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY24YDIAEoCFIManNvbkVtYmVkZGVkOkIKDGpzb25faWdub3JlZBIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY3IYDIAEoCFILanNvbklnbm9yZWQ6QAoLaHR0cF9oZWFkZXISHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGN2GAyABKAlSCmh0dHBIZWFkZXI6UgoJZ3JwY19jb2RlEiEuZ29vZ2xlLnByb3RvYnVmLkVudW1WYWx1ZU9wdGlvbnMY5YYDIAEoDjIQLmdvb2dsZS5ycGMuQ29kZVIIZ3JwY0NvZGU6RAoLaHR0cF9zdGF0dXMSIS5nb29nbGUucHJvdG9idWYuRW51bVZhbHVlT3B0aW9ucxjmhgMgASgFUgpodHRwU3RhdHVzOkEKCXJldHJ5YWJsZRIhLmdvb2dsZS5wcm90b2J1Zi5FbnVtVmFsdWVPcHRpb25zGOeGAyABKAhSCXJldHJ5YWJsZUJIWkZnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL29wdGlvbnMvdjE7b3B0aW9uc3YxYgZwcm90bzM", [file_google_protobuf_descriptor, file_google_rpc_code]);
+  fileDesc("Ch5jb2RlcS9vcHRpb25zL3YxL29wdGlvbnMucHJvdG8SEGNvZGVxLm9wdGlvbnMudjEiRwoGQWNjZXNzEi4KCXByaW5jaXBhbBgBIAEoDjIbLmNvZGVxLm9wdGlvbnMudjEuUHJpbmNpcGFsEg0KBXNjb3BlGAIgASgJIpkBCglSZXN0UmVwbHkSDgoGc3RhdHVzGAEgASgFEhQKDGVtcHR5X3N0YXR1cxgCIAEoBRI4Cg9zdGF0dXNfaWZfZmllbGQYAyABKAsyHy5jb2RlcS5vcHRpb25zLnYxLlN0YXR1c0lmRmllbGQSLAoIZG93bmxvYWQYBCABKAsyGi5jb2RlcS5vcHRpb25zLnYxLkRvd25sb2FkIkkKCERvd25sb2FkEhUKDWNvbnRlbnRfZmllbGQYASABKAkSEgoKdHlwZV9maWVsZBgCIAEoCRISCgpuYW1lX2ZpZWxkGAMgASgJIi4KDVN0YXR1c0lmRmllbGQSDQoFZmllbGQYASABKAkSDgoGc3RhdHVzGAIgASgFKnwKCVByaW5jaXBhbBIZChVQUklOQ0lQQUxfVU5TUEVDSUZJRUQQABIWChJQUklOQ0lQQUxfUFJPRFVDRVIQARIUChBQUklOQ0lQQUxfV09SS0VSEAISEQoNUFJJTkNJUEFMX0FOWRADEhMKD1BSSU5DSVBBTF9BRE1JThAEOlIKBmFjY2VzcxIeLmdvb2dsZS5wcm90b2J1Zi5NZXRob2RPcHRpb25zGNGGAyABKAsyGC5jb2RlcS5vcHRpb25zLnYxLkFjY2Vzc1IGYWNjZXNzOlwKCnJlc3RfcmVwbHkSHi5nb29nbGUucHJvdG9idWYuTWV0aG9kT3B0aW9ucxjShgMgASgLMhsuY29kZXEub3B0aW9ucy52MS5SZXN0UmVwbHlSCXJlc3RSZXBseTpECg1qc29uX2VtYmVkZGVkEh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjbhgMgASgIUgxqc29uRW1iZWRkZWQ6QgoManNvbl9pZ25vcmVkEh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjchgMgASgIUgtqc29uSWdub3JlZDpACgtodHRwX2hlYWRlchIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY3YYDIAEoCVIKaHR0cEhlYWRlcjpSCglncnBjX2NvZGUSIS5nb29nbGUucHJvdG9idWYuRW51bVZhbHVlT3B0aW9ucxjlhgMgASgOMhAuZ29vZ2xlLnJwYy5Db2RlUghncnBjQ29kZTpECgtodHRwX3N0YXR1cxIhLmdvb2dsZS5wcm90b2J1Zi5FbnVtVmFsdWVPcHRpb25zGOaGAyABKAVSCmh0dHBTdGF0dXM6QQoJcmV0cnlhYmxlEiEuZ29vZ2xlLnByb3RvYnVmLkVudW1WYWx1ZU9wdGlvbnMY54YDIAEoCFIJcmV0cnlhYmxlQkhaRmdpdGh1Yi5jb20vb3N2YWxkb2FuZHJhZGUvY29kZXEvc2Rrcy9nby9nZW4vY29kZXEvb3B0aW9ucy92MTtvcHRpb25zdjFiBnByb3RvMw", [file_google_protobuf_descriptor, file_google_rpc_code]);
 
 /**
  * Access says who may call an RPC.
@@ -73,6 +73,13 @@ export type RestReply = Message<"codeq.options.v1.RestReply"> & {
    * @generated from field: codeq.options.v1.StatusIfField status_if_field = 3;
    */
   statusIfField?: StatusIfField | undefined;
+
+  /**
+   * The body is not JSON but the bytes of a field, to be saved as a file.
+   *
+   * @generated from field: codeq.options.v1.Download download = 4;
+   */
+  download?: Download | undefined;
 };
 
 /**
@@ -81,6 +88,41 @@ export type RestReply = Message<"codeq.options.v1.RestReply"> & {
  */
 export const RestReplySchema: GenMessage<RestReply> = /*@__PURE__*/
   messageDesc(file_codeq_options_v1_options, 1);
+
+/**
+ * Download names the fields of a response message that is a file over HTTP.
+ *
+ * @generated from message codeq.options.v1.Download
+ */
+export type Download = Message<"codeq.options.v1.Download"> & {
+  /**
+   * Field with the content, bytes.
+   *
+   * @generated from field: string content_field = 1;
+   */
+  contentField: string;
+
+  /**
+   * Field with the content's media type, a string of printable ASCII.
+   *
+   * @generated from field: string type_field = 2;
+   */
+  typeField: string;
+
+  /**
+   * Field with the name of the file, a string.
+   *
+   * @generated from field: string name_field = 3;
+   */
+  nameField: string;
+};
+
+/**
+ * Describes the message codeq.options.v1.Download.
+ * Use `create(DownloadSchema)` to create a new message.
+ */
+export const DownloadSchema: GenMessage<Download> = /*@__PURE__*/
+  messageDesc(file_codeq_options_v1_options, 2);
 
 /**
  * StatusIfField gives replies another HTTP status where one field of their body is true.
@@ -108,7 +150,7 @@ export type StatusIfField = Message<"codeq.options.v1.StatusIfField"> & {
  * Use `create(StatusIfFieldSchema)` to create a new message.
  */
 export const StatusIfFieldSchema: GenMessage<StatusIfField> = /*@__PURE__*/
-  messageDesc(file_codeq_options_v1_options, 2);
+  messageDesc(file_codeq_options_v1_options, 3);
 
 /**
  * Principal is the kind of caller an RPC is for. Each kind is proven by its own token validator.

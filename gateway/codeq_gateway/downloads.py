@@ -1,0 +1,27 @@
+"""Replies that are files: the bytes of a field, with the headers that make a browser save and not show them."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from codeq.options.v1 import options_pb2
+from google.protobuf.message import Message
+
+
+def reply(
+    status: int, fields: options_pb2.Download, message: Message
+) -> tuple[int, bytes, bytes, list[tuple[bytes, bytes]]]:
+    """Returns HTTP status, body, content type and headers of a response message that is a file."""
+    content: bytes = getattr(message, fields.content_field)
+    content_type: str = getattr(message, fields.type_field)
+    headers = [
+        (b"content-disposition", disposition(getattr(message, fields.name_field)).encode()),
+        (b"x-content-type-options", b"nosniff"),
+    ]
+    return status, content, content_type.encode(), headers
+
+
+def disposition(name: str) -> str:
+    """Returns the header that has a file saved under a name: as it is, and for old clients in plain characters."""
+    plain = "".join(char if char.isascii() and char.isprintable() and char not in '"\\%' else "_" for char in name)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"

@@ -1,0 +1,50 @@
+"""Artifacts of results: what state rows tell of them. Their contents lie in files, which are the caller's matter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from codeq_internal.v1 import rows_pb2
+
+from . import keys
+from .model import Lane, Queue
+from .parsing import parsed
+from .shard import Shard
+
+
+def keep(shard: Shard, home: Lane, position: int, artifacts: Sequence[rows_pb2.ArtifactRow]) -> None:
+    """Adds artifacts to the state row of a task whose end is being decided."""
+    key = keys.place_key(home.state_prefix, position)
+    row = shard.batch.rows[key] or b""
+    shard.batch.rows[key] = row + rows_pb2.StateRow(artifacts=artifacts).SerializeToString()
+    if any(each.file for each in artifacts):
+        home.queue.filed += 1
+
+
+def same(kept: Sequence[rows_pb2.ArtifactRow], said: Sequence[rows_pb2.ArtifactRow]) -> bool:
+    """Tells whether a repeated outcome has the artifacts that were kept, whatever their files are called."""
+    return len(kept) == len(said) and all(_known(a) == _known(b) for a, b in zip(kept, said, strict=True))
+
+
+def let_go(shard: Shard, queue: Queue, key: bytes, state: rows_pb2.StateRow) -> None:
+    """Hands the files of a task over whose end, noted in the state row with this key, is being forgotten."""
+    files = [each.file for each in state.artifacts if each.file]
+    if files:
+        queue.filed -= 1
+        shard.touch(queue)
+        shard.gone_files += [(key[1:], file) for file in files]
+
+
+def is_kept(shard: Shard, home: bytes, file: bytes) -> bool:
+    """Tells whether the task with this home (as in keys) has an artifact in this file.
+
+    Raises:
+        CorruptRows: The state row is unreadable.
+    """
+    key = b"s" + home
+    value = shard.get(key)
+    return value is not None and any(each.file == file for each in parsed(rows_pb2.StateRow, key, value).artifacts)
+
+
+def _known(artifact: rows_pb2.ArtifactRow) -> tuple[str, str, str, int, bytes]:
+    return artifact.name, artifact.url, artifact.content_type, artifact.size, artifact.sha256

@@ -1,0 +1,161 @@
+"""Keeps the contents of artifacts in step with the rows that tell of them.
+
+A file is written and synced before the end of its task is decided, and removed after it is durable that no row tells of
+it. What a crash, or a removal that failed, leaves between the two is found by a walk over all files after each start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Final, TypeVar
+
+from codeq_server.core.artifacts import is_kept
+from codeq_server.core.errors import CorruptRows, Rejection
+from codeq_server.storage.artifacts import ArtifactFiles
+
+from .runner import ShardRunner
+
+THREADS: Final = 4
+"""Files that are written, read or removed at a time."""
+PENDING_BYTES_MAX: Final = 64 << 20
+"""Contents on their way to the disk; more are refused for the moment."""
+REMOVALS_MAX: Final = 100_000
+"""Files that wait to be removed; more are left to the walk of the next start."""
+SLICE: Final = 128
+"""Files that are looked at, or removed, at a time."""
+WALK_PAUSE_SECONDS: Final = 0.01
+"""Rest of the walk after each slice, so that it hinders nobody."""
+
+File = tuple[bytes, bytes]
+"""Home of a task, as in keys, and name of a file."""
+
+T = TypeVar("T")
+
+
+class ArtifactKeeper:
+    """Owns the files of a shard's artifacts.
+
+    Args:
+        runner: Runner of the shard.
+        files: The files; closed by `stop`.
+        on_trouble: Called with what failed to be removed, and why: it is left to the next start.
+    """
+
+    def __init__(self, runner: ShardRunner, files: ArtifactFiles, on_trouble: Callable[[str, Exception], None]) -> None:
+        self.pending_bytes = 0
+        self._runner = runner
+        self._files = files
+        self.on_trouble = on_trouble
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="codeq-artifacts")
+        self._undecided: set[bytes] = set()
+        """Names of files whose results are not decided: no row tells of them yet."""
+        self._gone: list[File] = []
+        self._removing: asyncio.Task[None] | None = None
+        self._walk: asyncio.Task[None] | None = None
+        self._removals = asyncio.Lock()
+        """Held by whoever removes files, or needs that none are removed."""
+
+    def start(self) -> None:
+        """Removes files from now on, and looks for those that were left."""
+        self._runner.on_files_gone = self._let_go
+        self._walk = self._runner.loop.create_task(self._remove_left(), name="artifacts-walk")
+
+    async def stop(self) -> None:
+        """Ends what is under way, and releases the files."""
+        self._runner.on_files_gone = None
+        if self._walk is not None:
+            self._walk.cancel()
+            await asyncio.gather(self._walk, return_exceptions=True)
+        if self._removing is not None:
+            await self._removing
+        await asyncio.to_thread(self._threads.shutdown)
+        self._files.close()
+
+    async def write(self, home: bytes, contents: Sequence[tuple[bytes, bytes]]) -> None:
+        """Writes files of one task, durably; `decided` must follow in any case.
+
+        Args:
+            home: Home of the task.
+            contents: Pairs of a name, random and never used before, and content.
+
+        Raises:
+            OSError: It failed. ENOSPC: the disk is nearly full.
+        """
+        self._undecided.update(file for file, _ in contents)
+        await self.run(lambda: self._files.write(home, contents))
+
+    async def decided(self, files: Sequence[File]) -> None:
+        """Removes those of the files written that no row tells of; goes on when the caller is cancelled."""
+        await asyncio.shield(self._runner.loop.create_task(self._settle(files)))
+
+    async def read(self, home: bytes, file: bytes, size: int) -> bytes:
+        """Returns the content of a file of `size` bytes; one byte more where it has more.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        return await self.run(lambda: self._files.read(home, file, size))
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Works in a thread to the end, even when the caller is cancelled, and then lets the caller go."""
+        future = self._runner.loop.run_in_executor(self._threads, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
+
+    def _is_kept(self, home: bytes, file: bytes) -> bool:
+        try:
+            return is_kept(self._runner.shard, home, file)
+        except CorruptRows:
+            return True  # nobody can tell
+
+    async def _settle(self, files: Sequence[File]) -> None:
+        try:
+            await self._remove([each for each in files if not self._is_kept(*each)])
+        finally:
+            self._undecided.difference_update(file for _, file in files)
+
+    async def _remove(self, files: Sequence[File]) -> None:
+        for first in range(0, len(files), SLICE):
+            part = files[first : first + SLICE]
+            async with self._removals:
+                try:
+                    await self.run(lambda part=part: self._files.remove(part))  # type: ignore[misc]
+                except OSError as problem:
+                    self.on_trouble(f"{len(part)} files of artifacts are not removed", problem)
+
+    # -- files of tasks that were removed ------------------------------------------------------------------------------
+
+    def _let_go(self, files: Iterable[File]) -> None:
+        self._gone += islice(files, max(0, REMOVALS_MAX - len(self._gone)))
+        if self._removing is None:
+            self._removing = self._runner.loop.create_task(self._remove_gone(), name="artifacts-removal")
+
+    async def _remove_gone(self) -> None:
+        while self._gone:
+            part, self._gone = self._gone, []
+            await self._remove(part)
+        self._removing = None
+
+    # -- files that were left ------------------------------------------------------------------------------------------
+
+    async def _remove_left(self) -> None:
+        """Walks over all files once, and removes those that no row tells of."""
+        walk = self._files.walk()
+        try:
+            while files := await self.run(lambda: list(islice(walk, SLICE))):
+                left = [each for each in files if each[1] not in self._undecided and not self._is_kept(*each)]
+                if left:
+                    # A removal that is decided, and not durable yet, may have taken the row.
+                    await self._runner.wait_durable()
+                    await self._remove(left)
+                await asyncio.sleep(WALK_PAUSE_SECONDS)
+        except Rejection:
+            return  # nothing is durable any more
+        except OSError as problem:
+            self.on_trouble("the folder of artifacts cannot be searched for what was left", problem)

@@ -1,0 +1,182 @@
+"""Files with the contents of artifacts, in a folder of their own beside the rows that tell of them.
+
+A file lies under ROOT/INSTALLATION/BUCKET/NAME. All parts are numbers in hexadecimal: the store's installation id, the
+upper and the lower part of the task's home, and a random number. Nothing that clients name is part of a path. Each step
+of a path is opened without following links, so what lies outside is never read or written through this folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from .durable import make_directory
+from .errors import StoreLocked, StoreNotWritable
+
+BUCKET_BYTES: Final = 9
+"""Bytes of a home that name its bucket: each holds the files of 65536 places."""
+TRIES: Final = 5
+"""Times that a file is begun anew because its bucket was emptied, and so removed, meanwhile."""
+
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_BUCKET: Final = re.compile(r"[0-9a-f]{18}")
+_FILE: Final = re.compile(r"\.?([0-9a-f]{4})-([0-9a-f]{32})")
+
+
+class ArtifactFiles:
+    """The files of one store. Methods may be called on any thread.
+
+    Args:
+        root: The folder; made if it is missing.
+        installation: Id of the store's installation.
+        fsync: Whether `write` waits for the disk.
+        reserve_bytes: Free space below which nothing is written.
+
+    Raises:
+        StoreLocked: Another process uses it for the same installation.
+        StoreNotWritable: It cannot be made or written.
+    """
+
+    def __init__(self, root: Path, installation: bytes, *, fsync: bool, reserve_bytes: int) -> None:
+        self.path = root / installation.hex()
+        self._fsync = fsync
+        self._reserve_bytes = reserve_bytes
+        try:
+            make_directory(root)
+            top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                with suppress(FileExistsError):
+                    os.mkdir(self.path.name, 0o700, dir_fd=top)
+                self._folder = os.open(self.path.name, _FOLDER, dir_fd=top)
+                self._sync(top)
+            finally:
+                os.close(top)
+            if not os.access(".", os.W_OK | os.X_OK, dir_fd=self._folder):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise StoreNotWritable(f"the folder of artifacts {root} cannot be used: {error.strerror}") from error
+        try:
+            fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._folder)
+            raise StoreLocked(
+                f"the artifacts in {self.path} are in use by another process, which has the same store or a copy of it"
+            ) from None
+
+    def write(self, home: bytes, contents: Sequence[tuple[bytes, bytes]]) -> None:
+        """Writes files of one task, durably: pairs of name and content.
+
+        Raises:
+            OSError: It failed; a part of the files may be there. ENOSPC: the disk is nearly full.
+        """
+        disk = os.fstatvfs(self._folder)
+        if disk.f_bavail * disk.f_frsize < self._reserve_bytes + sum(len(content) for _, content in contents):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        for _ in range(TRIES):
+            with suppress(FileExistsError):
+                os.mkdir(_bucket(home), 0o700, dir_fd=self._folder)
+            with suppress(FileNotFoundError), self._open_bucket(home) as bucket:
+                for file, content in contents:
+                    self._write(bucket, _name(home, file), content)
+                self._sync(bucket)
+                self._sync(self._folder)
+                return
+        raise OSError(errno.EAGAIN, "the bucket is removed again and again")
+
+    def read(self, home: bytes, file: bytes, size: int) -> bytes:
+        """Returns the content of a file, of which at most one byte more than `size` is read.
+
+        Raises:
+            FileNotFoundError: There is none.
+            OSError: It cannot be read.
+        """
+        with self._open_bucket(home) as bucket:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            with os.fdopen(os.open(_name(home, file), flags, dir_fd=bucket), "rb") as stored:
+                if not stat.S_ISREG(os.fstat(stored.fileno()).st_mode):
+                    raise OSError(errno.EINVAL, "not a regular file")
+                return stored.read(size + 1)
+
+    def remove(self, gone: Sequence[tuple[bytes, bytes]]) -> None:
+        """Removes files, complete or not, by home and name; those that are not there are no failure.
+
+        Raises:
+            OSError: One cannot be removed.
+        """
+        for home, file in gone:
+            with suppress(FileNotFoundError):
+                with self._open_bucket(home) as bucket:
+                    for name in (_name(home, file), "." + _name(home, file)):
+                        with suppress(FileNotFoundError):
+                            os.unlink(name, dir_fd=bucket)
+                with suppress(OSError):  # other files are in it
+                    os.rmdir(_bucket(home), dir_fd=self._folder)
+
+    def walk(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yields home and name of every file, complete or not; what is none of ours is passed over.
+
+        Raises:
+            OSError: A folder cannot be read.
+        """
+        for entry in _names(self._folder):
+            if _BUCKET.fullmatch(entry) is None:
+                continue
+            head = bytes.fromhex(entry)
+            try:
+                bucket = os.open(entry, _FOLDER, dir_fd=self._folder)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # removed since, or a link that somebody put here
+            try:
+                names = _names(bucket)
+            finally:
+                os.close(bucket)
+            for name in names:
+                match = _FILE.fullmatch(name)
+                if match is not None:
+                    yield head + bytes.fromhex(match[1]), bytes.fromhex(match[2])
+
+    def close(self) -> None:
+        """Gives the folder free; no other method may be called any more."""
+        os.close(self._folder)
+
+    @contextmanager
+    def _open_bucket(self, home: bytes) -> Iterator[int]:
+        bucket = os.open(_bucket(home), _FOLDER, dir_fd=self._folder)
+        try:
+            yield bucket
+        finally:
+            os.close(bucket)
+
+    def _write(self, bucket: int, name: str, content: bytes) -> None:
+        """Writes a file under a name that says that it is not complete, then gives it its own."""
+        draft = "." + name
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(draft, flags, 0o600, dir_fd=bucket), "wb") as file:
+            file.write(content)
+            file.flush()
+            self._sync(file.fileno())
+        os.rename(draft, name, src_dir_fd=bucket, dst_dir_fd=bucket)
+
+    def _sync(self, descriptor: int) -> None:
+        if self._fsync:
+            os.fsync(descriptor)
+
+
+def _bucket(home: bytes) -> str:
+    return home[:BUCKET_BYTES].hex()
+
+
+def _name(home: bytes, file: bytes) -> str:
+    return f"{home[BUCKET_BYTES:].hex()}-{file.hex()}"
+
+
+def _names(folder: int) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries]

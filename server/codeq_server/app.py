@@ -34,6 +34,7 @@ from codeq_server.auth.static import StaticValidator
 from codeq_server.config import Address, AuthSettings, Settings
 from codeq_server.core.errors import CorruptRows
 from codeq_server.engine.artifacts import ArtifactKeeper
+from codeq_server.engine.reclaiming import Reclaiming
 from codeq_server.engine.runner import ShardRunner
 from codeq_server.engine.space import SpaceWatch
 from codeq_server.event_loop import ServerLoop
@@ -131,6 +132,9 @@ class Node:
             self._keeper = open_keeper(self._settings, runner, store, _log_artifacts)
             space = self._watch_space(runner, store)
             stack.callback(space.stop)
+            reclaiming = Reclaiming(store.reclaim)
+            stack.push_async_callback(reclaiming.stop)
+            reclaiming.start()
             server = grpc.aio.server(options=GRPC_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
             stack.push_async_callback(server.stop, 0)
             await self._serve_grpc(server, runner)

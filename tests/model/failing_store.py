@@ -88,6 +88,10 @@ class FailingStore:
         """See `Store.free_bytes`."""
         return self._inner.free_bytes()
 
+    def reclaim(self) -> None:
+        """See `Store.reclaim`."""
+        self._inner.reclaim()
+
     def close(self) -> None:
         """See `Store.close`."""
         self._inner.close()

@@ -79,5 +79,8 @@ class DiskStore:
     def free_bytes(self) -> int:
         return 1 << 40
 
+    def reclaim(self) -> None:
+        """Nothing to give back."""
+
     def close(self) -> None:
         """Nothing to give free."""

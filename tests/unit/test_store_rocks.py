@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import re
 import shutil
@@ -307,3 +309,37 @@ def test_get_absent_rows_is_answered_by_the_filters(tmp_path: Path) -> None:
     spared = re.search(r"rocksdb\.bloom\.filter\.useful COUNT : (\d+)", statistics)
     assert spared is not None
     assert int(spared[1]) > 4000
+
+
+def table_bytes(path: Path) -> int:
+    total = 0
+    for file in path.glob("*.sst"):
+        with contextlib.suppress(FileNotFoundError):  # removed by a compaction while we look
+            total += file.stat().st_size
+    return total
+
+
+def test_reclaim_of_many_deletes_gives_their_space_back(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "s", fsync=False)
+    store.write({number(n): os.urandom(10_000) for n in range(200)})
+    store.checkpoint(tmp_path / "flushed")
+    assert table_bytes(tmp_path / "s") > 1_900_000
+    store.write({number(n): None for n in range(190)})
+    store.reclaim()
+    deadline = time.monotonic() + 30
+    while table_bytes(tmp_path / "s") > 300_000:
+        assert time.monotonic() < deadline
+    assert [key for key, _ in store.scan(b"", b"\xff", 1000)] == [number(n) for n in range(190, 200)]
+    store.close()
+
+
+@pytest.mark.parametrize(("rows", "deletes"), [(10_000, 500), (60, 60)])
+def test_reclaim_of_few_deletes_leaves_the_files_alone(tmp_path: Path, rows: int, deletes: int) -> None:
+    store = RocksStore(tmp_path / "s", fsync=False)
+    store.write({number(n): b"row" for n in range(rows)})
+    store.checkpoint(tmp_path / "flushed")
+    store.write({number(n): None for n in range(deletes)})
+    before = sorted(file.name for file in (tmp_path / "s").glob("*.sst"))
+    store.reclaim()
+    assert sorted(file.name for file in (tmp_path / "s").glob("*.sst")) == before
+    store.close()

@@ -122,5 +122,8 @@ class MemoryStore:
         """See `Store.free_bytes`; memory is bounded by other means, so this is always plenty."""
         return 1 << 62
 
+    def reclaim(self) -> None:
+        """See `Store.reclaim`; a deleted row is gone at once."""
+
     def close(self) -> None:
         """See `Store.close`."""

@@ -37,12 +37,17 @@ WRITE_BUFFERS_MAX: Final = 3
 BLOCK_CACHE_BYTES: Final = 32 << 20
 OPEN_FILES_MAX: Final = 512
 WAL_BYTES_MAX: Final = 512 << 20
+MANIFEST_BYTES_MAX: Final = 16 << 20
 INFO_LOGS_MAX: Final = 3
 INFO_LOG_BYTES_MAX: Final = 4 << 20
 STALL_SECONDS_MAX: Final = 60.0
 """How long one write may be kept waiting by RocksDB's background work."""
 STALL_PAUSE_SECONDS: Final = 0.001
 STALL_PAUSE_SECONDS_MAX: Final = 0.02
+RECLAIM_DELETES_MIN: Final = 64
+"""Deletes in memory from which `reclaim` writes them out."""
+RECLAIM_KEYS_PER_DELETE: Final = 10
+"""Rows there are for each delete, at most, for which `reclaim` writes deletes out: a row is rewritten for no less."""
 PAGE_ROWS: Final = 1024
 """Rows that `stored_rows` reads at a time."""
 
@@ -76,6 +81,7 @@ def make_options(write_buffer_bytes: int = WRITE_BUFFER_BYTES) -> Options:
     options.set_max_open_files(OPEN_FILES_MAX)
     # Freeing memtables and files is left to the background, as reads run on the event loop.
     options.set_avoid_unnecessary_blocking_io(True)
+    options.set_max_manifest_file_size(MANIFEST_BYTES_MAX)
     options.set_keep_log_file_num(INFO_LOGS_MAX)
     options.set_max_log_file_size(INFO_LOG_BYTES_MAX)
     options.set_stats_dump_period_sec(0)
@@ -214,6 +220,20 @@ class RocksStore:
         except OSError as error:
             raise StoreFailed(f"the store's directory {self._path} cannot be read: {_reason(error)}") from error
         return disk.f_bavail * disk.f_frsize
+
+    def reclaim(self) -> None:
+        """See `Store.reclaim`.
+
+        What was deleted goes when files are merged, and files full of deletes are merged at once. But deletes wait in
+        memory until the buffer is full, and few of them may stand for a store full of large rows.
+        """
+        try:
+            deletes = self._db.property_int_value("rocksdb.num-deletes-active-mem-table") or 0
+            keys = self._db.property_int_value("rocksdb.estimate-num-keys") or 0
+            if deletes >= RECLAIM_DELETES_MIN and deletes * RECLAIM_KEYS_PER_DELETE >= keys:
+                self._db.flush()
+        except Exception as error:
+            raise StoreFailed(f"writing to the store {self._path} failed: {_reason(error)}") from error
 
     def checkpoint(self, path: Path) -> None:
         """Makes a folder that can be opened as a store, with all rows of one moment; it must not exist.

@@ -49,6 +49,13 @@ class Store(Protocol):
         """Returns how many bytes can still be stored."""
         ...
 
+    def reclaim(self) -> None:
+        """Lets the space of deleted rows come back if they are many beside those that are there; may take seconds.
+
+        May be called on any thread while the store is in use, and must have returned before `close`.
+        """
+        ...
+
     def close(self) -> None:
         """Gives the store free; a second call does nothing. No other method may be called any more."""
         ...

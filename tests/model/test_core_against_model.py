@@ -9,35 +9,29 @@ from typing import Any
 import pytest
 from codeq.v1.task_pb2 import Task as TaskMessage
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import claims, creates, ids, keys, outcomes, reads, recovery, timers, withdrawal
+from codeq_server.core import claims, creates, keys, names, outcomes, reads, recovery, timers, withdrawal
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
-from codeq_server.core.model import Caller, SealedBatch
+from codeq_server.core.model import Caller, SealedBatch, id_of
 from codeq_server.core.outcomes import Outcome
 from codeq_server.core.shard import Shard, ShardSettings
 from codeq_server.storage.check import check
 from codeq_server.storage.memory import MemoryStore
+from homes import Homes
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from named_work import COMMANDS, TENANTS, NamedWork
 from reference import RETENTION_MS, Lease, Model, Refused, Task, Words
 from search import SEARCH_SECONDS, search
 from tiny_limits import CLAIM_MAX, make_limits_tiny
 
 BACKOFF_MS = 1000
-TENANTS = ("acme", "globex")
-COMMANDS = ("a", "b", "c")
 CALLERS = [Caller(tenant, *who) for tenant in TENANTS for who in (("w", "w"), ("w/1", "w"), ("v", "v"))]
 EXAMPLES_LEAST = 1000
 
 
-class CoreBesideModel(RuleBasedStateMachine):
+class CoreBesideModel(NamedWork, Homes, RuleBasedStateMachine):
     """Drives both with the same calls; whatever a caller can see must be equal after each."""
 
     def __init__(self) -> None:
@@ -51,7 +45,6 @@ class CoreBesideModel(RuleBasedStateMachine):
         """Numbers of batches that are written, and the shard does not know yet."""
         self.durable = Model()
         self.delivered: list[tuple[str, int, Caller]] = []
-        self.removed: list[str] = []
 
     @initialize(window_bytes=st.sampled_from([1, 700, 2000, 1 << 20]))
     def open(self, window_bytes: int) -> None:
@@ -93,10 +86,11 @@ class CoreBesideModel(RuleBasedStateMachine):
             payload = b"1" * size
             due = now.wall_ms + delay if delay else 0
             task_id, raw = creates.create(self.shard, tenant, command, payload, priority, max_attempts, due, now)
-            assert task_id not in self.model.tasks
+            assert (tenant, task_id) not in self.model.tasks
             assert TaskMessage.FromString(raw).payload == payload
             task = Task(task_id, tenant, command, priority, max_attempts, payload)
-            self.model.create(task, due, now.wall_ms)
+            self.model.create([task], due, now.wall_ms)
+            self.note_homes(tenant, [task_id])
 
     @rule(
         caller=st.sampled_from(CALLERS),
@@ -110,35 +104,39 @@ class CoreBesideModel(RuleBasedStateMachine):
         got = claims.claim(self.shard, caller, commands, count, 1 if small else 1 << 20, lease_ms, now)
         delivered = [] if got is None else got[1]
         self.check_choice(
-            caller.tenant, commands or COMMANDS, [d.task_id for d in delivered], 1 if small else min(count, CLAIM_MAX)
+            caller.tenant,
+            commands or COMMANDS,
+            [self.model.tasks[caller.tenant, id_of(d.task_id)] for d in delivered],
+            1 if small else min(count, CLAIM_MAX),
         )
         if got is None:
             return
         token = got[0].token
         assert token > self.top_token
         self.top_token = token
-        lease = Lease(token, caller.worker, caller.subject, lease_ms, now.mono_ms + lease_ms, lease_ms)
-        self.model.claim([d.task_id for d in delivered], lease)
-        for task_id, raw, attempts in delivered:
-            task = self.model.tasks[task_id]
+        lease = Lease(token, caller, lease_ms, now.mono_ms + lease_ms, lease_ms)
+        for key, raw, attempts in delivered:
+            task_id = id_of(key)
+            task = self.model.tasks[caller.tenant, task_id]
+            self.model.claim(task, lease)
             message = TaskMessage.FromString(raw)
             assert (message.command, message.payload) == (task.command, task.payload)
             assert (message.priority, message.max_attempts) == (task.priority, task.max_attempts)
             assert attempts == task.attempts
             self.delivered.append((task_id, token, caller))
 
-    def check_choice(self, tenant: str, commands: Any, chosen: list[str], count: int) -> None:
+    def check_choice(self, tenant: str, commands: Any, chosen: list[Task], count: int) -> None:
         """A claim takes the highest priorities, of each command the first, and shares evenly among commands."""
         left = count
         for priority in range(9, -1, -1):
             going = [c for c in commands if (tenant, c) not in self.model.paused]
-            waiting = {c: [t.task_id for t in self.model.waiting(tenant, c, priority)] for c in going}
-            here = [i for i in chosen if self.model.tasks[i].priority == priority]
+            waiting = {c: self.model.waiting(tenant, c, priority) for c in going}
+            here = [task for task in chosen if task.priority == priority]
             expected = min(left, sum(map(len, waiting.values())))
             assert len(here) == expected
             assert chosen[count - left :][:expected] == here
             left -= expected
-            shares = {c: [i for i in here if self.model.tasks[i].command == c] for c in going}
+            shares = {c: [task for task in here if task.command == c] for c in going}
             for command, share in shares.items():
                 assert share == waiting[command][: len(share)]
             hungry = [len(share) for c, share in shares.items() if len(share) < len(waiting[c])]
@@ -257,7 +255,8 @@ class CoreBesideModel(RuleBasedStateMachine):
             if delivery is not None and delivery.claim is claim:
                 del self.shard.deliveries[task_id]
                 outcomes.give_back(self.shard, delivery, task_id, Outcome.BY_SERVER, now)
-        self.model.give_back(token, now.wall_ms)
+        held = [task for task in self.model.tasks.values() if task.lease and task.lease.token == token]
+        self.model.move(held, now.wall_ms, ("BY_SERVER", None, ""))
 
     @precondition(lambda self: self.model.tasks)
     @rule(data=st.data(), reason=st.sampled_from(["", "no need"]), count=st.integers(1, 4))
@@ -323,26 +322,34 @@ class CoreBesideModel(RuleBasedStateMachine):
         while more and slices:
             more = timers.run_due(self.shard, now)
             slices -= 1
-        eligible = self.model.fallen_due(now.wall_ms, now.mono_ms)
+        eligible = self.fallen_due(now)
         moved = [task for task in eligible if self.has_moved(task)]
         assert more or moved == eligible
         self.check_due_order(moved)
-        self.model.move(sorted(moved, key=lambda task: self.place(task.task_id)), now.wall_ms)
-        for task in self.model.forgettable(now.wall_ms):
-            if not self.exists(task.task_id):
-                self.removed.append(task.task_id)
-                del self.model.tasks[task.task_id]
+        self.model.move(sorted(moved, key=self.place), now.wall_ms)
+        for task in self.forgettable(now):
+            key = (task.tenant, task.task_id)
+            if not self.exists(task):
+                self.removed[self.homes[key]] = key
+                del self.model.tasks[key]
+
+    def fallen_due(self, now: Now) -> list[Task]:
+        """Returns tasks whose lease has run out, or whose delay is over."""
+        tasks = self.model.tasks.values()
+        return [t for t in tasks if (t.lease.until <= now.mono_ms if t.lease else 0 < t.due <= now.wall_ms)]
+
+    def forgettable(self, now: Now) -> list[Task]:
+        """Returns tasks whose retention is over."""
+        return [task for task in self.model.tasks.values() if 0 < (task.kept_until or 0) <= now.wall_ms]
 
     def has_moved(self, task: Task) -> bool:
         if task.lease:
-            return task.task_id not in self.shard.deliveries
-        return self.place(task.task_id) > 0
+            return names.task_key(task.tenant, task.task_id) not in self.shard.deliveries
+        return self.place(task) > 0
 
-    def place(self, task_id: str) -> int:
+    def place(self, task: Task) -> int:
         """Returns the place a task waits at, in the order of its lane; 0: none."""
-        ref = ids.parse_id(task_id)
-        assert ref is not None
-        state = self.shard.state(self.shard.queues[ref.queue].lane(ref.lane), ref.position)
+        state = self.shard.state(*outcomes.find_home(self.shard, task.tenant, task.task_id))
         return state.place_at if state is not None and state.place == rows_pb2.PLACE_KIND_QUEUED else 0
 
     def check_due_order(self, moved: list[Task]) -> None:
@@ -350,13 +357,7 @@ class CoreBesideModel(RuleBasedStateMachine):
         for one in matured:
             for other in matured:
                 if (one.command, one.priority, one.tenant) == (other.command, other.priority, other.tenant):
-                    assert one.due >= other.due or self.place(one.task_id) < self.place(other.task_id)
-
-    def exists(self, task_id: str) -> bool:
-        ref = ids.parse_id(task_id)
-        assert ref is not None
-        prefix = keys.lane_prefix(b"t", ref.queue, ref.lane)
-        return self.shard.get(keys.place_key(prefix, ref.position)) is not None
+                    assert one.due >= other.due or self.place(one) < self.place(other)
 
     # -- batches -----------------------------------------------------------------------------------------------------
 
@@ -389,18 +390,21 @@ class CoreBesideModel(RuleBasedStateMachine):
         self.unsettled.clear()
         self.wall, self.mono = self.wall + down_ms, 77
         self.model = copy.deepcopy(self.durable)
-        self.model.reopen(self.mono)
-        self.removed = [task_id for task_id in self.removed if task_id not in self.model.tasks]
+        for lease in [task.lease for task in self.model.tasks.values() if task.lease]:
+            lease.until = self.mono + max(lease.length, lease.longest)
+        self.removed = {home: key for home, key in self.removed.items() if key not in self.model.tasks}
         self.reopen()
+        for tenant, task_id in self.model.tasks:
+            self.note_homes(tenant, [task_id])
 
     @rule()
     def quiesce(self) -> None:
         """Everything decided is written and everything due is done; then the rows alone tell the same."""
         self.drain()
         now = self.now()
-        assert self.model.forgettable(now.wall_ms) == []
-        for task_id in self.removed:
-            self.check_no_rows(task_id)
+        assert self.forgettable(now) == []
+        for home in self.removed:
+            self.check_no_rows(home)
         wait = timers.next_wake(self.shard, now)
         ends = [task.kept_until - now.wall_ms for task in self.model.tasks.values() if task.kept_until is not None]
         ends += [task.lease.until - now.mono_ms for task in self.model.tasks.values() if task.lease]
@@ -411,7 +415,8 @@ class CoreBesideModel(RuleBasedStateMachine):
             lease = task.lease
             if lease is not None:
                 until = self.mono + max(lease.length, lease.longest)
-                assert twin.deliveries[task.task_id].claim.until_of(task.task_id) == until
+                key = names.task_key(task.tenant, task.task_id)
+                assert twin.deliveries[key].claim.until_of(key) == until
         self.check_same(twin)
 
     def drain(self) -> None:
@@ -426,23 +431,15 @@ class CoreBesideModel(RuleBasedStateMachine):
                 self.tell_shard()
             self.run_due()
 
-    def check_no_rows(self, task_id: str) -> None:
-        ref = ids.parse_id(task_id)
-        assert ref is not None
-        for table in (b"t", b"s", b"u"):
-            key = keys.place_key(keys.lane_prefix(table, ref.queue, ref.lane), ref.position)
-            value = self.store.get(key)
-            assert value is None or value[:1] == keys.POINTER
-
     # -- what must always hold ---------------------------------------------------------------------------------------
 
     @invariant()
     def same_to_see(self) -> None:
         self.check_same(self.shard)
-        for task_id, delivery in self.shard.deliveries.items():
-            lease = self.model.tasks[task_id].lease
+        for key, delivery in self.shard.deliveries.items():
+            lease = self.model.tasks[delivery.home.queue.tenant, id_of(key)].lease
             assert lease is not None
-            assert delivery.claim.until_of(task_id) == lease.until
+            assert delivery.claim.until_of(key) == lease.until
         live = sum(claim.live for claim in self.shard.claims.values())
         assert live == len(self.shard.deliveries)
         assert all(claim.live > 0 for claim in self.shard.claims.values())
@@ -456,7 +453,7 @@ class CoreBesideModel(RuleBasedStateMachine):
             assert (view.attempts, view.error, view.result) == (task.attempts, task.error, task.result)
             lease = task.lease
             assert (view.token, view.due_ms) == (lease.token if lease else None, task.due or None)
-            assert lease is None or view.worker == lease.worker
+            assert lease is None or view.worker == lease.by[1]
             assert TaskMessage.FromString(view.raw).payload == task.payload
         assert {(task.tenant, task.command) for task in self.model.tasks.values()} <= set(shard.by_name)
         for (tenant, command), queue in shard.by_name.items():
@@ -470,6 +467,8 @@ class CoreBesideModel(RuleBasedStateMachine):
     def hidden_from_others(self, data: st.DataObject) -> None:
         task = data.draw(st.sampled_from(list(self.model.tasks.values())))
         other = TENANTS[TENANTS[0] == task.tenant]
+        if (other, task.task_id) in self.model.tasks:
+            return
         with pytest.raises(Rejection, match="no task"):
             reads.get_task(self.shard, other, task.task_id, self.now())
 

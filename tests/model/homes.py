@@ -1,0 +1,49 @@
+"""Where the tasks of the random lives were created, so that nothing is left there when they are removed."""
+
+from __future__ import annotations
+
+from codeq_server.core import keys, outcomes
+from codeq_server.core.errors import Rejection
+from codeq_server.core.shard import Shard
+from codeq_server.storage.memory import MemoryStore
+from reference import Model, Task
+
+Home = tuple[int, int, int]
+"""Queue, lane, position."""
+
+
+class Homes:
+    """A part of the machine that drives core and model."""
+
+    model: Model
+    shard: Shard
+    store: MemoryStore
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.homes: dict[tuple[str, str], Home] = {}
+        """Of each task, by tenant and id."""
+        self.removed: dict[Home, tuple[str, str]] = {}
+
+    def note_homes(self, tenant: str, task_ids: list[str]) -> None:
+        for task_id in task_ids:
+            if (tenant, task_id) in self.model.tasks:
+                self.homes[tenant, task_id] = self.home(self.model.tasks[tenant, task_id])
+
+    def home(self, task: Task) -> Home:
+        """Returns the home that the id of a task leads to."""
+        lane, position = outcomes.find_home(self.shard, task.tenant, task.task_id)
+        return lane.queue.number, lane.index, position
+
+    def exists(self, task: Task) -> bool:
+        try:
+            return self.home(task) == self.homes[task.tenant, task.task_id]
+        except Rejection:
+            return False
+
+    def check_no_rows(self, home: Home) -> None:
+        queue, lane, position = home
+        for table in (b"t", b"s", b"u"):
+            key = keys.place_key(keys.lane_prefix(table, queue, lane), position)
+            value = self.store.get(key)
+            assert value is None or value[:1] == keys.POINTER

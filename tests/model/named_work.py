@@ -1,0 +1,57 @@
+"""Work of the random lives that names tasks: by idempotency keys, by ids that producers choose, in whole batches."""
+
+from __future__ import annotations
+
+from codeq_server.core import names
+from hypothesis import strategies as st
+from hypothesis.stateful import rule
+from reference import Task
+
+TENANTS = ("acme", "globex")
+COMMANDS = ("a", "b", "c")
+
+
+class NamedWork:
+    """Rules of the machine that drives core and model."""
+
+    @rule(
+        tenant=st.sampled_from(TENANTS),
+        kind=st.sampled_from(["chosen", "keyed", "keyed", "keyed batch", "batch", "double batch"]),
+        number=st.integers(1, 3),
+        command=st.sampled_from(COMMANDS[:2]),
+        max_attempts=st.integers(1, 2),
+        delay=st.sampled_from([0, 0, 500]),
+        again=st.booleans(),
+    )
+    def create_named(
+        self, tenant: str, kind: str, number: int, command: str, max_attempts: int, delay: int, again: bool
+    ) -> None:
+        """Creates tasks with names, twice perhaps; names are few, so that most were used before."""
+        key, size = f"key {number}", 2 if kind.endswith("batch") else 1
+        digest = f"{command} {max_attempts} {delay}".encode().ljust(16) if kind.startswith("keyed") else b""
+        task_ids = [f"id-{number % 3 + index * (kind == 'batch')}" for index in range(size)]
+        if digest:
+            task_ids = [names.keyed_id(tenant, key, None if size == 1 else index) for index in range(size)]
+        batch = names.Naming(names.keyed_id(tenant, key), digest) if kind == "keyed batch" else None
+        now = self.now()
+        due = now.wall_ms + delay if delay else 0
+        wanted = [
+            names.NewTask(command, b"1", 5, max_attempts, due, names.Naming(task_id, digest)) for task_id in task_ids
+        ]
+
+        def core() -> list[tuple[str, bool] | None]:
+            if size == 1:
+                made = [names.create(self.shard, tenant, wanted[0], now)]
+            else:
+                made = names.create_all(self.shard, tenant, wanted, batch, now)
+            return [each and (each.task_id, isinstance(each, names.Duplicate)) for each in made]
+
+        def model() -> list[tuple[str, bool] | None]:
+            whole = (batch.task_id, size) if batch else ("", 0)
+            tasks = [Task(task_id, tenant, command, 5, max_attempts, b"1", digest, whole) for task_id in task_ids]
+            made = self.model.create(tasks, due, now.wall_ms)
+            return [each and (each.task_id, all(each is not task for task in tasks)) for each in made]
+
+        for _ in range(2 if again else 1):
+            self.both(core, model)
+        self.note_homes(tenant, task_ids)

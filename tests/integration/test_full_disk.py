@@ -24,7 +24,7 @@ def get(server: ServerProcess, path: str) -> httpx.Response:
 async def test_nearly_full_disk_refuses_new_tasks_and_lets_others_end(tmp_path: Path) -> None:
     store = tmp_path / "store"
     with ServerProcess(tmp_path / "first", store=store) as server:
-        task_id = post(server, "/tasks", {"command": "a", "payload": 1}).json()["id"]
+        task_id = post(server, "/tasks", {"command": "a", "payload": 1, "idempotencyKey": "k"}).json()["id"]
         assert server.stop() == 0
     with ServerProcess(tmp_path / "second", store=store, env=ALWAYS_FULL) as server:
         refused = post(server, "/tasks", {"command": "a", "payload": 2})
@@ -37,6 +37,9 @@ async def test_nearly_full_disk_refuses_new_tasks_and_lets_others_end(tmp_path: 
                 with pytest.raises(codeq.StorageFull) as error:
                     await producer.create(command, 2, timeout_seconds=1)
                 assert error.value.retryable
+            assert await producer.create("a", 1, idempotency_key="k") == task_id
+        again = post(server, "/tasks", {"command": "a", "payload": 1, "idempotencyKey": "k"})
+        assert (again.status_code, again.json()["id"], again.json()["duplicate"]) == (200, task_id, True)
         ready = get(server, "/readyz")
         assert (ready.status_code, ready.json()["storageFull"]) == (200, True)
         assert "\ncodeq_storage_full 1.0\n" in get(server, "/metrics").text

@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from codeq_server.core import names
 from codeq_server.core.claims import claim
+from codeq_server.core.clock import Now
 from codeq_server.core.creates import create
 from codeq_server.core.errors import Reason, Rejection
-from codeq_server.core.model import Caller
+from codeq_server.core.model import Caller, id_of
 from codeq_server.core.outcomes import Outcome, Status, settle
 from codeq_server.core.reads import get_task
 from codeq_server.core.recovery import open_shard
-from codeq_server.core.shard import ShardSettings
+from codeq_server.core.shard import Shard, ShardSettings
 from codeq_server.engine.runner import ShardRunner, system_clock
 from codeq_server.replication.local import LocalLog
 from codeq_server.storage.check import check
@@ -31,6 +33,7 @@ TENANT = "acme"
 CLIENTS = 3
 ROUNDS = 5
 CLAIMED_TOGETHER = 3
+DIGEST = b"d" * 16
 CALLS_LEAST = 50
 """Changes of the store that the whole work makes at least."""
 
@@ -46,6 +49,34 @@ class Heard:
     attempts: dict[str, int] = field(default_factory=dict)
     ended: dict[str, Status] = field(default_factory=dict)
     refused: int = 0
+    keys: int = 0
+    """Numbers up to this one were used in keys."""
+
+
+def keyed(number: int) -> list[names.NewTask]:
+    """Returns a task with a key, and one with an id of its producer's choice."""
+    namings = (names.Naming(names.keyed_id(TENANT, f"k{number}"), DIGEST), names.Naming(f"id-{number}"))
+    return [names.NewTask("a", b"1", 0, 0, 0, naming) for naming in namings]
+
+
+def whole(number: int) -> tuple[list[names.NewTask], names.Naming]:
+    """Returns the tasks of an atomic batch, and the naming that follows from its key."""
+    namings = [names.Naming(names.keyed_id(TENANT, f"b{number}", index), DIGEST) for index in (0, 1)]
+    tasks = [names.NewTask("a", b"1", 0, 0, 0, naming) for naming in namings]
+    return tasks, names.Naming(names.keyed_id(TENANT, f"b{number}"), DIGEST)
+
+
+def judge_names(shard: Shard, heard: Heard, now: Now) -> None:
+    """Asks again for everything with a name: what was heard of is found, and batches are there or not as a whole."""
+    for number in range(1, heard.keys + 1):
+        for task in keyed(number):
+            try:
+                again = isinstance(names.create(shard, TENANT, task, now), names.Duplicate)
+            except Rejection as refusal:
+                again = refusal.reason is Reason.TASK_ID_TAKEN
+            assert again or task.naming.task_id not in heard.created
+        again = {isinstance(task, names.Duplicate) for task in names.create_all(shard, TENANT, *whole(number), now)}
+        assert again == {True} or (again == {False} and whole(number)[0][0].naming.task_id not in heard.created)
 
 
 def opened_shard(store: Store, unix_seconds: int) -> tuple[ShardRunner, list[BaseException]]:
@@ -78,6 +109,11 @@ class Client:
         runner, shard, heard = self.runner, self.runner.shard, self.heard
         now = runner.now()
         made = [create(shard, TENANT, "a", b"1", self.chance.choice((0, 9)), 0, 0, now)[0] for _ in range(2)]
+        heard.keys += 1
+        for task in keyed(heard.keys):
+            assert names.create(shard, TENANT, task, now).task_id == task.naming.task_id
+        made += [task.naming.task_id for task in keyed(heard.keys)]
+        made += [task.task_id for task in names.create_all(shard, TENANT, *whole(heard.keys), now)]
         heard.decided += made
         await self.told()
         heard.created.update(made)
@@ -88,12 +124,13 @@ class Client:
         await self.told()
         heard.tokens.add(lease.token)
         for each in delivered:
-            heard.attempts[each.task_id] = max(each.attempts, heard.attempts.get(each.task_id, 0))
+            task_id = id_of(each.task_id)
+            heard.attempts[task_id] = max(each.attempts, heard.attempts.get(task_id, 0))
             outcome = self.chance.choice((Outcome.COMPLETED, Outcome.COMPLETED, Outcome.FAILED, Outcome.NACK))
-            verdict = settle(shard, self.caller, each.task_id, lease.token, outcome, None, "no", 0, 0.5, runner.now())
+            verdict = settle(shard, self.caller, task_id, lease.token, outcome, None, "no", 0, 0.5, runner.now())
             await self.told()
             if verdict.status in {Status.COMPLETED, Status.FAILED}:
-                heard.ended[each.task_id] = verdict.status
+                heard.ended[task_id] = verdict.status
 
     async def read(self) -> None:
         """Reads tasks at any moment of a commit; a read tells no more than a reply does."""
@@ -152,6 +189,7 @@ async def judge(store: Store, heard: Heard) -> None:
         assert get_task(runner.shard, TENANT, task_id, now).status is status
     for task_id, attempts in heard.attempts.items():
         assert get_task(runner.shard, TENANT, task_id, now).attempts >= attempts
+    judge_names(runner.shard, heard, now)
     create(runner.shard, TENANT, "a", b"1", 0, 0, 0, now)
     claimed = claim(runner.shard, Caller(TENANT, "late", "late"), None, 1, 1 << 20, 60_000, now)
     assert claimed is not None

@@ -245,6 +245,31 @@ def test_atomic_batch_with_too_many_new_queues_creates_nothing() -> None:
     assert len(names.create_all(driven.shard, TENANT, tasks[:3], None, driven.now)) == 3
 
 
+@pytest.mark.parametrize("durable", [False, True])
+def test_same_request_on_a_nearly_full_disk_still_finds_the_first_task(durable: bool) -> None:
+    driven = DrivenShard()
+    first, members = create(driven, keyed()), batch(driven, 2)
+    create(driven, Naming("chosen"))
+    if durable:
+        driven.write()
+    driven.shard.storage_full = True
+    rows = dict(driven.shard.batch.rows)
+    assert create(driven, keyed()) == Duplicate(first.task_id)
+    assert [each and each.task_id for each in batch(driven, 2)] == [each and each.task_id for each in members]
+    refusals = [
+        (lambda: create(driven, keyed(digest=OTHER)), "IDEMPOTENCY_CONFLICT"),
+        (lambda: create(driven, Naming("chosen")), "TASK_ID_TAKEN"),
+        (lambda: create(driven, keyed("new")), "STORAGE_FULL"),
+        (lambda: create(driven, Naming("new")), "STORAGE_FULL"),
+        (lambda: batch(driven, 2, key="new"), "STORAGE_FULL"),
+    ]
+    for request, expected in refusals:
+        with pytest.raises(Rejection) as refused:
+            request()
+        assert reason(refused) == expected
+    assert driven.shard.batch.rows == rows
+
+
 def test_home_of_a_named_task_holds_id_and_task_bytes() -> None:
     for head in (keys.home_head(5 | keys.NAMED_EPOCH), keys.parked_head(5 | keys.NAMED_EPOCH, 99, 3)):
         value = head + keys.name_head("x.1") + b"task"

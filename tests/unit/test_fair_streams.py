@@ -10,6 +10,7 @@ from codeq.v1 import producer_service_pb2, task_pb2, task_service_pb2, worker_se
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.claims import WORKER_SCOPES, Claims, Token
 from codeq_server.engine.admission import TURN_COST
+from codeq_server.services.artifacts import Artifacts
 from codeq_server.services.calls import Calls
 from codeq_server.services.produce import ProducerStream
 from codeq_server.services.streams import StreamRegistry
@@ -57,7 +58,7 @@ async def runner() -> HeldRunner:
 @pytest.fixture
 def calls(runner: HeldRunner) -> Calls:
     made = Calls(Authenticator(TenantTokens(), TenantTokens()), runner)
-    made.register("codeq.v1.TaskService", TaskService(runner, 60))
+    made.register("codeq.v1.TaskService", TaskService(runner, 60, Artifacts(runner, None, 0)))
     return made
 
 
@@ -76,7 +77,9 @@ def worker(runner: HeldRunner) -> WorkerStream:
     """Returns a stream whose client takes whatever there is, without end."""
     more = worker_service_pb2.WorkRequest(add_credits=FRAME_TASKS)
     hello = worker_service_pb2.WorkRequest(hello=worker_service_pb2.WorkerHello(), add_credits=FRAME_TASKS)
-    return WorkerStream(runner, flood_claims(), StreamRegistry(), 60, EndlessClient(hello, more))
+    return WorkerStream(
+        runner, flood_claims(), StreamRegistry(), 60, Artifacts(runner, None, 0), EndlessClient(hello, more)
+    )
 
 
 def create_request() -> task_service_pb2.CreateTaskRequest:

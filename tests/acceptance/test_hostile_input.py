@@ -43,7 +43,7 @@ BAD_NUMBERS = (
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server with the well-known token for everything; at the end it still runs and its log tells of no defect."""
+    """A server with the well-known token for everything; at the end it still serves."""
     with ServerProcess(tmp_path_factory.mktemp("running")) as server:
         yield server
         assert httpx.get(f"{server.http_url}/healthz").status_code == 200
@@ -330,3 +330,29 @@ async def test_worker_stream_without_credits_gets_nothing_and_outcomes_of_nonsen
         assert [error.number for error in errors] == list(range(1, len(nonsense) + 1))
         assert all(len(error.task_id) <= 64 for error in errors)
     assert queue_of(running, "ZERO")["ready"] == 1
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "/codeq.v1.TaskService/CreateTask",
+        "/codeq.v1.QueueService/ListQueues",
+        "/codeq.v1.ProducerService/Produce",
+        "/codeq.v1.WorkerService/Work",
+    ],
+)
+@pytest.mark.parametrize("content", [b"\xff", b"\x0a\x05a"], ids=lambda content: content.hex())
+async def test_bytes_that_are_no_message_are_refused_as_the_fault_of_their_sender(
+    running: ServerProcess, method: str, content: bytes
+) -> None:
+    async with grpc.aio.insecure_channel(running.producer_addr) as channel:
+        if method.endswith(("/Produce", "/Work")):
+            stream: Any = channel.stream_stream(method)(metadata=auth())
+            await stream.write(content)
+            call_of_method = stream.read()
+        else:
+            call_of_method = channel.unary_unary(method)(content, metadata=auth())
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call_of_method
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "no message of this call" in (caught.value.details() or "")

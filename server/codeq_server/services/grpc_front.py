@@ -10,7 +10,7 @@ import grpc
 from codeq import reasons
 from codeq.v1 import producer_service_pb2, worker_service_pb2
 from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -30,6 +30,9 @@ Serve = Callable[[Any, Any], Any]
 
 PRODUCE: Final = "/codeq.v1.ProducerService/Produce"
 WORK: Final = "/codeq.v1.WorkerService/Work"
+
+_REFUSALS: Final = (Rejection, DecodeError)
+"""What the caller brought about."""
 
 
 def status_of(rejection: Rejection) -> status_pb2.Status:
@@ -75,7 +78,7 @@ class GrpcFront:
             _, service, name = method.name.split("/")
             handlers.setdefault(service, {})[name] = grpc.unary_unary_rpc_method_handler(
                 self._unary(method),
-                request_deserializer=method.request_class.FromString,
+                request_deserializer=None,  # parsed below: grpc answers UNKNOWN to bytes that are no message
                 response_serializer=_serialize,
             )
         handlers["codeq.v1.ProducerService"] = {
@@ -97,13 +100,16 @@ class GrpcFront:
         return list(handlers)
 
     def _unary(self, method: Method) -> Any:
-        async def behaviour(request: Message, context: Any) -> Message:
+        parse = method.request_class.FromString
+
+        async def behaviour(content: bytes, context: Any) -> Message:
             started = time.perf_counter()
             metadata = dict(context.invocation_metadata())
             code = "OK"
             try:
-                return await self._calls.call(method.name, request, _text(metadata.get("authorization", "")))
-            except Rejection as rejection:
+                return await self._calls.call(method.name, parse(content), _text(metadata.get("authorization", "")))
+            except _REFUSALS as problem:
+                rejection = _refusal(problem)
                 code = reasons.BY_NUMBER[rejection.reason.value].grpc_name
                 await _abort(context, rejection)
             except Exception as problem:  # noqa: BLE001 - a defect of ours: the caller gets INTERNAL, the log the rest
@@ -127,17 +133,14 @@ class GrpcFront:
                 header = _text(dict(context.invocation_metadata()).get("authorization", ""))
                 claims = self._calls.authenticator.authenticate(header, access.principal, access.scope)
                 await self._serve[name](claims, context)
-            except Rejection as rejection:
-                await _abort(context, rejection)
-            except BaseExceptionGroup as group:
-                cause = _first(group)
-                if not isinstance(cause, Rejection):
+            except (Exception, BaseExceptionGroup) as problem:  # noqa: BLE001 - a defect of ours, or what follows
+                cause = _first(problem) if isinstance(problem, BaseExceptionGroup) else problem
+                if isinstance(cause, grpc.aio.InternalError):
+                    return  # a write came to nothing, because the client has left
+                if not isinstance(cause, _REFUSALS):
                     self._on_defect(name, cause)
                     cause = Rejection(Reason.INTERNAL, "internal error")
-                await _abort(context, cause)
-            except Exception as problem:  # noqa: BLE001 - a defect of ours
-                self._on_defect(name, problem)
-                await _abort(context, Rejection(Reason.INTERNAL, "internal error"))
+                await _abort(context, _refusal(cause))
 
         return behaviour
 
@@ -145,6 +148,13 @@ class GrpcFront:
 async def _abort(context: Any, rejection: Rejection) -> NoReturn:
     await context.abort_with_status(rpc_status.to_status(status_of(rejection)))
     raise AssertionError  # abort raises
+
+
+def _refusal(problem: Rejection | DecodeError) -> Rejection:
+    """Returns the refusal of a call; bytes that are no message of it are the caller's fault."""
+    if isinstance(problem, Rejection):
+        return problem
+    return Rejection(Reason.INVALID_BODY, f"the bytes are no message of this call: {problem}")
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -157,7 +167,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
             stack.extend(problem.exceptions)
         else:
             leaves.append(problem)
-    return next((leaf for leaf in leaves if isinstance(leaf, Rejection)), leaves[0])
+    return next((leaf for leaf in leaves if isinstance(leaf, _REFUSALS)), leaves[0])
 
 
 def _serialize(message: Message) -> bytes:

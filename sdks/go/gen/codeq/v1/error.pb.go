@@ -31,7 +31,7 @@ const (
 	ErrorReason_ERROR_REASON_UNSPECIFIED ErrorReason = 0
 	// A field of the request is malformed or out of its bounds; google.rpc.BadRequest names each.
 	ErrorReason_ERROR_REASON_INVALID_FIELD ErrorReason = 1
-	// The HTTP body is not one JSON object, or its content type is not JSON.
+	// The HTTP body is not one JSON object, or its content type is not JSON; over gRPC: the bytes are no message of the call.
 	ErrorReason_ERROR_REASON_INVALID_BODY ErrorReason = 2
 	// The request, a frame of it or a payload is larger than its bound.
 	ErrorReason_ERROR_REASON_TOO_LARGE ErrorReason = 3

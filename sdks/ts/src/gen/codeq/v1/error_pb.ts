@@ -70,7 +70,7 @@ export enum ErrorReason {
   INVALID_FIELD = 1,
 
   /**
-   * The HTTP body is not one JSON object, or its content type is not JSON.
+   * The HTTP body is not one JSON object, or its content type is not JSON; over gRPC: the bytes are no message of the call.
    *
    * @generated from enum value: ERROR_REASON_INVALID_BODY = 2;
    */

@@ -57,11 +57,16 @@ def test_no_call_of_another_tenant_sees_or_changes_a_task_or_queue(tmp_path: Pat
         waiting = call(server, "POST", "/tasks", token="producer", json={"command": "A", "payload": 1}).json()
         call(server, "POST", "/tasks", token="producer", json={"command": "B", "payload": 2, "taskId": "named"})
         held = call(server, "POST", "/tasks/claim", token="producer", json={"commands": ["B"]}).json()
+        call(server, "POST", "/tasks", token="producer", json={"command": "C", "payload": 3, "taskId": "ended"})
+        call(server, "POST", "/tasks/claim", token="producer", json={"commands": ["C"]})
+        result = {"status": "COMPLETED", "artifacts": [{"name": "a.txt", "contentBase64": "aGk="}]}
+        assert call(server, "POST", "/tasks/ended/result", token="producer", json=result).status_code == 200
+        ended = call(server, "GET", "/tasks/ended", token="producer").json()
         page = call(server, "GET", "/tasks?pageSize=1", token="producer").json()["nextPageToken"]
         assert (held["id"], page != "") == ("named", True)
         server.stop()
     with of("umbrella", tmp_path) as server:
-        for task in (waiting, held):
+        for task in (waiting, held, ended):
             for method, path in paths_with_a_name(server, task["id"], task["command"]):
                 body = BODIES.get(path.rpartition("/")[2], {})
                 answer = call(server, method, path, token="producer", **({"json": body} if method == "POST" else {}))
@@ -70,6 +75,8 @@ def test_no_call_of_another_tenant_sees_or_changes_a_task_or_queue(tmp_path: Pat
         results = [{"taskId": held["id"], "leaseToken": held["leaseToken"], "status": "COMPLETED"}]
         answers = call(server, "POST", "/tasks/batch/results", token="producer", json={"results": results}).json()
         assert answers["results"][0]["error"]["reason"] == "TASK_NOT_FOUND"
+        cleanup = {"before": "2100-01-01T00:00:00Z"}
+        assert call(server, "POST", "/admin/tasks/cleanup", token="producer", json=cleanup).json()["deleted"] == 0
         assert call(server, "GET", "/tasks", token="producer").json()["tasks"] == []
         assert call(server, "GET", "/admin/queues", token="producer").json()["queues"] == []
         refused(call(server, "GET", f"/tasks?pageSize=1&pageToken={page}", token="producer"), 400, "INVALID_PAGE_TOKEN")
@@ -77,6 +84,8 @@ def test_no_call_of_another_tenant_sees_or_changes_a_task_or_queue(tmp_path: Pat
         server.stop()
     with of("acme", tmp_path) as server:
         assert call(server, "GET", f"/tasks/{waiting['id']}", token="producer").json() == waiting
+        assert call(server, "GET", "/tasks/ended", token="producer").json() == ended
+        assert call(server, "GET", "/tasks/ended/artifacts/a.txt", token="producer").content == b"hi"
         kept = call(server, "GET", "/tasks/named", token="producer").json()
         assert (kept["status"], kept["leaseToken"]) == ("CLAIMED", held["leaseToken"])
 

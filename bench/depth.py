@@ -2,6 +2,7 @@
 
     bench/depth.py                                      2 million tasks of 200 bytes in one queue
     bench/depth.py --tasks 10000000 --queues 1000
+    bench/depth.py --tasks 1000000 --queues 100000      many queues: start and memory
 
 Fills a fresh server over one stream, kills and starts it, and claims. Prints one JSON line:
 
@@ -27,6 +28,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -43,8 +45,8 @@ from measured_server import TOKEN, BenchError, MeasuredServer
 from run import BUILD, RESULTS, describe_commit, describe_machine
 
 FRAME_TASKS: Final = 1000
-RUN_TASKS: Final = 100
-"""Neighbours of a frame that go to the same queue; the queues come in turn."""
+RUN_TASKS_MAX: Final = 100
+"""Neighbours of a frame that go to the same queue."""
 PAYLOAD_BYTES: Final = 200
 ORDERED: Final = 20_000
 """Tasks claimed to see their order, over all queues looked at."""
@@ -62,17 +64,6 @@ _TEXT: Final = "".join(_DRAW.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=1
 """Text that does not compress: a store should not look smaller than it is for real payloads."""
 
 
-def command_of(number: int, queues: int) -> str:
-    """Returns the command of the task with this number."""
-    return f"DEEP.{number // RUN_TASKS % queues}"
-
-
-def numbers_of(queue: int, queues: int) -> Iterator[int]:
-    """Yields the numbers of a queue's tasks in order."""
-    for first in count(queue * RUN_TASKS, queues * RUN_TASKS):
-        yield from range(first, first + RUN_TASKS)
-
-
 def payload(number: int) -> bytes:
     """Returns a JSON payload of PAYLOAD_BYTES that tells the number of its task."""
     head = b'{"n":%d,"text":"' % number
@@ -81,13 +72,34 @@ def payload(number: int) -> bytes:
     return head + _TEXT[start : start + length] + b'"}'
 
 
-def frame_of(numbers: range, queues: int) -> producer_pb.ProduceRequest:
-    """Returns the frame that creates these tasks."""
-    specs = [task_pb2.TaskSpec(command=command_of(n, queues), payload=payload(n)) for n in numbers]
-    return producer_pb.ProduceRequest(tasks=specs)
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How tasks are spread over queues.
+
+    Attributes:
+        queues: Number of queues.
+        run: Neighbours that go to the same queue; the queues come in turn.
+    """
+
+    queues: int
+    run: int
+
+    def command(self, number: int) -> str:
+        """Returns the command of the task with this number."""
+        return f"DEEP.{number // self.run % self.queues}"
+
+    def numbers(self, queue: int) -> Iterator[int]:
+        """Yields the numbers of a queue's tasks in order."""
+        for first in count(queue * self.run, self.queues * self.run):
+            yield from range(first, first + self.run)
+
+    def frame(self, numbers: range) -> producer_pb.ProduceRequest:
+        """Returns the frame that creates these tasks."""
+        specs = [task_pb2.TaskSpec(command=self.command(n), payload=payload(n)) for n in numbers]
+        return producer_pb.ProduceRequest(tasks=specs)
 
 
-async def create(address: str, tasks: int, queues: int) -> tuple[float, float]:
+async def create(address: str, tasks: int, spread: Spread) -> tuple[float, float]:
     """Creates the tasks over one stream; returns the rate of all, and that of the last tenth to that of the first."""
     async with grpc.aio.insecure_channel(address) as channel:
         stream: Any = ProducerServiceStub(channel).Produce(metadata=AUTH)
@@ -95,7 +107,7 @@ async def create(address: str, tasks: int, queues: int) -> tuple[float, float]:
         async def send() -> None:
             await stream.write(producer_pb.ProduceRequest(hello=producer_pb.ProducerHello()))
             for first in range(0, tasks, FRAME_TASKS):
-                await stream.write(frame_of(range(first, min(first + FRAME_TASKS, tasks)), queues))
+                await stream.write(spread.frame(range(first, min(first + FRAME_TASKS, tasks))))
             await stream.done_writing()
 
         began = time.monotonic()
@@ -160,7 +172,7 @@ async def claim_lone(address: str, claims: int, queues: int) -> tuple[list[float
     return every, cold
 
 
-async def claim_under_load(worker: str, producer: str, tasks: int, queues: int) -> list[float]:
+async def claim_under_load(worker: str, producer: str, tasks: int, spread: Spread) -> list[float]:
     """Claims as `claim_lone` does while tasks are created, LOAD_PER_S in a second."""
     async with grpc.aio.insecure_channel(producer) as channel:
         stream: Any = ProducerServiceStub(channel).Produce(metadata=AUTH)
@@ -170,7 +182,7 @@ async def claim_under_load(worker: str, producer: str, tasks: int, queues: int) 
             began = time.monotonic()
             for first in count(0, LOAD_FRAME_TASKS):
                 await asyncio.sleep(max(0.0, began + first / LOAD_PER_S - time.monotonic()))
-                await stream.write(frame_of(range(tasks + first, tasks + first + LOAD_FRAME_TASKS), queues))
+                await stream.write(spread.frame(range(tasks + first, tasks + first + LOAD_FRAME_TASKS)))
 
         async def receive() -> None:
             while await stream.read() is not grpc.aio.EOF:
@@ -178,7 +190,7 @@ async def claim_under_load(worker: str, producer: str, tasks: int, queues: int) 
 
         load = [asyncio.create_task(send()), asyncio.create_task(receive())]
         try:
-            return (await claim_lone(worker, lone_claims(tasks), queues))[0]
+            return (await claim_lone(worker, lone_claims(tasks), spread.queues))[0]
         finally:
             for task in load:
                 task.cancel()
@@ -211,12 +223,12 @@ def rss_samples(server: MeasuredServer) -> Iterator[list[float]]:
         samples.append(server.rss_mb())
 
 
-def comes_in_order(server: MeasuredServer, tasks: int, queues: int) -> bool:
+def comes_in_order(server: MeasuredServer, tasks: int, spread: Spread) -> bool:
     """Returns whether tasks of some queues come in the order of their creation, and again after they are given back."""
-    looked = _DRAW.sample(range(queues), min(queues, ORDERED_QUEUES))
-    wanted = min(ORDERED // len(looked), tasks // queues)
+    looked = _DRAW.sample(range(spread.queues), min(spread.queues, ORDERED_QUEUES))
+    wanted = min(ORDERED // len(looked), tasks // spread.queues)
     for queue in looked:
-        numbers = numbers_of(queue, queues)
+        numbers = spread.numbers(queue)
         expected = [next(numbers) for _ in range(wanted)]
         for _ in range(2):
             if asyncio.run(claim_in_order(server.worker, f"DEEP.{queue}", wanted)) != expected:
@@ -226,23 +238,24 @@ def comes_in_order(server: MeasuredServer, tasks: int, queues: int) -> bool:
 
 def measure(directory: Path, tasks: int, queues: int) -> dict[str, object]:
     """Fills a fresh server, restarts it, claims; returns the figures."""
-    server = MeasuredServer(directory)
+    spread = Spread(queues, min(RUN_TASKS_MAX, tasks // queues))
+    server = MeasuredServer(directory, queues_max=queues)
     with server:
         with rss_samples(server) as rss_full:
-            creates_per_s, creates_ratio = asyncio.run(create(server.producer, tasks, queues))
+            creates_per_s, creates_ratio = asyncio.run(create(server.producer, tasks, spread))
         server.kill()
     began = time.monotonic()
     with server:
         start_seconds = time.monotonic() - began
         with rss_samples(server) as rss_again:
-            ready = sum(server.queue_counts(f"DEEP.{queue}")["ready"] for queue in range(queues))
+            ready = sum(server.ready_counts())
             if ready != tasks:
                 raise BenchError(f"{ready} tasks are ready after the restart, {tasks} were created before")
             store_mb = server.store_mb()
-            in_order = comes_in_order(server, tasks, queues)
+            in_order = comes_in_order(server, tasks, spread)
     with server, rss_samples(server) as rss_claims:
         every, cold = asyncio.run(claim_lone(server.worker, lone_claims(tasks), queues))
-        loaded = asyncio.run(claim_under_load(server.worker, server.producer, tasks, queues))
+        loaded = asyncio.run(claim_under_load(server.worker, server.producer, tasks, spread))
     return {
         "bench": "depth",
         "tasks": tasks,
@@ -269,8 +282,9 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, default=BUILD, help="where the store is made (default build/)")
     parser.add_argument("--save", action="store_true", help="append the result to bench/results")
     options = parser.parse_args()
-    if options.queues < 1 or options.tasks % (options.queues * RUN_TASKS):
-        parser.error(f"--tasks must be a multiple of {RUN_TASKS} times --queues")
+    run = min(RUN_TASKS_MAX, options.tasks // max(1, options.queues))
+    if options.queues < 1 or run < 1 or options.tasks % (options.queues * run):
+        parser.error("every queue must get the same number of tasks, in whole runs")
     BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
         result = measure(Path(directory), options.tasks, options.queues) | {

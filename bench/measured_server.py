@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -20,6 +21,7 @@ TOKEN: Final = "dev-token"  # noqa: S105 - the token of the documented developme
 START_SECONDS_MAX: Final = 30.0
 STOP_SECONDS_MAX: Final = 20.0
 CALL_SECONDS_MAX: Final = 30.0
+QUEUES_PER_TENANT_DEFAULT: Final = 10_000
 POLL_SECONDS: Final = 0.02
 ROWS_COUNTER: Final = "codeq_rows_written_total"
 
@@ -59,7 +61,13 @@ class MeasuredServer:
     """A server with an empty store, on free ports of the loopback interface, fsync on unless told otherwise."""
 
     def __init__(
-        self, directory: Path, *, fsync: bool = True, retention_seconds: int | None = None, tenants: bool = False
+        self,
+        directory: Path,
+        *,
+        fsync: bool = True,
+        retention_seconds: int | None = None,
+        tenants: bool = False,
+        queues_max: int = 0,
     ) -> None:
         """Prepares the server; `with` starts and stops it.
 
@@ -67,6 +75,7 @@ class MeasuredServer:
             directory: Where store, log and ready file are kept.
             fsync: Whether every acknowledgement waits for fsync.
             retention_seconds: How long ended tasks are kept; None: the server's default.
+            queues_max: Queues that the tenant must be able to have; 0: as many as by default.
             tenants: Whether every token is accepted, as that of the tenant with its name.
         """
         self._program = [sys.executable, str(ROOT / "bench" / "tenants_server.py")] if tenants else [str(CODEQ)]
@@ -84,6 +93,8 @@ class MeasuredServer:
         }
         if retention_seconds is not None:
             self._env["RETENTION_SECONDS"] = str(retention_seconds)
+        if queues_max > QUEUES_PER_TENANT_DEFAULT:
+            self._env["QUEUES_PER_TENANT_MAX"] = str(queues_max)
         self._process: subprocess.Popen[bytes] | None = None
         self.http = self.worker = self.producer = ""
 
@@ -173,6 +184,18 @@ class MeasuredServer:
         """Returns how many tasks of the command are ready, scheduled, claimed and in the dead-letter queue."""
         queue = self._get_json(f"/v1/codeq/admin/queues/{command}")
         return {name: int(str(queue[name])) for name in ("ready", "scheduled", "claimed", "dlq")}
+
+    def ready_counts(self) -> Iterator[int]:
+        """Yields how many tasks are ready in each queue."""
+        token = ""
+        while True:
+            page = self._get_json(f"/v1/codeq/admin/queues?pageSize=500&pageToken={token}")
+            queues = page["queues"]
+            assert isinstance(queues, list)
+            yield from (int(str(queue["ready"])) for queue in queues)
+            token = str(page.get("nextPageToken", ""))
+            if not token:
+                return
 
     def _processes(self) -> list[psutil.Process]:
         assert self._process is not None

@@ -140,8 +140,9 @@ def dead_letters(queue: Queue) -> Walk:
 def _dead_letter(runner: ShardRunner, key: bytes) -> rows_pb2.StateRow | None:
     """Returns the state row that a row of the dead-letter index stands for; None: it was redriven or removed."""
     number, ended_ms, lane, position = keys.split_dead_key(key)
+    queue = runner.shard.queues.get(number)
     try:
-        state = runner.shard.state(runner.shard.queues[number].lane(lane), position)
+        state = None if queue is None else runner.shard.state(queue.lane(lane), position)
     except CorruptRows as problem:
         raise corrupt(problem) from None
     if state is None or state.status != Status.DLQ or state.changed_ms != ended_ms:

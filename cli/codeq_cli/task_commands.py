@@ -201,7 +201,7 @@ def nack(
     task_id: Id,
     delay: Annotated[
         int | None,
-        typer.Option(min=0, max=43200, metavar="SECONDS", help="Delay; 0: at once; default: the backoff policy's."),
+        typer.Option(min=0, metavar="SECONDS", help="Delay, 12 h at most; 0: at once; default: the backoff policy's."),
     ] = None,
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; kept as the task's error.")] = None,
     lease_token: LeaseToken = None,

@@ -264,14 +264,18 @@ def test_nack_with_zero_is_pending_at_once_and_keeps_the_reason(server: ServerPr
     assert claimed(server, "nack")["error"] == "busy"
 
 
-def test_nack_with_a_delay_is_scheduled_for_then(server: ServerProcess) -> None:
-    task = created(server, "nack-later")
-    claimed(server, "nack-later")
+@pytest.mark.parametrize(("asked", "given"), [(7_200, 7_200), (43_200, 43_200), (43_201, 43_200), (1 << 30, 43_200)])
+def test_nack_with_a_delay_is_scheduled_for_then_12_hours_at_most(
+    server: ServerProcess, asked: int, given: int
+) -> None:
+    task = created(server, f"nack.{asked}")
+    claimed(server, f"nack.{asked}")
     begin = datetime.now(UTC)
-    answer = said(server, task, "nack", delaySeconds=43_200).json()
-    assert answer == {"status": "SCHEDULED", "delaySeconds": 43_200}
-    assert time_of(shown(server, task)["runAt"]) - begin >= timedelta(hours=12)
-    assert queue_of_acme(server, "nack-later")["scheduled"] == 1
+    answer = said(server, task, "nack", delaySeconds=asked).json()
+    assert answer == {"status": "SCHEDULED", "delaySeconds": given}
+    waits = time_of(shown(server, task)["runAt"]) - begin
+    assert timedelta(seconds=given) <= waits < timedelta(seconds=given + 20)
+    assert queue_of_acme(server, f"nack.{asked}")["scheduled"] == 1
 
 
 def test_backoff_of_a_nack_without_a_delay_follows_policy_and_attempts(server: ServerProcess) -> None:

@@ -323,7 +323,6 @@ async def test_worker_stream_without_credits_gets_nothing_and_outcomes_of_nonsen
             task_pb2.Outcome(task_id="x", kind=task_pb2.OUTCOME_KIND_COMPLETED, lease_token=2**64 - 1),
             task_pb2.Outcome(task_id="x", kind=99),  # a kind of a later version
             task_pb2.Outcome(task_id="x", kind=task_pb2.OUTCOME_KIND_NACK, delay_seconds=-1),
-            task_pb2.Outcome(task_id="x", kind=task_pb2.OUTCOME_KIND_NACK, delay_seconds=43_201),
             task_pb2.Outcome(task_id="x", kind=task_pb2.OUTCOME_KIND_FAILED, error=" "),
         ]
         errors = await settle(stream, nonsense)

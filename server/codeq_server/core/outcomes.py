@@ -25,6 +25,8 @@ ABANDONS_MAX: Final = 100
 """Abandons of a task that give its delivery back; later ones count as deliveries."""
 SHRINK_FROM: Final = 16
 """Lease rows shorter than this are not rewritten when most of their deliveries have ended."""
+NACK_DELAY_MAX_MS: Final = 12 * 3_600_000
+"""Longest delay that a nack gives a task."""
 EXPIRED_ERROR: Final = "LEASE_EXPIRED"
 MAX_ATTEMPTS_ERROR: Final = "MAX_ATTEMPTS"
 
@@ -92,7 +94,7 @@ def settle(
         outcome: COMPLETED, FAILED, NACK or ABANDON.
         result: Result of a COMPLETED, or None.
         error: Error of a FAILED, reason of a NACK.
-        delay_ms: Delay of a NACK; None: by the backoff policy.
+        delay_ms: Delay of a NACK, cut to NACK_DELAY_MAX_MS; None: by the backoff policy.
         random: Uniform in [0, 1), for the backoff.
         now: Time of the outcome.
         artifacts: Artifacts of a COMPLETED or FAILED. With one without URL and file an outcome can only repeat an
@@ -207,6 +209,7 @@ def _nack(
     if delay_ms is None:
         s = shard.settings
         delay_ms = backoff_ms(s.backoff_policy, s.backoff_base_seconds, s.backoff_max_seconds, attempts, random)
+    delay_ms = min(delay_ms, NACK_DELAY_MAX_MS)
     state = _ended_state(shard, delivery, Outcome.NACK, now)
     state.attempts = attempts
     if reason:

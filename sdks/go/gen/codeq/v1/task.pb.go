@@ -731,7 +731,7 @@ type Outcome struct {
 	Result []byte `protobuf:"bytes,4,opt,name=result,proto3,oneof" json:"result,omitempty"`
 	// Error of a FAILED (not blank) or reason of a NACK; at most 4096 characters.
 	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
-	// Delay of a NACK in seconds, 0 to 43200; 0: at once; absent: by the backoff policy.
+	// Delay of a NACK in seconds; 0: at once; beyond 43200 (12 h): 12 h; absent: by the backoff policy.
 	DelaySeconds  *int32 `protobuf:"varint,6,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -892,7 +892,7 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\x04_urlB\a\n" +
 	"\x05_sizeB\x0f\n" +
 	"\r_content_typeB\t\n" +
-	"\a_sha256\"\xa1\x02\n" +
+	"\a_sha256\"\x9d\x02\n" +
 	"\aOutcome\x12\"\n" +
 	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12\x1f\n" +
 	"\vlease_token\x18\x02 \x01(\x04R\n" +
@@ -900,8 +900,8 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\x04kind\x18\x03 \x01(\x0e2\x15.codeq.v1.OutcomeKindB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04kind\x12&\n" +
 	"\x06result\x18\x04 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80@H\x00R\x06result\x88\x01\x01\x12\x1e\n" +
-	"\x05error\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05error\x125\n" +
-	"\rdelay_seconds\x18\x06 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xc0\xd1\x02(\x00H\x01R\fdelaySeconds\x88\x01\x01B\t\n" +
+	"\x05error\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05error\x121\n" +
+	"\rdelay_seconds\x18\x06 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x01R\fdelaySeconds\x88\x01\x01B\t\n" +
 	"\a_resultB\x10\n" +
 	"\x0e_delay_seconds*\xd9\x01\n" +
 	"\n" +

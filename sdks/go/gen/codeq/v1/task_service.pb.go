@@ -1010,7 +1010,7 @@ type NackTaskRequest struct {
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// Token of the lease; absent: the caller's live lease of the task.
 	LeaseToken *uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3,oneof" json:"lease_token,omitempty"`
-	// Delay in seconds, 0 to 43200; absent: by the backoff policy.
+	// Delay in seconds; 0: at once; beyond 43200 (12 h): 12 h; absent: by the backoff policy.
 	DelaySeconds *int32 `protobuf:"varint,3,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
 	// Reason, kept as the task's error; at most 4096 characters.
 	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -2399,12 +2399,12 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x12SubmitResultAnswer\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
 	"\x06result\x18\x02 \x01(\v2\x14.codeq.v1.TaskResultR\x06result\x12)\n" +
-	"\x05error\x18\x03 \x01(\v2\x13.codeq.v1.ItemErrorR\x05error\"\xd6\x01\n" +
+	"\x05error\x18\x03 \x01(\v2\x13.codeq.v1.ItemErrorR\x05error\"\xd2\x01\n" +
 	"\x0fNackTaskRequest\x12\"\n" +
 	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12$\n" +
 	"\vlease_token\x18\x02 \x01(\x04H\x00R\n" +
-	"leaseToken\x88\x01\x01\x125\n" +
-	"\rdelay_seconds\x18\x03 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xc0\xd1\x02(\x00H\x01R\fdelaySeconds\x88\x01\x01\x12 \n" +
+	"leaseToken\x88\x01\x01\x121\n" +
+	"\rdelay_seconds\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x01R\fdelaySeconds\x88\x01\x01\x12 \n" +
 	"\x06reason\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x06reasonB\x0e\n" +
 	"\f_lease_tokenB\x10\n" +
 	"\x0e_delay_seconds\"e\n" +

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,7 +20,7 @@ from codeq_gateway.routes import Operation, read_operations
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.timestamp_pb2 import Timestamp
 from server_process import ServerProcess
-from test_bad_input import call, queue_of, refused
+from test_bad_input import HTTP, call, queue_of, refused
 
 DEEP = "[" * 100_000 + "]" * 100_000
 NUMBERS = {
@@ -355,3 +358,23 @@ async def test_bytes_that_are_no_message_are_refused_as_the_fault_of_their_sende
             await call_of_method
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert "no message of this call" in (caught.value.details() or "")
+
+
+@pytest.mark.parametrize("method", ["/codeq.v1.ProducerService/Produce", "/codeq.v1.WorkerService/Work"])
+async def test_stream_that_never_says_hello_is_ended(running: ServerProcess, method: str) -> None:
+    async with grpc.aio.insecure_channel(running.producer_addr) as channel, asyncio.timeout(30):
+        stream: Any = channel.stream_stream(method)(metadata=auth())
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stream.read()
+    assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert "hello" in (caught.value.details() or "")
+
+
+async def test_names_of_queues_make_no_more_than_a_thousand_series_of_metrics(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path) as server:
+        async with producing(server) as stream:
+            specs = [task_pb2.TaskSpec(command=f"series-{number}", payload=b"1") for number in range(1100)]
+            ack = await produce(stream, specs)
+        assert len([task_id for task_id in ack.task_ids if task_id]) > 1000
+        shown = HTTP.get(f"{server.http_url}/metrics").text
+    assert len(set(re.findall(r'^codeq_queue_tasks\{command="(series-\d+)"', shown, re.MULTILINE))) == 1000

@@ -1,0 +1,31 @@
+"""The bound on open streams."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from codeq.v1 import producer_service_pb2 as pb
+from codeq_server.core.errors import Reason, Rejection
+from codeq_server.services import streams
+
+
+async def ignore(_: pb.StreamNotice) -> None:
+    """Takes a notice."""
+
+
+async def also_ignore(_: pb.StreamNotice) -> None:
+    """Takes a notice of another stream."""
+
+
+async def test_member_beyond_the_bound_is_refused_until_one_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "STREAMS_MAX", 1)
+    registry = streams.StreamRegistry()
+    async with asyncio.TaskGroup() as group:
+        async with registry.member(ignore, group):
+            with pytest.raises(Rejection) as refused:
+                async with registry.member(also_ignore, group):
+                    pass
+        assert refused.value.reason is Reason.LIMIT_REACHED
+        async with registry.member(also_ignore, group):
+            assert len(registry) == 1

@@ -13,7 +13,17 @@ from codeq_cli.rest import members_of, pages
 PAGE_SIZE: Final = 500
 """Queues asked for at a time; the largest that the server allows."""
 
-COLUMNS: Final = ("command", "ready", "scheduled", "claimed", "dlq", "oldestAgeSeconds", "paused")
+COLUMNS: Final = (
+    "command",
+    "ready",
+    "scheduled",
+    "claimed",
+    "dlq",
+    "oldestAgeSeconds",
+    "createdRate",
+    "completedRate",
+    "paused",
+)
 """Columns of the table of queues."""
 
 app = typer.Typer(no_args_is_help=False, help="Look at, pause and resume queues; needs an administrator's token.")

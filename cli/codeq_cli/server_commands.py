@@ -6,14 +6,20 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from codeq_cli import json_text, render
+from codeq_cli.client_options import ClientOptions, client_command
 from codeq_cli.failures import configuration_failure
+from codeq_cli.rest import members_of
 
 if TYPE_CHECKING:
     from codeq_server.config import Settings
+
+BACKUP_SECONDS_MAX: Final = 30
+"""Time that a backup may take, beside that of any call: then the server answers, and goes on by itself."""
 
 ConfigOption = Annotated[
     str | None, typer.Option(metavar="FILE", help="Configuration file; default: $CODEQ_CONFIG_PATH, else none.")
@@ -71,6 +77,18 @@ def serve(
     from codeq_server.app import serve as run
 
     raise typer.Exit(run(settings, verify=verify))
+
+
+@client_command
+def backup(
+    options: ClientOptions,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the backup in the server's BACKUP_DIR.")],
+) -> None:
+    """Has the server make a backup of its store and artifacts while it serves; needs an administrator's token."""
+    body = json_text.join({"name": json_text.quote(name)})
+    reply = options.server().call("POST", "/admin/backup", body=body, wait_seconds=BACKUP_SECONDS_MAX)
+    members_of(reply)
+    render.show_object(reply or "", options.format)
 
 
 def load_settings(

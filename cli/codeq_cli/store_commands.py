@@ -16,6 +16,11 @@ from codeq_cli import render
 from codeq_cli.client_options import ClientOptions, output_command
 from codeq_cli.failures import ExitCode, Failure
 
+ArtifactsOption = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder of artifacts (LOCAL_ARTIFACTS_DIR); default: beside the store."),
+]
+
 app = typer.Typer(no_args_is_help=False, help="Work on a store without its server.")
 
 
@@ -62,20 +67,14 @@ def backup(
     options: ClientOptions,
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the store; no server may have it open.")],
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the backup; it must not exist.")],
+    artifacts: ArtifactsOption = None,
 ) -> None:
-    """Makes a backup of a store: a folder with all its rows."""
-    from codeq_server.storage.backup import back_up
-    from codeq_server.storage.errors import StoreError, StoreFailed
-    from codeq_server.storage.rocks import RocksStore
+    """Makes a backup of a store: a folder with all its rows and artifacts. `codeq backup` has a server make one."""
+    from codeq_server.storage.backup import back_up_closed
+    from codeq_server.storage.errors import StoreError
 
     try:
-        if not (path / "CURRENT").is_file():
-            raise StoreFailed(f"there is no store at {path}")
-        store = RocksStore(path, fsync=True)
-        try:
-            back_up(store, directory)
-        finally:
-            store.close()
+        back_up_closed(path, directory, artifacts or path.parent / "artifacts")
     except StoreError as error:
         raise _unusable(str(error)) from None
     render.show_object(json.dumps({"backup": str(directory)}), options.format)
@@ -87,8 +86,9 @@ def restore(
     options: ClientOptions,
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the backup; it stays as it is.")],
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the store to make; it must not exist.")],
+    artifacts: ArtifactsOption = None,
 ) -> None:
-    """Makes a store from a backup, after a check of the backup.
+    """Makes a store from a backup, after a check of the backup, and puts its artifacts into their folder.
 
     Ids and lease tokens that were given out since the backup are not given out again.
     """
@@ -96,7 +96,7 @@ def restore(
     from codeq_server.storage.errors import StoreError
 
     try:
-        restore_store(directory, path, int(time.time()))
+        restore_store(directory, path, int(time.time()), artifacts or path.parent / "artifacts")
     except StoreError as error:
         raise _unusable(str(error)) from None
     except OSError as error:

@@ -34,6 +34,7 @@ from codeq_server.auth.static import StaticValidator
 from codeq_server.config import Address, AuthSettings, Settings
 from codeq_server.core.errors import CorruptRows
 from codeq_server.engine.artifacts import ArtifactKeeper
+from codeq_server.engine.backups import Backups
 from codeq_server.engine.reclaiming import Reclaiming
 from codeq_server.engine.runner import ShardRunner
 from codeq_server.engine.space import SpaceWatch
@@ -52,6 +53,7 @@ from codeq_server.services.streams import StreamRegistry
 from codeq_server.services.tasks import TaskService
 from codeq_server.services.work import WorkerStream
 from codeq_server.storage.errors import StoreError
+from codeq_server.storage.rocks import RocksStore
 from codeq_server.storage.store import Store
 
 HTTP_GRACE_SECONDS_MAX: Final = 2.0
@@ -111,6 +113,7 @@ class Node:
         self._streams = StreamRegistry()
         self._health = health.aio.HealthServicer()
         self._keeper: ArtifactKeeper | None = None
+        self._backups: Backups | None = None
 
     async def run(self) -> int:
         """Starts, serves until a signal or a failure, and stops.
@@ -135,6 +138,8 @@ class Node:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._close, runner)
             self._keeper = open_keeper(self._settings, runner, store, _log_artifacts)
+            if self._settings.backup_dir is not None and isinstance(store, RocksStore):
+                self._backups = Backups(runner, store, self._keeper, self._settings.backup_dir)
             space = self._watch_space(runner, store)
             stack.callback(space.stop)
             reclaiming = Reclaiming(store.reclaim)
@@ -173,7 +178,11 @@ class Node:
         self._calls.register(
             "codeq.v1.ServerService",
             ServerService(
-                version=_VERSION, fsync=persistence.fsync_on_commit, persistence_provider=persistence.provider
+                version=_VERSION,
+                fsync=persistence.fsync_on_commit,
+                persistence_provider=persistence.provider,
+                backups=self._backups,
+                on_trouble=_log_backup,
             ),
         )
 
@@ -293,6 +302,8 @@ class Node:
         least = asyncio.get_running_loop().time() + FINISH_SECONDS
         try:
             async with asyncio.timeout_at(max(least, self._end_by)):
+                if self._backups is not None:
+                    await self._backups.stop()
                 if self._keeper is not None:
                     await self._keeper.stop()
                 await runner.close()
@@ -329,6 +340,10 @@ def _log_defect(method: str, problem: BaseException) -> None:
 
 def _log_artifacts(what: str, problem: Exception) -> None:
     _log.error("artifacts_failed", what=what, error=str(problem))
+
+
+def _log_backup(what: str, problem: Exception) -> None:
+    _log.error("backup_failed", what=what, error=str(problem))
 
 
 def _end_now(code: int) -> None:

@@ -175,5 +175,7 @@ def test_admin_queues_tell_counters_in_the_order_of_names(server: ServerProcess)
     names = ["command", "ready", "scheduled", "claimed", "dlq", "paused"]
     assert [one[name] for name in names] == ["q.b", 1, 0, 0, 0, False]
     assert one["oldestAgeSeconds"] > 0
+    assert one["createdRate"] > 0
+    assert one["completedRate"] == 0
     assert call(server, "GET", "/admin/queues/q.a", SECOND).json()["scheduled"] == 1
     refused(call(server, "GET", "/admin/queues/nobody", SECOND), 404, "QUEUE_NOT_FOUND")

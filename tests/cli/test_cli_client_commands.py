@@ -198,7 +198,10 @@ def test_queue_list_reads_every_page_and_joins_them(client: Run, recorder: Recor
         "/v1/codeq/admin/queues?pageSize=500&pageToken=b%2Fc%3D",
     ]
     head, *rows = [line.split() for line in table.stdout.decode().splitlines()]
-    assert head == ["COMMAND", "READY", "SCHEDULED", "CLAIMED", "DLQ", "OLDESTAGESECONDS", "PAUSED"]
+    assert head == [
+        *("COMMAND", "READY", "SCHEDULED", "CLAIMED", "DLQ"),
+        *("OLDESTAGESECONDS", "CREATEDRATE", "COMPLETEDRATE", "PAUSED"),
+    ]
     assert rows == [["A", "0", "0.50"], ["B", "1", "0.50"], ["C", "2", "0.50"]]
 
 

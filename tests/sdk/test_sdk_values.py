@@ -133,7 +133,7 @@ def test_every_reason_of_the_table_has_a_class_of_its_own_kind() -> None:
         "RESOURCE_EXHAUSTED": codeq.LimitReached,
         "UNAVAILABLE": (codeq.Unavailable, codeq.OutcomeUnknown),
         "DEADLINE_EXCEEDED": codeq.DeadlineExceeded,
-        "FAILED_PRECONDITION": (codeq.LeaseLost, codeq.BadHandshake, codeq.TaskEnded),
+        "FAILED_PRECONDITION": (codeq.LeaseLost, codeq.BadHandshake, codeq.TaskEnded, codeq.BackupNotConfigured),
         "ALREADY_EXISTS": (codeq.IdempotencyConflict, codeq.TaskIdTaken),
         "INTERNAL": codeq.ServerFault,
         "DATA_LOSS": codeq.ServerFault,

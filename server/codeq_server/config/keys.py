@@ -47,6 +47,7 @@ class Keys:
     queues_per_tenant_max: Annotated[int, Meta(ge=1, le=100_000)] = 10000
     queue_idle_seconds: Seconds = 3600
     local_artifacts_dir: Text | None = None
+    backup_dir: Text | None = None
     artifact_bytes_max: Annotated[int, Meta(ge=1, le=6291456)] = 4194304
     log_level: LogLevel = "info"
     log_format: LogFormat | None = None

@@ -97,6 +97,7 @@ def describe(settings: Settings) -> dict[str, object]:
         "queuesPerTenantMax": settings.queues_per_tenant_max,
         "queueIdleSeconds": settings.queue_idle_seconds,
         "localArtifactsDir": None if settings.artifacts_path is None else str(settings.artifacts_path),
+        "backupDir": None if settings.backup_dir is None else str(settings.backup_dir),
         "artifactBytesMax": settings.artifact_bytes_max,
         "logLevel": settings.log.level,
         "logFormat": settings.log.format,
@@ -153,7 +154,8 @@ class _Build:
             disk_reserve_bytes=given.disk_reserve_bytes,
             shutdown_grace_seconds=given.shutdown_grace_seconds,
             ready_file=_path(given.ready_file),
-            local_artifacts_dir=self._artifacts_dir(),
+            local_artifacts_dir=self._folder("local_artifacts_dir", given.local_artifacts_dir),
+            backup_dir=self._folder("backup_dir", given.backup_dir),
             artifact_bytes_max=given.artifact_bytes_max,
             dev=self._dev,
         )
@@ -205,10 +207,11 @@ class _Build:
                 raise ConfigError(config[name].key, "has no meaning with the provider memory")
         return PersistenceSettings("memory", None, stored.num_shards, fsync_on_commit=False)
 
-    def _artifacts_dir(self) -> Path | None:
-        if self._keys.persistence_provider == "memory" and self._keys.local_artifacts_dir is not None:
-            raise ConfigError(self._key("local_artifacts_dir"), "has no meaning with the provider memory")
-        return _path(self._keys.local_artifacts_dir)
+    def _folder(self, name: str, text: str | None) -> Path | None:
+        """Returns a folder beside the store, which a store in memory has not."""
+        if self._keys.persistence_provider == "memory" and text is not None:
+            raise ConfigError(self._key(name), "has no meaning with the provider memory")
+        return _path(text)
 
     def _auth(self) -> AuthSettings:
         producer = self._token("producer")

@@ -116,6 +116,7 @@ class Settings:
         shutdown_grace_seconds: Longest time between the signal to stop and the end of the process.
         ready_file: File written when the server is ready; None: none.
         local_artifacts_dir: Where contents of artifacts are kept; None: in `artifacts` beside the store.
+        backup_dir: Where backups are made on request; None: such requests are refused.
         artifact_bytes_max: Bytes that the content of one artifact may have.
         dev: Whether the server was started for development: loopback only, well-known tokens.
     """
@@ -138,6 +139,7 @@ class Settings:
     shutdown_grace_seconds: int
     ready_file: Path | None
     local_artifacts_dir: Path | None
+    backup_dir: Path | None
     artifact_bytes_max: int
     dev: bool
 

@@ -15,6 +15,7 @@ from codeq_internal.v1 import rows_pb2
 
 from . import ids, keys
 from .alarms import NEVER
+from .rates import Rates
 
 WINDOW_ENTRY_BYTES: Final = 300
 """Memory of a window's entry beside its task bytes; measured on CPython 3.11."""
@@ -174,6 +175,7 @@ class Queue:
         "named",
         "number",
         "paused",
+        "rates",
         "removed_total",
         "tenant",
         "timelines",
@@ -200,6 +202,7 @@ class Queue:
         """Tasks with a row that leads from their id to their home."""
         self.filed = 0
         """Ended tasks with artifacts whose contents the server keeps."""
+        self.rates = Rates()
         self.touched = False
         """Whether the batch being decided changed it."""
 

@@ -15,6 +15,7 @@ from .errors import CorruptRows
 from .model import Lane, Queue, TaskKey, id_of
 from .outcomes import Status, find_home
 from .parsing import UNREADABLE, unpacked, unreadable
+from .rates import Rates
 from .shard import Shard
 
 
@@ -59,7 +60,7 @@ class TaskView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueView:
-    """A queue's counters, and the task bytes of the heads of its lanes: the oldest claimable task is among them."""
+    """A queue's numbers, and the task bytes of the heads of its lanes: the oldest claimable task is among them."""
 
     command: str
     ready: int
@@ -67,6 +68,7 @@ class QueueView:
     claimed: int
     dlq: int
     paused: bool
+    rates: Rates
     heads: list[bytes]
 
 
@@ -156,6 +158,7 @@ def view_queue(shard: Shard, queue: Queue) -> QueueView:
         claimed=queue.claimed,
         dlq=queue.dlq,
         paused=queue.paused,
+        rates=queue.rates,
         heads=[raw for lane in queue.lanes[: keys.LANES] if lane is not None for raw in _heads(shard, lane)],
     )
 

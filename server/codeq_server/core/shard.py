@@ -350,6 +350,7 @@ class Shard:
         rows = batch.rows
         for queue in batch.touched:
             rows[queue.key] = queue.row()
+            queue.rates.note(queue.created_total, queue.completed_total, now.mono_ms)
             queue.touched = False
             if queue.unused:
                 self.note_unused(queue, now.mono_ms)

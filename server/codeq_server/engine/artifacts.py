@@ -7,8 +7,9 @@ it. What a crash, or a removal that failed, leaves between the two is found by a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -113,6 +114,12 @@ class ArtifactKeeper:
             return is_kept(self._runner.shard, home, file)
         except CorruptRows:
             return True  # nobody can tell
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[ArtifactFiles]:
+        """Gives the files to somebody for whose sake none is removed meanwhile."""
+        async with self._removals:
+            yield self._files
 
     async def _settle(self, files: Sequence[File]) -> None:
         try:

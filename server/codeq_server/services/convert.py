@@ -152,6 +152,7 @@ def fill_outcome(
 def queue_message(view: QueueView, now: Now) -> queue_service_pb2.Queue:
     """Returns the message of a queue."""
     created = [unix_ms(task_pb2.Task.FromString(raw).created_at) for raw in view.heads]
+    created_rate, completed_rate = view.rates.now(now.mono_ms)
     return queue_service_pb2.Queue(
         command=view.command,
         ready=view.ready,
@@ -159,6 +160,8 @@ def queue_message(view: QueueView, now: Now) -> queue_service_pb2.Queue:
         claimed=view.claimed,
         dlq=view.dlq,
         paused=view.paused,
+        created_rate=round(created_rate, 3),
+        completed_rate=round(completed_rate, 3),
         oldest_age_seconds=max(0, now.wall_ms - min(created)) / 1000 if created else 0,
     )
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from codeq.v1 import server_service_pb2 as pb
 
 from codeq_server.auth.claims import Claims
+from codeq_server.core.errors import Reason, Rejection
+from codeq_server.engine.backups import Backups
+from codeq_server.storage.errors import StoreError
+
+from .convert import timestamp
 
 PAYLOAD_BYTES_MAX = 1 << 20
 BATCH_ITEMS_MAX = 1000
@@ -13,7 +21,26 @@ BATCH_ITEMS_MAX = 1000
 class ServerService:
     """Tells version, mode and limits."""
 
-    def __init__(self, *, version: str, fsync: bool, persistence_provider: str) -> None:
+    def __init__(
+        self,
+        *,
+        version: str,
+        fsync: bool,
+        persistence_provider: str,
+        backups: Backups | None,
+        on_trouble: Callable[[str, Exception], None],
+    ) -> None:
+        """A service.
+
+        Args:
+            version: Version of the server.
+            fsync: Whether acknowledgements wait for fsync.
+            persistence_provider: Storage engine.
+            backups: Makes backups; None: they are refused.
+            on_trouble: Called with what failed, and why.
+        """
+        self._backups = backups
+        self._on_trouble = on_trouble
         self._info = pb.ServerInfo(
             version=version,
             mode="single",
@@ -27,3 +54,15 @@ class ServerService:
     async def GetServerInfo(self, claims: Claims, request: pb.GetServerInfoRequest) -> pb.GetServerInfoResponse:  # noqa: N802, ARG002
         """Tells the server."""
         return pb.GetServerInfoResponse(server=self._info)
+
+    async def BackUp(self, claims: Claims, request: pb.BackUpRequest) -> pb.BackUpResponse:  # noqa: N802, ARG002
+        """Makes a backup."""
+        if self._backups is None:
+            raise Rejection(Reason.BACKUP_NOT_CONFIGURED, "the server has no folder for backups: set BACKUP_DIR")
+        try:
+            artifacts = await self._backups.make(request.name)
+        except StoreError as problem:
+            self._on_trouble(f"the backup {request.name} failed", problem)
+            raise Rejection(Reason.INTERNAL, "the backup failed; the log of the server says why") from None
+        made = pb.Backup(name=request.name, artifacts=artifacts, created_at=timestamp(time.time_ns() // 1_000_000))
+        return pb.BackUpResponse(backup=made)

@@ -11,13 +11,14 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from .durable import make_directory
+from .durable import make_directory, sync_directory, sync_file
 from .errors import StoreLocked, StoreNotWritable
 
 BUCKET_BYTES: Final = 9
@@ -25,6 +26,7 @@ BUCKET_BYTES: Final = 9
 TRIES: Final = 5
 """Times that a file is begun anew because its bucket was emptied, and so removed, meanwhile."""
 
+_NO_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP})
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BUCKET: Final = re.compile(r"[0-9a-f]{18}")
 _FILE: Final = re.compile(r"\.?([0-9a-f]{4})-([0-9a-f]{32})")
@@ -142,6 +144,33 @@ class ArtifactFiles:
                 if match is not None:
                     yield head + bytes.fromhex(match[1]), bytes.fromhex(match[2])
 
+    def copy_to(self, target: Path) -> int:
+        """Makes a folder with every complete file, durably, and returns their number. Nothing may be removed meanwhile.
+
+        Files are linked where the file system can, else copied: none is ever changed once it has its name.
+
+        Raises:
+            OSError: It failed.
+        """
+        target.mkdir(mode=0o700)
+        count = 0
+        for entry in _names(self._folder):
+            if _BUCKET.fullmatch(entry) is None:
+                continue
+            copy = target / entry
+            copy.mkdir(mode=0o700)
+            bucket = os.open(entry, _FOLDER, dir_fd=self._folder)
+            try:
+                for name in _names(bucket):
+                    if _FILE.fullmatch(name) is not None and not name.startswith("."):
+                        _copy_file(bucket, name, copy / name)
+                        count += 1
+            finally:
+                os.close(bucket)
+            sync_directory(copy)
+        sync_directory(target)
+        return count
+
     def close(self) -> None:
         """Gives the folder free; no other method may be called any more."""
         os.close(self._folder)
@@ -180,3 +209,31 @@ def _name(home: bytes, file: bytes) -> str:
 def _names(folder: int) -> list[str]:
     with os.scandir(folder) as entries:
         return [entry.name for entry in entries]
+
+
+def _copy_file(folder: int, name: str, target: Path) -> None:
+    try:
+        os.link(name, target, src_dir_fd=folder, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(name, flags, dir_fd=folder), "rb") as source, target.open("xb") as copy:
+            shutil.copyfileobj(source, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+
+
+def restore_files(backup: Path, root: Path, installation: bytes) -> None:
+    """Puts a copy of files made by `ArtifactFiles.copy_to` under a folder of artifacts, for a new installation.
+
+    Raises:
+        OSError: It failed, or the installation has files already.
+    """
+    make_directory(root)
+    shutil.copytree(backup, root / installation.hex(), copy_function=shutil.copyfile)
+    for folder, _, names in os.walk(root / installation.hex()):
+        for name in names:
+            sync_file(Path(folder, name))
+        sync_directory(Path(folder))
+    sync_directory(root)

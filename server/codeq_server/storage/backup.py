@@ -1,4 +1,4 @@
-"""Backups of a store: a folder of the same form, made at one moment, and put back.
+"""Backups of a store: a folder of the same form, made at one moment, with its artifacts in a folder within; put back.
 
 A folder appears under its name only when all of it is durable: what was cut off half way is left as `NAME.partial`.
 """
@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from .artifacts import ArtifactFiles, restore_files
 from .check import check_store
-from .durable import sync_directory
+from .durable import sync_directory, sync_file
 from .errors import StoreDamaged, StoreFailed, StoreNotWritable
-from .identity import EPOCH_SECONDS, load_identity, save
+from .identity import CLUSTER_ID_BYTES, EPOCH_SECONDS, load_identity, save
 from .rocks import RocksStore
 
 RESTORE_EPOCHS: Final = 1000
@@ -23,18 +24,69 @@ RESTORE_EPOCHS: Final = 1000
 _LEFT_OUT: Final = frozenset({"LOCK", "LOG"})
 
 
-def back_up(store: RocksStore, target: Path) -> None:
+ARTIFACTS: Final = "artifacts"
+"""Folder within a backup with the contents of artifacts."""
+
+
+def back_up(store: RocksStore, target: Path, artifacts: ArtifactFiles | None) -> int:
     """Makes a backup of an open store. What is written meanwhile may be in it or not; what was written before is.
+
+    Args:
+        store: The store.
+        target: Folder to make.
+        artifacts: Its artifacts, none of which may be removed meanwhile; None: there are none.
+
+    Returns:
+        The number of artifacts in it.
 
     Raises:
         StoreNotWritable: The target exists, or cannot be written.
         StoreFailed: Copying failed.
     """
-    _make(target, store.checkpoint)
+    count = 0
+
+    def fill(partial: Path) -> None:
+        nonlocal count
+        store.checkpoint(partial)
+        # After the rows: a file that comes between the two has no row, and the restored store drops it.
+        if artifacts is not None:
+            count = artifacts.copy_to(partial / ARTIFACTS)
+
+    _make(target, fill)
+    return count
 
 
-def restore(backup: Path, target: Path, unix_seconds: int) -> None:
+def back_up_closed(path: Path, target: Path, artifacts: Path) -> None:
+    """Makes a backup of the store at `path`, which nobody has open, and of its files in a folder of artifacts.
+
+    Raises:
+        StoreError: There is no store, it is open, or the backup failed.
+    """
+    if not (path / "CURRENT").is_file():
+        raise StoreFailed(f"there is no store at {path}")
+    store = RocksStore(path, fsync=True)
+    files: ArtifactFiles | None = None
+    try:
+        identity = load_identity(store)
+        if identity is not None and (artifacts / identity.cluster_id.hex()).is_dir():
+            files = ArtifactFiles(artifacts, identity.cluster_id, fsync=True, reserve_bytes=0)
+        back_up(store, target, files)
+    finally:
+        if files is not None:
+            files.close()
+        store.close()
+
+
+def restore(backup: Path, target: Path, unix_seconds: int, artifacts: Path) -> None:
     """Makes a store from a backup, which is checked first and stays as it is.
+
+    The store is an installation of its own: it shares no artifacts with the one that the backup is of.
+
+    Args:
+        backup: The backup.
+        target: Folder of the store to make.
+        unix_seconds: Time.
+        artifacts: Folder of artifacts that the store will use.
 
     Raises:
         StoreDamaged: Rows of the backup contradict each other.
@@ -45,24 +97,32 @@ def restore(backup: Path, target: Path, unix_seconds: int) -> None:
     if differences:
         raise StoreDamaged(f"the backup {backup} has {summary.differences} differences; the first: {differences[0]}")
 
+    installation = os.urandom(CLUSTER_ID_BYTES)
+
     def fill(partial: Path) -> None:
         partial.mkdir(mode=0o700)
         for file in backup.iterdir():
             if file.is_file() and file.name not in _LEFT_OUT:
                 shutil.copyfile(file, partial / file.name)
-        _raise_epoch(partial, unix_seconds)
+        _become_another(partial, unix_seconds, installation)
+        if (backup / ARTIFACTS).is_dir():
+            restore_files(backup / ARTIFACTS, artifacts, installation)
 
     _make(target, fill)
 
 
-def _raise_epoch(path: Path, unix_seconds: int) -> None:
-    """Puts the epoch past all that were in use since the backup: their ids and tokens are never given out again."""
+def _become_another(path: Path, unix_seconds: int, installation: bytes) -> None:
+    """Makes the store in a folder another installation.
+
+    Its epoch is past all that were in use since the backup: their ids and tokens are never given out again.
+    """
     store = RocksStore(path, fsync=True)
     try:
         identity = load_identity(store)
         if identity is None:
             raise StoreDamaged("the backup has no identity")
         identity.epoch = max(identity.epoch, unix_seconds // EPOCH_SECONDS) + RESTORE_EPOCHS
+        identity.cluster_id = installation
         save(store, identity)
     finally:
         store.close()
@@ -78,13 +138,9 @@ def _make(target: Path, fill: Callable[[Path], None]) -> None:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fill(partial)
         for file in partial.iterdir():
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_file(file)
         sync_directory(partial)
         partial.rename(target)
         sync_directory(target.parent)
-    except OSError as error:
-        raise StoreFailed(f"writing {target} failed: {error.strerror or error}") from error
+    except (OSError, shutil.Error) as error:
+        raise StoreFailed(f"writing {target} failed: {getattr(error, 'strerror', None) or error}") from error

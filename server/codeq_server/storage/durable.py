@@ -59,6 +59,19 @@ def sync_directory(directory: Path) -> None:
         os.close(folder)
 
 
+def sync_file(path: Path) -> None:
+    """Makes the content of a file durable.
+
+    Raises:
+        OSError: It cannot be read or synced.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
 def make_directory(path: Path) -> None:
     """Makes a directory and the missing ones above it, durably: a store that is lost looks like a new one.
 

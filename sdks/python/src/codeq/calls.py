@@ -16,6 +16,7 @@ from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
 from codeq.errors import CodeqError, FieldViolation, InvalidField, from_item
 from codeq.outcomes import Completed, Failed, Nack
 from codeq.records import (
+    Backup,
     Explanation,
     NewTask,
     Queue,
@@ -302,6 +303,16 @@ def cleanup(before: datetime, limit: int, page_token: str) -> Call[tuple[int, st
         _filled(tasks_pb.CleanupTasksRequest, before=before, limit=limit, page_token=page_token),
         tasks_pb.CleanupTasksResponse,
         lambda reply: (reply.deleted, reply.next_page_token),
+    )
+
+
+def back_up(name: str) -> Call[Backup]:
+    """Have the server make a backup."""
+    return Call(
+        "/codeq.v1.ServerService/BackUp",
+        _filled(server_pb.BackUpRequest, name=name),
+        server_pb.BackUpResponse,
+        lambda reply: Backup.from_message(reply.backup),
     )
 
 

@@ -18,7 +18,7 @@ from codeq.calls import Call
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
 from codeq.endpoint import Endpoint, Tls, Token
 from codeq.outcomes import Completed, Failed, Nack
-from codeq.records import Explanation, NewTask, Queue, Returned, ServerInfo, Task, TaskResult
+from codeq.records import Backup, Explanation, NewTask, Queue, Returned, ServerInfo, Task, TaskResult
 
 TIMEOUT_SECONDS: Final = 30.0
 """Time within which a call ends where the client sets none; a call's own wait comes on top."""
@@ -238,6 +238,10 @@ class Client:
         """Remove ended tasks that ended before a time; return how many, and the token to go on with (empty: done)."""
         return self._call(calls.cleanup(before, limit, page_token))
 
+    def back_up(self, name: str) -> Backup:
+        """Have the server make a backup in its folder for backups; it goes on when the call's time is over."""
+        return self._call(calls.back_up(name))
+
     def server_info(self) -> ServerInfo:
         """Read version, mode and limits of the server."""
         return self._call(calls.server_info())
@@ -422,6 +426,10 @@ class AsyncClient:
     async def cleanup(self, before: datetime, limit: int = 0, page_token: str = "") -> tuple[int, str]:
         """Remove ended tasks; as Client.cleanup."""
         return await self._call(calls.cleanup(before, limit, page_token))
+
+    async def back_up(self, name: str) -> Backup:
+        """Have the server make a backup; as Client.back_up."""
+        return await self._call(calls.back_up(name))
 
     async def server_info(self) -> ServerInfo:
         """Read version, mode and limits of the server."""

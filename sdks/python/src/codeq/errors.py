@@ -24,6 +24,7 @@ CodeqError                      reason, message, violations, retryable, retry_af
 │   ├── TaskIdTaken             TASK_ID_TAKEN
 │   ├── LimitReached            LIMIT_REACHED
 │   │   └── StorageFull         STORAGE_FULL: the server takes no new tasks until its disk has room
+│   ├── BackupNotConfigured     BACKUP_NOT_CONFIGURED: the server has no folder for backups
 │   ├── BadHandshake            BAD_HANDSHAKE
 │   └── Unsupported             the server does not know the call
 ├── Unavailable                 no server was reached, or it went away
@@ -251,6 +252,12 @@ class StorageFull(LimitReached):
     default_reason = "STORAGE_FULL"
 
 
+class BackupNotConfigured(Rejected):
+    """The server has no folder for backups."""
+
+    default_reason = "BACKUP_NOT_CONFIGURED"
+
+
 class BadHandshake(Rejected):
     """The server did not accept the opening of the stream."""
 
@@ -321,6 +328,7 @@ _BY_REASON: Final[dict[str, type[CodeqError]]] = {
         TaskIdTaken,
         LimitReached,
         StorageFull,
+        BackupNotConfigured,
         BadHandshake,
         Draining,
         OutcomeUnknown,

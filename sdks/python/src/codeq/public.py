@@ -7,6 +7,7 @@ from codeq.client import AsyncClient, Client
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
 from codeq.errors import (
     ArtifactNotFound,
+    BackupNotConfigured,
     BadHandshake,
     Closed,
     CodeqError,
@@ -45,6 +46,7 @@ from codeq.outcomes import Abandon, Completed, Failed, Nack
 from codeq.payloads import RawJson
 from codeq.producer import AsyncProducer, Producer
 from codeq.records import (
+    Backup,
     Explanation,
     NewTask,
     Queue,
@@ -65,6 +67,8 @@ __all__ = [
     "AsyncClient",
     "AsyncProducer",
     "AsyncWorker",
+    "Backup",
+    "BackupNotConfigured",
     "BadHandshake",
     "Client",
     "Closed",

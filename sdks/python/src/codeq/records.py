@@ -375,6 +375,8 @@ class Queue:
         dlq: Tasks in the dead-letter queue.
         oldest_age_seconds: Age of the oldest claimable task; 0 when there is none.
         paused: Whether its tasks are accepted and not delivered.
+        created_rate: Tasks created per second, a mean over about a minute.
+        completed_rate: Tasks completed per second, likewise.
     """
 
     command: str
@@ -384,6 +386,8 @@ class Queue:
     dlq: int
     oldest_age_seconds: float
     paused: bool = False
+    created_rate: float = 0
+    completed_rate: float = 0
 
     @classmethod
     def from_message(cls, message: queue_service_pb2.Queue) -> Self:
@@ -396,6 +400,8 @@ class Queue:
             dlq=message.dlq,
             oldest_age_seconds=message.oldest_age_seconds,
             paused=message.paused,
+            created_rate=message.created_rate,
+            completed_rate=message.completed_rate,
         )
 
 
@@ -433,6 +439,26 @@ class ServerInfo:
             payload_bytes_max=message.payload_bytes_max,
             batch_items_max=message.batch_items_max,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A copy of the server's store and artifacts.
+
+    Attributes:
+        name: Name of its folder in the server's folder for backups.
+        created_at: Time at which it was complete.
+        artifacts: Files of artifacts in it.
+    """
+
+    name: str
+    created_at: datetime
+    artifacts: int
+
+    @classmethod
+    def from_message(cls, message: server_service_pb2.Backup) -> Self:
+        """The backup of a reply."""
+        return cls(message.name, to_datetime(message.created_at), message.artifacts)
 
 
 def to_datetime(timestamp: timestamp_pb2.Timestamp) -> datetime:

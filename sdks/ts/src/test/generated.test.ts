@@ -69,7 +69,7 @@ test("the services have the documented methods", () => {
     ListDeadLetters: "unary",
     RedriveTasks: "unary",
   });
-  assert.deepEqual(methods(ServerService), { GetServerInfo: "unary" });
+  assert.deepEqual(methods(ServerService), { GetServerInfo: "unary", BackUp: "unary" });
   assert.deepEqual(Object.keys(methods(TaskService)), [
     "CreateTask",
     "BatchCreateTasks",

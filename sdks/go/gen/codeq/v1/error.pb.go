@@ -83,6 +83,8 @@ const (
 	ErrorReason_ERROR_REASON_TASK_ENDED ErrorReason = 25
 	// The task's result has no artifact of this name, or one that is kept elsewhere, under its URL.
 	ErrorReason_ERROR_REASON_ARTIFACT_NOT_FOUND ErrorReason = 28
+	// The server has no folder for backups.
+	ErrorReason_ERROR_REASON_BACKUP_NOT_CONFIGURED ErrorReason = 32
 	// The server's disk is nearly full, so it takes no new tasks and no contents of artifacts; whatever else ends or removes
 	// tasks goes on.
 	ErrorReason_ERROR_REASON_STORAGE_FULL ErrorReason = 27
@@ -121,40 +123,42 @@ var (
 		26: "ERROR_REASON_INVALID_PAGE_TOKEN",
 		25: "ERROR_REASON_TASK_ENDED",
 		28: "ERROR_REASON_ARTIFACT_NOT_FOUND",
+		32: "ERROR_REASON_BACKUP_NOT_CONFIGURED",
 		27: "ERROR_REASON_STORAGE_FULL",
 		29: "ERROR_REASON_TASK_NOT_REDRIVABLE",
 	}
 	ErrorReason_value = map[string]int32{
-		"ERROR_REASON_UNSPECIFIED":          0,
-		"ERROR_REASON_INVALID_FIELD":        1,
-		"ERROR_REASON_INVALID_BODY":         2,
-		"ERROR_REASON_TOO_LARGE":            3,
-		"ERROR_REASON_UNAUTHENTICATED":      4,
-		"ERROR_REASON_MISSING_SCOPE":        5,
-		"ERROR_REASON_NOT_ADMIN":            6,
-		"ERROR_REASON_INVALID_TENANT":       7,
-		"ERROR_REASON_COMMAND_NOT_ALLOWED":  8,
-		"ERROR_REASON_TASK_NOT_FOUND":       9,
-		"ERROR_REASON_RESULT_NOT_FOUND":     10,
-		"ERROR_REASON_QUEUE_NOT_FOUND":      11,
-		"ERROR_REASON_ROUTE_NOT_FOUND":      12,
-		"ERROR_REASON_METHOD_NOT_ALLOWED":   13,
-		"ERROR_REASON_TASK_NOT_CLAIMED":     14,
-		"ERROR_REASON_STALE_LEASE_TOKEN":    15,
-		"ERROR_REASON_NOT_LEASE_OWNER":      16,
-		"ERROR_REASON_LIMIT_REACHED":        17,
-		"ERROR_REASON_DRAINING":             18,
-		"ERROR_REASON_OUTCOME_UNKNOWN":      19,
-		"ERROR_REASON_BAD_HANDSHAKE":        20,
-		"ERROR_REASON_CORRUPT_DATA":         21,
-		"ERROR_REASON_DEADLINE_EXCEEDED":    22,
-		"ERROR_REASON_IDEMPOTENCY_CONFLICT": 23,
-		"ERROR_REASON_TASK_ID_TAKEN":        24,
-		"ERROR_REASON_INVALID_PAGE_TOKEN":   26,
-		"ERROR_REASON_TASK_ENDED":           25,
-		"ERROR_REASON_ARTIFACT_NOT_FOUND":   28,
-		"ERROR_REASON_STORAGE_FULL":         27,
-		"ERROR_REASON_TASK_NOT_REDRIVABLE":  29,
+		"ERROR_REASON_UNSPECIFIED":           0,
+		"ERROR_REASON_INVALID_FIELD":         1,
+		"ERROR_REASON_INVALID_BODY":          2,
+		"ERROR_REASON_TOO_LARGE":             3,
+		"ERROR_REASON_UNAUTHENTICATED":       4,
+		"ERROR_REASON_MISSING_SCOPE":         5,
+		"ERROR_REASON_NOT_ADMIN":             6,
+		"ERROR_REASON_INVALID_TENANT":        7,
+		"ERROR_REASON_COMMAND_NOT_ALLOWED":   8,
+		"ERROR_REASON_TASK_NOT_FOUND":        9,
+		"ERROR_REASON_RESULT_NOT_FOUND":      10,
+		"ERROR_REASON_QUEUE_NOT_FOUND":       11,
+		"ERROR_REASON_ROUTE_NOT_FOUND":       12,
+		"ERROR_REASON_METHOD_NOT_ALLOWED":    13,
+		"ERROR_REASON_TASK_NOT_CLAIMED":      14,
+		"ERROR_REASON_STALE_LEASE_TOKEN":     15,
+		"ERROR_REASON_NOT_LEASE_OWNER":       16,
+		"ERROR_REASON_LIMIT_REACHED":         17,
+		"ERROR_REASON_DRAINING":              18,
+		"ERROR_REASON_OUTCOME_UNKNOWN":       19,
+		"ERROR_REASON_BAD_HANDSHAKE":         20,
+		"ERROR_REASON_CORRUPT_DATA":          21,
+		"ERROR_REASON_DEADLINE_EXCEEDED":     22,
+		"ERROR_REASON_IDEMPOTENCY_CONFLICT":  23,
+		"ERROR_REASON_TASK_ID_TAKEN":         24,
+		"ERROR_REASON_INVALID_PAGE_TOKEN":    26,
+		"ERROR_REASON_TASK_ENDED":            25,
+		"ERROR_REASON_ARTIFACT_NOT_FOUND":    28,
+		"ERROR_REASON_BACKUP_NOT_CONFIGURED": 32,
+		"ERROR_REASON_STORAGE_FULL":          27,
+		"ERROR_REASON_TASK_NOT_REDRIVABLE":   29,
 	}
 )
 
@@ -257,8 +261,7 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\tItemError\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12-\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x15.codeq.v1.ErrorReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage*\xd2\n" +
-	"\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage*\x85\v\n" +
 	"\vErrorReason\x12'\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x1a\t\xa8\xb6\x18\r\xb0\xb6\x18\xf4\x03\x12)\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\x90\x03\x12(\n" +
@@ -288,7 +291,8 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\x1aERROR_REASON_TASK_ID_TAKEN\x10\x18\x1a\t\xa8\xb6\x18\x06\xb0\xb6\x18\x99\x03\x12.\n" +
 	"\x1fERROR_REASON_INVALID_PAGE_TOKEN\x10\x1a\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\x90\x03\x12&\n" +
 	"\x17ERROR_REASON_TASK_ENDED\x10\x19\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12.\n" +
-	"\x1fERROR_REASON_ARTIFACT_NOT_FOUND\x10\x1c\x1a\t\xa8\xb6\x18\x05\xb0\xb6\x18\x94\x03\x12,\n" +
+	"\x1fERROR_REASON_ARTIFACT_NOT_FOUND\x10\x1c\x1a\t\xa8\xb6\x18\x05\xb0\xb6\x18\x94\x03\x121\n" +
+	"\"ERROR_REASON_BACKUP_NOT_CONFIGURED\x10 \x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12,\n" +
 	"\x19ERROR_REASON_STORAGE_FULL\x10\x1b\x1a\r\xa8\xb6\x18\b\xb0\xb6\x18\xad\x03\xb8\xb6\x18\x01\x12/\n" +
 	" ERROR_REASON_TASK_NOT_REDRIVABLE\x10\x1d\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 

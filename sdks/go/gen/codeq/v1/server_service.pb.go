@@ -7,10 +7,12 @@
 package codeqv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	_ "github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/options/v1"
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -206,11 +208,167 @@ func (x *ServerInfo) GetBatchItemsMax() int32 {
 	return 0
 }
 
+// BackUpRequest asks for a backup.
+type BackUpRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the backup's folder: 1 to 64 characters.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackUpRequest) Reset() {
+	*x = BackUpRequest{}
+	mi := &file_codeq_v1_server_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackUpRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackUpRequest) ProtoMessage() {}
+
+func (x *BackUpRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_server_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackUpRequest.ProtoReflect.Descriptor instead.
+func (*BackUpRequest) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_server_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *BackUpRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// BackUpResponse tells the backup.
+type BackUpResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The backup.
+	Backup        *Backup `protobuf:"bytes,1,opt,name=backup,proto3" json:"backup,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackUpResponse) Reset() {
+	*x = BackUpResponse{}
+	mi := &file_codeq_v1_server_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackUpResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackUpResponse) ProtoMessage() {}
+
+func (x *BackUpResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_server_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackUpResponse.ProtoReflect.Descriptor instead.
+func (*BackUpResponse) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_server_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *BackUpResponse) GetBackup() *Backup {
+	if x != nil {
+		return x.Backup
+	}
+	return nil
+}
+
+// Backup is a copy of the store and its artifacts as they were at one moment.
+type Backup struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of its folder.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Time at which it was complete.
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// Files of artifacts in it.
+	Artifacts     int64 `protobuf:"varint,3,opt,name=artifacts,proto3" json:"artifacts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Backup) Reset() {
+	*x = Backup{}
+	mi := &file_codeq_v1_server_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Backup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Backup) ProtoMessage() {}
+
+func (x *Backup) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_server_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Backup.ProtoReflect.Descriptor instead.
+func (*Backup) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_server_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Backup) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Backup) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *Backup) GetArtifacts() int64 {
+	if x != nil {
+		return x.Artifacts
+	}
+	return 0
+}
+
 var File_codeq_v1_server_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_server_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1dcodeq/v1/server_service.proto\x12\bcodeq.v1\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\"\x16\n" +
+	"\x1dcodeq/v1/server_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n" +
 	"\x14GetServerInfoRequest\"E\n" +
 	"\x15GetServerInfoResponse\x12,\n" +
 	"\x06server\x18\x01 \x01(\v2\x14.codeq.v1.ServerInfoR\x06server\"\xf6\x01\n" +
@@ -223,9 +381,19 @@ const file_codeq_v1_server_service_proto_rawDesc = "" +
 	"\n" +
 	"num_shards\x18\x05 \x01(\x05R\tnumShards\x12*\n" +
 	"\x11payload_bytes_max\x18\x06 \x01(\x05R\x0fpayloadBytesMax\x12&\n" +
-	"\x0fbatch_items_max\x18\a \x01(\x05R\rbatchItemsMax2\x89\x01\n" +
+	"\x0fbatch_items_max\x18\a \x01(\x05R\rbatchItemsMax\"I\n" +
+	"\rBackUpRequest\x128\n" +
+	"\x04name\x18\x01 \x01(\tB$\xbaH!r\x1f\x18@2\x1b^[A-Za-z0-9][A-Za-z0-9_-]*$R\x04name\":\n" +
+	"\x0eBackUpResponse\x12(\n" +
+	"\x06backup\x18\x01 \x01(\v2\x10.codeq.v1.BackupR\x06backup\"u\n" +
+	"\x06Backup\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x129\n" +
+	"\n" +
+	"created_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x1c\n" +
+	"\tartifacts\x18\x03 \x01(\x03R\tartifacts2\xf7\x01\n" +
 	"\rServerService\x12x\n" +
-	"\rGetServerInfo\x12\x1e.codeq.v1.GetServerInfoRequest\x1a\x1f.codeq.v1.GetServerInfoResponse\"&\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02\x1ab\x06server\x12\x10/v1/codeq/serverB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
+	"\rGetServerInfo\x12\x1e.codeq.v1.GetServerInfoRequest\x1a\x1f.codeq.v1.GetServerInfoResponse\"&\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02\x1ab\x06server\x12\x10/v1/codeq/server\x12l\n" +
+	"\x06BackUp\x12\x17.codeq.v1.BackUpRequest\x1a\x18.codeq.v1.BackUpResponse\"/\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02#:\x01*b\x06backup\"\x16/v1/codeq/admin/backupB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
 var (
 	file_codeq_v1_server_service_proto_rawDescOnce sync.Once
@@ -239,21 +407,29 @@ func file_codeq_v1_server_service_proto_rawDescGZIP() []byte {
 	return file_codeq_v1_server_service_proto_rawDescData
 }
 
-var file_codeq_v1_server_service_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_codeq_v1_server_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_codeq_v1_server_service_proto_goTypes = []any{
 	(*GetServerInfoRequest)(nil),  // 0: codeq.v1.GetServerInfoRequest
 	(*GetServerInfoResponse)(nil), // 1: codeq.v1.GetServerInfoResponse
 	(*ServerInfo)(nil),            // 2: codeq.v1.ServerInfo
+	(*BackUpRequest)(nil),         // 3: codeq.v1.BackUpRequest
+	(*BackUpResponse)(nil),        // 4: codeq.v1.BackUpResponse
+	(*Backup)(nil),                // 5: codeq.v1.Backup
+	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
 }
 var file_codeq_v1_server_service_proto_depIdxs = []int32{
 	2, // 0: codeq.v1.GetServerInfoResponse.server:type_name -> codeq.v1.ServerInfo
-	0, // 1: codeq.v1.ServerService.GetServerInfo:input_type -> codeq.v1.GetServerInfoRequest
-	1, // 2: codeq.v1.ServerService.GetServerInfo:output_type -> codeq.v1.GetServerInfoResponse
-	2, // [2:3] is the sub-list for method output_type
-	1, // [1:2] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	5, // 1: codeq.v1.BackUpResponse.backup:type_name -> codeq.v1.Backup
+	6, // 2: codeq.v1.Backup.created_at:type_name -> google.protobuf.Timestamp
+	0, // 3: codeq.v1.ServerService.GetServerInfo:input_type -> codeq.v1.GetServerInfoRequest
+	3, // 4: codeq.v1.ServerService.BackUp:input_type -> codeq.v1.BackUpRequest
+	1, // 5: codeq.v1.ServerService.GetServerInfo:output_type -> codeq.v1.GetServerInfoResponse
+	4, // 6: codeq.v1.ServerService.BackUp:output_type -> codeq.v1.BackUpResponse
+	5, // [5:7] is the sub-list for method output_type
+	3, // [3:5] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_server_service_proto_init() }
@@ -267,7 +443,7 @@ func file_codeq_v1_server_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_v1_server_service_proto_rawDesc), len(file_codeq_v1_server_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	ServerService_GetServerInfo_FullMethodName = "/codeq.v1.ServerService/GetServerInfo"
+	ServerService_BackUp_FullMethodName        = "/codeq.v1.ServerService/BackUp"
 )
 
 // ServerServiceClient is the client API for ServerService service.
@@ -30,6 +31,12 @@ const (
 type ServerServiceClient interface {
 	// GetServerInfo tells version, mode and limits.
 	GetServerInfo(ctx context.Context, in *GetServerInfoRequest, opts ...grpc.CallOption) (*GetServerInfoResponse, error)
+	// BackUp makes a backup of the store and its artifacts in the folder configured for backups: everything acknowledged
+	// before the call is in it. One is made at a time. It goes on when the caller does not wait for the answer, and stands
+	// under its name when all of it is durable.
+	// Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (one is being
+	// made).
+	BackUp(ctx context.Context, in *BackUpRequest, opts ...grpc.CallOption) (*BackUpResponse, error)
 }
 
 type serverServiceClient struct {
@@ -50,6 +57,16 @@ func (c *serverServiceClient) GetServerInfo(ctx context.Context, in *GetServerIn
 	return out, nil
 }
 
+func (c *serverServiceClient) BackUp(ctx context.Context, in *BackUpRequest, opts ...grpc.CallOption) (*BackUpResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BackUpResponse)
+	err := c.cc.Invoke(ctx, ServerService_BackUp_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ServerServiceServer is the server API for ServerService service.
 // All implementations must embed UnimplementedServerServiceServer
 // for forward compatibility.
@@ -58,6 +75,12 @@ func (c *serverServiceClient) GetServerInfo(ctx context.Context, in *GetServerIn
 type ServerServiceServer interface {
 	// GetServerInfo tells version, mode and limits.
 	GetServerInfo(context.Context, *GetServerInfoRequest) (*GetServerInfoResponse, error)
+	// BackUp makes a backup of the store and its artifacts in the folder configured for backups: everything acknowledged
+	// before the call is in it. One is made at a time. It goes on when the caller does not wait for the answer, and stands
+	// under its name when all of it is durable.
+	// Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (one is being
+	// made).
+	BackUp(context.Context, *BackUpRequest) (*BackUpResponse, error)
 	mustEmbedUnimplementedServerServiceServer()
 }
 
@@ -70,6 +93,9 @@ type UnimplementedServerServiceServer struct{}
 
 func (UnimplementedServerServiceServer) GetServerInfo(context.Context, *GetServerInfoRequest) (*GetServerInfoResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetServerInfo not implemented")
+}
+func (UnimplementedServerServiceServer) BackUp(context.Context, *BackUpRequest) (*BackUpResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BackUp not implemented")
 }
 func (UnimplementedServerServiceServer) mustEmbedUnimplementedServerServiceServer() {}
 func (UnimplementedServerServiceServer) testEmbeddedByValue()                       {}
@@ -110,6 +136,24 @@ func _ServerService_GetServerInfo_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ServerService_BackUp_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BackUpRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ServerServiceServer).BackUp(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ServerService_BackUp_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ServerServiceServer).BackUp(ctx, req.(*BackUpRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ServerService_ServiceDesc is the grpc.ServiceDesc for ServerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -120,6 +164,10 @@ var ServerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetServerInfo",
 			Handler:    _ServerService_GetServerInfo_Handler,
+		},
+		{
+			MethodName: "BackUp",
+			Handler:    _ServerService_BackUp_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -14,7 +14,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Queue(_message.Message):
-    __slots__ = ("command", "ready", "scheduled", "claimed", "dlq", "oldest_age_seconds", "paused")
+    __slots__ = ("command", "ready", "scheduled", "claimed", "dlq", "oldest_age_seconds", "paused", "created_rate", "completed_rate")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     SCHEDULED_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +22,8 @@ class Queue(_message.Message):
     DLQ_FIELD_NUMBER: _ClassVar[int]
     OLDEST_AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PAUSED_FIELD_NUMBER: _ClassVar[int]
+    CREATED_RATE_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_RATE_FIELD_NUMBER: _ClassVar[int]
     command: str
     ready: int
     scheduled: int
@@ -29,7 +31,9 @@ class Queue(_message.Message):
     dlq: int
     oldest_age_seconds: float
     paused: bool
-    def __init__(self, command: _Optional[str] = ..., ready: _Optional[int] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., oldest_age_seconds: _Optional[float] = ..., paused: _Optional[bool] = ...) -> None: ...
+    created_rate: float
+    completed_rate: float
+    def __init__(self, command: _Optional[str] = ..., ready: _Optional[int] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., oldest_age_seconds: _Optional[float] = ..., paused: _Optional[bool] = ..., created_rate: _Optional[float] = ..., completed_rate: _Optional[float] = ...) -> None: ...
 
 class ListQueuesRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

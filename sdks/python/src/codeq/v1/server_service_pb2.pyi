@@ -1,5 +1,9 @@
+import datetime
+
+from buf.validate import validate_pb2 as _validate_pb2
 from codeq.options.v1 import options_pb2 as _options_pb2
 from google.api import annotations_pb2 as _annotations_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Mapping as _Mapping
@@ -34,3 +38,25 @@ class ServerInfo(_message.Message):
     payload_bytes_max: int
     batch_items_max: int
     def __init__(self, version: _Optional[str] = ..., mode: _Optional[str] = ..., fsync: _Optional[bool] = ..., persistence_provider: _Optional[str] = ..., num_shards: _Optional[int] = ..., payload_bytes_max: _Optional[int] = ..., batch_items_max: _Optional[int] = ...) -> None: ...
+
+class BackUpRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class BackUpResponse(_message.Message):
+    __slots__ = ("backup",)
+    BACKUP_FIELD_NUMBER: _ClassVar[int]
+    backup: Backup
+    def __init__(self, backup: _Optional[_Union[Backup, _Mapping]] = ...) -> None: ...
+
+class Backup(_message.Message):
+    __slots__ = ("name", "created_at", "artifacts")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    created_at: _timestamp_pb2.Timestamp
+    artifacts: int
+    def __init__(self, name: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., artifacts: _Optional[int] = ...) -> None: ...

@@ -40,6 +40,11 @@ class ServerServiceStub:
                 request_serializer=codeq_dot_v1_dot_server__service__pb2.GetServerInfoRequest.SerializeToString,
                 response_deserializer=codeq_dot_v1_dot_server__service__pb2.GetServerInfoResponse.FromString,
                 _registered_method=True)
+        self.BackUp = channel.unary_unary(
+                '/codeq.v1.ServerService/BackUp',
+                request_serializer=codeq_dot_v1_dot_server__service__pb2.BackUpRequest.SerializeToString,
+                response_deserializer=codeq_dot_v1_dot_server__service__pb2.BackUpResponse.FromString,
+                _registered_method=True)
 
 
 class ServerServiceServicer:
@@ -53,6 +58,17 @@ class ServerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BackUp(self, request, context):
+        """BackUp makes a backup of the store and its artifacts in the folder configured for backups: everything acknowledged
+        before the call is in it. One is made at a time. It goes on when the caller does not wait for the answer, and stands
+        under its name when all of it is durable.
+        Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (one is being
+        made).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ServerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +76,11 @@ def add_ServerServiceServicer_to_server(servicer, server):
                     servicer.GetServerInfo,
                     request_deserializer=codeq_dot_v1_dot_server__service__pb2.GetServerInfoRequest.FromString,
                     response_serializer=codeq_dot_v1_dot_server__service__pb2.GetServerInfoResponse.SerializeToString,
+            ),
+            'BackUp': grpc.unary_unary_rpc_method_handler(
+                    servicer.BackUp,
+                    request_deserializer=codeq_dot_v1_dot_server__service__pb2.BackUpRequest.FromString,
+                    response_serializer=codeq_dot_v1_dot_server__service__pb2.BackUpResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +111,33 @@ class ServerService:
             '/codeq.v1.ServerService/GetServerInfo',
             codeq_dot_v1_dot_server__service__pb2.GetServerInfoRequest.SerializeToString,
             codeq_dot_v1_dot_server__service__pb2.GetServerInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BackUp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/codeq.v1.ServerService/BackUp',
+            codeq_dot_v1_dot_server__service__pb2.BackUpRequest.SerializeToString,
+            codeq_dot_v1_dot_server__service__pb2.BackUpResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,13 @@ class ServerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ServerServiceAsyncStub: ...
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_server_service_pb2.GetServerInfoRequest, _server_service_pb2.GetServerInfoResponse]
     """GetServerInfo tells version, mode and limits."""
+    BackUp: _grpc.UnaryUnaryMultiCallable[_server_service_pb2.BackUpRequest, _server_service_pb2.BackUpResponse]
+    """BackUp makes a backup of the store and its artifacts in the folder configured for backups: everything acknowledged
+    before the call is in it. One is made at a time. It goes on when the caller does not wait for the answer, and stands
+    under its name when all of it is durable.
+    Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (one is being
+    made).
+    """
 
 @_typing.type_check_only
 class ServerServiceAsyncStub(ServerServiceStub):
@@ -43,6 +50,13 @@ class ServerServiceAsyncStub(ServerServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_server_service_pb2.GetServerInfoRequest, _server_service_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """GetServerInfo tells version, mode and limits."""
+    BackUp: _aio.UnaryUnaryMultiCallable[_server_service_pb2.BackUpRequest, _server_service_pb2.BackUpResponse]  # type: ignore[assignment]
+    """BackUp makes a backup of the store and its artifacts in the folder configured for backups: everything acknowledged
+    before the call is in it. One is made at a time. It goes on when the caller does not wait for the answer, and stands
+    under its name when all of it is durable.
+    Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (one is being
+    made).
+    """
 
 class ServerServiceServicer(metaclass=_abc_1.ABCMeta):
     """ServerService tells about the server itself."""
@@ -54,5 +68,18 @@ class ServerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_server_service_pb2.GetServerInfoResponse, _abc.Awaitable[_server_service_pb2.GetServerInfoResponse]]:
         """GetServerInfo tells version, mode and limits."""
+
+    @_abc_1.abstractmethod
+    def BackUp(
+        self,
+        request: _server_service_pb2.BackUpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_server_service_pb2.BackUpResponse, _abc.Awaitable[_server_service_pb2.BackUpResponse]]:
+        """BackUp makes a backup of the store and its artifacts in the folder configured for backups: everything acknowledged
+        before the call is in it. One is made at a time. It goes on when the caller does not wait for the answer, and stands
+        under its name when all of it is durable.
+        Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (one is being
+        made).
+        """
 
 def add_ServerServiceServicer_to_server(servicer: ServerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

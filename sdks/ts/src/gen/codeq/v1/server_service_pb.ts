@@ -4,15 +4,18 @@
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import { file_buf_validate_validate } from "../../buf/validate/validate_pb.js";
 import { file_codeq_options_v1_options } from "../options/v1/options_pb.js";
 import { file_google_api_annotations } from "../../google/api/annotations_pb.js";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file codeq/v1/server_service.proto.
  */
 export const file_codeq_v1_server_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch1jb2RlcS92MS9zZXJ2ZXJfc2VydmljZS5wcm90bxIIY29kZXEudjEiFgoUR2V0U2VydmVySW5mb1JlcXVlc3QiPQoVR2V0U2VydmVySW5mb1Jlc3BvbnNlEiQKBnNlcnZlchgBIAEoCzIULmNvZGVxLnYxLlNlcnZlckluZm8ioAEKClNlcnZlckluZm8SDwoHdmVyc2lvbhgBIAEoCRIMCgRtb2RlGAIgASgJEg0KBWZzeW5jGAMgASgIEhwKFHBlcnNpc3RlbmNlX3Byb3ZpZGVyGAQgASgJEhIKCm51bV9zaGFyZHMYBSABKAUSGQoRcGF5bG9hZF9ieXRlc19tYXgYBiABKAUSFwoPYmF0Y2hfaXRlbXNfbWF4GAcgASgFMokBCg1TZXJ2ZXJTZXJ2aWNlEngKDUdldFNlcnZlckluZm8SHi5jb2RlcS52MS5HZXRTZXJ2ZXJJbmZvUmVxdWVzdBofLmNvZGVxLnYxLkdldFNlcnZlckluZm9SZXNwb25zZSImirUYAggDgtPkkwIaYgZzZXJ2ZXISEC92MS9jb2RlcS9zZXJ2ZXJCPlo8Z2l0aHViLmNvbS9vc3ZhbGRvYW5kcmFkZS9jb2RlcS9zZGtzL2dvL2dlbi9jb2RlcS92MTtjb2RlcXYxYgZwcm90bzM", [file_codeq_options_v1_options, file_google_api_annotations]);
+  fileDesc("Ch1jb2RlcS92MS9zZXJ2ZXJfc2VydmljZS5wcm90bxIIY29kZXEudjEiFgoUR2V0U2VydmVySW5mb1JlcXVlc3QiPQoVR2V0U2VydmVySW5mb1Jlc3BvbnNlEiQKBnNlcnZlchgBIAEoCzIULmNvZGVxLnYxLlNlcnZlckluZm8ioAEKClNlcnZlckluZm8SDwoHdmVyc2lvbhgBIAEoCRIMCgRtb2RlGAIgASgJEg0KBWZzeW5jGAMgASgIEhwKFHBlcnNpc3RlbmNlX3Byb3ZpZGVyGAQgASgJEhIKCm51bV9zaGFyZHMYBSABKAUSGQoRcGF5bG9hZF9ieXRlc19tYXgYBiABKAUSFwoPYmF0Y2hfaXRlbXNfbWF4GAcgASgFIkMKDUJhY2tVcFJlcXVlc3QSMgoEbmFtZRgBIAEoCUIkukghch8YQDIbXltBLVphLXowLTldW0EtWmEtejAtOV8tXSokIjIKDkJhY2tVcFJlc3BvbnNlEiAKBmJhY2t1cBgBIAEoCzIQLmNvZGVxLnYxLkJhY2t1cCJZCgZCYWNrdXASDAoEbmFtZRgBIAEoCRIuCgpjcmVhdGVkX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglhcnRpZmFjdHMYAyABKAMy9wEKDVNlcnZlclNlcnZpY2USeAoNR2V0U2VydmVySW5mbxIeLmNvZGVxLnYxLkdldFNlcnZlckluZm9SZXF1ZXN0Gh8uY29kZXEudjEuR2V0U2VydmVySW5mb1Jlc3BvbnNlIiaKtRgCCAOC0+STAhpiBnNlcnZlchIQL3YxL2NvZGVxL3NlcnZlchJsCgZCYWNrVXASFy5jb2RlcS52MS5CYWNrVXBSZXF1ZXN0GhguY29kZXEudjEuQmFja1VwUmVzcG9uc2UiL4q1GAIIBILT5JMCIzoBKmIGYmFja3VwIhYvdjEvY29kZXEvYWRtaW4vYmFja3VwQj5aPGdpdGh1Yi5jb20vb3N2YWxkb2FuZHJhZGUvY29kZXEvc2Rrcy9nby9nZW4vY29kZXEvdjE7Y29kZXF2MWIGcHJvdG8z", [file_buf_validate_validate, file_codeq_options_v1_options, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
  * GetServerInfoRequest has no fields.
@@ -114,6 +117,83 @@ export const ServerInfoSchema: GenMessage<ServerInfo> = /*@__PURE__*/
   messageDesc(file_codeq_v1_server_service, 2);
 
 /**
+ * BackUpRequest asks for a backup.
+ *
+ * @generated from message codeq.v1.BackUpRequest
+ */
+export type BackUpRequest = Message<"codeq.v1.BackUpRequest"> & {
+  /**
+   * Name of the backup's folder: 1 to 64 characters.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message codeq.v1.BackUpRequest.
+ * Use `create(BackUpRequestSchema)` to create a new message.
+ */
+export const BackUpRequestSchema: GenMessage<BackUpRequest> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_server_service, 3);
+
+/**
+ * BackUpResponse tells the backup.
+ *
+ * @generated from message codeq.v1.BackUpResponse
+ */
+export type BackUpResponse = Message<"codeq.v1.BackUpResponse"> & {
+  /**
+   * The backup.
+   *
+   * @generated from field: codeq.v1.Backup backup = 1;
+   */
+  backup?: Backup | undefined;
+};
+
+/**
+ * Describes the message codeq.v1.BackUpResponse.
+ * Use `create(BackUpResponseSchema)` to create a new message.
+ */
+export const BackUpResponseSchema: GenMessage<BackUpResponse> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_server_service, 4);
+
+/**
+ * Backup is a copy of the store and its artifacts as they were at one moment.
+ *
+ * @generated from message codeq.v1.Backup
+ */
+export type Backup = Message<"codeq.v1.Backup"> & {
+  /**
+   * Name of its folder.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Time at which it was complete.
+   *
+   * @generated from field: google.protobuf.Timestamp created_at = 2;
+   */
+  createdAt?: Timestamp | undefined;
+
+  /**
+   * Files of artifacts in it.
+   *
+   * @generated from field: int64 artifacts = 3;
+   */
+  artifacts: bigint;
+};
+
+/**
+ * Describes the message codeq.v1.Backup.
+ * Use `create(BackupSchema)` to create a new message.
+ */
+export const BackupSchema: GenMessage<Backup> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_server_service, 5);
+
+/**
  * ServerService tells about the server itself.
  *
  * @generated from service codeq.v1.ServerService
@@ -128,6 +208,20 @@ export const ServerService: GenService<{
     methodKind: "unary";
     input: typeof GetServerInfoRequestSchema;
     output: typeof GetServerInfoResponseSchema;
+  },
+  /**
+   * BackUp makes a backup of the store and its artifacts in the folder configured for backups: everything acknowledged
+   * before the call is in it. One is made at a time. It goes on when the caller does not wait for the answer, and stands
+   * under its name when all of it is durable.
+   * Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (one is being
+   * made).
+   *
+   * @generated from rpc codeq.v1.ServerService.BackUp
+   */
+  backUp: {
+    methodKind: "unary";
+    input: typeof BackUpRequestSchema;
+    output: typeof BackUpResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_codeq_v1_server_service, 0);

@@ -1,0 +1,70 @@
+"""Backups of a store that is being served."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+from codeq_server.core.errors import Reason, Rejection, invalid_field
+from codeq_server.storage.artifacts import ArtifactFiles
+from codeq_server.storage.backup import back_up
+from codeq_server.storage.rocks import RocksStore
+
+from .artifacts import ArtifactKeeper
+from .runner import ShardRunner
+
+
+class Backups:
+    """Makes backups in a folder, one at a time. How many are kept is the operator's business.
+
+    Args:
+        runner: Runner of the shard.
+        store: Its store.
+        keeper: Who keeps its artifacts; None: nobody.
+        folder: Where backups are made.
+    """
+
+    def __init__(self, runner: ShardRunner, store: RocksStore, keeper: ArtifactKeeper | None, folder: Path) -> None:
+        self._runner = runner
+        self._store = store
+        self._keeper = keeper
+        self._folder = folder
+        self._making: asyncio.Task[int] | None = None
+
+    async def make(self, name: str) -> int:
+        """Makes a backup, and returns the number of artifacts in it. It goes on when the caller is cancelled.
+
+        Args:
+            name: Name of its folder: one part of a path.
+
+        Raises:
+            Rejection: LIMIT_REACHED: one is being made; INVALID_FIELD: there is one of this name.
+            StoreError: It failed; nothing is left of it.
+        """
+        if self._making is not None and not self._making.done():
+            raise Rejection(Reason.LIMIT_REACHED, "another backup is being made")
+        self._making = self._runner.loop.create_task(self._make(self._folder / name), name="backup")
+        return await asyncio.shield(self._making)
+
+    async def stop(self) -> None:
+        """Waits for the backup that is being made: the store must stay open so long."""
+        if self._making is not None:
+            await asyncio.gather(self._making, return_exceptions=True)
+
+    async def _make(self, target: Path) -> int:
+        if await asyncio.to_thread(target.exists):
+            raise invalid_field("name", "is the name of a backup that exists")
+        if self._keeper is None:
+            return await asyncio.to_thread(self._write, target, None)
+        async with self._keeper.held() as files:
+            return await asyncio.to_thread(self._write, target, files)
+
+    def _write(self, target: Path, artifacts: ArtifactFiles | None) -> int:
+        partial = target.with_name(f"{target.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)  # of a server that was killed meanwhile
+        try:
+            return back_up(self._store, target, artifacts)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise

@@ -1,0 +1,25 @@
+"""The long search: it goes on where it stopped, tells what it came to, and starts over with another commit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def soak(state: Path, seeds: int) -> list[str]:
+    """Searches through so many seeds and no works; returns the lines about its parts."""
+    command = [sys.executable, "tests/soak.py", "--seeds", str(seeds), "--rounds", "0", "--state", str(state)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_soak_goes_on_where_it_stopped_and_starts_over_for_another_commit(tmp_path: Path) -> None:
+    state = tmp_path / "state" / "soak.json"
+    assert [line.partition(":")[0] for line in soak(state, 1)] == ["sim 0 to 0 of 1"]
+    assert [line.partition(":")[0] for line in soak(state, 2)] == ["sim 1 to 1 of 2"]
+    assert soak(state, 2) == []
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"version": "another"}))
+    assert [line.partition(":")[0] for line in soak(state, 1)] == ["sim 0 to 0 of 1"]

@@ -155,29 +155,33 @@ def remove_ended(shard: Shard, ended: rows_pb2.EndedRow, *, dead: bool) -> None:
         start, end = keys.place_key(lane.state_prefix, first), keys.place_key(lane.state_prefix, last + 1)
         states = shard.current(shard.stored.scan(start, end, last - first + 1))
         gone = [(key, value) for key, value in states if value.startswith(head)]
+        if not gone:
+            continue
         named, filed = queue.named, queue.filed
-        for key, value in gone:
-            rows[key] = None
+        for key, value in gone if named or filed or dead else ():
             if filed:
                 let_go(shard, queue, key, parsed(rows_pb2.StateRow, key, value))
-            home_key = b"t" + key[1:]
             if named:
-                forget(shard, lane, home_key)
-            rows[home_key] = None
+                forget(shard, lane, b"t" + key[1:])
             if dead:
                 ended_ms = parsed(rows_pb2.StateRow, key, value).changed_ms
                 rows[keys.dead_key(lane.queue.number, ended_ms, *keys.split_place_key(key)[1:])] = None
-        if gone:
-            shard.totals.removed += len(gone)
-            queue.removed_total += len(gone)
-            if dead:
-                queue.dlq -= len(gone)
-            shard.touch(queue)
+        # Neighbours one after the other: the store takes them in faster.
+        rows.update(dict.fromkeys([key for key, _ in gone]))
+        rows.update(dict.fromkeys([b"t" + key[1:] for key, _ in gone]))
+        shard.totals.removed += len(gone)
+        queue.removed_total += len(gone)
+        if dead:
+            queue.dlq -= len(gone)
+        shard.touch(queue)
 
 
 def _runs(ended: rows_pb2.EndedRow) -> Iterator[tuple[int, int, int]]:
     """Yields queue, first and last home of each run of neighbours in a list, whose homes are in order."""
     homes = ended.homes
+    if len(ended.queues) == 1 and homes[-1] - homes[0] == len(homes) - 1:
+        yield ended.queues[0], homes[0], homes[-1]  # the whole list: mostly it is so
+        return
     numbers = ended.queues if len(ended.queues) > 1 else repeat(ended.queues[0], len(homes))
     first: tuple[int, int] | None = None
     previous = (0, 0)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from measured_server import BenchError, MeasuredServer
-from probe import Latencies, probe
+from probe import Latencies, for_seconds, probe
 from run import BUILD, RESULTS, build_load, describe_commit, describe_machine
 
 FLOODING: Final = "flood"
@@ -66,10 +66,10 @@ def flood(server: MeasuredServer, options: argparse.Namespace) -> Iterator[None]
 def measure(directory: Path, options: argparse.Namespace) -> dict[str, object]:
     """Returns the figures of the quiet tenant and of the flood."""
     with MeasuredServer(directory, tenants=True) as server:
-        alone = asyncio.run(probe(server.producer, options.seconds))
+        alone = asyncio.run(probe(server.producer, for_seconds(options.seconds)))
         with flood(server, options):
             before, began = server.counters(), time.monotonic()
-            beside = asyncio.run(probe(server.producer, options.seconds))
+            beside = asyncio.run(probe(server.producer, for_seconds(options.seconds)))
             after, seconds = server.counters(), time.monotonic() - began
         rss_mb = server.rss_mb()
     grown = {name: (after[name] - before[name]) / seconds for name in after}

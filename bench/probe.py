@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -42,21 +43,26 @@ class Latencies:
         return max(value for name, value in figures.items() if name.endswith("_p99_ms"))
 
 
-async def probe(address: str, seconds: float, callers: int = 4) -> dict[str, float]:
-    """Calls for so many seconds; returns the figures of `Latencies`."""
+def for_seconds(seconds: float) -> Callable[[], bool]:
+    """Returns what is true from now on for so many seconds."""
+    until = time.perf_counter() + seconds
+    return lambda: time.perf_counter() < until
+
+
+async def probe(address: str, goes_on: Callable[[], bool], callers: int = 4) -> dict[str, float]:
+    """Calls as long as `goes_on` says so; returns the figures of `Latencies`."""
     latencies = Latencies()
     async with grpc.aio.insecure_channel(address) as channel, asyncio.TaskGroup() as group:
-        until = time.perf_counter() + seconds
         for number in range(callers):
-            group.create_task(_call(TaskServiceStub(channel), f"LONE-{number}", until, latencies))
+            group.create_task(_call(TaskServiceStub(channel), f"LONE-{number}", goes_on, latencies))
     return latencies.figures()
 
 
-async def _call(stub: Any, command: str, until: float, latencies: Latencies) -> None:
+async def _call(stub: Any, command: str, goes_on: Callable[[], bool], latencies: Latencies) -> None:
     options: dict[str, Any] = {"metadata": (("authorization", f"Bearer {TENANT}"),), "timeout": CALL_SECONDS_MAX}
     create = pb.CreateTaskRequest(spec=task_pb2.TaskSpec(command=command, payload=b'{"n":1}'))
     claim = pb.ClaimTaskRequest(commands=[command], wait_seconds=WAIT_SECONDS)
-    while time.perf_counter() < until:
+    while goes_on():
         waiting = stub.ClaimTask(claim, **options)
         await asyncio.sleep(PAUSE_SECONDS)
         created = time.perf_counter()

@@ -62,6 +62,32 @@ def test_fairness_when_short_prints_one_line_of_figures() -> None:
     assert done.returncode == (0 if line["worst_p99_ms"] <= line["aim_p99_ms"] else 1)
 
 
+@pytest.mark.timeout(180)
+def test_herd_when_small_prints_one_line_of_figures() -> None:
+    command = [sys.executable, str(BENCH / "herd.py"), "--tasks", "2000", "--leases", "500"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.stdout, done.stderr
+    line = json.loads(done.stdout)
+    for part, count in (("delayed", 2000), ("leases", 500)):
+        assert line[part]["count"] == count
+        assert line[part]["per_s"] > 0
+        assert 0 < line[part]["calls"]["complete_p50_ms"] <= line[part]["calls"]["complete_p99_ms"]
+
+
+@pytest.mark.timeout(180)
+def test_idle_when_short_prints_one_line_of_figures() -> None:
+    command = [sys.executable, str(BENCH / "idle.py"), "--waiters", "40", "--seconds", "2"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.stdout, done.stderr
+    line = json.loads(done.stdout)
+    assert line["waiters"] == 40
+    for way in ("rest", "grpc", "streams"):
+        assert line[way]["cpu_percent"] >= 0
+        assert line[way]["rss_mb"] > 0
+    assert line["rest"]["renewals_per_s"] > 0
+    assert line["grpc"]["renewals_per_s"] > 0
+
+
 @pytest.mark.parametrize(
     ("load", "queue"),
     [

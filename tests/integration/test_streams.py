@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
 import httpx
 import psutil
 from codeq.v1 import producer_service_pb2 as producer_pb
-from codeq.v1 import task_pb2
+from codeq.v1 import task_pb2, task_service_pb2
 from codeq.v1 import worker_service_pb2 as pb
 from codeq.v1.producer_service_pb2_grpc import ProducerServiceStub
+from codeq.v1.task_service_pb2_grpc import TaskServiceStub
 from codeq.v1.worker_service_pb2_grpc import WorkerServiceStub
 from server_process import DEV_TOKEN, ServerProcess
 
@@ -199,3 +200,19 @@ async def test_slow_reader_never_grows_the_server(server: ServerProcess) -> None
         assert process.memory_info().rss - before < 40 << 20
         await take(stream, 500)
         await until(server, "SLOW", ready=0, claimed=500)
+
+
+async def test_thousands_of_calls_that_come_at_once_are_all_served(server: ServerProcess) -> None:
+    """Workers that come back together after a restart, for one."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    request = task_service_pb2.ClaimTaskRequest(commands=["NONE"], wait_seconds=1)
+    async with AsyncExitStack() as stack:
+        channels = [
+            await stack.enter_async_context(grpc.aio.insecure_channel(server.worker_addr, options=options))
+            for _ in range(6)
+        ]
+        calls: list[Any] = [
+            TaskServiceStub(channels[number % 6]).ClaimTask(request, metadata=AUTH) for number in range(3000)
+        ]
+        codes = await asyncio.gather(*(call.code() for call in calls))
+    assert set(codes) == {grpc.StatusCode.OK}

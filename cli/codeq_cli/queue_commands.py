@@ -8,6 +8,7 @@ import typer
 
 from codeq_cli import names, render
 from codeq_cli.client_options import ClientOptions, client_command
+from codeq_cli.failures import usage_failure
 from codeq_cli.rest import members_of, pages
 
 PAGE_SIZE: Final = 500
@@ -26,7 +27,7 @@ COLUMNS: Final = (
 )
 """Columns of the table of queues."""
 
-app = typer.Typer(no_args_is_help=False, help="Look at, pause and resume queues; needs an administrator's token.")
+app = typer.Typer(no_args_is_help=False, help="Look at and control queues; needs an administrator's token.")
 
 
 Command = Annotated[str, typer.Argument(metavar="COMMAND", help="Command: the queue.")]
@@ -59,6 +60,23 @@ def pause(options: ClientOptions, command: Command) -> None:
 def resume(options: ClientOptions, command: Command) -> None:
     """Lets the deliveries of a queue go on."""
     _show(options, options.server().call("POST", f"/admin/queues/{names.command(command)}/resume", body="{}"))
+
+
+@app.command()
+@client_command
+def purge(
+    options: ClientOptions,
+    command: Command,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Needed: it cannot be taken back.")] = False,
+) -> None:
+    """Ends every task that waits in a queue now, scheduled ones too, as CANCELLED.
+
+    The work goes on in the background while the queue shows purging; until then nothing is delivered.
+    """
+    if not yes:
+        raise usage_failure("--yes is needed: every task that waits in the queue ends")
+    _show(options, options.server().call("POST", f"/admin/queues/{names.command(command)}/purge", body="{}"))
 
 
 def _show(options: ClientOptions, reply: str | None) -> None:

@@ -60,6 +60,7 @@ def test_dlq_list_shows_tasks_in_a_table_and_groups_in_json(client: Run, recorde
     ("args", "path", "body"),
     [
         ("task redrive t1", "/tasks/t1/redrive", {}),
+        ("queue purge A --yes", "/admin/queues/A/purge", {}),
         ("dlq redrive A", "/admin/queues/A/dlq/redrive", {"status": "DLQ"}),
         (
             EVERY_FILTER,
@@ -109,6 +110,7 @@ def test_command_posts_its_options_and_shows_the_reply(
         ("task redrive a/b", b"is not the id of a task"),
         ("task cleanup", b"--before"),
         ("task list --limit 0", b"--limit"),
+        ("queue purge A", b"--yes is needed"),
     ],
 )
 def test_wrong_usage_sends_nothing(client: Run, recorder: RecordingServer, args: str, part: bytes) -> None:

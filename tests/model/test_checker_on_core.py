@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import pytest
-from codeq_server.core import claims, creates, names, outcomes, recovery, redrive, timers, withdrawal
+from codeq_server.core import claims, creates, names, outcomes, purging, recovery, redrive, timers, withdrawal
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
@@ -306,6 +306,13 @@ class ShardMachine(RuleBasedStateMachine):
         if queue is not None:
             (self.shard.resume if resumed else self.shard.pause)(queue)
 
+    @precondition(lambda self: self.shard.queues)
+    @rule(choice=st.integers(1, 8))
+    def purge(self, choice: int) -> None:
+        queue = self.shard.queues.get(choice)
+        if queue is not None:
+            purging.purge(self.shard, queue, self.now)
+
     @precondition(lambda self: self.shard.deliveries)
     @rule(choice=st.integers(0, 20))
     def give_back(self, choice: int) -> None:
@@ -337,13 +344,14 @@ class ShardMachine(RuleBasedStateMachine):
         self.mono_ms += milliseconds
         for _ in range(slices):
             running = set(self.shard.deliveries)
+            purged = any(queue.purge is not None for queue in self.shard.queues.values())
             more = timers.run_due(self.shard, self.now)
-            for task in running - set(self.shard.deliveries):
+            for task in (set(self.created) - set(self.ended)) if purged else running - set(self.shard.deliveries):
                 assert task not in self.ended
                 home, position = outcomes.find_home(self.shard, task_tenant(self.shard, task), id_of(task))
                 state = self.shard.state(home, position)
-                assert state is not None
-                if state.ended_lsn:
+                assert state is not None or purged
+                if state is not None and state.ended_lsn:
                     self.ended[task] = state.ended_lsn
             if not more:
                 return

@@ -129,7 +129,7 @@ class CoreBesideModel(NamedWork, Homes, RuleBasedStateMachine):
         """A claim takes the highest priorities, of each command the first, and shares evenly among commands."""
         left = count
         for priority in range(9, -1, -1):
-            going = [c for c in commands if (tenant, c) not in self.model.paused]
+            going = [c for c in commands if (tenant, c) not in self.held()]
             waiting = {c: self.model.waiting(tenant, c, priority) for c in going}
             here = [task for task in chosen if task.priority == priority]
             expected = min(left, sum(map(len, waiting.values())))
@@ -247,7 +247,9 @@ class CoreBesideModel(NamedWork, Homes, RuleBasedStateMachine):
     @rule(data=st.data())
     def close_stream(self, data: st.DataObject) -> None:
         """The server gives back what a closed stream still held."""
-        token = data.draw(st.sampled_from(sorted(self.shard.claims)))
+        self.give_back(data.draw(st.sampled_from(sorted(self.shard.claims))))
+
+    def give_back(self, token: int) -> None:
         now = self.now()
         claim = self.shard.claims[token]
         for task_id in list(claim.task_ids):
@@ -332,6 +334,10 @@ class CoreBesideModel(NamedWork, Homes, RuleBasedStateMachine):
             if not self.exists(task):
                 self.removed[self.homes[key]] = key
                 del self.model.tasks[key]
+
+    def held(self) -> set[tuple[str, str]]:
+        """Returns tenants and commands of queues that give nothing."""
+        return self.model.paused
 
     def fallen_due(self, now: Now) -> list[Task]:
         """Returns tasks whose lease has run out, or whose delay is over."""

@@ -8,6 +8,7 @@ from codeq.v1 import queue_service_pb2, task_pb2, task_service_pb2
 from codeq_server.core.errors import Reason, Rejection
 from sim_audit import REDRIVABLE
 from sim_node import tenant_of
+from sim_purges import Purge
 
 if TYPE_CHECKING:
     from sim_clients import World
@@ -77,6 +78,20 @@ async def list_dead_letters(world: World, holder: str, command: str) -> None:
         if not request.page_token:
             world.audit.count("dead letters listed")
             return
+
+
+async def purge(world: World, holder: str, command: str) -> None:
+    """Ends everything that waits in a queue."""
+    asked = Purge()
+    world.audit.purges.setdefault((tenant_of(holder), command), []).append(asked)
+    request = queue_service_pb2.PurgeQueueRequest(command=command)
+    try:
+        await world.node.call(holder, "QueueService/PurgeQueue", request, doubled=0)
+    except Rejection as refusal:
+        if refusal.reason not in _NOT_THERE:
+            raise
+    asked.answered = world.audit.batches
+    world.audit.count("purge")
 
 
 async def cleanup(world: World, holder: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+import sim_purges
 from codeq.v1 import producer_service_pb2, queue_service_pb2, task_pb2, task_service_pb2, worker_service_pb2
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import ids, keys
@@ -71,6 +72,8 @@ class Known:
     ends: list[rows_pb2.StateRow] = field(default_factory=list)
     revived: int = 0
     redrives: int = 0
+    born: int = 0
+    """Batch that made it durable."""
 
 
 @dataclass
@@ -102,6 +105,8 @@ class Audit:
         self.counts: dict[str, int] = {}
         self.redrives: dict[tuple[str, str], int] = {}
         """How often somebody asked for another life of all tasks of a queue."""
+        self.purges: dict[tuple[str, str], list[sim_purges.Purge]] = {}
+        """Purges of each queue that somebody asked for."""
         self.cleaned: dict[str, int] = {}
         """Time before which ended tasks of a tenant may be removed early."""
         self._resuming: Counter[tuple[str, str]] = Counter()
@@ -111,7 +116,7 @@ class Audit:
         self._checked = checked
         self._times = [0, 0, 0]
         """When the last batches became durable: who claims in one did so after the last but one."""
-        self._by_home: dict[bytes, Known] = {}
+        self.by_home: dict[bytes, Known] = {}
         self._first: dict[bytes, int] = {}
         """Position of the last first delivery in each lane."""
 
@@ -173,11 +178,12 @@ class Audit:
         for key, value in table.get(b"d", ()):
             if value is None and self.rows.get(key) is not None:
                 self._matured(key, tick.wall_ms)
+        sim_purges.judge_queue_rows(self, table.get(b"q", ()))
         if table.get(b"l"):
             self.top_token = max(self.top_token, *(int.from_bytes(key[1:], "big") for key, _ in table[b"l"]))
 
     def _home(self, key: bytes, value: bytes | None, wall_ms: int, made: Counter[bytes]) -> None:
-        before = self._by_home.get(key)
+        before = self.by_home.get(key)
         if value is None:
             if before is not None and not before.removed:
                 self._removed(before, wall_ms)
@@ -201,8 +207,9 @@ class Audit:
             last = self.tasks.get((asked.tenant, task_id))
             self.demand(last is None or last.removed, f"two tasks have the id {task_id}")
             known = Known(task_id, asked, unix_ms(raw.created_at), last)
+            known.born = self.batches
             known.redrives = last.redrives if last else 0  # they may have been on their way
-            self.tasks[asked.tenant, task_id] = self._by_home[key] = known
+            self.tasks[asked.tenant, task_id] = self.by_home[key] = known
             made[raw.payload] += 1
             self.count("created")
 
@@ -260,11 +267,11 @@ class Audit:
             queue = lease.queues[index] if len(lease.queues) > 1 else lease.queues[0]
             lane, position = keys.unpack_home(packed)
             prefix = keys.lane_prefix(b"t", queue, lane)
-            task = self._by_home[keys.place_key(prefix, position)]
+            task = self.by_home[keys.place_key(prefix, position)]
             attempts = lease.attempts[index] if lease.attempts else 0
             if token in task.slots:
                 continue
-            self.demand(not self._is_paused(queue, rows), f"{task.task_id} is delivered while its queue is paused")
+            self.demand(not self._is_held(queue, rows), f"{task.task_id} is delivered while its queue is held")
             self.demand(new, f"a lease row took {task.task_id} in later")
             until = self._times[0] + lease.lease_ms
             task.slots[token] = Slot(attempts, (lease.worker, lease.subject or lease.worker), until)
@@ -279,17 +286,18 @@ class Audit:
                 self.demand(position > self._first.get(prefix, 0), f"{task.task_id} was overtaken within its lane")
                 self._first[prefix] = position
 
-    def _is_paused(self, queue: int, rows: Mapping[bytes, bytes | None]) -> bool:
-        """Tells whether a queue was paused before a batch, after it, and all the while."""
+    def _is_held(self, queue: int, rows: Mapping[bytes, bytes | None]) -> bool:
+        """Tells whether a queue was paused, or purged, before a batch, after it, and all the while."""
         key = keys.queue_key(queue)
-        before = self.rows.get(key)
-        both = [rows_pb2.QueueRow.FromString(row or b"") for row in (before, rows.get(key, before))]
-        name = both[0].tenant, both[0].command
+        stored = self.rows.get(key)
+        before, after = (rows_pb2.QueueRow.FromString(row or b"") for row in (stored, rows.get(key, stored)))
+        name = before.tenant, before.command
         may_have_gone_on = self._resuming[name] or self.batches <= self._resumed.get(name, 0)
-        return all(row.paused for row in both) and not may_have_gone_on
+        purged = before.HasField("purge") and before.purge == after.purge
+        return purged or (before.paused and after.paused and not may_have_gone_on)
 
     def _state(self, home: bytes, state: rows_pb2.StateRow, tick: rows_pb2.TickRow) -> None:
-        task = self._by_home[home]
+        task = self.by_home[home]
         before, task.state = task.state, state
         ended = state.status in ENDED
         if (task.end is not None and state.ended_lsn != task.end.ended_lsn) or state.redriven_lsn == tick.lsn:
@@ -302,6 +310,7 @@ class Audit:
             task.ends.append(state)
             self.demand(state.changed_ms <= tick.wall_ms, f"{task.task_id} ended in the future")
             self.count(Status(state.status).name)
+            sim_purges.judge_end(self, task, home, before)
         if before is None or before.ended_token != state.ended_token:
             self.demand(
                 before is None or state.ended_token > before.ended_token, f"{task.task_id}: an older lease ended it"
@@ -343,7 +352,7 @@ class Audit:
     def _matured(self, key: bytes, wall_ms: int) -> None:
         queue, due_ms, lane, position = keys.split_time_key(key)
         self.count("matured")
-        task = self._by_home[keys.place_key(keys.lane_prefix(b"t", queue, lane), position)]
+        task = self.by_home[keys.place_key(keys.lane_prefix(b"t", queue, lane), position)]
         cancelled = task.state is not None and task.state.status == Status.CANCELLED
         self.demand(
             cancelled or task.revived or due_ms <= wall_ms,

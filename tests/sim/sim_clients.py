@@ -164,13 +164,15 @@ async def look_around(world: World, holder: str) -> None:
 
 async def _administer(world: World, holder: str) -> None:
     command = world.chance.choice(COMMANDS)
-    match world.chance.choice(("redrive", "redrive", "redrive queue", "dead letters", "cleanup")):
+    match world.chance.choice(("redrive", "redrive", "redrive queue", "dead letters", "cleanup", "purge")):
         case "redrive":
             await sim_admin.redrive_task(world, holder)
         case "redrive queue":
             await sim_admin.redrive_queue(world, holder, command)
         case "dead letters":
             await sim_admin.list_dead_letters(world, holder, command)
+        case "purge":
+            await sim_admin.purge(world, holder, command)
         case _:
             await sim_admin.cleanup(world, holder)
 

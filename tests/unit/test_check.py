@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -44,7 +44,7 @@ def state(**fields: Any) -> bytes:
 
 
 IDENTITY = rows_pb2.IdentityRow(format=1, shard=0, num_shards=1, cluster_id=b"c" * 16, epoch=EPOCH)
-TICK = rows_pb2.TickRow(lsn=50, oldest_lease=FIRST, sweep_mark=b"\0" * 17 + b"\5", last_queue=QUEUE)
+TICK = rows_pb2.TickRow(lsn=50, wall_ms=2000, oldest_lease=FIRST, sweep_mark=b"\0" * 17 + b"\5", last_queue=QUEUE)
 
 
 def consistent_rows() -> Rows:
@@ -71,6 +71,7 @@ def consistent_rows() -> Rows:
             failed_total=1,
             created_total=13,
             removed_total=1,
+            purge=rows_pb2.PurgeState(at_ms=1500, tails=[4 << 48 | 12, 15 << 48 | 3]),
         ).SerializeToString(),
         # 1 was completed.
         place(b"s", LANE, 1): state(
@@ -197,6 +198,15 @@ def edit_lane(index: int, **fields: int) -> Mutation:
     return apply
 
 
+def edit_purge(at_ms: int = 1500, tails: Sequence[int] = (4 << 48 | 12,)) -> Mutation:
+    def apply(rows: Rows) -> None:
+        row = rows_pb2.QueueRow.FromString(rows[QUEUE_KEY])
+        row.purge.CopyFrom(rows_pb2.PurgeState(at_ms=at_ms, tails=tails))
+        rows[QUEUE_KEY] = row.SerializeToString()
+
+    return apply
+
+
 def both(*mutations: Mutation) -> Mutation:
     def apply(rows: Rows) -> None:
         for mutation in mutations:
@@ -263,6 +273,11 @@ MUTATIONS: dict[str, tuple[Mutation, bytes]] = {
     # Counters.
     "ready": (edit_lane(1, ready=5), QUEUE_KEY),
     "ready of an unused lane": (edit_lane(2, ready=1), QUEUE_KEY),
+    "purge of later": (edit_purge(at_ms=2000), QUEUE_KEY),
+    "purge without time": (edit_purge(at_ms=0), QUEUE_KEY),
+    "purge beyond tail": (edit_purge(tails=[4 << 48 | 13]), QUEUE_KEY),
+    "purge of no lane": (edit_purge(tails=[6 << 48 | 1]), QUEUE_KEY),
+    "purge of a lane twice": (edit_purge(tails=[4 << 48 | 1, 4 << 48 | 2]), QUEUE_KEY),
     "scheduled": (edit(QUEUE_KEY, rows_pb2.QueueRow, scheduled=1), QUEUE_KEY),
     "claimed": (edit(QUEUE_KEY, rows_pb2.QueueRow, claimed=3), QUEUE_KEY),
     "dlq": (edit(QUEUE_KEY, rows_pb2.QueueRow, dlq=0), QUEUE_KEY),

@@ -159,6 +159,31 @@ class Timeline:
         """Entries in memory at which they are cut, unless that is less than usual."""
 
 
+class Purge:
+    """A purge of a queue that goes on: which tasks it ends, and how far it got since the opening; see `purging`."""
+
+    __slots__ = ("at_ms", "following", "lsn", "page", "queue", "tails", "tenant")
+
+    def __init__(self, queue: Queue, at_ms: int, tails: dict[int, int], lsn: int) -> None:
+        self.queue = queue
+        self.tenant = queue.tenant
+        self.at_ms = at_ms
+        """Time of the request, in Unix milliseconds."""
+        self.tails = tails
+        """Of each lane: its tail then."""
+        self.lsn = lsn
+        """Batch of the request."""
+        self.following: dict[bytes, bytes | None] = {b"u": b"", b"d": b""}
+        """Of each table that it goes through: the key to go on with; empty: the beginning, None: it is done."""
+        self.page = FIRST_PAGE
+        """Places to read next, by the size of those read before."""
+
+    def row(self) -> rows_pb2.PurgeState:
+        """Returns what the queue's row keeps of it."""
+        tails = [keys.pack_home(lane, tail) for lane, tail in self.tails.items()]
+        return rows_pb2.PurgeState(at_ms=self.at_ms, tails=tails)
+
+
 class Queue:
     """The tasks of one command of one tenant, with exact counters."""
 
@@ -175,6 +200,7 @@ class Queue:
         "named",
         "number",
         "paused",
+        "purge",
         "rates",
         "removed_total",
         "tenant",
@@ -197,7 +223,9 @@ class Queue:
         self.created_total = 0
         self.removed_total = 0
         self.paused = False
-        """Whether claims give nothing of it."""
+        """Whether somebody stopped its deliveries."""
+        self.purge: Purge | None = None
+        """A purge that goes on."""
         self.named = 0
         """Tasks with a row that leads from their id to their home."""
         self.filed = 0
@@ -209,7 +237,12 @@ class Queue:
     @property
     def unused(self) -> bool:
         """Whether nothing is known of it but its name and its totals: no task has rows, and nobody has set anything."""
-        return self.created_total == self.removed_total and not self.paused
+        return self.created_total == self.removed_total and not self.held
+
+    @property
+    def held(self) -> bool:
+        """Whether claims give nothing of it."""
+        return self.paused or self.purge is not None
 
     @property
     def ready(self) -> int:
@@ -258,6 +291,7 @@ class Queue:
             named=self.named,
             removed_total=self.removed_total,
             filed=self.filed,
+            purge=self.purge.row() if self.purge is not None else None,
         ).SerializeToString()
 
 

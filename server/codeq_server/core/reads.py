@@ -69,6 +69,7 @@ class QueueView:
     dlq: int
     paused: bool
     rates: Rates
+    purging: bool
     heads: list[bytes]
 
 
@@ -159,6 +160,7 @@ def view_queue(shard: Shard, queue: Queue) -> QueueView:
         dlq=queue.dlq,
         paused=queue.paused,
         rates=queue.rates,
+        purging=queue.purge is not None,
         heads=[raw for lane in queue.lanes[: keys.LANES] if lane is not None for raw in _heads(shard, lane)],
     )
 

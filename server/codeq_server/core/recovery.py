@@ -17,6 +17,7 @@ from .clock import Now
 from .errors import CorruptRows
 from .model import Claim, Delivery, Lane, Queue
 from .parsing import RowReader, parsed, unpacked
+from .purging import adopt as adopt_purge
 from .rates import Rates
 from .shard import Shard, ShardSettings
 
@@ -87,6 +88,8 @@ def _adopt_queue(shard: Shard, key: bytes, row: rows_pb2.QueueRow, now: Now) -> 
     queue.completed_total, queue.failed_total = row.completed_total, row.failed_total
     queue.created_total, queue.paused = row.created_total, row.paused
     queue.named, queue.removed_total, queue.filed = row.named, row.removed_total, row.filed
+    if row.HasField("purge"):
+        adopt_purge(shard, queue, row.purge)
     queue.rates = Rates(row.created_total, row.completed_total)
     shard.adopt(queue)
     if row.due_mark or row.scheduled:

@@ -15,6 +15,7 @@ from typing import Final
 from codeq_internal.v1 import rows_pb2
 
 from . import keys
+from .alarms import Alarms
 from .backoff import BackoffPolicy
 from .clock import Now
 from .errors import Reason, Rejection
@@ -27,6 +28,7 @@ from .model import (
     Directory,
     Holder,
     Lane,
+    Purge,
     Queue,
     SealedBatch,
     TaskKey,
@@ -116,6 +118,10 @@ class Shard:
         self.lease_ends = LeaseEnds()
         self.due = TimeIndex(keys.DUE, self)
         """Tasks that are scheduled."""
+        self.purges: Alarms[Purge] = Alarms()
+        """Purges that go on, in turn."""
+        self.purges_begun: list[Purge] = []
+        """Purges whose requests are not written yet."""
         self.sweep_mark = b""
         self.sweep_at: int | None = None
         """When the next ended list may be due, in Unix milliseconds."""
@@ -246,7 +252,7 @@ class Shard:
             self.ready[queue.tenant] = [OrderedDict() for _ in range(keys.LANES)]
             self.directory.tenants[queue.tenant] = Tenant()
         for lane in queue.lanes[: keys.LANES]:
-            if lane is not None and lane.ready and not queue.paused:
+            if lane is not None and lane.ready and not queue.held:
                 self.ready[queue.tenant][lane.index][queue] = None
 
     def note_unused(self, queue: Queue, mono_ms: int) -> None:
@@ -260,8 +266,7 @@ class Shard:
         if queue.paused:
             return
         queue.paused = True
-        for queues in self.ready[queue.tenant]:
-            queues.pop(queue, None)
+        self.hold(queue)
         self.touch(queue)
 
     def resume(self, queue: Queue) -> None:
@@ -269,14 +274,23 @@ class Shard:
         if not queue.paused:
             return
         queue.paused = False
+        self.release(queue)
+        self.touch(queue)
+
+    def hold(self, queue: Queue) -> None:
+        """Sees to it that claims give nothing of a queue that was paused, or is being purged."""
+        for queues in self.ready[queue.tenant]:
+            queues.pop(queue, None)
+
+    def release(self, queue: Queue) -> None:
+        """Sees to it that claims find a queue again, unless it is held for another reason."""
         for lane in queue.lanes[: keys.LANES]:
             if lane is not None and lane.ready:
                 self.became_ready(lane)
-        self.touch(queue)
 
     def became_ready(self, lane: Lane) -> None:
         """Takes notice of a lane that got its first pending task; while it has some, nobody waits for more."""
-        if lane.queue.paused:
+        if lane.queue.held:
             return
         self.ready[lane.queue.tenant][lane.index][lane.queue] = None
         self.woken[lane.queue] = None
@@ -312,13 +326,17 @@ class Shard:
             if self.windows_bytes <= self.settings.window_bytes_max:
                 return
             if lane is not keep:
-                self.windows_bytes -= lane.window_bytes
-                lane.window.clear()
-                lane.window_bytes = 0
-                lane.loaded = lane.mark
-                if lane.gone:
-                    lane.gone = {position for position in lane.gone if position <= lane.mark}
-                del self.loaded_lanes[lane]
+                self.forget_window(lane)
+
+    def forget_window(self, lane: Lane) -> None:
+        """Empties a lane's window: its places are read again."""
+        self.windows_bytes -= lane.window_bytes
+        lane.window.clear()
+        lane.window_bytes = 0
+        lane.loaded = lane.mark
+        if lane.gone:
+            lane.gone = {position for position in lane.gone if position <= lane.mark}
+        self.loaded_lanes.pop(lane, None)
 
     def charge_window(self, lane: Lane, size: int) -> None:
         """Counts the memory of a page read into a lane's window, and makes room for it."""
@@ -382,6 +400,11 @@ class Shard:
         batch = self.in_flight.popleft()
         self.in_flight_wall_ms.popleft()
         assert batch.lsn == lsn
+        if self.purges_begun:
+            for purge in self.purges_begun:
+                if purge.lsn <= lsn:
+                    self.purges.set(purge, 0)
+            self.purges_begun = [purge for purge in self.purges_begun if purge.lsn > lsn]
 
     def _extension_row(self, claim: Claim) -> bytes:
         row = rows_pb2.ExtensionRow()

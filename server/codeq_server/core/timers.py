@@ -11,7 +11,7 @@ from typing import Final
 
 from codeq_internal.v1 import rows_pb2
 
-from . import keys
+from . import keys, purging
 from .alarms import NEVER
 from .artifacts import let_go
 from .clock import Now
@@ -37,13 +37,14 @@ def run_due(shard: Shard, now: Now) -> bool:
     more |= mature(shard, now)
     more |= sweep(shard, now)
     more |= retire(shard, now)
+    more |= purging.work(shard, now)
     return more
 
 
 def next_wake(shard: Shard, now: Now) -> int | None:
     """Returns in how many milliseconds something may fall due; None: nothing will."""
     wait = shard.lease_ends.alarms.first_ms - now.mono_ms
-    wait = min(wait, shard.due.alarms.first_ms - now.wall_ms)
+    wait = min(wait, shard.due.alarms.first_ms - now.wall_ms, shard.purges.first_ms - now.wall_ms)
     if shard.sweep_at is not None and not shard.sweep_blocked:
         wait = min(wait, shard.sweep_at - now.wall_ms)
     wait = min(wait, shard.directory.retire_at - now.mono_ms)
@@ -57,6 +58,7 @@ def is_quiet(shard: Shard, until: Now) -> bool:
         shard.lease_ends.alarms.first_ms >= until.mono_ms
         and shard.directory.retire_at >= until.mono_ms
         and shard.due.alarms.first_ms >= until.wall_ms
+        and shard.purges.first_ms >= until.wall_ms
         and (sweep_at is None or sweep_at >= until.wall_ms)
     )
 
@@ -115,6 +117,10 @@ def _mature(shard: Shard, queue: Queue, entry: bytes, now: Now) -> None:
     state = shard.state(home, position) if has_state else rows_pb2.StateRow()
     if state is None:
         raise CorruptRows(key, "tells of a state row that is missing")
+    purge = queue.purge
+    if purge is not None and purging.is_meant(purge, home, position, state if has_state else None):
+        purging.end_purged(shard, home, position, state, now)
+        return
     state.changed_ms = now.wall_ms
     enqueue(shard, queue.lane(lane), home, position, state)
     shard.put_state(home, position, state)

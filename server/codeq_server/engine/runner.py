@@ -332,8 +332,7 @@ class ShardRunner:
             self._held = True
             self.changed()
             return 0
-        totals = self.shard.totals
-        before = totals.expired + totals.matured + totals.removed
+        before = self._worked()
         try:
             self._due_waits = timers.run_due(self.shard, self.now())
         except Exception as problem:  # noqa: BLE001 - half a decision may be in memory
@@ -342,7 +341,12 @@ class ShardRunner:
         if self._due_waits:
             self.admission.push(TIMERS, self._run_due)
         self.changed()
-        return CALL_COST + totals.expired + totals.matured + totals.removed - before
+        return CALL_COST + self._worked() - before
+
+    def _worked(self) -> int:
+        """Returns how many tasks what is due has been about, with all that were cancelled: some were by purges."""
+        totals = self.shard.totals
+        return totals.expired + totals.matured + totals.removed + totals.cancelled
 
 
 def _unknown() -> Rejection:

@@ -162,6 +162,7 @@ def queue_message(view: QueueView, now: Now) -> queue_service_pb2.Queue:
         paused=view.paused,
         created_rate=round(created_rate, 3),
         completed_rate=round(completed_rate, 3),
+        purging=view.purging,
         oldest_age_seconds=max(0, now.wall_ms - min(created)) / 1000 if created else 0,
     )
 

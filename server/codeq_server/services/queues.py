@@ -8,6 +8,7 @@ from codeq_server.auth.claims import Claims
 from codeq_server.core import reads
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Queue
+from codeq_server.core.purging import purge
 from codeq_server.engine.runner import ShardRunner
 
 from .convert import queue_message
@@ -54,6 +55,12 @@ class QueueService:
         queue = self._queue(claims, request.command)
         self._runner.shard.resume(queue)
         return pb.ResumeQueueResponse(queue=await self._told(queue))
+
+    async def PurgeQueue(self, claims: Claims, request: pb.PurgeQueueRequest) -> pb.PurgeQueueResponse:  # noqa: N802
+        """Begins to end what waits in a queue."""
+        queue = self._queue(claims, request.command)
+        purge(self._runner.shard, queue, self._runner.now())
+        return pb.PurgeQueueResponse(queue=await self._told(queue))
 
     async def ListDeadLetters(  # noqa: N802
         self, claims: Claims, request: pb.ListDeadLettersRequest

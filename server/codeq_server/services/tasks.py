@@ -200,7 +200,9 @@ class TaskService:
             answer.delay_seconds = max(0, (view.due_ms or 0) - now.wall_ms) / 1000
         else:
             answer.ahead = reads.count_ahead(runner.shard, claims.tenant_id, request.task_id)
-            if queue.paused:
+            if queue.purge is not None:
+                answer.reason = pb.WAIT_REASON_PURGING
+            elif queue.paused:
                 answer.reason = pb.WAIT_REASON_PAUSED
             elif queue.claimed or runner.waiting.has_waiter(queue):
                 answer.reason = pb.WAIT_REASON_QUEUED

@@ -199,7 +199,7 @@ class Checker:
         first = self._first_times.get(keys.DUE + key[1:])
         if first is not None and first <= row.due_mark:
             self._report(key, "a row of the due index lies before its mark")
-        for problem in queue.malformed():
+        for problem in queue.malformed(self._tick):
             self._report(key, problem)
 
     def _ended_row(self, key: bytes, value: bytes) -> None:

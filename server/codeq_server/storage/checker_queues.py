@@ -34,8 +34,8 @@ class CheckedQueue:
         self.scheduled = self.claimed = self.dlq = self.named = self.homes = self.filed = 0
         self.ended = {"completed": 0, "failed": 0}
 
-    def malformed(self) -> Iterator[str]:
-        """Yields what is wrong with the row alone."""
+    def malformed(self, tick: rows_pb2.TickRow | None) -> Iterator[str]:
+        """Yields what is wrong with the row alone, at the time of the last batch."""
         if len(self.lanes) != len(self.row.lanes):
             yield "a lane stands there twice"
         for lane in self.row.lanes:
@@ -43,6 +43,19 @@ class CheckedQueue:
                 yield f"lane {lane.lane}: mark {lane.mark} is above the tail {lane.tail}"
             if lane.lane >= keys.LANES and (lane.lane != keys.PARKED_LANE or lane.mark or lane.ready):
                 yield f"lane {lane.lane} has a mark or ready tasks, or is none"
+        if self.row.HasField("purge"):
+            yield from self._malformed_purge(tick)
+
+    def _malformed_purge(self, tick: rows_pb2.TickRow | None) -> Iterator[str]:
+        purge = self.row.purge
+        # The clock of the shard is set behind the time of a purge, so the last batch is later.
+        if not purge.at_ms or (tick is not None and purge.at_ms >= tick.wall_ms):
+            yield f"a purge was asked for at {purge.at_ms}, which is not before the last batch"
+        seen: set[int] = set()
+        for index, tail in map(keys.unpack_home, purge.tails):
+            if index in seen or index not in self.lanes or not 0 < tail <= self.lanes[index].tail:
+                yield f"a purge goes up to place {tail} of lane {index}: there is none, or it stands there twice"
+            seen.add(index)
 
     def miscounted(self) -> Iterator[str]:
         """Yields counters that differ from recounts."""

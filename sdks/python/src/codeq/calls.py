@@ -257,6 +257,16 @@ def resume_queue(command: str) -> Call[Queue]:
     )
 
 
+def purge_queue(command: str) -> Call[Queue]:
+    """End what waits in a queue."""
+    return Call(
+        "/codeq.v1.QueueService/PurgeQueue",
+        _filled(queues_pb.PurgeQueueRequest, command=command),
+        queues_pb.PurgeQueueResponse,
+        lambda reply: Queue.from_message(reply.queue),
+    )
+
+
 def redrive(task_id: str) -> Call[Task]:
     """Give an ended task another life."""
     request = _filled(tasks_pb.RedriveTaskRequest, task_id=task_id)

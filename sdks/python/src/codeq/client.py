@@ -216,6 +216,16 @@ class Client:
         """Let the deliveries of a queue go on. Raises QueueNotFound."""
         return self._call(calls.resume_queue(command))
 
+    def purge_queue(self, command: str) -> Queue:
+        """End every task that waits in a queue now, scheduled ones too, as CANCELLED with the error PURGED.
+
+        It goes on in the background while the queue's `purging` is set, and nothing is delivered meanwhile.
+
+        Raises:
+            QueueNotFound: There is no such queue.
+        """
+        return self._call(calls.purge_queue(command))
+
     def dead_letters(self, command: str, page_size: int = 0, page_token: str = "") -> DeadLetters:
         """Read a page of a queue's dead-letter queue. Raises QueueNotFound."""
         return self._call(calls.dead_letters(command, page_size, page_token))
@@ -410,6 +420,10 @@ class AsyncClient:
     async def resume_queue(self, command: str) -> Queue:
         """Let the deliveries of a queue go on; as Client.resume_queue."""
         return await self._call(calls.resume_queue(command))
+
+    async def purge_queue(self, command: str) -> Queue:
+        """End every task that waits in a queue now; as Client.purge_queue."""
+        return await self._call(calls.purge_queue(command))
 
     async def dead_letters(self, command: str, page_size: int = 0, page_token: str = "") -> DeadLetters:
         """Read a page of a dead-letter queue; as Client.dead_letters."""

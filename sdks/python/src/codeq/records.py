@@ -331,7 +331,7 @@ class Explanation:
 
     Attributes:
         status: Where it is.
-        reason: What it waits for first of all: QUEUED, PAUSED, DELAYED, NO_WORKER, LEASED or ENDED.
+        reason: What it waits for first of all: QUEUED, PAUSED, PURGING, DELAYED, NO_WORKER, LEASED or ENDED.
         paused: Whether its queue is paused.
         ahead: About how many tasks of its queue go first, while it is PENDING.
         delay_seconds: Time until it is due, while it is SCHEDULED.
@@ -377,6 +377,7 @@ class Queue:
         paused: Whether its tasks are accepted and not delivered.
         created_rate: Tasks created per second, a mean over about a minute.
         completed_rate: Tasks completed per second, likewise.
+        purging: Whether a purge goes on: nothing is delivered, and what waited when it was asked for ends.
     """
 
     command: str
@@ -388,6 +389,7 @@ class Queue:
     paused: bool = False
     created_rate: float = 0
     completed_rate: float = 0
+    purging: bool = False
 
     @classmethod
     def from_message(cls, message: queue_service_pb2.Queue) -> Self:
@@ -402,6 +404,7 @@ class Queue:
             paused=message.paused,
             created_rate=message.created_rate,
             completed_rate=message.completed_rate,
+            purging=message.purging,
         )
 
 

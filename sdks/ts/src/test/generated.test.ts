@@ -66,6 +66,7 @@ test("the services have the documented methods", () => {
     GetQueue: "unary",
     PauseQueue: "unary",
     ResumeQueue: "unary",
+    PurgeQueue: "unary",
     ListDeadLetters: "unary",
     RedriveTasks: "unary",
   });

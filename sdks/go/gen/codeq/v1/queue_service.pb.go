@@ -47,6 +47,8 @@ type Queue struct {
 	CreatedRate float64 `protobuf:"fixed64,8,opt,name=created_rate,json=createdRate,proto3" json:"created_rate,omitempty"`
 	// Tasks COMPLETED per second, likewise.
 	CompletedRate float64 `protobuf:"fixed64,9,opt,name=completed_rate,json=completedRate,proto3" json:"completed_rate,omitempty"`
+	// Whether a purge goes on: the tasks that waited when it was asked for end, and nothing is delivered.
+	Purging       bool `protobuf:"varint,10,opt,name=purging,proto3" json:"purging,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -142,6 +144,13 @@ func (x *Queue) GetCompletedRate() float64 {
 		return x.CompletedRate
 	}
 	return 0
+}
+
+func (x *Queue) GetPurging() bool {
+	if x != nil {
+		return x.Purging
+	}
+	return false
 }
 
 // ListQueuesRequest asks for a page of queues.
@@ -530,6 +539,98 @@ func (x *ResumeQueueResponse) GetQueue() *Queue {
 	return nil
 }
 
+// PurgeQueueRequest ends the tasks that wait in a queue.
+type PurgeQueueRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Command of the queue.
+	Command       string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PurgeQueueRequest) Reset() {
+	*x = PurgeQueueRequest{}
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PurgeQueueRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PurgeQueueRequest) ProtoMessage() {}
+
+func (x *PurgeQueueRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PurgeQueueRequest.ProtoReflect.Descriptor instead.
+func (*PurgeQueueRequest) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *PurgeQueueRequest) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+// PurgeQueueResponse tells the queue as it is now: as a rule its tasks still wait, and `purging` says that they will end.
+type PurgeQueueResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The queue.
+	Queue         *Queue `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PurgeQueueResponse) Reset() {
+	*x = PurgeQueueResponse{}
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PurgeQueueResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PurgeQueueResponse) ProtoMessage() {}
+
+func (x *PurgeQueueResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PurgeQueueResponse.ProtoReflect.Descriptor instead.
+func (*PurgeQueueResponse) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PurgeQueueResponse) GetQueue() *Queue {
+	if x != nil {
+		return x.Queue
+	}
+	return nil
+}
+
 // ListDeadLettersRequest asks for a page of dead letters.
 type ListDeadLettersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -545,7 +646,7 @@ type ListDeadLettersRequest struct {
 
 func (x *ListDeadLettersRequest) Reset() {
 	*x = ListDeadLettersRequest{}
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[9]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -557,7 +658,7 @@ func (x *ListDeadLettersRequest) String() string {
 func (*ListDeadLettersRequest) ProtoMessage() {}
 
 func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[9]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -570,7 +671,7 @@ func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{9}
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListDeadLettersRequest) GetCommand() string {
@@ -611,7 +712,7 @@ type ListDeadLettersResponse struct {
 
 func (x *ListDeadLettersResponse) Reset() {
 	*x = ListDeadLettersResponse{}
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[10]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -623,7 +724,7 @@ func (x *ListDeadLettersResponse) String() string {
 func (*ListDeadLettersResponse) ProtoMessage() {}
 
 func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[10]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -636,7 +737,7 @@ func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{10}
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListDeadLettersResponse) GetTasks() []*Task {
@@ -680,7 +781,7 @@ type DeadLetterGroup struct {
 
 func (x *DeadLetterGroup) Reset() {
 	*x = DeadLetterGroup{}
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[11]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +793,7 @@ func (x *DeadLetterGroup) String() string {
 func (*DeadLetterGroup) ProtoMessage() {}
 
 func (x *DeadLetterGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[11]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +806,7 @@ func (x *DeadLetterGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetterGroup.ProtoReflect.Descriptor instead.
 func (*DeadLetterGroup) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{11}
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DeadLetterGroup) GetError() string {
@@ -752,7 +853,7 @@ type RedriveTasksRequest struct {
 
 func (x *RedriveTasksRequest) Reset() {
 	*x = RedriveTasksRequest{}
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[12]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -764,7 +865,7 @@ func (x *RedriveTasksRequest) String() string {
 func (*RedriveTasksRequest) ProtoMessage() {}
 
 func (x *RedriveTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[12]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -777,7 +878,7 @@ func (x *RedriveTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveTasksRequest.ProtoReflect.Descriptor instead.
 func (*RedriveTasksRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{12}
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RedriveTasksRequest) GetCommand() string {
@@ -867,7 +968,7 @@ type RedriveTasksResponse struct {
 
 func (x *RedriveTasksResponse) Reset() {
 	*x = RedriveTasksResponse{}
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[13]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -879,7 +980,7 @@ func (x *RedriveTasksResponse) String() string {
 func (*RedriveTasksResponse) ProtoMessage() {}
 
 func (x *RedriveTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[13]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -892,7 +993,7 @@ func (x *RedriveTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveTasksResponse.ProtoReflect.Descriptor instead.
 func (*RedriveTasksResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{13}
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RedriveTasksResponse) GetMatched() int64 {
@@ -927,7 +1028,7 @@ var File_codeq_v1_queue_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_queue_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1ccodeq/v1/queue_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x13codeq/v1/task.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x97\x02\n" +
+	"\x1ccodeq/v1/queue_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x13codeq/v1/task.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x02\n" +
 	"\x05Queue\x12\x18\n" +
 	"\acommand\x18\x01 \x01(\tR\acommand\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\x03R\x05ready\x12\x1c\n" +
@@ -937,8 +1038,9 @@ const file_codeq_v1_queue_service_proto_rawDesc = "" +
 	"\x12oldest_age_seconds\x18\x06 \x01(\x01R\x10oldestAgeSeconds\x12\x16\n" +
 	"\x06paused\x18\a \x01(\bR\x06paused\x12!\n" +
 	"\fcreated_rate\x18\b \x01(\x01R\vcreatedRate\x12%\n" +
-	"\x0ecompleted_rate\x18\t \x01(\x01R\rcompletedRateJ\x04\b\n" +
-	"\x10\r\"e\n" +
+	"\x0ecompleted_rate\x18\t \x01(\x01R\rcompletedRate\x12\x18\n" +
+	"\apurging\x18\n" +
+	" \x01(\bR\apurgingJ\x04\b\v\x10\r\"e\n" +
 	"\x11ListQueuesRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
@@ -961,6 +1063,11 @@ const file_codeq_v1_queue_service_proto_rawDesc = "" +
 	"\acommand\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\"<\n" +
 	"\x13ResumeQueueResponse\x12%\n" +
+	"\x05queue\x18\x01 \x01(\v2\x0f.codeq.v1.QueueR\x05queue\"9\n" +
+	"\x11PurgeQueueRequest\x12$\n" +
+	"\acommand\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\";\n" +
+	"\x12PurgeQueueResponse\x12%\n" +
 	"\x05queue\x18\x01 \x01(\v2\x0f.codeq.v1.QueueR\x05queue\"\x90\x01\n" +
 	"\x16ListDeadLettersRequest\x12$\n" +
 	"\acommand\x18\x01 \x01(\tB\n" +
@@ -999,14 +1106,16 @@ const file_codeq_v1_queue_service_proto_rawDesc = "" +
 	"\amatched\x18\x01 \x01(\x03R\amatched\x12\x1a\n" +
 	"\bredriven\x18\x02 \x01(\x03R\bredriven\x12#\n" +
 	"\rin_background\x18\x03 \x01(\bR\finBackground\x12&\n" +
-	"\x0fnext_page_token\x18\x04 \x01(\tR\rnextPageToken2\xab\x06\n" +
+	"\x0fnext_page_token\x18\x04 \x01(\tR\rnextPageToken2\xb5\a\n" +
 	"\fQueueService\x12m\n" +
 	"\n" +
 	"ListQueues\x12\x1b.codeq.v1.ListQueuesRequest\x1a\x1c.codeq.v1.ListQueuesResponse\"$\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/codeq/admin/queues\x12x\n" +
 	"\bGetQueue\x12\x19.codeq.v1.GetQueueRequest\x1a\x1a.codeq.v1.GetQueueResponse\"5\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02)b\x05queue\x12 /v1/codeq/admin/queues/{command}\x12\x87\x01\n" +
 	"\n" +
 	"PauseQueue\x12\x1b.codeq.v1.PauseQueueRequest\x1a\x1c.codeq.v1.PauseQueueResponse\">\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x022:\x01*b\x05queue\"&/v1/codeq/admin/queues/{command}/pause\x12\x8b\x01\n" +
-	"\vResumeQueue\x12\x1c.codeq.v1.ResumeQueueRequest\x1a\x1d.codeq.v1.ResumeQueueResponse\"?\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x023:\x01*b\x05queue\"'/v1/codeq/admin/queues/{command}/resume\x12\x8a\x01\n" +
+	"\vResumeQueue\x12\x1c.codeq.v1.ResumeQueueRequest\x1a\x1d.codeq.v1.ResumeQueueResponse\"?\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x023:\x01*b\x05queue\"'/v1/codeq/admin/queues/{command}/resume\x12\x87\x01\n" +
+	"\n" +
+	"PurgeQueue\x12\x1b.codeq.v1.PurgeQueueRequest\x1a\x1c.codeq.v1.PurgeQueueResponse\">\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x022:\x01*b\x05queue\"&/v1/codeq/admin/queues/{command}/purge\x12\x8a\x01\n" +
 	"\x0fListDeadLetters\x12 .codeq.v1.ListDeadLettersRequest\x1a!.codeq.v1.ListDeadLettersResponse\"2\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02&\x12$/v1/codeq/admin/queues/{command}/dlq\x12\x8c\x01\n" +
 	"\fRedriveTasks\x12\x1d.codeq.v1.RedriveTasksRequest\x1a\x1e.codeq.v1.RedriveTasksResponse\"=\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x021:\x01*\",/v1/codeq/admin/queues/{command}/dlq/redriveB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
@@ -1022,7 +1131,7 @@ func file_codeq_v1_queue_service_proto_rawDescGZIP() []byte {
 	return file_codeq_v1_queue_service_proto_rawDescData
 }
 
-var file_codeq_v1_queue_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_codeq_v1_queue_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_codeq_v1_queue_service_proto_goTypes = []any{
 	(*Queue)(nil),                   // 0: codeq.v1.Queue
 	(*ListQueuesRequest)(nil),       // 1: codeq.v1.ListQueuesRequest
@@ -1033,42 +1142,47 @@ var file_codeq_v1_queue_service_proto_goTypes = []any{
 	(*PauseQueueResponse)(nil),      // 6: codeq.v1.PauseQueueResponse
 	(*ResumeQueueRequest)(nil),      // 7: codeq.v1.ResumeQueueRequest
 	(*ResumeQueueResponse)(nil),     // 8: codeq.v1.ResumeQueueResponse
-	(*ListDeadLettersRequest)(nil),  // 9: codeq.v1.ListDeadLettersRequest
-	(*ListDeadLettersResponse)(nil), // 10: codeq.v1.ListDeadLettersResponse
-	(*DeadLetterGroup)(nil),         // 11: codeq.v1.DeadLetterGroup
-	(*RedriveTasksRequest)(nil),     // 12: codeq.v1.RedriveTasksRequest
-	(*RedriveTasksResponse)(nil),    // 13: codeq.v1.RedriveTasksResponse
-	(*Task)(nil),                    // 14: codeq.v1.Task
-	(TaskStatus)(0),                 // 15: codeq.v1.TaskStatus
-	(*timestamppb.Timestamp)(nil),   // 16: google.protobuf.Timestamp
+	(*PurgeQueueRequest)(nil),       // 9: codeq.v1.PurgeQueueRequest
+	(*PurgeQueueResponse)(nil),      // 10: codeq.v1.PurgeQueueResponse
+	(*ListDeadLettersRequest)(nil),  // 11: codeq.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil), // 12: codeq.v1.ListDeadLettersResponse
+	(*DeadLetterGroup)(nil),         // 13: codeq.v1.DeadLetterGroup
+	(*RedriveTasksRequest)(nil),     // 14: codeq.v1.RedriveTasksRequest
+	(*RedriveTasksResponse)(nil),    // 15: codeq.v1.RedriveTasksResponse
+	(*Task)(nil),                    // 16: codeq.v1.Task
+	(TaskStatus)(0),                 // 17: codeq.v1.TaskStatus
+	(*timestamppb.Timestamp)(nil),   // 18: google.protobuf.Timestamp
 }
 var file_codeq_v1_queue_service_proto_depIdxs = []int32{
 	0,  // 0: codeq.v1.ListQueuesResponse.queues:type_name -> codeq.v1.Queue
 	0,  // 1: codeq.v1.GetQueueResponse.queue:type_name -> codeq.v1.Queue
 	0,  // 2: codeq.v1.PauseQueueResponse.queue:type_name -> codeq.v1.Queue
 	0,  // 3: codeq.v1.ResumeQueueResponse.queue:type_name -> codeq.v1.Queue
-	14, // 4: codeq.v1.ListDeadLettersResponse.tasks:type_name -> codeq.v1.Task
-	11, // 5: codeq.v1.ListDeadLettersResponse.groups:type_name -> codeq.v1.DeadLetterGroup
-	15, // 6: codeq.v1.RedriveTasksRequest.status:type_name -> codeq.v1.TaskStatus
-	16, // 7: codeq.v1.RedriveTasksRequest.ended_from:type_name -> google.protobuf.Timestamp
-	16, // 8: codeq.v1.RedriveTasksRequest.ended_to:type_name -> google.protobuf.Timestamp
-	1,  // 9: codeq.v1.QueueService.ListQueues:input_type -> codeq.v1.ListQueuesRequest
-	3,  // 10: codeq.v1.QueueService.GetQueue:input_type -> codeq.v1.GetQueueRequest
-	5,  // 11: codeq.v1.QueueService.PauseQueue:input_type -> codeq.v1.PauseQueueRequest
-	7,  // 12: codeq.v1.QueueService.ResumeQueue:input_type -> codeq.v1.ResumeQueueRequest
-	9,  // 13: codeq.v1.QueueService.ListDeadLetters:input_type -> codeq.v1.ListDeadLettersRequest
-	12, // 14: codeq.v1.QueueService.RedriveTasks:input_type -> codeq.v1.RedriveTasksRequest
-	2,  // 15: codeq.v1.QueueService.ListQueues:output_type -> codeq.v1.ListQueuesResponse
-	4,  // 16: codeq.v1.QueueService.GetQueue:output_type -> codeq.v1.GetQueueResponse
-	6,  // 17: codeq.v1.QueueService.PauseQueue:output_type -> codeq.v1.PauseQueueResponse
-	8,  // 18: codeq.v1.QueueService.ResumeQueue:output_type -> codeq.v1.ResumeQueueResponse
-	10, // 19: codeq.v1.QueueService.ListDeadLetters:output_type -> codeq.v1.ListDeadLettersResponse
-	13, // 20: codeq.v1.QueueService.RedriveTasks:output_type -> codeq.v1.RedriveTasksResponse
-	15, // [15:21] is the sub-list for method output_type
-	9,  // [9:15] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	0,  // 4: codeq.v1.PurgeQueueResponse.queue:type_name -> codeq.v1.Queue
+	16, // 5: codeq.v1.ListDeadLettersResponse.tasks:type_name -> codeq.v1.Task
+	13, // 6: codeq.v1.ListDeadLettersResponse.groups:type_name -> codeq.v1.DeadLetterGroup
+	17, // 7: codeq.v1.RedriveTasksRequest.status:type_name -> codeq.v1.TaskStatus
+	18, // 8: codeq.v1.RedriveTasksRequest.ended_from:type_name -> google.protobuf.Timestamp
+	18, // 9: codeq.v1.RedriveTasksRequest.ended_to:type_name -> google.protobuf.Timestamp
+	1,  // 10: codeq.v1.QueueService.ListQueues:input_type -> codeq.v1.ListQueuesRequest
+	3,  // 11: codeq.v1.QueueService.GetQueue:input_type -> codeq.v1.GetQueueRequest
+	5,  // 12: codeq.v1.QueueService.PauseQueue:input_type -> codeq.v1.PauseQueueRequest
+	7,  // 13: codeq.v1.QueueService.ResumeQueue:input_type -> codeq.v1.ResumeQueueRequest
+	9,  // 14: codeq.v1.QueueService.PurgeQueue:input_type -> codeq.v1.PurgeQueueRequest
+	11, // 15: codeq.v1.QueueService.ListDeadLetters:input_type -> codeq.v1.ListDeadLettersRequest
+	14, // 16: codeq.v1.QueueService.RedriveTasks:input_type -> codeq.v1.RedriveTasksRequest
+	2,  // 17: codeq.v1.QueueService.ListQueues:output_type -> codeq.v1.ListQueuesResponse
+	4,  // 18: codeq.v1.QueueService.GetQueue:output_type -> codeq.v1.GetQueueResponse
+	6,  // 19: codeq.v1.QueueService.PauseQueue:output_type -> codeq.v1.PauseQueueResponse
+	8,  // 20: codeq.v1.QueueService.ResumeQueue:output_type -> codeq.v1.ResumeQueueResponse
+	10, // 21: codeq.v1.QueueService.PurgeQueue:output_type -> codeq.v1.PurgeQueueResponse
+	12, // 22: codeq.v1.QueueService.ListDeadLetters:output_type -> codeq.v1.ListDeadLettersResponse
+	15, // 23: codeq.v1.QueueService.RedriveTasks:output_type -> codeq.v1.RedriveTasksResponse
+	17, // [17:24] is the sub-list for method output_type
+	10, // [10:17] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_queue_service_proto_init() }
@@ -1083,7 +1197,7 @@ func file_codeq_v1_queue_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_v1_queue_service_proto_rawDesc), len(file_codeq_v1_queue_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const (
 	QueueService_GetQueue_FullMethodName        = "/codeq.v1.QueueService/GetQueue"
 	QueueService_PauseQueue_FullMethodName      = "/codeq.v1.QueueService/PauseQueue"
 	QueueService_ResumeQueue_FullMethodName     = "/codeq.v1.QueueService/ResumeQueue"
+	QueueService_PurgeQueue_FullMethodName      = "/codeq.v1.QueueService/PurgeQueue"
 	QueueService_ListDeadLetters_FullMethodName = "/codeq.v1.QueueService/ListDeadLetters"
 	QueueService_RedriveTasks_FullMethodName    = "/codeq.v1.QueueService/RedriveTasks"
 )
@@ -46,6 +47,12 @@ type QueueServiceClient interface {
 	// ResumeQueue lets the deliveries of a queue go on. Idempotent.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	ResumeQueue(ctx context.Context, in *ResumeQueueRequest, opts ...grpc.CallOption) (*ResumeQueueResponse, error)
+	// PurgeQueue ends every task that waits in a queue now, scheduled ones too, as CANCELLED with the error PURGED, in the
+	// background; a stop of the server interrupts it and does not end it. Meanwhile the queue delivers nothing. What is
+	// leased runs on and dead letters stay; tasks created, or given back, after the call stay too. Called again while it
+	// goes on, it ends what has come since as well.
+	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+	PurgeQueue(ctx context.Context, in *PurgeQueueRequest, opts ...grpc.CallOption) (*PurgeQueueResponse, error)
 	// ListDeadLetters tells the tasks in a queue's dead-letter queue, those first that came first; the first page also groups
 	// them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
@@ -106,6 +113,16 @@ func (c *queueServiceClient) ResumeQueue(ctx context.Context, in *ResumeQueueReq
 	return out, nil
 }
 
+func (c *queueServiceClient) PurgeQueue(ctx context.Context, in *PurgeQueueRequest, opts ...grpc.CallOption) (*PurgeQueueResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PurgeQueueResponse)
+	err := c.cc.Invoke(ctx, QueueService_PurgeQueue_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *queueServiceClient) ListDeadLetters(ctx context.Context, in *ListDeadLettersRequest, opts ...grpc.CallOption) (*ListDeadLettersResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListDeadLettersResponse)
@@ -145,6 +162,12 @@ type QueueServiceServer interface {
 	// ResumeQueue lets the deliveries of a queue go on. Idempotent.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	ResumeQueue(context.Context, *ResumeQueueRequest) (*ResumeQueueResponse, error)
+	// PurgeQueue ends every task that waits in a queue now, scheduled ones too, as CANCELLED with the error PURGED, in the
+	// background; a stop of the server interrupts it and does not end it. Meanwhile the queue delivers nothing. What is
+	// leased runs on and dead letters stay; tasks created, or given back, after the call stay too. Called again while it
+	// goes on, it ends what has come since as well.
+	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+	PurgeQueue(context.Context, *PurgeQueueRequest) (*PurgeQueueResponse, error)
 	// ListDeadLetters tells the tasks in a queue's dead-letter queue, those first that came first; the first page also groups
 	// them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
@@ -176,6 +199,9 @@ func (UnimplementedQueueServiceServer) PauseQueue(context.Context, *PauseQueueRe
 }
 func (UnimplementedQueueServiceServer) ResumeQueue(context.Context, *ResumeQueueRequest) (*ResumeQueueResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResumeQueue not implemented")
+}
+func (UnimplementedQueueServiceServer) PurgeQueue(context.Context, *PurgeQueueRequest) (*PurgeQueueResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PurgeQueue not implemented")
 }
 func (UnimplementedQueueServiceServer) ListDeadLetters(context.Context, *ListDeadLettersRequest) (*ListDeadLettersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListDeadLetters not implemented")
@@ -276,6 +302,24 @@ func _QueueService_ResumeQueue_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _QueueService_PurgeQueue_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PurgeQueueRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueueServiceServer).PurgeQueue(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QueueService_PurgeQueue_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueueServiceServer).PurgeQueue(ctx, req.(*PurgeQueueRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _QueueService_ListDeadLetters_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListDeadLettersRequest)
 	if err := dec(in); err != nil {
@@ -334,6 +378,10 @@ var QueueService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ResumeQueue",
 			Handler:    _QueueService_ResumeQueue_Handler,
+		},
+		{
+			MethodName: "PurgeQueue",
+			Handler:    _QueueService_PurgeQueue_Handler,
 		},
 		{
 			MethodName: "ListDeadLetters",

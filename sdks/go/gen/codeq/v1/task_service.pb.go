@@ -43,6 +43,8 @@ const (
 	WaitReason_WAIT_REASON_LEASED WaitReason = 5
 	// For nothing: it has ended.
 	WaitReason_WAIT_REASON_ENDED WaitReason = 6
+	// For the purge of its queue to be over; it is ended by that if it waited when the purge was asked for.
+	WaitReason_WAIT_REASON_PURGING WaitReason = 7
 )
 
 // Enum value maps for WaitReason.
@@ -55,6 +57,7 @@ var (
 		4: "WAIT_REASON_NO_WORKER",
 		5: "WAIT_REASON_LEASED",
 		6: "WAIT_REASON_ENDED",
+		7: "WAIT_REASON_PURGING",
 	}
 	WaitReason_value = map[string]int32{
 		"WAIT_REASON_UNSPECIFIED": 0,
@@ -64,6 +67,7 @@ var (
 		"WAIT_REASON_NO_WORKER":   4,
 		"WAIT_REASON_LEASED":      5,
 		"WAIT_REASON_ENDED":       6,
+		"WAIT_REASON_PURGING":     7,
 	}
 )
 
@@ -2499,7 +2503,7 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fcontent_type\x18\x02 \x01(\tR\vcontentType\x12\x18\n" +
 	"\acontent\x18\x03 \x01(\fR\acontent\x12\x16\n" +
-	"\x06sha256\x18\x04 \x01(\tR\x06sha256*\xbc\x01\n" +
+	"\x06sha256\x18\x04 \x01(\tR\x06sha256*\xd5\x01\n" +
 	"\n" +
 	"WaitReason\x12\x1b\n" +
 	"\x17WAIT_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -2508,7 +2512,8 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x13WAIT_REASON_DELAYED\x10\x03\x12\x19\n" +
 	"\x15WAIT_REASON_NO_WORKER\x10\x04\x12\x16\n" +
 	"\x12WAIT_REASON_LEASED\x10\x05\x12\x15\n" +
-	"\x11WAIT_REASON_ENDED\x10\x062\xc4\x13\n" +
+	"\x11WAIT_REASON_ENDED\x10\x06\x12\x17\n" +
+	"\x13WAIT_REASON_PURGING\x10\a2\xc4\x13\n" +
 	"\vTaskService\x12\x89\x01\n" +
 	"\n" +
 	"CreateTask\x12\x1b.codeq.v1.CreateTaskRequest\x1a\x1c.codeq.v1.CreateTaskResponse\"@\x8a\xb5\x18\x02\b\x01\x92\xb5\x18\x13\b\xca\x01\x1a\x0e\n" +

@@ -14,7 +14,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Queue(_message.Message):
-    __slots__ = ("command", "ready", "scheduled", "claimed", "dlq", "oldest_age_seconds", "paused", "created_rate", "completed_rate")
+    __slots__ = ("command", "ready", "scheduled", "claimed", "dlq", "oldest_age_seconds", "paused", "created_rate", "completed_rate", "purging")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     SCHEDULED_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,7 @@ class Queue(_message.Message):
     PAUSED_FIELD_NUMBER: _ClassVar[int]
     CREATED_RATE_FIELD_NUMBER: _ClassVar[int]
     COMPLETED_RATE_FIELD_NUMBER: _ClassVar[int]
+    PURGING_FIELD_NUMBER: _ClassVar[int]
     command: str
     ready: int
     scheduled: int
@@ -33,7 +34,8 @@ class Queue(_message.Message):
     paused: bool
     created_rate: float
     completed_rate: float
-    def __init__(self, command: _Optional[str] = ..., ready: _Optional[int] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., oldest_age_seconds: _Optional[float] = ..., paused: _Optional[bool] = ..., created_rate: _Optional[float] = ..., completed_rate: _Optional[float] = ...) -> None: ...
+    purging: bool
+    def __init__(self, command: _Optional[str] = ..., ready: _Optional[int] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., oldest_age_seconds: _Optional[float] = ..., paused: _Optional[bool] = ..., created_rate: _Optional[float] = ..., completed_rate: _Optional[float] = ..., purging: _Optional[bool] = ...) -> None: ...
 
 class ListQueuesRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
@@ -82,6 +84,18 @@ class ResumeQueueRequest(_message.Message):
     def __init__(self, command: _Optional[str] = ...) -> None: ...
 
 class ResumeQueueResponse(_message.Message):
+    __slots__ = ("queue",)
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    queue: Queue
+    def __init__(self, queue: _Optional[_Union[Queue, _Mapping]] = ...) -> None: ...
+
+class PurgeQueueRequest(_message.Message):
+    __slots__ = ("command",)
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    command: str
+    def __init__(self, command: _Optional[str] = ...) -> None: ...
+
+class PurgeQueueResponse(_message.Message):
     __slots__ = ("queue",)
     QUEUE_FIELD_NUMBER: _ClassVar[int]
     queue: Queue

@@ -55,6 +55,11 @@ class QueueServiceStub:
                 request_serializer=codeq_dot_v1_dot_queue__service__pb2.ResumeQueueRequest.SerializeToString,
                 response_deserializer=codeq_dot_v1_dot_queue__service__pb2.ResumeQueueResponse.FromString,
                 _registered_method=True)
+        self.PurgeQueue = channel.unary_unary(
+                '/codeq.v1.QueueService/PurgeQueue',
+                request_serializer=codeq_dot_v1_dot_queue__service__pb2.PurgeQueueRequest.SerializeToString,
+                response_deserializer=codeq_dot_v1_dot_queue__service__pb2.PurgeQueueResponse.FromString,
+                _registered_method=True)
         self.ListDeadLetters = channel.unary_unary(
                 '/codeq.v1.QueueService/ListDeadLetters',
                 request_serializer=codeq_dot_v1_dot_queue__service__pb2.ListDeadLettersRequest.SerializeToString,
@@ -104,6 +109,17 @@ class QueueServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PurgeQueue(self, request, context):
+        """PurgeQueue ends every task that waits in a queue now, scheduled ones too, as CANCELLED with the error PURGED, in the
+        background; a stop of the server interrupts it and does not end it. Meanwhile the queue delivers nothing. What is
+        leased runs on and dead letters stay; tasks created, or given back, after the call stay too. Called again while it
+        goes on, it ends what has come since as well.
+        Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDeadLetters(self, request, context):
         """ListDeadLetters tells the tasks in a queue's dead-letter queue, those first that came first; the first page also groups
         them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
@@ -146,6 +162,11 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     servicer.ResumeQueue,
                     request_deserializer=codeq_dot_v1_dot_queue__service__pb2.ResumeQueueRequest.FromString,
                     response_serializer=codeq_dot_v1_dot_queue__service__pb2.ResumeQueueResponse.SerializeToString,
+            ),
+            'PurgeQueue': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeQueue,
+                    request_deserializer=codeq_dot_v1_dot_queue__service__pb2.PurgeQueueRequest.FromString,
+                    response_serializer=codeq_dot_v1_dot_queue__service__pb2.PurgeQueueResponse.SerializeToString,
             ),
             'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDeadLetters,
@@ -267,6 +288,33 @@ class QueueService:
             '/codeq.v1.QueueService/ResumeQueue',
             codeq_dot_v1_dot_queue__service__pb2.ResumeQueueRequest.SerializeToString,
             codeq_dot_v1_dot_queue__service__pb2.ResumeQueueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeQueue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/codeq.v1.QueueService/PurgeQueue',
+            codeq_dot_v1_dot_queue__service__pb2.PurgeQueueRequest.SerializeToString,
+            codeq_dot_v1_dot_queue__service__pb2.PurgeQueueResponse.FromString,
             options,
             channel_credentials,
             insecure,

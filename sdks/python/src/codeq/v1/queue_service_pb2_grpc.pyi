@@ -50,6 +50,13 @@ class QueueServiceStub:
     """ResumeQueue lets the deliveries of a queue go on. Idempotent.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
     """
+    PurgeQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeQueueRequest, _queue_service_pb2.PurgeQueueResponse]
+    """PurgeQueue ends every task that waits in a queue now, scheduled ones too, as CANCELLED with the error PURGED, in the
+    background; a stop of the server interrupts it and does not end it. Meanwhile the queue delivers nothing. What is
+    leased runs on and dead letters stay; tasks created, or given back, after the call stay too. Called again while it
+    goes on, it ends what has come since as well.
+    Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+    """
     ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListDeadLettersRequest, _queue_service_pb2.ListDeadLettersResponse]
     """ListDeadLetters tells the tasks in a queue's dead-letter queue, those first that came first; the first page also groups
     them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
@@ -83,6 +90,13 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """
     ResumeQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeQueueRequest, _queue_service_pb2.ResumeQueueResponse]  # type: ignore[assignment]
     """ResumeQueue lets the deliveries of a queue go on. Idempotent.
+    Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+    """
+    PurgeQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeQueueRequest, _queue_service_pb2.PurgeQueueResponse]  # type: ignore[assignment]
+    """PurgeQueue ends every task that waits in a queue now, scheduled ones too, as CANCELLED with the error PURGED, in the
+    background; a stop of the server interrupts it and does not end it. Meanwhile the queue delivers nothing. What is
+    leased runs on and dead letters stay; tasks created, or given back, after the call stay too. Called again while it
+    goes on, it ends what has come since as well.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
     """
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListDeadLettersRequest, _queue_service_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
@@ -139,6 +153,19 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.ResumeQueueResponse, _abc.Awaitable[_queue_service_pb2.ResumeQueueResponse]]:
         """ResumeQueue lets the deliveries of a queue go on. Idempotent.
+        Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def PurgeQueue(
+        self,
+        request: _queue_service_pb2.PurgeQueueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.PurgeQueueResponse, _abc.Awaitable[_queue_service_pb2.PurgeQueueResponse]]:
+        """PurgeQueue ends every task that waits in a queue now, scheduled ones too, as CANCELLED with the error PURGED, in the
+        background; a stop of the server interrupts it and does not end it. Meanwhile the queue delivers nothing. What is
+        leased runs on and dead letters stay; tasks created, or given back, after the call stay too. Called again while it
+        goes on, it ends what has come since as well.
         Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
         """
 

@@ -24,6 +24,7 @@ class WaitReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WAIT_REASON_NO_WORKER: _ClassVar[WaitReason]
     WAIT_REASON_LEASED: _ClassVar[WaitReason]
     WAIT_REASON_ENDED: _ClassVar[WaitReason]
+    WAIT_REASON_PURGING: _ClassVar[WaitReason]
 WAIT_REASON_UNSPECIFIED: WaitReason
 WAIT_REASON_QUEUED: WaitReason
 WAIT_REASON_PAUSED: WaitReason
@@ -31,6 +32,7 @@ WAIT_REASON_DELAYED: WaitReason
 WAIT_REASON_NO_WORKER: WaitReason
 WAIT_REASON_LEASED: WaitReason
 WAIT_REASON_ENDED: WaitReason
+WAIT_REASON_PURGING: WaitReason
 
 class CreateTaskRequest(_message.Message):
     __slots__ = ("spec",)

@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/v1/queue_service.proto.
  */
 export const file_codeq_v1_queue_service: GenFile = /*@__PURE__*/
-  fileDesc("Chxjb2RlcS92MS9xdWV1ZV9zZXJ2aWNlLnByb3RvEghjb2RlcS52MSK4AQoFUXVldWUSDwoHY29tbWFuZBgBIAEoCRINCgVyZWFkeRgCIAEoAxIRCglzY2hlZHVsZWQYAyABKAMSDwoHY2xhaW1lZBgEIAEoAxILCgNkbHEYBSABKAMSGgoSb2xkZXN0X2FnZV9zZWNvbmRzGAYgASgBEg4KBnBhdXNlZBgHIAEoCBIUCgxjcmVhdGVkX3JhdGUYCCABKAESFgoOY29tcGxldGVkX3JhdGUYCSABKAFKBAgKEA0iUAoRTGlzdFF1ZXVlc1JlcXVlc3QSHQoJcGFnZV9zaXplGAEgASgFQgq6SAcaBRj0AygAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGIACIk4KEkxpc3RRdWV1ZXNSZXNwb25zZRIfCgZxdWV1ZXMYASADKAsyDy5jb2RlcS52MS5RdWV1ZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiLgoPR2V0UXVldWVSZXF1ZXN0EhsKB2NvbW1hbmQYASABKAlCCrpIB3IFEAEYgAEiMgoQR2V0UXVldWVSZXNwb25zZRIeCgVxdWV1ZRgBIAEoCzIPLmNvZGVxLnYxLlF1ZXVlIjAKEVBhdXNlUXVldWVSZXF1ZXN0EhsKB2NvbW1hbmQYASABKAlCCrpIB3IFEAEYgAEiNAoSUGF1c2VRdWV1ZVJlc3BvbnNlEh4KBXF1ZXVlGAEgASgLMg8uY29kZXEudjEuUXVldWUiMQoSUmVzdW1lUXVldWVSZXF1ZXN0EhsKB2NvbW1hbmQYASABKAlCCrpIB3IFEAEYgAEiNQoTUmVzdW1lUXVldWVSZXNwb25zZRIeCgVxdWV1ZRgBIAEoCzIPLmNvZGVxLnYxLlF1ZXVlInIKFkxpc3REZWFkTGV0dGVyc1JlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAARIdCglwYWdlX3NpemUYAiABKAVCCrpIBxoFGPQDKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYgAIiiwEKF0xpc3REZWFkTGV0dGVyc1Jlc3BvbnNlEh0KBXRhc2tzGAEgAygLMg4uY29kZXEudjEuVGFzaxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSKQoGZ3JvdXBzGAMgAygLMhkuY29kZXEudjEuRGVhZExldHRlckdyb3VwEg0KBXRvdGFsGAQgASgDIi8KD0RlYWRMZXR0ZXJHcm91cBINCgVlcnJvchgBIAEoCRINCgVjb3VudBgCIAEoAyLyAwoTUmVkcml2ZVRhc2tzUmVxdWVzdBIbCgdjb21tYW5kGAEgASgJQgq6SAdyBRABGIABEjQKBnN0YXR1cxgCIAEoDjIULmNvZGVxLnYxLlRhc2tTdGF0dXNCDrpIC4IBCBgAGAUYBhgHEiAKDmVycm9yX2NvbnRhaW5zGAMgASgJQgi6SAVyAxiAIBIuCgplbmRlZF9mcm9tGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRlZF90bxgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASIwoIdGFza19pZHMYBiADKAlCEbpIDpIBCxDoByIGcgQQARhAEg8KB2RyeV9ydW4YByABKAgSGQoFbGltaXQYCCABKAVCCrpIBxoFGJBOKAASGAoEcmF0ZRgJIAEoBUIKukgHGgUYkE4oABIcCgpwYWdlX3Rva2VuGAogASgJQgi6SAVyAxiAAjp/ukh8GnoKGHJlZHJpdmVfdGFza3MucmF0ZV9hbG9uZRIocmF0ZSBnb2VzIHdpdGggbmVpdGhlciBkcnlfcnVuIG5vciBsaW1pdBo0dGhpcy5yYXRlID09IDAgfHwgKCF0aGlzLmRyeV9ydW4gJiYgdGhpcy5saW1pdCA9PSAwKSJpChRSZWRyaXZlVGFza3NSZXNwb25zZRIPCgdtYXRjaGVkGAEgASgDEhAKCHJlZHJpdmVuGAIgASgDEhUKDWluX2JhY2tncm91bmQYAyABKAgSFwoPbmV4dF9wYWdlX3Rva2VuGAQgASgJMqsGCgxRdWV1ZVNlcnZpY2USbQoKTGlzdFF1ZXVlcxIbLmNvZGVxLnYxLkxpc3RRdWV1ZXNSZXF1ZXN0GhwuY29kZXEudjEuTGlzdFF1ZXVlc1Jlc3BvbnNlIiSKtRgCCASC0+STAhgSFi92MS9jb2RlcS9hZG1pbi9xdWV1ZXMSeAoIR2V0UXVldWUSGS5jb2RlcS52MS5HZXRRdWV1ZVJlcXVlc3QaGi5jb2RlcS52MS5HZXRRdWV1ZVJlc3BvbnNlIjWKtRgCCASC0+STAiliBXF1ZXVlEiAvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfRKHAQoKUGF1c2VRdWV1ZRIbLmNvZGVxLnYxLlBhdXNlUXVldWVSZXF1ZXN0GhwuY29kZXEudjEuUGF1c2VRdWV1ZVJlc3BvbnNlIj6KtRgCCASC0+STAjI6ASpiBXF1ZXVlIiYvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfS9wYXVzZRKLAQoLUmVzdW1lUXVldWUSHC5jb2RlcS52MS5SZXN1bWVRdWV1ZVJlcXVlc3QaHS5jb2RlcS52MS5SZXN1bWVRdWV1ZVJlc3BvbnNlIj+KtRgCCASC0+STAjM6ASpiBXF1ZXVlIicvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfS9yZXN1bWUSigEKD0xpc3REZWFkTGV0dGVycxIgLmNvZGVxLnYxLkxpc3REZWFkTGV0dGVyc1JlcXVlc3QaIS5jb2RlcS52MS5MaXN0RGVhZExldHRlcnNSZXNwb25zZSIyirUYAggEgtPkkwImEiQvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfS9kbHESjAEKDFJlZHJpdmVUYXNrcxIdLmNvZGVxLnYxLlJlZHJpdmVUYXNrc1JlcXVlc3QaHi5jb2RlcS52MS5SZWRyaXZlVGFza3NSZXNwb25zZSI9irUYAggEgtPkkwIxOgEqIiwvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfS9kbHEvcmVkcml2ZUI+WjxnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL3YxO2NvZGVxdjFiBnByb3RvMw", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_task, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("Chxjb2RlcS92MS9xdWV1ZV9zZXJ2aWNlLnByb3RvEghjb2RlcS52MSLJAQoFUXVldWUSDwoHY29tbWFuZBgBIAEoCRINCgVyZWFkeRgCIAEoAxIRCglzY2hlZHVsZWQYAyABKAMSDwoHY2xhaW1lZBgEIAEoAxILCgNkbHEYBSABKAMSGgoSb2xkZXN0X2FnZV9zZWNvbmRzGAYgASgBEg4KBnBhdXNlZBgHIAEoCBIUCgxjcmVhdGVkX3JhdGUYCCABKAESFgoOY29tcGxldGVkX3JhdGUYCSABKAESDwoHcHVyZ2luZxgKIAEoCEoECAsQDSJQChFMaXN0UXVldWVzUmVxdWVzdBIdCglwYWdlX3NpemUYASABKAVCCrpIBxoFGPQDKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMYgAIiTgoSTGlzdFF1ZXVlc1Jlc3BvbnNlEh8KBnF1ZXVlcxgBIAMoCzIPLmNvZGVxLnYxLlF1ZXVlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIuCg9HZXRRdWV1ZVJlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAASIyChBHZXRRdWV1ZVJlc3BvbnNlEh4KBXF1ZXVlGAEgASgLMg8uY29kZXEudjEuUXVldWUiMAoRUGF1c2VRdWV1ZVJlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAASI0ChJQYXVzZVF1ZXVlUmVzcG9uc2USHgoFcXVldWUYASABKAsyDy5jb2RlcS52MS5RdWV1ZSIxChJSZXN1bWVRdWV1ZVJlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAASI1ChNSZXN1bWVRdWV1ZVJlc3BvbnNlEh4KBXF1ZXVlGAEgASgLMg8uY29kZXEudjEuUXVldWUiMAoRUHVyZ2VRdWV1ZVJlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAASI0ChJQdXJnZVF1ZXVlUmVzcG9uc2USHgoFcXVldWUYASABKAsyDy5jb2RlcS52MS5RdWV1ZSJyChZMaXN0RGVhZExldHRlcnNSZXF1ZXN0EhsKB2NvbW1hbmQYASABKAlCCrpIB3IFEAEYgAESHQoJcGFnZV9zaXplGAIgASgFQgq6SAcaBRj0AygAEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDGIACIosBChdMaXN0RGVhZExldHRlcnNSZXNwb25zZRIdCgV0YXNrcxgBIAMoCzIOLmNvZGVxLnYxLlRhc2sSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEikKBmdyb3VwcxgDIAMoCzIZLmNvZGVxLnYxLkRlYWRMZXR0ZXJHcm91cBINCgV0b3RhbBgEIAEoAyIvCg9EZWFkTGV0dGVyR3JvdXASDQoFZXJyb3IYASABKAkSDQoFY291bnQYAiABKAMi8gMKE1JlZHJpdmVUYXNrc1JlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAARI0CgZzdGF0dXMYAiABKA4yFC5jb2RlcS52MS5UYXNrU3RhdHVzQg66SAuCAQgYABgFGAYYBxIgCg5lcnJvcl9jb250YWlucxgDIAEoCUIIukgFcgMYgCASLgoKZW5kZWRfZnJvbRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kZWRfdG8YBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiMKCHRhc2tfaWRzGAYgAygJQhG6SA6SAQsQ6AciBnIEEAEYQBIPCgdkcnlfcnVuGAcgASgIEhkKBWxpbWl0GAggASgFQgq6SAcaBRiQTigAEhgKBHJhdGUYCSABKAVCCrpIBxoFGJBOKAASHAoKcGFnZV90b2tlbhgKIAEoCUIIukgFcgMYgAI6f7pIfBp6ChhyZWRyaXZlX3Rhc2tzLnJhdGVfYWxvbmUSKHJhdGUgZ29lcyB3aXRoIG5laXRoZXIgZHJ5X3J1biBub3IgbGltaXQaNHRoaXMucmF0ZSA9PSAwIHx8ICghdGhpcy5kcnlfcnVuICYmIHRoaXMubGltaXQgPT0gMCkiaQoUUmVkcml2ZVRhc2tzUmVzcG9uc2USDwoHbWF0Y2hlZBgBIAEoAxIQCghyZWRyaXZlbhgCIAEoAxIVCg1pbl9iYWNrZ3JvdW5kGAMgASgIEhcKD25leHRfcGFnZV90b2tlbhgEIAEoCTK1BwoMUXVldWVTZXJ2aWNlEm0KCkxpc3RRdWV1ZXMSGy5jb2RlcS52MS5MaXN0UXVldWVzUmVxdWVzdBocLmNvZGVxLnYxLkxpc3RRdWV1ZXNSZXNwb25zZSIkirUYAggEgtPkkwIYEhYvdjEvY29kZXEvYWRtaW4vcXVldWVzEngKCEdldFF1ZXVlEhkuY29kZXEudjEuR2V0UXVldWVSZXF1ZXN0GhouY29kZXEudjEuR2V0UXVldWVSZXNwb25zZSI1irUYAggEgtPkkwIpYgVxdWV1ZRIgL3YxL2NvZGVxL2FkbWluL3F1ZXVlcy97Y29tbWFuZH0ShwEKClBhdXNlUXVldWUSGy5jb2RlcS52MS5QYXVzZVF1ZXVlUmVxdWVzdBocLmNvZGVxLnYxLlBhdXNlUXVldWVSZXNwb25zZSI+irUYAggEgtPkkwIyOgEqYgVxdWV1ZSImL3YxL2NvZGVxL2FkbWluL3F1ZXVlcy97Y29tbWFuZH0vcGF1c2USiwEKC1Jlc3VtZVF1ZXVlEhwuY29kZXEudjEuUmVzdW1lUXVldWVSZXF1ZXN0Gh0uY29kZXEudjEuUmVzdW1lUXVldWVSZXNwb25zZSI/irUYAggEgtPkkwIzOgEqYgVxdWV1ZSInL3YxL2NvZGVxL2FkbWluL3F1ZXVlcy97Y29tbWFuZH0vcmVzdW1lEocBCgpQdXJnZVF1ZXVlEhsuY29kZXEudjEuUHVyZ2VRdWV1ZVJlcXVlc3QaHC5jb2RlcS52MS5QdXJnZVF1ZXVlUmVzcG9uc2UiPoq1GAIIBILT5JMCMjoBKmIFcXVldWUiJi92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9L3B1cmdlEooBCg9MaXN0RGVhZExldHRlcnMSIC5jb2RlcS52MS5MaXN0RGVhZExldHRlcnNSZXF1ZXN0GiEuY29kZXEudjEuTGlzdERlYWRMZXR0ZXJzUmVzcG9uc2UiMoq1GAIIBILT5JMCJhIkL3YxL2NvZGVxL2FkbWluL3F1ZXVlcy97Y29tbWFuZH0vZGxxEowBCgxSZWRyaXZlVGFza3MSHS5jb2RlcS52MS5SZWRyaXZlVGFza3NSZXF1ZXN0Gh4uY29kZXEudjEuUmVkcml2ZVRhc2tzUmVzcG9uc2UiPYq1GAIIBILT5JMCMToBKiIsL3YxL2NvZGVxL2FkbWluL3F1ZXVlcy97Y29tbWFuZH0vZGxxL3JlZHJpdmVCPlo8Z2l0aHViLmNvbS9vc3ZhbGRvYW5kcmFkZS9jb2RlcS9zZGtzL2dvL2dlbi9jb2RlcS92MTtjb2RlcXYxYgZwcm90bzM", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_task, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
  * Queue is the tasks of one command of one tenant.
@@ -88,6 +88,13 @@ export type Queue = Message<"codeq.v1.Queue"> & {
    * @generated from field: double completed_rate = 9;
    */
   completedRate: number;
+
+  /**
+   * Whether a purge goes on: the tasks that waited when it was asked for end, and nothing is delivered.
+   *
+   * @generated from field: bool purging = 10;
+   */
+  purging: boolean;
 };
 
 /**
@@ -280,6 +287,48 @@ export const ResumeQueueResponseSchema: GenMessage<ResumeQueueResponse> = /*@__P
   messageDesc(file_codeq_v1_queue_service, 8);
 
 /**
+ * PurgeQueueRequest ends the tasks that wait in a queue.
+ *
+ * @generated from message codeq.v1.PurgeQueueRequest
+ */
+export type PurgeQueueRequest = Message<"codeq.v1.PurgeQueueRequest"> & {
+  /**
+   * Command of the queue.
+   *
+   * @generated from field: string command = 1;
+   */
+  command: string;
+};
+
+/**
+ * Describes the message codeq.v1.PurgeQueueRequest.
+ * Use `create(PurgeQueueRequestSchema)` to create a new message.
+ */
+export const PurgeQueueRequestSchema: GenMessage<PurgeQueueRequest> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_queue_service, 9);
+
+/**
+ * PurgeQueueResponse tells the queue as it is now: as a rule its tasks still wait, and `purging` says that they will end.
+ *
+ * @generated from message codeq.v1.PurgeQueueResponse
+ */
+export type PurgeQueueResponse = Message<"codeq.v1.PurgeQueueResponse"> & {
+  /**
+   * The queue.
+   *
+   * @generated from field: codeq.v1.Queue queue = 1;
+   */
+  queue?: Queue | undefined;
+};
+
+/**
+ * Describes the message codeq.v1.PurgeQueueResponse.
+ * Use `create(PurgeQueueResponseSchema)` to create a new message.
+ */
+export const PurgeQueueResponseSchema: GenMessage<PurgeQueueResponse> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_queue_service, 10);
+
+/**
  * ListDeadLettersRequest asks for a page of dead letters.
  *
  * @generated from message codeq.v1.ListDeadLettersRequest
@@ -312,7 +361,7 @@ export type ListDeadLettersRequest = Message<"codeq.v1.ListDeadLettersRequest"> 
  * Use `create(ListDeadLettersRequestSchema)` to create a new message.
  */
 export const ListDeadLettersRequestSchema: GenMessage<ListDeadLettersRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_queue_service, 9);
+  messageDesc(file_codeq_v1_queue_service, 11);
 
 /**
  * ListDeadLettersResponse is a page of dead letters.
@@ -354,7 +403,7 @@ export type ListDeadLettersResponse = Message<"codeq.v1.ListDeadLettersResponse"
  * Use `create(ListDeadLettersResponseSchema)` to create a new message.
  */
 export const ListDeadLettersResponseSchema: GenMessage<ListDeadLettersResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_queue_service, 10);
+  messageDesc(file_codeq_v1_queue_service, 12);
 
 /**
  * DeadLetterGroup is dead letters with the same error.
@@ -382,7 +431,7 @@ export type DeadLetterGroup = Message<"codeq.v1.DeadLetterGroup"> & {
  * Use `create(DeadLetterGroupSchema)` to create a new message.
  */
 export const DeadLetterGroupSchema: GenMessage<DeadLetterGroup> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_queue_service, 11);
+  messageDesc(file_codeq_v1_queue_service, 13);
 
 /**
  * RedriveTasksRequest says which tasks get another life.
@@ -467,7 +516,7 @@ export type RedriveTasksRequest = Message<"codeq.v1.RedriveTasksRequest"> & {
  * Use `create(RedriveTasksRequestSchema)` to create a new message.
  */
 export const RedriveTasksRequestSchema: GenMessage<RedriveTasksRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_queue_service, 12);
+  messageDesc(file_codeq_v1_queue_service, 14);
 
 /**
  * RedriveTasksResponse tells what was done.
@@ -509,7 +558,7 @@ export type RedriveTasksResponse = Message<"codeq.v1.RedriveTasksResponse"> & {
  * Use `create(RedriveTasksResponseSchema)` to create a new message.
  */
 export const RedriveTasksResponseSchema: GenMessage<RedriveTasksResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_queue_service, 13);
+  messageDesc(file_codeq_v1_queue_service, 15);
 
 /**
  * QueueService tells the queues of the caller's tenant. Counts are exact and cost nothing.
@@ -561,6 +610,20 @@ export const QueueService: GenService<{
     methodKind: "unary";
     input: typeof ResumeQueueRequestSchema;
     output: typeof ResumeQueueResponseSchema;
+  },
+  /**
+   * PurgeQueue ends every task that waits in a queue now, scheduled ones too, as CANCELLED with the error PURGED, in the
+   * background; a stop of the server interrupts it and does not end it. Meanwhile the queue delivers nothing. What is
+   * leased runs on and dead letters stay; tasks created, or given back, after the call stay too. Called again while it
+   * goes on, it ends what has come since as well.
+   * Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+   *
+   * @generated from rpc codeq.v1.QueueService.PurgeQueue
+   */
+  purgeQueue: {
+    methodKind: "unary";
+    input: typeof PurgeQueueRequestSchema;
+    output: typeof PurgeQueueResponseSchema;
   },
   /**
    * ListDeadLetters tells the tasks in a queue's dead-letter queue, those first that came first; the first page also groups

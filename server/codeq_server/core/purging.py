@@ -1,0 +1,186 @@
+"""Purge: every task that waits in a queue at some moment ends, slice by slice, while the queue delivers nothing.
+
+Which tasks are meant follows from rows alone: places up to the lanes' tails of then, and state rows not changed since.
+So a purge goes on after an opening with nothing but its request, which the queue's row keeps; see docs/adr/0012.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from codeq_internal.v1 import rows_pb2
+
+from . import keys
+from .clock import Now
+from .errors import CorruptRows
+from .model import Lane, Purge, Queue
+from .outcomes import Status
+from .shard import Shard
+from .withdrawal import end_cancelled, withdraw
+
+PURGED_ERROR: Final = "PURGED"
+"""Error of a task that a purge ended."""
+SLICE: Final = 512
+"""Rows that one call works, roughly."""
+TURN: Final = 128
+"""Rows that one tenant gets worked before it is another one's turn."""
+TURN_COST: Final = 8
+"""What a turn counts at least, in rows."""
+PAGE_BYTES: Final = 1 << 20
+"""Bytes of tasks that a turn should read; told from the turn before."""
+
+
+def purge(shard: Shard, queue: Queue, now: Now) -> None:
+    """Begins to end every task that waits in a queue; one that goes on includes those that came since."""
+    if not queue.ready and not queue.scheduled:
+        return
+    tails = {lane.index: lane.tail for lane in queue.lanes if lane is not None and lane.tail}
+    queue.purge = Purge(queue, now.wall_ms, tails, shard.batch.lsn)
+    # What is decided from now on has a later time, so that the times of state rows tell before from after.
+    shard.wall_ms = max(shard.wall_ms, now.wall_ms + 1)
+    shard.hold(queue)
+    shard.touch(queue)
+    shard.purges_begun.append(queue.purge)
+
+
+def adopt(shard: Shard, queue: Queue, row: rows_pb2.PurgeState) -> None:
+    """Goes on with a purge that the queue's row tells of; the queue has its lanes."""
+    queue.purge = Purge(queue, row.at_ms, dict(keys.unpack_home(tail) for tail in row.tails), 0)
+    shard.purges.set(queue.purge, 0)
+
+
+def is_meant(purge: Purge, home: Lane, position: int, state: rows_pb2.StateRow | None) -> bool:
+    """Tells whether a purge ends a task that waits in the due index or was given back; `state` is its state row."""
+    if state is None:
+        return position <= purge.tails.get(home.index, 0)
+    return state.changed_ms <= purge.at_ms
+
+
+def end_purged(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow, now: Now) -> None:
+    """Ends a task that has no place any more."""
+    value = shard.get(keys.place_key(home.task_prefix, position)) if shard.watched else None
+    key = home.key_of(position, value) if value is not None else ""
+    end_cancelled(shard, home, position, key, state, PURGED_ERROR, now)
+
+
+def work(shard: Shard, now: Now) -> bool:
+    """Works one slice of the purges that go on, of each tenant in turn; returns whether there is more."""
+    left, purges = SLICE, shard.purges
+    while left > 0 and (purge := purges.turn(now.wall_ms)) is not None:
+        done = _turn(shard, purge, min(left, TURN), now)
+        left -= max(done, TURN_COST)
+        purges.rest(purge, 0 if purge.queue.purge is purge else None, now.wall_ms)
+    return purges.first_ms <= now.wall_ms
+
+
+def _turn(shard: Shard, purge: Purge, most: int, now: Now) -> int:
+    """Works the next rows of a purge; returns how many. A purge that another one took the place of does nothing."""
+    queue = purge.queue
+    if queue.purge is not purge:
+        return 0
+    if purge.following[b"u"] is not None:
+        return _returned(shard, purge, most, now)
+    for index, tail in purge.tails.items():
+        lane = queue.lane(index)
+        if index < keys.LANES and lane.mark < tail and lane.ready:
+            return _places(shard, purge, lane, min(most, tail - lane.mark), now)
+    if purge.following[b"d"] is not None:
+        return _scheduled(shard, purge, most, now)
+    queue.purge = None
+    shard.release(queue)
+    shard.touch(queue)
+    return 0
+
+
+def _returned(shard: Shard, purge: Purge, most: int, now: Now) -> int:
+    """Ends tasks that were given back before the purge."""
+    rows = _next_rows(shard, purge, b"u", most)
+    for key, value in rows:
+        home_lane, home_position, _ = keys.split_pointer(value)
+        home = purge.queue.lane(home_lane)
+        state = shard.state(home, home_position)
+        if state is None:
+            raise CorruptRows(key, "leads to a task without a state row")
+        if is_meant(purge, home, home_position, state):
+            withdraw(shard, home, home_position, state)
+            end_purged(shard, home, home_position, state, now)
+    return len(rows)
+
+
+def _places(shard: Shard, purge: Purge, lane: Lane, most: int, now: Now) -> int:
+    """Ends the tasks at the next places of a lane, and lets the lane's mark pass them."""
+    shard.forget_window(lane)
+    rows, listed, queue = shard.batch.rows, shard.batch.ended, purge.queue
+    first = lane.mark + 1
+    last = lane.mark + min(most, purge.page)
+    ended = rows_pb2.StateRow(
+        status=Status.CANCELLED, error=PURGED_ERROR, changed_ms=now.wall_ms, ended_lsn=shard.batch.lsn
+    ).SerializeToString()
+    count = size = 0
+    for position, value in shard.places(lane, first, last):
+        size += len(value)
+        if value[:1] == keys.DEAD:
+            continue
+        count += 1
+        if value[:1] == keys.POINTER:
+            _pointed(shard, lane, position, value, now)
+            continue
+        # It has no state row yet: this is what `end_cancelled` would write.
+        rows[keys.place_key(lane.state_prefix, position)] = ended
+        listed.append((queue.number, keys.pack_home(lane.index, position), False))
+        shard.totals.cancelled += 1
+        if shard.watched and (key := lane.key_of(position, value)) in shard.watched:
+            shard.ended_watched.append(key)
+    purge.page = max(1, min(TURN, PAGE_BYTES * (last - lane.mark) // (size + 1)))
+    lane.mark = lane.loaded = last
+    lane.ready -= count
+    if not lane.ready:
+        shard.emptied(lane)
+    shard.touch(queue)
+    return last - first + 1
+
+
+def _pointed(shard: Shard, lane: Lane, position: int, value: bytes, now: Now) -> None:
+    """Ends the task that a pointer in a lane leads to; the lane is the caller's to see to."""
+    home_lane, home_position, _ = keys.split_pointer(value)
+    home = lane.queue.lane(home_lane)
+    key = keys.place_key(lane.task_prefix, position)
+    state = shard.state(home, home_position)
+    if state is None:
+        raise CorruptRows(key, "leads to a task without a state row")
+    shard.batch.rows[key] = None
+    end_purged(shard, home, home_position, state, now)
+
+
+def _scheduled(shard: Shard, purge: Purge, most: int, now: Now) -> int:
+    """Ends tasks that were scheduled before the purge; those that fall due meanwhile are the timers' to end."""
+    rows = _next_rows(shard, purge, b"d", most)
+    for key, value in rows:
+        _, due_ms, home_lane, position = keys.split_time_key(key)
+        home = purge.queue.lane(home_lane)
+        state = None
+        if keys.split_due_value(value)[2]:
+            state = shard.state(home, position)
+            if state is None:
+                raise CorruptRows(key, "tells of a state row that is missing")
+        if is_meant(purge, home, position, state):
+            shard.due.remove(purge.queue, due_ms, home_lane, position)
+            end_purged(shard, home, position, state or rows_pb2.StateRow(), now)
+    return len(rows)
+
+
+def _next_rows(shard: Shard, purge: Purge, table: bytes, most: int) -> list[tuple[bytes, bytes]]:
+    """Returns the queue's next rows of a table, as they are now.
+
+    All that was there when the purge began is written: it does not begin to work before its own batch is.
+    """
+    number = purge.queue.number
+    start = purge.following[table] or _beginning(purge.queue, table)
+    stored = shard.stored.scan(start, table + (number + 1).to_bytes(4, "big"), most)
+    purge.following[table] = stored[-1][0] + b"\0" if len(stored) == most else None
+    return shard.current(stored)
+
+
+def _beginning(queue: Queue, table: bytes) -> bytes:
+    line = queue.timelines.get(table)
+    return table + queue.key[1:] + (line.mark if line is not None else b"")

@@ -111,7 +111,7 @@ def settle(
         or (delivery.claim.subject != caller.subject if token is not None else delivery.claim.worker != caller.worker)
     ):
         return _repeat(shard, delivery, caller, task_id, token, outcome, result, error, artifacts)
-    if any(not each.url and not each.file for each in artifacts):
+    if artifacts and any(not each.url and not each.file for each in artifacts):
         raise Rejection(Reason.TASK_NOT_CLAIMED, "the task was not leased when its artifacts came")
     del shard.deliveries[key]
     if outcome is Outcome.COMPLETED or outcome is Outcome.FAILED:

@@ -431,9 +431,10 @@ class WorkerStream:
         for frame in frames:
             # A closing stream has given the deliveries back that were not sent.
             body = frame.rest if self._closing else frame.tasks + frame.rest
+            # From here on the client may have them, even where the write is broken off: their leases run out then.
+            frame.claims = []
             if body:
                 await self._write(body)
-            frame.claims = []
         if self._full:
             self._full = False
             self._runner.admission.push(self._caller.tenant, self._go_on)

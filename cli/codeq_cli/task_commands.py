@@ -49,6 +49,10 @@ def create(
         int | None, typer.Option(min=0, max=315360000, metavar="SECONDS", help="Deliver no sooner than this.")
     ] = None,
     run_at: Annotated[str | None, typer.Option(metavar="RFC3339", help="Deliver no sooner than this time.")] = None,
+    expire: Annotated[
+        int | None,
+        typer.Option(min=1, max=315360000, metavar="SECONDS", help="End as FAILED if it still waits after this."),
+    ] = None,
     max_attempts: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Deliveries before the dead-letter queue; default 5.")
     ] = None,
@@ -63,7 +67,7 @@ def create(
     if idempotency_key is not None and task_id is not None:
         raise usage_failure("--idempotency-key and --task-id exclude each other")
     fields = {"command": json_text.quote(names.command(command)), "payload": _json_input("--payload", payload)}
-    _add_numbers(fields, priority=priority, delaySeconds=delay, maxAttempts=max_attempts)
+    _add_numbers(fields, priority=priority, delaySeconds=delay, expireSeconds=expire, maxAttempts=max_attempts)
     if run_at is not None:
         fields["runAt"] = json_text.quote(run_at)
     if idempotency_key is not None:

@@ -37,8 +37,10 @@ def test_create_sends_payload_byte_for_byte(client: Run, recorder: RecordingServ
 
 def test_create_with_every_option_sends_each_field(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(TASK.encode(), 202)
-    client("task", "create", "A", "--payload", "null", "--priority", "9", "--delay", "0", "--max-attempts", "3")
-    assert sent(recorder) == {"command": "A", "payload": None, "priority": 9, "delaySeconds": 0, "maxAttempts": 3}
+    options = ("--priority", "9", "--delay", "0", "--expire", "60", "--max-attempts", "3")
+    client("task", "create", "A", "--payload", "null", *options)
+    numbers = {"priority": 9, "delaySeconds": 0, "expireSeconds": 60, "maxAttempts": 3}
+    assert sent(recorder) == {"command": "A", "payload": None, **numbers}
 
 
 def test_create_with_run_at_sends_it(client: Run, recorder: RecordingServer) -> None:

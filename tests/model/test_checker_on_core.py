@@ -152,12 +152,18 @@ class ShardMachine(RuleBasedStateMachine):
         delay_ms=st.sampled_from([0, 0, 0, 0, 1, 700, 5000]),
         max_attempts=st.sampled_from([0, 1, 2]),
         count=st.integers(1, 9),
+        expire_ms=st.sampled_from([0, 0, 0, 1, 900, 9000, 10 * DLQ_RETENTION_MS]),
     )
-    def create(self, tenant: str, command: str, priority: int, delay_ms: int, max_attempts: int, count: int) -> None:
+    def create(
+        self, tenant: str, command: str, priority: int, delay_ms: int, max_attempts: int, count: int, expire_ms: int
+    ) -> None:
         now = self.now
         due_ms = now.wall_ms + delay_ms if delay_ms else 0
+        until = now.wall_ms + expire_ms if expire_ms else 0
         for _ in range(count):
-            task, _ = creates.create(self.shard, tenant, command, b'{"n":1}', priority, max_attempts, due_ms, now)
+            task, _ = creates.create(
+                self.shard, tenant, command, b'{"n":1}', priority, max_attempts, due_ms, now, until
+            )
             assert task not in self.created
             self.created[task] = self.shard.batch.lsn
 
@@ -167,8 +173,11 @@ class ShardMachine(RuleBasedStateMachine):
         delay_ms=st.sampled_from([0, 0, 700]),
         max_attempts=st.sampled_from([0, 1]),
         kind=st.sampled_from(["chosen", "keyed", "batch"]),
+        expire_ms=st.sampled_from([0, 0, 500]),
     )
-    def create_named(self, tenant: str, command: str, delay_ms: int, max_attempts: int, kind: str) -> None:
+    def create_named(
+        self, tenant: str, command: str, delay_ms: int, max_attempts: int, kind: str, expire_ms: int
+    ) -> None:
         now = self.now
         self.number += 1
         key, digest = str(self.number), b"" if kind == "chosen" else b"d" * 16
@@ -177,8 +186,10 @@ class ShardMachine(RuleBasedStateMachine):
             indexes = (0, 1, 2) if kind == "batch" else (None,)
             task_ids = [names.keyed_id(tenant, key, index) for index in indexes]
         due_ms = now.wall_ms + delay_ms if delay_ms else 0
+        until = now.wall_ms + expire_ms if expire_ms else 0
         tasks = [
-            names.NewTask(command, b"1", 4, max_attempts, due_ms, names.Naming(task_id, digest)) for task_id in task_ids
+            names.NewTask(command, b"1", 4, max_attempts, due_ms, names.Naming(task_id, digest), until)
+            for task_id in task_ids
         ]
         batch = names.Naming(names.keyed_id(tenant, key), digest) if kind == "batch" else None
         names.create_all(self.shard, tenant, tasks, batch, now)
@@ -343,14 +354,11 @@ class ShardMachine(RuleBasedStateMachine):
         self.wall_ms += milliseconds
         self.mono_ms += milliseconds
         for _ in range(slices):
-            running = set(self.shard.deliveries)
-            purged = any(queue.purge is not None for queue in self.shard.queues.values())
+            alive = self.created.keys() - self.ended.keys()
             more = timers.run_due(self.shard, self.now)
-            for task in (set(self.created) - set(self.ended)) if purged else running - set(self.shard.deliveries):
-                assert task not in self.ended
+            for task in alive:
                 home, position = outcomes.find_home(self.shard, task_tenant(self.shard, task), id_of(task))
                 state = self.shard.state(home, position)
-                assert state is not None or purged
                 if state is not None and state.ended_lsn:
                     self.ended[task] = state.ended_lsn
             if not more:

@@ -18,7 +18,7 @@ from codeq_server.core.outcomes import Outcome
 from codeq_server.core.shard import Shard, ShardSettings
 from codeq_server.storage.check import check
 from codeq_server.storage.memory import MemoryStore
-from homes import Homes
+from expiring import Expiries, ExpiringTask, expiring
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from named_work import COMMANDS, TENANTS, NamedWork
@@ -31,7 +31,7 @@ CALLERS = [Caller(tenant, *who) for tenant in TENANTS for who in (("w", "w"), ("
 EXAMPLES_LEAST = 1000
 
 
-class CoreBesideModel(NamedWork, Homes, RuleBasedStateMachine):
+class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
     """Drives both with the same calls; whatever a caller can see must be equal after each."""
 
     def __init__(self) -> None:
@@ -79,16 +79,20 @@ class CoreBesideModel(NamedWork, Homes, RuleBasedStateMachine):
         max_attempts=st.integers(1, 3),
         delays=st.lists(st.sampled_from([0, 0, 0, 1, 500, 7000]), min_size=1, max_size=5),
         size=st.sampled_from([2, 300]),
+        expire=st.sampled_from([0, 0, 0, 1, 1000, 5500]),
     )
-    def create(self, tenant: str, command: str, priority: int, max_attempts: int, delays: list[int], size: int) -> None:
+    def create(
+        self, tenant: str, command: str, priority: int, max_attempts: int, delays: list[int], size: int, expire: int
+    ) -> None:
         now = self.now()
+        until = now.wall_ms + expire if expire else 0
         for delay in delays:
             payload = b"1" * size
             due = now.wall_ms + delay if delay else 0
-            task_id, raw = creates.create(self.shard, tenant, command, payload, priority, max_attempts, due, now)
+            task_id, raw = creates.create(self.shard, tenant, command, payload, priority, max_attempts, due, now, until)
             assert (tenant, task_id) not in self.model.tasks
             assert TaskMessage.FromString(raw).payload == payload
-            task = Task(task_id, tenant, command, priority, max_attempts, payload)
+            task = ExpiringTask(task_id, tenant, command, priority, max_attempts, payload, expire=until)
             self.model.create([task], due, now.wall_ms)
             self.note_homes(tenant, [task_id])
 
@@ -324,6 +328,7 @@ class CoreBesideModel(NamedWork, Homes, RuleBasedStateMachine):
         while more and slices:
             more = timers.run_due(self.shard, now)
             slices -= 1
+        self.expire(now, more=more)
         eligible = self.fallen_due(now)
         moved = [task for task in eligible if self.has_moved(task)]
         assert more or moved == eligible
@@ -415,6 +420,7 @@ class CoreBesideModel(NamedWork, Homes, RuleBasedStateMachine):
         ends = [task.kept_until - now.wall_ms for task in self.model.tasks.values() if task.kept_until is not None]
         ends += [task.lease.until - now.mono_ms for task in self.model.tasks.values() if task.lease]
         ends += [task.due - now.wall_ms for task in self.model.tasks.values() if task.due]
+        ends += [task.expire - now.wall_ms for task in expiring(self.model)]
         assert not ends or (wait is not None and 0 < wait <= min(ends))
         twin = self.opened()
         for task in self.model.tasks.values():

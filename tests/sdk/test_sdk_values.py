@@ -56,6 +56,8 @@ def test_encode_over_the_limit_is_too_large() -> None:
         (codeq.NewTask("X", max_attempts=2**40), "max_attempts"),
         (codeq.NewTask("X", delay=-1), "delay_seconds"),
         (codeq.NewTask("X", delay=float("inf")), "delay_seconds"),
+        (codeq.NewTask("X", expire=-1), "expire_seconds"),
+        (codeq.NewTask("X", expire="soon"), "expire_seconds"),  # type: ignore[arg-type]
         (codeq.NewTask("X", run_at=datetime(2030, 1, 1)), "run_at"),  # noqa: DTZ001 - without a zone on purpose
         (codeq.NewTask("X", run_at="soon"), "run_at"),  # type: ignore[arg-type]
     ],
@@ -74,7 +76,10 @@ def test_new_task_fills_every_field_of_the_message() -> None:
     codeq.NewTask("X", run_at=datetime(2030, 1, 1, 0, 0, 0, 250_000, UTC)).fill(spec)
     assert (spec.run_at.seconds, spec.run_at.nanos) == (1_893_456_000, 250_000_000)
     assert not spec.HasField("delay_seconds")
+    assert not spec.HasField("expire_seconds")
     assert not spec.HasField("max_attempts")
+    codeq.NewTask("X", expire=timedelta(milliseconds=1500)).fill(spec)
+    assert spec.expire_seconds == 2
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import sim_purges
 from codeq.v1 import producer_service_pb2, queue_service_pb2, task_pb2, task_service_pb2, worker_service_pb2
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import ids, keys
+from codeq_server.core.expiry import EXPIRED
 from codeq_server.core.outcomes import ABANDONS_MAX, EXPIRED_ERROR, Outcome, Status
 from codeq_server.services.convert import unix_ms
 from codeq_server.storage.check import check
@@ -38,6 +39,7 @@ class Asked:
     Attributes:
         name: What its id follows from, which no other task of the tenant has as long as this one has rows: the
             idempotency key, with the index of a task of a batch, or the id that the producer chose. None: nothing.
+        expire_ms: How long it may wait; 0: for as long as it takes.
         group: Payloads of the tasks that are accepted together with it or not at all; empty: it stands alone.
     """
 
@@ -46,6 +48,7 @@ class Asked:
     priority: int
     max_attempts: int
     name: tuple[str, str, int] | None = None
+    expire_ms: int = 0
     group: frozenset[bytes] = frozenset()
 
 
@@ -311,11 +314,22 @@ class Audit:
             self.demand(state.changed_ms <= tick.wall_ms, f"{task.task_id} ended in the future")
             self.count(Status(state.status).name)
             sim_purges.judge_end(self, task, home, before)
+            if state.status == Status.FAILED and state.outcome != Outcome.FAILED:
+                self._outdated(task, state)
         if before is None or before.ended_token != state.ended_token:
             self.demand(
                 before is None or state.ended_token > before.ended_token, f"{task.task_id}: an older lease ended it"
             )
             self._ended_delivery(task, state)
+
+    def _outdated(self, task: Known, state: rows_pb2.StateRow) -> None:
+        """Judges the end of a task that waited too long."""
+        self.count("outdated")
+        limit = task.asked.expire_ms
+        self.demand(limit and state.error == EXPIRED, f"{task.task_id} failed, and nobody said so")
+        waited = state.changed_ms - task.created_ms
+        self.demand(waited >= limit, f"{task.task_id} expired after {waited} ms, {limit} ms were given")
+        self.demand(max(task.slots, default=0) <= state.ended_token, f"{task.task_id} expired while it ran")
 
     def _revive(self, task: Known) -> None:
         """Judges another life of a task that had ended, perhaps in the same batch."""
@@ -353,9 +367,9 @@ class Audit:
         queue, due_ms, lane, position = keys.split_time_key(key)
         self.count("matured")
         task = self.by_home[keys.place_key(keys.lane_prefix(b"t", queue, lane), position)]
-        cancelled = task.state is not None and task.state.status == Status.CANCELLED
+        withdrawn = task.state is not None and task.state.ended_lsn > 0
         self.demand(
-            cancelled or task.revived or due_ms <= wall_ms,
+            withdrawn or task.revived or due_ms <= wall_ms,
             f"{task.task_id} fell due at {wall_ms}, {due_ms - wall_ms} ms too early",
         )
 

@@ -61,9 +61,13 @@ class World:
             spec.max_attempts = attempts
         if chance.random() < 0.2:
             spec.delay_seconds = chance.choice((0, 1, 3))
+        if chance.random() < 0.2:
+            spec.expire_seconds = chance.choice((1, 2, 5, 60))
         if name is not None and name[2] < 0:
             setattr(spec, {"key": "idempotency_key", "id": "task_id"}[name[0]], name[1])
-        self.audit.asked[spec.payload] = Asked(tenant, spec.command, spec.priority, attempts, name)
+        self.audit.asked[spec.payload] = Asked(
+            tenant, spec.command, spec.priority, attempts, name, spec.expire_seconds * 1000
+        )
         return spec
 
     def told(self, tenant: str, spec: task_pb2.TaskSpec, task_id: str) -> None:

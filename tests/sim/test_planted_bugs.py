@@ -11,7 +11,7 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 import pytest
-from codeq_server.core import claims, names, outcomes, purging, recovery, redrive, timers
+from codeq_server.core import claims, expiry, names, outcomes, purging, recovery, redrive, timers
 from codeq_server.core.shard import Shard
 from codeq_server.core.time_index import TimeIndex
 from codeq_server.engine.runner import ShardRunner
@@ -107,10 +107,14 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
             ],
             "leads to no dead letter",
         ),
-        "due": Bug([(TimeIndex.take, "rows[entry[:_KEY]] = None", "pass")], "leads to no task that is scheduled"),
+        "due": Bug([(TimeIndex.take, "rows[entry[:_KEY]] = None", "pass")], "leads to no task with this time"),
         "due of a purged task": Bug(
             [(purging._scheduled, "shard.due.remove(purge.queue, due_ms, home_lane, position)", "pass")],
-            "leads to no task that is scheduled|scheduled is",
+            "leads to no task with this time|scheduled is",
+        ),
+        "expiry": Bug(
+            [(expiry.leave_expiry, "shard.expiry.remove(queue, expire_ms, home.index, position)", "pass")],
+            "leads to no task with this time",
         ),
         "name": Bug(
             [(names.forget, "rows[keys.name_key(queue.tenant, task_id)] = None", "pass")],

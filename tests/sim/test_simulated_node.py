@@ -20,7 +20,7 @@ SEEDS_TWICE = range(0, SEEDS_LEAST, 10)
 """Seeds that are run twice."""
 HAPPENS = {
     *("kill", "power cut", "stop", "created", "found again", "refused", "claimed", "extended", "accepted"),
-    *("expired", "matured", "removed", "cancelled", "paused", "listed"),
+    *("expired", "outdated", "matured", "removed", "cancelled", "paused", "listed"),
     *("redriven", "redrive of a queue", "dead letters listed", "cleanup", "purge over", "purged"),
 }
 """What must happen in every GROUP of seeds."""

@@ -51,10 +51,11 @@ class DrivenShard:
         attempts: int = 0,
         delay: int = 0,
         size: int = 2,
+        expire: int = 0,
     ) -> str:
         now = self.now
-        due = now.wall_ms + delay if delay else 0
-        return creates.create(self.shard, tenant, command, b"1" * size, priority, attempts, due, now)[0]
+        due, expire_ms = (now.wall_ms + delay if delay else 0), (now.wall_ms + expire if expire else 0)
+        return creates.create(self.shard, tenant, command, b"1" * size, priority, attempts, due, now, expire_ms)[0]
 
     def claim(
         self, count: int = 1, commands: list[str] | None = None, *, by: Caller = WORKER, lease: int = 60_000

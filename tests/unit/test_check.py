@@ -35,6 +35,16 @@ def task(lane: int) -> bytes:
     return Task(command="email", payload=b"{}", priority=9 - lane, max_attempts=5).SerializeToString()
 
 
+def expiry(expire_ms: int, lane: int, position: int) -> bytes:
+    return keys.time_key(keys.EXPIRY, QUEUE, expire_ms, lane, position)
+
+
+def expiring_home(seconds: int) -> bytes:
+    message = Task.FromString(task(LANE))
+    message.expire_at.seconds = seconds
+    return keys.home_head(EPOCH) + message.SerializeToString()
+
+
 def home(lane: int = LANE) -> bytes:
     return keys.home_head(EPOCH) + task(lane)
 
@@ -44,7 +54,18 @@ def state(**fields: Any) -> bytes:
 
 
 IDENTITY = rows_pb2.IdentityRow(format=1, shard=0, num_shards=1, cluster_id=b"c" * 16, epoch=EPOCH)
-TICK = rows_pb2.TickRow(lsn=50, wall_ms=2000, oldest_lease=FIRST, sweep_mark=b"\0" * 17 + b"\5", last_queue=QUEUE)
+TICK = rows_pb2.TickRow(lsn=50, wall_ms=5000, oldest_lease=FIRST, sweep_mark=b"\0" * 17 + b"\5", last_queue=QUEUE)
+
+
+def expiring_rows() -> Rows:
+    """Returns the rows of tasks that expire if they wait too long: 9 and 12. So would 2, had it not run at its time."""
+    return {
+        place(b"t", LANE, 2): expiring_home(4),
+        place(b"t", LANE, 9): expiring_home(6),
+        place(b"t", LANE, 12): expiring_home(7),
+        expiry(6000, LANE, 9): b"",
+        expiry(7000, LANE, 12): b"",
+    }
 
 
 def consistent_rows() -> Rows:
@@ -65,6 +86,7 @@ def consistent_rows() -> Rows:
                 rows_pb2.LaneState(lane=15, tail=3),
             ],
             scheduled=2,
+            expiring=2,
             claimed=2,
             dlq=1,
             completed_total=2,
@@ -116,7 +138,7 @@ def consistent_rows() -> Rows:
             lsn=42, queues=[QUEUE], homes=[15 << 48 | 3]
         ).SerializeToString(),
     }
-    return rows
+    return rows | expiring_rows()
 
 
 def differences(rows: Rows, summary: Summary | None = None) -> list[Difference]:
@@ -344,6 +366,24 @@ MUTATIONS: dict[str, tuple[Mutation, bytes]] = {
         place(b"u", LANE, 9),
     ),
     # Scheduled tasks.
+    "expiry row missing": (drop(expiry(6000, LANE, 9)), place(b"t", LANE, 9)),
+    "expiry row missing, not counted": (
+        both(drop(expiry(6000, LANE, 9)), edit(QUEUE_KEY, rows_pb2.QueueRow, expiring=1)),
+        place(b"t", LANE, 9),
+    ),
+    "expiry row not counted": (edit(QUEUE_KEY, rows_pb2.QueueRow, expiring=1), QUEUE_KEY),
+    "expiry row at another time": (
+        both(drop(expiry(6000, LANE, 9)), put(expiry(6001, LANE, 9), b"")),
+        place(b"t", LANE, 9),
+    ),
+    "expiry row twice": (put(expiry(6500, LANE, 9), b""), expiry(6500, LANE, 9)),
+    "expiry row of no task": (put(expiry(6000, LANE, 10), b""), expiry(6000, LANE, 10)),
+    "expiry row of a task that does not expire": (put(expiry(6000, LANE, 3), b""), expiry(6000, LANE, 3)),
+    "expiry row with a value": (put(expiry(6000, LANE, 9), b"1"), place(b"t", LANE, 9)),
+    "expiry row before the mark": (
+        edit(QUEUE_KEY, rows_pb2.QueueRow, expire_mark=expiry(6000, LANE, 9)[5:]),
+        QUEUE_KEY,
+    ),
     "due row before the mark": (
         edit(QUEUE_KEY, rows_pb2.QueueRow, due_mark=due(800, LANE, 6)[5:]),
         QUEUE_KEY,

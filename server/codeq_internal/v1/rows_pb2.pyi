@@ -47,7 +47,7 @@ class TickRow(_message.Message):
     def __init__(self, lsn: _Optional[int] = ..., wall_ms: _Optional[int] = ..., oldest_lease: _Optional[int] = ..., sweep_mark: _Optional[bytes] = ..., last_queue: _Optional[int] = ...) -> None: ...
 
 class QueueRow(_message.Message):
-    __slots__ = ("tenant", "command", "lanes", "scheduled", "claimed", "dlq", "completed_total", "failed_total", "created_total", "paused", "named", "due_mark", "removed_total", "filed", "purge")
+    __slots__ = ("tenant", "command", "lanes", "scheduled", "claimed", "dlq", "completed_total", "failed_total", "created_total", "paused", "named", "due_mark", "removed_total", "filed", "purge", "expiring", "expire_mark")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +63,8 @@ class QueueRow(_message.Message):
     REMOVED_TOTAL_FIELD_NUMBER: _ClassVar[int]
     FILED_FIELD_NUMBER: _ClassVar[int]
     PURGE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRING_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_MARK_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     command: str
     lanes: _containers.RepeatedCompositeFieldContainer[LaneState]
@@ -78,7 +80,9 @@ class QueueRow(_message.Message):
     removed_total: int
     filed: int
     purge: PurgeState
-    def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., lanes: _Optional[_Iterable[_Union[LaneState, _Mapping]]] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., created_total: _Optional[int] = ..., paused: _Optional[bool] = ..., named: _Optional[int] = ..., due_mark: _Optional[bytes] = ..., removed_total: _Optional[int] = ..., filed: _Optional[int] = ..., purge: _Optional[_Union[PurgeState, _Mapping]] = ...) -> None: ...
+    expiring: int
+    expire_mark: bytes
+    def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., lanes: _Optional[_Iterable[_Union[LaneState, _Mapping]]] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., created_total: _Optional[int] = ..., paused: _Optional[bool] = ..., named: _Optional[int] = ..., due_mark: _Optional[bytes] = ..., removed_total: _Optional[int] = ..., filed: _Optional[int] = ..., purge: _Optional[_Union[PurgeState, _Mapping]] = ..., expiring: _Optional[int] = ..., expire_mark: _Optional[bytes] = ...) -> None: ...
 
 class PurgeState(_message.Message):
     __slots__ = ("at_ms", "tails")

@@ -63,6 +63,7 @@ def create(
     max_attempts: int,
     due_ms: int,
     now: Now,
+    expire_ms: int = 0,
 ) -> tuple[str, bytes]:
     """Accepts a task and returns its id and its task bytes.
 
@@ -75,13 +76,14 @@ def create(
         max_attempts: Deliveries allowed; 0: the shard's default.
         due_ms: Unix milliseconds before which it is not delivered; in the past or 0: at once.
         now: Time of acceptance.
+        expire_ms: Unix milliseconds, after `now`, at which it ends if it waits then; 0: never.
 
     Raises:
         Rejection: LIMIT_REACHED, STORAGE_FULL.
     """
     check_storage(shard)
     queue = shard.by_name.get((tenant, command)) or shard.open_queue(tenant, command)
-    return create_in(shard, queue, payload, priority, max_attempts, due_ms, now)
+    return create_in(shard, queue, payload, priority, max_attempts, due_ms, now, expire_ms=expire_ms)
 
 
 def check_storage(shard: Shard) -> None:
@@ -103,6 +105,7 @@ def create_in(
     due_ms: int,
     now: Now,
     name: str = "",
+    expire_ms: int = 0,
 ) -> tuple[str, bytes]:
     """Accepts a task into a queue, as `create` does, but does not ask whether the store has room.
 
@@ -119,6 +122,10 @@ def create_in(
         shard.created_of, shard.created = now.wall_ms, timestamp(16, now.wall_ms)
     size = len(payload)
     raw = b"".join((head, _LENGTHS[size] if size < 16_384 else varint(size), payload, shard.created))
+    if expire_ms:
+        raw += timestamp(32, expire_ms)
+        home = queue.lane(keys.PARKED_LANE) if due_ms > now.wall_ms else lane
+        shard.expiry.put(queue, expire_ms, home.index, home.tail + 1, b"")
     shard.batch.size += size
     queue.created_total += 1
     shard.totals.created += 1

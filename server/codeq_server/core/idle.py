@@ -41,6 +41,7 @@ def _drop(shard: Shard, queue: Queue) -> None:
         del directory.tenants[tenant], shard.ready[tenant]
     shard.woken.pop(queue, None)
     shard.due.forget(queue)
+    shard.expiry.forget(queue)
     if queue.touched:
         shard.batch.touched.remove(queue)
     shard.batch.rows[queue.key] = None

@@ -9,6 +9,7 @@
 | l      | lease token u64                          | LeaseRow                                     |
 | x      | lease token u64                          | ExtensionRow                                 |
 | d      | queue u32, due ms u64, lane, position    | lane u8, attempts u16, state row 0|1         |
+| e      | queue u32, expiry ms u64, lane, position | empty                                        |
 | u      | place: queue u32, lane u8, position u48  | pointer                                      |
 | r      | end of retention ms u64, LSN u64, n u16  | EndedRow; n is odd for the dead-letter queue |
 | z      | queue u32, end ms u64, lane, position    | empty                                        |
@@ -25,7 +26,7 @@ A task with an id that is not the server's (chosen by the producer, or derived f
 highest bit of the epoch in its home is set, and its id, with a length u8 before it, precedes the task bytes.
 
 The task bytes are a serialised codeq.v1.Task that holds what never changes: command, payload, priority, max_attempts,
-created_at. Deliveries append the rest to them.
+created_at and expire_at. Deliveries append the rest to them.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ TIME_KEY_BYTES: Final = _TIME_KEY.size
 """Bytes of a key of a table in the order of queues and times."""
 DUE: Final = b"d"
 """Table of the tasks that are scheduled, by the time they are due."""
+EXPIRY: Final = b"e"
+"""Table of the tasks that may expire, by the time when they do."""
 
 
 def queue_key(queue: int) -> bytes:
@@ -100,7 +103,7 @@ def extension_key(token: int) -> bytes:
 
 
 def time_key(table: bytes, queue: int, time_ms: int, lane: int, position: int) -> bytes:
-    """Returns the key of the task with this home in table "d" or "z", which are in the order of queues and times."""
+    """Returns the key of the task with this home in table "d", "e" or "z": in the order of queues and times."""
     return _TIME_KEY.pack(table, queue, time_ms, lane, position.to_bytes(6, "big"))
 
 

@@ -255,6 +255,12 @@ class Queue:
         line = self.timelines.get(keys.DUE)
         return line.count if line is not None else 0
 
+    @property
+    def expiring(self) -> int:
+        """Number of tasks in the expiry index: those whose time to expire has not come, wherever they are."""
+        line = self.timelines.get(keys.EXPIRY)
+        return line.count if line is not None else 0
+
     def timeline(self, table: bytes) -> Timeline:
         """Returns the timeline, made at its first use."""
         line = self.timelines.get(table)
@@ -271,7 +277,7 @@ class Queue:
 
     def row(self) -> bytes:
         """Returns the queue's row."""
-        due = self.timelines.get(keys.DUE)
+        due, expiry = self.timelines.get(keys.DUE), self.timelines.get(keys.EXPIRY)
         return rows_pb2.QueueRow(
             tenant=self.tenant,
             command=self.command,
@@ -282,6 +288,8 @@ class Queue:
             ],
             scheduled=due.count if due is not None else 0,
             due_mark=due.mark if due is not None else b"",
+            expiring=expiry.count if expiry is not None else 0,
+            expire_mark=expiry.mark if expiry is not None else b"",
             claimed=self.claimed,
             dlq=self.dlq,
             completed_total=self.completed_total,

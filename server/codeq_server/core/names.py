@@ -49,6 +49,7 @@ class NewTask:
     max_attempts: int
     due_ms: int
     naming: Naming | None = None
+    expire_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,9 @@ def _create(shard: Shard, tenant: str, task: NewTask, batch: str, now: Now) -> C
     queue = shard.by_name.get((tenant, task.command)) or shard.open_queue(tenant, task.command)
     naming = task.naming
     name = naming.task_id if naming is not None else ""
-    task_id, raw = create_in(shard, queue, task.payload, task.priority, task.max_attempts, task.due_ms, now, name)
+    task_id, raw = create_in(
+        shard, queue, task.payload, task.priority, task.max_attempts, task.due_ms, now, name, task.expire_ms
+    )
     if naming is not None:
         lane = queue.lane(keys.PARKED_LANE if task.due_ms > now.wall_ms else keys.LANES - 1 - task.priority)
         row = rows_pb2.NameRow(

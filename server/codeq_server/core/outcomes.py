@@ -481,8 +481,9 @@ def _repeat(
         elif outcome is Outcome.FAILED:
             same = same and state.error == error
         if same and filing.same(state.artifacts, artifacts):
-            # As it was then, whether or not it is due or cancelled by now.
-            status = Status.PENDING if state.status == Status.CANCELLED else Status(state.status)
+            # As it was then, whether or not it is due, cancelled or expired by now.
+            since = state.status == Status.CANCELLED or (state.status == Status.FAILED and outcome != Outcome.FAILED)
+            status = Status.PENDING if since else Status(state.status)
             status = Status.SCHEDULED if state.delay_ms else status
             return Verdict(status, state.delay_ms, state.changed_ms)
     if delivery is not None:

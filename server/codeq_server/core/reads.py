@@ -13,7 +13,7 @@ from .claims import load
 from .clock import Now
 from .errors import CorruptRows
 from .model import Lane, Queue, TaskKey, id_of
-from .outcomes import Status, find_home
+from .outcomes import Outcome, Status, find_home
 from .parsing import UNREADABLE, unpacked, unreadable
 from .rates import Rates
 from .shard import Shard
@@ -126,13 +126,15 @@ def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> 
             raise CorruptRows(key, "a home behind the mark has neither a state row nor a lease")
         return TaskView(task_id=task_id, tenant=tenant, raw=raw, status=Status.PENDING)
     ended = state.ended_lsn > 0
+    # A cancel and an expiry are not the doing of the worker that had the task last.
+    by_worker = state.status != Status.CANCELLED and (state.status != Status.FAILED or state.outcome == Outcome.FAILED)
     return TaskView(
         task_id=task_id,
         tenant=tenant,
         raw=raw,
         status=Status(state.status),
         attempts=state.attempts,
-        worker=state.worker if ended and state.status != Status.CANCELLED else None,
+        worker=state.worker if ended and by_worker else None,
         due_ms=state.place_at if state.place == rows_pb2.PLACE_KIND_DUE else None,
         error=error,
         changed_ms=state.changed_ms,

@@ -94,6 +94,8 @@ def _adopt_queue(shard: Shard, key: bytes, row: rows_pb2.QueueRow, now: Now) -> 
     shard.adopt(queue)
     if row.due_mark or row.scheduled:
         shard.due.adopt(queue, row.scheduled, row.due_mark)
+    if row.expire_mark or row.expiring:
+        shard.expiry.adopt(queue, row.expiring, row.expire_mark)
     tenant = shard.directory.tenants[queue.tenant]
     tenant.commands.append(queue.command)
     tenant.numbers.append(number)

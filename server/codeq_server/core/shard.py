@@ -85,6 +85,7 @@ class Totals:
     abandoned: int = 0
     dead: int = 0
     expired: int = 0
+    outdated: int = 0
     matured: int = 0
     cancelled: int = 0
     removed: int = 0
@@ -116,8 +117,8 @@ class Shard:
         self.turn = 0
         """Counts the turns that lanes had in claims."""
         self.lease_ends = LeaseEnds()
-        self.due = TimeIndex(keys.DUE, self)
-        """Tasks that are scheduled."""
+        self.due, self.expiry = TimeIndex(keys.DUE, self), TimeIndex(keys.EXPIRY, self)
+        """Tasks that are scheduled, and tasks that expire if they wait too long."""
         self.purges: Alarms[Purge] = Alarms()
         """Purges that go on, in turn."""
         self.purges_begun: list[Purge] = []

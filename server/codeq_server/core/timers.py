@@ -16,6 +16,7 @@ from .alarms import NEVER
 from .artifacts import let_go
 from .clock import Now
 from .errors import CorruptRows
+from .expiry import expire_entry, leave_expiry
 from .idle import retire
 from .model import Queue
 from .names import forget
@@ -35,6 +36,7 @@ def run_due(shard: Shard, now: Now) -> bool:
     """Works one slice of everything that is due; returns whether more is due already."""
     more = expire_leases(shard, now)
     more |= mature(shard, now)
+    more |= expire_tasks(shard, now)
     more |= sweep(shard, now)
     more |= retire(shard, now)
     more |= purging.work(shard, now)
@@ -45,6 +47,7 @@ def next_wake(shard: Shard, now: Now) -> int | None:
     """Returns in how many milliseconds something may fall due; None: nothing will."""
     wait = shard.lease_ends.alarms.first_ms - now.mono_ms
     wait = min(wait, shard.due.alarms.first_ms - now.wall_ms, shard.purges.first_ms - now.wall_ms)
+    wait = min(wait, shard.expiry.alarms.first_ms - now.wall_ms)
     if shard.sweep_at is not None and not shard.sweep_blocked:
         wait = min(wait, shard.sweep_at - now.wall_ms)
     wait = min(wait, shard.directory.retire_at - now.mono_ms)
@@ -59,6 +62,7 @@ def is_quiet(shard: Shard, until: Now) -> bool:
         and shard.directory.retire_at >= until.mono_ms
         and shard.due.alarms.first_ms >= until.wall_ms
         and shard.purges.first_ms >= until.wall_ms
+        and shard.expiry.alarms.first_ms >= until.wall_ms
         and (sweep_at is None or sweep_at >= until.wall_ms)
     )
 
@@ -126,6 +130,17 @@ def _mature(shard: Shard, queue: Queue, entry: bytes, now: Now) -> None:
     shard.put_state(home, position, state)
 
 
+def expire_tasks(shard: Shard, now: Now) -> bool:
+    """Ends tasks that waited too long, of each tenant in turn; returns whether more have."""
+    left = SLICE
+    while left > 0 and (due := shard.expiry.take(now.wall_ms, min(left, TURN))) is not None:
+        queue, entries = due
+        for entry in entries:
+            expire_entry(shard, queue, entry, now)
+        left -= max(len(entries), TURN_COST)
+    return shard.expiry.alarms.first_ms <= now.wall_ms
+
+
 def sweep(shard: Shard, now: Now) -> bool:
     """Removes tasks whose retention is over; returns whether more are due."""
     if shard.sweep_at is None or shard.sweep_blocked or shard.sweep_at > now.wall_ms:
@@ -163,12 +178,14 @@ def remove_ended(shard: Shard, ended: rows_pb2.EndedRow, *, dead: bool) -> None:
         gone = [(key, value) for key, value in states if value.startswith(head)]
         if not gone:
             continue
-        named, filed = queue.named, queue.filed
-        for key, value in gone if named or filed or dead else ():
+        named, filed, expiring = queue.named, queue.filed, queue.expiring
+        for key, value in gone if named or filed or expiring or dead else ():
             if filed:
                 let_go(shard, queue, key, parsed(rows_pb2.StateRow, key, value))
             if named:
                 forget(shard, lane, b"t" + key[1:])
+            if expiring:
+                leave_expiry(shard, lane, keys.split_place_key(key)[2])
             if dead:
                 ended_ms = parsed(rows_pb2.StateRow, key, value).changed_ms
                 rows[keys.dead_key(lane.queue.number, ended_ms, *keys.split_place_key(key)[1:])] = None

@@ -57,13 +57,27 @@ def cancel(shard: Shard, tenant: str, task_id: str, reason: str, now: Now) -> No
 def end_cancelled(
     shard: Shard, home: Lane, position: int, task_id: TaskKey, state: rows_pb2.StateRow, reason: str, now: Now
 ) -> None:
-    """Notes the end of a task that has no place any more."""
-    state.status, state.error = Status.CANCELLED, reason or CANCELLED_ERROR
+    """Notes the end, as CANCELLED, of a task that has no place any more."""
+    end(shard, home, position, task_id, state, Status.CANCELLED, reason or CANCELLED_ERROR, now)
+    shard.totals.cancelled += 1
+
+
+def end(
+    shard: Shard,
+    home: Lane,
+    position: int,
+    task_id: TaskKey,
+    state: rows_pb2.StateRow,
+    status: Status,
+    error: str,
+    now: Now,
+) -> None:
+    """Notes the end of a task that has no place any more, in its state row; counting it is the caller's."""
+    state.status, state.error = status, error
     state.place, state.place_lane, state.place_at = rows_pb2.PLACE_KIND_UNSPECIFIED, 0, 0
     state.changed_ms, state.ended_lsn = now.wall_ms, shard.batch.lsn
     shard.put_state(home, position, state)
     shard.batch.ended.append((home.queue.number, keys.pack_home(home.index, position), False))
-    shard.totals.cancelled += 1
     if shard.watched and task_id in shard.watched:
         shard.ended_watched.append(task_id)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from codeq.v1 import task_pb2
@@ -31,6 +32,7 @@ def task_of(tenant: str, spec: task_pb2.TaskSpec, now: Now, path: str = "") -> n
     payload = spec.payload or NULL
     check_json(payload, f"{path}payload")
     due_ms = due_of(spec, now, path)
+    expire_ms = now.wall_ms + spec.expire_seconds * 1000 if spec.HasField("expire_seconds") else 0
     naming = None
     if spec.HasField("idempotency_key"):
         if spec.HasField("task_id"):
@@ -40,7 +42,7 @@ def task_of(tenant: str, spec: task_pb2.TaskSpec, now: Now, path: str = "") -> n
         naming = names.Naming(names.keyed_id(tenant, spec.idempotency_key), digest_of((spec,)))
     elif spec.HasField("task_id"):
         naming = names.Naming(spec.task_id)
-    return names.NewTask(spec.command, payload, spec.priority, spec.max_attempts, due_ms, naming)
+    return names.NewTask(spec.command, payload, spec.priority, spec.max_attempts, due_ms, naming, expire_ms)
 
 
 def batch_of(
@@ -67,8 +69,7 @@ def batch_of(
             raise invalid_field(f"{path}task_id", "does not go together with the key of the batch")
         task = task_of(tenant, spec, now, path)
         if key:
-            naming = names.Naming(names.keyed_id(tenant, key, index), digest)
-            task = names.NewTask(task.command, task.payload, task.priority, task.max_attempts, task.due_ms, naming)
+            task = replace(task, naming=names.Naming(names.keyed_id(tenant, key, index), digest))
         tasks.append(task)
     return tasks, names.Naming(names.keyed_id(tenant, key), digest) if key else None
 
@@ -105,6 +106,8 @@ def digest_of(specs: Iterable[task_pb2.TaskSpec]) -> bytes:
             parts.append((b"r", f"{spec.run_at.seconds}.{spec.run_at.nanos:09}".encode()))
         if spec.HasField("delay_seconds"):
             parts.append((b"d", str(spec.delay_seconds).encode()))
+        if spec.HasField("expire_seconds"):
+            parts.append((b"e", str(spec.expire_seconds).encode()))
         for tag, content in parts:
             digest.update(tag + len(content).to_bytes(4, "big") + content)
         digest.update(b".")

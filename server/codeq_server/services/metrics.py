@@ -25,6 +25,7 @@ _TOTALS: Final = {
     "abandoned": ("codeq_tasks_abandoned", "Deliveries given back by workers"),
     "dead": ("codeq_tasks_dead_lettered", "Tasks that went to the dead-letter queue"),
     "expired": ("codeq_leases_expired", "Leases that ran out"),
+    "outdated": ("codeq_tasks_expired", "Tasks that ended because they waited too long"),
     "matured": ("codeq_tasks_matured", "Scheduled tasks that fell due"),
     "cancelled": ("codeq_tasks_cancelled", "Tasks cancelled"),
     "removed": ("codeq_tasks_removed", "Ended tasks removed after their retention"),

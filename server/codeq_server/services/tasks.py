@@ -31,6 +31,7 @@ from .convert import (
     status_number,
     task_message,
     timestamp,
+    unix_ms,
 )
 from .creating import NULL, batch_of, task_of
 from .listing import list_tasks
@@ -39,6 +40,7 @@ from .validation import check_json, check_message
 BATCH_BYTES_MAX: Final = 8 << 20
 """Bytes of a batch's payloads or results."""
 _ENDED: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.DLQ, Status.CANCELLED})
+_WAITING: Final = frozenset({Status.PENDING, Status.SCHEDULED})
 _OUTCOMES: Final = {
     task_pb2.TASK_STATUS_COMPLETED: Outcome.COMPLETED,
     task_pb2.TASK_STATUS_FAILED: Outcome.FAILED,
@@ -187,7 +189,8 @@ class TaskService:
         """Tells what a task waits for."""
         runner, now = self._runner, self._runner.now()
         view = self._view(claims.tenant_id, request.task_id)
-        queue = runner.shard.by_name[claims.tenant_id, task_pb2.Task.FromString(view.raw).command]
+        task = task_pb2.Task.FromString(view.raw)
+        queue = runner.shard.by_name[claims.tenant_id, task.command]
         answer = pb.ExplainTaskResponse(task_id=view.task_id, status=status_number(view.status), paused=queue.paused)
         if view.status in _ENDED:
             answer.reason = pb.WAIT_REASON_ENDED
@@ -208,6 +211,8 @@ class TaskService:
                 answer.reason = pb.WAIT_REASON_QUEUED
             else:
                 answer.reason = pb.WAIT_REASON_NO_WORKER
+        if view.status in _WAITING and task.HasField("expire_at") and unix_ms(task.expire_at) > now.wall_ms:
+            answer.expire_at.CopyFrom(task.expire_at)
         await self._settled()
         return answer
 

@@ -24,7 +24,7 @@ _USUAL_COMMANDS_MAX: Final = 16
 """Commands of a claim that are looked at here; longer lists are left to the rules."""
 
 
-_UNUSUAL: Final = ("max_attempts", "run_at", "delay_seconds", "idempotency_key", "task_id")
+_UNUSUAL: Final = ("max_attempts", "run_at", "delay_seconds", "expire_seconds", "idempotency_key", "task_id")
 """Fields of a TaskSpec that are left to the rules."""
 
 

@@ -2,13 +2,13 @@
 
 From its rows each task has exactly one state; every pointer, lease, and entry of an index leads to a task in the state
 that it claims; counters equal recounts. One pass over the rows in the order of their keys is enough, because the rows
-that speak of a task ("d", "i", "l", "r", "s") come before the row of its home ("t"). A waiting task without a state row
-leaves nothing in memory; every other task a number or two.
+that speak of a task ("d", "e", "i", "l", "r", "s") come before the row of its home ("t"). A waiting task without a
+state row leaves nothing in memory; every other task a number or two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from codeq.v1.task_pb2 import Task, TaskStatus
@@ -21,12 +21,24 @@ from codeq_server.core.parsing import UNREADABLE
 from .checker_ended import ENDED, EndedRows
 from .checker_names import NameRows
 from .checker_queues import CheckedLane, CheckedQueue
+from .checker_times import TimeRows
 from .findings import Difference, Summary
 
 _TOKEN_COUNTER_BITS: Final = 34
 _LEASE_SLOTS_MAX: Final = 256
 _TIME: Final = keys.TIME_KEY_BYTES
-_KEY_BYTES: Final = {b"d": _TIME, b"l": 9, b"q": 5, b"r": 19, b"s": 12, b"t": 12, b"u": 12, b"x": 9, b"z": _TIME}
+_KEY_BYTES: Final = {
+    b"d": _TIME,
+    b"e": _TIME,
+    b"l": 9,
+    b"q": 5,
+    b"r": 19,
+    b"s": 12,
+    b"t": 12,
+    b"u": 12,
+    b"x": 9,
+    b"z": _TIME,
+}
 _QUEUED: Final = rows_pb2.PLACE_KIND_QUEUED
 _DUE: Final = rows_pb2.PLACE_KIND_DUE
 _RETURNED: Final = rows_pb2.PLACE_KIND_RETURNED
@@ -69,10 +81,8 @@ class Checker:
         self._queues: dict[int, CheckedQueue] = {}
         self._names: set[tuple[str, str]] = set()
         self._tokens: set[int] = set()
-        self._due: dict[int, tuple[int, bytes]] = {}
-        """Of each home in the due index: due time and value."""
-        self._first_times: dict[bytes, bytes] = {}
-        """Of each table in the order of times and queue: the first key, after that."""
+        self._due_rows = TimeRows("due index")
+        self._expiry_rows = TimeRows("expiry index")
         self._slots: dict[int, list[_Slot]] = {}
         """Of each home: the deliveries that lease rows list."""
         self._moved: dict[int, int] = {}
@@ -89,6 +99,7 @@ class Checker:
         self._lane_now = CheckedLane(0, "", None)
         self._handlers = {
             b"d": self._due_row,
+            b"e": self._expiry_row,
             b"i": self._name_row,
             b"l": self._lease_row,
             b"m": self._meta_row,
@@ -123,20 +134,21 @@ class Checker:
         self.summary.differences += 1
         self.found.append(Difference(key, problem))
 
+    def _report_all(self, key: bytes, problems: Iterable[str]) -> None:
+        for problem in problems:
+            self._report(key, problem)
+
     # -- rows that come before the tasks -------------------------------------------------------------------------
 
     def _due_row(self, key: bytes, value: bytes) -> None:
-        queue, due_ms, lane, position = keys.split_time_key(key)
         keys.split_due_value(value)
-        self._first_times.setdefault(key[:5], key[5:])
-        home = _pack(queue, lane, position)
-        if home in self._due:
-            self._report(key, "the task is in the due index twice")
-        self._due[home] = (due_ms, value)
+        self._report_all(key, self._due_rows.row(key, value))
+
+    def _expiry_row(self, key: bytes, value: bytes) -> None:
+        self._report_all(key, self._expiry_rows.row(key, value))
 
     def _name_row(self, key: bytes, value: bytes) -> None:
-        for problem in self._name_rows.row(key, value):
-            self._report(key, problem)
+        self._report_all(key, self._name_rows.row(key, value))
 
     def _lease_row(self, key: bytes, value: bytes) -> None:
         token = int.from_bytes(key[1:], "big")
@@ -196,11 +208,11 @@ class Checker:
             self._report(key, f"is above the number of the queue opened last, {self._tick.last_queue}")
         self._queues[number] = queue = CheckedQueue(row)
         self.summary.queues += 1
-        first = self._first_times.get(keys.DUE + key[1:])
-        if first is not None and first <= row.due_mark:
-            self._report(key, "a row of the due index lies before its mark")
-        for problem in queue.malformed(self._tick):
-            self._report(key, problem)
+        number = int.from_bytes(key[1:], "big")
+        self._report_all(key, self._due_rows.queue(number, row.due_mark))
+        self._report_all(key, self._expiry_rows.queue(number, row.expire_mark))
+        self._report_all(key, queue.malformed(self._tick))
+        queue.expiring = self._expiry_rows.count(number)
 
     def _ended_row(self, key: bytes, value: bytes) -> None:
         _, lsn, number = keys.split_ended_key(key)
@@ -225,8 +237,7 @@ class Checker:
         if state.artifacts and not state.ended_lsn:
             self._report(key, "has not ended, yet has artifacts")
         self._moved[home] = -1
-        for problem in self._ended_rows.state(home, state):
-            self._report(key, problem)
+        self._report_all(key, self._ended_rows.state(home, state))
         if state.ended_lsn or state.status in ENDED:
             if live:
                 self._report(key, f"has ended, yet is leased by {live[0].token}")
@@ -266,11 +277,10 @@ class Checker:
         if scheduled:
             queue.scheduled += 1
             self.summary.scheduled += 1
-            due_ms, value = self._due.get(home, (0, b""))
-            if not value or due_ms != state.place_at:
+            value = self._due_rows.take(home, state.place_at)
+            if value is None:
                 self._report(key, f"waits for {state.place_at}, but the due index does not hold it there")
                 return
-            del self._due[home]
             lane, attempts, has_state = keys.split_due_value(value)
             if attempts != state.attempts or not has_state:
                 self._report(key, "attempts differ from those in the due index")
@@ -346,12 +356,12 @@ class Checker:
         queue = self._queue(key)
         queue.homes += 1
         queue.named += bool(keys.name_of(value))
-        for problem in self._name_rows.home(_number(key), queue.row.tenant, value):
-            self._report(key, problem)
+        self._report_all(key, self._name_rows.home(_number(key), queue.row.tenant, value))
         task = Task.FromString(keys.task_bytes(value))
         if task.command != lane.command or task.priority != keys.LANES - 1 - priority_lane:
             self._report(key, "command or priority are not those of its queue and lane")
         home = _number(key)
+        self._report_all(key, self._expiry_rows.expires(home, task, self._tick.wall_ms if self._tick else 0))
         waits_in = self._moved.pop(home, None)
         slots = self._slots.pop(home, None)
         if waits_in is not None:
@@ -365,8 +375,7 @@ class Checker:
     def _new_task(self, key: bytes, value: bytes, lane: CheckedLane, position: int, slots: list[_Slot] | None) -> None:
         """Takes the home of a task without a state row."""
         parked, home = lane.index == keys.PARKED_LANE, _number(key)
-        for problem in self._ended_rows.home(home):
-            self._report(key, problem)
+        self._report_all(key, self._ended_rows.home(home))
         if slots is not None:
             self._first_delivery(key, slots, above=parked or position > lane.mark)
         elif parked:
@@ -391,9 +400,7 @@ class Checker:
         self._queue(key).scheduled += 1
         self.summary.scheduled += 1
         due_ms, lane = keys.split_parked(value)
-        if self._due.get(home) == (due_ms, keys.due_value(lane, 0, has_state=False)):
-            del self._due[home]
-        else:
+        if self._due_rows.take(home, due_ms) != keys.due_value(lane, 0, has_state=False):
             self._report(key, f"waits for {due_ms}, but the due index does not hold it there")
 
     def _returned_row(self, key: bytes, value: bytes) -> None:
@@ -426,12 +433,8 @@ class Checker:
             self._report(keys.IDENTITY, "is missing")
         if self.summary.rows > 1 and self._tick is None:
             self._report(keys.TICK, "is missing")
-        for home, (due_ms, _) in self._due.items():
-            lane, position = keys.unpack_home(home & (1 << 56) - 1)
-            self._report(
-                keys.time_key(keys.DUE, home >> 56, due_ms, lane, position),
-                "leads to no task that is scheduled for then",
-            )
+        for key, problem in (*self._due_rows.finish(), *self._expiry_rows.finish()):
+            self._report(key, problem)
         self._check_listed()
         for home in self._moved:
             self._report(_key(b"s", home), "has no home")
@@ -457,5 +460,4 @@ class Checker:
 
     def _check_counters(self) -> None:
         for number, queue in self._queues.items():
-            for problem in queue.miscounted():
-                self._report(keys.queue_key(number), problem)
+            self._report_all(keys.queue_key(number), queue.miscounted())

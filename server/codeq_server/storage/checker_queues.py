@@ -26,12 +26,12 @@ class CheckedLane:
 class CheckedQueue:
     """A queue by its row, and what was found in it."""
 
-    __slots__ = ("claimed", "dlq", "ended", "filed", "homes", "lanes", "named", "row", "scheduled")
+    __slots__ = ("claimed", "dlq", "ended", "expiring", "filed", "homes", "lanes", "named", "row", "scheduled")
 
     def __init__(self, row: rows_pb2.QueueRow) -> None:
         self.row = row
         self.lanes = {lane.lane: CheckedLane(lane.lane, row.command, lane) for lane in row.lanes}
-        self.scheduled = self.claimed = self.dlq = self.named = self.homes = self.filed = 0
+        self.scheduled = self.claimed = self.dlq = self.named = self.homes = self.filed = self.expiring = 0
         self.ended = {"completed": 0, "failed": 0}
 
     def malformed(self, tick: rows_pb2.TickRow | None) -> Iterator[str]:
@@ -60,7 +60,7 @@ class CheckedQueue:
     def miscounted(self) -> Iterator[str]:
         """Yields counters that differ from recounts."""
         row = self.row
-        counters = [("scheduled", row.scheduled, self.scheduled)]
+        counters = [("scheduled", row.scheduled, self.scheduled), ("expiring", row.expiring, self.expiring)]
         counters += [("claimed", row.claimed, self.claimed), ("dlq", row.dlq, self.dlq)]
         counters += [("named", row.named, self.named), ("filed", row.filed, self.filed)]
         counters += [("created_total less removed_total", row.created_total - row.removed_total, self.homes)]

@@ -57,6 +57,7 @@ class Client:
         *,
         delay: float | timedelta | None = None,
         run_at: datetime | None = None,
+        expire: float | timedelta | None = None,
         max_attempts: int | None = None,
         idempotency_key: str | None = None,
         task_id: str | None = None,
@@ -67,7 +68,7 @@ class Client:
             Rejected: The task was refused.
             Unavailable, DeadlineExceeded, OutcomeUnknown: The task may exist; with an idempotency key try again.
         """
-        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id)
+        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
         return self._call(calls.create(task))
 
     def create_batch(
@@ -306,12 +307,13 @@ class AsyncClient:
         *,
         delay: float | timedelta | None = None,
         run_at: datetime | None = None,
+        expire: float | timedelta | None = None,
         max_attempts: int | None = None,
         idempotency_key: str | None = None,
         task_id: str | None = None,
     ) -> Task:
         """Create a task; as Client.create."""
-        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id)
+        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
         return await self._call(calls.create(task))
 
     async def create_batch(

@@ -81,21 +81,21 @@ class Abandon(Verdict):
 Outcome = Completed | Failed | Nack | Abandon
 
 
-def whole_seconds(delay: float | timedelta | None) -> int | None:
-    """Seconds of a delay, rounded up; None for None.
+def whole_seconds(time: float | timedelta | None, name: str = "delay") -> int | None:
+    """Seconds of a time, rounded up; None for None. `name` is the argument's, for errors.
 
     Raises:
         InvalidField: It is no number, or none that the wire can carry.
     """
-    if delay is None:
+    if time is None:
         return None
     try:
-        seconds = math.ceil(delay.total_seconds() if isinstance(delay, timedelta) else delay)
+        seconds = math.ceil(time.total_seconds() if isinstance(time, timedelta) else time)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidField(f"delay: {error}", violations=[FieldViolation("delay_seconds", str(error))]) from None
+        raise InvalidField(f"{name}: {error}", violations=[FieldViolation(f"{name}_seconds", str(error))]) from None
     if not 0 <= seconds <= _INT32_MAX:
         text = "out of range"
-        raise InvalidField(f"delay: {text}", violations=[FieldViolation("delay_seconds", text)])
+        raise InvalidField(f"{name}: {text}", violations=[FieldViolation(f"{name}_seconds", text)])
     return seconds
 
 

@@ -61,6 +61,7 @@ class AsyncProducer:
         *,
         delay: float | timedelta | None = None,
         run_at: datetime | None = None,
+        expire: float | timedelta | None = None,
         max_attempts: int | None = None,
         idempotency_key: str | None = None,
         task_id: str | None = None,
@@ -74,6 +75,7 @@ class AsyncProducer:
             priority: 0 to 9; the highest is delivered first.
             delay: Time before which the task is not delivered; a fraction of a second counts as a whole one.
             run_at: Time with a time zone before which it is not delivered. Not together with delay.
+            expire: Time after which the task ends as FAILED with the error EXPIRED if it still waits then.
             max_attempts: Deliveries after which it goes to the dead-letter queue.
             idempotency_key: Key under which the same task is made once only: a create whose answer is lost is then sent
                 again, until the timeout. 1 to 256 printable ASCII characters.
@@ -89,7 +91,7 @@ class AsyncProducer:
             DeadlineExceeded: The task was not sent within the timeout.
             Closed: The producer is closed.
         """
-        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id)
+        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
         [result] = await self._create([(_to_wire(task), idempotency_key is not None)], timeout_seconds)
         return _id_of(result)
 
@@ -163,13 +165,14 @@ class Producer:
         *,
         delay: float | timedelta | None = None,
         run_at: datetime | None = None,
+        expire: float | timedelta | None = None,
         max_attempts: int | None = None,
         idempotency_key: str | None = None,
         task_id: str | None = None,
         timeout_seconds: float | None = None,
     ) -> str:
         """Create a task and return its id; as AsyncProducer.create."""
-        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id)
+        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
         [result] = self._create([(_to_wire(task), idempotency_key is not None)], timeout_seconds)
         return _id_of(result)
 

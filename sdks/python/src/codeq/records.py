@@ -67,6 +67,8 @@ class NewTask:
         max_attempts: Deliveries after which the task goes to the dead-letter queue; None: the server's default.
         idempotency_key: Key under which the same task is made once only, however often it is created; printable ASCII.
         task_id: Id of the task, unique within the tenant; None: the server makes one. Not together with a key.
+        expire: Time from acceptance after which the task ends as FAILED with the error EXPIRED if it still waits then;
+            fractions of a second count as whole ones. None: it waits for as long as it takes.
     """
 
     command: str
@@ -77,6 +79,7 @@ class NewTask:
     max_attempts: int | None = None
     idempotency_key: str | None = None
     task_id: str | None = None
+    expire: float | timedelta | None = None
 
     def fill(self, spec: task_pb2.TaskSpec) -> None:
         """Write the task into a message; the server checks bounds.
@@ -104,16 +107,20 @@ class NewTask:
             field = "task_id"
             if self.task_id is not None:
                 spec.task_id = self.task_id
-            field = "delay"
-            if (seconds := whole_seconds(self.delay)) is not None:
-                spec.delay_seconds = seconds
             field = "run_at"
-            if self.run_at is not None:
-                if self.run_at.tzinfo is None:
-                    raise ValueError("needs a time zone")  # noqa: TRY301 - all fields are refused below
-                spec.run_at.FromDatetime(self.run_at)
+            self._fill_times(spec)
         except (TypeError, ValueError, OverflowError, AttributeError) as error:
             raise InvalidField(f"{field}: {error}", violations=[FieldViolation(field, str(error))]) from None
+
+    def _fill_times(self, spec: task_pb2.TaskSpec) -> None:
+        if (seconds := whole_seconds(self.delay)) is not None:
+            spec.delay_seconds = seconds
+        if (seconds := whole_seconds(self.expire, "expire")) is not None:
+            spec.expire_seconds = seconds
+        if self.run_at is not None:
+            if self.run_at.tzinfo is None:
+                raise ValueError("needs a time zone")
+            spec.run_at.FromDatetime(self.run_at)
 
 
 class Task:
@@ -202,6 +209,11 @@ class Task:
     def run_at(self) -> datetime | None:
         """Time from which a SCHEDULED task is deliverable."""
         return to_datetime(self._message.run_at) if self._message.HasField("run_at") else None
+
+    @property
+    def expire_at(self) -> datetime | None:
+        """Time at which the task ends as FAILED if it waits then; None: it does not expire."""
+        return to_datetime(self._message.expire_at) if self._message.HasField("expire_at") else None
 
     @property
     def created_at(self) -> datetime | None:
@@ -337,6 +349,7 @@ class Explanation:
         delay_seconds: Time until it is due, while it is SCHEDULED.
         worker_id: Worker that holds it, while it is CLAIMED.
         lease_until: End of the lease, while it is CLAIMED.
+        expire_at: Time at which it ends because it waited too long, while it waits and can expire.
     """
 
     status: TaskStatus
@@ -346,6 +359,7 @@ class Explanation:
     delay_seconds: float | None = None
     worker_id: str | None = None
     lease_until: datetime | None = None
+    expire_at: datetime | None = None
 
     @classmethod
     def from_message(cls, message: task_service_pb2.ExplainTaskResponse) -> Self:
@@ -360,6 +374,7 @@ class Explanation:
             delay_seconds=message.delay_seconds if message.HasField("delay_seconds") else None,
             worker_id=message.worker_id if message.HasField("worker_id") else None,
             lease_until=to_datetime(message.lease_until) if message.HasField("lease_until") else None,
+            expire_at=to_datetime(message.expire_at) if message.HasField("expire_at") else None,
         )
 
 

@@ -38,7 +38,7 @@ const (
 	TaskStatus_TASK_STATUS_CLAIMED TaskStatus = 3
 	// Ended well; its result is kept until its retention is over.
 	TaskStatus_TASK_STATUS_COMPLETED TaskStatus = 4
-	// Ended by a worker's verdict; not tried again.
+	// Ended by a worker's verdict, or because it waited too long (error EXPIRED); not tried again.
 	TaskStatus_TASK_STATUS_FAILED TaskStatus = 5
 	// In the dead-letter queue: delivered max_attempts times without an end.
 	TaskStatus_TASK_STATUS_DLQ TaskStatus = 6
@@ -180,7 +180,11 @@ type TaskSpec struct {
 	IdempotencyKey *string `protobuf:"bytes,8,opt,name=idempotency_key,json=idempotencyKey,proto3,oneof" json:"idempotency_key,omitempty"`
 	// Id of the task, chosen by the producer: unique within the tenant, 1 to 64 characters, and not of the form of the ids
 	// that the server makes (UUIDs of version 8). Absent: the server makes one.
-	TaskId        *string `protobuf:"bytes,9,opt,name=task_id,json=taskId,proto3,oneof" json:"task_id,omitempty"`
+	TaskId *string `protobuf:"bytes,9,opt,name=task_id,json=taskId,proto3,oneof" json:"task_id,omitempty"`
+	// Seconds from acceptance, a delay included, after which the task ends as FAILED with the error EXPIRED if it waits,
+	// PENDING or SCHEDULED: 1 to 315360000 (10 years). A task that runs or has ended at that moment does not expire any
+	// more, not even if it is tried again or redriven. Absent: it waits for as long as it takes.
+	ExpireSeconds *int32 `protobuf:"varint,10,opt,name=expire_seconds,json=expireSeconds,proto3,oneof" json:"expire_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -271,6 +275,13 @@ func (x *TaskSpec) GetTaskId() string {
 	return ""
 }
 
+func (x *TaskSpec) GetExpireSeconds() int32 {
+	if x != nil && x.ExpireSeconds != nil {
+		return *x.ExpireSeconds
+	}
+	return 0
+}
+
 // Task is a task as the server tells it. A field without presence is always in the JSON form; the others only when set.
 type Task struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -311,7 +322,9 @@ type Task struct {
 	// deliveries.
 	Progress []byte `protobuf:"bytes,30,opt,name=progress,proto3,oneof" json:"progress,omitempty"`
 	// True in answers to a create that was carried out before: this is the task as it is now. Not set elsewhere.
-	Duplicate     *bool `protobuf:"varint,31,opt,name=duplicate,proto3,oneof" json:"duplicate,omitempty"`
+	Duplicate *bool `protobuf:"varint,31,opt,name=duplicate,proto3,oneof" json:"duplicate,omitempty"`
+	// Time at which the task ends if it waits then, of a task created with expire_seconds.
+	ExpireAt      *timestamppb.Timestamp `protobuf:"bytes,32,opt,name=expire_at,json=expireAt,proto3" json:"expire_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -470,6 +483,13 @@ func (x *Task) GetDuplicate() bool {
 		return *x.Duplicate
 	}
 	return false
+}
+
+func (x *Task) GetExpireAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireAt
+	}
+	return nil
 }
 
 // TaskResult is the record of a task's end.
@@ -813,7 +833,7 @@ var File_codeq_v1_task_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_task_proto_rawDesc = "" +
 	"\n" +
-	"\x13codeq/v1/task.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf8\x06\n" +
+	"\x13codeq/v1/task.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc6\a\n" +
 	"\bTaskSpec\x12B\n" +
 	"\acommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\acommand\x12'\n" +
 	"\apayload\x18\x02 \x01(\fB\r\xbaH\x06z\x04\x18\x80\x80@ص\x18\x01R\apayload\x12%\n" +
@@ -825,14 +845,17 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x00H\x01R\fdelaySeconds\x88\x01\x01\x12S\n" +
 	"\x0fidempotency_key\x18\b \x01(\tB%\xbaH\x0fr\r\x18\x80\x022\b^[ -~]+$\xea\xb5\x18\x0fIdempotency-KeyH\x02R\x0eidempotencyKey\x88\x01\x01\x12\x97\x02\n" +
 	"\atask_id\x18\t \x01(\tB\xf8\x01\xbaH\xf4\x01\xba\x01\xce\x01\n" +
-	"\x1ftask_spec.task_id_not_of_server\x12Jmust not have the form of an id that the server makes, a UUID of version 8\x1a_!this.matches('^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-8[0-9A-Fa-f]{3}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$')r \x18@2\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$H\x03R\x06taskId\x88\x01\x01:z\xbaHw\x1au\n" +
+	"\x1ftask_spec.task_id_not_of_server\x12Jmust not have the form of an id that the server makes, a UUID of version 8\x1a_!this.matches('^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-8[0-9A-Fa-f]{3}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$')r \x18@2\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$H\x03R\x06taskId\x88\x01\x01\x129\n" +
+	"\x0eexpire_seconds\x18\n" +
+	" \x01(\x05B\r\xbaH\n" +
+	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x01H\x04R\rexpireSeconds\x88\x01\x01:z\xbaHw\x1au\n" +
 	"\x16task_spec.one_schedule\x12+delay_seconds and run_at cannot both be set\x1a.!(has(this.run_at) && has(this.delay_seconds))B\x0f\n" +
 	"\r_max_attemptsB\x10\n" +
 	"\x0e_delay_secondsB\x12\n" +
 	"\x10_idempotency_keyB\n" +
 	"\n" +
-	"\b_task_idJ\x04\b\a\x10\bJ\x04\b\n" +
-	"\x10\x10\"\x8f\x06\n" +
+	"\b_task_idB\x11\n" +
+	"\x0f_expire_secondsJ\x04\b\a\x10\bJ\x04\b\v\x10\x10\"\xc8\x06\n" +
 	"\x04Task\x12\x18\n" +
 	"\acommand\x18\x01 \x01(\tR\acommand\x12\x1e\n" +
 	"\apayload\x18\x02 \x01(\fB\x04ص\x18\x01R\apayload\x12\x1a\n" +
@@ -856,7 +879,8 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\vfinished_at\x18\x1d \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"finishedAt\x12%\n" +
 	"\bprogress\x18\x1e \x01(\fB\x04ص\x18\x01H\x03R\bprogress\x88\x01\x01\x12!\n" +
-	"\tduplicate\x18\x1f \x01(\bH\x04R\tduplicate\x88\x01\x01B\f\n" +
+	"\tduplicate\x18\x1f \x01(\bH\x04R\tduplicate\x88\x01\x01\x127\n" +
+	"\texpire_at\x18  \x01(\v2\x1a.google.protobuf.TimestampR\bexpireAtB\f\n" +
 	"\n" +
 	"_worker_idB\x0e\n" +
 	"\f_lease_tokenB\b\n" +
@@ -954,15 +978,16 @@ var file_codeq_v1_task_proto_depIdxs = []int32{
 	8,  // 4: codeq.v1.Task.lease_until:type_name -> google.protobuf.Timestamp
 	8,  // 5: codeq.v1.Task.updated_at:type_name -> google.protobuf.Timestamp
 	8,  // 6: codeq.v1.Task.finished_at:type_name -> google.protobuf.Timestamp
-	0,  // 7: codeq.v1.TaskResult.status:type_name -> codeq.v1.TaskStatus
-	8,  // 8: codeq.v1.TaskResult.completed_at:type_name -> google.protobuf.Timestamp
-	6,  // 9: codeq.v1.TaskResult.artifacts:type_name -> codeq.v1.Artifact
-	1,  // 10: codeq.v1.Outcome.kind:type_name -> codeq.v1.OutcomeKind
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	8,  // 7: codeq.v1.Task.expire_at:type_name -> google.protobuf.Timestamp
+	0,  // 8: codeq.v1.TaskResult.status:type_name -> codeq.v1.TaskStatus
+	8,  // 9: codeq.v1.TaskResult.completed_at:type_name -> google.protobuf.Timestamp
+	6,  // 10: codeq.v1.TaskResult.artifacts:type_name -> codeq.v1.Artifact
+	1,  // 11: codeq.v1.Outcome.kind:type_name -> codeq.v1.OutcomeKind
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_task_proto_init() }

@@ -1886,7 +1886,9 @@ type ExplainTaskResponse struct {
 	// Worker that holds it; set while CLAIMED.
 	WorkerId *string `protobuf:"bytes,7,opt,name=worker_id,json=workerId,proto3,oneof" json:"worker_id,omitempty"`
 	// End of the lease unless it is extended; set while CLAIMED.
-	LeaseUntil    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=lease_until,json=leaseUntil,proto3" json:"lease_until,omitempty"`
+	LeaseUntil *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=lease_until,json=leaseUntil,proto3" json:"lease_until,omitempty"`
+	// Time at which it ends because it waited too long; set while it waits and can expire.
+	ExpireAt      *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expire_at,json=expireAt,proto3" json:"expire_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1973,6 +1975,13 @@ func (x *ExplainTaskResponse) GetWorkerId() string {
 func (x *ExplainTaskResponse) GetLeaseUntil() *timestamppb.Timestamp {
 	if x != nil {
 		return x.LeaseUntil
+	}
+	return nil
+}
+
+func (x *ExplainTaskResponse) GetExpireAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireAt
 	}
 	return nil
 }
@@ -2465,7 +2474,7 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x05tasks\x18\x01 \x03(\v2\x0e.codeq.v1.TaskR\x05tasks\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"8\n" +
 	"\x12ExplainTaskRequest\x12\"\n" +
-	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\"\xf0\x02\n" +
+	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\"\xa9\x03\n" +
 	"\x13ExplainTaskResponse\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x14.codeq.v1.TaskStatusR\x06status\x12,\n" +
@@ -2475,7 +2484,8 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\rdelay_seconds\x18\x06 \x01(\x01H\x01R\fdelaySeconds\x88\x01\x01\x12 \n" +
 	"\tworker_id\x18\a \x01(\tH\x02R\bworkerId\x88\x01\x01\x12;\n" +
 	"\vlease_until\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"leaseUntilB\b\n" +
+	"leaseUntil\x127\n" +
+	"\texpire_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\bexpireAtB\b\n" +
 	"\x06_aheadB\x10\n" +
 	"\x0e_delay_secondsB\f\n" +
 	"\n" +
@@ -2633,50 +2643,51 @@ var file_codeq_v1_task_service_proto_depIdxs = []int32{
 	43, // 27: codeq.v1.ExplainTaskResponse.status:type_name -> codeq.v1.TaskStatus
 	0,  // 28: codeq.v1.ExplainTaskResponse.reason:type_name -> codeq.v1.WaitReason
 	42, // 29: codeq.v1.ExplainTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
-	40, // 30: codeq.v1.RedriveTaskResponse.task:type_name -> codeq.v1.Task
-	42, // 31: codeq.v1.CleanupTasksRequest.before:type_name -> google.protobuf.Timestamp
-	42, // 32: codeq.v1.CleanupTasksResponse.before:type_name -> google.protobuf.Timestamp
-	1,  // 33: codeq.v1.TaskService.CreateTask:input_type -> codeq.v1.CreateTaskRequest
-	3,  // 34: codeq.v1.TaskService.BatchCreateTasks:input_type -> codeq.v1.BatchCreateTasksRequest
-	6,  // 35: codeq.v1.TaskService.ClaimTask:input_type -> codeq.v1.ClaimTaskRequest
-	8,  // 36: codeq.v1.TaskService.ClaimTasks:input_type -> codeq.v1.ClaimTasksRequest
-	10, // 37: codeq.v1.TaskService.HeartbeatTask:input_type -> codeq.v1.HeartbeatTaskRequest
-	12, // 38: codeq.v1.TaskService.SubmitResult:input_type -> codeq.v1.SubmitResultRequest
-	14, // 39: codeq.v1.TaskService.BatchSubmitResults:input_type -> codeq.v1.BatchSubmitResultsRequest
-	17, // 40: codeq.v1.TaskService.NackTask:input_type -> codeq.v1.NackTaskRequest
-	19, // 41: codeq.v1.TaskService.AbandonTask:input_type -> codeq.v1.AbandonTaskRequest
-	21, // 42: codeq.v1.TaskService.ReportProgress:input_type -> codeq.v1.ReportProgressRequest
-	23, // 43: codeq.v1.TaskService.CancelTask:input_type -> codeq.v1.CancelTaskRequest
-	25, // 44: codeq.v1.TaskService.GetTask:input_type -> codeq.v1.GetTaskRequest
-	29, // 45: codeq.v1.TaskService.ListTasks:input_type -> codeq.v1.ListTasksRequest
-	31, // 46: codeq.v1.TaskService.ExplainTask:input_type -> codeq.v1.ExplainTaskRequest
-	33, // 47: codeq.v1.TaskService.RedriveTask:input_type -> codeq.v1.RedriveTaskRequest
-	35, // 48: codeq.v1.TaskService.CleanupTasks:input_type -> codeq.v1.CleanupTasksRequest
-	27, // 49: codeq.v1.TaskService.GetTaskResult:input_type -> codeq.v1.GetTaskResultRequest
-	37, // 50: codeq.v1.TaskService.GetTaskArtifact:input_type -> codeq.v1.GetTaskArtifactRequest
-	2,  // 51: codeq.v1.TaskService.CreateTask:output_type -> codeq.v1.CreateTaskResponse
-	4,  // 52: codeq.v1.TaskService.BatchCreateTasks:output_type -> codeq.v1.BatchCreateTasksResponse
-	7,  // 53: codeq.v1.TaskService.ClaimTask:output_type -> codeq.v1.ClaimTaskResponse
-	9,  // 54: codeq.v1.TaskService.ClaimTasks:output_type -> codeq.v1.ClaimTasksResponse
-	11, // 55: codeq.v1.TaskService.HeartbeatTask:output_type -> codeq.v1.HeartbeatTaskResponse
-	13, // 56: codeq.v1.TaskService.SubmitResult:output_type -> codeq.v1.SubmitResultResponse
-	15, // 57: codeq.v1.TaskService.BatchSubmitResults:output_type -> codeq.v1.BatchSubmitResultsResponse
-	18, // 58: codeq.v1.TaskService.NackTask:output_type -> codeq.v1.NackTaskResponse
-	20, // 59: codeq.v1.TaskService.AbandonTask:output_type -> codeq.v1.AbandonTaskResponse
-	22, // 60: codeq.v1.TaskService.ReportProgress:output_type -> codeq.v1.ReportProgressResponse
-	24, // 61: codeq.v1.TaskService.CancelTask:output_type -> codeq.v1.CancelTaskResponse
-	26, // 62: codeq.v1.TaskService.GetTask:output_type -> codeq.v1.GetTaskResponse
-	30, // 63: codeq.v1.TaskService.ListTasks:output_type -> codeq.v1.ListTasksResponse
-	32, // 64: codeq.v1.TaskService.ExplainTask:output_type -> codeq.v1.ExplainTaskResponse
-	34, // 65: codeq.v1.TaskService.RedriveTask:output_type -> codeq.v1.RedriveTaskResponse
-	36, // 66: codeq.v1.TaskService.CleanupTasks:output_type -> codeq.v1.CleanupTasksResponse
-	28, // 67: codeq.v1.TaskService.GetTaskResult:output_type -> codeq.v1.GetTaskResultResponse
-	38, // 68: codeq.v1.TaskService.GetTaskArtifact:output_type -> codeq.v1.GetTaskArtifactResponse
-	51, // [51:69] is the sub-list for method output_type
-	33, // [33:51] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	42, // 30: codeq.v1.ExplainTaskResponse.expire_at:type_name -> google.protobuf.Timestamp
+	40, // 31: codeq.v1.RedriveTaskResponse.task:type_name -> codeq.v1.Task
+	42, // 32: codeq.v1.CleanupTasksRequest.before:type_name -> google.protobuf.Timestamp
+	42, // 33: codeq.v1.CleanupTasksResponse.before:type_name -> google.protobuf.Timestamp
+	1,  // 34: codeq.v1.TaskService.CreateTask:input_type -> codeq.v1.CreateTaskRequest
+	3,  // 35: codeq.v1.TaskService.BatchCreateTasks:input_type -> codeq.v1.BatchCreateTasksRequest
+	6,  // 36: codeq.v1.TaskService.ClaimTask:input_type -> codeq.v1.ClaimTaskRequest
+	8,  // 37: codeq.v1.TaskService.ClaimTasks:input_type -> codeq.v1.ClaimTasksRequest
+	10, // 38: codeq.v1.TaskService.HeartbeatTask:input_type -> codeq.v1.HeartbeatTaskRequest
+	12, // 39: codeq.v1.TaskService.SubmitResult:input_type -> codeq.v1.SubmitResultRequest
+	14, // 40: codeq.v1.TaskService.BatchSubmitResults:input_type -> codeq.v1.BatchSubmitResultsRequest
+	17, // 41: codeq.v1.TaskService.NackTask:input_type -> codeq.v1.NackTaskRequest
+	19, // 42: codeq.v1.TaskService.AbandonTask:input_type -> codeq.v1.AbandonTaskRequest
+	21, // 43: codeq.v1.TaskService.ReportProgress:input_type -> codeq.v1.ReportProgressRequest
+	23, // 44: codeq.v1.TaskService.CancelTask:input_type -> codeq.v1.CancelTaskRequest
+	25, // 45: codeq.v1.TaskService.GetTask:input_type -> codeq.v1.GetTaskRequest
+	29, // 46: codeq.v1.TaskService.ListTasks:input_type -> codeq.v1.ListTasksRequest
+	31, // 47: codeq.v1.TaskService.ExplainTask:input_type -> codeq.v1.ExplainTaskRequest
+	33, // 48: codeq.v1.TaskService.RedriveTask:input_type -> codeq.v1.RedriveTaskRequest
+	35, // 49: codeq.v1.TaskService.CleanupTasks:input_type -> codeq.v1.CleanupTasksRequest
+	27, // 50: codeq.v1.TaskService.GetTaskResult:input_type -> codeq.v1.GetTaskResultRequest
+	37, // 51: codeq.v1.TaskService.GetTaskArtifact:input_type -> codeq.v1.GetTaskArtifactRequest
+	2,  // 52: codeq.v1.TaskService.CreateTask:output_type -> codeq.v1.CreateTaskResponse
+	4,  // 53: codeq.v1.TaskService.BatchCreateTasks:output_type -> codeq.v1.BatchCreateTasksResponse
+	7,  // 54: codeq.v1.TaskService.ClaimTask:output_type -> codeq.v1.ClaimTaskResponse
+	9,  // 55: codeq.v1.TaskService.ClaimTasks:output_type -> codeq.v1.ClaimTasksResponse
+	11, // 56: codeq.v1.TaskService.HeartbeatTask:output_type -> codeq.v1.HeartbeatTaskResponse
+	13, // 57: codeq.v1.TaskService.SubmitResult:output_type -> codeq.v1.SubmitResultResponse
+	15, // 58: codeq.v1.TaskService.BatchSubmitResults:output_type -> codeq.v1.BatchSubmitResultsResponse
+	18, // 59: codeq.v1.TaskService.NackTask:output_type -> codeq.v1.NackTaskResponse
+	20, // 60: codeq.v1.TaskService.AbandonTask:output_type -> codeq.v1.AbandonTaskResponse
+	22, // 61: codeq.v1.TaskService.ReportProgress:output_type -> codeq.v1.ReportProgressResponse
+	24, // 62: codeq.v1.TaskService.CancelTask:output_type -> codeq.v1.CancelTaskResponse
+	26, // 63: codeq.v1.TaskService.GetTask:output_type -> codeq.v1.GetTaskResponse
+	30, // 64: codeq.v1.TaskService.ListTasks:output_type -> codeq.v1.ListTasksResponse
+	32, // 65: codeq.v1.TaskService.ExplainTask:output_type -> codeq.v1.ExplainTaskResponse
+	34, // 66: codeq.v1.TaskService.RedriveTask:output_type -> codeq.v1.RedriveTaskResponse
+	36, // 67: codeq.v1.TaskService.CleanupTasks:output_type -> codeq.v1.CleanupTasksResponse
+	28, // 68: codeq.v1.TaskService.GetTaskResult:output_type -> codeq.v1.GetTaskResultResponse
+	38, // 69: codeq.v1.TaskService.GetTaskArtifact:output_type -> codeq.v1.GetTaskArtifactResponse
+	52, // [52:70] is the sub-list for method output_type
+	34, // [34:52] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_task_service_proto_init() }

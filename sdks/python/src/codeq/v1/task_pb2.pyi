@@ -45,7 +45,7 @@ OUTCOME_KIND_NACK: OutcomeKind
 OUTCOME_KIND_ABANDON: OutcomeKind
 
 class TaskSpec(_message.Message):
-    __slots__ = ("command", "payload", "priority", "max_attempts", "run_at", "delay_seconds", "idempotency_key", "task_id")
+    __slots__ = ("command", "payload", "priority", "max_attempts", "run_at", "delay_seconds", "idempotency_key", "task_id", "expire_seconds")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +54,7 @@ class TaskSpec(_message.Message):
     DELAY_SECONDS_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     command: str
     payload: bytes
     priority: int
@@ -62,10 +63,11 @@ class TaskSpec(_message.Message):
     delay_seconds: int
     idempotency_key: str
     task_id: str
-    def __init__(self, command: _Optional[str] = ..., payload: _Optional[bytes] = ..., priority: _Optional[int] = ..., max_attempts: _Optional[int] = ..., run_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., delay_seconds: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., task_id: _Optional[str] = ...) -> None: ...
+    expire_seconds: int
+    def __init__(self, command: _Optional[str] = ..., payload: _Optional[bytes] = ..., priority: _Optional[int] = ..., max_attempts: _Optional[int] = ..., run_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., delay_seconds: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., task_id: _Optional[str] = ..., expire_seconds: _Optional[int] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("command", "payload", "priority", "max_attempts", "run_at", "created_at", "id", "status", "tenant_id", "attempts", "worker_id", "lease_token", "lease_until", "error", "updated_at", "finished_at", "progress", "duplicate")
+    __slots__ = ("command", "payload", "priority", "max_attempts", "run_at", "created_at", "id", "status", "tenant_id", "attempts", "worker_id", "lease_token", "lease_until", "error", "updated_at", "finished_at", "progress", "duplicate", "expire_at")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +86,7 @@ class Task(_message.Message):
     FINISHED_AT_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     DUPLICATE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_AT_FIELD_NUMBER: _ClassVar[int]
     command: str
     payload: bytes
     priority: int
@@ -102,7 +105,8 @@ class Task(_message.Message):
     finished_at: _timestamp_pb2.Timestamp
     progress: bytes
     duplicate: bool
-    def __init__(self, command: _Optional[str] = ..., payload: _Optional[bytes] = ..., priority: _Optional[int] = ..., max_attempts: _Optional[int] = ..., run_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., id: _Optional[str] = ..., status: _Optional[_Union[TaskStatus, str]] = ..., tenant_id: _Optional[str] = ..., attempts: _Optional[int] = ..., worker_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[str] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[bytes] = ..., duplicate: _Optional[bool] = ...) -> None: ...
+    expire_at: _timestamp_pb2.Timestamp
+    def __init__(self, command: _Optional[str] = ..., payload: _Optional[bytes] = ..., priority: _Optional[int] = ..., max_attempts: _Optional[int] = ..., run_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., id: _Optional[str] = ..., status: _Optional[_Union[TaskStatus, str]] = ..., tenant_id: _Optional[str] = ..., attempts: _Optional[int] = ..., worker_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[str] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[bytes] = ..., duplicate: _Optional[bool] = ..., expire_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class TaskResult(_message.Message):
     __slots__ = ("task_id", "status", "result", "error", "completed_at", "artifacts")

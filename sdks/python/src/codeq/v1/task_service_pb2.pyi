@@ -297,7 +297,7 @@ class ExplainTaskRequest(_message.Message):
     def __init__(self, task_id: _Optional[str] = ...) -> None: ...
 
 class ExplainTaskResponse(_message.Message):
-    __slots__ = ("task_id", "status", "reason", "paused", "ahead", "delay_seconds", "worker_id", "lease_until")
+    __slots__ = ("task_id", "status", "reason", "paused", "ahead", "delay_seconds", "worker_id", "lease_until", "expire_at")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -306,6 +306,7 @@ class ExplainTaskResponse(_message.Message):
     DELAY_SECONDS_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     LEASE_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_AT_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     status: _task_pb2.TaskStatus
     reason: WaitReason
@@ -314,7 +315,8 @@ class ExplainTaskResponse(_message.Message):
     delay_seconds: float
     worker_id: str
     lease_until: _timestamp_pb2.Timestamp
-    def __init__(self, task_id: _Optional[str] = ..., status: _Optional[_Union[_task_pb2.TaskStatus, str]] = ..., reason: _Optional[_Union[WaitReason, str]] = ..., paused: _Optional[bool] = ..., ahead: _Optional[int] = ..., delay_seconds: _Optional[float] = ..., worker_id: _Optional[str] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    expire_at: _timestamp_pb2.Timestamp
+    def __init__(self, task_id: _Optional[str] = ..., status: _Optional[_Union[_task_pb2.TaskStatus, str]] = ..., reason: _Optional[_Union[WaitReason, str]] = ..., paused: _Optional[bool] = ..., ahead: _Optional[int] = ..., delay_seconds: _Optional[float] = ..., worker_id: _Optional[str] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class RedriveTaskRequest(_message.Message):
     __slots__ = ("task_id",)

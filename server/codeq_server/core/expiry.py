@@ -1,0 +1,99 @@
+"""Tasks that wait no longer than their producer said: at that time those that wait end as FAILED.
+
+A task that runs then goes on, and is free of it from then on. So is one that is redriven later.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from codeq_internal.v1 import rows_pb2
+
+from . import keys
+from .clock import Now
+from .errors import CorruptRows
+from .model import Lane, Queue
+from .outcomes import Status
+from .parsing import unpacked
+from .shard import Shard
+from .withdrawal import end, withdraw
+
+EXPIRED: Final = "EXPIRED"
+"""Error of a task that waited too long."""
+
+
+def expire_entry(shard: Shard, queue: Queue, entry: bytes, now: Now) -> None:
+    """Ends the task of an entry of the expiry index, whose time has come, if it waits.
+
+    Raises:
+        CorruptRows: The task's rows contradict each other.
+    """
+    _, _, index, position = keys.split_time_key(entry)
+    home = queue.lane(index)
+    key = keys.place_key(home.task_prefix, position)
+    value = shard.get(key)
+    if value is None:
+        raise CorruptRows(key, "the home of a task that can expire is missing")
+    state = shard.state(home, position) or rows_pb2.StateRow()
+    task_id = unpacked(partial(home.key_of, position), key, value)
+    if state.ended_lsn or task_id in shard.deliveries:
+        return
+    withdraw(shard, home, position, state)
+    end(shard, home, position, task_id, state, Status.FAILED, EXPIRED, now)
+    queue.failed_total += 1
+    shard.totals.failed += 1
+    shard.totals.outdated += 1
+
+
+def leave_expiry(shard: Shard, home: Lane, position: int) -> None:
+    """Takes a task that is being removed out of the expiry index, if it is there."""
+    queue = home.queue
+    key = keys.place_key(home.task_prefix, position)
+    value = shard.get(key)
+    expire_ms = 0 if value is None else unpacked(lambda stored: expire_ms_of(keys.task_bytes(stored)), key, value)
+    if not expire_ms:
+        return
+    if shard.get(keys.time_key(keys.EXPIRY, queue.number, expire_ms, home.index, position)) is not None:
+        shard.expiry.remove(queue, expire_ms, home.index, position)
+
+
+def expire_ms_of(task: bytes) -> int:
+    """Returns expire_at out of task bytes, in Unix milliseconds; 0: the task does not expire."""
+    content = _bytes_field(task, 32)
+    if content is None:
+        return 0
+    seconds = nanos = at = 0
+    while at < len(content):
+        tag, at = _varint(content, at)
+        number, at = _varint(content, at)
+        if tag >> 3 == 1:
+            seconds = number
+        else:
+            nanos = number
+    return seconds * 1000 + nanos // 1_000_000
+
+
+def _bytes_field(message: bytes, number: int) -> bytes | None:
+    """Returns the content of a length-delimited field of a message that has only such fields and numbers."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        size, at = _varint(message, at)
+        if tag & 7 == 2:
+            if tag >> 3 == number:
+                return message[at : at + size]
+            at += size
+    return None
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """Returns a number in protobuf's variable-length form, and where the next one begins."""
+    number = shift = 0
+    while True:
+        byte = message[at]
+        at += 1
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number, at
+        shift += 7

@@ -1,0 +1,244 @@
+"""Tasks that wait no longer than their producer said."""
+
+from __future__ import annotations
+
+import pytest
+from codeq.v1.task_pb2 import Task
+from codeq_server.core import names, redrive, timers
+from codeq_server.core.errors import CorruptRows
+from codeq_server.core.expiry import expire_ms_of
+from codeq_server.core.names import Created, Naming, NewTask
+from codeq_server.core.outcomes import Outcome
+from driven_shard import START_MS, TENANT, DrivenShard
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@pytest.fixture
+def shard() -> DrivenShard:
+    return DrivenShard(retention_ms=10_000, dlq_retention_ms=20_000)
+
+
+def expired(shard: DrivenShard, task_id: str) -> bool:
+    """Tells whether a task ended because it waited too long, with all that belongs to it."""
+    view = shard.view(task_id)
+    if (view.status.name, view.error) != ("FAILED", "EXPIRED"):
+        return False
+    assert view.finished_ms == shard.shard.wall_ms
+    assert (view.worker, view.due_ms, view.result) == (None, None, None)
+    return True
+
+
+# -- who expires -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("delay", [0, 300])
+def test_expiry_of_waiting_task_comes_at_its_time_with_nobody_asking(shard: DrivenShard, delay: int) -> None:
+    task_id = shard.create(delay=delay, expire=1000)
+    shard.pass_time(999)
+    assert shard.status(task_id) == "PENDING"
+    shard.pass_time(1)
+    assert expired(shard, task_id)
+    assert shard.claim_ids(1) == []
+    assert (shard.queue().ready, shard.queue().failed_total, shard.shard.totals.outdated) == (0, 1, 1)
+    shard.write()
+
+
+def test_expiry_before_the_delay_is_over_ends_a_scheduled_task(shard: DrivenShard) -> None:
+    task_id = shard.create(delay=5000, expire=1000)
+    shard.pass_time(1000)
+    assert expired(shard, task_id)
+    assert shard.queue().scheduled == 0
+    shard.write()
+    assert shard.keys(b"de") == []
+
+
+def test_expiry_of_task_that_was_nacked_ends_it_where_it_waits(shard: DrivenShard) -> None:
+    at_tail, delayed, given_back = (shard.create(expire=1000) for _ in range(3))
+    shard.claim(3)
+    shard.nack(at_tail, 0)
+    shard.nack(delayed, 5000)
+    shard.give_back(given_back)
+    shard.write()
+    shard.pass_time(1000)
+    assert all(expired(shard, task_id) for task_id in (at_tail, delayed, given_back))
+    shard.write()
+    assert shard.claim_ids(3) == []
+
+
+def test_expiry_in_the_middle_of_the_window_leaves_the_others(shard: DrivenShard) -> None:
+    first, middle, last = shard.create(), shard.create(expire=1000), shard.create()
+    shard.pass_time(1000)
+    assert expired(shard, middle)
+    assert shard.claim_ids(3) == [first, last]
+
+
+# -- who does not ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", ["nack", "lease runs out", "give back", "redrive"])
+def test_task_that_runs_at_its_time_goes_on_and_expires_no_more(shard: DrivenShard, outcome: str) -> None:
+    task_id = shard.create(expire=1000)
+    shard.claim(1, lease=2000)
+    shard.pass_time(1500)
+    assert shard.status(task_id) == "CLAIMED"
+    assert shard.keys(b"e") == []
+    match outcome:
+        case "nack":
+            shard.nack(task_id, 0)
+        case "give back":
+            shard.give_back(task_id)
+        case "redrive":
+            shard.settle(task_id, Outcome.FAILED, error="no")
+            redrive.redrive_task(shard.shard, TENANT, task_id, shard.now)
+        case _:
+            shard.pass_time(500)
+    shard.write()
+    shard.reopen()
+    shard.pass_time(5000)
+    assert shard.status(task_id) == "PENDING"
+
+
+def test_task_that_ended_in_time_does_not_expire(shard: DrivenShard) -> None:
+    task_id = shard.create(expire=1000)
+    shard.claim(1)
+    shard.settle(task_id, result=b"1")
+    shard.write()
+    shard.pass_time(1000)
+    assert (shard.status(task_id), shard.queue().failed_total) == ("COMPLETED", 0)
+    shard.write()
+    assert shard.keys(b"e") == []
+
+
+def test_task_that_ended_and_was_redriven_in_time_expires(shard: DrivenShard) -> None:
+    """The time counts from acceptance, whatever happens to the task before."""
+    task_id = shard.create(expire=1000)
+    shard.claim(1)
+    shard.settle(task_id, Outcome.FAILED, error="no")
+    redrive.redrive_task(shard.shard, TENANT, task_id, shard.now)
+    shard.pass_time(1000)
+    assert expired(shard, task_id)
+    shard.write()
+
+
+def test_expired_task_can_be_redriven_and_waits_for_as_long_as_it_takes(shard: DrivenShard) -> None:
+    task_id = shard.create(expire=1000)
+    shard.pass_time(1000)
+    shard.write()
+    redrive.redrive_task(shard.shard, TENANT, task_id, shard.now)
+    assert shard.queue().failed_total == 0
+    shard.write()
+    shard.pass_time(20_000)
+    assert shard.claim_ids(1) == [task_id]
+    shard.write()
+
+
+def test_expiry_when_the_wall_clock_is_set_back_is_never_early(shard: DrivenShard) -> None:
+    task_id = shard.create(expire=1000)
+    shard.pass_time(900)
+    shard.wall -= 3_600_000
+    shard.pass_time(3_600_099)
+    assert shard.status(task_id) == "PENDING"
+    shard.pass_time(1)
+    assert expired(shard, task_id)
+
+
+# -- what comes with it ----------------------------------------------------------------------------------------------
+
+
+def test_expiry_tells_whoever_waits_for_the_end(shard: DrivenShard) -> None:
+    task_id = shard.create(expire=1000)
+    shard.shard.watched.add(task_id)
+    shard.pass_time(1000)
+    assert shard.shard.ended_watched == [task_id]
+
+
+def test_nack_repeated_after_the_expiry_has_its_old_verdict(shard: DrivenShard) -> None:
+    task_id = shard.create(expire=1000)
+    shard.claim(1)
+    token = shard.token(task_id)
+    first = shard.settle(task_id, Outcome.NACK, token=token, delay=500)
+    shard.pass_time(1000)
+    assert expired(shard, task_id)
+    again = shard.settle(task_id, Outcome.NACK, token=token, delay=500)
+    assert (again.status, again.delay_ms) == (first.status, first.delay_ms)
+
+
+def test_expiry_after_a_restart_comes_at_its_time(shard: DrivenShard) -> None:
+    ids = [shard.create(expire=1000 * n) for n in range(1, 6)]
+    shard.write()
+    shard.pass_time(2500)
+    shard.write()
+    shard.reopen()
+    shard.pass_time(1500)
+    assert [expired(shard, task_id) for task_id in ids[3:]] == [True, False]
+    assert shard.queue().expiring == 1
+    shard.write()
+
+
+def test_retention_removes_every_row_of_tasks_that_could_expire(shard: DrivenShard) -> None:
+    """Ended long before its time, ended at it, and named: nothing stays."""
+    early, late = shard.create(expire=60_000), shard.create(expire=1000)
+    task = NewTask("a", b"1", 0, 0, 0, Naming("mine"), expire_ms=shard.wall + 60_000)
+    assert isinstance(names.create(shard.shard, TENANT, task, shard.now), Created)
+    shard.claim(1)
+    shard.settle(early)
+    shard.pass_time(1000)
+    assert expired(shard, late)
+    (mine,) = shard.claim(1)
+    shard.settle("mine")
+    shard.write()
+    assert len(shard.keys(b"e")) == shard.queue().expiring == 2
+    shard.pass_time(10_000)
+    shard.write()
+    assert shard.keys(b"tsrdei") == []
+    assert (shard.queue().expiring, mine.attempts) == (0, 1)
+
+
+def test_expiry_of_a_herd_does_not_delay_another_tenants(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timers, "SLICE", 40)
+    monkeypatch.setattr(timers, "TURN", 10)
+    for _ in range(300):
+        shard.create(expire=1000)
+    shard.create(tenant="globex", expire=1001)
+    shard.wall += 2000
+    assert timers.run_due(shard.shard, shard.now) is True
+    assert shard.shard.by_name["globex", "a"].failed_total == 1
+    assert 0 < shard.queue().failed_total <= 40
+    shard.run_due()
+    assert shard.queue().failed_total == 300
+    shard.write()
+
+
+def test_expiry_that_leads_to_no_home_is_corruption(shard: DrivenShard) -> None:
+    shard.create(expire=1000)
+    (home,) = (key for key in shard.shard.batch.rows if key[:1] == b"t")
+    shard.shard.batch.rows[home] = None
+    shard.wall += 1000
+    with pytest.raises(CorruptRows):
+        timers.run_due(shard.shard, shard.now)
+
+
+def test_task_bytes_tell_the_expiry(shard: DrivenShard) -> None:
+    task_id = shard.create(expire=1500, priority=7, size=300)
+    task = Task.FromString(shard.view(task_id).raw)
+    assert (task.expire_at.seconds * 1000 + task.expire_at.nanos // 1_000_000) == START_MS + 1500
+    assert task.payload == b"1" * 300
+
+
+@given(
+    st.builds(
+        Task,
+        command=st.text(max_size=200),
+        payload=st.binary(max_size=300),
+        priority=st.integers(0, 9),
+        max_attempts=st.integers(1, 1000),
+    ),
+    st.one_of(st.none(), st.integers(1, 250_000_000_000_000)),
+)
+def test_expire_ms_of_task_bytes_is_what_the_message_tells(task: Task, expire_ms: int | None) -> None:
+    task.created_at.seconds = 1_700_000_000
+    if expire_ms is not None:
+        task.expire_at.seconds, millis = divmod(expire_ms, 1000)
+        task.expire_at.nanos = millis * 1_000_000
+    assert expire_ms_of(task.SerializeToString()) == (expire_ms or 0)

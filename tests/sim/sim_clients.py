@@ -215,9 +215,13 @@ async def _pause_for_a_while(world: World, holder: str) -> None:
 async def resume(world: World, holder: str, command: str) -> None:
     """Lets a queue go on."""
     request = queue_service_pb2.ResumeQueueRequest(command=command)
-    with world.audit.resuming(tenant_of(holder), command):
-        await world.node.call(holder, "QueueService/ResumeQueue", request, doubled=0)
-    world.paused.discard((holder, command))
+    world.paused.discard((holder, command))  # a pause that comes meanwhile notes it again
+    try:
+        with world.audit.resuming(tenant_of(holder), command):
+            await world.node.call(holder, "QueueService/ResumeQueue", request, doubled=0)
+    except BaseException:
+        world.paused.add((holder, command))
+        raise
 
 
 async def resume_all(world: World) -> None:

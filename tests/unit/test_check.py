@@ -58,13 +58,14 @@ TICK = rows_pb2.TickRow(lsn=50, wall_ms=5000, oldest_lease=FIRST, sweep_mark=b"\
 
 
 def expiring_rows() -> Rows:
-    """Returns the rows of tasks that expire if they wait too long: 9 and 12. So would 2, had it not run at its time."""
+    """Returns the rows of tasks that expire if they wait too long: 9 and 12. So would 2, had it not run then."""
     return {
         place(b"t", LANE, 2): expiring_home(4),
         place(b"t", LANE, 9): expiring_home(6),
         place(b"t", LANE, 12): expiring_home(7),
         expiry(6000, LANE, 9): b"",
         expiry(7000, LANE, 12): b"",
+        keys.TICK: TICK.SerializeToString(),
     }
 
 
@@ -75,7 +76,6 @@ def consistent_rows() -> Rows:
     rows |= {place(b"t", 15, position): keys.parked_head(EPOCH, 900, 0) + task(0) for position in (1, 2, 3)}
     rows |= {
         keys.IDENTITY: IDENTITY.SerializeToString(),
-        keys.TICK: TICK.SerializeToString(),
         QUEUE_KEY: rows_pb2.QueueRow(
             tenant="acme",
             command="email",
@@ -295,7 +295,7 @@ MUTATIONS: dict[str, tuple[Mutation, bytes]] = {
     # Counters.
     "ready": (edit_lane(1, ready=5), QUEUE_KEY),
     "ready of an unused lane": (edit_lane(2, ready=1), QUEUE_KEY),
-    "purge of later": (edit_purge(at_ms=2000), QUEUE_KEY),
+    "purge of later": (edit_purge(at_ms=5000), QUEUE_KEY),
     "purge without time": (edit_purge(at_ms=0), QUEUE_KEY),
     "purge beyond tail": (edit_purge(tails=[4 << 48 | 13]), QUEUE_KEY),
     "purge of no lane": (edit_purge(tails=[6 << 48 | 1]), QUEUE_KEY),

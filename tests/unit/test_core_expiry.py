@@ -153,14 +153,15 @@ def test_expiry_tells_whoever_waits_for_the_end(shard: DrivenShard) -> None:
     assert shard.shard.ended_watched == [task_id]
 
 
-def test_nack_repeated_after_the_expiry_has_its_old_verdict(shard: DrivenShard) -> None:
+@pytest.mark.parametrize("delay", [0, 500])
+def test_nack_repeated_after_the_expiry_has_its_old_verdict(shard: DrivenShard, delay: int) -> None:
     task_id = shard.create(expire=1000)
     shard.claim(1)
     token = shard.token(task_id)
-    first = shard.settle(task_id, Outcome.NACK, token=token, delay=500)
+    first = shard.settle(task_id, Outcome.NACK, token=token, delay=delay)
     shard.pass_time(1000)
     assert expired(shard, task_id)
-    again = shard.settle(task_id, Outcome.NACK, token=token, delay=500)
+    again = shard.settle(task_id, Outcome.NACK, token=token, delay=delay)
     assert (again.status, again.delay_ms) == (first.status, first.delay_ms)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 from codeq_server.core import outcomes, purging, redrive
 from codeq_server.core.clock import Now
+from codeq_server.core.expiry import EXPIRED
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from reference import Model, Task
@@ -75,13 +76,19 @@ class ControlBesideModel(CoreBesideModel):
     def fallen_due(self, now: Now) -> list[Task]:
         return [task for task in super().fallen_due(now) if (task.tenant, task.task_id) not in self.model.doomed]
 
+    def expire(self, now: Now, *, more: bool) -> None:
+        """A task that waits too long while its queue is purged ends by the one or the other."""
+        for tenant, task_id in sorted(self.model.doomed):
+            state = self.shard.state(*outcomes.find_home(self.shard, tenant, task_id))
+            if state is not None and state.ended_lsn and state.error == EXPIRED:
+                self.model.doomed.discard((tenant, task_id))
+            elif state is not None and state.ended_lsn:
+                self.model.cancel(tenant, task_id, "PURGED")
+        super().expire(now, more=more)
+
     def run_due(self, slices: int = 10_000) -> None:
         """Works the timers; what purges end is exactly what waited when they were asked for."""
         super().run_due(slices)
-        for tenant, task_id in sorted(self.model.doomed):
-            state = self.shard.state(*outcomes.find_home(self.shard, tenant, task_id))
-            if state is not None and state.ended_lsn:
-                self.model.cancel(tenant, task_id, "PURGED")
         for tenant, command in sorted(self.model.purging):
             if self.shard.by_name[tenant, command].purge is None:
                 self.model.purging.discard((tenant, command))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from codeq_server.storage.durable import FILE_NAME, read_durable
 from codeq_server.storage.errors import StoreDamaged, StoreError, StoreFailed, StoreLocked, StoreNotWritable
-from codeq_server.storage.rocks import RocksStore, make_options, stored_rows
+from codeq_server.storage.rocks import RECLAIM_BUSY_ROWS, RocksStore, make_options, stored_rows
 
 ROWS = 1000
 
@@ -342,4 +342,16 @@ def test_reclaim_of_few_deletes_leaves_the_files_alone(tmp_path: Path, rows: int
     before = sorted(file.name for file in (tmp_path / "s").glob("*.sst"))
     store.reclaim()
     assert sorted(file.name for file in (tmp_path / "s").glob("*.sst")) == before
+    store.close()
+
+
+def test_reclaim_of_a_busy_store_leaves_the_files_alone_until_it_is_quiet(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "s", fsync=False)
+    store.write({b"kept": b"row"} | {number(n): b"row" for n in range(RECLAIM_BUSY_ROWS)})
+    store.write({number(n): None for n in range(RECLAIM_BUSY_ROWS)})
+    store.reclaim()
+    assert not list((tmp_path / "s").glob("*.sst"))
+    store.reclaim()
+    assert list((tmp_path / "s").glob("*.sst"))
+    assert store.get(b"kept") == b"row"
     store.close()

@@ -48,6 +48,8 @@ RECLAIM_DELETES_MIN: Final = 64
 """Deletes in memory from which `reclaim` writes them out."""
 RECLAIM_KEYS_PER_DELETE: Final = 10
 """Rows there are for each delete, at most, for which `reclaim` writes deletes out: a row is rewritten for no less."""
+RECLAIM_BUSY_ROWS: Final = 50_000
+"""Row changes since the call before from which `reclaim` leaves deletes to the buffer, which will soon be full."""
 PAGE_ROWS: Final = 1024
 """Rows that `stored_rows` reads at a time."""
 
@@ -108,6 +110,8 @@ class RocksStore:
         self._path = path
         self._fsync = fsync
         self._closed = False
+        self._changes = 0
+        """Row changes since the last `reclaim`."""
         self._write_options = WriteOptions()
         self._write_options.no_slowdown = True
         try:
@@ -153,6 +157,7 @@ class RocksStore:
         """See `Store.write`; waits up to STALL_SECONDS_MAX while RocksDB refuses writes."""
         pause = STALL_PAUSE_SECONDS
         deadline = 0.0
+        self._changes += len(rows)
         while not self._try_write(rows):
             # Sleeping gives the interpreter's lock to the event loop.
             now = time.monotonic()
@@ -227,6 +232,9 @@ class RocksStore:
         What was deleted goes when files are merged, and files full of deletes are merged at once. But deletes wait in
         memory until the buffer is full, and few of them may stand for a store full of large rows.
         """
+        changes, self._changes = self._changes, 0
+        if changes >= RECLAIM_BUSY_ROWS:
+            return
         try:
             deletes = self._db.property_int_value("rocksdb.num-deletes-active-mem-table") or 0
             keys = self._db.property_int_value("rocksdb.estimate-num-keys") or 0

@@ -36,7 +36,7 @@ class Network(Protocol):
     def send_snapshot(self, to: int, group: int, message: bytes, folder: Path) -> None:
         """Sends a snapshot: its message, and the files that manifest.json in the folder names.
 
-        The folder stays as it is until `Handler.snapshot_sent` is called. Another snapshot of the same group to the same
+        The folder stays as it is until `Handler.snapshot_sent` is called. Another snapshot of the group for the same
         node takes the place of one that is not there yet; then only the later one is reported.
         """
         ...

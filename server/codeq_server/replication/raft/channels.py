@@ -1,0 +1,197 @@
+"""Connections between nodes: where this one listens, who may connect, and how soon a silent peer is noticed."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import socket
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+
+FRAME_BYTES_MAX: Final = 34 << 20
+"""A larger gRPC message ends its call: the largest Raft message, which is one batch of a shard, and room around it."""
+
+CALLS_MAX: Final = 256
+"""Calls of other nodes that are served at a time; further ones fail with RESOURCE_EXHAUSTED."""
+
+KEEPALIVE_MS: Final = 2_000
+"""Time between two pings of a connection, and the time for the answer: a peer that vanished is noticed after both."""
+
+SECRET_KEY: Final = "codeq-cluster-secret-bin"  # noqa: S105
+"""Key of the metadata that carries the secret of the cluster."""
+
+_OPTIONS: Final[Sequence[tuple[str, int]]] = (
+    ("grpc.max_receive_message_length", FRAME_BYTES_MAX),
+    ("grpc.max_send_message_length", FRAME_BYTES_MAX),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
+    ("grpc.http2.ping_timeout_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+_SERVER_OPTIONS: Final[Sequence[tuple[str, int]]] = (
+    *_OPTIONS,
+    # Two servers never share a port: the second one fails to start.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", CALLS_MAX),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MS // 4),
+)
+
+_CLIENT_OPTIONS: Final[Sequence[tuple[str, int]]] = (
+    *_OPTIONS,
+    # Every channel connects anew, at once: no waits that gRPC remembers from earlier failures.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_retries", 0),
+    # Nodes talk to each other directly, whatever the environment says about proxies.
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class TransportError(Exception):
+    """The transport cannot start; the text says which setting is wrong and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files for mutual TLS. They are read at start.
+
+    Attributes:
+        certificate: Certificate of this node and those between it and the authority. It must hold the host under which
+            the other nodes have this one in their address books.
+        key: Key of the certificate.
+        authority: Certificates of the authorities; whoever has a certificate of one of them may connect.
+    """
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+
+@dataclass(frozen=True, slots=True)
+class TransportSettings:
+    """How nodes reach each other.
+
+    Attributes:
+        host: Where to listen: name or IP address without brackets; empty: all interfaces.
+        port: Port to listen on; 0: any free one.
+        incoming: Folder for the files of snapshots that come. It belongs to the transport, which empties it at start.
+        secret: What every caller must know; empty: anybody may call.
+        tls: Files for mutual TLS; None: connections are not encrypted, and the secret travels in the clear.
+        reserve_bytes: Free space on the disk of `incoming` that no snapshot may take.
+    """
+
+    host: str
+    port: int
+    incoming: Path
+    secret: str = field(default="", repr=False)
+    tls: TlsFiles | None = None
+    reserve_bytes: int = 0
+
+
+class Credentials:
+    """Proves to other nodes who this one is, and checks theirs.
+
+    Args:
+        secret: Secret of the cluster; empty: none is asked for.
+        tls: Files for mutual TLS, if any.
+
+    Raises:
+        TransportError: A file cannot be read or is not what it should be.
+    """
+
+    def __init__(self, secret: str, tls: TlsFiles | None) -> None:
+        self._secret = _digest(secret.encode())
+        self._asks_secret = bool(secret)
+        self.metadata: tuple[tuple[str, bytes], ...] = ((SECRET_KEY, secret.encode()),) if secret else ()
+        self._server: grpc.ServerCredentials | None = None
+        self._client: grpc.ChannelCredentials | None = None
+        if tls is not None:
+            authority, key, certificate = _read(tls)
+            self._server = grpc.ssl_server_credentials(
+                [(key, certificate)], root_certificates=authority, require_client_auth=True
+            )
+            self._client = grpc.ssl_channel_credentials(authority, key, certificate)
+
+    def admits(self, metadata: Sequence[tuple[str, str | bytes]]) -> bool:
+        """Returns whether the metadata of a call carries the secret."""
+        if not self._asks_secret:
+            return True
+        given = [value for key, value in metadata if key == SECRET_KEY]
+        value = given[0] if len(given) == 1 else b""
+        # Digests have one length: the time of the comparison tells nothing.
+        return hmac.compare_digest(_digest(value if isinstance(value, bytes) else value.encode()), self._secret)
+
+    def open_channel(self, address: str) -> grpc.aio.Channel:
+        """Returns a channel of its own connection to an address, host:port."""
+        if self._client is None:
+            return grpc.aio.insecure_channel(address, options=_CLIENT_OPTIONS)
+        return grpc.aio.secure_channel(address, self._client, options=_CLIENT_OPTIONS)
+
+    def listen(self, server: grpc.aio.Server, host: str, port: int) -> int:
+        """Lets a server that is not started yet listen, and returns the port.
+
+        Raises:
+            TransportError: The port is taken, or the host is not one of this machine.
+        """
+        shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            _probe(host, port)
+            address = shown if host else f"[::]:{port}"
+            if self._server is None:
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, self._server)
+        except (OSError, RuntimeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            raise TransportError(f"cannot listen on {shown} for other nodes: {reason or error}") from None
+
+
+def new_server(interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:
+    """Returns a gRPC server for other nodes, which listens nowhere yet."""
+    return grpc.aio.server(
+        interceptors=list[Any](interceptors), options=_SERVER_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX
+    )
+
+
+def _digest(value: bytes) -> bytes:
+    return hashlib.sha256(value).digest()
+
+
+def _read(tls: TlsFiles) -> tuple[bytes, bytes, bytes]:
+    """Returns the contents of authority, key and certificate, which fit together."""
+    contents = []
+    for path in (tls.authority, tls.key, tls.certificate):
+        try:
+            contents.append(path.read_bytes())
+        except OSError as error:
+            raise TransportError(f"cannot read {path}: {error.strerror}") from None
+    check = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # A password is never asked for: the empty one fails at once.
+        check.load_cert_chain(tls.certificate, tls.key, password="")
+    except ssl.SSLError as error:
+        reason = error.reason or error
+        raise TransportError(f"{tls.certificate} and {tls.key} are no certificate and its key: {reason}") from None
+    try:
+        check.load_verify_locations(tls.authority)
+    except ssl.SSLError as error:
+        raise TransportError(f"{tls.authority} holds no certificate: {error.reason or error}") from None
+    authority, key, certificate = contents
+    return authority, key, certificate
+
+
+def _probe(host: str, port: int) -> None:
+    """Raises the OSError for which a port cannot be opened: gRPC does not tell it."""
+    if host:
+        family, *_, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(target[:2], family=family).close()
+    elif socket.has_dualstack_ipv6():
+        socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True).close()
+    else:
+        socket.create_server(("", port)).close()

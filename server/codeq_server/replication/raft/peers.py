@@ -1,0 +1,328 @@
+"""Streams to other nodes: one to each in the address book, kept open, with a bounded buffer before it.
+
+A node is found by its Raft id, which it tells when the stream opens; nothing is sent to an address before the node
+there has said who it is. What cannot be sent at once is dropped: the consensus core sends it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from codeq_internal.v1 import raft_pb2
+
+from .channels import Credentials
+from .network import Handler, Hello
+from .wire import LOG_SECONDS, MESSAGE_BYTES_MAX, SERVICE, Counters, Refused, Seldom, read_hello, write_hello
+
+BUFFER_BYTES_MAX: Final = 64 << 20
+"""Bytes that may wait for one node; further messages are dropped."""
+
+FRAME_BYTES: Final = 2 << 20
+"""A frame takes no further message when it would become longer; a single longer message has a frame of its own."""
+
+MESSAGE_OVERHEAD_BYTES: Final = 64
+"""What a message takes beside its content, in a frame and in the buffer."""
+
+CONNECT_SECONDS: Final = 2.0
+"""Time for a node to take a connection and say who it is."""
+
+RETRY_SECONDS_MIN: Final = 0.05
+RETRY_SECONDS_MAX: Final = 0.5
+"""Bounds of the wait before a connection is tried again; it doubles. After one that had held, there is none."""
+
+HELD_SECONDS: Final = 1.0
+"""A connection that lived longer has held."""
+
+UNREACHABLE_SECONDS: Final = 0.3
+"""The group is told at most once in this time that messages for a node are lost."""
+
+_LOG: Final = logging.getLogger("codeq.raft.transport")
+
+
+@dataclass(frozen=True, slots=True)
+class PeerState:
+    """How it stands with a node of the address book.
+
+    Attributes:
+        name: Its name.
+        address: Where it is reached.
+        raft_id: Its Raft id while it is connected, else 0.
+        buffered_bytes: What waits to be sent to it.
+    """
+
+    name: str
+    address: str
+    raft_id: int
+    buffered_bytes: int
+
+
+class Peers:
+    """The address book and the streams to the nodes in it.
+
+    Args:
+        credentials: What proves to others who this node is.
+        handler: What is told about other nodes.
+        counters: Where it is counted.
+    """
+
+    def __init__(self, credentials: Credentials, handler: Handler, counters: Counters) -> None:
+        self.credentials = credentials
+        self.handler = handler
+        self.counters = counters
+        self._loop = asyncio.get_running_loop()
+        self._peers: dict[str, _Peer] = {}
+        self._routes: dict[int, _Peer] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._unreachable = Seldom(UNREACHABLE_SECONDS)
+        self._logged = Seldom(LOG_SECONDS)
+
+    def add(self, name: str, address: str) -> None:
+        """Takes a node into the address book, or changes its address. This node itself is left out."""
+        known = self._peers.get(name)
+        if name == self.handler.hello().name or (known is not None and known.address == address):
+            return
+        self.remove(name)
+        self._peers[name] = _Peer(name, address, self)
+
+    def remove(self, name: str) -> None:
+        """Takes a node out of the address book, if it is there, and ends the stream to it."""
+        peer = self._peers.pop(name, None)
+        if peer is not None:
+            self.lost(peer)
+            peer.task.cancel()
+            self._ending.add(peer.task)
+            peer.task.add_done_callback(self._ending.discard)
+
+    def send(self, to: int, group: int, message: bytes) -> None:
+        """Sends a message to the node with a Raft id, or drops it."""
+        peer = self._routes.get(to)
+        if peer is None or not peer.put(group, message):
+            self.dropped(to, 1)
+
+    def address_of(self, raft_id: int) -> str:
+        """Returns the address of a connected node; empty: it is not connected."""
+        peer = self._routes.get(raft_id)
+        return "" if peer is None else peer.address
+
+    def called_by(self, name: str) -> str:
+        """Returns the address of a node that called; empty: it is not in the book. It is there: it is tried soon."""
+        peer = self._peers.get(name)
+        if peer is None:
+            return ""
+        peer.woken.set()
+        return peer.address
+
+    def states(self) -> list[PeerState]:
+        """Returns how it stands with each node of the address book."""
+        return [PeerState(p.name, p.address, p.raft_id, p.buffered) for p in self._peers.values()]
+
+    def met(self, peer: _Peer, hello: Hello) -> None:
+        """Takes notice of who is at the other end of a stream.
+
+        Raises:
+            Refused: It is not the one that should be there.
+        """
+        if hello.name != peer.name:
+            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f"the node there is called {hello.name!r}")
+        other = self._routes.get(hello.raft_id)
+        if other is not None or hello.raft_id == self.handler.hello().raft_id:
+            name = "this node" if other is None else other.name
+            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f"it has the Raft id of {name}: its disk is a copy")
+        self.handler.met(hello, peer.address)
+        peer.raft_id = hello.raft_id
+        self._routes[hello.raft_id] = peer
+        self.counters.connects += 1
+        self.counters.reconnects += peer.was_met
+        peer.was_met = True
+
+    def lost(self, peer: _Peer) -> None:
+        """Takes notice that a stream has ended: what waits for it is dropped."""
+        waiting = peer.clear()
+        if peer.raft_id:
+            del self._routes[peer.raft_id]
+            self.dropped(peer.raft_id, waiting)
+            peer.raft_id = 0
+
+    def dropped(self, raft_id: int, messages: int) -> None:
+        """Counts lost messages of a node and tells the group, not from within its call."""
+        self.counters.dropped += messages
+        if self._unreachable.allows(raft_id):
+            self._loop.call_soon(self.handler.unreachable, raft_id)
+
+    def log(self, peer: _Peer, why: str) -> None:
+        """Says why there is no stream to a node, once in a while."""
+        if self._logged.allows((peer.name, why)):
+            _LOG.warning("raft_peer_lost name=%s address=%s reason=%s", peer.name, peer.address, why)
+
+    async def close(self) -> None:
+        """Ends all streams."""
+        for name in list(self._peers):
+            self.remove(name)
+        while self._ending:
+            await asyncio.wait(self._ending)
+
+
+class _Peer:
+    """The stream to one node.
+
+    Attributes:
+        raft_id: Raft id of the node while the stream is open, else 0.
+        buffered: Bytes that wait.
+        was_met: Whether the stream has been open before.
+        woken: Set when the node called: it is there.
+    """
+
+    def __init__(self, name: str, address: str, book: Peers) -> None:
+        self.name = name
+        self.address = address
+        self.raft_id = 0
+        self.buffered = 0
+        self.was_met = False
+        self.woken = asyncio.Event()
+        self._book = book
+        self._buffer: deque[tuple[int, bytes]] = deque()
+        self._filled = asyncio.Event()
+        self.task = asyncio.get_running_loop().create_task(self._run(), name=f"raft-peer-{name}")
+        self.task.add_done_callback(_report)
+
+    def put(self, group: int, message: bytes) -> bool:
+        """Returns whether a message was taken: there is room for it."""
+        size = len(message) + MESSAGE_OVERHEAD_BYTES
+        if self.buffered + size > BUFFER_BYTES_MAX:
+            return False
+        if len(message) > MESSAGE_BYTES_MAX:
+            self._book.log(self, "a message is too long to be sent")
+            return False
+        self.buffered += size
+        self._buffer.append((group, message))
+        self._filled.set()
+        return True
+
+    def clear(self) -> int:
+        """Empties the buffer and returns how many messages were in it."""
+        count = len(self._buffer)
+        self._buffer.clear()
+        self.buffered = 0
+        self._filled.clear()
+        return count
+
+    async def _run(self) -> None:
+        """Keeps the stream open until the task is cancelled."""
+        delay = 0.0
+        while True:
+            began = time.monotonic()
+            try:
+                await self._converse()
+                why = "it ended the stream"
+            except grpc.aio.AioRpcError as error:
+                why = f"{error.code().name}: {error.details()}"
+            except Refused as refusal:
+                why = str(refusal)
+            except TimeoutError:
+                why = f"it did not say who it is within {CONNECT_SECONDS:g} s"
+            held = self.raft_id and time.monotonic() - began > HELD_SECONDS
+            self._book.lost(self)
+            self._book.log(self, why)
+            delay = 0.0 if held else min(max(2 * delay, RETRY_SECONDS_MIN), RETRY_SECONDS_MAX)
+            if delay:
+                # Never sooner than this: two nodes that refuse each other would wake each other without end.
+                await asyncio.sleep(RETRY_SECONDS_MIN)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.woken.wait(), delay - RETRY_SECONDS_MIN)
+
+    async def _converse(self) -> None:
+        """Opens the stream and sends over it until it ends.
+
+        Raises:
+            AioRpcError: It cannot be opened, or broke.
+            Refused: The node is not the right one.
+            TimeoutError: The node does not answer.
+        """
+        book = self._book
+        channel = book.credentials.open_channel(self.address)
+        try:
+            call = channel.stream_stream(
+                f"/{SERVICE}/Deliver",
+                request_serializer=raft_pb2.DeliverRequest.SerializeToString,
+                response_deserializer=raft_pb2.DeliverResponse.FromString,
+            )(metadata=book.credentials.metadata)
+            mine = book.handler.hello()
+            self.woken.clear()
+            async with asyncio.timeout(CONNECT_SECONDS):
+                with suppress(asyncio.InvalidStateError):  # it has ended; reading tells why
+                    await call.write(raft_pb2.DeliverRequest(hello=write_hello(mine)))
+                answer: Any = await call.read()
+            if answer is grpc.aio.EOF:
+                return
+            book.met(self, read_hello(answer.hello, mine))
+            sides = [
+                asyncio.create_task(self._write(call, mine), name=f"raft-peer-{self.name}-write"),
+                asyncio.create_task(_read_to_end(call), name=f"raft-peer-{self.name}-read"),
+            ]
+            try:
+                ended, _ = await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for side in sides:
+                    side.cancel()
+                await asyncio.wait(sides)
+            for side in ended:
+                side.result()
+        finally:
+            await channel.close()
+
+    async def _write(self, call: Any, said: Hello) -> None:
+        """Sends what is in the buffer, frame by frame, and again who this node is when that has changed."""
+        handler, counters = self._book.handler, self._book.counters
+        while True:
+            await self._filled.wait()
+            frame = raft_pb2.DeliverRequest()
+            mine = handler.hello()
+            if mine != said:
+                frame.hello.CopyFrom(write_hello(mine))
+                said = mine
+            size = self._fill(frame, mine.raft_id)
+            await call.write(frame)
+            counters.frames_sent += 1
+            counters.messages_sent += len(frame.messages)
+            counters.bytes_sent += size
+
+    def _fill(self, frame: raft_pb2.DeliverRequest, from_id: int) -> int:
+        """Moves messages from the buffer to a frame and returns their bytes."""
+        taken = 0
+        while self._buffer:
+            group, message = self._buffer[0]
+            size = len(message) + MESSAGE_OVERHEAD_BYTES
+            if taken and taken + size > FRAME_BYTES:
+                break
+            self._buffer.popleft()
+            taken += size
+            frame.messages.add(group_id=group, from_id=from_id, to_id=self.raft_id, content=message)
+        self.buffered -= taken
+        if not self._buffer:
+            self._filled.clear()
+        return taken - len(frame.messages) * MESSAGE_OVERHEAD_BYTES
+
+
+async def _read_to_end(call: Any) -> None:
+    """Reads what is of no interest, until the stream ends.
+
+    Raises:
+        AioRpcError: It broke.
+    """
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """Tells the event loop at once when the task of a stream failed: it never ends by itself."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        loop = task.get_loop()
+        loop.call_exception_handler({"message": f"{task.get_name()} failed", "exception": error, "task": task})

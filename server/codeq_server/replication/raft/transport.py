@@ -1,0 +1,155 @@
+"""Messages between nodes over gRPC: RaftTransportService for all groups of a node, on a port of its own.
+
+Nobody who does not know the secret of the cluster, or has no certificate of its authority, is listened to or told
+anything. A node of another cluster is refused; what it sent is not delivered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from codeq_internal.v1 import raft_pb2
+
+from .channels import Credentials, TransportSettings, new_server
+from .network import Handler, Hello
+from .peers import CONNECT_SECONDS, Peers, PeerState
+from .wire import LOG_SECONDS, SERVICE, Counters, Refused, Seldom, check_cluster, read_hello, write_hello
+
+_LOG: Final = logging.getLogger("codeq.raft.transport")
+
+
+class Transport:
+    """The network as the groups of a node see it.
+
+    Args:
+        settings: Where to listen and who may connect.
+        peers: Addresses, host:port, of other nodes by name; this node itself may be among them.
+        handler: What messages are for.
+
+    Raises:
+        TransportError: The certificates cannot be used.
+
+    Attributes:
+        port: Where other nodes are listened to, once started.
+        counters: What it has done.
+    """
+
+    def __init__(self, settings: TransportSettings, peers: Mapping[str, str], handler: Handler) -> None:
+        self.port = 0
+        self.counters = Counters()
+        self._settings = settings
+        self._handler = handler
+        self._book = dict(peers)
+        self._credentials = Credentials(settings.secret, settings.tls)
+        self._peers = Peers(self._credentials, handler, self.counters)
+        self._logged = Seldom(LOG_SECONDS)
+        self._server = new_server([_Gate(self._credentials)])
+        handlers = {
+            "Deliver": grpc.stream_stream_rpc_method_handler(
+                self._deliver,
+                request_deserializer=raft_pb2.DeliverRequest.FromString,
+                response_serializer=raft_pb2.DeliverResponse.SerializeToString,
+            ),
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+
+    async def start(self) -> None:
+        """Listens to other nodes and connects to them.
+
+        Raises:
+            TransportError: The port is taken, or the host is not one of this machine.
+        """
+        self.port = self._credentials.listen(self._server, self._settings.host, self._settings.port)
+        await self._server.start()
+        for name, address in self._book.items():
+            self._peers.add(name, address)
+
+    async def stop(self) -> None:
+        """Ends all streams."""
+        await self._peers.close()
+        await self._server.stop(None)
+
+    def add(self, name: str, address: str) -> None:
+        """Takes a node into the address book, or changes its address. This node itself is left out."""
+        self._peers.add(name, address)
+
+    def remove(self, name: str) -> None:
+        """Takes a node out of the address book, if it is there, and ends the stream to it."""
+        self._peers.remove(name)
+
+    def peers(self) -> list[PeerState]:
+        """Returns how it stands with each node of the address book."""
+        return self._peers.states()
+
+    def send(self, to: int, group: int, message: bytes) -> None:
+        """Sends a message to the node with a Raft id. It may be lost; those that arrive keep their order."""
+        self._peers.send(to, group, message)
+
+    async def _deliver(self, _: object, context: Any) -> None:
+        """Serves one stream of messages."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                frame = await context.read()
+            if frame is grpc.aio.EOF:
+                return
+            peer = self._meet(frame)
+            await context.write(raft_pb2.DeliverResponse(hello=write_hello(self._handler.hello())))
+            while True:
+                self._take(peer, frame)
+                frame = await context.read()
+                if frame is grpc.aio.EOF:
+                    return
+                if frame.HasField("hello"):
+                    peer = self._meet(frame)
+        except Refused as refusal:
+            if self._logged.allows(refusal.code):
+                _LOG.warning("raft_peer_refused from=%s reason=%s", context.peer(), refusal)
+            await context.abort(refusal.code, str(refusal))
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "hello: did not come in time")
+
+    def _meet(self, frame: raft_pb2.DeliverRequest) -> Hello:
+        """Returns who the sender of a frame says it is, after the groups have been told."""
+        if not frame.HasField("hello"):
+            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "hello: must be in the first frame")
+        peer = read_hello(frame.hello, self._handler.hello())
+        self._handler.met(peer, self._peers.called_by(peer.name))
+        return peer
+
+    def _take(self, peer: Hello, frame: raft_pb2.DeliverRequest) -> None:
+        """Hands the messages of a frame to their groups."""
+        mine = self._handler.hello()
+        check_cluster(peer, mine)
+        counters = self.counters
+        counters.frames_received += 1
+        for message in frame.messages:
+            if message.to_id != mine.raft_id or message.from_id != peer.raft_id:
+                counters.refused += 1
+                continue
+            counters.messages_received += 1
+            counters.bytes_received += len(message.content)
+            self._handler.receive(message.group_id, message.content)
+
+
+class _Gate(grpc.aio.ServerInterceptor):
+    """Turns away who does not know the secret, before anything is read and whatever method is called."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+        self._refusal: Any = grpc.stream_stream_rpc_method_handler(_refuse)
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        if self._credentials.admits(details.invocation_metadata):
+            return await continuation(details)
+        return self._refusal
+
+
+async def _refuse(_: object, context: Any) -> None:
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the secret of the cluster is missing or wrong")

@@ -1,0 +1,137 @@
+"""What both sides of a connection check: hellos, limits of frames, and what is counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+from codeq_internal.v1 import raft_pb2
+
+from .channels import FRAME_BYTES_MAX
+from .network import Hello
+
+PROTOCOL: Final = 1
+"""Version of what nodes say to each other; nodes with another one are refused."""
+
+MESSAGE_BYTES_MAX: Final = FRAME_BYTES_MAX - (2 << 20)
+"""Longest message of a group; longer ones are not sent."""
+
+NAME_CHARS_MAX: Final = 255
+CLUSTER_ID_BYTES_MAX: Final = 64
+URL_CHARS_MAX: Final = 1024
+
+LOG_SECONDS: Final = 60.0
+"""The same trouble with the same peer is logged once in this time at most."""
+
+SERVICE: Final[str] = raft_pb2.DESCRIPTOR.services_by_name["RaftTransportService"].full_name
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a transport has done since it started. `refused` counts messages that came and were not for this node."""
+
+    frames_sent: int = 0
+    frames_received: int = 0
+    messages_sent: int = 0
+    messages_received: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    dropped: int = 0
+    refused: int = 0
+    connects: int = 0
+    reconnects: int = 0
+    snapshots_sent: int = 0
+    snapshots_failed: int = 0
+    snapshots_received: int = 0
+    snapshot_bytes_sent: int = 0
+    snapshot_bytes_received: int = 0
+
+
+class Refused(Exception):  # noqa: N818
+    """A peer is not talked with; the text says why, the code what kind of reason it is."""
+
+    def __init__(self, code: grpc.StatusCode, why: str) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+class Seldom:
+    """Tells whether something may be done again: once for a key in a time.
+
+    Args:
+        seconds: The time.
+        clock: Monotonic clock in seconds.
+    """
+
+    KEYS_MAX: Final = 1000
+    """Keys that are remembered; when there are more, all are forgotten."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._last: dict[object, float] = {}
+
+    def allows(self, key: object) -> bool:
+        """Returns whether it may be done now, and if so takes it as done."""
+        now = self._clock()
+        last = self._last.get(key)
+        if last is not None and now - last < self._seconds:
+            return False
+        if len(self._last) >= self.KEYS_MAX:
+            self._last.clear()
+        self._last[key] = now
+        return True
+
+
+def write_hello(hello: Hello) -> raft_pb2.RaftHello:
+    """Returns the message that says who this node is."""
+    return raft_pb2.RaftHello(
+        protocol=PROTOCOL,
+        name=hello.name,
+        raft_id=hello.raft_id,
+        cluster_id=hello.cluster_id,
+        http=hello.http,
+        grpc=hello.grpc,
+    )
+
+
+def read_hello(said: raft_pb2.RaftHello, mine: Hello) -> Hello:
+    """Returns who a peer is.
+
+    Raises:
+        Refused: It is not one this node talks with, or what it says is malformed.
+    """
+    if said.protocol != PROTOCOL:
+        raise Refused(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            f"the nodes speak different versions, {said.protocol} and {PROTOCOL}: upgrade the older one",
+        )
+    for field, length, least, most in (
+        ("name", len(said.name), 1, NAME_CHARS_MAX),
+        ("cluster_id", len(said.cluster_id), 0, CLUSTER_ID_BYTES_MAX),
+        ("http", len(said.http), 0, URL_CHARS_MAX),
+        ("grpc", len(said.grpc), 0, URL_CHARS_MAX),
+    ):
+        if not least <= length <= most:
+            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"hello.{field}: length {length} is not {least} to {most}")
+    if not said.raft_id:
+        raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "hello.raft_id: must not be 0")
+    peer = Hello(said.name, said.raft_id, said.cluster_id, said.http, said.grpc)
+    check_cluster(peer, mine)
+    return peer
+
+
+def check_cluster(peer: Hello, mine: Hello) -> None:
+    """Checks that a peer may be of the same cluster.
+
+    Raises:
+        Refused: It is of another one.
+    """
+    if peer.cluster_id and mine.cluster_id and peer.cluster_id != mine.cluster_id:
+        raise Refused(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            f"the nodes are of different clusters, {peer.cluster_id.hex()} and {mine.cluster_id.hex()}",
+        )

@@ -1,0 +1,303 @@
+"""Consensus for codeq: one member of a Raft group, in numbers and bytes.
+
+The caller owns the clock (`tick`), the network (`step`, the messages of `Ready`) and the disk (`Ready`, `on_persisted`).
+For each turn, until `ready()` returns None:
+
+1. Send `messages`.
+2. Answer `read_states` once their index is applied.
+3. For each entry of `committed` that changes members (type 1 or 2), in order and before the next `step` or `tick`:
+   `apply_members`. Its result is stored together with the applied index.
+4. Put the rest in the queue of the one writer: hard state, snapshot, entries (an entry replaces everything stored from its
+   index on), and the committed entries. The writer works in order. What is applied is told with `on_applied`.
+5. When a Ready is durable, and all before it are: `on_persisted(number)`, then send its `persisted_messages`. A Ready
+   without `must_sync` needs no sync of its own, but waits for those before it.
+6. A snapshot that is installed is told with `on_applied(its index)`, after `on_persisted`.
+
+Terms, indices and raft ids are unsigned 64-bit numbers; 0 stands for "none". A panic inside ends the process.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, final
+
+Role = Literal["follower", "precandidate", "candidate", "leader"]
+ChangeKind = Literal["voter", "learner", "remove"]
+
+class ProposalRefused(Exception):
+    """This node cannot do that now; nothing was appended. The message says why."""
+
+@final
+class Snapshot:
+    """The state of the group at an index, in the words of its owner."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def term(self) -> int: ...
+    @property
+    def conf_state(self) -> bytes: ...
+    @property
+    def data(self) -> bytes: ...
+
+@final
+class ConfState:
+    """Who belongs to the group, each list in ascending order."""
+
+    @property
+    def voters(self) -> list[int]: ...
+    @property
+    def learners(self) -> list[int]: ...
+    @property
+    def voters_outgoing(self) -> list[int]:
+        """The voters before a change through joint consensus, while it lasts."""
+    @property
+    def learners_next(self) -> list[int]:
+        """Outgoing voters that become learners when the joint state ends."""
+    @property
+    def auto_leave(self) -> bool: ...
+
+@final
+class Status:
+    """Where a node stands."""
+
+    @property
+    def role(self) -> Role: ...
+    @property
+    def leader(self) -> int:
+        """Raft id of the leader; 0 when none is known."""
+    @property
+    def term(self) -> int: ...
+    @property
+    def vote(self) -> int: ...
+    @property
+    def commit(self) -> int: ...
+    @property
+    def applied(self) -> int: ...
+    @property
+    def first_index(self) -> int:
+        """Index of the first entry that is not compacted."""
+    @property
+    def last_index(self) -> int: ...
+    @property
+    def log_bytes(self) -> int:
+        """Bytes of the payloads in memory."""
+    @property
+    def transferring(self) -> int:
+        """Raft id of the member that leadership is being handed to; else 0."""
+
+@final
+class Progress:
+    """What a leader knows of one member."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def matched(self) -> int:
+        """Last index the member is known to have durably."""
+    @property
+    def next_index(self) -> int: ...
+    @property
+    def state(self) -> Literal["probe", "replicate", "snapshot"]: ...
+    @property
+    def recent_active(self) -> bool:
+        """Whether it was heard of since the last check of the quorum."""
+    @property
+    def pending_snapshot(self) -> int:
+        """Index of the snapshot it was sent and has not reported yet; else 0."""
+    @property
+    def is_learner(self) -> bool: ...
+
+@final
+class Ready:
+    """What is to be done; see the module."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def must_sync(self) -> bool: ...
+    @property
+    def hard_state(self) -> tuple[int, int, int] | None:
+        """(term, vote, commit), when changed."""
+    @property
+    def soft_state(self) -> tuple[int, Role] | None:
+        """(leader, role), when changed."""
+    @property
+    def entries(self) -> list[tuple[int, int, bytes]]:
+        """(index, term, the whole entry), to be stored; whatever is stored from the first of these indices on goes."""
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """What replaces state and log; entries of the same Ready follow it."""
+    @property
+    def messages(self) -> list[tuple[int, str, bytes]]:
+        """(to, type, message), to be sent at once."""
+    @property
+    def persisted_messages(self) -> list[tuple[int, str, bytes]]:
+        """(to, type, message), to be sent when this Ready is durable."""
+    @property
+    def committed(self) -> list[tuple[int, int, int, bytes, bytes]]:
+        """(index, term, type, data, context), to be applied. Type 0: a proposal, without data the first entry of a leader;
+        types 1 and 2: a change of members."""
+    @property
+    def read_states(self) -> list[tuple[int, bytes]]:
+        """(index, context) of reads: what was committed when `read_index` was called is at or below the index."""
+
+@final
+class RaftNode:
+    """One member of one group. Not for two threads at once. Pre-vote and check-quorum are always on."""
+
+    def __new__(
+        cls,
+        id: int,
+        *,
+        seed: int,
+        term: int,
+        vote: int,
+        commit: int,
+        conf_state: bytes,
+        base_index: int,
+        base_term: int,
+        entries: Sequence[bytes],
+        applied: int,
+        election_ticks: int,
+        heartbeat_ticks: int,
+        message_bytes_max: int,
+        inflight_max: int,
+        uncommitted_bytes_max: int,
+        committed_bytes_max: int,
+    ) -> RaftNode:
+        """Starts from what is on disk.
+
+        Args:
+            id: Raft id of this node, not 0.
+            seed: Of the election timeouts: the same calls on the same seed give the same bytes.
+            term: From the stored hard state, as are vote and commit; 0 for a disk without one.
+            vote: Whom this node voted for in the term; 0 for nobody.
+            commit: At least `applied`.
+            conf_state: As stored with the applied index; b"" for a node that belongs to no group yet.
+            base_index: Index before the first entry: of the last compaction or snapshot, 0 for none.
+            base_term: Its term.
+            entries: The whole entries stored, from `base_index` + 1 on.
+            applied: At least `base_index`; entries above it come as committed (again).
+            election_ticks: Ticks without a leader before an election: drawn from [this, twice this).
+            heartbeat_ticks: Ticks between heartbeats; fewer than `election_ticks`.
+            message_bytes_max: Entries of one message, in bytes; at least one goes.
+            inflight_max: Messages with entries on their way to one member.
+            uncommitted_bytes_max: Payloads proposed and not yet committed; one goes always.
+            committed_bytes_max: Committed entries of one Ready, in bytes; at least one comes.
+
+        Raises:
+            ValueError: These cannot be.
+        """
+
+    def tick(self) -> None:
+        """Lets one tick of time pass."""
+
+    def step(self, message: bytes) -> None:
+        """Takes a message of a peer. Types that peers do not send are dropped, as are proposals and reads: ask the leader.
+
+        Raises:
+            ValueError: No raft message, not for this id, or one that no correct peer sends. Nothing has changed.
+        """
+
+    def campaign(self) -> None:
+        """Stands for election now; nothing when it leads.
+
+        Raises:
+            ProposalRefused: Not a voter, or not all of its log is durable and applied.
+        """
+
+    def propose(self, data: bytes) -> int:
+        """Appends data, not empty, and returns its index. Whether it is committed under this term, `committed` says.
+
+        Raises:
+            ProposalRefused: Not the leader, leadership is being handed over, or too much is uncommitted.
+        """
+
+    def propose_members(self, changes: Sequence[tuple[ChangeKind, int]], context: bytes) -> int:
+        """Appends a change of members and returns its index. More than one change: joint consensus, left by itself.
+
+        Raises:
+            ProposalRefused: As `propose`; or an earlier change is not finished or not applied.
+            ValueError: Not a change of this group: no change, an id twice, no voter left.
+        """
+
+    def read_index(self, context: bytes) -> None:
+        """Asks the members whether this node leads; the answer comes in `read_states`, or never when it does not.
+
+        Args:
+            context: Not empty, and not that of another read on its way.
+
+        Raises:
+            ProposalRefused: Not the leader, or its first entry of this term is not committed yet.
+        """
+
+    def transfer_leader(self, to: int) -> None:
+        """Hands leadership over; proposals are refused until it is done or an election timeout has passed. To its own id:
+        stops what is under way.
+
+        Raises:
+            ProposalRefused: Not the leader, or `to` is no voter.
+        """
+
+    def report_unreachable(self, id: int) -> None:
+        """Says that a message to a member was lost."""
+
+    def report_snapshot(self, id: int, ok: bool) -> None:
+        """Says how the sending of a MsgSnapshot ended. Until then the member is sent nothing else."""
+
+    def ready(self) -> Ready | None:
+        """Returns what is to be done next, or None. The log in memory has it already."""
+
+    def on_persisted(self, number: int) -> None:
+        """Says that the Ready of this number and all before it are durable."""
+
+    def on_applied(self, index: int) -> None:
+        """Says that all up to index is applied. An index that is not committed and durable here ends the process."""
+
+    def apply_members(self, entry_type: int, data: bytes) -> bytes:
+        """Takes a committed change of members and returns the new conf state. A leader that is no voter after it steps down.
+
+        Raises:
+            ValueError: No change of this group; the members are as before.
+        """
+
+    def offer_snapshot(self, index: int, term: int, conf_state: bytes, data: bytes) -> None:
+        """Keeps a snapshot, in place of the one before, for members that need entries compacted here."""
+
+    def snapshot_wanted(self) -> bool:
+        """Whether since the last call a member needed a snapshot and none was offered that is new enough and names it."""
+
+    def compact(self, index: int) -> None:
+        """Forgets entries up to index, which is applied. What is forgotten already stays so."""
+
+    def term_of(self, index: int) -> int:
+        """Returns the term of an entry in the log, or of the base.
+
+        Raises:
+            ValueError: The index is not in the log.
+        """
+
+    @property
+    def status(self) -> Status: ...
+    def progress(self) -> list[Progress]:
+        """Returns what this leader knows of all members, itself included, by id; empty when it does not lead."""
+
+def conf_state(voters: Sequence[int], learners: Sequence[int]) -> bytes:
+    """Returns the conf state of these raft ids.
+
+    Raises:
+        ValueError: An id is 0 or named twice, or there are learners without a voter.
+    """
+
+def read_conf_state(conf_state: bytes) -> ConfState:
+    """Reads a conf state.
+
+    Raises:
+        ValueError: It is none.
+    """
+
+def snapshot_of(message: bytes) -> Snapshot | None:
+    """Returns the snapshot that a message carries, or None.
+
+    Raises:
+        ValueError: It is no raft message.
+    """

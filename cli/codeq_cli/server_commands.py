@@ -74,6 +74,8 @@ def serve(
         "ready_file": ready_file,
     }
     settings = load_settings(config, flags, dev=dev, store=store, no_fsync=no_fsync)
+    if settings.raft is not None:
+        raise configuration_failure("RAFT_ENABLED: not supported by this version")
     from codeq_server.app import serve as run
 
     raise typer.Exit(run(settings, verify=verify))

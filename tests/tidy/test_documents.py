@@ -51,6 +51,15 @@ def test_configuration_document_has_every_setting_with_its_default(field: datacl
         assert row[1] == f"`{field.default}`"
 
 
+@pytest.mark.parametrize("field", dataclasses.fields(keys.RaftKeys), ids=lambda field: field.name)
+def test_configuration_document_has_every_key_of_raft_with_its_default(field: dataclasses.Field[object]) -> None:
+    name = keys.variable(f"raft.{field.name}")
+    row = re.search(rf"^\| `{keys.file_key(field.name)}` \| `{name}` \| (.*?) \|", CONFIGURATION, re.MULTILINE)
+    assert row is not None
+    if isinstance(field.default, int) and not isinstance(field.default, bool):
+        assert row[1].split()[0] == str(field.default)
+
+
 @pytest.mark.parametrize("table", [keys.PersistenceKeys, keys.StaticAuthKeys])
 def test_configuration_document_has_every_inner_key(table: type) -> None:
     for field in dataclasses.fields(table):

@@ -16,6 +16,8 @@ from codeq_server.config.settings import (
     LogLevel,
     LogSettings,
     PersistenceSettings,
+    RaftSettings,
+    RaftTls,
     Settings,
 )
 
@@ -29,6 +31,8 @@ __all__ = [
     "LogLevel",
     "LogSettings",
     "PersistenceSettings",
+    "RaftSettings",
+    "RaftTls",
     "Settings",
     "check",
     "describe",

@@ -1,7 +1,8 @@
 """The one table of settings: every key with its type, bounds and default.
 
 A field `worker_stream_addr` is the key `workerStreamAddr` of the file, the variable `WORKER_STREAM_ADDR` and the flag
-`--worker-stream-addr`. Keys that other versions have and this one has not are named too, so that they are refused.
+`--worker-stream-addr`. A field `self_id` of `raft` is the key `raft.selfId` and the variable `RAFT_SELF_ID`.
+Keys that other versions have and this one has not are named too, so that they are refused.
 """
 
 from __future__ import annotations
@@ -77,6 +78,30 @@ class StaticAuthKeys:
     raw: dict[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class RaftKeys:
+    """Keys of `raft`, as described in `settings.RaftSettings`; each has a variable, such as `RAFT_SELF_ID`."""
+
+    enabled: bool | None = None
+    self_id: str = ""
+    bind_addr: Text = ":7000"
+    bootstrap: bool = False
+    peers: dict[str, object] | str = ""
+    peer_http_addrs: dict[str, object] | str = ""
+    peer_grpc_addrs: dict[str, object] | str = ""
+    cluster_secret: Annotated[str, Meta(min_length=16, max_length=1024)] | None = None
+    tls_cert: Text | None = None
+    tls_key: Text | None = None
+    tls_ca: Text | None = None
+    election_ms: Annotated[int, Meta(ge=200, le=60000)] = 1000
+    heartbeat_ms: Annotated[int, Meta(ge=10, le=60000)] = 100
+    apply_timeout_seconds: Annotated[int, Meta(ge=1, le=600)] = 10
+    mux_enabled: bool = True
+    leader_lease_ms: Annotated[int, Meta(ge=0, le=60000)] = 0
+    commit_ms: Annotated[int, Meta(ge=0, le=60000)] = 0
+    topic_catalog_protocol: Literal["", "v1"] = ""
+
+
 JSON_KEYS: Final = frozenset({"persistence_config", "producer_auth_config", "worker_auth_config"})
 """Keys whose variable holds JSON text."""
 
@@ -121,14 +146,16 @@ UNSUPPORTED_VARIABLES: Final = frozenset(
 )
 """Variables that configure something which this version has not."""
 
-UNSUPPORTED_PREFIXES: Final = ("RAFT_", "TRACING_")
+UNSUPPORTED_PREFIXES: Final = ("TRACING_",)
 """Starts of further such variables."""
+
+OWN_PREFIXES: Final = ("CODEQ_", "RAFT_")
+"""Starts of variables that are the product's: an unknown one is refused."""
 
 UNSUPPORTED_FILE_KEYS: Final = frozenset(
     {
         "cluster",
         "env",
-        "raft",
         "rateLimit",
         "sharding",
         "timezone",
@@ -154,15 +181,18 @@ CLIENT_VARIABLES: Final = frozenset(
 """Variables with the product's prefix that are known: the path of the file, and those of the command line client."""
 
 
+_INITIALS: Final = frozenset({"ca", "grpc", "http", "ms", "tls"})
+
+
 def file_key(name: str) -> str:
     """Returns the camelCase form of a field's name."""
     head, *tail = name.split("_")
-    return head + "".join(part.capitalize() for part in tail)
+    return head + "".join(part.upper() if part in _INITIALS else part.capitalize() for part in tail)
 
 
 def variable(name: str) -> str:
-    """Returns the variable of a field."""
-    return name.upper()
+    """Returns the variable of a field; one of `raft` is written `raft.self_id`."""
+    return name.upper().replace(".", "_")
 
 
 def flag(name: str) -> str:

@@ -13,7 +13,7 @@ import msgspec
 
 from codeq_server.auth.claims import WILDCARD, WORKER_SCOPES
 from codeq_server.auth.static import DEFAULT_SUBJECT, StaticToken
-from codeq_server.config import keys, sources
+from codeq_server.config import keys, raft, sources
 from codeq_server.config.settings import (
     Address,
     AuthSettings,
@@ -21,6 +21,7 @@ from codeq_server.config.settings import (
     ConfigError,
     LogSettings,
     PersistenceSettings,
+    RaftSettings,
     Settings,
 )
 from codeq_server.config.sources import Raw
@@ -104,7 +105,28 @@ def describe(settings: Settings) -> dict[str, object]:
         "diskReserveBytes": settings.disk_reserve_bytes,
         "shutdownGraceSeconds": settings.shutdown_grace_seconds,
         "readyFile": None if settings.ready_file is None else str(settings.ready_file),
+        "raft": {"enabled": False} if settings.raft is None else _described(settings.raft),
     }
+
+
+def _described(replication: RaftSettings) -> dict[str, object]:
+    shown: dict[str, object] = {
+        "enabled": True,
+        "selfId": replication.self_id,
+        "bindAddr": str(replication.bind),
+        "bootstrap": replication.bootstrap,
+        "peers": dict(replication.peers),
+        "peerHTTPAddrs": dict(replication.peer_http),
+        "peerGRPCAddrs": dict(replication.peer_grpc),
+        "clusterSecret": MASK,
+        "heartbeatMS": replication.heartbeat_ms,
+        "electionMS": replication.election_ms,
+        "applyTimeoutSeconds": replication.apply_timeout_seconds,
+    }
+    if replication.tls is not None:
+        files = replication.tls
+        shown |= {"tlsCert": str(files.cert), "tlsKey": str(files.key), "tlsCA": str(files.ca)}
+    return shown
 
 
 def _masked(token: StaticToken) -> dict[str, object]:
@@ -124,7 +146,11 @@ class _Build:
     def __init__(self, raw: Mapping[str, Raw], *, dev: bool) -> None:
         self._raw = raw
         self._dev = dev
-        self._keys = _convert(keys.Keys, raw)
+        self._raft = _convert(
+            keys.RaftKeys, {name.removeprefix(sources.RAFT): value for name, value in raw.items() if raft.is_raft(name)}
+        )
+        raft.refuse_foreign(raw, self._raft, sources.NOT_SUPPORTED)
+        self._keys = _convert(keys.Keys, {name: value for name, value in raw.items() if not raft.is_raft(name)})
 
     def settings(self) -> Settings:
         given = self._keys
@@ -136,13 +162,14 @@ class _Build:
                 raise ConfigError(self._key(name), f"port {http.port} is the port of HTTP")
         if given.backoff_max_seconds < given.backoff_base_seconds:
             raise ConfigError(self._key("backoff_max_seconds"), "is less than the base of the backoff")
+        auth = self._auth()
         return Settings(
             http=http,
             worker_stream=worker_stream,
             producer_stream=producer_stream,
             allowed_hosts=LOOPBACK_HOSTS if self._dev else frozenset(),
             persistence=self._persistence(),
-            auth=self._auth(),
+            auth=auth,
             default_lease_seconds=given.default_lease_seconds,
             max_attempts_default=given.max_attempts_default,
             backoff=BackoffSettings(given.backoff_policy, given.backoff_base_seconds, given.backoff_max_seconds),
@@ -157,6 +184,7 @@ class _Build:
             local_artifacts_dir=self._folder("local_artifacts_dir", given.local_artifacts_dir),
             backup_dir=self._folder("backup_dir", given.backup_dir),
             artifact_bytes_max=given.artifact_bytes_max,
+            raft=self._replication(producer_stream or worker_stream, auth.producer.token),
             dev=self._dev,
         )
 
@@ -206,6 +234,12 @@ class _Build:
             if name in config:
                 raise ConfigError(config[name].key, "has no meaning with the provider memory")
         return PersistenceSettings("memory", None, stored.num_shards, fsync_on_commit=False)
+
+    def _replication(self, clients: Address | None, producer_token: str) -> RaftSettings | None:
+        if self._raft.enabled and self._keys.persistence_provider == "memory":
+            raise ConfigError(self._key("raft.enabled"), "needs a store on disk: persistenceProvider rocksdb or pebble")
+        bind = self._address("raft.bind_addr", self._raft.bind_addr) if self._raft.enabled else None
+        return raft.RaftBuild(self._raw, self._raft, clients, producer_token).settings(bind)
 
     def _folder(self, name: str, text: str | None) -> Path | None:
         """Returns a folder beside the store, which a store in memory has not."""
@@ -291,7 +325,7 @@ def _value(name: str, type_: Any, given: Raw) -> object:
     if isinstance(value, str):
         if value in keys.UNSUPPORTED_VALUES.get(name, ()):
             raise ConfigError(given.key, f"{value} is {sources.NOT_SUPPORTED}")
-        if given.is_text and type_ is bool:
+        if given.is_text and type_ in (bool, bool | None):
             value = sources.boolean(value)
             if value is None:
                 raise ConfigError(given.key, "expected true or false")

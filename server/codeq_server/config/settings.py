@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -94,6 +95,46 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RaftTls:
+    """Files for TLS between members, PEM: certificate and key of this node, and what signed those of all members."""
+
+    cert: Path
+    key: Path
+    ca: Path
+
+
+@dataclass(frozen=True, slots=True)
+class RaftSettings:
+    """How this node replicates what it stores.
+
+    Attributes:
+        self_id: Name of this node.
+        bind: Where the transport between members listens.
+        bootstrap: Whether this node may found a cluster when it is empty and meets none.
+        peers: Address (host:port) of each member's transport by name, this node included; addresses for dialling.
+        peer_http: Base URLs of members' REST by name, without a slash at the end; only those that are known.
+        peer_grpc: Addresses that clients are sent to, by name; only those that are known.
+        secret: What members show each other: 64 hexadecimal digits, the same at all members.
+        tls: Files for TLS between members; None: plain TCP.
+        heartbeat_ms: How often a leader says that it is there; at most a fifth of `election_ms`.
+        election_ms: Silence of the leader after which another is sought; at random up to twice that.
+        apply_timeout_seconds: How long a call waits for a majority before its outcome counts as unknown.
+    """
+
+    self_id: str
+    bind: Address
+    bootstrap: bool
+    peers: Mapping[str, str]
+    peer_http: Mapping[str, str]
+    peer_grpc: Mapping[str, str]
+    secret: str = field(repr=False)
+    tls: RaftTls | None
+    heartbeat_ms: int
+    election_ms: int
+    apply_timeout_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that can be set.
 
@@ -118,6 +159,7 @@ class Settings:
         local_artifacts_dir: Where contents of artifacts are kept; None: in `artifacts` beside the store.
         backup_dir: Where backups are made on request; None: such requests are refused.
         artifact_bytes_max: Bytes that the content of one artifact may have.
+        raft: How this node replicates; None: it serves alone.
         dev: Whether the server was started for development: loopback only, well-known tokens.
     """
 
@@ -141,6 +183,7 @@ class Settings:
     local_artifacts_dir: Path | None
     backup_dir: Path | None
     artifact_bytes_max: int
+    raft: RaftSettings | None
     dev: bool
 
     @property

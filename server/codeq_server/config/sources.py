@@ -23,9 +23,17 @@ FILE_BYTES_MAX: Final = 1024 * 1024
 
 NOT_SUPPORTED: Final = "not supported by this version"
 
+RAFT: Final = "raft."
+"""Start of the fields of `raft` among all others."""
+
+FOREIGN: Final = "foreign."
+"""Start of settings that ask for something which this version has not; what follows is the part of the product."""
+
 _OFF: Final = frozenset({"", "0", "false", "no", "off"})
 _BOOLEANS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _FIELDS: Final = {field.name: field for field in dataclasses.fields(keys.Keys)}
+_RAFT_FIELDS: Final = {keys.file_key(field.name): field.name for field in dataclasses.fields(keys.RaftKeys)}
+_OWN_VARIABLES: Final = keys.CLIENT_VARIABLES | {keys.variable(RAFT + name) for name in _RAFT_FIELDS.values()}
 _NAMES_BY_FILE_KEY: Final = {keys.file_key(name): name for name in _FIELDS}
 _UNSUPPORTED_FILE_KEYS: Final = keys.UNSUPPORTED_FILE_KEYS | {
     keys.file_key(name.lower()) for name in keys.UNSUPPORTED_VARIABLES
@@ -56,6 +64,20 @@ def read_file(path: str, named_by: str) -> dict[str, Raw]:
     Raises:
         ConfigError: The file cannot be read, is not one mapping, or has a key twice or an unknown one.
     """
+    content = _content(path, named_by)
+    found = _read_raft(content.pop("raft", None))
+    for key, value in content.items():
+        name = _NAMES_BY_FILE_KEY.get(key)
+        if name is not None:
+            found[name] = Raw(value, key)
+        elif key not in _UNSUPPORTED_FILE_KEYS:
+            raise ConfigError(str(key), f"unknown key in {path}")
+        elif not _is_off(value):
+            found[FOREIGN + key] = Raw(value, key)
+    return found
+
+
+def _content(path: str, named_by: str) -> dict[Any, object]:
     try:
         text = Path(path).read_bytes()
     except OSError as error:
@@ -70,15 +92,20 @@ def read_file(path: str, named_by: str) -> dict[str, Raw]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(named_by, f"{path} is not a mapping")
+    return content
+
+
+def _read_raft(mapping: object) -> dict[str, Raw]:
+    if mapping is None:
+        return {}
+    if not isinstance(mapping, dict):
+        raise ConfigError("raft", "expected a mapping")
     found = {}
-    for key, value in content.items():
-        name = _NAMES_BY_FILE_KEY.get(key)
-        if name is not None:
-            found[name] = Raw(value, key)
-        elif key not in _UNSUPPORTED_FILE_KEYS:
-            raise ConfigError(str(key), f"unknown key in {path}")
-        elif not _is_off(value):
-            raise ConfigError(str(key), NOT_SUPPORTED)
+    for key, value in mapping.items():
+        if key not in _RAFT_FIELDS:
+            raise ConfigError(f"raft.{key}", "unknown key")
+        if value is not None:
+            found[RAFT + _RAFT_FIELDS[key]] = Raw(value, f"raft.{key}")
     return found
 
 
@@ -88,9 +115,8 @@ def read_environment(environment: Mapping[str, str]) -> dict[str, Raw]:
     Raises:
         ConfigError: A variable of the product is unknown or not supported, or holds malformed JSON.
     """
-    _refuse_foreign(environment)
-    found = {}
-    for name in _FIELDS:
+    found = _foreign(environment)
+    for name in (*_FIELDS, *(RAFT + name for name in _RAFT_FIELDS.values())):
         variable = keys.variable(name)
         text = environment.get(variable)
         if text is None or (not text.strip() and name not in keys.EMPTY_IS_A_VALUE):
@@ -122,15 +148,19 @@ def boolean(text: str) -> bool | None:
     return _BOOLEANS.get(text.lower())
 
 
-def _refuse_foreign(environment: Mapping[str, str]) -> None:
+def _foreign(environment: Mapping[str, str]) -> dict[str, Raw]:
+    """Returns what asks for parts that this version has not."""
+    found = {}
     for variable, text in sorted(environment.items()):
         if _SERVICE_LINK.fullmatch(variable) or text.startswith("tcp://"):
             continue
         if variable in keys.UNSUPPORTED_VARIABLES or variable.startswith(keys.UNSUPPORTED_PREFIXES):
             if not _is_off(text):
-                raise ConfigError(variable, NOT_SUPPORTED)
-        elif variable.startswith("CODEQ_") and variable not in keys.CLIENT_VARIABLES:
+                part = "cluster" if variable == "CLUSTER_ENABLED" else variable
+                found[FOREIGN + part] = Raw(text, variable)
+        elif variable.startswith(keys.OWN_PREFIXES) and variable not in _OWN_VARIABLES:
             raise ConfigError(variable, "unknown variable")
+    return found
 
 
 def _is_off(value: object) -> bool:

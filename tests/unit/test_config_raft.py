@@ -1,0 +1,262 @@
+"""Configuration of Raft: the documented variables, what they default to, and what cannot be meant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from codeq_server.config import Address, ConfigError, RaftSettings, check, load
+
+TOKENS = {
+    "PRODUCER_AUTH_PROVIDER": "static",
+    "PRODUCER_AUTH_CONFIG": '"p-secret"',
+    "WORKER_AUTH_PROVIDER": "static",
+    "WORKER_AUTH_CONFIG": '"w-secret"',
+}
+PEERS = {"node-a": "node-a:7000", "node-b": "node-b:7000", "node-c": "node-c:7000"}
+DOCUMENTED = {
+    "PERSISTENCE_PROVIDER": "pebble",
+    "PERSISTENCE_CONFIG": '{"path":"/var/lib/codeq/pebble"}',
+    "RAFT_ENABLED": "true",
+    "RAFT_SELF_ID": "node-a",
+    "RAFT_BIND_ADDR": ":7000",
+    "RAFT_BOOTSTRAP": "true",
+    "RAFT_PEERS": "node-a=node-a:7000,node-b=node-b:7000,node-c=node-c:7000",
+    "RAFT_PEER_HTTP_ADDRS": "node-a=http://node-a:8080,node-b=http://node-b:8080/,node-c=http://node-c:8080",
+    "RAFT_MUX_ENABLED": "true",
+    "RAFT_HEARTBEAT_MS": "1000",
+    "RAFT_ELECTION_MS": "1000",
+    "RAFT_LEADER_LEASE_MS": "500",
+    "RAFT_COMMIT_MS": "50",
+    "RAFT_APPLY_TIMEOUT_SECONDS": "10",
+    "RAFT_TOPIC_CATALOG_PROTOCOL": "v1",
+}
+ALONE = {"RAFT_ENABLED": "true", "RAFT_SELF_ID": "a", "RAFT_BIND_ADDR": "10.0.0.1:7000"}
+
+
+def raft(environment: Mapping[str, str]) -> RaftSettings:
+    settings = load(None, {**TOKENS, **environment}, {}, dev=False).raft
+    assert settings is not None
+    return settings
+
+
+def refusal(environment: Mapping[str, str]) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        load(None, {**TOKENS, **environment}, {}, dev=False)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_raft_when_not_configured_is_off() -> None:
+    assert load(None, TOKENS, {}, dev=False).raft is None
+
+
+def test_raft_with_documented_environment_takes_every_variable() -> None:
+    settings = raft(DOCUMENTED)
+    assert settings.self_id == "node-a"
+    assert settings.bind == Address("", 7000)
+    assert settings.bootstrap
+    assert settings.peers == PEERS
+    assert settings.peer_http == {name: f"http://{name}:8080" for name in PEERS}
+    assert settings.peer_grpc == {name: f"{name}:9092" for name in PEERS}
+    assert (settings.election_ms, settings.heartbeat_ms, settings.apply_timeout_seconds) == (1000, 100, 10)
+    assert settings.tls is None
+
+
+def test_raft_with_mapping_in_file_equals_environment(tmp_path: Path) -> None:
+    file = tmp_path / "codeq.yaml"
+    names = "{node-a: 'node-a:7000', node-b: 'node-b:7000', node-c: 'node-c:7000'}"
+    file.write_text(
+        f"raft:\n  enabled: true\n  selfId: node-a\n  bindAddr: ':7000'\n  bootstrap: true\n  peers: {names}\n"
+        "  peerHTTPAddrs: {node-a: http://node-a:8080, node-b: http://node-b:8080, node-c: http://node-c:8080}\n"
+        "  heartbeatMS: 1000\n  electionMS: 1000\n  muxEnabled: true\n"
+    )
+    assert load(str(file), TOKENS, {}, dev=False).raft == raft(DOCUMENTED)
+
+
+def test_raft_with_json_in_variable_takes_it_and_variable_wins_key_by_key(tmp_path: Path) -> None:
+    file = tmp_path / "codeq.yaml"
+    file.write_text("raft: {enabled: true, selfId: node-x, electionMS: 3000}\n")
+    environment = TOKENS | {"RAFT_SELF_ID": "node-b", "RAFT_PEERS": json.dumps(PEERS)}
+    settings = load(str(file), environment, {}, dev=False).raft
+    assert settings is not None
+    assert (settings.self_id, settings.election_ms, settings.peers) == ("node-b", 3000, PEERS)
+    assert not settings.bootstrap
+
+
+def test_raft_without_peers_is_a_group_of_this_node() -> None:
+    assert raft(ALONE | {"RAFT_BOOTSTRAP": "true"}).peers == {"a": "10.0.0.1:7000"}
+
+
+def test_raft_when_switched_off_ignores_the_rest() -> None:
+    assert load(None, TOKENS | DOCUMENTED | {"RAFT_ENABLED": "false"}, {}, dev=False).raft is None
+
+
+def test_raft_with_two_members_and_no_bootstrap_starts() -> None:
+    assert len(raft(ALONE | {"RAFT_PEERS": "a=a:7000,b=b:7000"}).peers) == 2
+
+
+@pytest.mark.parametrize(
+    ("election", "heartbeat", "effective"),
+    [("1000", "200", 200), ("1000", "201", 100), ("2000", "2000", 200), ("5000", "30", 30), ("300", None, 30)],
+)
+def test_raft_heartbeat_that_does_not_fit_is_a_tenth_of_the_election(
+    election: str, heartbeat: str | None, effective: int
+) -> None:
+    given = {} if heartbeat is None else {"RAFT_HEARTBEAT_MS": heartbeat}
+    assert raft(ALONE | given | {"RAFT_ELECTION_MS": election}).heartbeat_ms == effective
+
+
+def test_raft_addresses_for_clients_follow_own_ports_unless_named() -> None:
+    peers = {"RAFT_PEERS": "a=h1:7000,b=h2:7001,c=[::1]:7000"}
+    assert raft(ALONE | peers | {"PRODUCER_STREAM_ADDR": ":9999", "RAFT_PEER_GRPC_ADDRS": "b=x:1"}).peer_grpc == {
+        "a": "h1:9999",
+        "b": "x:1",
+        "c": "[::1]:9999",
+    }
+    assert raft(ALONE | peers | {"PRODUCER_STREAM_ADDR": ""}).peer_grpc["a"] == "h1:9091"
+    assert raft(ALONE | peers | {"PRODUCER_STREAM_ADDR": "", "WORKER_STREAM_ADDR": ""}).peer_grpc == {}
+
+
+def test_raft_addresses_for_clients_of_members_on_one_host_are_not_guessed() -> None:
+    one_host = {"RAFT_PEERS": "a=localhost:7001,b=localhost:7002,c=localhost:7003"}
+    assert raft(ALONE | one_host).peer_grpc == {}
+    named = "a=localhost:1,b=localhost:2,c=localhost:3"
+    assert len(raft(ALONE | one_host | {"RAFT_PEER_GRPC_ADDRS": named}).peer_grpc) == 3
+
+
+def test_raft_secret_is_made_from_the_producer_token_unless_configured() -> None:
+    first, again = raft(ALONE), raft(ALONE | {"RAFT_SELF_ID": "b", "WORKER_AUTH_CONFIG": '"other"'})
+    assert first.secret == again.secret
+    assert len(first.secret) == 64
+    assert raft(ALONE | {"PRODUCER_AUTH_CONFIG": '"other"'}).secret != first.secret
+    configured = raft(ALONE | {"RAFT_CLUSTER_SECRET": "sixteen characters"}).secret
+    assert configured not in {first.secret, "sixteen characters"}
+
+
+def test_raft_files_for_tls_are_taken_together(tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("CERT", "KEY", "CA")}
+    for path in files.values():
+        path.touch()
+    environment = {f"RAFT_TLS_{name}": str(path) for name, path in files.items()}
+    tls = raft(ALONE | environment).tls
+    assert tls is not None
+    assert (tls.cert, tls.key, tls.ca) == tuple(files.values())
+    del environment["RAFT_TLS_KEY"]
+    assert refusal(ALONE | environment).key == "RAFT_TLS_KEY"
+    assert refusal(ALONE | environment | {"RAFT_TLS_KEY": str(tmp_path / "no")}).key == "RAFT_TLS_KEY"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("RAFT_ENABLED", "perhaps"),
+        ("RAFT_SELF_ID", ""),
+        ("RAFT_SELF_ID", "two words"),
+        ("RAFT_SELF_ID", "node-d"),
+        ("RAFT_BIND_ADDR", "7000"),
+        ("RAFT_BIND_ADDR", "host:port"),
+        ("RAFT_BIND_ADDR", ":0"),
+        ("RAFT_BIND_ADDR", ":70000"),
+        ("RAFT_BOOTSTRAP", "first"),
+        ("RAFT_PEERS", "node-a"),
+        ("RAFT_PEERS", "node-a=:7000"),
+        ("RAFT_PEERS", "node-a=node-a"),
+        ("RAFT_PEERS", "node-a=node-a:0"),
+        ("RAFT_PEERS", "node-a=http://node-a:7000"),
+        ("RAFT_PEERS", "node-a=node-a:7000,node-a=node-b:7000"),
+        ("RAFT_PEERS", "node-a=node-a:7000,node-b=node-a:7000"),
+        ("RAFT_PEERS", "node-a=node-a:7000,node b=node-b:7000"),
+        ("RAFT_PEERS", '{"node-a": 7000}'),
+        ("RAFT_PEERS", '{"node-a": "node-a:7000", "node-a": "node-b:7000"}'),
+        ("RAFT_PEERS", '{"node-a": '),
+        ("RAFT_PEERS", ",".join(f"node-{name}=node-{name}:7000" for name in "abcdefghij")),
+        ("RAFT_PEER_HTTP_ADDRS", "node-a=node-a:8080"),
+        ("RAFT_PEER_HTTP_ADDRS", "node-a=ftp://node-a"),
+        ("RAFT_PEER_HTTP_ADDRS", "node-a=http://"),
+        ("RAFT_PEER_HTTP_ADDRS", "node-a=http://node-a:8080?x=1"),
+        ("RAFT_PEER_HTTP_ADDRS", "node-a=http://node-a:80808"),
+        ("RAFT_PEER_HTTP_ADDRS", "node-d=http://node-d:8080"),
+        ("RAFT_PEER_HTTP_ADDRS", "node-a=http://node-a:8080,node-b=http://node-a:8080"),
+        ("RAFT_PEER_GRPC_ADDRS", "node-a=http://node-a:9092"),
+        ("RAFT_PEER_GRPC_ADDRS", "node-d=node-d:9092"),
+        ("RAFT_CLUSTER_SECRET", "short"),
+        ("RAFT_HEARTBEAT_MS", "0"),
+        ("RAFT_ELECTION_MS", "199"),
+        ("RAFT_ELECTION_MS", "soon"),
+        ("RAFT_LEADER_LEASE_MS", "-1"),
+        ("RAFT_COMMIT_MS", "fast"),
+        ("RAFT_APPLY_TIMEOUT_SECONDS", "0"),
+        ("RAFT_TOPIC_CATALOG_PROTOCOL", "v2"),
+        ("RAFT_MUX_ENABLED", "both"),
+        ("RAFT_PEER", "node-a=node-a:7000"),
+    ],
+)
+def test_raft_with_unusable_variable_names_it(variable: str, value: str) -> None:
+    assert refusal(DOCUMENTED | {variable: value}).key == variable
+
+
+@pytest.mark.parametrize(
+    ("environment", "key"),
+    [
+        ({"CLUSTER_ENABLED": "true"}, "CLUSTER_ENABLED"),
+        ({"PERSISTENCE_PROVIDER": "memory", "PERSISTENCE_CONFIG": ""}, "RAFT_ENABLED"),
+        ({"PERSISTENCE_PROVIDER": "redis"}, "PERSISTENCE_PROVIDER"),
+        ({"PERSISTENCE_CONFIG": '{"numShards":4}'}, "PERSISTENCE_CONFIG.numShards"),
+        ({"RAFT_PEERS": "node-a=node-a:7000,node-b=node-b:7000", "RAFT_PEER_HTTP_ADDRS": ""}, "RAFT_BOOTSTRAP"),
+        ({"RAFT_PEERS": "", "RAFT_PEER_HTTP_ADDRS": ""}, "RAFT_PEERS"),
+        ({"RAFT_ENABLED": ""}, "RAFT_SELF_ID"),
+    ],
+)
+def test_raft_with_impossible_combination_names_the_key(environment: dict[str, str], key: str) -> None:
+    assert refusal(DOCUMENTED | environment).key == key
+
+
+@pytest.mark.parametrize("part", ["cluster", "sharding"])
+def test_raft_with_excluded_part_in_file_says_that_both_exclude_each_other(tmp_path: Path, part: str) -> None:
+    file = tmp_path / "codeq.yaml"
+    file.write_text(f"{part}: {{enabled: true}}\n")
+    with pytest.raises(ConfigError, match=f"{part} and raft exclude each other") as caught:
+        load(str(file), TOKENS | DOCUMENTED, {}, dev=False)
+    assert caught.value.key == part
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("raft: yes", "raft"),
+        ("raft: {enable: true}", "raft.enable"),
+        ("raft: {enabled: 'true'}", "raft.enabled"),
+        ("raft: {enabled: true, selfId: a, peers: [a]}", "raft.peers"),
+        ("raft: {enabled: true, selfId: a, peers: {a: 1}}", "raft.peers"),
+        ("raft: {enabled: true, selfId: a, electionMS: 5}", "raft.electionMS"),
+        ("raft: {selfId: a}", "raft.selfId"),
+    ],
+)
+def test_raft_with_unusable_file_names_the_key(tmp_path: Path, text: str, key: str) -> None:
+    file = tmp_path / "codeq.yaml"
+    file.write_text(text + "\n")
+    with pytest.raises(ConfigError) as caught:
+        load(str(file), TOKENS, {}, dev=False)
+    assert caught.value.key == key
+
+
+def test_raft_with_dev_binds_loopback_only() -> None:
+    peers = {"RAFT_ENABLED": "true", "RAFT_SELF_ID": "a", "RAFT_PEERS": "a=localhost:7000"}
+    settings = load(None, peers, {}, dev=True).raft
+    assert settings is not None
+    assert settings.bind == Address("127.0.0.1", 7000)
+    with pytest.raises(ConfigError, match="RAFT_BIND_ADDR"):
+        load(None, peers | {"RAFT_BIND_ADDR": "0.0.0.0:7000"}, {}, dev=True)
+
+
+def test_check_shows_raft_without_its_secret() -> None:
+    secret = {"RAFT_CLUSTER_SECRET": "a secret of the cluster"}
+    shown = check(None, TOKENS | DOCUMENTED | secret, {}, dev=False)["raft"]
+    assert isinstance(shown, dict)
+    assert shown["peers"] == PEERS
+    assert (shown["electionMS"], shown["heartbeatMS"], shown["clusterSecret"]) == (1000, 100, "***")
+    assert raft(DOCUMENTED | secret).secret not in repr(raft(DOCUMENTED | secret))
+    assert check(None, TOKENS, {}, dev=False)["raft"] == {"enabled": False}

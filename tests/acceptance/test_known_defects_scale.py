@@ -17,7 +17,7 @@ from codeq.v1 import queue_service_pb2, task_pb2
 from codeq.v1 import worker_service_pb2 as worker_pb
 from codeq.v1.queue_service_pb2_grpc import QueueServiceStub
 from codeq.v1.worker_service_pb2_grpc import WorkerServiceStub
-from codeq_server.storage.rocks import stored_rows
+from codeq_server.storage.reading import stored_rows
 from server_process import DEV_TOKEN, ServerProcess
 
 ENDED = 20_000

@@ -12,7 +12,7 @@ from acknowledged_load import Ledger, drain, load
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys
 from codeq_server.storage.check import check_store
-from codeq_server.storage.rocks import stored_rows
+from codeq_server.storage.reading import stored_rows
 from server_process import DEV_TOKEN, ServerProcess
 
 ROUNDS = 30

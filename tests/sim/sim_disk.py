@@ -1,25 +1,70 @@
 """A disk that keeps what was synced. Writes can be read at once; a power cut takes those back that were not synced.
 
-What is left after a power cut is a prefix of the writes, as it is with a write-ahead log.
+What is left after a power cut is a prefix of the writes, as it is with a write-ahead log. Sets of rows that were taken
+in as files are durable at once, and so is dropping them.
 """
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
 
+from codeq_server.storage.errors import StoreFailed
+from codeq_server.storage.export import MANIFEST
 from codeq_server.storage.memory import MemoryStore
+from codeq_server.storage.store import LAST_KEY, LOG_PREFIX, ROWS_POINTER
 from sim_loop import pause
 
 Rows = Mapping[bytes, "bytes | None"]
+_ALL = 1 << 30
+_FILE = "rows.json"
+
+
+class Image:
+    """The log and the sets of rows on a disk."""
+
+    def __init__(self) -> None:
+        self.log = MemoryStore()
+        self.sets = {"default": MemoryStore()}
+        self.current = "default"
+
+    def of(self, key: bytes) -> MemoryStore:
+        return self.log if key >= LOG_PREFIX else self.sets[self.current]
+
+    def write(self, rows: Rows) -> None:
+        log = {key: value for key, value in rows.items() if key >= LOG_PREFIX}
+        self.sets[self.current].write({key: value for key, value in rows.items() if key not in log} if log else rows)
+        if log:
+            self.log.write(log)
+            self.current = (self.log.get(ROWS_POINTER) or b"default").decode()
+
+    def copy(self) -> Image:
+        image = Image()
+        image.log = _copy(self.log)
+        image.sets = {name: _copy(rows) for name, rows in self.sets.items()}
+        image.current = self.current
+        return image
+
+
+def _copy(store: MemoryStore) -> MemoryStore:
+    copy = MemoryStore()
+    copy.write(dict(_everything(store)))
+    return copy
+
+
+def _everything(store: MemoryStore) -> list[tuple[bytes, bytes]]:
+    return store.scan(b"", LOG_PREFIX, _ALL) + store.scan(LOG_PREFIX, LAST_KEY, _ALL)
 
 
 class Disk:
     """What outlives processes."""
 
     def __init__(self, chance: random.Random, on_durable: Callable[[Rows], None]) -> None:
-        self.written = MemoryStore()
-        self.durable = MemoryStore()
+        self.written = Image()
+        self.durable = Image()
         self._unsynced: list[Rows] = []
         self._chance = chance
         self._on_durable = on_durable
@@ -32,12 +77,28 @@ class Disk:
     def sync(self) -> None:
         self._keep(len(self._unsynced))
 
+    def add_set(self, rows: dict[bytes, bytes]) -> str:
+        """Takes in a set of rows, which is not the current one."""
+        last = max(int(name.rpartition("-")[2]) if name != "default" else 0 for name in self.written.sets)
+        name = f"rows-{last + 1}"
+        for image in (self.written, self.durable):
+            image.sets[name] = MemoryStore()
+            image.sets[name].write(rows)
+        return name
+
+    def drop_set(self, name: str) -> None:
+        """Drops a set of rows, which a cut of the power may not make current again."""
+        for image in (self.written, self.durable):
+            if image.current == name or name not in image.sets:
+                raise StoreFailed(f"the rows {name} are in use, or not there")
+        for image in (self.written, self.durable):
+            del image.sets[name]
+
     def cut_power(self) -> None:
         """Loses a tail of what was not synced."""
         self._keep(self._chance.randint(0, len(self._unsynced)))
         self._unsynced = []
-        self.written = MemoryStore()
-        self.written.write(dict(self.durable.scan(b"", b"\xff" * 8, 1 << 30)))
+        self.written = self.durable.copy()
 
     def _keep(self, count: int) -> None:
         for rows in self._unsynced[:count]:
@@ -51,12 +112,17 @@ class DiskStore:
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
+        # A process that was killed has left them; its last writes may still be lost, so they are synced first.
+        if others := [name for name in disk.written.sets if name != disk.written.current]:
+            disk.sync()
+            for name in others:
+                disk.drop_set(name)
 
     def get(self, key: bytes) -> bytes | None:
-        return self._disk.written.get(key)
+        return self._disk.written.of(key).get(key)
 
     def scan(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        return self._disk.written.scan(start, end, limit)
+        return self._disk.written.of(start).scan(start, end, limit)
 
     def write(self, rows: Rows) -> None:
         pause()
@@ -73,8 +139,49 @@ class DiskStore:
     def check_recovered(self, lsn: int) -> None:
         """Damage of what was synced is not simulated."""
 
+    def reset_durable(self, number: int) -> None:
+        """Damage of what was synced is not simulated."""
+
+    def import_rows(self, files: Iterable[Path]) -> str:
+        pause()
+        rows: dict[bytes, bytes] = {}
+        for file in files:
+            try:
+                rows |= _load(file)
+                file.unlink()
+            except OSError as error:
+                raise StoreFailed(f"{file}: {error.strerror}") from error
+        name = self._disk.add_set(rows)
+        pause()
+        return name
+
+    def switch_rows(self, name: str, rows: Rows) -> None:
+        written = self._disk.written
+        old = written.current
+        if name == old or name not in written.sets:
+            raise StoreFailed(f"there are no rows {name} to switch to")
+        if any(key < LOG_PREFIX for key in rows):
+            raise StoreFailed("only rows of the log are written together with a switch of the rows")
+        self.write({**rows, ROWS_POINTER: name.encode()})
+        self.sync()
+        self.drop_rows(old)
+
+    def drop_rows(self, name: str) -> None:
+        pause()
+        self._disk.drop_set(name)
+        pause()
+
+    def checkpoint(self, path: Path) -> None:
+        """Makes a folder for `export`."""
+        pause()
+        image = self._disk.written
+        path.mkdir()
+        _save(path / _FILE, _everything(image.sets[image.current]) + _everything(image.log))
+        pause()
+
     def approximate_bytes(self) -> int:
-        return self._disk.written.approximate_bytes()
+        image = self._disk.written
+        return image.sets[image.current].approximate_bytes() + image.log.approximate_bytes()
 
     def free_bytes(self) -> int:
         return 1 << 40
@@ -84,3 +191,26 @@ class DiskStore:
 
     def close(self) -> None:
         """Nothing to give free."""
+
+
+def export(checkpoint: Path, folder: Path, keys: Sequence[bytes]) -> None:
+    """Does for a DiskStore's checkpoint what `codeq_server.storage.export.export` does for others."""
+    try:
+        stored = _load(checkpoint / _FILE)
+        folder.mkdir()
+    except OSError as error:
+        raise StoreFailed(f"{error.filename}: {error.strerror}") from error
+    file = folder / "000001.json"
+    _save(file, [(key, value) for key, value in stored.items() if key < LOG_PREFIX])
+    content = file.read_bytes()
+    entry = {"name": file.name, "bytes": len(content), "sha256": sha256(content).hexdigest()}
+    values = {key.hex(): stored[key].hex() for key in keys if key in stored}
+    (folder / MANIFEST).write_text(json.dumps({"files": [entry], "values": values}))
+
+
+def _save(file: Path, rows: Sequence[tuple[bytes, bytes]]) -> None:
+    file.write_text(json.dumps([(key.hex(), value.hex()) for key, value in rows]))
+
+
+def _load(file: Path) -> dict[bytes, bytes]:
+    return {bytes.fromhex(key): bytes.fromhex(value) for key, value in json.loads(file.read_text())}

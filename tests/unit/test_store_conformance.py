@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from codeq_server.storage.memory import CHUNK_KEYS_MAX, MemoryStore
 from codeq_server.storage.rocks import RocksStore
-from codeq_server.storage.store import Store
+from codeq_server.storage.store import LAST_KEY, LOG_PREFIX, Store
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-KEYS = st.binary(min_size=1, max_size=3)
+KEYS = st.binary(min_size=1, max_size=3) | st.binary(max_size=2).map(LOG_PREFIX.__add__)
 ROWS = st.dictionaries(KEYS, st.none() | st.binary(max_size=8), max_size=12)
 
 Maker = Callable[[], Store]
@@ -32,7 +32,7 @@ def memory_maker() -> Iterator[Maker]:
 def rocks_maker() -> Iterator[Maker]:
     directory = Path(tempfile.mkdtemp())
     try:
-        yield lambda: RocksStore(directory / "store", fsync=False)
+        yield lambda: RocksStore(directory / "store", fsync=False, log=True)
     finally:
         shutil.rmtree(directory)
 
@@ -75,7 +75,11 @@ class _StoreMachine(RuleBasedStateMachine):
 
     @rule(start=st.binary(max_size=3), end=KEYS, limit=st.integers(1, 20))
     def scan(self, start: bytes, end: bytes, limit: int) -> None:
-        expected = sorted((key, value) for key, value in self.model.items() if start <= key < end)
+        expected = sorted(
+            (key, value)
+            for key, value in self.model.items()
+            if start <= key < end and (key < LOG_PREFIX) == (start < LOG_PREFIX)
+        )
         assert self.store.scan(start, end, limit) == expected[:limit]
 
     @rule()
@@ -90,7 +94,8 @@ class _StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def holds_the_model(self) -> None:
-        assert self.store.scan(b"", b"\xff" * 4, 10_000) == sorted(self.model.items())
+        rows = self.store.scan(b"", LAST_KEY, 10_000) + self.store.scan(LOG_PREFIX, LAST_KEY, 10_000)
+        assert rows == sorted(self.model.items())
 
     def teardown(self) -> None:
         if hasattr(self, "store"):

@@ -17,10 +17,12 @@ from .durable import sync_directory, sync_file
 from .errors import StoreDamaged, StoreFailed, StoreNotWritable
 from .identity import CLUSTER_ID_BYTES, EPOCH_SECONDS, load_identity, save
 from .rocks import RocksStore
+from .store import LAST_KEY, LOG_PREFIX, ROWS_POINTER
 
 RESTORE_EPOCHS: Final = 1000
 """Epochs that a restored store skips: the starts that may have followed each other in less than EPOCH_SECONDS."""
 
+_PAGE_ROWS: Final = 256
 _LEFT_OUT: Final = frozenset({"LOCK", "LOG"})
 
 
@@ -123,9 +125,18 @@ def _become_another(path: Path, unix_seconds: int, installation: bytes) -> None:
             raise StoreDamaged("the backup has no identity")
         identity.epoch = max(identity.epoch, unix_seconds // EPOCH_SECONDS) + RESTORE_EPOCHS
         identity.cluster_id = installation
+        _forget_log(store)
         save(store, identity)
     finally:
         store.close()
+
+
+def _forget_log(store: RocksStore) -> None:
+    """Deletes the log and what its keeper remembers: the store is nobody's member."""
+    start = LOG_PREFIX
+    while page := store.scan(start, LAST_KEY, _PAGE_ROWS):
+        store.write({key: None for key, _ in page if key != ROWS_POINTER})
+        start = page[-1][0] + b"\0"
 
 
 def _make(target: Path, fill: Callable[[Path], None]) -> None:

@@ -13,9 +13,11 @@ from .checker import Checker
 from .durable import read_durable
 from .errors import StoreDamaged, StoreFailed
 from .findings import Difference, Summary
-from .rocks import PAGE_ROWS, stored_rows
-from .store import Store
+from .reading import open_stored
+from .store import LOG_PREFIX, WRITTEN, Store
 
+PAGE_ROWS: Final = 1024
+"""Rows of an open store that are read at a time."""
 DIFFERENCES_MAX: Final = 1000
 """Differences that `check_store` returns; more are only counted."""
 
@@ -50,7 +52,7 @@ def check_open(store: Store) -> tuple[list[Difference], Summary]:
 
 def _rows(store: Store) -> Iterator[tuple[bytes, bytes]]:
     start = b""
-    while page := store.scan(start, b"\xff", PAGE_ROWS):
+    while page := store.scan(start, LOG_PREFIX, PAGE_ROWS):
         yield from page
         start = page[-1][0] + b"\0"
 
@@ -73,11 +75,15 @@ def check_store(path: Path) -> tuple[list[Difference], Summary]:
         unknown = str(error)
     except OSError as error:
         raise StoreFailed(f"the store {path} cannot be read: {error.strerror}") from error
-    for difference in check(stored_rows(path), summary):
-        if len(differences) < DIFFERENCES_MAX:
-            differences.append(difference)
-    if summary.lsn < durable:
-        unknown = f"durable rows are lost: batch {durable} was durable"
+    with open_stored(path) as stored:
+        for difference in check(stored.rows(), summary):
+            if len(differences) < DIFFERENCES_MAX:
+                differences.append(difference)
+        written = stored.get(WRITTEN)
+    # A store with a log remembers the number of a write as durable, one without it that of a batch.
+    recovered, what = (summary.lsn, "batch") if written is None else (int.from_bytes(written, "big"), "write")
+    if recovered < durable:
+        unknown = f"durable rows are lost: {what} {durable} was durable"
     if unknown:
         summary.differences += 1
         differences.append(Difference(keys.TICK, unknown))

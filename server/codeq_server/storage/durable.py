@@ -113,12 +113,16 @@ class DurableMark:
 
     def __init__(self, directory: Path) -> None:
         self.lsn = read_durable(directory)
+        self._directory = directory
         self._path = directory / FILE_NAME
         self._noted = self.lsn
         self._written = self.lsn
         self._next_write = 0.0
         if not self._path.exists():
-            self._create(directory)
+            self._create(0)
+        self._open()
+
+    def _open(self) -> None:
         # The record to write next is the one that does not hold the last LSN.
         self._slot = 1 - max(_records(self._path.read_bytes()))[1]
         self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
@@ -128,6 +132,14 @@ class DurableMark:
         self._noted = lsn
         if time.monotonic() >= self._next_write:
             self._write()
+
+    def reset(self, lsn: int) -> None:
+        """Remembers another LSN than before, durably on return; it may be lower."""
+        os.close(self._file)
+        self._file = -1
+        self._create(lsn)
+        self.lsn = self._noted = self._written = lsn
+        self._open()
 
     def close(self) -> None:
         """Writes what is not yet written."""
@@ -146,12 +158,12 @@ class DurableMark:
             self._written = self._noted
         self._next_write = time.monotonic() + NOTE_SECONDS
 
-    def _create(self, directory: Path) -> None:
+    def _create(self, lsn: int) -> None:
         """Makes the file with both records, whole or not at all, at its full size so that a full disk spares it."""
         draft = self._path.with_suffix(".new")
         with draft.open("wb") as file:
-            file.write(_record(0).ljust(_SECTOR, b"\0") * 2)
+            file.write(_record(lsn).ljust(_SECTOR, b"\0") * 2)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self._path)
-        sync_directory(directory)
+        sync_directory(self._directory)

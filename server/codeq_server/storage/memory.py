@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from threading import Lock
 from typing import Final
+
+from .errors import StoreFailed
+from .store import LOG_PREFIX
 
 CHUNK_KEYS_MAX: Final = 1024
 """Keys of a chunk before it is split; inserting moves half of them at most."""
@@ -84,6 +88,8 @@ class MemoryStore:
 
     def scan(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """See `Store.scan`."""
+        if start < LOG_PREFIX:
+            end = min(end, LOG_PREFIX)
         with self._lock:
             rows = self._rows
             return [(key, rows[key]) for key in self._keys.page(start, end, limit)]
@@ -113,6 +119,25 @@ class MemoryStore:
 
     def check_recovered(self, lsn: int) -> None:
         """See `Store.check_recovered`; nothing was ever recovered."""
+
+    def reset_durable(self, number: int) -> None:
+        """See `Store.reset_durable`; there is no next opening that could ask."""
+
+    def import_rows(self, files: Iterable[Path]) -> str:
+        """Refuses: a store in memory has no files."""
+        raise StoreFailed(f"a store in memory takes no files: {', '.join(map(str, files))}")
+
+    def switch_rows(self, name: str, rows: Mapping[bytes, bytes | None]) -> None:  # noqa: ARG002 - none are taken
+        """Refuses: there is one set of rows."""
+        raise StoreFailed(f"a store in memory has no rows {name} to switch to")
+
+    def drop_rows(self, name: str) -> None:
+        """Refuses: there is one set of rows."""
+        raise StoreFailed(f"a store in memory has no rows {name} to drop")
+
+    def checkpoint(self, path: Path) -> None:
+        """Refuses: a store in memory has no files."""
+        raise StoreFailed(f"a store in memory makes no files: {path}")
 
     def approximate_bytes(self) -> int:
         """See `Store.approximate_bytes`."""

@@ -9,37 +9,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Final, cast
+from typing import Final
 
-from rocksdict import (
-    AccessType,
-    BlockBasedOptions,
-    Cache,
-    Checkpoint,
-    DBCompressionType,
-    DBRecoveryMode,
-    Options,
-    Rdict,
-    ReadOptions,
-    WriteBatch,
-    WriteOptions,
-)
+from rocksdict import Checkpoint, Options, WriteBatch, WriteOptions
 
-from .durable import DurableMark, make_directory
-from .errors import StoreDamaged, StoreError, StoreFailed, StoreLocked, StoreNotWritable
+from .durable import DurableMark, make_directory, sync_file
+from .errors import StoreDamaged, StoreError, StoreFailed, StoreNotWritable
+from .families import DEFAULT, Families, make_options, read_error, reason_of, scan
+from .store import LAST_KEY, LOG_PREFIX, ROWS_POINTER
 
-WRITE_BUFFER_BYTES: Final = 64 << 20
-WRITE_BUFFERS_MAX: Final = 3
-BLOCK_CACHE_BYTES: Final = 32 << 20
-OPEN_FILES_MAX: Final = 512
-WAL_BYTES_MAX: Final = 512 << 20
-MANIFEST_BYTES_MAX: Final = 16 << 20
-INFO_LOGS_MAX: Final = 3
-INFO_LOG_BYTES_MAX: Final = 4 << 20
 STALL_SECONDS_MAX: Final = 60.0
 """How long one write may be kept waiting by RocksDB's background work."""
 STALL_PAUSE_SECONDS: Final = 0.001
@@ -50,48 +30,6 @@ RECLAIM_KEYS_PER_DELETE: Final = 10
 """Rows there are for each delete, at most, for which `reclaim` writes deletes out: a row is rewritten for no less."""
 RECLAIM_BUSY_ROWS: Final = 50_000
 """Row changes since the call before from which `reclaim` leaves deletes to the buffer, which will soon be full."""
-PAGE_ROWS: Final = 1024
-"""Rows that `stored_rows` reads at a time."""
-
-_LAST_KEY: Final = b"\xff" * 32
-"""Above every key."""
-
-
-def make_options(write_buffer_bytes: int = WRITE_BUFFER_BYTES) -> Options:
-    """Returns the settings of the database: bounded memory, and old rows gone soon after they are deleted."""
-    options = Options(raw_mode=True)
-    options.create_if_missing(True)  # noqa: FBT003
-    # Point in time: a torn or zero-filled end of the log is a normal power cut. DURABLE tells it from damage.
-    options.set_wal_recovery_mode(DBRecoveryMode.point_in_time())
-    options.set_max_total_wal_size(WAL_BYTES_MAX)
-    # Two full buffers may wait for their flush while the third fills.
-    options.set_write_buffer_size(write_buffer_bytes)
-    options.set_max_write_buffer_number(WRITE_BUFFERS_MAX)
-    options.set_max_background_jobs(2)
-    options.set_compression_type(DBCompressionType.lz4())
-    # Most rows live for their retention and go: level sizes that follow the data, and files full of deletes first.
-    options.set_level_compaction_dynamic_level_bytes(True)
-    # Merging eight buffers at a time rewrites each row half as often as four do: with four, ten million creates in a
-    # thousand queues end at 0.7 to 0.9 of the speed they begin with, with eight at 1.0 (bench/depth.py).
-    options.set_level_zero_file_num_compaction_trigger(8)
-    options.set_max_bytes_for_level_base(8 * write_buffer_bytes)
-    options.set_target_file_size_base(write_buffer_bytes)
-    options.add_compact_on_deletion_collector_factory(1024, 512, 0.5)
-    table = BlockBasedOptions()
-    table.set_block_cache(Cache(BLOCK_CACHE_BYTES))
-    table.set_block_size(8 << 10)
-    # Asking for rows that do not exist is common: most tasks have no state row.
-    table.set_bloom_filter(10, False)  # noqa: FBT003
-    options.set_block_based_table_factory(table)
-    options.set_max_open_files(OPEN_FILES_MAX)
-    # Freeing memtables and files is left to the background, as reads run on the event loop.
-    options.set_avoid_unnecessary_blocking_io(True)
-    options.set_max_manifest_file_size(MANIFEST_BYTES_MAX)
-    options.set_keep_log_file_num(INFO_LOGS_MAX)
-    options.set_max_log_file_size(INFO_LOG_BYTES_MAX)
-    options.set_stats_dump_period_sec(0)
-    options.set_stats_persist_period_sec(0)
-    return options
 
 
 class RocksStore:
@@ -100,6 +38,7 @@ class RocksStore:
     Args:
         path: The directory; made if it is missing.
         fsync: Whether `sync` waits for the disk.
+        log: Whether there will be rows of a log. A store that has some opens without it, too.
         options: Settings of the database, for tests that need small ones.
 
     Raises:
@@ -109,7 +48,7 @@ class RocksStore:
         StoreFailed: Anything else.
     """
 
-    def __init__(self, path: Path, *, fsync: bool, options: Options | None = None) -> None:
+    def __init__(self, path: Path, *, fsync: bool, log: bool = False, options: Options | None = None) -> None:
         self._path = path
         self._fsync = fsync
         self._closed = False
@@ -120,21 +59,21 @@ class RocksStore:
         try:
             make_directory(path)
         except OSError as error:
-            raise StoreNotWritable(f"the store's directory {path} cannot be made: {_reason(error)}") from error
-        chosen = options or make_options()
-        try:
-            # Named for the column family, too: without that an existing store opens with the settings that it has
-            # written down itself, and those lack the filters.
-            self._db = Rdict(str(path), chosen, {"default": chosen})
-        except Exception as error:
-            raise _open_error(path, error) from error
+            raise StoreNotWritable(f"the store's directory {path} cannot be made: {reason_of(error)}") from error
+        self._families = Families(path, options or make_options())
         try:
             self._durable = DurableMark(path)
+            if log:
+                self._families.make_log()
+            for name in self._families.others():
+                self.drop_rows(name)
         except BaseException as error:
-            self._db.close()
+            self._families.close()
             if isinstance(error, OSError):
-                raise StoreNotWritable(f"the store's directory {path} cannot be written: {_reason(error)}") from error
-            raise
+                raise StoreNotWritable(f"the store's directory {path} cannot be written: {reason_of(error)}") from error
+            if isinstance(error, StoreError) or not isinstance(error, Exception):
+                raise
+            raise read_error(path, error) from error
 
     @property
     def durable_lsn(self) -> int:
@@ -144,24 +83,29 @@ class RocksStore:
     def get(self, key: bytes) -> bytes | None:
         """See `Store.get`."""
         try:
-            value: bytes | None = self._db.get(key)
+            family = self._families.rows if key < LOG_PREFIX else self._families.log
+            value: bytes | None = None if family is None else family.get(key)
         except Exception as error:
-            raise _read_error(self._path, error) from error
+            raise read_error(self._path, error) from error
         return value
 
     def scan(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """See `Store.scan`."""
         try:
-            return _scan(self._db, start, end, limit)
+            family = self._families.of(start)
+            return [] if family is None else scan(family, start, end, limit)
         except Exception as error:
-            raise _read_error(self._path, error) from error
+            raise read_error(self._path, error) from error
 
     def write(self, rows: Mapping[bytes, bytes | None]) -> None:
         """See `Store.write`; waits up to STALL_SECONDS_MAX while RocksDB refuses writes."""
+        self._changes += len(rows)
+        self._persist(lambda: self._try_write(rows))
+
+    def _persist(self, attempt: Callable[[], bool]) -> None:
         pause = STALL_PAUSE_SECONDS
         deadline = 0.0
-        self._changes += len(rows)
-        while not self._try_write(rows):
+        while not attempt():
             # Sleeping gives the interpreter's lock to the event loop.
             now = time.monotonic()
             deadline = deadline or now + STALL_SECONDS_MAX
@@ -173,20 +117,21 @@ class RocksStore:
             pause = min(2 * pause, STALL_PAUSE_SECONDS_MAX)
 
     def _try_write(self, rows: Mapping[bytes, bytes | None]) -> bool:
-        """Writes rows, or returns False if RocksDB is too busy: then nothing is written, and the batch is used up."""
+        return self._try_batch(self._families.batch(rows))
+
+    def _try_empty_default(self) -> bool:
         batch = WriteBatch(raw_mode=True)
-        put, delete = batch.put, batch.delete
-        for key, value in rows.items():
-            if value is None:
-                delete(key)
-            else:
-                put(key, value)
+        batch.delete_range(b"", LAST_KEY)
+        return self._try_batch(batch)
+
+    def _try_batch(self, batch: WriteBatch) -> bool:
+        """Writes a batch, or returns False if RocksDB is too busy: nothing is written then; the batch is used up."""
         try:
-            self._db.write(batch, self._write_options)
+            self._families.db.write(batch, self._write_options)
         except Exception as error:
             if str(error).startswith("Result incomplete"):
                 return False
-            raise StoreFailed(f"writing to the store {self._path} failed: {_reason(error)}") from error
+            raise StoreFailed(f"writing to the store {self._path} failed: {reason_of(error)}") from error
         return True
 
     def sync(self) -> None:
@@ -194,9 +139,9 @@ class RocksStore:
         if not self._fsync:
             return
         try:
-            self._db.flush_wal(True)  # noqa: FBT003
+            self._families.db.flush_wal(True)  # noqa: FBT003
         except Exception as error:
-            raise StoreFailed(f"making writes of the store {self._path} durable failed: {_reason(error)}") from error
+            raise StoreFailed(f"making writes of the store {self._path} durable failed: {reason_of(error)}") from error
 
     def note_durable(self, lsn: int) -> None:
         """See `Store.note_durable`; does nothing when the store was opened without fsync."""
@@ -205,7 +150,7 @@ class RocksStore:
         try:
             self._durable.note(lsn)
         except OSError as error:
-            raise StoreFailed(f"writing to the store {self._path} failed: {_reason(error)}") from error
+            raise StoreFailed(f"writing to the store {self._path} failed: {reason_of(error)}") from error
 
     def check_recovered(self, lsn: int) -> None:
         """See `Store.check_recovered`."""
@@ -216,17 +161,71 @@ class RocksStore:
                 f"{self._path / 'DURABLE'}"
             )
 
+    def reset_durable(self, number: int) -> None:
+        """See `Store.reset_durable`; done without fsync, too."""
+        try:
+            self._durable.reset(number)
+        except OSError as error:
+            raise StoreFailed(f"writing to the store {self._path} failed: {reason_of(error)}") from error
+
+    def import_rows(self, files: Iterable[Path]) -> str:
+        """See `Store.import_rows`.
+
+        Taking in a file holds the interpreter's lock for a millisecond, or as long as copying it takes if it is on
+        another file system.
+        """
+        name = ""
+        try:
+            name = self._families.create()
+            for file in files:
+                # RocksDB makes it durable with the interpreter's lock held: so nothing is left to do for it.
+                sync_file(file)
+                self._families.ingest(name, file)
+        except Exception as error:
+            if name:
+                self.drop_rows(name)
+            raise StoreFailed(f"taking rows into the store {self._path} failed: {reason_of(error)}") from error
+        return name
+
+    def switch_rows(self, name: str, rows: Mapping[bytes, bytes | None]) -> None:
+        """See `Store.switch_rows`."""
+        old = self._families.current
+        if name not in self._families.others():
+            raise StoreFailed(f"the store {self._path} has no rows {name} to switch to")
+        if any(key < LOG_PREFIX for key in rows):
+            raise StoreFailed("only rows of the log are written together with a switch of the rows")
+        self.write({**rows, ROWS_POINTER: name.encode()})
+        self.sync()
+        self._families.use(name)
+        self.drop_rows(old)
+
+    def drop_rows(self, name: str) -> None:
+        """See `Store.drop_rows`; of the set that RocksDB cannot drop the rows are deleted."""
+        if name == self._families.current:
+            raise StoreFailed(f"the rows {name} of the store {self._path} are the current ones")
+        try:
+            if name == DEFAULT:
+                self._persist(self._try_empty_default)
+                self._families.db.flush()
+            else:
+                self._families.drop(name)
+        except StoreError:
+            raise
+        except Exception as error:
+            raise StoreFailed(f"dropping rows of the store {self._path} failed: {reason_of(error)}") from error
+
     def approximate_bytes(self) -> int:
         """See `Store.approximate_bytes`."""
         names = ("rocksdb.live-sst-files-size", "rocksdb.cur-size-all-mem-tables")
-        return sum(self._db.property_int_value(name) or 0 for name in names)
+        families = [family for family in (self._families.rows, self._families.log) if family is not None]
+        return sum(family.property_int_value(name) or 0 for family in families for name in names)
 
     def free_bytes(self) -> int:
         """See `Store.free_bytes`: what the file system has left for this user."""
         try:
             disk = os.statvfs(self._path)
         except OSError as error:
-            raise StoreFailed(f"the store's directory {self._path} cannot be read: {_reason(error)}") from error
+            raise StoreFailed(f"the store's directory {self._path} cannot be read: {reason_of(error)}") from error
         return disk.f_bavail * disk.f_frsize
 
     def reclaim(self) -> None:
@@ -236,27 +235,28 @@ class RocksStore:
         memory until the buffer is full, and few of them may stand for a store full of large rows.
         """
         changes, self._changes = self._changes, 0
-        if changes >= RECLAIM_BUSY_ROWS:
-            return
+        families = self._families
         try:
-            deletes = self._db.property_int_value("rocksdb.num-deletes-active-mem-table") or 0
-            keys = self._db.property_int_value("rocksdb.estimate-num-keys") or 0
+            if families.current != DEFAULT and families.db.property_int_value("rocksdb.live-sst-files-size"):
+                families.db.compact_range(None, None)  # all of it is deleted
+            if changes >= RECLAIM_BUSY_ROWS:
+                return
+            deletes = families.rows.property_int_value("rocksdb.num-deletes-active-mem-table") or 0
+            keys = families.rows.property_int_value("rocksdb.estimate-num-keys") or 0
             if deletes >= RECLAIM_DELETES_MIN and deletes * RECLAIM_KEYS_PER_DELETE >= keys:
-                self._db.flush()
+                families.rows.flush()
         except Exception as error:
-            raise StoreFailed(f"writing to the store {self._path} failed: {_reason(error)}") from error
+            raise StoreFailed(f"writing to the store {self._path} failed: {reason_of(error)}") from error
 
     def checkpoint(self, path: Path) -> None:
-        """Makes a folder that can be opened as a store, with all rows of one moment; it must not exist.
-
-        Files are linked where the file system can, else copied. May be called on any thread while the store is in use.
-        """
+        """See `Store.checkpoint`: files are linked where the file system can, else copied."""
         try:
             # Flushing lets other threads run, making the checkpoint does not: so there is little left to do for it.
-            self._db.flush()
-            Checkpoint(self._db).create_checkpoint(str(path))
+            for family in self._families.each():
+                family.flush()
+            Checkpoint(self._families.db).create_checkpoint(str(path))
         except Exception as error:
-            raise StoreFailed(f"backing up the store {self._path} failed: {_reason(error)}") from error
+            raise StoreFailed(f"backing up the store {self._path} failed: {reason_of(error)}") from error
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -265,79 +265,8 @@ class RocksStore:
         self._closed = True
         try:
             try:
-                self._db.close()
+                self._families.close()
             finally:
                 self._durable.close()
         except Exception as error:
-            raise StoreFailed(f"closing the store {self._path} failed: {_reason(error)}") from error
-
-
-def stored_rows(path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Yields every row of a store in the order of keys, without changing or locking it.
-
-    The rows are those of one moment. A server that runs on the store meanwhile may remove files that are still to be
-    read.
-
-    Raises:
-        StoreError: There is no store, or it cannot be read.
-    """
-    if not (path / "CURRENT").is_file():
-        raise StoreFailed(f"there is no store at {path}")
-    with TemporaryDirectory() as logs:
-        options = make_options()
-        options.set_db_log_dir(logs)
-        # All files are opened at once, so that later removals do no harm.
-        options.set_max_open_files(-1)
-        try:
-            # Logs are read: rows not yet flushed stand only there.
-            db = Rdict(str(path), options, access_type=AccessType.read_only(False))  # noqa: FBT003
-        except Exception as error:
-            raise _open_error(path, error) from error
-        try:
-            start = b""
-            while page := _scan(db, start, _LAST_KEY, PAGE_ROWS):
-                yield from page
-                start = page[-1][0] + b"\0"
-        except StoreError:
-            raise
-        except Exception as error:
-            raise _read_error(path, error) from error
-        finally:
-            db.close()
-
-
-def _scan(db: Rdict, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-    bound = ReadOptions()
-    bound.set_iterate_upper_bound(end)
-    items = cast("Iterator[tuple[bytes, bytes]]", db.items(from_key=start, read_opt=bound))
-    rows = list(islice(items, limit))
-    if len(rows) < limit:
-        # The fast iterator stops at an unreadable block as it does at the end of the rows: ask which it was.
-        iterator = db.iter(bound)
-        iterator.seek(rows[-1][0] + b"\0" if rows else start)
-        iterator.status()
-    return rows
-
-
-def _reason(error: Exception) -> str:
-    """Returns the first line of an error's text."""
-    text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-    return text.partition("\n")[0]
-
-
-def _open_error(path: Path, error: Exception) -> StoreError:
-    text = _reason(error)
-    if "LOCK:" in text and ("Resource temporarily unavailable" in text or "lock hold by current process" in text):
-        return StoreLocked(f"the store {path} is open in another process; stop that one, or set another path")
-    if any(sign in text for sign in ("Permission denied", "Read-only file system", "No space left")):
-        return StoreNotWritable(f"the store's directory {path} cannot be written: {text}")
-    if "Corruption" in text:
-        return StoreDamaged(f"the store {path} is damaged, restore a backup: {text}")
-    return StoreFailed(f"the store {path} cannot be opened: {text}")
-
-
-def _read_error(path: Path, error: Exception) -> StoreError:
-    text = _reason(error)
-    if "Corruption" in text:
-        return StoreDamaged(f"the store {path} is damaged, restore a backup: {text}")
-    return StoreFailed(f"reading the store {path} failed: {text}")
+            raise StoreFailed(f"closing the store {self._path} failed: {reason_of(error)}") from error

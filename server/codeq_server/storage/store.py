@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final, Protocol
+
+LOG_PREFIX: Final = b"\xf0"
+"""Keys from here on are those of the log and of whoever keeps it; the ones below are rows of the shard."""
+ROWS_POINTER: Final = LOG_PREFIX + b"rows"
+"""Row of the log with the name of the current set of rows; the store's own."""
+WRITTEN: Final = LOG_PREFIX + b"written"
+"""Row of the log with the number of the last write, 8 bytes big-endian; missing in a store without a log."""
+LAST_KEY: Final = b"\xff" * 32
+"""Above every key."""
 
 
 class Store(Protocol):
-    """Rows in the order of their keys.
+    """Rows in the order of their keys, and beside them rows of a log.
 
-    `get` and `scan` are called on the thread of the event loop, `write`, `sync` and `note_durable` on one writer
-    thread. Every method may raise a StoreError.
+    A log is kept only by a store that was opened with one. Rows of the log are told by their keys, and written together
+    with the others. The rows of the shard are a set that can be replaced as a whole by one that came as files.
+
+    `get` and `scan` are called on the thread of the event loop, `write`, `sync`, `note_durable` and what works on sets
+    on one writer thread. Every method may raise a StoreError.
     """
 
     def get(self, key: bytes) -> bytes | None:
@@ -18,7 +31,10 @@ class Store(Protocol):
         ...
 
     def scan(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Returns at most `limit` written rows of [start, end) in the order of keys; nothing outlives the call."""
+        """Returns at most `limit` written rows of [start, end) in the order of keys; nothing outlives the call.
+
+        They are all rows of the shard or all rows of the log, as `start` is.
+        """
         ...
 
     def write(self, rows: Mapping[bytes, bytes | None]) -> None:
@@ -41,8 +57,37 @@ class Store(Protocol):
         """
         ...
 
+    def reset_durable(self, number: int) -> None:
+        """Makes `number` what `check_recovered` compares with, durably: other writes are counted from now on."""
+        ...
+
+    def import_rows(self, files: Iterable[Path]) -> str:
+        """Takes files that `export` made into a new set of rows, durably, and returns its name; it is not yet current.
+
+        The files are moved when they are on the store's file system.
+        """
+        ...
+
+    def switch_rows(self, name: str, rows: Mapping[bytes, bytes | None]) -> None:
+        """Makes a set of rows the current one and writes rows of the log, all or nothing, durably; drops the old set.
+
+        Nothing may be read meanwhile.
+        """
+        ...
+
+    def drop_rows(self, name: str) -> None:
+        """Drops a set of rows that is not current, as the next opening would."""
+        ...
+
+    def checkpoint(self, path: Path) -> None:
+        """Makes a folder that can be opened as a store, with all that was written before; it must not exist.
+
+        May be called on any thread while the store is in use.
+        """
+        ...
+
     def approximate_bytes(self) -> int:
-        """Returns about how many bytes the rows take."""
+        """Returns about how many bytes the rows and the log take."""
         ...
 
     def free_bytes(self) -> int:

@@ -1,0 +1,77 @@
+"""Reads a store that this process has not opened, without changing or locking it: for checks and exports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rocksdict import AccessType
+
+from .errors import StoreFailed
+from .families import Families, every_row, make_options, read_error
+
+
+class Stored:
+    """What is stored: rows of one moment."""
+
+    def __init__(self, path: Path, families: Families) -> None:
+        self._path = path
+        self._families = families
+
+    def get(self, key: bytes) -> bytes | None:
+        """Returns the value of a row or of a row of the log, or None.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+        family = self._families.of(key)
+        try:
+            value: bytes | None = None if family is None else family.get(key)
+        except Exception as error:
+            raise read_error(self._path, error) from error
+        return value
+
+    def rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yields every row in the order of keys, none of the log.
+
+        Raises:
+            StoreError: They cannot be read.
+        """
+        try:
+            yield from every_row(self._families.rows)
+        except Exception as error:
+            raise read_error(self._path, error) from error
+
+
+@contextmanager
+def open_stored(path: Path) -> Iterator[Stored]:
+    """Opens a store for reading. A server that runs on it meanwhile may remove files that are still to be opened.
+
+    Raises:
+        StoreError: There is no store, or it cannot be read.
+    """
+    if not (path / "CURRENT").is_file():
+        raise StoreFailed(f"there is no store at {path}")
+    with TemporaryDirectory() as logs:
+        options = make_options()
+        options.set_db_log_dir(logs)
+        # All files are opened at once, so that later removals do no harm.
+        options.set_max_open_files(-1)
+        # Logs are read: rows not yet flushed stand only there.
+        families = Families(path, options, AccessType.read_only(False))  # noqa: FBT003
+        try:
+            yield Stored(path, families)
+        finally:
+            families.close()
+
+
+def stored_rows(path: Path) -> Iterator[tuple[bytes, bytes]]:
+    """Yields every row of a store in the order of keys, without changing or locking it.
+
+    Raises:
+        StoreError: There is no store, or it cannot be read.
+    """
+    with open_stored(path) as stored:
+        yield from stored.rows()

@@ -41,7 +41,7 @@ pub fn judge(raft: &mut Raft<LogCache>, message: &mut Message, may_campaign: boo
     }
     let leading = raft.state == StateRole::Leader && message.term == raft.term;
     match kind {
-        MessageType::MsgAppend if !leading => judge_append(raft, message),
+        MessageType::MsgAppend if !leading => judge_append(message),
         MessageType::MsgHeartbeat if !leading && message.commit > raft.raft_log.last_index() => {
             Refuse("commit is beyond the last index")
         }
@@ -97,20 +97,13 @@ fn fault_of(id: u64, message: &Message) -> Option<&'static str> {
     None
 }
 
-fn judge_append(raft: &Raft<LogCache>, message: &Message) -> Verdict {
+fn judge_append(message: &Message) -> Verdict {
     // For an index it does not have the crate reads term 0, and would take entries behind a gap.
     if (message.index == 0) != (message.log_term == 0) || message.log_term > message.term {
         return Refuse("log_term does not fit");
     }
     if !consecutive(message.index, message.log_term, message.term, &message.entries) {
         return Refuse("entries are not consecutive");
-    }
-    let log = &raft.raft_log;
-    if message.index >= log.committed && log.match_term(message.index, message.log_term) {
-        let conflict = log.find_conflict(&message.entries);
-        if conflict != 0 && conflict <= log.committed {
-            return Refuse("entries contradict what is committed");
-        }
     }
     Step
 }

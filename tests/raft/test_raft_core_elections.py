@@ -1,0 +1,173 @@
+"""Elections: who may lead, when, and what keeps a leader from being disturbed."""
+
+from __future__ import annotations
+
+import pytest
+from codeq_raft_core import ProposalRefused
+from raft_cluster import ELECTION_TICKS, Cluster
+from raft_wire import message, read
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_group_elects_one_leader_that_all_know(size: int) -> None:
+    cluster = Cluster(range(1, size + 1))
+    leader = cluster.leader()
+    cluster.tick(2 * ELECTION_TICKS)
+    assert {member.status.leader for member in cluster.members.values()} == {leader.id}
+    assert {member.status.term for member in cluster.members.values()} == {leader.status.term}
+    assert [member.id for member in cluster.members.values() if member.status.role == "leader"] == [leader.id]
+
+
+def test_follower_without_leader_waits_between_one_and_two_election_timeouts() -> None:
+    waited = set()
+    for raft_id in range(1, 60):
+        cluster = Cluster([raft_id, 100, 101])
+        cluster.cut(raft_id)
+        ticks = 0
+        while cluster[raft_id].status.role == "follower":
+            cluster.tick(1, raft_id)
+            ticks += 1
+        waited.add(ticks)
+    assert waited == set(range(ELECTION_TICKS, 2 * ELECTION_TICKS))
+
+
+def test_election_timeout_is_drawn_anew_after_each_election() -> None:
+    cluster = Cluster([1, 2, 3])
+    cluster.cut(1)
+    cluster.lose("MsgRequestPreVote")
+    waits = set()
+    for term in range(1, 12):
+        cluster[1].node.step(message("MsgRequestVoteResponse", to=1, from_=2, term=term, reject=True))
+        ticks = 0
+        while cluster[1].status.role == "follower":
+            cluster.tick(1, 1)
+            ticks += 1
+        waits.add(ticks)
+    assert len(waits) > 3
+
+
+def test_election_is_won_with_a_majority_only() -> None:
+    cluster = Cluster([1, 2, 3, 4, 5])
+    cluster.cut(1, 2)
+    cluster[1].node.campaign()
+    cluster.settle()
+    assert cluster[1].status.role == "precandidate"
+    cluster[3].node.campaign()
+    cluster.settle()
+    assert cluster[3].status.role == "leader"
+
+
+def test_candidate_with_older_log_does_not_win() -> None:
+    cluster = Cluster([1, 2, 3])
+    cluster.elect(1)
+    cluster.cut(3)
+    cluster[1].node.propose(b"a")
+    cluster.settle()
+    cluster.heal()
+    cluster.cut(1)
+    cluster.tick(2 * ELECTION_TICKS, 2, 3)
+    assert cluster[3].status.role == "follower"
+    assert cluster.leader().id == 2 or cluster[2].status.role == "leader"
+
+
+def test_node_grants_one_vote_a_term_even_across_a_restart() -> None:
+    cluster = Cluster([1, 2, 3])
+    voter = cluster[1]
+
+    def ask(candidate: int) -> bool:
+        voter.node.step(message("MsgRequestVote", to=1, from_=candidate, term=5))
+        ready = voter.node.ready()
+        assert ready is not None
+        if ready.hard_state is not None:
+            voter.disk.hard_state = ready.hard_state
+        [(to, kind, answer)] = ready.persisted_messages
+        assert (to, kind) == (candidate, "MsgRequestVoteResponse")
+        return not read(answer).reject
+
+    assert ask(2)
+    assert voter.disk.hard_state == (5, 2, 0)
+    voter.start()
+    assert not ask(3)
+    assert ask(2)
+
+
+def test_pre_vote_keeps_the_term_of_a_node_that_was_cut_off() -> None:
+    cluster = Cluster([1, 2, 3])
+    cluster.elect(1)
+    term = cluster[1].status.term
+    cluster.cut(3)
+    cluster.tick(10 * ELECTION_TICKS)
+    assert cluster[3].status.role == "precandidate"
+    assert cluster[3].status.term == term
+    cluster.heal()
+    cluster.tick(2)
+    assert cluster[1].status.role == "leader"
+    assert cluster[3].status.leader == 1
+    assert {member.status.term for member in cluster.members.values()} == {term}
+
+
+def test_followers_of_a_living_leader_ignore_votes() -> None:
+    cluster = Cluster([1, 2, 3])
+    cluster.elect(1)
+    term = cluster[1].status.term
+    for kind in ("MsgRequestVote", "MsgRequestPreVote"):
+        cluster[2].node.step(message(kind, to=2, from_=3, term=term + 5, index=100, log_term=term))
+    assert cluster[2].node.ready() is None
+    assert cluster[2].status.term == term
+
+
+def test_leader_without_quorum_steps_down() -> None:
+    cluster = Cluster([1, 2, 3])
+    cluster.elect(1)
+    cluster.cut(1)
+    cluster.tick(2 * ELECTION_TICKS, 1)
+    assert cluster[1].status.role != "leader"
+    assert cluster[1].status.leader == 0
+
+
+def test_leader_with_quorum_stays() -> None:
+    cluster = Cluster([1, 2, 3])
+    cluster.elect(1)
+    cluster.cut(3)
+    cluster.tick(10 * ELECTION_TICKS)
+    assert cluster[1].status.role == "leader"
+
+
+def test_new_leader_beside_an_isolated_one_and_the_old_one_follows_when_healed() -> None:
+    cluster = Cluster([1, 2, 3])
+    cluster.elect(1)
+    cluster.cut(1)
+    cluster.tick(4 * ELECTION_TICKS, 2, 3)
+    leaders = [member.id for member in cluster.members.values() if member.status.role == "leader"]
+    assert len(leaders) == 2
+    assert 1 in leaders
+    new = next(raft_id for raft_id in leaders if raft_id != 1)
+    cluster.heal()
+    cluster.tick(2)
+    assert cluster[1].status.role == "follower"
+    assert {member.status.leader for member in cluster.members.values()} == {new}
+
+
+def test_learner_does_not_stand_for_election() -> None:
+    cluster = Cluster([1], learners=[2])
+    cluster.tick(10 * ELECTION_TICKS, 2)
+    assert cluster[2].status.role == "follower"
+    with pytest.raises(ProposalRefused, match="cannot stand"):
+        cluster[2].node.campaign()
+
+
+def test_node_of_no_group_does_not_stand_for_election() -> None:
+    cluster = Cluster([])
+    cluster.add(7)
+    cluster.tick(10 * ELECTION_TICKS)
+    assert cluster[7].status.role == "follower"
+    with pytest.raises(ProposalRefused, match="cannot stand"):
+        cluster[7].node.campaign()
+
+
+def test_campaign_of_a_leader_changes_nothing() -> None:
+    cluster = Cluster([1, 2, 3])
+    status = cluster.elect(1).status
+    cluster[1].node.campaign()
+    cluster.settle()
+    assert cluster[1].status == status

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, NamedTuple, Protocol
 
 from google.protobuf.message import Message
+
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Call(NamedTuple):
@@ -34,6 +37,7 @@ class CallFailed(Exception):  # noqa: N818 - the call failed; this carries its s
         message: Text for people.
         violations: (field, description) of each malformed field.
         retry_after_seconds: When to try again; None: no advice.
+        metadata: What programs are told besides, by name.
     """
 
     def __init__(
@@ -42,12 +46,14 @@ class CallFailed(Exception):  # noqa: N818 - the call failed; this carries its s
         message: str,
         violations: Sequence[tuple[str, str]] = (),
         retry_after_seconds: float | None = None,
+        metadata: Mapping[str, str] = _NONE,
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.violations = violations
         self.retry_after_seconds = retry_after_seconds
+        self.metadata = metadata
 
 
 class Dispatcher(Protocol):

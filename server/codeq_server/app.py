@@ -1,4 +1,4 @@
-"""One server: everything built from settings, from the store to the ports, and taken down again in order.
+"""One server: a host for the shard, the ports, and what goes with them, built from settings and taken down in order.
 
 Order of a stop: health says NOT_SERVING and nothing new is taken; streams get their notice and calls their time; what
 is decided is committed; the store is closed. All of it ends within the grace that is configured.
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Final
 
 import grpc.aio
 import structlog
@@ -29,32 +29,19 @@ from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, 
 from codeq_server import logs, summary
 from codeq_server.access_log import AccessLog
 from codeq_server.auth.authenticator import Authenticator
-from codeq_server.auth.claims import Claims
 from codeq_server.auth.static import StaticValidator
 from codeq_server.config import Address, AuthSettings, Settings
 from codeq_server.core.errors import CorruptRows
-from codeq_server.engine.artifacts import ArtifactKeeper
-from codeq_server.engine.backups import Backups
-from codeq_server.engine.reclaiming import Reclaiming
-from codeq_server.engine.runner import ShardRunner
-from codeq_server.engine.space import SpaceWatch
 from codeq_server.event_loop import ServerLoop
+from codeq_server.hosting import Host
 from codeq_server.listeners import CALLS_MAX, GRPC_OPTIONS, ListenError, listen
-from codeq_server.opening import open_keeper, open_runner
-from codeq_server.services.artifacts import Artifacts
+from codeq_server.local_host import LocalHost
 from codeq_server.services.calls import Calls
 from codeq_server.services.grpc_front import GrpcFront
 from codeq_server.services.local_dispatch import LocalDispatcher
 from codeq_server.services.metrics import ShardCollector
-from codeq_server.services.produce import ProducerStream
-from codeq_server.services.queues import QueueService
 from codeq_server.services.server_info import ServerService
-from codeq_server.services.streams import StreamRegistry
-from codeq_server.services.tasks import TaskService
-from codeq_server.services.work import WorkerStream
 from codeq_server.storage.errors import StoreError
-from codeq_server.storage.rocks import RocksStore
-from codeq_server.storage.store import Store
 
 HTTP_GRACE_SECONDS_MAX: Final = 2.0
 """Time that HTTP requests have at a stop: what runs longer waits for work that will not come any more."""
@@ -104,16 +91,14 @@ class Node:
     """A server in this process."""
 
     def __init__(self, settings: Settings, access: AccessLog, *, verify: bool) -> None:
-        self._verify = verify
         self._settings = settings
         self._access = access
         self._stopping = asyncio.Event()
         self._failed = False
         self._end_by = 0.0
-        self._streams = StreamRegistry()
         self._health = health.aio.HealthServicer()
-        self._keeper: ArtifactKeeper | None = None
-        self._backups: Backups | None = None
+        self._host: Host = LocalHost(settings, self._on_fatal, verify=verify)
+        self._calls = Calls(_authenticator(settings.auth), self._host.absence)
 
     async def run(self) -> int:
         """Starts, serves until a signal or a failure, and stops.
@@ -128,28 +113,14 @@ class Node:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
-        # Nothing that opening makes is garbage: looking for some would take four fifths of its time with many queues.
-        gc.disable()
-        try:
-            runner, store = open_runner(self._settings, self._on_fatal, verify=self._verify)
-        finally:
-            gc.enable()
-        self._calls = Calls(_authenticator(self._settings.auth), runner)
+        await self._host.start(self._calls.present)
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._close, runner)
-            self._keeper = open_keeper(self._settings, runner, store, _log_artifacts)
-            if self._settings.backup_dir is not None and isinstance(store, RocksStore):
-                self._backups = Backups(runner, store, self._keeper, self._settings.backup_dir)
-            space = self._watch_space(runner, store)
-            stack.callback(space.stop)
-            reclaiming = Reclaiming(store.reclaim)
-            stack.push_async_callback(reclaiming.stop)
-            reclaiming.start()
+            stack.push_async_callback(self._close)
             server = grpc.aio.server(options=GRPC_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
             stack.push_async_callback(server.stop, 0)
-            await self._serve_grpc(server, runner)
+            await self._serve_grpc(server)
             worker, producer = self._listen(server)
-            gateway = self._gateway(runner, space)
+            gateway = self._gateway()
             stack.push_async_callback(gateway.stop, 0)
             await server.start()
             try:
@@ -162,37 +133,27 @@ class Node:
             gc.set_threshold(*GARBAGE_THRESHOLDS)
             self._announce(summary.Ready(http, worker, producer))
             await self._stopping.wait()
-            await self._drain(server, gateway, runner)
+            await self._drain(server, gateway)
         _log.info("server_stopped")
         return EXIT_FAILED if self._failed else 0
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
-    async def _serve_grpc(self, server: grpc.aio.Server, runner: ShardRunner) -> None:
+    async def _serve_grpc(self, server: grpc.aio.Server) -> None:
         """Adds every service to the server, with reflection and health."""
-        lease_seconds = self._settings.default_lease_seconds
         persistence = self._settings.persistence
-        artifacts = Artifacts(runner, self._keeper, self._settings.artifact_bytes_max)
-        self._calls.register("codeq.v1.TaskService", TaskService(runner, lease_seconds, artifacts))
-        self._calls.register("codeq.v1.QueueService", QueueService(runner))
         self._calls.register(
             "codeq.v1.ServerService",
             ServerService(
                 version=_VERSION,
+                mode=self._host.mode,
                 fsync=persistence.fsync_on_commit,
                 persistence_provider=persistence.provider,
-                backups=self._backups,
+                backups=self._host.upkeep.backups,
                 on_trouble=_log_backup,
             ),
         )
-
-        async def produce(claims: Claims, context: Any) -> None:
-            await ProducerStream(runner, claims, self._streams, context).run()
-
-        async def work(claims: Claims, context: Any) -> None:
-            await WorkerStream(runner, claims, self._streams, lease_seconds, artifacts, context).run()
-
-        names = GrpcFront(self._calls, produce, work, self._access.grpc, _log_defect).register(server)
+        names = GrpcFront(self._calls, self._access.grpc, _log_defect).register(server)
         for name in names:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -205,36 +166,17 @@ class Node:
         worker, producer = (None if a is None else Address(a.host, ports[a]) for a in wanted)
         return worker, producer
 
-    def _watch_space(self, runner: ShardRunner, store: Store) -> SpaceWatch:
-        reserve_bytes = self._settings.disk_reserve_bytes
-
-        def changed(full: bool, free_bytes: int) -> None:  # noqa: FBT001
-            runner.shard.storage_full = full
-            if full:
-                _log.error(
-                    "storage_full",
-                    free_bytes=free_bytes,
-                    reserve_bytes=reserve_bytes,
-                    hint="new tasks are refused until the store's disk has room again",
-                )
-            else:
-                _log.info("storage_has_room", free_bytes=free_bytes, reserve_bytes=reserve_bytes)
-
-        space = SpaceWatch(store.free_bytes, reserve_bytes, changed)
-        space.start()
-        return space
-
-    def _gateway(self, runner: ShardRunner, space: SpaceWatch) -> GatewayServer:
+    def _gateway(self) -> GatewayServer:
         http_metrics = HttpMetrics()
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
         registry.register(http_metrics)
-        registry.register(ShardCollector(runner, self._streams, space))
+        registry.register(ShardCollector(lambda: self._calls.serving, self._host.upkeep.space))
         gateway = Gateway(
             self._calls.services,
             LocalDispatcher(self._calls),
-            Probes(ready=lambda: self._readiness(space), metrics=lambda: generate_latest(registry)),
+            Probes(ready=self._readiness, metrics=lambda: generate_latest(registry)),
             http_metrics,
             access_log=self._access.http,
             allowed_hosts=self._settings.allowed_hosts or None,
@@ -242,13 +184,13 @@ class Node:
         )
         return GatewayServer(gateway, self._settings.http.host, self._settings.http.port)
 
-    def _readiness(self, space: SpaceWatch) -> tuple[bool, Mapping[str, object]]:
+    def _readiness(self) -> tuple[bool, Mapping[str, object]]:
         persistence = self._settings.persistence
         return not self._stopping.is_set(), {
             "persistence": persistence.provider,
             "fsync": persistence.fsync_on_commit,
             # Who is not ready gets no calls; but what ends tasks must still come.
-            "storageFull": space.full,
+            "storageFull": self._host.upkeep.space.full,
         }
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -284,29 +226,24 @@ class Node:
             with contextlib.suppress(OSError):
                 self._settings.ready_file.unlink(missing_ok=True)
 
-    async def _drain(self, server: grpc.aio.Server, gateway: GatewayServer, runner: ShardRunner) -> None:
+    async def _drain(self, server: grpc.aio.Server, gateway: GatewayServer) -> None:
         """Takes nothing new, tells streams, and gives calls and streams their time."""
         seconds = FATAL_GRACE_SECONDS if self._failed else float(self._settings.shutdown_grace_seconds)
         self._end_by = asyncio.get_running_loop().time() + seconds
         calls_seconds = max(0.0, seconds - FINISH_SECONDS)
         await self._health.enter_graceful_shutdown()
         self._calls.draining = True
-        runner.drain()
-        self._streams.drain(int(calls_seconds * 1000))
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._host.drain(int(calls_seconds * 1000)), name="host-drain")
             group.create_task(server.stop(calls_seconds), name="grpc-stop")
             group.create_task(gateway.stop(min(calls_seconds, HTTP_GRACE_SECONDS_MAX)), name="gateway-stop")
 
-    async def _close(self, runner: ShardRunner) -> None:
+    async def _close(self) -> None:
         """Commits what is decided and closes store and artifacts; a disk that hangs does not keep the process."""
         least = asyncio.get_running_loop().time() + FINISH_SECONDS
         try:
             async with asyncio.timeout_at(max(least, self._end_by)):
-                if self._backups is not None:
-                    await self._backups.stop()
-                if self._keeper is not None:
-                    await self._keeper.stop()
-                await runner.close()
+                await self._host.close()
         except TimeoutError:
             _log.error("store_not_closed", hint="the disk does not answer; the next start recovers the store")
             _end_now(EXIT_FAILED)
@@ -336,10 +273,6 @@ def _authenticator(auth: AuthSettings) -> Authenticator:
 
 def _log_defect(method: str, problem: BaseException) -> None:
     _log.error("call_failed", method=method, exc_info=problem)
-
-
-def _log_artifacts(what: str, problem: Exception) -> None:
-    _log.error("artifacts_failed", what=what, error=str(problem))
 
 
 def _log_backup(what: str, problem: Exception) -> None:

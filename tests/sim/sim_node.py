@@ -15,13 +15,8 @@ from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.shard import ShardSettings
 from codeq_server.engine.runner import ShardRunner
 from codeq_server.replication.local import LocalLog
-from codeq_server.services.artifacts import Artifacts
 from codeq_server.services.calls import Calls
-from codeq_server.services.produce import ProducerStream
-from codeq_server.services.queues import QueueService
-from codeq_server.services.streams import StreamRegistry
-from codeq_server.services.tasks import TaskService
-from codeq_server.services.work import WorkerStream
+from codeq_server.services.serving import Serving
 from codeq_server.storage.identity import next_identity, save
 from google.protobuf.message import Message
 from sim_audit import Audit
@@ -64,13 +59,11 @@ class Server:
         identity = next_identity(self.store, 1, node.clock()[0] // 1000, bytes(range(16)))
         save(self.store, identity)
         shard = recovery.open_shard(self.store, node.settings, identity.epoch, *node.clock())
-        self.runner = ShardRunner(shard, LocalLog(self.store), node.clock, node.chance.random, node.broke)
-        self.registry = StreamRegistry()
-        self.artifacts = Artifacts(self.runner, None, 0)
-        self.calls = Calls(Trust(), self.runner)  # type: ignore[arg-type]
-        self.calls.register("codeq.v1.TaskService", TaskService(self.runner, LEASE_SECONDS, self.artifacts))
-        self.calls.register("codeq.v1.QueueService", QueueService(self.runner))
-        self.runner.changed()
+        runner = ShardRunner(shard, LocalLog(self.store), node.clock, node.chance.random, node.broke)
+        self.serving = Serving(runner, None, lease_seconds=LEASE_SECONDS, artifact_bytes_max=0)
+        self.calls = Calls(Trust(), lambda: Rejection(Reason.DRAINING, "not started"))  # type: ignore[arg-type]
+        self.calls.present(self.serving)
+        runner.changed()
 
 
 class Node:
@@ -136,14 +129,13 @@ class Node:
             return
         self.audit.count("stop")
         server.calls.draining = True
-        process.run(server.runner.drain)
-        process.run(server.registry.drain, 200)
+        process.run(server.serving.drain, 200)
         await asyncio.sleep(0.2)
         for stream in list(self.streams):
             stream.stop()
         await asyncio.sleep(0)
-        await asyncio.wait([process.start(server.runner.close())], timeout=5)
-        self.audit.demand(not server.runner.shard.in_flight, "a stop left batches behind")
+        await asyncio.wait([process.start(server.serving.close())], timeout=5)
+        self.audit.demand(not server.serving.runner.shard.in_flight, "a stop left batches behind")
         self.crash(power=self.chance.random() < 0.5)
 
     def delay(self) -> float:
@@ -275,11 +267,8 @@ class Stream:
 
     def serve(self, server: Server, process: Process) -> None:
         claims = claims_of(self._holder)
-        if self._kind == "produce":
-            run = ProducerStream(server.runner, claims, server.registry, self).run
-        else:
-            run = WorkerStream(server.runner, claims, server.registry, LEASE_SECONDS, server.artifacts, self).run
-        self._task = process.start(run())
+        serve = server.serving.produce if self._kind == "produce" else server.serving.work
+        self._task = process.start(serve(claims, self))
         self._task.add_done_callback(self._ended)
 
     # -- the server's end ------------------------------------------------------------------------------------------

@@ -44,8 +44,8 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
         [
             (
                 ShardRunner._commit_batch,
-                "await self._log.append(sealed)",
-                "[f.done() or f.set_result(None) for f in self._current]; await self._log.append(sealed)",
+                "self._log.append(sealed).add",
+                "[f.done() or f.set_result(None) for f in flight.waiters]; self._log.append(sealed).add",
             )
         ],
         "not durable",

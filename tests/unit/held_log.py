@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 from codeq_server.core import recovery
@@ -18,34 +19,43 @@ DEADLINE_SECONDS = 10
 class HeldLog:
     """Holds every batch until it is released."""
 
-    def __init__(self) -> None:
+    def __init__(self, window: int = 1) -> None:
+        self.window = window
         self.store = MemoryStore()
         self.batches: list[SealedBatch] = []
         self.closed = 0
-        self._held: list[asyncio.Future[None]] = []
         self.free = False
+        self.confirmation: asyncio.Future[None] | None = None
+        """What `confirm` returns; None: nobody else decides."""
+        self._held: deque[tuple[SealedBatch, asyncio.Future[None]]] = deque()
 
-    async def append(self, batch: SealedBatch) -> None:
+    def append(self, batch: SealedBatch) -> asyncio.Future[None]:
         """See `Log.append`."""
+        assert len(self._held) < self.window
         self.batches.append(batch)
-        held = asyncio.get_running_loop().create_future()
-        self._held.append(held)
+        self._held.append((batch, asyncio.get_running_loop().create_future()))
+        appended = self._held[-1][1]
         if self.free:
-            held.set_result(None)
-        await held
-        self.store.write(batch.rows)
+            self.release()
+        return appended
+
+    def confirm(self) -> asyncio.Future[None] | None:
+        """See `Log.confirm`."""
+        return self.confirmation
 
     async def close(self) -> None:
         """See `Log.close`."""
         self.closed += 1
 
     def release(self) -> None:
-        """Makes the batch on its way durable."""
-        self._held[-1].set_result(None)
+        """Makes the first batch on its way durable."""
+        batch, appended = self._held.popleft()
+        self.store.write(batch.rows)
+        appended.set_result(None)
 
     def fail(self, problem: BaseException) -> None:
-        """Fails the batch on its way."""
-        self._held[-1].set_exception(problem)
+        """Fails the first batch on its way."""
+        self._held.popleft()[1].set_exception(problem)
 
 
 class HandClock:
@@ -64,8 +74,8 @@ class HandClock:
 class HeldRunner(ShardRunner):
     """A runner over a held log."""
 
-    def __init__(self, settings: ShardSettings | None = None) -> None:
-        self.log = HeldLog()
+    def __init__(self, settings: ShardSettings | None = None, *, window: int = 1) -> None:
+        self.log = HeldLog(window)
         self.clock = HandClock()
         self.fatal: list[BaseException] = []
         shard = recovery.open_shard(self.log.store, settings or ShardSettings(), 7, *self.clock())

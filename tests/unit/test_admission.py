@@ -242,7 +242,7 @@ async def test_wake_of_many_waiters_is_shared_between_tenants() -> None:
         def wake(self) -> None:
             woken.append(self.tenant)
 
-        def drain(self) -> None:
+        def drain(self, _: Rejection) -> None:
             woken.append("drained")
 
     for tenant in ("flood", "quiet"):

@@ -11,9 +11,8 @@ from codeq_server.auth.static import StaticToken, StaticValidator
 from codeq_server.core.claims import claim
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Caller
-from codeq_server.services.artifacts import Artifacts
 from codeq_server.services.calls import Calls
-from codeq_server.services.tasks import TaskService
+from codeq_server.services.serving import Serving
 from held_log import HeldRunner, turns, until
 
 TOKEN = "secret"
@@ -36,8 +35,8 @@ def calls(runner: HeldRunner) -> Calls:
         raw={"tenantId": "acme"},
     )
     validator = StaticValidator(token)
-    made = Calls(Authenticator(validator, validator), runner)
-    made.register("codeq.v1.TaskService", TaskService(runner, 60, Artifacts(runner, None, 0)))
+    made = Calls(Authenticator(validator, validator), lambda: Rejection(Reason.NOT_LEADER, "elsewhere"))
+    made.present(Serving(runner, None, lease_seconds=60, artifact_bytes_max=0))
     return made
 
 

@@ -9,12 +9,13 @@ import pytest
 from codeq.v1 import producer_service_pb2, task_pb2, task_service_pb2, worker_service_pb2
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.claims import WORKER_SCOPES, Claims, Token
+from codeq_server.core.errors import Reason, Rejection
 from codeq_server.engine.admission import TURN_COST
 from codeq_server.services.artifacts import Artifacts
 from codeq_server.services.calls import Calls
 from codeq_server.services.produce import ProducerStream
+from codeq_server.services.serving import Serving
 from codeq_server.services.streams import StreamRegistry
-from codeq_server.services.tasks import TaskService
 from codeq_server.services.work import WorkerStream
 from held_log import HeldRunner, turns, until
 
@@ -57,8 +58,8 @@ async def runner() -> HeldRunner:
 
 @pytest.fixture
 def calls(runner: HeldRunner) -> Calls:
-    made = Calls(Authenticator(TenantTokens(), TenantTokens()), runner)
-    made.register("codeq.v1.TaskService", TaskService(runner, 60, Artifacts(runner, None, 0)))
+    made = Calls(Authenticator(TenantTokens(), TenantTokens()), lambda: Rejection(Reason.NOT_LEADER, "elsewhere"))
+    made.present(Serving(runner, None, lease_seconds=60, artifact_bytes_max=0))
     return made
 
 

@@ -6,6 +6,7 @@ import time
 
 import pytest
 from codeq_server.core.claims import claim
+from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Caller, Queue
 from codeq_server.core.outcomes import Outcome, give_back
 from codeq_server.engine.waiting import WaitingRoom
@@ -35,7 +36,7 @@ class Worker:
         if self.again:
             self.wait()
 
-    def drain(self) -> None:
+    def drain(self, _: Rejection) -> None:
         self.got.append("drained")
 
 
@@ -135,7 +136,7 @@ async def test_leave_forgets_the_waiter_everywhere(runner: HeldRunner) -> None:
 
 async def test_drain_tells_every_waiter_and_empties_the_room(runner: HeldRunner) -> None:
     workers = [Worker(runner, ["a"]), Worker(runner, None), Worker(runner, ["b", "c"], tenant="globex")]
-    runner.waiting.drain()
+    runner.waiting.drain(Rejection(Reason.DRAINING, "stop"))
     assert [worker.got for worker in workers] == [["drained"]] * 3
     assert (len(runner.waiting), runner.waiting._rooms) == (0, {})
 
@@ -162,7 +163,7 @@ def test_wake_costs_what_there_is_to_claim_and_not_what_waits() -> None:
             lane.ready -= 1
             self.room.wait(self, "acme", ["a"])
 
-        def drain(self) -> None:
+        def drain(self, _: Rejection) -> None:
             self.room.leave(self)
 
     def seconds_of(waiters: int) -> float:

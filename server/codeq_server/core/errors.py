@@ -6,8 +6,12 @@ CorruptRows          stored rows that contradict each other: raised, never skipp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
+from types import MappingProxyType
+from typing import Final
+
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Reason(Enum):
@@ -44,6 +48,7 @@ class Reason(Enum):
     IDEMPOTENCY_CONFLICT = 23
     TASK_ID_TAKEN = 24
     TASK_NOT_REDRIVABLE = 29
+    NOT_LEADER = 33
 
 
 class Rejection(Exception):  # noqa: N818 - a refusal is a normal answer, not an error of the server
@@ -53,13 +58,25 @@ class Rejection(Exception):  # noqa: N818 - a refusal is a normal answer, not an
         reason: Why.
         message: Text for people.
         violations: (field, description) of each malformed field.
+        metadata: What programs are told besides, by name.
     """
 
-    def __init__(self, reason: Reason, message: str, violations: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        violations: Sequence[tuple[str, str]] = (),
+        metadata: Mapping[str, str] = _NONE,
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.violations = violations
+        self.metadata = metadata
+
+    def again(self) -> Rejection:
+        """Returns the same refusal for somebody else: an exception that is raised twice keeps both callers' frames."""
+        return Rejection(self.reason, self.message, self.violations, self.metadata)
 
 
 def invalid_field(field: str, description: str) -> Rejection:

@@ -40,14 +40,14 @@ class ArtifactKeeper:
     """Owns the files of a shard's artifacts.
 
     Args:
-        runner: Runner of the shard.
         files: The files; closed by `stop`.
         on_trouble: Called with what failed to be removed, and why: it is left to the next start.
     """
 
-    def __init__(self, runner: ShardRunner, files: ArtifactFiles, on_trouble: Callable[[str, Exception], None]) -> None:
+    def __init__(self, files: ArtifactFiles, on_trouble: Callable[[str, Exception], None]) -> None:
         self.pending_bytes = 0
-        self._runner = runner
+        self._loop = asyncio.get_running_loop()
+        self._runner: ShardRunner | None = None
         self._files = files
         self.on_trouble = on_trouble
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="codeq-artifacts")
@@ -59,16 +59,21 @@ class ArtifactKeeper:
         self._removals = asyncio.Lock()
         """Held by whoever removes files, or needs that none are removed."""
 
-    def start(self) -> None:
-        """Removes files from now on, and looks for those that were left."""
-        self._runner.on_files_gone = self._let_go
-        self._walk = self._runner.loop.create_task(self._remove_left(), name="artifacts-walk")
+    def follow(self, runner: ShardRunner | None) -> None:
+        """Removes from now on what the shard of this runner lets go, and looks for what was left; None: nothing."""
+        if self._runner is not None:
+            self._runner.on_files_gone = None
+        if self._walk is not None:
+            self._walk.cancel()
+        self._runner = runner
+        if runner is not None:
+            runner.on_files_gone = self._let_go
+            self._walk = self._loop.create_task(self._remove_left(runner), name="artifacts-walk")
 
     async def stop(self) -> None:
         """Ends what is under way, and releases the files."""
-        self._runner.on_files_gone = None
+        self.follow(None)
         if self._walk is not None:
-            self._walk.cancel()
             await asyncio.gather(self._walk, return_exceptions=True)
         if self._removing is not None:
             await self._removing
@@ -90,7 +95,7 @@ class ArtifactKeeper:
 
     async def decided(self, files: Sequence[File]) -> None:
         """Removes those of the files written that no row tells of; goes on when the caller is cancelled."""
-        await asyncio.shield(self._runner.loop.create_task(self._settle(files)))
+        await asyncio.shield(self._loop.create_task(self._settle(files)))
 
     async def read(self, home: bytes, file: bytes, size: int) -> bytes:
         """Returns the content of a file of `size` bytes; one byte more where it has more.
@@ -102,7 +107,7 @@ class ArtifactKeeper:
 
     async def run(self, work: Callable[[], T]) -> T:
         """Works in a thread to the end, even when the caller is cancelled, and then lets the caller go."""
-        future = self._runner.loop.run_in_executor(self._threads, work)
+        future = self._loop.run_in_executor(self._threads, work)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -110,6 +115,8 @@ class ArtifactKeeper:
             raise
 
     def _is_kept(self, home: bytes, file: bytes) -> bool:
+        if self._runner is None:
+            return True  # nobody serves the rows here
         try:
             return is_kept(self._runner.shard, home, file)
         except CorruptRows:
@@ -141,7 +148,7 @@ class ArtifactKeeper:
     def _let_go(self, files: Iterable[File]) -> None:
         self._gone += islice(files, max(0, REMOVALS_MAX - len(self._gone)))
         if self._removing is None:
-            self._removing = self._runner.loop.create_task(self._remove_gone(), name="artifacts-removal")
+            self._removing = self._loop.create_task(self._remove_gone(), name="artifacts-removal")
 
     async def _remove_gone(self) -> None:
         while self._gone:
@@ -151,7 +158,7 @@ class ArtifactKeeper:
 
     # -- files that were left ------------------------------------------------------------------------------------------
 
-    async def _remove_left(self) -> None:
+    async def _remove_left(self, runner: ShardRunner) -> None:
         """Walks over all files once, and removes those that no row tells of."""
         walk = self._files.walk()
         try:
@@ -159,7 +166,7 @@ class ArtifactKeeper:
                 left = [each for each in files if each[1] not in self._undecided and not self._is_kept(*each)]
                 if left:
                     # A removal that is decided, and not durable yet, may have taken the row.
-                    await self._runner.wait_durable()
+                    await runner.wait_durable()
                     await self._remove(left)
                 await asyncio.sleep(WALK_PAUSE_SECONDS)
         except Rejection:

@@ -12,21 +12,18 @@ from codeq_server.storage.backup import back_up
 from codeq_server.storage.rocks import RocksStore
 
 from .artifacts import ArtifactKeeper
-from .runner import ShardRunner
 
 
 class Backups:
     """Makes backups in a folder, one at a time. How many are kept is the operator's business.
 
     Args:
-        runner: Runner of the shard.
-        store: Its store.
+        store: Store of the shard.
         keeper: Who keeps its artifacts; None: nobody.
         folder: Where backups are made.
     """
 
-    def __init__(self, runner: ShardRunner, store: RocksStore, keeper: ArtifactKeeper | None, folder: Path) -> None:
-        self._runner = runner
+    def __init__(self, store: RocksStore, keeper: ArtifactKeeper | None, folder: Path) -> None:
         self._store = store
         self._keeper = keeper
         self._folder = folder
@@ -44,7 +41,7 @@ class Backups:
         """
         if self._making is not None and not self._making.done():
             raise Rejection(Reason.LIMIT_REACHED, "another backup is being made")
-        self._making = self._runner.loop.create_task(self._make(self._folder / name), name="backup")
+        self._making = asyncio.get_running_loop().create_task(self._make(self._folder / name), name="backup")
         return await asyncio.shield(self._making)
 
     async def stop(self) -> None:

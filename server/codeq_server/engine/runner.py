@@ -1,9 +1,12 @@
 """The runner of one shard: everything that decides on it goes through here, on one event loop.
 
 Life of a decision: a caller changes the shard through functions of the core, calls `changed`, and lets nothing out
-before `durable` is done. The batch that fills while another is on its way is committed next: groups form by
-themselves, nobody waits for a timer. A batch that fails, or a decision that breaks off half way, poisons the runner:
-every caller gets OUTCOME_UNKNOWN and the process ends.
+before `durable` is done. As many batches are on their way at a time as the log lets; the one that fills meanwhile is
+committed next: groups form by themselves, nobody waits for a timer. A batch that fails, or a decision that breaks off
+half way, poisons the runner: every caller gets OUTCOME_UNKNOWN and the process ends.
+
+A runner lives as long as its leadership. `end` tells everybody that it is over: who waits for what may not be durable
+gets OUTCOME_UNKNOWN, all others are refused, and the runner decides nothing any more.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
@@ -56,6 +60,17 @@ class Commits:
         self.seconds_max = 0.0
 
 
+class _Flight:
+    """A batch on its way: its number, when it left, and who waits for it."""
+
+    __slots__ = ("lsn", "started", "waiters")
+
+    def __init__(self, lsn: int, waiters: list[asyncio.Future[None]]) -> None:
+        self.lsn = lsn
+        self.waiters = waiters
+        self.started = time.perf_counter()
+
+
 class ShardRunner:
     """Owns a shard and its log."""
 
@@ -78,10 +93,13 @@ class ShardRunner:
         self._on_fatal = on_fatal
         self.loop = asyncio.get_running_loop()
         self._next: list[asyncio.Future[None]] = []
-        self._current: list[asyncio.Future[None]] = []
+        """Who waits for the batch that fills."""
+        self._flights: deque[_Flight] = deque()
+        self._confirming: dict[asyncio.Future[None], list[tuple[asyncio.Future[None], int]]] = {}
+        """Of each confirmation under way, who waits for it, and the last batch on its way by then; 0: none was."""
         self.admission = Admission(self.loop, self._full)
         self._busy = False
-        self._commit: asyncio.Task[None] | None = None
+        """Whether the batch that fills is seen to: its commit is about to begin, or waits for another's end."""
         self._waking: dict[Queue, int] = {}
         """Queues whose waiters are being woken one by one, and the turn of the last who is."""
         self._timer: asyncio.TimerHandle | None = None
@@ -92,7 +110,10 @@ class ShardRunner:
         self._held = False
         """Whether it waits for the next batch."""
         self._ends: dict[TaskKey, dict[asyncio.Future[None], None]] = {}
-        self._failure: BaseException | None = None
+        self.refusal: Rejection | None = None
+        """Why the runner has ended; None: it has not."""
+        self._refuse: Callable[[], Rejection] | None = None
+        """Once nothing is decided any more: makes what everybody is told."""
         self._closed = False
 
     # -- deciding --------------------------------------------------------------------------------------------------
@@ -101,21 +122,22 @@ class ShardRunner:
         """Returns the time for a decision.
 
         Raises:
-            Rejection: OUTCOME_UNKNOWN after a failed commit, DRAINING after `close`.
+            Rejection: OUTCOME_UNKNOWN after a failed commit, DRAINING after `close`, what `end` was told.
         """
-        if self._failure is not None:
-            raise _unknown()
+        if self._refuse is not None:
+            raise self._refuse()
         if self._closed:
             raise Rejection(Reason.DRAINING, "the server is stopping")
         return self.shard.at(*self._clock())
 
     def changed(self) -> None:
         """Sees to what a decision led to: a commit, waiters to wake, an earlier timer."""
-        if self._failure is not None:
+        if self._refuse is not None:
             return
         if not self._busy and self.shard.batch:
             self._busy = True
-            self.loop.call_soon(self._start_commit)
+            # A turn later: callers that were answered together take more than one turn to decide together again.
+            self.loop.call_soon(self.loop.call_soon, self._start_commit)
         if self.shard.ended_watched:
             self._wake_ends()
         if self.shard.cancelled:
@@ -127,19 +149,30 @@ class ShardRunner:
         self._arm()
 
     def durable(self) -> asyncio.Future[None] | None:
-        """Returns what resolves when everything decided so far is durable; None: it is already.
+        """Returns what resolves when everything decided so far is durable, and nobody else had decided; None: it is so.
+
+        A batch that has yet to leave shows by getting through that nobody else decided before. One that has left may
+        get through while others decide already: what is seen beside it, or beside none, is to be confirmed.
 
         Raises:
-            Rejection: OUTCOME_UNKNOWN after a failed commit.
+            Rejection: OUTCOME_UNKNOWN after a failed commit, what `end` was told.
         """
-        if self._failure is not None:
-            raise _unknown()
+        if self._refuse is not None:
+            raise self._refuse()
+        if not self.shard.batch:
+            confirmation = self._log.confirm()
+            if confirmation is not None:
+                return self._confirmed(confirmation)
+        return self._written()
+
+    def _written(self) -> asyncio.Future[None] | None:
+        """Returns what resolves when everything decided so far is durable; None: it is already."""
         if self.shard.batch:
             waiters = self._next
             if not self._busy:
                 self.changed()
-        elif self.shard.in_flight:
-            waiters = self._current
+        elif self._flights:
+            waiters = self._flights[-1].waiters
         else:
             return None
         future = self.loop.create_future()
@@ -147,14 +180,25 @@ class ShardRunner:
         return future
 
     async def wait_durable(self) -> None:
-        """Waits until everything decided so far is durable.
+        """Waits for what `durable` returns.
 
         Raises:
-            Rejection: OUTCOME_UNKNOWN after a failed commit.
+            Rejection: OUTCOME_UNKNOWN after a failed commit, what `end` was told.
         """
         future = self.durable()
         if future is not None:
             await future
+
+    def refused(self, refusal: Rejection, *, decided: bool) -> Rejection:
+        """Returns what a caller is told that met a refusal while it decided in several steps.
+
+        Args:
+            refusal: What it met.
+            decided: Whether it had decided something by then.
+        """
+        if decided and self.refusal is not None and refusal.reason is self.refusal.reason:
+            return _unknown()
+        return refusal
 
     def fail(self, problem: BaseException) -> Rejection:
         """Poisons the runner because a decision broke off half way; returns what the caller is told."""
@@ -169,10 +213,10 @@ class ShardRunner:
             cost: What is to be decided, in tasks; see `admission.CALL_COST`.
 
         Raises:
-            Rejection: OUTCOME_UNKNOWN after a failed commit.
+            Rejection: OUTCOME_UNKNOWN after a failed commit, what `end` was told.
         """
-        if self._failure is not None:
-            raise _unknown()
+        if self._refuse is not None:
+            raise self._refuse()
         await self.admission.enter(tenant, cost)
 
     def _full(self) -> bool:
@@ -210,74 +254,140 @@ class ShardRunner:
 
     def _let_files_go(self) -> None:
         gone, self.shard.gone_files = self.shard.gone_files, []
-        future, call = self.durable(), self.on_files_gone
+        future, call = self._written(), self.on_files_gone
         if future is not None and call is not None:
             future.add_done_callback(lambda done: None if done.cancelled() or done.exception() else call(gone))
 
     def drain(self) -> None:
         """Ends every wait, for work and for the ends of tasks, with DRAINING."""
-        self.waiting.drain()
+        self._end_waits(Rejection(Reason.DRAINING, "the server is stopping"))
+
+    def _end_waits(self, refusal: Rejection) -> None:
+        self.waiting.drain(refusal)
         for futures in self._ends.values():
-            for future in futures:
-                if not future.done():
-                    future.set_exception(Rejection(Reason.DRAINING, "the server is stopping"))
+            _refuse_all(futures, refusal.again)
 
-    # -- life ------------------------------------------------------------------------------------------------------
-
-    async def close(self) -> None:
-        """Commits what is decided, then releases the log; later decisions are refused."""
-        self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        while self._failure is None and (future := self.durable()) is not None:
-            with contextlib.suppress(Rejection):  # who waits was told, and so was `on_fatal`
-                await future
-        if self._commit is not None:
-            await self._commit
-        await self._log.close()
+    # -- commits ---------------------------------------------------------------------------------------------------
 
     def _start_commit(self) -> None:
-        self._commit = self.loop.create_task(self._run_commits(), name="shard-commits")
-
-    async def _run_commits(self) -> None:
+        if self._refuse is not None:
+            return
         try:
-            while self.shard.batch and self._failure is None:
-                await self._commit_batch()
+            self._busy = len(self._flights) >= self._log.window
+            if self.shard.batch and not self._busy:
+                self._commit_batch()
         except BaseException as problem:  # noqa: BLE001 - whatever it is, nothing decided may be believed any more
             self._poison(problem)
-        self._busy = False
 
-    async def _commit_batch(self) -> None:
+    def _commit_batch(self) -> None:
         shard = self.shard
-        self._current, self._next = self._next, []
         sealed = shard.seal(shard.at(*self._clock()))
+        flight = _Flight(sealed.lsn, self._next)
+        self._flights.append(flight)
+        self._next = []
+        self._busy = len(self._flights) >= self._log.window
         if self._held:
             self._held = False
             self.admission.push(TIMERS, self._run_due)
         self.admission.reopen()
-        started = time.perf_counter()
-        await self._log.append(sealed)
-        shard.settled(sealed.lsn)
-        seconds = time.perf_counter() - started
+        self._log.append(sealed).add_done_callback(partial(self._on_appended, flight))
+
+    def _on_appended(self, flight: _Flight, appended: asyncio.Future[None]) -> None:
+        problem = _problem_of(appended)
+        if self._refuse is not None:
+            return
+        if isinstance(problem, Rejection):
+            self.end(problem)
+        elif problem is not None:
+            self._poison(problem)
+        else:
+            self._go_on(flight)
+
+    def _go_on(self, flight: _Flight) -> None:
+        try:
+            self._settle(flight)
+            self._busy = False
+            if self.shard.batch:
+                self._commit_batch()
+            self._arm()  # the retention of what ended counts from the seal
+        except BaseException as problem:  # noqa: BLE001 - see above
+            self._poison(problem)
+
+    def _settle(self, flight: _Flight) -> None:
+        """Lets go what waited for a batch that is durable."""
+        self.shard.settled(flight.lsn)
+        self._flights.popleft()
+        seconds = time.perf_counter() - flight.started
         self.commits.count += 1
         self.commits.seconds += seconds
         self.commits.seconds_max = max(self.commits.seconds_max, seconds)
-        done, self._current = self._current, []
-        for future in done:
+        for future in flight.waiters:
             if not future.done():
                 future.set_result(None)
-        self._arm()  # the retention of what ended counts from the seal
+
+    def _confirmed(self, confirmation: asyncio.Future[None]) -> asyncio.Future[None]:
+        """Returns what resolves when that is confirmed and all batches on their way are durable."""
+        waiters = self._confirming.get(confirmation)
+        if waiters is None:
+            waiters = self._confirming[confirmation] = []
+            confirmation.add_done_callback(self._on_confirmed)
+        future = self.loop.create_future()  # of its own: who waits may be cancelled, and its future with it
+        waiters.append((future, self._flights[-1].lsn if self._flights else 0))
+        return future
+
+    def _on_confirmed(self, confirmation: asyncio.Future[None]) -> None:
+        problem = _problem_of(confirmation)
+        if self._refuse is not None:
+            return
+        if problem is not None and not isinstance(problem, Rejection):
+            self._poison(problem)
+            return
+        flights = self._flights
+        for future, lsn in self._confirming.pop(confirmation):
+            if problem is not None:
+                # Who waited for a batch as well may have decided something in it.
+                _refuse_all((future,), _unknown if lsn else problem.again)
+            elif flights and flights[0].lsn <= lsn:
+                flights[lsn - flights[0].lsn].waiters.append(future)
+            elif not future.done():
+                future.set_result(None)
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Commits what is decided, unless the runner has ended, then releases the log; later decisions are refused."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        while self._refuse is None and (future := self._written()) is not None:
+            with contextlib.suppress(Rejection):  # who waits was told, and so was `on_fatal`
+                await future
+        await self._log.close()
+
+    def end(self, refusal: Rejection) -> None:
+        """Ends the runner because its leadership is over; whoever asks for something from now on gets the refusal."""
+        if self._refuse is None:
+            self.refusal = refusal
+            self._give_up(refusal.again)
+            self._end_waits(refusal)
 
     def _poison(self, problem: BaseException) -> None:
-        if self._failure is not None:
-            return
-        self._failure = problem
-        self.admission.fail(_unknown)
-        for future in (*self._current, *self._next):
-            if not future.done():
-                future.set_exception(_unknown())
-                future.exception()  # the waiter may be gone: its absence is no error
-        self._on_fatal(problem)
+        if self._refuse is None:
+            self._give_up(_unknown)
+            self._on_fatal(problem)
+
+    def _give_up(self, refuse: Callable[[], Rejection]) -> None:
+        """Decides nothing any more, and tells all who wait to decide, or for what was decided."""
+        self._refuse = refuse
+        self.on_files_gone = None
+        if self._timer is not None:
+            self._timer.cancel()
+        self.admission.fail(refuse)
+        for waiters in (self._next, *(flight.waiters for flight in self._flights)):
+            _refuse_all(waiters, _unknown)
+        for confirming in self._confirming.values():
+            for future, lsn in confirming:
+                _refuse_all((future,), _unknown if lsn else refuse)
 
     # -- waking and time ---------------------------------------------------------------------------------------------
 
@@ -302,7 +412,7 @@ class ShardRunner:
 
     def _arm(self) -> None:
         # Mostly the timer goes off early enough: that is seen without a look at the clocks.
-        if timers.is_quiet(self.shard, self._timer_at) or self._due_waits or self._closed or self._failure is not None:
+        if timers.is_quiet(self.shard, self._timer_at) or self._due_waits or self._closed or self._refuse is not None:
             return
         now = self.shard.at(*self._clock())
         wait = timers.next_wake(self.shard, now)
@@ -326,7 +436,7 @@ class ShardRunner:
 
     def _run_due(self) -> int:
         """Works a slice of what is due, and has the next one worked; returns what it cost."""
-        if self._failure is not None or self._closed:
+        if self._refuse is not None or self._closed:
             return 0
         if len(self.shard.batch.rows) > TIMER_ROWS_MAX:
             self._held = True
@@ -351,3 +461,14 @@ class ShardRunner:
 
 def _unknown() -> Rejection:
     return Rejection(Reason.OUTCOME_UNKNOWN, "what was decided could not be made durable; the outcome is unknown")
+
+
+def _problem_of(future: asyncio.Future[None]) -> BaseException | None:
+    return asyncio.CancelledError() if future.cancelled() else future.exception()
+
+
+def _refuse_all(futures: Iterable[asyncio.Future[None]], refuse: Callable[[], Rejection]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(refuse())
+            future.exception()  # the waiter may be gone: its absence is no error

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
+from codeq_server.core.errors import Rejection
 from codeq_server.core.model import Queue
 
 
@@ -16,8 +17,8 @@ class Waiter(Protocol):
         """Tries to claim at once; a waiter that still wants work waits again."""
         ...
 
-    def drain(self) -> None:
-        """Stops waiting: the server takes nothing new."""
+    def drain(self, refusal: Rejection) -> None:
+        """Stops waiting: the server takes nothing new, and the refusal says why."""
         ...
 
 
@@ -81,8 +82,8 @@ class WaitingRoom:
                     first, first_turn = waiter, turn
         return first
 
-    def drain(self) -> None:
-        """Tells every waiter that no work will come any more."""
+    def drain(self, refusal: Rejection) -> None:
+        """Tells every waiter that no work will come any more, and why."""
         for waiter in list(self._keys):
             self.leave(waiter)
-            waiter.drain()
+            waiter.drain(refusal)

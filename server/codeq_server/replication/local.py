@@ -12,13 +12,18 @@ from codeq_server.storage.store import Store
 class LocalLog:
     """Writes batches to a store from one thread, so that the event loop never waits for the disk."""
 
+    window = 1
+
     def __init__(self, store: Store) -> None:
         self._store = store
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="codeq-writer")
 
-    async def append(self, batch: SealedBatch) -> None:
-        """Returns when the batch is synced."""
-        await asyncio.get_running_loop().run_in_executor(self._writer, self._write, batch)
+    def append(self, batch: SealedBatch) -> asyncio.Future[None]:
+        """Returns what is done when the batch is synced."""
+        return asyncio.get_running_loop().run_in_executor(self._writer, self._write, batch)
+
+    def confirm(self) -> None:
+        """Nobody else decides: the store is locked."""
 
     async def close(self) -> None:
         """Waits for the writer and closes the store."""

@@ -1,32 +1,32 @@
 """Unary calls as both fronts make them: gRPC and the gateway in this process share everything here.
 
-A call is authenticated by the option on its RPC, validated by the rules on its request, carried out by the method of
-the registered service when it is its tenant's turn, and answered when what it saw is durable.
+A call is authenticated by the option on its RPC and validated by the rules on its request. Calls about the shard are
+carried out by whatever serves it at the moment, when it is their tenant's turn, and answered when what they saw is
+durable. Calls about the node are carried out at once, whoever serves the shard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from google.api import annotations_pb2
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
 from codeq_server.auth.access import Access, access_of
 from codeq_server.auth.authenticator import Authenticator
-from codeq_server.auth.claims import Claims
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.engine.admission import CALL_COST
 from codeq_server.engine.runner import ShardRunner
 
+from .serving import SHARD_SERVICES, Handler, Serving, handlers_of
 from .validation import check_message
 
 PAGE_COST: Final = 512
 """Cost of a call that looks at thousands of rows for a page: not many of them in one turn."""
-
-Handler = Callable[[Claims, Any], Awaitable[Message]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,8 @@ class Method:
     Attributes:
         name: Full name such as "/codeq.v1.TaskService/CreateTask".
         access: Who may call it.
-        handler: What carries it out.
+        handler: What carries it out; None: who serves the shard does.
+        reads: Whether it decides nothing.
         request_class: Class of its request.
         descriptor: Its descriptor.
         cost: What a call costs its tenant beside what its request lists; see `admission`.
@@ -45,7 +46,8 @@ class Method:
 
     name: str
     access: Access
-    handler: Handler
+    handler: Handler | None
+    reads: bool
     request_class: type[Message]
     descriptor: MethodDescriptor
     cost: int
@@ -53,17 +55,34 @@ class Method:
 
 
 class Calls:
-    """The table of unary methods, made from the services' descriptors."""
+    """The table of unary methods, made from the services' descriptors.
 
-    def __init__(self, authenticator: Authenticator, runner: ShardRunner) -> None:
+    Attributes:
+        serving: What serves the shard at the moment; None: nothing does here.
+        methods: The methods by full name.
+        services: The services, those of the shard first.
+        draining: Whether the server takes nothing new.
+
+    Args:
+        authenticator: Tells whose calls they are.
+        absence: Returns the refusal of calls about the shard while nothing serves it here.
+    """
+
+    def __init__(self, authenticator: Authenticator, absence: Callable[[], Rejection]) -> None:
         self.authenticator = authenticator
-        self._runner = runner
+        self.serving: Serving | None = None
+        self._absence = absence
         self.methods: dict[str, Method] = {}
         self.services: list[ServiceDescriptor] = []
         self.draining = False
+        for name in SHARD_SERVICES:
+            self._add(name, {})
 
     def register(self, service_name: str, service: object) -> None:
-        """Registers a service whose methods have the names of its RPCs; streams are registered elsewhere."""
+        """Registers a service of the node, whose methods have the names of its RPCs."""
+        self._add(service_name, handlers_of(service_name, service))
+
+    def _add(self, service_name: str, handlers: Mapping[str, Handler]) -> None:
         descriptor = descriptor_pool.Default().FindServiceByName(service_name)
         self.services.append(descriptor)
         for method in descriptor.methods:
@@ -71,12 +90,27 @@ class Calls:
             self.methods[name] = Method(
                 name=name,
                 access=access_of(name),
-                handler=getattr(service, method.name),
+                handler=handlers.get(name),
+                reads=method.GetOptions().Extensions[annotations_pb2.http].HasField("get"),
                 request_class=message_factory.GetMessageClass(method.input_type),
                 descriptor=method,
                 cost=PAGE_COST if method.name.startswith("List") else CALL_COST,
                 lists=tuple(f.name for f in method.input_type.fields if f.is_repeated and f.message_type is not None),
             )
+
+    def present(self, serving: Serving | None) -> None:
+        """Takes what serves the shard from now on."""
+        self.serving = serving
+
+    def current(self) -> Serving:
+        """Returns what serves the shard.
+
+        Raises:
+            Rejection: Nothing does here.
+        """
+        if self.serving is None:
+            raise self._absence()
+        return self.serving
 
     async def call(self, name: str, request: Message, authorization: str) -> Message:
         """Returns the response of a call.
@@ -90,12 +124,32 @@ class Calls:
         claims = self.authenticator.authenticate(authorization, method.access.principal, method.access.scope)
         if self.draining:
             raise Rejection(Reason.DRAINING, "the server is stopping")
+        if method.handler is not None:
+            check_message(request)
+            return await method.handler(claims, request)
+        serving = self.current()
         check_message(request)
         cost = method.cost + sum(len(getattr(request, name)) for name in method.lists)
-        await self._runner.room(claims.tenant_id, cost)
+        await serving.runner.room(claims.tenant_id, cost)
         try:
-            return await method.handler(claims, request)
-        except Rejection:
-            # A refusal, too, may rest on what another caller decided a moment ago.
-            await self._runner.wait_durable()
+            return await serving.handlers[name](claims, request)
+        except Rejection as rejection:
+            await _confirm(serving.runner, method, rejection)
             raise
+
+
+async def _confirm(runner: ShardRunner, method: Method, refusal: Rejection) -> None:
+    """Waits until what a refusal rests on is durable: another caller may have decided it a moment ago.
+
+    Raises:
+        Rejection: The leadership has ended, and the call decided nothing.
+    """
+    try:
+        if refusal.reason is not Reason.OUTCOME_UNKNOWN:
+            await runner.wait_durable()
+        elif method.reads:
+            raise refusal
+    except Rejection:
+        if runner.refusal is not None:
+            raise runner.refusal.again() from None
+        raise

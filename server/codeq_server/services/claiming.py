@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 
 from codeq_server.core.claims import Delivered, claim
-from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.errors import Rejection
 from codeq_server.core.model import Caller, Claim, TaskKey
 from codeq_server.core.outcomes import Outcome, give_back
 from codeq_server.engine.runner import ShardRunner
@@ -109,7 +109,7 @@ class _PollWaiter:
         else:
             self.future.set_result(self.claimed)
 
-    def drain(self) -> None:
+    def drain(self, refusal: Rejection) -> None:
         """Ends the poll."""
         if not self.future.done():
-            self.future.set_exception(Rejection(Reason.DRAINING, "the server is stopping"))
+            self.future.set_exception(refusal.again())

@@ -7,6 +7,7 @@ from typing import Final
 
 from codeq.v1 import task_service_pb2 as pb
 
+from codeq_server.core.errors import Rejection
 from codeq_server.core.listing import Walk
 from codeq_server.core.redrive import CLEANUP_SLICE, cleanup
 from codeq_server.engine.runner import ShardRunner
@@ -34,21 +35,24 @@ async def clean(runner: ShardRunner, tenant: str, request: pb.CleanupTasksReques
         walk.start = max(walk.start, last_key(request.page_token, _ENDED_KEY_BYTES, *of))
     deleted = examined = 0
     key, start = b"", None
-    while deleted < limit and examined < PAGE_ROWS_MAX:
-        await runner.room(tenant, CLEANUP_SLICE)
-        if start is None:
-            rows = walk.read(runner.shard, 1)
-            if not rows:
-                break
-            key, start = rows[0][0], 0
-        runner.now()  # refuses where nothing is decided any more
-        try:
-            cleaned = cleanup(runner.shard, key, tenant, before_ms, start, limit - deleted)
-        except Exception as problem:
-            raise runner.fail(problem) from problem
-        deleted, examined, start = deleted + cleaned.removed, examined + cleaned.looked, cleaned.following
-        runner.changed()
-        await asyncio.sleep(0)
-    await runner.wait_durable()
+    try:
+        while deleted < limit and examined < PAGE_ROWS_MAX:
+            await runner.room(tenant, CLEANUP_SLICE)
+            if start is None:
+                rows = walk.read(runner.shard, 1)
+                if not rows:
+                    break
+                key, start = rows[0][0], 0
+            runner.now()  # refuses where nothing is decided any more
+            try:
+                cleaned = cleanup(runner.shard, key, tenant, before_ms, start, limit - deleted)
+            except Exception as problem:
+                raise runner.fail(problem) from problem
+            deleted, examined, start = deleted + cleaned.removed, examined + cleaned.looked, cleaned.following
+            runner.changed()
+            await asyncio.sleep(0)
+        await runner.wait_durable()
+    except Rejection as refusal:
+        raise runner.refused(refusal, decided=deleted > 0) from None
     token = page_token(key, *of) if deleted >= limit or examined >= PAGE_ROWS_MAX else ""
     return pb.CleanupTasksResponse(deleted=deleted, before=request.before, limit=limit, next_page_token=token)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -15,18 +15,17 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from codeq_server.auth.access import access_of
+from codeq_server.auth.claims import Claims
 from codeq_server.core.errors import Reason, Rejection
 
 from .calls import Calls, Method
+from .serving import Serving
 
 RETRY_AFTER_SECONDS: Final = 1
 """Advice to callers whose call may succeed later."""
 
 AccessLog = Callable[[str, str, float, str], None]
 """Takes method, name of the gRPC code, seconds and request id of a unary call."""
-
-Serve = Callable[[Any, Any], Any]
-"""Serves a stream: takes claims and context."""
 
 PRODUCE: Final = "/codeq.v1.ProducerService/Produce"
 WORK: Final = "/codeq.v1.WorkerService/Work"
@@ -38,7 +37,9 @@ _REFUSALS: Final = (Rejection, DecodeError)
 def status_of(rejection: Rejection) -> status_pb2.Status:
     """Returns a refusal as a google.rpc.Status with ErrorInfo, and BadRequest or RetryInfo where they apply."""
     reason = reasons.BY_NUMBER[rejection.reason.value]
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason.name, domain=reasons.DOMAIN)]
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=reason.name, domain=reasons.DOMAIN, metadata=rejection.metadata)
+    ]
     if rejection.violations:
         bad = error_details_pb2.BadRequest()
         for name, description in rejection.violations:
@@ -61,13 +62,10 @@ class GrpcFront:
     def __init__(
         self,
         calls: Calls,
-        produce: Serve,
-        work: Serve,
         access_log: AccessLog | None,
         on_defect: Callable[[str, BaseException], None],
     ) -> None:
         self._calls = calls
-        self._serve: dict[str, Serve] = {PRODUCE: produce, WORK: work}
         self._access_log = access_log
         self._on_defect = on_defect
 
@@ -83,14 +81,14 @@ class GrpcFront:
             )
         handlers["codeq.v1.ProducerService"] = {
             "Produce": grpc.stream_stream_rpc_method_handler(
-                self._stream(PRODUCE),
+                self._stream(PRODUCE, Serving.produce),
                 request_deserializer=producer_service_pb2.ProduceRequest.FromString,
                 response_serializer=_serialize,
             )
         }
         handlers["codeq.v1.WorkerService"] = {
             "Work": grpc.stream_stream_rpc_method_handler(
-                self._stream(WORK),
+                self._stream(WORK, Serving.work),
                 request_deserializer=worker_service_pb2.WorkRequest.FromString,
                 response_serializer=bytes,  # the stream encodes its responses itself
             )
@@ -123,7 +121,7 @@ class GrpcFront:
 
         return behaviour
 
-    def _stream(self, name: str) -> Any:
+    def _stream(self, name: str, serve: Callable[[Serving, Claims, Any], Awaitable[None]]) -> Any:
         access = access_of(name)
 
         async def behaviour(_: Any, context: Any) -> None:
@@ -132,7 +130,7 @@ class GrpcFront:
                     raise Rejection(Reason.DRAINING, "the server is stopping")  # noqa: TRY301
                 header = _text(dict(context.invocation_metadata()).get("authorization", ""))
                 claims = self._calls.authenticator.authenticate(header, access.principal, access.scope)
-                await self._serve[name](claims, context)
+                await serve(self._calls.current(), claims, context)
             except (Exception, BaseExceptionGroup) as problem:  # noqa: BLE001 - a defect of ours, or what follows
                 cause = _first(problem) if isinstance(problem, BaseExceptionGroup) else problem
                 if isinstance(cause, grpc.aio.InternalError):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from codeq_server.engine.runner import ShardRunner
 from codeq_server.engine.space import SpaceWatch
 
-from .streams import StreamRegistry
+from .serving import Serving
 
 QUEUES_MAX: Final = 1000
 """Queues that have series of their own: the first by number; names come from clients, so they are bounded."""
@@ -35,31 +34,23 @@ _TOTALS: Final = {
 
 
 class ShardCollector(Collector):
-    """Tells the metrics of a shard."""
+    """Tells the metrics of whatever serves the shard at the moment, and of the store.
 
-    def __init__(self, runner: ShardRunner, streams: StreamRegistry, space: SpaceWatch) -> None:
-        self._runner = runner
-        self._streams = streams
+    Args:
+        serving: Returns what serves the shard; None: nothing does here, and there is nothing to tell of it. Counters
+            begin at 0 with each that does.
+        space: Watches the space of the store.
+    """
+
+    def __init__(self, serving: Callable[[], Serving | None], space: SpaceWatch) -> None:
+        self._serving = serving
         self._space = space
 
     def collect(self) -> Iterator[Metric]:
         """Yields every family."""
-        shard = self._runner.shard
-        for name, (metric, text) in _TOTALS.items():
-            yield CounterMetricFamily(metric, text + " since the start.", value=getattr(shard.totals, name))
-        commits = self._runner.commits
-        yield CounterMetricFamily("codeq_commits", "Batches made durable since the start.", value=commits.count)
-        yield CounterMetricFamily(
-            "codeq_commit_seconds", "Time spent making batches durable since the start.", value=commits.seconds
-        )
-        yield GaugeMetricFamily("codeq_streams_open", "Open producer and worker streams.", value=len(self._streams))
-        yield GaugeMetricFamily("codeq_workers_waiting", "Claims and streams waiting.", value=len(self._runner.waiting))
-        yield GaugeMetricFamily(
-            "codeq_admission_waiting",
-            "Calls, frames and pushes that wait for their tenant's turn.",
-            value=len(self._runner.admission),
-        )
-        yield GaugeMetricFamily("codeq_ends_watched", "Tasks whose end somebody waits for.", value=len(shard.watched))
+        serving = self._serving()
+        if serving is not None:
+            yield from _families(serving)
         yield GaugeMetricFamily(
             "codeq_storage_free_bytes", "Free space of the store's disk.", value=self._space.free_bytes
         )
@@ -68,11 +59,31 @@ class ShardCollector(Collector):
             "1 while new tasks are refused because the disk is nearly full.",
             value=self._space.full,
         )
-        yield GaugeMetricFamily("codeq_window_bytes", "Memory of loaded queue heads.", value=shard.windows_bytes)
-        depth = GaugeMetricFamily("codeq_queue_tasks", "Tasks in a queue.", labels=("tenant", "command", "state"))
-        for number, queue in enumerate(shard.queues.values()):
-            if number >= QUEUES_MAX:
-                break
-            for state in ("ready", "scheduled", "claimed", "dlq"):
-                depth.add_metric((queue.tenant, queue.command, state), getattr(queue, state))
-        yield depth
+
+
+def _families(serving: Serving) -> Iterator[Metric]:
+    runner = serving.runner
+    shard = runner.shard
+    for name, (metric, text) in _TOTALS.items():
+        yield CounterMetricFamily(metric, text + " since the start.", value=getattr(shard.totals, name))
+    commits = runner.commits
+    yield CounterMetricFamily("codeq_commits", "Batches made durable since the start.", value=commits.count)
+    yield CounterMetricFamily(
+        "codeq_commit_seconds", "Time spent making batches durable since the start.", value=commits.seconds
+    )
+    yield GaugeMetricFamily("codeq_streams_open", "Open producer and worker streams.", value=len(serving.streams))
+    yield GaugeMetricFamily("codeq_workers_waiting", "Claims and streams waiting.", value=len(runner.waiting))
+    yield GaugeMetricFamily(
+        "codeq_admission_waiting",
+        "Calls, frames and pushes that wait for their tenant's turn.",
+        value=len(runner.admission),
+    )
+    yield GaugeMetricFamily("codeq_ends_watched", "Tasks whose end somebody waits for.", value=len(shard.watched))
+    yield GaugeMetricFamily("codeq_window_bytes", "Memory of loaded queue heads.", value=shard.windows_bytes)
+    depth = GaugeMetricFamily("codeq_queue_tasks", "Tasks in a queue.", labels=("tenant", "command", "state"))
+    for number, queue in enumerate(shard.queues.values()):
+        if number >= QUEUES_MAX:
+            break
+        for state in ("ready", "scheduled", "claimed", "dlq"):
+            depth.add_metric((queue.tenant, queue.command, state), getattr(queue, state))
+    yield depth

@@ -65,9 +65,9 @@ class ProducerStream:
         )
         async with asyncio.TaskGroup() as group, self._registry.member(self.notify, group):
             await self._write(pb.ProduceResponse(welcome=welcome))
-            group.create_task(self._outbox.run(self._send), name="producer-acks")
+            group.create_task(self._registry.part(self._outbox.run, self._send), name="producer-acks")
             try:
-                await self._read(first)
+                await self._registry.part(self._read, first)
             finally:
                 self._outbox.end()
 

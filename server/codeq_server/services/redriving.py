@@ -54,13 +54,16 @@ class Redriver:
         if request.rate:
             self._begin(queue, step, request.rate)
             return pb.RedriveTasksResponse(in_background=True)
-        if step.task_ids:
-            for first in range(0, len(step.task_ids), SLICE_DEAD):
-                await step.named(step.task_ids[first : first + SLICE_DEAD])
-        else:
-            limit = PAGE_ROWS_MAX if request.dry_run else request.limit or LIMIT_DEFAULT
-            await step.work(limit, PAGE_ROWS_MAX)
-        await self._runner.wait_durable()
+        try:
+            if step.task_ids:
+                for first in range(0, len(step.task_ids), SLICE_DEAD):
+                    await step.named(step.task_ids[first : first + SLICE_DEAD])
+            else:
+                limit = PAGE_ROWS_MAX if request.dry_run else request.limit or LIMIT_DEFAULT
+                await step.work(limit, PAGE_ROWS_MAX)
+            await self._runner.wait_durable()
+        except Rejection as refusal:
+            raise self._runner.refused(refusal, decided=step.matched > 0 and not request.dry_run) from None
         return pb.RedriveTasksResponse(
             matched=step.matched,
             redriven=0 if request.dry_run else step.matched,

@@ -25,6 +25,7 @@ class ServerService:
         self,
         *,
         version: str,
+        mode: str,
         fsync: bool,
         persistence_provider: str,
         backups: Backups | None,
@@ -34,6 +35,7 @@ class ServerService:
 
         Args:
             version: Version of the server.
+            mode: Whether it serves by itself or in a cluster.
             fsync: Whether acknowledgements wait for fsync.
             persistence_provider: Storage engine.
             backups: Makes backups; None: they are refused.
@@ -43,7 +45,7 @@ class ServerService:
         self._on_trouble = on_trouble
         self._info = pb.ServerInfo(
             version=version,
-            mode="single",
+            mode=mode,
             fsync=fsync,
             persistence_provider=persistence_provider,
             num_shards=1,

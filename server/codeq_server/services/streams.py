@@ -1,11 +1,12 @@
-"""What both streams share: the handshake, and the notice before the server stops."""
+"""What both streams share: the handshake, and the notice before the server stops or when another node leads."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 from codeq.v1 import error_pb2
 from codeq.v1 import producer_service_pb2 as pb
@@ -13,12 +14,17 @@ from google.protobuf.message import Message
 
 from codeq_server.core.errors import Reason, Rejection
 
+from .convert import reason_number
+
 HELLO_SECONDS: Final = 10
 """Time a client has for its hello."""
 STREAMS_MAX: Final = 10_000
 """Streams open at a time."""
+FAREWELL_SECONDS: Final = 0.2
+"""Time a client has to read that another node leads, before its stream ends."""
 
 T = TypeVar("T", bound=Message)
+Ts = TypeVarTuple("Ts")
 Notify = Callable[[pb.StreamNotice], Awaitable[None]]
 
 
@@ -44,11 +50,13 @@ async def hello_of(context: Any, request_class: type[T]) -> T:
 
 
 class StreamRegistry:
-    """The open streams, to be told when the server stops."""
+    """The open streams, to be told when the server stops or another node leads."""
 
     def __init__(self) -> None:
         self._members: dict[Notify, asyncio.TaskGroup] = {}
-        self._notice: pb.StreamNotice | None = None
+        self._refusal: Rejection | None = None
+        """Why no further stream is served."""
+        self._ended = False
 
     def __len__(self) -> int:
         """Returns the number of open streams."""
@@ -59,10 +67,10 @@ class StreamRegistry:
         """Registers a stream while it is served.
 
         Raises:
-            Rejection: LIMIT_REACHED, or DRAINING once `drain` was called.
+            Rejection: LIMIT_REACHED, or DRAINING once `drain` was called, or what `end` was told.
         """
-        if self._notice is not None:
-            raise Rejection(Reason.DRAINING, "the server is stopping")
+        if self._refusal is not None:
+            raise self._refusal.again()
         if len(self._members) >= STREAMS_MAX:
             raise Rejection(Reason.LIMIT_REACHED, f"{STREAMS_MAX} streams are open, the limit")
         self._members[notify] = group
@@ -71,11 +79,52 @@ class StreamRegistry:
         finally:
             del self._members[notify]
 
-    def drain(self, grace_ms: int) -> None:
-        """Sends every stream the notice that the server will end it."""
-        self._notice = pb.StreamNotice(reason=error_pb2.ERROR_REASON_DRAINING, grace_ms=grace_ms)
+    async def part(self, work: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> None:
+        """Does a part of a stream's work; what that meets after `end` is no news: the stream is told why it ends."""
+        try:
+            await work(*args)
+        except Rejection:
+            if not self._ended:
+                raise
+            await asyncio.get_running_loop().create_future()  # until the farewell ends the stream
+
+    def drain(self, grace_ms: int, leader: str = "") -> None:
+        """Sends every stream the notice that the server will end it.
+
+        Args:
+            grace_ms: When it will.
+            leader: Where its gRPC services go on; "": nobody knows.
+        """
+        self._refusal = Rejection(Reason.DRAINING, "the server is stopping")
+        notice = pb.StreamNotice(reason=error_pb2.ERROR_REASON_DRAINING, grace_ms=grace_ms, leader=leader)
+        self._tell_all(lambda notify: self._tell(notify, notice))
+
+    def end(self, refusal: Rejection) -> None:
+        """Sends every stream the notice that another node leads, and a moment later ends it with the refusal."""
+        self._refusal, self._ended = refusal, True
+        notice = pb.StreamNotice(
+            reason=reason_number(refusal),
+            grace_ms=int(FAREWELL_SECONDS * 1000),
+            leader=refusal.metadata.get("leaderGrpc", ""),
+        )
+        self._tell_all(lambda notify: self._say_farewell(notify, notice, refusal))
+
+    def _tell_all(self, tell: Callable[[Notify], Coroutine[None, None, None]]) -> None:
         for notify, group in self._members.items():
-            group.create_task(self._tell(notify, self._notice), name="drain-notice")
+            telling = tell(notify)
+            try:
+                group.create_task(telling, name="stream-notice")
+            except RuntimeError:
+                telling.close()  # the stream ends by itself just now
+
+    async def _say_farewell(self, notify: Notify, notice: pb.StreamNotice, refusal: Rejection) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + FAREWELL_SECONDS
+        with contextlib.suppress(TimeoutError):  # of a client that reads nothing
+            async with asyncio.timeout_at(until):
+                await self._tell(notify, notice)
+        await asyncio.sleep(until - loop.time())
+        raise refusal.again()
 
     @staticmethod
     async def _tell(notify: Notify, notice: pb.StreamNotice) -> None:

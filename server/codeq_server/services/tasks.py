@@ -113,7 +113,7 @@ class TaskService:
             await self._submit_with_artifacts(response.result, claims, request)
         else:
             self._submit(response.result, claims, request, self._runner.now())
-        await self._settled()
+        await self._settled(decided=True)
         return response
 
     async def BatchSubmitResults(  # noqa: N802
@@ -122,7 +122,7 @@ class TaskService:
         """Ends several tasks, each by itself."""
         contents = sum(len(each.content) for item in request.results for each in item.artifacts)
         _check_batch_bytes("results", sum(len(item.result) for item in request.results) + contents)
-        now = self._runner.now()
+        now, decided = self._runner.now(), False
         response = pb.BatchSubmitResultsResponse()
         for index, item in enumerate(request.results):
             answer = response.results.add(task_id=item.task_id)
@@ -130,12 +130,13 @@ class TaskService:
                 check_message(item)
                 if item.artifacts:
                     await self._submit_with_artifacts(answer.result, claims, item)
-                    now = self._runner.now()
+                    decided, now = True, self._runner.now()
                 else:
                     self._submit(answer.result, claims, item, now)
+                    decided = True
             except Rejection as rejection:
                 answer.error.CopyFrom(item_error(index, rejection))
-        await self._settled()
+        await self._settled(decided=decided)
         return response
 
     async def NackTask(self, claims: Claims, request: pb.NackTaskRequest) -> pb.NackTaskResponse:  # noqa: N802
@@ -261,11 +262,19 @@ class TaskService:
 
     # ----------------------------------------------------------------------------------------------------------------
 
-    async def _settled(self) -> None:
+    async def _settled(self, *, decided: bool = False) -> None:
+        """Waits until what the call saw is durable.
+
+        Args:
+            decided: Whether it decided something, and waited for other things since.
+        """
         self._runner.changed()
-        future = self._runner.durable()
-        if future is not None:
-            await future
+        try:
+            future = self._runner.durable()
+            if future is not None:
+                await future
+        except Rejection as refusal:
+            raise self._runner.refused(refusal, decided=decided) from None
 
     def _decide(self, decision: Callable[[], T]) -> T:
         try:
@@ -395,7 +404,7 @@ class TaskService:
             error = reads.last_error(runner.shard, delivered.task_id) if delivered.attempts > 1 else None
             fill_claimed_task(place(), delivered, claim, claims.tenant_id, error)
         try:
-            await self._settled()
+            await self._settled(decided=True)
         except asyncio.CancelledError:
             return_unused(runner, claim, [d.task_id for d in deliveries])
             raise

@@ -118,11 +118,9 @@ class WorkerStream:
         try:
             async with asyncio.TaskGroup() as group, self._registry.member(self.notify, group):
                 await self._write(pb.WorkResponse(welcome=welcome).SerializeToString())
-                group.create_task(self._outbox.run(self._send), name="worker-pushes")
+                group.create_task(self._registry.part(self._outbox.run, self._send), name="worker-pushes")
                 try:
-                    await self._read(first)
-                    await self._confirm_half_close()
-                    await self._close()
+                    await self._registry.part(self._take_all, first)
                 finally:
                     self._outbox.end()
         finally:
@@ -159,7 +157,7 @@ class WorkerStream:
         self._answers = True
         self._runner.admission.push(self._caller.tenant, self._go_on)
 
-    def drain(self) -> None:
+    def drain(self, _: Rejection) -> None:
         """Stops waiting for work; the notice tells the client."""
         self._draining = True
 
@@ -172,6 +170,12 @@ class WorkerStream:
         if hello.HasField("lease_seconds"):
             self._lease_seconds = hello.lease_seconds
         self._commands = allowed_commands(self._claims, hello.commands)
+
+    async def _take_all(self, first: pb.WorkRequest) -> None:
+        """Takes what the client says, to its half-close."""
+        await self._read(first)
+        await self._confirm_half_close()
+        await self._close()
 
     async def _read(self, message: Any) -> None:
         first = True

@@ -90,6 +90,10 @@ const (
 	ErrorReason_ERROR_REASON_STORAGE_FULL ErrorReason = 27
 	// The task is not DLQ, FAILED or CANCELLED: there is nothing to redrive.
 	ErrorReason_ERROR_REASON_TASK_NOT_REDRIVABLE ErrorReason = 29
+	// Another node of the cluster leads, or none does at the moment. Nothing was changed. What is known of the leader
+	// stands in the metadata of google.rpc.ErrorInfo: its name as `leader`, the base URL of its REST API as `leaderHttp`,
+	// and the address of its gRPC services as `leaderGrpc`. Over HTTP the call is redirected (307) when that URL is known.
+	ErrorReason_ERROR_REASON_NOT_LEADER ErrorReason = 33
 )
 
 // Enum value maps for ErrorReason.
@@ -126,6 +130,7 @@ var (
 		32: "ERROR_REASON_BACKUP_NOT_CONFIGURED",
 		27: "ERROR_REASON_STORAGE_FULL",
 		29: "ERROR_REASON_TASK_NOT_REDRIVABLE",
+		33: "ERROR_REASON_NOT_LEADER",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":           0,
@@ -159,6 +164,7 @@ var (
 		"ERROR_REASON_BACKUP_NOT_CONFIGURED": 32,
 		"ERROR_REASON_STORAGE_FULL":          27,
 		"ERROR_REASON_TASK_NOT_REDRIVABLE":   29,
+		"ERROR_REASON_NOT_LEADER":            33,
 	}
 )
 
@@ -261,7 +267,7 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\tItemError\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12-\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x15.codeq.v1.ErrorReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage*\x85\v\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage*\xb1\v\n" +
 	"\vErrorReason\x12'\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x1a\t\xa8\xb6\x18\r\xb0\xb6\x18\xf4\x03\x12)\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\x90\x03\x12(\n" +
@@ -294,7 +300,8 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\x1fERROR_REASON_ARTIFACT_NOT_FOUND\x10\x1c\x1a\t\xa8\xb6\x18\x05\xb0\xb6\x18\x94\x03\x121\n" +
 	"\"ERROR_REASON_BACKUP_NOT_CONFIGURED\x10 \x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12,\n" +
 	"\x19ERROR_REASON_STORAGE_FULL\x10\x1b\x1a\r\xa8\xb6\x18\b\xb0\xb6\x18\xad\x03\xb8\xb6\x18\x01\x12/\n" +
-	" ERROR_REASON_TASK_NOT_REDRIVABLE\x10\x1d\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
+	" ERROR_REASON_TASK_NOT_REDRIVABLE\x10\x1d\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12*\n" +
+	"\x17ERROR_REASON_NOT_LEADER\x10!\x1a\r\xa8\xb6\x18\x0e\xb0\xb6\x18\xf7\x03\xb8\xb6\x18\x01B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
 var (
 	file_codeq_v1_error_proto_rawDescOnce sync.Once

@@ -346,10 +346,12 @@ func (x *FrameAck) GetDuplicates() []uint32 {
 // StreamNotice announces that the server will end the stream.
 type StreamNotice struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Why: DRAINING.
+	// Why: DRAINING, or NOT_LEADER when another node of the cluster leads from now on.
 	Reason ErrorReason `protobuf:"varint,1,opt,name=reason,proto3,enum=codeq.v1.ErrorReason" json:"reason,omitempty"`
 	// Milliseconds after which the server ends the stream.
-	GraceMs       int32 `protobuf:"varint,2,opt,name=grace_ms,json=graceMs,proto3" json:"grace_ms,omitempty"`
+	GraceMs int32 `protobuf:"varint,2,opt,name=grace_ms,json=graceMs,proto3" json:"grace_ms,omitempty"`
+	// Host and port of the gRPC services of the node that leads; empty when it is not known, or is this one.
+	Leader        string `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -398,6 +400,13 @@ func (x *StreamNotice) GetGraceMs() int32 {
 	return 0
 }
 
+func (x *StreamNotice) GetLeader() string {
+	if x != nil {
+		return x.Leader
+	}
+	return ""
+}
+
 var File_codeq_v1_producer_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_producer_service_proto_rawDesc = "" +
@@ -425,10 +434,11 @@ const file_codeq_v1_producer_service_proto_rawDesc = "" +
 	"\x06errors\x18\x02 \x03(\v2\x13.codeq.v1.ItemErrorR\x06errors\x12\x1e\n" +
 	"\n" +
 	"duplicates\x18\x03 \x03(\rR\n" +
-	"duplicates\"X\n" +
+	"duplicates\"p\n" +
 	"\fStreamNotice\x12-\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x15.codeq.v1.ErrorReasonR\x06reason\x12\x19\n" +
-	"\bgrace_ms\x18\x02 \x01(\x05R\agraceMs2]\n" +
+	"\bgrace_ms\x18\x02 \x01(\x05R\agraceMs\x12\x16\n" +
+	"\x06leader\x18\x03 \x01(\tR\x06leader2]\n" +
 	"\x0fProducerService\x12J\n" +
 	"\aProduce\x12\x18.codeq.v1.ProduceRequest\x1a\x19.codeq.v1.ProduceResponse\"\x06\x8a\xb5\x18\x02\b\x01(\x010\x01B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 

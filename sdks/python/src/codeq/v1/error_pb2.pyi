@@ -39,6 +39,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_BACKUP_NOT_CONFIGURED: _ClassVar[ErrorReason]
     ERROR_REASON_STORAGE_FULL: _ClassVar[ErrorReason]
     ERROR_REASON_TASK_NOT_REDRIVABLE: _ClassVar[ErrorReason]
+    ERROR_REASON_NOT_LEADER: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID_FIELD: ErrorReason
 ERROR_REASON_INVALID_BODY: ErrorReason
@@ -70,6 +71,7 @@ ERROR_REASON_ARTIFACT_NOT_FOUND: ErrorReason
 ERROR_REASON_BACKUP_NOT_CONFIGURED: ErrorReason
 ERROR_REASON_STORAGE_FULL: ErrorReason
 ERROR_REASON_TASK_NOT_REDRIVABLE: ErrorReason
+ERROR_REASON_NOT_LEADER: ErrorReason
 
 class ItemError(_message.Message):
     __slots__ = ("index", "reason", "message")

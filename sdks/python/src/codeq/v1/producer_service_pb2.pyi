@@ -61,9 +61,11 @@ class FrameAck(_message.Message):
     def __init__(self, task_ids: _Optional[_Iterable[str]] = ..., errors: _Optional[_Iterable[_Union[_error_pb2.ItemError, _Mapping]]] = ..., duplicates: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StreamNotice(_message.Message):
-    __slots__ = ("reason", "grace_ms")
+    __slots__ = ("reason", "grace_ms", "leader")
     REASON_FIELD_NUMBER: _ClassVar[int]
     GRACE_MS_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
     reason: _error_pb2.ErrorReason
     grace_ms: int
-    def __init__(self, reason: _Optional[_Union[_error_pb2.ErrorReason, str]] = ..., grace_ms: _Optional[int] = ...) -> None: ...
+    leader: str
+    def __init__(self, reason: _Optional[_Union[_error_pb2.ErrorReason, str]] = ..., grace_ms: _Optional[int] = ..., leader: _Optional[str] = ...) -> None: ...

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/v1/producer_service.proto.
  */
 export const file_codeq_v1_producer_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch9jb2RlcS92MS9wcm9kdWNlcl9zZXJ2aWNlLnByb3RvEghjb2RlcS52MSJmCg5Qcm9kdWNlUmVxdWVzdBImCgVoZWxsbxgBIAEoCzIXLmNvZGVxLnYxLlByb2R1Y2VySGVsbG8SLAoFdGFza3MYAiADKAsyEi5jb2RlcS52MS5UYXNrU3BlY0IJukgGkgEDEIAgIocBCg9Qcm9kdWNlUmVzcG9uc2USKgoHd2VsY29tZRgBIAEoCzIZLmNvZGVxLnYxLlByb2R1Y2VyV2VsY29tZRIgCgRhY2tzGAIgAygLMhIuY29kZXEudjEuRnJhbWVBY2sSJgoGbm90aWNlGAMgASgLMhYuY29kZXEudjEuU3RyZWFtTm90aWNlIi4KDVByb2R1Y2VySGVsbG8SHQoLY2xpZW50X25hbWUYASABKAlCCLpIBXIDGIABIp4BCg9Qcm9kdWNlcldlbGNvbWUSEQoJdGVuYW50X2lkGAEgASgJEg8KB3N1YmplY3QYAiABKAkSGgoSdW5hY2tlZF9mcmFtZXNfbWF4GAMgASgFEhkKEXVuYWNrZWRfYnl0ZXNfbWF4GAQgASgDEhcKD2ZyYW1lX3Rhc2tzX21heBgFIAEoBRIXCg9mcmFtZV9ieXRlc19tYXgYBiABKAMiVQoIRnJhbWVBY2sSEAoIdGFza19pZHMYASADKAkSIwoGZXJyb3JzGAIgAygLMhMuY29kZXEudjEuSXRlbUVycm9yEhIKCmR1cGxpY2F0ZXMYAyADKA0iRwoMU3RyZWFtTm90aWNlEiUKBnJlYXNvbhgBIAEoDjIVLmNvZGVxLnYxLkVycm9yUmVhc29uEhAKCGdyYWNlX21zGAIgASgFMl0KD1Byb2R1Y2VyU2VydmljZRJKCgdQcm9kdWNlEhguY29kZXEudjEuUHJvZHVjZVJlcXVlc3QaGS5jb2RlcS52MS5Qcm9kdWNlUmVzcG9uc2UiBoq1GAIIASgBMAFCPlo8Z2l0aHViLmNvbS9vc3ZhbGRvYW5kcmFkZS9jb2RlcS9zZGtzL2dvL2dlbi9jb2RlcS92MTtjb2RlcXYxYgZwcm90bzM", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_error, file_codeq_v1_task]);
+  fileDesc("Ch9jb2RlcS92MS9wcm9kdWNlcl9zZXJ2aWNlLnByb3RvEghjb2RlcS52MSJmCg5Qcm9kdWNlUmVxdWVzdBImCgVoZWxsbxgBIAEoCzIXLmNvZGVxLnYxLlByb2R1Y2VySGVsbG8SLAoFdGFza3MYAiADKAsyEi5jb2RlcS52MS5UYXNrU3BlY0IJukgGkgEDEIAgIocBCg9Qcm9kdWNlUmVzcG9uc2USKgoHd2VsY29tZRgBIAEoCzIZLmNvZGVxLnYxLlByb2R1Y2VyV2VsY29tZRIgCgRhY2tzGAIgAygLMhIuY29kZXEudjEuRnJhbWVBY2sSJgoGbm90aWNlGAMgASgLMhYuY29kZXEudjEuU3RyZWFtTm90aWNlIi4KDVByb2R1Y2VySGVsbG8SHQoLY2xpZW50X25hbWUYASABKAlCCLpIBXIDGIABIp4BCg9Qcm9kdWNlcldlbGNvbWUSEQoJdGVuYW50X2lkGAEgASgJEg8KB3N1YmplY3QYAiABKAkSGgoSdW5hY2tlZF9mcmFtZXNfbWF4GAMgASgFEhkKEXVuYWNrZWRfYnl0ZXNfbWF4GAQgASgDEhcKD2ZyYW1lX3Rhc2tzX21heBgFIAEoBRIXCg9mcmFtZV9ieXRlc19tYXgYBiABKAMiVQoIRnJhbWVBY2sSEAoIdGFza19pZHMYASADKAkSIwoGZXJyb3JzGAIgAygLMhMuY29kZXEudjEuSXRlbUVycm9yEhIKCmR1cGxpY2F0ZXMYAyADKA0iVwoMU3RyZWFtTm90aWNlEiUKBnJlYXNvbhgBIAEoDjIVLmNvZGVxLnYxLkVycm9yUmVhc29uEhAKCGdyYWNlX21zGAIgASgFEg4KBmxlYWRlchgDIAEoCTJdCg9Qcm9kdWNlclNlcnZpY2USSgoHUHJvZHVjZRIYLmNvZGVxLnYxLlByb2R1Y2VSZXF1ZXN0GhkuY29kZXEudjEuUHJvZHVjZVJlc3BvbnNlIgaKtRgCCAEoATABQj5aPGdpdGh1Yi5jb20vb3N2YWxkb2FuZHJhZGUvY29kZXEvc2Rrcy9nby9nZW4vY29kZXEvdjE7Y29kZXF2MWIGcHJvdG8z", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_error, file_codeq_v1_task]);
 
 /**
  * ProduceRequest is one frame.
@@ -200,7 +200,7 @@ export const FrameAckSchema: GenMessage<FrameAck> = /*@__PURE__*/
  */
 export type StreamNotice = Message<"codeq.v1.StreamNotice"> & {
   /**
-   * Why: DRAINING.
+   * Why: DRAINING, or NOT_LEADER when another node of the cluster leads from now on.
    *
    * @generated from field: codeq.v1.ErrorReason reason = 1;
    */
@@ -212,6 +212,13 @@ export type StreamNotice = Message<"codeq.v1.StreamNotice"> & {
    * @generated from field: int32 grace_ms = 2;
    */
   graceMs: number;
+
+  /**
+   * Host and port of the gRPC services of the node that leads; empty when it is not known, or is this one.
+   *
+   * @generated from field: string leader = 3;
+   */
+  leader: string;
 };
 
 /**

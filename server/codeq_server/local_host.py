@@ -1,0 +1,88 @@
+"""One node by itself: it serves the shard of its store from the start to the stop."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from codeq_internal.v1 import rows_pb2
+
+from codeq_server.config import Settings
+from codeq_server.core import keys
+from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.parsing import parsed
+from codeq_server.hosting import Present
+from codeq_server.opening import open_serving, open_store, verify
+from codeq_server.replication.local import LocalLog
+from codeq_server.services.serving import Serving
+from codeq_server.storage.identity import CLUSTER_ID_BYTES, next_identity, save
+from codeq_server.upkeep import Upkeep
+
+
+class LocalHost:
+    """A host whose log is the store itself; see `Host`.
+
+    Args:
+        settings: Settings of the server.
+        on_fatal: Called once when a commit failed: nothing is decided any more, the process must end.
+        verify: Whether to check every row first.
+    """
+
+    mode = "single"
+    upkeep: Upkeep
+
+    def __init__(self, settings: Settings, on_fatal: Callable[[BaseException], None], *, verify: bool) -> None:
+        self._settings = settings
+        self._on_fatal = on_fatal
+        self._verify = verify
+        self._serving: Serving | None = None
+
+    async def start(self, present: Present) -> None:
+        """Opens the store and presents what serves its shard.
+
+        Raises:
+            StoreError: The store, or the folder of artifacts, cannot be opened.
+            StoreDamaged: The check of every row found differences.
+            CorruptRows: Its rows contradict each other.
+        """
+        settings = self._settings
+        store = open_store(settings.persistence)
+        try:
+            # Nothing may be written before the format is known and nothing durable is missing.
+            shards = settings.persistence.num_shards
+            identity = next_identity(store, shards, int(time.time()), os.urandom(CLUSTER_ID_BYTES))
+            tick = store.get(keys.TICK)
+            store.check_recovered(0 if tick is None else parsed(rows_pb2.TickRow, keys.TICK, tick).lsn)
+            if self._verify:
+                verify(store)
+            save(store, identity)
+            self.upkeep = Upkeep(settings, store)
+        except BaseException:
+            store.close()
+            raise
+        try:
+            keeper = self.upkeep.keeper
+            serving = open_serving(settings, store, LocalLog(store), identity.epoch, keeper, self._on_fatal)
+        except BaseException:
+            await self.upkeep.stop()
+            store.close()
+            raise
+        self._serving = serving
+        self.upkeep.follow(serving.runner)
+        present(serving)
+
+    def absence(self) -> Rejection:
+        """Returns the refusal of calls before the start."""
+        return Rejection(Reason.DRAINING, "the server does not serve yet")
+
+    async def drain(self, grace_ms: int) -> None:
+        """Ends waits, and tells streams."""
+        if self._serving is not None:
+            self._serving.drain(grace_ms)
+
+    async def close(self) -> None:
+        """Commits what is decided, and closes the store."""
+        if self._serving is not None:
+            await self.upkeep.stop()
+            await self._serving.close()

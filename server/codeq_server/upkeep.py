@@ -1,0 +1,107 @@
+"""What works beside a shard as long as its store is open, whether the shard is served here or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from codeq_server.config import Settings
+from codeq_server.engine.artifacts import ArtifactKeeper
+from codeq_server.engine.backups import Backups
+from codeq_server.engine.reclaiming import Reclaiming
+from codeq_server.engine.runner import ShardRunner
+from codeq_server.engine.space import SpaceWatch
+from codeq_server.storage.artifacts import ArtifactFiles
+from codeq_server.storage.errors import StoreNotWritable
+from codeq_server.storage.identity import load_identity
+from codeq_server.storage.rocks import RocksStore
+from codeq_server.storage.store import Store
+
+_log = structlog.get_logger()
+
+
+class Upkeep:
+    """The watch over a store's space, the reclaiming of it, backups, and the files of artifacts.
+
+    Attributes:
+        space: Free space of the store.
+        keeper: Keeps contents of artifacts; None: nobody does, so they are refused.
+        backups: Makes backups; None: they are refused.
+    """
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        """Begins with all of it; must be called within the event loop.
+
+        Args:
+            settings: Settings of the server.
+            store: The store; stays open until `stop` has returned.
+
+        Raises:
+            StoreLocked: Another process uses the folder of artifacts for the same store.
+            StoreNotWritable: The folder of artifacts is configured, and cannot be used.
+        """
+        self._runner: ShardRunner | None = None
+        self.keeper = _open_keeper(settings, store, _log_artifacts)
+        self.backups: Backups | None = None
+        if settings.backup_dir is not None and isinstance(store, RocksStore):
+            self.backups = Backups(store, self.keeper, settings.backup_dir)
+        self._reserve_bytes = settings.disk_reserve_bytes
+        self.space = SpaceWatch(store.free_bytes, self._reserve_bytes, self._on_space)
+        self.space.start()
+        self._reclaiming = Reclaiming(store.reclaim)
+        self._reclaiming.start()
+
+    def follow(self, runner: ShardRunner | None) -> None:
+        """Works from now on for the shard of this runner; None: no shard is served here."""
+        self._runner = runner
+        if runner is not None:
+            runner.shard.storage_full = self.space.full
+        if self.keeper is not None:
+            self.keeper.follow(runner)
+
+    async def stop(self) -> None:
+        """Ends all of it; on return nothing of it uses the store any more."""
+        self.space.stop()
+        await self._reclaiming.stop()
+        if self.backups is not None:
+            await self.backups.stop()
+        if self.keeper is not None:
+            await self.keeper.stop()
+
+    def _on_space(self, full: bool, free_bytes: int) -> None:  # noqa: FBT001
+        if self._runner is not None:
+            self._runner.shard.storage_full = full
+        if full:
+            _log.error(
+                "storage_full",
+                free_bytes=free_bytes,
+                reserve_bytes=self._reserve_bytes,
+                hint="new tasks are refused until the store's disk has room again",
+            )
+        else:
+            _log.info("storage_has_room", free_bytes=free_bytes, reserve_bytes=self._reserve_bytes)
+
+
+def _open_keeper(
+    settings: Settings, store: Store, on_trouble: Callable[[str, Exception], None]
+) -> ArtifactKeeper | None:
+    """Returns who keeps the contents of artifacts; None: nobody does."""
+    path, identity = settings.artifacts_path, load_identity(store)
+    if path is None or identity is None:
+        return None
+    fsync, reserve_bytes = settings.persistence.fsync_on_commit, settings.disk_reserve_bytes
+    try:
+        files = ArtifactFiles(path, identity.cluster_id, fsync=fsync, reserve_bytes=reserve_bytes)
+    except StoreNotWritable as problem:
+        if settings.local_artifacts_dir is not None:
+            raise
+        on_trouble(
+            "contents of artifacts are refused; set LOCAL_ARTIFACTS_DIR to a folder that can be written", problem
+        )
+        return None
+    return ArtifactKeeper(files, on_trouble)
+
+
+def _log_artifacts(what: str, problem: Exception) -> None:
+    _log.error("artifacts_failed", what=what, error=str(problem))

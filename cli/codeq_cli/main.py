@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from codeq_cli import (
+    cluster_commands,
     config_commands,
     dlq_commands,
     queue_commands,
@@ -32,6 +33,7 @@ app.command(epilog=_EPILOG)(server_commands.backup)
 app.add_typer(task_commands.app, name="task", epilog=_EPILOG)
 app.add_typer(queue_commands.app, name="queue", epilog=_EPILOG)
 app.add_typer(dlq_commands.app, name="dlq", epilog=_EPILOG)
+app.add_typer(cluster_commands.app, name="cluster", epilog=_EPILOG)
 app.add_typer(config_commands.app, name="config", epilog=_EPILOG)
 app.add_typer(store_commands.app, name="store", epilog=_EPILOG)
 

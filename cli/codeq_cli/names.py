@@ -31,3 +31,14 @@ def command(text: str) -> str:
     if not _COMMAND.fullmatch(text):
         raise usage_failure(f"{text!r} is not a command: 1 to 128 of A-Z a-z 0-9 . _ -, the first a letter or digit")
     return text
+
+
+def member(text: str) -> str:
+    """Returns the text where it can be the name of a cluster's member.
+
+    Raises:
+        Failure: It cannot.
+    """
+    if not _ID.fullmatch(text):
+        raise usage_failure(f"{text!r} is not the name of a member: 1 to 64 of A-Z a-z 0-9 . _ -")
+    return text

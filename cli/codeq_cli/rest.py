@@ -22,6 +22,9 @@ REPLY_SECONDS_MAX: Final = 30.0
 REPLY_BYTES_MAX: Final = 16 * 1024 * 1024
 """Bound of a reply. The largest in use, a task with its result, is a little over 2 MiB."""
 
+REDIRECTS_MAX: Final = 3
+"""Times that a call goes on to the leader that a node names: more often, and they do not know who leads."""
+
 _TEXT_LENGTH_MAX: Final = 500
 
 
@@ -85,13 +88,16 @@ class Server:
         except UnicodeEncodeError:
             raise usage_failure("an argument is not valid UTF-8") from None
         timeout = httpx.Timeout(REPLY_SECONDS_MAX + wait_seconds, connect=CONNECT_SECONDS_MAX)
-        url = f"{self.endpoint.rstrip('/')}/v1/codeq{path}"
         try:
-            with (
-                self._client(timeout) as client,
-                client.stream(method, url, content=content, params=query, headers=headers) as response,
-            ):
-                reply = _read(response)
+            with self._client(timeout) as client:
+                url = httpx.URL(f"{self.endpoint.rstrip('/')}/v1/codeq{path}", params=query or None)
+                for left in reversed(range(REDIRECTS_MAX + 1)):
+                    with client.stream(method, url, content=content, headers=headers) as response:
+                        reply = _read(response)
+                    leader = _leader(response, reply) if left else None
+                    if leader is None:
+                        break
+                    url = leader
         except httpx.TimeoutException:
             raise connection_failure(f"no reply from {self.endpoint} in time") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -158,6 +164,15 @@ def _read(response: httpx.Response) -> bytes:
         if len(content) > REPLY_BYTES_MAX:
             raise connection_failure(f"the reply is larger than {REPLY_BYTES_MAX} bytes")
     return bytes(content)
+
+
+def _leader(response: httpx.Response, reply: bytes) -> httpx.URL | None:
+    """Returns where the call is carried out, when a node of a cluster says that another one leads."""
+    if response.status_code != httpx.codes.TEMPORARY_REDIRECT or b"NOT_LEADER" not in reply:
+        return None
+    leader = response.url.join(response.headers.get("Location", ""))
+    safe = leader.scheme in {"http", "https"} and (leader.scheme == "https" or response.url.scheme == "http")
+    return leader if safe and leader != response.url else None
 
 
 def _refusal(response: httpx.Response, text: str) -> Failure:

@@ -37,6 +37,7 @@ from codeq_server.hosting import Host
 from codeq_server.listeners import CALLS_MAX, GRPC_OPTIONS, ListenError, listen
 from codeq_server.local_host import LocalHost
 from codeq_server.services.calls import Calls
+from codeq_server.services.cluster import ClusterService
 from codeq_server.services.grpc_front import GrpcFront
 from codeq_server.services.local_dispatch import LocalDispatcher
 from codeq_server.services.metrics import ShardCollector
@@ -142,6 +143,8 @@ class Node:
     async def _serve_grpc(self, server: grpc.aio.Server) -> None:
         """Adds every service to the server, with reflection and health."""
         persistence = self._settings.persistence
+        cluster = ClusterService(self._host.cluster, fsync=persistence.fsync_on_commit)
+        self._calls.register("codeq.v1.ClusterService", cluster)
         self._calls.register(
             "codeq.v1.ServerService",
             ServerService(

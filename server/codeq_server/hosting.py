@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from codeq_server.core.errors import Rejection
+from codeq_server.services.cluster import Cluster
 from codeq_server.services.serving import Serving
 from codeq_server.upkeep import Upkeep
 
@@ -22,10 +23,12 @@ class Host(Protocol):
 
     Attributes:
         mode: Mode that GetServerInfo tells.
+        cluster: The members that hold the store together.
         upkeep: What works beside the shard; there since `start`.
     """
 
     mode: str
+    cluster: Cluster
     upkeep: Upkeep
 
     async def start(self, present: Present) -> None:

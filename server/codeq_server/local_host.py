@@ -15,6 +15,7 @@ from codeq_server.core.parsing import parsed
 from codeq_server.hosting import Present
 from codeq_server.opening import open_serving, open_store, verify
 from codeq_server.replication.local import LocalLog
+from codeq_server.services.cluster import Cluster, NoCluster
 from codeq_server.services.serving import Serving
 from codeq_server.storage.identity import CLUSTER_ID_BYTES, next_identity, save
 from codeq_server.upkeep import Upkeep
@@ -33,6 +34,7 @@ class LocalHost:
     upkeep: Upkeep
 
     def __init__(self, settings: Settings, on_fatal: Callable[[BaseException], None], *, verify: bool) -> None:
+        self.cluster: Cluster = NoCluster()
         self._settings = settings
         self._on_fatal = on_fatal
         self._verify = verify

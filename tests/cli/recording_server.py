@@ -23,9 +23,13 @@ class Request:
 
 @dataclass
 class RecordingServer:
-    """Answers each request with the next of `replies`, (status, body); records what it got."""
+    """Answers each request with the next of `replies`, (status, body); records what it got.
+
+    With a status of 307 it names `location`.
+    """
 
     endpoint: str
+    location: str = ""
     replies: list[tuple[int, bytes]] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
 
@@ -52,13 +56,15 @@ def recording_server() -> Iterator[RecordingServer]:
             recording.requests.append(Request(self.command, self.path, headers, body))
             status, reply = recording.replies.pop(0)
             self.send_response(status)
+            if status == 307:
+                self.send_header("Location", recording.location)
             if status != 204:
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(reply)))
             self.end_headers()
             self.wfile.write(reply)
 
-        do_GET = do_POST = handle_any  # noqa: N815 - the names that the base class looks for
+        do_GET = do_POST = do_DELETE = handle_any  # noqa: N815 - the names that the base class looks for
 
         def log_message(self, *_: object) -> None:
             """Keeps quiet."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from codeq.reasons import BY_NUMBER, Reason
-from codeq.v1 import queue_service_pb2, server_service_pb2, task_service_pb2
+from codeq.v1 import cluster_service_pb2, queue_service_pb2, server_service_pb2, task_service_pb2
 from codeq_server.config import keys
 from google.api import annotations_pb2
 
@@ -19,7 +19,7 @@ CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
 
 def _routes() -> list[str]:
     found = []
-    for file in (queue_service_pb2, server_service_pb2, task_service_pb2):
+    for file in (cluster_service_pb2, queue_service_pb2, server_service_pb2, task_service_pb2):
         for service in file.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
                 rule = method.GetOptions().Extensions[annotations_pb2.http]

@@ -10,6 +10,7 @@ from codeq.options.v1 import options_pb2
 
 # Imported so that their methods are in the pool of descriptors.
 from codeq.v1 import (
+    cluster_service_pb2,  # noqa: F401
     producer_service_pb2,  # noqa: F401
     queue_service_pb2,  # noqa: F401
     server_service_pb2,  # noqa: F401

@@ -49,6 +49,11 @@ class Reason(Enum):
     TASK_ID_TAKEN = 24
     TASK_NOT_REDRIVABLE = 29
     NOT_LEADER = 33
+    NOT_CLUSTERED = 34
+    MEMBER_NOT_FOUND = 35
+    MEMBER_EXISTS = 36
+    MEMBERSHIP_CHANGE_IN_PROGRESS = 37
+    MEMBER_NOT_READY = 38
 
 
 class Rejection(Exception):  # noqa: N818 - a refusal is a normal answer, not an error of the server

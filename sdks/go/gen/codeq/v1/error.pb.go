@@ -94,6 +94,17 @@ const (
 	// stands in the metadata of google.rpc.ErrorInfo: its name as `leader`, the base URL of its REST API as `leaderHttp`,
 	// and the address of its gRPC services as `leaderGrpc`. Over HTTP the call is redirected (307) when that URL is known.
 	ErrorReason_ERROR_REASON_NOT_LEADER ErrorReason = 33
+	// The server is not a member of a cluster: there are no members to change.
+	ErrorReason_ERROR_REASON_NOT_CLUSTERED ErrorReason = 34
+	// No member of the cluster has this name.
+	ErrorReason_ERROR_REASON_MEMBER_NOT_FOUND ErrorReason = 35
+	// The cluster has a member of this name, with another address or another disk. Nothing was changed.
+	ErrorReason_ERROR_REASON_MEMBER_EXISTS ErrorReason = 36
+	// Another change of the members, or of the leader, is being made. Nothing was changed.
+	ErrorReason_ERROR_REASON_MEMBERSHIP_CHANGE_IN_PROGRESS ErrorReason = 37
+	// A member that the change needs cannot take part: it is not reached, lags, has no vote, or belongs to another cluster; or
+	// too few would be left to go on.
+	ErrorReason_ERROR_REASON_MEMBER_NOT_READY ErrorReason = 38
 )
 
 // Enum value maps for ErrorReason.
@@ -131,40 +142,50 @@ var (
 		27: "ERROR_REASON_STORAGE_FULL",
 		29: "ERROR_REASON_TASK_NOT_REDRIVABLE",
 		33: "ERROR_REASON_NOT_LEADER",
+		34: "ERROR_REASON_NOT_CLUSTERED",
+		35: "ERROR_REASON_MEMBER_NOT_FOUND",
+		36: "ERROR_REASON_MEMBER_EXISTS",
+		37: "ERROR_REASON_MEMBERSHIP_CHANGE_IN_PROGRESS",
+		38: "ERROR_REASON_MEMBER_NOT_READY",
 	}
 	ErrorReason_value = map[string]int32{
-		"ERROR_REASON_UNSPECIFIED":           0,
-		"ERROR_REASON_INVALID_FIELD":         1,
-		"ERROR_REASON_INVALID_BODY":          2,
-		"ERROR_REASON_TOO_LARGE":             3,
-		"ERROR_REASON_UNAUTHENTICATED":       4,
-		"ERROR_REASON_MISSING_SCOPE":         5,
-		"ERROR_REASON_NOT_ADMIN":             6,
-		"ERROR_REASON_INVALID_TENANT":        7,
-		"ERROR_REASON_COMMAND_NOT_ALLOWED":   8,
-		"ERROR_REASON_TASK_NOT_FOUND":        9,
-		"ERROR_REASON_RESULT_NOT_FOUND":      10,
-		"ERROR_REASON_QUEUE_NOT_FOUND":       11,
-		"ERROR_REASON_ROUTE_NOT_FOUND":       12,
-		"ERROR_REASON_METHOD_NOT_ALLOWED":    13,
-		"ERROR_REASON_TASK_NOT_CLAIMED":      14,
-		"ERROR_REASON_STALE_LEASE_TOKEN":     15,
-		"ERROR_REASON_NOT_LEASE_OWNER":       16,
-		"ERROR_REASON_LIMIT_REACHED":         17,
-		"ERROR_REASON_DRAINING":              18,
-		"ERROR_REASON_OUTCOME_UNKNOWN":       19,
-		"ERROR_REASON_BAD_HANDSHAKE":         20,
-		"ERROR_REASON_CORRUPT_DATA":          21,
-		"ERROR_REASON_DEADLINE_EXCEEDED":     22,
-		"ERROR_REASON_IDEMPOTENCY_CONFLICT":  23,
-		"ERROR_REASON_TASK_ID_TAKEN":         24,
-		"ERROR_REASON_INVALID_PAGE_TOKEN":    26,
-		"ERROR_REASON_TASK_ENDED":            25,
-		"ERROR_REASON_ARTIFACT_NOT_FOUND":    28,
-		"ERROR_REASON_BACKUP_NOT_CONFIGURED": 32,
-		"ERROR_REASON_STORAGE_FULL":          27,
-		"ERROR_REASON_TASK_NOT_REDRIVABLE":   29,
-		"ERROR_REASON_NOT_LEADER":            33,
+		"ERROR_REASON_UNSPECIFIED":                   0,
+		"ERROR_REASON_INVALID_FIELD":                 1,
+		"ERROR_REASON_INVALID_BODY":                  2,
+		"ERROR_REASON_TOO_LARGE":                     3,
+		"ERROR_REASON_UNAUTHENTICATED":               4,
+		"ERROR_REASON_MISSING_SCOPE":                 5,
+		"ERROR_REASON_NOT_ADMIN":                     6,
+		"ERROR_REASON_INVALID_TENANT":                7,
+		"ERROR_REASON_COMMAND_NOT_ALLOWED":           8,
+		"ERROR_REASON_TASK_NOT_FOUND":                9,
+		"ERROR_REASON_RESULT_NOT_FOUND":              10,
+		"ERROR_REASON_QUEUE_NOT_FOUND":               11,
+		"ERROR_REASON_ROUTE_NOT_FOUND":               12,
+		"ERROR_REASON_METHOD_NOT_ALLOWED":            13,
+		"ERROR_REASON_TASK_NOT_CLAIMED":              14,
+		"ERROR_REASON_STALE_LEASE_TOKEN":             15,
+		"ERROR_REASON_NOT_LEASE_OWNER":               16,
+		"ERROR_REASON_LIMIT_REACHED":                 17,
+		"ERROR_REASON_DRAINING":                      18,
+		"ERROR_REASON_OUTCOME_UNKNOWN":               19,
+		"ERROR_REASON_BAD_HANDSHAKE":                 20,
+		"ERROR_REASON_CORRUPT_DATA":                  21,
+		"ERROR_REASON_DEADLINE_EXCEEDED":             22,
+		"ERROR_REASON_IDEMPOTENCY_CONFLICT":          23,
+		"ERROR_REASON_TASK_ID_TAKEN":                 24,
+		"ERROR_REASON_INVALID_PAGE_TOKEN":            26,
+		"ERROR_REASON_TASK_ENDED":                    25,
+		"ERROR_REASON_ARTIFACT_NOT_FOUND":            28,
+		"ERROR_REASON_BACKUP_NOT_CONFIGURED":         32,
+		"ERROR_REASON_STORAGE_FULL":                  27,
+		"ERROR_REASON_TASK_NOT_REDRIVABLE":           29,
+		"ERROR_REASON_NOT_LEADER":                    33,
+		"ERROR_REASON_NOT_CLUSTERED":                 34,
+		"ERROR_REASON_MEMBER_NOT_FOUND":              35,
+		"ERROR_REASON_MEMBER_EXISTS":                 36,
+		"ERROR_REASON_MEMBERSHIP_CHANGE_IN_PROGRESS": 37,
+		"ERROR_REASON_MEMBER_NOT_READY":              38,
 	}
 )
 
@@ -267,7 +288,7 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\tItemError\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12-\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x15.codeq.v1.ErrorReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage*\xb1\v\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage*\xa2\r\n" +
 	"\vErrorReason\x12'\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x1a\t\xa8\xb6\x18\r\xb0\xb6\x18\xf4\x03\x12)\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\x90\x03\x12(\n" +
@@ -301,7 +322,13 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\"ERROR_REASON_BACKUP_NOT_CONFIGURED\x10 \x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12,\n" +
 	"\x19ERROR_REASON_STORAGE_FULL\x10\x1b\x1a\r\xa8\xb6\x18\b\xb0\xb6\x18\xad\x03\xb8\xb6\x18\x01\x12/\n" +
 	" ERROR_REASON_TASK_NOT_REDRIVABLE\x10\x1d\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12*\n" +
-	"\x17ERROR_REASON_NOT_LEADER\x10!\x1a\r\xa8\xb6\x18\x0e\xb0\xb6\x18\xf7\x03\xb8\xb6\x18\x01B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
+	"\x17ERROR_REASON_NOT_LEADER\x10!\x1a\r\xa8\xb6\x18\x0e\xb0\xb6\x18\xf7\x03\xb8\xb6\x18\x01\x12)\n" +
+	"\x1aERROR_REASON_NOT_CLUSTERED\x10\"\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12,\n" +
+	"\x1dERROR_REASON_MEMBER_NOT_FOUND\x10#\x1a\t\xa8\xb6\x18\x05\xb0\xb6\x18\x94\x03\x12)\n" +
+	"\x1aERROR_REASON_MEMBER_EXISTS\x10$\x1a\t\xa8\xb6\x18\x06\xb0\xb6\x18\x99\x03\x12=\n" +
+	"*ERROR_REASON_MEMBERSHIP_CHANGE_IN_PROGRESS\x10%\x1a\r\xa8\xb6\x18\n" +
+	"\xb0\xb6\x18\x99\x03\xb8\xb6\x18\x01\x12,\n" +
+	"\x1dERROR_REASON_MEMBER_NOT_READY\x10&\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
 var (
 	file_codeq_v1_error_proto_rawDescOnce sync.Once

@@ -40,6 +40,11 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_STORAGE_FULL: _ClassVar[ErrorReason]
     ERROR_REASON_TASK_NOT_REDRIVABLE: _ClassVar[ErrorReason]
     ERROR_REASON_NOT_LEADER: _ClassVar[ErrorReason]
+    ERROR_REASON_NOT_CLUSTERED: _ClassVar[ErrorReason]
+    ERROR_REASON_MEMBER_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_MEMBER_EXISTS: _ClassVar[ErrorReason]
+    ERROR_REASON_MEMBERSHIP_CHANGE_IN_PROGRESS: _ClassVar[ErrorReason]
+    ERROR_REASON_MEMBER_NOT_READY: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID_FIELD: ErrorReason
 ERROR_REASON_INVALID_BODY: ErrorReason
@@ -72,6 +77,11 @@ ERROR_REASON_BACKUP_NOT_CONFIGURED: ErrorReason
 ERROR_REASON_STORAGE_FULL: ErrorReason
 ERROR_REASON_TASK_NOT_REDRIVABLE: ErrorReason
 ERROR_REASON_NOT_LEADER: ErrorReason
+ERROR_REASON_NOT_CLUSTERED: ErrorReason
+ERROR_REASON_MEMBER_NOT_FOUND: ErrorReason
+ERROR_REASON_MEMBER_EXISTS: ErrorReason
+ERROR_REASON_MEMBERSHIP_CHANGE_IN_PROGRESS: ErrorReason
+ERROR_REASON_MEMBER_NOT_READY: ErrorReason
 
 class ItemError(_message.Message):
     __slots__ = ("index", "reason", "message")

@@ -1,0 +1,100 @@
+"""codeq cluster …, and the way to the leader, against a server that records what it is sent."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from recording_server import RecordingServer, Run, recording_server
+
+MEMBERS = (
+    '{"id":"a","raftAddr":"a:7000","httpAddr":"http://a:8080","role":"LEADER","voter":true,"matchIndex":9,"lag":0,'
+    '"active":true}',
+    '{"id":"b","raftAddr":"b:7000","role":"LEARNER","voter":false,"matchIndex":4,"lag":5,"active":false}',
+)
+STATUS = (
+    '{"enabled":true,"numGroups":1,"groups":[{"shardIdx":0,"selfId":"a","role":"LEADER","leaderId":"a","term":3,'
+    f'"commitIndex":9,"appliedIndex":9,"lag":0,"elections":1,"members":[{",".join(MEMBERS)}]}}],"fsync":true}}'
+).encode()
+NOT_LEADER = b'{"error":"node-b leads","code":"UNAVAILABLE","reason":"NOT_LEADER"}'
+
+
+def test_cluster_status_shows_groups_and_members_in_tables(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(STATUS)
+    group, members = (
+        [line.split() for line in part.splitlines()]
+        for part in client("cluster", "status", "-o", "table").stdout.decode().split("\n\n")
+    )
+    assert recorder.request.path == "/v1/codeq/raft/status"
+    assert group[0][:4] == ["SHARDIDX", "SELFID", "ROLE", "LEADERID"]
+    assert group[1] == ["0", "a", "LEADER", "a", "3", "9", "9", "0", "1"]
+    assert members[0] == ["ID", "ROLE", "VOTER", "RAFTADDR", "HTTPADDR", "GRPCADDR", "MATCHINDEX", "LAG", "ACTIVE"]
+    assert members[1] == ["a", "LEADER", "true", "a:7000", "http://a:8080", "9", "0", "true"]
+    assert members[2] == ["b", "LEARNER", "false", "b:7000", "4", "5", "false"]
+
+
+def test_cluster_status_in_json_is_the_reply(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(STATUS)
+    assert client("cluster", "status", "-o", "json").stdout == STATUS + b"\n"
+
+
+def test_cluster_status_of_a_server_alone_says_so(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(b'{"enabled":false,"numGroups":0,"groups":[],"fsync":true}')
+    lines = client("cluster", "status", "-o", "table").stdout.decode().splitlines()
+    assert lines[0].split() == ["enabled", "false"]
+
+
+@pytest.mark.parametrize(
+    ("args", "method", "path", "body"),
+    [
+        ("add d d:7000", "POST", "/members", {"id": "d", "raftAddr": "d:7000"}),
+        ("add d d:7000 --replace", "POST", "/members", {"id": "d", "raftAddr": "d:7000", "replace": True}),
+        ("remove d", "DELETE", "/members/d", None),
+        ("transfer", "POST", "/transfer", {}),
+        ("transfer b", "POST", "/transfer", {"id": "b"}),
+    ],
+)
+def test_cluster_changes_send_what_was_asked(
+    client: Run, recorder: RecordingServer, args: str, method: str, path: str, body: object
+) -> None:
+    recorder.reply(STATUS)
+    assert client("cluster", *args.split(), "-o", "json").returncode == 0
+    assert (recorder.request.method, recorder.request.path) == (method, f"/v1/codeq/admin/cluster{path}")
+    assert (json.loads(recorder.request.body) if recorder.request.body else None) == body
+
+
+@pytest.mark.parametrize("args", ["remove a/b", "add .. x:1", "transfer two%20words"])
+def test_cluster_with_what_is_no_name_sends_nothing(client: Run, recorder: RecordingServer, args: str) -> None:
+    assert client("cluster", *args.split()).returncode == 2
+    assert recorder.requests == []
+
+
+def test_call_to_who_does_not_lead_goes_to_the_leader_with_body_and_token(
+    client: Run, recorder: RecordingServer
+) -> None:
+    with recording_server() as leader:
+        recorder.location = f"{leader.endpoint}/v1/codeq/admin/cluster/transfer?"
+        recorder.reply(NOT_LEADER, 307)
+        leader.reply(STATUS)
+        assert client("cluster", "transfer", "b", "-o", "json").stdout == STATUS + b"\n"
+        assert (leader.request.method, leader.request.body) == ("POST", recorder.request.body)
+        assert leader.request.headers["authorization"] == recorder.request.headers["authorization"]
+
+
+def test_call_that_nobody_takes_ends_with_the_refusal(client: Run, recorder: RecordingServer) -> None:
+    with recording_server() as other:
+        recorder.location = f"{other.endpoint}/v1/codeq/raft/status"
+        other.location = f"{recorder.endpoint}/v1/codeq/raft/status"
+        recorder.replies = [(307, NOT_LEADER)] * 2
+        other.replies = [(307, NOT_LEADER)] * 2
+        done = client("cluster", "status", "-o", "json")
+        assert (done.returncode, json.loads(done.stderr)["reason"]) == (1, "NOT_LEADER")
+        assert (len(recorder.requests), len(other.requests)) == (2, 2)
+
+
+def test_redirect_of_others_is_not_followed(client: Run, recorder: RecordingServer) -> None:
+    with recording_server() as other:
+        recorder.location = other.endpoint
+        recorder.reply(b"moved", 307)
+        assert client("cluster", "status").returncode == 1
+        assert other.requests == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -74,8 +75,13 @@ def serve(
         "ready_file": ready_file,
     }
     settings = load_settings(config, flags, dev=dev, store=store, no_fsync=no_fsync)
-    if settings.raft is not None:
-        raise configuration_failure("RAFT_ENABLED: not supported by this version")
+    if settings.raft is not None and find_spec("codeq_raft_core") is None:
+        raise configuration_failure(
+            "RAFT_ENABLED: needs the extension codeq_raft_core, which is not installed; get cargo from "
+            "https://rustup.rs and run `make setup`"
+        )
+    # gRPC would warn each time a child process is started; ours use nothing of it.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     from codeq_server.app import serve as run
 
     raise typer.Exit(run(settings, verify=verify))

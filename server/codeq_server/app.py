@@ -12,7 +12,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import Final
@@ -98,7 +98,7 @@ class Node:
         self._failed = False
         self._end_by = 0.0
         self._health = health.aio.HealthServicer()
-        self._host: Host = LocalHost(settings, self._on_fatal, verify=verify)
+        self._host = _host(settings, self._on_fatal, verify=verify)
         self._calls = Calls(_authenticator(settings.auth), self._host.absence)
 
     async def run(self) -> int:
@@ -264,6 +264,15 @@ class Node:
         _log.error("store_failed", error=str(problem), exc_info=trace, hint="the server ends; start it again")
         self._failed = True
         self._stopping.set()
+
+
+def _host(settings: Settings, on_fatal: Callable[[BaseException], None], *, verify: bool) -> Host:
+    if settings.raft is None:
+        return LocalHost(settings, on_fatal, verify=verify)
+    # A server by itself runs without the extension that this one needs.
+    from codeq_server.raft_host import RaftHost  # noqa: PLC0415
+
+    return RaftHost(settings, settings.raft, on_fatal, verify=verify)
 
 
 def _authenticator(auth: AuthSettings) -> Authenticator:

@@ -13,7 +13,7 @@ from codeq_server.core import keys
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.parsing import parsed
 from codeq_server.hosting import Present
-from codeq_server.opening import open_serving, open_store, verify
+from codeq_server.opening import load_shard, make_serving, open_store, verify
 from codeq_server.replication.local import LocalLog
 from codeq_server.services.cluster import Cluster, NoCluster
 from codeq_server.services.serving import Serving
@@ -65,7 +65,8 @@ class LocalHost:
             raise
         try:
             keeper = self.upkeep.keeper
-            serving = open_serving(settings, store, LocalLog(store), identity.epoch, keeper, self._on_fatal)
+            shard = load_shard(settings, store, identity.epoch)
+            serving = make_serving(settings, shard, LocalLog(store), keeper, self._on_fatal)
         except BaseException:
             await self.upkeep.stop()
             store.close()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from codeq_server.config import PersistenceSettings, Settings
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.recovery import open_shard
-from codeq_server.core.shard import ShardSettings
+from codeq_server.core.shard import Shard, ShardSettings
 from codeq_server.engine.artifacts import ArtifactKeeper
 from codeq_server.engine.runner import ShardRunner, system_clock
 from codeq_server.replication.log import Log
@@ -48,29 +48,37 @@ def verify(store: Store) -> None:
         )
 
 
-def open_serving(
-    settings: Settings,
-    store: Store,
-    log: Log,
-    epoch: int,
-    keeper: ArtifactKeeper | None,
-    on_fatal: Callable[[BaseException], None],
-) -> Serving:
-    """Returns what serves the shard as the store has it. Must be called within the event loop that serves it.
+def load_shard(settings: Settings, store: Store, epoch: int) -> Shard:
+    """Returns the shard as the store has it; may run on any thread while nobody writes rows of it.
 
     Args:
         settings: Settings of the server.
-        store: The store; nobody else writes rows of the shard from now on.
-        log: Makes batches durable; the Serving closes it.
+        store: The store.
         epoch: Number of this opening, greater than all before it.
-        keeper: Keeps contents of artifacts; None: they are refused.
-        on_fatal: Called once when a commit failed: nothing is decided any more, the process must end.
 
     Raises:
         CorruptRows: The rows contradict each other.
     """
     with _no_collection():
-        shard = open_shard(store, _shard_settings(settings), epoch, *system_clock())
+        return open_shard(store, _shard_settings(settings), epoch, *system_clock())
+
+
+def make_serving(
+    settings: Settings,
+    shard: Shard,
+    log: Log,
+    keeper: ArtifactKeeper | None,
+    on_fatal: Callable[[BaseException], None],
+) -> Serving:
+    """Returns what serves a shard. Must be called within the event loop that serves it.
+
+    Args:
+        settings: Settings of the server.
+        shard: The shard; nobody else writes rows of it from now on.
+        log: Makes batches durable; the Serving closes it.
+        keeper: Keeps contents of artifacts; None: they are refused.
+        on_fatal: Called once when a commit failed: nothing is decided any more, the process must end.
+    """
     runner = ShardRunner(shard, log, system_clock, random.SystemRandom().random, on_fatal)
     runner.changed()  # leases and due times of before are watched from now on
     return Serving(

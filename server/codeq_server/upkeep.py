@@ -30,19 +30,20 @@ class Upkeep:
         backups: Makes backups; None: they are refused.
     """
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, store: Store, *, artifacts: bool = True) -> None:
         """Begins with all of it; must be called within the event loop.
 
         Args:
             settings: Settings of the server.
             store: The store; stays open until `stop` has returned.
+            artifacts: Whether contents of artifacts are kept.
 
         Raises:
             StoreLocked: Another process uses the folder of artifacts for the same store.
             StoreNotWritable: The folder of artifacts is configured, and cannot be used.
         """
         self._runner: ShardRunner | None = None
-        self.keeper = _open_keeper(settings, store, _log_artifacts)
+        self.keeper = _open_keeper(settings, store, _log_artifacts) if artifacts else None
         self.backups: Backups | None = None
         if settings.backup_dir is not None and isinstance(store, RocksStore):
             self.backups = Backups(store, self.keeper, settings.backup_dir)

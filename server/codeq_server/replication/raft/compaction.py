@@ -1,0 +1,62 @@
+"""Keeps the log short: what is applied and no member needs is cut off at its front."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from codeq_raft_core import RaftNode
+
+from .disk import Disk, Work
+from .log_rows import GroupKeys, base_value
+
+LOG_BYTES: Final = 64 << 20
+"""Length of the log from which it is cut, to a half, up to what all members that answer have."""
+LOG_BYTES_MAX: Final = 256 << 20
+"""Length from which it is cut whatever members lack: they get a snapshot."""
+ENTRY_BYTES: Final = 256
+"""Memory of an entry beside its content."""
+
+
+class LogKeeper:
+    """Cuts the log of a group.
+
+    Attributes:
+        base: Index of the last entry that was cut off.
+        held: Entries from here on are kept for a snapshot on its way; None: there is none.
+    """
+
+    def __init__(self, keys: GroupKeys, disk: Disk, base: int = 0) -> None:
+        self.base = base
+        self.held: int | None = None
+        self._keys, self._disk = keys, disk
+
+    def keep_short(self, node: RaftNode, written: int, *, leading: bool) -> None:
+        """Cuts the log if it is long.
+
+        Args:
+            node: The consensus core.
+            written: Last entry whose rows are written: their order in the store's own log makes the cut safe.
+            leading: Whether this member leads.
+        """
+        status = node.status
+        entries = status.last_index - status.first_index + 1
+        size = status.log_bytes + entries * ENTRY_BYTES
+        if size <= LOG_BYTES:
+            return
+        until = min(written, status.last_index - entries * LOG_BYTES // (2 * size))
+        if leading and size <= LOG_BYTES_MAX:
+            until = min([until, *(p.matched for p in node.progress() if p.recent_active)])
+            if self.held is not None:
+                until = min(until, self.held)
+        self.cut(node, until)
+
+    def cut(self, node: RaftNode, until: int) -> None:
+        """Cuts off the entries up to `until`, which are applied."""
+        first = node.status.first_index
+        if until < first:
+            return
+        rows: dict[bytes, bytes | None] = {self._keys.entry(index): None for index in range(first, until + 1)}
+        rows[self._keys.base] = base_value(until, node.term_of(until))
+        node.compact(until)
+        self.base = until
+        self._disk.submit(Work(rows))

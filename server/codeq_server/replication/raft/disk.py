@@ -1,0 +1,177 @@
+"""The one writer of a process: logs, votes and rows of all groups go to the store in rounds: one batch, one sync.
+
+What comes while a round is on its way makes the next one. A round is written, then synced: rows that are applied count
+when they are written, because the log that decided them is durable on a majority; logs and votes count when synced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from codeq_server.storage.store import WRITTEN, Store
+
+from . import log_rows
+
+ROUND_ROWS_MAX: Final = 16_000
+"""Row changes in a round before the rest waits for the next: writing them stops the event loop for about 20 ms."""
+ROUND_BYTES_MAX: Final = 16 << 20
+"""Bytes in a round before the rest waits for the next."""
+
+
+@dataclass(slots=True)
+class Work:
+    """Something to write.
+
+    Attributes:
+        rows: Rows; None deletes.
+        size: Bytes of it, about.
+        sync: Whether somebody waits for its sync.
+        written: Called on the event loop when it can be read.
+        synced: Called on the event loop when it is durable; only if `sync`, or if it stands behind work that is.
+        rowset: Imported rows that become the current ones together with it.
+    """
+
+    rows: dict[bytes, bytes | None]
+    size: int = 0
+    sync: bool = False
+    written: Callable[[], None] | None = None
+    synced: Callable[[], None] | None = None
+    rowset: str | None = None
+
+
+@dataclass(slots=True)
+class Syncs:
+    """Counts of syncs, for metrics; seconds of one round from its start to its sync."""
+
+    count: int = 0
+    seconds: float = 0.0
+    seconds_max: float = 0.0
+
+
+@dataclass(slots=True)
+class _Round:
+    works: list[Work] = field(default_factory=list)
+    rows: dict[bytes, bytes | None] = field(default_factory=dict)
+    size: int = 0
+    sync: bool = False
+
+
+class Disk:
+    """Writes work in the order in which it was submitted.
+
+    Args:
+        store: The store.
+        on_fatal: Called once when a write or a sync failed: nothing is written any more, the process must end.
+    """
+
+    def __init__(self, store: Store, on_fatal: Callable[[BaseException], None]) -> None:
+        self.syncs = Syncs()
+        self._store = store
+        self._on_fatal = on_fatal
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[Work] = deque()
+        self._number = log_rows.read_written(store)
+        self._running: asyncio.Task[None] | None = None
+        self._failed = False
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="codeq-writer")
+        self._importer = ThreadPoolExecutor(1, thread_name_prefix="codeq-importer")
+
+    @property
+    def waiting(self) -> int:
+        """Number of works not yet begun."""
+        return len(self._queue)
+
+    def submit(self, work: Work) -> None:
+        """Takes work; it is written soon, after all that came before."""
+        if self._failed:
+            return
+        self._queue.append(work)
+        if self._running is None:
+            self._running = self._loop.create_task(self._run(), name="raft-disk")
+
+    async def import_rows(self, files: Sequence[Path]) -> str:
+        """Returns the name of a new set of rows made from files; `Work.rowset` makes it the current one.
+
+        Raises:
+            StoreError: The files cannot be taken.
+        """
+        return await self._loop.run_in_executor(self._importer, self._store.import_rows, files)
+
+    async def drop_rows(self, name: str) -> None:
+        """Forgets an imported set that is not current."""
+        await self._loop.run_in_executor(self._importer, self._store.drop_rows, name)
+
+    async def close(self) -> None:
+        """Writes what was submitted, and closes the store."""
+        while self._running is not None:
+            await self._running
+        await self._loop.run_in_executor(self._importer, _nothing)
+        await self._loop.run_in_executor(self._writer, self._store.close)
+        self._writer.shutdown()
+        self._importer.shutdown()
+
+    async def _run(self) -> None:
+        try:
+            while self._queue:
+                await self._work()
+        except BaseException as problem:  # noqa: BLE001 - whatever it is, the store may not be believed any more
+            self._failed = True
+            self._queue.clear()
+            self._on_fatal(problem)
+        self._running = None
+
+    def _gather(self) -> _Round:
+        """Takes work off the queue for one round; rows that replace all others make a round of their own."""
+        queue, taken = self._queue, _Round()
+        while queue and len(taken.rows) < ROUND_ROWS_MAX and taken.size < ROUND_BYTES_MAX:
+            if queue[0].rowset is not None and taken.works:
+                break
+            work = queue.popleft()
+            taken.works.append(work)
+            taken.rows.update(work.rows)
+            taken.size += work.size
+            taken.sync |= work.sync
+            if work.rowset is not None:
+                break
+        self._number += 1
+        taken.rows[WRITTEN] = log_rows.written_value(self._number)
+        return taken
+
+    async def _work(self) -> None:
+        taken = self._gather()
+        started = time.perf_counter()
+        rowset = taken.works[-1].rowset
+        await self._loop.run_in_executor(self._writer, self._write, taken.rows, rowset)
+        for work in taken.works:
+            if work.written is not None:
+                work.written()
+        if taken.sync:
+            await self._loop.run_in_executor(self._writer, self._sync, self._number)
+            seconds = time.perf_counter() - started
+            self.syncs.count += 1
+            self.syncs.seconds += seconds
+            self.syncs.seconds_max = max(self.syncs.seconds_max, seconds)
+        for work in taken.works:
+            if work.synced is not None:
+                work.synced()
+
+    def _write(self, rows: dict[bytes, bytes | None], rowset: str | None) -> None:
+        if rowset is None:
+            self._store.write(rows)
+        else:
+            self._store.switch_rows(rowset, rows)
+
+    def _sync(self, number: int) -> None:
+        self._store.sync()
+        self._store.note_durable(number)
+
+
+def _nothing() -> None:
+    """Waits for the imports before it."""

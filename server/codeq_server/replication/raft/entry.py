@@ -1,0 +1,78 @@
+"""What an entry of the log says: a batch of rows, or a change of the members' table.
+
+First byte: version of the entry, second byte: its kind. Members of another version skip nothing: a version that is not
+known ends the process, because applying less than the others would be silent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+from codeq_internal.v1 import raft_rows_pb2
+
+from codeq_server.core.model import SealedBatch
+
+VERSION: Final = 1
+BATCH: Final = 0
+MEMBERS: Final = 1
+OVERHEAD_PER_ROW: Final = 12
+"""Bytes of an entry beside keys and values, for each row."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(tuple[int, int, int, int, int, dict[bytes, bytes | None]]).decode
+
+
+class UnknownEntry(Exception):  # noqa: N818 - what it is
+    """An entry of a version or kind that this server does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchEntry:
+    """A batch as it stands in the log.
+
+    Attributes:
+        term: Term of the leadership that decided it.
+        lsn: Its number.
+        previous: Number of the batch before.
+        epoch: Epoch of the shard that decided it.
+        wall_ms: Wall clock of the leader.
+        rows: Rows; None deletes.
+    """
+
+    term: int
+    lsn: int
+    previous: int
+    epoch: int
+    wall_ms: int
+    rows: dict[bytes, bytes | None]
+
+
+def encode_batch(term: int, batch: SealedBatch) -> bytes:
+    """Returns the entry of a batch that was decided in a term."""
+    return bytes((VERSION, BATCH)) + _encode(
+        (term, batch.lsn, batch.previous_lsn, batch.epoch, batch.wall_ms, batch.rows)
+    )
+
+
+def encode_members(change: raft_rows_pb2.MembersChange) -> bytes:
+    """Returns the entry of a change of the members' table."""
+    return bytes((VERSION, MEMBERS)) + change.SerializeToString()
+
+
+def decode(data: bytes) -> BatchEntry | raft_rows_pb2.MembersChange:
+    """Returns what an entry says.
+
+    Raises:
+        UnknownEntry: A newer server wrote it.
+    """
+    version, kind = data[0], data[1]
+    if version != VERSION or kind not in (BATCH, MEMBERS):
+        raise UnknownEntry(
+            f"the log has an entry of version {version}, kind {kind}; run the newer server that wrote it"
+        )
+    body = memoryview(data)[2:]
+    if kind == MEMBERS:
+        return raft_rows_pb2.MembersChange.FromString(bytes(body))
+    return BatchEntry(*_decode(body))

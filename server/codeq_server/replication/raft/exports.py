@@ -1,0 +1,70 @@
+"""Makes snapshots: a checkpoint of the store, turned into files of rows by a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Final
+
+from codeq_internal.v1 import raft_rows_pb2
+
+from codeq_server.storage.errors import StoreFailed
+from codeq_server.storage.rocks import RocksStore
+
+from .log_rows import GroupKeys, read_applied
+from .ports import Made
+
+KEPT: Final = 2
+"""Snapshots that are kept: the last one, and the one before, which may still be on its way."""
+ERROR_CHARS_MAX: Final = 2000
+
+
+class SnapshotMaker:
+    """Makes snapshots of a group's rows.
+
+    Args:
+        store: The store.
+        group: Keys of the group.
+        folder: Where snapshots are kept; what is in it goes. On the disk of the store, so that files can be linked.
+    """
+
+    def __init__(self, store: RocksStore, group: GroupKeys, folder: Path) -> None:
+        self._store, self._keys, self._folder = store, group, folder
+        self._number = 0
+        shutil.rmtree(folder, ignore_errors=True)
+
+    async def make(self) -> Made:
+        """Returns a new snapshot, with everything that is written when this is called.
+
+        Raises:
+            StoreError: The store or its disk failed.
+        """
+        self._number += 1
+        folder = self._folder / str(self._number)
+        checkpoint, files = folder / "checkpoint", folder / "files"
+        await asyncio.to_thread(folder.mkdir, parents=True)
+        await asyncio.to_thread(self._store.checkpoint, checkpoint)
+        keys = self._keys
+        wanted = [key.hex() for key in (keys.applied, keys.conf_state, keys.members)]
+        export = [sys.executable, "-m", "codeq_server.storage.export", str(checkpoint), str(files), *wanted]
+        process = await asyncio.create_subprocess_exec(
+            *export, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        )
+        try:
+            _, problem = await process.communicate()
+        except BaseException:
+            process.kill()
+            raise
+        await asyncio.to_thread(shutil.rmtree, checkpoint, ignore_errors=True)
+        if process.returncode != 0:
+            raise StoreFailed(f"making a snapshot failed: {problem.decode(errors='replace')[-ERROR_CHARS_MAX:]}")
+        content = json.loads(await asyncio.to_thread((files / "manifest.json").read_bytes))
+        applied, conf_state, members = (bytes.fromhex(content["values"][key]) for key in wanted)
+        old = self._folder / str(self._number - KEPT)
+        await asyncio.to_thread(shutil.rmtree, old, ignore_errors=True)
+        index, term, lsn = read_applied(applied)
+        data = raft_rows_pb2.SnapshotData(lsn=lsn, members=raft_rows_pb2.MembersRow.FromString(members))
+        return Made(files, index, term, conf_state, data.SerializeToString())

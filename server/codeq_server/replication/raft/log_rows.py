@@ -1,0 +1,167 @@
+"""Rows of a member beside those of its shard: the log, the vote, what is applied, and who the members are.
+
+Keys (all begin with LOG_PREFIX, so that they live in the column family of the log):
+
+    prefix "node"                     NodeRow: who this disk is
+    prefix "written"                  number of the last write of the process to the store
+    prefix "g" group u32 "l" index    an entry of the log, whole
+    prefix "g" group u32 "h"          hard state: term, vote, commit
+    prefix "g" group u32 "b"          base: index and term of the last entry that was cut off
+    prefix "g" group u32 "a"          applied: index, term, and number of the last batch applied
+    prefix "g" group u32 "c"          conf state of Raft as of the applied index
+    prefix "g" group u32 "m"          MembersRow as of the applied index
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from codeq_internal.v1 import raft_rows_pb2
+
+from codeq_server.storage.errors import StoreDamaged, StoreFormat
+from codeq_server.storage.store import LOG_PREFIX, WRITTEN, Store
+
+FORMAT: Final = 1
+NODE: Final = LOG_PREFIX + b"node"
+PAGE: Final = 256
+
+_GROUP = struct.Struct(">I")
+_U64 = struct.Struct(">Q")
+_THREE = struct.Struct(">QQQ")
+_TWO = struct.Struct(">QQ")
+
+
+class HardState(NamedTuple):
+    """What a member must not forget: its term, its vote in it, and how far it knows the log to be decided."""
+
+    term: int = 0
+    vote: int = 0
+    commit: int = 0
+
+
+class Applied(NamedTuple):
+    """How far the rows are: index and term of the last entry applied, number of the last batch applied."""
+
+    index: int = 0  # type: ignore[assignment] # hides a method of tuples that nobody needs here
+    term: int = 0
+    lsn: int = 0
+
+
+@dataclass(slots=True)
+class Stored:
+    """What a group finds in the store.
+
+    Attributes:
+        hard_state: Term, vote and commit.
+        base: Index and term before the first entry of the log.
+        applied: How far the rows are.
+        conf_state: Conf state of Raft; empty: the node belongs to no group yet.
+        members: Table of members.
+        entries: Entries above the base, whole.
+        last_index: Index of the last entry.
+    """
+
+    hard_state: HardState = field(default_factory=HardState)
+    base: tuple[int, int] = (0, 0)
+    applied: Applied = field(default_factory=Applied)
+    conf_state: bytes = b""
+    members: raft_rows_pb2.MembersRow = field(default_factory=raft_rows_pb2.MembersRow)
+    entries: list[bytes] = field(default_factory=list)
+    last_index: int = 0
+
+
+class GroupKeys:
+    """The keys of one group."""
+
+    def __init__(self, group: int) -> None:
+        self._log = LOG_PREFIX + b"g" + _GROUP.pack(group) + b"l"
+        stem = self._log[:-1]
+        self.hard_state, self.base, self.applied = stem + b"h", stem + b"b", stem + b"a"
+        self.conf_state, self.members = stem + b"c", stem + b"m"
+
+    def entry(self, index: int) -> bytes:
+        """Returns the key of an entry."""
+        return self._log + _U64.pack(index)
+
+    def load(self, store: Store) -> Stored:
+        """Returns what the store holds of the group.
+
+        Raises:
+            StoreDamaged: The log has a gap, or ends below what is applied.
+        """
+        stored = Stored()
+        if (value := store.get(self.hard_state)) is not None:
+            stored.hard_state = HardState(*_THREE.unpack(value))
+        if (value := store.get(self.base)) is not None:
+            stored.base = _TWO.unpack(value)
+        if (value := store.get(self.applied)) is not None:
+            stored.applied = Applied(*_THREE.unpack(value))
+        stored.conf_state = store.get(self.conf_state) or b""
+        if (value := store.get(self.members)) is not None:
+            stored.members.ParseFromString(value)
+        stored.last_index = stored.base[0]
+        start, end = self.entry(stored.base[0] + 1), self._log[:-1] + b"m"
+        while page := store.scan(start, end, PAGE):
+            for key, value in page:
+                stored.last_index += 1
+                if key != self.entry(stored.last_index):
+                    raise StoreDamaged(f"the log has no entry {stored.last_index}; take the node out and add it anew")
+                stored.entries.append(value)
+            start = page[-1][0] + b"\0"
+        if stored.applied.index < stored.base[0] or stored.applied.index > stored.last_index:
+            raise StoreDamaged(
+                f"the log covers entries {stored.base[0] + 1} to {stored.last_index}, but {stored.applied.index} is "
+                "applied; take the node out and add it anew"
+            )
+        # Applying tells of a commit that the hard state may not have heard of yet.
+        commit = max(stored.hard_state.commit, stored.applied.index)
+        stored.hard_state = stored.hard_state._replace(commit=commit)
+        return stored
+
+
+def hard_state_value(state: tuple[int, int, int]) -> bytes:
+    """Returns the value of a hard state: term, vote, commit."""
+    return _THREE.pack(*state)
+
+
+def base_value(index: int, term: int) -> bytes:
+    """Returns the value of a base."""
+    return _TWO.pack(index, term)
+
+
+def applied_value(applied: Applied) -> bytes:
+    """Returns the value of how far the rows are."""
+    return _THREE.pack(*applied)
+
+
+def read_applied(value: bytes) -> Applied:
+    """Returns what a value says of how far the rows are."""
+    return Applied(*_THREE.unpack(value))
+
+
+def written_value(number: int) -> bytes:
+    """Returns the value of the counter of writes."""
+    return _U64.pack(number)
+
+
+def read_written(store: Store) -> int:
+    """Returns the number of the last write that the store holds."""
+    value = store.get(WRITTEN)
+    return 0 if value is None else int(_U64.unpack(value)[0])
+
+
+def load_node(store: Store) -> raft_rows_pb2.NodeRow | None:
+    """Returns who the disk is; None: it never was in a cluster.
+
+    Raises:
+        StoreFormat: A newer server wrote it.
+    """
+    value = store.get(NODE)
+    if value is None:
+        return None
+    row = raft_rows_pb2.NodeRow.FromString(value)
+    if row.format > FORMAT:
+        raise StoreFormat(f"the log has format {row.format}, this server knows formats up to {FORMAT}")
+    return row

@@ -1,0 +1,365 @@
+"""A node's part in a cluster: who it is on this disk, its group, and what becomes of both.
+
+A new disk gets a random raft id and waits. It founds a cluster if it was told to and most of the nodes named with it
+are there and as empty as it is; or it is taken in by a leader that was told of it. Nothing else makes it a member, so
+neither an emptied disk nor a forgotten setting can vote beside a living cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from codeq_internal.v1 import raft_rows_pb2
+from codeq_raft_core import conf_state, read_conf_state
+
+from codeq_server.core import keys
+from codeq_server.core.errors import Reason, Rejection
+from codeq_server.storage.errors import StoreFormat
+from codeq_server.storage.store import Store
+
+from . import log_rows, members
+from .disk import Disk, Work
+from .group import Group
+from .log_rows import Applied, GroupKeys, Stored
+from .membership import Membership, founding
+from .network import Hello, Network
+from .ports import Made, Ticks
+
+GROUP: Final = 0
+"""Number of the group, which is the index of its shard."""
+BASE: Final = (1, 1)
+"""Index and term of the entry that stands for what a founder has before the first entry of the log."""
+CLUSTER_ID_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class MemberSettings:
+    """How a node takes part.
+
+    Attributes:
+        name: Its name.
+        peers: Addresses of the nodes that found the cluster, by name, itself included.
+        bootstrap: Whether it founds the cluster.
+        http: Base URLs where clients reach nodes over HTTP, by name.
+        grpc: Addresses where clients reach nodes over gRPC, by name.
+        ticks: How time is counted.
+    """
+
+    name: str
+    peers: Mapping[str, str]
+    bootstrap: bool
+    ticks: Ticks
+    http: Mapping[str, str] = field(default_factory=dict)
+    grpc: Mapping[str, str] = field(default_factory=dict)
+
+
+class Host(Protocol):
+    """Serves the shard while this member leads."""
+
+    def lead(self, term: int) -> None:
+        """Serve: this member leads in the term, and everything decided before stands in the rows."""
+        ...
+
+    def follow(self) -> None:
+        """Serve no more: this member does not lead."""
+        ...
+
+    def members_changed(self) -> None:
+        """Other members are known."""
+        ...
+
+    def make_snapshot(self) -> Awaitable[Made]:
+        """Makes a snapshot of the rows as they are written."""
+        ...
+
+
+def prepare(store: Store, raft_id: int) -> raft_rows_pb2.NodeRow:
+    """Returns who the disk is; a new disk becomes `raft_id`, durably.
+
+    Raises:
+        StoreFormat: The store is one of a single node, or of a newer server.
+        StoreDamaged: Durable rows are missing.
+    """
+    store.check_recovered(log_rows.read_written(store))
+    row = log_rows.load_node(store)
+    if row is None:
+        if store.get(keys.IDENTITY) is not None:
+            raise StoreFormat(
+                "the store belongs to a single node; make it the first member of a cluster with "
+                "`codeq cluster init --from-store`, or start with another path"
+            )
+        row = raft_rows_pb2.NodeRow(format=log_rows.FORMAT, raft_id=raft_id)
+        store.write({log_rows.NODE: row.SerializeToString()})
+        store.sync()
+    return row
+
+
+def founder_rows(
+    row: raft_rows_pb2.NodeRow, cluster_id: bytes, name: str, peers: Mapping[str, str], lsn: int
+) -> dict[bytes, bytes | None]:
+    """Returns the rows that make a disk the first member of a new cluster.
+
+    Args:
+        row: Who the disk is.
+        cluster_id: Id of the cluster.
+        name: Name of the node.
+        peers: Addresses of the nodes that are to found it, by name, itself included.
+        lsn: Number of the last batch in its rows.
+    """
+    group = GroupKeys(GROUP)
+    node = raft_rows_pb2.NodeRow(format=row.format, raft_id=row.raft_id, cluster_id=cluster_id)
+    index, term = BASE
+    return {
+        log_rows.NODE: node.SerializeToString(),
+        group.base: log_rows.base_value(index, term),
+        group.hard_state: log_rows.hard_state_value((term, 0, index)),
+        group.applied: log_rows.applied_value(Applied(index, term, lsn)),
+        group.conf_state: conf_state([row.raft_id], []),
+        group.members: founding(row.raft_id, name, peers).SerializeToString(),
+    }
+
+
+class Member:
+    """A node in a cluster, or on its way into one. It is the handler of its network and the listener of its group.
+
+    Args:
+        store: The store, prepared.
+        row: Who the disk is.
+        settings: How it takes part.
+        random: Returns that many random bytes.
+        host: Serves the shard.
+        on_fatal: Called when the process must end.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        row: raft_rows_pb2.NodeRow,
+        settings: MemberSettings,
+        random: Callable[[int], bytes],
+        host: Host,
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
+        self.row, self.settings = row, settings
+        self.group: Group | None = None
+        self.membership: Membership | None = None
+        self.disk = Disk(store, on_fatal)
+        self._store, self._random, self._host, self._on_fatal = store, random, host, on_fatal
+        self._loop = asyncio.get_running_loop()
+        self._network: Network | None = None
+        self._met: dict[str, Hello] = {}
+        self._joining = False
+        self._serving_term = 0
+        self._making: asyncio.Task[None] | None = None
+
+    def start(self, network: Network) -> None:
+        """Takes part from now on; `tick` must be called regularly."""
+        self._network = network
+        if self.row.cluster_id:
+            self._open_group(GroupKeys(GROUP).load(self._store))
+
+    # -- the handler of the network ----------------------------------------------------------------------------------
+
+    def hello(self) -> Hello:
+        """See `Handler.hello`."""
+        name = self.settings.name
+        http, grpc = self.settings.http.get(name, ""), self.settings.grpc.get(name, "")
+        return Hello(name, self.row.raft_id, self.row.cluster_id, http, grpc)
+
+    def met(self, peer: Hello, address: str) -> None:  # noqa: ARG002 - part of the port
+        """See `Handler.met`."""
+        self._met[peer.name] = peer
+        if self.membership is not None:
+            self.membership.met(peer)
+
+    def receive(self, group: int, message: bytes) -> None:
+        """See `Handler.receive`."""
+        if group != GROUP:
+            return
+        if self.group is not None:
+            self.group.receive(message)
+        else:
+            self._join()
+
+    def unreachable(self, raft_id: int) -> None:
+        """See `Handler.unreachable`."""
+        if self.group is not None:
+            self.group.unreachable(raft_id)
+
+    def snapshot_sent(self, group: int, to: int, ok: bool) -> None:  # noqa: FBT001
+        """See `Handler.snapshot_sent`."""
+        if group == GROUP and self.group is not None:
+            self.group.log.held = None
+            self.group.snapshot_sent(to, ok=ok)
+
+    async def install(self, group: int, message: bytes, folder: Path) -> None:
+        """See `Handler.install`."""
+        if group != GROUP or self.group is None:
+            raise LookupError("this node is in no such group yet")
+        content = await self._loop.run_in_executor(None, (folder / "manifest.json").read_bytes)
+        files = [folder / file["name"] for file in json.loads(content)["files"]]
+        await self.group.install(message, files)
+
+    # -- the listener of the group -----------------------------------------------------------------------------------
+
+    def refusal(self) -> Rejection:
+        """See `Listener.refusal`: names the leader where one is known."""
+        name, metadata = self.leader_name(), {}
+        if name and name != self.settings.name:
+            metadata = {"leader": name, "leaderHttp": self.http_of(name), "leaderGrpc": self.grpc_of(name)}
+            metadata = {key: value for key, value in metadata.items() if value}
+            return Rejection(Reason.NOT_LEADER, f"this node does not lead; {name} does", metadata=metadata)
+        return Rejection(Reason.NOT_LEADER, "no leader is known; try again")
+
+    def leading(self, term: int) -> None:
+        """See `Listener.leading`."""
+        self._serving_term = 0
+        self._serve(term)
+
+    def lost(self) -> None:
+        """See `Listener.lost`."""
+        if self._serving_term:
+            self._serving_term = 0
+            self._host.follow()
+
+    def leader_changed(self) -> None:
+        """See `Listener.leader_changed`: who asks is told by `refusal`."""
+
+    def members_changed(self) -> None:
+        """See `Listener.members_changed`."""
+        self._host.members_changed()
+        if self.group is not None and self.group.leading_term and not self._serving_term:
+            self._serve(self.group.leading_term)
+
+    def snapshot_wanted(self) -> None:
+        """See `Listener.snapshot_wanted`: one is made at a time."""
+        if self._making is None:
+            self._making = self._loop.create_task(self._make_snapshot(), name="raft-snapshot")
+
+    # -- what others know of it --------------------------------------------------------------------------------------
+
+    def leader_name(self) -> str:
+        """Returns the name of the leader; empty: none is known."""
+        if self.group is None:
+            return ""
+        member = members.with_id(self.group.members, self.group.leader)
+        return "" if member is None else member.name
+
+    def peer(self, name: str) -> Hello | None:
+        """Returns what a node said of itself when it was met last; None: it was not met."""
+        return self._met.get(name)
+
+    def http_of(self, name: str) -> str:
+        """Returns where clients reach a node over HTTP; empty: not known."""
+        peer = self._met.get(name)
+        return self.settings.http.get(name, "") or (peer.http if peer is not None else "")
+
+    def grpc_of(self, name: str) -> str:
+        """Returns where clients reach a node over gRPC; empty: not known."""
+        peer = self._met.get(name)
+        return self.settings.grpc.get(name, "") or (peer.grpc if peer is not None else "")
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Lets time pass."""
+        if self.group is not None and self.membership is not None:
+            self.group.tick()
+            self.membership.drive(self.row.cluster_id)
+        elif self.settings.bootstrap and not self._joining:
+            self._found()
+
+    def others_active(self) -> list[int]:
+        """Returns the raft ids of the other voters that answer, the one that has most of the log first."""
+        group = self.group
+        if group is None or not group.leading_term:
+            return []
+        voters = read_conf_state(group.conf_state).voters
+        others = [p for p in group.node.progress() if p.id in voters and p.id != group.raft_id and p.recent_active]
+        return [p.id for p in sorted(others, key=lambda p: -p.matched)]
+
+    def hand_over(self, to: int = 0) -> bool:
+        """Asks a voter to lead, the most advanced one if none is named; returns whether there was one to ask."""
+        others = self.others_active()
+        if self.group is None or not others or (to and to not in others):
+            return False
+        self.group.transfer(to or others[0])
+        return True
+
+    async def close(self) -> None:
+        """Takes no further part; writes what is at the disk, and closes the store."""
+        if self._making is not None:
+            self._making.cancel()
+            await asyncio.gather(self._making, return_exceptions=True)
+        if self.group is not None:
+            self.group.stop()
+        await self.disk.close()
+
+    def _serve(self, term: int) -> None:
+        group = self.group
+        if group is not None and group.members.founding_voters == 0:
+            self._serving_term = term
+            self._host.lead(term)
+
+    def _open_group(self, stored: Stored) -> None:
+        assert self._network is not None
+        seed = int.from_bytes(self._random(8), "big")
+        self.group = Group(
+            GROUP,
+            self.row.raft_id,
+            stored,
+            self.disk,
+            self._network,
+            self,
+            self.settings.ticks,
+            seed,
+            self._on_fatal,
+        )
+        self.membership = Membership(self.group)
+        for peer in self._met.values():
+            self.membership.met(peer)
+        self._host.members_changed()
+
+    def _found(self) -> None:
+        """Founds the cluster, if most of its founders are there and all of those are empty."""
+        peers = [self._met[name] for name in self.settings.peers if name in self._met and name != self.settings.name]
+        if any(peer.cluster_id for peer in self._met.values()):
+            return  # there is a cluster: it must take this node in
+        if len(peers) + 1 < len(self.settings.peers) // 2 + 1:
+            return
+        self._become(self._random(CLUSTER_ID_BYTES), founder=True)
+
+    def _join(self) -> None:
+        """Joins the cluster of the leader that addressed this disk."""
+        clusters = {peer.cluster_id for peer in self._met.values() if peer.cluster_id}
+        if len(clusters) == 1 and not self._joining:
+            self._become(clusters.pop(), founder=False)
+
+    def _become(self, cluster_id: bytes, *, founder: bool) -> None:
+        self._joining = True
+        row = self.row
+        if founder:
+            rows = founder_rows(row, cluster_id, self.settings.name, self.settings.peers, 0)
+        else:
+            joined = raft_rows_pb2.NodeRow(format=row.format, raft_id=row.raft_id, cluster_id=cluster_id)
+            rows = {log_rows.NODE: joined.SerializeToString()}
+
+        def joined_durably() -> None:
+            row.cluster_id = cluster_id
+            self._open_group(GroupKeys(GROUP).load(self._store))
+
+        self.disk.submit(Work(rows, sync=True, synced=joined_durably))
+
+    async def _make_snapshot(self) -> None:
+        group = self.group
+        assert group is not None
+        try:
+            group.log.held = group.written
+            group.offer(await self._host.make_snapshot())
+        finally:
+            self._making = None

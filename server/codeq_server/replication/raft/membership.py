@@ -1,0 +1,124 @@
+"""How nodes become members: the leader takes in those who are invited, one step at a time.
+
+A node is invited by name: at the founding of the cluster, or by an operator. When it is met with a raft id that belongs
+to no cluster yet, it becomes a learner; when it has caught up, a voter, and the member it replaces leaves in the same
+change. A disk that lost its content has another raft id: it is never taken for the voter it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from codeq_internal.v1 import raft_rows_pb2
+from codeq_raft_core import ConfState, read_conf_state
+
+from . import members
+from .group import Group
+from .network import Hello
+from .ports import Step
+
+CAUGHT_UP_ENTRIES: Final = 64
+"""Entries that a learner may lack when it becomes a voter."""
+
+Change = raft_rows_pb2.MembersChange
+Voters = list[Step]
+
+
+class Membership:
+    """Takes in who is invited, while this node leads."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._met: dict[str, Hello] = {}
+        self._change: asyncio.Future[None] | None = None
+
+    def met(self, peer: Hello) -> None:
+        """Takes notice of who a node is."""
+        self._met[peer.name] = peer
+
+    @property
+    def busy(self) -> bool:
+        """Whether a change is on its way."""
+        return self._change is not None and not self._change.done()
+
+    def drive(self, cluster_id: bytes) -> None:
+        """Takes the next step, if there is one and this node leads; called with every tick."""
+        group = self._group
+        if not group.leading_term or self.busy or not group.members.invitations:
+            return
+        conf = read_conf_state(group.conf_state)
+        if conf.voters_outgoing:
+            return  # the change before is not over
+        for invitation in group.members.invitations:
+            step = self._step(invitation, conf, cluster_id)
+            if step is not None:
+                self.propose(*step)
+                return
+
+    def propose(self, change: Change, voters: Voters) -> asyncio.Future[None]:
+        """Proposes a change; one at a time."""
+        self._change = future = self._group.change_members(change, voters)
+        future.add_done_callback(lambda done: done.exception())  # a change that was lost is tried again
+        return future
+
+    def _step(
+        self, invitation: raft_rows_pb2.Invitation, conf: ConfState, cluster_id: bytes
+    ) -> tuple[Change, Voters] | None:
+        """Returns what brings an invited node nearer, if anything can be done now."""
+        peer = self._met.get(invitation.name)
+        if peer is None or peer.cluster_id not in (b"", cluster_id):
+            return None
+        raft_id = peer.raft_id
+        if raft_id in conf.voters:
+            return Change(uninvited=[invitation.name]), []
+        table = self._group.members
+        if raft_id not in conf.learners:
+            return self._admit(invitation, peer, conf)
+        if not self._caught_up(raft_id):
+            return None
+        voters: Voters = [("voter", raft_id)]
+        removed = []
+        if invitation.replaces and members.with_id(table, invitation.replaces) is not None:
+            voters.append(("remove", invitation.replaces))
+            removed.append(invitation.replaces)
+        return Change(uninvited=[invitation.name], removed=removed), voters
+
+    def _admit(self, invitation: raft_rows_pb2.Invitation, peer: Hello, conf: ConfState) -> tuple[Change, Voters]:
+        """Makes a node a learner; a learner of the same name that lost its disk leaves."""
+        put = raft_rows_pb2.Member(raft_id=peer.raft_id, name=peer.name, address=invitation.address)
+        voters: Voters = [("learner", peer.raft_id)]
+        stale = [
+            member.raft_id
+            for member in self._group.members.members
+            if member.name == peer.name and member.raft_id in conf.learners
+        ]
+        voters += [("remove", raft_id) for raft_id in stale]
+        return Change(put=[put], removed=stale), voters
+
+    def _caught_up(self, raft_id: int) -> bool:
+        last = self._group.status.last_index
+        return any(
+            p.id == raft_id and p.recent_active and p.matched + CAUGHT_UP_ENTRIES >= last
+            for p in self._group.node.progress()
+        )
+
+
+def founding(raft_id: int, name: str, peers: Mapping[str, str]) -> raft_rows_pb2.MembersRow:
+    """Returns the table of members of a cluster that a node founds: itself alone, the others invited.
+
+    Args:
+        raft_id: Raft id of the founder.
+        name: Its name.
+        peers: Addresses of the nodes that are to found the cluster, by name; it is among them.
+    """
+    return raft_rows_pb2.MembersRow(
+        members=[raft_rows_pb2.Member(raft_id=raft_id, name=name, address=peers[name])],
+        invitations=[
+            raft_rows_pb2.Invitation(name=other, address=address)
+            for other, address in sorted(peers.items())
+            if other != name
+        ],
+        founding_voters=len(peers) // 2 + 1,
+    )

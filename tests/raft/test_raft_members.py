@@ -1,0 +1,155 @@
+"""Clusters of real stores: founding, batches, failover, snapshots, and what may not become a member."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from codeq_raft_core import read_conf_state
+from codeq_server.core.errors import Reason, Rejection
+from members_net import Cluster
+
+
+async def test_cluster_founded_by_one_of_three_has_three_voters(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        await cluster.voters(3)
+        leader = await cluster.leader()
+        await leader.write({b"t1": b"one"})
+        await cluster.until(lambda: all(node.store.get(b"t1") == b"one" for node in cluster.nodes.values()))
+
+
+async def test_founder_alone_never_serves(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    node = cluster.nodes["a"].start()
+    for _ in range(200):
+        node.member.tick()
+    assert node.member.group is None
+    await node.stop()
+
+
+async def test_batches_survive_the_leader(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        await cluster.voters(3)
+        leader = await cluster.leader()
+        for number in range(50):
+            await leader.write({b"t%d" % number: b"x"})
+        await leader.stop()
+        other = await cluster.leader()
+        assert other is not leader
+        assert [number for number in range(50) if other.store.get(b"t%d" % number) is None] == []
+        await other.write({b"t50": b"y"})
+        leader.start()
+        await cluster.until(lambda: leader.store.get(b"t50") == b"y")
+
+
+async def test_isolated_leader_confirms_nothing_and_its_batch_is_lost(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        await cluster.voters(3)
+        leader = await cluster.leader()
+        await leader.write({b"t1": b"one"})
+        cluster.net.isolate(leader.name)
+        assert leader.log is not None
+        confirmed, lost = leader.log.confirm(), leader.log.append(leader.batch(leader.lsn + 1, {b"t2": b"two"}))
+        other = await cluster.leader(beside=leader)
+        await other.write({b"t1": b"three"})
+        for future in (confirmed, lost):
+            assert future is not None
+            with pytest.raises(Rejection) as refused:
+                await future
+            assert refused.value.reason is Reason.NOT_LEADER
+        cluster.net.heal()
+        await cluster.until(lambda: leader.store.get(b"t1") == b"three")
+        assert leader.store.get(b"t2") is None
+
+
+async def test_batch_that_does_not_follow_the_last_one_changes_nothing(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        await cluster.voters(3)
+        leader = await cluster.leader()
+        await leader.write({b"t1": b"one"})
+        assert leader.log is not None
+        with pytest.raises(Rejection):
+            await leader.log.append(leader.batch(leader.lsn + 2, {b"t2": b"two"}))
+        await leader.write({b"t3": b"three"})
+        await cluster.until(lambda: all(node.store.get(b"t3") for node in cluster.nodes.values()))
+        assert [node.store.get(b"t2") for node in cluster.nodes.values()] == [None] * 3
+
+
+async def test_emptied_disk_under_a_known_name_is_no_voter(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        await cluster.voters(3)
+        leader = await cluster.leader()
+        victim = next(node for node in cluster.nodes.values() if node is not leader)
+        old = victim.member.row.raft_id
+        await victim.stop()
+        shutil.rmtree(victim.folder)
+        victim.bootstrap = True
+        victim.start()
+        await leader.write({b"t1": b"one"})
+        for _ in range(200):
+            victim.member.tick()
+        assert victim.member.group is None
+        assert leader.member.group is not None
+        voters = read_conf_state(leader.member.group.conf_state).voters
+        assert old in voters
+        assert victim.member.row.raft_id not in voters
+
+
+async def test_follower_that_lags_beyond_the_log_gets_a_snapshot(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        await cluster.voters(3)
+        leader = await cluster.leader()
+        follower = next(node for node in cluster.nodes.values() if node is not leader)
+        await leader.write({b"t-old": b"old"})
+        await follower.stop()
+        await leader.write({b"t-old": None})
+        for number in range(20):
+            await leader.write({b"t%d" % number: b"x"})
+        group = leader.member.group
+        assert group is not None
+        group.log.cut(group.node, group.written)
+        follower.start()
+        await cluster.until(lambda: follower.store.get(b"t19") == b"x")
+        assert follower.store.get(b"t-old") is None
+        await leader.write({b"t20": b"y"})
+        await cluster.until(lambda: follower.store.get(b"t20") == b"y")
+        await follower.stop()
+        follower.start()
+        await leader.write({b"t21": b"z"})
+        await cluster.until(lambda: follower.store.get(b"t21") == b"z")
+
+
+async def test_leadership_handed_over_goes_on_without_an_election_timeout(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        await cluster.voters(3)
+        leader = await cluster.leader()
+        await leader.write({b"t1": b"one"})
+        assert leader.member.hand_over()
+        await cluster.until(lambda: not leader.term)
+        other = await cluster.leader(beside=leader)
+        await other.write({b"t2": b"two"})
+
+
+async def test_refused_proposal_begins_the_leadership_anew(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        await cluster.voters(3)
+        leader = await cluster.leader()
+        group = leader.member.group
+        assert group is not None
+        assert leader.log is not None
+        # A transfer to a member that is cut off comes to nothing, and refuses proposals while it lasts.
+        other = next(node for node in cluster.nodes.values() if node is not leader)
+        cluster.net.cut.add(frozenset((leader.name, other.name)))
+        group.transfer(other.member.row.raft_id)
+        first, log = leader.batch(leader.lsn + 1, {b"t1": b"one"}), leader.log
+        with pytest.raises(Rejection):
+            await log.append(first)
+        cluster.net.heal()
+        await cluster.until(lambda: any(node.term and node.log is not log for node in cluster.net.nodes.values()))
+        with pytest.raises(Rejection):
+            await log.append(leader.batch(first.lsn + 1, {b"t2": b"two"}))
+        serving = await cluster.leader()
+        await serving.write({b"t3": b"three"})
+        assert serving.store.get(b"t1") is None
+        assert serving.store.get(b"t2") is None

@@ -112,7 +112,7 @@ class Families:
         access: How to open it.
 
     Attributes:
-        db: The database, and the set "default" in it.
+        db: The database.
         log: The family of the log; None: there is none.
         rows: The current set of rows.
         current: Its name.
@@ -140,9 +140,9 @@ class Families:
             for name in names:
                 if name == LOG:
                     self._use_log(self.db.get_column_family(name))
-                elif _SET.fullmatch(name):
+                elif name == DEFAULT or _SET.fullmatch(name):
                     self._sets[name] = self.db.get_column_family(name)
-            self.rows = self.db
+            self.rows = self._sets[DEFAULT]
             self.current = DEFAULT
             pointer = self.log.get(ROWS_POINTER) if self.log is not None else None
             if pointer is not None:
@@ -158,14 +158,15 @@ class Families:
 
     def others(self) -> list[str]:
         """Returns the names of the sets of rows that are not current; "default" only while there is something in it."""
-        names = [name for name in self._sets if name != self.current]
-        if self.current != DEFAULT and scan(self.db, b"", LAST_KEY, 1):
-            names.append(DEFAULT)
-        return names
+        return [
+            name
+            for name, rows in self._sets.items()
+            if name != self.current and (name != DEFAULT or scan(rows, b"", LAST_KEY, 1))
+        ]
 
     def each(self) -> list[Rdict]:
         """Returns every family."""
-        return [self.db, *([] if self.log is None else [self.log]), *self._sets.values()]
+        return [*([] if self.log is None else [self.log]), *self._sets.values()]
 
     def of(self, key: bytes) -> Rdict | None:
         """Returns the family of a key; None: it is one of the log, and there is no log."""
@@ -224,7 +225,7 @@ class Families:
         """Gives everything free; RocksDB closes with the last handle."""
         self._log_handle = self._rows_handle = None
         first: Exception | None = None
-        for family in reversed(self.each()):
+        for family in (*self.each(), self.db):
             try:
                 family.close()
             except Exception as error:  # noqa: BLE001 - the others are closed, too

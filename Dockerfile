@@ -2,6 +2,18 @@
 #   docker build -t codeq .
 #   docker build --build-arg BASE=<any such Debian image> -t codeq .
 ARG BASE=python:3.11-slim
+# Has cargo, to build the extension for Raft, and a C library no newer than that of BASE. Without cargo (RUST=${BASE}) the
+# image is built all the same and runs single nodes only.
+ARG RUST=rust:1-slim-bookworm
+
+FROM ${RUST} AS raft_core
+WORKDIR /src
+COPY server/raft_core ./
+ENV PYO3_NO_PYTHON=1 PYO3_BUILD_EXTENSION_MODULE=1
+RUN mkdir /out \
+ && if command -v cargo >/dev/null; then \
+      cargo build --release --quiet && cp target/release/libcodeq_raft_core.so /out/codeq_raft_core.abi3.so; \
+    else echo "No cargo: the image runs single nodes only"; fi
 
 FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
@@ -16,6 +28,8 @@ COPY cli cli
 RUN /app/venv/bin/pip install --quiet --no-deps --no-build-isolation ./sdks/python ./gateway ./server ./cli \
  && printf '#!/bin/sh\nexec /app/venv/bin/codeq serve "$@"\n' > /app/codeq-server \
  && chmod 755 /app/codeq-server
+COPY --from=raft_core /out /raft_core
+RUN cp -r /raft_core/. "$(/app/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')"
 COPY LICENSE /app/LICENSE
 
 FROM ${BASE}

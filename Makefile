@@ -11,13 +11,17 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 VENV := .venv
 TOOLS := .tools
-# Tools of the project come before those of the machine.
-export PATH := $(CURDIR)/$(VENV)/bin:$(CURDIR)/$(TOOLS)/bin:$(PATH)
+# Tools of the project come before those of the machine; cargo is found where rustup puts it, too.
+export PATH := $(CURDIR)/$(VENV)/bin:$(CURDIR)/$(TOOLS)/bin:$(PATH):$(HOME)/.cargo/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PACKAGES := sdks/python gateway server cli
 PACKAGE_FILES := $(addsuffix /pyproject.toml,$(PACKAGES))
 TYPED := sdks/python/src/codeq server/codeq_server gateway/codeq_gateway cli/codeq_cli bench
+RAFT_CORE := server/raft_core
+RAFT_CORE_FILES := $(addprefix $(RAFT_CORE)/,Cargo.toml pyproject.toml codeq_raft_core.pyi py.typed) $(wildcard $(RAFT_CORE)/src/*.rs)
+# What cargo makes; a later build takes up from here.
+CARGO_TARGET := $(CURDIR)/build/raft_core
 GO_MODULES := $(patsubst %/go.mod,%,$(wildcard sdks/go/go.mod bench/load/go.mod))
 BUF_TEMPLATES := buf.gen.yaml buf.gen.vendor.yaml buf.gen.internal.yaml
 TEST_TOOLS := git bash curl jq
@@ -38,6 +42,10 @@ setup: ## Make the Python environment; leaves the command at .venv/bin/codeq (ne
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "make: $(PYTHON) is not Python 3.11 or newer; name one with PYTHON=python3.12" >&2; exit 1; }
 	@$(LOCKED) $(MAKE) --silent $(VENV)/.installed
+	@if ! command -v cargo >/dev/null; then \
+		echo "Raft mode (several nodes) needs cargo to build its extension; with it from https://rustup.rs run make setup again"; \
+	elif ! $(LOCKED) $(MAKE) --silent $(VENV)/.installed-raft-core; then \
+		echo "make: Raft mode (several nodes) is not available, because its extension was not built; the rest is set up" >&2; fi
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV) || \
@@ -49,12 +57,22 @@ $(VENV)/.installed: requirements.txt $(PACKAGE_FILES) | $(VENV)/bin/pip
 	@$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation $(addprefix -e ,$(PACKAGES))
 	@touch $@
 
+$(VENV)/.installed-raft-core: requirements-build.txt $(RAFT_CORE_FILES) | $(VENV)/.installed
+	@echo "Building the extension for Raft (the first time takes some minutes)"
+	@mkdir -p build && rm -rf build/raft_core_wheel
+	@$(VENV)/bin/pip install --quiet --require-hashes -r requirements-build.txt
+	@CARGO_TARGET_DIR=$(CARGO_TARGET) maturin build --release --manifest-path $(RAFT_CORE)/Cargo.toml \
+		--interpreter $(VENV)/bin/python --out build/raft_core_wheel >build/raft_core.log 2>&1 || { cat build/raft_core.log >&2; exit 1; }
+	@$(VENV)/bin/pip install --quiet --no-deps --force-reinstall build/raft_core_wheel/*.whl
+	@touch $@
+
 .PHONY: setup-dev
-setup-dev: setup ## Get what tests and code generation need besides (Go and Node must be there)
+setup-dev: setup ## Get what tests and code generation need besides (Go, Node and Rust must be there)
+	@command -v cargo >/dev/null || { echo "make: the Rust toolchain is missing; see https://rustup.rs (1.85 or newer)" >&2; exit 1; }
 	@command -v go >/dev/null || { echo "make: the Go toolchain is missing; see https://go.dev/doc/install (1.26 or newer)" >&2; exit 1; }
 	@command -v npm >/dev/null || { echo "make: Node.js is missing; see https://nodejs.org/en/download (20 or newer, with npm)" >&2; exit 1; }
 	@for tool in $(TEST_TOOLS); do command -v $$tool >/dev/null || { echo "make: $$tool is missing; Debian's package is $$tool" >&2; exit 1; }; done
-	@$(LOCKED) $(MAKE) --silent $(VENV)/.installed-dev go-tools sdks/ts/node_modules/.package-lock.json
+	@$(LOCKED) $(MAKE) --silent $(VENV)/.installed-dev $(VENV)/.installed-raft-core go-tools sdks/ts/node_modules/.package-lock.json
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@echo "Installing the development packages into $(VENV)"
@@ -134,11 +152,14 @@ lint: setup-dev ## Check style, types, import rules and protos
 	lint-imports
 	buf lint
 	buf format -d --exit-code
+	cargo fmt --check --manifest-path $(RAFT_CORE)/Cargo.toml
+	CARGO_TARGET_DIR=$(CARGO_TARGET) cargo clippy --quiet --manifest-path $(RAFT_CORE)/Cargo.toml -- -D warnings
 	@for module in $(GO_MODULES); do echo "go vet: $$module"; (cd $$module && go vet ./...); done
 	cd sdks/ts && node_modules/.bin/tsc --noEmit
 
 .PHONY: format
-format: setup-dev ## Put Python and protos into the project's form
+format: setup-dev ## Put Python, Rust and protos into the project's form
+	cargo fmt --manifest-path $(RAFT_CORE)/Cargo.toml
 	ruff check --fix-only .
 	ruff format .
 	buf format -w
@@ -160,8 +181,9 @@ check-breaking: setup-dev ## Fail when the protos break clients or stores of the
 	else echo "Comparing the protos with $$tag"; buf breaking --against ".git#tag=$$tag"; fi
 
 .PHONY: requirements
-requirements: setup-dev ## Renew requirements.txt and requirements-dev.txt from their .in files
+requirements: setup-dev ## Renew requirements.txt, requirements-build.txt and requirements-dev.txt from their .in files
 	uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 requirements.in -o requirements.txt
+	uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 requirements-build.in -o requirements-build.txt
 	uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 -c requirements.txt requirements-dev.in -o requirements-dev.txt
 
 # --------------------------------------------------------------------------------------------------------- measure
@@ -176,5 +198,5 @@ bench-rest: setup-dev ## Measure one node over REST, fsync on
 
 .PHONY: clean
 clean: ## Remove what setup, tests and builds left behind; never the store in ./data
-	rm -rf $(VENV) $(TOOLS) .make.lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis sdks/ts/node_modules sdks/ts/dist build
+	rm -rf $(VENV) $(TOOLS) .make.lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis sdks/ts/node_modules sdks/ts/dist build $(RAFT_CORE)/Cargo.lock
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

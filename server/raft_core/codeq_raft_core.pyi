@@ -1,14 +1,14 @@
 """Consensus for codeq: one member of a Raft group, in numbers and bytes.
 
-The caller owns the clock (`tick`), the network (`step`, the messages of `Ready`) and the disk (`Ready`, `on_persisted`).
+The caller owns the clock (`tick`), the network (`step`, messages of `Ready`) and the disk (`Ready`, `on_persisted`).
 For each turn, until `ready()` returns None:
 
 1. Send `messages`.
 2. Answer `read_states` once their index is applied.
 3. For each entry of `committed` that changes members (type 1 or 2), in order and before the next `step` or `tick`:
    `apply_members`. Its result is stored together with the applied index.
-4. Put the rest in the queue of the one writer: hard state, snapshot, entries (an entry replaces everything stored from its
-   index on), and the committed entries. The writer works in order. What is applied is told with `on_applied`.
+4. Put the rest in the queue of the one writer: hard state, snapshot, entries (the first replaces everything stored from
+   its index on), and the committed entries. The writer works in order. What is applied is told with `on_applied`.
 5. When a Ready is durable, and all before it are: `on_persisted(number)`, then send its `persisted_messages`. A Ready
    without `must_sync` needs no sync of its own, but waits for those before it.
 6. A snapshot that is installed is told with `on_applied(its index)`, after `on_persisted`.
@@ -17,10 +17,10 @@ Terms, indices and raft ids are unsigned 64-bit numbers; 0 stands for "none". A 
 """
 
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import Literal, TypeAlias, final
 
-Role = Literal["follower", "precandidate", "candidate", "leader"]
-ChangeKind = Literal["voter", "learner", "remove"]
+_Role: TypeAlias = Literal["follower", "precandidate", "candidate", "leader"]
+_ChangeKind: TypeAlias = Literal["voter", "learner", "remove"]
 
 class ProposalRefused(Exception):
     """This node cannot do that now; nothing was appended. The message says why."""
@@ -60,7 +60,7 @@ class Status:
     """Where a node stands."""
 
     @property
-    def role(self) -> Role: ...
+    def role(self) -> _Role: ...
     @property
     def leader(self) -> int:
         """Raft id of the leader; 0 when none is known."""
@@ -118,7 +118,7 @@ class Ready:
     def hard_state(self) -> tuple[int, int, int] | None:
         """(term, vote, commit), when changed."""
     @property
-    def soft_state(self) -> tuple[int, Role] | None:
+    def soft_state(self) -> tuple[int, _Role] | None:
         """(leader, role), when changed."""
     @property
     def entries(self) -> list[tuple[int, int, bytes]]:
@@ -134,8 +134,10 @@ class Ready:
         """(to, type, message), to be sent when this Ready is durable."""
     @property
     def committed(self) -> list[tuple[int, int, int, bytes, bytes]]:
-        """(index, term, type, data, context), to be applied. Type 0: a proposal, without data the first entry of a leader;
-        types 1 and 2: a change of members."""
+        """(index, term, type, data, context), to be applied.
+
+        Type 0 is a proposal, or without data the first entry of a leader; types 1 and 2 change members.
+        """
     @property
     def read_states(self) -> list[tuple[int, bytes]]:
         """(index, context) of reads: what was committed when `read_index` was called is at or below the index."""
@@ -192,7 +194,7 @@ class RaftNode:
         """Lets one tick of time pass."""
 
     def step(self, message: bytes) -> None:
-        """Takes a message of a peer. Types that peers do not send are dropped, as are proposals and reads: ask the leader.
+        """Takes a message of a peer. Types that peers do not send are dropped, proposals and reads among them.
 
         Raises:
             ValueError: No raft message, not for this id, or one that no correct peer sends. Nothing has changed.
@@ -212,7 +214,7 @@ class RaftNode:
             ProposalRefused: Not the leader, leadership is being handed over, or too much is uncommitted.
         """
 
-    def propose_members(self, changes: Sequence[tuple[ChangeKind, int]], context: bytes) -> int:
+    def propose_members(self, changes: Sequence[tuple[_ChangeKind, int]], context: bytes) -> int:
         """Appends a change of members and returns its index. More than one change: joint consensus, left by itself.
 
         Raises:
@@ -231,8 +233,9 @@ class RaftNode:
         """
 
     def transfer_leader(self, to: int) -> None:
-        """Hands leadership over; proposals are refused until it is done or an election timeout has passed. To its own id:
-        stops what is under way.
+        """Hands leadership over; proposals are refused until that is done or an election timeout has passed.
+
+        To its own id: ends what is under way.
 
         Raises:
             ProposalRefused: Not the leader, or `to` is no voter.
@@ -254,7 +257,7 @@ class RaftNode:
         """Says that all up to index is applied. An index that is not committed and durable here ends the process."""
 
     def apply_members(self, entry_type: int, data: bytes) -> bytes:
-        """Takes a committed change of members and returns the new conf state. A leader that is no voter after it steps down.
+        """Takes a committed change of members; returns the new conf state. A leader that is no voter then steps down.
 
         Raises:
             ValueError: No change of this group; the members are as before.
@@ -264,7 +267,7 @@ class RaftNode:
         """Keeps a snapshot, in place of the one before, for members that need entries compacted here."""
 
     def snapshot_wanted(self) -> bool:
-        """Whether since the last call a member needed a snapshot and none was offered that is new enough and names it."""
+        """Whether since the last call a member needed a snapshot and had none offered, new enough and naming it."""
 
     def compact(self, index: int) -> None:
         """Forgets entries up to index, which is applied. What is forgotten already stays so."""

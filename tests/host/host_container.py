@@ -55,10 +55,10 @@ class Images:
         self.buildah("commit", "--quiet", "--rm", container, name)
 
     def build(self, checkout: Path, base: str, name: str) -> None:
-        """Builds the image of the Dockerfile in a checkout."""
+        """Builds the image of the Dockerfile in a checkout, on a base without cargo: for single nodes only."""
         self.buildah(
             *("bud", "--isolation", "chroot", "--format", "docker", "--pull-never"),
-            *("--build-arg", f"BASE={base}", "--tag", name, "."),
+            *("--build-arg", f"BASE={base}", "--build-arg", f"RUST={base}", "--tag", name, "."),
             cwd=checkout,
         )
 

@@ -11,7 +11,13 @@ import typer
 from codeq_cli import json_text, profile, render
 from codeq_cli.client_options import ClientOptions, client_command, output_command
 from codeq_cli.failures import ExitCode, Failure
-from codeq_cli.server_commands import ConfigOption, DevOption, load_settings
+from codeq_cli.server_commands import (
+    ConfigOption,
+    DevOption,
+    load_gateway_settings,
+    load_settings,
+    refuse_silence,
+)
 
 app = typer.Typer(
     no_args_is_help=False, help="Endpoint and token of the client commands; check of a server's settings."
@@ -23,6 +29,14 @@ class Key(enum.StrEnum):
 
     ENDPOINT = "endpoint"
     TOKEN = "token"  # noqa: S105 - the name of the setting
+
+
+class Mode(enum.StrEnum):
+    """Commands that a configuration is for."""
+
+    SERVE = "serve"
+    SERVER = "server"
+    GATEWAY = "gateway"
 
 
 KeyArgument = Annotated[Key, typer.Argument(metavar="endpoint|token", help="Setting.")]
@@ -59,11 +73,23 @@ def show(options: ClientOptions) -> None:
 
 @app.command("check")
 @output_command
-def check_(options: ClientOptions, config: ConfigOption = None, dev: DevOption = False) -> None:
-    """Checks a server's configuration, file and environment, and shows the settings in force with secrets masked.
+def check_(
+    options: ClientOptions,
+    config: ConfigOption = None,
+    dev: DevOption = False,
+    mode: Annotated[Mode, typer.Option(help="Command that will use it.")] = Mode.SERVE,
+) -> None:
+    """Checks a configuration, file and environment, and shows the settings in force with secrets masked.
 
     Starts nothing.
     """
-    from codeq_server.config import describe
+    from codeq_server.config import describe, describe_gateway
 
-    render.show_object(json.dumps(describe(load_settings(config, {}, dev=dev))), options.format)
+    if mode is Mode.GATEWAY:
+        shown = describe_gateway(load_gateway_settings(config, {}, dev=dev))
+    else:
+        settings = load_settings(config, {}, dev=dev)
+        if mode is Mode.SERVER:
+            refuse_silence(settings)
+        shown = describe(settings)
+    render.show_object(json.dumps(shown), options.format)

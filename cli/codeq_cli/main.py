@@ -29,6 +29,8 @@ _EPILOG: Final = (
 
 app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, epilog=_EPILOG)
 app.command(epilog=_EPILOG)(server_commands.serve)
+app.command(epilog=_EPILOG)(server_commands.server)
+app.command(epilog=_EPILOG)(server_commands.gateway)
 app.command(epilog=_EPILOG)(server_commands.backup)
 app.add_typer(task_commands.app, name="task", epilog=_EPILOG)
 app.add_typer(queue_commands.app, name="queue", epilog=_EPILOG)

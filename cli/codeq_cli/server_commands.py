@@ -1,4 +1,4 @@
-"""codeq serve, and how it finds its settings. The server's own code is imported only when used."""
+"""codeq serve, server and gateway, and how they find their settings. Their own code is imported only when used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from codeq_cli.failures import configuration_failure
 from codeq_cli.rest import members_of
 
 if TYPE_CHECKING:
-    from codeq_server.config import Settings
+    from codeq_server.config import GatewaySettings, Settings
 
 BACKUP_SECONDS_MAX: Final = 30
 """Time that a backup may take, beside that of any call: then the server answers, and goes on by itself."""
@@ -30,38 +30,48 @@ DevOption = Annotated[
 ]
 
 
+PortOption = Annotated[int | None, typer.Option(help="Port of REST; 0: any free one. Default 8080.")]
+HttpHostOption = Annotated[
+    str | None, typer.Option(metavar="HOST", help="Host that REST binds; default: all interfaces.")
+]
+WorkerStreamOption = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="gRPC for workers; '': none. Default :9091.")
+]
+ProducerStreamOption = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="gRPC for producers; '': none. Default :9092.")
+]
+StoreOption = Annotated[str | None, typer.Option(metavar="PATH", help="Folder of the store; default ./data.")]
+NoFsyncOption = Annotated[
+    bool, typer.Option("--no-fsync", help="Acknowledge before the disk has it: a crash may lose tasks.")
+]
+VerifyOption = Annotated[
+    bool, typer.Option("--verify", help="Check every row of the store first; serve only if all of them agree.")
+]
+LogLevelOption = Annotated[
+    str | None, typer.Option(metavar="debug|info|warn|error", help="Lowest level logged; default info.")
+]
+LogFormatOption = Annotated[
+    str | None, typer.Option(metavar="text|json", help="Default: text on a terminal, else json.")
+]
+ReadyFileOption = Annotated[str | None, typer.Option(metavar="FILE", help="File to write once requests are served.")]
+
+
 def serve(
     *,
     config: ConfigOption = None,
     dev: DevOption = False,
-    port: Annotated[int | None, typer.Option(help="Port of REST; 0: any free one. Default 8080.")] = None,
-    http_host: Annotated[
-        str | None, typer.Option(metavar="HOST", help="Host that REST binds; default: all interfaces.")
-    ] = None,
-    worker_stream_addr: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="gRPC for workers; '': none. Default :9091.")
-    ] = None,
-    producer_stream_addr: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="gRPC for producers; '': none. Default :9092.")
-    ] = None,
-    store: Annotated[str | None, typer.Option(metavar="PATH", help="Folder of the store; default ./data.")] = None,
-    no_fsync: Annotated[
-        bool, typer.Option("--no-fsync", help="Acknowledge before the disk has it: a crash may lose tasks.")
-    ] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Check every row of the store first; serve only if all of them agree.")
-    ] = False,
-    log_level: Annotated[
-        str | None, typer.Option(metavar="debug|info|warn|error", help="Lowest level logged; default info.")
-    ] = None,
-    log_format: Annotated[
-        str | None, typer.Option(metavar="text|json", help="Default: text on a terminal, else json.")
-    ] = None,
-    ready_file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="File to write once the server is ready.")
-    ] = None,
+    port: PortOption = None,
+    http_host: HttpHostOption = None,
+    worker_stream_addr: WorkerStreamOption = None,
+    producer_stream_addr: ProducerStreamOption = None,
+    store: StoreOption = None,
+    no_fsync: NoFsyncOption = False,
+    verify: VerifyOption = False,
+    log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
+    ready_file: ReadyFileOption = None,
 ) -> None:
-    """Runs a server until SIGTERM or SIGINT.
+    """Runs server and gateway in one process until SIGTERM or SIGINT.
 
     A flag wins over the environment, and that over the file.
     """
@@ -85,6 +95,76 @@ def serve(
     from codeq_server.app import serve as run
 
     raise typer.Exit(run(settings, verify=verify))
+
+
+def server(
+    *,
+    config: ConfigOption = None,
+    dev: DevOption = False,
+    worker_stream_addr: WorkerStreamOption = None,
+    producer_stream_addr: ProducerStreamOption = None,
+    store: StoreOption = None,
+    no_fsync: NoFsyncOption = False,
+    verify: VerifyOption = False,
+    log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
+    ready_file: ReadyFileOption = None,
+) -> None:
+    """Runs a server without REST until SIGTERM or SIGINT; `codeq gateway` serves REST for it.
+
+    A flag wins over the environment, and that over the file.
+    """
+    flags = {
+        "worker_stream_addr": worker_stream_addr,
+        "producer_stream_addr": producer_stream_addr,
+        "log_level": log_level,
+        "log_format": log_format,
+        "ready_file": ready_file,
+    }
+    settings = load_settings(config, flags, dev=dev, store=store, no_fsync=no_fsync)
+    refuse_silence(settings)
+    from codeq_server.app import serve as run
+
+    raise typer.Exit(run(settings, verify=verify, rest=False))
+
+
+def gateway(
+    *,
+    config: ConfigOption = None,
+    dev: Annotated[
+        bool, typer.Option("--dev", help="Serve loopback only; the server is 127.0.0.1:9092 if none is configured.")
+    ] = False,
+    server_addrs: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            "--server-addrs",
+            metavar="HOST:PORT[,…]",
+            help="gRPC listeners of the servers: of one, or of every node of a cluster.",
+        ),
+    ] = None,
+    port: PortOption = None,
+    http_host: HttpHostOption = None,
+    log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
+    ready_file: ReadyFileOption = None,
+) -> None:
+    """Runs a gateway that serves REST for servers in other processes, until SIGTERM or SIGINT.
+
+    A flag wins over the environment, and that over the file.
+    """
+    flags = {
+        "server_addrs": server_addrs,
+        "port": port,
+        "http_host": http_host,
+        "log_level": log_level,
+        "log_format": log_format,
+        "ready_file": ready_file,
+    }
+    settings = load_gateway_settings(config, flags, dev=dev)
+    from codeq_server.gateway_app import serve_gateway
+
+    raise typer.Exit(serve_gateway(settings))
 
 
 @client_command
@@ -136,3 +216,32 @@ def load_settings(
     if no_fsync:
         persistence = dataclasses.replace(persistence, fsync_on_commit=False)
     return dataclasses.replace(settings, persistence=persistence)
+
+
+def load_gateway_settings(config: str | None, flags: Mapping[str, object], *, dev: bool) -> GatewaySettings:
+    """Returns the settings of a gateway in a process of its own.
+
+    Args:
+        config: Configuration file; None: the one that the environment names, if any.
+        flags: Flags by the names of the settings; None: not given.
+        dev: Whether to start for development.
+
+    Raises:
+        Failure: They cannot be used; the text begins with the setting as the operator wrote it.
+    """
+    from codeq_server.config import ConfigError, load_gateway
+
+    try:
+        return load_gateway(config, os.environ, flags, dev)
+    except ConfigError as error:
+        raise configuration_failure(f"{error.key}: {error.message}") from None
+
+
+def refuse_silence(settings: Settings) -> None:
+    """Refuses a server without REST and without gRPC.
+
+    Raises:
+        Failure: No listener is configured.
+    """
+    if settings.worker_stream is None and settings.producer_stream is None:
+        raise configuration_failure("PRODUCER_STREAM_ADDR: a server without REST needs a gRPC listener")

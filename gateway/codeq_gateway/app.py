@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -17,9 +17,9 @@ from codeq.v1 import error_pb2
 from google.protobuf.descriptor import ServiceDescriptor
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from codeq_gateway import header_fields, openapi, refusals
+from codeq_gateway import header_fields, openapi, parameters, refusals
 from codeq_gateway.bodies import PendingBodies, check_head
-from codeq_gateway.dispatch import Call, CallFailed, Dispatcher
+from codeq_gateway.dispatch import STALE, Call, CallFailed, Dispatcher
 from codeq_gateway.exchange import End, Exchange, Headers, Reply
 from codeq_gateway.metrics import UNKNOWN_ROUTE, HttpMetrics
 from codeq_gateway.router import MethodNotAllowedError, Router
@@ -28,7 +28,13 @@ from codeq_gateway.routes import Operation, read_operations
 CLIENT_CLOSED_STATUS: Final = 499
 """Status under which a request counts whose client left before the reply."""
 
+PAGE_SECONDS: Final = 5.0
+"""Time that readiness and metrics have."""
+
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_SAYS_STALE: Final = (b"x-codeq-consistency", STALE.encode())
+"""Header of a reply that may be behind what was acknowledged, because the request allowed it."""
+
 _LOG: Final = logging.getLogger("codeq.gateway")
 
 
@@ -48,8 +54,8 @@ class Probes:
         metrics: Returns the metrics in Prometheus' text format.
     """
 
-    ready: Callable[[], tuple[bool, Mapping[str, object]]]
-    metrics: Callable[[], bytes]
+    ready: Callable[[], Awaitable[tuple[bool, Mapping[str, object]]]]
+    metrics: Callable[[], Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,7 @@ class _Page:
     """A route that no service has: health, metrics, documentation."""
 
     template: str
-    render: Callable[[], Reply]
+    render: Callable[[], Awaitable[Reply]]
 
 
 class Gateway:
@@ -103,10 +109,10 @@ class Gateway:
         self._header_fields = {name: field for each in operations for name, field in each.header_fields.items()}
         document = openapi.document(operations, version)
         pages = (
-            _Page("/healthz", lambda: Reply(200, b'{"status":"ok"}')),
-            _Page("/readyz", lambda: _readiness(*probes.ready())),
-            _Page("/metrics", lambda: Reply(200, probes.metrics(), CONTENT_TYPE_LATEST.encode())),
-            _Page("/openapi.json", lambda: Reply(200, document)),
+            _still("/healthz", Reply(200, b'{"status":"ok"}')),
+            _Page("/readyz", lambda: _readiness(probes)),
+            _Page("/metrics", lambda: _metrics(probes)),
+            _still("/openapi.json", Reply(200, document)),
         )
         for page in pages:
             self._router.add("GET", [page.template[1:]], page)
@@ -121,7 +127,7 @@ class Gateway:
             headers: Headers by their lower-case names.
             keep_alive: Whether the connection may go on after the reply.
         """
-        exchange = Exchange(method, query, headers, self._request_id(headers), keep_alive=keep_alive)
+        exchange = Exchange(method, raw_path, query, headers, self._request_id(headers), keep_alive=keep_alive)
         exchange.route = UNKNOWN_ROUTE
         try:
             if self._allowed_hosts is not None:
@@ -129,11 +135,11 @@ class Gateway:
             target, exchange.path_values = self._router.find(method, raw_path)
             exchange.route = target.template
             if isinstance(target, _Page):
-                exchange.reply = target.render()
+                exchange.page = target.render
             else:
                 exchange.operation = target
                 exchange.body_bytes_max = target.body_bytes_max
-                check_head(headers, target.body_bytes_max)
+            check_head(headers, exchange.body_bytes_max)
         except CallFailed as failed:
             exchange.reply = _failure(failed)
         except Exception:  # noqa: BLE001 - a defect must not end the connection without a reply
@@ -142,7 +148,7 @@ class Gateway:
 
     def malformed(self, message: str) -> Exchange:
         """Returns the exchange of bytes that are no HTTP request: it has a reply, and is the connection's last."""
-        exchange = Exchange("", b"", {}, next(self._ids), keep_alive=False)
+        exchange = Exchange("", b"", b"", {}, next(self._ids), keep_alive=False)
         exchange.reply = _failure(refusals.invalid_body(message))
         return exchange
 
@@ -156,29 +162,48 @@ class Gateway:
         Who cancels the task says in `exchange.end` why; a client that left gets no reply.
         """
         operation = exchange.operation
-        assert operation is not None
+        # Services name fields as their request does, not as its JSON.
         json_path: Callable[[str], str] = str
         try:
-            header_fields.refuse_others(self._header_fields, operation.header_fields, exchange.headers)
-            request = operation.request(exchange.path_values, exchange.query, exchange.body, exchange.headers)
-            timeout_seconds = operation.timeout_seconds(request)
-            exchange.deadline = time.perf_counter() + timeout_seconds
-            call = Call(
-                operation.call_name,
-                request,
-                exchange.headers.get(b"authorization", b"").decode("latin-1"),
-                exchange.request_id,
-                timeout_seconds,
-            )
-            json_path = operation.json_path  # services name fields as their request does, not as its JSON
-            exchange.reply = Reply(*operation.reply(await self._dispatcher.call(call)))
+            if operation is None:
+                assert exchange.page is not None
+                exchange.deadline = time.perf_counter() + PAGE_SECONDS
+                exchange.reply = await exchange.page()
+                return
+            call = self._call(operation, exchange)
+            exchange.deadline = time.perf_counter() + call.timeout_seconds
+            json_path = operation.json_path
+            reply = Reply(*operation.reply(await self._dispatcher.call(call)))
+            exchange.reply = reply._replace(headers=[*reply.headers, _SAYS_STALE]) if call.consistency else reply
         except CallFailed as failed:
-            exchange.reply = _failure(failed, json_path)
+            exchange.reply = _failure(failed, json_path, exchange)
         except asyncio.CancelledError:
             _uncancel()
             self.cancelled(exchange)
         except Exception:  # noqa: BLE001 - a defect must not end the connection without a reply
             exchange.reply = _defect(exchange)
+
+    def _call(self, operation: Operation, exchange: Exchange) -> Call:
+        """Returns the call that a request asks for.
+
+        Raises:
+            CallFailed: The request is malformed; the error names the field.
+        """
+        headers, query, consistency = exchange.headers, exchange.query, ""
+        header_fields.refuse_others(self._header_fields, operation.header_fields, headers)
+        if query and operation.reads:
+            consistency, query = parameters.take_consistency(query)
+        request = operation.request(exchange.path_values, query, exchange.body, headers)
+        return Call(
+            method=operation.call_name,
+            request=request,
+            authorization=headers.get(b"authorization", b"").decode("latin-1"),
+            request_id=exchange.request_id,
+            timeout_seconds=operation.timeout_seconds(request),
+            consistency=consistency,
+            repeatable=operation.is_repeatable(request),
+            forward=header_fields.forward(headers),
+        )
 
     def cancelled(self, exchange: Exchange) -> None:
         """Gives a request whose call was cancelled its reply, unless the client has left."""
@@ -220,17 +245,33 @@ def _uncancel() -> None:
     task.uncancel()
 
 
-def _failure(failed: CallFailed, json_path: Callable[[str], str] = str) -> Reply:
+def _still(template: str, reply: Reply) -> _Page:
+    """Returns a page that is always the same."""
+
+    async def render() -> Reply:
+        return reply
+
+    return _Page(template, render)
+
+
+async def _readiness(probes: Probes) -> Reply:
+    ready, more = await probes.ready()
+    return Reply(200 if ready else 503, msgspec.json.encode({"ready": ready, **more}))
+
+
+async def _metrics(probes: Probes) -> Reply:
+    return Reply(200, await probes.metrics(), CONTENT_TYPE_LATEST.encode())
+
+
+def _failure(failed: CallFailed, json_path: Callable[[str], str] = str, exchange: Exchange | None = None) -> Reply:
     headers = refusals.error_headers(failed)
     if isinstance(failed, MethodNotAllowedError):
         headers.append((b"allow", ", ".join(failed.allowed).encode()))
+    if exchange is not None and (base := refusals.leader_url(failed)):
+        headers.append((b"location", refusals.location(base, exchange.path, exchange.query)))
     return Reply(refusals.error_status(failed), refusals.error_body(failed, json_path), headers=headers)
 
 
 def _defect(exchange: Exchange) -> Reply:
     _LOG.exception("request %s failed: %s %s", exchange.request_id, exchange.method, exchange.route)
     return _failure(CallFailed(error_pb2.ERROR_REASON_UNSPECIFIED, "internal error"))
-
-
-def _readiness(ready: bool, more: Mapping[str, object]) -> Reply:  # noqa: FBT001 - the pair that a probe returns
-    return Reply(200 if ready else 503, msgspec.json.encode({"ready": ready, **more}))

@@ -10,6 +10,18 @@ from google.protobuf.message import Message
 
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
+LEADER_NAME: Final = "leader"
+"""Key of a refusal's metadata: name of the server that leads."""
+
+LEADER_GRPC: Final = "leaderGrpc"
+"""Key of a refusal's metadata: where the gRPC of the server that leads listens, as host:port."""
+
+LEADER_HTTP: Final = "leaderHttp"
+"""Key of a refusal's metadata: base URL of the REST of the server that leads."""
+
+STALE: Final = "stale"
+"""Consistency of a read that a server which does not lead may answer from what it has."""
+
 
 class Call(NamedTuple):
     """One unary call made from an HTTP request.
@@ -20,6 +32,9 @@ class Call(NamedTuple):
         authorization: Value of the Authorization header; empty when there was none.
         request_id: Id for logs and traces, echoed to the client.
         timeout_seconds: Time after which nobody waits for the reply.
+        consistency: STALE, or empty: the read must see what was acknowledged before it.
+        repeatable: Whether it does no harm to carry it out twice: it reads, or it has an idempotency key.
+        forward: Whether a server that does not lead is to pass the call on to the one that does.
     """
 
     method: str
@@ -27,6 +42,9 @@ class Call(NamedTuple):
     authorization: str
     request_id: str
     timeout_seconds: float
+    consistency: str = ""
+    repeatable: bool = False
+    forward: bool = False
 
 
 class CallFailed(Exception):  # noqa: N818 - the call failed; this carries its status

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from email.utils import formatdate
 from enum import Enum
 from http import HTTPStatus
@@ -50,13 +50,15 @@ class Exchange:
 
     Attributes:
         method: HTTP method.
+        path: Path as sent.
         query: Query as sent, without the question mark.
         headers: Headers of the head.
         request_id: Id for logs and traces, echoed to the client.
         started: When the head was complete, on the clock of `time.perf_counter`.
         keep_alive: Whether the connection may go on after the reply.
         route: Template of the route; empty: the bytes were no request, and nobody counts it.
-        operation: What the request asks for; None: it has its reply already.
+        operation: RPC that the request asks for; None: none.
+        page: What renders the page that the request asks for; None: none, or it has its reply already.
         path_values: Values of the path's variables.
         body_bytes_max: Bytes that the body may have.
         body: The body.
@@ -76,6 +78,8 @@ class Exchange:
         "keep_alive",
         "method",
         "operation",
+        "page",
+        "path",
         "path_values",
         "query",
         "reply",
@@ -84,8 +88,11 @@ class Exchange:
         "started",
     )
 
-    def __init__(self, method: str, query: bytes, headers: Headers, request_id: str, *, keep_alive: bool) -> None:
+    def __init__(
+        self, method: str, path: bytes, query: bytes, headers: Headers, request_id: str, *, keep_alive: bool
+    ) -> None:
         self.method = method
+        self.path = path
         self.query = query
         self.headers = headers
         self.request_id = request_id
@@ -93,6 +100,7 @@ class Exchange:
         self.keep_alive = keep_alive
         self.route = ""
         self.operation: Operation | None = None
+        self.page: Callable[[], Awaitable[Reply]] | None = None
         self.path_values: list[str] = []
         self.body_bytes_max = 0
         self.body = b""

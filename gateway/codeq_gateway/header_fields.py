@@ -12,8 +12,31 @@ from google.protobuf.message import Message
 
 from codeq_gateway import refusals
 
-_SINGLE: Final = frozenset({b"authorization", b"content-encoding", b"content-type", b"host", b"idempotency-key"})
+FORWARD: Final = "X-CodeQ-Forward"
+"""Header by which a client wishes that a server which does not lead passes the call on to the one that does."""
+
+_FORWARD: Final = FORWARD.lower().encode()
+
+_SINGLE: Final = frozenset(
+    {b"authorization", b"content-encoding", b"content-type", b"host", b"idempotency-key", _FORWARD}
+)
 """Headers of which a request has one at most: with two, a proxy and this server might each go by another."""
+
+_YES_OR_NO: Final = {b"1": True, b"0": False}
+
+
+def forward(headers: Mapping[bytes, bytes]) -> bool:
+    """Returns whether the call is to be passed on to the server that leads.
+
+    Raises:
+        CallFailed: The header says neither yes nor no.
+    """
+    sent = headers.get(_FORWARD)
+    if sent is None:
+        return False
+    if sent not in _YES_OR_NO:
+        raise refusals.invalid_field(FORWARD, "must be 1 or 0")
+    return _YES_OR_NO[sent]
 
 
 def header_of(field: FieldDescriptor) -> str:

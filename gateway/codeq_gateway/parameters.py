@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -12,7 +12,14 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from codeq_gateway import fields, refusals
+from codeq_gateway.dispatch import STALE
 from codeq_gateway.fields import Assign, BadValueError
+
+CONSISTENCY: Final = "consistency"
+"""Query parameter that every read takes: how far it may be behind what was acknowledged."""
+
+CONSISTENCIES: Final = (STALE,)
+"""Its values; without it a read sees everything that was acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,26 @@ def read_query(query_string: bytes, known: Mapping[str, Parameter], message: Mes
             texts.setdefault(key, []).append(_unquote(value, key))
     for key, values in texts.items():
         known[key].fill(message, values)
+
+
+def take_consistency(query_string: bytes) -> tuple[str, bytes]:
+    """Returns the consistency that a query asks for, empty when it names none, and the rest of the query.
+
+    Raises:
+        CallFailed: It is given twice, or unknown.
+    """
+    rest, found = [], []
+    for pair in query_string.split(b"&"):
+        name, _, value = pair.partition(b"=")
+        if _unquote(name, "query") == CONSISTENCY:
+            found.append(_unquote(value, CONSISTENCY))
+        else:
+            rest.append(pair)
+    if len(found) > 1:
+        raise refusals.invalid_field(CONSISTENCY, "given more than once")
+    if found and found[0] not in CONSISTENCIES:
+        raise refusals.invalid_field(CONSISTENCY, f"must be one of: {', '.join(CONSISTENCIES)}")
+    return "".join(found), b"&".join(rest)
 
 
 def _unquote(text: bytes, key: str) -> str:

@@ -6,12 +6,13 @@ import math
 import re
 from collections.abc import Callable
 from typing import Final
+from urllib.parse import quote_from_bytes
 
 import msgspec
 from codeq import reasons
 from codeq.v1 import error_pb2
 
-from codeq_gateway.dispatch import CallFailed
+from codeq_gateway.dispatch import LEADER_GRPC, LEADER_HTTP, LEADER_NAME, CallFailed
 
 NAME_SHOWN_MAX: Final = 128
 """Characters of a name sent by the client that an error repeats."""
@@ -19,6 +20,12 @@ NAME_SHOWN_MAX: Final = 128
 _AT: Final = re.compile(r"(.*) - at `\$([^`]*)`", re.DOTALL)
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _ENCODE: Final = msgspec.json.Encoder().encode
+_LEADER: Final = {LEADER_NAME: "name", LEADER_HTTP: "http", LEADER_GRPC: "grpc"}
+"""What the body shows of a refusal's metadata."""
+
+_IN_PATH: Final = "/?%:@!$&'()*+,;=~"
+"""Characters that stay as they are; what is encoded already is not encoded again."""
+
 _RETRY_STATUSES: Final = frozenset({429, 503})
 
 
@@ -70,12 +77,21 @@ def error_body(failed: CallFailed, json_path: Callable[[str], str]) -> bytes:
     reason = reasons.BY_NUMBER.get(failed.reason, reasons.INTERNAL)
     details = [{"field": json_path(field), "description": text} for field, text in failed.violations]
     text = "; ".join(f"{d['field']}: {d['description']}" if d["field"] else d["description"] for d in details)
-    body = {"error": text or failed.message, "code": reason.grpc_name, "reason": reason.name, "details": details}
+    body: dict[str, object] = {
+        "error": text or failed.message,
+        "code": reason.grpc_name,
+        "reason": reason.name,
+        "details": details,
+    }
+    if leader := {name: failed.metadata[key] for key, name in _LEADER.items() if key in failed.metadata}:
+        body["leader"] = leader
     return _ENCODE(body)
 
 
 def error_status(failed: CallFailed) -> int:
-    """Returns the HTTP status of a failed call."""
+    """Returns the HTTP status of a failed call: 307 where the server that leads is known by its URL."""
+    if leader_url(failed):
+        return 307
     return reasons.BY_NUMBER.get(failed.reason, reasons.INTERNAL).http_status
 
 
@@ -87,6 +103,17 @@ def error_headers(failed: CallFailed) -> list[tuple[bytes, bytes]]:
     if status == 401:
         return [(b"www-authenticate", b"Bearer")]
     return []
+
+
+def leader_url(failed: CallFailed) -> str:
+    """Returns the base URL of the server that the call should go to; empty: none is known."""
+    return failed.metadata.get(LEADER_HTTP, "")
+
+
+def location(base_url: str, path: bytes, query: bytes) -> bytes:
+    """Returns the URL of a request on another server: the same path and query, with nothing that ends a header."""
+    target = quote_from_bytes(path, safe=_IN_PATH) + ("?" + quote_from_bytes(query, safe=_IN_PATH) if query else "")
+    return (base_url.rstrip("/") + target).encode()
 
 
 def _shown(name: str) -> str:

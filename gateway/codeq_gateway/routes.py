@@ -34,6 +34,9 @@ CALL_SECONDS: Final = 30.0
 _WAIT_FIELD: Final = "wait_seconds"
 """Field by which a request asks to wait; its bounds are the service's."""
 
+_IDEMPOTENCY_KEY: Final = b"idempotency-key"
+"""Header of the field whose value makes repeated requests one."""
+
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9._-]+|\{[a-z][a-z0-9_]*\}")
 
 
@@ -81,6 +84,23 @@ class Operation:
     def segments(self) -> list[str]:
         """Segments of the template as the router takes them."""
         return [VARIABLE if part.startswith("{") else part for part in self.template.split("/")[1:]]
+
+    @property
+    def reads(self) -> bool:
+        """Whether it changes nothing."""
+        return self.http_method == "GET"
+
+    def is_repeatable(self, request: Message) -> bool:
+        """Returns whether carrying out this request twice does no harm: it reads, or it has an idempotency key."""
+        if self.reads:
+            return True
+        key = self.header_fields.get(_IDEMPOTENCY_KEY)
+        return key is not None and self._body(request).HasField(key.name)
+
+    def _body(self, request: Message) -> Message:
+        """Returns what of a request the body fills."""
+        body: Message = getattr(request, self.body_field) if self.body_field else request
+        return body
 
     def request(
         self, path_values: Iterable[str], query_string: bytes, body: bytes, headers: Mapping[bytes, bytes]

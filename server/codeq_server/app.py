@@ -21,7 +21,9 @@ import grpc.aio
 import structlog
 from codeq_gateway.app import Gateway, Probes
 from codeq_gateway.metrics import HttpMetrics
+from codeq_gateway.remote import Forwarder
 from codeq_gateway.server import GatewayServer
+from google.protobuf import descriptor_pool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
@@ -36,6 +38,7 @@ from codeq_server.event_loop import ServerLoop
 from codeq_server.hosting import Host
 from codeq_server.listeners import CALLS_MAX, GRPC_OPTIONS, ListenError, listen
 from codeq_server.local_host import LocalHost
+from codeq_server.services.call_stream import CallStreams, ServerProbes
 from codeq_server.services.calls import Calls
 from codeq_server.services.cluster import ClusterService
 from codeq_server.services.grpc_front import GrpcFront
@@ -63,11 +66,12 @@ _VERSION: Final = version("codeq-server")
 _log = structlog.get_logger()
 
 
-def serve(settings: Settings, *, verify: bool = False) -> int:
+def serve(settings: Settings, *, verify: bool = False, rest: bool = True) -> int:
     """Runs a server until SIGTERM or SIGINT; a second signal ends the process at once.
 
     Args:
         settings: Settings.
+        rest: Whether it serves REST too; else gateways in processes of their own do.
         verify: Whether to check every row of the store first, and not to serve if they contradict each other.
 
     Returns:
@@ -76,7 +80,7 @@ def serve(settings: Settings, *, verify: bool = False) -> int:
     access = logs.configure(settings.log.level, settings.log.format)
     try:
         with asyncio.Runner(loop_factory=ServerLoop) as runner:
-            return runner.run(Node(settings, access, verify=verify).run())
+            return runner.run(Node(settings, access, verify=verify, rest=rest).run())
     except (StoreError, CorruptRows, ListenError, _ReadyFileError) as error:
         print(f"codeq: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_FAILED
@@ -91,7 +95,8 @@ class _ReadyFileError(Exception):
 class Node:
     """A server in this process."""
 
-    def __init__(self, settings: Settings, access: AccessLog, *, verify: bool) -> None:
+    def __init__(self, settings: Settings, access: AccessLog, *, verify: bool, rest: bool) -> None:
+        self._rest = rest
         self._settings = settings
         self._access = access
         self._stopping = asyncio.Event()
@@ -119,29 +124,26 @@ class Node:
             stack.push_async_callback(self._close)
             server = grpc.aio.server(options=GRPC_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
             stack.push_async_callback(server.stop, 0)
-            await self._serve_grpc(server)
+            probes = self._probes()
+            streams = await self._serve_grpc(server, probes)
             worker, producer = self._listen(server)
-            gateway = self._gateway()
-            stack.push_async_callback(gateway.stop, 0)
+            gateway = self._gateway(stack, probes) if self._rest else None
             await server.start()
-            try:
-                http = Address(self._settings.http.host, await gateway.start())
-            except OSError as error:
-                raise ListenError(str(error)) from None
+            http = None if gateway is None else await self._start_rest(stack, gateway)
             stack.callback(self._forget_ready_file)
             gc.collect()
             gc.freeze()
             gc.set_threshold(*GARBAGE_THRESHOLDS)
             self._announce(summary.Ready(http, worker, producer))
             await self._stopping.wait()
-            await self._drain(server, gateway)
+            await self._drain(server, gateway, streams)
         _log.info("server_stopped")
         return EXIT_FAILED if self._failed else 0
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
-    async def _serve_grpc(self, server: grpc.aio.Server) -> None:
-        """Adds every service to the server, with reflection and health."""
+    async def _serve_grpc(self, server: grpc.aio.Server, probes: ServerProbes) -> CallStreams:
+        """Adds every service to the server, with reflection and health; returns the streams of gateways."""
         persistence = self._settings.persistence
         cluster = ClusterService(self._host.cluster, fsync=persistence.fsync_on_commit)
         self._calls.register("codeq.v1.ClusterService", cluster)
@@ -161,6 +163,9 @@ class Node:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        streams = CallStreams(self._calls, probes, self._access.grpc, _log_defect)
+        streams.register(server)
+        return streams
 
     def _listen(self, server: grpc.aio.Server) -> tuple[Address | None, Address | None]:
         """Opens the gRPC ports; returns where workers and producers reach them."""
@@ -169,23 +174,44 @@ class Node:
         worker, producer = (None if a is None else Address(a.host, ports[a]) for a in wanted)
         return worker, producer
 
-    def _gateway(self) -> GatewayServer:
-        http_metrics = HttpMetrics()
+    def _probes(self) -> ServerProbes:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
-        registry.register(http_metrics)
         registry.register(ShardCollector(lambda: self._calls.serving, self._host.upkeep.space))
+        return ServerProbes(ready=self._readiness, metrics=lambda: generate_latest(registry))
+
+    def _gateway(self, stack: AsyncExitStack, probes: ServerProbes) -> GatewayServer:
+        http_metrics = HttpMetrics()
+        registry = CollectorRegistry()
+        registry.register(http_metrics)
+
+        async def ready() -> tuple[bool, Mapping[str, object]]:
+            return probes.ready()
+
+        async def metrics() -> bytes:
+            return generate_latest(registry) + probes.metrics()
+
+        forwarder = Forwarder(descriptor_pool.Default(), self._calls.services)
+        stack.push_async_callback(forwarder.close)
         gateway = Gateway(
             self._calls.services,
-            LocalDispatcher(self._calls),
-            Probes(ready=self._readiness, metrics=lambda: generate_latest(registry)),
+            LocalDispatcher(self._calls, forwarder.call),
+            Probes(ready, metrics),
             http_metrics,
             access_log=self._access.http,
             allowed_hosts=self._settings.allowed_hosts or None,
             version=_VERSION,
         )
         return GatewayServer(gateway, self._settings.http.host, self._settings.http.port)
+
+    async def _start_rest(self, stack: AsyncExitStack, gateway: GatewayServer) -> Address:
+        """Opens the port of REST; returns where clients reach it."""
+        stack.push_async_callback(gateway.stop, 0)
+        try:
+            return Address(self._settings.http.host, await gateway.start())
+        except OSError as error:
+            raise ListenError(str(error)) from None
 
     def _readiness(self) -> tuple[bool, Mapping[str, object]]:
         persistence = self._settings.persistence
@@ -204,7 +230,7 @@ class Node:
         _log.info(
             "server_started",
             version=_VERSION,
-            http=str(ready.http),
+            http=str(ready.http or ""),
             worker_stream=str(ready.worker or ""),
             producer_stream=str(ready.producer or ""),
             persistence=settings.persistence.provider,
@@ -229,17 +255,19 @@ class Node:
             with contextlib.suppress(OSError):
                 self._settings.ready_file.unlink(missing_ok=True)
 
-    async def _drain(self, server: grpc.aio.Server, gateway: GatewayServer) -> None:
+    async def _drain(self, server: grpc.aio.Server, gateway: GatewayServer | None, streams: CallStreams) -> None:
         """Takes nothing new, tells streams, and gives calls and streams their time."""
         seconds = FATAL_GRACE_SECONDS if self._failed else float(self._settings.shutdown_grace_seconds)
         self._end_by = asyncio.get_running_loop().time() + seconds
         calls_seconds = max(0.0, seconds - FINISH_SECONDS)
         await self._health.enter_graceful_shutdown()
         self._calls.draining = True
+        streams.end()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._host.drain(int(calls_seconds * 1000)), name="host-drain")
             group.create_task(server.stop(calls_seconds), name="grpc-stop")
-            group.create_task(gateway.stop(min(calls_seconds, HTTP_GRACE_SECONDS_MAX)), name="gateway-stop")
+            if gateway is not None:
+                group.create_task(gateway.stop(min(calls_seconds, HTTP_GRACE_SECONDS_MAX)), name="gateway-stop")
 
     async def _close(self) -> None:
         """Commits what is decided and closes store and artifacts; a disk that hangs does not keep the process."""

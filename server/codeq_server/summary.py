@@ -14,7 +14,7 @@ from codeq_server.config import DEV_TOKEN, Address, Settings
 class Ready:
     """Where a server can be reached; None: no such listener."""
 
-    http: Address
+    http: Address | None
     worker: Address | None
     producer: Address | None
 
@@ -26,9 +26,10 @@ def write_ready_file(path: Path, ready: Ready) -> None:
         OSError: The file cannot be written.
     """
     content = {
-        "http": reachable(ready.http),
-        "worker": None if ready.worker is None else reachable(ready.worker),
-        "producer": None if ready.producer is None else reachable(ready.producer),
+        **{
+            name: None if address is None else reachable(address)
+            for name, address in (("http", ready.http), ("worker", ready.worker), ("producer", ready.producer))
+        },
         "pid": os.getpid(),
     }
     draft = path.with_name(f"{path.name}.{os.getpid()}.new")
@@ -41,15 +42,21 @@ def reachable(address: Address) -> str:
     return str(Address(address.host or "localhost", address.port))
 
 
+def rest_line(http: Address | None) -> list[str]:
+    """Returns the line that tells where REST is, if it is served."""
+    if http is None:
+        return []
+    return [f"  REST       http://{reachable(http)}/v1/codeq  (also /openapi.json, /metrics, /readyz)"]
+
+
 def text(settings: Settings, ready: Ready, version: str) -> str:
     """Returns the lines that a person wants to see: where, how it stores, and a first task to paste."""
     persistence = settings.persistence
     fsync = "fsync on" if persistence.fsync_on_commit else "WITHOUT fsync: a crash may lose acknowledged tasks"
     store = f"{persistence.path} ({fsync})" if persistence.path is not None else "memory: nothing is kept"
-    url = f"http://{reachable(ready.http)}"
     lines = [
         f"codeq {version} is ready",
-        f"  REST       {url}/v1/codeq  (also /openapi.json, /metrics, /readyz)",
+        *rest_line(ready.http),
         *(f"  workers    {reachable(a)}  (gRPC)" for a in [ready.worker] if a is not None),
         *(f"  producers  {reachable(a)}  (gRPC)" for a in [ready.producer] if a is not None),
         f"  store      {store}",
@@ -57,8 +64,10 @@ def text(settings: Settings, ready: Ready, version: str) -> str:
     if settings.dev:
         # A token of the operator's own is never shown.
         token = DEV_TOKEN if settings.auth.producer.token == DEV_TOKEN else "$PRODUCER_TOKEN"
+        lines.append(f"  token      {token}")
+    if settings.dev and ready.http is not None:
+        url = f"http://{reachable(ready.http)}"
         lines += [
-            f"  token      {token}",
             "",
             "Create a first task:",
             f'  curl -X POST {url}/v1/codeq/tasks -H "Authorization: Bearer {token}" \\',

@@ -8,8 +8,15 @@ import pytest
 from served_gateway import Served, serving
 
 
+@pytest.fixture(params=["inside", "apart"])
+async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
+    """A running gateway: with what answers its calls in its process, and with it behind a call stream."""
+    async with serving(apart=request.param == "apart") as running:
+        yield running
+
+
 @pytest.fixture
-async def served() -> AsyncIterator[Served]:
-    """A running gateway."""
+async def served_inside() -> AsyncIterator[Served]:
+    """A running gateway with what answers its calls in its process."""
     async with serving() as running:
         yield running

@@ -1,17 +1,20 @@
-"""A gateway that serves on a port of its own, with a small queue behind it."""
+"""A gateway that serves on a port of its own, with a small queue behind it: in its process, or over a call stream."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import httpx
 from codeq_gateway.app import Gateway, Probes
+from codeq_gateway.dispatch import Dispatcher
 from codeq_gateway.metrics import HttpMetrics
 from codeq_gateway.server import GatewayServer
+from google.protobuf.descriptor import ServiceDescriptor
 from prometheus_client import CollectorRegistry, generate_latest
+from stream_server import StreamServer, remote
 from task_double import SERVICES, TaskDouble
 
 
@@ -47,18 +50,43 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(allowed_hosts: frozenset[str] | None = None) -> AsyncIterator[Served]:
-    """Serves a gateway while the block runs."""
+async def serving(allowed_hosts: frozenset[str] | None = None, *, apart: bool = False) -> AsyncIterator[Served]:
+    """Serves a gateway while the block runs; `apart`: what answers its calls is reached over a call stream."""
     double = TaskDouble()
+    async with AsyncExitStack() as stack:
+        stack.callback(double.released.set)
+        services: Iterable[ServiceDescriptor] = SERVICES
+        dispatcher: Dispatcher = double
+        if apart:
+            server = await stack.enter_async_context(StreamServer(double))
+            schema, dispatcher = await stack.enter_async_context(remote(server.address))
+            services = schema.services
+        yield await _serve(stack, double, services, dispatcher, allowed_hosts)
+
+
+async def _serve(
+    stack: AsyncExitStack,
+    double: TaskDouble,
+    services: Iterable[ServiceDescriptor],
+    dispatcher: Dispatcher,
+    allowed_hosts: frozenset[str] | None,
+) -> Served:
     lines: list[tuple[str, str, int, str]] = []
     metrics = HttpMetrics()
     registry = CollectorRegistry()
     registry.register(metrics)
     is_ready = [True]
+
+    async def ready() -> tuple[bool, Mapping[str, object]]:
+        return is_ready[0], {"fsync": True}
+
+    async def shown() -> bytes:
+        return generate_latest(registry)
+
     gateway = Gateway(
-        SERVICES,
-        double,
-        Probes(ready=lambda: (is_ready[0], {"fsync": True}), metrics=lambda: generate_latest(registry)),
+        services,
+        dispatcher,
+        Probes(ready, shown),
         metrics,
         access_log=lambda method, route, status, _seconds, request_id: lines.append(
             (method, route, status, request_id)
@@ -68,12 +96,11 @@ async def serving(allowed_hosts: frozenset[str] | None = None) -> AsyncIterator[
     )
     server = GatewayServer(gateway, "127.0.0.1", 0)
     port = await server.start()
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
-        try:
-            yield Served(server, port, double, http, lines, is_ready)
-        finally:
-            double.released.set()
-            await server.stop(1)
+    stack.push_async_callback(server.stop, 1)
+    stack.callback(double.released.set)
+    http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10)
+    await stack.enter_async_context(http)
+    return Served(server, port, double, http, lines, is_ready)
 
 
 async def until(condition: Callable[[], bool]) -> None:

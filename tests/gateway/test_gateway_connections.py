@@ -58,7 +58,7 @@ async def test_call_over_its_time_is_cancelled_and_told(served: Served, monkeypa
     served.double.hold = True
     answer = await served.http.post("/v1/codeq/tasks/claim", json={})
     assert (answer.status_code, answer.json()["reason"]) == (504, "DEADLINE_EXCEEDED")
-    assert served.double.cancelled == 1
+    await until(lambda: served.double.cancelled == 1)
 
 
 @pytest.mark.parametrize(("path", "limit"), [("/v1/codeq/tasks", MIB), ("/v1/codeq/tasks/batch", 8 * MIB)])
@@ -226,7 +226,7 @@ async def test_stop_ends_calls_that_outlast_its_grace(served: Served) -> None:
     answer = await running
     assert (answer.status_code, answer.json()["reason"]) == (503, "DRAINING")
     assert answer.headers["retry-after"] == "1"
-    assert served.double.cancelled == 1
+    await until(lambda: served.double.cancelled == 1)
 
 
 async def test_stop_ends_idle_connections_at_once(served: Served) -> None:

@@ -251,7 +251,7 @@ async def test_client_that_closed_its_side_is_not_waited_for(served: Served) -> 
         assert await asyncio.wait_for(reader.read(), 10) == b""
     await until(lambda: len(served.lines) == 1)
     assert served.lines[0][2] == CLIENT_CLOSED_STATUS
-    assert served.double.cancelled == 1
+    await until(lambda: served.double.cancelled == 1)
     writer.close()
 
 

@@ -246,13 +246,18 @@ async def test_wrong_method_is_told_with_the_right_ones(served: Served, method: 
 
 @pytest.mark.parametrize("reason", list(reasons.BY_NUMBER.values()), ids=lambda reason: reason.name)
 async def test_failed_call_has_the_status_of_the_error_table(served: Served, reason: reasons.Reason) -> None:
-    served.double.failure = CallFailed(reason.number, "why", retry_after_seconds=1.2)
+    served.double.failure = CallFailed(reason.number, "why", retry_after_seconds=1)
     answer = await served.http.get(f"{TASKS}/t1", headers={"X-Request-Id": "r1"})
     assert answer.status_code == reason.http_status
     assert answer.json() == {"error": "why", "code": reason.grpc_name, "reason": reason.name, "details": []}
-    assert answer.headers.get("retry-after") == ("2" if reason.http_status in (429, 503) else None)
+    assert answer.headers.get("retry-after") == ("1" if reason.http_status in (429, 503) else None)
     assert answer.headers.get("www-authenticate") == ("Bearer" if reason.http_status == 401 else None)
     assert answer.headers["x-request-id"] == "r1"
+
+
+async def test_retry_after_is_told_in_whole_seconds(served_inside: Served) -> None:
+    served_inside.double.failure = CallFailed(error_pb2.ERROR_REASON_DRAINING, "stopping", retry_after_seconds=1.2)
+    assert (await served_inside.http.get(f"{TASKS}/t1")).headers["retry-after"] == "2"
 
 
 async def test_retry_after_is_one_second_without_advice(served: Served) -> None:

@@ -229,15 +229,15 @@ async def test_id_that_is_a_word_of_a_path_is_an_id_where_only_an_id_fits(served
     assert served.double.requests[0].task_id == "claim"
 
 
-async def test_call_carries_token_request_id_and_time(served: Served) -> None:
+async def test_call_carries_token_request_id_and_time(served_inside: Served) -> None:
     headers = {"Authorization": "Bearer secret", "X-Request-Id": "abc:1.2_3-4"}
-    answer = await served.http.post("/v1/codeq/tasks/claim", json={"waitSeconds": 20}, headers=headers)
-    call = served.double.calls[0]
+    answer = await served_inside.http.post("/v1/codeq/tasks/claim", json={"waitSeconds": 20}, headers=headers)
+    call = served_inside.double.calls[0]
     assert (call.method, call.authorization) == ("/codeq.v1.TaskService/ClaimTask", "Bearer secret")
     assert (call.request_id, call.timeout_seconds) == ("abc:1.2_3-4", 50)
     assert answer.headers["x-request-id"] == "abc:1.2_3-4"
-    await served.http.get("/v1/codeq/tasks/t1")
-    assert (served.double.calls[1].authorization, served.double.calls[1].timeout_seconds) == ("", 30)
+    await served_inside.http.get("/v1/codeq/tasks/t1")
+    assert (served_inside.double.calls[1].authorization, served_inside.double.calls[1].timeout_seconds) == ("", 30)
 
 
 @pytest.mark.parametrize("sent", [None, "", "a b", "x" * 129, "é"])

@@ -6,12 +6,13 @@ Nothing here opens a file but the configuration file, and nothing here binds a p
 
 from __future__ import annotations
 
-from codeq_server.config.load import DEV_TOKEN, check, describe, load
+from codeq_server.config.load import DEV_TOKEN, check, describe, describe_gateway, load, load_gateway
 from codeq_server.config.settings import (
     Address,
     AuthSettings,
     BackoffSettings,
     ConfigError,
+    GatewaySettings,
     LogFormat,
     LogLevel,
     LogSettings,
@@ -27,6 +28,7 @@ __all__ = [
     "AuthSettings",
     "BackoffSettings",
     "ConfigError",
+    "GatewaySettings",
     "LogFormat",
     "LogLevel",
     "LogSettings",
@@ -36,5 +38,7 @@ __all__ = [
     "Settings",
     "check",
     "describe",
+    "describe_gateway",
     "load",
+    "load_gateway",
 ]

@@ -31,6 +31,7 @@ class Keys:
     http_host: str = ""
     worker_stream_addr: str = ":9091"
     producer_stream_addr: str = ":9092"
+    server_addrs: list[str] | str = ""
     persistence_provider: Literal["rocksdb", "pebble", "memory"] = "rocksdb"
     persistence_config: dict[str, object] = field(default_factory=dict)
     producer_auth_provider: Literal["static"] | None = None
@@ -101,6 +102,9 @@ class RaftKeys:
     commit_ms: Annotated[int, Meta(ge=0, le=60000)] = 0
     topic_catalog_protocol: Literal["", "v1"] = ""
 
+
+SERVERS_MAX: Final = 16
+"""Servers that a gateway may be given."""
 
 JSON_KEYS: Final = frozenset({"persistence_config", "producer_auth_config", "worker_auth_config"})
 """Keys whose variable holds JSON text."""

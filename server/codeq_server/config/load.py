@@ -19,6 +19,7 @@ from codeq_server.config.settings import (
     AuthSettings,
     BackoffSettings,
     ConfigError,
+    GatewaySettings,
     LogSettings,
     PersistenceSettings,
     RaftSettings,
@@ -27,6 +28,9 @@ from codeq_server.config.settings import (
 from codeq_server.config.sources import Raw
 
 DEV_TOKEN: Final = "dev-token"  # noqa: S105 - well known, and served on loopback only
+DEV_SERVER: Final = "127.0.0.1:9092"
+"""Server of a gateway for development that names none."""
+
 DEV_TENANT: Final = "dev-tenant"
 LOOPBACK: Final = "127.0.0.1"
 LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -52,13 +56,31 @@ def load(path: str | None, env: Mapping[str, str], flags: Mapping[str, object], 
     Raises:
         ConfigError: A key is unknown, a value malformed, or a combination impossible.
     """
+    return _Build(_raw(path, env, flags), dev=dev).settings()
+
+
+def load_gateway(path: str | None, env: Mapping[str, str], flags: Mapping[str, object], dev: bool) -> GatewaySettings:  # noqa: FBT001
+    """Returns the settings of a gateway in a process of its own; what only servers use is checked and left aside.
+
+    Args:
+        path: Configuration file; None: the one that CODEQ_CONFIG_PATH names, if any.
+        env: Environment.
+        flags: Flags by field name, such as `server_addrs`; None: not given.
+        dev: Whether to serve loopback only, for the server of `codeq server --dev`.
+
+    Raises:
+        ConfigError: As `load`.
+    """
+    return _Build(_raw(path, env, flags), dev=dev).gateway()
+
+
+def _raw(path: str | None, env: Mapping[str, str], flags: Mapping[str, object]) -> dict[str, Raw]:
     raw: dict[str, Raw] = {}
     named_by, file = ("--config", path) if path else (sources.PATH_VARIABLE, env.get(sources.PATH_VARIABLE, ""))
     if file:
         raw |= sources.read_file(file, named_by)
     raw |= sources.read_environment(env)
-    raw |= sources.read_flags(flags)
-    return _Build(raw, dev=dev).settings()
+    return raw | sources.read_flags(flags)
 
 
 def check(path: str | None, env: Mapping[str, str], flags: Mapping[str, object], dev: bool) -> dict[str, object]:  # noqa: FBT001
@@ -129,6 +151,19 @@ def _described(replication: RaftSettings) -> dict[str, object]:
     return shown
 
 
+def describe_gateway(settings: GatewaySettings) -> dict[str, object]:
+    """Returns the settings of a gateway under the keys of the file."""
+    return {
+        "port": settings.http.port,
+        "httpHost": settings.http.host,
+        "serverAddrs": list(settings.servers),
+        "logLevel": settings.log.level,
+        "logFormat": settings.log.format,
+        "shutdownGraceSeconds": settings.shutdown_grace_seconds,
+        "readyFile": None if settings.ready_file is None else str(settings.ready_file),
+    }
+
+
 def _masked(token: StaticToken) -> dict[str, object]:
     return {
         "token": MASK,
@@ -187,6 +222,36 @@ class _Build:
             raft=self._replication(producer_stream or worker_stream, auth.producer.token),
             dev=self._dev,
         )
+
+    def gateway(self) -> GatewaySettings:
+        given = self._keys
+        return GatewaySettings(
+            http=Address(self._host(), given.port),
+            servers=self._servers(),
+            allowed_hosts=LOOPBACK_HOSTS if self._dev else frozenset(),
+            log=LogSettings(given.log_level, given.log_format),
+            shutdown_grace_seconds=given.shutdown_grace_seconds,
+            ready_file=_path(given.ready_file),
+            dev=self._dev,
+        )
+
+    def _servers(self) -> tuple[str, ...]:
+        """Returns where servers are, each once."""
+        given = self._keys.server_addrs
+        texts = given.split(",") if isinstance(given, str) else given
+        servers = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
+        key = self._key("server_addrs")
+        for text in servers:
+            match = _ADDRESS.fullmatch(text)
+            if match is None or not match["host"] or not 0 < int(match["port"]) <= 65535:
+                raise ConfigError(key, f"expected host:port of a server, several with commas between; got {text!r}")
+        if len(servers) > keys.SERVERS_MAX:
+            raise ConfigError(key, f"more than {keys.SERVERS_MAX} servers")
+        if servers:
+            return servers
+        if self._dev:
+            return (DEV_SERVER,)
+        raise ConfigError(key, f"no server is configured: set {keys.variable('server_addrs')}=HOST:PORT")
 
     def _key(self, name: str) -> str:
         raw = self._raw.get(name)

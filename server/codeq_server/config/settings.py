@@ -135,6 +135,29 @@ class RaftSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """Everything that can be set of a gateway in a process of its own.
+
+    Attributes:
+        http: Address of REST.
+        servers: gRPC listeners of the servers, as host:port each; at least one.
+        allowed_hosts: Names that the HTTP Host header may carry; empty: any.
+        log: What is logged and how.
+        shutdown_grace_seconds: Longest time between the signal to stop and the end of the process.
+        ready_file: File written when requests are served; None: none.
+        dev: Whether it was started for development: loopback only.
+    """
+
+    http: Address
+    servers: tuple[str, ...]
+    allowed_hosts: frozenset[str]
+    log: LogSettings
+    shutdown_grace_seconds: int
+    ready_file: Path | None
+    dev: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that can be set.
 

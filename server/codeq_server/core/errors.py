@@ -54,6 +54,7 @@ class Reason(Enum):
     MEMBER_EXISTS = 36
     MEMBERSHIP_CHANGE_IN_PROGRESS = 37
     MEMBER_NOT_READY = 38
+    SERVER_UNREACHABLE = 45
 
 
 class Rejection(Exception):  # noqa: N818 - a refusal is a normal answer, not an error of the server

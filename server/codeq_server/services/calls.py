@@ -112,10 +112,16 @@ class Calls:
             raise self._absence()
         return self.serving
 
-    async def call(self, name: str, request: Message, authorization: str) -> Message:
+    async def call(self, name: str, request: Message, authorization: str, *, stale: bool = False) -> Message:  # noqa: ARG002 - a server that leads has nothing stale
         """Returns the response of a call.
 
         Cancelling the awaiting task means that the caller is gone.
+
+        Args:
+            name: Full name of the method.
+            request: Its request.
+            authorization: Value of the authorization header.
+            stale: Whether a read may be answered from what a server that does not lead has.
 
         Raises:
             Rejection: The call was refused.

@@ -30,7 +30,7 @@ AccessLog = Callable[[str, str, float, str], None]
 PRODUCE: Final = "/codeq.v1.ProducerService/Produce"
 WORK: Final = "/codeq.v1.WorkerService/Work"
 
-_REFUSALS: Final = (Rejection, DecodeError)
+REFUSALS: Final = (Rejection, DecodeError)
 """What the caller brought about."""
 
 
@@ -106,14 +106,14 @@ class GrpcFront:
             code = "OK"
             try:
                 return await self._calls.call(method.name, parse(content), _text(metadata.get("authorization", "")))
-            except _REFUSALS as problem:
-                rejection = _refusal(problem)
+            except REFUSALS as problem:
+                rejection = refusal_of(problem)
                 code = reasons.BY_NUMBER[rejection.reason.value].grpc_name
-                await _abort(context, rejection)
+                await abort(context, rejection)
             except Exception as problem:  # noqa: BLE001 - a defect of ours: the caller gets INTERNAL, the log the rest
                 code = "INTERNAL"
                 self._on_defect(method.name, problem)
-                await _abort(context, Rejection(Reason.INTERNAL, "internal error"))
+                await abort(context, Rejection(Reason.INTERNAL, "internal error"))
             finally:
                 if self._access_log is not None:
                     seconds = time.perf_counter() - started
@@ -135,20 +135,21 @@ class GrpcFront:
                 cause = _first(problem) if isinstance(problem, BaseExceptionGroup) else problem
                 if isinstance(cause, grpc.aio.InternalError):
                     return  # a write came to nothing, because the client has left
-                if not isinstance(cause, _REFUSALS):
+                if not isinstance(cause, REFUSALS):
                     self._on_defect(name, cause)
                     cause = Rejection(Reason.INTERNAL, "internal error")
-                await _abort(context, _refusal(cause))
+                await abort(context, refusal_of(cause))
 
         return behaviour
 
 
-async def _abort(context: Any, rejection: Rejection) -> NoReturn:
+async def abort(context: Any, rejection: Rejection) -> NoReturn:
+    """Ends an RPC with a refusal."""
     await context.abort_with_status(rpc_status.to_status(status_of(rejection)))
     raise AssertionError  # abort raises
 
 
-def _refusal(problem: Rejection | DecodeError) -> Rejection:
+def refusal_of(problem: Rejection | DecodeError) -> Rejection:
     """Returns the refusal of a call; bytes that are no message of it are the caller's fault."""
     if isinstance(problem, Rejection):
         return problem
@@ -165,7 +166,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
             stack.extend(problem.exceptions)
         else:
             leaves.append(problem)
-    return next((leaf for leaf in leaves if isinstance(leaf, _REFUSALS)), leaves[0])
+    return next((leaf for leaf in leaves if isinstance(leaf, REFUSALS)), leaves[0])
 
 
 def _serialize(message: Message) -> bytes:

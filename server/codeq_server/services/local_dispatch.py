@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from codeq import reasons
-from codeq_gateway.dispatch import Call, CallFailed
+from codeq_gateway.dispatch import LEADER_GRPC, STALE, Call, CallFailed
 from google.protobuf.message import Message
 
 from codeq_server.core.errors import Rejection
@@ -11,12 +13,21 @@ from codeq_server.core.errors import Rejection
 from .calls import Calls
 from .grpc_front import RETRY_AFTER_SECONDS
 
+Forward = Callable[[str, Call], Awaitable[Message]]
+"""Passes a call on to the server at an address."""
+
 
 class LocalDispatcher:
-    """Carries out the gateway's calls."""
+    """Carries out the gateway's calls.
 
-    def __init__(self, calls: Calls) -> None:
+    Args:
+        calls: The services.
+        forward: Passes calls on to the server that leads, where this one does not and the caller wishes it.
+    """
+
+    def __init__(self, calls: Calls, forward: Forward) -> None:
         self._calls = calls
+        self._forward = forward
 
     async def call(self, call: Call) -> Message:
         """Returns the response message.
@@ -25,9 +36,15 @@ class LocalDispatcher:
             CallFailed: The call was refused.
         """
         try:
-            return await self._calls.call(call.method, call.request, call.authorization)
+            return await self._calls.call(
+                call.method, call.request, call.authorization, stale=call.consistency == STALE
+            )
         except Rejection as rejection:
-            raise failed(rejection) from None
+            refused = failed(rejection)
+        leader = refused.metadata.get(LEADER_GRPC)
+        if not leader or not call.forward:
+            raise refused
+        return await self._forward(leader, call)
 
 
 def failed(rejection: Rejection) -> CallFailed:

@@ -88,6 +88,8 @@ const (
 	// The server's disk is nearly full, so it takes no new tasks and no contents of artifacts; whatever else ends or removes
 	// tasks goes on.
 	ErrorReason_ERROR_REASON_STORAGE_FULL ErrorReason = 27
+	// The gateway reaches no server. The call was not carried out.
+	ErrorReason_ERROR_REASON_SERVER_UNREACHABLE ErrorReason = 45
 	// The task is not DLQ, FAILED or CANCELLED: there is nothing to redrive.
 	ErrorReason_ERROR_REASON_TASK_NOT_REDRIVABLE ErrorReason = 29
 	// Another node of the cluster leads, or none does at the moment. Nothing was changed. What is known of the leader
@@ -140,6 +142,7 @@ var (
 		28: "ERROR_REASON_ARTIFACT_NOT_FOUND",
 		32: "ERROR_REASON_BACKUP_NOT_CONFIGURED",
 		27: "ERROR_REASON_STORAGE_FULL",
+		45: "ERROR_REASON_SERVER_UNREACHABLE",
 		29: "ERROR_REASON_TASK_NOT_REDRIVABLE",
 		33: "ERROR_REASON_NOT_LEADER",
 		34: "ERROR_REASON_NOT_CLUSTERED",
@@ -179,6 +182,7 @@ var (
 		"ERROR_REASON_ARTIFACT_NOT_FOUND":            28,
 		"ERROR_REASON_BACKUP_NOT_CONFIGURED":         32,
 		"ERROR_REASON_STORAGE_FULL":                  27,
+		"ERROR_REASON_SERVER_UNREACHABLE":            45,
 		"ERROR_REASON_TASK_NOT_REDRIVABLE":           29,
 		"ERROR_REASON_NOT_LEADER":                    33,
 		"ERROR_REASON_NOT_CLUSTERED":                 34,
@@ -288,7 +292,7 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\tItemError\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12-\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x15.codeq.v1.ErrorReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage*\xa2\r\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage*\xd6\r\n" +
 	"\vErrorReason\x12'\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x1a\t\xa8\xb6\x18\r\xb0\xb6\x18\xf4\x03\x12)\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\x90\x03\x12(\n" +
@@ -320,7 +324,8 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\x17ERROR_REASON_TASK_ENDED\x10\x19\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12.\n" +
 	"\x1fERROR_REASON_ARTIFACT_NOT_FOUND\x10\x1c\x1a\t\xa8\xb6\x18\x05\xb0\xb6\x18\x94\x03\x121\n" +
 	"\"ERROR_REASON_BACKUP_NOT_CONFIGURED\x10 \x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12,\n" +
-	"\x19ERROR_REASON_STORAGE_FULL\x10\x1b\x1a\r\xa8\xb6\x18\b\xb0\xb6\x18\xad\x03\xb8\xb6\x18\x01\x12/\n" +
+	"\x19ERROR_REASON_STORAGE_FULL\x10\x1b\x1a\r\xa8\xb6\x18\b\xb0\xb6\x18\xad\x03\xb8\xb6\x18\x01\x122\n" +
+	"\x1fERROR_REASON_SERVER_UNREACHABLE\x10-\x1a\r\xa8\xb6\x18\x0e\xb0\xb6\x18\xf7\x03\xb8\xb6\x18\x01\x12/\n" +
 	" ERROR_REASON_TASK_NOT_REDRIVABLE\x10\x1d\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12*\n" +
 	"\x17ERROR_REASON_NOT_LEADER\x10!\x1a\r\xa8\xb6\x18\x0e\xb0\xb6\x18\xf7\x03\xb8\xb6\x18\x01\x12)\n" +
 	"\x1aERROR_REASON_NOT_CLUSTERED\x10\"\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12,\n" +

@@ -1,0 +1,312 @@
+"""A link to one server: a stream that carries many calls, opened again whenever it ends.
+
+The calls of one turn of the event loop share a frame. What a stream has sent and not seen answered when it breaks may
+or may not have been carried out; what it had not sent was not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from codeq import reasons
+from codeq.v1 import error_pb2
+from google.protobuf import message_factory
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.rpc import error_details_pb2, status_pb2
+
+from codeq_gateway.dispatch import Call, CallFailed
+from codeq_gateway.reflection import CALL_FILE
+
+FRAME_BYTES: Final = 1024 * 1024
+"""Bytes of requests in a frame; a larger request has a frame of its own."""
+
+CALLS_MAX: Final = 10_000
+"""Calls of a link that are not answered yet; the server takes as many."""
+
+CONNECT_SECONDS: Final = 5.0
+"""Time that a server has to accept a stream."""
+
+PAUSE_SECONDS_MIN: Final = 0.05
+"""Rest before a stream is opened again; it doubles with each vain try."""
+
+PAUSE_SECONDS_MAX: Final = 1.0
+"""Longest such rest."""
+
+REPLY_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Largest frame of replies that is taken; servers keep far below."""
+
+_SERVICE: Final = "/codeq_internal.v1.CallService/"
+_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    ("grpc.max_receive_message_length", REPLY_BYTES_MAX),
+    # A server that vanished without a word is noticed within 20 s; servers take a ping each 10 s.
+    ("grpc.keepalive_time_ms", 15_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+
+class NotSentError(Exception):
+    """There is no stream to the server: the call was not carried out."""
+
+
+class LostError(Exception):
+    """The stream broke before the reply: the call may have been carried out."""
+
+
+class Messages:
+    """Classes of the messages of call streams, made from a server's own descriptors.
+
+    Raises:
+        KeyError: The pool does not have them.
+    """
+
+    def __init__(self, pool: DescriptorPool) -> None:
+        named = pool.FindFileByName(CALL_FILE).message_types_by_name
+
+        def class_of(name: str) -> Any:
+            return message_factory.GetMessageClass(named[name])
+
+        self.exchange_request = class_of("ExchangeRequest")
+        self.exchange_response = class_of("ExchangeResponse")
+        self.readiness_request = class_of("GetReadinessRequest")
+        self.readiness_response = class_of("GetReadinessResponse")
+        self.metrics_request = class_of("GetMetricsRequest")
+        self.metrics_response = class_of("GetMetricsResponse")
+
+
+def open_channel(address: str) -> grpc.aio.Channel:
+    """Returns a channel to a server."""
+    return grpc.aio.insecure_channel(address, options=_OPTIONS)
+
+
+class Link:
+    """The way to one server. Opens its stream at once, within the running event loop, and again until `close`.
+
+    Args:
+        address: The server's gRPC listener, host:port.
+        messages: Messages of call streams.
+        on_change: Called when the stream has been opened or takes no calls any more.
+
+    Attributes:
+        address: The server's gRPC listener.
+    """
+
+    def __init__(self, address: str, messages: Messages, on_change: Callable[[], None]) -> None:
+        self.address = address
+        self._messages = messages
+        self._on_change = on_change
+        self._channel = open_channel(address)
+        self._exchange: Any = self._channel.stream_stream(
+            _SERVICE + "Exchange",
+            request_serializer=_serialize,
+            response_deserializer=messages.exchange_response.FromString,
+        )
+        self._stream: _Stream | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+        self._task = asyncio.get_running_loop().create_task(self._keep_open(), name=f"link to {address}")
+
+    @property
+    def is_up(self) -> bool:
+        """Whether calls can be sent."""
+        return self._stream is not None
+
+    async def call(self, call: Call) -> bytes:
+        """Returns the response of a call, serialised. A caller that is cancelled is told to the server.
+
+        Raises:
+            CallFailed: The server refused it, or too many calls are not answered yet.
+            NotSentError: There is no stream.
+            LostError: The stream broke first.
+        """
+        stream = self._stream
+        if stream is None:
+            raise NotSentError
+        number, reply = stream.send(call)
+        try:
+            return await reply
+        except asyncio.CancelledError:
+            stream.cancel(number)
+            raise
+
+    async def ask(self, name: str, request: Any, response_class: Any, seconds: float) -> Any:
+        """Returns the response of an RPC of the internal service beside the stream.
+
+        Raises:
+            grpc.aio.AioRpcError: The server did not answer.
+        """
+        rpc: Any = self._channel.unary_unary(
+            _SERVICE + name, request_serializer=_serialize, response_deserializer=response_class.FromString
+        )
+        return await rpc(request, timeout=seconds)
+
+    async def close(self) -> None:
+        """Ends the link. Calls that are not answered fail."""
+        tasks = [self._task, *self._ending]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._channel.close()
+
+    async def _keep_open(self) -> None:
+        pause = PAUSE_SECONDS_MIN
+        while True:
+            rpc = self._exchange()
+            try:
+                if await _is_accepted(rpc):
+                    pause = PAUSE_SECONDS_MIN
+                    await self._use(_Stream(rpc, self._messages))
+            finally:
+                if not self._ending:
+                    rpc.cancel()
+            await asyncio.sleep(pause * random.uniform(0.5, 1))
+            pause = min(2 * pause, PAUSE_SECONDS_MAX)
+
+    async def _use(self, stream: _Stream) -> None:
+        """Sends calls over a stream until it takes no more; the replies that are to come are still taken."""
+        self._stream = stream
+        self._on_change()
+        task = asyncio.get_running_loop().create_task(stream.run(), name=f"calls to {self.address}")
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        try:
+            await stream.closed.wait()
+        finally:
+            self._stream = None
+            self._on_change()
+
+
+async def _is_accepted(rpc: Any) -> bool:
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await rpc.initial_metadata()
+    except (TimeoutError, grpc.aio.AioRpcError):
+        return False
+    return not rpc.done()
+
+
+class _Stream:
+    """One stream, from its opening to its end.
+
+    Attributes:
+        closed: Set when it takes no calls any more.
+    """
+
+    def __init__(self, rpc: Any, messages: Messages) -> None:
+        self.closed = asyncio.Event()
+        self._rpc = rpc
+        self._messages = messages
+        self._numbers = itertools.count(1)
+        self._replies: dict[int, asyncio.Future[bytes]] = {}
+        self._frames: deque[Any] = deque()
+        self._frame_bytes = 0
+        self._sent = 0
+        """Number of the last call that was sent."""
+        self._wake = asyncio.Event()
+
+    def send(self, call: Call) -> tuple[int, asyncio.Future[bytes]]:
+        """Puts a call into the next frame; returns its number and what becomes its reply.
+
+        Raises:
+            CallFailed: Too many calls are not answered yet.
+        """
+        if len(self._replies) >= CALLS_MAX:
+            raise CallFailed(error_pb2.ERROR_REASON_LIMIT_REACHED, f"{CALLS_MAX} calls wait for this server", (), 1)
+        content = call.request.SerializeToString()
+        if not self._frames or self._frame_bytes + len(content) > FRAME_BYTES:
+            self._frames.append(self._messages.exchange_request())
+            self._frame_bytes = 0
+        self._frame_bytes += len(content)
+        number = next(self._numbers)
+        self._frames[-1].calls.add(
+            number=number,
+            method=call.method,
+            request=content,
+            authorization=call.authorization,
+            timeout_ms=max(1, int(call.timeout_seconds * 1000)),
+            request_id=call.request_id,
+            consistency=call.consistency,
+        )
+        reply = self._replies[number] = asyncio.get_running_loop().create_future()
+        self._wake.set()
+        return number, reply
+
+    def cancel(self, number: int) -> None:
+        """Tells the server that the caller is gone."""
+        if self._replies.pop(number, None) is not None and not self._rpc.done():
+            if not self._frames:
+                self._frames.append(self._messages.exchange_request())
+                self._frame_bytes = 0
+            self._frames[-1].cancelled.append(number)
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Carries calls and replies until the stream ends, and fails what is not answered then."""
+        writer = asyncio.get_running_loop().create_task(self._write(), name="call frames")
+        try:
+            while (frame := await self._rpc.read()) is not grpc.aio.EOF:
+                self._take(frame)
+        except grpc.aio.AioRpcError:
+            pass  # what it means for each call is said below
+        finally:
+            self.closed.set()
+            writer.cancel()
+            self._rpc.cancel()
+            for number, reply in self._replies.items():
+                if not reply.done():
+                    reply.set_exception(NotSentError() if number > self._sent else LostError())
+            self._replies.clear()
+            await asyncio.gather(writer, return_exceptions=True)
+
+    def _take(self, frame: Any) -> None:
+        for answer in frame.replies:
+            reply = self._replies.pop(answer.number, None)
+            if reply is None or reply.done():
+                continue
+            if answer.HasField("response"):
+                reply.set_result(answer.response)
+            else:
+                reply.set_exception(failed(status_pb2.Status.FromString(answer.status)))
+        if frame.ending:
+            self.closed.set()
+            self._wake.set()
+
+    async def _write(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._frames:
+                frame = self._frames.popleft()
+                if frame.calls:
+                    self._sent = frame.calls[-1].number
+                await self._rpc.write(frame)
+            if self.closed.is_set():
+                await self._rpc.done_writing()
+                return
+
+
+def failed(status: status_pb2.Status) -> CallFailed:
+    """Returns the failure of a call as its google.rpc.Status tells it."""
+    info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    retry_after_seconds = None
+    for detail in status.details:
+        if detail.Unpack(retry):
+            retry_after_seconds = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+        elif not detail.Unpack(bad):
+            detail.Unpack(info)
+    reason = reasons.BY_NAME.get(info.reason, reasons.INTERNAL)
+    violations = [(violation.field, violation.description) for violation in bad.field_violations]
+    return CallFailed(reason.number, status.message, violations, retry_after_seconds, dict(info.metadata))
+
+
+def _serialize(message: Any) -> bytes:
+    content: bytes = message.SerializeToString()
+    return content

@@ -1,0 +1,278 @@
+"""Calls carried out by servers in other processes, over links that stay open.
+
+A call that was surely not carried out is tried again: on the server that leads when another one names it, else on the
+next one that can be reached. A call whose link broke before its reply may have been carried out: it is tried again when
+that does no harm, else its outcome is unknown and its caller decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import grpc
+import grpc.aio
+import msgspec
+from codeq.v1 import error_pb2
+from google.protobuf import message_factory
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
+
+from codeq_gateway.dispatch import LEADER_GRPC, Call, CallFailed
+from codeq_gateway.links import CONNECT_SECONDS, Link, LostError, Messages, NotSentError
+
+RETRY_SECONDS: Final = 5.0
+"""How long a call is tried again, within its own time: longer than an election takes."""
+
+PAUSE_SECONDS_MIN: Final = 0.05
+"""Rest before a call is tried again; it doubles each time."""
+
+PAUSE_SECONDS_MAX: Final = 0.5
+"""Longest such rest."""
+
+LINKS_MAX: Final = 16
+"""Links to servers that others named; when one more is named, the one that was named first is given up."""
+
+PROBE_SECONDS: Final = 2.0
+"""Time that a server has to tell readiness or metrics."""
+
+_ELSEWHERE: Final = frozenset({error_pb2.ERROR_REASON_DRAINING, error_pb2.ERROR_REASON_NOT_LEADER})
+"""Refusals of calls that were not carried out and that another server may take."""
+
+
+class Links:
+    """Links to servers by their addresses: those that are configured, and those that others name.
+
+    Args:
+        pool: Holds the messages of call streams.
+        configured: Addresses whose links are opened at once and kept.
+    """
+
+    def __init__(self, pool: DescriptorPool, configured: Sequence[str] = ()) -> None:
+        self._messages = Messages(pool)
+        self._changed = asyncio.Event()
+        self._configured = frozenset(configured)
+        self._links: dict[str, Link] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        for address in configured:
+            self.to(address)
+
+    @property
+    def messages(self) -> Messages:
+        """Messages of call streams."""
+        return self._messages
+
+    def to(self, address: str) -> Link:
+        """Returns the link to a server, a new one if need be."""
+        link = self._links.get(address)
+        if link is None:
+            named = [other for other in self._links if other not in self._configured]
+            if len(named) >= LINKS_MAX:
+                self._give_up(self._links.pop(named[0]))
+            link = self._links[address] = Link(address, self._messages, self._on_change)
+        return link
+
+    def after(self, link: Link | None) -> Link | None:
+        """Returns the next link that is up, in the order in which they were made; None: none is."""
+        links = list(self._links.values())
+        first = links.index(link) + 1 if link in links else 0
+        return next((each for each in links[first:] + links[:first] if each.is_up), None)
+
+    async def change(self, seconds: float) -> None:
+        """Returns when a link was opened or lost, at the latest after so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    async def close(self) -> None:
+        """Ends every link."""
+        links = [self._give_up(link) for link in self._links.values()]
+        self._links.clear()
+        await asyncio.gather(*links, *self._closing)
+
+    def _on_change(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _give_up(self, link: Link) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(link.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        return task
+
+
+class Responses:
+    """Classes of the responses of services."""
+
+    def __init__(self, services: Iterable[ServiceDescriptor]) -> None:
+        self._classes = {
+            f"/{service.full_name}/{method.name}": message_factory.GetMessageClass(method.output_type)
+            for service in services
+            for method in service.methods
+        }
+
+    def parse(self, call: Call, content: bytes) -> Message:
+        """Returns the response of a call from its bytes."""
+        return self._classes[call.method].FromString(content)
+
+
+class RemoteDispatcher:
+    """Carries out the gateway's calls on one of several servers, the one that leads.
+
+    Args:
+        addresses: gRPC listeners of the servers, host:port each; the first that can be reached is asked first.
+        pool: Holds the messages of call streams.
+        services: Services of the calls.
+        retry_seconds: How long a call is tried again.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        pool: DescriptorPool,
+        services: Iterable[ServiceDescriptor],
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
+        self._retry_seconds = retry_seconds
+        self._responses = Responses(services)
+        self._links = Links(pool, addresses)
+        self._preferred: Link | None = self._links.to(addresses[0])
+
+    @property
+    def is_up(self) -> bool:
+        """Whether a server can be reached."""
+        return self._choose() is not None
+
+    async def call(self, call: Call) -> Message:
+        """Returns the response message.
+
+        Raises:
+            CallFailed: The call was refused, no server could be reached, or its outcome is unknown.
+        """
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + min(self._retry_seconds, call.timeout_seconds)
+        tries = 0
+        while True:
+            link = self._choose()
+            try:
+                if link is None:
+                    raise NotSentError  # noqa: TRY301
+                return self._responses.parse(call, await link.call(call))
+            except CallFailed as refused:
+                may_be_repeated = refused.reason == error_pb2.ERROR_REASON_OUTCOME_UNKNOWN and call.repeatable
+                if refused.reason not in _ELSEWHERE and not may_be_repeated:
+                    raise
+                problem = refused
+                self._leave(link, refused)
+            except NotSentError:
+                problem = _unreachable()
+            except LostError:
+                problem = _unknown()
+                if not call.repeatable:
+                    raise problem from None
+            tries += 1
+            pause = min(PAUSE_SECONDS_MIN * 2**tries, PAUSE_SECONDS_MAX) * random.uniform(0.5, 1)
+            if loop.time() + pause >= give_up:
+                raise problem
+            # The first time another server is asked at once; then each has time to learn who leads.
+            if tries > 1 or self._choose() in {None, link}:
+                await self._links.change(pause)
+
+    async def readiness(self) -> tuple[bool, Mapping[str, object]]:
+        """Returns whether a server takes calls, and what it tells more."""
+        link, messages = self._choose(), self._links.messages
+        if link is not None:
+            try:
+                answer = await link.ask(
+                    "GetReadiness", messages.readiness_request(), messages.readiness_response, PROBE_SECONDS
+                )
+                return answer.ready, {"server": link.address, **msgspec.json.decode(answer.details or b"{}")}
+            except grpc.aio.AioRpcError:
+                pass
+        return False, {"server": None}
+
+    async def metrics(self) -> bytes:
+        """Returns the metrics of the server that is asked at present; nothing when it does not answer."""
+        link, messages = self._choose(), self._links.messages
+        if link is None:
+            return b""
+        try:
+            answer = await link.ask("GetMetrics", messages.metrics_request(), messages.metrics_response, PROBE_SECONDS)
+        except grpc.aio.AioRpcError:
+            return b""
+        text: bytes = answer.text
+        return text
+
+    async def close(self) -> None:
+        """Ends every link. Calls that are not answered fail."""
+        await self._links.close()
+
+    def _choose(self) -> Link | None:
+        """Returns the link to the server that leads, as far as is known; None: no server can be reached."""
+        if self._preferred is None or not self._preferred.is_up:
+            found = self._links.after(self._preferred)
+            if found is None:
+                return None
+            self._preferred = found
+        return self._preferred
+
+    def _leave(self, link: Link | None, refused: CallFailed) -> None:
+        """Turns from a server that takes no calls to the one that it named, else to the next."""
+        leader = refused.metadata.get(LEADER_GRPC)
+        if leader:
+            self._preferred = self._links.to(leader)
+        elif link is self._preferred:
+            self._preferred = self._links.after(link)
+
+
+class Forwarder:
+    """Passes single calls on to the server that leads: one hop, because a server never passes on what it got so.
+
+    Args:
+        pool: Holds the messages of call streams.
+        services: Services of the calls.
+    """
+
+    def __init__(self, pool: DescriptorPool, services: Iterable[ServiceDescriptor]) -> None:
+        self._links = Links(pool)
+        self._responses = Responses(services)
+
+    async def call(self, address: str, call: Call) -> Message:
+        """Returns the response of the server at an address.
+
+        Raises:
+            CallFailed: The call was refused, the server could not be reached, or the outcome is unknown.
+        """
+        link = self._links.to(address)
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + CONNECT_SECONDS
+        while not link.is_up and loop.time() < give_up:
+            await self._links.change(give_up - loop.time())
+        try:
+            return self._responses.parse(call, await link.call(call))
+        except NotSentError:
+            raise _unreachable() from None
+        except LostError:
+            raise _unknown() from None
+
+    async def close(self) -> None:
+        """Ends every link."""
+        await self._links.close()
+
+
+def _unreachable() -> CallFailed:
+    return CallFailed(error_pb2.ERROR_REASON_SERVER_UNREACHABLE, "no server can be reached", (), 1)
+
+
+def _unknown() -> CallFailed:
+    return CallFailed(
+        error_pb2.ERROR_REASON_OUTCOME_UNKNOWN,
+        "the server was lost before its reply; the call may have happened",
+        (),
+        1,
+    )

@@ -1,0 +1,182 @@
+"""A gateway in a process of its own: REST here, everything else on servers that are reached over call streams.
+
+It reads from a server what to serve, so it starts when one answers. Tokens are checked by the server, call by call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Final
+
+import grpc.aio
+import structlog
+from codeq_gateway.app import Gateway, Probes
+from codeq_gateway.links import open_channel
+from codeq_gateway.metrics import HttpMetrics
+from codeq_gateway.reflection import Schema, SchemaError, read_schema
+from codeq_gateway.remote import RemoteDispatcher
+from codeq_gateway.server import GatewayServer
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+
+from codeq_server import logs, summary
+from codeq_server.access_log import AccessLog
+from codeq_server.config import Address, GatewaySettings
+from codeq_server.event_loop import ServerLoop
+
+START_SECONDS: Final = 60.0
+"""Time in which a server must answer at the start."""
+
+ASK_SECONDS: Final = 0.5
+"""Rest before all servers are asked again."""
+
+EXIT_FAILED: Final = 1
+"""Exit code of a gateway that could not start."""
+
+_VERSION: Final = version("codeq-server")
+_log = structlog.get_logger()
+
+
+class StartError(Exception):
+    """The gateway cannot start; the text says why."""
+
+
+def serve_gateway(settings: GatewaySettings) -> int:
+    """Runs a gateway until SIGTERM or SIGINT; a second signal ends the process at once.
+
+    Returns:
+        The exit code: 0 after a stop that was asked for, else EXIT_FAILED. Why it could not start stands on stderr.
+    """
+    access = logs.configure(settings.log.level, settings.log.format)
+    try:
+        with asyncio.Runner(loop_factory=ServerLoop) as runner:
+            return runner.run(_Process(settings, access).run())
+    except StartError as error:
+        print(f"codeq: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_FAILED
+    finally:
+        access.flush()
+
+
+class _Process:
+    """This process."""
+
+    def __init__(self, settings: GatewaySettings, access: AccessLog) -> None:
+        self._settings = settings
+        self._access = access
+        self._stopping = asyncio.Event()
+        self._registry = CollectorRegistry()
+
+    async def run(self) -> int:
+        """Starts, serves until a signal, and stops; returns the exit code.
+
+        Raises:
+            StartError: No server answered, or the port or the ready file cannot be had.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        schema = await self._schema()
+        if schema is None:
+            return 0
+        dispatcher = RemoteDispatcher(self._settings.servers, schema.pool, schema.services)
+        try:
+            gateway = GatewayServer(self._gateway(schema, dispatcher), *self._bound())
+            try:
+                http = Address(self._settings.http.host, await gateway.start())
+            except OSError as error:
+                raise StartError(str(error)) from None
+            try:
+                self._announce(http)
+                await self._stopping.wait()
+            finally:
+                await gateway.stop(self._settings.shutdown_grace_seconds)
+                self._forget_ready_file()
+        finally:
+            await dispatcher.close()
+        _log.info("gateway_stopped")
+        return 0
+
+    async def _schema(self) -> Schema | None:
+        """Returns what the first server that answers serves; None: the process is to stop.
+
+        Raises:
+            StartError: None answered in time.
+        """
+        give_up = asyncio.get_running_loop().time() + START_SECONDS
+        problem = ""
+        while not self._stopping.is_set():
+            for address in self._settings.servers:
+                async with open_channel(address) as channel:
+                    try:
+                        return await read_schema(channel)
+                    except grpc.aio.AioRpcError as error:
+                        problem = f"{address}: {error.details() or error.code().name}"
+                    except SchemaError as error:
+                        raise StartError(f"{address}: {error}") from None
+            if asyncio.get_running_loop().time() > give_up:
+                raise StartError(f"no server answered in {START_SECONDS:.0f} seconds; {problem}")
+            _log.info("server_awaited", servers=",".join(self._settings.servers), problem=problem)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ASK_SECONDS):
+                    await self._stopping.wait()
+        return None
+
+    def _gateway(self, schema: Schema, dispatcher: RemoteDispatcher) -> Gateway:
+        http_metrics = HttpMetrics()
+        self._registry.register(http_metrics)
+        ProcessCollector(namespace="codeq_gateway", registry=self._registry)
+
+        async def ready() -> tuple[bool, Mapping[str, object]]:
+            is_ready, details = await dispatcher.readiness()
+            return is_ready and not self._stopping.is_set(), details
+
+        async def metrics() -> bytes:
+            return generate_latest(self._registry) + await dispatcher.metrics()
+
+        return Gateway(
+            schema.services,
+            dispatcher,
+            Probes(ready, metrics),
+            http_metrics,
+            access_log=self._access.http,
+            allowed_hosts=self._settings.allowed_hosts or None,
+            version=_VERSION,
+        )
+
+    def _bound(self) -> tuple[str, int]:
+        return self._settings.http.host, self._settings.http.port
+
+    def _announce(self, http: Address) -> None:
+        """Tells log, people and programs that requests are served."""
+        settings = self._settings
+        servers = ",".join(settings.servers)
+        _log.info("gateway_started", version=_VERSION, http=str(http), servers=servers, pid=os.getpid())
+        if settings.dev or sys.stderr.isatty():
+            lines = [f"codeq {_VERSION} gateway is ready", *summary.rest_line(http), f"  servers    {servers}  (gRPC)"]
+            print("\n".join(lines) + "\n", file=sys.stderr, flush=True)
+        if settings.ready_file is not None:
+            try:
+                summary.write_ready_file(settings.ready_file, summary.Ready(http, None, None))
+            except OSError as error:
+                reason = error.strerror or error
+                raise StartError(f"cannot write the ready file {settings.ready_file}: {reason}") from None
+
+    def _forget_ready_file(self) -> None:
+        if self._settings.ready_file is not None:
+            with contextlib.suppress(OSError):
+                self._settings.ready_file.unlink(missing_ok=True)
+
+    def _on_signal(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if self._stopping.is_set():
+            _log.warning("gateway_killed", signal=name)
+            sys.stdout.flush()
+            os._exit(128 + number)
+        _log.info("gateway_stopping", signal=name, grace_seconds=self._settings.shutdown_grace_seconds)
+        self._stopping.set()

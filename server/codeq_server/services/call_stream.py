@@ -1,0 +1,313 @@
+"""The internal call stream: unary calls of gateways in other processes, many of them on one gRPC stream.
+
+Each call is carried out as if it had come alone: authenticated by its own token, ended at its own deadline or when its
+caller leaves, answered when what it saw is durable. Replies that are there in one turn of the event loop share a frame.
+A call that came this way is never passed on to another server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Protocol
+
+import grpc
+import msgspec
+from codeq import reasons
+from codeq_internal.v1 import call_pb2
+from google.protobuf.message import Message
+
+from codeq_server.core.errors import Reason, Rejection
+
+from .grpc_front import REFUSALS, AccessLog, abort, refusal_of, status_of
+
+SERVICE: Final = "codeq_internal.v1.CallService"
+"""The service; reflection does not list it, because it is no part of the public API."""
+
+STREAMS_MAX: Final = 1000
+"""Call streams open at a time."""
+
+CALLS_PER_STREAM_MAX: Final = 10_000
+"""Calls of a stream that are carried out at a time; further ones are refused."""
+
+FRAME_BYTES: Final = 1024 * 1024
+"""Bytes of replies in a frame; a larger reply has a frame of its own."""
+
+UNSENT_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Bytes of replies that wait to be sent; with more of them no further calls are read."""
+
+CALL_SECONDS_MAX: Final = 600.0
+"""Longest time that a call is given."""
+
+LOOK_SECONDS: Final = 0.5
+"""Time between two looks at deadlines: a gateway cancels its calls itself, this is for one that does not."""
+
+STALE: Final = "stale"
+"""Value of a call's consistency."""
+
+
+class CallMethod(Protocol):
+    """A method that can be called."""
+
+    @property
+    def request_class(self) -> type[Message]:
+        """Class of its request."""
+        ...
+
+
+class UnaryCalls(Protocol):
+    """What carries out calls; see `calls.Calls`."""
+
+    @property
+    def methods(self) -> Mapping[str, CallMethod]:
+        """Methods by their full names."""
+        ...
+
+    def call(self, name: str, request: Any, authorization: str, *, stale: bool) -> Awaitable[Message]:
+        """Returns the response of a call."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServerProbes:
+    """What a server tells gateways about itself.
+
+    Attributes:
+        ready: Returns whether calls are taken, and a JSON object that tells more.
+        metrics: Returns the server's metrics in Prometheus' text format, those of its own HTTP requests left out.
+    """
+
+    ready: Callable[[], tuple[bool, Mapping[str, object]]]
+    metrics: Callable[[], bytes]
+
+
+class CallStreams:
+    """Serves CallService.
+
+    Args:
+        calls: Carries out the calls.
+        probes: What gateways ask beside calls.
+        access_log: Takes a line for each call; None: nobody does.
+        on_defect: Takes what failed without being a refusal.
+    """
+
+    def __init__(
+        self,
+        calls: UnaryCalls,
+        probes: ServerProbes,
+        access_log: AccessLog | None,
+        on_defect: Callable[[str, BaseException], None],
+    ) -> None:
+        self.calls = calls
+        self.access_log = access_log
+        self.on_defect = on_defect
+        self._probes = probes
+        self._open: set[_CallStream] = set()
+        self._is_ending = False
+
+    def __len__(self) -> int:
+        """Returns the number of open streams."""
+        return len(self._open)
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds the service to a server."""
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "Exchange": grpc.stream_stream_rpc_method_handler(
+                self._exchange,
+                request_deserializer=call_pb2.ExchangeRequest.FromString,
+                response_serializer=call_pb2.ExchangeResponse.SerializeToString,
+            ),
+            "GetReadiness": grpc.unary_unary_rpc_method_handler(
+                self._get_readiness,
+                request_deserializer=call_pb2.GetReadinessRequest.FromString,
+                response_serializer=call_pb2.GetReadinessResponse.SerializeToString,
+            ),
+            "GetMetrics": grpc.unary_unary_rpc_method_handler(
+                self._get_metrics,
+                request_deserializer=call_pb2.GetMetricsRequest.FromString,
+                response_serializer=call_pb2.GetMetricsResponse.SerializeToString,
+            ),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+
+    def end(self) -> None:
+        """Asks every gateway to send its next calls elsewhere; what it has sent is answered."""
+        self._is_ending = True
+        for stream in self._open:
+            stream.end()
+
+    async def _exchange(self, _: Any, context: Any) -> None:
+        if self._is_ending:
+            await abort(context, Rejection(Reason.DRAINING, "the server is stopping"))
+        if len(self._open) >= STREAMS_MAX:
+            await abort(context, Rejection(Reason.LIMIT_REACHED, f"{STREAMS_MAX} call streams are open, the limit"))
+        stream = _CallStream(self, context)
+        self._open.add(stream)
+        try:
+            await stream.run()
+        except Rejection as rejection:
+            await abort(context, rejection)
+        except grpc.aio.InternalError:
+            return  # a write came to nothing, because the gateway has left
+        finally:
+            self._open.discard(stream)
+
+    async def _get_readiness(self, _: call_pb2.GetReadinessRequest, __: Any) -> call_pb2.GetReadinessResponse:
+        ready, details = self._probes.ready()
+        return call_pb2.GetReadinessResponse(ready=ready, details=msgspec.json.encode(details))
+
+    async def _get_metrics(self, _: call_pb2.GetMetricsRequest, __: Any) -> call_pb2.GetMetricsResponse:
+        return call_pb2.GetMetricsResponse(text=self._probes.metrics())
+
+
+@dataclass(slots=True)
+class _Open:
+    """A call that is being carried out."""
+
+    task: asyncio.Task[None]
+    deadline: float
+    is_late: bool = False
+
+
+class _CallStream:
+    """One stream and its calls."""
+
+    def __init__(self, streams: CallStreams, context: Any) -> None:
+        self._streams = streams
+        self._context = context
+        self._loop = asyncio.get_running_loop()
+        self._open: dict[int, _Open] = {}
+        self._replies: deque[call_pb2.Reply] = deque()
+        self._unsent_bytes = 0
+        self._wake = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._is_closed = False
+        """Whether the gateway sends no more."""
+        self._says_ending = False
+
+    def end(self) -> None:
+        """Tells the gateway that it should go elsewhere."""
+        self._says_ending = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Carries out calls until the gateway closes its side and has its replies, or has left.
+
+        Raises:
+            Rejection: The gateway used a number twice.
+        """
+        await self._context.send_initial_metadata(())  # tells the gateway that the stream is taken
+        writer = self._loop.create_task(self._write(), name="call-stream-writer")
+        look = self._loop.create_task(self._expire(), name="call-stream-deadlines")
+        try:
+            while (frame := await self._context.read()) is not grpc.aio.EOF:
+                for call in frame.calls:
+                    self._begin(call)
+                for number in frame.cancelled:
+                    if (entry := self._open.get(number)) is not None:
+                        entry.task.cancel()
+                await self._has_room.wait()
+            self._is_closed = True
+            self._wake.set()
+            await writer
+        finally:
+            tasks = [writer, look, *(entry.task for entry in self._open.values())]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin(self, call: call_pb2.Call) -> None:
+        number = call.number
+        if number in self._open:
+            raise Rejection(Reason.BAD_HANDSHAKE, f"the number {number} is given to two calls")
+        if len(self._open) >= CALLS_PER_STREAM_MAX:
+            self._refuse(number, Rejection(Reason.LIMIT_REACHED, f"{CALLS_PER_STREAM_MAX} calls wait, the limit"))
+            return
+        deadline = self._loop.time() + min(max(call.timeout_ms, 0) / 1000, CALL_SECONDS_MAX)
+        task = self._loop.create_task(self._carry_out(call))
+        self._open[number] = _Open(task, deadline)
+        task.add_done_callback(partial(self._ended, number))
+
+    def _ended(self, number: int, task: asyncio.Task[None]) -> None:
+        entry = self._open.pop(number)
+        if task.cancelled() and entry.is_late:
+            self._refuse(number, Rejection(Reason.DEADLINE_EXCEEDED, "no reply within the time of the call"))
+        if self._is_closed:
+            self._wake.set()
+
+    async def _carry_out(self, call: call_pb2.Call) -> None:
+        started = time.perf_counter()
+        code = "OK"
+        streams = self._streams
+        try:
+            method = streams.calls.methods.get(call.method)
+            if method is None:
+                raise Rejection(Reason.ROUTE_NOT_FOUND, "the server has no such call")  # noqa: TRY301
+            request = method.request_class.FromString(call.request)
+            stale = call.consistency == STALE
+            response = await streams.calls.call(call.method, request, call.authorization, stale=stale)
+            self._reply(call_pb2.Reply(number=call.number, response=response.SerializeToString()))
+        except REFUSALS as problem:
+            rejection = refusal_of(problem)
+            code = reasons.BY_NUMBER[rejection.reason.value].grpc_name
+            self._refuse(call.number, rejection)
+        except asyncio.CancelledError:
+            code = "DEADLINE_EXCEEDED" if self._open[call.number].is_late else "CANCELLED"
+            raise
+        except Exception as problem:  # noqa: BLE001 - a defect of ours: the caller gets INTERNAL, the log the rest
+            code = "INTERNAL"
+            streams.on_defect(call.method, problem)
+            self._refuse(call.number, Rejection(Reason.INTERNAL, "internal error"))
+        finally:
+            if streams.access_log is not None:
+                streams.access_log(call.method, code, time.perf_counter() - started, call.request_id)
+
+    def _refuse(self, number: int, rejection: Rejection) -> None:
+        self._reply(call_pb2.Reply(number=number, status=status_of(rejection).SerializeToString()))
+
+    def _reply(self, reply: call_pb2.Reply) -> None:
+        self._replies.append(reply)
+        self._unsent_bytes += reply.ByteSize()
+        if self._unsent_bytes > UNSENT_BYTES_MAX:
+            self._has_room.clear()
+        self._wake.set()
+
+    async def _write(self) -> None:
+        """Sends replies; ends after the last one when the gateway sends no more."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if self._says_ending:
+                self._says_ending = False
+                await self._context.write(call_pb2.ExchangeResponse(ending=True))
+            while self._replies:
+                await self._context.write(self._frame())
+            if self._is_closed and not self._open:
+                return
+
+    def _frame(self) -> call_pb2.ExchangeResponse:
+        frame = call_pb2.ExchangeResponse()
+        size = 0
+        while self._replies and (not size or size + self._replies[0].ByteSize() <= FRAME_BYTES):
+            reply = self._replies.popleft()
+            size += reply.ByteSize()
+            frame.replies.append(reply)
+        self._unsent_bytes -= size
+        if self._unsent_bytes <= UNSENT_BYTES_MAX:
+            self._has_room.set()
+        return frame
+
+    async def _expire(self) -> None:
+        """Ends calls whose time is over."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            now = self._loop.time()
+            for entry in self._open.values():
+                if entry.deadline <= now and not entry.is_late:
+                    entry.is_late = True
+                    entry.task.cancel()

@@ -1,0 +1,96 @@
+"""A gRPC server whose call streams and reflection lead to something that answers calls, and the way to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Self
+
+import grpc.aio
+from codeq_gateway.dispatch import Call, CallFailed, Dispatcher
+from codeq_gateway.links import open_channel
+from codeq_gateway.reflection import Schema, read_schema
+from codeq_gateway.remote import RemoteDispatcher
+from codeq_server.core.errors import Reason, Rejection
+from codeq_server.services.call_stream import CallMethod, CallStreams, ServerProbes
+from google.protobuf import message_factory
+from google.protobuf.message import Message
+from grpc_reflection.v1alpha import reflection
+from task_double import SERVICES
+
+RETRY_SECONDS = 0.5
+"""How long a call is tried again here."""
+
+
+class _Method:
+    def __init__(self, request_class: type[Message]) -> None:
+        self.request_class = request_class
+
+
+class _Calls:
+    """Calls of a server that a dispatcher answers."""
+
+    def __init__(self, answers: Dispatcher) -> None:
+        self._answers = answers
+        self.methods: dict[str, CallMethod] = {
+            f"/{service.full_name}/{method.name}": _Method(message_factory.GetMessageClass(method.input_type))
+            for service in SERVICES
+            for method in service.methods
+        }
+
+    async def call(self, name: str, request: Any, authorization: str, *, stale: bool) -> Message:
+        try:
+            return await self._answers.call(
+                Call(name, request, authorization, "", 0, consistency="stale" if stale else "")
+            )
+        except CallFailed as failed:
+            raise Rejection(Reason(failed.reason), failed.message, failed.violations) from None
+
+
+class StreamServer:
+    """A server on a port of the loopback address.
+
+    Args:
+        answers: Answers the calls.
+        port: Port; 0: any free one.
+
+    Attributes:
+        address: Its gRPC listener.
+        streams: Its call streams.
+        defects: What failed without being a refusal.
+    """
+
+    def __init__(self, answers: Dispatcher, port: int = 0) -> None:
+        self.defects: list[BaseException] = []
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
+        probes = ServerProbes(lambda: (True, {"fsync": True}), lambda: b"double 1\n")
+        self.streams = CallStreams(_Calls(answers), probes, None, lambda _, problem: self.defects.append(problem))
+        self.streams.register(self._server)
+        reflection.enable_server_reflection([service.full_name for service in SERVICES], self._server)
+
+    async def __aenter__(self) -> Self:
+        await self._server.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._server.stop(0)
+
+    async def drain(self) -> None:
+        """Stops as a server does that is told to: open calls are answered first."""
+        self.streams.end()
+        await self._server.stop(10)
+
+
+@asynccontextmanager
+async def remote(
+    *addresses: str, retry_seconds: float = RETRY_SECONDS
+) -> AsyncIterator[tuple[Schema, RemoteDispatcher]]:
+    """Yields what the first server serves and a dispatcher that uses all of them."""
+    async with open_channel(addresses[0]) as channel:
+        schema = await read_schema(channel)
+    dispatcher = RemoteDispatcher(addresses, schema.pool, schema.services, retry_seconds)
+    try:
+        yield schema, dispatcher
+    finally:
+        await dispatcher.close()

@@ -9,7 +9,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,36 @@ def test_switch_rows_frees_the_space_of_the_old_ones(tmp_path: Path) -> None:
             store.switch_rows(store.import_rows(files), {})
     assert store.scan(b"", LAST_KEY, 9) == []
     store.close()
+
+
+def test_switch_rows_while_checkpoints_are_made_disturbs_neither(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "s", fsync=False, log=True)
+    failures: list[BaseException] = []
+    over = threading.Event()
+
+    def back_up_again_and_again() -> None:
+        try:
+            for turn in count():
+                if over.is_set():
+                    return
+                store.checkpoint(tmp_path / f"checkpoint-{turn}")
+                store.reclaim()
+        except BaseException as error:  # noqa: BLE001 - handed to the test
+            failures.append(error)
+
+    other = threading.Thread(target=back_up_again_and_again)
+    other.start()
+    value = os.urandom(200_000)
+    for turn in range(40):
+        store.write({number(n): value for n in range(20)} | {ENTRY: number(turn)})
+        store.switch_rows(store.import_rows([]), {})
+    over.set()
+    other.join()
+    assert failures == []
+    store.close()
+    for checkpoint in tmp_path.glob("checkpoint-*"):
+        kept = {key for key, _ in stored_rows(checkpoint)}
+        assert kept in (set(), {number(n) for n in range(20)})
 
 
 def test_approximate_bytes_counts_the_log(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ class Families:
         """Returns the names of the sets of rows that are not current; "default" only while there is something in it."""
         return [
             name
-            for name, rows in self._sets.items()
+            for name, rows in list(self._sets.items())
             if name != self.current and (name != DEFAULT or scan(rows, b"", LAST_KEY, 1))
         ]
 
@@ -217,9 +217,18 @@ class Families:
         self._rows_handle, self.rows, self.current = handle, self._sets[name], name
 
     def drop(self, name: str) -> None:
-        """Removes a set that is not current, and not "default"."""
+        """Removes a set that is not current, and not "default"; its handle is closed by who uses it last."""
         self.db.drop_column_family(name)
-        _close(self._sets.pop(name))
+        del self._sets[name]
+
+    def flush(self) -> None:
+        """Writes what is in memory to files, while other threads run."""
+        for family in self.each():
+            try:
+                family.flush()
+            except Exception as error:
+                if not is_dropped(error):
+                    raise
 
     def close(self) -> None:
         """Gives everything free; RocksDB closes with the last handle."""
@@ -238,13 +247,9 @@ class Families:
         self._log_handle = self.db.get_column_family_handle(LOG)
 
 
-def _close(dropped: Rdict) -> None:
-    try:
-        dropped.close()
-    except Exception as error:
-        # Closing writes out what is in memory; of a dropped family there is nothing to write.
-        if "Column family dropped" not in str(error):
-            raise
+def is_dropped(error: Exception) -> bool:
+    """Returns whether something failed because its family was dropped meanwhile."""
+    return "Column family dropped" in str(error)
 
 
 def scan(family: Rdict, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:

@@ -17,7 +17,7 @@ from rocksdict import Checkpoint, Options, WriteBatch, WriteOptions
 
 from .durable import DurableMark, make_directory, sync_file
 from .errors import StoreDamaged, StoreError, StoreFailed, StoreNotWritable
-from .families import DEFAULT, Families, make_options, read_error, reason_of, scan
+from .families import DEFAULT, Families, is_dropped, make_options, read_error, reason_of, scan
 from .store import LAST_KEY, LOG_PREFIX, ROWS_POINTER
 
 STALL_SECONDS_MAX: Final = 60.0
@@ -246,14 +246,15 @@ class RocksStore:
             if deletes >= RECLAIM_DELETES_MIN and deletes * RECLAIM_KEYS_PER_DELETE >= keys:
                 families.rows.flush()
         except Exception as error:
+            if is_dropped(error):
+                return
             raise StoreFailed(f"writing to the store {self._path} failed: {reason_of(error)}") from error
 
     def checkpoint(self, path: Path) -> None:
         """See `Store.checkpoint`: files are linked where the file system can, else copied."""
         try:
             # Flushing lets other threads run, making the checkpoint does not: so there is little left to do for it.
-            for family in self._families.each():
-                family.flush()
+            self._families.flush()
             Checkpoint(self._families.db).create_checkpoint(str(path))
         except Exception as error:
             raise StoreFailed(f"backing up the store {self._path} failed: {reason_of(error)}") from error

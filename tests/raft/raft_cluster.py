@@ -43,8 +43,9 @@ class Limits:
 class Member:
     """One node with its disk. `slow` holds each Ready back until `flush`."""
 
-    def __init__(self, cluster: Cluster, raft_id: int, disk: Disk, limits: Limits) -> None:
+    def __init__(self, cluster: Cluster, raft_id: int, disk: Disk, limits: Limits, seed: int | None = None) -> None:
         self.cluster, self.id, self.disk, self.limits = cluster, raft_id, disk, limits
+        self.seed = raft_id if seed is None else seed
         self.slow = False
         self.start()
 
@@ -54,7 +55,7 @@ class Member:
         term, vote, commit = disk.hard_state
         self.node = RaftNode(
             self.id,
-            seed=self.id,
+            seed=self.seed,
             term=term,
             vote=vote,
             commit=max(commit, disk.applied),

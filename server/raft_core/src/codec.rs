@@ -38,7 +38,7 @@ macro_rules! known {
 }
 
 known!(eraftpb::Message, MESSAGE, "raft message");
-known!(eraftpb::Entry, FLAT, "entry");
+known!(eraftpb::Entry, FLAT, "log entry");
 known!(eraftpb::ConfState, FLAT, "conf state");
 known!(eraftpb::ConfChange, FLAT, "change of members");
 known!(eraftpb::ConfChangeV2, CHANGES, "change of members");

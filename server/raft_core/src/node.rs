@@ -280,8 +280,8 @@ impl RaftNode {
             soft_state: ready.ss().map(|state| (state.leader_id, values::role(state.raft_state))),
             entries: values::new_entries(py, ready.entries())?,
             snapshot: installed,
-            messages: values::messages(py, &ready.take_messages())?,
-            persisted_messages: values::messages(py, &ready.take_persisted_messages())?,
+            messages: values::messages(py, ready.take_messages())?,
+            persisted_messages: values::messages(py, ready.take_persisted_messages())?,
             committed: values::committed(py, &ready.take_committed_entries())?,
             read_states: values::read_states(py, &ready.take_read_states())?,
         };

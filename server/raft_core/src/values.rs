@@ -146,10 +146,12 @@ pub fn progress_state(state: ProgressState) -> &'static str {
     }
 }
 
-/// Messages as (to, type, bytes).
-pub fn messages(py: Python<'_>, messages: &[Message]) -> PyResult<Py<PyList>> {
+/// Messages as (to, type, bytes). They are put in the order of receivers, since the crate goes through its members in the
+/// order of a hash table; what goes to one receiver keeps its order.
+pub fn messages(py: Python<'_>, mut messages: Vec<Message>) -> PyResult<Py<PyList>> {
+    messages.sort_by_key(|message| message.to);
     let list = PyList::empty(py);
-    for message in messages {
+    for message in &messages {
         let kind = format!("{:?}", message.get_msg_type());
         list.append((message.to, kind, codec::encode(py, message)?))?;
     }

@@ -2,8 +2,8 @@
 
     python tests/raft/scripted_life.py > tests/raft/scripted_life.txt
 
-renews the transcript that `test_raft_core_determinism.py` expects. It changes only with a reason: a version of the crate
-that sends other messages, or a change of the extension. Read the difference before it is committed.
+renews the transcript that `test_raft_core_determinism.py` expects. It changes only with a reason: a version of the
+crate that sends other messages, or a change of the extension. Read the difference before it is committed.
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ DEADLINE_SECONDS = 10
 class HeldLog:
     """Holds every batch until it is released."""
 
-    def __init__(self, window: int = 1) -> None:
+    def __init__(self, window: int = 1, store: MemoryStore | None = None) -> None:
         self.window = window
-        self.store = MemoryStore()
+        self.store = MemoryStore() if store is None else store
         self.batches: list[SealedBatch] = []
         self.closed = 0
         self.free = False
@@ -74,11 +74,18 @@ class HandClock:
 class HeldRunner(ShardRunner):
     """A runner over a held log."""
 
-    def __init__(self, settings: ShardSettings | None = None, *, window: int = 1) -> None:
-        self.log = HeldLog(window)
+    def __init__(
+        self,
+        settings: ShardSettings | None = None,
+        *,
+        window: int = 1,
+        store: MemoryStore | None = None,
+        epoch: int = 7,
+    ) -> None:
+        self.log = HeldLog(window, store)
         self.clock = HandClock()
         self.fatal: list[BaseException] = []
-        shard = recovery.open_shard(self.log.store, settings or ShardSettings(), 7, *self.clock())
+        shard = recovery.open_shard(self.log.store, settings or ShardSettings(), epoch, *self.clock())
         super().__init__(shard, self.log, self.clock, lambda: 0.5, self.fatal.append)
 
     def create(self, command: str = "a", *, delay: int = 0, size: int = 2, tenant: str = "acme") -> str:

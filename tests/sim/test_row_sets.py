@@ -76,7 +76,10 @@ class Files:
         return store
 
     def sync(self) -> None:
-        self._synced = {log.name: log.stat().st_size for log in self.path.glob("*.log")}
+        self._synced = {}
+        for log in self.path.glob("*.log"):
+            with suppress(FileNotFoundError):  # all of it is in files of rows: it is being removed
+                self._synced[log.name] = log.stat().st_size
 
     def after(self, *, power: bool) -> Home:
         number = 0

@@ -22,8 +22,8 @@ class Store(Protocol):
     A log is kept only by a store that was opened with one. Rows of the log are told by their keys, and written together
     with the others. The rows of the shard are a set that can be replaced as a whole by one that came as files.
 
-    `get` and `scan` are called on the thread of the event loop, `write`, `sync`, `note_durable` and `switch_rows` on one
-    writer thread, `import_rows` and `drop_rows` on one thread of any kind. Every method may raise a StoreError.
+    `get` and `scan` are called on the thread of the event loop, `write`, `sync`, `note_durable` and `switch_rows` on
+    one writer thread, `import_rows` and `drop_rows` on one thread of any kind. Every method may raise a StoreError.
     """
 
     def get(self, key: bytes) -> bytes | None:

@@ -18,6 +18,7 @@ from codeq_server.core.errors import CorruptRows, Rejection
 from codeq_server.hosting import Present
 from codeq_server.listeners import ListenError
 from codeq_server.opening import load_shard, make_serving, verify
+from codeq_server.raft_cluster import RaftCluster
 from codeq_server.replication.raft.channels import TlsFiles, TransportError, TransportSettings
 from codeq_server.replication.raft.exports import SnapshotMaker
 from codeq_server.replication.raft.leadership import LeaderLog
@@ -25,6 +26,7 @@ from codeq_server.replication.raft.log_rows import GroupKeys
 from codeq_server.replication.raft.member import GROUP, Member, MemberSettings, prepare
 from codeq_server.replication.raft.ports import Made, Ticks
 from codeq_server.replication.raft.transport import Transport
+from codeq_server.services.cluster import Cluster
 from codeq_server.services.serving import Serving
 from codeq_server.storage.errors import StoreError
 from codeq_server.storage.identity import next_identity
@@ -52,6 +54,7 @@ class RaftHost:
 
     mode = "raft"
     upkeep: Upkeep
+    cluster: Cluster
 
     def __init__(
         self, settings: Settings, raft: RaftSettings, on_fatal: Callable[[BaseException], None], *, verify: bool
@@ -106,6 +109,7 @@ class RaftHost:
             {name: address for name, address in raft.peers.items() if name != raft.self_id},
             self.member,
         )
+        self.cluster = RaftCluster(self.member, self.transport, raft)
         try:
             self.member.start(self.transport)
             await self.transport.start()

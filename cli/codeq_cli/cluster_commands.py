@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from codeq_cli import json_text, names, render
-from codeq_cli.client_options import ClientOptions, client_command
+from codeq_cli.client_options import ClientOptions, client_command, output_command
+from codeq_cli.failures import ExitCode, Failure
 from codeq_cli.rest import members_of
 
 CHANGE_SECONDS_MAX: Final = 30
@@ -99,3 +105,58 @@ def _show(options: ClientOptions, reply: str | None) -> None:
         print()
         members = json_text.elements(json_text.members(group).get("members", "[]"))
         render.show_list("members", members, MEMBER_COLUMNS, options.format)
+
+
+@app.command()
+@output_command
+def init(
+    options: ClientOptions,
+    id_: Id,
+    raft_addr: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Address of its Raft transport.")],
+    from_store: Annotated[
+        Path, typer.Option("--from-store", metavar="PATH", help="Store of a single node; no server may have it open.")
+    ],
+) -> None:
+    """Makes the store of a single node the first member of a new cluster; others are then added to it."""
+    from codeq_server.replication.raft.conversion import found_from_store
+
+    names.member(id_)
+    with _conversion():
+        found_from_store(from_store, id_, raft_addr, os.urandom)
+    render.show_object(json.dumps({"store": str(from_store), "id": id_}), options.format)
+
+
+@app.command()
+@output_command
+def leave(
+    options: ClientOptions,
+    store: Annotated[Path, typer.Argument(metavar="PATH", help="Store of a member; no server may have it open.")],
+    *,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Also while there are other voters: what only they have is lost. For when they are gone."
+        ),
+    ] = False,
+) -> None:
+    """Makes the store of the last voter of a cluster that of a single node."""
+    from codeq_server.replication.raft.conversion import leave as leave_cluster
+
+    with _conversion():
+        leave_cluster(store, force=force)
+    render.show_object(json.dumps({"store": str(store)}), options.format)
+
+
+@contextmanager
+def _conversion() -> Iterator[None]:
+    """Tells what is wrong with a store.
+
+    Raises:
+        Failure: It cannot be converted.
+    """
+    from codeq_server.storage.errors import StoreError
+
+    try:
+        yield
+    except StoreError as error:
+        raise Failure(str(error), "STORE_UNUSABLE", ExitCode.USAGE) from None

@@ -15,9 +15,12 @@ from codeq_server.core.parsing import parsed
 from codeq_server.hosting import Present
 from codeq_server.opening import load_shard, make_serving, open_store, verify
 from codeq_server.replication.local import LocalLog
+from codeq_server.replication.raft.log_rows import load_node
 from codeq_server.services.cluster import Cluster, NoCluster
 from codeq_server.services.serving import Serving
+from codeq_server.storage.errors import StoreFormat
 from codeq_server.storage.identity import CLUSTER_ID_BYTES, next_identity, save
+from codeq_server.storage.store import Store
 from codeq_server.upkeep import Upkeep
 
 
@@ -51,6 +54,7 @@ class LocalHost:
         settings = self._settings
         store = open_store(settings.persistence)
         try:
+            _refuse_member(store)
             # Nothing may be written before the format is known and nothing durable is missing.
             shards = settings.persistence.num_shards
             identity = next_identity(store, shards, int(time.time()), os.urandom(CLUSTER_ID_BYTES))
@@ -89,3 +93,12 @@ class LocalHost:
         if self._serving is not None:
             await self.upkeep.stop()
             await self._serving.close()
+
+
+def _refuse_member(store: Store) -> None:
+    """Refuses a store that belongs to a cluster: the other members decide on it, too."""
+    if load_node(store) is not None:
+        raise StoreFormat(
+            "the store is that of a member of a cluster; start it with RAFT_ENABLED, or make it that of a single node "
+            "with `codeq cluster leave`"
+        )

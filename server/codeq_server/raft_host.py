@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -23,7 +22,7 @@ from codeq_server.replication.raft.channels import TlsFiles, TransportError, Tra
 from codeq_server.replication.raft.exports import SnapshotMaker
 from codeq_server.replication.raft.leadership import LeaderLog
 from codeq_server.replication.raft.log_rows import GroupKeys
-from codeq_server.replication.raft.member import GROUP, Member, MemberSettings, prepare
+from codeq_server.replication.raft.member import GROUP, RAFT_ID_BYTES, Member, MemberSettings, prepare, raft_id_from
 from codeq_server.replication.raft.ports import Made, Ticks
 from codeq_server.replication.raft.transport import Transport
 from codeq_server.services.cluster import Cluster
@@ -35,7 +34,6 @@ from codeq_server.upkeep import Upkeep
 
 TICKS_PER_ELECTION: Final = 20
 """Ticks in the shortest wait of an election: two members seldom begin in the same one."""
-RAFT_ID_BITS: Final = 62
 HAND_OVER_SECONDS: Final = 1.5
 """Time for another member to take the lead at a stop."""
 
@@ -84,7 +82,7 @@ class RaftHost:
         self._loop = asyncio.get_running_loop()
         self._store = store = RocksStore(path, fsync=settings.persistence.fsync_on_commit, log=True)
         try:
-            row = prepare(store, secrets.randbits(RAFT_ID_BITS) + 1)
+            row = prepare(store, raft_id_from(os.urandom(RAFT_ID_BYTES)))
             if self._verify:
                 verify(store)
             self.upkeep = Upkeep(settings, store, artifacts=False)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+from codeq_internal.v1 import raft_rows_pb2
+from codeq_raft_core import read_conf_state
 from codeq_server.core.model import SealedBatch
 from codeq_server.replication.raft.exports import SnapshotMaker
 from codeq_server.replication.raft.leadership import LeaderLog
@@ -193,10 +195,21 @@ class Cluster:
 
     async def voters(self, count: int) -> None:
         """Returns when every node that runs knows of that many voters."""
-        from codeq_raft_core import read_conf_state
 
         def all_know() -> bool:
             groups = [node.member.group for node in self.net.nodes.values()]
             return all(group is not None and len(read_conf_state(group.conf_state).voters) == count for group in groups)
 
         await self.until(all_know)
+
+    async def invite(self, leader: MemberNode, node: MemberNode) -> None:
+        """Returns when the leader has made a node a voter."""
+        assert leader.member.membership is not None
+        invitation = raft_rows_pb2.Invitation(name=node.name, address=f"{node.name}:7000")
+        await leader.member.membership.propose(raft_rows_pb2.MembersChange(invited=[invitation]), [])
+
+        def is_voter() -> bool:
+            group = leader.member.group
+            return group is not None and node.member.row.raft_id in read_conf_state(group.conf_state).voters
+
+        await self.until(is_voter)

@@ -35,6 +35,7 @@ GROUP: Final = 0
 BASE: Final = (1, 1)
 """Index and term of the entry that stands for what a founder has before the first entry of the log."""
 CLUSTER_ID_BYTES: Final = 16
+RAFT_ID_BYTES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,11 @@ class Host(Protocol):
         ...
 
 
+def raft_id_from(random: bytes) -> int:
+    """Returns a raft id, never 0, from RAFT_ID_BYTES random bytes."""
+    return int.from_bytes(random, "big") >> 1 | 1
+
+
 def prepare(store: Store, raft_id: int) -> raft_rows_pb2.NodeRow:
     """Returns who the disk is; a new disk becomes `raft_id`, durably.
 
@@ -85,14 +91,14 @@ def prepare(store: Store, raft_id: int) -> raft_rows_pb2.NodeRow:
         StoreFormat: The store is one of a single node, or of a newer server.
         StoreDamaged: Durable rows are missing.
     """
-    store.check_recovered(log_rows.read_written(store))
     row = log_rows.load_node(store)
+    if row is None and store.get(keys.IDENTITY) is not None:
+        raise StoreFormat(
+            "the store belongs to a single node; make it the first member of a cluster with "
+            "`codeq cluster init --from-store`, or start with another path"
+        )
+    store.check_recovered(log_rows.read_written(store))
     if row is None:
-        if store.get(keys.IDENTITY) is not None:
-            raise StoreFormat(
-                "the store belongs to a single node; make it the first member of a cluster with "
-                "`codeq cluster init --from-store`, or start with another path"
-            )
         row = raft_rows_pb2.NodeRow(format=log_rows.FORMAT, raft_id=raft_id)
         store.write({log_rows.NODE: row.SerializeToString()})
         store.sync()

@@ -113,6 +113,7 @@ def founding(raft_id: int, name: str, peers: Mapping[str, str]) -> raft_rows_pb2
         name: Its name.
         peers: Addresses of the nodes that are to found the cluster, by name; it is among them.
     """
+    majority = len(peers) // 2 + 1
     return raft_rows_pb2.MembersRow(
         members=[raft_rows_pb2.Member(raft_id=raft_id, name=name, address=peers[name])],
         invitations=[
@@ -120,5 +121,5 @@ def founding(raft_id: int, name: str, peers: Mapping[str, str]) -> raft_rows_pb2
             for other, address in sorted(peers.items())
             if other != name
         ],
-        founding_voters=len(peers) // 2 + 1,
+        founding_voters=majority if majority > 1 else 0,
     )

@@ -137,7 +137,7 @@ class _Alone:
 
     def make_snapshot(self) -> Awaitable[Made]:
         """Nobody is there to need one."""
-        raise NotImplementedError
+        raise LookupError("nobody is there to need a snapshot")
 
     def send(self, to: int, group: int, message: bytes) -> None:
         """Loses the message."""

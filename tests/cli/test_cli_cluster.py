@@ -7,9 +7,12 @@ import json
 import pytest
 from recording_server import RecordingServer, Run, recording_server
 
-MEMBERS = (
+LEADER = (
     '{"id":"a","raftAddr":"a:7000","httpAddr":"http://a:8080","role":"LEADER","voter":true,"matchIndex":9,"lag":0,'
-    '"active":true}',
+    '"active":true}'
+)
+MEMBERS = (
+    LEADER,
     '{"id":"b","raftAddr":"b:7000","role":"LEARNER","voter":false,"matchIndex":4,"lag":5,"active":false}',
 )
 STATUS = (

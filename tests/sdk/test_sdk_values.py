@@ -138,8 +138,15 @@ def test_every_reason_of_the_table_has_a_class_of_its_own_kind() -> None:
         "RESOURCE_EXHAUSTED": codeq.LimitReached,
         "UNAVAILABLE": (codeq.Unavailable, codeq.OutcomeUnknown),
         "DEADLINE_EXCEEDED": codeq.DeadlineExceeded,
-        "FAILED_PRECONDITION": (codeq.LeaseLost, codeq.BadHandshake, codeq.TaskEnded, codeq.BackupNotConfigured),
-        "ALREADY_EXISTS": (codeq.IdempotencyConflict, codeq.TaskIdTaken),
+        "FAILED_PRECONDITION": (
+            codeq.LeaseLost,
+            codeq.BadHandshake,
+            codeq.TaskEnded,
+            codeq.BackupNotConfigured,
+            codeq.MembershipRefused,
+        ),
+        "ALREADY_EXISTS": (codeq.IdempotencyConflict, codeq.TaskIdTaken, codeq.MembershipRefused),
+        "ABORTED": codeq.MembershipRefused,
         "INTERNAL": codeq.ServerFault,
         "DATA_LOSS": codeq.ServerFault,
     }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
@@ -12,6 +13,7 @@ from google.protobuf.message import Message
 
 from codeq import artifacts, outcomes, payloads
 from codeq.artifacts import ArtifactContent
+from codeq.cluster import TOPOLOGY, Topology
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
 from codeq.errors import CodeqError, FieldViolation, InvalidField, from_item
 from codeq.outcomes import Completed, Failed, Nack
@@ -27,6 +29,7 @@ from codeq.records import (
     TaskStatus,
     to_datetime,
 )
+from codeq.v1 import cluster_service_pb2 as cluster_pb
 from codeq.v1 import queue_service_pb2 as queues_pb
 from codeq.v1 import server_service_pb2 as server_pb
 from codeq.v1 import task_pb2
@@ -45,6 +48,7 @@ class Call(Generic[_Value]):
         reply: Type of the reply.
         convert: Makes the caller's value of the reply.
         wait_seconds: Time that the server may wait before it answers.
+        repeatable: Whether it may be carried out twice: then it is sent again when its answer is lost.
     """
 
     method: str
@@ -52,33 +56,51 @@ class Call(Generic[_Value]):
     reply: type[Message]
     convert: Callable[[Any], _Value]
     wait_seconds: float = 0.0
+    repeatable: bool = False
 
 
-def create(task: NewTask) -> Call[Task]:
-    """Create a task."""
+def create(task: NewTask, *, with_key: bool) -> Call[Task]:
+    """Create a task.
+
+    Args:
+        task: The task.
+        with_key: Whether it gets an idempotency key if it has neither key nor id, so that the call may be repeated.
+    """
     request = tasks_pb.CreateTaskRequest()
+    task = keyed(task) if with_key else task
     task.fill(request.spec)
-    return Call(_task("CreateTask"), request, tasks_pb.CreateTaskResponse, lambda reply: Task(reply.task))
+    is_keyed = task.idempotency_key is not None
+    convert = _task_of
+    return Call(_task("CreateTask"), request, tasks_pb.CreateTaskResponse, convert, repeatable=is_keyed)
 
 
 def create_batch(
-    tasks: Iterable[NewTask], *, atomic: bool, idempotency_key: str | None
+    tasks: Iterable[NewTask], *, atomic: bool, idempotency_key: str | None, with_keys: bool
 ) -> Call[list[Task | CodeqError]]:
-    """Create up to 1000 tasks; one that cannot be written fails the call, one that the server refuses only itself."""
+    """Create up to 1000 tasks; one that cannot be written fails the call, one that the server refuses only itself.
+
+    With `with_keys`, what has neither key nor id gets a key, as in `create`: an atomic batch one for the whole.
+    """
+    tasks = list(tasks)
+    if atomic and with_keys and idempotency_key is None and all(task.task_id is None for task in tasks):
+        idempotency_key = new_key()
+    elif with_keys and not atomic:
+        tasks = [keyed(task) for task in tasks]
     request = _filled(tasks_pb.BatchCreateTasksRequest, atomic=atomic, idempotency_key=idempotency_key)
     for task in tasks:
         task.fill(request.tasks.add())
+    repeatable = all(task.idempotency_key is not None for task in tasks) if not atomic else idempotency_key is not None
 
     def convert(reply: tasks_pb.BatchCreateTasksResponse) -> list[Task | CodeqError]:
         return [from_item(each.error) if each.HasField("error") else Task(each.task) for each in reply.results]
 
-    return Call(_task("BatchCreateTasks"), request, tasks_pb.BatchCreateTasksResponse, convert)
+    return Call(_task("BatchCreateTasks"), request, tasks_pb.BatchCreateTasksResponse, convert, repeatable=repeatable)
 
 
 def get(task_id: str) -> Call[Task]:
     """Read a task."""
     request = tasks_pb.GetTaskRequest(task_id=task_id)
-    return Call(_task("GetTask"), request, tasks_pb.GetTaskResponse, lambda reply: Task(reply.task))
+    return Call(_task("GetTask"), request, tasks_pb.GetTaskResponse, _task_of, repeatable=True)
 
 
 def result(task_id: str, wait: float) -> Call[TaskResult]:
@@ -90,13 +112,15 @@ def result(task_id: str, wait: float) -> Call[TaskResult]:
         tasks_pb.GetTaskResultResponse,
         lambda reply: TaskResult(reply.result),
         wait_seconds=seconds,
+        repeatable=True,
     )
 
 
 def artifact(task_id: str, name: str) -> Call[ArtifactContent]:
     """Read an artifact."""
     request = _filled(tasks_pb.GetTaskArtifactRequest, task_id=task_id, name=name)
-    return Call(_task("GetTaskArtifact"), request, tasks_pb.GetTaskArtifactResponse, ArtifactContent.from_message)
+    convert = ArtifactContent.from_message
+    return Call(_task("GetTaskArtifact"), request, tasks_pb.GetTaskArtifactResponse, convert, repeatable=True)
 
 
 def tasks(
@@ -121,11 +145,12 @@ def tasks(
         ),
         tasks_pb.ListTasksResponse,
         lambda reply: ([Task(each) for each in reply.tasks], reply.next_page_token),
+        repeatable=True,
     )
 
 
 def claim(commands: Sequence[str], count: int, lease_seconds: int | None, wait: float) -> Call[list[Task]]:
-    """Lease up to count tasks."""
+    """Lease up to count tasks. Sent again, it leases others: those of a lost answer come back when their leases end."""
     seconds = math.ceil(wait)
     return Call(
         _task("ClaimTasks"),
@@ -139,6 +164,7 @@ def claim(commands: Sequence[str], count: int, lease_seconds: int | None, wait: 
         tasks_pb.ClaimTasksResponse,
         lambda reply: [Task(each) for each in reply.tasks],
         wait_seconds=seconds,
+        repeatable=True,
     )
 
 
@@ -149,6 +175,7 @@ def heartbeat(task: Task | str, lease_token: int | None, extend_seconds: int | N
         _filled(tasks_pb.HeartbeatTaskRequest, **_lease(task, lease_token), extend_seconds=extend_seconds),
         tasks_pb.HeartbeatTaskResponse,
         lambda reply: to_datetime(reply.lease_until),
+        repeatable=True,
     )
 
 
@@ -164,7 +191,13 @@ def submit(task: Task | str, lease_token: int | None, outcome: Completed | Faile
             request.status = task_pb2.TASK_STATUS_FAILED
             request.error = outcomes.printable(outcome.error)
     artifacts.fill(request.artifacts, outcome.artifacts)
-    return Call(_task("SubmitResult"), request, tasks_pb.SubmitResultResponse, lambda reply: TaskResult(reply.result))
+    return Call(
+        _task("SubmitResult"),
+        request,
+        tasks_pb.SubmitResultResponse,
+        lambda reply: TaskResult(reply.result),
+        repeatable=_is_fenced(request),
+    )
 
 
 def nack(task: Task | str, lease_token: int | None, verdict: Nack) -> Call[Returned]:
@@ -175,36 +208,38 @@ def nack(task: Task | str, lease_token: int | None, verdict: Nack) -> Call[Retur
         delay_seconds=outcomes.whole_seconds(verdict.delay),
         reason=outcomes.printable(verdict.reason),
     )
-    return Call(_task("NackTask"), request, tasks_pb.NackTaskResponse, _returned)
+    return Call(_task("NackTask"), request, tasks_pb.NackTaskResponse, _returned, repeatable=_is_fenced(request))
 
 
 def abandon(task: Task | str, lease_token: int | None) -> Call[Returned]:
     """Give a delivery back unused."""
     request = _filled(tasks_pb.AbandonTaskRequest, **_lease(task, lease_token))
-    return Call(_task("AbandonTask"), request, tasks_pb.AbandonTaskResponse, _returned)
+    return Call(_task("AbandonTask"), request, tasks_pb.AbandonTaskResponse, _returned, repeatable=_is_fenced(request))
 
 
 def report_progress(
     task: Task | str, lease_token: int | None, progress: object, extend_seconds: int | None
 ) -> Call[datetime]:
     """Keep a progress on a leased task; the value is the end of the lease."""
+    request = _filled(
+        tasks_pb.ReportProgressRequest,
+        **_lease(task, lease_token),
+        progress=payloads.encode(progress, "progress"),
+        extend_seconds=extend_seconds,
+    )
     return Call(
         _task("ReportProgress"),
-        _filled(
-            tasks_pb.ReportProgressRequest,
-            **_lease(task, lease_token),
-            progress=payloads.encode(progress, "progress"),
-            extend_seconds=extend_seconds,
-        ),
+        request,
         tasks_pb.ReportProgressResponse,
         lambda reply: to_datetime(reply.lease_until),
+        repeatable=_is_fenced(request),
     )
 
 
 def explain(task_id: str) -> Call[Explanation]:
     """Read what a task waits for."""
     request = _filled(tasks_pb.ExplainTaskRequest, task_id=task_id)
-    return Call(_task("ExplainTask"), request, tasks_pb.ExplainTaskResponse, Explanation.from_message)
+    return Call(_task("ExplainTask"), request, tasks_pb.ExplainTaskResponse, Explanation.from_message, repeatable=True)
 
 
 def cancel(task: Task | str, reason: str) -> Call[Task]:
@@ -214,7 +249,7 @@ def cancel(task: Task | str, reason: str) -> Call[Task]:
         task_id=task.id if isinstance(task, Task) else task,
         reason=outcomes.printable(reason),
     )
-    return Call(_task("CancelTask"), request, tasks_pb.CancelTaskResponse, lambda reply: Task(reply.task))
+    return Call(_task("CancelTask"), request, tasks_pb.CancelTaskResponse, _task_of, repeatable=True)
 
 
 def queues(page_size: int, page_token: str) -> Call[tuple[list[Queue], str]]:
@@ -224,6 +259,7 @@ def queues(page_size: int, page_token: str) -> Call[tuple[list[Queue], str]]:
         _filled(queues_pb.ListQueuesRequest, page_size=page_size, page_token=page_token),
         queues_pb.ListQueuesResponse,
         lambda reply: ([Queue.from_message(each) for each in reply.queues], reply.next_page_token),
+        repeatable=True,
     )
 
 
@@ -234,6 +270,7 @@ def queue(command: str) -> Call[Queue]:
         _filled(queues_pb.GetQueueRequest, command=command),
         queues_pb.GetQueueResponse,
         lambda reply: Queue.from_message(reply.queue),
+        repeatable=True,
     )
 
 
@@ -244,6 +281,7 @@ def pause_queue(command: str) -> Call[Queue]:
         _filled(queues_pb.PauseQueueRequest, command=command),
         queues_pb.PauseQueueResponse,
         lambda reply: Queue.from_message(reply.queue),
+        repeatable=True,
     )
 
 
@@ -254,6 +292,7 @@ def resume_queue(command: str) -> Call[Queue]:
         _filled(queues_pb.ResumeQueueRequest, command=command),
         queues_pb.ResumeQueueResponse,
         lambda reply: Queue.from_message(reply.queue),
+        repeatable=True,
     )
 
 
@@ -270,7 +309,7 @@ def purge_queue(command: str) -> Call[Queue]:
 def redrive(task_id: str) -> Call[Task]:
     """Give an ended task another life."""
     request = _filled(tasks_pb.RedriveTaskRequest, task_id=task_id)
-    return Call(_task("RedriveTask"), request, tasks_pb.RedriveTaskResponse, lambda reply: Task(reply.task))
+    return Call(_task("RedriveTask"), request, tasks_pb.RedriveTaskResponse, _task_of)
 
 
 def redrive_queue(command: str, wanted: RedriveFilter | None, page_token: str) -> Call[Redriven]:
@@ -293,6 +332,7 @@ def redrive_queue(command: str, wanted: RedriveFilter | None, page_token: str) -
         ),
         queues_pb.RedriveTasksResponse,
         Redriven.from_message,
+        repeatable=wanted.dry_run,
     )
 
 
@@ -303,6 +343,7 @@ def dead_letters(command: str, page_size: int, page_token: str) -> Call[DeadLett
         _filled(queues_pb.ListDeadLettersRequest, command=command, page_size=page_size, page_token=page_token),
         queues_pb.ListDeadLettersResponse,
         DeadLetters.from_message,
+        repeatable=True,
     )
 
 
@@ -333,7 +374,31 @@ def server_info() -> Call[ServerInfo]:
         server_pb.GetServerInfoRequest(),
         server_pb.GetServerInfoResponse,
         lambda reply: ServerInfo.from_message(reply.server),
+        repeatable=True,
     )
+
+
+def topology() -> Call[Topology]:
+    """Read who the members of the cluster are."""
+    return Call(
+        TOPOLOGY,
+        cluster_pb.GetTopologyRequest(),
+        cluster_pb.GetTopologyResponse,
+        lambda reply: Topology.from_message(reply.topology),
+        repeatable=True,
+    )
+
+
+def new_key() -> str:
+    """An idempotency key that nobody else has."""
+    return uuid.uuid4().hex
+
+
+def keyed(task: NewTask) -> NewTask:
+    """The task, with a key of its own if it has neither key nor id."""
+    if task.idempotency_key is not None or task.task_id is not None:
+        return task
+    return replace(task, idempotency_key=new_key())
 
 
 _Request = TypeVar("_Request", bound=Message)
@@ -356,6 +421,15 @@ def _lease(task: Task | str, lease_token: int | None) -> dict[str, object]:
     if isinstance(task, Task):
         return {"task_id": task.id, "lease_token": task.lease_token if lease_token is None else lease_token}
     return {"task_id": task, "lease_token": lease_token}
+
+
+def _is_fenced(request: Message) -> bool:
+    """Whether a request names its lease: said again, it is answered as the first time."""
+    return request.HasField("lease_token")
+
+
+def _task_of(reply: Any) -> Task:
+    return Task(reply.task)
 
 
 def _returned(reply: tasks_pb.NackTaskResponse | tasks_pb.AbandonTaskResponse) -> Returned:

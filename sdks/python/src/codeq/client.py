@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
-
-import grpc
+from typing import Final, Self, TypeVar
 
 from codeq import calls, errors
 from codeq.artifacts import ArtifactContent
 from codeq.calls import Call
+from codeq.cluster import Topology
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
-from codeq.endpoint import Endpoint, Tls, Token
+from codeq.endpoint import Address, Endpoint, Tls, Token
 from codeq.outcomes import Completed, Failed, Nack
 from codeq.records import Backup, Explanation, NewTask, Queue, Returned, ServerInfo, Task, TaskResult
+from codeq.unary import AsyncCaller, Caller
 
 TIMEOUT_SECONDS: Final = 30.0
 """Time within which a call ends where the client sets none; a call's own wait comes on top."""
@@ -31,7 +31,7 @@ class Client:
 
     def __init__(
         self,
-        address: str | None = None,
+        address: Address = None,
         *,
         token: Token = None,
         tls: Tls = False,
@@ -40,14 +40,14 @@ class Client:
         """A client; it connects at the first call.
 
         Args:
-            address: Host and port of any gRPC address of the server; None: CODEQ_PRODUCER_ADDR, else localhost:9092.
+            address: Host and port of any gRPC address of the server, or those of several members of its cluster; None:
+                CODEQ_PRODUCER_ADDR, else localhost:9092.
             token: Token, or a function that returns one; None: CODEQ_TOKEN, else no token.
             tls: False: plaintext; True: TLS with the system's roots; or grpc.ChannelCredentials.
             timeout_seconds: Seconds within which a call ends, its own wait not included.
         """
         self._endpoint = Endpoint.for_producer(address, token, tls)
-        self._timeout_seconds = timeout_seconds
-        self._channel = self._endpoint.channel()
+        self._caller = Caller(self._endpoint, timeout_seconds)
 
     def create(
         self,
@@ -66,10 +66,11 @@ class Client:
 
         Raises:
             Rejected: The task was refused.
-            Unavailable, DeadlineExceeded, OutcomeUnknown: The task may exist; with an idempotency key try again.
+            Unavailable, DeadlineExceeded, OutcomeUnknown: The task may exist; with an idempotency key try again. Of a
+                cluster the client does so by itself, within its timeout, with a key of its own if there is none.
         """
         task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
-        return self._call(calls.create(task))
+        return self._call(calls.create(task, with_key=self._endpoint.servers.are_many))
 
     def create_batch(
         self, tasks: Iterable[NewTask], *, atomic: bool = False, idempotency_key: str | None = None
@@ -81,7 +82,8 @@ class Client:
             atomic: Create all or none; the first task that is refused fails the call.
             idempotency_key: Key of an atomic batch: the same batch is made once only. Its tasks have no own keys.
         """
-        return self._call(calls.create_batch(tasks, atomic=atomic, idempotency_key=idempotency_key))
+        many = self._endpoint.servers.are_many
+        return self._call(calls.create_batch(tasks, atomic=atomic, idempotency_key=idempotency_key, with_keys=many))
 
     def get(self, task_id: str) -> Task:
         """Read a task. Raises TaskNotFound."""
@@ -257,9 +259,13 @@ class Client:
         """Read version, mode and limits of the server."""
         return self._call(calls.server_info())
 
+    def topology(self) -> Topology:
+        """Read who the members of the cluster are, and which of them leads."""
+        return self._call(calls.topology())
+
     def close(self) -> None:
         """Disconnect; calls under way fail."""
-        self._channel.close()
+        self._caller.close()
 
     def __enter__(self) -> Self:
         return self
@@ -270,16 +276,7 @@ class Client:
         self.close()
 
     def _call(self, call: Call[_Value]) -> _Value:
-        send = self._channel.unary_unary(call.method, type(call.request).SerializeToString, call.reply.FromString)
-        try:
-            reply = send(
-                call.request, timeout=self._timeout_seconds + call.wait_seconds, metadata=self._endpoint.metadata()
-            )
-        except grpc.RpcError as error:
-            raise errors.from_rpc(error) from None
-        except ValueError:  # what grpc says of a closed channel
-            raise errors.Closed("the client is closed") from None
-        return call.convert(reply)
+        return self._caller.call(call)
 
 
 class AsyncClient:
@@ -287,7 +284,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        address: str | None = None,
+        address: Address = None,
         *,
         token: Token = None,
         tls: Tls = False,
@@ -295,9 +292,7 @@ class AsyncClient:
     ) -> None:
         """A client; the arguments are those of Client."""
         self._endpoint = Endpoint.for_producer(address, token, tls)
-        self._timeout_seconds = timeout_seconds
-        self._channel: grpc.aio.Channel | None = None
-        self._is_closed = False
+        self._caller = AsyncCaller(self._endpoint, timeout_seconds)
 
     async def create(
         self,
@@ -314,13 +309,16 @@ class AsyncClient:
     ) -> Task:
         """Create a task; as Client.create."""
         task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
-        return await self._call(calls.create(task))
+        return await self._call(calls.create(task, with_key=self._endpoint.servers.are_many))
 
     async def create_batch(
         self, tasks: Iterable[NewTask], *, atomic: bool = False, idempotency_key: str | None = None
     ) -> list[Task | errors.CodeqError]:
         """Create 1 to 1000 tasks; as Client.create_batch."""
-        return await self._call(calls.create_batch(tasks, atomic=atomic, idempotency_key=idempotency_key))
+        many = self._endpoint.servers.are_many
+        return await self._call(
+            calls.create_batch(tasks, atomic=atomic, idempotency_key=idempotency_key, with_keys=many)
+        )
 
     async def get(self, task_id: str) -> Task:
         """Read a task; as Client.get."""
@@ -451,11 +449,13 @@ class AsyncClient:
         """Read version, mode and limits of the server."""
         return await self._call(calls.server_info())
 
+    async def topology(self) -> Topology:
+        """Read who the members of the cluster are; as Client.topology."""
+        return await self._call(calls.topology())
+
     async def close(self) -> None:
         """Disconnect; calls under way fail."""
-        self._is_closed = True
-        if self._channel is not None:
-            await self._channel.close()
+        await self._caller.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -466,16 +466,4 @@ class AsyncClient:
         await self.close()
 
     async def _call(self, call: Call[_Value]) -> _Value:
-        metadata = await self._endpoint.aio_metadata()
-        if self._is_closed:
-            raise errors.Closed("the client is closed")
-        if self._channel is None:
-            self._channel = self._endpoint.aio_channel()
-        send: grpc.aio.UnaryUnaryMultiCallable[Any, Any] = self._channel.unary_unary(
-            call.method, type(call.request).SerializeToString, call.reply.FromString
-        )
-        try:
-            reply = await send(call.request, timeout=self._timeout_seconds + call.wait_seconds, metadata=metadata)
-        except grpc.aio.AioRpcError as error:
-            raise errors.from_rpc(error) from None
-        return call.convert(reply)
+        return await self._caller.call(call)

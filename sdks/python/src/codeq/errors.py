@@ -25,10 +25,12 @@ CodeqError                      reason, message, violations, retryable, retry_af
 │   ├── LimitReached            LIMIT_REACHED
 │   │   └── StorageFull         STORAGE_FULL: the server takes no new tasks until its disk has room
 │   ├── BackupNotConfigured     BACKUP_NOT_CONFIGURED: the server has no folder for backups
+│   ├── MembershipRefused       NOT_CLUSTERED, MEMBER_EXISTS, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
 │   ├── BadHandshake            BAD_HANDSHAKE
 │   └── Unsupported             the server does not know the call
 ├── Unavailable                 no server was reached, or it went away
-│   └── Draining                DRAINING
+│   ├── Draining                DRAINING
+│   └── NotLeader               NOT_LEADER: another server of the cluster leads, or none does at the moment
 ├── OutcomeUnknown              OUTCOME_UNKNOWN: the call may or may not have been carried out
 ├── DeadlineExceeded            DEADLINE_EXCEEDED
 ├── ServerFault                 INTERNAL, CORRUPT_DATA
@@ -37,8 +39,9 @@ CodeqError                      reason, message, violations, retryable, retry_af
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar, Final, Self
 
 import grpc
@@ -47,6 +50,7 @@ from google.rpc import error_details_pb2, status_pb2
 from codeq import reasons
 from codeq.v1 import error_pb2
 
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 _STATUS_KEY: Final = "grpc-status-details-bin"
 
 
@@ -72,6 +76,7 @@ class CodeqError(Exception):
         violations: Fields that were refused; often empty.
         retryable: Whether the same call may succeed later.
         retry_after: Seconds to wait before a retry where the server asked for it, else None.
+        metadata: What the server told programs besides, by name; often empty.
     """
 
     default_reason: ClassVar[str] = "INTERNAL"
@@ -85,6 +90,7 @@ class CodeqError(Exception):
         violations: Iterable[FieldViolation] = (),
         retryable: bool | None = None,
         retry_after: float | None = None,
+        metadata: Mapping[str, str] = _NONE,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -95,6 +101,7 @@ class CodeqError(Exception):
             retryable = self.default_retryable if row is None else row.retryable
         self.retryable = retryable
         self.retry_after = retry_after
+        self.metadata = metadata
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}"
@@ -107,6 +114,7 @@ class CodeqError(Exception):
             violations=self.violations,
             retryable=self.retryable,
             retry_after=self.retry_after,
+            metadata=self.metadata,
         )
 
 
@@ -258,6 +266,12 @@ class BackupNotConfigured(Rejected):
     default_reason = "BACKUP_NOT_CONFIGURED"
 
 
+class MembershipRefused(Rejected):
+    """The members of the cluster, or its leader, cannot be changed in this way now."""
+
+    default_reason = "MEMBER_NOT_READY"
+
+
 class BadHandshake(Rejected):
     """The server did not accept the opening of the stream."""
 
@@ -281,6 +295,12 @@ class Draining(Unavailable):
     """The server is stopping."""
 
     default_reason = "DRAINING"
+
+
+class NotLeader(Unavailable):
+    """The server does not lead its cluster, and changed nothing. `metadata` may name who does: `leaderGrpc`."""
+
+    default_reason = "NOT_LEADER"
 
 
 class OutcomeUnknown(CodeqError):  # noqa: N818
@@ -329,13 +349,17 @@ _BY_REASON: Final[dict[str, type[CodeqError]]] = {
         LimitReached,
         StorageFull,
         BackupNotConfigured,
+        MembershipRefused,
         BadHandshake,
         Draining,
+        NotLeader,
         OutcomeUnknown,
         DeadlineExceeded,
         ServerFault,
     )
 }
+
+_OF_MEMBERSHIP: Final = frozenset({"NOT_CLUSTERED", "MEMBER_EXISTS", "MEMBERSHIP_CHANGE_IN_PROGRESS"})
 
 _BY_CODE: Final[dict[str, type[CodeqError]]] = {
     "INVALID_ARGUMENT": InvalidRequest,
@@ -377,11 +401,12 @@ def from_rpc(error: grpc.RpcError) -> CodeqError:
     if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return Unavailable(str(error))
     code, message = error.code().name, error.details() or ""
-    reason, violations, retry_after = None, [], None
+    reason, violations, retry_after, metadata = None, [], None, dict[str, str]()
     for any_detail in _status_of(error).details:
         info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
         if any_detail.Unpack(info):
             reason = info.reason if info.domain == reasons.DOMAIN else None
+            metadata = dict(info.metadata)
         elif any_detail.Unpack(bad):
             violations = [FieldViolation(each.field, each.description) for each in bad.field_violations]
         elif any_detail.Unpack(retry):
@@ -390,10 +415,13 @@ def from_rpc(error: grpc.RpcError) -> CodeqError:
         retryable = code in {"UNAVAILABLE", "ABORTED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
         kind = _BY_CODE.get(code, ServerFault)
         return kind(message, reason=code, violations=violations, retryable=retryable, retry_after=retry_after)
-    return _class_of(reason, code)(message, reason=reason, violations=violations, retry_after=retry_after)
+    kind = _class_of(reason, code)
+    return kind(message, reason=reason, violations=violations, retry_after=retry_after, metadata=metadata)
 
 
 def _class_of(reason: str, code: str) -> type[CodeqError]:
+    if reason in _OF_MEMBERSHIP:
+        return MembershipRefused
     return _BY_REASON.get(reason) or _BY_CODE.get(code, ServerFault)
 
 

@@ -11,7 +11,8 @@ from typing import Final, Self
 
 from codeq import runtime
 from codeq.backoff import Backoff
-from codeq.endpoint import Endpoint, Tls, Token
+from codeq.calls import keyed
+from codeq.endpoint import Address, Endpoint, Tls, Token
 from codeq.errors import CodeqError
 from codeq.producer_attempts import Attempts, Item
 from codeq.producer_frames import Job, Result
@@ -32,7 +33,7 @@ class AsyncProducer:
 
     def __init__(
         self,
-        address: str | None = None,
+        address: Address = None,
         *,
         token: Token = None,
         tls: Tls = False,
@@ -42,7 +43,8 @@ class AsyncProducer:
         """A producer.
 
         Args:
-            address: Host and port; None: CODEQ_PRODUCER_ADDR, else localhost:9092.
+            address: Host and port, or those of several members of a cluster; None: CODEQ_PRODUCER_ADDR, else
+                localhost:9092.
             token: Token, or a function that returns one; None: CODEQ_TOKEN, else no token.
             tls: False: plaintext; True: TLS with the system's roots; or grpc.ChannelCredentials.
             client_name: Name for the server's logs, at most 128 characters.
@@ -87,12 +89,13 @@ class AsyncProducer:
 
         Raises:
             Rejected: The task was refused (InvalidField, TooLarge, …), or the producer (Unauthenticated, …).
-            OutcomeUnknown: The task was sent and the answer did not come: it may exist. Only with a key is it repeated.
+            OutcomeUnknown: The task was sent and the answer did not come: it may exist. Only with a key is it repeated;
+                a producer that knows several servers of a cluster gives it one, unless it has an id.
             DeadlineExceeded: The task was not sent within the timeout.
             Closed: The producer is closed.
         """
         task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
-        [result] = await self._create([(_to_wire(task), idempotency_key is not None)], timeout_seconds)
+        [result] = await self._create([_to_item(task, self._endpoint)], timeout_seconds)
         return _id_of(result)
 
     async def create_batch(
@@ -103,7 +106,7 @@ class AsyncProducer:
         Returns:
             For each task in order, its id or the error that `create` would raise.
         """
-        results, items = _to_batch(tasks)
+        results, items = _to_batch(tasks, self._endpoint)
         return _merge(results, await self._create(items, timeout_seconds) if items else [])
 
     async def close(self) -> None:
@@ -143,7 +146,7 @@ class Producer:
 
     def __init__(
         self,
-        address: str | None = None,
+        address: Address = None,
         *,
         token: Token = None,
         tls: Tls = False,
@@ -151,10 +154,10 @@ class Producer:
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
         """A producer; the arguments are those of AsyncProducer."""
-        endpoint = Endpoint.for_producer(address, token, tls)
+        self._endpoint = Endpoint.for_producer(address, token, tls)
         self._timeout_seconds = timeout_seconds
         self._loop = runtime.loop()
-        self._stream = asyncio.run_coroutine_threadsafe(_open(endpoint, client_name), self._loop).result()
+        self._stream = asyncio.run_coroutine_threadsafe(_open(self._endpoint, client_name), self._loop).result()
         self._inbox: Inbox[Job] = Inbox(self._loop, self._stream.submit)
 
     def create(
@@ -173,12 +176,12 @@ class Producer:
     ) -> str:
         """Create a task and return its id; as AsyncProducer.create."""
         task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
-        [result] = self._create([(_to_wire(task), idempotency_key is not None)], timeout_seconds)
+        [result] = self._create([_to_item(task, self._endpoint)], timeout_seconds)
         return _id_of(result)
 
     def create_batch(self, tasks: Iterable[NewTask], *, timeout_seconds: float | None = None) -> list[str | CodeqError]:
         """Create tasks and return, in order, their ids or errors; as AsyncProducer.create_batch."""
-        results, items = _to_batch(tasks)
+        results, items = _to_batch(tasks, self._endpoint)
         return _merge(results, self._create(items, timeout_seconds) if items else [])
 
     def close(self) -> None:
@@ -207,10 +210,13 @@ async def _open(endpoint: Endpoint, client_name: str) -> ProducerStream:
     return ProducerStream(endpoint, client_name, Backoff())
 
 
-def _to_wire(task: NewTask) -> bytes:
+def _to_item(task: NewTask, endpoint: Endpoint) -> Item:
+    """The task on the wire; in a cluster with a key, so that it is made once however often its answer is lost."""
+    if endpoint.servers.are_many:
+        task = keyed(task)
     request = producer_service_pb2.ProduceRequest()
     task.fill(request.tasks.add())
-    return request.SerializeToString()
+    return request.SerializeToString(), task.idempotency_key is not None
 
 
 def _id_of(result: Result) -> str:
@@ -219,13 +225,13 @@ def _id_of(result: Result) -> str:
     return result
 
 
-def _to_batch(tasks: Iterable[NewTask]) -> tuple[list[Result | None], list[Item]]:
+def _to_batch(tasks: Iterable[NewTask], endpoint: Endpoint) -> tuple[list[Result | None], list[Item]]:
     """Errors of the tasks that cannot be sent, each in its place, and the other tasks on the wire."""
     results: list[Result | None] = []
     items: list[Item] = []
     for task in tasks:
         try:
-            items.append((_to_wire(task), task.idempotency_key is not None))
+            items.append(_to_item(task, endpoint))
             results.append(None)
         except CodeqError as error:
             results.append(error)

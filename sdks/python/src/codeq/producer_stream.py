@@ -38,7 +38,9 @@ class ProducerStream:
     def __init__(self, endpoint: Endpoint, client_name: str, backoff: Backoff) -> None:
         self._endpoint = endpoint
         self._client_name = client_name
-        self._backoff = backoff
+        self._reconnects = streams.Reconnects(endpoint.servers, backoff)
+        self._address = endpoint.address
+        self._leader = ""
         self._loop = asyncio.get_running_loop()
         self._pending = Pending()
         self._unacked: deque[Frame] = deque()
@@ -75,7 +77,6 @@ class ProducerStream:
             raise
 
     async def _run(self) -> None:
-        attempt = 0
         try:
             while await self._has_work():
                 started = self._loop.time()
@@ -86,10 +87,14 @@ class ProducerStream:
                 if streams.is_final(error) and not (self._is_welcomed and self._endpoint.token_is_renewable):
                     self._fail_pending(error)
                 is_stable = self._is_welcomed and self._loop.time() - started >= streams.STABLE_SECONDS
-                attempt = 1 if is_stable else attempt + 1
-                delay = max(self._backoff.delay(attempt), error.retry_after or 0.0)
+                delay = self._reconnects.delay_after(error, self._address, leader=self._leader, is_stable=is_stable)
+                following = self._endpoint.address
                 _log.warning(
-                    "producer stream to %s ended, connecting again in %.1f s: %s", self._endpoint.address, delay, error
+                    "producer stream to %s ended, connecting to %s in %.1f s: %s",
+                    self._address,
+                    following,
+                    delay,
+                    error,
                 )
                 await self._rest(delay)
         finally:
@@ -120,6 +125,7 @@ class ProducerStream:
     async def _attempt(self) -> errors.CodeqError:
         """Run one stream to its end and tell why it ended."""
         self._is_welcomed = self._is_leaving = False
+        self._address, self._leader = self._endpoint.address, ""
         try:
             await self._session()
         except streams.CONNECTION_ERRORS as error:
@@ -128,16 +134,19 @@ class ProducerStream:
 
     async def _session(self) -> None:
         metadata = await self._endpoint.aio_metadata()
-        async with self._endpoint.aio_channel() as channel:
+        servers = self._endpoint.servers
+        async with self._endpoint.aio_channel(self._address) as channel:
             call: _Call = channel.stream_stream(_METHOD, None, pb.ProduceResponse.FromString)(metadata=metadata)
             hello = pb.ProduceRequest(hello=pb.ProducerHello(client_name=self._client_name))
-            first = await streams.open_call(call, hello.SerializeToString())
+            first = await streams.open_call(call, hello.SerializeToString(), others=servers.are_many)
             if not first.HasField("welcome") or first.welcome.frame_bytes_max < _ITEM_BYTES_MAX:
                 raise errors.BadHandshake("the server's first message is no usable welcome")
             self._limits = first.welcome
             self._is_welcomed = True
+            servers.reached()
             self._take(first)
-            await streams.run_both(self._read(call), self._write(call))
+            async with streams.learning(self._endpoint, channel, metadata):
+                await streams.run_both(self._read(call), self._write(call))
 
     async def _read(self, call: _Call) -> None:
         while isinstance(response := await call.read(), pb.ProduceResponse):
@@ -153,6 +162,7 @@ class ProducerStream:
             self._unacked_bytes -= len(frame.data)
         if response.HasField("notice"):
             self._is_leaving = True
+            self._leader = response.notice.leader
         self._wake.set()
 
     async def _write(self, call: _Call) -> None:

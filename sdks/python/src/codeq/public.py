@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from codeq.artifacts import Artifact, ArtifactContent, NewArtifact
 from codeq.client import AsyncClient, Client
+from codeq.cluster import Member, Topology
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
 from codeq.errors import (
     ArtifactNotFound,
@@ -21,9 +22,11 @@ from codeq.errors import (
     InvalidTenant,
     LeaseLost,
     LimitReached,
+    MembershipRefused,
     MissingScope,
     NotAdmin,
     NotFound,
+    NotLeader,
     NotLeaseOwner,
     OutcomeUnknown,
     PermissionDenied,
@@ -87,12 +90,15 @@ __all__ = [
     "InvalidTenant",
     "LeaseLost",
     "LimitReached",
+    "Member",
+    "MembershipRefused",
     "MissingScope",
     "Nack",
     "NewArtifact",
     "NewTask",
     "NotAdmin",
     "NotFound",
+    "NotLeader",
     "NotLeaseOwner",
     "OutcomeUnknown",
     "PermissionDenied",
@@ -117,6 +123,7 @@ __all__ = [
     "TaskResult",
     "TaskStatus",
     "TooLarge",
+    "Topology",
     "Unauthenticated",
     "Unavailable",
     "Unsupported",

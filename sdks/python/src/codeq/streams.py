@@ -5,15 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Final, Generic, TypeVar, cast
 
 import grpc
 
 from codeq import errors
+from codeq.backoff import Backoff
+from codeq.endpoint import Endpoint, Metadata
+from codeq.servers import REFRESH_SECONDS, Servers
 
 WELCOME_SECONDS_MAX: Final = 10.0
 """Longest wait for the first message of a server that took the connection."""
+
+WELCOME_OF_MANY_SECONDS_MAX: Final = 3.0
+"""Such a wait where there are other servers to go to."""
+
+QUICK_ATTEMPTS: Final = 40
+"""Attempts in a row that seek the leader of a cluster without the growing delays: some 15 seconds of them."""
 
 STABLE_SECONDS: Final = 5.0
 """A stream that lived this long counts as a success: the next attempt to connect starts from the shortest delay."""
@@ -50,18 +59,73 @@ class Inbox(Generic[_Item]):
             self._take(items.popleft())
 
 
-async def open_call(call: grpc.aio.StreamStreamCall[bytes, _Response], hello: bytes) -> _Response:
+class Reconnects:
+    """Chooses where and when the next stream is opened after one has ended."""
+
+    def __init__(self, servers: Servers, backoff: Backoff) -> None:
+        """For streams to servers.
+
+        Args:
+            servers: Servers that are known.
+            backoff: Delays where there is one server, and where none of many helps for long.
+        """
+        self._servers = servers
+        self._backoff = backoff
+        self._attempt = 0
+
+    def delay_after(self, error: errors.CodeqError, address: str, *, leader: str, is_stable: bool) -> float:
+        """Seconds to wait before the next stream is opened, at the current server of those known.
+
+        Args:
+            error: Why the stream ended.
+            address: The server it was opened at.
+            leader: The server that a notice named; empty: none did.
+            is_stable: Whether the stream had lived for a while.
+        """
+        self._attempt = 1 if is_stable else self._attempt + 1
+        leader = leader or error.metadata.get("leaderGrpc", "")
+        if not (leader or self._servers.are_many or isinstance(error, errors.NotLeader)):
+            return max(self._backoff.delay(self._attempt), error.retry_after or 0.0)
+        delay = self._servers.left(address, leader)
+        if self._attempt > QUICK_ATTEMPTS:
+            delay = max(delay, self._backoff.delay(self._attempt - QUICK_ATTEMPTS))
+        return delay
+
+
+@contextlib.asynccontextmanager
+async def learning(endpoint: Endpoint, channel: grpc.aio.Channel, metadata: Metadata) -> AsyncIterator[None]:
+    """Ask for the members of the cluster now and from time to time, beside a stream."""
+
+    async def ask() -> None:
+        while True:
+            await endpoint.refresh(channel, metadata)
+            await asyncio.sleep(REFRESH_SECONDS)
+
+    asking = asyncio.create_task(ask(), name="codeq-topology")
+    try:
+        yield
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+
+
+async def open_call(call: grpc.aio.StreamStreamCall[bytes, _Response], hello: bytes, *, others: bool) -> _Response:
     """Send the first message of a stream and read the answer to it.
+
+    Args:
+        call: The call.
+        hello: The first message.
+        others: Whether there are other servers to go to, so that the wait is short.
 
     A server that refuses the call while the message is being written may be heard as INTERNAL, because grpc.aio then
     forgets the status. The next attempt gets it.
 
     Raises:
         grpc.RpcError: The call failed.
-        TimeoutError: No answer within WELCOME_SECONDS_MAX.
+        TimeoutError: No answer in time.
         BadHandshake: The server ended the call without an answer.
     """
-    async with asyncio.timeout(WELCOME_SECONDS_MAX):
+    async with asyncio.timeout(WELCOME_OF_MANY_SECONDS_MAX if others else WELCOME_SECONDS_MAX):
         with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.UsageError):  # over already: reading tells why
             await call.write(hello)
         first = await call.read()
@@ -113,7 +177,7 @@ def typed(error: Exception) -> errors.CodeqError:
         case grpc.RpcError():
             return errors.from_rpc(error)
         case TimeoutError():
-            return errors.Unavailable(f"no welcome from the server within {WELCOME_SECONDS_MAX:g} s")
+            return errors.Unavailable("no welcome from the server in time")
         case _:
             return errors.Unavailable(f"the stream is over: {error}")
 

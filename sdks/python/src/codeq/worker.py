@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from codeq import runtime
 from codeq.backoff import Backoff
-from codeq.endpoint import Endpoint, Tls, Token
+from codeq.endpoint import Address, Endpoint, Tls, Token
 from codeq.worker_handlers import Handler, HandlerExecutor, Handlers
 from codeq.worker_stream import WorkerOptions, WorkerStats, WorkerStream
 
@@ -40,7 +40,7 @@ class _Worker:
 
     def __init__(
         self,
-        address: str | None = None,
+        address: Address = None,
         *,
         token: Token = None,
         tls: Tls = False,
@@ -53,7 +53,8 @@ class _Worker:
         """A worker; it connects when it runs.
 
         Args:
-            address: Host and port; None: CODEQ_WORKER_ADDR, else localhost:9091.
+            address: Host and port, or those of several members of a cluster; None: CODEQ_WORKER_ADDR, else
+                localhost:9091.
             token: Token, or a function that returns one; None: CODEQ_TOKEN, else no token.
             tls: False: plaintext; True: TLS with the system's roots; or grpc.ChannelCredentials.
             name: Name within the token's subject, at most 64 characters of A-Z a-z 0-9 . _ -.

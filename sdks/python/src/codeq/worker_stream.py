@@ -50,6 +50,9 @@ RENEWALS_PER_LEASE: Final = 3
 _REPLACED: Final = (errors.InvalidRequest, errors.LimitReached, errors.StorageFull)
 """Refusals after which the task is given back for another try."""
 
+_UNDECIDED: Final = (errors.OutcomeUnknown, errors.Unavailable)
+"""Answers of a server that has lost the say over the task's queue."""
+
 _log = logging.getLogger("codeq")
 
 _Call = grpc.aio.StreamStreamCall[bytes, pb.WorkResponse]
@@ -147,7 +150,7 @@ class WorkerStream:
         self._options = options
         self._executor = executor
         self._stats = stats
-        self._backoff = backoff
+        self._reconnects = streams.Reconnects(endpoint.servers, backoff)
         self._loop = asyncio.get_running_loop()
         self._inbox: streams.Inbox[Report] = streams.Inbox(self._loop, self._take_report)
         self._wake = asyncio.Event()
@@ -158,6 +161,7 @@ class WorkerStream:
         # Outcomes: first those to send, then those that the stream has, in the order of their numbers.
         self._unsent: deque[Report] = deque()
         self._unsettled: deque[Report] = deque()
+        self._undecided: list[Report] = []  # the server could not say what became of them
         # State of the stream.
         self._renewal_seconds = options.lease_seconds / RENEWALS_PER_LEASE
         self._renewal: asyncio.TimerHandle | None = None
@@ -168,6 +172,8 @@ class WorkerStream:
         self._first_unsettled = 1
         self._is_welcomed = False
         self._is_leaving = False
+        self._address = endpoint.address
+        self._leader = ""
         # Stop.
         self._stop_at: float | None = None
         self._is_drain_told = False
@@ -193,24 +199,24 @@ class WorkerStream:
         Raises:
             Unauthenticated, PermissionDenied, InvalidField, Unsupported: Connecting again cannot help.
         """
-        attempt = 0
         try:
             while not self._is_over():
                 started = self._loop.time()
                 error = await self._attempt()
-                self._unsent.extendleft(reversed(self._unsettled))
+                self._unsent.extendleft(reversed((*self._undecided, *self._unsettled)))
+                self._undecided.clear()
                 self._unsettled.clear()
                 if self._is_over():
                     return
                 if streams.is_final(error) and not (self._is_welcomed and self._endpoint.token_is_renewable):
                     raise error
                 is_stable = self._is_welcomed and self._loop.time() - started >= streams.STABLE_SECONDS
-                attempt = 1 if is_stable else attempt + 1
-                delay = max(self._backoff.delay(attempt), error.retry_after or 0.0)
+                delay = self._reconnects.delay_after(error, self._address, leader=self._leader, is_stable=is_stable)
                 if self._stop_at is not None:
                     delay = min(delay, max(0.0, self._stop_at + LEAVE_SECONDS_MAX - self._loop.time()))
+                following = self._endpoint.address
                 _log.warning(
-                    "worker stream to %s ended, connecting again in %.1f s: %s", self._endpoint.address, delay, error
+                    "worker stream to %s ended, connecting to %s in %.1f s: %s", self._address, following, delay, error
                 )
                 await self._rest(delay)
         finally:
@@ -225,7 +231,7 @@ class WorkerStream:
         if self._stop_at is None:
             return False
         late = self._loop.time() - self._stop_at
-        owes_nothing = not self._unsent and (not self._running or late >= 0)
+        owes_nothing = not self._unsent and not self._undecided and (not self._running or late >= 0)
         return self._is_ended or owes_nothing or late >= LEAVE_SECONDS_MAX
 
     async def _rest(self, seconds: float) -> None:
@@ -241,6 +247,7 @@ class WorkerStream:
     async def _attempt(self) -> errors.CodeqError:
         """Run one stream to its end and tell why it ended."""
         self._is_welcomed = self._is_leaving = self._is_drain_told = False
+        self._address, self._leader = self._endpoint.address, ""
         try:
             end = None if self._stop_at is None else self._stop_at + LEAVE_SECONDS_MAX
             async with asyncio.timeout_at(end) as limit:
@@ -256,14 +263,17 @@ class WorkerStream:
     async def _session(self) -> None:
         metadata = await self._endpoint.aio_metadata()
         options = self._options
-        async with self._endpoint.aio_channel() as channel:
+        servers = self._endpoint.servers
+        async with self._endpoint.aio_channel(self._address) as channel:
             call: _Call = channel.stream_stream(_METHOD, None, pb.WorkResponse.FromString)(metadata=metadata)
             hello = pb.WorkerHello(name=options.name, commands=options.commands, lease_seconds=options.lease_seconds)
-            first = await streams.open_call(call, pb.WorkRequest(hello=hello).SerializeToString())
+            request = pb.WorkRequest(hello=hello)
+            first = await streams.open_call(call, request.SerializeToString(), others=servers.are_many)
             welcome = first.welcome
             if not first.HasField("welcome") or welcome.lease_seconds < 1 or welcome.credits_max < 1:
                 raise errors.BadHandshake("the server's first message is no usable welcome")
             self._is_welcomed = True
+            servers.reached()
             self._stats.streams += 1
             self._first_unsettled = 1
             self._renewal_seconds = welcome.lease_seconds / RENEWALS_PER_LEASE
@@ -271,12 +281,13 @@ class WorkerStream:
             self._bytes_owed = max(0, options.window_bytes - self._running_bytes)
             self._renew(self._held.values())  # leases of earlier streams may be about to end, or lost
             self._take(first)
-            await streams.run_both(self._read(call), self._write(call))
+            async with streams.learning(self._endpoint, channel, metadata):
+                await streams.run_both(self._read(call), self._write(call))
 
     async def _read(self, call: _Call) -> None:
         while isinstance(response := await call.read(), pb.WorkResponse):
             self._take(response)
-        self._is_ended = self._stop_at is not None and not self._unsent and not self._unsettled
+        self._is_ended = self._stop_at is not None and not (self._unsent or self._unsettled or self._undecided)
 
     async def _write(self, call: _Call) -> None:
         while not call.done():
@@ -338,6 +349,7 @@ class WorkerStream:
                 self._lose(task)
         if response.HasField("notice"):
             self._is_leaving = True
+            self._leader = response.notice.leader
         self._wake.set()
 
     def _receive(self, messages: Iterable[task_pb2.Task]) -> None:
@@ -389,6 +401,10 @@ class WorkerStream:
             done = self._unsettled.popleft()
             if (error := refusals.get(index)) is None:
                 self._stats.settled += 1
+            elif isinstance(errors.from_reason(error.reason, ""), _UNDECIDED):
+                # Said again over the next stream: its token has it answered as it was decided, if it was.
+                self._undecided.append(done)
+                self._is_leaving = True
             else:
                 self._refuse(done, error)
         self._first_unsettled += count

@@ -269,3 +269,22 @@ def test_slow_disk_does_not_keep_a_follower_from_voting_for_another() -> None:
     assert ready is not None
     [(to, kind, answer)] = ready.persisted_messages
     assert (to, kind, read(answer).reject) == (3, "MsgRequestPreVoteResponse", False)
+
+
+def test_entry_that_was_overwritten_and_came_back_is_durable_with_its_last_copy_only() -> None:
+    node = RaftNode(1, **START | {"conf_state": conf_state([1, 2, 3], [])})
+    numbers = []
+    for leader, term, entry_term in ((2, 2, 2), (3, 3, 3), (2, 4, 2)):
+        entry = Entry(index=1, term=entry_term, data=b"x")
+        node.step(message("MsgAppend", to=1, from_=leader, term=term, entries=[entry]))
+        ready = node.ready()
+        assert ready is not None
+        assert len(ready.entries) == 1
+        numbers.append(ready.number)
+    node.on_persisted(numbers[0])
+    for _ in range(2 * ELECTION_TICKS):
+        node.tick()
+    assert node.status.role == "follower"
+    node.on_persisted(numbers[2])
+    node.tick()
+    assert node.status.role == "precandidate"

@@ -22,6 +22,8 @@ pub struct RaftNode {
     timeouts: Timeouts,
     /// Number of the last Ready handed out.
     ready_number: u64,
+    /// Number of the last Ready with entries or a snapshot, until it is durable; else 0.
+    saving: u64,
     /// Index of the snapshot handed out last, until it is applied; else 0.
     installing: u64,
 }
@@ -38,10 +40,12 @@ impl RaftNode {
     /// True when this node could stand for election: a voter whose whole log is durable and whose rows are in place.
     ///
     /// Without it the crate would panic: a sole voter wins at once, and winning asserts that all is durable; and while
-    /// a snapshot is being installed the entries that it looks through before a campaign are gone.
+    /// a snapshot is being installed the entries that it looks through before a campaign are gone. What the crate takes
+    /// for durable is not enough: an entry that was overwritten and came back counts as soon as its first copy is.
     fn may_campaign(&self) -> bool {
         let raft = &self.raw.raft;
         raft.promotable()
+            && self.saving == 0
             && self.installing == 0
             && raft.raft_log.unstable_snapshot().is_none()
             && raft.raft_log.persisted == raft.raft_log.last_index()
@@ -154,6 +158,7 @@ impl RaftNode {
             raw: RawNode::new(&config, log, &logger).map_err(invalid)?,
             timeouts: Timeouts::new(seed, election_ticks as usize),
             ready_number: 0,
+            saving: 0,
             installing: 0,
         };
         node.settle();
@@ -285,6 +290,9 @@ impl RaftNode {
             committed: values::committed(py, &ready.take_committed_entries())?,
             read_states: values::read_states(py, &ready.take_read_states())?,
         };
+        if value.snapshot.is_some() || !ready.entries().is_empty() {
+            self.saving = value.number;
+        }
         self.raw.mut_store().append(ready.take_entries());
         self.raw.advance_append_async(ready);
         Ok(Some(value))
@@ -295,6 +303,9 @@ impl RaftNode {
             return Err(invalid(format!("number {number} is above the last one, {}", self.ready_number)));
         }
         self.raw.on_persist_ready(number);
+        if number >= self.saving {
+            self.saving = 0;
+        }
         Ok(())
     }
 

@@ -9,35 +9,26 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import structlog
-
 from codeq_server.config import RaftSettings, Settings
-from codeq_server.core import keys
-from codeq_server.core.errors import CorruptRows, Rejection
+from codeq_server.core.errors import Rejection
 from codeq_server.hosting import Present
+from codeq_server.leading import Leading, Opening
 from codeq_server.listeners import ListenError
 from codeq_server.opening import load_shard, make_serving, verify
 from codeq_server.raft_cluster import RaftCluster
 from codeq_server.replication.raft.channels import TlsFiles, TransportError, TransportSettings
 from codeq_server.replication.raft.exports import SnapshotMaker
-from codeq_server.replication.raft.leadership import LeaderLog
 from codeq_server.replication.raft.log_rows import GroupKeys
 from codeq_server.replication.raft.member import GROUP, RAFT_ID_BYTES, Member, MemberSettings, prepare, raft_id_from
 from codeq_server.replication.raft.ports import Made, Ticks
 from codeq_server.replication.raft.transport import Transport
 from codeq_server.services.cluster import Cluster
 from codeq_server.services.serving import Serving
-from codeq_server.storage.errors import StoreError
-from codeq_server.storage.identity import next_identity
 from codeq_server.storage.rocks import RocksStore
 from codeq_server.upkeep import Upkeep
 
 TICKS_PER_ELECTION: Final = 20
 """Ticks in the shortest wait of an election: two members seldom begin in the same one."""
-HAND_OVER_SECONDS: Final = 1.5
-"""Time for another member to take the lead at a stop."""
-
-_log = structlog.get_logger()
 
 
 class RaftHost:
@@ -60,12 +51,8 @@ class RaftHost:
         self._settings, self._raft = settings, raft
         self._on_fatal = on_fatal
         self._verify = verify
-        self._serving: Serving | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self._tick_seconds = raft.election_ms / 1000 / TICKS_PER_ELECTION
         self._ticker: asyncio.TimerHandle | None = None
-        self._handed_over = asyncio.Event()
-        self._draining = False
 
     async def start(self, present: Present) -> None:
         """Opens the store and takes part in the cluster; what serves is presented when this node leads.
@@ -89,6 +76,13 @@ class RaftHost:
         except BaseException:
             store.close()
             raise
+        opening = Opening(
+            settings.persistence.num_shards,
+            lambda: int(time.time()),
+            lambda epoch: load_shard(settings, store, epoch),
+            lambda shard, log: make_serving(settings, shard, log, None, self._on_fatal),
+        )
+        self._leading = Leading(store, opening, self._lead_with, self._on_fatal)
         beside = path.parent
         self._maker = SnapshotMaker(store, GroupKeys(GROUP), beside / f"{path.name}-snapshots")
         heartbeat = max(1, round(raft.heartbeat_ms / 1000 / self._tick_seconds))
@@ -125,45 +119,27 @@ class RaftHost:
 
     async def drain(self, grace_ms: int) -> None:
         """Hands the leadership over if another member can take it; else it ends waits, and tells streams."""
-        serving = self._serving
-        self._draining = True
-        if serving is None:
-            return
-        if not self.member.others_active():
-            serving.drain(grace_ms)
-            return
-        await serving.runner.close()  # what is decided gets through
-        if self._serving is serving and self.member.hand_over():
-            try:
-                async with asyncio.timeout(min(HAND_OVER_SECONDS, grace_ms / 1000)):
-                    await self._handed_over.wait()
-            except TimeoutError:
-                _log.warning("leadership_not_handed_over", hint="the other members elect a leader by themselves")
-        self._step_down()
+        await self._leading.drain(self.member, grace_ms)
 
     async def close(self) -> None:
         """Takes no further part, and closes the store."""
         if self._ticker is not None:
             self._ticker.cancel()
-        self._step_down()
+        self._leading.end(self.member)
         await self.transport.stop()
         await self.upkeep.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._leading.close()
         await self.member.close()
 
     # -- the host of the member --------------------------------------------------------------------------------------
 
     def lead(self, term: int) -> None:
         """See `member.Host.lead`."""
-        if not self._draining:
-            self._spawn(self._lead(term), "shard-opening")
+        self._leading.begin(self.member, term)
 
     def follow(self) -> None:
         """See `member.Host.follow`."""
-        self._step_down()
-        self._handed_over.set()
+        self._leading.end(self.member)
 
     def members_changed(self) -> None:
         """See `member.Host.members_changed`: keeps the address book."""
@@ -183,45 +159,12 @@ class RaftHost:
         """See `member.Host.make_snapshot`."""
         return self._maker.make()
 
-    async def _lead(self, term: int) -> None:
-        """Opens the shard from its rows, which nobody changes while this node leads and does not serve."""
-        settings, store, group = self._settings, self._store, self.member.group
-        assert group is not None
-        started = time.monotonic()
-        try:
-            cluster_id = self.member.row.cluster_id
-            identity = next_identity(store, settings.persistence.num_shards, int(time.time()), cluster_id)
-            shard = await self._loop.run_in_executor(None, load_shard, settings, store, identity.epoch)
-        except (StoreError, CorruptRows) as problem:
-            self._on_fatal(problem)
-            return
-        if group.leading_term != term or self._serving is not None or self._draining:
-            return
-        # The epoch is durable with the first batch, and so before the first reply.
-        shard.batch.rows[keys.IDENTITY] = identity.SerializeToString()
-        serving = make_serving(settings, shard, LeaderLog(group, term), None, self._on_fatal)
-        self._serving = serving
-        self.upkeep.follow(serving.runner)
-        self._present(serving)
-        _log.info("leading", term=term, seconds=round(time.monotonic() - started, 3))
-
-    def _step_down(self) -> None:
-        serving, self._serving = self._serving, None
+    def _lead_with(self, serving: Serving | None) -> None:
         if serving is None:
-            return
-        self._present(None)
-        self.upkeep.follow(None)
-        serving.end(self.member.refusal())
-        self._spawn(serving.close(), "serving-close")
-        _log.info("following", leader=self.member.leader_name())
-
-    def _spawn(self, work: Awaitable[None], name: str) -> None:
-        async def run() -> None:
-            await work
-
-        task = self._loop.create_task(run(), name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            self._present(None)
+        self.upkeep.follow(None if serving is None else serving.runner)
+        if serving is not None:
+            self._present(serving)
 
     def _tick(self) -> None:
         # Ticks that were missed while the loop was busy are not made up for: they would all count at once.

@@ -1,0 +1,133 @@
+"""Serves the shard of a node while its member of the Raft group leads: one Serving for each leadership."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from codeq_server.core import keys
+from codeq_server.core.shard import Shard
+from codeq_server.hosting import Present
+from codeq_server.replication.log import Log
+from codeq_server.replication.raft.leadership import LeaderLog
+from codeq_server.replication.raft.member import Member
+from codeq_server.services.serving import Serving
+from codeq_server.storage.identity import next_identity
+from codeq_server.storage.store import Store
+
+HAND_OVER_SECONDS: Final = 1.5
+"""Time for another member to take the lead at a stop."""
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How a leader opens its shard.
+
+    Attributes:
+        shards: Number of shards by the configuration.
+        unix_seconds: Returns the time.
+        load: Returns the shard as the store has it, opened in an epoch; called on a thread of an executor.
+        serve: Returns what serves a shard on a log.
+    """
+
+    shards: int
+    unix_seconds: Callable[[], int]
+    load: Callable[[int], Shard]
+    serve: Callable[[Shard, Log], Serving]
+
+
+class Leading:
+    """The leaderships of a node, one after the other.
+
+    Args:
+        store: The store.
+        opening: How the shard is opened.
+        present: Takes what serves the shard from now on; None: nothing does here.
+        on_fatal: Called when the rows of the shard cannot be opened: the process must end.
+    """
+
+    def __init__(
+        self, store: Store, opening: Opening, present: Present, on_fatal: Callable[[BaseException], None]
+    ) -> None:
+        self._store, self._opening, self._present, self._on_fatal = store, opening, present, on_fatal
+        self._loop = asyncio.get_running_loop()
+        self._serving: Serving | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._over = asyncio.Event()
+        self._draining = False
+
+    def begin(self, member: Member, term: int) -> None:
+        """Serves: the member leads in the term, and everything decided before stands in the rows."""
+        if not self._draining:
+            self._spawn(self._open(member, term), "shard-opening")
+
+    def end(self, member: Member) -> None:
+        """Serves no more: the member does not lead."""
+        self._over.set()
+        serving, self._serving = self._serving, None
+        if serving is None:
+            return
+        self._present(None)
+        serving.end(member.refusal())
+        self._spawn(serving.close(), "serving-close")
+        _log.info("following", leader=member.leader_name())
+
+    async def drain(self, member: Member, grace_ms: int) -> None:
+        """Hands the leadership over if another member can take it; else it ends waits, and tells streams."""
+        serving = self._serving
+        self._draining = True
+        if serving is None:
+            return
+        if not member.others_active():
+            serving.drain(grace_ms)
+            return
+        await serving.runner.close()  # what is decided gets through
+        self._over.clear()
+        if self._serving is serving and member.hand_over():
+            try:
+                async with asyncio.timeout(min(HAND_OVER_SECONDS, grace_ms / 1000)):
+                    await self._over.wait()
+            except TimeoutError:
+                _log.warning("leadership_not_handed_over", hint="the other members elect a leader by themselves")
+        self.end(member)
+
+    async def close(self) -> None:
+        """Waits for nothing that is still being opened or closed."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _open(self, member: Member, term: int) -> None:
+        """Opens the shard from its rows, which nobody changes while this node leads and does not serve."""
+        group = member.group
+        assert group is not None
+        opening, started = self._opening, time.monotonic()
+        try:
+            identity = next_identity(self._store, opening.shards, opening.unix_seconds(), member.row.cluster_id)
+            shard = await self._loop.run_in_executor(None, opening.load, identity.epoch)
+        except Exception as problem:  # noqa: BLE001 - whatever it is, this node cannot serve
+            if group.leading_term == term:  # else another leader's batches were applied meanwhile
+                self._on_fatal(problem)
+            return
+        if group.leading_term != term or self._serving is not None or self._draining:
+            return
+        # The epoch is durable with the first batch, and so before the first reply.
+        shard.batch.rows[keys.IDENTITY] = identity.SerializeToString()
+        self._serving = serving = opening.serve(shard, LeaderLog(group, term))
+        self._present(serving)
+        _log.info("leading", term=term, seconds=round(time.monotonic() - started, 3))
+
+    def _spawn(self, work: Awaitable[None], name: str) -> None:
+        async def run() -> None:
+            await work
+
+        task = self._loop.create_task(run(), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -111,6 +111,29 @@ def test_open_where_the_current_rows_are_missing_is_damage(tmp_path: Path) -> No
         list(stored_rows(tmp_path / "s"))
 
 
+def test_files_of_one_family_stand_only_beside_a_synced_write_ahead_log(tmp_path: Path) -> None:
+    """Else a cut of the power could keep that an entry was deleted, and lose the rows that it had become."""
+    options = make_options()
+    options.enable_statistics()
+    store = RocksStore(tmp_path, fsync=True, log=True, options=options)
+
+    def syncs() -> int:
+        found = re.search(r"rocksdb\.wal\.synced COUNT : (\d+)", options.get_statistics() or "")
+        assert found is not None
+        return int(found[1])
+
+    store.write({b"row": b"1", ENTRY: None})
+    before = syncs()
+    assert store._families.log is not None
+    store._families.log.flush()
+    assert syncs() == before + 1
+    store.write({b"row": b"2", ENTRY: b"e"})
+    assert syncs() == before + 1
+    store.sync()
+    assert syncs() == before + 2
+    store.close()
+
+
 def test_switch_rows_frees_the_space_of_the_old_ones(tmp_path: Path) -> None:
     path = tmp_path / "s"
     store = RocksStore(path, fsync=False, log=True)

@@ -109,10 +109,11 @@ class Member:
             busy |= self.flush()
         return busy
 
-    def flush(self) -> bool:
-        """Makes durable what waits; returns whether there was anything."""
+    def flush(self, count: int = STEPS_MAX) -> bool:
+        """Makes durable what waits, at most `count` of it; returns whether there was anything."""
         busy = bool(self.waiting)
-        while self.up and self.waiting:
+        while self.up and self.waiting and count > 0:
+            count -= 1
             ready, members, applied, rows = self.waiting.popleft()
             self._store(ready, members, applied, rows)
             self.node.on_persisted(ready.number)

@@ -104,7 +104,7 @@ class Node:
         self._end_by = 0.0
         self._health = health.aio.HealthServicer()
         self._host = _host(settings, self._on_fatal, verify=verify)
-        self._calls = Calls(_authenticator(settings.auth), self._host.absence)
+        self._calls = Calls(_authenticator(settings.auth), self._host.absence, self._host.stale)
 
     async def run(self) -> int:
         """Starts, serves until a signal or a failure, and stops.

@@ -43,6 +43,14 @@ class Host(Protocol):
         """Returns the refusal of calls while nothing is presented."""
         ...
 
+    async def stale(self) -> Serving:
+        """Returns what answers reads that may be stale, and nothing else, while nothing is presented.
+
+        Raises:
+            Rejection: Nothing does.
+        """
+        ...
+
     async def drain(self, grace_ms: int) -> None:
         """Ends waits, tells streams that they end in so many milliseconds, and hands the shard over if others can lead.
 

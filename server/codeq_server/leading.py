@@ -62,14 +62,18 @@ class Leading:
         self._tasks: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
         self._draining = False
+        self._number = 0
+        """Counts beginnings and ends, so that an opening that was overtaken is noticed."""
 
     def begin(self, member: Member, term: int) -> None:
         """Serves: the member leads in the term, and everything decided before stands in the rows."""
+        self._number += 1
         if not self._draining:
             self._spawn(self._open(member, term), "shard-opening")
 
     def end(self, member: Member) -> None:
         """Serves no more: the member does not lead."""
+        self._number += 1
         self._over.set()
         serving, self._serving = self._serving, None
         if serving is None:
@@ -108,15 +112,15 @@ class Leading:
         """Opens the shard from its rows, which nobody changes while this node leads and does not serve."""
         group = member.group
         assert group is not None
-        opening, started = self._opening, time.monotonic()
+        opening, started, number = self._opening, time.monotonic(), self._number
         try:
             identity = next_identity(self._store, opening.shards, opening.unix_seconds(), member.row.cluster_id)
             shard = await self._loop.run_in_executor(None, opening.load, identity.epoch)
         except Exception as problem:  # noqa: BLE001 - whatever it is, this node cannot serve
-            if group.leading_term == term:  # else another leader's batches were applied meanwhile
+            if number == self._number:  # else another leader's batches were applied meanwhile
                 self._on_fatal(problem)
             return
-        if group.leading_term != term or self._serving is not None or self._draining:
+        if number != self._number or self._draining:
             return
         # The epoch is durable with the first batch, and so before the first reply.
         shard.batch.rows[keys.IDENTITY] = identity.SerializeToString()

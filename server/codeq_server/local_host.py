@@ -83,6 +83,10 @@ class LocalHost:
         """Returns the refusal of calls before the start."""
         return Rejection(Reason.DRAINING, "the server does not serve yet")
 
+    async def stale(self) -> Serving:
+        """Refuses: what there is is presented."""
+        raise self.absence()
+
     async def drain(self, grace_ms: int) -> None:
         """Ends waits, and tells streams."""
         if self._serving is not None:

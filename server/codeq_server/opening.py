@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from codeq_server.config import PersistenceSettings, Settings
 from codeq_server.core.backoff import BackoffPolicy
+from codeq_server.core.parsing import RowReader
 from codeq_server.core.recovery import open_shard
 from codeq_server.core.shard import Shard, ShardSettings
 from codeq_server.engine.artifacts import ArtifactKeeper
@@ -48,19 +49,19 @@ def verify(store: Store) -> None:
         )
 
 
-def load_shard(settings: Settings, store: Store, epoch: int) -> Shard:
+def load_shard(settings: Settings, rows: RowReader, epoch: int) -> Shard:
     """Returns the shard as the store has it; may run on any thread while nobody writes rows of it.
 
     Args:
         settings: Settings of the server.
-        store: The store.
+        rows: The rows of the store.
         epoch: Number of this opening, greater than all before it.
 
     Raises:
         CorruptRows: The rows contradict each other.
     """
     with _no_collection():
-        return open_shard(store, _shard_settings(settings), epoch, *system_clock())
+        return open_shard(rows, _shard_settings(settings), epoch, *system_clock())
 
 
 def make_serving(
@@ -69,6 +70,8 @@ def make_serving(
     log: Log,
     keeper: ArtifactKeeper | None,
     on_fatal: Callable[[BaseException], None],
+    *,
+    keeps_time: bool = True,
 ) -> Serving:
     """Returns what serves a shard. Must be called within the event loop that serves it.
 
@@ -78,8 +81,9 @@ def make_serving(
         log: Makes batches durable; the Serving closes it.
         keeper: Keeps contents of artifacts; None: they are refused.
         on_fatal: Called once when a commit failed: nothing is decided any more, the process must end.
+        keeps_time: Whether what falls due is seen to.
     """
-    runner = ShardRunner(shard, log, system_clock, random.SystemRandom().random, on_fatal)
+    runner = ShardRunner(shard, log, system_clock, random.SystemRandom().random, on_fatal, keeps_time=keeps_time)
     runner.changed()  # leases and due times of before are watched from now on
     return Serving(
         runner,

@@ -24,6 +24,7 @@ from codeq_server.replication.raft.ports import Made, Ticks
 from codeq_server.replication.raft.transport import Transport
 from codeq_server.services.cluster import Cluster
 from codeq_server.services.serving import Serving
+from codeq_server.stale import StaleViews
 from codeq_server.storage.rocks import RocksStore
 from codeq_server.upkeep import Upkeep
 
@@ -111,11 +112,16 @@ class RaftHost:
             if isinstance(problem, TransportError):
                 raise ListenError(str(problem)) from None
             raise
+        self._views = StaleViews(settings, store)
         self._tick()
 
     def absence(self) -> Rejection:
         """Returns the refusal of calls while another node leads, or none."""
         return self.member.refusal()
+
+    async def stale(self) -> Serving:
+        """Returns what answers reads from the rows as this node has them."""
+        return await self._views.current()
 
     async def drain(self, grace_ms: int) -> None:
         """Hands the leadership over if another member can take it; else it ends waits, and tells streams."""
@@ -128,6 +134,7 @@ class RaftHost:
         self._leading.end(self.member)
         await self.transport.stop()
         await self.upkeep.stop()
+        await self._views.close()
         await self._leading.close()
         await self.member.close()
 

@@ -81,6 +81,8 @@ class ShardRunner:
         clock: Clock,
         random: Callable[[], float],
         on_fatal: Callable[[BaseException], None],
+        *,
+        keeps_time: bool = True,
     ) -> None:
         self.shard = shard
         self.waiting = WaitingRoom()
@@ -91,6 +93,8 @@ class ShardRunner:
         self._log = log
         self._clock = clock
         self._on_fatal = on_fatal
+        self._keeps_time = keeps_time
+        """Whether what falls due is seen to; a shard that is only read leaves it alone."""
         self.loop = asyncio.get_running_loop()
         self._next: list[asyncio.Future[None]] = []
         """Who waits for the batch that fills."""
@@ -412,7 +416,13 @@ class ShardRunner:
 
     def _arm(self) -> None:
         # Mostly the timer goes off early enough: that is seen without a look at the clocks.
-        if timers.is_quiet(self.shard, self._timer_at) or self._due_waits or self._closed or self._refuse is not None:
+        if (
+            timers.is_quiet(self.shard, self._timer_at)
+            or self._due_waits
+            or not self._keeps_time
+            or self._closed
+            or self._refuse is not None
+        ):
             return
         now = self.shard.at(*self._clock())
         wait = timers.next_wake(self.shard, now)

@@ -7,7 +7,7 @@ durable. Calls about the node are carried out at once, whoever serves the shard.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,12 +66,19 @@ class Calls:
     Args:
         authenticator: Tells whose calls they are.
         absence: Returns the refusal of calls about the shard while nothing serves it here.
+        stale: Returns what answers reads that may be stale while nothing serves the shard here; None: nothing does.
     """
 
-    def __init__(self, authenticator: Authenticator, absence: Callable[[], Rejection]) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        absence: Callable[[], Rejection],
+        stale: Callable[[], Awaitable[Serving]] | None = None,
+    ) -> None:
         self.authenticator = authenticator
         self.serving: Serving | None = None
         self._absence = absence
+        self._stale = stale
         self.methods: dict[str, Method] = {}
         self.services: list[ServiceDescriptor] = []
         self.draining = False
@@ -112,7 +119,7 @@ class Calls:
             raise self._absence()
         return self.serving
 
-    async def call(self, name: str, request: Message, authorization: str, *, stale: bool = False) -> Message:  # noqa: ARG002 - a server that leads has nothing stale
+    async def call(self, name: str, request: Message, authorization: str, *, stale: bool = False) -> Message:
         """Returns the response of a call.
 
         Cancelling the awaiting task means that the caller is gone.
@@ -133,7 +140,8 @@ class Calls:
         if method.handler is not None:
             check_message(request)
             return await method.handler(claims, request)
-        serving = self.current()
+        may_be_stale = stale and method.reads and self.serving is None and self._stale is not None
+        serving = await self._stale() if may_be_stale and self._stale is not None else self.current()
         check_message(request)
         cost = method.cost + sum(len(getattr(request, name)) for name in method.lists)
         await serving.runner.room(claims.tenant_id, cost)

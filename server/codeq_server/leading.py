@@ -69,7 +69,7 @@ class Leading:
         """Serves: the member leads in the term, and everything decided before stands in the rows."""
         self._number += 1
         if not self._draining:
-            self._spawn(self._open(member, term), "shard-opening")
+            self._spawn(self._open(member, term, self._number), "shard-opening")
 
     def end(self, member: Member) -> None:
         """Serves no more: the member does not lead."""
@@ -108,11 +108,11 @@ class Leading:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _open(self, member: Member, term: int) -> None:
+    async def _open(self, member: Member, term: int, number: int) -> None:
         """Opens the shard from its rows, which nobody changes while this node leads and does not serve."""
         group = member.group
         assert group is not None
-        opening, started, number = self._opening, time.monotonic(), self._number
+        opening, started = self._opening, time.monotonic()
         try:
             identity = next_identity(self._store, opening.shards, opening.unix_seconds(), member.row.cluster_id)
             shard = await self._loop.run_in_executor(None, opening.load, identity.epoch)

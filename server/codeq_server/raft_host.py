@@ -112,7 +112,7 @@ class RaftHost:
             if isinstance(problem, TransportError):
                 raise ListenError(str(problem)) from None
             raise
-        self._views = StaleViews(settings, store)
+        self._views = StaleViews(settings, store, path.parent / f"{path.name}-views")
         self._tick()
 
     def absence(self) -> Rejection:

@@ -1,24 +1,47 @@
-"""Reads on a node that does not lead: its rows as they were a moment ago, opened like a shard that nobody changes."""
+"""Reads on a node that does not lead: its rows as they were a moment ago, opened like a shard that nobody changes.
+
+A view is a checkpoint of the store, opened for reading: links to files of the store, and so of one moment.
+(Iterating over a snapshot of the binding shows rows that came after it.)
+"""
 
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+from codeq_internal.v1 import rows_pb2
+
 from codeq_server.config import Settings
-from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core import keys
+from codeq_server.core.errors import CorruptRows, Reason, Rejection
 from codeq_server.core.model import SealedBatch
+from codeq_server.core.parsing import parsed
+from codeq_server.core.shard import Shard
 from codeq_server.opening import load_shard, make_serving
 from codeq_server.services.serving import Serving
-from codeq_server.storage.errors import StoreError
-from codeq_server.storage.identity import load_identity
+from codeq_server.storage.errors import StoreError, StoreFailed
+from codeq_server.storage.reading import open_stored
 from codeq_server.storage.rocks import RocksStore
 
+KEPT: Final = 2
 AGE_SECONDS: Final = 1.0
 """Age from which a view is not shown any more, if a new one is quickly made."""
 AGE_PER_SECOND: Final = 10.0
 """How much older a view may become for each second that making it took: a tenth of the time goes to making them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What answers reads, and what there is to close when nobody reads it any more."""
+
+    serving: Serving
+    files: ExitStack
 
 
 class StaleViews:
@@ -27,13 +50,17 @@ class StaleViews:
     Args:
         settings: Settings of the server.
         store: The store.
+        folder: Where checkpoints are made, on the disk of the store; what is in it goes.
     """
 
-    def __init__(self, settings: Settings, store: RocksStore) -> None:
-        self._settings, self._store = settings, store
-        self._view: Serving | None = None
+    def __init__(self, settings: Settings, store: RocksStore, folder: Path) -> None:
+        self._settings, self._store, self._folder = settings, store, folder
+        self._views: deque[_View] = deque()
+        """The last one, behind the one before, which calls may still be reading."""
         self._good_until = 0.0
+        self._number = 0
         self._making: asyncio.Task[Serving] | None = None
+        shutil.rmtree(folder, ignore_errors=True)
 
     async def current(self) -> Serving:
         """Returns what serves reads; nothing else may be asked of it.
@@ -41,37 +68,51 @@ class StaleViews:
         Raises:
             Rejection: This node has no rows yet.
         """
-        if self._view is not None and time.monotonic() < self._good_until:
-            return self._view
+        if self._views and time.monotonic() < self._good_until:
+            return self._views[-1].serving
         if self._making is None:
             self._making = asyncio.get_running_loop().create_task(self._make(), name="stale-view")
         return await asyncio.shield(self._making)
 
     async def close(self) -> None:
-        """Forgets the view: the store can be closed afterwards."""
+        """Forgets what was made: the store can be closed afterwards."""
         self._good_until = 0.0
         if self._making is not None:
             await asyncio.gather(self._making, return_exceptions=True)
-        self._view = None
+        while self._views:
+            self._views.popleft().files.close()
 
     async def _make(self) -> Serving:
+        started = time.monotonic()
         try:
-            started = time.monotonic()
-            identity = load_identity(self._store)
-            if identity is None:
-                raise Rejection(Reason.NOT_LEADER, "this node has no tasks yet; try again")
-            view = self._store.view()
-            shard = await asyncio.to_thread(load_shard, self._settings, view, identity.epoch)
-            shard.batch.rows.clear()  # what an opening tidies up is left to the leader
-            self._view = make_serving(self._settings, shard, _NoLog(), None, _ignore, keeps_time=False)
-        except StoreError as problem:
+            shard, files = await asyncio.to_thread(self._load)
+        except (StoreError, CorruptRows) as problem:
             raise Rejection(Reason.NOT_LEADER, f"this node cannot read its rows now: {problem}") from None
-        else:
-            now = time.monotonic()
-            self._good_until = now + max(AGE_SECONDS, AGE_PER_SECOND * (now - started))
-            return self._view
         finally:
             self._making = None
+        serving = make_serving(self._settings, shard, _NoLog(), None, _ignore, keeps_time=False)
+        self._views.append(_View(serving, files))
+        if len(self._views) > KEPT:
+            self._views.popleft().files.close()
+        now = time.monotonic()
+        self._good_until = now + max(AGE_SECONDS, AGE_PER_SECOND * (now - started))
+        return serving
+
+    def _load(self) -> tuple[Shard, ExitStack]:
+        """Returns the shard of a new checkpoint, and what closes it."""
+        self._number += 1
+        folder = self._folder / str(self._number)
+        with ExitStack() as files:
+            files.callback(shutil.rmtree, folder, ignore_errors=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._store.checkpoint(folder)
+            rows = files.enter_context(open_stored(folder))
+            value = rows.get(keys.IDENTITY)
+            if value is None:
+                raise StoreFailed("it has none yet")
+            shard = load_shard(self._settings, rows, parsed(rows_pb2.IdentityRow, keys.IDENTITY, value).epoch)
+            shard.batch.rows.clear()  # what an opening tidies up is left to the leader
+            return shard, files.pop_all()
 
 
 class _NoLog:

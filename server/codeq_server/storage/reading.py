@@ -1,4 +1,4 @@
-"""Reads a store that this process has not opened, without changing or locking it: for checks and exports."""
+"""Reads a store that this process has not opened, without changing or locking it: for checks, exports and views."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from rocksdict import AccessType
 
 from .errors import StoreFailed
-from .families import Families, every_row, make_options, read_error
+from .families import Families, every_row, make_options, read_error, scan
 
 
 class Stored:
@@ -32,6 +32,18 @@ class Stored:
         except Exception as error:
             raise read_error(self._path, error) from error
         return value
+
+    def scan(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Returns at most `limit` rows of [start, end) in the order of keys.
+
+        Raises:
+            StoreError: They cannot be read.
+        """
+        family = self._families.of(start)
+        try:
+            return [] if family is None else scan(family, start, end, limit)
+        except Exception as error:
+            raise read_error(self._path, error) from error
 
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
         """Yields every row in the order of keys, none of the log.

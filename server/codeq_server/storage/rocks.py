@@ -19,7 +19,6 @@ from .durable import DurableMark, make_directory, sync_file
 from .errors import StoreDamaged, StoreError, StoreFailed, StoreNotWritable
 from .families import DEFAULT, Families, is_dropped, make_options, read_error, reason_of, scan
 from .store import LAST_KEY, LOG_PREFIX, ROWS_POINTER
-from .views import StoreView
 
 STALL_SECONDS_MAX: Final = 60.0
 """How long one write may be kept waiting by RocksDB's background work."""
@@ -97,10 +96,6 @@ class RocksStore:
             return [] if family is None else scan(family, start, end, limit)
         except Exception as error:
             raise read_error(self._path, error) from error
-
-    def view(self) -> StoreView:
-        """Returns the rows as they are now; it must be forgotten before the store is closed."""
-        return StoreView(self._path, self._families.rows)
 
     def write(self, rows: Mapping[bytes, bytes | None]) -> None:
         """See `Store.write`; waits up to STALL_SECONDS_MAX while RocksDB refuses writes."""

@@ -84,6 +84,7 @@ def leave(path: Path, *, force: bool) -> None:
     store = _opened(path)
     try:
         lsn = _last_batch(store)
+        store.reset_durable(0)  # the count of writes means nothing without the log
         _forget_log(store)
         store.sync()
         store.reset_durable(lsn)

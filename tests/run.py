@@ -1,8 +1,9 @@
 """Runs the steps of `make test` one after another, all of them even when one fails, and tells the time of each.
 
 A step is a target of the Makefile, except "test-python": that is one pytest run for each suite, a folder of `tests`.
-The two suites that search for broken promises run side by side, each on one core. `tests/host` is left out: it needs
-root and has a command of its own.
+The two suites that search for broken promises run side by side, each on one core. The acceptance suite runs twice: its
+servers are one process each, and then two, server and gateway. `tests/host` is left out: it needs root and has a
+command of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYTEST = [sys.executable, "-m", "pytest"]
 TWO_CORES = ["-n", "2", "--dist", "worksteal"]
+ACCEPTANCE = Path("tests/acceptance")
+APART = ["env", "SERVED_APART=1"]
 SEARCHES = [Path("tests/model"), Path("tests/sim")]
 Step = tuple[str, list[list[str]]]
 
@@ -32,6 +35,8 @@ def steps(names: list[str]) -> list[Step]:
         if name == "test-python":
             alone = [suite for suite in suites() if suite not in SEARCHES]
             planned += [(suite.as_posix(), [[*PYTEST, *TWO_CORES, suite.as_posix()]]) for suite in alone]
+            apart = [*APART, *PYTEST, *TWO_CORES, ACCEPTANCE.as_posix()]
+            planned.append((f"{ACCEPTANCE}, server and gateway apart", [apart]))
             planned.append((" and ".join(map(str, SEARCHES)), [[*PYTEST, suite.as_posix()] for suite in SEARCHES]))
         else:
             planned.append((name, [["make", name]]))

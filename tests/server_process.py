@@ -1,4 +1,8 @@
-"""A real server in a process of its own, as the tests that need one start, kill and restart it."""
+"""A real server in a process of its own, as the tests that need one start, kill and restart it.
+
+With SERVED_APART=1 in the environment of the tests every server is two processes: `codeq server`, and `codeq gateway`
+for REST. Both are started, killed and stopped together; a test that means the server itself names it by its pid.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,10 @@ LOG_TAIL_CHARS = 6000
 LOOPBACK = "127.0.0.1"
 DEV_TOKEN = "dev-token"
 
+APART = os.environ.get("SERVED_APART") == "1"
+"""Whether servers and their gateways run in two processes."""
+
+_GATEWAY_FLAGS = frozenset({"--port", "--http-host"})
 _PASSED_ON = ("HOME", "LANG", "LC_ALL", "PATH", "PYTHONPATH", "TMPDIR", "VIRTUAL_ENV")
 
 
@@ -42,6 +50,7 @@ class ServerProcess:
         flags: Sequence[str] = (),
         dev: bool = True,
         store: Path | None = None,
+        apart: bool = APART,
     ) -> None:
         """Prepares a server; `start` or `with` starts it.
 
@@ -51,6 +60,7 @@ class ServerProcess:
             flags: Flags of `codeq serve` beside those for ports, store and ready file.
             dev: Whether to start it with --dev: the token of producer and worker is then DEV_TOKEN.
             store: Directory of the store; None: "store" in the directory.
+            apart: Whether the gateway runs in a process of its own.
         """
         directory.mkdir(parents=True, exist_ok=True)
         self.store = store or directory / "store"
@@ -61,6 +71,9 @@ class ServerProcess:
         # Bound and never listening: nobody else gets these ports, also while the server is down.
         self._ports = [_reserved_port() for _ in range(3)]
         self._process: subprocess.Popen[bytes] | None = None
+        self._apart = apart
+        self._gateway: subprocess.Popen[bytes] | None = None
+        self._gateway_ready_path = directory / "gateway-ready.json"
 
     def __enter__(self) -> Self:
         try:
@@ -103,7 +116,15 @@ class ServerProcess:
         """Content of the ready file."""
         content = json.loads(self.ready_path.read_text())
         assert isinstance(content, dict)
+        if self._apart:
+            content["http"] = json.loads(self._gateway_ready_path.read_text())["http"]
         return content
+
+    @property
+    def gateway_pid(self) -> int:
+        """Id of the gateway's process, where it has one."""
+        assert self._gateway is not None
+        return self._gateway.pid
 
     @property
     def log(self) -> str:
@@ -113,9 +134,10 @@ class ServerProcess:
     def spawn(self) -> Self:
         """Starts the process and returns at once."""
         assert not self.is_running
-        self.ready_path.unlink(missing_ok=True)
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(self._command(), env=self._env, stdout=log, stderr=log)
+        self._kill_gateway()
+        self._spawn_server()
+        if self._apart:
+            self._spawn_gateway()
         return self
 
     def start(self) -> Self:
@@ -125,8 +147,34 @@ class ServerProcess:
             RuntimeError: It ended, or was not ready in time; the text ends with what it logged.
         """
         self.spawn()
+        return self._wait_until_ready()
+
+    def start_server(self) -> None:
+        """Starts the server again whose process has ended, and leaves its gateway as it is."""
+        self._spawn_server()
+        self._wait_until_ready()
+
+    def start_gateway(self) -> None:
+        """Starts the gateway again whose process has ended, and leaves the server as it is."""
+        self._kill_gateway()
+        self._spawn_gateway()
+        self._wait_until_ready()
+
+    def _spawn_server(self) -> None:
+        if self._process is not None:
+            self._process.wait(STOP_SECONDS_MAX)
+        self.ready_path.unlink(missing_ok=True)
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(self._command(), env=self._env, stdout=log, stderr=log)
+
+    def _spawn_gateway(self) -> None:
+        self._gateway_ready_path.unlink(missing_ok=True)
+        with self.log_path.open("ab") as log:
+            self._gateway = subprocess.Popen(self._gateway_command(), env=self._env, stdout=log, stderr=log)
+
+    def _wait_until_ready(self) -> Self:
         deadline = time.monotonic() + START_SECONDS_MAX
-        while not self.ready_path.exists():
+        while not (self.ready_path.exists() and (not self._apart or self._gateway_ready_path.exists())):
             if not self.is_running:
                 raise RuntimeError(f"the server ended with code {self.wait()}\n{self.log[-LOG_TAIL_CHARS:]}")
             if time.monotonic() > deadline:
@@ -138,7 +186,13 @@ class ServerProcess:
     def wait(self, seconds: float = STOP_SECONDS_MAX) -> int:
         """Waits for the end of the process and returns its exit code, negative when a signal ended it."""
         assert self._process is not None
-        return self._process.wait(seconds)
+        code = self._process.wait(seconds)
+        if self._gateway is None:
+            return code
+        self._gateway.send_signal(signal.SIGTERM)
+        gateway_code = self._gateway.wait(seconds)
+        self._gateway = None
+        return code or gateway_code
 
     def kill(self) -> None:
         """Ends the process at once, as a crash would."""
@@ -146,6 +200,7 @@ class ServerProcess:
             self.signal(signal.SIGKILL)
         if self._process is not None:
             self._process.wait()
+        self._kill_gateway()
 
     def stop(self) -> int:
         """Asks the server to stop and returns its exit code."""
@@ -173,16 +228,45 @@ class ServerProcess:
         assert isinstance(number, int)
         return number
 
+    def _kill_gateway(self) -> None:
+        if self._gateway is not None:
+            self._gateway.kill()
+            self._gateway.wait()
+            self._gateway = None
+
     def _command(self) -> list[str]:
         in_memory = self._env.get("PERSISTENCE_PROVIDER") == "memory"
         return [
-            *(sys.executable, "-m", "codeq_cli.main", "serve"),
-            *("--http-host", LOOPBACK, "--port", str(self._port(0))),
+            *(sys.executable, "-m", "codeq_cli.main", "server" if self._apart else "serve"),
+            *([] if self._apart else self._http_flags()),
             *("--worker-stream-addr", self.worker_addr, "--producer-stream-addr", self.producer_addr),
             *("--ready-file", str(self.ready_path)),
             *([] if in_memory else ["--store", str(self.store)]),
-            *self._flags,
+            *(self._given(of_gateway=False) if self._apart else self._flags),
         ]
+
+    def _gateway_command(self) -> list[str]:
+        return [
+            *(sys.executable, "-m", "codeq_cli.main", "gateway", "--server", self.producer_addr),
+            *self._http_flags(),
+            *("--ready-file", str(self._gateway_ready_path)),
+            *(["--dev"] if "--dev" in self._flags else []),
+            *self._given(of_gateway=True),
+        ]
+
+    def _http_flags(self) -> list[str]:
+        return ["--http-host", LOOPBACK, "--port", str(self._port(0))]
+
+    def _given(self, *, of_gateway: bool) -> list[str]:
+        """Returns the flags that were given for the gateway, or those for the server."""
+        found = []
+        owner = False
+        for flag in self._flags:
+            if flag.startswith("--"):
+                owner = flag in _GATEWAY_FLAGS
+            if owner == of_gateway:
+                found.append(flag)
+        return found
 
 
 def _reserved_port() -> socket.socket:

@@ -17,7 +17,8 @@ from codeq import reasons
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from codeq_gateway import fields
-from codeq_gateway.header_fields import header_of
+from codeq_gateway.header_fields import FORWARD, header_of
+from codeq_gateway.parameters import CONSISTENCIES, CONSISTENCY
 from codeq_gateway.routes import Operation
 
 Json = dict[str, Any]
@@ -45,6 +46,23 @@ _NUMBERS: Final[dict[int, Json]] = {
     FieldDescriptor.TYPE_DOUBLE: {"type": "number", "format": "double"},
     FieldDescriptor.TYPE_FLOAT: {"type": "number", "format": "float"},
     FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
+}
+
+
+_CONSISTENCY: Final[Json] = {
+    "name": CONSISTENCY,
+    "in": "query",
+    "required": False,
+    "description": "`stale`: a server that does not lead may answer from what it has.",
+    "schema": {"type": "string", "enum": list(CONSISTENCIES)},
+}
+
+_FORWARD: Final[Json] = {
+    "name": FORWARD,
+    "in": "header",
+    "required": False,
+    "description": "1: a server that does not lead passes the call on to the one that does, instead of answering 307.",
+    "schema": {"type": "string", "enum": ["0", "1"]},
 }
 
 
@@ -141,7 +159,9 @@ def _operation(operation: Operation, words: _Words, schemas: _Schemas) -> Json:
                 "schema": schemas.field(field, is_input=True),
             }
             for field in operation.header_fields.values()
-        ],
+        ]
+        + ([_CONSISTENCY] if operation.reads else [])
+        + [_FORWARD],
     }
     if operation.body_bytes_max:
         built["requestBody"] = {"content": _content(_body(operation, said, schemas))}
@@ -163,6 +183,11 @@ def _operation(operation: Operation, words: _Words, schemas: _Schemas) -> Json:
         }
     if operation.empty_status is not None:
         replies[str(operation.empty_status)] = {"description": "Success without content."}
+    replies["307"] = {
+        "description": "Another server leads.",
+        "headers": {"Location": {"schema": {"type": "string"}, "description": "The same request at that server."}},
+        "content": _content({"$ref": _REF + _ERROR}),
+    }
     replies["default"] = {"description": "Failure.", "content": _content({"$ref": _REF + _ERROR})}
     return built | {"responses": replies}
 
@@ -282,6 +307,11 @@ def _error_schema() -> Json:
             "code": {"type": "string", "enum": codes, "description": "gRPC code of the reason."},
             "reason": {"type": "string", "enum": list(reasons.BY_NAME), "description": "What went wrong."},
             "details": {"type": "array", "items": detail, "description": "Malformed fields, if any."},
+            "leader": {
+                "type": "object",
+                "properties": {name: {"type": "string"} for name in ("name", "http", "grpc")},
+                "description": "What is known of the server that leads, with the reason NOT_LEADER.",
+            },
         },
         "required": ["error", "code", "reason", "details"],
     }

@@ -124,8 +124,10 @@ class Node:
             stack.push_async_callback(self._close)
             server = grpc.aio.server(options=GRPC_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
             stack.push_async_callback(server.stop, 0)
-            probes = self._probes()
+            registry = self._registry()
+            probes = ServerProbes(ready=self._readiness, metrics=lambda: generate_latest(registry))
             streams = await self._serve_grpc(server, probes)
+            registry.register(streams)
             worker, producer = self._listen(server)
             gateway = self._gateway(stack, probes) if self._rest else None
             await server.start()
@@ -174,12 +176,13 @@ class Node:
         worker, producer = (None if a is None else Address(a.host, ports[a]) for a in wanted)
         return worker, producer
 
-    def _probes(self) -> ServerProbes:
+    def _registry(self) -> CollectorRegistry:
+        """Returns what holds the server's metrics, those of HTTP left out."""
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
         registry.register(ShardCollector(lambda: self._calls.serving, self._host.upkeep.space))
-        return ServerProbes(ready=self._readiness, metrics=lambda: generate_latest(registry))
+        return registry
 
     def _gateway(self, stack: AsyncExitStack, probes: ServerProbes) -> GatewayServer:
         http_metrics = HttpMetrics()

@@ -32,7 +32,7 @@ from codeq_server.event_loop import ServerLoop
 START_SECONDS: Final = 60.0
 """Time in which a server must answer at the start."""
 
-ASK_SECONDS: Final = 0.5
+ASK_SECONDS: Final = 0.2
 """Rest before all servers are asked again."""
 
 EXIT_FAILED: Final = 1
@@ -109,7 +109,7 @@ class _Process:
             StartError: None answered in time.
         """
         give_up = asyncio.get_running_loop().time() + START_SECONDS
-        problem = ""
+        problem, is_told = "", False
         while not self._stopping.is_set():
             for address in self._settings.servers:
                 async with open_channel(address) as channel:
@@ -121,7 +121,9 @@ class _Process:
                         raise StartError(f"{address}: {error}") from None
             if asyncio.get_running_loop().time() > give_up:
                 raise StartError(f"no server answered in {START_SECONDS:.0f} seconds; {problem}")
-            _log.info("server_awaited", servers=",".join(self._settings.servers), problem=problem)
+            if not is_told:
+                _log.info("server_awaited", servers=",".join(self._settings.servers), problem=problem)
+                is_told = True
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ASK_SECONDS):
                     await self._stopping.wait()

@@ -270,13 +270,13 @@ def start_fails(server: ServerProcess) -> tuple[int, str]:
 def test_port_in_use_stops_the_start_and_names_it(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        code, said = start_fails(ServerProcess(tmp_path / "server", flags=["--port", str(port)]))
+        code, said = start_fails(ServerProcess(tmp_path / "server", flags=["--port", str(port)], apart=False))
     assert code == 1
     assert str(port) in said.splitlines()[-1]
 
 
 def test_locked_store_stops_the_start(running: ServerProcess, tmp_path: Path) -> None:
-    code, said = start_fails(ServerProcess(tmp_path / "server", store=running.store))
+    code, said = start_fails(ServerProcess(tmp_path / "server", store=running.store, apart=False))
     assert code == 1
     assert str(running.store) in said.splitlines()[-1]
 
@@ -284,7 +284,7 @@ def test_locked_store_stops_the_start(running: ServerProcess, tmp_path: Path) ->
 def test_unwritable_path_stops_the_start(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("not a directory")
-    code, said = start_fails(ServerProcess(tmp_path / "server", store=blocker / "store"))
+    code, said = start_fails(ServerProcess(tmp_path / "server", store=blocker / "store", apart=False))
     assert code == 1
     assert str(blocker) in said.splitlines()[-1]
 
@@ -292,6 +292,8 @@ def test_unwritable_path_stops_the_start(tmp_path: Path) -> None:
 def test_unknown_configuration_key_stops_the_start_and_names_it(tmp_path: Path) -> None:
     config = tmp_path / "codeq.yaml"
     config.write_text("port: 0\nprot: 8080\n")
-    code, said = start_fails(ServerProcess(tmp_path / "server", env={"CODEQ_CONFIG_PATH": os.fspath(config)}))
+    code, said = start_fails(
+        ServerProcess(tmp_path / "server", env={"CODEQ_CONFIG_PATH": os.fspath(config)}, apart=False)
+    )
     assert code == 2
     assert "prot" in said.splitlines()[-1]

@@ -291,7 +291,7 @@ async def test_default_lease_and_attempts_of_the_environment_are_in_force_on_eve
     [
         ({"LOG_LEVEL": "info", "LOG_FORMAT": "json"}, r"^\{.*\}$", True),
         ({"LOG_LEVEL": "warn", "LOG_FORMAT": "json"}, r"^\{.*\}$", False),
-        ({"LOG_LEVEL": "info", "LOG_FORMAT": "text"}, r"^[^{].*http_request_finished", True),
+        ({"LOG_LEVEL": "info", "LOG_FORMAT": "text"}, r"^[^{].*(http_request|grpc_call)_finished", True),
     ],
     ids=["info-json", "warn-json", "text"],
 )

@@ -191,3 +191,24 @@ def test_client_commands_do_not_import_the_server(run: Run) -> None:
     assert b"codeq_cli.rest" in done.stderr
     assert b"codeq_server" not in done.stderr
     assert b"grpc" not in done.stderr
+
+
+def test_check_for_a_gateway_needs_its_servers_and_no_tokens(run: Run) -> None:
+    refused = run("config", "check", "--mode", "gateway")
+    assert (refused.returncode, refused.stderr.split(b":")[1].strip()) == (2, b"SERVER_ADDRS")
+    checked = run("-o", "json", "config", "check", "--mode", "gateway", SERVER_ADDRS="a:1,b:2")
+    assert (checked.returncode, json.loads(checked.stdout)["serverAddrs"]) == (0, ["a:1", "b:2"])
+
+
+def test_check_for_a_server_without_rest_needs_a_listener(run: Run) -> None:
+    silent = {"WORKER_STREAM_ADDR": "", "PRODUCER_STREAM_ADDR": ""}
+    assert run("config", "check", "--dev", **silent).returncode == 0
+    refused = run("config", "check", "--dev", "--mode", "server", **silent)
+    assert (refused.returncode, b"PRODUCER_STREAM_ADDR" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("command", [["server", "--dev"], ["gateway"]])
+def test_start_that_cannot_be_is_refused_by_name(run: Run, command: list[str]) -> None:
+    refused = run(*command, WORKER_STREAM_ADDR="", PRODUCER_STREAM_ADDR="")
+    assert refused.returncode == 2
+    assert refused.stderr.count(b"_ADDR") >= 1

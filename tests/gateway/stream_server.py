@@ -12,6 +12,7 @@ from codeq_gateway.links import open_channel
 from codeq_gateway.reflection import Schema, read_schema
 from codeq_gateway.remote import RemoteDispatcher
 from codeq_server.core.errors import Reason, Rejection
+from codeq_server.listeners import GRPC_OPTIONS
 from codeq_server.services.call_stream import CallMethod, CallStreams, ServerProbes
 from google.protobuf import message_factory
 from google.protobuf.message import Message
@@ -44,7 +45,7 @@ class _Calls:
                 Call(name, request, authorization, "", 0, consistency="stale" if stale else "")
             )
         except CallFailed as failed:
-            raise Rejection(Reason(failed.reason), failed.message, failed.violations) from None
+            raise Rejection(Reason(failed.reason), failed.message, failed.violations, failed.metadata) from None
 
 
 class StreamServer:
@@ -62,7 +63,7 @@ class StreamServer:
 
     def __init__(self, answers: Dispatcher, port: int = 0) -> None:
         self.defects: list[BaseException] = []
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.aio.server(options=GRPC_OPTIONS)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
         probes = ServerProbes(lambda: (True, {"fsync": True}), lambda: b"double 1\n")
         self.streams = CallStreams(_Calls(answers), probes, None, lambda _, problem: self.defects.append(problem))
@@ -74,6 +75,10 @@ class StreamServer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._server.stop(0)
+
+    async def stop(self) -> None:
+        """Ends at once, as a server that is lost."""
         await self._server.stop(0)
 
     async def drain(self) -> None:

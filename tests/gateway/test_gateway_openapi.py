@@ -129,8 +129,18 @@ def test_shapes_are_those_of_our_json() -> None:
 
 
 def test_replies_have_their_statuses() -> None:
-    assert set(DOCUMENT["paths"]["/v1/codeq/tasks"]["post"]["responses"]) == {"200", "202", "default"}
-    assert set(DOCUMENT["paths"]["/v1/codeq/tasks/claim"]["post"]["responses"]) == {"200", "204", "default"}
+    assert set(DOCUMENT["paths"]["/v1/codeq/tasks"]["post"]["responses"]) == {"200", "202", "307", "default"}
+    assert set(DOCUMENT["paths"]["/v1/codeq/tasks/claim"]["post"]["responses"]) == {"200", "204", "307", "default"}
     assert "content" not in DOCUMENT["paths"]["/v1/codeq/tasks/claim"]["post"]["responses"]["204"]
-    assert set(SCHEMAS["Error"]["properties"]) == {"error", "code", "reason", "details"}
+    assert set(SCHEMAS["Error"]["properties"]) == {"error", "code", "reason", "details", "leader"}
     assert "TASK_NOT_FOUND" in SCHEMAS["Error"]["properties"]["reason"]["enum"]
+
+
+def test_calls_tell_what_they_take_where_another_server_leads() -> None:
+    reads, writes = (
+        {parameter["name"] for parameter in DOCUMENT["paths"][path][method]["parameters"]}
+        for path, method in (("/v1/codeq/tasks/{task_id}", "get"), ("/v1/codeq/tasks", "post"))
+    )
+    assert {"consistency", "X-CodeQ-Forward"} <= reads
+    assert "X-CodeQ-Forward" in writes
+    assert "consistency" not in writes

@@ -6,13 +6,16 @@ import asyncio
 
 import pytest
 from codeq.v1 import task_pb2, task_service_pb2
+from codeq_gateway.dispatch import Call, CallFailed
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.static import StaticToken, StaticValidator
 from codeq_server.core.claims import claim
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Caller
 from codeq_server.services.calls import Calls
+from codeq_server.services.local_dispatch import LocalDispatcher
 from codeq_server.services.serving import Serving
+from google.protobuf.message import Message
 from held_log import HeldRunner, turns, until
 
 TOKEN = "secret"
@@ -62,3 +65,41 @@ async def test_refusal_that_saw_what_is_not_durable_waits_for_it(calls: Calls, r
     with pytest.raises(Rejection) as refusal:
         await refused
     assert refusal.value.reason is Reason.TASK_NOT_CLAIMED
+
+
+LEADER = {"leader": "node-2", "leaderGrpc": "node-2:9092"}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "wished", "forwarded"),
+    [(LEADER, True, ["node-2:9092"]), (LEADER, False, []), ({"leader": "node-2"}, True, [])],
+    ids=["forwarded", "not wished", "address unknown"],
+)
+async def test_call_is_passed_on_to_the_leader_if_that_is_wished_and_known(
+    calls: Calls, metadata: dict[str, str], *, wished: bool, forwarded: list[str]
+) -> None:
+    calls = Calls(calls.authenticator, lambda: Rejection(Reason.NOT_LEADER, "elsewhere", (), metadata))
+    asked = []
+    answer = task_service_pb2.SubmitResultResponse()
+
+    async def forward(address: str, call: Call) -> Message:
+        asked.append((address, call))
+        return answer
+
+    call = Call(SUBMIT, task_service_pb2.SubmitResultRequest(), f"Bearer {TOKEN}", "r", 30, forward=wished)
+    dispatcher = LocalDispatcher(calls, forward)
+    if forwarded:
+        assert await dispatcher.call(call) is answer
+    else:
+        with pytest.raises(CallFailed) as refused:
+            await dispatcher.call(call)
+        assert (refused.value.reason, refused.value.metadata) == (Reason.NOT_LEADER.value, metadata)
+    assert asked == [(address, call) for address in forwarded]
+
+
+async def test_call_that_came_over_a_call_stream_is_not_passed_on(calls: Calls) -> None:
+    """What serves call streams is `Calls` itself: it refuses, and knows no way to another server."""
+    calls = Calls(calls.authenticator, lambda: Rejection(Reason.NOT_LEADER, "elsewhere", (), LEADER))
+    with pytest.raises(Rejection) as refusal:
+        await calls.call(SUBMIT, task_service_pb2.SubmitResultRequest(), f"Bearer {TOKEN}", stale=False)
+    assert refusal.value.reason is Reason.NOT_LEADER

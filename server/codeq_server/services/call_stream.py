@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
@@ -20,6 +20,8 @@ import msgspec
 from codeq import reasons
 from codeq_internal.v1 import call_pb2
 from google.protobuf.message import Message
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from codeq_server.core.errors import Reason, Rejection
 
@@ -85,7 +87,7 @@ class ServerProbes:
     metrics: Callable[[], bytes]
 
 
-class CallStreams:
+class CallStreams(Collector):
     """Serves CallService.
 
     Args:
@@ -93,6 +95,9 @@ class CallStreams:
         probes: What gateways ask beside calls.
         access_log: Takes a line for each call; None: nobody does.
         on_defect: Takes what failed without being a refusal.
+
+    Attributes:
+        frames: Frames of calls taken since the start.
     """
 
     def __init__(
@@ -105,6 +110,7 @@ class CallStreams:
         self.calls = calls
         self.access_log = access_log
         self.on_defect = on_defect
+        self.frames = 0
         self._probes = probes
         self._open: set[_CallStream] = set()
         self._is_ending = False
@@ -133,6 +139,13 @@ class CallStreams:
             ),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields the metrics of call streams."""
+        yield GaugeMetricFamily("codeq_call_streams_open", "Open streams of gateways.", value=len(self._open))
+        yield CounterMetricFamily(
+            "codeq_call_frames", "Frames of calls from gateways since the start.", value=self.frames
+        )
 
     def end(self) -> None:
         """Asks every gateway to send its next calls elsewhere; what it has sent is answered."""
@@ -206,6 +219,7 @@ class _CallStream:
         look = self._loop.create_task(self._expire(), name="call-stream-deadlines")
         try:
             while (frame := await self._context.read()) is not grpc.aio.EOF:
+                self._streams.frames += bool(frame.calls)
                 for call in frame.calls:
                     self._begin(call)
                 for number in frame.cancelled:

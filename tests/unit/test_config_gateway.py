@@ -1,0 +1,59 @@
+"""Configuration of a gateway in a process of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from codeq_server.config import Address, ConfigError, describe_gateway, load, load_gateway
+
+
+def test_gateway_needs_servers_and_no_tokens() -> None:
+    settings = load_gateway(None, {"SERVER_ADDRS": " a:1, [::1]:2 ,a:1,"}, {}, dev=False)
+    assert settings.servers == ("a:1", "[::1]:2")
+    assert settings.http == Address("", 8080)
+    assert settings.allowed_hosts == frozenset()
+
+
+def test_gateway_without_servers_is_refused() -> None:
+    with pytest.raises(ConfigError, match="SERVER_ADDRS: no server is configured"):
+        load_gateway(None, {}, {}, dev=False)
+
+
+def test_gateway_for_development_has_the_server_of_this_machine_and_serves_loopback() -> None:
+    settings = load_gateway(None, {}, {}, dev=True)
+    assert (settings.servers, settings.http.host) == (("127.0.0.1:9092",), "127.0.0.1")
+    assert "localhost" in settings.allowed_hosts
+
+
+@pytest.mark.parametrize("text", ["a", "a:0", "a:65536", ":9092", "a:1,b", "http://a:1", "a b:1"])
+def test_malformed_server_is_named(text: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_gateway(None, {"SERVER_ADDRS": text}, {}, dev=False)
+    assert refused.value.key == "SERVER_ADDRS"
+
+
+def test_servers_are_bounded() -> None:
+    many = ",".join(f"h{number}:1" for number in range(17))
+    with pytest.raises(ConfigError, match="more than 16 servers"):
+        load_gateway(None, {"SERVER_ADDRS": many}, {}, dev=False)
+
+
+def test_one_file_serves_server_and_gateway(tmp_path: Path) -> None:
+    file = tmp_path / "codeq.yaml"
+    file.write_text(
+        "port: 81\nserverAddrs: [a:1, b:2]\nlogFormat: json\nworkerStreamAddr: :91\n"
+        "producerAuthProvider: static\nproducerAuthConfig: secret\n"
+        "workerAuthProvider: static\nworkerAuthConfig: {token: secret, scopes: [codeq:claim], eventTypes: ['*']}\n"
+    )
+    gateway = load_gateway(str(file), {}, {"port": 82}, dev=False)
+    assert describe_gateway(gateway) == {
+        "port": 82,
+        "httpHost": "",
+        "serverAddrs": ["a:1", "b:2"],
+        "logLevel": "info",
+        "logFormat": "json",
+        "shutdownGraceSeconds": 10,
+        "readyFile": None,
+    }
+    assert load(str(file), {}, {}, dev=False).worker_stream == Address("", 91)

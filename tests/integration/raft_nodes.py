@@ -1,20 +1,28 @@
-"""Nodes that talk over real connections and note what they are told."""
+"""Nodes that talk over real connections and note what they are told, and ways to disturb them."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
-from codeq_server.replication.raft.channels import TransportSettings
+import grpc.aio
+from codeq_internal.v1 import raft_pb2
+from codeq_server.replication.raft.channels import SECRET_KEY, TransportSettings
 from codeq_server.replication.raft.network import Hello
 from codeq_server.replication.raft.transport import Transport
+from codeq_server.replication.raft.wire import SERVICE
+
+SECRET = "open sesame"
 
 
-async def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
+async def eventually(condition: Callable[[], object], seconds: float = 15.0) -> None:
     """Waits until a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -28,10 +36,13 @@ class Node:
     Attributes:
         me: Who it is.
         received: Groups and messages in the order they came.
-        met: Who said who they are, and the address.
+        met_peers: Who said who they are, and the addresses.
         lost: Raft ids that were reported unreachable, with the time.
         sent: Groups, Raft ids and outcomes of snapshots that were sent.
-        installed: Groups, messages and the files of snapshots that came, by name.
+        installed: Groups, messages and files of snapshots that came.
+        refusal: What installing raises, if anything.
+        installing: Set when an installation has begun.
+        may_install: What installations wait for.
     """
 
     def __init__(self, name: str, raft_id: int, cluster_id: bytes = b"cluster") -> None:
@@ -42,9 +53,9 @@ class Node:
         self.sent: list[tuple[int, int, bool]] = []
         self.installed: list[tuple[int, bytes, dict[str, bytes]]] = []
         self.refusal: Exception | None = None
+        self.installing = asyncio.Event()
         self.may_install = asyncio.Event()
         self.may_install.set()
-        self.installing = asyncio.Event()
 
     def hello(self) -> Hello:
         return self.me
@@ -76,9 +87,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def settings(folder: Path, port: int = 0, **further: object) -> TransportSettings:
+def settings(folder: Path, port: int = 0, **further: Any) -> TransportSettings:
     """Returns the settings of a node on the loopback."""
-    return replace(TransportSettings("127.0.0.1", port, folder), secret="sesame", **further)  # type: ignore[arg-type]
+    return replace(TransportSettings("127.0.0.1", port, folder, secret=SECRET), **further)
 
 
 @asynccontextmanager
@@ -94,21 +105,148 @@ async def started(
         await transport.stop()
 
 
-def reaches(transport: Transport, *raft_ids: int) -> bool:
-    """Returns whether a transport has streams to these nodes."""
-    return set(raft_ids) <= {peer.raft_id for peer in transport.peers()}
+def reaches(transport: Transport, raft_id: int) -> bool:
+    """Returns whether a transport has a stream to a node."""
+    return raft_id in {peer.raft_id for peer in transport.peers()}
 
 
 @asynccontextmanager
-async def connected(folder: Path, *nodes: Node) -> AsyncIterator[list[Transport]]:
+async def connected(folder: Path, *nodes: Node, **further: Any) -> AsyncIterator[list[Transport]]:
     """Runs the transports of nodes that all have streams to each other."""
     async with AsyncExitStack() as stack:
-        transports = []
-        for node in nodes:
-            transports.append(await stack.enter_async_context(started(node, settings(folder / node.me.name))))
+        transports = [
+            await stack.enter_async_context(started(node, settings(folder / node.me.name, **further))) for node in nodes
+        ]
         book = {node.me.name: f"127.0.0.1:{transport.port}" for node, transport in zip(nodes, transports, strict=True)}
         for transport in transports:
             for name, address in book.items():
                 transport.add(name, address)
         await eventually(lambda: all(peer.raft_id for transport in transports for peer in transport.peers()))
         yield transports
+
+
+@asynccontextmanager
+async def raw_call(
+    port: int, method: str, secret: str | None = SECRET, credentials: grpc.ChannelCredentials | None = None
+) -> AsyncIterator[Any]:
+    """Calls a method of the transport as somebody who does not keep to what a node does."""
+    address = f"127.0.0.1:{port}"
+    options = [("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0)]
+    if credentials is None:
+        channel = grpc.aio.insecure_channel(address, options=options)
+    else:
+        channel = grpc.aio.secure_channel(address, credentials, options=options)
+    async with channel:
+        yield channel.stream_stream(
+            f"/{SERVICE}/{method}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=getattr(raft_pb2, f"{method}Response", raft_pb2.DeliverResponse).FromString,
+        )(metadata=() if secret is None else ((SECRET_KEY, secret.encode()),))
+
+
+async def refusal_of(call: Any, *frames: Any) -> tuple[grpc.StatusCode, str]:
+    """Sends frames and returns how the call ends."""
+    with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
+        for frame in frames:
+            await call.write(frame)
+        while await call.read() is not grpc.aio.EOF:
+            pass
+    return await call.code(), await call.details()
+
+
+class Proxy:
+    """Passes bytes on between a node and those who connect to it.
+
+    Attributes:
+        address: Where to connect.
+        bytes_left: Bytes towards the node after which connections are cut; None: they are not.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.address = ""
+        self.bytes_left: int | None = None
+        self._port = port
+        self._flows = asyncio.Event()
+        self._flows.set()
+        self._streams: set[asyncio.StreamWriter] = set()
+
+    def freeze(self) -> None:
+        """Lets connections be, and passes nothing on."""
+        self._flows.clear()
+
+    def thaw(self) -> None:
+        """Passes on again what comes."""
+        self._flows.set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        self.thaw()
+        self._cut()
+        await eventually(lambda: not self._streams)
+
+    def _cut(self) -> None:
+        for stream in self._streams:
+            stream.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._streams |= {writer, there_writer}
+        try:
+            await asyncio.gather(self._pass(reader, there_writer, inward=True), self._pass(there_reader, writer))
+        finally:
+            self._streams -= {writer, there_writer}
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, inward: bool = False) -> None:
+        with suppress(OSError):
+            while content := await reader.read(65536):
+                await self._flows.wait()
+                if inward and self.bytes_left is not None:
+                    self.bytes_left -= len(content)
+                    if self.bytes_left <= 0:
+                        self.bytes_left = None
+                        self._cut()
+                writer.write(content)
+                await writer.drain()
+        writer.close()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot in a folder.
+
+    Attributes:
+        folder: The folder, with manifest.json in it.
+        files: All files in it by name.
+    """
+
+    folder: Path
+    files: dict[str, bytes]
+
+    @property
+    def manifest(self) -> bytes:
+        """Content of manifest.json."""
+        return self.files["manifest.json"]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the files that the manifest lists."""
+        return sum(map(len, self.files.values())) - len(self.manifest)
+
+
+def make_snapshot(folder: Path, sizes: Sequence[int], mark: int = 0) -> Snapshot:
+    """Makes a snapshot with files of these sizes."""
+    folder.mkdir(parents=True)
+    files, listed = {}, []
+    for number, size in enumerate(sizes):
+        name = f"{number:06}.sst"
+        files[name] = hashlib.shake_128(b"%d %d" % (mark, number)).digest(size)
+        listed.append({"name": name, "bytes": size, "sha256": hashlib.sha256(files[name]).hexdigest()})
+    files["manifest.json"] = json.dumps({"files": listed, "values": {"ff00": f"{mark:02x}"}}).encode()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return Snapshot(folder, files)

@@ -20,7 +20,17 @@ from codeq_internal.v1 import raft_pb2
 
 from .channels import Credentials
 from .network import Handler, Hello
-from .wire import LOG_SECONDS, MESSAGE_BYTES_MAX, SERVICE, Counters, Refused, Seldom, read_hello, write_hello
+from .wire import (
+    LOG_SECONDS,
+    MESSAGE_BYTES_MAX,
+    SERVICE,
+    Counters,
+    Refused,
+    Seldom,
+    read_hello,
+    tell_failure,
+    write_hello,
+)
 
 BUFFER_BYTES_MAX: Final = 64 << 20
 """Bytes that may wait for one node; further messages are dropped."""
@@ -191,7 +201,7 @@ class _Peer:
         self._buffer: deque[tuple[int, bytes]] = deque()
         self._filled = asyncio.Event()
         self.task = asyncio.get_running_loop().create_task(self._run(), name=f"raft-peer-{name}")
-        self.task.add_done_callback(_report)
+        self.task.add_done_callback(tell_failure)
 
     def put(self, group: int, message: bytes) -> bool:
         """Returns whether a message was taken: there is room for it."""
@@ -319,10 +329,3 @@ async def _read_to_end(call: Any) -> None:
     """
     while await call.read() is not grpc.aio.EOF:
         pass
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    """Tells the event loop at once when the task of a stream failed: it never ends by itself."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        loop = task.get_loop()
-        loop.call_exception_handler({"message": f"{task.get_name()} failed", "exception": error, "task": task})

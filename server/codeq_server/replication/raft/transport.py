@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
 import grpc.aio
 from codeq_internal.v1 import raft_pb2
 
-from .channels import Credentials, TransportSettings, new_server
+from .channels import Credentials, TransportError, TransportSettings, new_server
 from .network import Handler, Hello
 from .peers import CONNECT_SECONDS, Peers, PeerState
+from .snapshots import SnapshotReceiver, SnapshotSender
 from .wire import LOG_SECONDS, SERVICE, Counters, Refused, Seldom, check_cluster, read_hello, write_hello
 
 _LOG: Final = logging.getLogger("codeq.raft.transport")
@@ -47,13 +49,22 @@ class Transport:
         self._book = dict(peers)
         self._credentials = Credentials(settings.secret, settings.tls)
         self._peers = Peers(self._credentials, handler, self.counters)
+        self._sender = SnapshotSender(self._credentials, handler, self.counters, self._peers.address_of)
+        self._receiver = SnapshotReceiver(
+            settings.incoming, settings.reserve_bytes, handler, self.counters, self._peers.called_by
+        )
         self._logged = Seldom(LOG_SECONDS)
         self._server = new_server([_Gate(self._credentials)])
-        handlers = {
+        handlers: dict[str, Any] = {
             "Deliver": grpc.stream_stream_rpc_method_handler(
                 self._deliver,
                 request_deserializer=raft_pb2.DeliverRequest.FromString,
                 response_serializer=raft_pb2.DeliverResponse.SerializeToString,
+            ),
+            "InstallSnapshot": grpc.stream_stream_rpc_method_handler(
+                self._receiver.install_snapshot,
+                request_deserializer=raft_pb2.InstallSnapshotRequest.FromString,
+                response_serializer=raft_pb2.InstallSnapshotResponse.SerializeToString,
             ),
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
@@ -62,17 +73,23 @@ class Transport:
         """Listens to other nodes and connects to them.
 
         Raises:
-            TransportError: The port is taken, or the host is not one of this machine.
+            TransportError: The port is taken, the host is not one of this machine, or the folder cannot be used.
         """
+        try:
+            await self._receiver.start()
+        except OSError as error:
+            raise TransportError(f"cannot use {self._settings.incoming}: {error.strerror}") from None
         self.port = self._credentials.listen(self._server, self._settings.host, self._settings.port)
         await self._server.start()
         for name, address in self._book.items():
             self._peers.add(name, address)
 
     async def stop(self) -> None:
-        """Ends all streams."""
+        """Ends all streams and transfers; only a snapshot that is being installed is waited for, for a while."""
+        await self._sender.close()
         await self._peers.close()
         await self._server.stop(None)
+        await self._receiver.close()
 
     def add(self, name: str, address: str) -> None:
         """Takes a node into the address book, or changes its address. This node itself is left out."""
@@ -89,6 +106,10 @@ class Transport:
     def send(self, to: int, group: int, message: bytes) -> None:
         """Sends a message to the node with a Raft id. It may be lost; those that arrive keep their order."""
         self._peers.send(to, group, message)
+
+    def send_snapshot(self, to: int, group: int, message: bytes, folder: Path) -> None:
+        """Sends a snapshot; see `Network.send_snapshot`."""
+        self._sender.send(to, group, message, folder)
 
     async def _deliver(self, _: object, context: Any) -> None:
         """Serves one stream of messages."""
@@ -126,7 +147,7 @@ class Transport:
         mine = self._handler.hello()
         check_cluster(peer, mine)
         counters = self.counters
-        counters.frames_received += 1
+        counters.frames_received += bool(frame.messages)
         for message in frame.messages:
             if message.to_id != mine.raft_id or message.from_id != peer.raft_id:
                 counters.refused += 1

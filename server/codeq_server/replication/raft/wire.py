@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -135,3 +136,10 @@ def check_cluster(peer: Hello, mine: Hello) -> None:
             grpc.StatusCode.FAILED_PRECONDITION,
             f"the nodes are of different clusters, {peer.cluster_id.hex()} and {mine.cluster_id.hex()}",
         )
+
+
+def tell_failure(task: asyncio.Task[None]) -> None:
+    """Tells the event loop at once when a task failed: nobody waits for it."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        loop = task.get_loop()
+        loop.call_exception_handler({"message": f"{task.get_name()} failed", "exception": error, "task": task})

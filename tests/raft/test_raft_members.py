@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from codeq_raft_core import read_conf_state
 from codeq_server.core.errors import Reason, Rejection
+from codeq_server.replication.raft import outgoing
 from members_net import Cluster
 
 
@@ -153,3 +154,19 @@ async def test_refused_proposal_begins_the_leadership_anew(tmp_path: Path) -> No
         await serving.write({b"t3": b"three"})
         assert serving.store.get(b"t1") is None
         assert serving.store.get(b"t2") is None
+
+
+async def test_files_of_a_snapshot_go_when_nobody_needs_it_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outgoing, "KEPT_TICKS", 20)
+    async with Cluster(tmp_path) as cluster:
+        await cluster.voters(3)  # each of the two that joined got a snapshot
+        leader = await cluster.leader()
+        folder = tmp_path / f"{leader.name}-snapshots"
+        await cluster.until(lambda: not list(folder.iterdir()))
+        other = cluster.node("d").start()
+        await cluster.invite(leader, other)
+        await leader.write({b"t1": b"one"})
+        await cluster.until(lambda: other.store.get(b"t1") == b"one")
+        await other.stop()

@@ -10,9 +10,9 @@ from .disk import Disk, Work
 from .log_rows import GroupKeys, base_value
 
 LOG_BYTES: Final = 64 << 20
-"""Length of the log from which it is cut, to a half, up to what all members that answer have."""
+"""Length of the log from which it is cut, to a half, up to what all members have."""
 LOG_BYTES_MAX: Final = 256 << 20
-"""Length from which it is cut whatever members lack: they get a snapshot."""
+"""Length from which it is cut whatever members lack: they get a snapshot. Some ten seconds at full load."""
 ENTRY_BYTES: Final = 256
 """Memory of an entry beside its content."""
 
@@ -45,7 +45,7 @@ class LogKeeper:
             return
         until = min(written, status.last_index - entries * LOG_BYTES // (2 * size))
         if leading and size <= LOG_BYTES_MAX:
-            until = min([until, *(p.matched for p in node.progress() if p.recent_active)])
+            until = min([until, *(p.matched for p in node.progress())])
             if self.held is not None:
                 until = min(until, self.held)
         self.cut(node, until)

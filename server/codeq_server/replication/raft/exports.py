@@ -17,8 +17,6 @@ from codeq_server.storage.rocks import RocksStore
 from .log_rows import GroupKeys, read_applied
 from .ports import Made
 
-KEPT: Final = 2
-"""Snapshots that are kept: the last one, and the one before, which may still be on its way."""
 ERROR_CHARS_MAX: Final = 2000
 
 
@@ -63,8 +61,11 @@ class SnapshotMaker:
             raise StoreFailed(f"making a snapshot failed: {problem.decode(errors='replace')[-ERROR_CHARS_MAX:]}")
         content = json.loads(await asyncio.to_thread((files / "manifest.json").read_bytes))
         applied, conf_state, members = (bytes.fromhex(content["values"][key]) for key in wanted)
-        old = self._folder / str(self._number - KEPT)
-        await asyncio.to_thread(shutil.rmtree, old, ignore_errors=True)
         index, term, lsn = read_applied(applied)
         data = raft_rows_pb2.SnapshotData(lsn=lsn, members=raft_rows_pb2.MembersRow.FromString(members))
-        return Made(files, index, term, conf_state, data.SerializeToString())
+        loop = asyncio.get_running_loop()
+
+        def remove() -> None:
+            loop.run_in_executor(None, lambda: shutil.rmtree(folder, ignore_errors=True))
+
+        return Made(files, index, term, conf_state, data.SerializeToString(), remove)

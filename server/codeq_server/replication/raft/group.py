@@ -24,6 +24,7 @@ from .disk import Disk, Work
 from .entry import BatchEntry, decode, encode_batch, encode_members
 from .log_rows import Applied, GroupKeys, Stored, applied_value, base_value, hard_state_value
 from .network import Network
+from .outgoing import Outgoing
 from .pending import Pending
 from .ports import Listener, Made, Step, Ticks
 
@@ -108,7 +109,6 @@ class Group:
         self._scheduled = False
         self._stopped = False
         self._staged: _Staged | None = None
-        self._made: Made | None = None
         self.log = LogKeeper(self._keys, disk, stored.base[0])
         term, vote, commit = stored.hard_state
         self._node = RaftNode(
@@ -129,6 +129,7 @@ class Group:
             uncommitted_bytes_max=UNCOMMITTED_BYTES_MAX,
             committed_bytes_max=COMMITTED_BYTES_MAX,
         )
+        self._outgoing = Outgoing(self._node, network, number, raft_id, self.log)
 
     # -- what is known ---------------------------------------------------------------------------------------------
 
@@ -154,6 +155,7 @@ class Group:
         if self._stopped:
             return
         self._node.tick()
+        self._outgoing.tick()
         self._pump()
 
     def receive(self, message: bytes) -> None:
@@ -317,10 +319,8 @@ class Group:
     def _send(self, to: int, kind: str, message: bytes) -> None:
         if kind != "MsgSnapshot":
             self._network.send(to, self.number, message)
-        elif self._made is not None:
-            self._network.send_snapshot(to, self.number, message, self._made.folder)
         else:
-            self._node.report_snapshot(to, False)  # noqa: FBT003
+            self._outgoing.send(to, message)
 
     # -- persisting ----------------------------------------------------------------------------------------------------
 
@@ -407,14 +407,13 @@ class Group:
 
     def offer(self, made: Made) -> None:
         """Gives a snapshot to followers that need one."""
-        self._made = made
-        self._node.offer_snapshot(made.index, made.term, made.conf_state, made.data)
+        self._outgoing.offer(made)
         self.wake()
 
     def snapshot_sent(self, raft_id: int, *, ok: bool) -> None:
         """Takes notice of what became of a snapshot on its way to a follower."""
         if not self._stopped:
-            self._node.report_snapshot(raft_id, ok)
+            self._outgoing.sent(raft_id, ok=ok)
             self.wake()
 
     async def install(self, message: bytes, files: Sequence[Path]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from codeq_raft_core import conf_state, read_conf_state
 
 from codeq_server.core import keys
 from codeq_server.core.errors import Reason, Rejection
-from codeq_server.storage.errors import StoreFormat
+from codeq_server.storage.errors import StoreError, StoreFormat
 from codeq_server.storage.store import Store
 
 from . import log_rows, members
@@ -36,6 +37,10 @@ BASE: Final = (1, 1)
 """Index and term of the entry that stands for what a founder has before the first entry of the log."""
 CLUSTER_ID_BYTES: Final = 16
 RAFT_ID_BYTES: Final = 8
+RETRY_SECONDS: Final = 5.0
+"""Time from a snapshot that could not be made to the next attempt."""
+
+_log = logging.getLogger("codeq.raft.member")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +205,6 @@ class Member:
     def snapshot_sent(self, group: int, to: int, ok: bool) -> None:  # noqa: FBT001
         """See `Handler.snapshot_sent`."""
         if group == GROUP and self.group is not None:
-            self.group.log.held = None
             self.group.snapshot_sent(to, ok=ok)
 
     async def install(self, group: int, message: bytes, folder: Path) -> None:
@@ -365,7 +369,12 @@ class Member:
         group = self.group
         assert group is not None
         try:
-            group.log.held = group.written
+            group.log.held = group.written  # what comes after the snapshot must still be there for it
             group.offer(await self._host.make_snapshot())
+        except StoreError as problem:
+            # Nothing is wrong with what there is: the follower waits, and the disk may have room later.
+            group.log.held = None
+            _log.warning("raft_snapshot_failed error=%s", problem)
+            await asyncio.sleep(RETRY_SECONDS)
         finally:
             self._making = None

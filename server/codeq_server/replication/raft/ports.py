@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -51,6 +52,10 @@ class Ticks:
     heartbeat: int
 
 
+def _keep() -> None:
+    """Whoever made it sees to its files."""
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
     """A snapshot that was made.
@@ -61,6 +66,7 @@ class Made:
         term: Its term.
         conf_state: Conf state of Raft then.
         data: SnapshotData.
+        remove: Removes its files.
     """
 
     folder: Path
@@ -68,3 +74,4 @@ class Made:
     term: int
     conf_state: bytes
     data: bytes
+    remove: Callable[[], None] = _keep

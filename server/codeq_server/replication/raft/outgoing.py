@@ -1,0 +1,80 @@
+"""Snapshots on their way to followers: which one is offered, who is getting it, and when its files go."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from codeq_raft_core import RaftNode, conf_state
+
+from .compaction import LogKeeper
+from .network import Network
+from .ports import Made
+
+KEPT_TICKS: Final = 600
+"""Ticks that a snapshot is kept for when nobody is getting it: half a minute by default. Then its files go."""
+
+
+class Outgoing:
+    """The snapshots that one member offers.
+
+    Args:
+        node: The consensus core, which tells who needs one.
+        network: Sends them.
+        group: Number of the group.
+        raft_id: Raft id of this member.
+        log: Keeps entries from the offered snapshot on while somebody is getting it.
+    """
+
+    def __init__(self, node: RaftNode, network: Network, group: int, raft_id: int, log: LogKeeper) -> None:
+        self._node, self._network, self._group, self._raft_id, self._log = node, network, group, raft_id, log
+        self._offered: Made | None = None
+        self._older: list[Made] = []
+        self._sending: dict[int, Made] = {}
+        self._idle_ticks = 0
+
+    def offer(self, made: Made) -> None:
+        """Offers a snapshot to all who need one; earlier ones go when nobody is getting them any more."""
+        if self._offered is not None:
+            self._older.append(self._offered)
+        self._offered = made
+        self._idle_ticks = 0
+        self._node.offer_snapshot(made.index, made.term, made.conf_state, made.data)
+        self._clean()
+
+    def send(self, to: int, message: bytes) -> None:
+        """Sends the message with which the core offers a snapshot, and the snapshot's files."""
+        made = self._offered
+        if made is None:
+            self._node.report_snapshot(to, False)  # noqa: FBT003 - the signature of the extension
+            return
+        self._sending[to] = made
+        self._log.held = min(each.index for each in self._sending.values())
+        self._network.send_snapshot(to, self._group, message, made.folder)
+
+    def sent(self, to: int, *, ok: bool) -> None:
+        """Takes notice of what became of a snapshot that was sent."""
+        self._sending.pop(to, None)
+        self._log.held = min((each.index for each in self._sending.values()), default=None)
+        self._idle_ticks = 0
+        self._node.report_snapshot(to, ok)
+        self._clean()
+
+    def tick(self) -> None:
+        """Withdraws a snapshot that nobody has needed for long: the next one will be newer."""
+        made = self._offered
+        if made is None or self._sending:
+            return
+        self._idle_ticks += 1
+        if self._idle_ticks >= KEPT_TICKS:
+            # One that lists no other member is one that nobody can have.
+            self._node.offer_snapshot(made.index, made.term, conf_state([self._raft_id], []), b"")
+            self._older.append(made)
+            self._offered = self._log.held = None
+            self._clean()
+
+    def _clean(self) -> None:
+        needed = list(self._sending.values())
+        gone = [made for made in self._older if made not in needed]
+        self._older = [made for made in self._older if made in needed]
+        for made in gone:
+            made.remove()

@@ -255,14 +255,14 @@ def test_nested_groups_are_refused(outer: bytes, victim: Victim) -> None:
         nested = bytes([tag]) + varint + bytes([size]) + nested
     assert victim.run(("follower", [("step", nested)])) == ""
     for reader in (follower().step, snapshot_of):
-        with pytest.raises(ValueError, match="malformed protobuf"):
+        with pytest.raises(ValueError, match="not a raft message"):
             reader(nested)
 
 
 @pytest.mark.parametrize("junk", [b"\xff", b"\x0a", b"\x08\x80", b"\x0b", b"\x07", b"\x80" * 11, b"\x12\x05ab"])
 def test_bytes_that_are_no_protobuf_are_refused(junk: bytes) -> None:
     for reader in (follower().step, snapshot_of, read_conf_state):
-        with pytest.raises(ValueError, match="not a"):
+        with pytest.raises(ValueError, match="not a|no voter"):
             reader(junk)
 
 

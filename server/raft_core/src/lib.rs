@@ -42,7 +42,7 @@ fn conf_state(py: Python<'_>, voters: Vec<u64>, learners: Vec<u64>) -> PyResult<
 /// Reads a conf state. Raises ValueError for bytes that are none.
 #[pyfunction]
 fn read_conf_state(conf_state: &[u8]) -> PyResult<values::ConfState> {
-    let state: eraftpb::ConfState = codec::decode(conf_state)?;
+    let state: eraftpb::ConfState = codec::decode(conf_state, "conf state")?;
     members::check(&state)?;
     let state = members::sorted(state);
     Ok(values::ConfState {
@@ -57,7 +57,7 @@ fn read_conf_state(conf_state: &[u8]) -> PyResult<values::ConfState> {
 /// Returns the snapshot that a message carries, or None. Raises ValueError for bytes that are no message.
 #[pyfunction]
 fn snapshot_of(py: Python<'_>, message: &[u8]) -> PyResult<Option<Py<values::Snapshot>>> {
-    let message: Message = codec::decode(message)?;
+    let message: Message = codec::decode(message, "raft message")?;
     if message.get_msg_type() != eraftpb::MessageType::MsgSnapshot {
         return Ok(None);
     }

@@ -112,11 +112,11 @@ impl RaftNode {
         committed_bytes_max: u64,
     ) -> PyResult<Self> {
         let hard_state = HardState { term, vote, commit, ..HardState::default() };
-        let conf_state: ConfState = codec::decode(conf_state)?;
+        let conf_state: ConfState = codec::decode(conf_state, "conf state")?;
         members::check(&conf_state)?;
         let mut log = LogCache::new(hard_state, conf_state, base_index, base_term);
         for bytes in entries {
-            let entry: Entry = codec::decode(bytes.as_bytes())?;
+            let entry: Entry = codec::decode(bytes.as_bytes(), "log entry")?;
             if entry.index != log.last() + 1 || entry.term < log.last_term() || entry.term == 0 {
                 return Err(invalid(format!(
                     "entries: ({}, term {}) does not follow ({}, term {})",
@@ -175,7 +175,7 @@ impl RaftNode {
     }
 
     fn step(&mut self, message: &[u8]) -> PyResult<()> {
-        let mut message: Message = codec::decode(message)?;
+        let mut message: Message = codec::decode(message, "raft message")?;
         let may_campaign = self.may_campaign();
         match admission::judge(&mut self.raw.raft, &mut message, may_campaign) {
             Verdict::Drop => return Ok(()),
@@ -318,8 +318,8 @@ impl RaftNode {
 
     fn apply_members<'py>(&mut self, py: Python<'py>, entry_type: i32, data: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
         let state = match entry_type {
-            1 => self.raw.apply_conf_change(&codec::decode::<ConfChange>(data)?),
-            2 => self.raw.apply_conf_change(&codec::decode::<ConfChangeV2>(data)?),
+            1 => self.raw.apply_conf_change(&codec::decode::<ConfChange>(data, "change of members")?),
+            2 => self.raw.apply_conf_change(&codec::decode::<ConfChangeV2>(data, "change of members")?),
             _ => return Err(invalid(format!("entry_type: {entry_type} changes no members"))),
         }
         .map_err(invalid)?;
@@ -334,7 +334,7 @@ impl RaftNode {
     }
 
     fn offer_snapshot(&mut self, index: u64, term: u64, conf_state: &[u8], data: &[u8]) -> PyResult<()> {
-        let state: ConfState = codec::decode(conf_state)?;
+        let state: ConfState = codec::decode(conf_state, "conf state")?;
         members::check(&state)?;
         if index == 0 || term == 0 || index > self.raw.raft.raft_log.committed {
             return Err(invalid(format!("index {index}, term {term}: not a committed place")));

@@ -69,7 +69,7 @@ class ServerProcess:
         self._env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | dict(env or {})
         self._flags = [*(["--dev"] if dev else []), *flags]
         # Bound and never listening: nobody else gets these ports, also while the server is down.
-        self._ports = [_reserved_port() for _ in range(3)]
+        self._ports = [reserved_port() for _ in range(3)]
         self._process: subprocess.Popen[bytes] | None = None
         self._apart = apart
         self._gateway: subprocess.Popen[bytes] | None = None
@@ -269,7 +269,7 @@ class ServerProcess:
         return found
 
 
-def _reserved_port() -> socket.socket:
+def reserved_port() -> socket.socket:
     port = socket.socket()
     port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     port.bind((LOOPBACK, 0))

@@ -2,8 +2,8 @@
 
     python tests/golden/golden_store.py NAME
 
-makes `single-NAME.tar.gz` and `member-NAME.tar.gz` beside this file with the server of this checkout; NAME is the tag of
-a release, or the format of the store. They are made once and never changed.
+makes `single-NAME.tar.gz` and `member-NAME.tar.gz` beside this file with the server of this checkout; NAME is the tag
+of a release, or the format of the store. They are made once and never changed.
 """
 
 from __future__ import annotations

@@ -157,6 +157,7 @@ class Node:
                 fsync=persistence.fsync_on_commit,
                 persistence_provider=persistence.provider,
                 backups=self._host.upkeep.backups,
+                settled=self._calls.settled,
                 on_trouble=_log_backup,
             ),
         )

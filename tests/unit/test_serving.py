@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +15,14 @@ from codeq_server.auth.claims import WORKER_SCOPES, Claims, Token
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.shard import ShardSettings
 from codeq_server.engine import runner as runner_module
+from codeq_server.engine.backups import Backups
 from codeq_server.services.calls import Calls
 from codeq_server.services.grpc_front import status_of
 from codeq_server.services.local_dispatch import failed
 from codeq_server.services.server_info import ServerService
 from codeq_server.services.serving import Serving
 from codeq_server.storage.memory import MemoryStore
+from codeq_server.storage.rocks import RocksStore
 from google.rpc import error_details_pb2
 from held_log import HeldRunner, turns, until
 
@@ -235,11 +238,33 @@ async def test_next_serving_is_not_touched_by_calls_of_the_old_one(
     assert (runner.fatal, following.fatal) == ([], [])
 
 
+def server_service(calls: Calls, backups: Backups | None) -> ServerService:
+    return ServerService(
+        version="1",
+        mode="raft",
+        fsync=True,
+        persistence_provider="rocksdb",
+        backups=backups,
+        settled=calls.settled,
+        on_trouble=lambda *_: None,
+    )
+
+
+async def test_backup_is_refused_where_another_server_leads(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "store", fsync=False)
+    calls = Calls(Authenticator(TenantTokens(), TenantTokens()), ELSEWHERE.again)
+    calls.register("codeq.v1.ServerService", server_service(calls, Backups(store, None, tmp_path)))
+    request = server_service_pb2.BackUpRequest(name="b")
+    with pytest.raises(Rejection) as refused:
+        await calls.call("/codeq.v1.ServerService/BackUp", request, "Bearer acme")
+    assert refused.value.reason is Reason.NOT_LEADER
+    assert not (tmp_path / "b").exists()
+    store.close()
+
+
 async def test_calls_about_the_node_are_answered_whoever_serves_the_shard() -> None:
     calls = Calls(Authenticator(TenantTokens(), TenantTokens()), ELSEWHERE.again)
-    service = ServerService(
-        version="1", mode="raft", fsync=True, persistence_provider="memory", backups=None, on_trouble=lambda *_: None
-    )
+    service = server_service(calls, None)
     calls.register("codeq.v1.ServerService", service)
     name = "/codeq.v1.ServerService/GetServerInfo"
     info = await calls.call(name, server_service_pb2.GetServerInfoRequest(), "Bearer acme")

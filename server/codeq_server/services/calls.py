@@ -119,6 +119,14 @@ class Calls:
             raise self._absence()
         return self.serving
 
+    async def settled(self) -> None:
+        """Waits until everything acknowledged so far stands in the rows of this server.
+
+        Raises:
+            Rejection: Another server leads, or none.
+        """
+        await self.current().runner.wait_durable()
+
     async def call(self, name: str, request: Message, authorization: str, *, stale: bool = False) -> Message:
         """Returns the response of a call.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from codeq.v1 import server_service_pb2 as pb
 
@@ -29,6 +29,7 @@ class ServerService:
         fsync: bool,
         persistence_provider: str,
         backups: Backups | None,
+        settled: Callable[[], Awaitable[None]],
         on_trouble: Callable[[str, Exception], None],
     ) -> None:
         """A service.
@@ -39,9 +40,12 @@ class ServerService:
             fsync: Whether acknowledgements wait for fsync.
             persistence_provider: Storage engine.
             backups: Makes backups; None: they are refused.
+            settled: Waits until everything acknowledged stands in this server's rows; raises a Rejection where another
+                server leads.
             on_trouble: Called with what failed, and why.
         """
         self._backups = backups
+        self._settled = settled
         self._on_trouble = on_trouble
         self._info = pb.ServerInfo(
             version=version,
@@ -61,6 +65,7 @@ class ServerService:
         """Makes a backup."""
         if self._backups is None:
             raise Rejection(Reason.BACKUP_NOT_CONFIGURED, "the server has no folder for backups: set BACKUP_DIR")
+        await self._settled()
         try:
             artifacts = await self._backups.make(request.name)
         except StoreError as problem:

@@ -196,6 +196,10 @@ bench-single: setup-dev ## Measure one node over gRPC streams, fsync on (ARGS='-
 bench-rest: setup-dev ## Measure one node over REST, fsync on
 	@$(VENV)/bin/python bench/run.py rest $(ARGS)
 
+.PHONY: bench-raft
+bench-raft: setup-dev ## Measure three nodes of a Raft cluster on this machine, fsync on (ARGS='--lone 1': a lone caller)
+	@$(VENV)/bin/python bench/run.py raft $(ARGS)
+
 .PHONY: clean
 clean: ## Remove what setup, tests and builds left behind; never the store in ./data
 	rm -rf $(VENV) $(TOOLS) .make.lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis sdks/ts/node_modules sdks/ts/dist build $(RAFT_CORE)/Cargo.lock

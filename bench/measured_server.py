@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -18,6 +18,7 @@ import psutil
 ROOT: Final = Path(__file__).resolve().parent.parent
 CODEQ: Final = ROOT / ".venv" / "bin" / "codeq"
 TOKEN: Final = "dev-token"  # noqa: S105 - the token of the documented development set-up
+LOOPBACK: Final = "127.0.0.1"
 START_SECONDS_MAX: Final = 30.0
 STOP_SECONDS_MAX: Final = 20.0
 CALL_SECONDS_MAX: Final = 30.0
@@ -68,6 +69,7 @@ class MeasuredServer:
         retention_seconds: int | None = None,
         tenants: bool = False,
         queues_max: int = 0,
+        more: Mapping[str, str] | None = None,
     ) -> None:
         """Prepares the server; `with` starts and stops it.
 
@@ -77,6 +79,7 @@ class MeasuredServer:
             retention_seconds: How long ended tasks are kept; None: the server's default.
             queues_max: Queues that the tenant must be able to have; 0: as many as by default.
             tenants: Whether every token is accepted, as that of the tenant with its name.
+            more: Variables beside those; they may name other addresses.
         """
         self._program = [sys.executable, str(ROOT / "bench" / "tenants_server.py")] if tenants else [str(CODEQ)]
         self.store: Final = directory / "store"
@@ -90,20 +93,21 @@ class MeasuredServer:
             "WORKER_AUTH_PROVIDER": "static",
             "WORKER_AUTH_CONFIG": json.dumps(_WORKER),
             "LOG_LEVEL": "warn",
+            "HTTP_HOST": LOOPBACK,
+            "PORT": "0",
+            "WORKER_STREAM_ADDR": f"{LOOPBACK}:0",
+            "PRODUCER_STREAM_ADDR": f"{LOOPBACK}:0",
         }
         if retention_seconds is not None:
             self._env["RETENTION_SECONDS"] = str(retention_seconds)
         if queues_max > QUEUES_PER_TENANT_DEFAULT:
             self._env["QUEUES_PER_TENANT_MAX"] = str(queues_max)
+        self._env |= more or {}
         self._process: subprocess.Popen[bytes] | None = None
         self.http = self.worker = self.producer = ""
 
     def __enter__(self) -> Self:
-        command = [
-            *(*self._program, "serve", "--http-host", "127.0.0.1", "--port", "0"),
-            *("--worker-stream-addr", "127.0.0.1:0", "--producer-stream-addr", "127.0.0.1:0"),
-            *("--ready-file", str(self._ready)),
-        ]
+        command = [*self._program, "serve", "--ready-file", str(self._ready)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, env=self._env, stdout=log, stderr=log)
         try:
@@ -173,7 +177,7 @@ class MeasuredServer:
 
     def fsync(self) -> bool:
         """Returns whether the server says that its acknowledgements wait for fsync."""
-        return bool(self._get_json("/v1/codeq/server")["fsync"])
+        return bool(self.get_json("/v1/codeq/server")["fsync"])
 
     def counters(self) -> dict[str, float]:
         """Returns the counters and gauges of /metrics that have no labels."""
@@ -182,14 +186,14 @@ class MeasuredServer:
 
     def queue_counts(self, command: str) -> dict[str, int]:
         """Returns how many tasks of the command are ready, scheduled, claimed and in the dead-letter queue."""
-        queue = self._get_json(f"/v1/codeq/admin/queues/{command}")
+        queue = self.get_json(f"/v1/codeq/admin/queues/{command}")
         return {name: int(str(queue[name])) for name in ("ready", "scheduled", "claimed", "dlq")}
 
     def ready_counts(self) -> Iterator[int]:
         """Yields how many tasks are ready in each queue."""
         token = ""
         while True:
-            page = self._get_json(f"/v1/codeq/admin/queues?pageSize=500&pageToken={token}")
+            page = self.get_json(f"/v1/codeq/admin/queues?pageSize=500&pageToken={token}")
             queues = page["queues"]
             assert isinstance(queues, list)
             yield from (int(str(queue["ready"])) for queue in queues)
@@ -210,7 +214,8 @@ class MeasuredServer:
         ]
         return int(sum(values)) if values else None
 
-    def _get_json(self, path: str) -> dict[str, object]:
+    def get_json(self, path: str) -> dict[str, object]:
+        """Returns the JSON object that the server answers a GET with."""
         content = json.loads(self._get(path))
         assert isinstance(content, dict)
         return content

@@ -1,13 +1,15 @@
-"""Measures one node: starts a fresh server with fsync on, loads it, checks the counts, prints one JSON line.
+"""Measures one node, or three: starts fresh servers with fsync on, loads them, checks the counts, prints one JSON line.
 
     bench/run.py single                            frames of 64 over gRPC streams
     bench/run.py single --lone 32                  lone callers, coalesced into frames
     bench/run.py single --retention 5 --seconds 60 ended tasks removed after 5 s: the store must stay flat
     bench/run.py rest                              32, then 256 keep-alive HTTP clients, one line each
     bench/run.py rest --clients 32
+    bench/run.py raft                              three nodes of a Raft cluster, gRPC streams to the one that leads
+    bench/run.py raft --lone 1                     a lone caller; with --clients 1 a lone one over REST
 
-Every figure counts acknowledged work only. Load and server share the machine. With --save the line is also appended to
-bench/results/<bench>.jsonl.
+Every figure counts acknowledged work only. Load and servers share the machine; the nodes of a cluster share the disk,
+too. With --save the line is also appended to bench/results/<bench>.jsonl.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from pathlib import Path
 from typing import Final
 
 import psutil
+from measured_cluster import MeasuredCluster
 from measured_server import ROOT, TOKEN, BenchError, MeasuredServer, Reading
 
 COMMAND: Final = "BENCH"
@@ -35,6 +38,9 @@ RESULTS: Final = ROOT / "bench" / "results"
 SAMPLE_SECONDS: Final = 1.0
 FLAT_GROWTH_MAX: Final = 1.5
 """A store is flat when its mean size over the last third of the run is at most this times that of the middle third."""
+
+Readings = dict[str, Reading]
+"""What each server has used, by its name."""
 
 _STREAM_FLAGS: Final = ("frame", "inflight", "credits", "backlog", "producers", "workers", "lone")
 
@@ -48,11 +54,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     common.add_argument("--no-fsync", action="store_true", help="let the server acknowledge before the disk has it")
     common.add_argument("--directory", type=Path, default=BUILD, help="where the store is made (default build/)")
     common.add_argument("--save", action="store_true", help="append the result to bench/results")
-    parser = argparse.ArgumentParser(description="Measures one node; prints one JSON line.")
+    parser = argparse.ArgumentParser(description="Measures one node, or three; prints one JSON line.")
     benches = parser.add_subparsers(dest="bench", required=True)
     single = benches.add_parser("single", parents=[common], help="gRPC streams")
-    for name in _STREAM_FLAGS:
-        single.add_argument(f"--{name}", type=int, help="as in bench/load")
+    raft = benches.add_parser("raft", parents=[common], help="three nodes, gRPC streams to the one that leads")
+    for streams in (single, raft):
+        for name in _STREAM_FLAGS:
+            streams.add_argument(f"--{name}", type=int, help="as in bench/load")
+    raft.add_argument("--clients", type=int, nargs="+", default=[], help="keep-alive HTTP clients instead of streams")
     rest = benches.add_parser("rest", parents=[common], help="keep-alive HTTP clients")
     rest.add_argument("--clients", type=int, nargs="+", default=[32, 256], help="numbers of clients (default 32 256)")
     return parser.parse_args(arguments)
@@ -75,6 +84,58 @@ def build_load() -> Path:
     return unfinished.replace(program)
 
 
+class Subject:
+    """What is measured: the server that the load talks to, and those that follow it, if it leads a cluster.
+
+    Args:
+        server: The server that the load talks to.
+        cluster: The cluster that it leads; None: it is alone.
+    """
+
+    def __init__(self, server: MeasuredServer, cluster: MeasuredCluster | None) -> None:
+        self.server = server
+        self._cluster = cluster
+        self._nodes = {"": server} if cluster is None else cluster.nodes
+
+    @classmethod
+    @contextmanager
+    def started(cls, options: argparse.Namespace, directory: Path) -> Iterator[Subject]:
+        """Yields what the options ask for, with empty stores, ready to be loaded."""
+        fsync, retention = not options.no_fsync, options.retention
+        if options.bench == "raft":
+            with MeasuredCluster(directory, fsync=fsync, retention_seconds=retention) as cluster:
+                yield cls(cluster.nodes[cluster.leader()], cluster)
+        else:
+            with MeasuredServer(directory, fsync=fsync, retention_seconds=retention) as server:
+                yield cls(server, None)
+
+    def read(self) -> dict[str, Reading]:
+        """Returns what each node has used so far; the first is the one that the load talks to."""
+        self.check_leader()
+        return {name: node.read() for name, node in self._leader_first()}
+
+    def check_leader(self) -> None:
+        """Checks that the node which the load talks to still leads.
+
+        Raises:
+            BenchError: Another node leads, or none: the figures would be those of an election.
+        """
+        if self._cluster is not None and self._nodes.get(self._cluster.leader()) is not self.server:
+            raise BenchError(f"the leader changed within the run:\n{self.server.log}")
+
+    def line(self, before: dict[str, Reading], after: dict[str, Reading], cycles: int) -> dict[str, object]:
+        """Returns what each node of a cluster used; nothing for a server alone."""
+        if self._cluster is None:
+            return {}
+        used = {name: after[name].cpu_seconds - before[name].cpu_seconds for name in after}
+        cpu = {name: round(seconds * 1e6 / cycles, 2) for name, seconds in used.items()}
+        rss = {name: round(node.rss_mb(), 1) for name, node in self._leader_first()}
+        return {"nodes": len(self._nodes), "node_cpu_us_per_cycle": cpu, "node_rss_mb": rss}
+
+    def _leader_first(self) -> list[tuple[str, MeasuredServer]]:
+        return sorted(self._nodes.items(), key=lambda pair: (pair[1] is not self.server, pair[0]))
+
+
 @contextmanager
 def store_sizes(server: MeasuredServer) -> Iterator[list[float]]:
     """Yields the list to which the size of the store in megabytes is added every second until the end."""
@@ -94,8 +155,8 @@ def store_sizes(server: MeasuredServer) -> Iterator[list[float]]:
         sampler.join()
 
 
-def run_load(command: list[str], server: MeasuredServer) -> tuple[dict[str, object], Reading, Reading]:
-    """Runs the load; returns its result and the server's readings at both ends of the measured window.
+def run_load(command: list[str], subject: Subject) -> tuple[dict[str, object], Readings, Readings]:
+    """Runs the load; returns its result and the readings of the servers at both ends of the measured window.
 
     Raises:
         BenchError: The load failed.
@@ -111,10 +172,10 @@ def run_load(command: list[str], server: MeasuredServer) -> tuple[dict[str, obje
             if kind == "result":
                 result = event
             else:
-                readings[kind] = server.read()
+                readings[kind] = subject.read()
         complaint = load.stderr.read()
     if load.returncode != 0 or result is None:
-        raise BenchError(f"the load failed:\n{complaint}the server's log ends with:\n{server.log}")
+        raise BenchError(f"the load failed:\n{complaint}the server's log ends with:\n{subject.server.log}")
     return result, readings["started"], readings["stopped"]
 
 
@@ -151,22 +212,23 @@ def measure(options: argparse.Namespace, program: Path, load_flags: list[str]) -
     machine = describe_machine(options.directory)
     directory = Path(tempfile.mkdtemp(prefix="bench-", dir=options.directory))
     try:
-        with (
-            MeasuredServer(directory, fsync=not options.no_fsync, retention_seconds=options.retention) as server,
-            store_sizes(server) as sizes,
-        ):
+        with Subject.started(options, directory) as subject, store_sizes(subject.server) as sizes:
+            server = subject.server
             fsync = server.fsync()
-            mode = "stream" if options.bench == "single" else "rest"
-            address = server.producer if mode == "stream" else server.http
+            mode = "rest" if getattr(options, "clients", None) else "stream"
+            address = server.http if mode == "rest" else server.producer
             command = [str(program), mode, "-address", address, "-worker-address", server.worker, *load_flags]
-            load, before, after = run_load([*command, "-token", TOKEN, "-command", COMMAND], server)
+            load, before, after = run_load([*command, "-token", TOKEN, "-command", COMMAND], subject)
             queue = server.queue_counts(COMMAND)
+            subject.check_leader()
+            nodes = subject.line(before, after, max(int(str(load["window_cycles"])), 1))
             rss_mb = server.rss_mb()
             store_mb = server.store_mb()
     finally:
         shutil.rmtree(directory)
     check_counts(load, queue)
-    line = line_of(load, before, after) | {
+    line = line_of(load, *(next(iter(readings.values())) for readings in (before, after))) | {
+        **nodes,
         "rss_mb": round(rss_mb, 1),
         "store_mb": round(store_mb, 1),
         "fsync": fsync,
@@ -219,7 +281,7 @@ def describe_machine(directory: Path) -> dict[str, object]:
 def flags_of(options: argparse.Namespace) -> list[list[str]]:
     """Returns the flags of the load, once for each measurement."""
     window = ["-seconds", f"{options.seconds:g}", "-warmup", f"{options.warmup:g}"]
-    if options.bench == "rest":
+    if getattr(options, "clients", None):
         return [[*window, "-clients", str(clients)] for clients in options.clients]
     given = [(name, getattr(options, name)) for name in _STREAM_FLAGS]
     return [[*window, *(text for name, value in given if value is not None for text in (f"-{name}", str(value)))]]

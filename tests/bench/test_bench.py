@@ -35,6 +35,25 @@ def test_run_when_short_prints_one_line_of_figures_that_add_up(tmp_path: Path, b
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize("flags", [["--frame", "8"], ["--clients", "1"]])
+def test_run_of_a_cluster_when_short_prints_one_line_with_the_figures_of_each_node(
+    tmp_path: Path, flags: list[str]
+) -> None:
+    command = [sys.executable, str(BENCH / "run.py"), "raft", "--seconds", "0.5", "--warmup", "0.1", *flags]
+    done = subprocess.run([*command, "--directory", tmp_path], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout.splitlines()[-1])
+    assert (line["bench"], line["nodes"], line["fsync"]) == ("raft", 3, True)
+    assert line["cycles_per_s"] > 0
+    assert 0 < line["create_p50_ms"] <= line["create_p99_ms"]
+    for figures in (line["node_cpu_us_per_cycle"], line["node_rss_mb"]):
+        assert sorted(figures) == ["node-a", "node-b", "node-c"]
+        assert min(figures.values()) > 0
+    assert line["server_cpu_us_per_cycle"] == next(iter(line["node_cpu_us_per_cycle"].values()))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.timeout(180)
 def test_depth_when_small_prints_one_line_of_figures(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCH / "depth.py"), "--tasks", "2000", "--queues", "4", "--directory", tmp_path]
     done = subprocess.run(command, check=False, capture_output=True, text=True)

@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PACKAGES := sdks/python gateway server cli
 PACKAGE_FILES := $(addsuffix /pyproject.toml,$(PACKAGES))
-TYPED := sdks/python/src/codeq server/codeq_server gateway/codeq_gateway cli/codeq_cli bench
+TYPED := sdks/python/src/codeq server/codeq_server gateway/codeq_gateway cli/codeq_cli bench deploy/local-cluster
 RAFT_CORE := server/raft_core
 RAFT_CORE_FILES := $(addprefix $(RAFT_CORE)/,Cargo.toml pyproject.toml codeq_raft_core.pyi py.typed) $(wildcard $(RAFT_CORE)/src/*.rs)
 # What cargo makes; a later build takes up from here.
@@ -105,6 +105,10 @@ sdks/ts/node_modules/.package-lock.json: sdks/ts/package.json sdks/ts/package-lo
 .PHONY: run
 run: setup ## Start a server for development: REST on :8080, gRPC on :9091 and :9092, store in ./data
 	@exec $(VENV)/bin/codeq serve --dev
+
+.PHONY: cluster
+cluster: setup ## Start three nodes of a Raft cluster on this machine: REST on :8080, :8081, :8082 (deploy/local-cluster)
+	@exec $(VENV)/bin/python deploy/local-cluster/cluster.py
 
 # ----------------------------------------------------------------------------------------------------------- check
 

@@ -1,0 +1,197 @@
+"""Runs three nodes of a Raft cluster on this machine, for trying out what happens when one of them dies.
+
+    cluster.py          starts the three and ends them at Ctrl-C
+    cluster.py node-a   starts one of them again, in the foreground
+
+The nodes are configured by common.env and their own files beside this program; tokens are those of `codeq serve --dev`.
+Each keeps store, log and pid in a folder of its own in data. A running node holds a lock on its pid file, so the id in
+a file that was left behind is never taken for that of a node.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from types import FrameType
+from typing import IO, Final, NoReturn
+
+HERE: Final = Path(__file__).resolve().parent
+DATA: Final = HERE / "data"
+NAMES: Final = ("node-a", "node-b", "node-c")
+CODEQ: Final = Path(sys.executable).with_name("codeq")
+TOKEN: Final = "dev-token"  # noqa: S105 - the token of development
+START_SECONDS_MAX: Final = 60.0
+LOCK_SECONDS_MAX: Final = 1.0
+STOP_SECONDS_MAX: Final = 20.0
+POLL_SECONDS: Final = 0.1
+
+WHAT_TO_TRY: Final = """
+Three nodes run; {leader} leads. In another terminal:
+
+  export CODEQ_TOKEN=dev-token CODEQ_ENDPOINT={endpoint}   # any node
+  .venv/bin/codeq cluster status -o table
+  .venv/bin/codeq task create HELLO --payload '{{"name":"world"}}'
+
+Kill the leader, see who leads then, and start the node again:
+
+  kill -9 $(cat {pid_file})
+  .venv/bin/codeq cluster status -o table
+  .venv/bin/python {program} {leader}
+
+Logs are in {logs}. Ctrl-C ends all three; their stores stay.
+"""
+
+
+def read_env(path: Path) -> dict[str, str]:
+    """Returns the variables of a file with lines NAME=value."""
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
+    return {name: value for name, _, value in pairs}
+
+
+def env_of(name: str) -> dict[str, str]:
+    """Returns the variables that configure a node."""
+    return read_env(HERE / "common.env") | read_env(HERE / f"{name}.env")
+
+
+def pid_file(name: str) -> Path:
+    """Returns where the process id of a node is."""
+    return DATA / name / "pid"
+
+
+def locked(file: IO[str]) -> bool:
+    """Takes the lock of a pid file; returns whether nobody had it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def run(name: str) -> NoReturn:
+    """Becomes the node; its pid file stays locked for as long as it runs."""
+    (DATA / name).mkdir(parents=True, exist_ok=True)
+    file = pid_file(name).open("a+")
+    deadline = time.monotonic() + LOCK_SECONDS_MAX  # somebody may be looking whether the node runs
+    while not locked(file):
+        if time.monotonic() > deadline:
+            sys.exit(f"cluster: {name} runs already")
+        time.sleep(POLL_SECONDS)
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    os.set_inheritable(file.fileno(), True)  # noqa: FBT003 - its only parameter
+    os.chdir(HERE)  # paths in the files are relative
+    os.execve(CODEQ, [str(CODEQ), "serve", "--dev"], os.environ | env_of(name))  # noqa: S606 - nothing for a shell
+
+
+def start(name: str) -> subprocess.Popen[bytes]:
+    """Starts a node that Ctrl-C does not reach by itself, so that it is asked to stop once, not twice."""
+    (DATA / name).mkdir(parents=True, exist_ok=True)
+    with (DATA / name / "log").open("ab") as log:
+        return subprocess.Popen([sys.executable, __file__, name], stdout=log, stderr=log, start_new_session=True)
+
+
+def running(name: str) -> int:
+    """Returns the process id of a node that runs, also of one started again by hand; 0: it does not run."""
+    try:
+        with pid_file(name).open("r+") as file:
+            return 0 if locked(file) else int(file.read().strip() or 0)
+    except FileNotFoundError:
+        return 0
+
+
+def stop(nodes: dict[str, subprocess.Popen[bytes]]) -> None:
+    """Asks every node that runs to stop, those started again by hand too, and waits until none does."""
+    started = {process.pid for process in nodes.values() if process.poll() is None}
+    for pid in started | set(filter(None, map(running, NAMES))):
+        os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS_MAX
+    while any(map(running, NAMES)) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+
+
+def leader() -> str:
+    """Returns the name of the leader once every node has a vote; empty before that."""
+    for name in NAMES:
+        url = f"http://127.0.0.1:{env_of(name)['PORT']}/v1/codeq/raft/status"
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
+        try:
+            with urllib.request.urlopen(request, timeout=2) as reply:  # noqa: S310 - http
+                groups = json.load(reply)["groups"]
+        except (OSError, ValueError):
+            continue
+        if groups and groups[0]["isLeader"] and sum(member["voter"] for member in groups[0]["members"]) == len(NAMES):
+            return name
+    return ""
+
+
+def wait_for_leader(nodes: dict[str, subprocess.Popen[bytes]]) -> str:
+    """Returns the name of the leader.
+
+    Raises:
+        SystemExit: A node ended, or there is no leader in time.
+    """
+    deadline = time.monotonic() + START_SECONDS_MAX
+    while not (name := leader()):
+        for node, process in nodes.items():
+            if process.poll() is not None:
+                sys.exit(f"cluster: {node} ended:\n{(DATA / node / 'log').read_text(errors='replace')[-2000:]}")
+        if time.monotonic() > deadline:
+            sys.exit(f"cluster: no leader within {START_SECONDS_MAX:g} s; the logs are in {DATA}")
+        time.sleep(POLL_SECONDS)
+    return name
+
+
+def tell(leading: str) -> None:
+    """Prints what to try."""
+    other = next(name for name in NAMES if name != leading)
+    paths = {
+        key: os.path.relpath(path)
+        for key, path in {"pid_file": pid_file(leading), "program": Path(__file__), "logs": DATA / "*" / "log"}.items()
+    }
+    endpoint = f"http://localhost:{env_of(other)['PORT']}"
+    print(WHAT_TO_TRY.format(leader=leading, endpoint=endpoint, **paths), flush=True)
+
+
+def end(_number: int, _frame: FrameType | None) -> None:
+    """Ends this program."""
+    raise KeyboardInterrupt
+
+
+def main(arguments: list[str]) -> int:
+    """Starts one node or all of them."""
+    if arguments:
+        if arguments[0] not in NAMES or len(arguments) > 1:
+            sys.exit(f"usage: cluster.py [{'|'.join(NAMES)}]")
+        run(arguments[0])
+    if any(map(running, NAMES)):
+        sys.exit("cluster: a node runs already")
+    signal.signal(signal.SIGTERM, end)
+    nodes: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        for name in NAMES:
+            nodes[name] = start(name)
+        tell(wait_for_leader(nodes))
+        while nodes:
+            time.sleep(POLL_SECONDS)
+            for name in [name for name, process in nodes.items() if process.poll() is not None]:
+                print(f"{name} ended with code {nodes.pop(name).returncode}", flush=True)
+        while any(map(running, NAMES)):  # some were started again by hand
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        stop(nodes)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

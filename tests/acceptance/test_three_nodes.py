@@ -1,0 +1,198 @@
+"""Three nodes as README and compose file have them: the lines of the README as printed, and what the nodes are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from server_process import DEV_TOKEN, LOOPBACK
+from test_readme import ROOT, block
+
+LOCAL = ROOT / "deploy" / "local-cluster"
+COMPOSE = ROOT / "deploy" / "docker-compose" / "raft-cluster"
+NODES = ["node-a", "node-b", "node-c"]
+PORTS = re.compile(r"\b(?:808[0-2]|9[0-2]9[12]|700[1-3])\b")
+"""The ports of the nodes on one machine."""
+SECONDS_MAX = 120
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Waits until a condition holds."""
+    deadline = time.monotonic() + SECONDS_MAX
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def read_env(path: Path) -> dict[str, str]:
+    """Returns the variables of an env file."""
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    return {name: value for name, _, value in (line.partition("=") for line in lines)}
+
+
+def checked(env: dict[str, str], *flags: str) -> None:
+    """Has `codeq config check` accept an environment."""
+    command = [sys.executable, "-m", "codeq_cli.main", "config", "check", *flags]
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "HOME") if name in os.environ}
+    done = subprocess.run(command, env=kept | env, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+class LocalCluster:
+    """The nodes of `make cluster` in a folder and on ports of their own."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        """Copies what runs them, with other ports."""
+        self.folder = folder
+        shutil.copytree(LOCAL, folder, ignore=shutil.ignore_patterns("data", "__pycache__"))
+        self.ports: dict[str, str] = {}
+        for path in folder.glob("*.env"):
+            text = path.read_text()
+            for port in PORTS.findall(text):
+                if port not in self.ports:
+                    # Bound and never listening: nobody else gets it while a node is down.
+                    held = stack.enter_context(socket.socket())
+                    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    held.bind((LOOPBACK, 0))
+                    self.ports[port] = str(held.getsockname()[1])
+            path.write_text(self.moved(text))
+
+    def moved(self, text: str) -> str:
+        """Returns a text with the ports of these nodes."""
+        return PORTS.sub(lambda found: self.ports[found[0]], text)
+
+    def status(self, port: str) -> dict[str, object]:
+        """Returns what the node with a port of the README tells of its group; empty: nothing yet."""
+        url = f"http://{LOOPBACK}:{self.ports[port]}/v1/codeq/raft/status"
+        try:
+            groups = httpx.get(url, headers={"Authorization": f"Bearer {DEV_TOKEN}"}).json()["groups"]
+        except httpx.TransportError:
+            return {}
+        return dict(groups[0]) if groups else {}
+
+    def pid(self, name: str) -> int:
+        """Returns the process id in a node's pid file."""
+        return int((self.folder / "data" / name / "pid").read_text())
+
+
+@pytest.fixture
+def local_cluster(tmp_path: Path) -> Iterator[LocalCluster]:
+    with ExitStack() as stack:
+        cluster = LocalCluster(tmp_path / "local-cluster", stack)
+        log = stack.enter_context((tmp_path / "output").open("wb+"))
+        command = [sys.executable, str(cluster.folder / "cluster.py")]
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path)
+        try:
+            eventually(
+                lambda: process.poll() is not None or b"Three nodes run" in (tmp_path / "output").read_bytes(),
+                "the nodes did not start",
+            )
+            assert process.poll() is None, (tmp_path / "output").read_text()
+            yield cluster
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(SECONDS_MAX) == 0
+
+
+def alive(pid: int) -> bool:
+    """Returns whether a process runs, one that has ended and is not waited for apart."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.timeout(300)
+def test_readme_three_nodes_as_printed_lose_nothing_with_their_leader(local_cluster: LocalCluster) -> None:
+    script = local_cluster.moved(block("In another terminal:", "sh"))
+    script = script.replace("$PWD/.venv/bin", str(Path(sys.executable).parent))
+    script = script.replace("deploy/local-cluster", str(local_cluster.folder)).replace(
+        "node-a &", "node-a >/dev/null 2>&1 &"
+    )
+    if local_cluster.status("8081")["leaderId"] != "node-a":  # it founded the cluster; a busy machine may have moved it
+        url = f"http://{LOOPBACK}:{local_cluster.ports['8081']}/v1/codeq/admin/cluster/transfer"
+        headers = {"Authorization": f"Bearer {DEV_TOKEN}", "X-CodeQ-Forward": "1"}
+        assert httpx.post(url, json={"id": "node-a"}, headers=headers).status_code == 200
+    killed = local_cluster.pid("node-a")
+    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False, timeout=SECONDS_MAX)
+    assert done.returncode == 0, done.stderr
+    before, _, after = done.stdout.partition('"image":"dog.png"')
+    assert re.search(r"node-b +FOLLOWER +node-a ", before)
+    assert '"status":"COMPLETED"' in after
+    assert '"result":{"width":640}' in after
+    assert re.search(r"^node-a .* false$", after, re.MULTILINE)
+    leader = local_cluster.status("8081")["leaderId"]
+    assert leader in NODES[1:]
+
+    port = {"node-b": "8081", "node-c": "8082"}[str(leader)]
+
+    def caught_up() -> bool:
+        members = local_cluster.status(port).get("members", [])
+        assert isinstance(members, list)
+        return any(member["id"] == "node-a" and member["active"] and member["lag"] == 0 for member in members)
+
+    eventually(caught_up, "the node that was killed did not catch up")
+    assert local_cluster.pid("node-a") != killed
+
+
+@pytest.mark.timeout(300)
+def test_local_cluster_when_ended_leaves_no_node_behind(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        cluster = LocalCluster(tmp_path / "local-cluster", stack)
+        command = [sys.executable, str(cluster.folder / "cluster.py")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            eventually(lambda: "Three nodes run" in process.stdout.readline(), "the nodes did not start")
+            pids = [cluster.pid(name) for name in NODES]
+            os.kill(pids[2], signal.SIGKILL)
+            again = subprocess.Popen([*command, "node-c"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            eventually(lambda: cluster.status("8082").get("hasLeader") is True, "the node did not come back")
+            assert subprocess.run([*command, "node-b"], check=False, capture_output=True).returncode == 1
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(SECONDS_MAX) == 0
+        assert again.wait(SECONDS_MAX) == 0
+        assert not any(map(alive, pids))
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_env_files_of_the_local_cluster_are_accepted(name: str) -> None:
+    checked(read_env(LOCAL / "common.env") | read_env(LOCAL / f"{name}.env"), "--dev")
+
+
+def test_compose_file_has_three_nodes_that_can_meet_and_be_found() -> None:
+    compose = yaml.safe_load((COMPOSE / "compose.yaml").read_text())
+    services = compose["services"]
+    assert sorted(services) == NODES
+    environments = {}
+    for name, service in services.items():
+        assert service["env_file"] == ["common.env"]
+        environments[name] = read_env(COMPOSE / "common.env") | service["environment"]
+        checked(environments[name])
+        (volume,) = service["volumes"]
+        source, path = volume.split(":")
+        assert source in compose["volumes"]
+        assert json.loads(environments[name]["PERSISTENCE_CONFIG"])["path"].startswith(f"{path}/")
+        assert (ROOT / "Dockerfile").samefile(COMPOSE / service["build"] / "Dockerfile")
+    assert len({service["volumes"][0] for service in services.values()}) == len(NODES)
+    assert [name for name in NODES if environments[name].get("RAFT_BOOTSTRAP") == "true"] == ["node-a"]
+    published = {name: dict(reversed(port.split(":")) for port in services[name]["ports"]) for name in NODES}
+    assert len({port for ports in published.values() for port in ports.values()}) == 3 * len(NODES)
+    for name, env in environments.items():
+        assert env["RAFT_SELF_ID"] == name
+        assert f"{name}=http://localhost:{published[name]['8080']}" in env["RAFT_PEER_HTTP_ADDRS"].split(",")
+        assert f"{name}={name}:7000" in env["RAFT_PEERS"].split(",")
+        assert f"{name}=localhost:{published[name]['9092']}" in env["RAFT_PEER_GRPC_ADDRS"].split(",")
+    assert [published[name]["8080"] for name in NODES] == ["8080", "8081", "8082"]

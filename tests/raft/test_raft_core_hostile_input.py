@@ -11,7 +11,7 @@ from codeq_raft_core import RaftNode, read_conf_state, snapshot_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raft_cluster import Cluster
-from raft_victim import SELF, STATES, Script, Step, Victim
+from raft_victim import SELF, STATES, Script, Victim
 from raft_wire import FORWARDS, LOCAL, TYPES, ConfState, Entry, Message, Snapshot, message
 
 EXAMPLES = int(os.environ.get("CODEQ_RAFT_FUZZ_EXAMPLES", "400"))
@@ -56,9 +56,8 @@ def entries(draw: st.DrawFn, index: int, term: int) -> list[Any]:
     for offset in range(draw(st.integers(0, 4))):
         kind = draw(st.sampled_from([0, 0, 1, 2, 7]))
         data = draw(change) if kind else b"z"
-        at = draw(
-            st.one_of(st.just(min(index + 1 + offset, 2**64 - 1)), st.just(min(index + 1 + offset, 2**64 - 1)), number)
-        )
+        next_index = min(index + 1 + offset, 2**64 - 1)
+        at = draw(st.one_of(st.just(next_index), st.just(next_index), st.integers(0, 8), number))
         found.append(Entry(entry_type=kind, term=draw(st.one_of(st.just(term), number)), index=at, data=data))
     return found
 
@@ -67,7 +66,7 @@ def entries(draw: st.DrawFn, index: int, term: int) -> list[Any]:
 def messages(draw: st.DrawFn) -> bytes:
     """A message with the fields of its type near what a small group has, and now and then any field at any value."""
     kind = draw(st.sampled_from(TYPES))
-    term, index, log_term = draw(st.integers(0, 6)), draw(small), draw(st.integers(0, 4))
+    term, index, log_term = draw(st.integers(0, 3)), draw(st.integers(0, 4)), draw(st.sampled_from([1, 1, 1, 0, 2]))
     fields: dict[str, Any] = {"to": SELF, "from_": draw(peer), "term": term, "index": index, "log_term": log_term}
     fields["commit"] = draw(small)
     fields["entries"] = draw(entries(index, draw(st.integers(log_term, max(term, log_term)))))
@@ -262,22 +261,17 @@ def test_nested_groups_are_refused(outer: bytes, victim: Victim) -> None:
 @pytest.mark.parametrize("junk", [b"\xff", b"\x0a", b"\x08\x80", b"\x0b", b"\x07", b"\x80" * 11, b"\x12\x05ab"])
 def test_bytes_that_are_no_protobuf_are_refused(junk: bytes) -> None:
     for reader in (follower().step, snapshot_of, read_conf_state):
-        with pytest.raises(ValueError, match="not a|no voter"):
+        with pytest.raises(ValueError, match=r"not a|no voter"):
             reader(junk)
 
 
-def test_vote_for_a_node_with_unsaved_entries_does_not_make_it_lead(victim: Victim) -> None:
+def test_hand_over_to_a_node_with_unsaved_entries_starts_no_election(victim: Victim) -> None:
     appended = message("MsgAppend", to=1, from_=2, term=2, index=2, log_term=1, entries=behind(2, 2))
-    answer = message("MsgRequestVoteResponse", to=1, from_=3, term=3)
-    received = [
-        message("MsgRequestPreVoteResponse", to=1, from_=3, term=3),
-        answer,
-        message("MsgTimeoutNow", to=1, from_=2, term=2),
-        answer,
-    ]
-    waiting: list[Step] = [("step", appended), ("ready", None), ("tick", 40)]
-    script = "follower", waiting + [("step", sent) for sent in received]
-    assert victim.run(script) == ""
+    handed_over = message("MsgTimeoutNow", to=1, from_=2, term=2)
+    vote = message("MsgRequestVoteResponse", to=1, from_=3, term=3)
+    received = [appended, handed_over, vote]
+    assert victim.run(("follower", [("step", sent) for sent in received])) == ""
+    assert victim.run(("follower", [("step", appended), ("ready", None), ("step", handed_over), ("step", vote)])) == ""
 
 
 def test_victim_notices_a_process_that_ends() -> None:

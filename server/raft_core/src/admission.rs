@@ -47,12 +47,7 @@ pub fn judge(raft: &mut Raft<LogCache>, message: &mut Message, may_campaign: boo
         }
         MessageType::MsgSnapshot if !leading => judge_snapshot(raft, message),
         MessageType::MsgAppendResponse if leading => judge_append_response(raft, message),
-        // A vote counts, and a hand-over starts an election, only when what this node has is durable.
-        MessageType::MsgRequestVoteResponse | MessageType::MsgRequestPreVoteResponse
-            if !message.reject && !may_campaign =>
-        {
-            Drop
-        }
+        // A hand-over starts an election only when what this node has is durable.
         MessageType::MsgTimeoutNow if !may_campaign => Drop,
         _ => Step,
     }

@@ -11,9 +11,9 @@ from codeq.worker_handlers import Handler
 
 
 @asynccontextmanager
-async def running(worker: codeq.AsyncWorker, handler: Handler) -> AsyncIterator[asyncio.Task[None]]:
+async def running(worker: codeq.AsyncWorker, handler: Handler, *commands: str) -> AsyncIterator[asyncio.Task[None]]:
     """Runs the worker, and stops it at the end."""
-    run = asyncio.create_task(worker.run(handler, handle_signals=False))
+    run = asyncio.create_task(worker.run(handler, commands=commands, handle_signals=False))
     try:
         yield run
     finally:

@@ -10,9 +10,6 @@ from codeq.servers import Servers
 ATTEMPT_SECONDS_MAX: Final = 5.0
 """Time for one attempt of a call that may be repeated elsewhere; its own wait comes on top."""
 
-CONNECT_SECONDS_MAX: Final = 2.0
-"""Time for the connection of a call that must not be sent twice; without one it is not sent."""
-
 
 class NotSent(errors.Unavailable):
     """There is no connection to the server, so that nothing was sent."""
@@ -40,11 +37,6 @@ class Following:
         self._deadline = now + timeout + wait
         self._wait = wait
         self.address = servers.current
-
-    @property
-    def connects_first(self) -> bool:
-        """Whether to wait for a connection before sending: what was never sent may go to another server."""
-        return self._servers.are_many and not self._repeatable
 
     def timeout(self, now: float) -> float:
         """Begin an attempt, at the server that `address` names from now on; returns the seconds it may take."""

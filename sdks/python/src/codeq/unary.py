@@ -6,15 +6,18 @@ import asyncio
 import contextlib
 import threading
 import time
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import grpc
 
 from codeq import cluster, errors
 from codeq.calls import Call
 from codeq.endpoint import Endpoint, Metadata
-from codeq.following import CONNECT_SECONDS_MAX, Following, NotSent
+from codeq.following import Following, NotSent
 from codeq.v1 import cluster_service_pb2
+
+_NO_CONNECTION: Final = ("failed to connect to all addresses", "DNS resolution failed")
+"""Beginnings of what gRPC says of a call for which there was no connection."""
 
 _Value = TypeVar("_Value")
 
@@ -60,13 +63,11 @@ class Caller:
         metadata = self._endpoint.metadata()
         channel = self._channel(following.address)
         try:
-            if following.connects_first:
-                _connect(channel, min(timeout, CONNECT_SECONDS_MAX))
             send = channel.unary_unary(call.method, type(call.request).SerializeToString, call.reply.FromString)
             reply = send(call.request, timeout=timeout, metadata=metadata)
             self._refresh(channel, metadata)
         except grpc.RpcError as error:
-            raise errors.from_rpc(error) from None
+            raise _failed(error) from None
         except ValueError:  # what grpc says of a closed channel
             raise _closed() from None
         return reply
@@ -144,11 +145,9 @@ class AsyncCaller:
             call.method, type(call.request).SerializeToString, call.reply.FromString
         )
         try:
-            if following.connects_first:
-                await _aio_connect(channel, min(timeout, CONNECT_SECONDS_MAX))
             reply = await send(call.request, timeout=timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            raise errors.from_rpc(error) from None
+            raise _failed(error) from None
         if self._endpoint.servers.is_refresh_due(asyncio.get_running_loop().time()) and not self._is_closed:
             self._refreshing = asyncio.create_task(self._endpoint.refresh(channel, metadata), name="codeq-topology")
         return reply
@@ -158,21 +157,12 @@ def _following(endpoint: Endpoint, call: Call[_Value], now: float, timeout: floa
     return Following(endpoint.servers, repeatable=call.repeatable, now=now, timeout=timeout, wait=call.wait_seconds)
 
 
-def _connect(channel: grpc.Channel, seconds: float) -> None:
-    ready = grpc.channel_ready_future(channel)
-    try:
-        ready.result(timeout=seconds)
-    except grpc.FutureTimeoutError:
-        ready.cancel()
-        raise NotSent("no connection to the server") from None
-
-
-async def _aio_connect(channel: grpc.aio.Channel, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await channel.channel_ready()
-    except TimeoutError:
-        raise NotSent("no connection to the server") from None
+def _failed(error: grpc.RpcError) -> errors.CodeqError:
+    """The typed error of a call; gRPC says only in words that there was no connection, and so nothing was sent."""
+    failed = errors.from_rpc(error)
+    if isinstance(failed, errors.Unavailable) and failed.message.startswith(_NO_CONNECTION):
+        return NotSent(failed.message)
+    return failed
 
 
 def _closed() -> errors.CodeqError:

@@ -1,0 +1,225 @@
+"""Clients, producers and workers of a cluster whose leaders change and die: their users see nothing of it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import codeq
+import pytest
+from codeq.v1 import error_pb2
+from codeq.v1 import worker_service_pb2 as worker_pb
+from fronts import PRODUCE, WORK, elect, fronts
+from scripted_server import ScriptedServer, Work, answer_after_welcome, delivery, has_outcomes, settled, welcome_worker
+from server_process import DEV_TOKEN, ServerProcess
+from waiting import eventually
+from worker_runs import running
+
+
+def client_of(*addresses: str, timeout_seconds: float = 30.0) -> codeq.AsyncClient:
+    return codeq.AsyncClient(addresses, token=DEV_TOKEN, timeout_seconds=timeout_seconds)
+
+
+async def test_client_finds_the_leader_from_the_address_of_any_node(shared_server: ServerProcess) -> None:
+    async with fronts(shared_server) as nodes, client_of(nodes[2].address) as client:
+        task = await client.create("follow-any", {"n": 1})
+        assert (await client.get(task.id)).payload == {"n": 1}
+        assert nodes[2].calls == ["/codeq.v1.TaskService/CreateTask"]  # only once: the leader is remembered
+        assert nodes[1].calls == []
+
+
+async def test_client_that_blocks_follows_leaders_too(shared_server: ServerProcess) -> None:
+    async with fronts(shared_server) as nodes:
+        elect(nodes, nodes[1])
+        with codeq.Client([node.address for node in nodes], token=DEV_TOKEN) as client:
+            await asyncio.to_thread(client.create, "follow-sync", 1)
+            nodes[1].kills_itself = True
+            creating = asyncio.create_task(asyncio.to_thread(client.create, "follow-sync", 2))
+            await eventually(lambda: not nodes[1].leads)
+            elect(nodes, nodes[2])
+            assert (await creating).payload == 2
+            assert (await asyncio.to_thread(client.queue, "follow-sync")).ready == 2
+
+
+async def test_client_given_one_address_learns_the_others_and_outlives_it(shared_server: ServerProcess) -> None:
+    async with fronts(shared_server) as nodes, client_of(nodes[0].address) as client:
+        await client.create("follow-learned")
+        await eventually(lambda: client._endpoint.servers.are_many)
+        await nodes[0].kill()
+        elect(nodes, nodes[2])
+        assert (await client.queue("follow-learned")).ready == 1
+
+
+async def test_create_without_a_key_whose_answer_is_lost_makes_one_task(shared_server: ServerProcess) -> None:
+    async with fronts(shared_server) as nodes, client_of(*(node.address for node in nodes)) as client:
+        nodes[0].kills_itself = True
+        creating = asyncio.create_task(client.create("follow-once", {"n": 1}))
+        await eventually(lambda: not nodes[0].leads)
+        elect(nodes, nodes[1])
+        task = await creating
+        assert (await client.queue("follow-once")).ready == 1
+        assert (await client.get(task.id)).payload == {"n": 1}
+
+
+async def test_batch_whose_answer_is_lost_is_made_once(shared_server: ServerProcess) -> None:
+    async with fronts(shared_server) as nodes, client_of(*(node.address for node in nodes)) as client:
+        for command, atomic in (("follow-batch", False), ("follow-atomic", True)):
+            leader = next(node for node in nodes if node.leads)
+            leader.kills_itself = True
+            tasks = [codeq.NewTask(command, number) for number in range(3)]
+            creating = asyncio.create_task(client.create_batch(tasks, atomic=atomic))
+            await eventually(lambda leader=leader: not leader.leads)
+            elect(nodes, nodes[nodes.index(leader) + 1])
+            made = await creating
+            assert len({task.id for task in made if isinstance(task, codeq.Task)}) == 3
+            assert (await client.queue(command)).ready == 3
+
+
+async def test_outcome_whose_answer_is_lost_is_said_again_with_its_token(shared_server: ServerProcess) -> None:
+    async with fronts(shared_server) as nodes, client_of(*(node.address for node in nodes)) as client:
+        await client.create("follow-outcome")
+        [task] = await client.claim(["follow-outcome"])
+        nodes[0].kills_itself = True
+        completing = asyncio.create_task(client.complete(task, {"ok": True}))
+        await eventually(lambda: not nodes[0].leads)
+        elect(nodes, nodes[1])
+        assert (await completing).result == {"ok": True}
+
+
+async def test_call_that_must_not_be_repeated_passes_dead_nodes_and_fails_when_its_answer_is_lost(
+    shared_server: ServerProcess,
+) -> None:
+    async with fronts(shared_server) as nodes, client_of(*(node.address for node in nodes)) as client:
+        await client.create("follow-purge")
+        await nodes[0].kill()
+        elect(nodes, nodes[1])
+        await client.purge_queue("follow-purge")
+        nodes[1].kills_itself = True
+        with pytest.raises(codeq.Unavailable):
+            await client.purge_queue("follow-purge")
+        assert sum("/codeq.v1.QueueService/PurgeQueue" in node.calls for node in nodes) == 1
+
+
+async def test_call_while_nobody_leads_waits_for_the_election_and_ends_with_its_deadline(
+    shared_server: ServerProcess,
+) -> None:
+    async with fronts(shared_server) as nodes:
+        addresses = [node.address for node in nodes]
+        for node in nodes:
+            node.leads, node.leader = False, ""
+        async with client_of(*addresses, timeout_seconds=0.7) as hasty:
+            started = time.monotonic()
+            with pytest.raises(codeq.NotLeader):
+                await hasty.create("follow-election")
+            assert time.monotonic() - started < 5
+        async with client_of(*addresses) as client:
+            creating = asyncio.create_task(client.create("follow-election"))
+            asked = sum(len(node.calls) for node in nodes)
+            await eventually(lambda: sum(len(node.calls) for node in nodes) > asked + 2)
+            elect(nodes, nodes[2])
+            await creating
+            assert (await client.queue("follow-election")).ready == 1
+
+
+async def test_producer_loses_and_doubles_nothing_while_leaders_die(shared_server: ServerProcess) -> None:
+    async with fronts(shared_server) as nodes:
+        addresses = [node.address for node in nodes]
+        async with codeq.AsyncProducer(addresses, token=DEV_TOKEN) as producer:
+            made: list[str] = []
+
+            async def produce(start: int) -> None:
+                made.extend([await producer.create("follow-produce", number) for number in range(start, start + 50)])
+
+            producing = asyncio.gather(*(produce(start) for start in range(0, 1000, 50)))
+            for leader in (nodes[1], nodes[2], nodes[0]):
+                count = len(made) + 100
+                await eventually(lambda count=count: len(made) >= count or producing.done())
+                former = next(node for node in nodes if node.leads)
+                await former.kill()
+                elect(nodes, leader)
+                await former.start()
+            await producing
+        assert len(set(made)) == len(made) == 1000
+        async with client_of(*addresses) as client:
+            assert (await client.queue("follow-produce")).ready == 1000
+
+
+async def test_producer_goes_to_the_leader_that_a_notice_names(shared_server: ServerProcess) -> None:
+    async with (
+        fronts(shared_server) as nodes,
+        codeq.AsyncProducer(nodes[0].address, token=DEV_TOKEN) as producer,
+    ):
+        await producer.create("follow-notice")
+        elect(nodes, nodes[2])
+        nodes[0].depose(nodes[2].address)
+        await producer.create("follow-notice")
+        assert (PRODUCE in nodes[1].calls, PRODUCE in nodes[2].calls) == (False, True)
+
+
+@pytest.mark.parametrize("way", ["killed", "deposed"])
+async def test_worker_keeps_its_handlers_running_and_settles_with_the_next_leader(
+    shared_server: ServerProcess, way: str
+) -> None:
+    command = f"follow-{way}"
+    release, started = threading.Event(), threading.Event()
+    runs: list[int] = []
+
+    def handle(task: codeq.Task) -> object:
+        runs.append(task.attempts)
+        started.set()
+        assert release.wait(20)
+        return {"lost": task.lost.is_set()}
+
+    async with fronts(shared_server) as nodes:
+        addresses = [node.address for node in nodes]
+        worker = codeq.AsyncWorker(addresses, token=DEV_TOKEN, concurrency=2)
+        async with client_of(*addresses) as client, running(worker, handle, command):
+            task = await client.create(command)
+            await eventually(started.is_set)
+            if way == "killed":
+                await nodes[0].kill()
+            elect(nodes, nodes[1])
+            if way == "deposed":
+                nodes[0].depose(nodes[1].address)
+            await eventually(lambda: WORK in nodes[1].calls)
+            release.set()
+            assert (await client.result(task.id, wait=20)).result == {"lost": False}
+            await client.create(command)
+            await eventually(lambda: worker.stats.settled == 2)
+        assert (runs, worker.stats.lost, worker.stats.refused) == ([1, 1], 0, 0)
+
+
+async def test_outcome_that_the_server_could_not_decide_is_sent_again_over_the_next_stream() -> None:
+    unknown = [worker_pb.OutcomeError(number=1, reason=error_pb2.ERROR_REASON_OUTCOME_UNKNOWN)]
+    sent: list[str] = []
+
+    async def deposed(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.read()
+        await stream.write(delivery("a"))
+        sent.extend(each.task_id for each in (await stream.read_until(has_outcomes)).outcomes)
+        await stream.write(settled(1, unknown))
+        await stream.read_end()
+
+    async def next_leader(stream: Work) -> None:
+        await welcome_worker(stream)
+        request = await stream.read_until(has_outcomes)
+        sent.extend(f"{each.task_id} again with {each.lease_token}" for each in request.outcomes)
+        await stream.write(settled(1))
+        await stream.read_end()
+
+    async with ScriptedServer(deposed, next_leader, answer_after_welcome) as server:
+        worker = codeq.AsyncWorker(server.address)
+        async with running(worker, lambda _: None):
+            await eventually(lambda: worker.stats.settled == 1)
+        assert sent == ["a", "a again with 7"]
+        assert worker.stats.refused == 0
+
+
+async def test_topology_tells_the_members(shared_server: ServerProcess) -> None:
+    async with fronts(shared_server) as nodes, client_of(nodes[0].address) as client:
+        topology = await client.topology()
+        assert [member.grpc_address for member in topology.members] == [node.address for node in nodes]
+    with codeq.Client(shared_server.producer_addr, token=DEV_TOKEN) as client_alone:
+        assert client_alone.topology() == codeq.Topology(raft_enabled=False, leader_id="", members=())

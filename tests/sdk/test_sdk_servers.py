@@ -1,0 +1,148 @@
+"""Which server a client goes to, and which failures a call survives: rules without a connection."""
+
+from __future__ import annotations
+
+import itertools
+
+import codeq
+import pytest
+from codeq import errors
+from codeq.backoff import Backoff
+from codeq.endpoint import Endpoint
+from codeq.following import ATTEMPT_SECONDS_MAX, Following, NotSent
+from codeq.servers import DELAY_SECONDS_MAX, DELAY_SECONDS_MIN, KNOWN_MAX, REFRESH_SECONDS, Servers
+from codeq.streams import QUICK_ATTEMPTS, Reconnects
+
+
+def not_leader(leader: str = "") -> errors.CodeqError:
+    return errors.NotLeader("no", metadata={"leaderGrpc": leader} if leader else {})
+
+
+def test_servers_go_on_to_the_next_after_a_short_delay_that_grows_to_its_bound() -> None:
+    servers = Servers(["a:1", "b:1", "c:1"])
+    gone: list[str] = []
+    delays: list[float] = []
+    for _ in range(9):
+        delays.append(servers.left(servers.current))
+        gone.append(servers.current)
+    assert gone == ["b:1", "c:1", "a:1"] * 3
+    assert all(DELAY_SECONDS_MIN <= delay <= DELAY_SECONDS_MAX for delay in delays)
+    assert max(delays[:1]) <= 0.1
+    assert min(delays[4:]) >= DELAY_SECONDS_MAX / 2
+
+
+def test_servers_go_to_a_named_leader_at_once_and_keep_it() -> None:
+    servers = Servers(["a:1"])
+    assert not servers.are_many
+    assert servers.left("a:1", "b:1") == 0
+    assert (servers.current, servers.known, servers.are_many) == ("b:1", ("a:1", "b:1"), True)
+
+
+def test_servers_that_name_each_other_are_not_asked_without_delay_for_ever() -> None:
+    servers = Servers(["a:1", "b:1"])
+    others = {"a:1": "b:1", "b:1": "a:1"}
+    delays = [servers.left(servers.current, others[servers.current]) for _ in range(30)]
+    assert delays[:2] == [0, 0]
+    assert all(any(three) for three in zip(delays, delays[1:], delays[2:], strict=False))
+
+
+def test_servers_when_a_late_failure_names_one_that_was_left_stay_where_they_are() -> None:
+    servers = Servers(["a:1", "b:1", "c:1"])
+    servers.left("a:1")
+    assert servers.left("a:1") == 0
+    assert servers.current == "b:1"
+
+
+def test_servers_learn_members_and_never_forget_those_given() -> None:
+    servers = Servers(["a:1", "b:1"])
+    servers.learn(["c:1", "", "a:1", "d:1"])
+    assert servers.known == ("a:1", "b:1", "c:1", "d:1")
+    servers.left("a:1", "c:1")
+    servers.learn(["e:1"])
+    assert servers.known == ("a:1", "b:1", "e:1", "c:1")  # the current one stays, too
+    servers.learn(f"m{number}:1" for number in range(1000))
+    assert len(servers.known) <= KNOWN_MAX
+
+
+def test_servers_are_asked_for_members_at_first_and_then_from_time_to_time() -> None:
+    servers = Servers(["a:1"])
+    times = (0.0, 1.0, REFRESH_SECONDS - 1, REFRESH_SECONDS, REFRESH_SECONDS + 1)
+    assert [servers.is_refresh_due(now) for now in times] == [True, False, False, True, False]
+
+
+def test_addresses_may_be_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Endpoint.for_producer(["a:1", "b:1", "a:1"], None, tls=False).servers.known == ("a:1", "b:1")
+    monkeypatch.setenv("CODEQ_WORKER_ADDR", "a:1, b:1,")
+    assert Endpoint.for_worker(None, None, tls=False).servers.known == ("a:1", "b:1")
+    with pytest.raises(ValueError, match="address"):
+        codeq.Client([" "])
+
+
+def following(servers: Servers, *, repeatable: bool, timeout: float = 30.0) -> Following:
+    call = Following(servers, repeatable=repeatable, now=0.0, timeout=timeout, wait=2.0)
+    call.timeout(0.0)
+    return call
+
+
+@pytest.mark.parametrize("repeatable", [True, False])
+@pytest.mark.parametrize("error", [not_leader(), not_leader("b:1"), errors.Draining("d"), NotSent("n")])
+def test_call_that_changed_nothing_goes_on_elsewhere(error: errors.CodeqError, repeatable: bool) -> None:
+    call = following(Servers(["a:1", "b:1"]), repeatable=repeatable)
+    assert call.delay_after(error, 1.0) is not None
+    call.timeout(1.0)
+    assert call.address == "b:1"
+
+
+@pytest.mark.parametrize("error", [errors.Unavailable("u"), errors.OutcomeUnknown("o"), errors.DeadlineExceeded("d")])
+def test_call_whose_outcome_is_unknown_goes_on_if_it_may_be_repeated(error: errors.CodeqError) -> None:
+    servers = Servers(["a:1", "b:1"])
+    assert following(servers, repeatable=False).delay_after(error, 1.0) is None
+    assert following(servers, repeatable=True).delay_after(error, 1.0) is not None
+
+
+@pytest.mark.parametrize("error", [errors.TaskNotFound("t"), errors.StaleLeaseToken("s"), errors.ServerFault("f")])
+def test_call_that_was_answered_goes_nowhere(error: errors.CodeqError) -> None:
+    assert following(Servers(["a:1", "b:1"]), repeatable=True).delay_after(error, 1.0) is None
+
+
+@pytest.mark.parametrize("error", [errors.Unavailable("u"), errors.OutcomeUnknown("o"), errors.Draining("d")])
+def test_call_to_the_only_server_fails_as_it_is(error: errors.CodeqError) -> None:
+    assert following(Servers(["a:1"]), repeatable=True).delay_after(error, 1.0) is None
+
+
+def test_call_ends_with_its_deadline_and_gives_no_server_all_of_it() -> None:
+    call = following(Servers(["a:1", "b:1"]), repeatable=True)
+    assert call.timeout(0.0) == ATTEMPT_SECONDS_MAX + 2.0
+    assert call.timeout(31.0) == 1.0
+    assert call.delay_after(not_leader(), 31.9999) is None
+    assert following(Servers(["a:1", "b:1"]), repeatable=False).timeout(0.0) == 32.0
+    assert following(Servers(["a:1"]), repeatable=True).timeout(0.0) == 32.0
+
+
+def test_stream_of_one_server_comes_back_with_growing_delays() -> None:
+    reconnects = Reconnects(Servers(["a:1"]), Backoff(random=lambda: 1.0))
+    broken = errors.Unavailable("u", retry_after=1.0)
+    delays = [reconnects.delay_after(broken, "a:1", leader="", is_stable=False) for _ in range(4)]
+    assert delays == [1.0, 1.0, 1.0, 1.6]
+    assert reconnects.delay_after(errors.Unavailable("u"), "a:1", leader="", is_stable=True) == 0.2
+
+
+def test_stream_goes_to_the_leader_of_its_notice_or_of_its_refusal_at_once() -> None:
+    servers = Servers(["a:1"])
+    reconnects = Reconnects(servers, Backoff())
+    broken = errors.Unavailable("u", retry_after=1.0)
+    assert reconnects.delay_after(broken, "a:1", leader="b:1", is_stable=True) == 0
+    assert reconnects.delay_after(not_leader("c:1"), "b:1", leader="", is_stable=False) == 0
+    assert servers.current == "c:1"
+
+
+def test_stream_that_finds_no_leader_for_long_comes_back_more_seldom() -> None:
+    servers = Servers(["a:1", "b:1"])
+    reconnects = Reconnects(servers, Backoff(random=lambda: 1.0))
+    delays = [
+        reconnects.delay_after(not_leader(), servers.current, leader="", is_stable=False)
+        for _ in range(QUICK_ATTEMPTS + 10)
+    ]
+    assert max(delays[:QUICK_ATTEMPTS]) <= DELAY_SECONDS_MAX
+    assert delays[-1] == 10.0
+    assert all(first <= second for first, second in itertools.pairwise(delays[QUICK_ATTEMPTS + 3 :]))

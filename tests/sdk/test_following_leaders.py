@@ -9,9 +9,21 @@ import time
 import codeq
 import pytest
 from codeq.v1 import error_pb2
+from codeq.v1 import producer_service_pb2 as producer_pb
 from codeq.v1 import worker_service_pb2 as worker_pb
-from fronts import PRODUCE, WORK, elect, fronts
-from scripted_server import ScriptedServer, Work, answer_after_welcome, delivery, has_outcomes, settled, welcome_worker
+from fronts import WORK, elect, fronts
+from scripted_server import (
+    Produce,
+    ScriptedServer,
+    Work,
+    ack,
+    answer_after_welcome,
+    delivery,
+    has_outcomes,
+    settled,
+    welcome_producer,
+    welcome_worker,
+)
 from server_process import DEV_TOKEN, ServerProcess
 from waiting import eventually
 from worker_runs import running
@@ -123,38 +135,60 @@ async def test_call_while_nobody_leads_waits_for_the_election_and_ends_with_its_
 
 
 async def test_producer_loses_and_doubles_nothing_while_leaders_die(shared_server: ServerProcess) -> None:
+    made: list[str] = []
+    enough = asyncio.Event()
+
+    async def produce(producer: codeq.AsyncProducer) -> None:
+        while not enough.is_set():
+            made.append(await producer.create("follow-produce", len(made)))
+
     async with fronts(shared_server) as nodes:
         addresses = [node.address for node in nodes]
-        async with codeq.AsyncProducer(addresses, token=DEV_TOKEN) as producer:
-            made: list[str] = []
-
-            async def produce(start: int) -> None:
-                made.extend([await producer.create("follow-produce", number) for number in range(start, start + 50)])
-
-            producing = asyncio.gather(*(produce(start) for start in range(0, 1000, 50)))
-            for leader in (nodes[1], nodes[2], nodes[0]):
-                count = len(made) + 100
-                await eventually(lambda count=count: len(made) >= count or producing.done())
+        async with codeq.AsyncProducer(addresses, token=DEV_TOKEN) as producer, asyncio.TaskGroup() as group:
+            for _ in range(32):
+                group.create_task(produce(producer))
+            for leader in (nodes[1], nodes[2], nodes[0]) * 2:
+                count = len(made) + 200
+                await eventually(lambda count=count: len(made) >= count)
                 former = next(node for node in nodes if node.leads)
                 await former.kill()
                 elect(nodes, leader)
                 await former.start()
-            await producing
-        assert len(set(made)) == len(made) == 1000
+            enough.set()
+        assert len(set(made)) == len(made)
         async with client_of(*addresses) as client:
-            assert (await client.queue("follow-produce")).ready == 1000
+            assert (await client.queue("follow-produce")).ready == len(made)
 
 
-async def test_producer_goes_to_the_leader_that_a_notice_names(shared_server: ServerProcess) -> None:
-    async with (
-        fronts(shared_server) as nodes,
-        codeq.AsyncProducer(nodes[0].address, token=DEV_TOKEN) as producer,
-    ):
-        await producer.create("follow-notice")
-        elect(nodes, nodes[2])
-        nodes[0].depose(nodes[2].address)
-        await producer.create("follow-notice")
-        assert (PRODUCE in nodes[1].calls, PRODUCE in nodes[2].calls) == (False, True)
+@pytest.mark.parametrize("reason", ["DRAINING", "NOT_LEADER"])
+async def test_streams_go_to_the_leader_that_a_notice_names(reason: str) -> None:
+    async def accept(stream: Produce) -> None:
+        await welcome_producer(stream)
+        async for frame in stream:
+            await stream.write(ack(frame))
+
+    async def refer_producer(stream: Produce) -> None:
+        await welcome_producer(stream)
+        await stream.write(producer_pb.ProduceResponse(notice=notice))
+        for frame in await stream.read_end():
+            await stream.write(ack(frame))
+
+    async def refer_worker(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(worker_pb.WorkResponse(notice=notice))
+        await stream.read_end()
+
+    async with ScriptedServer(accept, answer_after_welcome) as leader, ScriptedServer(refer_producer) as former:
+        number = error_pb2.ErrorReason.Value(f"ERROR_REASON_{reason}")
+        notice = producer_pb.StreamNotice(reason=number, grace_ms=10_000, leader=leader.address)
+        async with codeq.AsyncProducer(former.address) as producer:
+            assert [await producer.create("X", number) for number in (1, 2)] == ["1", "2"]
+        assert (former.streams, leader.streams) == (1, 1)
+        async with ScriptedServer(refer_worker) as other:
+            worker = codeq.AsyncWorker(other.address)
+            async with running(worker, lambda _: None):
+                await eventually(lambda: leader.streams == 2)
+            assert other.streams == 1
 
 
 @pytest.mark.parametrize("way", ["killed", "deposed"])

@@ -170,3 +170,16 @@ async def test_files_of_a_snapshot_go_when_nobody_needs_it_any_more(
         await leader.write({b"t1": b"one"})
         await cluster.until(lambda: other.store.get(b"t1") == b"one")
         await other.stop()
+
+
+async def test_leader_that_stepped_down_leads_no_more(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        await cluster.voters(3)
+        leader = await cluster.leader()
+        await leader.write({b"t1": b"one"})
+        assert leader.member.hand_over()
+        other = await cluster.leader(beside=leader)
+        await other.write({b"t2": b"two"})
+        await cluster.until(lambda: leader.store.get(b"t2") == b"two")
+        assert leader.leaderships == [term for term in leader.leaderships if term]
+        assert leader.term == 0

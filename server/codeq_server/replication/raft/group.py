@@ -301,7 +301,7 @@ class Group:
         if term != self._leading_term:
             self._lose()
             self._leading_term = term
-            self._barrier = status.last_index
+            self._barrier = status.last_index if term else 0
             self.elections += bool(term)
         if status.leader != self.leader:
             self.leader = status.leader

@@ -106,7 +106,8 @@ def prepare(store: Store, raft_id: int) -> raft_rows_pb2.NodeRow:
     if row is None:
         row = raft_rows_pb2.NodeRow(format=log_rows.FORMAT, raft_id=raft_id)
         store.write({log_rows.NODE: row.SerializeToString()})
-        store.sync()
+    # A killed process may have left entries and votes that the host would still lose: none counts before it is synced.
+    store.sync()
     return row
 
 

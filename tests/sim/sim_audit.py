@@ -72,6 +72,9 @@ class Known:
     removed: bool = False
     slots: dict[int, Slot] = field(default_factory=dict)
     told: tuple[int, int, bytes] | None = None
+    told_at: int = 0
+    ended_at: int = 0
+    """When, as the serial number of the audit."""
     ends: list[rows_pb2.StateRow] = field(default_factory=list)
     revived: int = 0
     redrives: int = 0
@@ -89,9 +92,15 @@ class Slot:
 
 
 class Audit:
-    """Judges one run."""
+    """Judges one run.
 
-    def __init__(self, mono_ms: Any, *, checked: bool) -> None:
+    Args:
+        mono_ms: Returns the monotonic clock.
+        checked: Whether rows that contradict each other break a promise.
+        window: Batches that may be on their way at a time.
+    """
+
+    def __init__(self, mono_ms: Any, *, checked: bool, window: int = 1) -> None:
         self.rows = MemoryStore()
         self.asked: dict[bytes, Asked] = {}
         self.acked: set[tuple[str, str]] = set()
@@ -117,8 +126,10 @@ class Audit:
         """Last batch in which a queue may have gone on."""
         self._mono_ms = mono_ms
         self._checked = checked
-        self._times = [0, 0, 0]
-        """When the last batches became durable: who claims in one did so after the last but one."""
+        self._times = [0] * (window + 2)
+        """When the last batches became durable: who claims in one did so after all before were, but for a window."""
+        self.serial = 0
+        """Grows with everything that somebody was told, and with every end that is durable."""
         self.by_home: dict[bytes, Known] = {}
         self._first: dict[bytes, int] = {}
         """Position of the last first delivery in each lane."""
@@ -309,7 +320,7 @@ class Audit:
             same = ended and state.ended_token == task.end.ended_token and state.status == task.end.status
             self.demand(same, f"{task.task_id} had ended and did something else")
         elif ended:
-            task.end, task.end_wall_ms = state, state.changed_ms
+            task.end, task.end_wall_ms, task.ended_at = state, state.changed_ms, self._next()
             task.ends.append(state)
             self.demand(state.changed_ms <= tick.wall_ms, f"{task.task_id} ended in the future")
             self.count(Status(state.status).name)
@@ -321,6 +332,10 @@ class Audit:
                 before is None or state.ended_token > before.ended_token, f"{task.task_id}: an older lease ended it"
             )
             self._ended_delivery(task, state)
+
+    def _next(self) -> int:
+        self.serial += 1
+        return self.serial
 
     def _outdated(self, task: Known, state: rows_pb2.StateRow) -> None:
         """Judges the end of a task that waited too long."""
@@ -378,12 +393,16 @@ class Audit:
 
     # -- what leaves ---------------------------------------------------------------------------------------------
 
-    def leaves(self, tenant: str, message: Any) -> None:
-        """Judges an answer to a tenant at the moment it leaves: what it tells is durable, and the tenant's own."""
+    def leaves(self, tenant: str, message: Any, since: int = -1) -> None:
+        """Judges an answer to a tenant at the moment it leaves: what it tells is durable, and the tenant's own.
+
+        It tells besides all that was known when it was asked for, which was at the serial number `since`.
+        """
+        since = self.serial if since < 0 else since
         for task in _deliveries(message):
             self._delivered(tenant, task)
         for task in _tasks_shown(message):
-            self._shown(tenant, task)
+            self._shown(tenant, task, since)
         if isinstance(message, producer_service_pb2.ProduceResponse):
             for task_id in (task_id for ack in message.acks for task_id in ack.task_ids if task_id):
                 self.demand((tenant, task_id) in self.tasks, f"{task_id} is acknowledged and not durable")
@@ -393,17 +412,19 @@ class Audit:
         self._known(tenant, task, "delivered")
         self.demand(task.attempts <= (task.max_attempts or 1 << 30), f"{task.id} is delivered too often")
 
-    def _shown(self, tenant: str, task: task_pb2.Task) -> None:
+    def _shown(self, tenant: str, task: task_pb2.Task, since: int) -> None:
         known = self._known(tenant, task, "shown")
         if task.status in ENDED:
             durable = any(end.status == task.status for end in known.ends)
             self.demand(durable, f"{task.id} is shown as ended, which is not durable")
         elif task.status == task_pb2.TASK_STATUS_CLAIMED:
             self.demand(task.lease_token in self.tokens, f"{task.id} is shown under a lease that is not durable")
-        if known.told is not None:
+        if known.told is not None and known.told_at <= since:
             self.demand(
                 task.status == known.told[1], f"{task.id} is shown as {task.status}, its worker was told otherwise"
             )
+        if known.end is not None and known.ended_at <= since:
+            self.demand(task.status in ENDED, f"{task.id} had ended before it was asked for, and is shown as it was")
 
     # -- what clients were told ------------------------------------------------------------------------------------
 
@@ -450,7 +471,8 @@ class Audit:
             f"{task_id} was ended under lease {token} by its worker's knowledge, and is not so",
         )
         self.demand(known.told in {None, (token, status, result)}, f"two ends of {task_id} are accepted")
-        known.told = (token, status, result)
+        if known.told is None:
+            known.told, known.told_at = (token, status, result), self._next()
 
     def cancelled(self, tenant: str, task: task_pb2.Task) -> None:
         """A producer was told that a task is cancelled."""
@@ -463,7 +485,8 @@ class Audit:
         self.demand(cancelled, f"the cancel of {task_id} is acknowledged and not durable")
         told = (0, int(Status.CANCELLED), b"")
         self.demand(known.told in {None, told}, f"{task_id} is cancelled, and its end was accepted")
-        known.told = told
+        if known.told is None:
+            known.told, known.told_at = told, self._next()
 
     def finish(self) -> None:
         """Judges the end of a run in which every fault is over and everybody has had time."""

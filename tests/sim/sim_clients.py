@@ -232,8 +232,9 @@ async def resume_all(world: World) -> None:
                 await resume(world, holder, command)
             except Lost:
                 continue
-            except Rejection:
-                world.paused.discard((holder, command))  # there is no such queue
+            except Rejection as refusal:
+                if not retryable(refusal):
+                    world.paused.discard((holder, command))  # there is no such queue
 
 
 async def _list(world: World, holder: str) -> None:

@@ -32,6 +32,8 @@ class Process:
         self.jobs: list[_Job] = []
         self.tasks: list[asyncio.Task[Any]] = []
         """Kept until the end of the run: a coroutine that is thrown away would run its `finally`."""
+        self.slowness = 1.0
+        """How slow its disk is, as a factor."""
         self.steps = 0
         """Callbacks it may schedule until `out_of_steps` is called; 0: no bound."""
         self.out_of_steps: Callable[[], None] = lambda: None
@@ -67,8 +69,8 @@ def pause() -> None:
 class _Job:
     """A call that runs on an executor's thread."""
 
-    def __init__(self, loop: SimLoop, call: Callable[[], Any], future: asyncio.Future[Any]) -> None:
-        self._loop, self._call, self._future = loop, call, future
+    def __init__(self, loop: SimLoop, process: Process, call: Callable[[], Any], future: asyncio.Future[Any]) -> None:
+        self._loop, self._process, self._call, self._future = loop, process, call, future
         self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._killed = self._over = False
@@ -83,7 +85,7 @@ class _Job:
             self._go.release()
         self._stopped.acquire()
         if not self._over:
-            self._loop.call_later(self._loop.disk_seconds(), self.step)
+            self._loop.call_later(self._loop.disk_seconds(self._process), self.step)
         elif not self._future.done():
             if self._problem is None:
                 self._future.set_result(self._result)
@@ -134,7 +136,6 @@ class SimLoop(asyncio.base_events.BaseEventLoop):
         self.problems: list[dict[str, Any]] = []
         """What callbacks raised that nobody caught."""
         self.over = False
-        self.disk_slowness = 1.0
         self._chance = chance
         self._selector = _Silence(self)
         self.set_exception_handler(lambda _, problem: self.problems.append(problem))
@@ -143,9 +144,9 @@ class SimLoop(asyncio.base_events.BaseEventLoop):
     def time(self) -> float:
         return self.seconds
 
-    def disk_seconds(self) -> float:
+    def disk_seconds(self, process: Process) -> float:
         """Returns how long the disk takes this time."""
-        return self._chance.choice((0.0002, 0.001, 0.003, 0.02)) * self.disk_slowness
+        return self._chance.choice((0.0002, 0.001, 0.003, 0.02)) * process.slowness
 
     def _process_events(self, event_list: Any) -> None:
         """There are none."""
@@ -165,11 +166,11 @@ class SimLoop(asyncio.base_events.BaseEventLoop):
 
     def run_in_executor(self, _executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
         future = self.create_future()
-        job = _Job(self, lambda: func(*args), future)
         process = _PROCESS.get()
         assert process is not None
+        job = _Job(self, process, lambda: func(*args), future)
         process.jobs.append(job)
-        self.call_later(self.disk_seconds(), job.step)
+        self.call_later(self.disk_seconds(process), job.step)
         return future
 
     def forget(self, process: Process) -> None:

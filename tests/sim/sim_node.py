@@ -75,7 +75,9 @@ class Node:
         self.wall_offset_ms = 1_700_000_000_000
         self.top_offset_ms = self.wall_offset_ms
         self.mono_offset_ms = 0
-        self.server: Server | None = None
+        self.server: Any = None
+        """What `serve` returned, while the process lives."""
+        self.slowness = 1.0
         self.process: Process | None = None
         self.dead: list[Process] = []
         self.problems: list[BaseException] = []
@@ -102,7 +104,18 @@ class Node:
     def start(self) -> None:
         """Opens the store and serves."""
         self.process = Process(self.loop)
-        self.server = self.process.run(Server, self)
+        self.process.slowness = self.slowness
+        self.server = self.process.run(self.serve)
+
+    def serve(self) -> Any:
+        """Returns a new life of the server, with its calls."""
+        return Server(self)
+
+    def slow_down(self, factor: float) -> None:
+        """Sets how slow the disk is."""
+        self.slowness = factor
+        if self.process is not None:
+            self.process.slowness = factor
 
     def crash(self, *, power: bool) -> None:
         """Ends the server without a word; a power cut takes what was not synced."""
@@ -154,9 +167,12 @@ class Node:
             Lost: Nobody knows.
         """
         await asyncio.sleep(self.delay())
+        since = self.audit.serial
         answer: asyncio.Future[Any] = self.loop.create_future()
         copies = 2 if self.chance.random() < doubled else 1
-        tasks = [self._serve(holder, method, request, answer, late=copy * self.delay()) for copy in range(copies)]
+        tasks = [
+            self._serve(holder, method, request, answer, since, late=copy * self.delay()) for copy in range(copies)
+        ]
         self.lost[answer] = None
         try:
             async with asyncio.timeout(patience):
@@ -169,7 +185,9 @@ class Node:
                 for task in tasks:
                     task.cancel()
 
-    def _serve(self, holder: str, method: str, request: Message, answer: Any, *, late: float) -> asyncio.Task[Any]:
+    def _serve(
+        self, holder: str, method: str, request: Message, answer: Any, since: int, *, late: float
+    ) -> asyncio.Task[Any]:
         server, process = self.server, self.process
         if server is None or process is None:
             raise Lost
@@ -184,14 +202,14 @@ class Node:
                 return rejection
 
         task = process.start(serve())
-        task.add_done_callback(lambda done: self._answer(tenant_of(holder), done, answer))
+        task.add_done_callback(lambda done: self._answer(tenant_of(holder), done, answer, since))
         return task
 
-    def _answer(self, tenant: str, task: asyncio.Task[Any], answer: asyncio.Future[Any]) -> None:
+    def _answer(self, tenant: str, task: asyncio.Task[Any], answer: asyncio.Future[Any], since: int) -> None:
         if task.cancelled():
             return
         message = task.result()
-        self.audit.leaves(tenant, message)
+        self.audit.leaves(tenant, message, since)
         if self.chance.random() < 0.02:
             self.loop.call_later(self.delay(), _lose, answer)
         else:
@@ -207,7 +225,7 @@ class Node:
             raise Lost
         stream = Stream(self, kind, holder)
         self.streams[stream] = None
-        stream.serve(self.server, self.process)
+        stream.serve(self.server.calls, self.process)
         return stream
 
 
@@ -265,13 +283,17 @@ class Stream:
         self._task: asyncio.Task[None] | None = None
         self._broken = False
 
-    def serve(self, server: Server, process: Process) -> None:
-        claims = claims_of(self._holder)
-        serve = server.serving.produce if self._kind == "produce" else server.serving.work
-        self._task = process.start(serve(claims, self))
+    def serve(self, calls: Calls, process: Process) -> None:
+        self._task = process.start(self._serve(calls))
         self._task.add_done_callback(self._ended)
 
     # -- the server's end ------------------------------------------------------------------------------------------
+
+    async def _serve(self, calls: Calls) -> None:
+        if calls.draining:
+            raise Rejection(Reason.DRAINING, "the server is stopping")
+        serving = calls.current()
+        await (serving.produce if self._kind == "produce" else serving.work)(claims_of(self._holder), self)
 
     async def read(self) -> Any:
         return await self._up.get()
@@ -344,4 +366,4 @@ class Stream:
 
 def retryable(rejection: Rejection) -> bool:
     """Tells whether a refusal says nothing of the call itself."""
-    return rejection.reason in {Reason.OUTCOME_UNKNOWN, Reason.DRAINING}
+    return rejection.reason in {Reason.OUTCOME_UNKNOWN, Reason.DRAINING, Reason.NOT_LEADER}

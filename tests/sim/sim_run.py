@@ -137,12 +137,12 @@ class Simulation:
 
     async def _fault(self) -> None:
         """Lets something go wrong."""
-        node, chance, loop = self.node, self.chance, self.loop
+        node, chance = self.node, self.chance
         match chance.choice(("crash", "crash", "power", "power", "clock", "slow", "step", "stop")):
             case "clock":
                 node.wall_offset_ms += chance.choice((-HOUR_MS, HOUR_MS, -5000, 5000))
             case "slow":
-                loop.disk_slowness = chance.choice((0.1, 1, 20))
+                node.slow_down(chance.choice((0.1, 1, 20)))
             case "stop":
                 await node.stop()
             case "step":

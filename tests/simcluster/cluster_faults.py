@@ -1,0 +1,136 @@
+"""What goes wrong in a cluster: machines, disks, clocks and lines."""
+
+from __future__ import annotations
+
+import asyncio
+
+from cluster_front import Front
+from cluster_machine import Machine
+from cluster_net import Net
+from cluster_oracle import KEYS, applied_in
+from codeq_raft_core import read_conf_state
+from codeq_server.core.shard import ShardSettings
+
+HOUR_MS = 3_600_000
+KINDS = (
+    *("kill", "kill", "power", "power", "power of many", "power of all"),
+    *("cut", "cut", "heal", "heal", "loss", "clock", "slow disk", "step", "stop", "transfer"),
+)
+
+
+class Faults:
+    """Lets things go wrong, and heals them in the end."""
+
+    def __init__(self, net: Net, front: Front, settings: ShardSettings) -> None:
+        self.net, self.front, self.settings = net, front, settings
+        self.chance, self.audit = net.chance, front.audit
+
+    def _leader(self) -> Machine | None:
+        leaders = [machine for machine in self.net.machines.values() if machine.term]
+        return max(leaders, key=lambda machine: machine.term) if leaders else None
+
+    def _someone(self) -> Machine:
+        """Returns a machine, often the one that leads."""
+        leader = self._leader()
+        if leader is not None and self.chance.random() < 0.5:
+            return leader
+        return self.chance.choice(list(self.net.machines.values()))
+
+    async def strike(self) -> None:
+        """Lets something go wrong."""
+        net, chance = self.net, self.chance
+        machines = list(net.machines.values())
+        match chance.choice(KINDS):
+            case "power of many":
+                await self._crash(chance.sample(machines, len(machines) // 2 + 1), power=True)
+            case "power of all":
+                await self._crash(machines, power=True)
+            case "cut":
+                self._cut()
+            case "heal":
+                net.cuts.clear()
+            case "loss":
+                net.loss, net.doubles = chance.choice(((0, 0), (0.02, 0.02), (0.2, 0.1)))
+                net.slowness = chance.choice((1, 1, 5))
+            case "clock":
+                self._someone().wall_offset_ms += chance.choice((-HOUR_MS, HOUR_MS, -5000, 5000))
+            case "slow disk":
+                self._someone().slow_down(chance.choice((0.1, 1, 10)))
+            case "step":
+                await self._crash_at(self._someone(), chance.randint(1, 60), power=chance.random() < 0.5)
+            case "stop":
+                await self._someone().stop()
+            case "transfer":
+                self._transfer()
+            case kind:
+                await self._crash([self._someone()], power=kind == "power")
+        for machine in net.machines.values():
+            if machine.server is None and chance.random() < 0.7:
+                machine.start()
+            elif machine.server is not None and chance.random() < 0.2:
+                net.oracle.check(machine.disk)
+
+    async def heal(self) -> None:
+        """Ends every fault."""
+        net = self.net
+        net.cuts.clear()
+        net.loss = net.doubles = 0.0
+        net.slowness = 1.0
+        top = max(machine.top_offset_ms for machine in net.machines.values())
+        for machine in net.machines.values():
+            machine.slow_down(1)
+            machine.wall_offset_ms = top
+            if machine.server is None:
+                machine.start()
+
+    def members_have(self, index: int) -> bool:
+        """Tells whether every voter has applied the entries up to an index."""
+        leader = self._leader()
+        if leader is None:
+            return False
+        conf = read_conf_state(leader.disk.written.log.get(KEYS.conf_state) or b"")
+        disks = {machine.disk.raft_id: machine.disk for machine in self.net.machines.values()}
+        return all(applied_in(disks[voter].written).index >= index for voter in conf.voters)
+
+    async def _crash(self, machines: list[Machine], *, power: bool) -> None:
+        for machine in machines:
+            machine.crash(power=power)
+        await asyncio.sleep(self.chance.choice((0, 0.05, 1)))
+
+    async def _crash_at(self, machine: Machine, steps: int, *, power: bool) -> None:
+        """Ends a process at whatever await this many callbacks from now is."""
+        process = machine.process
+        if process is None:
+            return
+        process.steps = steps
+        process.out_of_steps = lambda: machine.crash(power=power)
+        await asyncio.sleep(0.2)
+        process.steps = 0
+
+    def _cut(self) -> None:
+        net, chance, names = self.net, self.chance, list(self.net.machines)
+        kind = chance.choice(("leader", "one", "halves", "one way", "bridge"))
+        self.audit.count(f"cut: {kind}")
+        net.cuts.clear()
+        match kind:
+            case "leader":
+                leader = self._leader()
+                if leader is not None:
+                    net.cut([leader.name], names)
+            case "one":
+                net.cut([chance.choice(names)], names)
+            case "halves":
+                chance.shuffle(names)
+                net.cut(names[: len(names) // 2], names[len(names) // 2 :])
+            case "one way":
+                net.cut([self._someone().name], names, both=False)
+            case "bridge":
+                chance.shuffle(names)
+                middle = len(names) // 2
+                net.cut(names[:middle], names[middle + 1 :])
+
+    def _transfer(self) -> None:
+        leader = self._leader()
+        if leader is not None and leader.process is not None:
+            self.audit.count("transfer")
+            leader.process.run(leader.server.member.hand_over)

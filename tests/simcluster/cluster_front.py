@@ -1,0 +1,69 @@
+"""The cluster as its clients see it: they call one of the machines, and go where they are sent."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from cluster_machine import Machine
+from cluster_net import Net
+from codeq_server.core.errors import Reason, Rejection
+from google.protobuf.message import Message
+from sim_audit import Audit
+from sim_node import Lost, Stream
+
+HOPS = 4
+"""Machines that a call is tried at before it is given up."""
+
+
+class Front:
+    """What clients have instead of a node; see `sim_node.Node`."""
+
+    def __init__(self, net: Net, audit: Audit) -> None:
+        self.net, self.audit, self.loop = net, audit, net.loop
+        self._known: dict[str, str] = {}
+        """Who leads, to the knowledge of each holder of a token."""
+
+    def mono_ms(self) -> int:
+        """Returns the clock by which promises to clients are measured."""
+        return int(self.loop.time() * 1000)
+
+    def _machine(self, holder: str) -> Machine:
+        machines = self.net.machines
+        known = self._known.get(holder, "")
+        if known not in machines or self.net.chance.random() < 0.05:
+            known = self.net.chance.choice(list(machines))
+        return machines[known]
+
+    async def call(
+        self, holder: str, method: str, request: Message, patience: float = 8.0, *, doubled: float = 0.05
+    ) -> Any:
+        """Returns the answer of a call; see `Node.call`."""
+        for _ in range(HOPS):
+            machine = self._machine(holder)
+            try:
+                return await machine.call(holder, method, request, patience, doubled=doubled)
+            except Lost:
+                self._known.pop(holder, None)
+                raise
+            except Rejection as refusal:
+                if refusal.reason is not Reason.NOT_LEADER:
+                    raise
+                self._sent_on(holder, refusal)
+                last = refusal
+            await asyncio.sleep(self.net.chance.choice((0.01, 0.2)))
+        raise last
+
+    def open(self, holder: str, kind: str) -> Stream:
+        """Opens a stream; see `Node.open`."""
+        machine = self._machine(holder)
+        if machine.term == 0:
+            self._known.pop(holder, None)
+        return machine.open(holder, kind)
+
+    def _sent_on(self, holder: str, refusal: Rejection) -> None:
+        leader = refusal.metadata.get("leaderGrpc", "")
+        if leader:
+            self._known[holder] = leader
+        else:
+            self._known.pop(holder, None)

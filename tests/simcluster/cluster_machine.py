@@ -1,0 +1,202 @@
+"""A machine of a cluster: its disk, its clocks, and while its process runs a member of the group that serves or not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+import shutil
+from collections.abc import Awaitable, Mapping
+
+from cluster_net import Net, Port
+from cluster_oracle import KEYS, WatchedDisk
+from codeq_internal.v1 import raft_rows_pb2
+from codeq_server.core import recovery
+from codeq_server.core.shard import Shard, ShardSettings
+from codeq_server.engine.runner import ShardRunner
+from codeq_server.leading import Leading, Opening
+from codeq_server.replication.log import Log
+from codeq_server.replication.raft.log_rows import read_applied
+from codeq_server.replication.raft.member import RAFT_ID_BYTES, Member, MemberSettings, prepare, raft_id_from
+from codeq_server.replication.raft.network import Hello
+from codeq_server.replication.raft.ports import Made, Ticks
+from codeq_server.services.calls import Calls
+from codeq_server.services.serving import Serving
+from codeq_server.storage.export import MANIFEST
+from sim_audit import Audit
+from sim_disk import DiskStore, export
+from sim_loop import Process
+from sim_node import LEASE_SECONDS, Node, Trust
+
+TICK_SECONDS = 0.05
+TICKS = Ticks(election=12, heartbeat=3)
+MEET_TICKS = 6
+"""Ticks between two greetings of the other machines."""
+OUTSIDE = contextvars.Context()
+
+
+class Server:
+    """One life of a machine's process; the host of its member."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine, self._loop = machine, machine.loop
+        process = machine.process
+        assert process is not None
+        self._store = DiskStore(machine.disk)
+        row = prepare(self._store, raft_id_from(machine.chance.randbytes(RAFT_ID_BYTES)))
+        settings = MemberSettings(
+            machine.name,
+            machine.peers,
+            machine.bootstrap,
+            TICKS,
+            http={},
+            grpc={name: name for name in machine.net.machines},
+        )
+        self.member = Member(self._store, row, settings, machine.chance.randbytes, self, machine.broke)
+        opening = Opening(1, lambda: machine.clock()[0] // 1000, self._load, self._serve)
+        self.leading = Leading(self._store, opening, self._present, machine.broke)
+        self.calls = Calls(Trust(), self.member.refusal)  # type: ignore[arg-type]
+        self.serving: Serving | None = None
+        self._ticks = 0
+        self.member.start(Port(machine.net, machine, process))
+        self._tick()
+
+    # -- the host of the member ----------------------------------------------------------------------------------------
+
+    def lead(self, term: int) -> None:
+        self.leading.begin(self.member, term)
+
+    def follow(self) -> None:
+        self.leading.end(self.member)
+
+    def members_changed(self) -> None:
+        """Every machine knows where the others are."""
+
+    def make_snapshot(self) -> Awaitable[Made]:
+        return self._make_snapshot()
+
+    async def _make_snapshot(self) -> Made:
+        return await self._loop.run_in_executor(None, self._export)
+
+    def _export(self) -> Made:
+        keys = (KEYS.applied, KEYS.conf_state, KEYS.members)
+        checkpoint, files = self._machine.net.new_folder(), self._machine.net.new_folder()
+        self._store.checkpoint(checkpoint)
+        export(checkpoint, files, keys)
+        shutil.rmtree(checkpoint)
+        values = json.loads((files / MANIFEST).read_text())["values"]
+        applied, conf_state, members = (bytes.fromhex(values[key.hex()]) for key in keys)
+        index, term, lsn = read_applied(applied)
+        data = raft_rows_pb2.SnapshotData(lsn=lsn, members=raft_rows_pb2.MembersRow.FromString(members))
+        return Made(files, index, term, conf_state, data.SerializeToString())
+
+    # -- serving -------------------------------------------------------------------------------------------------------
+
+    def _load(self, epoch: int) -> Shard:
+        machine = self._machine
+        return recovery.open_shard(self._store, machine.settings, epoch, *machine.clock())
+
+    def _serve(self, shard: Shard, log: Log) -> Serving:
+        machine = self._machine
+        runner = ShardRunner(shard, log, machine.clock, machine.chance.random, machine.broke)
+        runner.changed()
+        return Serving(runner, None, lease_seconds=LEASE_SECONDS, artifact_bytes_max=0)
+
+    def _present(self, serving: Serving | None) -> None:
+        if serving is not None:
+            group = self.member.group
+            assert group is not None
+            self._machine.net.oracle.serves(self._machine.disk, group.leading_term)
+        self.serving = serving
+        self.calls.present(serving)
+
+    # -- time and end --------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        machine = self._machine
+        self._loop.call_later(TICK_SECONDS * machine.tick_rate, self._tick)
+        if self._ticks % MEET_TICKS == 0:
+            machine.greet()
+        self._ticks += 1
+        self.member.tick()
+
+    async def stop(self) -> None:
+        """Ends as the operator's stop does."""
+        self.calls.draining = True
+        await self.leading.drain(self.member, 1000)
+        for stream in list(self._machine.streams):
+            stream.stop()
+        self.leading.end(self.member)
+        await self.leading.close()
+        await self.member.close()
+
+
+class Machine(Node):
+    """A machine.
+
+    Attributes:
+        tick_rate: How long its ticks are, as a factor.
+    """
+
+    def __init__(
+        self,
+        net: Net,
+        name: str,
+        peers: Mapping[str, str],
+        audit: Audit,
+        settings: ShardSettings,
+        *,
+        bootstrap: bool,
+    ) -> None:
+        super().__init__(net.loop, net.chance, audit, settings)
+        self.net, self.name, self.peers, self.bootstrap = net, name, peers, bootstrap
+        self.disk: WatchedDisk = WatchedDisk(net.chance, net.oracle, name)
+        self.tick_rate = net.chance.uniform(0.95, 1.05)
+        self.mono_offset_ms = net.chance.randrange(1 << 40)
+        net.machines[name] = self
+
+    def serve(self) -> Server:
+        return Server(self)
+
+    @property
+    def term(self) -> int:
+        """Term in which it serves; 0: it does not."""
+        server = self.server
+        return server.member.group.leading_term if server is not None and server.serving is not None else 0
+
+    def start(self) -> None:
+        """Starts the process."""
+        self.net.oracle.check(self.disk)
+        super().start()
+
+    def greet(self) -> None:
+        """Tells the others who this is."""
+        for name, other in self.net.machines.items():
+            if name != self.name and self.server is not None and self.net.passes(self.name, name):
+                hello = self.server.member.hello()
+                self.loop.call_later(self.net.delay(), other.met, hello, other.process, context=OUTSIDE)
+
+    def met(self, hello: Hello, process: Process | None) -> None:
+        """Hears a greeting."""
+        if process is not None and process is self.process and self.server is not None:
+            process.run(self.server.member.met, hello, f"{hello.name}:7000")
+
+    def unreachable(self, raft_id: int) -> None:
+        """A message was lost, and the line noticed."""
+        if self.server is not None:
+            self.server.member.unreachable(raft_id)
+
+    def empty(self) -> None:
+        """Loses the disk and gets a new one."""
+        self.crash(power=True)
+        self.audit.count("disk emptied")
+        self.disk = WatchedDisk(self.net.chance, self.net.oracle, self.name)
+
+    async def stop(self) -> None:
+        """Stops the process as an operator does: the leadership goes to another member."""
+        server, process = self.server, self.process
+        if server is None or process is None:
+            return
+        self.audit.count("stop")
+        await asyncio.wait([process.start(server.stop())], timeout=5)
+        self.crash(power=self.chance.random() < 0.5)

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -56,6 +57,31 @@ class Reading:
 
     cpu_seconds: float
     rows: int | None
+
+
+@contextmanager
+def gateway_of(server: MeasuredServer, directory: Path) -> Iterator[str]:
+    """Yields the HTTP address of a gateway in a process of its own, which goes to a server over a call stream.
+
+    Raises:
+        BenchError: It was not ready in time.
+    """
+    ready, log_path = directory / "gateway.json", directory / "gateway.log"
+    command = [
+        *(str(CODEQ), "gateway", "--server", server.producer, "--http-host", "127.0.0.1", "--port", "0"),
+        *("--ready-file", str(ready), "--log-level", "warn"),
+    ]
+    env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    with log_path.open("wb") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as process:
+        try:
+            deadline = time.monotonic() + START_SECONDS_MAX
+            while not ready.exists():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise BenchError(f"the gateway is not ready:\n{log_path.read_text()}")
+                time.sleep(POLL_SECONDS)
+            yield json.loads(ready.read_text())["http"]
+        finally:
+            process.kill()
 
 
 class MeasuredServer:

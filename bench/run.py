@@ -5,6 +5,7 @@
     bench/run.py single --retention 5 --seconds 60 ended tasks removed after 5 s: the store must stay flat
     bench/run.py rest                              32, then 256 keep-alive HTTP clients, one line each
     bench/run.py rest --clients 32
+    bench/run.py rest --apart                      the gateway in a process of its own
     bench/run.py raft                              three nodes of a Raft cluster, gRPC streams to the one that leads
     bench/run.py raft --lone 1                     a lone caller; with --clients 1 a lone one over REST
 
@@ -24,13 +25,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 import psutil
 from measured_cluster import MeasuredCluster
-from measured_server import ROOT, TOKEN, BenchError, MeasuredServer, Reading
+from measured_server import ROOT, TOKEN, BenchError, MeasuredServer, Reading, gateway_of
 
 COMMAND: Final = "BENCH"
 BUILD: Final = ROOT / "build"
@@ -64,6 +65,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     raft.add_argument("--clients", type=int, nargs="+", default=[], help="keep-alive HTTP clients instead of streams")
     rest = benches.add_parser("rest", parents=[common], help="keep-alive HTTP clients")
     rest.add_argument("--clients", type=int, nargs="+", default=[32, 256], help="numbers of clients (default 32 256)")
+    rest.add_argument("--apart", action="store_true", help="run the gateway in a process of its own")
     return parser.parse_args(arguments)
 
 
@@ -212,11 +214,17 @@ def measure(options: argparse.Namespace, program: Path, load_flags: list[str]) -
     machine = describe_machine(options.directory)
     directory = Path(tempfile.mkdtemp(prefix="bench-", dir=options.directory))
     try:
-        with Subject.started(options, directory) as subject, store_sizes(subject.server) as sizes:
+        with (
+            Subject.started(options, directory) as subject,
+            store_sizes(subject.server) as sizes,
+            ExitStack() as stack,
+        ):
             server = subject.server
             fsync = server.fsync()
             mode = "rest" if getattr(options, "clients", None) else "stream"
             address = server.http if mode == "rest" else server.producer
+            if getattr(options, "apart", False):
+                address = stack.enter_context(gateway_of(server, directory))
             command = [str(program), mode, "-address", address, "-worker-address", server.worker, *load_flags]
             load, before, after = run_load([*command, "-token", TOKEN, "-command", COMMAND], subject)
             queue = server.queue_counts(COMMAND)
@@ -241,6 +249,8 @@ def measure(options: argparse.Namespace, program: Path, load_flags: list[str]) -
         line |= {"retention_s": options.retention, "store_mb_each_second": sizes}
         if len(sizes) >= 3 * options.retention:
             line["store_growth"] = round(growth(sizes), 2)
+    if getattr(options, "apart", False):
+        line["apart"] = True
     return {"bench": options.bench, **line}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
+from codeq.reasons import Reason
 from google.protobuf.message import Message
 
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
@@ -56,6 +57,7 @@ class CallFailed(Exception):  # noqa: N818 - the call failed; this carries its s
         violations: (field, description) of each malformed field.
         retry_after_seconds: When to try again; None: no advice.
         metadata: What programs are told besides, by name.
+        row: Row of the error table where the server has one of its own; None: that of this version.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class CallFailed(Exception):  # noqa: N818 - the call failed; this carries its s
         violations: Sequence[tuple[str, str]] = (),
         retry_after_seconds: float | None = None,
         metadata: Mapping[str, str] = _NONE,
+        row: Reason | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -72,6 +75,7 @@ class CallFailed(Exception):  # noqa: N818 - the call failed; this carries its s
         self.violations = violations
         self.retry_after_seconds = retry_after_seconds
         self.metadata = metadata
+        self.row = row
 
 
 class Dispatcher(Protocol):

@@ -113,7 +113,7 @@ def enum_names(enum: EnumDescriptor) -> dict[int, str]:
     Error reasons have the names of the error table, which calls the unforeseen one INTERNAL.
     """
     if enum.full_name == error_pb2.ErrorReason.DESCRIPTOR.full_name:
-        return {reason.number: reason.name for reason in reasons.BY_NUMBER.values()}
+        return {reason.number: reason.name for reason in reasons.table_of(enum).values()}
     prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", enum.name).upper() + "_"
     return {value.number: value.name.removeprefix(prefix) for value in enum.values}
 

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import grpc
@@ -42,6 +42,9 @@ PAUSE_SECONDS_MAX: Final = 1.0
 REPLY_BYTES_MAX: Final = 64 * 1024 * 1024
 """Largest frame of replies that is taken; servers keep far below."""
 
+REASONS: Final = "codeq.v1.ErrorReason"
+"""The enum that holds the error table."""
+
 _SERVICE: Final = "/codeq_internal.v1.CallService/"
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", REPLY_BYTES_MAX),
@@ -63,13 +66,17 @@ class LostError(Exception):
 
 
 class Messages:
-    """Classes of the messages of call streams, made from a server's own descriptors.
+    """Classes of the messages of call streams and the error table, made from a server's own descriptors.
+
+    Attributes:
+        reasons: Reasons of failures by their names.
 
     Raises:
         KeyError: The pool does not have them.
     """
 
     def __init__(self, pool: DescriptorPool) -> None:
+        self.reasons = {reason.name: reason for reason in reasons.table_of(pool.FindEnumTypeByName(REASONS)).values()}
         named = pool.FindFileByName(CALL_FILE).message_types_by_name
 
         def class_of(name: str) -> Any:
@@ -117,7 +124,7 @@ class Link:
     @property
     def is_up(self) -> bool:
         """Whether calls can be sent."""
-        return self._stream is not None
+        return self._stream is not None and not self._stream.closed.is_set()
 
     async def call(self, call: Call) -> bytes:
         """Returns the response of a call, serialised. A caller that is cancelled is told to the server.
@@ -160,13 +167,11 @@ class Link:
         pause = PAUSE_SECONDS_MIN
         while True:
             rpc = self._exchange()
-            try:
-                if await _is_accepted(rpc):
-                    pause = PAUSE_SECONDS_MIN
-                    await self._use(_Stream(rpc, self._messages))
-            finally:
-                if not self._ending:
-                    rpc.cancel()
+            if await _is_accepted(rpc):
+                pause = PAUSE_SECONDS_MIN
+                await self._use(_Stream(rpc, self._messages))
+            else:
+                rpc.cancel()
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, PAUSE_SECONDS_MAX)
 
@@ -217,7 +222,10 @@ class _Stream:
 
         Raises:
             CallFailed: Too many calls are not answered yet.
+            NotSentError: The stream takes no calls any more.
         """
+        if self.closed.is_set():
+            raise NotSentError
         if len(self._replies) >= CALLS_MAX:
             raise CallFailed(error_pb2.ERROR_REASON_LIMIT_REACHED, f"{CALLS_MAX} calls wait for this server", (), 1)
         content = call.request.SerializeToString()
@@ -274,7 +282,7 @@ class _Stream:
             if answer.HasField("response"):
                 reply.set_result(answer.response)
             else:
-                reply.set_exception(failed(status_pb2.Status.FromString(answer.status)))
+                reply.set_exception(failed(status_pb2.Status.FromString(answer.status), self._messages.reasons))
         if frame.ending:
             self.closed.set()
             self._wake.set()
@@ -293,8 +301,8 @@ class _Stream:
                 return
 
 
-def failed(status: status_pb2.Status) -> CallFailed:
-    """Returns the failure of a call as its google.rpc.Status tells it."""
+def failed(status: status_pb2.Status, table: Mapping[str, reasons.Reason]) -> CallFailed:
+    """Returns the failure of a call as its google.rpc.Status tells it; `table` holds the server's reasons by name."""
     info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     retry_after_seconds = None
     for detail in status.details:
@@ -302,9 +310,9 @@ def failed(status: status_pb2.Status) -> CallFailed:
             retry_after_seconds = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
         elif not detail.Unpack(bad):
             detail.Unpack(info)
-    reason = reasons.BY_NAME.get(info.reason, reasons.INTERNAL)
+    reason = table.get(info.reason, reasons.INTERNAL)
     violations = [(violation.field, violation.description) for violation in bad.field_violations]
-    return CallFailed(reason.number, status.message, violations, retry_after_seconds, dict(info.metadata))
+    return CallFailed(reason.number, status.message, violations, retry_after_seconds, dict(info.metadata), reason)
 
 
 def _serialize(message: Any) -> bytes:

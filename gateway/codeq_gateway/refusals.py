@@ -74,7 +74,7 @@ def of_text(name: str, error: msgspec.DecodeError) -> CallFailed:
 
 def error_body(failed: CallFailed, json_path: Callable[[str], str]) -> bytes:
     """Returns the JSON body of a failed call; `json_path` names its fields as the body of the request did."""
-    reason = reasons.BY_NUMBER.get(failed.reason, reasons.INTERNAL)
+    reason = _row(failed)
     details = [{"field": json_path(field), "description": text} for field, text in failed.violations]
     text = "; ".join(f"{d['field']}: {d['description']}" if d["field"] else d["description"] for d in details)
     body: dict[str, object] = {
@@ -92,7 +92,7 @@ def error_status(failed: CallFailed) -> int:
     """Returns the HTTP status of a failed call: 307 where the server that leads is known by its URL."""
     if leader_url(failed):
         return 307
-    return reasons.BY_NUMBER.get(failed.reason, reasons.INTERNAL).http_status
+    return _row(failed).http_status
 
 
 def error_headers(failed: CallFailed) -> list[tuple[bytes, bytes]]:
@@ -114,6 +114,10 @@ def location(base_url: str, path: bytes, query: bytes) -> bytes:
     """Returns the URL of a request on another server: the same path and query, with nothing that ends a header."""
     target = quote_from_bytes(path, safe=_IN_PATH) + ("?" + quote_from_bytes(query, safe=_IN_PATH) if query else "")
     return (base_url.rstrip("/") + target).encode()
+
+
+def _row(failed: CallFailed) -> reasons.Reason:
+    return failed.row or reasons.BY_NUMBER.get(failed.reason, reasons.INTERNAL)
 
 
 def _shown(name: str) -> str:

@@ -35,6 +35,9 @@ START_SECONDS: Final = 60.0
 ASK_SECONDS: Final = 0.2
 """Rest before all servers are asked again."""
 
+LAST_WORDS_SECONDS: Final = 1.0
+"""Part of the grace that is kept for telling clients that their calls are cancelled."""
+
 EXIT_FAILED: Final = 1
 """Exit code of a gateway that could not start."""
 
@@ -95,7 +98,7 @@ class _Process:
                 self._announce(http)
                 await self._stopping.wait()
             finally:
-                await gateway.stop(self._settings.shutdown_grace_seconds)
+                await gateway.stop(max(0.0, self._settings.shutdown_grace_seconds - LAST_WORDS_SECONDS))
                 self._forget_ready_file()
         finally:
             await dispatcher.close()
@@ -141,15 +144,18 @@ class _Process:
         async def metrics() -> bytes:
             return generate_latest(self._registry) + await dispatcher.metrics()
 
-        return Gateway(
-            schema.services,
-            dispatcher,
-            Probes(ready, metrics),
-            http_metrics,
-            access_log=self._access.http,
-            allowed_hosts=self._settings.allowed_hosts or None,
-            version=_VERSION,
-        )
+        try:
+            return Gateway(
+                schema.services,
+                dispatcher,
+                Probes(ready, metrics),
+                http_metrics,
+                access_log=self._access.http,
+                allowed_hosts=self._settings.allowed_hosts or None,
+                version=_VERSION,
+            )
+        except (TypeError, ValueError) as error:
+            raise StartError(f"the server has calls that this version cannot serve: {error}") from None
 
     def _bound(self) -> tuple[str, int]:
         return self._settings.http.host, self._settings.http.port

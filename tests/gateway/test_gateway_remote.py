@@ -8,13 +8,16 @@ from collections.abc import AsyncIterator, Mapping
 import grpc
 import grpc.aio
 import pytest
+from codeq import reasons
 from codeq.v1 import error_pb2, task_service_pb2
+from codeq_gateway import refusals
 from codeq_gateway.dispatch import LEADER_GRPC, Call, CallFailed
-from codeq_gateway.links import open_channel
-from codeq_gateway.reflection import SchemaError, read_schema
+from codeq_gateway.links import Messages, NotSentError, failed, open_channel
+from codeq_gateway.reflection import CALL_FILE, SchemaError, read_schema
 from codeq_gateway.remote import Forwarder, RemoteDispatcher
-from google.protobuf import descriptor_pool
+from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
 from grpc_reflection.v1alpha import reflection
 from served_gateway import serving, until
 from stream_server import StreamServer, remote
@@ -207,6 +210,46 @@ async def test_server_that_stops_answers_what_it_has_and_the_rest_goes_elsewhere
     assert [call.request.spec.command for call in second.calls] == [f"NEXT{number}" for number in range(20)]
 
 
+async def test_calls_made_while_streams_come_and_go_are_all_answered() -> None:
+    """Each stream ends in the middle of calls; none of them waits for a reply that cannot come."""
+    doubles = [TaskDouble(), TaskDouble()]
+    async with (
+        StreamServer(doubles[0]) as one,
+        StreamServer(doubles[1]) as other,
+        remote(one.address, other.address, retry_seconds=LONG) as (_, dispatcher),
+    ):
+
+        async def create_many() -> None:
+            for _ in range(60):
+                await dispatcher.call(creating())
+                await asyncio.sleep(0)
+
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            for _ in range(20):
+                group.create_task(create_many())
+            for _ in range(10):
+                await asyncio.sleep(0.01)
+                for server in (one, other):
+                    server.streams.end()
+                    server.streams._is_ending = False
+    assert sum(len(double.calls) for double in doubles) == 1200
+
+
+async def test_stream_that_has_ended_takes_no_call(server: tuple[TaskDouble, StreamServer]) -> None:
+    """A call could come in the turn of the loop in which the stream ends; nobody would ever answer it."""
+    _, started = server
+    async with remote(started.address) as (_, dispatcher):
+        await dispatcher.call(creating())
+        link = dispatcher._links.to(started.address)
+        stream = link._stream
+        assert stream is not None
+        await started.stop()
+        await asyncio.wait_for(stream.closed.wait(), 10)
+        with pytest.raises(NotSentError):
+            stream.send(creating())
+        assert not link.is_up
+
+
 async def test_caller_that_leaves_ends_its_call(server: tuple[TaskDouble, StreamServer]) -> None:
     double, started = server
     double.hold = True
@@ -269,6 +312,25 @@ async def test_forwarder_makes_one_hop(server: tuple[TaskDouble, StreamServer]) 
         assert (await forwarder.call(started.address, creating())).task.command == "A"
     finally:
         await forwarder.close()
+
+
+def test_reason_of_a_later_server_keeps_its_name_and_status() -> None:
+    files: dict[str, descriptor_pb2.FileDescriptorProto] = {}
+    pending = [descriptor_pool.Default().FindFileByName(name) for name in (CALL_FILE, "codeq/v1/error.proto")]
+    while pending:
+        described = pending.pop()
+        described.CopyToProto(files.setdefault(described.name, descriptor_pb2.FileDescriptorProto()))
+        pending += described.dependencies
+    values = files["codeq/v1/error.proto"].enum_type[0].value
+    values.add(name="ERROR_REASON_LATER", number=9999, options=values[9].options)
+    pool = descriptor_pool.DescriptorPool()
+    for content in reversed(files.values()):
+        pool.AddSerializedFile(content.SerializeToString())
+    status = status_pb2.Status(code=5, message="later")
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="LATER", domain="codeq"))
+    refused = failed(status, Messages(pool).reasons)
+    assert (refusals.error_status(refused), reasons.BY_NUMBER[values[9].number].http_status) == (404, 404)
+    assert b'"reason":"LATER"' in refusals.error_body(refused, str)
 
 
 async def test_documents_of_both_gateways_are_the_same() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from google.protobuf.descriptor import EnumDescriptor
 from google.rpc import code_pb2
 
 from codeq.options.v1 import options_pb2
@@ -40,9 +41,10 @@ class Reason:
     retryable: bool
 
 
-def _read_table() -> dict[int, Reason]:
+def table_of(enum: EnumDescriptor) -> dict[int, Reason]:
+    """Returns the reasons of an enum, by number: codeq.v1.ErrorReason as this version has it, or another one."""
     table = {}
-    for value in error_pb2.ErrorReason.DESCRIPTOR.values:
+    for value in enum.values:
         options: Any = value.GetOptions()  # the stubs of extensions say too little
         code = options.Extensions[options_pb2.grpc_code]
         name = value.name.removeprefix(_PREFIX)
@@ -57,7 +59,7 @@ def _read_table() -> dict[int, Reason]:
     return table
 
 
-BY_NUMBER: Final[dict[int, Reason]] = _read_table()
+BY_NUMBER: Final[dict[int, Reason]] = table_of(error_pb2.ErrorReason.DESCRIPTOR)
 """Every reason by the number of its enum value."""
 
 BY_NAME: Final[dict[str, Reason]] = {reason.name: reason for reason in BY_NUMBER.values()}

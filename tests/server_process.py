@@ -51,6 +51,8 @@ class ServerProcess:
         dev: bool = True,
         store: Path | None = None,
         apart: bool = APART,
+        host: str = LOOPBACK,
+        prefix: Sequence[str] = (),
     ) -> None:
         """Prepares a server; `start` or `with` starts it.
 
@@ -61,7 +63,10 @@ class ServerProcess:
             dev: Whether to start it with --dev: the token of producer and worker is then DEV_TOKEN.
             store: Directory of the store; None: "store" in the directory.
             apart: Whether the gateway runs in a process of its own.
+            host: Address that it listens on.
+            prefix: Command and arguments that start the server's command.
         """
+        self._host, self._prefix = host, prefix
         directory.mkdir(parents=True, exist_ok=True)
         self.store = store or directory / "store"
         self.log_path = directory / "server.log"
@@ -88,17 +93,17 @@ class ServerProcess:
     @property
     def http_url(self) -> str:
         """URL of the gateway, without a slash at its end."""
-        return f"http://{LOOPBACK}:{self._port(0)}"
+        return f"http://{self._host}:{self._port(0)}"
 
     @property
     def worker_addr(self) -> str:
         """Address for workers' gRPC."""
-        return f"{LOOPBACK}:{self._port(1)}"
+        return f"{self._host}:{self._port(1)}"
 
     @property
     def producer_addr(self) -> str:
         """Address for producers' gRPC."""
-        return f"{LOOPBACK}:{self._port(2)}"
+        return f"{self._host}:{self._port(2)}"
 
     @property
     def pid(self) -> int:
@@ -237,6 +242,7 @@ class ServerProcess:
     def _command(self) -> list[str]:
         in_memory = self._env.get("PERSISTENCE_PROVIDER") == "memory"
         return [
+            *self._prefix,
             *(sys.executable, "-m", "codeq_cli.main", "server" if self._apart else "serve"),
             *([] if self._apart else self._http_flags()),
             *("--worker-stream-addr", self.worker_addr, "--producer-stream-addr", self.producer_addr),
@@ -255,7 +261,7 @@ class ServerProcess:
         ]
 
     def _http_flags(self) -> list[str]:
-        return ["--http-host", LOOPBACK, "--port", str(self._port(0))]
+        return ["--http-host", self._host, "--port", str(self._port(0))]
 
     def _given(self, *, of_gateway: bool) -> list[str]:
         """Returns the flags that were given for the gateway, or those for the server."""
@@ -270,6 +276,7 @@ class ServerProcess:
 
 
 def reserved_port() -> socket.socket:
+    """Returns a bound socket that never listens: a server may listen on its port, and nobody else gets it."""
     port = socket.socket()
     port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     port.bind((LOOPBACK, 0))

@@ -1,0 +1,223 @@
+"""A cluster of real server processes, as the tests that need one start, kill, pause and restart its nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Self
+
+from server_process import LOG_TAIL_CHARS, LOOPBACK, START_SECONDS_MAX, ServerProcess, reserved_port
+
+TENANT: Final = "acme"
+TOKEN: Final = "cluster-producer"
+"""Token of TENANT: producer, worker and administrator."""
+STRANGER_TENANT: Final = "umbrella"
+STRANGER_TOKEN: Final = "cluster-stranger"
+"""Token of a worker of STRANGER_TENANT, who must never see anything."""
+SCOPES: Final = ["codeq:claim", "codeq:heartbeat", "codeq:abandon", "codeq:nack", "codeq:result"]
+POLL_SECONDS: Final = 0.02
+
+
+def _token(token: str, tenant: str) -> str:
+    raw = {"tenantId": tenant, "role": "ADMIN"}
+    return json.dumps({"token": token, "subject": f"of-{tenant}", "scopes": SCOPES, "eventTypes": ["*"], "raw": raw})
+
+
+AUTHENTICATION: Final = {
+    "PRODUCER_AUTH_PROVIDER": "static",
+    "PRODUCER_AUTH_CONFIG": _token(TOKEN, TENANT),
+    "WORKER_AUTH_PROVIDER": "static",
+    "WORKER_AUTH_CONFIG": _token(STRANGER_TOKEN, STRANGER_TENANT),
+    "ALLOW_PRODUCER_AS_WORKER": "true",
+}
+
+
+class NodeProcess(ServerProcess):
+    """One node of a cluster.
+
+    Attributes:
+        name: Its name in the cluster.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        *,
+        env: Mapping[str, str],
+        flags: Sequence[str] = (),
+        store: Path | None = None,
+        host: str = LOOPBACK,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        super().__init__(directory, env=env, flags=flags, dev=False, store=store, host=host, prefix=prefix)
+        self.name = name
+        self._raft = reserved_port()
+
+    @property
+    def raft_addr(self) -> str:
+        """Address of its transport between members."""
+        return f"{self._host}:{self._raft.getsockname()[1]}"
+
+    @property
+    def grpc_addr(self) -> str:
+        """Where clients reach it over gRPC."""
+        return self.producer_addr
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the process listens."""
+        return self.is_running and self.ready_path.exists()
+
+    def configure(self, **env: str) -> None:
+        """Sets variables for its next start."""
+        self._env |= env
+
+    def move(self, store: Path) -> None:
+        """Takes another directory for its next start."""
+        self.store = store
+
+    def pause(self) -> None:
+        """Stops the process in its tracks."""
+        self.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets a stopped process go on."""
+        self.signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """Ends the process if it runs and gives the ports free."""
+        super().close()
+        self._raft.close()
+
+
+Place = Callable[[str], Mapping[str, object]]
+"""Further arguments of NodeProcess for the node of a name."""
+
+
+class ClusterProcess:
+    """Nodes that found a cluster together; the first of them does it.
+
+    Attributes:
+        nodes: The nodes by name.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        size: int = 3,
+        *,
+        env: Mapping[str, str] | None = None,
+        flags: Sequence[str] = (),
+        place: Place | None = None,
+    ) -> None:
+        """Prepares a cluster; `start` or `with` starts it.
+
+        Args:
+            directory: Where files are kept.
+            size: Number of nodes.
+            env: Variables of every node.
+            flags: Flags of every node.
+            place: What is special about a node.
+        """
+        self._directory, self._place = directory, place
+        self._env = AUTHENTICATION | {"RAFT_ENABLED": "true"} | dict(env or {})
+        self._flags = flags
+        self.nodes: dict[str, NodeProcess] = {}
+        for number in range(1, size + 1):
+            self._make(f"node-{number}")
+        peers = self.addresses("raft_addr")
+        for name, node in self.nodes.items():
+            node.configure(RAFT_PEERS=json.dumps(peers), **self._books())
+            if name == next(iter(self.nodes)):
+                node.configure(RAFT_BOOTSTRAP="true")
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def addresses(self, kind: str) -> dict[str, str]:
+        """Returns one kind of address of every node: raft_addr, grpc_addr or http_url."""
+        return {name: getattr(node, kind) for name, node in self.nodes.items()}
+
+    def add(self, name: str, *, peers: Mapping[str, str] | None = None) -> NodeProcess:
+        """Prepares one more node, with an empty disk; somebody has to take it in.
+
+        Args:
+            name: Its name.
+            peers: Addresses of the members; None: those of all nodes.
+        """
+        node = self._make(name)
+        node.configure(RAFT_PEERS=json.dumps(peers or self.addresses("raft_addr")), **self._books())
+        return node
+
+    def start(self) -> Self:
+        """Starts every node that does not run, and returns when all listen."""
+        for node in self.nodes.values():
+            if not node.is_running:
+                node.spawn()
+        for node in self.nodes.values():
+            wait_ready(node)
+        return self
+
+    async def start_all(self) -> None:
+        """Does the same without stopping the event loop."""
+        await asyncio.to_thread(self.start)
+
+    def kill(self) -> None:
+        """Ends every node at once, as the cut of the power would, were the disks not to keep what was written."""
+        running = [node for node in self.nodes.values() if node.is_running]
+        for node in running:
+            node.pause()  # so that none goes on without another
+        for node in running:
+            node.kill()
+
+    def close(self) -> None:
+        """Ends every node and gives the ports free."""
+        for node in self.nodes.values():
+            node.close()
+
+    @property
+    def logs(self) -> str:
+        """The end of what each node wrote."""
+        return "\n".join(f"--- {name}\n{node.log[-LOG_TAIL_CHARS:]}" for name, node in self.nodes.items())
+
+    def _make(self, name: str) -> NodeProcess:
+        special = dict(self._place(name)) if self._place is not None else {}
+        own = special.pop("env", {})
+        assert isinstance(own, Mapping)
+        node = NodeProcess(self._directory / name, name, env=self._env | own, flags=self._flags, **special)  # type: ignore[arg-type]
+        node.configure(RAFT_SELF_ID=name, RAFT_BIND_ADDR=node.raft_addr)
+        self.nodes[name] = node
+        return node
+
+    def _books(self) -> dict[str, str]:
+        return {
+            "RAFT_PEER_HTTP_ADDRS": json.dumps(self.addresses("http_url")),
+            "RAFT_PEER_GRPC_ADDRS": json.dumps(self.addresses("grpc_addr")),
+        }
+
+
+def wait_ready(node: NodeProcess) -> None:
+    """Returns when a spawned node listens.
+
+    Raises:
+        RuntimeError: It ended, or does not listen in time.
+    """
+    deadline = time.monotonic() + START_SECONDS_MAX
+    while not node.is_ready:
+        if not node.is_running:
+            raise RuntimeError(f"{node.name} ended with code {node.wait()}\n{node.log[-LOG_TAIL_CHARS:]}")
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{node.name} was not ready in time\n{node.log[-LOG_TAIL_CHARS:]}")
+        time.sleep(POLL_SECONDS)

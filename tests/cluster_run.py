@@ -1,0 +1,246 @@
+"""A run of load on a cluster, its end, and the verdict: what was acknowledged, what is missing, what is doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+from cluster_client import Follower, Refused
+from cluster_ledger import Ledger
+from cluster_load import Load
+from cluster_process import ClusterProcess
+from codeq.v1 import task_pb2
+from codeq.v1 import task_service_pb2 as pb
+from codeq_server.replication.raft.log_rows import Applied, GroupKeys, read_applied
+from codeq_server.replication.raft.member import GROUP
+from codeq_server.storage.check import check_store
+from codeq_server.storage.reading import open_stored
+from server_process import LOG_TAIL_CHARS
+
+PROGRESS_SECONDS_MAX: Final = 60.0
+"""Time within which a healed cluster must acknowledge something; generous, for the machine may be busy."""
+DRAIN_SECONDS_MAX: Final = 180.0
+SAME_SECONDS_MAX: Final = 60.0
+POLL_SECONDS: Final = 0.05
+PAGE: Final = 500
+RESULTS_READ_MAX: Final = 300
+READS_TOGETHER: Final = 16
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What a run came to.
+
+    Attributes:
+        acknowledged: Tasks whose create was acknowledged.
+        ended: Tasks whose end was acknowledged.
+        missing: Acknowledged tasks that are gone, or in a state that contradicts what was told.
+        doubled: Tasks that exist or ended twice.
+        problems: Every broken promise, in words.
+        counts: Further counts.
+    """
+
+    acknowledged: int
+    ended: int
+    missing: list[str]
+    doubled: list[str]
+    problems: list[str]
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def clean(self) -> bool:
+        """Whether no promise was broken."""
+        return not (self.missing or self.doubled or self.problems)
+
+
+class Run:
+    """A cluster under load.
+
+    Attributes:
+        cluster: The cluster.
+        ledger: Notes of its clients.
+        load: Its clients.
+    """
+
+    def __init__(self, cluster: ClusterProcess, seed: int, *, clocks_agree: bool = True, fill: int = 0) -> None:
+        self.cluster = cluster
+        self.ledger = Ledger(clocks_agree=clocks_agree)
+        self._seed, self._fill = seed, fill
+
+    async def __aenter__(self) -> Self:
+        await self.cluster.start_all()
+        self.load = Load(list(self.cluster.addresses("grpc_addr").values()), self.ledger, self._seed, fill=self._fill)
+        self.load.start()
+        await self.progress()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.load.close()
+
+    async def until(self, condition: Callable[[], bool], what: str, seconds: float = PROGRESS_SECONDS_MAX) -> None:
+        """Waits for a condition.
+
+        Raises:
+            AssertionError: It did not come true in time; the text ends with what the nodes logged.
+        """
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self.load.check()
+            assert time.monotonic() < deadline, f"{what} did not happen in {seconds:.0f} s\n{self.cluster.logs}"
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def progress(self) -> None:
+        """Waits until a create and a delivery come that begin now."""
+        now = time.monotonic()
+        creates, receipts = self.ledger.creates, self.ledger.receipts
+        await self.until(lambda: creates.first_after(now) is not None, "a create")
+        await self.until(lambda: receipts.first_after(now) is not None, "a delivery")
+
+    async def leader(self) -> str:
+        """Returns the name of the node that leads."""
+        names = {address: name for name, address in self.cluster.addresses("grpc_addr").items()}
+        with suppress(Refused):  # a leader knows that there is no such task
+            await self.load.client.call("tasks", "GetTask", pb.GetTaskRequest(task_id="none"), again=True, seconds=60)
+        return names[self.load.client.leader]
+
+    async def finish(self) -> Verdict:
+        """Starts all nodes, drains the cluster, stops everything, and judges. The cluster is down afterwards."""
+        await self.cluster.start_all()
+        await self.progress()
+        await self.load.stop_creating()
+        await self._drain()
+        found = await self._found()
+        missing = self._missing(found)
+        await self._judge_results()
+        self.load.check()
+        await self.load.close()
+        await self._judge_stores()
+        self.ledger.judge_leases()
+        doubled = sorted(self.ledger.doubled | self._twice(found))
+        counts = dict(self.ledger.counts)
+        return Verdict(counts.pop("created", 0), counts.pop("ended", 0), missing, doubled, self.ledger.problems, counts)
+
+    async def _drain(self) -> None:
+        deadline = time.monotonic() + DRAIN_SECONDS_MAX
+        while True:
+            await self.load.settled()
+            self.load.check()
+            if not await self.load.left():
+                break
+            assert time.monotonic() < deadline, f"the queues were not drained in time\n{self.cluster.logs}"
+            await asyncio.sleep(POLL_SECONDS)
+        await self.load.settled()
+
+    async def _found(self) -> dict[str, tuple[int, str]]:
+        """Returns number and status of every task that there is, by id."""
+        found = {}
+        page = ""
+        while True:
+            request = pb.ListTasksRequest(page_size=PAGE, page_token=page)
+            answer, _ = await self.load.client.call("tasks", "ListTasks", request, again=True)
+            for task in answer.tasks:
+                status = task_pb2.TaskStatus.Name(task.status).removeprefix("TASK_STATUS_")
+                found[task.id] = (int(json.loads(task.payload)["n"]), status)
+            page = answer.next_page_token
+            if not page:
+                return found
+
+    def _missing(self, found: dict[str, tuple[int, str]]) -> list[str]:
+        """Returns acknowledged tasks that are not there, or not as they must be."""
+        gone = [task_id for task_id in self.ledger.by_id if task_id not in found]
+        gone += [task_id for task_id in self.ledger.ends if task_id not in found]
+        for task_id in gone:
+            self.ledger.problem(f"I1: {task_id} was acknowledged and is gone")
+        judged = [(task_id, self.ledger.judge_task(task_id, *what)) for task_id, what in found.items()]
+        return sorted({*gone, *(task_id for task_id, good in judged if not good)})
+
+    def _twice(self, found: dict[str, tuple[int, str]]) -> set[str]:
+        """Returns tasks that come from a create of which there is another task already."""
+        first: dict[int, str] = {}
+        twice = set()
+        for task_id, (number, _) in found.items():
+            if first.setdefault(number, task_id) != task_id:
+                twice.add(task_id)
+                self.ledger.problem(f"I5: create {number} made the tasks {first[number]} and {task_id}")
+        return twice
+
+    async def _judge_results(self) -> None:
+        """Reads results that were acknowledged; they are as they were sent."""
+        ids = list(self.ledger.ends)[-RESULTS_READ_MAX:]
+
+        async def read(task_id: str) -> None:
+            end = self.ledger.ends[task_id]
+            request = pb.GetTaskResultRequest(task_id=task_id)
+            answer, _ = await self.load.client.call("tasks", "GetTaskResult", request, again=True)
+            if answer.result.result != end.result:
+                self.ledger.problem(f"I1: the result of {task_id} is {answer.result.result!r}, not {end.result!r}")
+
+        for first in range(0, len(ids), READS_TOGETHER):
+            await asyncio.gather(*map(read, ids[first : first + READS_TOGETHER]))
+
+    async def _judge_stores(self) -> None:
+        """I6: every store agrees with itself, and all of them with each other, entry by entry."""
+        stores = {name: node.store for name, node in self.cluster.nodes.items()}
+        deadline = time.monotonic() + SAME_SECONDS_MAX
+        while True:
+            await asyncio.sleep(0.5)  # heartbeats bring the last commit to the followers
+            self.cluster.kill()
+            read = {name: await asyncio.to_thread(applied, store) for name, store in stores.items()}
+            if len(set(read.values())) == 1:
+                break
+            assert time.monotonic() < deadline, f"members do not agree: {read}\n{self.cluster.logs}"
+            await self.cluster.start_all()
+            await self._serving()
+        hashes = {}
+        for name, store in stores.items():
+            differences, _ = await asyncio.to_thread(check_store, store)
+            for difference in differences:
+                self.ledger.problem(f"I6: {name}: {difference}")
+            hashes[name] = await asyncio.to_thread(rows_hash, store)
+        if len(set(hashes.values())) != 1:
+            self.ledger.problem(f"I6: members have other rows at {read}: {hashes}")
+
+    async def _serving(self) -> None:
+        addresses = list(self.cluster.addresses("grpc_addr").values())
+        async with Follower(addresses, self.load.client.token) as client:
+            with suppress(Refused):
+                await client.call("tasks", "GetTask", pb.GetTaskRequest(task_id="none"), again=True, seconds=60)
+
+
+def applied(store: Path) -> Applied:
+    """Returns how far the rows of a member are; nobody has its store open."""
+    with open_stored(store) as stored:
+        value = stored.get(GroupKeys(GROUP).applied)
+    return Applied() if value is None else read_applied(value)
+
+
+def rows_hash(store: Path) -> str:
+    """Returns a hash over all rows of a member, its log apart."""
+    digest = hashlib.sha256()
+    with open_stored(store) as stored:
+        for key, value in stored.rows():
+            digest.update(len(key).to_bytes(4, "big") + key + len(value).to_bytes(4, "big") + value)
+    return digest.hexdigest()
+
+
+Fault = Callable[[Run], Awaitable[None]]
+
+
+def assert_clean(verdict: Verdict, cluster: ClusterProcess) -> None:
+    """Fails with every broken promise, and what the nodes logged last.
+
+    Raises:
+        AssertionError: A promise was broken.
+    """
+    problems = "\n".join(verdict.problems[:20])
+    tails = "\n".join(f"--- {name}\n{node.log[-LOG_TAIL_CHARS:]}" for name, node in cluster.nodes.items())
+    assert verdict.clean, f"missing {verdict.missing[:20]}, doubled {verdict.doubled[:20]}\n{problems}\n{tails}"
+    assert verdict.acknowledged > 0
+    assert verdict.ended > 0

@@ -125,7 +125,7 @@ class ClusterProcess:
             place: What is special about a node.
         """
         self._directory, self._place = directory, place
-        self._env = AUTHENTICATION | {"RAFT_ENABLED": "true"} | dict(env or {})
+        self._env = AUTHENTICATION | {"RAFT_ENABLED": "true", "LOG_LEVEL": "warn"} | dict(env or {})
         self._flags = flags
         self.nodes: dict[str, NodeProcess] = {}
         for number in range(1, size + 1):

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from cluster_load import Load
 from cluster_process import ClusterProcess
 from codeq.v1 import task_pb2
 from codeq.v1 import task_service_pb2 as pb
+from codeq.v1.cluster_service_pb2 import GetRaftStatusRequest as RaftStatusRequest
 from codeq_server.replication.raft.log_rows import Applied, GroupKeys, read_applied
 from codeq_server.replication.raft.member import GROUP
 from codeq_server.storage.check import check_store
@@ -29,6 +30,8 @@ PROGRESS_SECONDS_MAX: Final = 60.0
 DRAIN_SECONDS_MAX: Final = 180.0
 SAME_SECONDS_MAX: Final = 60.0
 POLL_SECONDS: Final = 0.05
+LAG_MAX: Final = 1000
+"""Entries that a member may lack and still be as the others are."""
 PAGE: Final = 500
 RESULTS_READ_MAX: Final = 300
 READS_TOGETHER: Final = 16
@@ -67,11 +70,13 @@ class Run:
         cluster: The cluster.
         ledger: Notes of its clients.
         load: Its clients.
+        members: Names of those that are to be members.
     """
 
     def __init__(self, cluster: ClusterProcess, seed: int, *, clocks_agree: bool = True, fill: int = 0) -> None:
         self.cluster = cluster
         self.ledger = Ledger(clocks_agree=clocks_agree)
+        self.members = set(cluster.nodes)
         self._seed, self._fill = seed, fill
 
     async def __aenter__(self) -> Self:
@@ -109,6 +114,26 @@ class Run:
         with suppress(Refused):  # a leader knows that there is no such task
             await self.load.client.call("tasks", "GetTask", pb.GetTaskRequest(task_id="none"), again=True, seconds=60)
         return names[self.load.client.leader]
+
+    async def well(self) -> None:
+        """Starts nodes that are down, and returns when all members vote, the leader hears of them, and work goes on."""
+        await self.cluster.start_all()
+        await self.progress()
+        deadline = time.monotonic() + PROGRESS_SECONDS_MAX
+        while not await self._all_active():
+            self.load.check()
+            assert time.monotonic() < deadline, f"the leader does not hear of all members\n{self.cluster.logs}"
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _all_active(self) -> bool:
+        await self.leader()
+        answer, _ = await self.load.client.call("cluster", "GetRaftStatus", RaftStatusRequest(), again=True)
+        (group,) = answer.status.groups
+        return (
+            group.is_leader
+            and {member.id for member in group.members} == self.members
+            and all(m.voter and (m.is_self or (m.active and m.lag <= LAG_MAX)) for m in group.members)
+        )
 
     async def finish(self) -> Verdict:
         """Starts all nodes, drains the cluster, stops everything, and judges. The cluster is down afterwards."""
@@ -228,9 +253,6 @@ def rows_hash(store: Path) -> str:
         for key, value in stored.rows():
             digest.update(len(key).to_bytes(4, "big") + key + len(value).to_bytes(4, "big") + value)
     return digest.hexdigest()
-
-
-Fault = Callable[[Run], Awaitable[None]]
 
 
 def assert_clean(verdict: Verdict, cluster: ClusterProcess) -> None:

@@ -1,0 +1,284 @@
+"""Faults that befall a cluster under load, one round after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster_process import ClusterProcess
+from cluster_run import Run, Verdict
+from tcp_links import Links
+
+AGAIN_SECONDS_MAX = 60.0
+"""Time within which somebody else must serve."""
+
+
+@dataclass(slots=True)
+class Gaps:
+    """Seconds of each round until, or without, an acknowledged create and a delivery."""
+
+    creates: list[float] = field(default_factory=list)
+    deliveries: list[float] = field(default_factory=list)
+
+
+class Fault:
+    """A kind of fault.
+
+    Attributes:
+        name: Its name.
+        rounds: Rounds of the long form.
+        rounds_of_run: Rounds of one run: a new cluster, and in the end a verdict.
+        clocks_agree: Whether all nodes have one clock.
+        fill: Characters that payloads are longer by.
+    """
+
+    name = ""
+    rounds = 25
+    rounds_of_run = 25
+    clocks_agree = True
+    fill = 0
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.gaps = Gaps()
+        self.stack = ExitStack()
+
+    def cluster(self, directory: Path) -> ClusterProcess:
+        """Returns the cluster that it befalls, not started; `stack` is closed after it."""
+        return ClusterProcess(directory)
+
+    async def strike(self, run: Run) -> None:
+        """One round."""
+        raise NotImplementedError
+
+    async def over(self, run: Run) -> None:
+        """Puts everything right after the last round, but for nodes that are down."""
+
+    async def until_elsewhere(self, run: Run, struck: float, address: str) -> None:
+        """Waits until a node with another address acknowledges a create and delivers; notes how long it took."""
+        creates, receipts = run.ledger.creates, run.ledger.receipts
+        for moments, gaps in ((creates, self.gaps.creates), (receipts, self.gaps.deliveries)):
+            await run.until(
+                lambda moments=moments: moments.first_after(struck, not_by=address) is not None,  # type: ignore[misc]
+                f"{self.name}: work at another node",
+                AGAIN_SECONDS_MAX,
+            )
+            seconds = moments.first_after(struck, not_by=address)
+            assert seconds is not None
+            gaps.append(seconds)
+
+    def note_gap(self, run: Run, start: float) -> None:
+        """Notes the longest silence since a moment."""
+        now = time.monotonic()
+        self.gaps.creates.append(run.ledger.creates.longest_gap(start, now))
+        self.gaps.deliveries.append(run.ledger.receipts.longest_gap(start, now))
+
+
+async def play(fault: Fault, directory: Path, seed: int, rounds: int) -> tuple[Verdict, ClusterProcess]:
+    """Plays rounds of a fault on a new cluster; returns the verdict and the cluster, which is down."""
+    with fault.stack, fault.cluster(directory) as cluster:
+        async with Run(cluster, seed, clocks_agree=fault.clocks_agree, fill=fault.fill) as run:
+            for _ in range(rounds):
+                await fault.strike(run)
+                run.load.check()
+            await fault.over(run)
+            return await run.finish(), cluster
+
+
+class KillRandom(Fault):
+    """Any node is killed, whatever the others are at; it starts again at once, or a moment later."""
+
+    name = "kill-random"
+    rounds = 300
+
+    async def strike(self, run: Run) -> None:
+        begin = time.monotonic()
+        await asyncio.sleep(self.chance.uniform(0.3, 3))
+        node = self.chance.choice(list(run.cluster.nodes.values()))
+        node.kill()
+        await asyncio.sleep(self.chance.choice([0.0, self.chance.uniform(0, 1)]))
+        node.spawn()
+        self.note_gap(run, begin)
+
+
+class KillLeader(Fault):
+    """The leader is killed while all is well."""
+
+    name = "kill-leader"
+    rounds = 100
+
+    async def strike(self, run: Run) -> None:
+        await run.well()
+        await asyncio.sleep(self.chance.uniform(0, 0.5))
+        node = run.cluster.nodes[await run.leader()]
+        struck = time.monotonic()
+        node.kill()
+        await self.until_elsewhere(run, struck, node.grpc_addr)
+        node.spawn()
+
+
+class KillAll(Fault):
+    """All nodes are killed in the same moment."""
+
+    name = "kill-all"
+    rounds = 50
+
+    async def strike(self, run: Run) -> None:
+        await asyncio.sleep(self.chance.uniform(0.3, 2))
+        struck = time.monotonic()
+        run.cluster.kill()
+        await run.cluster.start_all()
+        await run.progress()
+        self.note_gap(run, struck)
+
+
+class PauseLeader(Fault):
+    """The leader stands still until another one leads, then goes on as if nothing had been."""
+
+    name = "pause-leader"
+
+    async def strike(self, run: Run) -> None:
+        await run.well()
+        node = run.cluster.nodes[await run.leader()]
+        struck = time.monotonic()
+        node.pause()
+        try:
+            await asyncio.sleep(self.chance.uniform(0.5, 4))
+            if self.chance.random() < 0.8:
+                await self.until_elsewhere(run, struck, node.grpc_addr)
+        finally:
+            node.resume()
+        await run.progress()
+
+
+Cut = set[tuple[str, str]]
+
+
+def both(pairs: Iterable[tuple[str, str]]) -> Cut:
+    """Returns pairs with their reverses."""
+    return {way for one, other in pairs for way in ((one, other), (other, one))}
+
+
+class Partition(Fault):
+    """Some nodes do not hear each other for some seconds. Clients reach all of them all the time."""
+
+    elsewhere = False
+    """Whether another node than the leader must serve meanwhile."""
+
+    def cluster(self, directory: Path) -> ClusterProcess:
+        cluster = ClusterProcess(directory)
+        self.links = self.stack.enter_context(Links(cluster.addresses("raft_addr")))
+        for name, node in cluster.nodes.items():
+            node.configure(RAFT_PEERS=json.dumps(self.links.books[name]))
+        return cluster
+
+    def lost(self, leader: str, others: list[str]) -> Cut:
+        """Returns what is lost in a round; `others` come in any order."""
+        raise NotImplementedError
+
+    async def strike(self, run: Run) -> None:
+        await run.well()
+        leader = await run.leader()
+        others = [name for name in run.cluster.nodes if name != leader]
+        self.chance.shuffle(others)
+        struck = time.monotonic()
+        async with self.cut(self.lost(leader, others)):
+            await asyncio.sleep(self.chance.uniform(0.5, 5))
+            if self.elsewhere and self.chance.random() < 0.8:
+                await self.until_elsewhere(run, struck, run.cluster.nodes[leader].grpc_addr)
+        await run.progress()
+        if not self.elsewhere:
+            self.note_gap(run, struck)
+
+    @asynccontextmanager
+    async def cut(self, lost: Cut) -> AsyncIterator[None]:
+        """Loses what nodes send to each other while the context lasts."""
+        self.links.set(lost)
+        yield
+        self.links.set()
+
+    async def over(self, run: Run) -> None:
+        await run.well()
+
+
+class IsolateLeader(Partition):
+    """The leader reaches nobody."""
+
+    name = "isolate-leader"
+    elsewhere = True
+
+    def lost(self, leader: str, others: list[str]) -> Cut:
+        return both((leader, other) for other in others)
+
+
+class SplitOne(Partition):
+    """One node, whichever, reaches nobody."""
+
+    name = "split-2-1"
+
+    def lost(self, leader: str, others: list[str]) -> Cut:
+        names = [leader, *others]
+        alone = self.chance.choice(names)
+        return both((alone, other) for other in names if other != alone)
+
+
+class LoseOneWay(Partition):
+    """What one node sends is lost on its way to one other or to all; it hears all the same."""
+
+    name = "lose-one-way"
+
+    def lost(self, leader: str, others: list[str]) -> Cut:
+        ways = list(itertools.permutations([leader, *others], 2))
+        one, other = self.chance.choice(ways)
+        return {(one, other)} if self.chance.random() < 0.5 else {way for way in ways if way[0] == one}
+
+
+class Bridge(Partition):
+    """Two nodes do not reach each other; a third one reaches both."""
+
+    name = "bridge"
+
+    def lost(self, leader: str, others: list[str]) -> Cut:
+        return both([(leader, others[0])])
+
+
+class Delay(Partition):
+    """Everything between nodes takes 200 ms."""
+
+    name = "delay-200-ms"
+    rounds = 10
+    rounds_of_run = 10
+
+    async def strike(self, run: Run) -> None:
+        await run.well()
+        struck = time.monotonic()
+        self.links.set(delay=0.2)
+        await asyncio.sleep(5)
+        await run.progress()
+        self.note_gap(run, struck)
+        if self.chance.random() < 0.5:
+            run.cluster.nodes[await run.leader()].kill()
+            await run.progress()
+            await run.cluster.start_all()
+        self.links.set()
+
+
+FAULTS: tuple[type[Fault], ...] = (
+    KillLeader,
+    KillRandom,
+    KillAll,
+    PauseLeader,
+    IsolateLeader,
+    SplitOne,
+    LoseOneWay,
+    Bridge,
+    Delay,
+)
+"""Faults that need nothing of the machine."""

@@ -21,7 +21,8 @@ CALLS_MAX: Final = 20_000
 
 _KEEPALIVE_MS: Final = 30_000
 _KEEPALIVE_ANSWER_MS: Final = 10_000
-_PING_INTERVAL_MS_MIN: Final = 10_000
+_PING_INTERVAL_MS_MIN: Final = 5_000
+"""Pings that come sooner than this one after another end a connection; clients may ping every 10 s."""
 
 GRPC_OPTIONS: Final[Sequence[tuple[str, int]]] = (
     # Two servers never share a port: the second one fails to start.
@@ -38,7 +39,7 @@ GRPC_OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.http2.ping_timeout_ms", _KEEPALIVE_ANSWER_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", _PING_INTERVAL_MS_MIN),
+    ("grpc.http2.min_ping_interval_without_data_ms", _PING_INTERVAL_MS_MIN),
 )
 """How gRPC listeners bound and watch their connections."""
 

@@ -186,10 +186,11 @@ class Proxy:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
         self.thaw()
-        self._cut()
+        self.cut()
         await eventually(lambda: not self._streams)
 
-    def _cut(self) -> None:
+    def cut(self) -> None:
+        """Ends every connection."""
         for stream in self._streams:
             stream.transport.abort()
 
@@ -209,7 +210,7 @@ class Proxy:
                     self.bytes_left -= len(content)
                     if self.bytes_left <= 0:
                         self.bytes_left = None
-                        self._cut()
+                        self.cut()
                 writer.write(content)
                 await writer.drain()
         writer.close()

@@ -21,6 +21,7 @@ from codeq_server.replication.raft.wire import MESSAGE_BYTES_MAX, SERVICE, write
 from raft_nodes import Node, Proxy, connected, eventually, raw_call, reaches, refusal_of, settings, started
 
 MIB = 1 << 20
+CUTS = 8
 
 
 async def test_transport_three_nodes_messages_reach_all_in_order(tmp_path: Path) -> None:
@@ -288,3 +289,22 @@ async def test_transport_folder_that_cannot_be_made_is_named(tmp_path: Path) -> 
     (tmp_path / "file").touch()
     with pytest.raises(TransportError, match="file/incoming: Not a directory"):
         await Transport(settings(tmp_path / "file" / "incoming"), {}, Node("a", 1)).start()
+
+
+async def test_transport_connection_cut_while_frames_are_written_is_opened_again_every_time(tmp_path: Path) -> None:
+    a, b = Node("a", 1), Node("b", 2)
+    async with (
+        started(b, settings(tmp_path / "b")) as there,
+        Proxy(there.port) as proxy,
+        started(a, settings(tmp_path / "a"), {"b": proxy.address}) as transport,
+    ):
+        for _ in range(CUTS):
+            await eventually(lambda: reaches(transport, 2))
+            came = len(b.received)
+            while len(b.received) == came:
+                transport.send(2, 0, b"m")
+                await asyncio.sleep(0)
+            proxy.cut()
+            while reaches(transport, 2):
+                transport.send(2, 0, b"m")
+                await asyncio.sleep(0)

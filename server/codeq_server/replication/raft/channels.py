@@ -41,7 +41,7 @@ _SERVER_OPTIONS: Final[Sequence[tuple[str, int]]] = (
     # Two servers never share a port: the second one fails to start.
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", CALLS_MAX),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MS // 4),
+    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 4),
 )
 
 _CLIENT_OPTIONS: Final[Sequence[tuple[str, int]]] = (

@@ -299,7 +299,10 @@ class _Peer:
                 frame.hello.CopyFrom(write_hello(mine))
                 said = mine
             size = self._fill(frame, mine.raft_id)
-            await call.write(frame)
+            try:
+                await call.write(frame)
+            except asyncio.InvalidStateError:
+                return  # it has just ended
             counters.frames_sent += 1
             counters.messages_sent += len(frame.messages)
             counters.bytes_sent += size

@@ -54,7 +54,7 @@ class NodeProcess(ServerProcess):
         host: str = LOOPBACK,
         prefix: Sequence[str] = (),
     ) -> None:
-        super().__init__(directory, env=env, flags=flags, dev=False, store=store, host=host, prefix=prefix)
+        super().__init__(directory, env=env, flags=flags, dev=False, store=store, apart=False, host=host, prefix=prefix)
         self.name = name
         self._raft = reserved_port()
 

@@ -39,6 +39,7 @@ class ServerProcess:
     Attributes:
         store: Directory of the store.
         ready_path: File that the server writes when it is ready.
+        env: Variables of its processes; what is changed is in force from the next start on.
         log_path: What the server wrote to stdout and stderr, over all its starts.
     """
 
@@ -71,7 +72,7 @@ class ServerProcess:
         self.store = store or directory / "store"
         self.log_path = directory / "server.log"
         self.ready_path = directory / "ready.json"
-        self._env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | dict(env or {})
+        self.env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | dict(env or {})
         self._flags = [*(["--dev"] if dev else []), *flags]
         # Bound and never listening: nobody else gets these ports, also while the server is down.
         self._ports = [reserved_port() for _ in range(3)]
@@ -170,12 +171,12 @@ class ServerProcess:
             self._process.wait(STOP_SECONDS_MAX)
         self.ready_path.unlink(missing_ok=True)
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(self._command(), env=self._env, stdout=log, stderr=log)
+            self._process = subprocess.Popen(self._command(), env=self.env, stdout=log, stderr=log)
 
     def _spawn_gateway(self) -> None:
         self._gateway_ready_path.unlink(missing_ok=True)
         with self.log_path.open("ab") as log:
-            self._gateway = subprocess.Popen(self._gateway_command(), env=self._env, stdout=log, stderr=log)
+            self._gateway = subprocess.Popen(self._gateway_command(), env=self.env, stdout=log, stderr=log)
 
     def _wait_until_ready(self) -> Self:
         deadline = time.monotonic() + START_SECONDS_MAX
@@ -240,7 +241,7 @@ class ServerProcess:
             self._gateway = None
 
     def _command(self) -> list[str]:
-        in_memory = self._env.get("PERSISTENCE_PROVIDER") == "memory"
+        in_memory = self.env.get("PERSISTENCE_PROVIDER") == "memory"
         return [
             *self._prefix,
             *(sys.executable, "-m", "codeq_cli.main", "server" if self._apart else "serve"),

@@ -75,7 +75,7 @@ class NodeProcess(ServerProcess):
 
     def configure(self, **env: str) -> None:
         """Sets variables for its next start."""
-        self._env |= env
+        self.env |= env
 
     def move(self, store: Path) -> None:
         """Takes another directory for its next start."""

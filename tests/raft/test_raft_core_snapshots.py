@@ -117,6 +117,17 @@ def test_follower_in_snapshot_state_is_sent_nothing_until_it_is_reported() -> No
     assert (state.state, state.pending_snapshot, state.next_index) == ("probe", 0, 2)
 
 
+def test_late_rejection_after_a_snapshot_does_not_move_the_probe_below_what_is_matched() -> None:
+    _, leader, _ = lagging()
+    leader.node.report_unreachable(3)
+    leader.node.step(message("MsgHeartbeatResponse", to=1, from_=3, term=1))
+    leader.node.report_snapshot(3, ok=True)
+    state = leader.node.progress()[2]
+    assert (state.state, state.matched, state.next_index) == ("probe", 1, 7)
+    leader.node.step(message("MsgAppendResponse", to=1, from_=3, term=1, index=6, reject=True, reject_hint=0))
+    assert leader.node.progress()[2].next_index == 2
+
+
 def test_snapshot_that_failed_is_sent_again() -> None:
     cluster, leader, follower = lagging()
     cluster.heal()

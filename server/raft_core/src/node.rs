@@ -47,7 +47,6 @@ impl RaftNode {
         raft.promotable()
             && self.saving == 0
             && self.installing == 0
-            && raft.raft_log.unstable_snapshot().is_none()
             && raft.raft_log.persisted == raft.raft_log.last_index()
     }
 

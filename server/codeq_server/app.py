@@ -182,7 +182,8 @@ class Node:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
-        registry.register(ShardCollector(lambda: self._calls.serving, self._host.upkeep.space))
+        for collector in (ShardCollector(lambda: self._calls.serving, self._host.upkeep.space), *self._host.collectors):
+            registry.register(collector)
         return registry
 
     def _gateway(self, stack: AsyncExitStack, probes: ServerProbes) -> GatewayServer:

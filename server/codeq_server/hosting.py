@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
+
+from prometheus_client.registry import Collector
 
 from codeq_server.core.errors import Rejection
 from codeq_server.services.cluster import Cluster
@@ -25,11 +27,13 @@ class Host(Protocol):
         mode: Mode that GetServerInfo tells.
         cluster: The members that hold the store together.
         upkeep: What works beside the shard; there since `start`.
+        collectors: Metrics of its own; there since `start`.
     """
 
     mode: str
     cluster: Cluster
     upkeep: Upkeep
+    collectors: Sequence[Collector]
 
     async def start(self, present: Present) -> None:
         """Opens the store; on return calls may come, whether something is presented by then or not.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from codeq_internal.v1 import rows_pb2
+from prometheus_client.registry import Collector
 
 from codeq_server.config import Settings
 from codeq_server.core import keys
@@ -35,6 +36,7 @@ class LocalHost:
 
     mode = "single"
     upkeep: Upkeep
+    collectors: Sequence[Collector] = ()
 
     def __init__(self, settings: Settings, on_fatal: Callable[[BaseException], None], *, verify: bool) -> None:
         self.cluster: Cluster = NoCluster()

@@ -6,8 +6,10 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
+
+from prometheus_client.registry import Collector
 
 from codeq_server.config import RaftSettings, Settings
 from codeq_server.core.errors import Rejection
@@ -16,6 +18,7 @@ from codeq_server.leading import Leading, Opening
 from codeq_server.listeners import ListenError
 from codeq_server.opening import load_shard, make_serving, verify
 from codeq_server.raft_cluster import RaftCluster
+from codeq_server.raft_metrics import RaftCollector
 from codeq_server.replication.raft.channels import TlsFiles, TransportError, TransportSettings
 from codeq_server.replication.raft.exports import SnapshotMaker
 from codeq_server.replication.raft.log_rows import GroupKeys
@@ -45,6 +48,7 @@ class RaftHost:
     mode = "raft"
     upkeep: Upkeep
     cluster: Cluster
+    collectors: Sequence[Collector]
 
     def __init__(
         self, settings: Settings, raft: RaftSettings, on_fatal: Callable[[BaseException], None], *, verify: bool
@@ -103,6 +107,7 @@ class RaftHost:
             self.member,
         )
         self.cluster = RaftCluster(self.member, self.transport, raft)
+        self.collectors = [RaftCollector(self.member, self.transport, self._maker)]
         try:
             self.member.start(self.transport)
             await self.transport.start()

@@ -83,6 +83,10 @@ class LocalCluster:
             return {}
         return dict(groups[0]) if groups else {}
 
+    def metrics(self, port: str) -> str:
+        """Returns the metrics of the node with a port of the README."""
+        return httpx.get(f"http://{LOOPBACK}:{self.ports[port]}/metrics").text
+
     def pid(self, name: str) -> int:
         """Returns the process id in a node's pid file."""
         return int((self.folder / "data" / name / "pid").read_text())
@@ -133,7 +137,7 @@ def test_readme_three_nodes_as_printed_lose_nothing_with_their_leader(local_clus
     assert re.search(r"node-b +FOLLOWER +node-a ", before)
     assert '"status":"COMPLETED"' in after
     assert '"result":{"width":640}' in after
-    assert re.search(r"^node-a .* false$", after, re.MULTILINE)
+    assert re.search(r"node-b +(?:FOLLOWER|LEADER) +node-[bc] ", after)
     leader = local_cluster.status("8081")["leaderId"]
     assert leader in NODES[1:]
 
@@ -146,6 +150,15 @@ def test_readme_three_nodes_as_printed_lose_nothing_with_their_leader(local_clus
 
     eventually(caught_up, "the node that was killed did not catch up")
     assert local_cluster.pid("node-a") != killed
+    mine = local_cluster.metrics(port)
+    assert 'codeq_raft_role{role="leader"} 1.0' in mine
+    assert 'codeq_raft_member_active{member="node-a"} 1.0' in mine
+    assert re.search(r'^codeq_raft_member_lag{member="node-a"} ', mine, re.MULTILINE)
+    assert re.search(r"^codeq_raft_elections_total [2-9]", mine, re.MULTILINE)
+    assert re.search(r"^codeq_raft_messages_sent_total [1-9]", mine, re.MULTILINE)
+    others = local_cluster.metrics("8080")
+    assert 'codeq_raft_role{role="follower"} 1.0' in others
+    assert "codeq_raft_member_lag{" not in others
 
 
 @pytest.mark.timeout(300)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
@@ -27,11 +28,17 @@ class SnapshotMaker:
         store: The store.
         group: Keys of the group.
         folder: Where snapshots are kept; what is in it goes. On the disk of the store, so that files can be linked.
+
+    Attributes:
+        made: Number of snapshots made.
+        made_at: When the last one was, by the monotonic clock.
     """
 
     def __init__(self, store: RocksStore, group: GroupKeys, folder: Path) -> None:
         self._store, self._keys, self._folder = store, group, folder
         self._number = 0
+        self.made = 0
+        self.made_at = 0.0
         shutil.rmtree(folder, ignore_errors=True)
 
     async def make(self) -> Made:
@@ -68,4 +75,6 @@ class SnapshotMaker:
         def remove() -> None:
             loop.run_in_executor(None, lambda: shutil.rmtree(folder, ignore_errors=True))
 
+        self.made += 1
+        self.made_at = time.monotonic()
         return Made(files, index, term, conf_state, data.SerializeToString(), remove)

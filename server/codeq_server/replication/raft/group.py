@@ -93,6 +93,8 @@ class Group:
         self.written = stored.applied.index
         self.leader = 0
         self.elections = 0
+        """Leaders that became known, each in its term."""
+        self._elected = (0, 0)
         self.skipped = 0
         """Batches in the log that were not applied because another leader's came first."""
         self._keys = GroupKeys(number)
@@ -302,7 +304,9 @@ class Group:
             self._lose()
             self._leading_term = term
             self._barrier = status.last_index if term else 0
-            self.elections += bool(term)
+        if status.leader and (status.leader, status.term) != self._elected:
+            self._elected = (status.leader, status.term)
+            self.elections += 1
         if status.leader != self.leader:
             self.leader = status.leader
             self._listener.leader_changed()

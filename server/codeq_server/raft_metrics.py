@@ -1,0 +1,107 @@
+"""Prometheus metrics of a node's part in its cluster, read when they are asked for. The same whoever leads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Final, get_args
+
+from codeq_raft_core import read_conf_state
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from codeq_server.replication.raft.disk import Disk
+from codeq_server.replication.raft.exports import SnapshotMaker
+from codeq_server.replication.raft.group import Group
+from codeq_server.replication.raft.member import Member
+from codeq_server.replication.raft.transport import Transport
+from codeq_server.services.cluster import Role
+
+_COUNTERS: Final = {
+    "messages_sent": ("codeq_raft_messages_sent", "Messages sent to other nodes"),
+    "messages_received": ("codeq_raft_messages_received", "Messages of other nodes taken"),
+    "bytes_sent": ("codeq_raft_bytes_sent", "Bytes of messages sent"),
+    "bytes_received": ("codeq_raft_bytes_received", "Bytes of messages taken"),
+    "dropped": ("codeq_raft_messages_dropped", "Messages not sent because a node was away or slow"),
+    "refused": ("codeq_raft_messages_refused", "Messages that came and were not for this node"),
+    "reconnects": ("codeq_raft_reconnects", "Connections to a node made again"),
+    "snapshots_sent": ("codeq_raft_snapshots_sent", "Snapshots that arrived at another node"),
+    "snapshots_failed": ("codeq_raft_snapshots_failed", "Snapshots that did not arrive, or were not wanted"),
+    "snapshots_received": ("codeq_raft_snapshots_received", "Snapshots taken from another node"),
+    "snapshot_bytes_sent": ("codeq_raft_snapshot_bytes_sent", "Bytes of snapshots sent"),
+    "snapshot_bytes_received": ("codeq_raft_snapshot_bytes_received", "Bytes of snapshots taken"),
+}
+
+
+class RaftCollector(Collector):
+    """Tells the metrics of consensus, its disk and its transport.
+
+    Args:
+        member: This node's part in the cluster.
+        transport: What connects it with the others.
+        maker: Makes its snapshots.
+    """
+
+    def __init__(self, member: Member, transport: Transport, maker: SnapshotMaker) -> None:
+        self._member, self._transport, self._maker = member, transport, maker
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields every family; those of the group not before this node is in one."""
+        group = self._member.group
+        if group is not None:
+            yield from _of_group(group)
+            yield from _of_members(group)
+        yield from _of_disk(self._member.disk)
+        for name, (metric, text) in _COUNTERS.items():
+            yield CounterMetricFamily(metric, f"{text} since the start.", value=getattr(self._transport.counters, name))
+        yield CounterMetricFamily(
+            "codeq_raft_snapshots_made", "Snapshots made since the start.", value=self._maker.made
+        )
+        age = GaugeMetricFamily("codeq_raft_snapshot_age_seconds", "Age of the last snapshot made since the start.")
+        if self._maker.made:
+            age.add_metric((), time.monotonic() - self._maker.made_at)
+        yield age
+
+
+def _of_group(group: Group) -> Iterator[Metric]:
+    status = group.status
+    mine = "learner" if group.raft_id in read_conf_state(group.conf_state).learners else status.role
+    roles = GaugeMetricFamily("codeq_raft_role", "1 for what this node is.", labels=("role",))
+    for role in get_args(Role):
+        roles.add_metric((role,), role == mine)
+    yield roles
+    gauges = (
+        ("has_leader", "1 while a leader is known.", bool(group.leader)),
+        ("term", "Term.", status.term),
+        ("commit_index", "Last entry that a majority has.", status.commit),
+        ("applied_index", "Last entry whose rows are in the store.", group.written),
+        ("apply_lag", "Entries that a majority has and the store has not.", status.commit - group.written),
+        ("proposals_waiting", "Batches of this leader that wait for a majority.", group.pending.proposals),
+        ("log_entries", "Entries in the log.", status.last_index - status.first_index + 1),
+        ("log_bytes", "Size of the log.", status.log_bytes),
+    )
+    for name, text, value in gauges:
+        yield GaugeMetricFamily(f"codeq_raft_{name}", text, value=value)
+    yield CounterMetricFamily("codeq_raft_elections", "Elections of a leader seen.", value=group.elections)
+
+
+def _of_members(group: Group) -> Iterator[Metric]:
+    """Yields what only a leader knows of the others."""
+    lag = GaugeMetricFamily("codeq_raft_member_lag", "Entries that a member lacks.", labels=("member",))
+    active = GaugeMetricFamily("codeq_raft_member_active", "1 if a member was heard lately.", labels=("member",))
+    progress = {each.id: each for each in group.node.progress()} if group.leading_term else {}
+    for member in group.members.members:
+        seen = progress.get(member.raft_id)
+        if seen is not None and member.raft_id != group.raft_id:
+            lag.add_metric((member.name,), group.status.last_index - seen.matched)
+            active.add_metric((member.name,), seen.recent_active)
+    yield lag
+    yield active
+
+
+def _of_disk(disk: Disk) -> Iterator[Metric]:
+    yield GaugeMetricFamily("codeq_raft_writes_waiting", "Writes that wait for the disk.", value=disk.waiting)
+    yield CounterMetricFamily("codeq_raft_syncs", "Syncs of the disk since the start.", value=disk.syncs.count)
+    yield CounterMetricFamily(
+        "codeq_raft_sync_seconds", "Time of writes with their syncs since the start.", value=disk.syncs.seconds
+    )

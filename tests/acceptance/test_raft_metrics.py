@@ -1,0 +1,76 @@
+"""The metrics of a node in a cluster: what they tell, and that the operator's guide names each of them."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from server_process import DEV_TOKEN, LOOPBACK, ServerProcess
+from test_readme import ROOT
+
+SECONDS_MAX = 30
+
+
+@pytest.fixture
+def member(tmp_path: Path) -> Iterator[ServerProcess]:
+    """The only member of a cluster, which leads it."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((LOOPBACK, 0))
+        address = f"{LOOPBACK}:{held.getsockname()[1]}"
+        env = {"RAFT_ENABLED": "true", "RAFT_SELF_ID": "node-a", "RAFT_BIND_ADDR": address, "RAFT_BOOTSTRAP": "true"}
+        with ServerProcess(tmp_path / "server", env=env) as server:
+            deadline = time.monotonic() + SECONDS_MAX
+            while figures(server).get('codeq_raft_role{role="leader"}') != 1:
+                assert time.monotonic() < deadline, server.log
+                time.sleep(0.05)
+            yield server
+
+
+def figures(server: ServerProcess) -> dict[str, float]:
+    """Returns every figure of /metrics."""
+    lines = httpx.get(f"{server.http_url}/metrics").text.splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
+
+
+def create(server: ServerProcess) -> None:
+    headers = {"Authorization": f"Bearer {DEV_TOKEN}"}
+    deadline = time.monotonic() + SECONDS_MAX
+    while True:
+        body = {"command": "A", "payload": 1}
+        status = httpx.post(f"{server.http_url}/v1/codeq/tasks", json=body, headers=headers).status_code
+        if status == 202:
+            return
+        assert status == 503
+        assert time.monotonic() < deadline, server.log
+
+
+def test_metrics_of_a_member_tell_its_part_and_grow_with_its_work(member: ServerProcess) -> None:
+    create(member)
+    before = figures(member)
+    create(member)
+    after = figures(member)
+    roles = {name: value for name, value in after.items() if name.startswith("codeq_raft_role{")}
+    assert len(roles) == 5
+    assert sum(roles.values()) == 1
+    assert after["codeq_raft_has_leader"] == 1
+    assert after["codeq_raft_elections_total"] == 1
+    assert after["codeq_raft_term"] >= 1
+    for name in ("commit_index", "applied_index", "syncs_total", "sync_seconds_total", "log_entries", "log_bytes"):
+        assert after[f"codeq_raft_{name}"] > before[f"codeq_raft_{name}"], name
+    for name in ("apply_lag", "proposals_waiting", "writes_waiting", "messages_dropped_total", "snapshots_made_total"):
+        assert after[f"codeq_raft_{name}"] == 0, name
+    assert after["codeq_commits_total"] > before["codeq_commits_total"]
+    assert "codeq_raft_snapshot_age_seconds" not in after
+
+
+def test_operations_document_tells_exactly_the_metrics_of_a_member(member: ServerProcess) -> None:
+    shown = httpx.get(f"{member.http_url}/metrics").text
+    families = set(re.findall(r"^# TYPE (codeq_raft_\w+) ", shown, re.MULTILINE))
+    documented = re.findall(r"^\| `(codeq_raft_\w+)` \|", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
+    assert sorted(families) == sorted(documented)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -235,7 +236,8 @@ class Group:
         return self.pending.ask(bool(term) and self.leading_term == term, self._ask)
 
     def _ask(self, context: bytes) -> None:
-        self._node.read_index(context)
+        with suppress(ProposalRefused):  # it does not lead any more: who asked is told when that is noticed
+            self._node.read_index(context)
         self.wake()
 
     def renew(self, term: int) -> None:
@@ -257,10 +259,14 @@ class Group:
             return  # tried again at the next tick
         self.wake()
 
-    def transfer(self, to: int) -> None:
-        """Asks the core to give the leadership to another member; it may not come about."""
-        self._node.transfer_leader(to)
+    def transfer(self, to: int) -> bool:
+        """Asks the core to give the leadership to another voter; it may not come about. Returns whether it tries."""
+        try:
+            self._node.transfer_leader(to)
+        except ProposalRefused:
+            return False
         self.wake()
+        return True
 
     # -- the pump ----------------------------------------------------------------------------------------------------
 

@@ -299,8 +299,7 @@ class Member:
         others = self.others_active()
         if self.group is None or not others or (to and to not in others):
             return False
-        self.group.transfer(to or others[0])
-        return True
+        return self.group.transfer(to or others[0])
 
     async def close(self) -> None:
         """Takes no further part; writes what is at the disk, and closes the store."""

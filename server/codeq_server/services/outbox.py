@@ -56,7 +56,7 @@ class Outbox(Generic[Frame]):
                 await durable
             ready = [self._frames[0][1]]
             for future, frame in list(self._frames)[1:]:
-                if future is not None and not future.done():
+                if future is not None and (not future.done() or future.exception() is not None):
                     break
                 ready.append(frame)
             await send(ready)

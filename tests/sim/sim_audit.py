@@ -115,6 +115,10 @@ class Audit:
         self.digest = sha256()
         self.violations: list[str] = []
         self.counts: dict[str, int] = {}
+        self.sends: Counter[bytes] = Counter()
+        """How often a task was asked for, as far as somebody may have looked at it; by payload."""
+        self.made: Counter[bytes] = Counter()
+        """How often a task was made; by payload."""
         self.redrives: dict[tuple[str, str], int] = {}
         """How often somebody asked for another life of all tasks of a queue."""
         self.purges: dict[tuple[str, str], list[sim_purges.Purge]] = {}
@@ -225,6 +229,7 @@ class Audit:
             known.redrives = last.redrives if last else 0  # they may have been on their way
             self.tasks[asked.tenant, task_id] = self.by_home[key] = known
             made[raw.payload] += 1
+            self.made[raw.payload] += 1
             self.count("created")
 
     def _check_name(self, asked: Asked, task_id: str) -> None:
@@ -445,6 +450,11 @@ class Audit:
         known = {(tenant, other) for kind, name, _ in names for other in ((kind, name, -1), (kind, name, 0))}
         self.demand(known & self.ids.keys(), f"a create is refused for {names}, none of which is durable")
 
+    def sent(self, request: Any, times: int = 1) -> None:
+        """A producer sends a request, or, with -1 times, is told that nobody has looked at it."""
+        for spec in _specs(request):
+            self.sends[spec.payload] += times
+
     def was_removed(self, tenant: str, payload: bytes) -> bool:
         """Tells whether a task that was asked for existed and is removed."""
         asked = self.asked[payload]
@@ -492,6 +502,8 @@ class Audit:
         """Judges the end of a run in which every fault is over and everybody has had time."""
         lost = self.acked - self.tasks.keys()
         self.demand(not lost, f"acknowledged and lost: {sorted(lost)}")
+        often = [payload for payload, made in self.made.items() if made > self.sends[payload]]
+        self.demand(not often, f"made more often than asked for, by calls that nobody looked at: {often}")
         waiting = sorted(task.task_id for task in self.tasks.values() if task.end is None)
         self.demand(not waiting, f"never ended: {waiting}")
 
@@ -500,6 +512,16 @@ def _deliveries(message: Any) -> list[task_pb2.Task]:
     """Returns the tasks that a message hands out."""
     if isinstance(message, worker_service_pb2.WorkResponse | task_service_pb2.ClaimTasksResponse):
         return list(message.tasks)
+    return []
+
+
+def _specs(request: Any) -> list[task_pb2.TaskSpec]:
+    """Returns the tasks that a request asks for."""
+    match request:
+        case producer_service_pb2.ProduceRequest() | task_service_pb2.BatchCreateTasksRequest():
+            return list(request.tasks)
+        case task_service_pb2.CreateTaskRequest():
+            return [request.spec]
     return []
 
 

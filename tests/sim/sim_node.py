@@ -192,6 +192,8 @@ class Node:
         if server is None or process is None:
             raise Lost
 
+        self.audit.sent(request)
+
         async def serve() -> Any:
             if late:
                 await asyncio.sleep(late)
@@ -202,13 +204,17 @@ class Node:
                 return rejection
 
         task = process.start(serve())
-        task.add_done_callback(lambda done: self._answer(tenant_of(holder), done, answer, since))
+        task.add_done_callback(lambda done: self._answer(tenant_of(holder), done, answer, request, since))
         return task
 
-    def _answer(self, tenant: str, task: asyncio.Task[Any], answer: asyncio.Future[Any], since: int) -> None:
+    def _answer(
+        self, tenant: str, task: asyncio.Task[Any], answer: asyncio.Future[Any], request: Message, since: int
+    ) -> None:
         if task.cancelled():
             return
         message = task.result()
+        if isinstance(message, Rejection) and message.reason is Reason.NOT_LEADER:
+            self.audit.sent(request, -1)
         self.audit.leaves(tenant, message, since)
         if self.chance.random() < 0.02:
             self.loop.call_later(self.delay(), _lose, answer)
@@ -315,6 +321,7 @@ class Stream:
 
     def send(self, message: Message) -> None:
         """Sends a message; nobody knows whether it arrives."""
+        self._node.audit.sent(message)
         self._up.send(type(message).FromString(message.SerializeToString()))
 
     def half_close(self) -> None:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import asyncio
 
-from cluster_front import Front
 from cluster_machine import Machine
+from cluster_members import Operator, voters_known_to
 from cluster_net import Net
-from cluster_oracle import KEYS, applied_in
-from codeq_raft_core import read_conf_state
-from codeq_server.core.shard import ShardSettings
+from cluster_oracle import applied_in
+from sim_audit import Audit
 
 HOUR_MS = 3_600_000
 KINDS = (
     *("kill", "kill", "power", "power", "power of many", "power of all"),
     *("cut", "cut", "heal", "heal", "loss", "clock", "slow disk", "step", "stop", "transfer"),
+    *("add", "remove", "lose disk", "replace", "replace"),
 )
 
 
 class Faults:
     """Lets things go wrong, and heals them in the end."""
 
-    def __init__(self, net: Net, front: Front, settings: ShardSettings) -> None:
-        self.net, self.front, self.settings = net, front, settings
-        self.chance, self.audit = net.chance, front.audit
+    def __init__(self, net: Net, audit: Audit, operator: Operator) -> None:
+        self.net, self.audit, self.operator = net, audit, operator
+        self.chance = net.chance
 
     def _leader(self) -> Machine | None:
         leaders = [machine for machine in self.net.machines.values() if machine.term]
@@ -39,12 +39,23 @@ class Faults:
     async def strike(self) -> None:
         """Lets something go wrong."""
         net, chance = self.net, self.chance
-        machines = list(net.machines.values())
-        match chance.choice(KINDS):
-            case "power of many":
-                await self._crash(chance.sample(machines, len(machines) // 2 + 1), power=True)
-            case "power of all":
-                await self._crash(machines, power=True)
+        kind = chance.choice(KINDS)
+        if kind in {"add", "remove", "lose disk", "replace", "transfer"}:
+            self._change(kind)
+        elif kind in {"kill", "power", "power of many", "power of all", "step", "stop"}:
+            await self._end(kind)
+        else:
+            self._disturb(kind)
+        for machine in net.machines.values():
+            if machine.server is None and chance.random() < 0.7:
+                machine.start()
+            elif machine.server is not None and chance.random() < 0.2:
+                net.oracle.check(machine.disk)
+
+    def _disturb(self, kind: str) -> None:
+        """Lets lines, disks and clocks go wrong."""
+        net, chance = self.net, self.chance
+        match kind:
             case "cut":
                 self._cut()
             case "heal":
@@ -56,19 +67,38 @@ class Faults:
                 self._someone().wall_offset_ms += chance.choice((-HOUR_MS, HOUR_MS, -5000, 5000))
             case "slow disk":
                 self._someone().slow_down(chance.choice((0.1, 1, 10)))
+
+    async def _end(self, kind: str) -> None:
+        """Ends processes, one or several at once."""
+        chance, machines = self.chance, list(self.net.machines.values())
+        match kind:
+            case "power of many":
+                await self._crash(chance.sample(machines, len(machines) // 2 + 1), power=True)
+            case "power of all":
+                await self._crash(machines, power=True)
             case "step":
                 await self._crash_at(self._someone(), chance.randint(1, 60), power=chance.random() < 0.5)
             case "stop":
                 await self._someone().stop()
-            case "transfer":
-                self._transfer()
-            case kind:
+            case _:
                 await self._crash([self._someone()], power=kind == "power")
-        for machine in net.machines.values():
-            if machine.server is None and chance.random() < 0.7:
-                machine.start()
-            elif machine.server is not None and chance.random() < 0.2:
-                net.oracle.check(machine.disk)
+
+    def _change(self, kind: str) -> None:
+        """Lets an operator change the members, or who leads."""
+        leader, operator = self._leader(), self.operator
+        if leader is None:
+            return
+        match kind:
+            case "add":
+                operator.add(leader)
+            case "remove":
+                operator.remove(leader, self.chance.choice(list(self.net.machines)))
+            case "lose disk":
+                operator.lose_disk(leader, self.chance.choice(list(self.net.machines.values())))
+            case "replace":
+                operator.replace(leader)
+            case _:
+                self._transfer(leader)
 
     async def heal(self) -> None:
         """Ends every fault."""
@@ -83,14 +113,22 @@ class Faults:
             if machine.server is None:
                 machine.start()
 
+    def repair(self) -> bool:
+        """Has a lost disk replaced; returns whether none is lacking."""
+        leader = self._leader()
+        if leader is not None:
+            self.operator.replace(leader)
+        return self.operator.lost is None
+
     def members_have(self, index: int) -> bool:
         """Tells whether every voter has applied the entries up to an index."""
         leader = self._leader()
         if leader is None:
             return False
-        conf = read_conf_state(leader.disk.written.log.get(KEYS.conf_state) or b"")
         disks = {machine.disk.raft_id: machine.disk for machine in self.net.machines.values()}
-        return all(applied_in(disks[voter].written).index >= index for voter in conf.voters)
+        return all(
+            voter in disks and applied_in(disks[voter].written).index >= index for voter in voters_known_to(leader)
+        )
 
     async def _crash(self, machines: list[Machine], *, power: bool) -> None:
         for machine in machines:
@@ -129,8 +167,7 @@ class Faults:
                 middle = len(names) // 2
                 net.cut(names[:middle], names[middle + 1 :])
 
-    def _transfer(self) -> None:
-        leader = self._leader()
-        if leader is not None and leader.process is not None:
+    def _transfer(self, leader: Machine) -> None:
+        if leader.process is not None:
             self.audit.count("transfer")
             leader.process.run(leader.server.member.hand_over)

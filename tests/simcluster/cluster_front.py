@@ -7,10 +7,12 @@ from typing import Any
 
 from cluster_machine import Machine
 from cluster_net import Net
+from codeq.v1 import task_service_pb2
 from codeq_server.core.errors import Reason, Rejection
 from google.protobuf.message import Message
 from sim_audit import Audit
-from sim_node import Lost, Stream
+from sim_clients import World
+from sim_node import Lost, Stream, tenant_of
 
 HOPS = 4
 """Machines that a call is tried at before it is given up."""
@@ -60,6 +62,23 @@ class Front:
         if machine.term == 0:
             self._known.pop(holder, None)
         return machine.open(holder, kind)
+
+    async def look(self, world: World, holder: str) -> None:
+        """Asks machines, those first that take themselves for the leader, for tasks of which somebody was told."""
+        chance, machines = self.net.chance, self.net.machines
+        while world.asking:
+            await world.pause(0.1)
+            told = [task for task in self.audit.tasks.values() if task.told and task.asked.tenant == tenant_of(holder)]
+            if not told:
+                continue
+            serving = [machine for machine in machines.values() if machine.term]
+            machine = chance.choice(serving or list(machines.values()))
+            request = task_service_pb2.GetTaskRequest(task_id=chance.choice(told[-4:]).task_id)
+            try:
+                await machine.call(holder, "TaskService/GetTask", request)
+            except (Lost, Rejection):
+                continue
+            self.audit.count("looked")
 
     def _sent_on(self, holder: str, refusal: Rejection) -> None:
         leader = refusal.metadata.get("leaderGrpc", "")

@@ -104,12 +104,12 @@ class Port:
         self._process.start(self._transfer(to, group, message, folder, token))
 
     async def _transfer(self, to: int, group: int, message: bytes, folder: Path, token: object) -> None:
-        ok = await self._carry(to, message, folder, token) and await self._install(to, group, message, folder)
+        ok = await self._carry(to, token) and await self._install(to, group, message, folder)
         if self._transfers.get(to) is token:
             del self._transfers[to]
             self._machine.server.member.snapshot_sent(group, to, ok)
 
-    async def _carry(self, to: int, message: bytes, folder: Path, token: object) -> bool:
+    async def _carry(self, to: int, token: object) -> bool:
         """Brings the files over piece by piece; what broke goes on where it was."""
         net, tries = self._net, TRIES
         pieces = net.chance.choice((1, 3, 8))

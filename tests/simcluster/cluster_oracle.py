@@ -24,6 +24,8 @@ from sim_disk import Disk, Image
 
 Rows = Mapping[bytes, "bytes | None"]
 KEYS = GroupKeys(GROUP)
+CONFS = 3
+"""Conf states that a leader may be going by: it may not have applied a change, of two steps, that others have."""
 _ALL = 1 << 30
 _GRANT = TYPES.index("MsgRequestVoteResponse")
 _ACCEPT = TYPES.index("MsgAppendResponse")
@@ -52,9 +54,9 @@ class WatchedDisk(Disk):
         self._oracle = oracle
 
     def write(self, rows: Rows) -> None:
-        before, conf = applied_in(self.written), self.written.log.get(KEYS.conf_state) or b""
+        before = applied_in(self.written)
         super().write(rows)
-        self._oracle.wrote(self, before, conf, rows)
+        self._oracle.wrote(self, before, rows)
 
     def rows(self) -> list[tuple[bytes, bytes]]:
         """Returns the rows of the shard as they can be read."""
@@ -80,10 +82,11 @@ class Oracle:
         self._last_of_term: dict[int, int] = {}
         self._leaders: dict[int, int] = {}
         self._serving: dict[int, int] = {}
+        self._confs: list[bytes] = []
 
     # -- writes --------------------------------------------------------------------------------------------------------
 
-    def wrote(self, disk: WatchedDisk, before: Applied, conf: bytes, rows: Rows) -> None:
+    def wrote(self, disk: WatchedDisk, before: Applied, rows: Rows) -> None:
         """Judges a write."""
         if rows.get(NODE):
             disk.raft_id = raft_rows_pb2.NodeRow.FromString(rows[NODE] or b"").raft_id
@@ -97,16 +100,22 @@ class Oracle:
         if applied.index == before.index:
             self.audit.demand(not shard_rows, f"{disk.name} writes rows of no entry")
             return
+        self._note_conf(disk)
         if not before.index:
             self._founded(applied, disk)
             return
         expected: dict[bytes, bytes | None] = {}
         for index in range(before.index + 1, applied.index + 1):
-            self._decide(disk, index, (conf, disk.written.log.get(KEYS.conf_state) or b""))
+            self._decide(disk, index)
             expected.update(self._rows[index])
         self.audit.demand(expected == shard_rows, f"{disk.name} applies other rows than the log says")
         right = Applied(applied.index, self._terms[applied.index], self._lsn[applied.index])
         self.audit.demand(applied == right, f"{disk.name} notes {applied} where {right} is applied")
+
+    def _note_conf(self, disk: WatchedDisk) -> None:
+        conf = disk.written.log.get(KEYS.conf_state) or b""
+        if conf not in self._confs:
+            self._confs = [*self._confs, conf][-CONFS:]
 
     def _founded(self, applied: Applied, disk: WatchedDisk) -> None:
         self.audit.demand(self.last <= applied.index, f"{disk.name} founds a second cluster")
@@ -114,7 +123,7 @@ class Oracle:
         self._lsn[self.last] = self._digest[self.last] = 0
         self._terms[self.last] = applied.term
 
-    def _decide(self, disk: WatchedDisk, index: int, confs: tuple[bytes, bytes]) -> None:
+    def _decide(self, disk: WatchedDisk, index: int) -> None:
         value = disk.written.log.get(KEYS.entry(index))
         self.audit.demand(value is not None, f"{disk.name} applies entry {index}, which is not in its log")
         assert value is not None
@@ -123,7 +132,7 @@ class Oracle:
             return
         self.audit.demand(index == self.last + 1, f"{disk.name} leaves out entries before {index}")
         self.audit.demand(
-            any(self._majority_has(index, value, conf) for conf in confs if conf),
+            any(self._majority_has(index, value, conf) for conf in self._confs),
             f"{disk.name} applies entry {index}, which no majority has durable",
         )
         entry = Entry.FromString(value)

@@ -10,6 +10,7 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import structlog
 from cluster_faults import Faults
 from cluster_front import Front
 from cluster_machine import Machine
+from cluster_members import Operator
 from cluster_net import Net
 from cluster_oracle import Oracle
 from codeq_server.core.backoff import BackoffPolicy
@@ -72,7 +74,7 @@ class Simulation:
             Machine(self.net, name, peers, audit, settings, bootstrap=name == "a")
         self.front = Front(self.net, audit)
         self.world = World(self.front, audit, chance)  # type: ignore[arg-type]
-        self.faults = Faults(self.net, self.front, settings)
+        self.faults = Faults(self.net, audit, Operator(self.net, audit, settings, peers))
 
     def run(self) -> Outcome:
         """Runs to the end or to the first broken promise."""
@@ -112,6 +114,8 @@ class Simulation:
                 work_by_calls(world, "globex v"),
                 look_around(world, "acme p"),
                 look_around(world, "globex p"),
+                self.front.look(world, "acme p"),
+                self.front.look(world, "globex p"),
             )
         ]
         end = self.loop.seconds + FAULTY_SECONDS
@@ -121,20 +125,25 @@ class Simulation:
             await self.faults.strike()
         world.asking = False
         await self.faults.heal()
+        await self._led()
+        await self._until(self.faults.repair, "a lost disk is not replaced")
         await self._drain(clients)
         self.audit.finish()
         await self._converge()
 
     async def _led(self) -> None:
         """Returns when a machine serves."""
+        await self._until(lambda: any(machine.term for machine in self.net.machines.values()), "nobody leads")
+
+    async def _until(self, condition: Callable[[], bool], what: str) -> None:
+        """Returns when a condition holds; it must before long."""
         end = self.loop.seconds + FIRST_SECONDS
-        while not any(machine.term for machine in self.net.machines.values()):
+        while not condition():
             self._check([])
-            self.audit.demand(self.loop.seconds < end, "nobody leads")
+            self.audit.demand(self.loop.seconds < end, what)
             await asyncio.sleep(0.1)
 
     async def _drain(self, clients: list[asyncio.Task[None]]) -> None:
-        await self._led()
         calm = self.loop.seconds
         while self.loop.seconds < calm + CALM_SECONDS:
             await resume_all(self.world)
@@ -145,12 +154,8 @@ class Simulation:
 
     async def _converge(self) -> None:
         """Returns when every member has all that is decided; all of them have the same rows then."""
-        end = self.loop.seconds + FIRST_SECONDS
         last = self.oracle.last
-        while not self.faults.members_have(last):
-            self.audit.demand(self.loop.seconds < end, f"members lack entries up to {last}")
-            await asyncio.sleep(0.1)
-            self._check([])
+        await self._until(lambda: self.faults.members_have(last), f"members lack entries up to {last}")
         for machine in self.net.machines.values():
             self.oracle.check(machine.disk, offline=True)
 

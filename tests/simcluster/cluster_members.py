@@ -1,0 +1,90 @@
+"""An operator of a cluster: adds machines, takes them out, and replaces those that lost their disks."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from types import SimpleNamespace
+from typing import Any, cast
+
+from cluster_machine import Machine
+from cluster_net import Net
+from cluster_oracle import KEYS
+from codeq_raft_core import read_conf_state
+from codeq_server.core.errors import Rejection
+from codeq_server.core.shard import ShardSettings
+from codeq_server.raft_cluster import RaftCluster
+from sim_audit import Audit
+
+MACHINES_MAX = 6
+
+
+class _AddressBook:
+    """Every machine knows where the others are."""
+
+    def add(self, *_: str) -> None:
+        return
+
+
+def voters_known_to(machine: Machine) -> list[int]:
+    """Returns the raft ids of the voters that a machine has written."""
+    return list(read_conf_state(machine.disk.written.log.get(KEYS.conf_state) or b"").voters)
+
+
+class Operator:
+    """Changes the members, one at a time.
+
+    Attributes:
+        lost: Raft id of a disk that was lost, and the name of its machine, until another has taken its place.
+    """
+
+    def __init__(self, net: Net, audit: Audit, settings: ShardSettings, peers: dict[str, str]) -> None:
+        self._net, self._audit, self._settings, self._peers = net, audit, settings, peers
+        self.lost: tuple[int, str] | None = None
+
+    def add(self, leader: Machine) -> None:
+        """Has a new machine taken in."""
+        if len(self._net.machines) >= MACHINES_MAX:
+            return
+        name = f"n{len(self._net.machines)}"
+        Machine(self._net, name, self._peers, self._audit, self._settings, bootstrap=False).start()
+        self._ask(leader, lambda cluster: cluster.add(name, f"{name}:7000", replace=False), "member added")
+
+    def remove(self, leader: Machine, name: str) -> None:
+        """Has a machine taken out; it goes on running and knows nothing of it."""
+        if len(voters_known_to(leader)) > 3 and self.lost is None:
+            self._ask(leader, lambda cluster: cluster.remove(name), "member removed")
+
+    def lose_disk(self, leader: Machine, machine: Machine) -> None:
+        """Takes the disk of a voter away, of which there are enough; no other is lost before it is replaced."""
+        voters = voters_known_to(leader)
+        if self.lost is None and len(voters) >= 3 and machine.disk.raft_id in voters and machine is not leader:
+            self.lost = machine.disk.raft_id, machine.name
+            machine.empty()
+            machine.start()
+
+    def replace(self, leader: Machine) -> None:
+        """Has the machine with the new disk taken in, and its old self taken out."""
+        if self.lost is None:
+            return
+        raft_id, name = self.lost
+        conf = read_conf_state(leader.disk.written.log.get(KEYS.conf_state) or b"")
+        if raft_id not in (*conf.voters, *conf.voters_outgoing, *conf.learners):
+            self.lost = None
+        elif name != leader.name:
+            self._ask(leader, lambda cluster: cluster.add(name, f"{name}:7000", replace=True), "member replaced")
+
+    def _ask(self, leader: Machine, ask: Any, what: str) -> None:
+        if leader.process is None or leader.server is None:
+            return
+        raft = SimpleNamespace(self_id=leader.name, peers=self._peers)
+        cluster = RaftCluster(leader.server.member, cast("Any", _AddressBook()), cast("Any", raft))
+
+        async def change(asking: Coroutine[Any, Any, None]) -> None:
+            try:
+                await asking
+            except Rejection as refusal:
+                self._audit.count(f"{what}: {refusal.reason.name}")
+            else:
+                self._audit.count(what)
+
+        leader.process.start(change(ask(cluster)))

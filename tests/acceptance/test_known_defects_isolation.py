@@ -44,7 +44,7 @@ def paths_with_a_name(server: ServerProcess, task_id: str, command: str) -> list
     """Returns method and path of every operation of the server that names a task or a queue in its path."""
     found = []
     for path, methods in httpx.get(f"{server.http_url}/openapi.json").json()["paths"].items():
-        if "{" in path:
+        if "{" in path and "/admin/cluster/" not in path:  # members of a cluster belong to no tenant
             named = path.removeprefix("/v1/codeq").replace("{task_id}", task_id).replace("{command}", command)
             named = named.replace("{name}", "a")
             assert "{" not in named

@@ -46,6 +46,15 @@ def test_servers_that_name_each_other_are_not_asked_without_delay_for_ever() -> 
     assert all(any(three) for three in zip(delays, delays[1:], delays[2:], strict=False))
 
 
+def test_servers_that_name_a_dead_leader_do_not_keep_a_client_from_the_others() -> None:
+    servers = Servers(["dead:1", "b:1", "c:1"])
+    asked = []
+    for _ in range(7):
+        asked.append(servers.current)
+        servers.left(servers.current, "" if servers.current == "dead:1" else "dead:1")
+    assert asked == ["dead:1", "b:1", "dead:1", "c:1", "dead:1", "b:1", "dead:1"]
+
+
 def test_servers_when_a_late_failure_names_one_that_was_left_stay_where_they_are() -> None:
     servers = Servers(["a:1", "b:1", "c:1"])
     servers.left("a:1")

@@ -35,6 +35,7 @@ class Servers:
         self._given = tuple(dict.fromkeys(addresses))[:KNOWN_MAX]
         self._known = list(self._given)
         self._current = self._given[0]
+        self._asked = self._current  # the last one that was chosen in turn, and not because it was named
         self._followed: set[str] = set()  # leaders gone to since the last delay
         self._failures = 0
         self._refreshed_at: float | None = None
@@ -81,8 +82,7 @@ class Servers:
                 return 0.0
             self._followed.clear()
             self._failures += 1
-            place = self._known.index(address) if address in self._known else -1
-            self._current = self._known[(place + 1) % len(self._known)]
+            self._current = self._next(address)
             bound = min(DELAY_SECONDS_MAX, DELAY_SECONDS_MIN * 2.0 ** min(self._failures, 10))
         return max(DELAY_SECONDS_MIN, bound * (0.5 + random.random() / 2))
 
@@ -105,6 +105,16 @@ class Servers:
             if due:
                 self._refreshed_at = now
             return due
+
+    def _next(self, address: str) -> str:
+        """The server after the one that was asked last in turn: who is misled in between still comes round to all."""
+        others = [known for known in self._known if known != address]
+        if not others:
+            return address
+        place = self._known.index(self._asked) if self._asked in self._known else -1
+        turn = self._known[place + 1 :] + self._known[: place + 1]
+        self._asked = next(known for known in turn if known != address)
+        return self._asked
 
     def _add(self, address: str) -> None:
         if address and address not in self._known and len(self._known) < KNOWN_MAX:

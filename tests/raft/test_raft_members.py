@@ -9,7 +9,9 @@ import pytest
 from codeq_raft_core import read_conf_state
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.replication.raft import outgoing
+from codeq_server.replication.raft.member import GROUP
 from members_net import Cluster
+from raft_wire import Snapshot, message
 
 
 async def test_cluster_founded_by_one_of_three_has_three_voters(tmp_path: Path) -> None:
@@ -183,3 +185,23 @@ async def test_leader_that_stepped_down_leads_no_more(tmp_path: Path) -> None:
         await cluster.until(lambda: leader.store.get(b"t2") == b"two")
         assert leader.leaderships == [term for term in leader.leaderships if term]
         assert leader.term == 0
+
+
+async def test_snapshot_that_is_there_already_is_told_to_be_installed(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        await cluster.voters(3)
+        leader = await cluster.leader()
+        await leader.write({b"t1": b"one"})
+        follower = next(node for node in cluster.nodes.values() if node is not leader)
+        await cluster.until(lambda: follower.store.get(b"t1") == b"one")
+        made = await leader.make_snapshot()
+        snapshot = Snapshot(data=made.data)
+        snapshot.metadata.index, snapshot.metadata.term = made.index, made.term
+        snapshot.metadata.conf_state.ParseFromString(made.conf_state)
+        ids = {"to": follower.member.row.raft_id, "from_": leader.member.row.raft_id}
+        # Its report was lost: the leader sends it once more.
+        await follower.member.install(
+            GROUP, message("MsgSnapshot", term=made.term, snapshot=snapshot, **ids), made.folder
+        )
+        await leader.write({b"t2": b"two"})
+        await cluster.until(lambda: follower.store.get(b"t2") == b"two")

@@ -429,17 +429,23 @@ class Group:
     async def install(self, message: bytes, files: Sequence[Path]) -> None:
         """Replaces the rows and the log by a snapshot; returns when it is durable.
 
+        One that is no newer than what is here changes nothing, and is told to be installed: a leader that does not know
+        would send it again for ever.
+
         Args:
             message: The message of Raft that came with it.
             files: Its rows, in the order of keys.
 
         Raises:
-            SnapshotNotWanted: It is no newer than what is here, or another one is being installed.
+            SnapshotNotWanted: It is not one, or is older than the term, or another one is being installed.
             StoreError: The files cannot be taken.
         """
         snapshot = snapshot_of(message)
-        if snapshot is None or snapshot.index <= self.applied.index or self._staged is not None or self._stopped:
+        if snapshot is None or self._staged is not None or self._stopped:
             raise SnapshotNotWanted
+        if snapshot.index <= self.applied.index:
+            self.receive(message)  # the core tells the leader how far it is
+            return
         staged = self._staged = _Staged(snapshot.index, "", self._loop.create_future())
         try:
             staged.rowset = await self._disk.import_rows(files)

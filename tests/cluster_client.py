@@ -112,7 +112,14 @@ class Follower:
             self.leader = leader
 
     async def call(
-        self, service: str, method: str, request: Any, *, again: bool, seconds: float = 30.0
+        self,
+        service: str,
+        method: str,
+        request: Any,
+        *,
+        again: bool,
+        seconds: float = 30.0,
+        attempt_seconds: float = ATTEMPT_SECONDS,
     ) -> tuple[Any, str]:
         """Returns the answer of the leader and its address.
 
@@ -122,6 +129,7 @@ class Follower:
             request: The request.
             again: Whether it may be sent again when its outcome is unknown.
             seconds: Time for all attempts.
+            attempt_seconds: Time for one.
 
         Raises:
             OutcomeUnknown: It is not known whether the call was carried out, and it may not be sent again.
@@ -133,7 +141,7 @@ class Follower:
             node = self.node()
             try:
                 send = getattr(node.stubs[service], method)
-                answer = await send(request, metadata=self.metadata, timeout=ATTEMPT_SECONDS)
+                answer = await send(request, metadata=self.metadata, timeout=attempt_seconds)
             except grpc.aio.AioRpcError as error:
                 reason, more = reason_of(error)
                 if reason not in _DONE_NOTHING and error.code() not in _ELSEWHERE:

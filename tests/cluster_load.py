@@ -151,7 +151,7 @@ class Load:
             await self._sent("CancelTask", pb.CancelTaskRequest(task_id=attempt.task_id), again=True)
         except Refused as refused:
             if refused.reason != "TASK_ENDED":
-                raise
+                self.ledger.problem(f"I1: the cancel of {attempt.task_id} was refused: {refused}")
         else:
             attempt.cancelled = "acknowledged"
 
@@ -232,9 +232,7 @@ class Load:
                 answer, _ = await self._sent("HeartbeatTask", request, again=True)
                 lease.until = max(lease.until, seconds_of(answer.lease_until))
         except Refused as refused:
-            if refused.reason not in _OVER:
-                raise
-            self.ledger.counts["lost while held"] += 1
+            self._refused(task_id, refused, "lost while held")
             return
         self.ledger.counts["held"] += 1
         outcome = task_pb2.Outcome(task_id=task_id, lease_token=token, kind=COMPLETED, result=b'{"token":%d}' % token)
@@ -266,11 +264,16 @@ class Load:
         try:
             await self._sent(method, request, again=True)
         except Refused as refused:
-            if refused.reason not in _OVER:
-                raise
-            self.ledger.counts["outcomes too late"] += 1
+            self._refused(outcome.task_id, refused, "outcomes too late")
         else:
             self.accepted(outcome, newest)
+
+    def _refused(self, task_id: str, refused: Refused, counted: str) -> None:
+        """Notes that a worker was refused, which is no fault if its lease is over."""
+        if refused.reason in _OVER:
+            self.ledger.counts[counted] += 1
+        else:
+            self.ledger.problem(f"I1: what a worker said of {task_id} was refused: {refused}")
 
     async def _trespass(self) -> None:
         """Claims the same commands as another tenant, who must get nothing."""

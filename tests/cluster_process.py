@@ -7,9 +7,13 @@ import json
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
+from cluster_client import Follower, Refused
+from codeq.v1.cluster_service_pb2 import GetRaftStatusRequest, RaftGroup
+from codeq.v1.task_service_pb2 import GetTaskRequest
 from server_process import LOG_TAIL_CHARS, LOOPBACK, START_SECONDS_MAX, ServerProcess, reserved_port
 
 TENANT: Final = "acme"
@@ -20,6 +24,9 @@ STRANGER_TOKEN: Final = "cluster-stranger"
 """Token of a worker of STRANGER_TENANT, who must never see anything."""
 SCOPES: Final = ["codeq:claim", "codeq:heartbeat", "codeq:abandon", "codeq:nack", "codeq:result"]
 POLL_SECONDS: Final = 0.02
+VOTE_SECONDS_MAX: Final = 60.0
+LAG_MAX: Final = 1000
+"""Entries that a member may lack and still be as the others are."""
 
 
 def _token(token: str, tenant: str) -> str:
@@ -173,6 +180,32 @@ class ClusterProcess:
     async def start_all(self) -> None:
         """Does the same without stopping the event loop."""
         await asyncio.to_thread(self.start)
+
+    async def all_vote(self, client: Follower, names: set[str] | None = None) -> None:
+        """Returns when the leader hears of members with these names, and no others, and all vote and lack little.
+
+        Args:
+            client: Follows the leader.
+            names: Names; None: those of all nodes.
+
+        Raises:
+            AssertionError: That did not come about in time.
+        """
+        wanted = set(self.nodes) if names is None else names
+        deadline = time.monotonic() + VOTE_SECONDS_MAX
+        while True:
+            with suppress(Refused):  # a leader knows that there is no such task
+                await client.call("tasks", "GetTask", GetTaskRequest(task_id="none"), again=True, seconds=60)
+            answer, _ = await client.call("cluster", "GetRaftStatus", GetRaftStatusRequest(), again=True)
+            (group,) = answer.status.groups or [RaftGroup()]
+            if (
+                group.is_leader
+                and {member.id for member in group.members} == wanted
+                and all(m.voter and (m.is_self or (m.active and m.lag <= LAG_MAX)) for m in group.members)
+            ):
+                return
+            assert time.monotonic() < deadline, f"not all of {wanted} vote\n{group}\n{self.logs}"
+            await asyncio.sleep(POLL_SECONDS)
 
     def kill(self) -> None:
         """Ends every node at once, as the cut of the power would, were the disks not to keep what was written."""

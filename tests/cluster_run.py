@@ -15,10 +15,9 @@ from typing import Final, Self
 from cluster_client import Follower, Refused
 from cluster_ledger import Ledger
 from cluster_load import Load
-from cluster_process import ClusterProcess
+from cluster_process import ClusterProcess, NodeProcess
 from codeq.v1 import task_pb2
 from codeq.v1 import task_service_pb2 as pb
-from codeq.v1.cluster_service_pb2 import GetRaftStatusRequest as RaftStatusRequest
 from codeq_server.replication.raft.log_rows import Applied, GroupKeys, read_applied
 from codeq_server.replication.raft.member import GROUP
 from codeq_server.storage.check import check_store
@@ -30,8 +29,6 @@ PROGRESS_SECONDS_MAX: Final = 60.0
 DRAIN_SECONDS_MAX: Final = 180.0
 SAME_SECONDS_MAX: Final = 60.0
 POLL_SECONDS: Final = 0.05
-LAG_MAX: Final = 1000
-"""Entries that a member may lack and still be as the others are."""
 PAGE: Final = 500
 RESULTS_READ_MAX: Final = 300
 READS_TOGETHER: Final = 16
@@ -115,25 +112,17 @@ class Run:
             await self.load.client.call("tasks", "GetTask", pb.GetTaskRequest(task_id="none"), again=True, seconds=60)
         return names[self.load.client.leader]
 
-    async def well(self) -> None:
-        """Starts nodes that are down, and returns when all members vote, the leader hears of them, and work goes on."""
-        await self.cluster.start_all()
-        await self.progress()
-        deadline = time.monotonic() + PROGRESS_SECONDS_MAX
-        while not await self._all_active():
-            self.load.check()
-            assert time.monotonic() < deadline, f"the leader does not hear of all members\n{self.cluster.logs}"
-            await asyncio.sleep(POLL_SECONDS)
+    async def well(self, *, spared: NodeProcess | None = None) -> None:
+        """Starts nodes that are down, and returns when all members vote, the leader hears of them, and work goes on.
 
-    async def _all_active(self) -> bool:
-        await self.leader()
-        answer, _ = await self.load.client.call("cluster", "GetRaftStatus", RaftStatusRequest(), again=True)
-        (group,) = answer.status.groups
-        return (
-            group.is_leader
-            and {member.id for member in group.members} == self.members
-            and all(m.voter and (m.is_self or (m.active and m.lag <= LAG_MAX)) for m in group.members)
-        )
+        Args:
+            spared: Not started, as it may have ended for a reason.
+        """
+        if spared is None:
+            await self.cluster.start_all()
+        await self.progress()
+        await self.cluster.all_vote(self.load.client, self.members)
+        self.load.check()
 
     async def finish(self) -> Verdict:
         """Starts all nodes, drains the cluster, stops everything, and judges. The cluster is down afterwards."""

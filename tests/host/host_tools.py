@@ -15,7 +15,9 @@ PACKAGES = {
     "curl": "curl",
     "debootstrap": "debootstrap",
     "gcc": "gcc",
+    "ip": "iproute2",
     "jq": "jq",
+    "nft": "nftables",
     "strace": "strace",
     "tar": "tar",
 }

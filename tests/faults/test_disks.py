@@ -1,0 +1,39 @@
+"""The disk of one node fails, is damaged or lost, under load: the cluster goes on, and nothing is lost."""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+
+import pytest
+from cluster_faults import Fault, FlippedBit, NewDisk, OneMore, TornLog, play
+from cluster_run import Run, assert_clean
+
+pytestmark = pytest.mark.timeout(400)
+
+FILE_BYTES_MAX = 1 << 20
+END_SECONDS_MAX = 60.0
+
+
+class WriteFails(Fault):
+    """Writes of the leader fail: the bound of a file's size stands for a disk that takes no more."""
+
+    name = "write-fails"
+    fill = 2000
+
+    async def strike(self, run: Run) -> None:
+        await run.well()
+        node = run.cluster.nodes[await run.leader()]
+        struck = time.monotonic()
+        resource.prlimit(node.pid, resource.RLIMIT_FSIZE, (FILE_BYTES_MAX, FILE_BYTES_MAX))
+        await run.until(lambda: not node.is_running, "the end of the leader", END_SECONDS_MAX)
+        assert node.wait() == 1
+        await self.until_elsewhere(run, struck, node.grpc_addr)
+        node.spawn()
+
+
+@pytest.mark.parametrize("kind", [WriteFails, TornLog, FlippedBit, NewDisk, OneMore])
+async def test_fault_of_one_disk_under_load_loses_and_doubles_nothing(tmp_path: Path, kind: type[Fault]) -> None:
+    verdict, cluster = await play(kind(1), tmp_path, 1, 1)
+    assert_clean(verdict, cluster)

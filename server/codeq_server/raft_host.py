@@ -85,9 +85,9 @@ class RaftHost:
             settings.persistence.num_shards,
             lambda: int(time.time()),
             lambda epoch: load_shard(settings, store, epoch),
-            lambda shard, log: make_serving(settings, shard, log, None, self._on_fatal),
+            lambda shard, log: make_serving(settings, shard, log, None, self._fail),
         )
-        self._leading = Leading(store, opening, self._lead_with, self._on_fatal)
+        self._leading = Leading(store, opening, self._lead_with, self._fail)
         beside = path.parent
         self._maker = SnapshotMaker(store, GroupKeys(GROUP), beside / f"{path.name}-snapshots")
         heartbeat = max(1, round(raft.heartbeat_ms / 1000 / self._tick_seconds))
@@ -99,7 +99,7 @@ class RaftHost:
             raft.peer_http,
             raft.peer_grpc,
         )
-        self.member = Member(store, row, member_settings, os.urandom, self, self._on_fatal)
+        self.member = Member(store, row, member_settings, os.urandom, self, self._fail)
         tls = None if raft.tls is None else TlsFiles(raft.tls.cert, raft.tls.key, raft.tls.ca)
         self.transport = Transport(
             TransportSettings(raft.bind.host, raft.bind.port, beside / f"{path.name}-incoming", raft.secret, tls),
@@ -177,6 +177,12 @@ class RaftHost:
         self.upkeep.follow(None if serving is None else serving.runner)
         if serving is not None:
             self._present(serving)
+
+    def _fail(self, problem: BaseException) -> None:
+        """Takes no further part: a leader that cannot write must not keep the others from electing one that can."""
+        self._on_fatal(problem)
+        if self.member.group is not None:
+            self.member.group.stop()
 
     def _tick(self) -> None:
         # Ticks that were missed while the loop was busy are not made up for: they would all count at once.

@@ -8,6 +8,7 @@ import json
 import random
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ class Gaps:
     deliveries: list[float] = field(default_factory=list)
 
 
-class Fault:
+class Fault(ABC):
     """A kind of fault.
 
     Attributes:
@@ -66,9 +67,9 @@ class Fault:
         """Returns the cluster that it befalls, not started; `stack` is closed after it."""
         return ClusterProcess(directory)
 
+    @abstractmethod
     async def strike(self, run: Run) -> None:
         """One round."""
-        raise NotImplementedError
 
     async def over(self, run: Run) -> None:
         """Puts everything right after the last round, but for nodes that are down."""
@@ -191,9 +192,9 @@ class Partition(Fault):
             node.configure(RAFT_PEERS=json.dumps(self.links.books[name]))
         return cluster
 
-    def lost(self, leader: str, others: list[str]) -> Cut:
+    def lost(self, leader: str, others: list[str]) -> Cut:  # noqa: ARG002
         """Returns what is lost in a round; `others` come in any order."""
-        raise NotImplementedError
+        return set()
 
     async def strike(self, run: Run) -> None:
         await run.well()
@@ -373,9 +374,9 @@ class Damage(Fault):
     refused = 0
     """Times that the node noticed the damage."""
 
+    @abstractmethod
     def damage(self, log: Path) -> None:
         """Damages the log of a store."""
-        raise NotImplementedError
 
     async def _recovers(self, run: Run, node: NodeProcess) -> bool:
         """Returns whether the node takes part again; False: it ended."""

@@ -7,6 +7,7 @@ import os
 import shutil
 import struct
 import time
+from abc import abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -230,9 +231,9 @@ class Preloaded(Fault):
         self.folder = directory
         return ClusterProcess(directory, place=self.place)
 
+    @abstractmethod
     def place(self, name: str) -> dict[str, object]:
         """Returns what is special about a node."""
-        raise NotImplementedError
 
 
 class SyncError(Preloaded):

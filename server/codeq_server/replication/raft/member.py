@@ -160,7 +160,7 @@ class Member:
         self.row, self.settings = row, settings
         self.group: Group | None = None
         self.membership: Membership | None = None
-        self.disk = Disk(store, on_fatal)
+        self.disk = Disk(store, self._on_disk_failed)
         self._store, self._random, self._host, self._on_fatal = store, random, host, on_fatal
         self._loop = asyncio.get_running_loop()
         self._network: Network | None = None
@@ -309,6 +309,12 @@ class Member:
         if self.group is not None:
             self.group.stop()
         await self.disk.close()
+
+    def _on_disk_failed(self, problem: BaseException) -> None:
+        # A leader that stores nothing any more must not keep the others from an election while the process ends.
+        if self.group is not None:
+            self.group.stop()
+        self._on_fatal(problem)
 
     def _serve(self, term: int) -> None:
         group = self.group

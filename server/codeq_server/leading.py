@@ -21,7 +21,7 @@ from codeq_server.storage.identity import next_identity
 from codeq_server.storage.store import Store
 
 HAND_OVER_SECONDS: Final = 1.5
-"""Time for another member to take the lead at a stop."""
+"""Time at a stop for what is decided to get through, and for another member to take the lead."""
 
 _log = structlog.get_logger()
 
@@ -68,7 +68,10 @@ class Leading:
     def begin(self, member: Member, term: int) -> None:
         """Serves: the member leads in the term, and everything decided before stands in the rows."""
         self._number += 1
-        if not self._draining:
+        self._over.clear()
+        if self._draining:
+            self._spawn(self._hand_over(member, HAND_OVER_SECONDS), "hand-over")
+        else:
             self._spawn(self._open(member, term, self._number), "shard-opening")
 
     def end(self, member: Member) -> None:
@@ -85,21 +88,24 @@ class Leading:
 
     async def drain(self, member: Member, grace_ms: int) -> None:
         """Hands the leadership over if another member can take it; else it ends waits, and tells streams."""
-        serving = self._serving
         self._draining = True
-        if serving is None:
-            return
-        if not member.others_active():
-            serving.drain(grace_ms)
-            return
-        await serving.runner.close()  # what is decided gets through
-        self._over.clear()
-        if self._serving is serving and member.hand_over():
-            try:
-                async with asyncio.timeout(min(HAND_OVER_SECONDS, grace_ms / 1000)):
+        if member.others_active():
+            await self._hand_over(member, min(HAND_OVER_SECONDS, grace_ms / 1000))
+        elif self._serving is not None:
+            self._serving.drain(grace_ms)
+
+    async def _hand_over(self, member: Member, seconds: float) -> None:
+        """Gives the lead to another member; if that does not come about in time, they elect one without this one."""
+        serving = self._serving
+        try:
+            async with asyncio.timeout(seconds):
+                if serving is not None:
+                    await serving.runner.close()  # what is decided gets through
+                if member.hand_over():
                     await self._over.wait()
-            except TimeoutError:
-                _log.warning("leadership_not_handed_over", hint="the other members elect a leader by themselves")
+        except TimeoutError:
+            _log.warning("leadership_not_handed_over", hint="the other members elect a leader by themselves")
+            member.stop()
         self.end(member)
 
     async def close(self) -> None:
@@ -116,16 +122,16 @@ class Leading:
         try:
             identity = next_identity(self._store, opening.shards, opening.unix_seconds(), member.row.cluster_id)
             shard = await self._loop.run_in_executor(None, opening.load, identity.epoch)
-        except Exception as problem:  # noqa: BLE001 - whatever it is, this node cannot serve
+            if number != self._number or self._draining:
+                return
+            # The epoch is durable with the first batch, and so before the first reply.
+            shard.batch.rows[keys.IDENTITY] = identity.SerializeToString()
+            self._serving = serving = opening.serve(shard, LeaderLog(group, term))
+            self._present(serving)
+        except Exception as problem:  # noqa: BLE001 - whatever it is, this node leads and cannot serve
             if number == self._number:  # else another leader's batches were applied meanwhile
                 self._on_fatal(problem)
             return
-        if number != self._number or self._draining:
-            return
-        # The epoch is durable with the first batch, and so before the first reply.
-        shard.batch.rows[keys.IDENTITY] = identity.SerializeToString()
-        self._serving = serving = opening.serve(shard, LeaderLog(group, term))
-        self._present(serving)
         _log.info("leading", term=term, seconds=round(time.monotonic() - started, 3))
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:

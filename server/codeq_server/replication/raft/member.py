@@ -301,19 +301,22 @@ class Member:
             return False
         return self.group.transfer(to or others[0])
 
+    def stop(self) -> None:
+        """Takes no further part: the others elect a leader if this one led."""
+        if self.group is not None:
+            self.group.stop()
+
     async def close(self) -> None:
         """Takes no further part; writes what is at the disk, and closes the store."""
         if self._making is not None:
             self._making.cancel()
             await asyncio.gather(self._making, return_exceptions=True)
-        if self.group is not None:
-            self.group.stop()
+        self.stop()
         await self.disk.close()
 
     def _on_disk_failed(self, problem: BaseException) -> None:
         # A leader that stores nothing any more must not keep the others from an election while the process ends.
-        if self.group is not None:
-            self.group.stop()
+        self.stop()
         self._on_fatal(problem)
 
     def _serve(self, term: int) -> None:

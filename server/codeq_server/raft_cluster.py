@@ -10,7 +10,7 @@ from codeq_internal.v1 import raft_rows_pb2
 from codeq_raft_core import read_conf_state
 
 from codeq_server.config import RaftSettings
-from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.errors import Reason, Rejection, invalid_field
 from codeq_server.replication.raft import members
 from codeq_server.replication.raft.group import Group
 from codeq_server.replication.raft.member import GROUP, Member
@@ -61,6 +61,9 @@ class RaftCluster:
                 Reason.MEMBER_EXISTS,
                 f"id: {name} is a member with another address or disk; say replace to take it out in the same step",
             )
+        configured = self._raft.peers.get(name, address)
+        if configured != address:
+            raise invalid_field("raft_addr", f"RAFT_PEERS has {name} at {configured}; change it there, on every member")
         self._transport.add(name, address)
         peer = await self._meet(name, existing)
         conf = read_conf_state(group.conf_state)
@@ -157,7 +160,7 @@ class RaftCluster:
         progress = {p.id: p for p in group.node.progress()} if status.role == "leader" else {}
         described = []
         for member in group.members.members:
-            seen, me = progress.get(member.raft_id), member.raft_id == group.raft_id
+            seen = progress.get(member.raft_id)
             described.append(
                 MemberStatus(
                     name=member.name,
@@ -166,7 +169,7 @@ class RaftCluster:
                     grpc=self._member.grpc_of(member.name),
                     voter=member.raft_id in conf.voters,
                     matched=None if seen is None else seen.matched,
-                    active=None if seen is None else seen.recent_active or me,
+                    active=None if seen is None else group.hears(member.raft_id),
                 )
             )
         return GroupStatus(

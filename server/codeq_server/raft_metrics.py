@@ -94,7 +94,7 @@ def _of_members(group: Group) -> Iterator[Metric]:
         seen = progress.get(member.raft_id)
         if seen is not None and member.raft_id != group.raft_id:
             lag.add_metric((member.name,), group.status.last_index - seen.matched)
-            active.add_metric((member.name,), seen.recent_active)
+            active.add_metric((member.name,), group.hears(seen.id))
     yield lag
     yield active
 

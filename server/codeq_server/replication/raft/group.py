@@ -100,6 +100,9 @@ class Group:
         """Batches in the log that were not applied because another leader's came first."""
         self._keys = GroupKeys(number)
         self._disk, self._network, self._listener = disk, network, listener
+        self._ticks, self._now = ticks, 0
+        self._heard: dict[int, int] = {}
+        """The tick at which each other member last answered this leader; the core forgets it at each look."""
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
         self._last_index = stored.last_index
@@ -159,7 +162,15 @@ class Group:
             return
         self._node.tick()
         self._outgoing.tick()
+        self._now += 1
+        if self._leading_term:
+            self._heard |= {seen.id: self._now for seen in self._node.progress() if seen.recent_active}
         self._pump()
+
+    def hears(self, raft_id: int) -> bool:
+        """Tells whether this leader has heard a member within the time of an election."""
+        heard = self._now if raft_id == self.raft_id else self._heard.get(raft_id)
+        return heard is not None and self._now - heard < self._ticks.election
 
     def receive(self, message: bytes) -> None:
         """Takes a message of a peer; one that is none of this member's is dropped."""
@@ -308,7 +319,7 @@ class Group:
         term = status.term if status.role == "leader" else 0
         if term != self._leading_term:
             self._lose()
-            self._leading_term = term
+            self._leading_term, self._heard = term, {}
             self._barrier = status.last_index if term else 0
         if status.leader and (status.leader, status.term) != self._elected:
             self._elected = (status.leader, status.term)

@@ -291,7 +291,7 @@ class Member:
         if group is None or not group.leading_term:
             return []
         voters = read_conf_state(group.conf_state).voters
-        others = [p for p in group.node.progress() if p.id in voters and p.id != group.raft_id and p.recent_active]
+        others = [p for p in group.node.progress() if p.id in voters and p.id != group.raft_id and group.hears(p.id)]
         return [p.id for p in sorted(others, key=lambda p: -p.matched)]
 
     def hand_over(self, to: int = 0) -> bool:

@@ -100,7 +100,7 @@ class Membership:
     def _caught_up(self, raft_id: int) -> bool:
         last = self._group.status.last_index
         return any(
-            p.id == raft_id and p.recent_active and p.matched + CAUGHT_UP_ENTRIES >= last
+            p.id == raft_id and self._group.hears(p.id) and p.matched + CAUGHT_UP_ENTRIES >= last
             for p in self._group.node.progress()
         )
 

@@ -71,9 +71,6 @@ class Fault(ABC):
     async def strike(self, run: Run) -> None:
         """One round."""
 
-    async def over(self, run: Run) -> None:
-        """Puts everything right after the last round, but for nodes that are down."""
-
     async def until_elsewhere(self, run: Run, struck: float, address: str) -> None:
         """Waits until a node with another address acknowledges a create and delivers; notes how long it took."""
         creates, receipts = run.ledger.creates, run.ledger.receipts
@@ -101,7 +98,6 @@ async def play(fault: Fault, directory: Path, seed: int, rounds: int) -> tuple[V
             for _ in range(rounds):
                 await fault.strike(run)
                 run.load.check()
-            await fault.over(run)
             return await run.finish(), cluster
 
 
@@ -216,9 +212,6 @@ class Partition(Fault):
         self.links.set(lost)
         yield
         self.links.set()
-
-    async def over(self, run: Run) -> None:
-        await run.well()
 
 
 class IsolateLeader(Partition):

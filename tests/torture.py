@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-sys.path += [str(ROOT / "tests" / "host"), str(ROOT / "bench")]
+sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests" / "host")]
 
 from cluster_faults import FAULTS, Fault, play  # noqa: E402
 from host_faults import HOST_FAULTS  # noqa: E402

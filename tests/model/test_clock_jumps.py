@@ -116,7 +116,7 @@ def test_lease_neither_ends_early_nor_freezes_when_the_clock_jumps(jumps: list[J
 def test_delay_and_expiry_are_never_early_when_the_clock_jumps(
     jumps: list[Jump], *, nacked: bool, expires: bool
 ) -> None:
-    """They come with the shard's wall clock, which follows jumps forward and stands still after jumps back."""
+    """They come with the shard's wall clock, which follows jumps forward and is slow after jumps back."""
     of = Jumping()
     if expires:
         task_id = of.create(expire=1500)
@@ -134,7 +134,7 @@ def test_delay_and_expiry_are_never_early_when_the_clock_jumps(
 
 @pytest.mark.parametrize("by_ms", [-HOUR_MS, HOUR_MS])
 def test_delay_goes_on_with_the_clock_after_a_jump(by_ms: int) -> None:
-    """Set back by an hour, a delay is over when the clock is there again; set forward, at once."""
+    """Set back by an hour, a delay is over when the clock is there again, if not before; set forward, at once."""
     of = Jumping()
     task_id = of.create(delay=1000)
     of.wall += by_ms
@@ -144,4 +144,23 @@ def test_delay_goes_on_with_the_clock_after_a_jump(by_ms: int) -> None:
     of.tick()
     assert of.status(task_id) == ("PENDING" if by_ms > 0 else "SCHEDULED")
     of.tick()
+    assert of.status(task_id) == "PENDING"
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_delay_takes_twice_as_long_at_most_while_the_clock_is_behind(*, restart: bool) -> None:
+    """As when a node whose clock was an hour ahead has led, or the clock of the only one was corrected."""
+    of = Jumping()
+    of.wall += HOUR_MS
+    of.create()
+    of.write()
+    of.wall -= HOUR_MS
+    if restart:
+        of.restart()
+    task_id = of.create(delay=1000)
+    for _ in range(1000):
+        of.tick()
+    assert of.status(task_id) == "SCHEDULED"
+    for _ in range(1001):
+        of.tick()
     assert of.status(task_id) == "PENDING"

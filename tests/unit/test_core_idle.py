@@ -80,11 +80,11 @@ def test_queue_that_leaves_and_comes_again_in_one_batch_is_there(shard: DrivenSh
     assert shard.claim_ids() == [task_id]
 
 
-def test_queue_with_a_task_that_is_kept_stays(shard: DrivenShard) -> None:
+def test_queue_with_a_task_that_is_kept_stays() -> None:
+    shard = DrivenShard(retention_ms=20 * IDLE_MS, queue_idle_ms=IDLE_MS)
     task_id = shard.complete_one()
     shard.write()
-    shard.mono += 10 * IDLE_MS  # the wall clock, by which it is kept, stands still
-    shard.run_due()
+    shard.pass_time(10 * IDLE_MS)
     shard.write()
     assert (commands(shard), shard.status(task_id)) == (["a"], "COMPLETED")
 

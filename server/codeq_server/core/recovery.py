@@ -41,7 +41,7 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
     value = rows.get(keys.TICK)
     tick = rows_pb2.TickRow() if value is None else parsed(rows_pb2.TickRow, keys.TICK, value)
     shard.batch.lsn = tick.lsn + 1
-    shard.wall_ms = tick.wall_ms
+    shard.start_clock(tick.wall_ms, mono_ms)
     shard.sweep_mark = tick.sweep_mark
     now = shard.at(wall_ms, mono_ms)
     shard.directory.last_queue = tick.last_queue

@@ -101,7 +101,8 @@ class Shard:
         self.settings = settings
         self.epoch = epoch
         self.totals = Totals()
-        self.wall_ms = 0
+        # The anchors are the readings of both clocks when the wall clock was last not behind.
+        self.wall_ms = self._anchor_wall_ms = self._anchor_mono_ms = 0
         self.batch = Batch(lsn=1)
         self.in_flight: deque[Batch] = deque()
         self.in_flight_wall_ms: deque[int] = deque()
@@ -149,9 +150,22 @@ class Shard:
 
     # -- time ----------------------------------------------------------------------------------------------------
 
+    def start_clock(self, wall_ms: int, mono_ms: int) -> None:
+        """Begins with the time of the last batch, at this reading of the monotonic clock."""
+        self.wall_ms = self._anchor_wall_ms = wall_ms
+        self._anchor_mono_ms = mono_ms
+
     def at(self, wall_ms: int, mono_ms: int) -> Now:
-        """Returns the time of a decision: the wall clock never runs backwards within a shard."""
-        self.wall_ms = max(wall_ms, self.wall_ms)
+        """Returns the time of a decision: the wall clock never runs backwards within a shard.
+
+        While it is behind an earlier reading of its own or of another leader's, time goes on at half its speed: what
+        waits is late, but an hour too much on a clock does not keep it waiting for an hour.
+        """
+        slow_ms = self._anchor_wall_ms + (mono_ms - self._anchor_mono_ms) // 2
+        if wall_ms >= slow_ms:
+            slow_ms = self._anchor_wall_ms = wall_ms
+            self._anchor_mono_ms = mono_ms
+        self.wall_ms = max(self.wall_ms, slow_ms)
         return Now(self.wall_ms, mono_ms)
 
     # -- rows ----------------------------------------------------------------------------------------------------

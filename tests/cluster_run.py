@@ -192,7 +192,11 @@ class Run:
         async def read(task_id: str) -> None:
             end = self.ledger.ends[task_id]
             request = pb.GetTaskResultRequest(task_id=task_id)
-            answer, _ = await self.load.client.call("tasks", "GetTaskResult", request, again=True)
+            try:
+                answer, _ = await self.load.client.call("tasks", "GetTaskResult", request, again=True)
+            except Refused as refused:
+                self.ledger.problem(f"I1: the result of {task_id} cannot be read: {refused}")
+                return
             if answer.result.result != end.result:
                 self.ledger.problem(f"I1: the result of {task_id} is {answer.result.result!r}, not {end.result!r}")
 

@@ -308,25 +308,26 @@ class ClockJump(Preloaded):
     clocks_agree = False
 
     def place(self, name: str) -> dict[str, object]:
-        self._set(name, 0)
+        self.shift(name, 0)
         return {"env": {"LD_PRELOAD": str(self.library), "FAULTS_CLOCK": str(self.folder / f"{name}-clock")}}
 
     async def strike(self, run: Run) -> None:
         await run.well()
         name = self.chance.choice(list(run.cluster.nodes))
         struck = time.monotonic()
-        self._set(name, self.chance.choice([-HOUR_SECONDS, HOUR_SECONDS]))
+        self.shift(name, self.chance.choice([-HOUR_SECONDS, HOUR_SECONDS]))
         await asyncio.sleep(self.chance.uniform(0, 1))
         leader = await run.leader()
         if leader != name or self.chance.random() < 0.3:
             run.cluster.nodes[leader].kill()
         await run.progress()
         await asyncio.sleep(self.chance.uniform(0, 2))
-        self._set(name, 0)
+        self.shift(name, 0)
         await run.progress()
         self.note_gap(run, struck)
 
-    def _set(self, name: str, seconds: int) -> None:
+    def shift(self, name: str, seconds: int) -> None:
+        """Sets the clock of a node, which may run, ahead by so many seconds."""
         # In place: the node looks at this very file.
         file = os.open(self.folder / f"{name}-clock", os.O_WRONLY | os.O_CREAT)
         os.write(file, struct.pack("q", seconds))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cluster_client import Follower
 from cluster_faults import Fault, play
+from cluster_process import TOKEN
 from cluster_run import assert_clean
+from codeq.v1 import task_pb2
+from codeq.v1 import task_service_pb2 as pb
 from host_faults import (
+    HOUR_SECONDS,
     ClockJump,
     DiskFull,
     NetIsolateLeader,
@@ -20,6 +27,8 @@ from host_faults import (
 from host_tools import need, need_root
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
+
+DELIVERY_SECONDS_MAX = 30.0
 
 
 @pytest.mark.parametrize(
@@ -46,3 +55,27 @@ async def test_power_loss_without_sync_loses_what_was_acknowledged(tmp_path: Pat
     need("gcc")
     verdict, _ = await play(PowerLossWithoutSync(1), tmp_path, 1, 1)
     assert verdict.missing
+
+
+async def test_clock_that_was_ahead_at_a_leader_keeps_nothing_waiting_for_an_hour(tmp_path: Path) -> None:
+    need("gcc")
+    fault = ClockJump(1)
+    with fault.cluster(tmp_path) as processes:
+        async with Follower(list(processes.addresses("grpc_addr").values()), TOKEN) as client:
+            await processes.all_vote(client)
+            (leader,) = [node for node in processes.nodes.values() if node.grpc_addr == client.leader]
+            fault.shift(leader.name, HOUR_SECONDS)
+            await create(client, "a")
+            fault.shift(leader.name, 0)
+            leader.kill()
+            await create(client, "b", delay_seconds=1)
+            request = pb.ClaimTaskRequest(commands=["b"], wait_seconds=1)
+            deadline = time.monotonic() + DELIVERY_SECONDS_MAX
+            while not (await client.call("tasks", "ClaimTask", request, again=True))[0].HasField("task"):
+                assert time.monotonic() < deadline
+
+
+async def create(client: Follower, command: str, **fields: Any) -> None:
+    """Creates a task."""
+    spec = task_pb2.TaskSpec(command=command, payload=b"{}", **fields)
+    await client.call("tasks", "CreateTask", pb.CreateTaskRequest(spec=spec), again=True)

@@ -89,7 +89,9 @@ class Torture:
             if kind.must_break:
                 problems = [] if verdict.missing else ["nothing was lost, though it had to be"]
         except Exception as problem:  # noqa: BLE001 - whatever it is, it is told, and the next run goes on
-            problems = [f"{type(problem).__name__}: {problem}"]
+            print(problem)
+            what = str(problem).partition("\n")[0]
+            problems = [] if kind.must_break else [f"{type(problem).__name__}: {what}"]
         row["rounds"] += count
         row["seeds"].append(seed)
         row["create_gaps"] += fault.gaps.creates

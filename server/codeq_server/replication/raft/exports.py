@@ -7,6 +7,8 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,7 @@ from codeq_server.storage.rocks import RocksStore
 
 from .log_rows import GroupKeys, read_applied
 from .ports import Made
+from .threads import in_thread
 
 ERROR_CHARS_MAX: Final = 2000
 
@@ -49,24 +52,21 @@ class SnapshotMaker:
         """
         self._number += 1
         folder = self._folder / str(self._number)
+        try:
+            return await self._make(folder)
+        except BaseException:
+            await in_thread(shutil.rmtree, folder, ignore_errors=True)  # a full disk gets back what it took
+            raise
+
+    async def _make(self, folder: Path) -> Made:
         checkpoint, files = folder / "checkpoint", folder / "files"
-        await asyncio.to_thread(folder.mkdir, parents=True)
-        await asyncio.to_thread(self._store.checkpoint, checkpoint)
+        await in_thread(_make_folder, folder)
+        await in_thread(self._store.checkpoint, checkpoint)
         keys = self._keys
         wanted = [key.hex() for key in (keys.applied, keys.conf_state, keys.members)]
-        export = [sys.executable, "-m", "codeq_server.storage.export", str(checkpoint), str(files), *wanted]
-        process = await asyncio.create_subprocess_exec(
-            *export, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
-        )
-        try:
-            _, problem = await process.communicate()
-        except BaseException:
-            process.kill()
-            raise
-        await asyncio.to_thread(shutil.rmtree, checkpoint, ignore_errors=True)
-        if process.returncode != 0:
-            raise StoreFailed(f"making a snapshot failed: {problem.decode(errors='replace')[-ERROR_CHARS_MAX:]}")
-        content = json.loads(await asyncio.to_thread((files / "manifest.json").read_bytes))
+        await _export(checkpoint, files, wanted)
+        await in_thread(shutil.rmtree, checkpoint, ignore_errors=True)
+        content = json.loads(await in_thread((files / "manifest.json").read_bytes))
         applied, conf_state, members = (bytes.fromhex(content["values"][key]) for key in wanted)
         index, term, lsn = read_applied(applied)
         data = raft_rows_pb2.SnapshotData(lsn=lsn, members=raft_rows_pb2.MembersRow.FromString(members))
@@ -78,3 +78,30 @@ class SnapshotMaker:
         self.made += 1
         self.made_at = time.monotonic()
         return Made(files, index, term, conf_state, data.SerializeToString(), remove)
+
+
+async def _export(checkpoint: Path, files: Path, wanted: Sequence[str]) -> None:
+    """Exports a checkpoint in a process of its own, which has ended on return."""
+    export = [sys.executable, "-m", "codeq_server.storage.export", str(checkpoint), str(files), *wanted]
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *export, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        )
+    except OSError as error:
+        raise StoreFailed(f"making a snapshot failed: {error.strerror}") from error
+    try:
+        _, problem = await process.communicate()
+    except BaseException:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        raise
+    if process.returncode != 0:
+        raise StoreFailed(f"making a snapshot failed: {problem.decode(errors='replace')[-ERROR_CHARS_MAX:]}")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise StoreFailed(f"making {folder} failed: {error.strerror}") from error

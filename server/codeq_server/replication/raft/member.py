@@ -310,7 +310,7 @@ class Member:
         """Takes no further part; writes what is at the disk, and closes the store."""
         if self._making is not None:
             self._making.cancel()
-            await asyncio.gather(self._making, return_exceptions=True)
+            await asyncio.wait([self._making])  # on return nothing of it uses the store
         self.stop()
         await self.disk.close()
 

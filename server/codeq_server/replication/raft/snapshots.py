@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -30,6 +30,7 @@ from .snapshot_files import (
     remove_all,
     remove_folders,
 )
+from .threads import in_thread
 from .wire import LOG_SECONDS, SERVICE, Counters, Refused, Seldom, read_hello, tell_failure, write_hello
 
 ANSWER_SECONDS: Final = 30.0
@@ -48,23 +49,6 @@ CLOSE_SECONDS: Final = 10.0
 """Time for installations to end when the node stops."""
 
 _LOG: Final = logging.getLogger("codeq.raft.transport")
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
-
-async def _in_thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Calls a function in a thread and returns after it has ended, also when cancelled meanwhile."""
-    job = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-    cancelled: asyncio.CancelledError | None = None
-    while not job.done():
-        try:
-            await asyncio.wait([job])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        job.exception()  # looked at: what was cancelled does not care
-        raise cancelled
-    return job.result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +156,7 @@ class SnapshotSender:
             await channel.close()
 
     async def _transfer(self, channel: grpc.aio.Channel, job: _Job) -> None:
-        manifest = await _in_thread(_read_part, job.folder / MANIFEST, 0, MANIFEST_BYTES_MAX + 1)
+        manifest = await in_thread(_read_part, job.folder / MANIFEST, 0, MANIFEST_BYTES_MAX + 1)
         files = read_manifest(manifest)
         mine = self._handler.hello()
         call: Any = channel.stream_stream(
@@ -199,7 +183,7 @@ class SnapshotSender:
         """Sends a file from an offset on."""
         while offset < listed.bytes:
             async with asyncio.timeout(PROGRESS_SECONDS):
-                content = await _in_thread(_read_part, path, offset, min(CHUNK_BYTES, listed.bytes - offset))
+                content = await in_thread(_read_part, path, offset, min(CHUNK_BYTES, listed.bytes - offset))
                 if not content:
                     raise Refused(grpc.StatusCode.DATA_LOSS, f"{path} is shorter than the manifest says")
                 chunk = raft_pb2.SnapshotChunk(file=number, offset=offset, content=content)
@@ -334,7 +318,7 @@ class SnapshotReceiver:
             await self._fetch(files, context, transfer)
         except OSError as error:
             # A full disk is given back what the snapshot took of it.
-            await _in_thread(remove_folders, self._incoming, group)
+            await in_thread(remove_folders, self._incoming, group)
             raise Refused(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"the snapshot cannot be stored: {error.strerror or error}"
             ) from error
@@ -345,7 +329,7 @@ class SnapshotReceiver:
 
     async def _fetch(self, files: IncomingFiles, context: Any, transfer: _Transfer) -> None:
         """Receives the files; what came stays when that fails."""
-        await _in_thread(files.begin)
+        await in_thread(files.begin)
         transfer.go_on(PROGRESS_SECONDS)
         position = raft_pb2.SnapshotPosition(file=files.file, offset=files.offset)
         await context.write(raft_pb2.InstallSnapshotResponse(wanted=position))
@@ -356,11 +340,11 @@ class SnapshotReceiver:
             chunk = frame.chunk
             before = files.taken
             try:
-                await _in_thread(files.write, chunk.file, chunk.offset, chunk.content)
+                await in_thread(files.write, chunk.file, chunk.offset, chunk.content)
             finally:
                 self._counters.snapshot_bytes_received += files.taken - before
             transfer.go_on(PROGRESS_SECONDS)
-        await _in_thread(files.end)
+        await in_thread(files.end)
         transfer.go_on(PROGRESS_SECONDS)
         transfer.installing = True
 
@@ -373,7 +357,7 @@ class SnapshotReceiver:
             # Whatever the reason is, it is the sender's to know, and no fault of the transport.
             raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f"not installed: {error}") from error
         finally:
-            await _in_thread(remove_folders, self._incoming, group)
+            await in_thread(remove_folders, self._incoming, group)
             self._release(group, transfer)
 
     def _release(self, group: int, transfer: _Transfer) -> None:

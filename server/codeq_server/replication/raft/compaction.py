@@ -10,9 +10,12 @@ from .disk import Disk, Work
 from .log_rows import GroupKeys, base_value
 
 LOG_BYTES: Final = 64 << 20
-"""Length of the log from which it is cut, to a half, up to what all members have."""
+"""Length of the log from which it is cut, to a half at most, up to what all members have."""
 LOG_BYTES_MAX: Final = 256 << 20
 """Length from which it is cut whatever members lack: they get a snapshot. Some ten seconds at full load."""
+CUT_ENTRIES_MAX: Final = 8_000
+"""Entries cut off at a time: deleting them stops the event loop for about 10 ms. The rest follows with what is applied
+next."""
 ENTRY_BYTES: Final = 256
 """Memory of an entry beside its content."""
 
@@ -48,7 +51,7 @@ class LogKeeper:
             until = min([until, *(p.matched for p in node.progress())])
             if self.held is not None:
                 until = min(until, self.held)
-        self.cut(node, until)
+        self.cut(node, min(until, status.first_index + CUT_ENTRIES_MAX - 1))
 
     def cut(self, node: RaftNode, until: int) -> None:
         """Cuts off the entries up to `until`, which are applied."""

@@ -1,0 +1,44 @@
+"""The log is cut in slices, so that the event loop never waits long for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from codeq_server.replication.raft import compaction
+from codeq_server.replication.raft.disk import Work
+from members_net import Cluster
+
+BIG = 1 << 40
+
+
+async def test_long_log_is_cut_in_slices_until_it_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "LOG_BYTES", BIG)
+    monkeypatch.setattr(compaction, "LOG_BYTES_MAX", BIG)
+    async with Cluster(tmp_path, "a") as cluster:
+        node = await cluster.leader()
+        group = node.member.group
+        assert group is not None
+        for number in range(100):
+            await node.write({b"t%d" % number: b"x"})
+        cuts: list[int] = []
+        submit = node.member.disk.submit
+
+        def note(work: Work) -> None:
+            cuts.append(sum(value is None for value in work.rows.values()))
+            submit(work)
+
+        monkeypatch.setattr(node.member.disk, "submit", note)
+        monkeypatch.setattr(compaction, "CUT_ENTRIES_MAX", 10)
+        monkeypatch.setattr(compaction, "LOG_BYTES", 30 * compaction.ENTRY_BYTES)
+        monkeypatch.setattr(compaction, "LOG_BYTES_MAX", 60 * compaction.ENTRY_BYTES)
+        for number in range(10):
+            await node.write({b"u%d" % number: b"x"})
+        assert max(cuts) == 10
+        assert sum(cuts) >= 70
+        status = group.node.status
+        assert status.last_index - status.first_index < 40
+        await node.stop()
+        node.start()
+        await cluster.leader()
+        assert all(node.store.get(b"t%d" % number) == b"x" for number in range(100))

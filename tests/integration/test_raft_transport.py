@@ -14,7 +14,7 @@ from typing import Any
 import grpc.aio
 import pytest
 from codeq_internal.v1 import raft_pb2
-from codeq_server.replication.raft.channels import TransportError, new_server
+from codeq_server.replication.raft.channels import FRAME_BYTES_MAX, TransportError, new_server
 from codeq_server.replication.raft.peers import BUFFER_BYTES_MAX, FRAME_BYTES, UNREACHABLE_SECONDS
 from codeq_server.replication.raft.transport import Transport
 from codeq_server.replication.raft.wire import MESSAGE_BYTES_MAX, SERVICE, write_hello
@@ -216,7 +216,7 @@ def _frame(*messages: tuple[int, int, bytes], **changes: Any) -> raft_pb2.Delive
         (_frame((5, 1, b"?"), raft_id=0), grpc.StatusCode.INVALID_ARGUMENT, "hello.raft_id"),
         (_frame((5, 1, b"?"), cluster_id=b"c" * 65), grpc.StatusCode.INVALID_ARGUMENT, "hello.cluster_id"),
         (_frame((5, 1, b"?"), http="h" * 1025), grpc.StatusCode.INVALID_ARGUMENT, "hello.http"),
-        (_frame((5, 1, bytes(35 * MIB))), grpc.StatusCode.RESOURCE_EXHAUSTED, "larger than max"),
+        (_frame((5, 1, bytes(FRAME_BYTES_MAX))), grpc.StatusCode.RESOURCE_EXHAUSTED, "larger than max"),
     ],
 )
 async def test_transport_malformed_frame_is_refused(

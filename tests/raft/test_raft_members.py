@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from codeq_raft_core import read_conf_state
 from codeq_server.core.errors import Reason, Rejection
-from codeq_server.replication.raft import outgoing
+from codeq_server.replication.raft import entry, group, outgoing, wire
 from codeq_server.replication.raft.member import GROUP
 from members_net import Cluster
 from raft_wire import Snapshot, message
@@ -205,3 +205,20 @@ async def test_snapshot_that_is_there_already_is_told_to_be_installed(tmp_path: 
         )
         await leader.write({b"t2": b"two"})
         await cluster.until(lambda: follower.store.get(b"t2") == b"two")
+
+
+async def test_entry_that_is_too_long_for_the_network_is_refused_and_the_next_leadership_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert entry.ENTRY_BYTES_MAX + group.MESSAGE_BYTES_MAX < wire.MESSAGE_BYTES_MAX
+    monkeypatch.setattr(group, "ENTRY_BYTES_MAX", 10_000)
+    async with Cluster(tmp_path) as cluster:
+        await cluster.voters(3)
+        leader = await cluster.leader()
+        log, term = leader.log, leader.term
+        with pytest.raises(Rejection):
+            await leader.write({b"t1": bytes(10_000)})
+        await cluster.until(lambda: leader.term and leader.log is not log)
+        assert leader.term == term
+        await leader.write({b"t2": bytes(1000)})
+        assert leader.store.get(b"t1") is None

@@ -432,7 +432,7 @@ class Batch:
         extended: Claims whose extension rows are to be written.
         ended: (queue, home, whether it went to the dead-letter queue) of tasks that ended.
         revived: Those of them, once for each such end, that were redriven in the same batch.
-        size: Bytes of its payloads and results.
+        size: Bytes of its payloads, results and rows of states.
         kept_until: When the first of the tasks that ended in it may be removed, in Unix milliseconds; set by the seal.
     """
 

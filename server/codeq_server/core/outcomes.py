@@ -169,6 +169,7 @@ def _finish(
         before = shard.state(home, position)
         if before is not None:
             row += rows_pb2.StateRow(progress=before.progress).SerializeToString()
+            batch.size += len(before.progress)
     queue = home.queue
     batch.rows[home.state_prefix + position.to_bytes(6, "big")] = row
     batch.ended.append((queue.number, home.index << 48 | position, False))
@@ -397,7 +398,6 @@ def report_progress(
     state = shard.state(home, position) or rows_pb2.StateRow()
     state.progress = progress
     shard.put_state(home, position, state)
-    shard.batch.size += len(progress)
     claim.progressed.add(key)
     if extend_ms is not None:
         return heartbeat(shard, caller, task_id, token, extend_ms, now)

@@ -211,7 +211,9 @@ class Shard:
 
     def put_state(self, home: Lane, position: int, state: rows_pb2.StateRow) -> None:
         """Decides the state row of the task with this home."""
-        self.batch.rows[keys.place_key(home.state_prefix, position)] = state.SerializeToString()
+        row = state.SerializeToString()
+        self.batch.rows[keys.place_key(home.state_prefix, position)] = row
+        self.batch.size += len(row)  # it may have progress, and a result
 
     def touch(self, queue: Queue) -> None:
         """Marks a queue as changed by the batch."""

@@ -33,9 +33,12 @@ from .waiting import WaitingRoom
 BATCH_ROWS_MAX: Final = 16_000
 """Row changes a batch may hold before callers wait for the next: writing them stops the loop for about 20 ms."""
 BATCH_BYTES_MAX: Final = 16 << 20
-"""Payloads and results that a batch may hold before callers wait for the next; the same holds for writing them."""
+"""Payloads, results and progress that a batch may hold before callers wait for the next; the same holds for writing
+them."""
 TIMER_ROWS_MAX: Final = 10_000
 """Row changes in the batch at which the timers wait for the next one: the rest of it is for callers."""
+TIMER_BYTES_MAX: Final = 8 << 20
+"""The same for payloads, results and progress: what runs out takes its progress along."""
 TIMERS: Final = ""
 """Stands in line for what falls due, as if it were a tenant."""
 TIMER_MS_MAX: Final = 1000
@@ -448,7 +451,7 @@ class ShardRunner:
         """Works a slice of what is due, and has the next one worked; returns what it cost."""
         if self._refuse is not None or self._closed:
             return 0
-        if len(self.shard.batch.rows) > TIMER_ROWS_MAX:
+        if len(self.shard.batch.rows) > TIMER_ROWS_MAX or self.shard.batch.size > TIMER_BYTES_MAX:
             self._held = True
             self.changed()
             return 0

@@ -14,7 +14,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-FRAME_BYTES_MAX: Final = 34 << 20
+FRAME_BYTES_MAX: Final = 130 << 20
 """A larger gRPC message ends its call: the largest Raft message, which is one batch of a shard, and room around it."""
 
 CALLS_MAX: Final = 256

@@ -17,8 +17,9 @@ from codeq_server.core.model import SealedBatch
 VERSION: Final = 1
 BATCH: Final = 0
 MEMBERS: Final = 1
-OVERHEAD_PER_ROW: Final = 12
-"""Bytes of an entry beside keys and values, for each row."""
+ENTRY_BYTES_MAX: Final = 126 << 20
+"""A longer one would never reach the others, and nothing behind it either. Batches have 16 MiB and what the last call
+adds: thousands of tasks that are given back with 64 KiB of progress each."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, int, int, int, int, dict[bytes, bytes | None]]).decode

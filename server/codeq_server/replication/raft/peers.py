@@ -33,7 +33,7 @@ from .wire import (
 )
 
 BUFFER_BYTES_MAX: Final = 64 << 20
-"""Bytes that may wait for one node; further messages are dropped."""
+"""Bytes that may wait for one node; further messages are dropped, but for one that waits alone."""
 
 FRAME_BYTES: Final = 2 << 20
 """A frame takes no further message when it would become longer; a single longer message has a frame of its own."""
@@ -206,7 +206,7 @@ class _Peer:
     def put(self, group: int, message: bytes) -> bool:
         """Returns whether a message was taken: there is room for it."""
         size = len(message) + MESSAGE_OVERHEAD_BYTES
-        if self.buffered + size > BUFFER_BYTES_MAX:
+        if self._buffer and self.buffered + size > BUFFER_BYTES_MAX:
             return False
         if len(message) > MESSAGE_BYTES_MAX:
             self._book.log(self, "a message is too long to be sent")

@@ -22,6 +22,8 @@ from codeq_server.storage.store import Store
 
 HAND_OVER_SECONDS: Final = 1.5
 """Time at a stop for what is decided to get through, and for another member to take the lead."""
+ASK_SECONDS: Final = 0.05
+"""Time between two looks for a member that can take it."""
 
 _log = structlog.get_logger()
 
@@ -87,9 +89,9 @@ class Leading:
         _log.info("following", leader=member.leader_name())
 
     async def drain(self, member: Member, grace_ms: int) -> None:
-        """Hands the leadership over if another member can take it; else it ends waits, and tells streams."""
+        """Hands the leadership over if there are other voters; else it ends waits, and tells streams."""
         self._draining = True
-        if member.others_active():
+        if member.leads_others():
             await self._hand_over(member, min(HAND_OVER_SECONDS, grace_ms / 1000))
         elif self._serving is not None:
             self._serving.drain(grace_ms)
@@ -101,8 +103,9 @@ class Leading:
             async with asyncio.timeout(seconds):
                 if serving is not None:
                     await serving.runner.close()  # what is decided gets through
-                if member.hand_over():
-                    await self._over.wait()
+                while not self._over.is_set() and not member.hand_over():
+                    await asyncio.sleep(ASK_SECONDS)  # a new leader does not know yet who is there
+                await self._over.wait()
         except TimeoutError:
             _log.warning("leadership_not_handed_over", hint="the other members elect a leader by themselves")
             member.stop()

@@ -294,6 +294,11 @@ class Member:
         others = [p for p in group.node.progress() if p.id in voters and p.id != group.raft_id and group.hears(p.id)]
         return [p.id for p in sorted(others, key=lambda p: -p.matched)]
 
+    def leads_others(self) -> bool:
+        """Returns whether this member leads, and there are other voters, whether they answer or not."""
+        group = self.group
+        return group is not None and bool(group.leading_term) and len(read_conf_state(group.conf_state).voters) > 1
+
     def hand_over(self, to: int = 0) -> bool:
         """Asks a voter to lead, the most advanced one if none is named; returns whether there was one to ask."""
         others = self.others_active()

@@ -103,7 +103,7 @@ class Leading:
             async with asyncio.timeout(seconds):
                 if serving is not None:
                     await serving.runner.close()  # what is decided gets through
-                while not self._over.is_set() and not member.hand_over():
+                while not self._over.is_set() and not member.hand_over():  # noqa: ASYNC110 - nobody tells
                     await asyncio.sleep(ASK_SECONDS)  # a new leader does not know yet who is there
                 await self._over.wait()
         except TimeoutError:

@@ -6,27 +6,21 @@ import asyncio
 import itertools
 import json
 import random
-import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from cluster_client import Refused
-from cluster_process import ClusterProcess, NodeProcess
-from cluster_run import POLL_SECONDS, Run, Verdict
+from cluster_client import OutcomeUnknown, Refused
+from cluster_process import ClusterProcess
+from cluster_run import Run, Verdict
 from codeq.v1 import cluster_service_pb2 as cluster_pb
 from tcp_links import Links
 
 AGAIN_SECONDS_MAX = 60.0
 """Time within which somebody else must serve, or a change of members must be made."""
-CHANGE_SECONDS = 20.0
-"""Time that the leader has for a change of members."""
-FOR_NOW = frozenset({"MEMBER_NOT_READY", "MEMBERSHIP_CHANGE_IN_PROGRESS"})
-"""Refusals of a change that may be gone a moment later."""
 
 
 @dataclass(slots=True)
@@ -276,169 +270,42 @@ class Delay(Partition):
         self.links.set()
 
 
-class NewDisk(Fault):
-    """A node loses its disk and is taken in anew, by a snapshot, while nodes are killed, itself among them."""
+class Chaos(Partition):
+    """Kills, pauses, cuts and changes of the leader, several at a time."""
 
-    name = "new-disk"
-    fill = 2000
-
-    async def strike(self, run: Run) -> None:
-        await run.well()
-        node = self.chance.choice(list(run.cluster.nodes.values()))
-        struck = time.monotonic()
-        node.kill()
-        wipe(node)
-        node.spawn()
-        kills = asyncio.create_task(self._kill(run))
-        try:
-            await take_in(run, node, replace=True)
-        finally:
-            await kills
-        await run.well()
-        self.note_gap(run, struck)
-
-    async def _kill(self, run: Run) -> None:
-        for _ in range(2):
-            await asyncio.sleep(self.chance.uniform(0, 1.5))
-            self.chance.choice(list(run.cluster.nodes.values())).kill()
-            await run.cluster.start_all()
-
-
-class OneMore(Fault):
-    """A fourth node is taken in and another one out, while any of them is killed."""
-
-    name = "one-more"
-
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed)
-        self._added = 0
+    name = "chaos"
+    rounds = 100
 
     async def strike(self, run: Run) -> None:
-        await run.well()
-        struck = time.monotonic()
-        cluster = run.cluster
-        self._added += 1
-        node = cluster.add(f"added-{self._added}")
-        for follower in run.load.followers:
-            follower.know(node.grpc_addr)
-        node.spawn()
-        await take_in(run, node, replace=False)
-        await self._kill_one(run)
-        await run.well()
-        leaving = cluster.nodes[self.chance.choice(list(cluster.nodes))]
-        kill = asyncio.create_task(self._kill_one(run))
-        await ask(run, "RemoveMember", cluster_pb.RemoveMemberRequest(id=leaving.name))
-        await kill
-        del cluster.nodes[leaving.name]
-        run.members.discard(leaving.name)
-        leaving.close()
-        await run.well()
-        self.note_gap(run, struck)
-
-    async def _kill_one(self, run: Run) -> None:
-        await asyncio.sleep(self.chance.uniform(0, 0.5))
-        self.chance.choice(list(run.cluster.nodes.values())).kill()
-        await run.cluster.start_all()
-
-
-class Damage(Fault):
-    """The log of a node is damaged while it is down; then the leader is killed, so that the node may lead."""
-
-    async def strike(self, run: Run) -> None:
-        await run.well()
-        leader = run.cluster.nodes[await run.leader()]
-        node = self.chance.choice([node for node in run.cluster.nodes.values() if node is not leader])
-        struck = time.monotonic()
-        node.kill()
-        self.damage(max(node.store.glob("*.log"), key=lambda path: path.stat().st_size))
-        node.spawn()
-        await run.until(lambda: node.is_ready or not node.is_running, f"the start of {node.name}")
-        leader.kill()
-        leader.spawn()
-        await run.progress()
-        if not await self._recovers(run, node):
-            self.refused += 1
-            wipe(node)
-            node.spawn()
-            await take_in(run, node, replace=True)
-        await run.well()
-        self.note_gap(run, struck)
-
-    refused = 0
-    """Times that the node noticed the damage."""
-
-    @abstractmethod
-    def damage(self, log: Path) -> None:
-        """Damages the log of a store."""
-
-    async def _recovers(self, run: Run, node: NodeProcess) -> bool:
-        """Returns whether the node takes part again; False: it ended."""
-        well = asyncio.create_task(run.well(spared=node))
-        try:
-            while not well.done():
-                if not node.is_running:
-                    return False
-                await asyncio.sleep(POLL_SECONDS)
-            await well
-            return node.is_running
-        finally:
-            well.cancel()
-
-
-class TornLog(Damage):
-    """What is left of a write that the cut of the power interrupted stands at the end of the log."""
-
-    name = "torn-log"
-
-    def damage(self, log: Path) -> None:
-        with log.open("ab") as file:
-            file.write(self.chance.randbytes(self.chance.randint(1, 3000)))
-
-
-class FlippedBit(Damage):
-    """A bit of the log is another one."""
-
-    name = "flipped-bit"
-
-    def damage(self, log: Path) -> None:
-        content = bytearray(log.read_bytes())
-        at = self.chance.randrange(len(content))
-        content[at] ^= 1 << self.chance.randrange(8)
-        log.write_bytes(content)
-
-
-def wipe(node: NodeProcess) -> None:
-    """Empties the disk of a node that is down."""
-    for path in node.store.parent.glob(f"{node.store.name}*"):
-        shutil.rmtree(path)
-
-
-async def take_in(run: Run, node: NodeProcess, *, replace: bool) -> None:
-    """Asks the leader to take a node in, until it does."""
-    request = cluster_pb.AddMemberRequest(id=node.name, raft_addr=node.raft_addr, replace=replace)
-    await ask(run, "AddMember", request)
-    run.members.add(node.name)
-
-
-async def ask(run: Run, method: str, request: Any) -> None:
-    """Asks the leader for a change of members, until it is made.
-
-    Raises:
-        Refused: It is refused, and not just for now.
-    """
-    deadline = time.monotonic() + AGAIN_SECONDS_MAX
-    while True:
-        try:
-            await run.load.client.call("cluster", method, request, again=True, attempt_seconds=CHANGE_SECONDS)
-        except Refused as refused:
-            gone = method == "RemoveMember" and refused.reason == "MEMBER_NOT_FOUND"
-            if gone:
-                return
-            if refused.reason not in FOR_NOW or time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(0.1)
+        begin = time.monotonic()
+        names = list(run.cluster.nodes)
+        ways = list(itertools.permutations(names, 2))
+        self.links.set(set(self.chance.sample(ways, self.chance.choice([0, 0, 1, 2, 3]))))
+        node = run.cluster.nodes[self.chance.choice(names)]
+        what = self.chance.choice(["kill", "kill", "pause", "transfer"])
+        await asyncio.sleep(self.chance.uniform(0, 1))
+        if what == "kill":
+            node.kill()
+        elif what == "pause":
+            node.pause()
         else:
-            return
+            await self._transfer(run, node.name)
+        await asyncio.sleep(self.chance.uniform(0, 2))
+        if what == "kill":
+            node.spawn()
+        elif what == "pause":
+            node.resume()
+        if self.chance.random() < 0.3:
+            self.links.set()
+            await run.cluster.start_all()
+            await run.progress()
+        self.note_gap(run, begin)
+        self.links.set()
+
+    async def _transfer(self, run: Run, name: str) -> None:
+        request = cluster_pb.TransferLeadershipRequest(id=name)
+        with suppress(Refused, TimeoutError, OutcomeUnknown):  # it may be down, or cut off
+            await run.load.client.call("cluster", "TransferLeadership", request, again=False, seconds=1)
 
 
 FAULTS: tuple[type[Fault], ...] = (
@@ -451,9 +318,6 @@ FAULTS: tuple[type[Fault], ...] = (
     LoseOneWay,
     Bridge,
     Delay,
-    NewDisk,
-    OneMore,
-    TornLog,
-    FlippedBit,
+    Chaos,
 )
 """Faults that need nothing of the machine."""

@@ -27,6 +27,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests" / "host")]
 
 from cluster_faults import FAULTS, Fault, play  # noqa: E402
+from cluster_member_faults import MEMBER_FAULTS  # noqa: E402
 from host_faults import HOST_FAULTS  # noqa: E402
 from run import describe_commit, describe_machine  # noqa: E402
 
@@ -34,7 +35,7 @@ PRODUCT: Final = ("server", "gateway", "cli", "proto", "sdks/python")
 STATE: Final = ROOT / "build" / "torture.json"
 RESULTS: Final = ROOT / "bench" / "results" / "torture.jsonl"
 PROBLEMS_KEPT: Final = 20
-KINDS: Final = {fault.name: fault for fault in (*FAULTS, *HOST_FAULTS)}
+KINDS: Final = {fault.name: fault for fault in (*FAULTS, *MEMBER_FAULTS, *HOST_FAULTS)}
 
 
 def product() -> str:

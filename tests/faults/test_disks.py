@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster_faults import Fault, FlippedBit, NewDisk, OneMore, TornLog, play
+from cluster_faults import Fault, play
+from cluster_member_faults import FlippedBit, NewDisk, OneMore, TornLog
 from cluster_run import Run, assert_clean
 
 pytestmark = pytest.mark.timeout(400)

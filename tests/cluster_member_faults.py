@@ -1,0 +1,241 @@
+"""Faults of a cluster's members: one is away for long, loses its disk or a part of it, comes or goes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+from cluster_client import Refused
+from cluster_faults import AGAIN_SECONDS_MAX, Fault
+from cluster_process import NodeProcess
+from cluster_run import POLL_SECONDS, Run
+from codeq.v1 import cluster_service_pb2 as cluster_pb
+
+LAG_TASKS = 4000
+"""Tasks of Lagging.fill and their results that make the log longer than it is kept for a member that is away."""
+CHANGE_SECONDS = 20.0
+"""Time that the leader has for a change of members."""
+FOR_NOW = frozenset({"MEMBER_NOT_READY", "MEMBERSHIP_CHANGE_IN_PROGRESS"})
+"""Refusals of a change that may be gone a moment later."""
+
+
+class Lagging(Fault):
+    """A node is away until the log of the others begins after its own: it needs a snapshot, and any may be killed."""
+
+    name = "lagging"
+    rounds = 10
+    rounds_of_run = 5
+    fill = 100_000
+
+    async def strike(self, run: Run) -> None:
+        await run.well()
+        struck = time.monotonic()
+        node = run.cluster.nodes[self.chance.choice(list(run.cluster.nodes))]
+        status = (await self._status(run)).members
+        matched = max(member.match_index for member in status if member.id == node.name)
+        node.kill()
+        await run.progress()
+        enough = run.ledger.counts["created"] + LAG_TASKS
+        await run.until(lambda: run.ledger.counts["created"] > enough, "a long log", 2 * AGAIN_SECONDS_MAX)
+        assert (await self._status(run)).first_index > matched + 1, "the node needs no snapshot"
+        node.spawn()
+        for _ in range(2):
+            await asyncio.sleep(self.chance.uniform(0, 2))
+            self.chance.choice(list(run.cluster.nodes.values())).kill()
+            await run.cluster.start_all()
+        await run.well()
+        self.note_gap(run, struck)
+
+    async def _status(self, run: Run) -> cluster_pb.RaftGroup:
+        """Returns what the leader says of the group."""
+        await run.leader()
+        request = cluster_pb.GetRaftStatusRequest()
+        answer, _ = await run.load.client.call("cluster", "GetRaftStatus", request, again=True)
+        (group,) = answer.status.groups
+        assert isinstance(group, cluster_pb.RaftGroup)
+        return group
+
+
+class NewDisk(Fault):
+    """A node loses its disk and is taken in anew, by a snapshot, while nodes are killed, itself among them."""
+
+    name = "new-disk"
+    fill = 2000
+
+    async def strike(self, run: Run) -> None:
+        await run.well()
+        node = self.chance.choice(list(run.cluster.nodes.values()))
+        struck = time.monotonic()
+        node.kill()
+        wipe(node)
+        node.spawn()
+        kills = asyncio.create_task(self._kill(run))
+        try:
+            await take_in(run, node, replace=True)
+        finally:
+            await kills
+        await run.well()
+        self.note_gap(run, struck)
+
+    async def _kill(self, run: Run) -> None:
+        for _ in range(2):
+            await asyncio.sleep(self.chance.uniform(0, 1.5))
+            self.chance.choice(list(run.cluster.nodes.values())).kill()
+            await run.cluster.start_all()
+
+
+class OneMore(Fault):
+    """A fourth node is taken in and another one out, while any of them is killed."""
+
+    name = "one-more"
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self._added = 0
+
+    async def strike(self, run: Run) -> None:
+        await run.well()
+        struck = time.monotonic()
+        cluster = run.cluster
+        self._added += 1
+        node = cluster.add(f"added-{self._added}")
+        for follower in run.load.followers:
+            follower.know(node.grpc_addr)
+        node.spawn()
+        await take_in(run, node, replace=False)
+        await self._kill_one(run)
+        await run.well()
+        leaving = cluster.nodes[self.chance.choice(list(cluster.nodes))]
+        kill = asyncio.create_task(self._kill_one(run))
+        await ask(run, "RemoveMember", cluster_pb.RemoveMemberRequest(id=leaving.name))
+        await kill
+        del cluster.nodes[leaving.name]
+        run.members.discard(leaving.name)
+        leaving.close()
+        await run.well()
+        self.note_gap(run, struck)
+
+    async def _kill_one(self, run: Run) -> None:
+        await asyncio.sleep(self.chance.uniform(0, 0.5))
+        self.chance.choice(list(run.cluster.nodes.values())).kill()
+        await run.cluster.start_all()
+
+
+class Damage(Fault):
+    """The log of a node is damaged while it is down; then the leader is killed or not, so that the node may lead."""
+
+    async def strike(self, run: Run) -> None:
+        await run.well()
+        leader = run.cluster.nodes[await run.leader()]
+        node = self.chance.choice([node for node in run.cluster.nodes.values() if node is not leader])
+        struck = time.monotonic()
+        node.kill()
+        self.damage(max(node.store.glob("*.log"), key=lambda path: path.stat().st_size))
+        node.spawn()
+        await run.until(lambda: node.is_ready or not node.is_running, f"the start of {node.name}")
+        if self.chance.random() < 0.7:
+            leader.kill()
+            leader.spawn()
+        await run.progress()
+        if not await self._recovers(run, node):
+            self.refused += 1
+            wipe(node)
+            node.spawn()
+            await take_in(run, node, replace=True)
+        await run.well()
+        self.note_gap(run, struck)
+
+    refused = 0
+    """Times that the node noticed the damage."""
+
+    @abstractmethod
+    def damage(self, log: Path) -> None:
+        """Damages the log of a store."""
+
+    async def _recovers(self, run: Run, node: NodeProcess) -> bool:
+        """Returns whether the node takes part again; False: it ended."""
+        well = asyncio.create_task(run.well(spared=node))
+        try:
+            while not well.done():
+                if not node.is_running:
+                    return False
+                await asyncio.sleep(POLL_SECONDS)
+            await well
+            return node.is_running
+        finally:
+            well.cancel()
+
+
+class TornLog(Damage):
+    """What is left of a write that the cut of the power interrupted stands at the end of the log."""
+
+    name = "torn-log"
+
+    def damage(self, log: Path) -> None:
+        with log.open("ab") as file:
+            file.write(self.chance.randbytes(self.chance.randint(1, 3000)))
+
+
+class CutLog(Damage):
+    """The last bytes of the log are gone, and with them what the node had promised to keep."""
+
+    name = "cut-log"
+
+    def damage(self, log: Path) -> None:
+        size = log.stat().st_size
+        os.truncate(log, size - self.chance.randint(1, min(size, 20_000)))
+
+
+class FlippedBit(Damage):
+    """A bit of the log is another one."""
+
+    name = "flipped-bit"
+
+    def damage(self, log: Path) -> None:
+        content = bytearray(log.read_bytes())
+        at = self.chance.randrange(len(content))
+        content[at] ^= 1 << self.chance.randrange(8)
+        log.write_bytes(content)
+
+
+def wipe(node: NodeProcess) -> None:
+    """Empties the disk of a node that is down."""
+    for path in node.store.parent.glob(f"{node.store.name}*"):
+        shutil.rmtree(path)
+
+
+async def take_in(run: Run, node: NodeProcess, *, replace: bool) -> None:
+    """Asks the leader to take a node in, until it does."""
+    request = cluster_pb.AddMemberRequest(id=node.name, raft_addr=node.raft_addr, replace=replace)
+    await ask(run, "AddMember", request)
+    run.members.add(node.name)
+
+
+async def ask(run: Run, method: str, request: Any) -> None:
+    """Asks the leader for a change of members, until it is made.
+
+    Raises:
+        Refused: It is refused, and not just for now.
+    """
+    deadline = time.monotonic() + AGAIN_SECONDS_MAX
+    while True:
+        try:
+            await run.load.client.call("cluster", method, request, again=True, attempt_seconds=CHANGE_SECONDS)
+        except Refused as refused:
+            gone = method == "RemoveMember" and refused.reason == "MEMBER_NOT_FOUND"
+            if gone:
+                return
+            if refused.reason not in FOR_NOW or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.1)
+        else:
+            return
+
+
+MEMBER_FAULTS: tuple[type[Fault], ...] = (Lagging, NewDisk, OneMore, TornLog, CutLog, FlippedBit)
+"""Faults that need nothing of the machine."""

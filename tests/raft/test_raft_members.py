@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
 
@@ -77,6 +78,29 @@ async def test_batch_that_does_not_follow_the_last_one_changes_nothing(tmp_path:
         await leader.write({b"t3": b"three"})
         await cluster.until(lambda: all(node.store.get(b"t3") for node in cluster.nodes.values()))
         assert [node.store.get(b"t2") for node in cluster.nodes.values()] == [None] * 3
+
+
+async def test_learner_without_its_snapshot_is_no_voter_however_short_the_log_is(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        await cluster.voters(3)
+        leader = await cluster.leader()
+        node = cluster.nodes["d"] = cluster.node("d").start()
+        install, may = node.member.install, asyncio.Event()
+
+        async def later(group: int, message: bytes, folder: Path) -> None:
+            await may.wait()
+            await install(group, message, folder)
+
+        node.member.install = later  # type: ignore[method-assign]
+        joining = asyncio.create_task(cluster.invite(leader, node))
+        group, raft_id = leader.member.group, node.member.row.raft_id
+        assert group is not None
+        await cluster.until(lambda: raft_id in read_conf_state(group.conf_state).learners)
+        for number in range(30):
+            await leader.write({b"t%d" % number: b"x"})
+        assert raft_id in read_conf_state(group.conf_state).learners
+        may.set()
+        await joining
 
 
 async def test_emptied_disk_under_a_known_name_is_no_voter(tmp_path: Path) -> None:

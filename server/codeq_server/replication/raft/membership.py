@@ -99,8 +99,9 @@ class Membership:
 
     def _caught_up(self, raft_id: int) -> bool:
         last = self._group.status.last_index
+        # An empty disk has caught up with nothing, however short the log is.
         return any(
-            p.id == raft_id and self._group.hears(p.id) and p.matched + CAUGHT_UP_ENTRIES >= last
+            p.id == raft_id and self._group.hears(p.id) and 0 < p.matched >= last - CAUGHT_UP_ENTRIES
             for p in self._group.node.progress()
         )
 

@@ -201,7 +201,9 @@ class ClusterProcess:
             if (
                 group.is_leader
                 and {member.id for member in group.members} == wanted
-                and all(m.voter and (m.is_self or (m.active and m.lag <= LAG_MAX)) for m in group.members)
+                and all(
+                    m.voter and (m.is_self or (m.active and m.match_index and m.lag <= LAG_MAX)) for m in group.members
+                )
             ):
                 return
             assert time.monotonic() < deadline, f"not all of {wanted} vote\n{group}\n{self.logs}"

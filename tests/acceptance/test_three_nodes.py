@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -51,6 +51,12 @@ def checked(env: dict[str, str], *flags: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def end_group(group: int) -> None:
+    """Ends what is left of a process group."""
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
 class LocalCluster:
     """The nodes of `make cluster` in a folder and on ports of their own."""
 
@@ -59,6 +65,7 @@ class LocalCluster:
         self.folder = folder
         shutil.copytree(LOCAL, folder, ignore=shutil.ignore_patterns("data", "__pycache__"))
         self.ports: dict[str, str] = {}
+        self._stack = stack
         for path in folder.glob("*.env"):
             text = path.read_text()
             for port in PORTS.findall(text):
@@ -73,6 +80,16 @@ class LocalCluster:
     def moved(self, text: str) -> str:
         """Returns a text with the ports of these nodes."""
         return PORTS.sub(lambda found: self.ports[found[0]], text)
+
+    def run(self, script: str) -> subprocess.CompletedProcess[str]:
+        """Runs lines of the README; what they leave running is gone with the cluster."""
+        command = ["bash", "-euc", script]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        ) as process:
+            self._stack.callback(end_group, process.pid)
+            out, err = process.communicate(timeout=SECONDS_MAX)
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     def status(self, port: str) -> dict[str, object]:
         """Returns what the node with a port of the README tells of its group; empty: nothing yet."""
@@ -131,7 +148,7 @@ def test_readme_three_nodes_as_printed_lose_nothing_with_their_leader(local_clus
         headers = {"Authorization": f"Bearer {DEV_TOKEN}", "X-CodeQ-Forward": "1"}
         assert httpx.post(url, json={"id": "node-a"}, headers=headers).status_code == 200
     killed = local_cluster.pid("node-a")
-    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False, timeout=SECONDS_MAX)
+    done = local_cluster.run(script)
     assert done.returncode == 0, done.stderr
     before, _, after = done.stdout.partition('"image":"dog.png"')
     assert re.search(r"node-b +FOLLOWER +node-a ", before)

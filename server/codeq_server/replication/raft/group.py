@@ -39,14 +39,12 @@ UNCOMMITTED_BYTES_MAX: Final = 128 << 20
 """Entries that a leader takes before a majority has them: more than the batches of all windows."""
 COMMITTED_BYTES_MAX: Final = 8 << 20
 """Entries applied together."""
+_NOT_PROPOSED: Final = 1 << 62
+"""Stands for the index of a barrier that is yet to be proposed."""
 
 
 class SnapshotNotWanted(Exception):  # noqa: N818 - what it is
     """A snapshot came that is no newer than what is here."""
-
-
-_NOT_PROPOSED: Final = 1 << 62
-"""Stands for the index of a barrier that is yet to be proposed."""
 
 
 @dataclass(slots=True)

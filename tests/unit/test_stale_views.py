@@ -112,3 +112,12 @@ async def test_view_is_of_one_moment_and_a_later_one_shows_what_came(
     )
     assert isinstance(queues, queue_service_pb2.ListQueuesResponse)
     assert queues.queues[0].ready == 2
+
+
+async def test_read_that_waits_is_left_to_the_leader(node: Node) -> None:
+    task_id = await node.create()
+    for seconds, reason in ((0, Reason.RESULT_NOT_FOUND), (1, Reason.NOT_LEADER)):
+        request = pb.GetTaskResultRequest(task_id=task_id, wait_seconds=seconds)
+        with pytest.raises(Rejection) as refused:
+            await node.follower.call(f"{TASKS}GetTaskResult", request, "Bearer tenant", stale=True)
+        assert refused.value.reason is reason

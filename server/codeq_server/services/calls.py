@@ -148,7 +148,9 @@ class Calls:
         if method.handler is not None:
             check_message(request)
             return await method.handler(claims, request)
-        may_be_stale = stale and method.reads and self.serving is None and self._stale is not None
+        # What it waits for does not come to rows of a moment ago: the leader answers it.
+        waits = bool(getattr(request, "wait_seconds", 0))
+        may_be_stale = stale and method.reads and not waits and self.serving is None and self._stale is not None
         serving = await self._stale() if may_be_stale and self._stale is not None else self.current()
         check_message(request)
         cost = method.cost + sum(len(getattr(request, name)) for name in method.lists)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from codeq_raft_core import RaftNode, conf_state
+from codeq_raft_core import RaftNode, conf_state, snapshot_of
 
 from .compaction import LogKeeper
 from .network import Network
@@ -43,7 +43,7 @@ class Outgoing:
 
     def send(self, to: int, message: bytes) -> None:
         """Sends the message with which the core offers a snapshot, and the snapshot's files."""
-        made = self._offered
+        made = self._made_of(message)
         if made is None:
             self._node.report_snapshot(to, False)  # noqa: FBT003 - the signature of the extension
             return
@@ -71,6 +71,12 @@ class Outgoing:
             self._older.append(made)
             self._offered = self._log.held = None
             self._clean()
+
+    def _made_of(self, message: bytes) -> Made | None:
+        # A newer one may have been offered after the core wrote the message: index and files must be of one snapshot.
+        snapshot = snapshot_of(message)
+        offered = self._older if self._offered is None else [*self._older, self._offered]
+        return next((made for made in offered if snapshot is not None and made.index == snapshot.index), None)
 
     def _clean(self) -> None:
         needed = list(self._sending.values())

@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 import re
-import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from server_process import DEV_TOKEN, LOOPBACK, ServerProcess
+from lone_member import lone_member, post
+from server_process import ServerProcess
 from test_readme import ROOT
-
-SECONDS_MAX = 30
 
 
 @pytest.fixture
 def member(tmp_path: Path) -> Iterator[ServerProcess]:
-    """The only member of a cluster, which leads it."""
-    with socket.socket() as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind((LOOPBACK, 0))
-        address = f"{LOOPBACK}:{held.getsockname()[1]}"
-        env = {"RAFT_ENABLED": "true", "RAFT_SELF_ID": "node-a", "RAFT_BIND_ADDR": address, "RAFT_BOOTSTRAP": "true"}
-        with ServerProcess(tmp_path / "server", env=env) as server:
-            deadline = time.monotonic() + SECONDS_MAX
-            while figures(server).get('codeq_raft_role{role="leader"}') != 1:
-                assert time.monotonic() < deadline, server.log
-                time.sleep(0.05)
-            yield server
+    with lone_member(tmp_path / "server") as server:
+        yield server
 
 
 def figures(server: ServerProcess) -> dict[str, float]:
@@ -39,15 +26,7 @@ def figures(server: ServerProcess) -> dict[str, float]:
 
 
 def create(server: ServerProcess) -> None:
-    headers = {"Authorization": f"Bearer {DEV_TOKEN}"}
-    deadline = time.monotonic() + SECONDS_MAX
-    while True:
-        body = {"command": "A", "payload": 1}
-        status = httpx.post(f"{server.http_url}/v1/codeq/tasks", json=body, headers=headers).status_code
-        if status == 202:
-            return
-        assert status == 503
-        assert time.monotonic() < deadline, server.log
+    assert post(server, "/tasks", {"command": "A", "payload": 1}).status_code == 202
 
 
 def test_metrics_of_a_member_tell_its_part_and_grow_with_its_work(member: ServerProcess) -> None:

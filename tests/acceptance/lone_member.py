@@ -1,0 +1,37 @@
+"""A cluster of one member, which leads it: a node in Raft mode for tests that need no others."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from server_process import DEV_TOKEN, LOOPBACK, ServerProcess
+
+SECONDS_MAX = 30
+
+
+@contextmanager
+def lone_member(folder: Path) -> Iterator[ServerProcess]:
+    """Yields a node that is the only member of its cluster, when it leads."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((LOOPBACK, 0))
+        address = f"{LOOPBACK}:{held.getsockname()[1]}"
+        env = {"RAFT_ENABLED": "true", "RAFT_SELF_ID": "node-a", "RAFT_BIND_ADDR": address, "RAFT_BOOTSTRAP": "true"}
+        with ServerProcess(folder, env=env) as server:
+            yield server
+
+
+def post(server: ServerProcess, path: str, body: Mapping[str, object]) -> httpx.Response:
+    """Sends a call, again while nobody leads."""
+    deadline = time.monotonic() + SECONDS_MAX
+    while True:
+        url = f"{server.http_url}/v1/codeq{path}"
+        response = httpx.post(url, json=body, headers={"Authorization": f"Bearer {DEV_TOKEN}"})
+        if response.status_code != 503:
+            return response
+        assert time.monotonic() < deadline, server.log

@@ -142,6 +142,39 @@ class KillAll(Fault):
         self.note_gap(run, struck)
 
 
+class KillTwoOfFive(Fault):
+    """The leader of five nodes and another one are killed in the same moment."""
+
+    name = "kill-2-of-5"
+
+    def cluster(self, directory: Path) -> ClusterProcess:
+        return ClusterProcess(directory, 5)
+
+    async def strike(self, run: Run) -> None:
+        await run.well()
+        leader = run.cluster.nodes[await run.leader()]
+        other = self.chance.choice([node for node in run.cluster.nodes.values() if node is not leader])
+        struck = time.monotonic()
+        leader.kill()
+        other.kill()
+        await self.until_elsewhere(run, struck, leader.grpc_addr)
+        await run.cluster.start_all()
+
+
+class StopLeader(Fault):
+    """The leader is asked to stop: it hands over, and ends well."""
+
+    name = "stop-leader"
+
+    async def strike(self, run: Run) -> None:
+        await run.well()
+        leader = run.cluster.nodes[await run.leader()]
+        struck = time.monotonic()
+        assert await asyncio.to_thread(leader.stop) == 0
+        await self.until_elsewhere(run, struck, leader.grpc_addr)
+        leader.spawn()
+
+
 class PauseLeader(Fault):
     """The leader stands still until another one leads, then goes on as if nothing had been."""
 
@@ -312,6 +345,8 @@ FAULTS: tuple[type[Fault], ...] = (
     KillLeader,
     KillRandom,
     KillAll,
+    KillTwoOfFive,
+    StopLeader,
     PauseLeader,
     IsolateLeader,
     SplitOne,

@@ -466,7 +466,8 @@ class Group:
             self.receive(message)
             self._pump()
             if not staged.taken:
-                await self._disk.drop_rows(staged.rowset)
+                if not self._stopped:  # else the store is being closed: its next opening drops them
+                    await self._disk.drop_rows(staged.rowset)
                 raise SnapshotNotWanted
             await staged.done
         finally:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import heapq
 import random
 import threading
 from collections.abc import Callable
 from typing import Any
+
+CALLS_MAX = 2_000_000
+"""Callbacks after which a run is taken to be going round in circles."""
 
 
 class Deadlock(Exception):  # noqa: N818 - what it is
@@ -32,6 +36,8 @@ class Process:
         self.jobs: list[_Job] = []
         self.tasks: list[asyncio.Task[Any]] = []
         """Kept until the end of the run: a coroutine that is thrown away would run its `finally`."""
+        self.held: list[asyncio.Handle] | None = None
+        """What it would do while it is frozen; None: it is not."""
         self.slowness = 1.0
         """How slow its disk is, as a factor."""
         self.steps = 0
@@ -47,9 +53,21 @@ class Process:
         """Starts a task of this process."""
         return self._loop.create_task(coroutine, context=self.context.copy())
 
+    def freeze(self) -> None:
+        """Stops it, as a long pause of its machine does: it goes on where it was and knows nothing of it."""
+        if self.alive and self.held is None:
+            self.held = []
+            self._loop.hold(self, self.held)
+
+    def thaw(self) -> None:
+        """Lets it go on."""
+        held, self.held = self.held or [], None
+        if self.alive:
+            self._loop.let_go(held)
+
     def kill(self) -> None:
         """Ends it without a word."""
-        self.alive = False
+        self.alive, self.held = False, None
         self._loop.forget(self)
         for job in self.jobs:
             job.kill()
@@ -136,6 +154,7 @@ class SimLoop(asyncio.base_events.BaseEventLoop):
         self.problems: list[dict[str, Any]] = []
         """What callbacks raised that nobody caught."""
         self.over = False
+        self.calls_left = CALLS_MAX
         self._chance = chance
         self._selector = _Silence(self)
         self.set_exception_handler(lambda _, problem: self.problems.append(problem))
@@ -157,11 +176,18 @@ class SimLoop(asyncio.base_events.BaseEventLoop):
     def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
         if not self._lets(context):
             return _never(asyncio.Handle(callback, args, self, context))
+        if (held := self._held(context)) is not None:
+            held.append(asyncio.Handle(callback, args, self, context))
+            return held[-1]
         return super().call_soon(callback, *args, context=context)
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
         if not self._lets(context):
             return _never(asyncio.TimerHandle(when, callback, args, self, context))
+        if (held := self._held(context)) is not None:
+            timer = asyncio.TimerHandle(when, callback, args, self, context)
+            held.append(timer)
+            return timer
         return super().call_at(when, callback, *args, context=context)
 
     def run_in_executor(self, _executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
@@ -179,8 +205,41 @@ class SimLoop(asyncio.base_events.BaseEventLoop):
             if handle._context.get(_PROCESS) is process:
                 handle.cancel()
 
+    def hold(self, process: Process, held: list[asyncio.Handle]) -> None:
+        """Takes out what a process would do."""
+        for index, handle in enumerate(self._ready):
+            if handle._context.get(_PROCESS) is process:
+                held.append(handle)
+                self._ready[index] = _never(asyncio.Handle(_nothing, (), self))
+        timers = [timer for timer in self._scheduled if timer._context.get(_PROCESS) is process]
+        held += (timer for timer in timers if not timer.cancelled())
+        for timer in timers:
+            if not timer.cancelled():
+                timer._scheduled = False
+        self._scheduled[:] = [timer for timer in self._scheduled if timer._scheduled]
+        heapq.heapify(self._scheduled)
+
+    def let_go(self, held: list[asyncio.Handle]) -> None:
+        """Puts back what was taken out."""
+        for handle in held:
+            if handle.cancelled():
+                continue
+            if isinstance(handle, asyncio.TimerHandle):
+                handle._scheduled = True
+                heapq.heappush(self._scheduled, handle)
+            else:
+                self._ready.append(handle)
+
+    @staticmethod
+    def _held(context: contextvars.Context | None) -> list[asyncio.Handle] | None:
+        process = _PROCESS.get() if context is None else context.get(_PROCESS)
+        return None if process is None else process.held
+
     def _lets(self, context: contextvars.Context | None) -> bool:
         process = _PROCESS.get() if context is None else context.get(_PROCESS)
+        self.calls_left -= 1
+        if not self.calls_left:
+            self.over = True  # nothing ever happens any more, which `select` notices
         if self.over or not (process is None or process.alive):
             return False
         if process is not None and process.steps:
@@ -199,6 +258,10 @@ class SimLoop(asyncio.base_events.BaseEventLoop):
             if not process.alive:
                 coroutine.close()
         return task
+
+
+def _nothing() -> None:
+    """Stands for what is held."""
 
 
 def _never(handle: Any) -> Any:

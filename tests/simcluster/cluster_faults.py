@@ -12,9 +12,9 @@ from sim_audit import Audit
 
 HOUR_MS = 3_600_000
 KINDS = (
-    *("kill", "kill", "power", "power", "power of many", "power of all"),
-    *("cut", "cut", "heal", "heal", "loss", "clock", "slow disk", "step", "stop", "transfer"),
-    *("add", "remove", "lose disk", "replace", "replace"),
+    *("kill", "kill", "power", "power", "power of many", "power of all", "step", "stop"),
+    *("cut", "cut", "heal", "heal", "loss", "clock", "slow disk", "freeze", "freeze", "old leader"),
+    *("transfer", "transfer", "transfer", "add", "remove", "lose disk", "replace", "replace"),
 )
 
 
@@ -44,6 +44,8 @@ class Faults:
             self._change(kind)
         elif kind in {"kill", "power", "power of many", "power of all", "step", "stop"}:
             await self._end(kind)
+        elif kind == "old leader":
+            await self._outlive()
         else:
             self._disturb(kind)
         for machine in net.machines.values():
@@ -59,7 +61,7 @@ class Faults:
             case "cut":
                 self._cut()
             case "heal":
-                net.cuts.clear()
+                self._heal_lines()
             case "loss":
                 net.loss, net.doubles = chance.choice(((0, 0), (0.02, 0.02), (0.2, 0.1)))
                 net.slowness = chance.choice((1, 1, 5))
@@ -67,6 +69,8 @@ class Faults:
                 self._someone().wall_offset_ms += chance.choice((-HOUR_MS, HOUR_MS, -5000, 5000))
             case "slow disk":
                 self._someone().slow_down(chance.choice((0.1, 1, 10)))
+            case "freeze":
+                self._freeze(self._someone())
 
     async def _end(self, kind: str) -> None:
         """Ends processes, one or several at once."""
@@ -103,12 +107,14 @@ class Faults:
     async def heal(self) -> None:
         """Ends every fault."""
         net = self.net
-        net.cuts.clear()
+        self._heal_lines()
         net.loss = net.doubles = 0.0
         net.slowness = 1.0
         top = max(machine.top_offset_ms for machine in net.machines.values())
         for machine in net.machines.values():
             machine.slow_down(1)
+            if machine.process is not None:
+                machine.process.thaw()
             machine.wall_offset_ms = top
             if machine.server is None:
                 machine.start()
@@ -130,6 +136,14 @@ class Faults:
             voter in disks and applied_in(disks[voter].written).index >= index for voter in voters_known_to(leader)
         )
 
+    def _freeze(self, machine: Machine) -> None:
+        """Stops a process for a while."""
+        process = machine.process
+        if process is not None and process.held is None:
+            self.audit.count("freeze")
+            process.freeze()
+            self.net.loop.call_later(self.chance.choice((0.2, 1.5, 3)), process.thaw)
+
     async def _crash(self, machines: list[Machine], *, power: bool) -> None:
         for machine in machines:
             machine.crash(power=power)
@@ -145,11 +159,32 @@ class Faults:
         await asyncio.sleep(0.2)
         process.steps = 0
 
+    async def _outlive(self) -> None:
+        """Lets a leader go on alone, with few ticks, while the others elect another one: it learns of it late.
+
+        Its clients have left before, so that nothing is on its way there: reads would wait for that.
+        """
+        leader = self._leader()
+        if leader is not None:
+            self.audit.count("old leader")
+            self._heal_lines()
+            leader.shun()
+            await asyncio.sleep(self.chance.choice((0.05, 0.3)))
+            self.net.cut([leader.name], self.net.machines)
+            leader.starved = 6.0
+            await asyncio.sleep(self.chance.choice((2, 4)))
+            self._heal_lines()
+
+    def _heal_lines(self) -> None:
+        self.net.cuts.clear()
+        for machine in self.net.machines.values():
+            machine.starved, machine.shunned = 1.0, False
+
     def _cut(self) -> None:
         net, chance, names = self.net, self.chance, list(self.net.machines)
         kind = chance.choice(("leader", "one", "halves", "one way", "bridge"))
         self.audit.count(f"cut: {kind}")
-        net.cuts.clear()
+        self._heal_lines()
         match kind:
             case "leader":
                 leader = self._leader()
@@ -170,4 +205,7 @@ class Faults:
     def _transfer(self, leader: Machine) -> None:
         if leader.process is not None:
             self.audit.count("transfer")
-            leader.process.run(leader.server.member.hand_over)
+            member = leader.server.member
+            others = member.others_active()
+            if others:
+                leader.process.run(member.hand_over, self.chance.choice(others))

@@ -31,7 +31,7 @@ class Front:
         return int(self.loop.time() * 1000)
 
     def _machine(self, holder: str) -> Machine:
-        machines = self.net.machines
+        machines = {name: machine for name, machine in self.net.machines.items() if not machine.shunned}
         known = self._known.get(holder, "")
         if known not in machines or self.net.chance.random() < 0.05:
             known = self.net.chance.choice(list(machines))
@@ -67,15 +67,16 @@ class Front:
         """Asks machines, those first that take themselves for the leader, for tasks of which somebody was told."""
         chance, machines = self.net.chance, self.net.machines
         while world.asking:
-            await world.pause(0.1)
+            serving = [machine for machine in machines.values() if machine.term]
+            await asyncio.sleep(0.02 if len(serving) > 1 else 0.15)
             told = [task for task in self.audit.tasks.values() if task.told and task.asked.tenant == tenant_of(holder)]
             if not told:
                 continue
-            serving = [machine for machine in machines.values() if machine.term]
+            told.sort(key=lambda task: task.told_at)
             machine = chance.choice(serving or list(machines.values()))
             request = task_service_pb2.GetTaskRequest(task_id=chance.choice(told[-4:]).task_id)
             try:
-                await machine.call(holder, "TaskService/GetTask", request)
+                await machine.call(holder, "TaskService/GetTask", request, patience=0.5)
             except (Lost, Rejection):
                 continue
             self.audit.count("looked")

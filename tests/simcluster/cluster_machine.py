@@ -114,7 +114,7 @@ class Server:
 
     def _tick(self) -> None:
         machine = self._machine
-        self._loop.call_later(TICK_SECONDS * machine.tick_rate, self._tick)
+        self._loop.call_later(TICK_SECONDS * machine.tick_rate * machine.starved, self._tick)
         if self._ticks % MEET_TICKS == 0:
             machine.greet()
         self._ticks += 1
@@ -136,6 +136,8 @@ class Machine(Node):
 
     Attributes:
         tick_rate: How long its ticks are, as a factor.
+        shunned: Whether clients that follow leaders stay away.
+        starved: How much longer they are as long as something else takes its processor.
     """
 
     def __init__(
@@ -151,6 +153,8 @@ class Machine(Node):
         super().__init__(net.loop, net.chance, audit, settings)
         self.net, self.name, self.peers, self.bootstrap = net, name, peers, bootstrap
         self.disk: WatchedDisk = WatchedDisk(net.chance, net.oracle, name)
+        self.starved = 1.0
+        self.shunned = False
         self.tick_rate = net.chance.uniform(0.95, 1.05)
         self.mono_offset_ms = net.chance.randrange(1 << 40)
         net.machines[name] = self
@@ -168,6 +172,7 @@ class Machine(Node):
         """Starts the process."""
         self.net.oracle.check(self.disk)
         super().start()
+        self.net.oracle.started(self.disk)
 
     def greet(self) -> None:
         """Tells the others who this is."""
@@ -179,12 +184,18 @@ class Machine(Node):
     def met(self, hello: Hello, process: Process | None) -> None:
         """Hears a greeting."""
         if process is not None and process is self.process and self.server is not None:
-            process.run(self.server.member.met, hello, f"{hello.name}:7000")
+            self.loop.call_soon(self.server.member.met, hello, f"{hello.name}:7000", context=process.context)
 
     def unreachable(self, raft_id: int) -> None:
         """A message was lost, and the line noticed."""
         if self.server is not None:
             self.server.member.unreachable(raft_id)
+
+    def shun(self) -> None:
+        """Has its clients leave, and keeps others away."""
+        self.shunned = True
+        for stream in list(self.streams):
+            stream.break_off()
 
     def empty(self) -> None:
         """Loses the disk and gets a new one."""

@@ -96,7 +96,8 @@ class Port:
         # What is on its way to a process that has died is lost with its connection.
         cut = (self._machine.name, target.name) in self._net.cuts
         if process is not None and process is target.process and target.disk.raft_id == to and not cut:
-            process.run(target.server.member.receive, group, message)
+            net = self._net  # a process that is frozen hears of it later
+            net.loop.call_soon(target.server.member.receive, group, message, context=process.context)
 
     def send_snapshot(self, to: int, group: int, message: bytes, folder: Path) -> None:
         self._net.oracle.sent(self._machine.disk, message)

@@ -91,6 +91,7 @@ class Oracle:
         if rows.get(NODE):
             disk.raft_id = raft_rows_pb2.NodeRow.FromString(rows[NODE] or b"").raft_id
             self._disks[disk.raft_id] = disk
+        self._check_end(disk, rows)
         shard_rows = {key: value for key, value in rows.items() if key < LOG_PREFIX}
         applied = applied_in(disk.written)
         if ROWS_POINTER in rows:
@@ -144,6 +145,8 @@ class Oracle:
             batch = decode(entry.data)
             if isinstance(batch, BatchEntry) and batch.term == entry.term and batch.previous == lsn:
                 rows, lsn = batch.rows, batch.lsn
+            elif isinstance(batch, BatchEntry):
+                self.audit.count("batch skipped")
         self._rows[index], self._lsn[index] = rows, lsn
         digest = self._digest[index - 1]
         for key, value in rows.items():
@@ -166,6 +169,13 @@ class Oracle:
         if disk is None:
             return False
         return disk.durable.log.get(KEYS.entry(index)) == value or base_in(disk.durable)[0] >= index
+
+    def started(self, disk: WatchedDisk) -> None:
+        """A member begins with what it found: all of it counts as durable from now on."""
+        same = disk.written.log.get(KEYS.hard_state) == disk.durable.log.get(KEYS.hard_state)
+        stem = KEYS.entry(0)
+        logs = [image.log.scan(stem, stem[:-8] + b"\xff" * 8, _ALL) for image in (disk.written, disk.durable)]
+        self.audit.demand(same and logs[0] == logs[1], f"{disk.name} goes by a log, or a vote, that is not durable")
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
@@ -219,6 +229,14 @@ class Oracle:
         for key, value in disk.rows():
             digest ^= _hash(key, value)
         self.audit.demand(digest == self._digest[index], f"{what} of {disk.name} has other rows than others at {index}")
+
+    def _check_end(self, disk: WatchedDisk, rows: Rows) -> None:
+        stem = KEYS.entry(0)[:-8]
+        written = [key for key, value in rows.items() if value is not None and key.startswith(stem)]
+        if written:
+            last = int.from_bytes(max(written)[-8:], "big")
+            stale = disk.written.log.get(KEYS.entry(last + 1))
+            self.audit.demand(stale is None, f"the log of {disk.name} has entries after its last one, {last}")
 
     def _check_log(self, disk: WatchedDisk) -> None:
         index, term = base_in(disk.written)

@@ -37,7 +37,7 @@ from sim_clients import World, look_around, produce_by_stream, resume_all, work_
 from sim_loop import SimLoop, bury
 from sim_run import QUEUE_IDLE_MS, Outcome
 
-FAULTY_SECONDS = 12.0
+FAULTY_SECONDS = 15.0
 """Simulated time with faults."""
 CALM_SECONDS = 600.0
 """Simulated time in which what there is must be finished."""
@@ -120,7 +120,7 @@ class Simulation:
         ]
         end = self.loop.seconds + FAULTY_SECONDS
         while self.loop.seconds < end:
-            await asyncio.sleep(chance.expovariate(2))
+            await asyncio.sleep(chance.expovariate(chance.choice((0.5, 2, 4))))
             self._check(clients)
             await self.faults.strike()
         world.asking = False

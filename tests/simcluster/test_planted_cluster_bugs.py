@@ -1,0 +1,155 @@
+"""The simulator of clusters finds bugs: each of these, planted one at a time, breaks a promise within a few seeds."""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack
+from types import FunctionType
+from typing import Any, NamedTuple
+
+import pytest
+from cluster_run import simulate
+from codeq_server.engine.runner import ShardRunner
+from codeq_server.leading import Leading
+from codeq_server.replication.raft.disk import Disk
+from codeq_server.replication.raft.group import Group
+from codeq_server.replication.raft.leadership import LeaderLog
+from codeq_server.replication.raft.member import prepare
+from codeq_server.replication.raft.pending import Pending
+from codeq_server.services.outbox import Outbox
+from planting import planted
+
+SEEDS_MAX = 40
+"""Seeds within which a bug must be found."""
+
+
+class Bug(NamedTuple):
+    """Where it is planted: function, what stands there, and what stands there instead; and what it is found by."""
+
+    places: list[tuple[Any, str, str]]
+    found_by: str
+
+
+BUGS: dict[str, Bug] = {
+    "votes not synced": Bug(
+        [(Group._persist, "sync = ready.must_sync or", "sync = bool(ready.entries) or")],
+        "grants a vote that is not durable",
+    ),
+    "log not synced": Bug(
+        [(Group._persist, "sync = ready.must_sync or", "sync = not ready.entries or")],
+        "which no majority has durable|accepts entry .* which is not durable",
+    ),
+    "leftovers of a killed process not synced": Bug(
+        [(prepare, "\n    store.sync()", "\n    pass")], "goes by a log, or a vote, that is not durable"
+    ),
+    "acknowledged when proposed": Bug(
+        [
+            (
+                LeaderLog.append,
+                "return self._group.propose(self._term, batch)",
+                (
+                    "future = self._group.propose(self._term, batch); "
+                    "future.done() or future.set_result(None); return future"
+                ),
+            )
+        ],
+        "not durable",
+    ),
+    "acknowledged before it is written": Bug(
+        [
+            (
+                Group._apply,
+                "done.append((index, term, accepted))",
+                "done.append((index, term, accepted)); self.pending.applied(done)",
+            )
+        ],
+        "not durable|writes rows|contradict|CorruptRows|CORRUPT",
+    ),
+    "failed frame let out": Bug(
+        [(Outbox.run, "not future.done() or future.exception() is not None", "not future.done()")],
+        "acknowledged and not durable",
+    ),
+    "serves before its barrier": Bug(
+        [
+            (
+                Group._note_state,
+                "status.last_index if term else 0",
+                "0; term and self._loop.call_soon(self._listener.leading, term)",
+            )
+        ],
+        "serves in term . and knows",
+    ),
+    "leads after it stepped down": Bug(
+        [(Group._note_state, "status.last_index if term else 0", "status.last_index")],
+        "two members serve in term 0",
+    ),
+    "read without confirmation": Bug(
+        [(ShardRunner.durable, "confirmation = self._log.confirm()", "return None")],
+        "had ended before it was asked for|was told otherwise|is not found|not durable|lease that is",
+    ),
+    "applied mark in another write than its rows": Bug(
+        [
+            (
+                Disk._write,
+                "self._store.write(rows)",
+                (
+                    "marks = {key: rows[key] for key in rows if key[-1:] == b'a' and key[:2] == b'\\xf0g'}; "
+                    "self._store.write({key: rows[key] for key in rows if key not in marks}); self._store.write(marks)"
+                ),
+            )
+        ],
+        "writes rows of no entry",
+    ),
+    "stale end of the log kept": Bug(
+        [(Group._persist, "rows[keys.entry(index)] = None", "pass")],
+        "the log of .* has entries after its last one",
+    ),
+    "batch applied whatever came before": Bug(
+        [
+            (Group._apply_entry, "entry.term != term or entry.previous != self.applied.lsn", "False"),
+            # A batch that gets lost on its way to the log, as one would whose refusal nobody heeds.
+            (LeaderLog.append, "return", "if batch.lsn % 7 == 0: return asyncio.Future()\n    return"),
+        ],
+        "applies other rows than the log says",
+    ),
+    "log kept when a snapshot comes": Bug(
+        [(Group._take_snapshot, "for index in range(self.log.base + 1, self._last_index + 1)", "for index in ()")],
+        "the log of .* has entry",
+    ),
+    "waiters told by index alone": Bug(
+        [
+            (Pending.applied, "accepted and wanted == term", "accepted"),
+            (Group._lose, "self._leading_term = self._barrier = 0", "self._leading_term = self._barrier = 0; return"),
+        ],
+        "not durable",
+    ),
+    "shard kept from an earlier leadership": Bug(
+        [
+            (
+                Leading._open,
+                "await self._loop.run_in_executor(None, opening.load, identity.epoch)",
+                (
+                    "self.__dict__.setdefault('kept', None) or await self._loop.run_in_executor"
+                    "(None, opening.load, identity.epoch); self.kept = shard"
+                ),
+            )
+        ],
+        ".",
+    ),
+    "epoch not raised": Bug(
+        [(Leading._open, "opening.load, identity.epoch)", "opening.load, 1)")],
+        "is not above every earlier one|took .* in later",
+    ),
+}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS.keys())
+def test_planted_bug_is_found(bug: Bug) -> None:
+    with ExitStack() as stack:
+        for function, right, wrong in bug.places:
+            assert isinstance(function, FunctionType)
+            stack.enter_context(planted(function, right, wrong))
+        lives = (simulate(seed) for seed in range(SEEDS_MAX))
+        found = next((life.violation for life in lives if life.violation), "nothing")
+    assert re.search(bug.found_by, found)

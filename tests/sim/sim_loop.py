@@ -19,7 +19,7 @@ CALLS_MAX = 2_000_000
 
 
 class Deadlock(Exception):  # noqa: N818 - what it is
-    """Nothing can ever happen any more."""
+    """Nothing can ever happen any more, or everything goes round in circles."""
 
 
 class Killed(BaseException):
@@ -104,11 +104,8 @@ class _Job:
         self._stopped.acquire()
         if not self._over:
             self._loop.call_later(self._loop.disk_seconds(self._process), self.step)
-        elif not self._future.done():
-            if self._problem is None:
-                self._future.set_result(self._result)
-            else:
-                self._future.set_exception(self._problem)
+        else:
+            _settle(self._future, self._result, self._problem)
 
     def pause(self) -> None:
         self._stopped.release()
@@ -132,6 +129,15 @@ class _Job:
         self._stopped.release()
 
 
+def _settle(future: asyncio.Future[Any], result: Any, problem: BaseException | None) -> None:
+    if future.done():
+        return
+    if problem is None:
+        future.set_result(result)
+    else:
+        future.set_exception(problem)
+
+
 class _Silence:
     """Stands where a loop waits for sockets: there are none, so time jumps to the next timer."""
 
@@ -139,7 +145,7 @@ class _Silence:
         self._loop = loop
 
     def select(self, timeout: float | None) -> list[Any]:
-        if timeout is None:
+        if timeout is None or self._loop.calls_left < 0:
             raise Deadlock
         self._loop.seconds += timeout
         return []
@@ -155,6 +161,8 @@ class SimLoop(asyncio.base_events.BaseEventLoop):
         """What callbacks raised that nobody caught."""
         self.over = False
         self.calls_left = CALLS_MAX
+        self.in_one_piece: Callable[[Callable[..., Any], Any], bool] = lambda *_: False
+        """Tells which calls for an executor need no thread, because nothing has to happen in their midst."""
         self._chance = chance
         self._selector = _Silence(self)
         self.set_exception_handler(lambda _, problem: self.problems.append(problem))
@@ -194,16 +202,31 @@ class SimLoop(asyncio.base_events.BaseEventLoop):
         future = self.create_future()
         process = _PROCESS.get()
         assert process is not None
+        if self.in_one_piece(func, args):
+            self.call_later(self.disk_seconds(process), self._do, process, future, func, args)
+            return future
         job = _Job(self, process, lambda: func(*args), future)
         process.jobs.append(job)
         self.call_later(self.disk_seconds(process), job.step)
         return future
+
+    def _do(self, process: Process, future: asyncio.Future[Any], func: Callable[..., Any], args: Any) -> None:
+        result, problem = None, None
+        try:
+            result = func(*args)
+        except BaseException as raised:  # noqa: BLE001 - whatever it is, it belongs to who waits
+            problem = raised
+        self.call_later(self.disk_seconds(process), _settle, future, result, problem)
 
     def forget(self, process: Process) -> None:
         """Drops every callback of a dead process."""
         for handle in (*self._ready, *self._scheduled):
             if handle._context.get(_PROCESS) is process:
                 handle.cancel()
+
+    def go_on(self) -> None:
+        """Lets what is left come to its end after all."""
+        self.calls_left = CALLS_MAX
 
     def hold(self, process: Process, held: list[asyncio.Handle]) -> None:
         """Takes out what a process would do."""
@@ -238,8 +261,6 @@ class SimLoop(asyncio.base_events.BaseEventLoop):
     def _lets(self, context: contextvars.Context | None) -> bool:
         process = _PROCESS.get() if context is None else context.get(_PROCESS)
         self.calls_left -= 1
-        if not self.calls_left:
-            self.over = True  # nothing ever happens any more, which `select` notices
         if self.over or not (process is None or process.alive):
             return False
         if process is not None and process.steps:

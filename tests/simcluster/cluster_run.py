@@ -54,6 +54,7 @@ class Simulation:
     def __init__(self, seed: int, folder: Path, *, checked: bool) -> None:
         self.chance = chance = random.Random(seed)
         self.loop = loop = SimLoop(chance)
+        loop.in_one_piece = _in_one_piece
         self.audit = audit = Audit(lambda: int(loop.time() * 1000), checked=checked, window=WINDOW)
         settings = ShardSettings(
             max_attempts=3,
@@ -168,6 +169,7 @@ class Simulation:
             raise Violation("stopped")
 
     def _clean_up(self, clients: list[asyncio.Task[None]]) -> None:
+        self.loop.go_on()
         for client in clients:
             client.cancel()
         for machine in self.net.machines.values():
@@ -179,6 +181,12 @@ class Simulation:
             for process in machine.dead:
                 bury(process)
         self.loop.close()
+
+
+def _in_one_piece(call: Callable[..., Any], args: Any) -> bool:
+    """Tells whether a call of the disk is a plain write or a sync: those are many, and threads are slow."""
+    name = call.__name__
+    return name == "_sync" or (name == "_write" and args[1] is None)
 
 
 def simulate(seed: int, *, checked: bool = True) -> Outcome:

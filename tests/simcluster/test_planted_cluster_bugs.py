@@ -16,7 +16,6 @@ from codeq_server.replication.raft.group import Group
 from codeq_server.replication.raft.leadership import LeaderLog
 from codeq_server.replication.raft.member import prepare
 from codeq_server.replication.raft.pending import Pending
-from codeq_server.services.outbox import Outbox
 from planting import planted
 
 SEEDS_MAX = 40
@@ -64,10 +63,6 @@ BUGS: dict[str, Bug] = {
             )
         ],
         "not durable|writes rows|contradict|CorruptRows|CORRUPT",
-    ),
-    "failed frame let out": Bug(
-        [(Outbox.run, "not future.done() or future.exception() is not None", "not future.done()")],
-        "acknowledged and not durable",
     ),
     "serves before its barrier": Bug(
         [
@@ -134,7 +129,7 @@ BUGS: dict[str, Bug] = {
                 ),
             )
         ],
-        ".",
+        "Deadlock",
     ),
     "epoch not raised": Bug(
         [(Leading._open, "opening.load, identity.epoch)", "opening.load, 1)")],

@@ -139,13 +139,17 @@ test-host: setup-dev ## Run the tests that need root or tools of the machine
 sim: setup-dev ## Simulate the life of a node from a seed (SEED=7, COUNT=100: further ones)
 	@$(VENV)/bin/python tests/sim/sim_run.py --seed $(or $(SEED),0) --count $(or $(COUNT),1)
 
+.PHONY: sim-cluster
+sim-cluster: setup-dev ## Simulate the life of a cluster from a seed (SEED=7, COUNT=100: further ones)
+	@$(VENV)/bin/python tests/simcluster/cluster_run.py --seed $(or $(SEED),0) --count $(or $(COUNT),1)
+
 .PHONY: model
 model: setup-dev ## Work on the core at random again, as a test named it (SEED=7)
 	@CODEQ_MODEL_SEED=$(or $(SEED),0) CODEQ_MODEL_ROUNDS=1 CODEQ_SEARCH_SECONDS=0 \
 		$(VENV)/bin/python -m pytest -n 0 tests/model -k "random_work or beside"
 
 .PHONY: soak
-soak: setup-dev ## Search long: 10000 simulated lives, 60000 random works on the core (hours; goes on where it stopped)
+soak: setup-dev ## Search long: 10000 simulated lives of a node, 1000 of a cluster, 60000 random works on the core (hours; goes on where it stopped)
 	@$(VENV)/bin/python tests/soak.py $(ARGS)
 
 .PHONY: torture

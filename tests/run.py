@@ -1,7 +1,7 @@
 """Runs the steps of `make test` one after another, all of them even when one fails, and tells the time of each.
 
 A step is a target of the Makefile, except "test-python": that is one pytest run for each suite, a folder of `tests`.
-The two suites that search for broken promises run side by side, each on one core. The acceptance suite runs twice: its
+The suites that search for broken promises run side by side. The acceptance suite runs twice: its
 servers are one process each, and then two, server and gateway. `tests/host` is left out: it needs root and has a
 command of its own.
 """
@@ -18,7 +18,7 @@ PYTEST = [sys.executable, "-m", "pytest"]
 TWO_CORES = ["-n", "2", "--dist", "worksteal"]
 ACCEPTANCE = Path("tests/acceptance")
 APART = ["env", "SERVED_APART=1"]
-SEARCHES = [Path("tests/model"), Path("tests/sim")]
+SEARCHES = [Path("tests/model"), Path("tests/sim"), Path("tests/simcluster")]
 Step = tuple[str, list[list[str]]]
 
 

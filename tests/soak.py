@@ -1,6 +1,6 @@
-"""Searches long for broken promises: simulated lives of a node, and beside them random work on its core.
+"""Searches long for broken promises: simulated lives of a node and of clusters, and beside them random work on the core.
 
-Both go on where they stopped, as long as the commit is the same: build/soak.json tells how far they came. A part that
+All go on where they stopped, as long as the commit is the same: build/soak.json tells how far they came. A part that
 breaks a promise tells how to run it again, and the search goes on.
 """
 
@@ -21,7 +21,7 @@ LINES_OF_A_PROBLEM = 60
 
 
 class Search:
-    """One of the two searches: numbered from 0, a part of it after the other, each by a process of its own."""
+    """One of the searches: numbered from 0, a part of it after the other, each by a process of its own."""
 
     def __init__(self, name: str, end: int, step: int, done: int) -> None:
         self.name, self.end, self.step, self.done = name, end, step, done
@@ -31,14 +31,16 @@ class Search:
         """Returns the command of the next part, and what it finds in the environment."""
         if self.name == "sim":
             return ["tests/sim/sim_run.py", "--seed", str(self.done), "--count", str(count)], {}
+        if self.name == "cluster":
+            return ["tests/simcluster/cluster_run.py", "--seed", str(self.done), "--count", str(count)], {}
         rounds = {"CODEQ_MODEL_SEED": str(self.done), "CODEQ_MODEL_ROUNDS": str(count), "CODEQ_SEARCH_SECONDS": "0"}
         return ["-m", "pytest", "-q", "-n", "0", "--timeout", "0", "tests/model", "-k", "random_work or beside"], rounds
 
 
 class Soak:
-    """Both searches and what they came to."""
+    """All searches and what they came to."""
 
-    def __init__(self, state: Path, seeds: int, rounds: int) -> None:
+    def __init__(self, state: Path, seeds: int, clusters: int, rounds: int) -> None:
         self.state = state
         self.lock = threading.Lock()
         self.version = subprocess.run(
@@ -48,6 +50,7 @@ class Soak:
         known = known if known.get("version") == self.version else {}
         self.searches = [
             Search("sim", seeds, SEEDS_OF_A_PART, known.get("sim", 0)),
+            Search("cluster", clusters, SEEDS_OF_A_PART, known.get("cluster", 0)),
             Search("model", rounds, 1, known.get("model", 0)),
         ]
 
@@ -92,12 +95,13 @@ def main(arguments: list[str]) -> int:
     """Reads the command line and searches."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=10_000, help="simulated lives of a node")
+    parser.add_argument("--clusters", type=int, default=1_000, help="simulated lives of clusters")
     parser.add_argument(
         "--rounds", type=int, default=100, help="rounds of 200 random works on the core, each of 3 kinds"
     )
     parser.add_argument("--state", type=Path, default=ROOT / "build/soak.json", help="how far earlier runs came")
     options = parser.parse_args(arguments)
-    return Soak(options.state, options.seeds, options.rounds).run()
+    return Soak(options.state, options.seeds, options.clusters, options.rounds).run()
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ BUGS: dict[str, Bug] = {
             (Pending.applied, "accepted and wanted == term", "accepted"),
             (Group._lose, "self._leading_term = self._barrier = 0", "self._leading_term = self._barrier = 0; return"),
         ],
-        "not durable",
+        "not durable|CorruptRows",
     ),
     "shard kept from an earlier leadership": Bug(
         [
@@ -129,7 +129,7 @@ BUGS: dict[str, Bug] = {
                 ),
             )
         ],
-        "Deadlock",
+        "Deadlock|never ended|nobody leads",
     ),
     "epoch not raised": Bug(
         [(Leading._open, "opening.load, identity.epoch)", "opening.load, 1)")],

@@ -1,4 +1,4 @@
-"""Searches long for broken promises: simulated lives of a node and of clusters, and beside them random work on the core.
+"""Searches long for broken promises: simulated lives of nodes and clusters, and random work on the core.
 
 All go on where they stopped, as long as the commit is the same: build/soak.json tells how far they came. A part that
 breaks a promise tells how to run it again, and the search goes on.

@@ -18,6 +18,10 @@ CALLS_MAX = 2_000_000
 """Callbacks after which a run is taken to be going round in circles."""
 
 
+LAST_WORDS_MAX = 20
+"""Times that a coroutine may wait for something else while it is being closed."""
+
+
 class Deadlock(Exception):  # noqa: N818 - what it is
     """Nothing can ever happen any more, or everything goes round in circles."""
 
@@ -276,8 +280,9 @@ class SimLoop(asyncio.base_events.BaseEventLoop):
         if process is not None:
             task._log_destroy_pending = False
             process.tasks.append(task)
-            if not process.alive:
-                coroutine.close()
+        if loop.over or not (process is None or process.alive):
+            task._log_destroy_pending = False
+            coroutine.close()
         return task
 
 
@@ -293,7 +298,9 @@ def _never(handle: Any) -> Any:
 def bury(process: Process) -> None:
     """Closes what a dead process left behind; called when the loop is over."""
     for task in process.tasks:
-        try:
-            task.get_coro().close()
-        except BaseException:  # noqa: BLE001 - its last words interest nobody
-            continue
+        for _ in range(LAST_WORDS_MAX):
+            try:
+                task.get_coro().close()
+            except BaseException:  # noqa: BLE001 - its last words interest nobody
+                continue
+            break

@@ -72,7 +72,7 @@ BUGS: dict[str, Bug] = {
                 "0; term and self._loop.call_soon(self._listener.leading, term)",
             )
         ],
-        "serves in term . and knows",
+        "serves in term . and knows|contradict each other|knows",
     ),
     "leads after it stepped down": Bug(
         [(Group._note_state, "status.last_index if term else 0", "status.last_index")],
@@ -116,7 +116,7 @@ BUGS: dict[str, Bug] = {
             (Pending.applied, "accepted and wanted == term", "accepted"),
             (Group._lose, "self._leading_term = self._barrier = 0", "self._leading_term = self._barrier = 0; return"),
         ],
-        "not durable|CorruptRows",
+        "not durable|CorruptRows|contradict|never ended|missing in the log|serve in term",
     ),
     "shard kept from an earlier leadership": Bug(
         [

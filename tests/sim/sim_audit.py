@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+import sim_messages
 import sim_purges
-from codeq.v1 import producer_service_pb2, queue_service_pb2, task_pb2, task_service_pb2, worker_service_pb2
+from codeq.v1 import producer_service_pb2, task_pb2
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import ids, keys
 from codeq_server.core.expiry import EXPIRED
@@ -21,6 +22,7 @@ from codeq_server.core.outcomes import ABANDONS_MAX, EXPIRED_ERROR, Outcome, Sta
 from codeq_server.services.convert import unix_ms
 from codeq_server.storage.check import check
 from codeq_server.storage.memory import MemoryStore
+from sim_messages import Asked
 
 RETENTION_MS = {False: 6_000, True: 9_000}
 """How long ended tasks are kept: COMPLETED and FAILED, and DLQ."""
@@ -30,26 +32,6 @@ ENDED = REDRIVABLE | {Status.COMPLETED}
 
 class Violation(AssertionError):  # noqa: N818 - what it is
     """A promise was broken."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A task that a producer asked for; its payload is unique in the run.
-
-    Attributes:
-        name: What its id follows from, which no other task of the tenant has as long as this one has rows: the
-            idempotency key, with the index of a task of a batch, or the id that the producer chose. None: nothing.
-        expire_ms: How long it may wait; 0: for as long as it takes.
-        group: Payloads of the tasks that are accepted together with it or not at all; empty: it stands alone.
-    """
-
-    tenant: str
-    command: str
-    priority: int
-    max_attempts: int
-    name: tuple[str, str, int] | None = None
-    expire_ms: int = 0
-    group: frozenset[bytes] = frozenset()
 
 
 @dataclass
@@ -404,9 +386,9 @@ class Audit:
         It tells besides all that was known when it was asked for, which was at the serial number `since`.
         """
         since = self.serial if since < 0 else since
-        for task in _deliveries(message):
+        for task in sim_messages.deliveries(message):
             self._delivered(tenant, task)
-        for task in _tasks_shown(message):
+        for task in sim_messages.tasks_shown(message):
             self._shown(tenant, task, since)
         if isinstance(message, producer_service_pb2.ProduceResponse):
             for task_id in (task_id for ack in message.acks for task_id in ack.task_ids if task_id):
@@ -452,7 +434,7 @@ class Audit:
 
     def sent(self, request: Any, times: int = 1) -> None:
         """A producer sends a request, or, with -1 times, is told that nobody has looked at it."""
-        for spec in _specs(request):
+        for spec in sim_messages.specs(request):
             self.sends[spec.payload] += times
 
     def was_removed(self, tenant: str, payload: bytes) -> bool:
@@ -506,38 +488,3 @@ class Audit:
         self.demand(not often, f"made more often than asked for, by calls that nobody looked at: {often}")
         waiting = sorted(task.task_id for task in self.tasks.values() if task.end is None)
         self.demand(not waiting, f"never ended: {waiting}")
-
-
-def _deliveries(message: Any) -> list[task_pb2.Task]:
-    """Returns the tasks that a message hands out."""
-    if isinstance(message, worker_service_pb2.WorkResponse | task_service_pb2.ClaimTasksResponse):
-        return list(message.tasks)
-    return []
-
-
-def _specs(request: Any) -> list[task_pb2.TaskSpec]:
-    """Returns the tasks that a request asks for."""
-    match request:
-        case producer_service_pb2.ProduceRequest() | task_service_pb2.BatchCreateTasksRequest():
-            return list(request.tasks)
-        case task_service_pb2.CreateTaskRequest():
-            return [request.spec]
-    return []
-
-
-def _tasks_shown(message: Any) -> list[task_pb2.Task]:
-    """Returns the tasks that a message tells of."""
-    match message:
-        case task_service_pb2.BatchCreateTasksResponse():
-            return [item.task for item in message.results if item.HasField("task")]
-        case task_service_pb2.ListTasksResponse() | queue_service_pb2.ListDeadLettersResponse():
-            return list(message.tasks)
-        case (
-            task_service_pb2.CreateTaskResponse()
-            | task_service_pb2.GetTaskResponse()
-            | task_service_pb2.GetTaskResultResponse()
-            | task_service_pb2.CancelTaskResponse()
-            | task_service_pb2.RedriveTaskResponse()
-        ):
-            return [message.task]
-    return []

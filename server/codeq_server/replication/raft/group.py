@@ -443,8 +443,7 @@ class Group:
     async def install(self, message: bytes, files: Sequence[Path]) -> None:
         """Replaces the rows and the log by a snapshot; returns when it is durable.
 
-        One that is no newer than what is here changes nothing, and is told to be installed: a leader that does not know
-        would send it again for ever.
+        One that is no newer than what is here counts as installed: else its leader would send it for ever.
 
         Args:
             message: The message of Raft that came with it.

@@ -55,20 +55,24 @@ class RaftCluster:
         existing = members.named(group.members, name)
         peer = self._member.peer(name)
         if existing is not None and not replace:
-            if existing.address == address and (peer is None or peer.raft_id == existing.raft_id):
+            known = existing.address == address and (peer is None or peer.raft_id == existing.raft_id)
+            if known and existing.raft_id in read_conf_state(group.conf_state).voters:
                 return
-            raise Rejection(
-                Reason.MEMBER_EXISTS,
-                f"id: {name} is a member with another address or disk; say replace to take it out in the same step",
-            )
+            if not known:
+                raise Rejection(
+                    Reason.MEMBER_EXISTS,
+                    f"id: {name} is a member with another address or disk; say replace to take it out in the same step",
+                )
+            existing = None  # a learner: it is met again
         configured = self._raft.peers.get(name, address)
         if configured != address:
             raise invalid_field("raft_addr", f"RAFT_PEERS has {name} at {configured}; change it there, on every member")
         self._transport.add(name, address)
         peer = await self._meet(name, existing)
         conf = read_conf_state(group.conf_state)
-        if peer.raft_id in (*conf.voters, *conf.learners):
-            return
+        invited = any(invitation.name == name for invitation in group.members.invitations)
+        if peer.raft_id in conf.voters or (peer.raft_id in conf.learners and invited):
+            return  # a learner that nobody invites any more would stay one for ever
         replaces = existing.raft_id if existing is not None else 0
         invitation = raft_rows_pb2.Invitation(name=name, address=address, replaces=replaces)
         await self._change(membership, Change(invited=[invitation]), [])

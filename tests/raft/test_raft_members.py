@@ -235,7 +235,7 @@ async def test_entry_that_is_too_long_for_the_network_is_refused_and_the_next_le
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert entry.ENTRY_BYTES_MAX + group.MESSAGE_BYTES_MAX < wire.MESSAGE_BYTES_MAX
-    monkeypatch.setattr(group, "ENTRY_BYTES_MAX", 10_000)
+    monkeypatch.setattr(entry, "ENTRY_BYTES_MAX", 10_000)
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()

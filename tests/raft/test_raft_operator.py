@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from codeq_internal.v1 import raft_rows_pb2
 from codeq_server.config import Address, RaftSettings
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.raft_cluster import RaftCluster
@@ -74,3 +75,18 @@ async def test_node_that_is_no_member_is_not_removed(tmp_path: Path) -> None:
         with pytest.raises(Rejection) as refused:
             await operated(await cluster.leader(), tmp_path).remove("z")
         assert refused.value.reason is Reason.MEMBER_NOT_FOUND
+
+
+async def test_learner_that_nobody_invites_any_more_is_added_again(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        await cluster.voters(3)
+        leader = await cluster.leader()
+        newcomer = cluster.node("d").start()
+        raft_id, membership = newcomer.member.row.raft_id, leader.member.membership
+        assert membership is not None
+        put = raft_rows_pb2.Member(raft_id=raft_id, name="d", address="d:7000")
+        await membership.propose(raft_rows_pb2.MembersChange(put=[put]), [("learner", raft_id)])
+        await operated(leader, tmp_path).add("d", "d:7000", replace=False)
+        await cluster.voters(4)
+        await operated(leader, tmp_path).add("d", "d:7000", replace=False)
+        await newcomer.stop()

@@ -29,6 +29,10 @@ class UnknownEntry(Exception):  # noqa: N818 - what it is
     """An entry of a version or kind that this server does not know."""
 
 
+class EntryTooLong(Exception):  # noqa: N818 - what it is
+    """An entry that no message can carry."""
+
+
 @dataclass(frozen=True, slots=True)
 class BatchEntry:
     """A batch as it stands in the log.
@@ -51,10 +55,15 @@ class BatchEntry:
 
 
 def encode_batch(term: int, batch: SealedBatch) -> bytes:
-    """Returns the entry of a batch that was decided in a term."""
-    return bytes((VERSION, BATCH)) + _encode(
-        (term, batch.lsn, batch.previous_lsn, batch.epoch, batch.wall_ms, batch.rows)
-    )
+    """Returns the entry of a batch that was decided in a term.
+
+    Raises:
+        EntryTooLong: It has more than ENTRY_BYTES_MAX.
+    """
+    body = _encode((term, batch.lsn, batch.previous_lsn, batch.epoch, batch.wall_ms, batch.rows))
+    if len(body) >= ENTRY_BYTES_MAX:
+        raise EntryTooLong(f"the entry has {len(body)} bytes")
+    return bytes((VERSION, BATCH)) + body
 
 
 def encode_members(change: raft_rows_pb2.MembersChange) -> bytes:

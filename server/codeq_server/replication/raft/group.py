@@ -22,7 +22,7 @@ from codeq_server.core.model import SealedBatch
 from . import members
 from .compaction import LogKeeper
 from .disk import Disk, Work
-from .entry import ENTRY_BYTES_MAX, BatchEntry, decode, encode_batch, encode_members
+from .entry import BatchEntry, EntryTooLong, decode, encode_batch, encode_members
 from .log_rows import Applied, GroupKeys, Stored, applied_value, base_value, hard_state_value
 from .network import Network
 from .outgoing import Outgoing
@@ -208,7 +208,7 @@ class Group:
         It fails with what `Listener.refusal` says when that is not known. A batch that is refused leaves a hole, so the
         leadership ends, and begins anew if this member goes on to lead.
         """
-        future = self._propose(term, lambda: self._propose_entry(encode_batch(term, batch)))
+        future = self._propose(term, lambda: self._node.propose(encode_batch(term, batch)))
         if future.done() and self.leading_term == term:
             self._loop.call_soon(self.renew, term)
         return future
@@ -227,17 +227,12 @@ class Group:
             return self._propose(self._leading_term, lambda: self._node.propose_members(voters, context))
         return self._propose(self._leading_term, lambda: self._node.propose(encode_members(change)))
 
-    def _propose_entry(self, entry: bytes) -> int:
-        if len(entry) > ENTRY_BYTES_MAX:
-            raise ProposalRefused(f"the entry has {len(entry)} bytes")
-        return self._node.propose(entry)
-
     def _propose(self, term: int, propose: Callable[[], int]) -> asyncio.Future[None]:
         if self._stopped or not term or term != self._leading_term or term != self._node.status.term:
             return self.pending.failed()
         try:
             index = propose()
-        except ProposalRefused:
+        except (ProposalRefused, EntryTooLong):
             return self.pending.failed()
         self.wake()
         return self.pending.proposed(index, term)
@@ -465,7 +460,7 @@ class Group:
             self.receive(message)
             self._pump()
             if not staged.taken:
-                if not self._stopped:  # else the store is being closed: its next opening drops them
+                if not self._stopped:  # else the next opening of the store drops them
                     await self._disk.drop_rows(staged.rowset)
                 raise SnapshotNotWanted
             await staged.done

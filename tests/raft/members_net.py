@@ -20,7 +20,7 @@ from codeq_server.replication.raft.ports import Made, Ticks
 from codeq_server.storage.rocks import RocksStore
 
 TICK_SECONDS = 0.01
-TICKS = Ticks(election=10, heartbeat=2)
+TICKS = Ticks(election=25, heartbeat=2)
 WAIT_SECONDS = 20.0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -79,12 +78,12 @@ class Operator:
         raft = SimpleNamespace(self_id=leader.name, peers=self._peers)
         cluster = RaftCluster(leader.server.member, cast("Any", _AddressBook()), cast("Any", raft))
 
-        async def change(asking: Coroutine[Any, Any, None]) -> None:
+        async def change() -> None:
             try:
-                await asking
+                await ask(cluster)
             except Rejection as refusal:
                 self._audit.count(f"{what}: {refusal.reason.name}")
             else:
                 self._audit.count(what)
 
-        leader.process.start(change(ask(cluster)))
+        leader.process.start(change())

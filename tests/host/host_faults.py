@@ -265,6 +265,33 @@ class SyncError(Preloaded):
         node.spawn()
 
 
+class DiskHangs(Preloaded):
+    """fsync of the leader does not return for a while: another node leads meanwhile."""
+
+    name = "disk-hangs"
+
+    def place(self, name: str) -> dict[str, object]:
+        root = self.folder / name
+        return {
+            "env": {
+                "LD_PRELOAD": str(self.library),
+                "FAULTS_ROOT": str(root.resolve()),
+                "FAULTS_HANG": str(self.folder / f"{name}-hangs"),
+            }
+        }
+
+    async def strike(self, run: Run) -> None:
+        await run.well()
+        leader = await run.leader()
+        node, flag = run.cluster.nodes[leader], self.folder / f"{leader}-hangs"
+        struck = time.monotonic()
+        flag.touch()
+        await self.until_elsewhere(run, struck, node.grpc_addr)
+        await asyncio.sleep(self.chance.uniform(0, 3))
+        flag.unlink()
+        await run.progress()
+
+
 class DiskFull(Fault):
     """The disk of one node fills up under its store, the leader's in every other round: that node ends."""
 
@@ -349,6 +376,7 @@ HOST_FAULTS: tuple[type[Fault], ...] = (
     PowerLoss,
     PowerLossWithoutSync,
     SyncError,
+    DiskHangs,
     DiskFull,
     ClockJump,
 )

@@ -3,6 +3,7 @@
  *
  * FAULTS_ROOT   directory whose files the faults of the disk befall, with all below it
  * FAULTS_SYNC   while this file exists, fsync and fdatasync of those files fail with EIO
+ * FAULTS_HANG   while this file exists, they do not return
  * FAULTS_CLOCK  file of 8 bytes: seconds, signed, by which the time of day is ahead
  */
 #define _GNU_SOURCE
@@ -21,8 +22,10 @@
 
 static const volatile int64_t *ahead;
 
-static int fails(int descriptor) {
-    const char *root = getenv("FAULTS_ROOT"), *flag = getenv("FAULTS_SYNC");
+#define HANG_MICROSECONDS 10000
+
+static int befallen(int descriptor, const char *fault) {
+    const char *root = getenv("FAULTS_ROOT"), *flag = getenv(fault);
     char link[64], path[PATH_MAX];
     if (!root || !flag || access(flag, F_OK)) return 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
@@ -33,7 +36,8 @@ static int fails(int descriptor) {
 }
 
 static int sync_or_fail(int descriptor, long call) {
-    if (fails(descriptor)) {
+    while (befallen(descriptor, "FAULTS_HANG")) usleep(HANG_MICROSECONDS);
+    if (befallen(descriptor, "FAULTS_SYNC")) {
         errno = EIO;
         return -1;
     }

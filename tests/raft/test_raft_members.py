@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 from codeq_raft_core import read_conf_state
 from codeq_server.core.errors import Reason, Rejection
-from codeq_server.replication.raft import entry, group, outgoing, wire
+from codeq_server.replication.raft import entry, group, member, outgoing, wire
 from codeq_server.replication.raft.member import GROUP
 from members_net import Cluster
 from raft_wire import Snapshot, message
@@ -156,6 +157,29 @@ async def test_leadership_handed_over_goes_on_without_an_election_timeout(tmp_pa
         await cluster.until(lambda: not leader.term)
         other = await cluster.leader(beside=leader)
         await other.write({b"t2": b"two"})
+
+
+async def test_leader_whose_disk_hangs_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(member, "HANG_SECONDS", 0.2)
+    async with Cluster(tmp_path) as cluster:
+        await cluster.voters(3)
+        leader = await cluster.leader()
+        sync, may = leader.store.sync, threading.Event()
+
+        def hang() -> None:
+            assert may.wait(60)
+            sync()
+
+        monkeypatch.setattr(leader.store, "sync", hang)
+        assert leader.log is not None
+        try:
+            lost = leader.log.append(leader.batch(leader.lsn + 1, {b"t1": b"one"}))
+            other = await cluster.leader(beside=leader)
+            await other.write({b"t2": b"two"})
+        finally:
+            may.set()
+        await asyncio.gather(lost, return_exceptions=True)
+        await cluster.until(lambda: leader.store.get(b"t2") == b"two")
 
 
 async def test_refused_proposal_begins_the_leadership_anew(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ class Disk:
         self._queue: deque[Work] = deque()
         self._number = log_rows.read_written(store)
         self._running: asyncio.Task[None] | None = None
+        self._round_began = 0.0
         self._failed = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="codeq-writer")
         self._importer = ThreadPoolExecutor(1, thread_name_prefix="codeq-importer")
@@ -88,12 +89,18 @@ class Disk:
         """Number of works not yet begun."""
         return len(self._queue)
 
+    @property
+    def round_seconds(self) -> float:
+        """How long the round that is on its way has taken; 0: there is none."""
+        return 0.0 if self._running is None else self._loop.time() - self._round_began
+
     def submit(self, work: Work) -> None:
         """Takes work; it is written soon, after all that came before."""
         if self._failed:
             return
         self._queue.append(work)
         if self._running is None:
+            self._round_began = self._loop.time()
             self._running = self._loop.create_task(self._run(), name="raft-disk")
 
     async def import_rows(self, files: Sequence[Path]) -> str:
@@ -147,6 +154,7 @@ class Disk:
     async def _work(self) -> None:
         taken = self._gather()
         started = time.perf_counter()
+        self._round_began = self._loop.time()
         rowset = taken.works[-1].rowset
         await self._loop.run_in_executor(self._writer, self._write, taken.rows, rowset)
         for work in taken.works:

@@ -37,6 +37,8 @@ BASE: Final = (1, 1)
 """Index and term of the entry that stands for what a founder has before the first entry of the log."""
 CLUSTER_ID_BYTES: Final = 16
 RAFT_ID_BYTES: Final = 8
+HANG_SECONDS: Final = 2.0
+"""Time that a disk takes for one round of writes before its member, if it leads, asks another one to lead."""
 RETRY_SECONDS: Final = 5.0
 """Time from a snapshot that could not be made to the next attempt."""
 
@@ -282,6 +284,8 @@ class Member:
         if self.group is not None and self.membership is not None:
             self.group.tick()
             self.membership.drive(self.row.cluster_id)
+            if self.disk.round_seconds > HANG_SECONDS:
+                self.hand_over()  # it hears and speaks, but nothing gets done here
         elif self.settings.bootstrap and not self._joining:
             self._found()
 

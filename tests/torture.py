@@ -26,9 +26,9 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests" / "host")]
 
-from cluster_faults import FAULTS, Fault, play  # noqa: E402
-from cluster_member_faults import MEMBER_FAULTS  # noqa: E402
+from fault_kinds import FAULTS, Fault, play  # noqa: E402
 from host_faults import HOST_FAULTS  # noqa: E402
+from member_faults import MEMBER_FAULTS  # noqa: E402
 from run import describe_commit, describe_machine  # noqa: E402
 
 PRODUCT: Final = ("server", "gateway", "cli", "proto", "sdks/python")

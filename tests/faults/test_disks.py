@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster_faults import Fault, play
-from cluster_member_faults import FlippedBit, NewDisk, OneMore, TornLog
-from cluster_run import Run, assert_clean
+from fault_kinds import Fault, play
+from fault_run import Run, assert_clean
+from member_faults import FlippedBit, NewDisk, OneMore, TornLog
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cluster_faults import Fault, KillAll, KillLeader, KillRandom, PauseLeader, play
-from cluster_run import assert_clean
+from fault_kinds import Fault, KillAll, KillLeader, KillRandom, PauseLeader, play
+from fault_run import assert_clean
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from cluster_client import Follower, OutcomeUnknown
-from cluster_faults import Bridge, Cut, IsolateLeader, LoseOneWay, Partition, SplitOne, play
 from cluster_process import TOKEN
-from cluster_run import assert_clean
 from codeq.v1 import task_pb2
 from codeq.v1 import task_service_pb2 as pb
+from fault_kinds import Bridge, Cut, IsolateLeader, LoseOneWay, Partition, SplitOne, play
+from fault_run import assert_clean
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cluster_process import ClusterProcess
-from cluster_run import Run, assert_clean
+from fault_run import Run, assert_clean
 
 pytestmark = pytest.mark.timeout(400)
 

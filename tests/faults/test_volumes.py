@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from cluster_client import Follower
 from cluster_process import TOKEN, ClusterProcess
-from cluster_run import Run
 from codeq.v1 import task_service_pb2 as pb
+from fault_run import Run
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, Self
 
-from cluster_faults import Bridge, Cut, Fault, IsolateLeader, LoseOneWay, Partition, SplitOne
 from cluster_process import ClusterProcess, NodeProcess
-from cluster_run import Run
+from fault_kinds import Bridge, Cut, Fault, IsolateLeader, LoseOneWay, Partition, SplitOne
+from fault_run import Run
 from host_tools import run as run_command
 from power_loss import Disk
 from power_loss import build as build_power_loss

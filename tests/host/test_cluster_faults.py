@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from cluster_client import Follower
-from cluster_faults import Fault, play
 from cluster_process import TOKEN
-from cluster_run import assert_clean
 from codeq.v1 import task_pb2
 from codeq.v1 import task_service_pb2 as pb
+from fault_kinds import Fault, play
+from fault_run import assert_clean
 from host_faults import (
     HOUR_SECONDS,
     ClockJump,

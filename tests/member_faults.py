@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster_client import Refused
-from cluster_faults import AGAIN_SECONDS_MAX, Fault
 from cluster_process import NodeProcess
-from cluster_run import POLL_SECONDS, Run
 from codeq.v1 import cluster_service_pb2 as cluster_pb
+from fault_kinds import AGAIN_SECONDS_MAX, Fault
+from fault_run import POLL_SECONDS, Run
 
 LAG_TASKS = 4000
 """Tasks of Lagging.fill and their results that make the log longer than it is kept for a member that is away."""

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from cluster_client import OutcomeUnknown, Refused
 from cluster_process import ClusterProcess
-from cluster_run import Run, Verdict
 from codeq.v1 import cluster_service_pb2 as cluster_pb
+from fault_run import Run, Verdict
 from tcp_links import Links
 
 AGAIN_SECONDS_MAX = 60.0

@@ -174,7 +174,8 @@ def main(arguments: list[str]) -> int:
         run(arguments[0])
     if any(map(running, NAMES)):
         sys.exit("cluster: a node runs already")
-    signal.signal(signal.SIGTERM, end)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell has its background jobs ignore the first
+        signal.signal(number, end)
     nodes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name in NAMES:

@@ -133,7 +133,7 @@ def test_start_on_store_of_newer_format_fails_and_changes_nothing(tmp_path: Path
     [
         ({"LOG_LEVEL": "loud"}, "LOG_LEVEL"),
         ({"CODEQ_STORE": "/data"}, "CODEQ_STORE"),
-        ({"RAFT_ENABLED": "true"}, "RAFT_ENABLED"),
+        ({"RAFT_ENABLED": "true"}, "RAFT_SELF_ID"),
         ({"PERSISTENCE_CONFIG": '{"pth":"/data"}'}, "PERSISTENCE_CONFIG.pth"),
         ({}, "PRODUCER_AUTH_PROVIDER"),
     ],

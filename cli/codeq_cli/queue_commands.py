@@ -51,7 +51,7 @@ def stats(options: ClientOptions, command: Command) -> None:
 @app.command()
 @client_command
 def pause(options: ClientOptions, command: Command) -> None:
-    """Stops the deliveries of a queue: its tasks are accepted, and those that are claimed run on."""
+    """Stops the deliveries of a queue, which need not exist yet: tasks are accepted, and those claimed run on."""
     _show(options, options.server().call("POST", f"/admin/queues/{names.command(command)}/pause", body="{}"))
 
 

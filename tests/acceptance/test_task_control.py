@@ -191,10 +191,36 @@ def test_pause_survives_a_restart(tmp_path: Path) -> None:
             assert [claimed.id for claimed in after.claim(["paused-kept"])] == [task.id]
 
 
-def test_pause_of_unknown_queue_is_not_found(server: ServerProcess) -> None:
-    for action in ("pause", "resume"):
-        status, body = rest(server, "POST", f"/admin/queues/never-used/{action}", {})
-        assert (status, body["reason"]) == (404, "QUEUE_NOT_FOUND")
+def test_pause_of_a_queue_that_does_not_exist_makes_it_and_it_stays_while_paused(tmp_path: Path) -> None:
+    env = {"QUEUES_PER_TENANT_MAX": "2", "QUEUE_IDLE_SECONDS": "1"}
+    with (
+        ServerProcess(tmp_path, env=env) as server,
+        codeq.Client(server.producer_addr, token=DEV_TOKEN) as client,
+    ):
+        status, queue = rest(server, "POST", "/admin/queues/ahead/pause", {})
+        assert (status, queue["command"], queue["paused"], queue["ready"]) == (200, "ahead", True, 0)
+        assert client.pause_queue("ahead-grpc").paused
+        assert rest(server, "POST", "/admin/queues/ahead/pause", {})[0] == 200
+        status, body = rest(server, "POST", "/admin/queues/one-too-many/pause", {})
+        assert (status, body["reason"]) == (429, "LIMIT_REACHED")
+        client.resume_queue("ahead-grpc")  # it has no task, so it leaves, while the paused one stays
+        deadline = time.monotonic() + SECONDS_MAX
+        while [each.command for each in client.queues()[0]] != ["ahead"]:
+            assert time.monotonic() < deadline
+        server.kill()
+        server.start()
+        assert client.queue("ahead").paused
+        task = client.create("ahead")
+        assert client.claim(["ahead"]) == []
+        client.resume_queue("ahead")
+        assert [claimed.id for claimed in client.claim(["ahead"])] == [task.id]
+
+
+def test_pause_checks_the_command_and_resume_makes_no_queue(server: ServerProcess) -> None:
+    status, body = rest(server, "POST", "/admin/queues/not%20a%20command/pause", {})
+    assert (status, body["reason"]) == (400, "INVALID_FIELD")
+    status, body = rest(server, "POST", "/admin/queues/never-used/resume", {})
+    assert (status, body["reason"]) == (404, "QUEUE_NOT_FOUND")
 
 
 # -- POST /tasks/{id}/progress: JSON <= 64 KiB, visible on the task; also extends the lease if asked ------------------

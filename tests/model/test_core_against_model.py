@@ -278,13 +278,13 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
 
     @rule(tenant=st.sampled_from(TENANTS), command=st.sampled_from(COMMANDS), resumed=st.booleans())
     def pause(self, tenant: str, command: str, resumed: bool) -> None:
-        """Resumes every queue, or pauses one."""
+        """Resumes every queue, or pauses one, which need not exist."""
         if resumed:
             for queue in self.shard.queues.values():
                 self.shard.resume(queue)
             self.model.paused.clear()
-        elif (tenant, command) in self.shard.by_name:
-            self.shard.pause(self.shard.by_name[tenant, command])
+        else:
+            self.shard.pause(self.shard.open_queue(tenant, command))
             self.model.paused.add((tenant, command))
 
     @rule(tenant=st.sampled_from(TENANTS))

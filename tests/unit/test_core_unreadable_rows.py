@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from codeq_server.core import ids, keys, reads
+from codeq_internal.v1 import rows_pb2
+from codeq_server.core import ids, keys, names, reads, withdrawal
 from codeq_server.core.errors import CorruptRows
 from codeq_server.core.outcomes import Outcome
+from codeq_server.core.redrive import cleanup, redrive_task
 from codeq_server.storage.check import check
-from driven_shard import DrivenShard
+from driven_shard import TENANT, DrivenShard
+from google.protobuf.message import Message
 
 GARBAGE = b"\xff\xff\xff"
 
@@ -116,6 +120,96 @@ def test_leased_task_with_cut_off_home_is_named(what: str, delay: int) -> None:
     with pytest.raises(CorruptRows) as refused:
         calls[what]()
     assert refused.value.key == home
+
+
+def rewrite(driven: DrivenShard, key: bytes, kind: type[Message], **changes: Any) -> None:
+    """Gives fields of a stored message other values."""
+    value = driven.store.get(key)
+    assert value is not None
+    row = kind.FromString(value)
+    for name, change in changes.items():
+        row.ClearField(name)
+        getattr(row, name).extend(change) if isinstance(change, list) else setattr(row, name, change)
+    driven.store.write({key: row.SerializeToString()})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"queue": 9}, {"home": 4 << 48 | 1}, {"home": 200 << 48 | 1}, {"home": 9 << 48 | 7}]
+)
+def test_name_row_without_its_home_is_named(changes: dict[str, int]) -> None:
+    driven = DrivenShard()
+    task = names.NewTask("a", b"1", 0, 0, 0, names.Naming("mine"))
+    names.create(driven.shard, TENANT, task, driven.now)
+    driven.write()
+    (key,) = driven.keys(b"i")
+    rewrite(driven, key, rows_pb2.NameRow, **changes)
+    calls: list[Callable[[], object]] = [
+        lambda: driven.view("mine"),
+        lambda: withdrawal.cancel(driven.shard, TENANT, "mine", "", driven.now),
+        lambda: redrive_task(driven.shard, TENANT, "mine", driven.now),
+    ]
+    for call in calls:
+        with pytest.raises(CorruptRows) as refused:
+            call()
+        assert refused.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("table", "kind", "changes"),
+    [
+        (b"l", rows_pb2.LeaseRow, {"queues": []}),
+        (b"l", rows_pb2.LeaseRow, {"queues": [1, 1, 1]}),
+        (b"l", rows_pb2.LeaseRow, {"places": [0]}),
+        (b"l", rows_pb2.LeaseRow, {"places": [1 << 56 | 99 << 48 | 1] * 2}),
+        (b"l", rows_pb2.LeaseRow, {"attempts": [0]}),
+        (b"x", rows_pb2.ExtensionRow, {"lease_ms": [1, 1]}),
+        (b"q", rows_pb2.QueueRow, {"lanes": [rows_pb2.LaneState(lane=16)]}),
+        (b"q", rows_pb2.QueueRow, {"lanes": []}),
+    ],
+)
+def test_open_with_a_row_that_tells_of_what_is_not_there_is_named(
+    table: bytes, kind: type[Message], changes: dict[str, list[Any]]
+) -> None:
+    driven = DrivenShard()
+    first, _ = driven.create(), driven.create()
+    driven.claim_ids(2)
+    driven.heartbeat(first, 600_000)
+    driven.write()
+    (key,) = driven.keys(table)
+    rewrite(driven, key, kind, **changes)
+    with pytest.raises(CorruptRows) as refused:
+        driven.reopen()
+    assert refused.value.key in {key, *driven.keys(b"l")}
+
+
+@pytest.mark.parametrize("changes", [{"queues": []}, {"queues": [1, 1, 1]}, {"homes": [12 << 48 | 1]}])
+def test_list_of_ended_tasks_that_are_not_there_is_named(changes: dict[str, list[int]]) -> None:
+    driven = DrivenShard()
+    for _ in range(2):
+        driven.complete_one()
+    driven.write()
+    (key,) = driven.keys(b"r")
+    rewrite(driven, key, rows_pb2.EndedRow, **changes)
+    with pytest.raises(CorruptRows) as refused:
+        cleanup(driven.shard, key, TENANT, driven.wall + 1, 0, 10)
+    assert refused.value.key == key
+    with pytest.raises(CorruptRows) as refused:
+        driven.pass_time(driven.settings.retention_ms + 1000)
+    assert refused.value.key == key
+
+
+def test_state_row_with_a_lane_that_no_queue_has_is_named() -> None:
+    driven, task_id = worked_shard()
+    key = state_key(task_id)
+    rewrite(driven, key, rows_pb2.StateRow, place_lane=16)
+    calls: list[Callable[[], object]] = [
+        lambda: reads.count_ahead(driven.shard, TENANT, task_id),
+        lambda: withdrawal.cancel(driven.shard, TENANT, task_id, "", driven.now),
+    ]
+    for call in calls:
+        with pytest.raises(CorruptRows) as refused:
+            call()
+        assert refused.value.key == key
 
 
 def test_maturing_over_cut_off_due_row_is_named() -> None:

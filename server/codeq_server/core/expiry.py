@@ -30,7 +30,7 @@ def expire_entry(shard: Shard, queue: Queue, entry: bytes, now: Now) -> None:
         CorruptRows: The task's rows contradict each other.
     """
     _, _, index, position = keys.split_time_key(entry)
-    home = queue.lane(index)
+    home = shard.lane_named(entry[: keys.TIME_KEY_BYTES], queue.number, index)
     key = keys.place_key(home.task_prefix, position)
     value = shard.get(key)
     if value is None:

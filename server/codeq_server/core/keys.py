@@ -126,7 +126,7 @@ def due_value(lane: int, attempts: int, *, has_state: bool) -> bytes:
 def split_due_value(value: bytes) -> tuple[int, int, bool]:
     """Returns lane, attempts and whether a state row exists."""
     lane, attempts, has_state = _DUE_VALUE.unpack(value)
-    return lane, attempts, bool(has_state)
+    return _lane(lane), attempts, bool(has_state)
 
 
 def ended_key(until_ms: int, lsn: int, number: int) -> bytes:
@@ -168,7 +168,7 @@ def home_epoch(value: bytes) -> int:
 def split_parked(value: bytes) -> tuple[int, int]:
     """Returns due time and lane of a parked home."""
     _, _, due_ms, lane = _PARKED.unpack_from(value)
-    return due_ms, lane
+    return due_ms, _lane(lane)
 
 
 def task_bytes(value: bytes) -> bytes:
@@ -206,7 +206,7 @@ def pointer(lane: int, position: int, attempts: int) -> bytes:
 def split_pointer(value: bytes) -> tuple[int, int, int]:
     """Returns lane and position of the home, and attempts."""
     _, lane, position, attempts = _POINTER.unpack(value)
-    return lane, int.from_bytes(position, "big"), attempts
+    return _lane(lane), int.from_bytes(position, "big"), attempts
 
 
 def pack_home(lane: int, position: int) -> int:
@@ -217,3 +217,9 @@ def pack_home(lane: int, position: int) -> int:
 def unpack_home(home: int) -> tuple[int, int]:
     """Returns lane and position."""
     return home >> 48, home & 0xFFFFFFFFFFFF
+
+
+def _lane(lane: int) -> int:
+    if lane > PARKED_LANE:
+        raise ValueError(f"there is no lane {lane}")
+    return lane

@@ -76,4 +76,4 @@ def view_home(shard: Shard, key: bytes, now: Now) -> TaskView | None:
     if value is None or value[:1] == keys.POINTER:
         return None
     number, lane, position = keys.split_place_key(key)
-    return view_at(shard, shard.queues[number].lane(lane), position, value, now)
+    return view_at(shard, shard.lane_named(key, number, lane), position, value, now)

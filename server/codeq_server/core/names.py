@@ -188,12 +188,13 @@ def find_named(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int] | No
     row = _row(shard, tenant, task_id)
     if row is None or row.batch_tasks:
         return None
+    name_key = keys.name_key(tenant, task_id)
     lane_index, position = keys.unpack_home(row.home)
-    lane = shard.queues[row.queue].lane(lane_index)
+    lane = shard.lane_named(name_key, row.queue, lane_index)
     key = keys.place_key(lane.task_prefix, position)
     value = shard.get(key)
     if value is None or keys.home_epoch(value) != row.epoch or unpacked(keys.name_of, key, value) != task_id:
-        raise CorruptRows(keys.name_key(tenant, task_id), "leads to no home of a task with this id")
+        raise CorruptRows(name_key, "leads to no home of a task with this id")
     return lane, position
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from typing import Final, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -56,3 +57,16 @@ def unpacked(unpack: Callable[[bytes], T], key: bytes, value: bytes) -> T:
 def unreadable(key: bytes) -> CorruptRows:
     """Returns the fault of a row whose value is no message and cannot be read."""
     return CorruptRows(key, "holds a value that is cut off or malformed")
+
+
+def listed(key: bytes, queues: Sequence[int], homes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Returns queue and home of each task that a row lists; one queue stands for all.
+
+    Raises:
+        CorruptRows: Queues and homes do not match.
+    """
+    if len(queues) == 1:
+        return zip(repeat(queues[0]), homes, strict=False)
+    if len(queues) != len(homes):
+        raise CorruptRows(key, f"lists {len(homes)} tasks of {len(queues)} queues")
+    return zip(queues, homes, strict=True)

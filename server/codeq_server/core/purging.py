@@ -15,6 +15,7 @@ from .clock import Now
 from .errors import CorruptRows
 from .model import Lane, Purge, Queue
 from .outcomes import Status
+from .parsing import unpacked
 from .shard import Shard
 from .withdrawal import end_cancelled, withdraw
 
@@ -45,7 +46,10 @@ def purge(shard: Shard, queue: Queue, now: Now) -> None:
 
 def adopt(shard: Shard, queue: Queue, row: rows_pb2.PurgeState) -> None:
     """Goes on with a purge that the queue's row tells of; the queue has its lanes."""
-    queue.purge = Purge(queue, row.at_ms, dict(keys.unpack_home(tail) for tail in row.tails), 0)
+    tails = dict(keys.unpack_home(tail) for tail in row.tails)
+    if any(lane > keys.PARKED_LANE or queue.lanes[lane] is None for lane in tails):
+        raise CorruptRows(queue.key, "has a purge of a lane that was never used")
+    queue.purge = Purge(queue, row.at_ms, tails, 0)
     shard.purges.set(queue.purge, 0)
 
 
@@ -96,7 +100,7 @@ def _returned(shard: Shard, purge: Purge, most: int, now: Now) -> int:
     """Ends tasks that were given back before the purge."""
     rows = _next_rows(shard, purge, b"u", most)
     for key, value in rows:
-        home_lane, home_position, _ = keys.split_pointer(value)
+        home_lane, home_position, _ = unpacked(keys.split_pointer, key, value)
         home = purge.queue.lane(home_lane)
         state = shard.state(home, home_position)
         if state is None:
@@ -142,9 +146,9 @@ def _places(shard: Shard, purge: Purge, lane: Lane, most: int, now: Now) -> int:
 
 def _pointed(shard: Shard, lane: Lane, position: int, value: bytes, now: Now) -> None:
     """Ends the task that a pointer in a lane leads to; the lane is the caller's to see to."""
-    home_lane, home_position, _ = keys.split_pointer(value)
-    home = lane.queue.lane(home_lane)
     key = keys.place_key(lane.task_prefix, position)
+    home_lane, home_position, _ = unpacked(keys.split_pointer, key, value)
+    home = lane.queue.lane(home_lane)
     state = shard.state(home, home_position)
     if state is None:
         raise CorruptRows(key, "leads to a task without a state row")
@@ -157,9 +161,9 @@ def _scheduled(shard: Shard, purge: Purge, most: int, now: Now) -> int:
     rows = _next_rows(shard, purge, b"d", most)
     for key, value in rows:
         _, due_ms, home_lane, position = keys.split_time_key(key)
-        home = purge.queue.lane(home_lane)
+        home = shard.lane_named(key, purge.queue.number, home_lane)
         state = None
-        if keys.split_due_value(value)[2]:
+        if unpacked(keys.split_due_value, key, value)[2]:
             state = shard.state(home, position)
             if state is None:
                 raise CorruptRows(key, "tells of a state row that is missing")

@@ -6,6 +6,7 @@ Windows are read at first use; leases are armed in full again, because nobody kn
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -16,7 +17,7 @@ from .claims import lease_row
 from .clock import Now
 from .errors import CorruptRows
 from .model import Claim, Delivery, Lane, Queue
-from .parsing import RowReader, parsed, unpacked
+from .parsing import RowReader, listed, parsed, unpacked
 from .purging import adopt as adopt_purge
 from .rates import Rates
 from .shard import Shard, ShardSettings
@@ -53,7 +54,7 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
         _adopt_claim(shard, key, parsed(rows_pb2.LeaseRow, key, value), now)
     for key, value in _all(rows, b"u", b"v"):
         number, index, position = keys.split_place_key(key)
-        lane = _queue(shard, key, number).lane(index)
+        lane = shard.lane_named(key, number, index)
         heapq.heappush(lane.returned, (position, *unpacked(keys.split_pointer, key, value)))
     first = rows.scan(b"r" + shard.sweep_mark + b"\0", b"s", 1)
     shard.sweep_at = keys.split_ended_key(first[0][0])[0] if first else None
@@ -70,19 +71,14 @@ def _all(rows: RowReader, start: bytes, end: bytes) -> list[tuple[bytes, bytes]]
         start = page[-1][0] + b"\0"
 
 
-def _queue(shard: Shard, key: bytes, number: int) -> Queue:
-    queue = shard.queues.get(number)
-    if queue is None:
-        raise CorruptRows(key, f"names queue {number}, which has no row")
-    return queue
-
-
 def _adopt_queue(shard: Shard, key: bytes, row: rows_pb2.QueueRow, now: Now) -> None:
     number = int.from_bytes(key[1:], "big")
     if number > shard.directory.last_queue:
         raise CorruptRows(key, f"is above the number of the queue opened last, {shard.directory.last_queue}")
     queue = Queue(number, row.tenant, row.command)
     for state in row.lanes:
+        if state.lane > keys.PARKED_LANE:
+            raise CorruptRows(key, f"has a lane {state.lane}, which no queue has")
         queue.lanes[state.lane] = Lane(queue, state.lane, mark=state.mark, tail=state.tail, ready=state.ready)
     queue.claimed, queue.dlq = row.claimed, row.dlq
     queue.completed_total, queue.failed_total = row.completed_total, row.failed_total
@@ -109,18 +105,17 @@ def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> 
         token, row.worker, row.subject or row.worker, row.lease_ms, row.claimed_ms, now.mono_ms + row.lease_ms
     )
     granted = _grants(shard, token)
-    for index, packed in enumerate(row.homes):
-        number = row.queues[index] if len(row.queues) > 1 else row.queues[0]
-        listed = _listed(shard, key, number, packed)
-        if listed is None:
+    places, befores = _aligned(key, row.places, row), _aligned(key, row.attempts, row)
+    for index, (number, packed) in enumerate(listed(key, row.queues, row.homes)):
+        home = _home(shard, key, number, packed, places[index])
+        if home is None:
             continue
-        lane, position, value = listed
+        lane, position, value = home
         state = shard.state(lane, position)
         if state is not None and state.ended_token >= token:
             continue
         task_id = unpacked(partial(lane.key_of, position), keys.place_key(lane.task_prefix, position), value)
-        place = row.places[index] if row.places else 0
-        attempts = row.attempts[index] if row.attempts else 0
+        place, attempts = places[index], befores[index]
         if task_id in shard.deliveries:
             raise CorruptRows(key, f"task {task_id} is live in two claims")
         shard.deliveries[task_id] = Delivery(claim, lane, position, place, attempts)
@@ -144,21 +139,30 @@ def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> 
         shard.batch.rows[key] = lease_row(claim, [shard.deliveries[i] for i in claim.task_ids])
 
 
-def _listed(shard: Shard, key: bytes, number: int, packed: int) -> tuple[Lane, int, bytes] | None:
+def _aligned(key: bytes, values: Sequence[int], row: rows_pb2.LeaseRow) -> Sequence[int]:
+    """Returns a value for each task that a lease row lists; none stand for zeros."""
+    if values and len(values) != len(row.homes):
+        raise CorruptRows(key, "places or attempts do not match the tasks that it lists")
+    return values or [0] * len(row.homes)
+
+
+def _home(shard: Shard, key: bytes, number: int, packed: int, place: int) -> tuple[Lane, int, bytes] | None:
     """Returns lane, position and value of a home that a lease row lists; None: it was removed, maybe with its queue."""
     index, position = keys.unpack_home(packed)
     value = shard.get(keys.place_key(keys.lane_prefix(b"t", number, index), position))
     if value is None:
         return None
-    lane = _queue(shard, key, number).lanes[index]
-    if lane is None:
-        raise CorruptRows(key, "lists a task of a lane that never was")
-    return lane, position, value
+    if place:
+        shard.lane_named(key, number, keys.unpack_home(place & (1 << 56) - 1)[0])
+    return shard.lane_named(key, number, index), position, value
 
 
 def _grants(shard: Shard, token: int) -> dict[tuple[int, int], int]:
     value = shard.get(keys.extension_key(token))
     if value is None:
         return {}
-    row = parsed(rows_pb2.ExtensionRow, keys.extension_key(token), value)
-    return {(queue, home): length for queue, home, length in zip(row.queues, row.homes, row.lease_ms, strict=True)}
+    key = keys.extension_key(token)
+    row = parsed(rows_pb2.ExtensionRow, key, value)
+    if len(row.homes) != len(row.lease_ms):
+        raise CorruptRows(key, "lengths do not match the tasks that it lists")
+    return dict(zip(listed(key, row.queues, row.homes), row.lease_ms, strict=True))

@@ -12,7 +12,7 @@ from .clock import Now
 from .errors import CorruptRows, Reason, Rejection
 from .model import Lane
 from .outcomes import Status, enqueue, find_home
-from .parsing import parsed, unpacked
+from .parsing import listed, parsed, unpacked
 from .shard import Shard
 from .timers import remove_ended
 
@@ -97,29 +97,28 @@ def cleanup(shard: Shard, key: bytes, tenant: str, before_ms: int, start: int, l
     if value is None:
         return Cleaned(0, 0, None)
     row = parsed(rows_pb2.EndedRow, key, value)
-    numbers = row.queues if len(row.queues) > 1 else [row.queues[0]] * len(row.homes)
-    listed = list(zip(numbers, row.homes, strict=True))
+    tasks = list(listed(key, row.queues, row.homes))
     gone: list[tuple[int, int]] = []
-    left = listed[:start]
-    for number, home in listed[start : start + CLEANUP_SLICE]:
+    left = tasks[:start]
+    for number, home in tasks[start : start + CLEANUP_SLICE]:
         if len(gone) == limit:
             break
         lane_index, position = keys.unpack_home(home)
         queue = shard.queues.get(number)  # None: all its tasks are gone, and so is it
         of_tenant = queue is not None and queue.tenant == tenant
-        state = shard.state(queue.lane(lane_index), position) if queue is not None and of_tenant else None
+        state = shard.state(shard.lane_named(key, number, lane_index), position) if of_tenant else None
         matches = state is not None and state.ended_lsn == row.lsn and state.changed_ms < before_ms
         (gone if matches else left).append((number, home))
-    looked = len(gone) + len(left) - min(start, len(listed))
-    left += listed[start + looked :]
+    looked = len(gone) + len(left) - min(start, len(tasks))
+    left += tasks[start + looked :]
     if gone:
-        remove_ended(shard, _ended_row(row.lsn, gone), dead=bool(keys.split_ended_key(key)[2] & 1))
+        remove_ended(shard, key, _ended_row(row.lsn, gone))
         shard.batch.rows[key] = _ended_row(row.lsn, left).SerializeToString() if left else None
     following = start + looked - len(gone)
     return Cleaned(len(gone), looked, following if following < len(left) else None)
 
 
-def _ended_row(lsn: int, listed: list[tuple[int, int]]) -> rows_pb2.EndedRow:
-    queues = [queue for queue, _ in listed]
+def _ended_row(lsn: int, tasks: list[tuple[int, int]]) -> rows_pb2.EndedRow:
+    queues = [queue for queue, _ in tasks]
     same = len(set(queues)) == 1
-    return rows_pb2.EndedRow(lsn=lsn, queues=queues[:1] if same else queues, homes=[home for _, home in listed])
+    return rows_pb2.EndedRow(lsn=lsn, queues=queues[:1] if same else queues, homes=[home for _, home in tasks])

@@ -18,7 +18,7 @@ from . import keys
 from .alarms import Alarms
 from .backoff import BackoffPolicy
 from .clock import Now
-from .errors import Reason, Rejection
+from .errors import CorruptRows, Reason, Rejection
 from .lease_ends import LeaseEnds
 from .model import (
     WINDOW_ENTRY_BYTES,
@@ -124,7 +124,8 @@ class Shard:
         """Purges that go on, in turn."""
         self.purges_begun: list[Purge] = []
         """Purges whose requests are not written yet."""
-        self.sweep_mark = b""
+        self.sweep_mark, self.swept = b"", (b"", 0, 0)
+        """The list of ended tasks swept last; the one being swept, with queue and home of the task looked at last."""
         self.sweep_at: int | None = None
         """When the next ended list may be due, in Unix milliseconds."""
         self.sweep_blocked = False
@@ -207,7 +208,12 @@ class Shard:
         """Returns the state row of the task with this home."""
         key = keys.place_key(home.state_prefix, position)
         value = self.get(key)
-        return None if value is None else parsed(rows_pb2.StateRow, key, value)
+        if value is None:
+            return None
+        state = parsed(rows_pb2.StateRow, key, value)
+        if state.place_lane > keys.PARKED_LANE:
+            raise CorruptRows(key, f"names lane {state.place_lane}, which no queue has")
+        return state
 
     def put_state(self, home: Lane, position: int, state: rows_pb2.StateRow) -> None:
         """Decides the state row of the task with this home."""
@@ -238,6 +244,18 @@ class Shard:
             self.directory.tenants[tenant].add(queue)
             self.touch(queue)
         return queue
+
+    def lane_named(self, key: bytes, number: int, index: int) -> Lane:
+        """Returns the lane of a queue that the row with this key names.
+
+        Raises:
+            CorruptRows: There is no such queue, or none of its tasks was ever in that lane.
+        """
+        queue = self.queues.get(number)
+        lane = queue.lanes[index] if queue is not None and index <= keys.PARKED_LANE else None
+        if lane is None:
+            raise CorruptRows(key, f"names lane {index} of queue {number}, which has no row")
+        return lane
 
     def make_room(self, tenant: str, commands: Collection[str]) -> None:
         """Checks that the queues of all these commands exist or may be opened.

@@ -6,7 +6,6 @@ Every function works a bounded slice and is called again at once while there is 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import repeat
 from typing import Final
 
 from codeq_internal.v1 import rows_pb2
@@ -18,10 +17,10 @@ from .clock import Now
 from .errors import CorruptRows
 from .expiry import expire_entry, leave_expiry
 from .idle import retire
-from .model import Queue
+from .model import Lane, Queue
 from .names import forget
 from .outcomes import enqueue, expire
-from .parsing import parsed, unpacked
+from .parsing import listed, parsed, unpacked
 from .shard import Shard
 
 SLICE: Final = 512
@@ -30,6 +29,10 @@ TURN: Final = 32
 """Tasks that one tenant gets worked before it is another one's turn."""
 TURN_COST: Final = 8
 """What a turn counts at least, in tasks: it may read rows and find nothing due."""
+SWEEP_READS: Final = 256
+"""Rows that one slice of the sweep reads by their keys, roughly; neighbours are read together, and count less."""
+SCAN_READS: Final = 8
+"""What reading a run of neighbours counts: it costs as much as that many rows read one by one."""
 
 
 def run_due(shard: Shard, now: Now) -> bool:
@@ -117,7 +120,7 @@ def _mature(shard: Shard, queue: Queue, entry: bytes, now: Now) -> None:
     _, _, home_lane, position = keys.split_time_key(entry)
     key = entry[: keys.TIME_KEY_BYTES]
     lane, _, has_state = unpacked(keys.split_due_value, key, entry[keys.TIME_KEY_BYTES :])
-    home = queue.lane(home_lane)
+    home = shard.lane_named(key, queue.number, home_lane)
     state = shard.state(home, position) if has_state else rows_pb2.StateRow()
     if state is None:
         raise CorruptRows(key, "tells of a state row that is missing")
@@ -150,7 +153,8 @@ def sweep(shard: Shard, now: Now) -> bool:
     rows = shard.stored.scan(b"r" + shard.sweep_mark + b"\0", b"s", 2)
     if rows and keys.split_ended_key(rows[0][0])[0] <= limit:
         key, value = rows.pop(0)
-        remove_ended(shard, parsed(rows_pb2.EndedRow, key, value), dead=bool(keys.split_ended_key(key)[2] & 1))
+        if not _sweep_list(shard, key, parsed(rows_pb2.EndedRow, key, value)):
+            return True
         shard.batch.rows[key] = None
         shard.sweep_mark = key[1:]
     ends = [keys.split_ended_key(key)[0] for key, _ in rows[:1]]
@@ -163,52 +167,91 @@ def sweep(shard: Shard, now: Now) -> bool:
     return False
 
 
-def remove_ended(shard: Shard, ended: rows_pb2.EndedRow, *, dead: bool) -> None:
-    """Deletes every row of the listed tasks that are still what they were when they ended."""
-    rows = shard.batch.rows
-    head = rows_pb2.StateRow(ended_lsn=ended.lsn).SerializeToString()
-    for number, home, last_home in _runs(ended):
-        queue = shard.queues.get(number)
-        if queue is None:
-            continue  # another list had the last of its tasks, and it has left
-        index, first = keys.unpack_home(home)
-        lane, last = queue.lane(index), keys.unpack_home(last_home)[1]
-        start, end = keys.place_key(lane.state_prefix, first), keys.place_key(lane.state_prefix, last + 1)
-        states = shard.current(shard.stored.scan(start, end, last - first + 1))
-        gone = [(key, value) for key, value in states if value.startswith(head)]
-        if not gone:
+def _sweep_list(shard: Shard, key: bytes, ended: rows_pb2.EndedRow) -> bool:
+    """Removes the next tasks of a list, as many as a slice allows; returns whether that was the last of them.
+
+    How far it got is not stored: a task that was removed is no longer there to be removed again. A cleanup may shorten
+    the list meanwhile, so the place is kept as the last task looked at.
+    """
+    left = SWEEP_READS
+    list_key, *after = shard.swept
+    for number, first, last in _runs(key, ended):
+        if list_key == key and [number, last] <= after:
             continue
-        named, filed, expiring = queue.named, queue.filed, queue.expiring
-        for key, value in gone if named or filed or expiring or dead else ():
-            if filed:
-                let_go(shard, queue, key, parsed(rows_pb2.StateRow, key, value))
-            if named:
-                forget(shard, lane, b"t" + key[1:])
-            if expiring:
-                leave_expiry(shard, lane, keys.split_place_key(key)[2])
-            if dead:
-                ended_ms = parsed(rows_pb2.StateRow, key, value).changed_ms
-                rows[keys.dead_key(lane.queue.number, ended_ms, *keys.split_place_key(key)[1:])] = None
-        # Neighbours one after the other: the store takes them in faster.
-        rows.update(dict.fromkeys([key for key, _ in gone]))
-        rows.update(dict.fromkeys([b"t" + key[1:] for key, _ in gone]))
-        shard.totals.removed += len(gone)
-        queue.removed_total += len(gone)
+        left -= _remove_run(shard, key, ended.lsn, number, first, last)
+        if left <= 0:
+            shard.swept = (key, number, last)
+            return False
+    return True
+
+
+def remove_ended(shard: Shard, key: bytes, ended: rows_pb2.EndedRow) -> None:
+    """Deletes every row of listed tasks that are still what they were when they ended.
+
+    Args:
+        shard: Shard that owns them.
+        key: Key of the list.
+        ended: Tasks of the list, few enough for one call.
+    """
+    for number, first, last in _runs(key, ended):
+        _remove_run(shard, key, ended.lsn, number, first, last)
+
+
+def _remove_run(shard: Shard, list_key: bytes, lsn: int, number: int, home: int, last_home: int) -> int:
+    """Removes neighbours that ended in this batch; returns what that cost, in rows read one by one."""
+    queue = shard.queues.get(number)
+    if queue is None:
+        return 1  # another list had the last of its tasks, and it has left
+    dead = bool(keys.split_ended_key(list_key)[2] & 1)
+    index, first = keys.unpack_home(home)
+    lane, last = shard.lane_named(list_key, number, index), keys.unpack_home(last_home)[1]
+    head = rows_pb2.StateRow(ended_lsn=lsn).SerializeToString()
+    gone = [(key, value) for key, value in _states(shard, lane, first, last) if value.startswith(head)]
+    cost = min(last - first + 1, SCAN_READS)
+    if not gone:
+        return cost
+    named, filed, expiring = queue.named, queue.filed, queue.expiring
+    for key, value in gone if named or filed or expiring or dead else ():
+        cost += 2
+        if filed:
+            let_go(shard, queue, key, parsed(rows_pb2.StateRow, key, value))
+        if named:
+            forget(shard, lane, b"t" + key[1:])
+        if expiring:
+            leave_expiry(shard, lane, keys.split_place_key(key)[2])
         if dead:
-            queue.dlq -= len(gone)
-        shard.touch(queue)
+            ended_ms = parsed(rows_pb2.StateRow, key, value).changed_ms
+            shard.batch.rows[keys.dead_key(number, ended_ms, *keys.split_place_key(key)[1:])] = None
+    # Neighbours one after the other: the store takes them in faster.
+    shard.batch.rows.update(dict.fromkeys([key for key, _ in gone]))
+    shard.batch.rows.update(dict.fromkeys([b"t" + key[1:] for key, _ in gone]))
+    shard.totals.removed += len(gone)
+    queue.removed_total += len(gone)
+    if dead:
+        queue.dlq -= len(gone)
+    shard.touch(queue)
+    return cost
 
 
-def _runs(ended: rows_pb2.EndedRow) -> Iterator[tuple[int, int, int]]:
+def _states(shard: Shard, lane: Lane, first: int, last: int) -> list[tuple[bytes, bytes]]:
+    """Returns the state rows of neighbours: a long run in one scan, a short one by keys, which costs less."""
+    count = last - first + 1
+    if count > SCAN_READS:
+        start, end = keys.place_key(lane.state_prefix, first), keys.place_key(lane.state_prefix, last + 1)
+        return shard.current(shard.stored.scan(start, end, count))
+    found = [keys.place_key(lane.state_prefix, position) for position in range(first, last + 1)]
+    return [(key, value) for key in found if (value := shard.get(key)) is not None]
+
+
+def _runs(key: bytes, ended: rows_pb2.EndedRow) -> Iterator[tuple[int, int, int]]:
     """Yields queue, first and last home of each run of neighbours in a list, whose homes are in order."""
     homes = ended.homes
-    if len(ended.queues) == 1 and homes[-1] - homes[0] == len(homes) - 1:
+    if len(ended.queues) == 1 and homes and homes[-1] - homes[0] == len(homes) - 1:
         yield ended.queues[0], homes[0], homes[-1]  # the whole list: mostly it is so
         return
-    numbers = ended.queues if len(ended.queues) > 1 else repeat(ended.queues[0], len(homes))
     first: tuple[int, int] | None = None
     previous = (0, 0)
-    for number, home in zip(numbers, homes, strict=True):
+    for number, home in listed(key, ended.queues, homes):
         if first is not None and (number, home - 1) != previous:
             yield (*first, previous[1])
             first = None

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from codeq_server.auth.access import Access, access_of
 from codeq_server.auth.authenticator import Authenticator
-from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.errors import CorruptRows, Reason, Rejection
 from codeq_server.engine.admission import CALL_COST
 from codeq_server.engine.runner import ShardRunner
 
@@ -160,6 +160,8 @@ class Calls:
         except Rejection as rejection:
             await _confirm(serving.runner, method, rejection)
             raise
+        except CorruptRows as problem:
+            raise Rejection(Reason.CORRUPT_DATA, f"stored data contradict each other: {problem}") from None
 
 
 async def _confirm(runner: ShardRunner, method: Method, refusal: Rejection) -> None:

@@ -151,7 +151,10 @@ def fill_outcome(
 
 def queue_message(view: QueueView, now: Now) -> queue_service_pb2.Queue:
     """Returns the message of a queue."""
-    created = [unix_ms(task_pb2.Task.FromString(raw).created_at) for raw in view.heads]
+    try:
+        created = [unix_ms(task_pb2.Task.FromString(raw).created_at) for raw in view.heads]
+    except DecodeError:
+        raise Rejection(Reason.CORRUPT_DATA, f"a stored task of the queue {view.command} is unreadable") from None
     created_rate, completed_rate = view.rates.now(now.mono_ms)
     return queue_service_pb2.Queue(
         command=view.command,

@@ -142,7 +142,7 @@ def _dead_letter(runner: ShardRunner, key: bytes) -> rows_pb2.StateRow | None:
     number, ended_ms, lane, position = keys.split_dead_key(key)
     queue = runner.shard.queues.get(number)
     try:
-        state = None if queue is None else runner.shard.state(queue.lane(lane), position)
+        state = None if queue is None else runner.shard.state(runner.shard.lane_named(key, number, lane), position)
     except CorruptRows as problem:
         raise corrupt(problem) from None
     if state is None or state.status != Status.DLQ or state.changed_ms != ended_ms:

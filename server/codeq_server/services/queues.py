@@ -45,8 +45,9 @@ class QueueService:
         return pb.GetQueueResponse(queue=await self._told(self._queue(claims, request.command)))
 
     async def PauseQueue(self, claims: Claims, request: pb.PauseQueueRequest) -> pb.PauseQueueResponse:  # noqa: N802
-        """Stops the deliveries of a queue."""
-        queue = self._queue(claims, request.command)
+        """Stops the deliveries of a queue, and makes it if need be."""
+        self._runner.now()  # refuses where nothing is decided any more
+        queue = self._runner.shard.open_queue(claims.tenant_id, request.command)
         self._runner.shard.pause(queue)
         return pb.PauseQueueResponse(queue=await self._told(queue))
 

@@ -134,8 +134,7 @@ class _Step:
             await self._runner.room(self._queue.tenant, SLICE_DEAD)
             for key, _ in walk.read(self._runner.shard, examined_max - walk.examined):
                 self.last = key
-                lane, position = self._home(key)
-                self._try(self._queue.lane(lane), position)
+                self._try(*self._home_of(key))
                 if self.matched >= matched_max:
                     walk.start, walk.done = key + b"\0", False
                     break
@@ -156,6 +155,13 @@ class _Step:
                 self._try(home, position)
         self._runner.changed()
         await asyncio.sleep(0)
+
+    def _home_of(self, key: bytes) -> tuple[Lane, int]:
+        lane, position = self._home(key)
+        try:
+            return self._runner.shard.lane_named(key, self._queue.number, lane), position
+        except CorruptRows as problem:
+            raise corrupt(problem) from None
 
     def _try(self, home: Lane, position: int) -> None:
         runner = self._runner

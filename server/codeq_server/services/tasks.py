@@ -190,8 +190,8 @@ class TaskService:
         """Tells what a task waits for."""
         runner, now = self._runner, self._runner.now()
         view = self._view(claims.tenant_id, request.task_id)
-        task = task_pb2.Task.FromString(view.raw)
-        queue = runner.shard.by_name[claims.tenant_id, task.command]
+        task = task_message(view)
+        queue = outcomes.find_home(runner.shard, claims.tenant_id, request.task_id)[0].queue
         answer = pb.ExplainTaskResponse(task_id=view.task_id, status=status_number(view.status), paused=queue.paused)
         if view.status in _ENDED:
             answer.reason = pb.WAIT_REASON_ENDED

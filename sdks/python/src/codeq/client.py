@@ -212,7 +212,7 @@ class Client:
         return self._call(calls.queue(command))
 
     def pause_queue(self, command: str) -> Queue:
-        """Stop the deliveries of a queue: its tasks are accepted, and those leased run on. Raises QueueNotFound."""
+        """Stop the deliveries of a queue: tasks are accepted, those leased run on. Makes the queue if need be."""
         return self._call(calls.pause_queue(command))
 
     def resume_queue(self, command: str) -> Queue:

@@ -358,7 +358,7 @@ func (x *GetQueueResponse) GetQueue() *Queue {
 // PauseQueueRequest stops the deliveries of a queue.
 type PauseQueueRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Command of the queue.
+	// Command of the queue: 1 to 128 characters, as of a task.
 	Command       string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1053,10 +1053,9 @@ const file_codeq_v1_queue_service_proto_rawDesc = "" +
 	"\acommand\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\"9\n" +
 	"\x10GetQueueResponse\x12%\n" +
-	"\x05queue\x18\x01 \x01(\v2\x0f.codeq.v1.QueueR\x05queue\"9\n" +
-	"\x11PauseQueueRequest\x12$\n" +
-	"\acommand\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\";\n" +
+	"\x05queue\x18\x01 \x01(\v2\x0f.codeq.v1.QueueR\x05queue\"W\n" +
+	"\x11PauseQueueRequest\x12B\n" +
+	"\acommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\acommand\";\n" +
 	"\x12PauseQueueResponse\x12%\n" +
 	"\x05queue\x18\x01 \x01(\v2\x0f.codeq.v1.QueueR\x05queue\":\n" +
 	"\x12ResumeQueueRequest\x12$\n" +

@@ -41,8 +41,8 @@ type QueueServiceClient interface {
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	GetQueue(ctx context.Context, in *GetQueueRequest, opts ...grpc.CallOption) (*GetQueueResponse, error)
 	// PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
-	// those that are leased run on. Idempotent.
-	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+	// those that are leased run on. A queue that does not exist yet is made, and stays while it is paused. Idempotent.
+	// Errors: NOT_ADMIN, LIMIT_REACHED.
 	PauseQueue(ctx context.Context, in *PauseQueueRequest, opts ...grpc.CallOption) (*PauseQueueResponse, error)
 	// ResumeQueue lets the deliveries of a queue go on. Idempotent.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
@@ -156,8 +156,8 @@ type QueueServiceServer interface {
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	GetQueue(context.Context, *GetQueueRequest) (*GetQueueResponse, error)
 	// PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
-	// those that are leased run on. Idempotent.
-	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+	// those that are leased run on. A queue that does not exist yet is made, and stays while it is paused. Idempotent.
+	// Errors: NOT_ADMIN, LIMIT_REACHED.
 	PauseQueue(context.Context, *PauseQueueRequest) (*PauseQueueResponse, error)
 	// ResumeQueue lets the deliveries of a queue go on. Idempotent.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.

@@ -43,8 +43,8 @@ class QueueServiceStub:
     """
     PauseQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_service_pb2.PauseQueueResponse]
     """PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
-    those that are leased run on. Idempotent.
-    Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+    those that are leased run on. A queue that does not exist yet is made, and stays while it is paused. Idempotent.
+    Errors: NOT_ADMIN, LIMIT_REACHED.
     """
     ResumeQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeQueueRequest, _queue_service_pb2.ResumeQueueResponse]
     """ResumeQueue lets the deliveries of a queue go on. Idempotent.
@@ -85,8 +85,8 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """
     PauseQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_service_pb2.PauseQueueResponse]  # type: ignore[assignment]
     """PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
-    those that are leased run on. Idempotent.
-    Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+    those that are leased run on. A queue that does not exist yet is made, and stays while it is paused. Idempotent.
+    Errors: NOT_ADMIN, LIMIT_REACHED.
     """
     ResumeQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeQueueRequest, _queue_service_pb2.ResumeQueueResponse]  # type: ignore[assignment]
     """ResumeQueue lets the deliveries of a queue go on. Idempotent.
@@ -142,8 +142,8 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.PauseQueueResponse, _abc.Awaitable[_queue_service_pb2.PauseQueueResponse]]:
         """PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
-        those that are leased run on. Idempotent.
-        Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+        those that are leased run on. A queue that does not exist yet is made, and stays while it is paused. Idempotent.
+        Errors: NOT_ADMIN, LIMIT_REACHED.
         """
 
     @_abc_1.abstractmethod

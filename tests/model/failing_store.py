@@ -49,6 +49,10 @@ class FailingStore:
         """See `Store.scan`."""
         return self._inner.scan(start, end, limit)
 
+    def scan_back(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """See `Store.scan_back`."""
+        return self._inner.scan_back(start, end, limit)
+
     def write(self, rows: Mapping[bytes, bytes | None]) -> None:
         """See `Store.write`."""
         fails = self._fails()

@@ -124,6 +124,9 @@ class DiskStore:
     def scan(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         return self._disk.written.of(start).scan(start, end, limit)
 
+    def scan_back(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        return self._disk.written.of(start).scan_back(start, end, limit)
+
     def write(self, rows: Rows) -> None:
         pause()
         self._disk.write(rows)

@@ -9,8 +9,9 @@ from codeq_server.core.creates import create
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Caller
 from codeq_server.core.outcomes import Outcome, settle
-from codeq_server.services import listing
+from codeq_server.services import listing, newest_first
 from codeq_server.services.listing import list_tasks
+from codeq_server.services.newest_first import list_newest
 from held_log import HeldRunner
 
 WORKER = Caller("acme", "w", "w")
@@ -50,8 +51,9 @@ async def listed(runner: HeldRunner, **request: object) -> list[str]:
     """Returns the ids of all pages."""
     ids: list[str] = []
     token = ""
+    read = list_newest if request.get("order_by") == "newest" else list_tasks
     while True:
-        page = await list_tasks(runner, "acme", pb.ListTasksRequest(**request, page_token=token))  # type: ignore[arg-type]
+        page = await read(runner, "acme", pb.ListTasksRequest(**request, page_token=token))  # type: ignore[arg-type]
         ids += [task.id for task in page.tasks]
         token = page.next_page_token
         if not token:
@@ -139,3 +141,67 @@ async def test_list_with_a_token_that_is_not_its_own_is_refused(runner: HeldRunn
     with pytest.raises(Rejection) as refused:
         await list_tasks(runner, "acme", request)
     assert refused.value.reason is Reason.INVALID_PAGE_TOKEN
+
+
+async def test_list_of_the_newest_merges_priorities_and_delays_by_acceptance(runner: HeldRunner) -> None:
+    ids: list[str] = []
+    for number in range(40):
+        ids += await add(runner, 1, priority=number % 3, delay=5000 if number % 7 == 0 else 0)
+        runner.clock.forward(1)
+    other = await add(runner, 5, "b")
+    for size in (1, 7, 500):
+        assert await listed(runner, page_size=size, order_by="newest", command="a") == ids[::-1]
+        assert await listed(runner, page_size=size, order_by="newest") == other[::-1] + ids[::-1]
+    assert await listed(runner, order_by="newest", command="nothing") == []
+
+
+async def test_list_of_the_newest_by_status_and_time(runner: HeldRunner) -> None:
+    early = await add(runner, 3)
+    runner.clock.forward(1000)
+    ids = await add(runner, 6)
+    done = await take(runner, 2, Outcome.COMPLETED)
+    assert done == early[:2]
+    assert await listed(runner, order_by="newest", status=["TASK_STATUS_COMPLETED"]) == done[::-1]
+    first = (await list_tasks(runner, "acme", pb.ListTasksRequest())).tasks[-1].created_at
+    assert await listed(runner, order_by="newest", created_from=first) == ids[::-1]
+    assert await listed(runner, order_by="newest", created_to=first) == early[::-1]
+
+
+async def test_list_of_the_newest_while_tasks_come_and_move_tells_those_that_stay_once(runner: HeldRunner) -> None:
+    ids = await add(runner, 40)
+    first = await list_newest(runner, "acme", pb.ListTasksRequest(page_size=20))
+    await take(runner, 25, Outcome.NACK)
+    await add(runner, 5, priority=9)
+    await add(runner, 5)
+    rest = await list_newest(runner, "acme", pb.ListTasksRequest(page_size=500, page_token=first.next_page_token))
+    assert [task.id for task in (*first.tasks, *rest.tasks)] == ids[::-1]
+
+
+async def test_list_of_the_newest_passes_a_herd_of_retries_in_bounded_pages(
+    runner: HeldRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newest_first, "PAGE_ROWS_MAX", 50)
+    ids = await add(runner, 120)
+    await take(runner, 120, Outcome.NACK)
+    request = pb.ListTasksRequest(page_size=500)
+    sizes, told = [], []
+    while True:
+        page = await list_newest(runner, "acme", request)
+        sizes.append(len(page.tasks))
+        told += [task.id for task in page.tasks]
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    assert told == ids[::-1]
+    assert sizes[:2] == [0, 0]
+    assert max(sizes) <= 50
+
+
+async def test_list_in_another_order_refuses_the_token(runner: HeldRunner) -> None:
+    await add(runner, 3)
+    oldest = await list_tasks(runner, "acme", pb.ListTasksRequest(page_size=1))
+    newest = await list_newest(runner, "acme", pb.ListTasksRequest(page_size=1))
+    for read, token in ((list_newest, oldest.next_page_token), (list_tasks, newest.next_page_token)):
+        with pytest.raises(Rejection) as refused:
+            await read(runner, "acme", pb.ListTasksRequest(page_token=token))
+        assert refused.value.reason is Reason.INVALID_PAGE_TOKEN

@@ -81,6 +81,7 @@ class _StoreMachine(RuleBasedStateMachine):
             if start <= key < end and (key < LOG_PREFIX) == (start < LOG_PREFIX)
         )
         assert self.store.scan(start, end, limit) == expected[:limit]
+        assert self.store.scan_back(start, end, limit) == expected[::-1][:limit]
 
     @rule()
     def sync(self) -> None:

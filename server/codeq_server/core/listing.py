@@ -5,7 +5,7 @@ The keys come from written rows, which hold all that anybody was told of; the ta
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,9 +27,10 @@ class Walk:
     """A way through the rows of a range.
 
     Attributes:
-        start: First key not yet read.
-        end: End of the range.
+        start: First key not yet read; going back, first key of the range.
+        end: End of the range; going back, the key read last.
         rows_max: Rows read at a time at most.
+        back: Whether it goes from the end to the start.
         examined: Rows read so far.
         done: Whether the range is read to its end.
     """
@@ -37,18 +38,35 @@ class Walk:
     start: bytes
     end: bytes
     rows_max: int = SLICE_ROWS_MAX
+    back: bool = False
     examined: int = 0
     done: bool = False
     _rows: int = field(default=SLICE_ROWS_FIRST, repr=False)
 
+    @property
+    def last(self) -> bytes:
+        """Key read last."""
+        return self.end if self.back else self.start[:-1]
+
+    def go_on(self, last: bytes) -> None:
+        """Goes on behind a key that was read earlier."""
+        if self.back:
+            self.end = min(self.end, last)
+        else:
+            self.start = max(self.start, last + b"\0")
+
     def read(self, shard: Shard, most: int) -> list[tuple[bytes, bytes]]:
         """Returns the next rows of the range as they are written, at most `most` and `rows_max`."""
         limit = min(self._rows, most)
-        rows = shard.stored.scan(self.start, self.end, limit)
+        scan = shard.stored.scan_back if self.back else shard.stored.scan
+        rows = scan(self.start, self.end, limit)
         self.done = len(rows) < limit
         if rows:
             self.examined += len(rows)
-            self.start = rows[-1][0] + b"\0"
+            if self.back:
+                self.end = rows[-1][0]
+            else:
+                self.start = rows[-1][0] + b"\0"
             size = sum(len(value) for _, value in rows)
             self._rows = max(1, min(self.rows_max, SLICE_BYTES * len(rows) // (size + 1)))
         return rows
@@ -64,6 +82,18 @@ def next_queue(shard: Shard, tenant: str, command: str, number: int) -> int | No
         return None
     index = bisect_left(of_tenant.numbers, number)
     return of_tenant.numbers[index] if index < len(of_tenant.numbers) else None
+
+
+def previous_queue(shard: Shard, tenant: str, command: str, number: int) -> int | None:
+    """Returns the number of the tenant's last queue up to `number`, of this command if one is given."""
+    if command:
+        queue = shard.by_name.get((tenant, command))
+        return queue.number if queue is not None and queue.number <= number else None
+    of_tenant = shard.directory.tenants.get(tenant)
+    if of_tenant is None:
+        return None
+    index = bisect_right(of_tenant.numbers, number)
+    return of_tenant.numbers[index - 1] if index else None
 
 
 def view_home(shard: Shard, key: bytes, now: Now) -> TaskView | None:

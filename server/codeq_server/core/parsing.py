@@ -29,6 +29,10 @@ class RowReader(Protocol):
         """Returns at most `limit` rows of [start, end) in the order of keys."""
         ...
 
+    def scan_back(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Returns at most `limit` rows of [start, end), the last one first."""
+        ...
+
 
 def parsed(kind: type[M], key: bytes, value: bytes) -> M:
     """Returns the message that a row holds.

@@ -1,4 +1,4 @@
-"""Lists of tasks, page by page and within each page slice by slice."""
+"""Lists of tasks, oldest first, and of dead letters, page by page and within each page slice by slice."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ PAGE_BYTES_MAX: Final = 2 << 20
 """Bytes of a page's tasks; the first one is told whatever its size."""
 SLICE_DEAD: Final = 128
 """Dead letters looked at in one step: each has a state row to read, and perhaps to change."""
+NEWEST: Final = "newest"
+"""The value of `order_by` that asks for the newest first."""
 GROUPS_MAX: Final = 100
 """Groups of dead letters told."""
 _HOME_KEY_BYTES: Final = 12
@@ -61,7 +63,7 @@ async def list_tasks(runner: ShardRunner, tenant: str, request: pb.ListTasksRequ
     Raises:
         Rejection: INVALID_PAGE_TOKEN, CORRUPT_DATA.
     """
-    wanted = _Filter(request)
+    wanted = Filter(request)
     of = ("tasks", tenant, request.command, *wanted.said)
     page, last, examined = Page(request.page_size or PAGE_DEFAULT), b"", 0
     if request.page_token:
@@ -94,12 +96,14 @@ async def list_dead_letters(
     Raises:
         Rejection: INVALID_PAGE_TOKEN, CORRUPT_DATA.
     """
-    of = ("dlq", queue.tenant, queue.command)
+    newest = request.order_by == NEWEST
+    of = ("dlq", queue.tenant, queue.command, *([NEWEST] if newest else ()))
     first = not request.page_token
     walk, page, last = dead_letters(queue), Page(request.page_size or PAGE_DEFAULT), b""
+    walk.back = newest
     if not first:
         last = last_key(request.page_token, _DEAD_KEY_BYTES, *of)
-        walk.start = max(walk.start, last + b"\0")
+        walk.go_on(last)
     errors: Counter[str] = Counter()
     more = False
     while not walk.done and not more:
@@ -109,7 +113,7 @@ async def list_dead_letters(
                 continue
             errors[state.error] += 1
             if not page.full:
-                view = _view(runner, _home_key(key))
+                view = view_of(runner, _home_key(key))
                 if view is not None:
                     page.add(task_message(view))
                 last = key
@@ -120,7 +124,7 @@ async def list_dead_letters(
         await asyncio.sleep(0)
     await runner.wait_durable()
     if page.full or more:
-        last = last if page.full else walk.start[:-1]
+        last = last if page.full else walk.last
     return queues_pb.ListDeadLettersResponse(
         tasks=page.tasks,
         next_page_token=page_token(last, *of) if page.full or more else "",
@@ -155,7 +159,7 @@ def _home_key(dead_key: bytes) -> bytes:
     return keys.place_key(keys.lane_prefix(b"t", number, lane), position)
 
 
-class _Filter:
+class Filter:
     """What a request wants to see."""
 
     def __init__(self, request: pb.ListTasksRequest) -> None:
@@ -174,15 +178,20 @@ class _Filter:
         return (self._from is None or created_ms >= self._from) and (self._to is None or created_ms < self._to)
 
 
-def _look(runner: ShardRunner, key: bytes, wanted: _Filter, page: Page) -> None:
-    view = _view(runner, key)
+def _look(runner: ShardRunner, key: bytes, wanted: Filter, page: Page) -> None:
+    view = view_of(runner, key)
     if view is not None and wanted.status(status_number(view.status)):
         task = task_message(view)
         if wanted.task(task):
             page.add(task)
 
 
-def _view(runner: ShardRunner, key: bytes) -> TaskView | None:
+def view_of(runner: ShardRunner, key: bytes) -> TaskView | None:
+    """Returns the task whose home has this key; None: it was removed, or the row is a pointer.
+
+    Raises:
+        Rejection: CORRUPT_DATA.
+    """
     try:
         return view_home(runner.shard, key, runner.now())
     except CorruptRows as problem:

@@ -50,7 +50,7 @@ class Redriver:
         step = _Step(self._runner, queue, request, status, apply=not request.dry_run)
         if request.page_token:
             last = last_key(request.page_token, step.key_bytes, *of)
-            step.walk.start = max(step.walk.start, last + b"\0")
+            step.walk.go_on(last)
         if request.rate:
             self._begin(queue, step, request.rate)
             return pb.RedriveTasksResponse(in_background=True)

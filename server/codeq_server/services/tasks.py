@@ -34,7 +34,8 @@ from .convert import (
     unix_ms,
 )
 from .creating import NULL, batch_of, task_of
-from .listing import list_tasks
+from .listing import NEWEST, list_tasks
+from .newest_first import list_newest
 from .validation import check_json, check_message
 
 BATCH_BYTES_MAX: Final = 8 << 20
@@ -184,6 +185,8 @@ class TaskService:
 
     async def ListTasks(self, claims: Claims, request: pb.ListTasksRequest) -> pb.ListTasksResponse:  # noqa: N802
         """Tells a page of tasks."""
+        if request.order_by == NEWEST:
+            return await list_newest(self._runner, claims.tenant_id, request)
         return await list_tasks(self._runner, claims.tenant_id, request)
 
     async def ExplainTask(self, claims: Claims, request: pb.ExplainTaskRequest) -> pb.ExplainTaskResponse:  # noqa: N802

@@ -17,8 +17,8 @@ from codeq_server.core.errors import Reason, Rejection, invalid_field
 
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 _TOO_LARGE_RULES = frozenset({"bytes.max_len"})
-_ONE_OF_ENUM: Final = "enum.in"
-"""Rule whose message tells the numbers of an enum, which nobody knows who wrote its names."""
+_ONE_OF: Final = frozenset({"enum.in", "string.in"})
+"""Rules whose messages list what may be sent in a form that nobody writes, such as the numbers of an enum."""
 _is_command = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}").fullmatch
 _USUAL_COMMANDS_MAX: Final = 16
 """Commands of a claim that are looked at here; longer lists are left to the rules."""
@@ -114,19 +114,22 @@ def _rejection(message: Message, error: protovalidate.ValidationError) -> Reject
             element.field_name if element.subscript is None else f"{element.field_name}[{element.subscript.value}]"
             for element in (proto.field.elements if proto.field is not None else ())
         )
-        violations.append((path, _wanted(message, path) if proto.rule_id == _ONE_OF_ENUM else proto.message))
+        violations.append((path, _wanted(message, path) if proto.rule_id in _ONE_OF else proto.message))
         too_large = too_large or proto.rule_id in _TOO_LARGE_RULES
     text = "; ".join(f"{path}: {message}" if path else message for path, message in violations)
     return Rejection(Reason.TOO_LARGE if too_large else Reason.INVALID_FIELD, text, violations)
 
 
 def _wanted(message: Message, path: str) -> str:
-    """Returns the names that an enum field of a message may have, as users write them."""
+    """Returns the values that a field of a message may have, as users write them."""
     descriptor: Any = message.DESCRIPTOR
     for part in path.split("."):
         field = descriptor.fields_by_name[part.partition("[")[0]]
         descriptor = field.message_type
+    rules = field.GetOptions().Extensions[validate_pb2.field]
+    if field.enum_type is None:
+        return "must be " + " or ".join(text for text in getattr(rules.string, "in") if text)
     values = field.enum_type.values_by_number
     prefix = values[0].name.removesuffix("UNSPECIFIED")
-    numbers = getattr(field.GetOptions().Extensions[validate_pb2.field].enum, "in")
+    numbers = getattr(rules.enum, "in")
     return "must be " + " or ".join(values[number].name.removeprefix(prefix) for number in numbers)

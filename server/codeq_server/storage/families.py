@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Final, cast
 
@@ -264,6 +264,27 @@ def scan(family: Rdict, start: bytes, end: bytes, limit: int) -> list[tuple[byte
     rows = list(islice(items, limit))
     if len(rows) < limit:
         _check_end(family, rows[-1][0] + b"\0" if rows else start, bound)
+    return rows
+
+
+def scan_back(family: Rdict, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+    """Returns at most `limit` rows of [start, end) of a family, the last one first.
+
+    Raises:
+        Exception: They cannot be read; `read_error` makes a StoreError of it.
+    """
+    bound = ReadOptions()
+    bound.set_iterate_upper_bound(end)
+    items = cast("Iterator[tuple[bytes, bytes]]", family.items(backwards=True, from_key=end, read_opt=bound))
+    # The binding's iterator going back knows no lower bound.
+    rows = list(islice(takewhile(lambda row: row[0] >= start, items), limit))
+    if len(rows) < limit:
+        iterator = family.iter(bound)
+        iterator.seek_for_prev(end)
+        if rows:
+            iterator.seek_for_prev(rows[-1][0])
+            iterator.prev()
+        iterator.status()
     return rows
 
 

@@ -70,6 +70,20 @@ class _SortedKeys:
             index += 1
         return page
 
+    def page_back(self, start: bytes, end: bytes, limit: int) -> list[bytes]:
+        """Returns the last `limit` keys of [start, end), the last one first."""
+        page: list[bytes] = []
+        index = min(bisect_left(self._lasts, end), len(self._chunks) - 1)
+        while index >= 0 and len(page) < limit:
+            chunk = self._chunks[index]
+            first = 0 if chunk[0] >= start else bisect_left(chunk, start)
+            after = bisect_left(chunk, end)
+            page.extend(reversed(chunk[max(first, after - (limit - len(page))) : after]))
+            if first > 0:
+                break
+            index -= 1
+        return page
+
 
 class MemoryStore:
     """A `Store` that forgets everything when the process ends."""
@@ -93,6 +107,14 @@ class MemoryStore:
         with self._lock:
             rows = self._rows
             return [(key, rows[key]) for key in self._keys.page(start, end, limit)]
+
+    def scan_back(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """See `Store.scan_back`."""
+        if start < LOG_PREFIX:
+            end = min(end, LOG_PREFIX)
+        with self._lock:
+            rows = self._rows
+            return [(key, rows[key]) for key in self._keys.page_back(start, end, limit)]
 
     def write(self, rows: Mapping[bytes, bytes | None]) -> None:
         """See `Store.write`."""

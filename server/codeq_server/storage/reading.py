@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from rocksdict import AccessType
 
 from .errors import StoreFailed
-from .families import Families, every_row, make_options, read_error, scan
+from .families import Families, every_row, make_options, read_error, scan, scan_back
 
 
 class Stored:
@@ -42,6 +42,18 @@ class Stored:
         family = self._families.of(start)
         try:
             return [] if family is None else scan(family, start, end, limit)
+        except Exception as error:
+            raise read_error(self._path, error) from error
+
+    def scan_back(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Returns at most `limit` rows of [start, end), the last one first.
+
+        Raises:
+            StoreError: They cannot be read.
+        """
+        family = self._families.of(start)
+        try:
+            return [] if family is None else scan_back(family, start, end, limit)
         except Exception as error:
             raise read_error(self._path, error) from error
 

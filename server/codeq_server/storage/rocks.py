@@ -17,7 +17,7 @@ from rocksdict import Checkpoint, Options, WriteBatch, WriteOptions
 
 from .durable import DurableMark, make_directory, sync_file
 from .errors import StoreDamaged, StoreError, StoreFailed, StoreNotWritable
-from .families import DEFAULT, Families, is_dropped, make_options, read_error, reason_of, scan
+from .families import DEFAULT, Families, is_dropped, make_options, read_error, reason_of, scan, scan_back
 from .store import LAST_KEY, LOG_PREFIX, ROWS_POINTER
 
 STALL_SECONDS_MAX: Final = 60.0
@@ -94,6 +94,14 @@ class RocksStore:
         try:
             family = self._families.of(start)
             return [] if family is None else scan(family, start, end, limit)
+        except Exception as error:
+            raise read_error(self._path, error) from error
+
+    def scan_back(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """See `Store.scan_back`."""
+        try:
+            family = self._families.of(start)
+            return [] if family is None else scan_back(family, start, end, limit)
         except Exception as error:
             raise read_error(self._path, error) from error
 

@@ -22,8 +22,9 @@ class Store(Protocol):
     A log is kept only by a store that was opened with one. Rows of the log are told by their keys, and written together
     with the others. The rows of the shard are a set that can be replaced as a whole by one that came as files.
 
-    `get` and `scan` are called on the thread of the event loop, `write`, `sync`, `note_durable` and `switch_rows` on
-    one writer thread, `import_rows` and `drop_rows` on one thread of any kind. Every method may raise a StoreError.
+    `get`, `scan` and `scan_back` are called on the thread of the event loop, `write`, `sync`, `note_durable` and
+    `switch_rows` on one writer thread, `import_rows` and `drop_rows` on one thread of any kind. Every method may raise
+    a StoreError.
     """
 
     def get(self, key: bytes) -> bytes | None:
@@ -35,6 +36,10 @@ class Store(Protocol):
 
         They are all rows of the shard or all rows of the log, as `start` is.
         """
+        ...
+
+    def scan_back(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Returns at most `limit` written rows of [start, end), the last one first; otherwise as `scan`."""
         ...
 
     def write(self, rows: Mapping[bytes, bytes | None]) -> None:

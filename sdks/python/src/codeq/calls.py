@@ -21,6 +21,7 @@ from codeq.records import (
     Backup,
     Explanation,
     NewTask,
+    OrderBy,
     Queue,
     Returned,
     ServerInfo,
@@ -130,6 +131,7 @@ def tasks(
     created_to: datetime | None,
     page_size: int,
     page_token: str,
+    order_by: OrderBy,
 ) -> Call[tuple[list[Task], str]]:
     """Read a page of tasks; the value is the page and the token of the next one."""
     return Call(
@@ -142,6 +144,7 @@ def tasks(
             created_to=created_to,
             page_size=page_size,
             page_token=page_token,
+            order_by=order_by,
         ),
         tasks_pb.ListTasksResponse,
         lambda reply: ([Task(each) for each in reply.tasks], reply.next_page_token),
@@ -336,11 +339,17 @@ def redrive_queue(command: str, wanted: RedriveFilter | None, page_token: str) -
     )
 
 
-def dead_letters(command: str, page_size: int, page_token: str) -> Call[DeadLetters]:
+def dead_letters(command: str, page_size: int, page_token: str, order_by: OrderBy) -> Call[DeadLetters]:
     """Read a page of dead letters."""
     return Call(
         "/codeq.v1.QueueService/ListDeadLetters",
-        _filled(queues_pb.ListDeadLettersRequest, command=command, page_size=page_size, page_token=page_token),
+        _filled(
+            queues_pb.ListDeadLettersRequest,
+            command=command,
+            page_size=page_size,
+            page_token=page_token,
+            order_by=order_by,
+        ),
         queues_pb.ListDeadLettersResponse,
         DeadLetters.from_message,
         repeatable=True,

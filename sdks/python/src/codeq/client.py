@@ -17,7 +17,7 @@ from codeq.cluster import Topology
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
 from codeq.endpoint import Address, Endpoint, Tls, Token
 from codeq.outcomes import Completed, Failed, Nack
-from codeq.records import Backup, Explanation, NewTask, Queue, Returned, ServerInfo, Task, TaskResult
+from codeq.records import Backup, Explanation, NewTask, OrderBy, Queue, Returned, ServerInfo, Task, TaskResult
 from codeq.unary import AsyncCaller, Caller
 
 TIMEOUT_SECONDS: Final = 30.0
@@ -116,6 +116,7 @@ class Client:
         created_to: datetime | None = None,
         page_size: int = 0,
         page_token: str = "",
+        order_by: OrderBy = "oldest",
     ) -> tuple[list[Task], str]:
         """Read a page of tasks and the token of the next page (empty: none); a page may be short or empty.
 
@@ -126,8 +127,9 @@ class Client:
             created_to: Accepted before; with a time zone.
             page_size: Tasks wanted, at most 500; 0: 100.
             page_token: From the page before, read with the same filters.
+            order_by: "oldest" or "newest" first, queue by queue.
         """
-        return self._call(calls.tasks(command, statuses, created_from, created_to, page_size, page_token))
+        return self._call(calls.tasks(command, statuses, created_from, created_to, page_size, page_token, order_by))
 
     def claim(
         self, commands: Sequence[str] = (), *, count: int = 1, lease_seconds: int | None = None, wait: float = 0
@@ -229,9 +231,11 @@ class Client:
         """
         return self._call(calls.purge_queue(command))
 
-    def dead_letters(self, command: str, page_size: int = 0, page_token: str = "") -> DeadLetters:
+    def dead_letters(
+        self, command: str, page_size: int = 0, page_token: str = "", order_by: OrderBy = "oldest"
+    ) -> DeadLetters:
         """Read a page of a queue's dead-letter queue. Raises QueueNotFound."""
-        return self._call(calls.dead_letters(command, page_size, page_token))
+        return self._call(calls.dead_letters(command, page_size, page_token, order_by))
 
     def redrive(self, task_id: str) -> Task:
         """Give a task that is DLQ, FAILED or CANCELLED another life. Raises TaskNotFound, Rejected."""
@@ -341,9 +345,12 @@ class AsyncClient:
         created_to: datetime | None = None,
         page_size: int = 0,
         page_token: str = "",
+        order_by: OrderBy = "oldest",
     ) -> tuple[list[Task], str]:
         """Read a page of tasks; as Client.tasks."""
-        return await self._call(calls.tasks(command, statuses, created_from, created_to, page_size, page_token))
+        return await self._call(
+            calls.tasks(command, statuses, created_from, created_to, page_size, page_token, order_by)
+        )
 
     async def claim(
         self, commands: Sequence[str] = (), *, count: int = 1, lease_seconds: int | None = None, wait: float = 0
@@ -425,9 +432,11 @@ class AsyncClient:
         """End every task that waits in a queue now; as Client.purge_queue."""
         return await self._call(calls.purge_queue(command))
 
-    async def dead_letters(self, command: str, page_size: int = 0, page_token: str = "") -> DeadLetters:
+    async def dead_letters(
+        self, command: str, page_size: int = 0, page_token: str = "", order_by: OrderBy = "oldest"
+    ) -> DeadLetters:
         """Read a page of a dead-letter queue; as Client.dead_letters."""
-        return await self._call(calls.dead_letters(command, page_size, page_token))
+        return await self._call(calls.dead_letters(command, page_size, page_token, order_by))
 
     async def redrive(self, task_id: str) -> Task:
         """Give an ended task another life; as Client.redrive."""

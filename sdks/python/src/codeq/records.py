@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from google.protobuf import timestamp_pb2
 
@@ -21,6 +21,9 @@ from codeq.artifacts import Artifact
 from codeq.errors import FieldViolation, InvalidField, TooLarge
 from codeq.outcomes import whole_seconds
 from codeq.v1 import queue_service_pb2, server_service_pb2, task_pb2, task_service_pb2
+
+OrderBy = Literal["oldest", "newest"]
+"""What comes first in a list."""
 
 
 class TaskStatus(StrEnum):

@@ -639,7 +639,9 @@ type ListDeadLettersRequest struct {
 	// Tasks wanted, 1 to 500; 0: 100.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// Token of the page, from the previous answer; empty: the first page.
-	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Which tasks come first: `oldest` (default) or `newest`.
+	OrderBy       string `protobuf:"bytes,4,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -695,10 +697,17 @@ func (x *ListDeadLettersRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListDeadLettersRequest) GetOrderBy() string {
+	if x != nil {
+		return x.OrderBy
+	}
+	return ""
+}
+
 // ListDeadLettersResponse is a page of dead letters.
 type ListDeadLettersResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tasks, those first that came first.
+	// Tasks, by the time when they came.
 	Tasks []*Task `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	// Token of the next page; empty: there is none.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
@@ -1067,14 +1076,15 @@ const file_codeq_v1_queue_service_proto_rawDesc = "" +
 	"\acommand\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\";\n" +
 	"\x12PurgeQueueResponse\x12%\n" +
-	"\x05queue\x18\x01 \x01(\v2\x0f.codeq.v1.QueueR\x05queue\"\x90\x01\n" +
+	"\x05queue\x18\x01 \x01(\v2\x0f.codeq.v1.QueueR\x05queue\"\xc4\x01\n" +
 	"\x16ListDeadLettersRequest\x12$\n" +
 	"\acommand\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"\xb0\x01\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x122\n" +
+	"\border_by\x18\x04 \x01(\tB\x17\xbaH\x14r\x12R\x00R\x06oldestR\x06newestR\aorderBy\"\xb0\x01\n" +
 	"\x17ListDeadLettersResponse\x12$\n" +
 	"\x05tasks\x18\x01 \x03(\v2\x0e.codeq.v1.TaskR\x05tasks\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x121\n" +

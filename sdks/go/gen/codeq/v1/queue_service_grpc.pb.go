@@ -53,7 +53,7 @@ type QueueServiceClient interface {
 	// goes on, it ends what has come since as well.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	PurgeQueue(ctx context.Context, in *PurgeQueueRequest, opts ...grpc.CallOption) (*PurgeQueueResponse, error)
-	// ListDeadLetters tells the tasks in a queue's dead-letter queue, those first that came first; the first page also groups
+	// ListDeadLetters tells the tasks in a queue's dead-letter queue in the order in which they came; the first page also groups
 	// them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
 	ListDeadLetters(ctx context.Context, in *ListDeadLettersRequest, opts ...grpc.CallOption) (*ListDeadLettersResponse, error)
@@ -168,7 +168,7 @@ type QueueServiceServer interface {
 	// goes on, it ends what has come since as well.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	PurgeQueue(context.Context, *PurgeQueueRequest) (*PurgeQueueResponse, error)
-	// ListDeadLetters tells the tasks in a queue's dead-letter queue, those first that came first; the first page also groups
+	// ListDeadLetters tells the tasks in a queue's dead-letter queue in the order in which they came; the first page also groups
 	// them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
 	ListDeadLetters(context.Context, *ListDeadLettersRequest) (*ListDeadLettersResponse, error)

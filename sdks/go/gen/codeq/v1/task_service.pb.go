@@ -1690,7 +1690,9 @@ type ListTasksRequest struct {
 	// Tasks wanted, 1 to 500; 0: 100.
 	PageSize int32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// Token of the page, from the previous answer to the same filters; empty: the first page.
-	PageToken     string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Which tasks come first: `oldest` (default) or `newest`.
+	OrderBy       string `protobuf:"bytes,7,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1767,10 +1769,17 @@ func (x *ListTasksRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListTasksRequest) GetOrderBy() string {
+	if x != nil {
+		return x.OrderBy
+	}
+	return ""
+}
+
 // ListTasksResponse is a page of tasks.
 type ListTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tasks in the order of their places.
+	// Tasks in the order asked for.
 	Tasks []*Task `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	// Token of the next page; empty: there is none.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
@@ -2459,7 +2468,7 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\fwait_seconds\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x18<(\x00R\vwaitSeconds\"i\n" +
 	"\x15GetTaskResultResponse\x12\"\n" +
 	"\x04task\x18\x01 \x01(\v2\x0e.codeq.v1.TaskR\x04task\x12,\n" +
-	"\x06result\x18\x02 \x01(\v2\x14.codeq.v1.TaskResultR\x06result\"\xc3\x02\n" +
+	"\x06result\x18\x02 \x01(\v2\x14.codeq.v1.TaskResultR\x06result\"\xf7\x02\n" +
 	"\x10ListTasksRequest\x12\"\n" +
 	"\acommand\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\acommand\x12?\n" +
 	"\x06status\x18\x02 \x03(\x0e2\x14.codeq.v1.TaskStatusB\x11\xbaH\x0e\x92\x01\v\x10\a\"\a\x82\x01\x04\x10\x01 \x00R\x06status\x12=\n" +
@@ -2469,7 +2478,8 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\tpage_size\x18\x05 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"a\n" +
+	"page_token\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x122\n" +
+	"\border_by\x18\a \x01(\tB\x17\xbaH\x14r\x12R\x00R\x06oldestR\x06newestR\aorderBy\"a\n" +
 	"\x11ListTasksResponse\x12$\n" +
 	"\x05tasks\x18\x01 \x03(\v2\x0e.codeq.v1.TaskR\x05tasks\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"8\n" +

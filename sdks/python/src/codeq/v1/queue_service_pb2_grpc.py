@@ -121,7 +121,7 @@ class QueueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDeadLetters(self, request, context):
-        """ListDeadLetters tells the tasks in a queue's dead-letter queue, those first that came first; the first page also groups
+        """ListDeadLetters tells the tasks in a queue's dead-letter queue in the order in which they came; the first page also groups
         them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
         Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
         """

@@ -58,7 +58,7 @@ class QueueServiceStub:
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
     """
     ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListDeadLettersRequest, _queue_service_pb2.ListDeadLettersResponse]
-    """ListDeadLetters tells the tasks in a queue's dead-letter queue, those first that came first; the first page also groups
+    """ListDeadLetters tells the tasks in a queue's dead-letter queue in the order in which they came; the first page also groups
     them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
     """
@@ -100,7 +100,7 @@ class QueueServiceAsyncStub(QueueServiceStub):
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
     """
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListDeadLettersRequest, _queue_service_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
-    """ListDeadLetters tells the tasks in a queue's dead-letter queue, those first that came first; the first page also groups
+    """ListDeadLetters tells the tasks in a queue's dead-letter queue in the order in which they came; the first page also groups
     them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
     """
@@ -175,7 +175,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.ListDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.ListDeadLettersResponse, _abc.Awaitable[_queue_service_pb2.ListDeadLettersResponse]]:
-        """ListDeadLetters tells the tasks in a queue's dead-letter queue, those first that came first; the first page also groups
+        """ListDeadLetters tells the tasks in a queue's dead-letter queue in the order in which they came; the first page also groups
         them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
         Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
         """

@@ -236,8 +236,8 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTasks(self, request, context):
-        """ListTasks tells tasks of the caller's tenant: queue by queue, in each by priority and then by acceptance, delayed ones
-        last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
+        """ListTasks tells tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, in each by priority
+        and then by acceptance, delayed ones last. Newest first: the newest queue first, in each the task accepted last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
         still follow. A task is told as it is when its page is read.
         Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
         """

@@ -89,8 +89,8 @@ class TaskServiceStub:
     Errors: TASK_NOT_FOUND.
     """
     ListTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]
-    """ListTasks tells tasks of the caller's tenant: queue by queue, in each by priority and then by acceptance, delayed ones
-    last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
+    """ListTasks tells tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, in each by priority
+    and then by acceptance, delayed ones last. Newest first: the newest queue first, in each the task accepted last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
     still follow. A task is told as it is when its page is read.
     Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
     """
@@ -177,8 +177,8 @@ class TaskServiceAsyncStub(TaskServiceStub):
     Errors: TASK_NOT_FOUND.
     """
     ListTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]  # type: ignore[assignment]
-    """ListTasks tells tasks of the caller's tenant: queue by queue, in each by priority and then by acceptance, delayed ones
-    last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
+    """ListTasks tells tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, in each by priority
+    and then by acceptance, delayed ones last. Newest first: the newest queue first, in each the task accepted last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
     still follow. A task is told as it is when its page is read.
     Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
     """
@@ -340,8 +340,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.ListTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.ListTasksResponse, _abc.Awaitable[_task_service_pb2.ListTasksResponse]]:
-        """ListTasks tells tasks of the caller's tenant: queue by queue, in each by priority and then by acceptance, delayed ones
-        last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
+        """ListTasks tells tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, in each by priority
+        and then by acceptance, delayed ones last. Newest first: the newest queue first, in each the task accepted last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
         still follow. A task is told as it is when its page is read.
         Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
         """

@@ -127,6 +127,11 @@ class ServerProcess:
         return content
 
     @property
+    def is_apart(self) -> bool:
+        """Whether the gateway has a process of its own."""
+        return self._apart
+
+    @property
     def gateway_pid(self) -> int:
         """Id of the gateway's process, where it has one."""
         assert self._gateway is not None

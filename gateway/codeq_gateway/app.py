@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import msgspec
+from codeq.frames import let_go
 from codeq.v1 import error_pb2
 from google.protobuf.descriptor import ServiceDescriptor
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -142,6 +143,7 @@ class Gateway:
             check_head(headers, exchange.body_bytes_max)
         except CallFailed as failed:
             exchange.reply = _failure(failed)
+            let_go(failed)
         except Exception:  # noqa: BLE001 - a defect must not end the connection without a reply
             exchange.reply = _defect(exchange)
         return exchange
@@ -177,6 +179,7 @@ class Gateway:
             exchange.reply = reply._replace(headers=[*reply.headers, _SAYS_STALE]) if call.consistency else reply
         except CallFailed as failed:
             exchange.reply = _failure(failed, json_path, exchange)
+            let_go(failed)
         except asyncio.CancelledError:
             _uncancel()
             self.cancelled(exchange)

@@ -143,6 +143,8 @@ class Link:
         except asyncio.CancelledError:
             stream.cancel(number)
             raise
+        finally:
+            del reply  # it holds the failure, whose frames hold the call
 
     async def ask(self, name: str, request: Any, response_class: Any, seconds: float) -> Any:
         """Returns the response of an RPC of the internal service beside the stream.

@@ -158,27 +158,23 @@ class RemoteDispatcher:
         give_up = loop.time() + min(self._retry_seconds, call.timeout_seconds)
         tries = 0
         while True:
-            link = self._choose()
-            try:
-                if link is None:
-                    raise NotSentError  # noqa: TRY301
-                return self._responses.parse(call, await link.call(call))
-            except CallFailed as refused:
-                may_be_repeated = refused.reason == error_pb2.ERROR_REASON_OUTCOME_UNKNOWN and call.repeatable
-                if refused.reason not in _ELSEWHERE and not may_be_repeated:
-                    raise
-                problem = refused
-                self._leave(link, refused)
-            except NotSentError:
-                problem = _unreachable()
-            except LostError:
-                problem = _unknown()
-                if not call.repeatable:
-                    raise problem from None
             tries += 1
             pause = min(PAUSE_SECONDS_MIN * 2**tries, PAUSE_SECONDS_MAX) * random.uniform(0.5, 1)
-            if loop.time() + pause >= give_up:
-                raise problem
+            link = self._choose()
+            try:
+                return self._responses.parse(call, await _ask(link, call))
+            except CallFailed as refused:
+                if _is_final(refused, call):
+                    raise
+                self._leave(link, refused)
+                if loop.time() + pause >= give_up:
+                    raise
+            except NotSentError:
+                if loop.time() + pause >= give_up:
+                    raise _unreachable() from None
+            except LostError:
+                if not call.repeatable or loop.time() + pause >= give_up:
+                    raise _unknown() from None
             # The first time another server is asked at once; then each has time to learn who leads.
             if tries > 1 or self._choose() in {None, link}:
                 await self._links.change(pause)
@@ -263,6 +259,18 @@ class Forwarder:
     async def close(self) -> None:
         """Ends every link."""
         await self._links.close()
+
+
+async def _ask(link: Link | None, call: Call) -> bytes:
+    if link is None:
+        raise NotSentError
+    return await link.call(call)
+
+
+def _is_final(refused: CallFailed, call: Call) -> bool:
+    """Returns whether a refusal is the answer to a call, which no other server is asked."""
+    may_be_repeated = refused.reason == error_pb2.ERROR_REASON_OUTCOME_UNKNOWN and call.repeatable
+    return refused.reason not in _ELSEWHERE and not may_be_repeated
 
 
 def _unreachable() -> CallFailed:

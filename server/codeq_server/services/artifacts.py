@@ -189,7 +189,7 @@ async def take_filed(uploads: Uploads, message: worker_pb.WorkRequest) -> Filed:
             check_message(item)
             filed[key] = await uploads.add(item.task_id, item.lease_token, item.artifacts)
         except Rejection as rejection:
-            filed[key] = rejection
+            filed[key] = rejection.again()
     return filed
 
 

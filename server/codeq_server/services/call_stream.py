@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 import grpc
 import msgspec
 from codeq import reasons
+from codeq.frames import let_go
 from codeq_internal.v1 import call_pb2
 from google.protobuf.message import Message
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -25,7 +26,7 @@ from prometheus_client.registry import Collector
 
 from codeq_server.core.errors import Reason, Rejection
 
-from .grpc_front import REFUSALS, AccessLog, abort, refusal_of, status_of
+from .grpc_front import REFUSALS, AccessLog, refusal_of, refuse, status_of
 
 SERVICE: Final = "codeq_internal.v1.CallService"
 """The service; reflection does not list it, because it is no part of the public API."""
@@ -155,15 +156,18 @@ class CallStreams(Collector):
 
     async def _exchange(self, _: Any, context: Any) -> None:
         if self._is_ending:
-            await abort(context, Rejection(Reason.DRAINING, "the server is stopping"))
+            refuse(context, Rejection(Reason.DRAINING, "the server is stopping"))
+            return
         if len(self._open) >= STREAMS_MAX:
-            await abort(context, Rejection(Reason.LIMIT_REACHED, f"{STREAMS_MAX} call streams are open, the limit"))
+            refuse(context, Rejection(Reason.LIMIT_REACHED, f"{STREAMS_MAX} call streams are open, the limit"))
+            return
         stream = _CallStream(self, context)
         self._open.add(stream)
         try:
             await stream.run()
-        except Rejection as rejection:
-            await abort(context, rejection)
+        except REFUSALS as problem:
+            refuse(context, refusal_of(problem))
+            let_go(problem)
         except grpc.aio.InternalError:
             return  # a write came to nothing, because the gateway has left
         finally:
@@ -225,6 +229,7 @@ class _CallStream:
                 for number in frame.cancelled:
                     if (entry := self._open.get(number)) is not None:
                         entry.task.cancel()
+                frame = None  # not kept while the next one is awaited
                 await self._has_room.wait()
             self._is_closed = True
             self._wake.set()
@@ -267,22 +272,23 @@ class _CallStream:
             response = await streams.calls.call(call.method, request, call.authorization, stale=stale)
             self._reply(call_pb2.Reply(number=call.number, response=response.SerializeToString()))
         except REFUSALS as problem:
-            rejection = refusal_of(problem)
-            code = reasons.BY_NUMBER[rejection.reason.value].grpc_name
-            self._refuse(call.number, rejection)
+            code = self._refuse(call.number, refusal_of(problem))
+            let_go(problem)
         except asyncio.CancelledError:
             code = "DEADLINE_EXCEEDED" if self._open[call.number].is_late else "CANCELLED"
             raise
         except Exception as problem:  # noqa: BLE001 - a defect of ours: the caller gets INTERNAL, the log the rest
-            code = "INTERNAL"
             streams.on_defect(call.method, problem)
-            self._refuse(call.number, Rejection(Reason.INTERNAL, "internal error"))
+            code = self._refuse(call.number, Rejection(Reason.INTERNAL, "internal error"))
+            let_go(problem)
         finally:
             if streams.access_log is not None:
                 streams.access_log(call.method, code, time.perf_counter() - started, call.request_id)
 
-    def _refuse(self, number: int, rejection: Rejection) -> None:
+    def _refuse(self, number: int, rejection: Rejection) -> str:
+        """Answers a call with a refusal; returns the name of its code."""
         self._reply(call_pb2.Reply(number=number, status=status_of(rejection).SerializeToString()))
+        return reasons.BY_NUMBER[rejection.reason.value].grpc_name
 
     def _reply(self, reply: call_pb2.Reply) -> None:
         self._replies.append(reply)

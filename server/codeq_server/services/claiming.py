@@ -102,7 +102,7 @@ class _PollWaiter:
         try:
             self.claimed = claim_now(self._runner, *self._claim)
         except Rejection as rejection:
-            self.future.set_exception(rejection)
+            self.future.set_exception(rejection.again())
             return
         if self.claimed is None:
             self._runner.waiting.wait(self, self._claim[0].tenant, self._claim[1])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import grpc
 from codeq import reasons
+from codeq.frames import let_go
 from codeq.v1 import producer_service_pb2, worker_service_pb2
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import DecodeError, Message
@@ -100,24 +102,19 @@ class GrpcFront:
     def _unary(self, method: Method) -> Any:
         parse = method.request_class.FromString
 
-        async def behaviour(content: bytes, context: Any) -> Message:
+        async def behaviour(content: bytes, context: Any) -> Message | None:
             started = time.perf_counter()
             metadata = dict(context.invocation_metadata())
             code = "OK"
             try:
                 return await self._calls.call(method.name, parse(content), _text(metadata.get("authorization", "")))
-            except REFUSALS as problem:
-                rejection = refusal_of(problem)
-                code = reasons.BY_NUMBER[rejection.reason.value].grpc_name
-                await abort(context, rejection)
-            except Exception as problem:  # noqa: BLE001 - a defect of ours: the caller gets INTERNAL, the log the rest
-                code = "INTERNAL"
-                self._on_defect(method.name, problem)
-                await abort(context, Rejection(Reason.INTERNAL, "internal error"))
+            except Exception as problem:  # noqa: BLE001 - every end of a call is told
+                code = self._refuse(method.name, context, problem)
             finally:
                 if self._access_log is not None:
                     seconds = time.perf_counter() - started
                     self._access_log(method.name, code, seconds, _text(metadata.get("x-request-id", "")))
+            return None
 
         return behaviour
 
@@ -131,22 +128,38 @@ class GrpcFront:
                 header = _text(dict(context.invocation_metadata()).get("authorization", ""))
                 claims = self._calls.authenticator.authenticate(header, access.principal, access.scope)
                 await serve(self._calls.current(), claims, context)
-            except (Exception, BaseExceptionGroup) as problem:  # noqa: BLE001 - a defect of ours, or what follows
-                cause = _first(problem) if isinstance(problem, BaseExceptionGroup) else problem
-                if isinstance(cause, grpc.aio.InternalError):
-                    return  # a write came to nothing, because the client has left
-                if not isinstance(cause, REFUSALS):
-                    self._on_defect(name, cause)
-                    cause = Rejection(Reason.INTERNAL, "internal error")
-                await abort(context, refusal_of(cause))
+            except asyncio.CancelledError as cancelled:
+                let_go(cancelled)
+                raise
+            except (Exception, BaseExceptionGroup) as problem:  # noqa: BLE001 - every end of a stream is told
+                self._refuse(name, context, problem)
 
         return behaviour
 
+    def _refuse(self, name: str, context: Any, problem: BaseException) -> str:
+        """Ends an RPC for a refusal, or for a defect of ours, which goes to the log; returns the name of the code."""
+        cause = _first(problem) if isinstance(problem, BaseExceptionGroup) else problem
+        if isinstance(cause, REFUSALS):
+            code = refuse(context, refusal_of(cause))
+        elif isinstance(cause, grpc.aio.InternalError):
+            code = "CANCELLED"  # a write came to nothing, because the client has left
+        else:
+            self._on_defect(name, cause)
+            code = refuse(context, Rejection(Reason.INTERNAL, "internal error"))
+        let_go(problem)
+        return code
 
-async def abort(context: Any, rejection: Rejection) -> NoReturn:
-    """Ends an RPC with a refusal."""
-    await context.abort_with_status(rpc_status.to_status(status_of(rejection)))
-    raise AssertionError  # abort raises
+
+def refuse(context: Any, rejection: Rejection) -> str:
+    """Has an RPC end with a refusal as soon as its handler returns; returns the name of the code.
+
+    gRPC's own `abort` would keep the call alive: its exception stands in the call, and the call in its frames.
+    """
+    status = rpc_status.to_status(status_of(rejection))
+    context.set_code(status.code)
+    context.set_details(status.details)
+    context.set_trailing_metadata(status.trailing_metadata)
+    return reasons.BY_NUMBER[rejection.reason.value].grpc_name
 
 
 def refusal_of(problem: Rejection | DecodeError) -> Rejection:

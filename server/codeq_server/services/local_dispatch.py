@@ -40,10 +40,9 @@ class LocalDispatcher:
                 call.method, call.request, call.authorization, stale=call.consistency == STALE
             )
         except Rejection as rejection:
-            refused = failed(rejection)
-        leader = refused.metadata.get(LEADER_GRPC)
-        if not leader or not call.forward:
-            raise refused
+            leader = rejection.metadata.get(LEADER_GRPC)
+            if not leader or not call.forward:
+                raise failed(rejection) from None
         return await self._forward(leader, call)
 
 

@@ -46,6 +46,8 @@ class ProducerStream:
         self._unacked_bytes = 0
         self._acked = asyncio.Event()
         self._writing = asyncio.Lock()
+        self._first: pb.ProduceRequest | None = None
+        """The message with the hello, until it is taken."""
 
     async def run(self) -> None:
         """Serves the stream until the client half-closes.
@@ -53,8 +55,8 @@ class ProducerStream:
         Raises:
             Rejection: BAD_HANDSHAKE, TOO_LARGE, INVALID_FIELD or OUTCOME_UNKNOWN.
         """
-        first = await hello_of(self._context, pb.ProduceRequest)
-        check_message(first.hello)
+        self._first = await hello_of(self._context, pb.ProduceRequest)
+        check_message(self._first.hello)
         welcome = pb.ProducerWelcome(
             tenant_id=self._tenant,
             subject=self._subject,
@@ -67,7 +69,7 @@ class ProducerStream:
             await self._write(pb.ProduceResponse(welcome=welcome))
             group.create_task(self._registry.part(self._outbox.run, self._send), name="producer-acks")
             try:
-                await self._registry.part(self._read, first)
+                await self._registry.part(self._read)
             finally:
                 self._outbox.end()
 
@@ -75,14 +77,15 @@ class ProducerStream:
         """Tells the client that the server will end the stream."""
         await self._write(pb.ProduceResponse(notice=notice))
 
-    async def _read(self, message: Any) -> None:
-        first = True
+    async def _read(self) -> None:
+        message: Any = self._first
         while isinstance(message, pb.ProduceRequest):
-            if message.HasField("hello") and not first:
+            if message.HasField("hello") and self._first is None:
                 raise protocol_error("the hello is for the first message only")
-            first = False
+            self._first = None
             if message.tasks:
                 await self._take(message)
+            message = None  # not kept while the next one is awaited
             message = await self._context.read()
 
     async def _take(self, frame: pb.ProduceRequest) -> None:

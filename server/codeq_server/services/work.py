@@ -100,6 +100,8 @@ class WorkerStream:
         self._open_max = OPEN_CLAIMS_MIN
         self._outbox: Outbox[_Frame] = Outbox(runner)
         self._writing = asyncio.Lock()
+        self._first: pb.WorkRequest | None = None
+        """The message with the hello, until it is taken."""
 
     async def run(self) -> None:
         """Serves the stream until the client half-closes.
@@ -107,8 +109,8 @@ class WorkerStream:
         Raises:
             Rejection: Why the stream is ended.
         """
-        first = await hello_of(self._context, pb.WorkRequest)
-        self._greet(first.hello)
+        self._first = await hello_of(self._context, pb.WorkRequest)
+        self._greet(self._first.hello)
         welcome = pb.WorkerWelcome(
             tenant_id=self._caller.tenant,
             worker_id=self._caller.worker,
@@ -120,7 +122,7 @@ class WorkerStream:
                 await self._write(pb.WorkResponse(welcome=welcome).SerializeToString())
                 group.create_task(self._registry.part(self._outbox.run, self._send), name="worker-pushes")
                 try:
-                    await self._registry.part(self._take_all, first)
+                    await self._registry.part(self._take_all)
                 finally:
                     self._outbox.end()
         finally:
@@ -171,18 +173,18 @@ class WorkerStream:
             self._lease_seconds = hello.lease_seconds
         self._commands = allowed_commands(self._claims, hello.commands)
 
-    async def _take_all(self, first: pb.WorkRequest) -> None:
+    async def _take_all(self) -> None:
         """Takes what the client says, to its half-close."""
-        await self._read(first)
+        await self._read()
         await self._confirm_half_close()
         await self._close()
 
-    async def _read(self, message: Any) -> None:
-        first = True
+    async def _read(self) -> None:
+        message: Any = self._first
         while isinstance(message, pb.WorkRequest):
-            if message.HasField("hello") and not first:
+            if message.HasField("hello") and self._first is None:
                 raise protocol_error("the hello is for the first message only")
-            first = False
+            self._first = None
             items = len(message.outcomes) + len(message.heartbeats) + len(message.progress)
             await self._runner.room(self._caller.tenant, CALL_COST + items)
             if message.artifacts:
@@ -192,6 +194,7 @@ class WorkerStream:
             before = self._runner.shard.totals.claimed
             self._pump()
             self._runner.admission.charge(self._caller.tenant, self._runner.shard.totals.claimed - before)
+            message = None  # not kept while the next one is awaited
             message = await self._context.read()
 
     async def _take_with_artifacts(self, message: pb.WorkRequest) -> None:

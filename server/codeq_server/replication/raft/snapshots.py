@@ -31,7 +31,7 @@ from .snapshot_files import (
     remove_folders,
 )
 from .threads import in_thread
-from .wire import LOG_SECONDS, SERVICE, Counters, Refused, Seldom, read_hello, tell_failure, write_hello
+from .wire import LOG_SECONDS, SERVICE, Counters, Refused, Seldom, read_hello, refuse, tell_failure, write_hello
 
 ANSWER_SECONDS: Final = 30.0
 """Time for the offer of a snapshot to come or be answered: the receiver reads what it has of it."""
@@ -287,9 +287,9 @@ class SnapshotReceiver:
             await asyncio.shield(task)
             await context.write(raft_pb2.InstallSnapshotResponse(installed=True))
         except Refused as refusal:
-            await self._refuse(context, refusal.code, str(refusal))
+            self._refuse(context, refusal.code, str(refusal))
         except TimeoutError:
-            await self._refuse(context, grpc.StatusCode.DEADLINE_EXCEEDED, "no progress, or a later snapshot comes")
+            self._refuse(context, grpc.StatusCode.DEADLINE_EXCEEDED, "no progress, or a later snapshot comes")
 
     async def _take(self, offer: raft_pb2.SnapshotOffer, context: Any, limit: asyncio.Timeout) -> asyncio.Task[None]:
         """Receives a snapshot and begins to install it.
@@ -382,10 +382,10 @@ class SnapshotReceiver:
         if not task.cancelled():
             task.exception()  # looked at: who waits for it, if anybody does, is told
 
-    async def _refuse(self, context: Any, code: grpc.StatusCode, why: str) -> None:
+    def _refuse(self, context: Any, code: grpc.StatusCode, why: str) -> None:
         if self._logged.allows(code):
             _LOG.warning("raft_snapshot_refused from=%s reason=%s", context.peer(), why)
-        await context.abort(code, why)
+        refuse(context, code, why)
 
 
 def _read_part(path: Path, offset: int, size: int) -> bytes:

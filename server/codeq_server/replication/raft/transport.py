@@ -20,7 +20,7 @@ from .channels import Credentials, TransportError, TransportSettings, new_server
 from .network import Handler, Hello
 from .peers import CONNECT_SECONDS, Peers, PeerState
 from .snapshots import SnapshotReceiver, SnapshotSender
-from .wire import LOG_SECONDS, SERVICE, Counters, Refused, Seldom, check_cluster, read_hello, write_hello
+from .wire import LOG_SECONDS, SERVICE, Counters, Refused, Seldom, check_cluster, read_hello, refuse, write_hello
 
 _LOG: Final = logging.getLogger("codeq.raft.transport")
 
@@ -130,9 +130,9 @@ class Transport:
         except Refused as refusal:
             if self._logged.allows(refusal.code):
                 _LOG.warning("raft_peer_refused from=%s reason=%s", context.peer(), refusal)
-            await context.abort(refusal.code, str(refusal))
+            refuse(context, refusal.code, str(refusal))
         except TimeoutError:
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "hello: did not come in time")
+            refuse(context, grpc.StatusCode.DEADLINE_EXCEEDED, "hello: did not come in time")
 
     def _meet(self, frame: raft_pb2.DeliverRequest) -> Hello:
         """Returns who the sender of a frame says it is, after the groups have been told."""
@@ -173,4 +173,4 @@ class _Gate(grpc.aio.ServerInterceptor):
 
 
 async def _refuse(_: object, context: Any) -> None:
-    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the secret of the cluster is missing or wrong")
+    refuse(context, grpc.StatusCode.UNAUTHENTICATED, "the secret of the cluster is missing or wrong")

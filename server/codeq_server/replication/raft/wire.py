@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from codeq_internal.v1 import raft_pb2
@@ -57,6 +57,12 @@ class Refused(Exception):  # noqa: N818
     def __init__(self, code: grpc.StatusCode, why: str) -> None:
         super().__init__(why)
         self.code = code
+
+
+def refuse(context: Any, code: grpc.StatusCode, why: str) -> None:
+    """Has an RPC end with a refusal as soon as its handler returns: gRPC's `abort` keeps calls alive in a cycle."""
+    context.set_code(code)
+    context.set_details(why)
 
 
 class Seldom:

@@ -41,6 +41,7 @@ class ServerProcess:
         ready_path: File that the server writes when it is ready.
         env: Variables of its processes; what is changed is in force from the next start on.
         log_path: What the server wrote to stdout and stderr, over all its starts.
+        output: File descriptor that its processes have as stdout and stderr instead; None: the log.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class ServerProcess:
         directory.mkdir(parents=True, exist_ok=True)
         self.store = store or directory / "store"
         self.log_path = directory / "server.log"
+        self.output: int | None = None
         self.ready_path = directory / "ready.json"
         self.env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | dict(env or {})
         self._flags = [*(["--dev"] if dev else []), *flags]
@@ -175,13 +177,16 @@ class ServerProcess:
         if self._process is not None:
             self._process.wait(STOP_SECONDS_MAX)
         self.ready_path.unlink(missing_ok=True)
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(self._command(), env=self.env, stdout=log, stderr=log)
+        self._process = self._popen(self._command())
 
     def _spawn_gateway(self) -> None:
         self._gateway_ready_path.unlink(missing_ok=True)
+        self._gateway = self._popen(self._gateway_command())
+
+    def _popen(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
         with self.log_path.open("ab") as log:
-            self._gateway = subprocess.Popen(self._gateway_command(), env=self.env, stdout=log, stderr=log)
+            out = log if self.output is None else self.output
+            return subprocess.Popen(command, env=self.env, stdout=out, stderr=out)
 
     def _wait_until_ready(self) -> Self:
         deadline = time.monotonic() + START_SECONDS_MAX

@@ -64,8 +64,22 @@ def root(
         print(context.get_help())
 
 
+def _open_standard_files() -> None:
+    """Opens nothing in the place of stdin, stdout and stderr that the caller has closed.
+
+    The next files and sockets would take their numbers, and what is printed would go there.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115 - it stays open
+
+
 def main() -> int:
     """Runs the command line of this process and returns its exit code."""
+    _open_standard_files()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # some locales cannot encode every name
     try:

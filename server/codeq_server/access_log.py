@@ -1,7 +1,7 @@
 """Access lines of both fronts: one for each unary call, rendered at once and written together.
 
 Requests are far more frequent than other events, so their lines skip the processors of `logs` and share writes: a line
-is on its way to the reader within FLUSH_SECONDS.
+is handed over within FLUSH_SECONDS.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import asyncio
 import re
 import secrets
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final, TextIO
+from typing import Final
 
-import msgspec
+from .log_lines import cut, json_line, text_line
 
 FLUSH_SECONDS: Final = 0.1
 LINES_MAX: Final = 1000
@@ -21,25 +22,24 @@ LINES_MAX: Final = 1000
 
 _PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
-_encode = msgspec.json.Encoder().encode
 
 
 class AccessLog:
     """Writes access lines.
 
     Args:
-        out: Where lines go.
+        put: Takes lines.
         as_text: Whether lines are text for people, not JSON.
         requests: Whether calls are logged.
         probes: Whether probes and scrapes are logged too.
     """
 
-    def __init__(self, out: TextIO, *, as_text: bool, requests: bool, probes: bool) -> None:
-        self._out = out
-        self._as_text = as_text
+    def __init__(self, put: Callable[[bytes], None], *, as_text: bool, requests: bool, probes: bool) -> None:
+        self._put = put
+        self._render = text_line if as_text else json_line
         self._requests = requests
         self._probes = probes
-        self._lines: list[str] = []
+        self._lines: list[bytes] = []
         self._time_of = 0
         self._time = ""
 
@@ -53,7 +53,7 @@ class AccessLog:
             request_id: Id that the client sent; when it sent none or a malformed one, a new one stands here.
         """
         if self._requests:
-            fields = {"method": method, "code": code, "ms": round(seconds * 1000, 3)}
+            fields = {"method": cut(method), "code": code, "ms": round(seconds * 1000, 3)}
             self._add("grpc_call_finished", "info", {**fields, "request_id": well_formed_request_id(request_id)})
 
     def http(self, method: str, route: str, status: int, seconds: float, request_id: str) -> None:
@@ -68,28 +68,22 @@ class AccessLog:
         """
         is_probe = route in _PROBES
         if self._probes if is_probe else self._requests:
-            fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 3)}
+            fields = {"method": cut(method), "route": route, "status": status, "ms": round(seconds * 1000, 3)}
             level = "debug" if is_probe else "info"
             self._add("http_request_finished", level, {**fields, "request_id": request_id})
 
     def flush(self) -> None:
-        """Writes what is there."""
+        """Hands over what is there."""
         lines, self._lines = self._lines, []
         if lines:
-            self._out.write("".join(lines))
-            self._out.flush()
+            self._put(b"".join(lines))
 
     def _add(self, event: str, level: str, fields: dict[str, object]) -> None:
         milliseconds = time.time_ns() // 1_000_000
         if milliseconds != self._time_of:
             now = datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
             self._time_of, self._time = milliseconds, now.replace("+00:00", "Z")
-        if self._as_text:
-            pairs = " ".join(f"{key}={value}" for key, value in fields.items())
-            line = f"{self._time} [{level:<5}] {event} {pairs}\n"
-        else:
-            line = _encode({"time": self._time, "level": level, "event": event, **fields}).decode() + "\n"
-        self._lines.append(line)
+        self._lines.append(self._render({"time": self._time, "level": level, "event": event, **fields}))
         if len(self._lines) >= LINES_MAX:
             self.flush()
         elif len(self._lines) == 1:

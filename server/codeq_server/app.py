@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from importlib.metadata import version
-from typing import Final
+from typing import Final, NoReturn
 
 import grpc.aio
 import structlog
@@ -28,8 +28,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 
-from codeq_server import logs, summary
-from codeq_server.access_log import AccessLog
+from codeq_server import summary
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.static import StaticValidator
 from codeq_server.config import Address, AuthSettings, Settings
@@ -38,6 +37,7 @@ from codeq_server.event_loop import ServerLoop
 from codeq_server.hosting import Host
 from codeq_server.listeners import CALLS_MAX, GRPC_OPTIONS, ListenError, listen
 from codeq_server.local_host import LocalHost
+from codeq_server.logs import Logs, LostLines, configure_logging
 from codeq_server.services.call_stream import CallStreams, ServerProbes
 from codeq_server.services.calls import Calls
 from codeq_server.services.cluster import ClusterService
@@ -77,15 +77,13 @@ def serve(settings: Settings, *, verify: bool = False, rest: bool = True) -> int
     Returns:
         The exit code: 0 after a stop that was asked for, else EXIT_FAILED. Why it could not start stands on stderr.
     """
-    access = logs.configure(settings.log.level, settings.log.format)
+    logs = configure_logging(settings.log.level, settings.log.format)
     try:
         with asyncio.Runner(loop_factory=ServerLoop) as runner:
-            return runner.run(Node(settings, access, verify=verify, rest=rest).run())
+            return runner.run(Node(settings, logs, verify=verify, rest=rest).run())
     except (StoreError, CorruptRows, ListenError, _ReadyFileError) as error:
         print(f"codeq: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_FAILED
-    finally:
-        access.flush()
 
 
 class _ReadyFileError(Exception):
@@ -95,10 +93,10 @@ class _ReadyFileError(Exception):
 class Node:
     """A server in this process."""
 
-    def __init__(self, settings: Settings, access: AccessLog, *, verify: bool, rest: bool) -> None:
+    def __init__(self, settings: Settings, logs: Logs, *, verify: bool, rest: bool) -> None:
         self._rest = rest
         self._settings = settings
-        self._access = access
+        self._logs = logs
         self._stopping = asyncio.Event()
         self._failed = False
         self._end_by = 0.0
@@ -161,12 +159,12 @@ class Node:
                 on_trouble=_log_backup,
             ),
         )
-        names = GrpcFront(self._calls, self._access.grpc, _log_defect).register(server)
+        names = GrpcFront(self._calls, self._logs.access.grpc, _log_defect).register(server)
         for name in names:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        streams = CallStreams(self._calls, probes, self._access.grpc, _log_defect)
+        streams = CallStreams(self._calls, probes, self._logs.access.grpc, _log_defect)
         streams.register(server)
         return streams
 
@@ -182,6 +180,7 @@ class Node:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
+        registry.register(LostLines(self._logs, "codeq"))
         for collector in (ShardCollector(lambda: self._calls.serving, self._host.upkeep.space), *self._host.collectors):
             registry.register(collector)
         return registry
@@ -204,7 +203,7 @@ class Node:
             LocalDispatcher(self._calls, forwarder.call),
             Probes(ready, metrics),
             http_metrics,
-            access_log=self._access.http,
+            access_log=self._logs.access.http,
             allowed_hosts=self._settings.allowed_hosts or None,
             version=_VERSION,
         )
@@ -230,8 +229,14 @@ class Node:
     # -- life --------------------------------------------------------------------------------------------------------
 
     def _announce(self, ready: summary.Ready) -> None:
-        """Tells log, people and programs that requests are served."""
+        """Tells programs, log and people that requests are served."""
         settings = self._settings
+        if settings.ready_file is not None:
+            try:
+                summary.write_ready_file(settings.ready_file, ready)
+            except OSError as error:
+                reason = error.strerror or error
+                raise _ReadyFileError(f"cannot write the ready file {settings.ready_file}: {reason}") from None
         _log.info(
             "server_started",
             version=_VERSION,
@@ -248,12 +253,6 @@ class Node:
             )
         if settings.dev or sys.stderr.isatty():
             print(summary.text(settings, ready, _VERSION), file=sys.stderr, flush=True)
-        if settings.ready_file is not None:
-            try:
-                summary.write_ready_file(settings.ready_file, ready)
-            except OSError as error:
-                reason = error.strerror or error
-                raise _ReadyFileError(f"cannot write the ready file {settings.ready_file}: {reason}") from None
 
     def _forget_ready_file(self) -> None:
         if self._settings.ready_file is not None:
@@ -282,21 +281,25 @@ class Node:
                 await self._host.close()
         except TimeoutError:
             _log.error("store_not_closed", hint="the disk does not answer; the next start recovers the store")
-            _end_now(EXIT_FAILED)
+            self._end_now(EXIT_FAILED)
 
     def _on_signal(self, number: int) -> None:
         name = signal.Signals(number).name
         if self._stopping.is_set():
             _log.warning("server_killed", signal=name)
-            _end_now(128 + number)
-        _log.info("server_stopping", signal=name, grace_seconds=self._settings.shutdown_grace_seconds)
+            self._end_now(128 + number)
         self._stopping.set()
+        _log.info("server_stopping", signal=name, grace_seconds=self._settings.shutdown_grace_seconds)
 
     def _on_fatal(self, problem: BaseException) -> None:
-        trace = None if isinstance(problem, StoreError) else problem  # what a store says is all there is to know
-        _log.error("store_failed", error=str(problem), exc_info=trace, hint="the server ends; start it again")
         self._failed = True
         self._stopping.set()
+        trace = None if isinstance(problem, StoreError) else problem  # what a store says is all there is to know
+        _log.error("store_failed", error=problem, exc_info=trace, hint="the server ends; start it again")
+
+    def _end_now(self, code: int) -> NoReturn:
+        self._logs.flush()
+        os._exit(code)
 
 
 def _host(settings: Settings, on_fatal: Callable[[BaseException], None], *, verify: bool) -> Host:
@@ -321,9 +324,4 @@ def _log_defect(method: str, problem: BaseException) -> None:
 
 
 def _log_backup(what: str, problem: Exception) -> None:
-    _log.error("backup_failed", what=what, error=str(problem))
-
-
-def _end_now(code: int) -> None:
-    sys.stdout.flush()
-    os._exit(code)
+    _log.error("backup_failed", what=what, error=problem)

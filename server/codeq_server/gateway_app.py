@@ -24,10 +24,10 @@ from codeq_gateway.remote import RemoteDispatcher
 from codeq_gateway.server import GatewayServer
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
-from codeq_server import logs, summary
-from codeq_server.access_log import AccessLog
+from codeq_server import summary
 from codeq_server.config import Address, GatewaySettings
 from codeq_server.event_loop import ServerLoop
+from codeq_server.logs import Logs, LostLines, configure_logging
 
 START_SECONDS: Final = 60.0
 """Time in which a server must answer at the start."""
@@ -55,23 +55,21 @@ def serve_gateway(settings: GatewaySettings) -> int:
     Returns:
         The exit code: 0 after a stop that was asked for, else EXIT_FAILED. Why it could not start stands on stderr.
     """
-    access = logs.configure(settings.log.level, settings.log.format)
+    logs = configure_logging(settings.log.level, settings.log.format)
     try:
         with asyncio.Runner(loop_factory=ServerLoop) as runner:
-            return runner.run(_Process(settings, access).run())
+            return runner.run(_Process(settings, logs).run())
     except StartError as error:
         print(f"codeq: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_FAILED
-    finally:
-        access.flush()
 
 
 class _Process:
     """This process."""
 
-    def __init__(self, settings: GatewaySettings, access: AccessLog) -> None:
+    def __init__(self, settings: GatewaySettings, logs: Logs) -> None:
         self._settings = settings
-        self._access = access
+        self._logs = logs
         self._stopping = asyncio.Event()
         self._registry = CollectorRegistry()
 
@@ -136,6 +134,7 @@ class _Process:
         http_metrics = HttpMetrics()
         self._registry.register(http_metrics)
         ProcessCollector(namespace="codeq_gateway", registry=self._registry)
+        self._registry.register(LostLines(self._logs, "codeq_gateway"))
 
         async def ready() -> tuple[bool, Mapping[str, object]]:
             is_ready, details = await dispatcher.readiness()
@@ -150,7 +149,7 @@ class _Process:
                 dispatcher,
                 Probes(ready, metrics),
                 http_metrics,
-                access_log=self._access.http,
+                access_log=self._logs.access.http,
                 allowed_hosts=self._settings.allowed_hosts or None,
                 version=_VERSION,
             )
@@ -161,19 +160,19 @@ class _Process:
         return self._settings.http.host, self._settings.http.port
 
     def _announce(self, http: Address) -> None:
-        """Tells log, people and programs that requests are served."""
+        """Tells programs, log and people that requests are served."""
         settings = self._settings
-        servers = ",".join(settings.servers)
-        _log.info("gateway_started", version=_VERSION, http=str(http), servers=servers, pid=os.getpid())
-        if settings.dev or sys.stderr.isatty():
-            lines = [f"codeq {_VERSION} gateway is ready", *summary.rest_line(http), f"  servers    {servers}  (gRPC)"]
-            print("\n".join(lines) + "\n", file=sys.stderr, flush=True)
         if settings.ready_file is not None:
             try:
                 summary.write_ready_file(settings.ready_file, summary.Ready(http, None, None))
             except OSError as error:
                 reason = error.strerror or error
                 raise StartError(f"cannot write the ready file {settings.ready_file}: {reason}") from None
+        servers = ",".join(settings.servers)
+        _log.info("gateway_started", version=_VERSION, http=str(http), servers=servers, pid=os.getpid())
+        if settings.dev or sys.stderr.isatty():
+            lines = [f"codeq {_VERSION} gateway is ready", *summary.rest_line(http), f"  servers    {servers}  (gRPC)"]
+            print("\n".join(lines) + "\n", file=sys.stderr, flush=True)
 
     def _forget_ready_file(self) -> None:
         if self._settings.ready_file is not None:
@@ -184,7 +183,7 @@ class _Process:
         name = signal.Signals(number).name
         if self._stopping.is_set():
             _log.warning("gateway_killed", signal=name)
-            sys.stdout.flush()
+            self._logs.flush()
             os._exit(128 + number)
-        _log.info("gateway_stopping", signal=name, grace_seconds=self._settings.shutdown_grace_seconds)
         self._stopping.set()
+        _log.info("gateway_stopping", signal=name, grace_seconds=self._settings.shutdown_grace_seconds)

@@ -107,8 +107,8 @@ class Leading:
                     await asyncio.sleep(ASK_SECONDS)  # a new leader does not know yet who is there
                 await self._over.wait()
         except TimeoutError:
-            _log.warning("leadership_not_handed_over", hint="the other members elect a leader by themselves")
             member.stop()
+            _log.warning("leadership_not_handed_over", hint="the other members elect a leader by themselves")
         self.end(member)
 
     async def close(self) -> None:

@@ -2,82 +2,177 @@
 
 Events are named by what happened, such as `server_started`, and carry keys and values: never a token, never a payload.
 Lines of libraries that use the standard library's logging come out in the same form.
+
+No line changes or delays what the process does: to log does not block, does not raise, and does not keep the process
+from ending, whatever became of stdout and stderr. Lines that nobody takes are lost, counted, and told by one line.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import sys
+import threading
+import traceback
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Final, TextIO
+from functools import partial
+from typing import Any, Final
 
-import msgspec
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+from structlog.typing import EventDict, WrappedLogger
 
 from .access_log import AccessLog
+from .error_output import Errors
+from .log_lines import TRACEBACK, bounded, json_line, text_line
+from .log_writer import LAST_LINES_SECONDS, LineWriter, flush_all
 
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 _NAMES: Final = {"warning": "warn", "critical": "error", "exception": "error"}
 _SECRET_KEYS: Final = frozenset({"authorization", "payload", "result", "token"})
+_STDOUT: Final = 1
 
 
-def configure(level: str, log_format: str | None, stream: TextIO | None = None) -> AccessLog:
-    """Sets up logging for the whole process.
+class Logs:
+    """Logging of the whole process.
+
+    Attributes:
+        access: Writes the lines of calls, in the same form to the same place.
 
     Args:
         level: Least level that is logged: debug, info, warn or error.
         log_format: "text" or "json"; None: text on a terminal, else json.
-        stream: Where lines go; None: stdout.
-
-    Returns:
-        What writes the lines of calls, in the same form to the same place.
+        fd: Where lines go.
     """
-    out = sys.stdout if stream is None else stream
-    as_text = (log_format or ("text" if out.isatty() else "json")) == "text"
-    described: list[Processor] = [_add_time_and_level, _hide_secrets, structlog.processors.format_exc_info]
-    # The plain form of tracebacks: the others show the values of local variables, and so tokens and payloads.
-    render: Processor = (
-        structlog.dev.ConsoleRenderer(
-            colors=out.isatty(), timestamp_key="time", exception_formatter=structlog.dev.plain_traceback
+
+    def __init__(self, level: str, log_format: str | None, fd: int = _STDOUT) -> None:
+        is_terminal = os.isatty(fd)
+        as_text = (log_format or ("text" if is_terminal else "json")) == "text"
+        self._render = partial(text_line, coloured=is_terminal) if as_text else json_line
+        self._out = LineWriter(fd, self._notice)
+        self._writers = [self._out]
+        least = _LEVELS[level]
+        self.access = AccessLog(
+            self._out.put, as_text=as_text, requests=least <= logging.INFO, probes=least <= logging.DEBUG
         )
-        if as_text
-        else _to_json
-    )
-    structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, *described, render],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(out),
-        cache_logger_on_first_use=False,
-    )
-    handler = logging.StreamHandler(out)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *described, render],
+        structlog.configure(
+            processors=[self._rendered],
+            wrapper_class=structlog.make_filtering_bound_logger(least),
+            logger_factory=lambda *_: _Sink(self._out),
+            cache_logger_on_first_use=False,
         )
-    )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    # What libraries do in the ordinary course is told by events of our own.
-    root.setLevel(max(_LEVELS[level], logging.WARNING))
-    return AccessLog(
-        out, as_text=as_text, requests=_LEVELS[level] <= logging.INFO, probes=_LEVELS[level] <= logging.DEBUG
-    )
+        root = logging.getLogger()
+        root.handlers[:] = [_Handler(self)]
+        # What libraries do in the ordinary course is told by events of our own.
+        root.setLevel(max(least, logging.WARNING))
+
+    @property
+    def lost(self) -> int:
+        """Number of lines, of stderr too, that nobody will read."""
+        return sum(writer.lost for writer in self._writers)
+
+    def guard_stderr(self) -> None:
+        """Has stderr written like the log, and what Python itself tells of defects told by events."""
+        errors = Errors()
+        self._writers.append(errors.writer)
+        sys.stderr = errors
+        log = structlog.get_logger()
+        sys.unraisablehook = lambda args: log.error("defect", where=repr(args.object), exc_info=args.exc_value)
+        threading.excepthook = lambda args: log.error("defect", where=repr(args.thread), exc_info=args.exc_value)
+        logging.captureWarnings(True)  # noqa: FBT003 - its only parameter
+
+    def flush(self, seconds: float = LAST_LINES_SECONDS) -> None:
+        """Has written what is there, and waits for it no longer than so many seconds."""
+        self.access.flush()
+        flush_all(self._writers, seconds)
+
+    def line(self, level: str, fields: dict[str, Any]) -> bytes:
+        """Returns the line of an event; does not raise.
+
+        Args:
+            level: Name of its level.
+            fields: Its name as "event", and its keys and values.
+        """
+        head = {"time": _now(), "level": _NAMES.get(level, level)}
+        event, trace = fields.pop("event", ""), fields.pop("exc_info", None)
+        try:
+            return self._render(bounded({**head, "event": event, **_without_secrets(fields), **_trace(trace)}))
+        except Exception as problem:  # noqa: BLE001 - a value that cannot be made text, say
+            return self._render({**head, "event": "log_line_failed", "error": type(problem).__name__})
+
+    def put(self, line: bytes) -> None:
+        """Has a line written."""
+        self._out.put(line)
+
+    def _notice(self, count: int) -> bytes:
+        return self.line("warn", {"event": "log_lines_lost", "count": count})
+
+    def _rendered(self, _: WrappedLogger, method: str, event: EventDict) -> bytes:
+        return self.line(method, dict(event))
 
 
-def _add_time_and_level(_: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    record = event.pop("_record", None)
-    name = record.levelname.lower() if record is not None else method
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return {"time": now, "level": _NAMES.get(name, name), "event": event.pop("event", ""), **event}
+class LostLines(Collector):
+    """The metric of lost lines.
+
+    Args:
+        logs: Logging of the process.
+        process: Its first words: "codeq", "codeq_gateway".
+    """
+
+    def __init__(self, logs: Logs, process: str) -> None:
+        self._logs, self._process = logs, process
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields it."""
+        text = "Lines of log and stderr that nobody took, since the start."
+        yield CounterMetricFamily(f"{self._process}_log_lines_lost", text, value=self._logs.lost)
 
 
-def _hide_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    for key in _SECRET_KEYS & event.keys():
-        event[key] = "***"
-    return event
+def configure_logging(level: str, log_format: str | None) -> Logs:
+    """Sets up logging for the whole process, its stderr included, to its end; arguments are those of `Logs`."""
+    logs = Logs(level, log_format)
+    logs.guard_stderr()
+    atexit.register(logs.flush)
+    return logs
 
 
-def _to_json(_: WrappedLogger, __: str, event: EventDict) -> str:
-    return msgspec.json.encode(event, enc_hook=str).decode()
+class _Sink:
+    """Takes rendered lines of structlog under the names of levels."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        self.debug = self.info = self.warning = self.error = self.critical = writer.put
+
+
+class _Handler(logging.Handler):
+    """Takes lines of the standard library's logging."""
+
+    def __init__(self, logs: Logs) -> None:
+        super().__init__()
+        self._logs = logs
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            event = record.getMessage()
+        except Exception:  # noqa: BLE001 - arguments that do not fit, or that cannot be made text
+            event = str(record.msg)
+        fields = {"event": event, "logger": record.name, "exc_info": record.exc_info}
+        self._logs.put(self._logs.line(record.levelname.lower(), fields))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _without_secrets(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: "***" if key in _SECRET_KEYS else value for key, value in fields.items()}
+
+
+def _trace(exc_info: object) -> dict[str, str]:
+    """Returns the traceback of a problem, without the values of variables: tokens and payloads are among them."""
+    problem = sys.exception() if exc_info is True else exc_info[1] if isinstance(exc_info, tuple) else exc_info
+    if not isinstance(problem, BaseException):
+        return {}
+    return {TRACEBACK: "".join(traceback.format_exception(problem)).rstrip("\n")}

@@ -105,4 +105,4 @@ def _open_keeper(
 
 
 def _log_artifacts(what: str, problem: Exception) -> None:
-    _log.error("artifacts_failed", what=what, error=str(problem))
+    _log.error("artifacts_failed", what=what, error=problem)

@@ -1,18 +1,27 @@
-"""Log lines: their form, their level, and what never stands in them."""
+"""Log lines: their form, their level, their bounds, and what never stands in them."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import logging
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import structlog
-from codeq_server import logs
 from codeq_server.access_log import well_formed_request_id
+from codeq_server.log_lines import LINE_CHARS_MAX, TRACEBACK_CHARS_MAX, VALUE_CHARS_MAX
+from codeq_server.logs import Logs
+
+FORGED = '\n2026-01-01T00:00:00.000Z [error] store_failed error="all is lost"'
+"""What a stranger would add to the log."""
+TERMINAL = "\x1b[2J\x9b2J\u202e\u2028\x85\r\x7f"
+"""What would move the cursor of a terminal, turn its text around, or end a line for some reader."""
+SPARE_CHARS = 1024
+"""What a line has beside values: names, and escapes of a few characters."""
 
 
 @pytest.fixture(autouse=True)
@@ -26,120 +35,231 @@ def _restored() -> Iterator[None]:
     root.setLevel(level)
 
 
-def lines_of(out: io.StringIO) -> list[dict[str, object]]:
-    return [json.loads(line) for line in out.getvalue().splitlines()]
+class Written:
+    """Logging into a file."""
+
+    def __init__(self, path: Path, level: str, log_format: str | None) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+        self.logs = Logs(level, log_format, self._fd)
+
+    @property
+    def text(self) -> str:
+        """Everything that was written."""
+        self.logs.flush(5)
+        return self._path.read_bytes().decode()
+
+    @property
+    def lines(self) -> list[str]:
+        """Its lines, whatever a reader takes for the end of one."""
+        return self.text.splitlines()
+
+    @property
+    def events(self) -> list[dict[str, object]]:
+        """Its lines of JSON."""
+        return [json.loads(line) for line in self.lines]
+
+    def close(self) -> None:
+        """Closes the file."""
+        self.logs.flush(5)
+        os.close(self._fd)
 
 
-def test_json_line_has_utc_time_level_event_and_values() -> None:
-    out = io.StringIO()
-    logs.configure("info", "json", out)
-    structlog.get_logger().warning("store_opened", path="x\ny")
-    [line] = lines_of(out)
+Write = Callable[..., Written]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Iterator[Write]:
+    made = []
+
+    def write(level: str = "info", log_format: str | None = "json") -> Written:
+        made.append(Written(tmp_path / "log", level, log_format))
+        return made[-1]
+
+    yield write
+    for each in made:
+        each.close()
+
+
+def test_json_line_has_utc_time_level_event_and_values(written: Write) -> None:
+    log = written()
+    structlog.get_logger().warning("store_opened", path="x\ny", bytes=3, fsync=True, since=None)
+    [line] = log.events
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", str(line.pop("time")))
-    assert line == {"level": "warn", "event": "store_opened", "path": "x\ny"}
+    assert line == {
+        "level": "warn",
+        "event": "store_opened",
+        "path": "x\ny",
+        "bytes": 3,
+        "fsync": True,
+        "since": None,
+    }
 
 
-def test_format_without_terminal_is_json() -> None:
-    out = io.StringIO()
-    logs.configure("info", None, out)
+def test_format_without_terminal_is_json(written: Write) -> None:
+    log = written(log_format=None)
     structlog.get_logger().info("server_started")
-    assert lines_of(out)[0]["event"] == "server_started"
+    assert log.events[0]["event"] == "server_started"
 
 
-def test_text_line_holds_event_and_values() -> None:
-    out = io.StringIO()
-    logs.configure("info", "text", out)
-    structlog.get_logger().info("server_started", http=":8080")
-    assert len(out.getvalue().splitlines()) == 1
-    assert "server_started" in out.getvalue()
-    assert "http=:8080" in out.getvalue()
+def test_text_line_holds_event_and_values(written: Write) -> None:
+    log = written(log_format="text")
+    structlog.get_logger().info("server_started", http=":8080", path="a folder")
+    [line] = log.lines
+    assert re.fullmatch(r'\S+Z \[info \] server_started http=:8080 path="a folder"', line)
 
 
 @pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warn", 2), ("error", 1)])
-def test_level_hides_what_is_below(level: str, count: int) -> None:
-    out = io.StringIO()
-    logs.configure(level, "json", out)
-    log = structlog.get_logger()
-    for write in (log.debug, log.info, log.warning, log.error):
+def test_level_hides_what_is_below(written: Write, level: str, count: int) -> None:
+    log = written(level)
+    logger = structlog.get_logger()
+    for write in (logger.debug, logger.info, logger.warning, logger.error):
         write("happened")
-    assert len(lines_of(out)) == count
+    assert len(log.lines) == count
 
 
 @pytest.mark.parametrize("key", ["token", "authorization", "payload", "result"])
-def test_secret_values_are_hidden(key: str) -> None:
-    out = io.StringIO()
-    logs.configure("info", "json", out)
+def test_secret_values_are_hidden(written: Write, key: str) -> None:
+    log = written()
     structlog.get_logger().info("call", **{key: "hush"})
-    assert lines_of(out)[0][key] == "***"
-    assert "hush" not in out.getvalue()
+    assert log.events[0][key] == "***"
+    assert "hush" not in log.text
 
 
-def test_line_of_library_has_the_same_form() -> None:
-    out = io.StringIO()
-    logs.configure("info", "json", out)
+def test_line_of_library_has_the_same_form(written: Write) -> None:
+    log = written()
     logging.getLogger("some.library").error("failed: %s", "disk")
-    [line] = lines_of(out)
+    [line] = log.events
     assert (line["level"], line["event"], line["logger"]) == ("error", "failed: disk", "some.library")
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
-def test_traceback_does_not_show_local_variables(log_format: str) -> None:
-    out = io.StringIO()
-    logs.configure("info", log_format, out)
+def test_traceback_does_not_show_local_variables(written: Write, log_format: str) -> None:
+    log = written(log_format=log_format)
     hidden = "".join(["hu", "sh"])
     try:
         int(hidden[:1])
     except ValueError:
-        structlog.get_logger().exception("call_failed")
-    assert "ValueError" in out.getvalue()
-    assert "hush" not in out.getvalue()
+        structlog.get_logger().error("call_failed", exc_info=True)
+    assert "ValueError" in log.text
+    assert "hush" not in log.text
 
 
-async def test_http_access_line_has_route_and_request_id_and_probes_are_quiet() -> None:
-    out = io.StringIO()
-    access = logs.configure("info", "json", out)
-    access.http("GET", "/v1/codeq/tasks/{id}", 200, 0.0015, "r-1")
-    access.http("GET", "/metrics", 200, 0.0015, "r-2")
-    access.flush()
-    [line] = lines_of(out)
+# -- text from outside -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+@pytest.mark.parametrize("hostile", [FORGED, TERMINAL, 'x" level=error y="', "\ud83d", "\\"])
+async def test_hostile_text_stays_on_its_line_and_is_printable(written: Write, log_format: str, hostile: str) -> None:
+    log = written(log_format=log_format)
+    structlog.get_logger().info("call_failed", method=hostile)
+    structlog.get_logger().info(hostile)
+    logging.getLogger("library").error("peer said %s", hostile)
+    log.logs.access.grpc(hostile, "UNIMPLEMENTED", 0.001, "r-1")
+    log.logs.access.http(hostile, "/unknown", 501, 0.001, "r-1")
+    assert len(log.lines) == 5
+    assert all(line.isprintable() for line in log.lines)
+
+
+def test_hostile_text_in_json_is_the_same_text_again(written: Write) -> None:
+    log = written()
+    structlog.get_logger().info("call_failed", method=FORGED + TERMINAL)
+    assert log.events[0]["method"] == FORGED + TERMINAL
+
+
+def test_hostile_text_adds_no_keys_to_a_line_of_text(written: Write) -> None:
+    log = written(log_format="text")
+    structlog.get_logger().info("call_failed", method='x" level=error y="\\')
+    assert log.lines[0].endswith(r'call_failed method="x\" level=error y=\"\\"')
+
+
+def test_lines_of_a_traceback_are_indented_in_text_whatever_the_message(written: Write) -> None:
+    log = written(log_format="text")
+    structlog.get_logger().error("call_failed", exc_info=ValueError(FORGED + TERMINAL))
+    assert all(line.startswith("    ") for line in log.lines[1:])
+    assert all(line.isprintable() for line in log.lines)
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+async def test_long_values_are_cut(written: Write, log_format: str) -> None:
+    log = written(log_format=log_format)
+    huge = "x" * (8 << 20)
+    structlog.get_logger().info("call_failed", method=huge)
+    structlog.get_logger().info("call_failed", **{f"key{number}": huge for number in range(100)})
+    structlog.get_logger().info(huge)
+    structlog.get_logger().error("call_failed", exc_info=ValueError(huge))
+    logging.getLogger("library").error("peer said %s", huge)
+    log.logs.access.grpc(huge, "UNIMPLEMENTED", 0.001, "r-1")
+    lines = [len(line) for line in log.text.splitlines(keepends=True)]
+    assert lines[0] < VALUE_CHARS_MAX + SPARE_CHARS
+    assert max(lines) < LINE_CHARS_MAX + 3 * SPARE_CHARS
+    assert sum(lines) < LINE_CHARS_MAX + 9 * (VALUE_CHARS_MAX + SPARE_CHARS)
+
+
+def test_a_cut_traceback_says_what_happened(written: Write) -> None:
+    log = written()
+    structlog.get_logger().error("call_failed", exc_info=ValueError("line\n" * TRACEBACK_CHARS_MAX + "last"))
+    shown = str(log.events[0]["exception"])
+    assert len(shown) <= TRACEBACK_CHARS_MAX
+    assert shown.endswith("last")
+
+
+class _Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_what_has_no_text_does_not_raise(written: Write, log_format: str) -> None:
+    log = written(log_format=log_format)
+    structlog.get_logger().info("call_failed", method=_Unprintable())
+    structlog.get_logger().info("call_failed", number=1 << 200, share=float("nan"))
+    structlog.get_logger().error("call_failed", exc_info=RuntimeError(_Unprintable()))
+    logging.getLogger("library").error("peer said %d", "nothing")
+    logging.getLogger("library").error("peer said %s", _Unprintable())
+    assert len([line for line in log.lines if not line.startswith("    ")]) == 5
+
+
+# -- access lines ------------------------------------------------------------------------------------------------------
+
+
+async def test_http_access_line_has_route_and_request_id_and_probes_are_quiet(written: Write) -> None:
+    log = written()
+    log.logs.access.http("GET", "/v1/codeq/tasks/{id}", 200, 0.0015, "r-1")
+    log.logs.access.http("GET", "/metrics", 200, 0.0015, "r-2")
+    [line] = log.events
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", str(line.pop("time")))
     assert line.pop("level") == "info"
     assert line.pop("event") == "http_request_finished"
     assert line == {"method": "GET", "route": "/v1/codeq/tasks/{id}", "status": 200, "ms": 1.5, "request_id": "r-1"}
 
 
-async def test_grpc_access_line_has_code_and_request_id() -> None:
-    out = io.StringIO()
-    access = logs.configure("info", "json", out)
-    access.grpc("/codeq.v1.TaskService/GetTask", "NOT_FOUND", 0.002, "r-1")
-    access.flush()
-    [line] = lines_of(out)
+async def test_grpc_access_line_has_code_and_request_id(written: Write) -> None:
+    log = written()
+    log.logs.access.grpc("/codeq.v1.TaskService/GetTask", "NOT_FOUND", 0.002, "r-1")
+    [line] = log.events
     assert (line["code"], line["ms"], line["request_id"]) == ("NOT_FOUND", 2.0, "r-1")
 
 
 async def test_access_lines_are_written_by_themselves_in_order() -> None:
-    written = asyncio.Event()
-
-    class Out(io.StringIO):
-        def flush(self) -> None:
-            written.set()
-
-    out = Out()
-    access = logs.configure("debug", "text", out)
+    reader, writer = os.pipe()
+    logs = Logs("debug", "text", writer)
     for number in range(3):
-        access.http("GET", "/readyz", 200, 0.001, f"r-{number}")
-    await asyncio.wait_for(written.wait(), 5)
-    assert re.findall(r"request_id=(\S+)", out.getvalue()) == ["r-0", "r-1", "r-2"]
+        logs.access.http("GET", "/readyz", 200, 0.001, f"r-{number}")
+    text = b""
+    with os.fdopen(reader, "rb", buffering=0) as lines:
+        while text.count(b"\n") < 3:
+            text += await asyncio.wait_for(asyncio.to_thread(lines.read, 1000), 5)
+    os.close(writer)
+    assert re.findall(rb"request_id=(\S+)", text) == [b"r-0", b"r-1", b"r-2"]
 
 
 @pytest.mark.parametrize("level", ["warn", "error"])
-async def test_access_lines_above_info_are_not_written(level: str) -> None:
-    out = io.StringIO()
-    access = logs.configure(level, "json", out)
-    access.http("GET", "/v1/codeq/tasks/{id}", 200, 0.0015, "r-1")
-    access.grpc("/codeq.v1.TaskService/GetTask", "OK", 0.002, "r-1")
-    access.flush()
-    assert not out.getvalue()
+async def test_access_lines_above_info_are_not_written(written: Write, level: str) -> None:
+    log = written(level)
+    log.logs.access.http("GET", "/v1/codeq/tasks/{id}", 200, 0.0015, "r-1")
+    log.logs.access.grpc("/codeq.v1.TaskService/GetTask", "OK", 0.002, "r-1")
+    assert not log.text
 
 
 @pytest.mark.parametrize("given", ["r-1", "A.b_c:d/e+f=@", "x" * 128])

@@ -85,7 +85,10 @@ async def _export(checkpoint: Path, files: Path, wanted: Sequence[str]) -> None:
     export = [sys.executable, "-m", "codeq_server.storage.export", str(checkpoint), str(files), *wanted]
     try:
         process = await asyncio.create_subprocess_exec(
-            *export, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+            *export,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
         )
     except OSError as error:
         raise StoreFailed(f"making a snapshot failed: {error.strerror}") from error

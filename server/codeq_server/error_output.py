@@ -1,0 +1,80 @@
+"""What stands for stderr in a server: it does not block and does not raise, whoever writes to it."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import threading
+from typing import Final
+
+from .log_lines import LINE_CHARS_MAX, cut, printable
+from .log_writer import LineWriter
+
+_STDERR: Final = 2
+
+
+class Errors(io.TextIOBase):
+    """Text for people that a thread writes to stderr, line by line.
+
+    Attributes:
+        writer: What writes the lines.
+    """
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        _never_block(_STDERR)
+        self.writer = LineWriter(_STDERR, lambda count: b"codeq: %d lines of stderr are lost\n" % count)
+        self._lock = threading.RLock()
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        """Takes text; lines leave when they are complete."""
+        with self._lock:
+            *lines, self._rest = (self._rest + text).split("\n")
+            for line in lines:
+                self._put(line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Ends a line that is not complete."""
+        with self._lock:
+            if self._rest:
+                self._put(self._rest)
+                self._rest = ""
+
+    def fileno(self) -> int:
+        """Returns the file descriptor."""
+        return _STDERR
+
+    def isatty(self) -> bool:
+        """Returns whether it is a terminal."""
+        return os.isatty(_STDERR)
+
+    def writable(self) -> bool:
+        """Returns True."""
+        return True
+
+    def _put(self, line: str) -> None:
+        self.writer.put(printable(cut(line, LINE_CHARS_MAX)).encode() + b"\n")
+
+
+def _never_block(fd: int) -> None:
+    """Has writes by libraries in other languages fail rather than wait where nobody reads."""
+    try:
+        mode = os.fstat(fd).st_mode
+        is_pipe, is_socket = stat.S_ISFIFO(mode), stat.S_ISSOCK(mode)
+        if not (is_pipe or is_socket or os.isatty(fd)):
+            return
+        try:
+            # Opened anew, so that others who share the old opening notice nothing.
+            again = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except OSError:
+            if is_pipe or is_socket:  # somebody else's, or one that cannot be opened anew
+                os.set_blocking(fd, False)
+            return
+        os.dup2(again, fd)
+        os.close(again)
+    except OSError:
+        pass  # closed, say: then nothing blocks

@@ -1,0 +1,58 @@
+"""What stdout and stderr of a server may be without anybody taking what it writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+KINDS = ("reader gone", "disk full", "not read")
+
+
+@dataclass
+class StuckOutput:
+    """An output that takes nothing.
+
+    Attributes:
+        fd: What a server gets as stdout and stderr.
+        reader: What reads from it; None: nothing can.
+    """
+
+    fd: int
+    reader: int | None = None
+
+    def read(self) -> bytes:
+        """Returns what waits to be read, at least one byte."""
+        assert self.reader is not None
+        return os.read(self.reader, 1 << 20)
+
+
+@contextmanager
+def stuck_output(kind: str) -> Iterator[StuckOutput]:
+    """Gives an output of a kind."""
+    if kind == "disk full":
+        output = StuckOutput(os.open("/dev/full", os.O_WRONLY))
+    else:
+        reader, writer = os.pipe()
+        output = StuckOutput(writer, reader)
+        if kind == "reader gone":
+            os.close(reader)
+            output.reader = None
+        else:
+            fill(writer)
+    try:
+        yield output
+    finally:
+        for fd in (output.fd, output.reader):
+            if fd is not None:
+                os.close(fd)
+
+
+def fill(writer: int) -> None:
+    """Writes to a pipe until it takes nothing more."""
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"\n")
+    os.set_blocking(writer, True)

@@ -13,14 +13,22 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster_client import OutcomeUnknown, Refused
-from cluster_process import ClusterProcess
+from cluster_client import Follower, OutcomeUnknown, Refused
+from cluster_process import TOKEN, ClusterProcess
 from codeq.v1 import cluster_service_pb2 as cluster_pb
+from codeq.v1 import task_service_pb2 as task_pb
 from fault_run import Run, Verdict
+from strangers import HTTP2, LIMITED, strangers
 from tcp_links import Links
 
 AGAIN_SECONDS_MAX = 60.0
 """Time within which somebody else must serve, or a change of members must be made."""
+
+CROWD = 1000
+"""Connections of strangers at each port."""
+
+ENTRY_SECONDS = 5.0
+"""Time in which somebody with a token gets in, however many strangers there are."""
 
 
 @dataclass(slots=True)
@@ -125,6 +133,32 @@ class KillLeader(Fault):
         node.kill()
         await self.until_elsewhere(run, struck, node.grpc_addr)
         node.spawn()
+
+
+class Crowd(KillLeader):
+    """The leader is killed while each port of each node, which may have 1024 open files, is crowded by strangers."""
+
+    name = "crowd"
+    rounds = 20
+
+    def cluster(self, directory: Path) -> ClusterProcess:
+        """See `Fault.cluster`."""
+        return ClusterProcess(directory, place=lambda _: {"prefix": LIMITED})
+
+    async def strike(self, run: Run) -> None:
+        kinds = ("raft_addr", "http_url", "worker_addr", "producer_addr")
+        addresses = [address for kind in kinds for address in run.cluster.addresses(kind).values()]
+        ports = [int(address.rpartition(":")[2]) for address in addresses]
+        with strangers(ports, CROWD, self.chance.choice([b"", HTTP2])) as crowd:
+            await crowd.come()
+            await super().strike(run)
+            await run.well()
+            newcomer = Follower(list(run.cluster.addresses("grpc_addr").values()), TOKEN)
+            async with asyncio.timeout(ENTRY_SECONDS), newcomer:
+                with suppress(Refused):  # a leader knows that there is no such task
+                    await newcomer.call("tasks", "GetTask", task_pb.GetTaskRequest(task_id="none"), again=True)
+            for node in run.cluster.nodes.values():
+                assert node.is_running, node.log
 
 
 class KillAll(Fault):
@@ -354,5 +388,6 @@ FAULTS: tuple[type[Fault], ...] = (
     Bridge,
     Delay,
     Chaos,
+    Crowd,
 )
 """Faults that need nothing of the machine."""

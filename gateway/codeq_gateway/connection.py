@@ -17,6 +17,7 @@ from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrad
 
 from codeq_gateway import header_fields, refusals
 from codeq_gateway.app import Gateway
+from codeq_gateway.connections import Connections
 from codeq_gateway.dispatch import CallFailed
 from codeq_gateway.exchange import CONTINUE, End, Exchange, render
 
@@ -35,9 +36,6 @@ IDLE_SECONDS: Final = 75.0
 
 HALF_CLOSED_SECONDS: Final = 0.1
 """Time in which calls may still be answered after the client has closed its side: most have left, few still read."""
-
-CONNECTIONS_MAX: Final = 10_000
-"""Open connections; further ones are closed at once."""
 
 DISCARD_BYTES_MAX: Final = 16 * 1024 * 1024
 """Bytes of a refused body that are read and dropped, so that its sender sees the refusal; then the connection ends."""
@@ -58,7 +56,7 @@ class Connection(asyncio.Protocol):
         connections: Where the connection stands while it is open or its call runs.
     """
 
-    def __init__(self, gateway: Gateway, connections: set[Connection]) -> None:
+    def __init__(self, gateway: Gateway, connections: Connections[Connection]) -> None:
         self._gateway = gateway
         self._connections = connections
         self._loop = asyncio.get_running_loop()
@@ -76,6 +74,8 @@ class Connection(asyncio.Protocol):
         self._is_ending = False
         """Whether the next reply is the last."""
         self._is_lost = False
+        self._is_known = False
+        """Whether a call of it came with a token that is accepted."""
         # What is being read:
         self._is_reading = False
         self._progressed = False
@@ -93,13 +93,11 @@ class Connection(asyncio.Protocol):
     # -- what the transport tells --------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Takes a connection, or closes it where there are too many."""
+        """Takes a connection, or closes it where there is no place for it."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
         self._deadline = time.perf_counter() + REQUEST_SECONDS
-        if len(self._connections) >= CONNECTIONS_MAX:
+        if not self._connections.admit(self):
             self._transport.abort()
-        else:
-            self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why does not matter
         """Cancels the call that runs, and lets go of everything."""
@@ -311,6 +309,8 @@ class Connection(asyncio.Protocol):
             if exchange.reply is not None:
                 self._send(exchange)
             elif exchange.is_complete:
+                if not self._is_known:
+                    self._connections.busy(self)
                 self._task = self._loop.create_task(self._answer(exchange))
             else:
                 if exchange.headers.get(b"expect", b"").lower() == b"100-continue" and not self._body_bytes:
@@ -330,8 +330,16 @@ class Connection(asyncio.Protocol):
             exchange.reply = None
             self._connections.discard(self)
             self._note(exchange, time.perf_counter())
-        else:
-            self._advance()
+            return
+        if not self._is_known:
+            self._meet(exchange)
+        self._advance()
+
+    def _meet(self, exchange: Exchange) -> None:
+        """Notes whether the call that has ended came with a token: without one it does not succeed."""
+        self._is_known = exchange.operation is not None and exchange.reply is not None and exchange.reply.status < 400
+        if not self._is_known:
+            self._connections.idle(self)
 
     def _send(self, exchange: Exchange) -> None:
         """Sends the reply to the first in line."""

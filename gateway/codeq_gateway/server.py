@@ -10,9 +10,10 @@ from typing import Final
 
 from codeq_gateway.app import Gateway
 from codeq_gateway.connection import Connection
+from codeq_gateway.connections import CONNECTIONS_MAX, Connections
 
 BACKLOG: Final = 2_048
-"""Connections that the kernel holds until they are accepted."""
+"""Connections that the kernel holds until they are accepted, unless it is set otherwise."""
 
 LOOK_SECONDS: Final = 0.5
 """Time between two looks at what is over its time: how late a timeout may be noticed."""
@@ -31,16 +32,28 @@ class GatewayServer:
         gateway: Answers the requests.
         host: Name or address to listen on; empty: every address of the machine.
         port: Port; 0: one the system chooses.
+        connections_max: Connections that may be open at a time.
+        backlog: Connections that the kernel holds until they are accepted; so many may be accepted at once, also beyond
+            `connections_max`, before those that are too many are closed.
 
     Attributes:
         gateway: What answers the requests.
     """
 
-    def __init__(self, gateway: Gateway, host: str, port: int) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        host: str,
+        port: int,
+        *,
+        connections_max: int = CONNECTIONS_MAX,
+        backlog: int = BACKLOG,
+    ) -> None:
         self.gateway = gateway
         self._host = host
         self._port = port
-        self._connections: set[Connection] = set()
+        self._connections: Connections[Connection] = Connections(connections_max)
+        self._backlog = backlog
         self._listener: asyncio.Server | None = None
         self._look: asyncio.TimerHandle | None = None
 
@@ -58,10 +71,10 @@ class GatewayServer:
         Raises:
             OSError: The address cannot be listened on; the message names it.
         """
-        listener = await _listen(self._host, self._port)
+        listener = await _listen(self._host, self._port, self._backlog)
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(
-            lambda: Connection(self.gateway, self._connections), sock=listener, backlog=BACKLOG
+            lambda: Connection(self.gateway, self._connections), sock=listener, backlog=self._backlog
         )
         self._expire()
         port: int = listener.getsockname()[1]
@@ -73,20 +86,20 @@ class GatewayServer:
             return
         self._listener.close()
         self._listener = None
-        for connection in list(self._connections):
+        for connection in self._connections:
             connection.shutdown()
         await self._finish(grace_seconds)
-        for connection in list(self._connections):
+        for connection in self._connections:
             connection.cut()
         await self._finish(_CANCEL_SECONDS)
-        for connection in list(self._connections):
+        for connection in self._connections:
             connection.abort()
         assert self._look is not None
         self._look.cancel()
 
     def _expire(self) -> None:
         now = time.perf_counter()
-        for connection in list(self._connections):
+        for connection in self._connections:
             connection.expire(now)
         self._look = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._expire)
 
@@ -97,15 +110,15 @@ class GatewayServer:
             await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _listen(host: str, port: int) -> socket.socket:
+async def _listen(host: str, port: int, backlog: int) -> socket.socket:
     """Returns a bound socket; where a name has several addresses, on the first."""
     try:
         if not host and socket.has_dualstack_ipv6():
-            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog)
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)  # noqa: S104
         family, _, _, _, address = found[0]
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        return socket.create_server(address[:2], family=family, backlog=backlog)
     except OSError as error:
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {why}") from error

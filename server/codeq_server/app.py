@@ -33,11 +33,14 @@ from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.static import StaticValidator
 from codeq_server.config import Address, AuthSettings, Settings
 from codeq_server.core.errors import CorruptRows
+from codeq_server.descriptors import Files, TooFewFilesError, raise_limit, share
+from codeq_server.doorkeeper import Doorkeeper
 from codeq_server.event_loop import ServerLoop
 from codeq_server.hosting import Host
-from codeq_server.listeners import CALLS_MAX, GRPC_OPTIONS, ListenError, listen
+from codeq_server.listeners import ListenError, listen, new_server
 from codeq_server.local_host import LocalHost
 from codeq_server.logs import Logs, LostLines, configure_logging
+from codeq_server.replication.raft.channels import CONNECTIONS_MAX as PEER_CONNECTIONS_MAX
 from codeq_server.services.call_stream import CallStreams, ServerProbes
 from codeq_server.services.calls import Calls
 from codeq_server.services.cluster import ClusterService
@@ -79,9 +82,10 @@ def serve(settings: Settings, *, verify: bool = False, rest: bool = True) -> int
     """
     logs = configure_logging(settings.log.level, settings.log.format)
     try:
+        files = _files(settings, rest=rest)
         with asyncio.Runner(loop_factory=ServerLoop) as runner:
-            return runner.run(Node(settings, logs, verify=verify, rest=rest).run())
-    except (StoreError, CorruptRows, ListenError, _ReadyFileError) as error:
+            return runner.run(Node(settings, files, logs, verify=verify, rest=rest).run())
+    except (StoreError, CorruptRows, ListenError, TooFewFilesError, _ReadyFileError) as error:
         print(f"codeq: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_FAILED
 
@@ -93,15 +97,18 @@ class _ReadyFileError(Exception):
 class Node:
     """A server in this process."""
 
-    def __init__(self, settings: Settings, logs: Logs, *, verify: bool, rest: bool) -> None:
+    def __init__(self, settings: Settings, files: Files, logs: Logs, *, verify: bool, rest: bool) -> None:
         self._rest = rest
-        self._settings = settings
+        self._settings, self._files = settings, files
         self._logs = logs
         self._stopping = asyncio.Event()
         self._failed = False
         self._end_by = 0.0
         self._health = health.aio.HealthServicer()
-        self._host = _host(settings, self._on_fatal, verify=verify)
+        self._http: GatewayServer | None = None
+        self._doorkeeper = Doorkeeper(lambda: 0 if self._http is None else self._http.connections)
+        self._door = self._doorkeeper.door(files.grpc)
+        self._host = _host(settings, files, self._doorkeeper, self._on_fatal, verify=verify)
         self._calls = Calls(_authenticator(settings.auth), self._host.absence, self._host.stale)
 
     async def run(self) -> int:
@@ -120,23 +127,26 @@ class Node:
         await self._host.start(self._calls.present)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._close)
-            server = grpc.aio.server(options=GRPC_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
+            server = new_server(self._files.grpc)
             stack.push_async_callback(server.stop, 0)
             registry = self._registry()
             probes = ServerProbes(ready=self._readiness, metrics=lambda: generate_latest(registry))
             streams = await self._serve_grpc(server, probes)
             registry.register(streams)
             worker, producer = self._listen(server)
-            gateway = self._gateway(stack, probes) if self._rest else None
+            if self._rest:
+                self._http = self._gateway(stack, probes)
             await server.start()
-            http = None if gateway is None else await self._start_rest(stack, gateway)
+            http = None if self._http is None else await self._start_rest(stack, self._http)
+            stack.push_async_callback(self._doorkeeper.stop)
+            self._doorkeeper.start()
             stack.callback(self._forget_ready_file)
             gc.collect()
             gc.freeze()
             gc.set_threshold(*GARBAGE_THRESHOLDS)
             self._announce(summary.Ready(http, worker, producer))
             await self._stopping.wait()
-            await self._drain(server, gateway, streams)
+            await self._drain(server, streams)
         _log.info("server_stopped")
         return EXIT_FAILED if self._failed else 0
 
@@ -159,12 +169,12 @@ class Node:
                 on_trouble=_log_backup,
             ),
         )
-        names = GrpcFront(self._calls, self._logs.access.grpc, _log_defect).register(server)
+        names = GrpcFront(self._calls, self._door.known.add, self._logs.access.grpc, _log_defect).register(server)
         for name in names:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        streams = CallStreams(self._calls, probes, self._logs.access.grpc, _log_defect)
+        streams = CallStreams(self._calls, probes, self._door.known.add, self._logs.access.grpc, _log_defect)
         streams.register(server)
         return streams
 
@@ -172,6 +182,7 @@ class Node:
         """Opens the gRPC ports; returns where workers and producers reach them."""
         wanted = (self._settings.worker_stream, self._settings.producer_stream)
         ports = {address: listen(server, address) for address in dict.fromkeys(wanted) if address is not None}
+        self._door.ports.update(ports.values())
         worker, producer = (None if a is None else Address(a.host, ports[a]) for a in wanted)
         return worker, producer
 
@@ -207,7 +218,8 @@ class Node:
             allowed_hosts=self._settings.allowed_hosts or None,
             version=_VERSION,
         )
-        return GatewayServer(gateway, self._settings.http.host, self._settings.http.port)
+        address, files = self._settings.http, self._files
+        return GatewayServer(gateway, address.host, address.port, connections_max=files.http, backlog=files.backlog)
 
     async def _start_rest(self, stack: AsyncExitStack, gateway: GatewayServer) -> Address:
         """Opens the port of REST; returns where clients reach it."""
@@ -247,6 +259,15 @@ class Node:
             path=str(settings.persistence.path or ""),
             pid=os.getpid(),
         )
+        files = self._files
+        if files.grpc < settings.grpc_connections_max or (self._rest and files.http < settings.http_connections_max):
+            _log.warning(
+                "few_open_files",
+                limit=files.limit,
+                http_connections=files.http,
+                grpc_connections_per_port=files.grpc,
+                hint="raise RLIMIT_NOFILE (ulimit -Hn, LimitNOFILE of systemd) for as many connections as are set",
+            )
         if not settings.persistence.fsync_on_commit:
             _log.warning(
                 "fsync_off", hint="a crash may lose acknowledged tasks; set fsyncOnCommit to true to keep them"
@@ -259,7 +280,7 @@ class Node:
             with contextlib.suppress(OSError):
                 self._settings.ready_file.unlink(missing_ok=True)
 
-    async def _drain(self, server: grpc.aio.Server, gateway: GatewayServer | None, streams: CallStreams) -> None:
+    async def _drain(self, server: grpc.aio.Server, streams: CallStreams) -> None:
         """Takes nothing new, tells streams, and gives calls and streams their time."""
         seconds = FATAL_GRACE_SECONDS if self._failed else float(self._settings.shutdown_grace_seconds)
         self._end_by = asyncio.get_running_loop().time() + seconds
@@ -270,8 +291,8 @@ class Node:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._host.drain(int(calls_seconds * 1000)), name="host-drain")
             group.create_task(server.stop(calls_seconds), name="grpc-stop")
-            if gateway is not None:
-                group.create_task(gateway.stop(min(calls_seconds, HTTP_GRACE_SECONDS_MAX)), name="gateway-stop")
+            if self._http is not None:
+                group.create_task(self._http.stop(min(calls_seconds, HTTP_GRACE_SECONDS_MAX)), name="gateway-stop")
 
     async def _close(self) -> None:
         """Commits what is decided and closes store and artifacts; a disk that hangs does not keep the process."""
@@ -302,13 +323,31 @@ class Node:
         os._exit(code)
 
 
-def _host(settings: Settings, on_fatal: Callable[[BaseException], None], *, verify: bool) -> Host:
+def _files(settings: Settings, *, rest: bool) -> Files:
+    ports = {address for address in (settings.worker_stream, settings.producer_stream) if address is not None}
+    return share(
+        raise_limit(),
+        http=settings.http_connections_max if rest else 0,
+        grpc=settings.grpc_connections_max,
+        grpc_ports=len(ports),
+        peers=0 if settings.raft is None else PEER_CONNECTIONS_MAX,
+    )
+
+
+def _host(
+    settings: Settings,
+    files: Files,
+    doorkeeper: Doorkeeper,
+    on_fatal: Callable[[BaseException], None],
+    *,
+    verify: bool,
+) -> Host:
     if settings.raft is None:
-        return LocalHost(settings, on_fatal, verify=verify)
+        return LocalHost(settings, files, on_fatal, verify=verify)
     # A server by itself runs without the extension that this one needs.
     from codeq_server.raft_host import RaftHost  # noqa: PLC0415
 
-    return RaftHost(settings, settings.raft, on_fatal, verify=verify)
+    return RaftHost(settings, settings.raft, files, doorkeeper.door(files.peers), on_fatal, verify=verify)
 
 
 def _authenticator(auth: AuthSettings) -> Authenticator:

@@ -26,6 +26,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 
 from codeq_server import summary
 from codeq_server.config import Address, GatewaySettings
+from codeq_server.descriptors import Files, TooFewFilesError, raise_limit, share
 from codeq_server.event_loop import ServerLoop
 from codeq_server.logs import Logs, LostLines, configure_logging
 
@@ -57,9 +58,10 @@ def serve_gateway(settings: GatewaySettings) -> int:
     """
     logs = configure_logging(settings.log.level, settings.log.format)
     try:
+        files = share(raise_limit(), http=settings.http_connections_max, grpc=0, grpc_ports=0, peers=0)
         with asyncio.Runner(loop_factory=ServerLoop) as runner:
-            return runner.run(_Process(settings, logs).run())
-    except StartError as error:
+            return runner.run(_Process(settings, files, logs).run())
+    except (StartError, TooFewFilesError) as error:
         print(f"codeq: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_FAILED
 
@@ -67,8 +69,8 @@ def serve_gateway(settings: GatewaySettings) -> int:
 class _Process:
     """This process."""
 
-    def __init__(self, settings: GatewaySettings, logs: Logs) -> None:
-        self._settings = settings
+    def __init__(self, settings: GatewaySettings, files: Files, logs: Logs) -> None:
+        self._settings, self._files = settings, files
         self._logs = logs
         self._stopping = asyncio.Event()
         self._registry = CollectorRegistry()
@@ -87,7 +89,7 @@ class _Process:
             return 0
         dispatcher = RemoteDispatcher(self._settings.servers, schema.pool, schema.services)
         try:
-            gateway = GatewayServer(self._gateway(schema, dispatcher), *self._bound())
+            gateway = self._server(self._gateway(schema, dispatcher))
             try:
                 http = Address(self._settings.http.host, await gateway.start())
             except OSError as error:
@@ -156,8 +158,9 @@ class _Process:
         except (TypeError, ValueError) as error:
             raise StartError(f"the server has calls that this version cannot serve: {error}") from None
 
-    def _bound(self) -> tuple[str, int]:
-        return self._settings.http.host, self._settings.http.port
+    def _server(self, gateway: Gateway) -> GatewayServer:
+        address, files = self._settings.http, self._files
+        return GatewayServer(gateway, address.host, address.port, connections_max=files.http, backlog=files.backlog)
 
     def _announce(self, http: Address) -> None:
         """Tells programs, log and people that requests are served."""
@@ -170,6 +173,13 @@ class _Process:
                 raise StartError(f"cannot write the ready file {settings.ready_file}: {reason}") from None
         servers = ",".join(settings.servers)
         _log.info("gateway_started", version=_VERSION, http=str(http), servers=servers, pid=os.getpid())
+        if self._files.http < settings.http_connections_max:
+            _log.warning(
+                "few_open_files",
+                limit=self._files.limit,
+                http_connections=self._files.http,
+                hint="raise RLIMIT_NOFILE (ulimit -Hn, LimitNOFILE of systemd) for as many connections as are set",
+            )
         if settings.dev or sys.stderr.isatty():
             lines = [f"codeq {_VERSION} gateway is ready", *summary.rest_line(http), f"  servers    {servers}  (gRPC)"]
             print("\n".join(lines) + "\n", file=sys.stderr, flush=True)

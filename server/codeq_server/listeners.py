@@ -24,11 +24,19 @@ _KEEPALIVE_ANSWER_MS: Final = 10_000
 _PING_INTERVAL_MS_MIN: Final = 5_000
 """Pings that come sooner than this one after another end a connection; clients may ping every 10 s."""
 
-GRPC_OPTIONS: Final[Sequence[tuple[str, int]]] = (
+HANDSHAKE_SECONDS: Final = 5
+"""Time from a connection's begin until it has said that it speaks HTTP/2."""
+
+IDLE_SECONDS: Final = 300
+"""Time that a connection may be without a call; its client then opens another one for the next call."""
+
+_OPTIONS: Final[Sequence[tuple[str, int]]] = (
     # Two servers never share a port: the second one fails to start.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", FRAME_BYTES_MAX),
     ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION_MAX),
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
+    ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),
     # By itself gRPC cancels calls at random when more than 1000 come at once: thousands of workers that reconnect do.
     ("grpc.server.max_pending_requests", CALLS_MAX),
     ("grpc.server.max_pending_requests_hard_limit", CALLS_MAX),
@@ -42,6 +50,12 @@ GRPC_OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.http2.min_ping_interval_without_data_ms", _PING_INTERVAL_MS_MIN),
 )
 """How gRPC listeners bound and watch their connections."""
+
+
+def new_server(connections_max: int) -> grpc.aio.Server:
+    """Returns a gRPC server for clients, which listens nowhere yet; each of its ports may have so many connections."""
+    options = [*_OPTIONS, ("grpc.max_allowed_incoming_connections", connections_max)]
+    return grpc.aio.server(options=options, maximum_concurrent_rpcs=CALLS_MAX)
 
 
 class ListenError(Exception):

@@ -13,6 +13,7 @@ from codeq_server.config import Settings
 from codeq_server.core import keys
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.parsing import parsed
+from codeq_server.descriptors import Files
 from codeq_server.hosting import Present
 from codeq_server.opening import load_shard, make_serving, open_store, verify
 from codeq_server.replication.local import LocalLog
@@ -30,6 +31,7 @@ class LocalHost:
 
     Args:
         settings: Settings of the server.
+        files: Shares of the open files.
         on_fatal: Called once when a commit failed: nothing is decided any more, the process must end.
         verify: Whether to check every row first.
     """
@@ -38,9 +40,11 @@ class LocalHost:
     upkeep: Upkeep
     collectors: Sequence[Collector] = ()
 
-    def __init__(self, settings: Settings, on_fatal: Callable[[BaseException], None], *, verify: bool) -> None:
+    def __init__(
+        self, settings: Settings, files: Files, on_fatal: Callable[[BaseException], None], *, verify: bool
+    ) -> None:
         self.cluster: Cluster = NoCluster()
-        self._settings = settings
+        self._settings, self._files = settings, files
         self._on_fatal = on_fatal
         self._verify = verify
         self._serving: Serving | None = None
@@ -54,7 +58,7 @@ class LocalHost:
             CorruptRows: Its rows contradict each other.
         """
         settings = self._settings
-        store = open_store(settings.persistence)
+        store = open_store(settings.persistence, self._files.store)
         try:
             _refuse_member(store)
             # Nothing may be written before the format is known and nothing durable is missing.

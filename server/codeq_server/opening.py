@@ -23,15 +23,15 @@ from codeq_server.storage.rocks import RocksStore
 from codeq_server.storage.store import Store
 
 
-def open_store(persistence: PersistenceSettings) -> Store:
-    """Returns the store that the settings name, open.
+def open_store(persistence: PersistenceSettings, files_max: int) -> Store:
+    """Returns the store that the settings name, with so many of its files open at a time.
 
     Raises:
         StoreError: It cannot be opened.
     """
     if persistence.path is None:
         return MemoryStore()
-    return RocksStore(persistence.path, fsync=persistence.fsync_on_commit)
+    return RocksStore(persistence.path, fsync=persistence.fsync_on_commit, files_max=files_max)
 
 
 def verify(store: Store) -> None:

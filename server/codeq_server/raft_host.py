@@ -7,12 +7,15 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from prometheus_client.registry import Collector
 
 from codeq_server.config import RaftSettings, Settings
 from codeq_server.core.errors import Rejection
+from codeq_server.descriptors import Files
+from codeq_server.doorkeeper import Door
 from codeq_server.hosting import Present
 from codeq_server.leading import Leading, Opening
 from codeq_server.listeners import ListenError
@@ -41,6 +44,8 @@ class RaftHost:
     Args:
         settings: Settings of the server, with those of Raft.
         raft: Those of Raft.
+        files: Shares of the open files.
+        door: Where other nodes come in.
         on_fatal: Called once when the node cannot go on: the process must end.
         verify: Whether to check every row first.
     """
@@ -51,9 +56,17 @@ class RaftHost:
     collectors: Sequence[Collector]
 
     def __init__(
-        self, settings: Settings, raft: RaftSettings, on_fatal: Callable[[BaseException], None], *, verify: bool
+        self,
+        settings: Settings,
+        raft: RaftSettings,
+        files: Files,
+        door: Door,
+        on_fatal: Callable[[BaseException], None],
+        *,
+        verify: bool,
     ) -> None:
         self._settings, self._raft = settings, raft
+        self._files, self._door = files, door
         self._on_fatal = on_fatal
         self._verify = verify
         self._tick_seconds = raft.election_ms / 1000 / TICKS_PER_ELECTION
@@ -72,7 +85,9 @@ class RaftHost:
         assert path is not None
         self._present = present
         self._loop = asyncio.get_running_loop()
-        self._store = store = RocksStore(path, fsync=settings.persistence.fsync_on_commit, log=True)
+        self._store = store = RocksStore(
+            path, fsync=settings.persistence.fsync_on_commit, log=True, files_max=self._files.store
+        )
         try:
             row = prepare(store, raft_id_from(os.urandom(RAFT_ID_BYTES)))
             if self._verify:
@@ -100,25 +115,33 @@ class RaftHost:
             raft.peer_grpc,
         )
         self.member = Member(store, row, member_settings, os.urandom, self, self._fail)
-        tls = None if raft.tls is None else TlsFiles(raft.tls.cert, raft.tls.key, raft.tls.ca)
         self.transport = Transport(
-            TransportSettings(raft.bind.host, raft.bind.port, beside / f"{path.name}-incoming", raft.secret, tls),
+            self._transport_settings(beside / f"{path.name}-incoming"),
             {name: address for name, address in raft.peers.items() if name != raft.self_id},
             self.member,
+            self._door.known.add,
         )
         self.cluster = RaftCluster(self.member, self.transport, raft)
         self.collectors = [RaftCollector(self.member, self.transport, self._maker)]
         try:
             self.member.start(self.transport)
             await self.transport.start()
+            self._door.ports.add(self.transport.port)
         except BaseException as problem:
             await self.upkeep.stop()
             await self.member.close()
             if isinstance(problem, TransportError):
                 raise ListenError(str(problem)) from None
             raise
-        self._views = StaleViews(settings, store, path.parent / f"{path.name}-views")
+        self._views = StaleViews(settings, store, self._files.copy, path.parent / f"{path.name}-views")
         self._tick()
+
+    def _transport_settings(self, incoming: Path) -> TransportSettings:
+        raft = self._raft
+        tls = None if raft.tls is None else TlsFiles(raft.tls.cert, raft.tls.key, raft.tls.ca)
+        return TransportSettings(
+            raft.bind.host, raft.bind.port, incoming, raft.secret, tls, connections_max=self._files.peers
+        )
 
     def absence(self) -> Rejection:
         """Returns the refusal of calls while another node leads, or none."""

@@ -50,11 +50,12 @@ class StaleViews:
     Args:
         settings: Settings of the server.
         store: The store.
+        files_max: Files of each that may be open at a time.
         folder: Where checkpoints are made, on the disk of the store; what is in it goes.
     """
 
-    def __init__(self, settings: Settings, store: RocksStore, folder: Path) -> None:
-        self._settings, self._store, self._folder = settings, store, folder
+    def __init__(self, settings: Settings, store: RocksStore, files_max: int, folder: Path) -> None:
+        self._settings, self._store, self._files_max, self._folder = settings, store, files_max, folder
         self._views: deque[_View] = deque()
         """The last one, behind the one before, which calls may still be reading."""
         self._good_until = 0.0
@@ -106,7 +107,7 @@ class StaleViews:
             files.callback(shutil.rmtree, folder, ignore_errors=True)
             self._folder.mkdir(parents=True, exist_ok=True)
             self._store.checkpoint(folder)
-            rows = files.enter_context(open_stored(folder))
+            rows = files.enter_context(open_stored(folder, self._files_max))
             value = rows.get(keys.IDENTITY)
             if value is None:
                 raise StoreFailed("it has none yet")

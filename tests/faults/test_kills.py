@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fault_kinds import Fault, KillAll, KillLeader, KillRandom, PauseLeader, play
+from fault_kinds import Crowd, Fault, KillAll, KillLeader, KillRandom, PauseLeader, play
 from fault_run import assert_clean
 
 pytestmark = pytest.mark.timeout(400)
@@ -16,4 +16,9 @@ async def test_kill_or_pause_under_load_loses_and_doubles_nothing(
     tmp_path: Path, kind: type[Fault], rounds: int
 ) -> None:
     verdict, cluster = await play(kind(1), tmp_path, 1, rounds)
+    assert_clean(verdict, cluster)
+
+
+async def test_leader_killed_while_strangers_crowd_every_port_is_followed_by_another(tmp_path: Path) -> None:
+    verdict, cluster = await play(Crowd(1), tmp_path, 1, 2)
     assert_clean(verdict, cluster)

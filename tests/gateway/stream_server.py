@@ -6,19 +6,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
-import grpc.aio
 from codeq_gateway.dispatch import Call, CallFailed, Dispatcher
 from codeq_gateway.links import open_channel
 from codeq_gateway.reflection import Schema, read_schema
 from codeq_gateway.remote import RemoteDispatcher
 from codeq_server.core.errors import Reason, Rejection
-from codeq_server.listeners import GRPC_OPTIONS
+from codeq_server.listeners import new_server
 from codeq_server.services.call_stream import CallMethod, CallStreams, ServerProbes
 from google.protobuf import message_factory
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection
 from task_double import SERVICES
 
+CONNECTIONS_MAX = 64
 RETRY_SECONDS = 0.5
 """How long a call is tried again here."""
 
@@ -59,14 +59,18 @@ class StreamServer:
         address: Its gRPC listener.
         streams: Its call streams.
         defects: What failed without being a refusal.
+        known: Peers of connections on which a call has succeeded.
     """
 
     def __init__(self, answers: Dispatcher, port: int = 0) -> None:
         self.defects: list[BaseException] = []
-        self._server = grpc.aio.server(options=GRPC_OPTIONS)
+        self.known: list[str] = []
+        self._server = new_server(CONNECTIONS_MAX)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
         probes = ServerProbes(lambda: (True, {"fsync": True}), lambda: b"double 1\n")
-        self.streams = CallStreams(_Calls(answers), probes, None, lambda _, problem: self.defects.append(problem))
+        self.streams = CallStreams(
+            _Calls(answers), probes, self.known.append, None, lambda _, problem: self.defects.append(problem)
+        )
         self.streams.register(self._server)
         reflection.enable_server_reflection([service.full_name for service in SERVICES], self._server)
 

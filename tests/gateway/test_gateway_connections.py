@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from codeq_gateway import bodies, connection, routes
@@ -194,15 +195,64 @@ async def test_time_of_a_request_does_not_run_while_its_call_does(
     writer.close()
 
 
-async def test_connections_over_the_bound_are_closed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "CONNECTIONS_MAX", 1)
-    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
-    await until(lambda: served.server.connections == 1)
-    with suppress(ConnectionResetError):  # how an aborted connection may look
-        assert await served.exchange(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n") == b""
-    writer.write(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
-    assert (await _answer(reader))[0] == 200
-    writer.close()
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
+CREATE = b'POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nContent-Length: 27\r\n\r\n{"command":"c","payload":1}'
+
+
+@asynccontextmanager
+async def bounded(served: Served) -> AsyncIterator[tuple[GatewayServer, int]]:
+    """Serves the gateway once more, with one connection at a time; yields the server and its port."""
+    server = GatewayServer(served.server.gateway, "127.0.0.1", 0, connections_max=1)
+    port = await server.start()
+    yield server, port
+    await server.stop(1)
+
+
+async def test_over_the_bound_who_has_shown_a_token_stays_and_the_new_one_is_closed(served: Served) -> None:
+    async with bounded(served) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(CREATE)
+        assert (await _answer(reader))[0] == 202
+        late, other = await asyncio.open_connection("127.0.0.1", port)
+        with suppress(ConnectionResetError):  # how an aborted connection may look
+            assert await asyncio.wait_for(late.read(), 10) == b""
+        other.close()
+        writer.write(CREATE)
+        assert (await _answer(reader))[0] == 202
+        writer.close()
+
+
+@pytest.mark.parametrize("said", [b"", HEALTH, CREATE[:-1], b"GET /nowhere HTTP/1.1\r\nHost: h\r\n\r\n"])
+async def test_over_the_bound_a_stranger_makes_room(served: Served, said: bytes) -> None:
+    async with bounded(served) as (server, port):
+        stranger, first = await asyncio.open_connection("127.0.0.1", port)
+        await until(lambda: server.connections == 1)
+        first.write(said)
+        if said.endswith(b"\r\n\r\n"):
+            await _answer(stranger)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(CREATE)
+        assert (await _answer(reader))[0] == 202
+        with suppress(ConnectionResetError):
+            assert await asyncio.wait_for(stranger.read(), 10) == b""
+        assert server.connections == 1
+        first.close()
+        writer.close()
+
+
+async def test_over_the_bound_a_call_that_runs_keeps_its_connection(served: Served) -> None:
+    served.double.hold = True
+    async with bounded(served) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(CLAIM)
+        await served.double.waiting.wait()
+        late, other = await asyncio.open_connection("127.0.0.1", port)
+        with suppress(ConnectionResetError):
+            assert await asyncio.wait_for(late.read(), 10) == b""
+        other.close()
+        served.double.released.set()
+        assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 204 ")
+        writer.close()
 
 
 async def test_stop_lets_running_calls_finish_and_takes_no_new_ones(served: Served) -> None:

@@ -13,6 +13,7 @@ import pytest
 from codeq_gateway import connection, routes, server
 from codeq_gateway.app import CLIENT_CLOSED_STATUS
 from codeq_gateway.connection import Connection
+from codeq_gateway.connections import Connections
 from served_gateway import Served, until
 
 CLAIM = b"POST /v1/codeq/tasks/claim HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}"
@@ -116,7 +117,7 @@ async def test_requests_in_any_pieces_are_understood(served: Served, seed: int) 
     )
     sent = _create("c") + chunked + b"\r\n" + HEALTH + LAST
     rng = random.Random(seed)
-    received, transport = Connection(served.server.gateway, set()), _Recorder()
+    received, transport = Connection(served.server.gateway, Connections()), _Recorder()
     received.connection_made(transport)
     while sent:
         size = rng.randint(1, 40)

@@ -14,7 +14,7 @@ from typing import Any
 import grpc.aio
 import pytest
 from codeq_internal.v1 import raft_pb2
-from codeq_server.replication.raft.channels import FRAME_BYTES_MAX, TransportError, new_server
+from codeq_server.replication.raft.channels import CONNECTIONS_MAX, FRAME_BYTES_MAX, TransportError, new_server
 from codeq_server.replication.raft.peers import BUFFER_BYTES_MAX, FRAME_BYTES, UNREACHABLE_SECONDS
 from codeq_server.replication.raft.transport import Transport
 from codeq_server.replication.raft.wire import MESSAGE_BYTES_MAX, SERVICE, write_hello
@@ -120,7 +120,7 @@ async def _deaf_node() -> AsyncIterator[str]:
         await context.write(raft_pb2.DeliverResponse(hello=write_hello(Node("deaf", 9).me)))
         await asyncio.Event().wait()
 
-    server = new_server([])
+    server = new_server([], CONNECTIONS_MAX)
     handlers: dict[str, Any] = {
         "Deliver": grpc.stream_stream_rpc_method_handler(
             deliver,

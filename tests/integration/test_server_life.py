@@ -375,3 +375,12 @@ def test_log_lines_are_json_and_hold_no_token_and_no_payload(server: ServerProce
     assert {"server_started", "http_request_finished", "server_stopped"} <= {line["event"] for line in lines}
     assert "hush-payload" not in server.log
     assert f"Bearer {DEV_TOKEN}" not in "".join(map(json.dumps, lines))
+
+
+def test_too_few_open_files_are_refused_by_name_and_few_are_warned_of(tmp_path: Path) -> None:
+    limited = ("sh", "-c", 'ulimit -n $0; exec "$@"')
+    with pytest.raises(RuntimeError, match=r"code 1\n.*RLIMIT_NOFILE.*256 open files"):
+        ServerProcess(tmp_path / "refused", prefix=(*limited, "256"), apart=False).start()
+    with ServerProcess(tmp_path / "warned", prefix=(*limited, "600"), apart=False) as server:
+        assert server.stop() == 0
+        assert "few_open_files" in server.log

@@ -48,7 +48,7 @@ class Node:
         save(self.store, identity)
         shard = load_shard(settings, self.store, identity.epoch)
         self.serving: Serving = make_serving(settings, shard, LocalLog(self.store), None, _broke)
-        self.views = StaleViews(settings, self.store, path.parent / "views")
+        self.views = StaleViews(settings, self.store, 64, path.parent / "views")
         tokens = Authenticator(TenantTokens(), TenantTokens())
         self.leader, self.follower = Calls(tokens, elsewhere), Calls(tokens, elsewhere, self.views.current)
         self.leader.present(self.serving)

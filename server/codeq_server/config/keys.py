@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal
 
+from codeq_gateway.connections import CONNECTIONS_MAX
 from msgspec import Meta
 
 from codeq_server.config.settings import BackoffPolicy, LogFormat, LogLevel
@@ -18,6 +19,8 @@ from codeq_server.config.settings import BackoffPolicy, LogFormat, LogLevel
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[int, Meta(ge=1, le=10 * 365 * 86400)]
 """One second to ten years."""
+
+Connections = Annotated[int, Meta(ge=16, le=30_000)]
 
 Text = Annotated[str, Meta(min_length=1)]
 EventType = Annotated[str, Meta(pattern=r"^(\*|[A-Za-z0-9][A-Za-z0-9._-]{0,127})$")]
@@ -31,6 +34,8 @@ class Keys:
     http_host: str = ""
     worker_stream_addr: str = ":9091"
     producer_stream_addr: str = ":9092"
+    http_connections_max: Connections = CONNECTIONS_MAX
+    grpc_connections_max: Connections = 2_048
     server_addrs: list[str] | str = ""
     persistence_provider: Literal["rocksdb", "pebble", "memory"] = "rocksdb"
     persistence_config: dict[str, object] = field(default_factory=dict)

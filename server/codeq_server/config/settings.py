@@ -141,6 +141,7 @@ class GatewaySettings:
     Attributes:
         http: Address of REST.
         servers: gRPC listeners of the servers, as host:port each; at least one.
+        http_connections_max: Connections that may be open at a time.
         allowed_hosts: Names that the HTTP Host header may carry; empty: any.
         log: What is logged and how.
         shutdown_grace_seconds: Longest time between the signal to stop and the end of the process.
@@ -150,6 +151,7 @@ class GatewaySettings:
 
     http: Address
     servers: tuple[str, ...]
+    http_connections_max: int
     allowed_hosts: frozenset[str]
     log: LogSettings
     shutdown_grace_seconds: int
@@ -165,6 +167,8 @@ class Settings:
         http: Address of the REST gateway.
         worker_stream: Address for workers' gRPC; None: no such listener.
         producer_stream: Address for producers' gRPC; None: no such listener.
+        http_connections_max: Connections over HTTP that may be open at a time.
+        grpc_connections_max: Connections to each gRPC port that may be open at a time.
         allowed_hosts: Names that the HTTP Host header may carry; empty: any.
         persistence: Where tasks are kept.
         auth: Tokens that are accepted.
@@ -189,6 +193,8 @@ class Settings:
     http: Address
     worker_stream: Address | None
     producer_stream: Address | None
+    http_connections_max: int
+    grpc_connections_max: int
     allowed_hosts: frozenset[str]
     persistence: PersistenceSettings
     auth: AuthSettings

@@ -94,6 +94,7 @@ class CallStreams(Collector):
     Args:
         calls: Carries out the calls.
         probes: What gateways ask beside calls.
+        on_known: Takes the peer of a connection, as gRPC names it, on which an accepted token was shown.
         access_log: Takes a line for each call; None: nobody does.
         on_defect: Takes what failed without being a refusal.
 
@@ -105,12 +106,14 @@ class CallStreams(Collector):
         self,
         calls: UnaryCalls,
         probes: ServerProbes,
+        on_known: Callable[[str], None],
         access_log: AccessLog | None,
         on_defect: Callable[[str, BaseException], None],
     ) -> None:
         self.calls = calls
         self.access_log = access_log
         self.on_defect = on_defect
+        self.on_known = on_known
         self.frames = 0
         self._probes = probes
         self._open: set[_CallStream] = set()
@@ -203,6 +206,8 @@ class _CallStream:
         self._wake = asyncio.Event()
         self._has_room = asyncio.Event()
         self._has_room.set()
+        self._is_known = False
+        """Whether a call of it came with a token that is accepted."""
         self._is_closed = False
         """Whether the gateway sends no more."""
         self._says_ending = False
@@ -271,6 +276,9 @@ class _CallStream:
             stale = call.consistency == STALE
             response = await streams.calls.call(call.method, request, call.authorization, stale=stale)
             self._reply(call_pb2.Reply(number=call.number, response=response.SerializeToString()))
+            if not self._is_known:  # without a token no call succeeds
+                self._is_known = True
+                streams.on_known(self._context.peer())
         except REFUSALS as problem:
             code = self._refuse(call.number, refusal_of(problem))
             let_go(problem)

@@ -59,15 +59,24 @@ def status_of(rejection: Rejection) -> status_pb2.Status:
 
 
 class GrpcFront:
-    """Makes handlers for a grpc.aio server."""
+    """Makes handlers for a grpc.aio server.
+
+    Args:
+        calls: Carries out the calls.
+        on_known: Takes the peer of a connection, as gRPC names it, on which an accepted token was shown.
+        access_log: Takes a line for each unary call; None: nobody does.
+        on_defect: Takes what failed without being a refusal.
+    """
 
     def __init__(
         self,
         calls: Calls,
+        on_known: Callable[[str], None],
         access_log: AccessLog | None,
         on_defect: Callable[[str, BaseException], None],
     ) -> None:
         self._calls = calls
+        self._on_known = on_known
         self._access_log = access_log
         self._on_defect = on_defect
 
@@ -105,9 +114,12 @@ class GrpcFront:
         async def behaviour(content: bytes, context: Any) -> Message | None:
             started = time.perf_counter()
             metadata = dict(context.invocation_metadata())
+            authorization = _text(metadata.get("authorization", ""))
             code = "OK"
             try:
-                return await self._calls.call(method.name, parse(content), _text(metadata.get("authorization", "")))
+                self._calls.authenticator.authenticate(authorization, method.access.principal, method.access.scope)
+                self._on_known(context.peer())
+                return await self._calls.call(method.name, parse(content), authorization)
             except Exception as problem:  # noqa: BLE001 - every end of a call is told
                 code = self._refuse(method.name, context, problem)
             finally:
@@ -127,6 +139,7 @@ class GrpcFront:
                     raise Rejection(Reason.DRAINING, "the server is stopping")  # noqa: TRY301
                 header = _text(dict(context.invocation_metadata()).get("authorization", ""))
                 claims = self._calls.authenticator.authenticate(header, access.principal, access.scope)
+                self._on_known(context.peer())
                 await serve(self._calls.current(), claims, context)
             except asyncio.CancelledError as cancelled:
                 let_go(cancelled)

@@ -49,8 +49,8 @@ LOG: Final = "log"
 _SET: Final = re.compile(r"rows-([1-9][0-9]*)")
 
 
-def make_options(write_buffer_bytes: int = WRITE_BUFFER_BYTES) -> Options:
-    """Returns the settings of the database: bounded memory, and old rows gone soon after they are deleted."""
+def make_options(write_buffer_bytes: int = WRITE_BUFFER_BYTES, files_max: int = OPEN_FILES_MAX) -> Options:
+    """Returns the settings of the database: bounded memory and files, and old rows gone soon after they are deleted."""
     options = Options(raw_mode=True)
     options.create_if_missing(True)  # noqa: FBT003
     # Point in time: a torn or zero-filled end of the log is a normal power cut. DURABLE tells it from damage.
@@ -75,7 +75,7 @@ def make_options(write_buffer_bytes: int = WRITE_BUFFER_BYTES) -> Options:
     # Asking for rows that do not exist is common: most tasks have no state row.
     table.set_bloom_filter(10, False)  # noqa: FBT003
     options.set_block_based_table_factory(table)
-    options.set_max_open_files(OPEN_FILES_MAX)
+    options.set_max_open_files(files_max)
     # Freeing memtables and files is left to the background, as reads run on the event loop.
     options.set_avoid_unnecessary_blocking_io(True)
     options.set_max_manifest_file_size(MANIFEST_BYTES_MAX)

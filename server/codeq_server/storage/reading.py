@@ -70,8 +70,12 @@ class Stored:
 
 
 @contextmanager
-def open_stored(path: Path) -> Iterator[Stored]:
+def open_stored(path: Path, files_max: int = -1) -> Iterator[Stored]:
     """Opens a store for reading. A server that runs on it meanwhile may remove files that are still to be opened.
+
+    Args:
+        path: The store.
+        files_max: Files that may be open at a time, where nobody removes one; -1: all are opened at once.
 
     Raises:
         StoreError: There is no store, or it cannot be read.
@@ -81,8 +85,7 @@ def open_stored(path: Path) -> Iterator[Stored]:
     with TemporaryDirectory() as logs:
         options = make_options()
         options.set_db_log_dir(logs)
-        # All files are opened at once, so that later removals do no harm.
-        options.set_max_open_files(-1)
+        options.set_max_open_files(files_max)
         # Logs are read: rows not yet flushed stand only there.
         families = Families(path, options, AccessType.read_only(False))  # noqa: FBT003
         try:

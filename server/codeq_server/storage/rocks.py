@@ -17,7 +17,17 @@ from rocksdict import Checkpoint, Options, WriteBatch, WriteOptions
 
 from .durable import DurableMark, make_directory, sync_file
 from .errors import StoreDamaged, StoreError, StoreFailed, StoreNotWritable
-from .families import DEFAULT, Families, is_dropped, make_options, read_error, reason_of, scan, scan_back
+from .families import (
+    DEFAULT,
+    OPEN_FILES_MAX,
+    Families,
+    is_dropped,
+    make_options,
+    read_error,
+    reason_of,
+    scan,
+    scan_back,
+)
 from .store import LAST_KEY, LOG_PREFIX, ROWS_POINTER
 
 STALL_SECONDS_MAX: Final = 60.0
@@ -39,6 +49,7 @@ class RocksStore:
         path: The directory; made if it is missing.
         fsync: Whether `sync` waits for the disk.
         log: Whether there will be rows of a log. A store that has some opens without it, too.
+        files_max: Files of the database that may be open at a time.
         options: Settings of the database, for tests that need small ones.
 
     Raises:
@@ -48,7 +59,15 @@ class RocksStore:
         StoreFailed: Anything else.
     """
 
-    def __init__(self, path: Path, *, fsync: bool, log: bool = False, options: Options | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        fsync: bool,
+        log: bool = False,
+        files_max: int = OPEN_FILES_MAX,
+        options: Options | None = None,
+    ) -> None:
         self._path = path
         self._fsync = fsync
         self._closed = False
@@ -60,7 +79,7 @@ class RocksStore:
             make_directory(path)
         except OSError as error:
             raise StoreNotWritable(f"the store's directory {path} cannot be made: {reason_of(error)}") from error
-        self._families = Families(path, options or make_options())
+        self._families = Families(path, options or make_options(files_max=files_max))
         try:
             self._durable = DurableMark(path)
             if log:

@@ -20,6 +20,15 @@ FRAME_BYTES_MAX: Final = 130 << 20
 CALLS_MAX: Final = 256
 """Calls of other nodes that are served at a time; further ones fail with RESOURCE_EXHAUSTED."""
 
+CONNECTIONS_MAX: Final = 64
+"""Connections of other nodes unless it is set otherwise."""
+
+HANDSHAKE_SECONDS: Final = 5
+"""Time from a connection's begin until it has said that it speaks HTTP/2, certificates included."""
+
+IDLE_SECONDS: Final = 60
+"""Time that a connection may be without a call."""
+
 KEEPALIVE_MS: Final = 2_000
 """Time between two pings of a connection, and the time for the answer: a peer that vanished is noticed after both."""
 
@@ -41,6 +50,8 @@ _SERVER_OPTIONS: Final[Sequence[tuple[str, int]]] = (
     # Two servers never share a port: the second one fails to start.
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", CALLS_MAX),
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
+    ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 4),
 )
 
@@ -85,6 +96,7 @@ class TransportSettings:
         secret: What every caller must know; empty: anybody may call.
         tls: Files for mutual TLS; None: connections are not encrypted, and the secret travels in the clear.
         reserve_bytes: Free space on the disk of `incoming` that no snapshot may take.
+        connections_max: Connections of other nodes that may be open at a time; further ones are closed at once.
     """
 
     host: str
@@ -93,6 +105,7 @@ class TransportSettings:
     secret: str = field(default="", repr=False)
     tls: TlsFiles | None = None
     reserve_bytes: int = 0
+    connections_max: int = CONNECTIONS_MAX
 
 
 class Credentials:
@@ -152,11 +165,10 @@ class Credentials:
             raise TransportError(f"cannot listen on {shown} for other nodes: {reason or error}") from None
 
 
-def new_server(interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:
+def new_server(interceptors: Sequence[grpc.aio.ServerInterceptor], connections_max: int) -> grpc.aio.Server:
     """Returns a gRPC server for other nodes, which listens nowhere yet."""
-    return grpc.aio.server(
-        interceptors=list[Any](interceptors), options=_SERVER_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX
-    )
+    options = [*_SERVER_OPTIONS, ("grpc.max_allowed_incoming_connections", connections_max)]
+    return grpc.aio.server(interceptors=list[Any](interceptors), options=options, maximum_concurrent_rpcs=CALLS_MAX)
 
 
 def _digest(value: bytes) -> bytes:

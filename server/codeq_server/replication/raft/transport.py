@@ -32,6 +32,7 @@ class Transport:
         settings: Where to listen and who may connect.
         peers: Addresses, host:port, of other nodes by name; this node itself may be among them.
         handler: What messages are for.
+        on_admitted: Takes the peer of a connection, as gRPC names it, on which somebody has shown the secret.
 
     Raises:
         TransportError: The certificates cannot be used.
@@ -41,7 +42,13 @@ class Transport:
         counters: What it has done.
     """
 
-    def __init__(self, settings: TransportSettings, peers: Mapping[str, str], handler: Handler) -> None:
+    def __init__(
+        self,
+        settings: TransportSettings,
+        peers: Mapping[str, str],
+        handler: Handler,
+        on_admitted: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.port = 0
         self.counters = Counters()
         self._settings = settings
@@ -54,15 +61,15 @@ class Transport:
             settings.incoming, settings.reserve_bytes, handler, self.counters, self._peers.called_by
         )
         self._logged = Seldom(LOG_SECONDS)
-        self._server = new_server([_Gate(self._credentials)])
+        self._server = new_server([_Gate(self._credentials)], settings.connections_max)
         handlers: dict[str, Any] = {
             "Deliver": grpc.stream_stream_rpc_method_handler(
-                self._deliver,
+                _telling(on_admitted, self._deliver),
                 request_deserializer=raft_pb2.DeliverRequest.FromString,
                 response_serializer=raft_pb2.DeliverResponse.SerializeToString,
             ),
             "InstallSnapshot": grpc.stream_stream_rpc_method_handler(
-                self._receiver.install_snapshot,
+                _telling(on_admitted, self._receiver.install_snapshot),
                 request_deserializer=raft_pb2.InstallSnapshotRequest.FromString,
                 response_serializer=raft_pb2.InstallSnapshotResponse.SerializeToString,
             ),
@@ -170,6 +177,16 @@ class _Gate(grpc.aio.ServerInterceptor):
         if self._credentials.admits(details.invocation_metadata):
             return await continuation(details)
         return self._refusal
+
+
+def _telling(on_admitted: Callable[[str], None], behaviour: Callable[[object, Any], Awaitable[None]]) -> Any:
+    """Returns a behaviour that first tells whose call it is."""
+
+    async def telling(request: object, context: Any) -> None:
+        on_admitted(context.peer())
+        await behaviour(request, context)
+
+    return telling
 
 
 async def _refuse(_: object, context: Any) -> None:

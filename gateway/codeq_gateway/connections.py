@@ -1,0 +1,72 @@
+"""The open connections of a gateway: how many there may be, and which of them makes room for a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, Generic, Protocol, TypeVar
+
+CONNECTIONS_MAX: Final = 8_192
+"""Open connections unless it is set otherwise."""
+
+
+class Open(Protocol):
+    """An open connection."""
+
+    def abort(self) -> None:
+        """Ends the connection at once."""
+        ...
+
+
+_Connection = TypeVar("_Connection", bound=Open)
+
+
+class Connections(Generic[_Connection]):
+    """Holds the open connections.
+
+    A connection is a stranger's until a call of it has shown a token that is accepted. With as many connections as
+    there may be, a new one takes the place of the stranger that has been silent for the longest time; only where there
+    is none, the new one is turned away.
+
+    Args:
+        connections_max: How many there may be.
+    """
+
+    def __init__(self, connections_max: int = CONNECTIONS_MAX) -> None:
+        self._max = connections_max
+        self._open: set[_Connection] = set()
+        self._idle_strangers: dict[_Connection, None] = {}
+        """Strangers' connections without a call that runs; the one that has been silent for the longest time first."""
+
+    def __len__(self) -> int:
+        """Returns how many are open."""
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[_Connection]:
+        """Iterates over those that were open when it began."""
+        return iter(list(self._open))
+
+    def admit(self, connection: _Connection) -> bool:
+        """Takes a new connection; returns whether there is a place for it."""
+        if len(self._open) >= self._max:
+            stranger = next(iter(self._idle_strangers), None)
+            if stranger is None:
+                return False
+            self.discard(stranger)
+            stranger.abort()
+        self._open.add(connection)
+        self._idle_strangers[connection] = None
+        return True
+
+    def discard(self, connection: _Connection) -> None:
+        """Forgets a connection that has ended."""
+        self._open.discard(connection)
+        self._idle_strangers.pop(connection, None)
+
+    def busy(self, connection: _Connection) -> None:
+        """Notes that a call of a connection runs, or that a token came with one: it keeps its place."""
+        self._idle_strangers.pop(connection, None)
+
+    def idle(self, connection: _Connection) -> None:
+        """Notes that a call of a stranger's connection has ended."""
+        if connection in self._open:
+            self._idle_strangers[connection] = None

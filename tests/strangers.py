@@ -1,0 +1,70 @@
+"""Connections of strangers: thousands that come, say little or nothing, show no token and stay."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+LIMITED: Final = ("sh", "-c", 'ulimit -n 1024; exec "$@"', "sh")
+"""Prefix of a server that may have 1024 open files."""
+
+HTTP2: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+"""How a client over gRPC begins: the preface, and settings that set nothing."""
+
+HEALTH: Final = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+BURST: Final = 500
+"""Connections that are begun before others get a turn."""
+
+
+class Strangers:
+    """Opens connections and holds them.
+
+    Args:
+        ports: Ports of the loopback address that each get connections.
+        count: Connections for each.
+        greeting: What each says first.
+    """
+
+    def __init__(self, ports: Sequence[int], count: int, greeting: bytes) -> None:
+        self._ports, self._count, self._greeting = ports, count, greeting
+        self._sockets: list[socket.socket] = []
+
+    async def come(self) -> None:
+        """Opens them all, as fast as the machine can."""
+        for number in range(self._count):
+            for port in self._ports:
+                stranger = socket.socket()
+                stranger.setblocking(False)
+                self._sockets.append(stranger)
+                stranger.connect_ex(("127.0.0.1", port))
+            if number % BURST == BURST - 1:
+                await asyncio.sleep(0)
+        if self._greeting:
+            await asyncio.gather(*(self._greet(stranger) for stranger in self._sockets))
+
+    async def _greet(self, stranger: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().sock_sendall(stranger, self._greeting)
+        except OSError:
+            return  # it was turned away
+
+    def leave(self) -> None:
+        """Closes them all."""
+        for stranger in self._sockets:
+            stranger.close()
+
+
+@contextmanager
+def strangers(ports: Sequence[int], count: int, greeting: bytes) -> Iterator[Strangers]:
+    """Yields strangers who leave at the end; this process may have as many open files as they need."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    crowd = Strangers(ports, count, greeting)
+    try:
+        yield crowd
+    finally:
+        crowd.leave()

@@ -1,1 +1,6 @@
 """Command line of codeq."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+"""Version of the distribution codeq-cli, which is read from here."""

@@ -12,6 +12,7 @@ import typer
 
 from codeq_cli import profile, render
 from codeq_cli.failures import Failure
+from codeq_cli.profile import Setting
 from codeq_cli.rest import Server
 
 OutputOption = Annotated[
@@ -21,16 +22,21 @@ OutputOption = Annotated[
 EndpointOption = Annotated[
     str | None,
     typer.Option(
-        metavar="URL",
-        help=f"The server; default: $CODEQ_ENDPOINT, the profile file, {profile.DEFAULT_ENDPOINT}.",
+        metavar="URL[,URL…]",
+        help=f"The server, or nodes of a cluster; default: $CODEQ_ENDPOINT, the profile, {profile.DEFAULT_ENDPOINT}.",
     ),
 ]
 TokenOption = Annotated[
     str | None,
     typer.Option(
         metavar="TOKEN",
-        help="Bearer token; default: $CODEQ_TOKEN, the profile file. Others on this machine can see an option.",
+        help="Bearer token; default: $CODEQ_TOKEN ($CODEQ_WORKER_TOKEN for calls of workers), the profile. "
+        "Others on this machine can see an option.",
     ),
+]
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help=f"Profile of the profile file to use; default: ${profile.PROFILE_VARIABLE}."),
 ]
 
 
@@ -42,31 +48,42 @@ class ClientOptions:
         output: Format asked for; None: none was.
         endpoint: --endpoint, if given.
         token: --token, if given.
+        profile: --profile, if given.
     """
 
     output: render.Format | None = None
     endpoint: str | None = None
     token: str | None = None
+    profile: str | None = None
 
     @property
     def format(self) -> render.Format:
         """Format in use."""
         return self.output or render.default_format()
 
-    def flags(self) -> dict[str, str | None]:
-        """Returns the settings given as options."""
-        return {"endpoint": self.endpoint, "token": self.token}
-
-    def server(self) -> Server:
-        """Returns the server that the settings in force name.
+    def settings(self) -> dict[str, Setting]:
+        """Returns the settings in force, each with its source.
 
         Raises:
             Failure: A setting or the profile file is malformed.
         """
-        settings = profile.resolve(self.flags())
-        endpoint = settings["endpoint"].value
+        return profile.resolve({"endpoint": self.endpoint, "token": self.token}, self.profile)
+
+    def server(self, *, as_worker: bool = False) -> Server:
+        """Returns the server that the settings in force name.
+
+        Args:
+            as_worker: Whether its calls are those of a worker, who may have a token of its own.
+
+        Raises:
+            Failure: A setting or the profile file is malformed.
+        """
+        settings = self.settings()
+        endpoint, token = settings["endpoint"].value, settings["token"].value
         assert endpoint is not None
-        return Server(endpoint, settings["token"].value)
+        if as_worker and self.token is None:
+            token = settings["worker-token"].value or token
+        return Server(profile.endpoints(endpoint), token)
 
 
 P = ParamSpec("P")
@@ -113,4 +130,9 @@ def _with_options(
     return command
 
 
-_OPTIONS: Final[dict[str, Any]] = {"output": OutputOption, "endpoint": EndpointOption, "token": TokenOption}
+_OPTIONS: Final[dict[str, Any]] = {
+    "output": OutputOption,
+    "endpoint": EndpointOption,
+    "token": TokenOption,
+    "profile": ProfileOption,
+}

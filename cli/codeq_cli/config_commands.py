@@ -29,6 +29,7 @@ class Key(enum.StrEnum):
 
     ENDPOINT = "endpoint"
     TOKEN = "token"  # noqa: S105 - the name of the setting
+    WORKER_TOKEN = "worker-token"  # noqa: S105
 
 
 class Mode(enum.StrEnum):
@@ -39,21 +40,30 @@ class Mode(enum.StrEnum):
     GATEWAY = "gateway"
 
 
-KeyArgument = Annotated[Key, typer.Argument(metavar="endpoint|token", help="Setting.")]
+KeyArgument = Annotated[Key, typer.Argument(metavar="endpoint|token|worker-token", help="Setting.")]
 
 
 @app.command("set")
-def set_(key: KeyArgument, value: Annotated[str, typer.Argument(help="Value; an empty one removes it.")]) -> None:
-    """Keeps a setting in the profile file, ~/.codeq/config.yaml or $CODEQ_CONFIG_DIR/config.yaml."""
-    path = profile.store(key.value, value)
-    print(f"{key.value} {'set' if value else 'removed'} in {path}")
+@client_command
+def set_(
+    options: ClientOptions,
+    key: KeyArgument,
+    value: Annotated[str, typer.Argument(help="Value; an empty one removes it.")],
+) -> None:
+    """Keeps a setting in the profile file, ~/.codeq/config.yaml or $CODEQ_CONFIG_DIR/config.yaml.
+
+    With --profile NAME it is kept in that profile, which is made if need be.
+    """
+    path = profile.store(key.value, value, options.profile)
+    where = path if options.profile is None else f"{path}, profile {options.profile}"
+    print(f"{key.value} {'set' if value else 'removed'} in {where}")
 
 
 @app.command()
 @client_command
 def get(options: ClientOptions, key: KeyArgument) -> None:
-    """Prints the value in force of a setting, the token in full."""
-    value = profile.resolve(options.flags())[key.value].value
+    """Prints the value in force of a setting, a token in full."""
+    value = options.settings()[key.value].value
     if value is None:
         raise Failure(f"{key.value} is not set", "NOT_SET", ExitCode.REFUSED)
     print(value)
@@ -62,10 +72,10 @@ def get(options: ClientOptions, key: KeyArgument) -> None:
 @app.command()
 @client_command
 def show(options: ClientOptions) -> None:
-    """Shows the settings in force and where each is from; the token is masked."""
+    """Shows the settings in force and where each is from; tokens are masked."""
     rows = []
-    for key, setting in profile.resolve(options.flags()).items():
-        masked = "********" if key == Key.TOKEN and setting.value is not None else setting.value
+    for key, setting in options.settings().items():
+        masked = "********" if key != Key.ENDPOINT and setting.value is not None else setting.value
         fields = {"key": key, "value": masked, "source": setting.source}
         rows.append(json_text.join({name: json.dumps(text) for name, text in fields.items()}))
     render.show_list("settings", rows, ("key", "value", "source"), options.format)

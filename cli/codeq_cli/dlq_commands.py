@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Final
 
 import typer
 
-from codeq_cli import json_text, names, render
+from codeq_cli import json_text, names, render, usage
 from codeq_cli.client_options import ClientOptions, client_command
 from codeq_cli.failures import usage_failure
-from codeq_cli.rest import members_of
+from codeq_cli.rest import Items, members_of, pages
+
+LIST_LENGTH: Final = 100
+"""Dead letters that a list shows unless told otherwise."""
+
+OVERVIEW_COLUMNS: Final = ("command", "dlq", "failedTotal")
+"""Columns of the table of queues that have dead letters."""
 
 COLUMNS: Final = ("id", "priority", "attempts", "finishedAt", "error")
 """Columns of the table of dead letters."""
@@ -23,20 +30,37 @@ Command = Annotated[str, typer.Argument(metavar="COMMAND", help="Command: the qu
 @client_command
 def list_(
     options: ClientOptions,
-    command: Command,
-    limit: Annotated[int, typer.Option(min=1, max=500, help="Tasks shown at most.")] = 100,
+    command: Annotated[
+        str | None, typer.Argument(metavar="[COMMAND]", help="Command: the queue; default: which queues have any.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(parser=usage.whole(1, 500), metavar="N", help="Tasks shown at most.")
+    ] = LIST_LENGTH,
     page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="The nextPageToken shown before.")] = None,
 ) -> None:
-    """Shows the dead letters of a queue, those first that came first; JSON and YAML group them by error too."""
+    """Shows the dead letters of a queue, those first that came first; JSON and YAML group them by error too.
+
+    Without a queue it shows the queues that have dead letters.
+    """
+    if command is None:
+        _show_overview(options)
+        return
     query: dict[str, str | int] = {"pageSize": limit}
     if page_token is not None:
         query["pageToken"] = page_token
     reply = options.server().call("GET", f"/admin/queues/{names.command(command)}/dlq", query=query)
     fields = members_of(reply)
     if options.format is render.Format.TABLE:
-        render.show_list("tasks", json_text.elements(fields.get("tasks", "[]")), COLUMNS, options.format)
+        token = str(json_text.parse(fields.get("nextPageToken", '""')))
+        render.show_page("tasks", Items(json_text.elements(fields.get("tasks", "[]")), token), COLUMNS, options.format)
     else:
         render.show_object(reply or "", options.format)
+
+
+def _show_overview(options: ClientOptions) -> None:
+    queues = pages(options.server(), "/admin/queues", {"pageSize": 500}, "queues").texts
+    affected = [queue for queue in queues if json_text.members(queue).get("dlq", "0") != "0"]
+    render.show_list("queues", affected, OVERVIEW_COLUMNS, options.format)
 
 
 @app.command()
@@ -51,9 +75,12 @@ def redrive(
     ended_to: Annotated[str | None, typer.Option(metavar="RFC3339", help="Ended before.")] = None,
     task_ids: Annotated[str | None, typer.Option("--ids", metavar="A,B", help="Only these tasks.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only, change nothing.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, max=10_000, help="Tasks at most; default 1000.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(parser=usage.whole(1, 10_000), metavar="N", help="Tasks at most; default 1000.")
+    ] = None,
     rate: Annotated[
-        int | None, typer.Option(min=1, max=10_000, metavar="N", help="Tasks per second, in the background.")
+        int | None,
+        typer.Option(parser=usage.whole(1, 10_000), metavar="N", help="Tasks per second, in the background."),
     ] = None,
     page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="The nextPageToken shown before.")] = None,
 ) -> None:
@@ -74,5 +101,9 @@ def redrive(
         fields["taskIds"] = f"[{','.join(ids)}]"
     path = f"/admin/queues/{names.command(command)}/dlq/redrive"
     reply = options.server().call("POST", path, body=json_text.join(fields))
-    members_of(reply)
+    fields_of = members_of(reply)
+    if fields_of.get("inBackground") == "true":
+        # How many there are is not known yet: zeroes would read as if there were none.
+        reply = json_text.join({"inBackground": "true", "rate": str(rate)})
+        sys.stderr.write(f"redriving in the background, {rate} a second; codeq dlq list shows what is left\n")
     render.show_object(reply or "", options.format)

@@ -1,6 +1,7 @@
 """The settings of the client commands: flag, then environment, then profile file, then default.
 
-The profile file holds a token, so it is readable by its owner alone, and it is replaced as a whole, never half written.
+The profile file has settings of its own and, under `profiles`, named sets of them. It holds tokens, so it is readable
+by its owner alone, and it is replaced as a whole, never half written.
 """
 
 from __future__ import annotations
@@ -12,23 +13,34 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from codeq_cli.failures import configuration_failure
 
-KEYS: Final = ("endpoint", "token")
-"""Keys of the profile file."""
+ENVIRONMENT: Final = {
+    "endpoint": "CODEQ_ENDPOINT",
+    "token": "CODEQ_TOKEN",
+    "worker-token": "CODEQ_WORKER_TOKEN",
+}
+"""Environment variable of each setting. An empty one counts as not set."""
 
-ENVIRONMENT: Final = {"endpoint": "CODEQ_ENDPOINT", "token": "CODEQ_TOKEN"}
-"""Environment variable of each key. An empty one counts as not set."""
+KEYS: Final = tuple(ENVIRONMENT)
+"""Settings of a profile. `worker-token` is for the calls of workers; where it is not set, they carry `token`."""
+
+PROFILE_VARIABLE: Final = "CODEQ_PROFILE"
+"""Environment variable that names the profile in use."""
 
 DEFAULT_ENDPOINT: Final = "http://localhost:8080"
+
+ENDPOINTS_MAX: Final = 16
+"""Endpoints that a setting may name."""
 
 FILE_BYTES_MAX: Final = 65536
 """Bound of the profile file in bytes; a larger one is refused."""
 
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
+_PROFILE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,32 +62,49 @@ def file_path() -> Path:
     return (Path(folder) if folder else Path.home() / ".codeq") / "config.yaml"
 
 
-def resolve(flags: Mapping[str, str | None]) -> dict[str, Setting]:
+def resolve(flags: Mapping[str, str | None], profile: str | None = None) -> dict[str, Setting]:
     """Returns every setting with its source.
 
+    Args:
+        flags: Settings given as options.
+        profile: Profile given as an option: its settings win over the environment's. None: the one that the environment
+            names, over whose settings single variables win, or the file's own settings.
+
     Raises:
-        Failure: The profile file cannot be used, or a value is malformed.
+        Failure: The profile file cannot be used, there is no such profile, or a value is malformed.
     """
-    stored: dict[str, str] | None = None
+    named = profile or os.environ.get(PROFILE_VARIABLE) or None
+    stored: dict[str, str] | None = None if named is None else load(named)
     settings = {}
     for key in KEYS:
         if (flag := flags.get(key)) is not None:
             setting = Setting(flag, "flag")
+        elif profile and stored is not None and key in stored:
+            setting = Setting(stored[key], _source(named))
         elif from_environment := os.environ.get(ENVIRONMENT[key]):
             setting = Setting(from_environment, ENVIRONMENT[key])
         else:
             stored = load() if stored is None else stored
-            setting = _stored_or_default(key, stored)
+            setting = _stored_or_default(key, stored, named)
         if setting.value is not None:
             check(key, setting.value, setting.source)
         settings[key] = setting
     return settings
 
 
-def _stored_or_default(key: str, stored: Mapping[str, str]) -> Setting:
+def _stored_or_default(key: str, stored: Mapping[str, str], profile: str | None) -> Setting:
     if key in stored:
-        return Setting(stored[key], str(file_path()))
+        return Setting(stored[key], _source(profile))
     return Setting(DEFAULT_ENDPOINT if key == "endpoint" else None, "default")
+
+
+def _source(profile: str | None) -> str:
+    return f"{file_path()}" if profile is None else f"{file_path()}, profile {profile}"
+
+
+def endpoints(value: str) -> tuple[str, ...]:
+    """Returns the URLs that the setting `endpoint` names."""
+    return tuple(part.strip() for part in value.split(","))
 
 
 def check(key: str, value: str, source: str) -> None:
@@ -84,30 +113,58 @@ def check(key: str, value: str, source: str) -> None:
     Raises:
         Failure: It is malformed; the text names key and source, and never shows a token.
     """
-    if key == "token":
+    if key != "endpoint":
         if not _TOKEN.fullmatch(value):
-            raise configuration_failure(f"token ({source}): must be printable ASCII without spaces")
+            raise configuration_failure(f"{key} ({source}): must be printable ASCII without spaces")
         return
+    if len(endpoints(value)) > ENDPOINTS_MAX:
+        raise configuration_failure(f"endpoint ({source}): more than {ENDPOINTS_MAX} URLs")
+    for url in endpoints(value):
+        if not _is_endpoint(url):
+            raise configuration_failure(
+                f"endpoint ({source}): {url!r} is not a URL such as {DEFAULT_ENDPOINT}, "
+                "without user, query and fragment"
+            )
+
+
+def _is_endpoint(url: str) -> bool:
     try:
-        parts = urlsplit(value)
+        parts = urlsplit(url)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        plain = parts.username is None and not parts.query and not parts.fragment and value.isprintable()
+        plain = parts.username is None and not parts.query and not parts.fragment and url.isprintable()
     except ValueError:
-        usable = plain = False
-    if not (usable and plain and " " not in value):
-        raise configuration_failure(
-            f"endpoint ({source}): {value!r} is not a URL such as {DEFAULT_ENDPOINT}, without user, query and fragment"
-        )
+        return False
+    return usable and plain and " " not in url
 
 
-def load() -> dict[str, str]:
-    """Returns the content of the profile file; nothing where there is no file.
+def load(profile: str | None = None) -> dict[str, str]:
+    """Returns settings of the profile file; nothing where there is no file.
+
+    Args:
+        profile: Name of the profile; None: the file's own settings.
 
     Raises:
-        Failure: It cannot be read, is not YAML, or has an unknown key or a value that is not text.
+        Failure: The file cannot be read, is not YAML, or has an unknown key or a value that is not text; or it has no
+            such profile.
     """
-    import yaml
+    document = _document()
+    if profile is None:
+        return {key: value for key, value in document.items() if isinstance(value, str)}
+    profiles = _profiles(document)
+    if profile not in profiles:
+        known = f"; it has {', '.join(sorted(profiles))}" if profiles else ""
+        raise configuration_failure(f"{file_path()}: has no profile {profile!r}{known}")
+    return profiles[profile]
 
+
+def _profiles(document: Mapping[str, object]) -> dict[str, dict[str, str]]:
+    profiles = document.get("profiles", {})
+    assert isinstance(profiles, dict)
+    return profiles
+
+
+def _document() -> dict[str, object]:
+    """Returns the checked content of the profile file; nothing where there is none."""
     path = file_path()
     try:
         with path.open("rb") as file:
@@ -118,6 +175,8 @@ def load() -> dict[str, str]:
         raise configuration_failure(f"{path}: {error.strerror}") from None
     if len(content) > FILE_BYTES_MAX:
         raise configuration_failure(f"{path}: larger than {FILE_BYTES_MAX} bytes")
+    import yaml
+
     try:
         document = yaml.safe_load(content)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
@@ -126,32 +185,56 @@ def load() -> dict[str, str]:
         return {}
     if not isinstance(document, dict):
         raise configuration_failure(f"{path}: not a mapping of keys to values")
-    for key, value in document.items():
-        if key not in KEYS:
-            raise configuration_failure(f"{path}: unknown key {key!r}")
-        if not isinstance(value, str):
-            raise configuration_failure(f"{path}: {key} must be text")
+    profiles = document.get("profiles", {})
+    if not isinstance(profiles, dict):
+        raise configuration_failure(f"{path}: profiles is not a mapping of names to settings")
+    _check_settings({key: value for key, value in document.items() if key != "profiles"}, f"{path}")
+    for name, settings in profiles.items():
+        if not isinstance(name, str) or not isinstance(settings, dict):
+            raise configuration_failure(f"{path}: profiles: {name!r} is not a mapping of keys to values")
+        _check_settings(settings, f"{path}: profile {name!r}")
     return document
 
 
-def store(key: str, value: str) -> Path:
-    """Writes one key into the profile file, atomically and durably; an empty value removes the key.
+def _check_settings(settings: Mapping[object, object], place: str) -> None:
+    for key, value in settings.items():
+        if key not in KEYS:
+            raise configuration_failure(f"{place}: unknown key {key!r}")
+        if not isinstance(value, str):
+            raise configuration_failure(f"{place}: {key} must be text")
+
+
+def store(key: str, value: str, profile: str | None = None) -> Path:
+    """Writes one setting into the profile file, atomically and durably; an empty value removes it.
+
+    Args:
+        key: Setting.
+        value: Its value.
+        profile: Profile that gets it, made if there is none of this name; None: the file's own settings.
 
     Returns:
         The path of the file.
 
     Raises:
-        Failure: The value is malformed, or the file cannot be read or written.
+        Failure: The value or the profile's name is malformed, or the file cannot be read or written.
     """
     import yaml
 
     if value:
         check(key, value, "argument")
+    if profile is not None and not _PROFILE.fullmatch(profile):
+        raise configuration_failure(f"profile {profile!r}: 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit")
     path = file_path()
-    content = load()
-    content.pop(key, None)
+    document = _document()
+    profiles = {name: dict(settings) for name, settings in _profiles(document).items()}
+    content: dict[str, object] = {name: text for name, text in document.items() if name != "profiles"}
+    settings: dict[str, Any] = content if profile is None else profiles.setdefault(profile, {})
+    settings.pop(key, None)
     if value:
-        content[key] = value
+        settings[key] = value
+    kept = {name: settings for name, settings in profiles.items() if settings}
+    if kept:
+        content["profiles"] = kept
     text = yaml.safe_dump(content, sort_keys=True) if content else ""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ COLUMNS: Final = (
     "scheduled",
     "claimed",
     "dlq",
+    "failedTotal",
     "oldestAgeSeconds",
     "createdRate",
     "completedRate",
@@ -38,7 +39,7 @@ Command = Annotated[str, typer.Argument(metavar="COMMAND", help="Command: the qu
 def list_(options: ClientOptions) -> None:
     """Shows every queue of the tenant, in the order of their names."""
     queues = pages(options.server(), "/admin/queues", {"pageSize": PAGE_SIZE}, "queues")
-    render.show_list("queues", queues, COLUMNS, options.format)
+    render.show_list("queues", queues.texts, COLUMNS, options.format)
 
 
 @app.command()

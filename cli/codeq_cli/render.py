@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from codeq_cli.rest import Items
+
 EMBEDDED_FIELDS: Final = frozenset({"payload", "result", "progress"})
 """Fields that hold a JSON value of the user's; tables show its text as it is, the quotes of a string included."""
 
@@ -64,6 +66,22 @@ def show_list(name: str, items: Sequence[str], columns: Sequence[str], output: F
         _print_table(_items_table(items, columns))
     else:
         _show_text(f"{{{json_text.quote(name)}:[{','.join(items)}]}}", output)
+
+
+def show_page(name: str, items: Items, columns: Sequence[str], output: Format) -> None:
+    """Prints JSON objects as `show_list`; where there are more, JSON and YAML have the token, and stderr has a hint.
+
+    Raises:
+        Failure: They are nested too deeply for YAML.
+    """
+    if output is Format.TABLE or not items.next_page_token:
+        show_list(name, items.texts, columns, output)
+    else:
+        token = json_text.quote(items.next_page_token)
+        _show_text(f'{{{json_text.quote(name)}:[{",".join(items.texts)}],"nextPageToken":{token}}}', output)
+    if items.next_page_token:
+        sys.stderr.write(f"more {name}: --page-token {items.next_page_token}, or --all for every one\n")
+        sys.stderr.flush()
 
 
 def show_failure(failure: Failure, *, as_json: bool) -> None:

@@ -6,38 +6,42 @@ import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
-
-import httpx
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlencode, urljoin, urlsplit
 
 from codeq_cli import json_text
-from codeq_cli.failures import ExitCode, Failure, configuration_failure, connection_failure, usage_failure
+from codeq_cli.failures import ExitCode, Failure, connection_failure, usage_failure
 
-CONNECT_SECONDS_MAX: Final = 5.0
-"""Time for the connection to be made."""
+if TYPE_CHECKING:
+    from codeq_cli.transport import Response
 
 REPLY_SECONDS_MAX: Final = 30.0
 """Time between two pieces of the reply, on top of the wait that the request asks for."""
 
-REPLY_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Bound of a reply. The largest in use, a task with its result, is a little over 2 MiB."""
-
 REDIRECTS_MAX: Final = 3
 """Times that a call goes on to the leader that a node names: more often, and they do not know who leads."""
 
+Query = Mapping[str, str | int | list[str]]
+"""Parameters of a query."""
+
 _TEXT_LENGTH_MAX: Final = 500
+_NO_CONTENT: Final = 204
+_SUCCESS: Final = range(200, 300)
+_REDIRECT: Final = 307
+_ELSEWHERE: Final = frozenset({"NOT_LEADER", "SERVER_UNREACHABLE"})
+"""Reasons of refusals after which another endpoint may carry the call out: the one that was asked did nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server and who calls it.
+    """A server, or the nodes of a cluster, and who calls it.
 
     Attributes:
-        endpoint: URL in front of the API's paths.
+        endpoints: URLs in front of the API's paths. The first one is asked, the next one where it is not there.
         token: Bearer token; None: calls carry none.
     """
 
-    endpoint: str
+    endpoints: tuple[str, ...]
     token: str | None
 
     def call(
@@ -46,7 +50,7 @@ class Server:
         path: str,
         *,
         body: str | None = None,
-        query: Mapping[str, str | int] | Mapping[str, str | int | list[str]] | None = None,
+        query: Query | None = None,
         wait_seconds: int = 0,
     ) -> str | None:
         """Makes one call.
@@ -64,8 +68,8 @@ class Server:
         Raises:
             Failure: The call could not be made, got no usable reply, or was refused.
         """
-        status, content = self._send(method, path, body, query or {}, wait_seconds)
-        return None if status == httpx.codes.NO_CONTENT else content.decode(errors="replace")
+        reply = self._send(_Request(method, path, query or {}, body, wait_seconds))
+        return None if reply.status == _NO_CONTENT else reply.content.decode(errors="replace")
 
     def download(self, path: str) -> bytes:
         """Returns the body of a reply that is a file.
@@ -73,45 +77,86 @@ class Server:
         Raises:
             Failure: As `call`.
         """
-        return self._send("GET", path, None, {}, 0)[1]
+        return self._send(_Request("GET", path, {}, None, 0)).content
 
-    def _send(
-        self, method: str, path: str, body: str | None, query: Mapping[str, str | int | list[str]], wait_seconds: int
-    ) -> tuple[int, bytes]:
+    def _send(self, request: _Request) -> _Reply:
+        """Returns the reply of the first endpoint that carries the request out.
+
+        Another one is asked only where this one surely did not, or where the request changes nothing.
+        """
+        try:
+            content = None if request.body is None else request.body.encode()
+        except UnicodeEncodeError:
+            raise usage_failure("an argument is not valid UTF-8") from None
         headers = {"Accept": "*/*", "User-Agent": "codeq-cli"}
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
-        if body is not None:
+        if content is not None:
             headers["Content-Type"] = "application/json"
-        try:
-            content = None if body is None else body.encode()
-        except UnicodeEncodeError:
-            raise usage_failure("an argument is not valid UTF-8") from None
-        timeout = httpx.Timeout(REPLY_SECONDS_MAX + wait_seconds, connect=CONNECT_SECONDS_MAX)
-        try:
-            with self._client(timeout) as client:
-                url = httpx.URL(f"{self.endpoint.rstrip('/')}/v1/codeq{path}", params=query or None)
-                for left in reversed(range(REDIRECTS_MAX + 1)):
-                    with client.stream(method, url, content=content, headers=headers) as response:
-                        reply = _read(response)
-                    leader = _leader(response, reply) if left else None
-                    if leader is None:
-                        break
-                    url = leader
-        except httpx.TimeoutException:
-            raise connection_failure(f"no reply from {self.endpoint} in time") from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise connection_failure(f"{self.endpoint}: {str(error) or type(error).__name__}") from None
-        if not response.is_success:
-            raise _refusal(response, reply.decode(errors="replace"))
-        return response.status_code, reply
+        failures: list[Failure] = []
+        for endpoint in self.endpoints:
+            try:
+                return _ask(endpoint, request, content, headers)
+            except _NotCarriedOut as elsewhere:
+                failures.append(elsewhere.failure)
+        if len(failures) == 1 or failures[-1].body is not None:
+            raise failures[-1]
+        raise connection_failure("; ".join(failure.text for failure in failures))
 
-    @staticmethod
-    def _client(timeout: httpx.Timeout) -> httpx.Client:
-        try:
-            return httpx.Client(timeout=timeout)
-        except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
-            raise configuration_failure(f"proxy or certificate settings of the environment: {error}") from None
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    path: str
+    query: Query
+    body: str | None
+    wait_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    status: int
+    content: bytes
+
+
+class _NotCarriedOut(Exception):  # noqa: N818 - the next endpoint may do it
+    """The request may be made elsewhere without being carried out twice."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.text)
+        self.failure = failure
+
+
+def _ask(endpoint: str, request: _Request, content: bytes | None, headers: Mapping[str, str]) -> _Reply:
+    """Makes a request of an endpoint, and of the leader that it names.
+
+    Raises:
+        _NotCarriedOut: Another endpoint may be asked.
+        Failure: It failed.
+    """
+    # Here, so that commands that call no server do not wait for the import.
+    from codeq_cli.transport import ExchangeError, exchange, origin
+
+    query = f"?{urlencode(request.query, doseq=True)}" if request.query else ""
+    asked = url = f"{endpoint.rstrip('/')}/v1/codeq{request.path}{query}"
+    try:
+        for left in reversed(range(REDIRECTS_MAX + 1)):
+            response = exchange(request.method, url, content, headers, REPLY_SECONDS_MAX + request.wait_seconds)
+            leader = _leader(url, response) if left else None
+            if leader is None:
+                break
+            url = leader
+    except ExchangeError as error:
+        failure = connection_failure(str(error))
+        if request.method == "GET" or not error.is_sent:
+            raise _NotCarriedOut(failure) from None
+        raise failure from None
+    if response.status in _SUCCESS:
+        return _Reply(response.status, response.content)
+    refusal = _refusal(response, "" if url == asked else f" (from {origin(url)})")
+    if refusal.reason in _ELSEWHERE:
+        raise _NotCarriedOut(refusal)
+    raise refusal
 
 
 def members_of(reply: str | None) -> dict[str, str]:
@@ -126,15 +171,26 @@ def members_of(reply: str | None) -> dict[str, str]:
         raise connection_failure("the reply is not what a codeq server answers; check the endpoint") from None
 
 
-def pages(
-    server: Server, path: str, query: Mapping[str, str | int | list[str]], name: str, most: int | None = None
-) -> list[str]:
-    """Returns the items of a list, page after page: each as its JSON text.
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Items of a list.
+
+    Attributes:
+        texts: Each as its JSON text.
+        next_page_token: Where the list goes on; empty: these are all that are left.
+    """
+
+    texts: list[str]
+    next_page_token: str
+
+
+def pages(server: Server, path: str, query: Query, name: str, most: int | None = None) -> Items:
+    """Returns the items of a list, page after page.
 
     Args:
         server: Who has it.
         path: Path of the list.
-        query: Its filters.
+        query: Its filters, the size of a page, and where to begin.
         name: Member of a page that holds its items.
         most: Items wanted; None: all.
 
@@ -142,44 +198,44 @@ def pages(
         Failure: A call failed, or answers are no pages.
     """
     items: list[str] = []
-    token = ""
-    seen = set()
-    while token not in seen:
-        seen.add(token)
-        page = members_of(server.call("GET", path, query={**query, **({"pageToken": token} if token else {})}))
+    asked = dict(query)
+    seen = {asked.get("pageToken", "")}
+    while True:
+        page = members_of(server.call("GET", path, query=asked))
         try:
             items += json_text.elements(page.get(name, "[]"))
             token = str(json.loads(page.get("nextPageToken", '""')))
         except ValueError:
             raise connection_failure(f"the reply is not a page of {name}; check the endpoint") from None
         if not token or (most is not None and len(items) >= most):
-            return items[:most]
-    raise connection_failure(f"the server repeats a page of {name}")
+            return Items(items, token)
+        if token in seen:
+            raise connection_failure(f"the server repeats a page of {name}")
+        seen.add(token)
+        asked["pageToken"] = token
+        if most is not None:  # the last page is no longer than what is wanted, so that its token leads on from there
+            asked["pageSize"] = min(int(str(asked["pageSize"])), most - len(items))
 
 
-def _read(response: httpx.Response) -> bytes:
-    content = bytearray()
-    for piece in response.iter_bytes():
-        content += piece
-        if len(content) > REPLY_BYTES_MAX:
-            raise connection_failure(f"the reply is larger than {REPLY_BYTES_MAX} bytes")
-    return bytes(content)
-
-
-def _leader(response: httpx.Response, reply: bytes) -> httpx.URL | None:
+def _leader(url: str, response: Response) -> str | None:
     """Returns where the call is carried out, when a node of a cluster says that another one leads."""
-    if response.status_code != httpx.codes.TEMPORARY_REDIRECT or b"NOT_LEADER" not in reply:
+    if response.status != _REDIRECT or b"NOT_LEADER" not in response.content:
         return None
-    leader = response.url.join(response.headers.get("Location", ""))
-    safe = leader.scheme in {"http", "https"} and (leader.scheme == "https" or response.url.scheme == "http")
-    return leader if safe and leader != response.url else None
+    leader = urljoin(url, response.location)
+    scheme = urlsplit(leader).scheme
+    safe = scheme == "https" or (scheme == "http" and urlsplit(url).scheme == "http")
+    return leader if safe and leader != url else None
 
 
-def _refusal(response: httpx.Response, text: str) -> Failure:
-    """Returns the failure that the server's error body tells, or its status where there is no such body."""
+def _refusal(response: Response, by: str) -> Failure:
+    """Returns the failure that the server's error body tells, or its status where there is no such body.
+
+    `by` tells who refused, where that is not who was asked.
+    """
+    text = response.content.decode(errors="replace")
     with contextlib.suppress(ValueError, RecursionError):
         body = json.loads(text)
         if isinstance(body, dict) and isinstance(body.get("error"), str) and isinstance(body.get("reason"), str):
-            return Failure(body["error"][:_TEXT_LENGTH_MAX], body["reason"], ExitCode.REFUSED, text)
-    status = f"{response.status_code} {response.reason_phrase}".strip()
-    return Failure(f"the server answered {status}", f"HTTP_{response.status_code}", ExitCode.REFUSED)
+            return Failure(body["error"][:_TEXT_LENGTH_MAX] + by, body["reason"], ExitCode.REFUSED, text)
+    status = f"{response.status} {response.phrase}".strip()
+    return Failure(f"the server answered {status}{by}", f"HTTP_{response.status}", ExitCode.REFUSED)

@@ -19,6 +19,9 @@ from codeq_cli.rest import members_of
 if TYPE_CHECKING:
     from codeq_server.config import GatewaySettings, Settings
 
+app = typer.Typer(no_args_is_help=False)
+"""Holds the commands of this module for the table of commands."""
+
 BACKUP_SECONDS_MAX: Final = 30
 """Time that a backup may take, beside that of any call: then the server answers, and goes on by itself."""
 
@@ -56,6 +59,7 @@ LogFormatOption = Annotated[
 ReadyFileOption = Annotated[str | None, typer.Option(metavar="FILE", help="File to write once requests are served.")]
 
 
+@app.command()
 def serve(
     *,
     config: ConfigOption = None,
@@ -97,6 +101,7 @@ def serve(
     raise typer.Exit(run(settings, verify=verify))
 
 
+@app.command()
 def server(
     *,
     config: ConfigOption = None,
@@ -128,6 +133,7 @@ def server(
     raise typer.Exit(run(settings, verify=verify, rest=False))
 
 
+@app.command()
 def gateway(
     *,
     config: ConfigOption = None,
@@ -167,6 +173,7 @@ def gateway(
     raise typer.Exit(serve_gateway(settings))
 
 
+@app.command()
 @client_command
 def backup(
     options: ClientOptions,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from codeq_cli import artifacts, json_text, names, render
+from codeq_cli import artifacts, json_text, names, render, usage
 from codeq_cli.client_options import ClientOptions, client_command
 from codeq_cli.failures import ExitCode, Failure, usage_failure
 from codeq_cli.rest import members_of, pages
@@ -20,8 +21,20 @@ INPUT_BYTES_MAX: Final = 8 * 1024 * 1024
 PAGE_SIZE: Final = 500
 """Tasks asked for at a time; the most that the server allows."""
 
+LIST_LENGTH: Final = 100
+"""Tasks that a list shows unless told otherwise."""
+
 COLUMNS: Final = ("id", "command", "status", "priority", "attempts", "createdAt", "error")
 """Columns of a table of tasks."""
+
+DURATION: Final = "DURATION"
+"""How the help names a value such as 90s, 5m or 1h30m; a number alone is seconds."""
+
+HOURS_12: Final = 12 * 3600
+"""Longest lease, and longest rest after a nack, in seconds."""
+
+YEARS_10: Final = 3650 * 86400
+"""Longest delay and expiry, in seconds."""
 
 app = typer.Typer(no_args_is_help=False, help="Create, look at, claim and end tasks.")
 
@@ -44,17 +57,23 @@ def create(
     options: ClientOptions,
     command: Annotated[str, typer.Argument(metavar="COMMAND", help="Command: the queue of the task.")],
     payload: Annotated[str, typer.Option(metavar="JSON|@FILE|-", help="Payload, sent byte for byte; - reads stdin.")],
-    priority: Annotated[int | None, typer.Option(min=0, max=9, help="9 goes first; default 0.")] = None,
+    priority: Annotated[
+        int | None, typer.Option(parser=usage.whole(0, 9), metavar="0-9", help="9 goes first; default 0.")
+    ] = None,
     delay: Annotated[
-        int | None, typer.Option(min=0, max=315360000, metavar="SECONDS", help="Deliver no sooner than this.")
+        int | None,
+        typer.Option(parser=usage.duration(0, YEARS_10), metavar=DURATION, help="Deliver no sooner than this."),
     ] = None,
     run_at: Annotated[str | None, typer.Option(metavar="RFC3339", help="Deliver no sooner than this time.")] = None,
     expire: Annotated[
         int | None,
-        typer.Option(min=1, max=315360000, metavar="SECONDS", help="End as FAILED if it still waits after this."),
+        typer.Option(parser=usage.duration(1, YEARS_10), metavar=DURATION, help="End as FAILED if it waits longer."),
     ] = None,
     max_attempts: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Deliveries before the dead-letter queue; default 5.")
+        int | None,
+        typer.Option(
+            parser=usage.whole(1, 1000), metavar="N", help="Deliveries before the dead-letter queue; default 5."
+        ),
     ] = None,
     idempotency_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="Create once only: repeated, it shows the first task.")
@@ -84,28 +103,44 @@ def get(options: ClientOptions, task_id: Id) -> None:
     _show_reply(options, options.server().call("GET", f"/tasks/{names.task_id(task_id)}"))
 
 
+class Order(enum.StrEnum):
+    """Orders of a list."""
+
+    NEWEST = "newest"
+    OLDEST = "oldest"
+
+
 @app.command("list")
 @client_command
 def list_(
     options: ClientOptions,
+    *,
     command: Annotated[str | None, typer.Option(metavar="COMMAND", help="Only tasks of this queue.")] = None,
     status: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only tasks in these statuses, such as PENDING,CLAIMED.")
     ] = None,
     created_from: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted then or later.")] = None,
     created_to: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted before.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Tasks shown at most.")] = 100,
+    order: Annotated[Order, typer.Option(help="Which come first.")] = Order.NEWEST,
+    limit: Annotated[
+        int, typer.Option(parser=usage.whole(1, 100_000), metavar="N", help="Tasks shown at most.")
+    ] = LIST_LENGTH,
+    all_: Annotated[bool, typer.Option("--all", help="Show every task, however many there are.")] = False,
+    page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="The nextPageToken shown before.")] = None,
 ) -> None:
-    """Shows tasks of the tenant, queue by queue, in each by priority and then by age."""
-    query: dict[str, str | int | list[str]] = {"pageSize": min(limit, PAGE_SIZE)}
+    """Shows tasks of the tenant, the newest first; says so when there are more."""
+    most = None if all_ else limit
+    query: dict[str, str | int | list[str]] = {
+        "pageSize": PAGE_SIZE if most is None else min(most, PAGE_SIZE),
+        "orderBy": order.value,
+    }
     if command is not None:
         query["command"] = names.command(command)
     if status is not None:
         query["status"] = [name.strip().upper() for name in status.split(",")]
-    query |= {
-        name: time for name, time in (("createdFrom", created_from), ("createdTo", created_to)) if time is not None
-    }
-    render.show_list("tasks", pages(options.server(), "/tasks", query, "tasks", limit), COLUMNS, options.format)
+    others = {"createdFrom": created_from, "createdTo": created_to, "pageToken": page_token}
+    query |= {name: text for name, text in others.items() if text is not None}
+    render.show_page("tasks", pages(options.server(), "/tasks", query, "tasks", most), COLUMNS, options.format)
 
 
 @app.command()
@@ -113,7 +148,9 @@ def list_(
 def result(
     options: ClientOptions,
     task_id: Id,
-    wait: Annotated[int, typer.Option(min=0, max=60, metavar="SECONDS", help="Wait for the task's end.")] = 0,
+    wait: Annotated[
+        int, typer.Option(parser=usage.duration(0, 60), metavar=DURATION, help="Wait for the task's end, 60s at most.")
+    ] = 0,
 ) -> None:
     """Shows the record of a task's end; JSON and YAML show the task with it.
 
@@ -132,9 +169,12 @@ def claim(
         str | None, typer.Option(metavar="A,B", help="Commands to claim from; default: all that the token allows.")
     ] = None,
     lease: Annotated[
-        int | None, typer.Option(min=1, max=43200, metavar="SECONDS", help="Length of the lease; default 60.")
+        int | None,
+        typer.Option(parser=usage.duration(1, HOURS_12), metavar=DURATION, help="Length of the lease; default 60s."),
     ] = None,
-    wait: Annotated[int, typer.Option(min=0, max=30, metavar="SECONDS", help="Wait for a task.")] = 0,
+    wait: Annotated[
+        int, typer.Option(parser=usage.duration(0, 30), metavar=DURATION, help="Wait for a task, 30s at most.")
+    ] = 0,
 ) -> None:
     """Claims one task and shows it with its lease token. Exit code 3: there was none."""
     fields: dict[str, str] = {}
@@ -142,7 +182,7 @@ def claim(
         wanted = [json_text.quote(names.command(name.strip())) for name in commands.split(",")]
         fields["commands"] = f"[{','.join(wanted)}]"
     _add_numbers(fields, leaseSeconds=lease, waitSeconds=wait)
-    reply = options.server().call("POST", "/tasks/claim", body=json_text.join(fields), wait_seconds=wait)
+    reply = options.server(as_worker=True).call("POST", "/tasks/claim", body=json_text.join(fields), wait_seconds=wait)
     if reply is None:
         raise Failure("there is nothing to claim", "NOTHING_TO_CLAIM", ExitCode.NOTHING_TO_CLAIM)
     _show_reply(options, reply)
@@ -155,7 +195,9 @@ def heartbeat(
     task_id: Id,
     extend: Annotated[
         int | None,
-        typer.Option(min=1, max=43200, metavar="SECONDS", help="Seconds from now; default: the lease's length."),
+        typer.Option(
+            parser=usage.duration(1, HOURS_12), metavar=DURATION, help="From now; default: the lease's length."
+        ),
     ] = None,
     lease_token: LeaseToken = None,
 ) -> None:
@@ -205,7 +247,11 @@ def nack(
     task_id: Id,
     delay: Annotated[
         int | None,
-        typer.Option(min=0, metavar="SECONDS", help="Delay, 12 h at most; 0: at once; default: the backoff policy's."),
+        typer.Option(
+            parser=usage.duration(0, HOURS_12),
+            metavar=DURATION,
+            help="Rest before the next try, 12h at most; 0: none; default: the backoff policy's.",
+        ),
     ] = None,
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; kept as the task's error.")] = None,
     lease_token: LeaseToken = None,
@@ -233,7 +279,9 @@ def progress(
     value: Annotated[str, typer.Argument(metavar="JSON|@FILE|-", help="Progress, sent byte for byte; - reads stdin.")],
     extend: Annotated[
         int | None,
-        typer.Option(min=1, max=43200, metavar="SECONDS", help="Extend the lease, from now; default: it stays."),
+        typer.Option(
+            parser=usage.duration(1, HOURS_12), metavar=DURATION, help="Extend the lease, from now; default: it stays."
+        ),
     ] = None,
     lease_token: LeaseToken = None,
 ) -> None:
@@ -258,14 +306,15 @@ def cancel(
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; kept as the task's error.")] = None,
 ) -> None:
     """Ends a task that has not ended as CANCELLED, wherever it is, and shows it; its worker is told."""
-    _post(options, task_id, "cancel", {} if reason is None else {"reason": json_text.quote(reason)})
+    fields = {} if reason is None else {"reason": json_text.quote(reason)}
+    _post(options, task_id, "cancel", fields, as_worker=False)
 
 
 @app.command()
 @client_command
 def redrive(options: ClientOptions, task_id: Id) -> None:
     """Gives a task that is DLQ, FAILED or CANCELLED another life; needs an administrator's token."""
-    _post(options, task_id, "redrive", {})
+    _post(options, task_id, "redrive", {}, as_worker=False)
 
 
 @app.command()
@@ -273,7 +322,9 @@ def redrive(options: ClientOptions, task_id: Id) -> None:
 def cleanup(
     options: ClientOptions,
     before: Annotated[str, typer.Option(metavar="RFC3339", help="Remove what ended before.")],
-    limit: Annotated[int | None, typer.Option(min=1, max=10_000, help="Tasks at most; default 1000.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(parser=usage.whole(1, 10_000), metavar="N", help="Tasks at most; default 1000.")
+    ] = None,
     page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="The nextPageToken shown before.")] = None,
 ) -> None:
     """Removes ended tasks before their retention is over; needs an administrator's token.
@@ -295,9 +346,9 @@ def _add_numbers(fields: dict[str, str], **numbers: int | None) -> None:
     fields.update({name: str(number) for name, number in numbers.items() if number is not None})
 
 
-def _post(options: ClientOptions, task_id: str, action: str, fields: dict[str, str]) -> None:
+def _post(options: ClientOptions, task_id: str, action: str, fields: dict[str, str], *, as_worker: bool = True) -> None:
     path = f"/tasks/{names.task_id(task_id)}/{action}"
-    _show_reply(options, options.server().call("POST", path, body=json_text.join(fields)))
+    _show_reply(options, options.server(as_worker=as_worker).call("POST", path, body=json_text.join(fields)))
 
 
 def _show_reply(options: ClientOptions, reply: str | None, *, table_field: str | None = None) -> None:

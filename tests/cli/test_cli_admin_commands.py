@@ -29,18 +29,58 @@ def test_task_list_with_every_filter_reads_page_after_page(client: Run, recorder
     assert done.stdout.decode() == f'{{"tasks":[{",".join(TASKS)}]}}\n'
     first, second = (request.path for request in recorder.requests)
     assert first == (
-        "/v1/codeq/tasks?pageSize=500&command=A&status=DLQ&status=FAILED"
+        "/v1/codeq/tasks?pageSize=500&orderBy=newest&command=A&status=DLQ&status=FAILED"
         "&createdFrom=2030-01-01T00%3A00%3A00Z&createdTo=2030-02-01T00%3A00%3A00Z"
     )
     assert second == first + "&pageToken=x%2Fy%3D"
 
 
-def test_task_list_stops_at_its_limit(client: Run, recorder: RecordingServer) -> None:
-    recorder.reply(page(TASKS, "more"))
+def test_task_list_stops_at_its_limit_and_says_how_to_go_on(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(page(TASKS[:2], "more"))
     done = client("task", "list", "--limit", "2", "-o", "table")
     assert done.stdout.decode().splitlines()[0].split()[:3] == ["ID", "COMMAND", "STATUS"]
     assert [line.split()[0] for line in done.stdout.decode().splitlines()[1:]] == ["t0", "t1"]
-    assert recorder.request.path == "/v1/codeq/tasks?pageSize=2"
+    assert done.stderr == b"more tasks: --page-token more, or --all for every one\n"
+    assert recorder.request.path == "/v1/codeq/tasks?pageSize=2&orderBy=newest"
+
+
+def test_task_list_goes_on_at_a_token_and_has_the_next_one_in_json(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(page(TASKS[:2], "more"))
+    done = client("task", "list", "--order", "oldest", "--limit", "2", "--page-token", "t", "-o", "json")
+    assert json.loads(done.stdout)["nextPageToken"] == "more"
+    assert recorder.request.path == "/v1/codeq/tasks?pageSize=2&orderBy=oldest&pageToken=t"
+
+
+def test_task_list_asks_for_no_more_than_its_limit_on_the_last_page(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(page([TASKS[0]] * 500, "p"))
+    recorder.reply(page([TASKS[1]], "q"))
+    done = client("task", "list", "--limit", "501", "-o", "json")
+    assert [len(json.loads(done.stdout)["tasks"]), done.stderr.count(b"--page-token q")] == [501, 1]
+    assert [request.path.split("&")[0].rpartition("=")[2] for request in recorder.requests] == ["500", "1"]
+
+
+def test_task_list_shows_all_when_asked_to(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(page(TASKS[:2], "p"))
+    recorder.reply(page(TASKS[2:], ""))
+    done = client("task", "list", "--all", "-o", "json")
+    assert (len(json.loads(done.stdout)["tasks"]), done.stderr) == (len(TASKS), b"")
+
+
+def test_dlq_list_without_a_queue_shows_which_queues_have_dead_letters(client: Run, recorder: RecordingServer) -> None:
+    queues = '{"queues":[{"command":"A","dlq":0},{"command":"B","dlq":3,"failedTotal":1}],"nextPageToken":""}'
+    recorder.reply(queues.encode())
+    table = client("dlq", "list", "-o", "table").stdout.decode().splitlines()
+    assert [line.split() for line in table] == [["COMMAND", "DLQ", "FAILEDTOTAL"], ["B", "3", "1"]]
+    assert recorder.request.path == "/v1/codeq/admin/queues?pageSize=500"
+
+
+def test_redrive_in_the_background_claims_no_numbers_that_are_not_known_yet(
+    client: Run, recorder: RecordingServer
+) -> None:
+    recorder.reply(b'{"matched":0,"redriven":0,"inBackground":true,"nextPageToken":""}')
+    done = client("dlq", "redrive", "A", "--rate", "5", "-o", "json")
+    assert json.loads(done.stdout) == {"inBackground": True, "rate": 5}
+    assert done.stderr.startswith(b"redriving in the background, 5 a second")
 
 
 def test_dlq_list_shows_tasks_in_a_table_and_groups_in_json(client: Run, recorder: RecordingServer) -> None:

@@ -84,17 +84,42 @@ def test_home_is_where_the_profile_is_by_default(run: Run, tmp_path: Path) -> No
 
 
 def test_precedence_is_flag_environment_file_default(run: Run, tmp_path: Path) -> None:
-    assert shown(run) == {"endpoint": ("http://localhost:8080", "default"), "token": (None, "default")}
+    assert shown(run) == {
+        "endpoint": ("http://localhost:8080", "default"),
+        "token": (None, "default"),
+        "worker-token": (None, "default"),
+    }
     run("config", "set", "endpoint", URL)
     run("config", "set", "token", "stored")
     file = str(profile_file(tmp_path))
-    assert shown(run, CODEQ_TOKEN="") == {"endpoint": (URL, file), "token": ("********", file)}
+    unset = (None, "default")
+    stored = {"endpoint": (URL, file), "token": ("********", file), "worker-token": unset}
+    assert shown(run, CODEQ_TOKEN="") == stored
     environment = {"CODEQ_ENDPOINT": "http://e", "CODEQ_TOKEN": "from-environment"}
     assert shown(run, **environment)["endpoint"] == ("http://e", "CODEQ_ENDPOINT")
     flags = ["--endpoint", "http://f", "--token", "from-flag"]
-    assert shown(run, *flags, **environment) == {"endpoint": ("http://f", "flag"), "token": ("********", "flag")}
+    given = {"endpoint": ("http://f", "flag"), "token": ("********", "flag"), "worker-token": unset}
+    assert shown(run, *flags, **environment) == given
     assert run("config", "get", "token", **environment).stdout == b"from-environment\n"
     assert run("config", "get", "endpoint").stdout == URL.encode() + b"\n"
+
+
+def test_profiles_are_named_sets_of_settings(run: Run, tmp_path: Path) -> None:
+    run("config", "set", "endpoint", URL)
+    for key, value in (("endpoint", "http://a,http://b"), ("token", "p"), ("worker-token", "w")):
+        assert run("config", "set", key, value, "--profile", "prod").returncode == 0
+    named = f"{profile_file(tmp_path)}, profile prod"
+    assert shown(run)["endpoint"] == (URL, str(profile_file(tmp_path)))
+    assert shown(run, CODEQ_PROFILE="prod")["endpoint"] == ("http://a,http://b", named)
+    variable = {"CODEQ_TOKEN": "from-environment", "CODEQ_PROFILE": "prod"}
+    assert shown(run, **variable)["token"] == ("********", "CODEQ_TOKEN")  # one variable over all of a profile
+    assert shown(run, "--profile", "prod", **variable)["token"] == ("********", named)  # an option over variables
+    assert run("config", "get", "worker-token", "--profile", "prod").stdout == b"w\n"
+    missing = run("--profile", "test", "task", "get", "t1")
+    assert (missing.returncode, b"has no profile 'test'; it has prod" in missing.stderr) == (2, True)
+    for key in ("endpoint", "token", "worker-token"):
+        run("--profile", "prod", "config", "set", key, "")
+    assert yaml.safe_load(profile_file(tmp_path).read_text()) == {"endpoint": URL}
 
 
 @pytest.mark.parametrize(
@@ -105,6 +130,9 @@ def test_precedence_is_flag_environment_file_default(run: Run, tmp_path: Path) -
         (b"- a", b"not a mapping"),
         (b"colour: red", b"unknown key 'colour'"),
         (b"token: 5", b"token must be text"),
+        (b"profiles: 5", b"profiles is not a mapping"),
+        (b"profiles: {a: 5}", b"profiles: 'a' is not a mapping"),
+        (b"profiles: {a: {colour: red}}", b"profile 'a': unknown key 'colour'"),
         (b"endpoint: nowhere", b"'nowhere' is not a URL"),
         (b"token: " + b"x" * 65536, b"larger than 65536 bytes"),
     ],

@@ -70,6 +70,7 @@ class QueueView:
     paused: bool
     rates: Rates
     purging: bool
+    failed_total: int
     heads: list[bytes]
 
 
@@ -163,6 +164,7 @@ def view_queue(shard: Shard, queue: Queue) -> QueueView:
         paused=queue.paused,
         rates=queue.rates,
         purging=queue.purge is not None,
+        failed_total=queue.failed_total,
         heads=[raw for lane in queue.lanes[: keys.LANES] if lane is not None for raw in _heads(shard, lane)],
     )
 

@@ -166,6 +166,7 @@ def queue_message(view: QueueView, now: Now) -> queue_service_pb2.Queue:
         created_rate=round(created_rate, 3),
         completed_rate=round(completed_rate, 3),
         purging=view.purging,
+        failed_total=view.failed_total,
         oldest_age_seconds=max(0, now.wall_ms - min(created)) / 1000 if created else 0,
     )
 

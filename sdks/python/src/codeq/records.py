@@ -396,6 +396,7 @@ class Queue:
         created_rate: Tasks created per second, a mean over about a minute.
         completed_rate: Tasks completed per second, likewise.
         purging: Whether a purge goes on: nothing is delivered, and what waited when it was asked for ends.
+        failed_total: Tasks that ended as FAILED since the queue was made, those redriven not counted.
     """
 
     command: str
@@ -408,6 +409,7 @@ class Queue:
     created_rate: float = 0
     completed_rate: float = 0
     purging: bool = False
+    failed_total: int = 0
 
     @classmethod
     def from_message(cls, message: queue_service_pb2.Queue) -> Self:
@@ -423,6 +425,7 @@ class Queue:
             created_rate=message.created_rate,
             completed_rate=message.completed_rate,
             purging=message.purging,
+            failed_total=message.failed_total,
         )
 
 

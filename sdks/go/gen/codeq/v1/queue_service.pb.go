@@ -48,7 +48,9 @@ type Queue struct {
 	// Tasks COMPLETED per second, likewise.
 	CompletedRate float64 `protobuf:"fixed64,9,opt,name=completed_rate,json=completedRate,proto3" json:"completed_rate,omitempty"`
 	// Whether a purge goes on: the tasks that waited when it was asked for end, and nothing is delivered.
-	Purging       bool `protobuf:"varint,10,opt,name=purging,proto3" json:"purging,omitempty"`
+	Purging bool `protobuf:"varint,10,opt,name=purging,proto3" json:"purging,omitempty"`
+	// Tasks that ended as FAILED since the queue was made, those removed since included, those redriven not.
+	FailedTotal   int64 `protobuf:"varint,13,opt,name=failed_total,json=failedTotal,proto3" json:"failed_total,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -151,6 +153,13 @@ func (x *Queue) GetPurging() bool {
 		return x.Purging
 	}
 	return false
+}
+
+func (x *Queue) GetFailedTotal() int64 {
+	if x != nil {
+		return x.FailedTotal
+	}
+	return 0
 }
 
 // ListQueuesRequest asks for a page of queues.
@@ -1037,7 +1046,7 @@ var File_codeq_v1_queue_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_queue_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1ccodeq/v1/queue_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x13codeq/v1/task.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x02\n" +
+	"\x1ccodeq/v1/queue_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x13codeq/v1/task.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd4\x02\n" +
 	"\x05Queue\x12\x18\n" +
 	"\acommand\x18\x01 \x01(\tR\acommand\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\x03R\x05ready\x12\x1c\n" +
@@ -1049,7 +1058,8 @@ const file_codeq_v1_queue_service_proto_rawDesc = "" +
 	"\fcreated_rate\x18\b \x01(\x01R\vcreatedRate\x12%\n" +
 	"\x0ecompleted_rate\x18\t \x01(\x01R\rcompletedRate\x12\x18\n" +
 	"\apurging\x18\n" +
-	" \x01(\bR\apurgingJ\x04\b\v\x10\r\"e\n" +
+	" \x01(\bR\apurging\x12!\n" +
+	"\ffailed_total\x18\r \x01(\x03R\vfailedTotalJ\x04\b\v\x10\r\"e\n" +
 	"\x11ListQueuesRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +

@@ -14,7 +14,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Queue(_message.Message):
-    __slots__ = ("command", "ready", "scheduled", "claimed", "dlq", "oldest_age_seconds", "paused", "created_rate", "completed_rate", "purging")
+    __slots__ = ("command", "ready", "scheduled", "claimed", "dlq", "oldest_age_seconds", "paused", "created_rate", "completed_rate", "purging", "failed_total")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     SCHEDULED_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class Queue(_message.Message):
     CREATED_RATE_FIELD_NUMBER: _ClassVar[int]
     COMPLETED_RATE_FIELD_NUMBER: _ClassVar[int]
     PURGING_FIELD_NUMBER: _ClassVar[int]
+    FAILED_TOTAL_FIELD_NUMBER: _ClassVar[int]
     command: str
     ready: int
     scheduled: int
@@ -35,7 +36,8 @@ class Queue(_message.Message):
     created_rate: float
     completed_rate: float
     purging: bool
-    def __init__(self, command: _Optional[str] = ..., ready: _Optional[int] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., oldest_age_seconds: _Optional[float] = ..., paused: _Optional[bool] = ..., created_rate: _Optional[float] = ..., completed_rate: _Optional[float] = ..., purging: _Optional[bool] = ...) -> None: ...
+    failed_total: int
+    def __init__(self, command: _Optional[str] = ..., ready: _Optional[int] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., oldest_age_seconds: _Optional[float] = ..., paused: _Optional[bool] = ..., created_rate: _Optional[float] = ..., completed_rate: _Optional[float] = ..., purging: _Optional[bool] = ..., failed_total: _Optional[int] = ...) -> None: ...
 
 class ListQueuesRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

@@ -1,0 +1,142 @@
+"""HTTP exchanges, by the standard library: importing another client would take longer than a call."""
+
+from __future__ import annotations
+
+import http.client
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+CONNECT_SECONDS_MAX: Final = 5.0
+"""Time for the connection to be made."""
+
+REPLY_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Bound of a reply. The largest in use, a task with its result, is a little over 2 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What came back.
+
+    Attributes:
+        status: HTTP status.
+        phrase: What the server calls the status.
+        location: Header `Location`; empty: none.
+        content: The body.
+    """
+
+    status: int
+    phrase: str
+    location: str
+    content: bytes
+
+
+class ExchangeError(Exception):
+    """There is no usable reply; the text says why and names the server.
+
+    Attributes:
+        is_sent: Whether the server may have the request.
+    """
+
+    def __init__(self, text: str, *, is_sent: bool) -> None:
+        super().__init__(text)
+        self.is_sent = is_sent
+
+
+def exchange(
+    method: str, url: str, content: bytes | None, headers: Mapping[str, str], reply_seconds: float
+) -> Response:
+    """Makes a request and returns the reply, whatever its status. Redirects are not followed.
+
+    Proxies of the environment are used.
+
+    Args:
+        method: HTTP method.
+        url: Absolute URL, http or https.
+        content: Body; None: none.
+        headers: Headers.
+        reply_seconds: Time between two pieces of the reply.
+
+    Raises:
+        ExchangeError: There is no usable reply.
+    """
+    request = urllib.request.Request(url, data=content, headers=dict(headers), method=method)  # noqa: S310 - checked
+    try:
+        with _opener().open(request, timeout=reply_seconds) as response:
+            body = response.read(REPLY_BYTES_MAX + 1)
+            if len(body) > REPLY_BYTES_MAX:
+                raise ExchangeError(f"the reply of {origin(url)} is larger than {REPLY_BYTES_MAX} bytes", is_sent=True)
+            if response.length:
+                raise ExchangeError(f"{origin(url)}: the reply broke off", is_sent=True)
+            return Response(response.status, response.reason or "", response.headers.get("Location", ""), body)
+    except urllib.error.URLError as error:
+        raise _failed(url, error.reason) from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _failed(url, error) from None
+
+
+def origin(url: str) -> str:
+    """Returns scheme, host and port of a URL."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _failed(url: str, reason: object) -> ExchangeError:
+    connected = not isinstance(reason, _NotConnectedError)
+    cause = reason.__cause__ if isinstance(reason, _NotConnectedError) else reason
+    if isinstance(cause, TimeoutError):
+        what = "no reply from" if connected else "no connection to"
+        return ExchangeError(f"{what} {origin(url)} in time", is_sent=connected)
+    text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    return ExchangeError(f"{origin(url)}: {text}", is_sent=connected)
+
+
+class _NotConnectedError(OSError):
+    """No connection was made; the cause says why."""
+
+
+def _connect(connection: http.client.HTTPConnection, connect: Callable[[], None]) -> None:
+    """Makes a connection, for which there is less time than for a reply."""
+    reply_seconds, connection.timeout = connection.timeout, CONNECT_SECONDS_MAX
+    try:
+        connect()
+    except OSError as error:
+        raise _NotConnectedError from error
+    connection.sock.settimeout(reply_seconds)
+
+
+class _Connection(http.client.HTTPConnection):
+    def connect(self) -> None:
+        _connect(self, super().connect)
+
+
+class _SecureConnection(http.client.HTTPSConnection):
+    def connect(self) -> None:
+        _connect(self, super().connect)
+
+
+class _HttpHandler(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Connection, req)
+
+
+class _HttpsHandler(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_SecureConnection, req)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    proxies = urllib.request.getproxies()
+    proxies |= {scheme: proxies["all"] for scheme in ("http", "https") if "all" in proxies and scheme not in proxies}
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(proxies),
+        _HttpHandler(),
+        _HttpsHandler(),
+        urllib.request.UnknownHandler(),
+    ):
+        opener.add_handler(handler)
+    return opener

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from codeq_cli import rest, transport
 from codeq_cli.failures import ExitCode, Failure
-from recording_server import RecordingServer, Run, recording_server
+from recording_server import RecordingServer, Run
 
 PAYLOAD = '{ "b":1.10, "a":12345678901234567890123, "a":"\\u00fc" }'
 TASK = '{"id":"t1","command":"A","payload":' + PAYLOAD + ',"status":"CLAIMED","leaseToken":"7","attempts":1}'
@@ -312,183 +307,12 @@ def test_reply_when_none_comes_in_time_is_a_failed_connection(monkeypatch: pytes
     assert failed.value.exit_code == ExitCode.CONNECTION_FAILED
 
 
-@pytest.mark.parametrize(
-    ("args", "told"),
-    [
-        ("task create A", "--payload is missing; see codeq task create --help"),
-        ("task create A --payload 1 --priority 10", "--priority: 10 is not between 0 and 9; see"),
-        ("task create A --payload 1 --priority high", "--priority: 'high' is not a whole number; see"),
-        ("task create A --paylod 1", "there is no option --paylod; did you mean --payload?; see"),
-        ("task create A --payload", "--payload needs a value"),
-        ("task claim --wait 1h", "--wait: 1h is not between 0 and 30s; see"),
-        ("task claim --lease soon", "--lease: 'soon' is not a duration; write seconds, or a duration such as 90s"),
-        ("-o tabel task get t1", "--output: 'tabel' is not one of 'table', 'json', 'yaml'; see"),
-        ("tsk", "no such command 'tsk'; see codeq --help"),
-    ],
-)
-def test_wrong_usage_is_told_in_plain_words(client: Run, args: str, told: str) -> None:
-    assert client(*args.split()).stderr.decode().startswith(f"error: {told}")
-
-
-@pytest.mark.parametrize(
-    ("written", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), ("1h30m", 5400), ("1D", 86400), ("0", 0)]
-)
-def test_durations_are_taken_as_people_write_them(
-    client: Run, recorder: RecordingServer, written: str, seconds: int
-) -> None:
-    recorder.reply(b"{}")
-    assert client("task", "create", "A", "--payload", "1", "--delay", written).returncode == 0
-    assert json.loads(recorder.request.body)["delaySeconds"] == seconds
-
-
-def _unused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
-
-
-def test_endpoint_that_is_not_there_is_passed_over(run: Run, recorder: RecordingServer) -> None:
-    recorder.reply(b"{}")
-    nobody = f"http://127.0.0.1:{_unused_port()}"
-    both = f"{nobody},{recorder.endpoint}"
-    assert run("--endpoint", both, "task", "create", "A", "--payload", "1").returncode == 0
-    done = run("--endpoint", f"{nobody},{nobody}/x", "task", "get", "t1")
-    assert (done.returncode, done.stderr.count(b"Connection refused")) == (4, 2)
-
-
-def test_endpoint_that_knows_no_leader_is_passed_over(run: Run, recorder: RecordingServer) -> None:
-    with recording_server() as other:
-        other.reply(b'{"error":"no leader","code":"UNAVAILABLE","reason":"NOT_LEADER"}', 503)
-        recorder.reply(b"{}")
-        both = f"{other.endpoint},{recorder.endpoint}"
-        assert run("--endpoint", both, "task", "create", "A", "--payload", "1").returncode == 0
-
-
-def test_write_whose_outcome_is_unknown_is_not_sent_to_another_endpoint(run: Run, recorder: RecordingServer) -> None:
-    with recording_server() as other:
-        other.reply(b'{"error":"unknown","code":"UNAVAILABLE","reason":"OUTCOME_UNKNOWN"}', 503)
-        done = run("--endpoint", f"{other.endpoint},{recorder.endpoint}", "task", "create", "A", "--payload", "1")
-    assert (done.returncode, recorder.requests) == (1, [])
-
-
-def test_refusal_after_a_redirect_names_who_refused(client: Run, recorder: RecordingServer) -> None:
-    with recording_server() as leader:
-        recorder.location = f"{leader.endpoint}/v1/codeq/tasks/t1"
-        recorder.reply(b'{"error":"node-b leads","code":"UNAVAILABLE","reason":"NOT_LEADER"}', 307)
-        leader.reply(b'{"error":"no task","code":"NOT_FOUND","reason":"TASK_NOT_FOUND"}', 404)
-        done = client("task", "get", "t1")
-    assert done.stderr.decode() == f"error: no task (from {leader.endpoint}) (TASK_NOT_FOUND)\n"
-
-
-def test_leader_that_is_gone_is_named_not_who_was_asked(client: Run, recorder: RecordingServer) -> None:
-    gone = f"http://127.0.0.1:{_unused_port()}"
-    recorder.location = f"{gone}/v1/codeq/tasks/t1"
-    recorder.reply(b'{"error":"node-b leads","code":"UNAVAILABLE","reason":"NOT_LEADER"}', 307)
-    done = client("task", "get", "t1")
-    assert done.stderr.decode() == f"error: {gone}: Connection refused (CONNECTION_FAILED)\n"
-
-
-def test_calls_of_workers_carry_the_worker_token(run: Run, recorder: RecordingServer) -> None:
-    tokens = {"CODEQ_ENDPOINT": recorder.endpoint, "CODEQ_TOKEN": "producer", "CODEQ_WORKER_TOKEN": "worker"}
-    calls = ("create A --payload 1", "claim", "heartbeat t", "complete t", "nack t", "abandon t", "progress t 1")
-    for call in (*calls, "fail t --error x", "cancel t", "claim --token mine"):
-        recorder.reply(b"{}")
-        assert run("task", *call.split(), **tokens).returncode == 0
-    sent_tokens = [request.headers["authorization"].split()[1] for request in recorder.requests]
-    assert sent_tokens == ["producer", *["worker"] * 7, "producer", "mine"]
-
-
-@pytest.mark.usefixtures("_interruptible")
-def test_interrupt_while_the_command_starts_leaves_no_traceback(plain_environment: dict[str, str]) -> None:
-    # The interrupt comes in the middle of the imports, which take most of the time of a short command.
-    program = (
-        "import os, signal, sys, builtins\n"
-        "real = builtins.__import__\n"
-        "def importing(name, *args, **kwargs):\n"
-        "    if name == 'typer': os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return real(name, *args, **kwargs)\n"
-        "builtins.__import__ = importing\n"
-        "from codeq_cli.main import main\n"
-        "sys.exit(main())\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=plain_environment, capture_output=True, timeout=30, check=False
-    )
-    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
-
-
-def test_help_whose_reader_leaves_ends_well(plain_environment: dict[str, str]) -> None:
-    command = f"set -o pipefail; {sys.executable} -m codeq_cli.main --help | head -2"
-    done = subprocess.run(["bash", "-c", command], env=plain_environment, capture_output=True, timeout=30, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
-
-
-@pytest.mark.parametrize(
-    ("args", "unwanted"),
-    [
-        (["--version"], {"http.client", "yaml", "rich", "codeq_server", "codeq_cli.task_commands"}),
-        (["task", "get", "t1"], {"yaml", "rich", "codeq_server", "codeq_cli.cluster_commands"}),
-    ],
-)
-def test_commands_import_no_more_than_they_use(
-    plain_environment: dict[str, str], recorder: RecordingServer, args: list[str], unwanted: set[str]
-) -> None:
-    recorder.reply(b"{}")
-    environment = {**plain_environment, "CODEQ_ENDPOINT": recorder.endpoint, "CODEQ_TOKEN": "t"}
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "codeq_cli.main", *args],
-        env=environment,
-        capture_output=True,
-        timeout=30,
-        check=True,
-        text=True,
-    )
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "codeq_cli.usage" in imported
-    assert not imported & unwanted
-
-
 def test_payload_is_the_bytes_given_in_every_locale(run: Run, recorder: RecordingServer) -> None:
     recorder.reply(b"{}")
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = run("task", "create", "A", "--payload", '"\u20ac"', CODEQ_ENDPOINT=recorder.endpoint, **locale)
     assert done.returncode == 0
     assert recorder.request.body == b'{"command":"A","payload":"\xe2\x82\xac"}'
-
-
-@pytest.fixture
-def _interruptible() -> Iterator[None]:
-    """Lets processes started here take SIGINT, also where these tests run in a shell's background, which ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_interruptible")
-def test_interrupted_command_ends_by_the_signal_without_a_word(plain_environment: dict[str, str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        command = [sys.executable, "-m", "codeq_cli.main", "--endpoint", endpoint, "task", "claim", "--wait", "30"]
-        with subprocess.Popen(command, env=plain_environment, stdout=-1, stderr=-1) as process:
-            connection, _ = silent.accept()
-            with connection:
-                assert connection.recv(4) == b"POST"
-                process.send_signal(signal.SIGINT)
-                assert process.communicate(timeout=30) == (b"", b"")
-    assert process.returncode == -signal.SIGINT  # 130 in a shell
-
-
-@pytest.mark.parametrize("args", [("task", "get", "t1"), ("config", "get", "endpoint")])
-def test_reader_that_leaves_ends_the_command_quietly(
-    plain_environment: dict[str, str], recorder: RecordingServer, args: tuple[str, ...]
-) -> None:
-    recorder.reply(TASK.encode())
-    nobody, output = os.pipe()
-    os.close(nobody)
-    command = [sys.executable, "-m", "codeq_cli.main", "--endpoint", recorder.endpoint, *args]
-    done = subprocess.run(command, env=plain_environment, stdout=output, stderr=-1, timeout=30, check=False)
-    os.close(output)
-    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_cancel_sends_the_reason(client: Run, recorder: RecordingServer) -> None:

@@ -42,10 +42,11 @@ setup: ## Make the Python environment; leaves the command at .venv/bin/codeq (ne
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "make: $(PYTHON) is not Python 3.11 or newer; name one with PYTHON=python3.12" >&2; exit 1; }
 	@$(LOCKED) $(MAKE) --silent $(VENV)/.installed
-	@if ! command -v cargo >/dev/null; then \
-		echo "Raft mode (several nodes) needs cargo to build its extension; with it from https://rustup.rs run make setup again"; \
-	elif ! $(LOCKED) $(MAKE) --silent $(VENV)/.installed-raft-core; then \
-		echo "make: Raft mode (several nodes) is not available, because its extension was not built; the rest is set up" >&2; fi
+
+.PHONY: setup-raft
+setup-raft: setup ## Build the extension for Raft (several nodes) besides; needs cargo, and some minutes the first time
+	@command -v cargo >/dev/null || { echo "make: several nodes need the Rust toolchain, to build their extension; see https://rustup.rs (1.85 or newer)" >&2; exit 1; }
+	@$(LOCKED) $(MAKE) --silent $(VENV)/.installed-raft-core
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV) || \
@@ -107,7 +108,7 @@ run: setup ## Start a server for development: REST on :8080, gRPC on :9091 and :
 	@exec $(VENV)/bin/codeq serve --dev
 
 .PHONY: cluster
-cluster: setup ## Start three nodes of a Raft cluster on this machine: REST on :8080, :8081, :8082 (deploy/local-cluster)
+cluster: setup-raft ## Start three nodes of a Raft cluster on this machine: REST on :8080, :8081, :8082 (deploy/local-cluster)
 	@exec $(VENV)/bin/python deploy/local-cluster/cluster.py
 
 # ----------------------------------------------------------------------------------------------------------- check

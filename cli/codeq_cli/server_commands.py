@@ -92,7 +92,7 @@ def serve(
     if settings.raft is not None and find_spec("codeq_raft_core") is None:
         raise configuration_failure(
             "RAFT_ENABLED: needs the extension codeq_raft_core, which is not installed; get cargo from "
-            "https://rustup.rs and run `make setup`"
+            "https://rustup.rs and run `make setup-raft`"
         )
     # gRPC would warn each time a child process is started; ours use nothing of it.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

@@ -4,6 +4,7 @@
     cluster.py node-a   starts one of them again, in the foreground
 
 The nodes are configured by common.env and their own files beside this program; tokens are those of `codeq serve --dev`.
+PORT_OFFSET=100 in the environment moves each of their ports up by that much.
 Each keeps store, log and pid in a folder of its own in data. A running node holds a lock on its pid file, so the id in
 a file that was left behind is never taken for that of a node.
 """
@@ -13,7 +14,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -31,6 +34,8 @@ START_SECONDS_MAX: Final = 60.0
 LOCK_SECONDS_MAX: Final = 1.0
 STOP_SECONDS_MAX: Final = 20.0
 POLL_SECONDS: Final = 0.1
+PORT_MAX: Final = 65535
+_PORT: Final = re.compile(r"(?:^|(?<=:))\d{4,5}\b")
 
 WHAT_TO_TRY: Final = """
 Three nodes run; {leader} leads. In another terminal:
@@ -57,8 +62,43 @@ def read_env(path: Path) -> dict[str, str]:
 
 
 def env_of(name: str) -> dict[str, str]:
-    """Returns the variables that configure a node."""
-    return read_env(HERE / "common.env") | read_env(HERE / f"{name}.env")
+    """Returns the variables that configure a node, its ports moved by PORT_OFFSET."""
+    variables = read_env(HERE / "common.env") | read_env(HERE / f"{name}.env")
+    offset = port_offset()
+    return {
+        variable: _PORT.sub(lambda port: str(int(port[0]) + offset), value) for variable, value in variables.items()
+    }
+
+
+def port_offset() -> int:
+    """Returns how far the ports are moved.
+
+    Raises:
+        SystemExit: PORT_OFFSET is no number that leaves every port one.
+    """
+    given = os.environ.get("PORT_OFFSET") or "0"
+    ports = [
+        int(port) for file in HERE.glob("*.env") for value in read_env(file).values() for port in _PORT.findall(value)
+    ]
+    if not re.fullmatch(r"\d{1,5}", given) or max(ports) + int(given) > PORT_MAX:
+        sys.exit(f"cluster: PORT_OFFSET: expected a number from 0 to {PORT_MAX - max(ports)}, got {given!r}")
+    return int(given)
+
+
+def ports_in_use() -> list[int]:
+    """Returns the ports of the nodes that somebody listens on."""
+    variables = ("PORT", "WORKER_STREAM_ADDR", "PRODUCER_STREAM_ADDR", "RAFT_BIND_ADDR")
+    ports = sorted(int(env_of(name)[variable].rpartition(":")[2]) for name in NAMES for variable in variables)
+    return [port for port in ports if is_listened_on(port)]
+
+
+def is_listened_on(port: int) -> bool:
+    """Returns whether a connection to a port of this machine is taken."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def pid_file(name: str) -> Path:
@@ -166,14 +206,29 @@ def end(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def refuse_neighbours() -> None:
+    """Makes sure that the nodes can start.
+
+    Raises:
+        SystemExit: One of them runs already, or something else has one of their ports.
+    """
+    if any(map(running, NAMES)):
+        sys.exit("cluster: a node runs already")
+    if taken := ports_in_use():
+        ports = ", ".join(map(str, taken))
+        sys.exit(
+            f"cluster: something else listens on {ports}: end it (a server of `make run`?), or move all ports of the "
+            "nodes with PORT_OFFSET=100 make cluster"
+        )
+
+
 def main(arguments: list[str]) -> int:
     """Starts one node or all of them."""
     if arguments:
         if arguments[0] not in NAMES or len(arguments) > 1:
             sys.exit(f"usage: cluster.py [{'|'.join(NAMES)}]")
         run(arguments[0])
-    if any(map(running, NAMES)):
-        sys.exit("cluster: a node runs already")
+    refuse_neighbours()
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell has its background jobs ignore the first
         signal.signal(number, end)
     nodes: dict[str, subprocess.Popen[bytes]] = {}

@@ -26,11 +26,21 @@ def block(after: str, language: str) -> str:
 
 def test_readme_first_task_as_printed_ends_with_its_result(server: ServerProcess) -> None:
     script = block("## A first task", "sh").replace("http://localhost:8080", server.http_url)
-    done = subprocess.run(
-        ["bash", "-euc", script], capture_output=True, text=True, check=True, timeout=SECONDS_MAX
-    ).stdout
-    assert done.count('"status":"COMPLETED"') == 3  # the record twice, the task once
-    assert '"result":{"width":640}' in done
+    for _ in range(2):
+        done = subprocess.run(
+            ["bash", "-euc", script], capture_output=True, text=True, check=True, timeout=SECONDS_MAX
+        ).stdout
+        assert done.count('"status":"COMPLETED"') == 3  # the record twice, the task once
+        assert '"result":{"width":640}' in done
+
+
+def test_readme_claim_with_nothing_to_claim_says_so(server: ServerProcess) -> None:
+    script = block("## A first task", "sh").replace("http://localhost:8080", server.http_url)
+    settings, _, rest = script.partition("# a producer")
+    claim = rest.partition("# a worker")[2].partition("# the worker")[0].replace('"waitSeconds":10', '"waitSeconds":0')
+    claim = f"# a worker{claim}".replace("RESIZE_IMAGE", "NOTHING_HERE")
+    done = subprocess.run(["bash", "-euc", settings + claim], capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("claimed: nothing, create a task first\n", "")
 
 
 def test_readme_python_worker_and_producer_as_printed_meet(server: ServerProcess, tmp_path: Path) -> None:

@@ -141,39 +141,38 @@ def test_readme_three_nodes_as_printed_lose_nothing_with_their_leader(local_clus
     script = local_cluster.moved(block("In another terminal:", "sh"))
     script = script.replace("$PWD/.venv/bin", str(Path(sys.executable).parent))
     script = script.replace("deploy/local-cluster", str(local_cluster.folder)).replace(
-        "node-a &", "node-a >/dev/null 2>&1 &"
+        "cluster.py $LEADER &", "cluster.py $LEADER >/dev/null 2>&1 &"
     )
-    if local_cluster.status("8081")["leaderId"] != "node-a":  # it founded the cluster; a busy machine may have moved it
-        url = f"http://{LOOPBACK}:{local_cluster.ports['8081']}/v1/codeq/admin/cluster/transfer"
-        headers = {"Authorization": f"Bearer {DEV_TOKEN}", "X-CodeQ-Forward": "1"}
-        assert httpx.post(url, json={"id": "node-a"}, headers=headers).status_code == 200
-    killed = local_cluster.pid("node-a")
+    first = str(local_cluster.status("8081")["leaderId"])
+    killed = local_cluster.pid(first)
     done = local_cluster.run(script)
     assert done.returncode == 0, done.stderr
     before, _, after = done.stdout.partition('"image":"dog.png"')
-    assert re.search(r"node-b +FOLLOWER +node-a ", before)
+    assert re.search(rf"node-[abc] +(?:FOLLOWER|LEADER) +{first} ", before)
     assert '"status":"COMPLETED"' in after
     assert '"result":{"width":640}' in after
-    assert re.search(r"node-b +(?:FOLLOWER|LEADER) +node-[bc] ", after)
-    leader = local_cluster.status("8081")["leaderId"]
-    assert leader in NODES[1:]
+    ports = {"node-a": "8080", "node-b": "8081", "node-c": "8082"}
+    others_of_first = [port for name, port in ports.items() if name != first]
+    eventually(lambda: local_cluster.status(others_of_first[0])["leaderId"] not in {"", first}, "nobody else leads")
+    leader = str(local_cluster.status(others_of_first[0])["leaderId"])
+    assert re.search(rf"node-[abc] +(?:FOLLOWER|LEADER) +{leader} ", after)
 
-    port = {"node-b": "8081", "node-c": "8082"}[str(leader)]
+    port = ports[leader]
 
     def caught_up() -> bool:
         members = local_cluster.status(port).get("members", [])
         assert isinstance(members, list)
-        return any(member["id"] == "node-a" and member["active"] and member["lag"] == 0 for member in members)
+        return any(member["id"] == first and member["active"] and member["lag"] == 0 for member in members)
 
     eventually(caught_up, "the node that was killed did not catch up")
-    assert local_cluster.pid("node-a") != killed
+    assert local_cluster.pid(first) != killed
     mine = local_cluster.metrics(port)
     assert 'codeq_raft_role{role="leader"} 1.0' in mine
-    assert 'codeq_raft_member_active{member="node-a"} 1.0' in mine
-    assert re.search(r'^codeq_raft_member_lag{member="node-a"} ', mine, re.MULTILINE)
+    assert f'codeq_raft_member_active{{member="{first}"}} 1.0' in mine
+    assert re.search(rf'^codeq_raft_member_lag{{member="{first}"}} ', mine, re.MULTILINE)
     assert re.search(r"^codeq_raft_elections_total [2-9]", mine, re.MULTILINE)
     assert re.search(r"^codeq_raft_messages_sent_total [1-9]", mine, re.MULTILINE)
-    others = local_cluster.metrics("8080")
+    others = local_cluster.metrics(ports[first])
     assert 'codeq_raft_role{role="follower"} 1.0' in others
     assert "codeq_raft_member_lag{" not in others
 
@@ -195,6 +194,44 @@ def test_local_cluster_when_ended_leaves_no_node_behind(tmp_path: Path) -> None:
             assert process.wait(SECONDS_MAX) == 0
         assert again.wait(SECONDS_MAX) == 0
         assert not any(map(alive, pids))
+
+
+def test_local_cluster_tells_every_port_that_is_taken_and_how_to_move_them(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        cluster = LocalCluster(tmp_path / "local-cluster", stack)
+        program = [sys.executable, str(cluster.folder / "cluster.py")]
+        for port in ("8081", "9092"):
+            listening = stack.enter_context(socket.socket())
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind((LOOPBACK, int(cluster.ports[port])))
+            listening.listen()
+        done = subprocess.run(program, check=False, capture_output=True, text=True, timeout=SECONDS_MAX)
+        taken = ", ".join(sorted([cluster.ports["8081"], cluster.ports["9092"]], key=int))
+        assert done.returncode == 1
+        assert f"something else listens on {taken}: " in done.stderr
+        assert "PORT_OFFSET=100 make cluster" in done.stderr
+        far = subprocess.run(
+            program, check=False, capture_output=True, text=True, env=os.environ | {"PORT_OFFSET": "65000"}
+        )
+        assert (far.returncode, "PORT_OFFSET: expected a number from 0 to " in far.stderr) == (1, True)
+
+
+def test_port_offset_moves_every_port_of_a_node(tmp_path: Path) -> None:
+    shutil.copytree(LOCAL, tmp_path / "nodes", ignore=shutil.ignore_patterns("data", "__pycache__"))
+    told = "import cluster, json; print(json.dumps(cluster.env_of('node-b')))"
+    done = subprocess.run(
+        [sys.executable, "-c", told],
+        cwd=tmp_path / "nodes",
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PORT_OFFSET": "100"},
+    )
+    moved = json.loads(done.stdout)
+    assert moved["PORT"] == "8181"
+    assert moved["RAFT_PEERS"] == "node-a=127.0.0.1:7101,node-b=127.0.0.1:7102,node-c=127.0.0.1:7103"
+    assert moved["RAFT_PEER_HTTP_ADDRS"].endswith("node-c=http://localhost:8182")
+    assert moved["PERSISTENCE_CONFIG"] == '{"path":"data/node-b/store"}'
 
 
 @pytest.mark.parametrize("name", NODES)

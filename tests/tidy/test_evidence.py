@@ -1,4 +1,4 @@
-"""What the document of guarantees names is there: tests, and bugs that are planted; and no planted bug is missing."""
+"""What the document of evidence names is there: tests, and bugs that are planted; and no planted bug is missing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
-    for line in (ROOT / "docs/guarantees.md").read_text().splitlines()
+    for line in (ROOT / "docs/evidence.md").read_text().splitlines()
     if line.startswith("|") and not line.startswith(("|---", "| promise |"))
 ]
 PLANTED = (ROOT / "tests/sim/test_planted_bugs.py").read_text()

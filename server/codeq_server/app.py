@@ -37,7 +37,7 @@ from codeq_server.descriptors import Files, TooFewFilesError, raise_limit, share
 from codeq_server.doorkeeper import Doorkeeper
 from codeq_server.event_loop import ServerLoop
 from codeq_server.hosting import Host
-from codeq_server.listeners import ListenError, listen, new_server
+from codeq_server.listeners import ListenError, listen, new_server, refuse_taken
 from codeq_server.local_host import LocalHost
 from codeq_server.logs import Logs, LostLines, configure_logging
 from codeq_server.replication.raft.channels import CONNECTIONS_MAX as PEER_CONNECTIONS_MAX
@@ -124,6 +124,7 @@ class Node:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        self._refuse_taken_ports()
         await self._host.start(self._calls.present)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._close)
@@ -177,6 +178,18 @@ class Node:
         streams = CallStreams(self._calls, probes, self._door.known.add, self._logs.access.grpc, _log_defect)
         streams.register(server)
         return streams
+
+    def _refuse_taken_ports(self) -> None:
+        """Checks every port before anything is made on the disk.
+
+        Raises:
+            ListenError: Some are taken.
+        """
+        settings = self._settings
+        http = Address(settings.http.host, settings.http.port) if self._rest else None
+        raft = None if settings.raft is None else settings.raft.bind
+        streams = {"WORKER_STREAM_ADDR": settings.worker_stream, "PRODUCER_STREAM_ADDR": settings.producer_stream}
+        refuse_taken({"PORT": http, **streams, "RAFT_BIND_ADDR": raft})
 
     def _listen(self, server: grpc.aio.Server) -> tuple[Address | None, Address | None]:
         """Opens the gRPC ports; returns where workers and producers reach them."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import grpc.aio
@@ -62,6 +63,26 @@ class ListenError(Exception):
     """A port cannot be opened; the text says which and why."""
 
 
+def refuse_taken(wanted: Mapping[str, Address | None]) -> None:
+    """Checks that every address can be listened on, so that a start that cannot succeed says all that is in its way.
+
+    Args:
+        wanted: Address of each listener by the variable that sets it; None: no listener.
+
+    Raises:
+        ListenError: Ports are taken, or hosts are not of this machine.
+    """
+    problems = []
+    for variable, address in wanted.items():
+        if address is not None:
+            try:
+                _probe(address)
+            except OSError as error:
+                problems.append(f"{address} ({variable}: {_reason(error)})")
+    if problems:
+        raise ListenError(f"cannot listen on {', '.join(problems)}")
+
+
 def listen(server: grpc.aio.Server, address: Address) -> int:
     """Lets a server that is not started yet listen on an address, and returns the port.
 
@@ -72,8 +93,13 @@ def listen(server: grpc.aio.Server, address: Address) -> int:
         _probe(address)
         return server.add_insecure_port(str(Address(address.host or "::", address.port)))
     except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise ListenError(f"cannot listen on {address}: {reason or error}") from None
+        raise ListenError(f"cannot listen on {address}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """Returns why an address cannot be bound, without the address, which Python's text repeats."""
+    number = getattr(error, "errno", None) or 0
+    return os.strerror(number) if number > 0 else getattr(error, "strerror", None) or str(error)
 
 
 def _probe(address: Address) -> None:

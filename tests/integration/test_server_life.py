@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import signal
 import socket
@@ -93,6 +94,16 @@ def test_start_with_port_in_use_fails_naming_it(tmp_path: Path, index: int) -> N
     assert code == 1
     assert len(lines) == 1
     assert str(port) in lines[0]
+
+
+def test_start_with_ports_in_use_names_all_of_them_and_makes_nothing(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path)
+    taken = [int(each.rpartition(":")[2]) for each in (server.http_url, server.producer_addr)]
+    with socket.create_server((LOOPBACK, taken[0])), socket.create_server((LOOPBACK, taken[1])):
+        code, [line] = failed_start(server)
+    assert code == 1
+    assert re.search(rf":{taken[0]} \(PORT: Address already in use\), .*:{taken[1]} \(PRODUCER_STREAM_ADDR: ", line)
+    assert not server.store.exists()
 
 
 def test_start_on_store_of_running_server_fails_naming_it(server: ServerProcess, tmp_path: Path) -> None:
@@ -379,8 +390,9 @@ def test_log_lines_are_json_and_hold_no_token_and_no_payload(server: ServerProce
 
 def test_too_few_open_files_are_refused_by_name_and_few_are_warned_of(tmp_path: Path) -> None:
     limited = ("sh", "-c", 'ulimit -n $0; exec "$@"')
-    with pytest.raises(RuntimeError, match=r"code 1\n.*RLIMIT_NOFILE.*256 open files"):
-        ServerProcess(tmp_path / "refused", prefix=(*limited, "256"), apart=False).start()
+    code, [line] = failed_start(ServerProcess(tmp_path / "refused", prefix=(*limited, "256"), apart=False))
+    assert code == 1
+    assert re.search(r"RLIMIT_NOFILE.*256 open files", line)
     with ServerProcess(tmp_path / "warned", prefix=(*limited, "600"), apart=False) as server:
         assert server.stop() == 0
         assert "few_open_files" in server.log

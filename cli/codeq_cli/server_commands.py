@@ -206,10 +206,13 @@ def load_settings(
     Raises:
         Failure: They cannot be used; the text begins with the setting as the operator wrote it.
     """
-    from codeq_server.config import ConfigError, load
+    from codeq_server.config import ConfigError, load, refuse_pair
 
     try:
         settings = load(config, os.environ, flags, dev)
+        path = settings.persistence.path if store is None else Path(store)
+        if settings.raft is not None and path is not None and not (path / "CURRENT").is_file():
+            refuse_pair(settings.raft)  # where there is a store, the start finds out whether it is a member already
     except ConfigError as error:
         raise configuration_failure(f"{error.key}: {error.message}") from None
     persistence = settings.persistence

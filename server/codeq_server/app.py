@@ -7,7 +7,6 @@ is decided is committed; the store is closed. All of it ends within the grace th
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import signal
@@ -31,7 +30,7 @@ from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, 
 from codeq_server import summary
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.static import StaticValidator
-from codeq_server.config import Address, AuthSettings, Settings
+from codeq_server.config import Address, AuthSettings, ConfigError, Settings
 from codeq_server.core.errors import CorruptRows
 from codeq_server.descriptors import Files, TooFewFilesError, raise_limit, share
 from codeq_server.doorkeeper import Doorkeeper
@@ -65,6 +64,9 @@ GARBAGE_THRESHOLDS: Final = (100_000, 20, 100)
 EXIT_FAILED: Final = 1
 """Exit code of a server that could not start or could not go on."""
 
+EXIT_CONFIGURATION: Final = 2
+"""Exit code of a server whose settings do not fit its store."""
+
 _VERSION: Final = version("codeq-server")
 _log = structlog.get_logger()
 
@@ -78,16 +80,17 @@ def serve(settings: Settings, *, verify: bool = False, rest: bool = True) -> int
         verify: Whether to check every row of the store first, and not to serve if they contradict each other.
 
     Returns:
-        The exit code: 0 after a stop that was asked for, else EXIT_FAILED. Why it could not start stands on stderr.
+        The exit code: 0 after a stop that was asked for, else EXIT_FAILED or EXIT_CONFIGURATION. Why it could not start
+        stands on stderr.
     """
     logs = configure_logging(settings.log.level, settings.log.format)
     try:
         files = _files(settings, rest=rest)
         with asyncio.Runner(loop_factory=ServerLoop) as runner:
             return runner.run(Node(settings, files, logs, verify=verify, rest=rest).run())
-    except (StoreError, CorruptRows, ListenError, TooFewFilesError, _ReadyFileError) as error:
+    except (StoreError, CorruptRows, ListenError, ConfigError, TooFewFilesError, _ReadyFileError) as error:
         print(f"codeq: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_FAILED
+        return EXIT_CONFIGURATION if isinstance(error, ConfigError) else EXIT_FAILED
 
 
 class _ReadyFileError(Exception):
@@ -290,8 +293,7 @@ class Node:
 
     def _forget_ready_file(self) -> None:
         if self._settings.ready_file is not None:
-            with contextlib.suppress(OSError):
-                self._settings.ready_file.unlink(missing_ok=True)
+            summary.forget_ready_file(self._settings.ready_file)
 
     async def _drain(self, server: grpc.aio.Server, streams: CallStreams) -> None:
         """Takes nothing new, tells streams, and gives calls and streams their time."""

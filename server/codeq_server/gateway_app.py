@@ -186,8 +186,7 @@ class _Process:
 
     def _forget_ready_file(self) -> None:
         if self._settings.ready_file is not None:
-            with contextlib.suppress(OSError):
-                self._settings.ready_file.unlink(missing_ok=True)
+            summary.forget_ready_file(self._settings.ready_file)
 
     def _on_signal(self, number: int) -> None:
         name = signal.Signals(number).name

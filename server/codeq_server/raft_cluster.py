@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from codeq_internal.v1 import raft_rows_pb2
 from codeq_raft_core import read_conf_state
@@ -15,13 +15,16 @@ from codeq_server.replication.raft import members
 from codeq_server.replication.raft.group import Group
 from codeq_server.replication.raft.member import GROUP, Member
 from codeq_server.replication.raft.membership import Membership
-from codeq_server.replication.raft.network import Hello
+from codeq_server.replication.raft.network import Hello, Unanswered
 from codeq_server.replication.raft.ports import Step
-from codeq_server.replication.raft.transport import Transport
 from codeq_server.services.cluster import ClusterStatus, GroupStatus, MemberStatus
 
 MEET_SECONDS: Final = 5.0
-"""Time for a new node to be met."""
+"""Time for a new node to answer."""
+ASK_SECONDS: Final = 0.2
+"""Time between two attempts to reach it."""
+READY_SECONDS: Final = 3.0
+"""Time for what an election leaves behind: for a leader to be known, to serve, and to hear of the other members."""
 CHANGE_SECONDS: Final = 10.0
 """Time for a change to be agreed on."""
 TRANSFER_SECONDS: Final = 3.0
@@ -31,17 +34,29 @@ POLL_SECONDS: Final = 0.01
 Change = raft_rows_pb2.MembersChange
 
 
+class Connections(Protocol):
+    """What connects this node with others."""
+
+    async def ask(self, name: str, address: str) -> Hello:
+        """See `Transport.ask`."""
+        ...
+
+    def problem_of(self, name: str) -> str:
+        """See `Transport.problem_of`."""
+        ...
+
+
 class RaftCluster:
-    """See `services.cluster.Cluster`.
+    """See `services.cluster.Cluster`. What is refused has changed nothing.
 
     Args:
         member: This node's part in the cluster.
-        transport: What connects it with the others.
+        connections: What connects it with the others.
         raft: Settings.
     """
 
-    def __init__(self, member: Member, transport: Transport, raft: RaftSettings) -> None:
-        self._member, self._transport, self._raft = member, transport, raft
+    def __init__(self, member: Member, connections: Connections, raft: RaftSettings) -> None:
+        self._member, self._connections, self._raft = member, connections, raft
 
     def status(self) -> ClusterStatus:
         """Returns what this node knows now."""
@@ -51,31 +66,30 @@ class RaftCluster:
 
     async def add(self, name: str, address: str, *, replace: bool) -> None:
         """See `Cluster.add`."""
-        group, membership = self._leading()
+        group, membership = await self._leading()
         existing = members.named(group.members, name)
-        peer = self._member.peer(name)
         if existing is not None and not replace:
-            known = existing.address == address and (peer is None or peer.raft_id == existing.raft_id)
-            if known and existing.raft_id in read_conf_state(group.conf_state).voters:
+            if existing.address != address:
+                raise _exists(name)
+            if self._is_there(group, existing):
                 return
-            if not known:
-                raise Rejection(
-                    Reason.MEMBER_EXISTS,
-                    f"id: {name} is a member with another address or disk; say replace to take it out in the same step",
-                )
-            existing = None  # a learner: it is met again
         configured = self._raft.peers.get(name, address)
         if configured != address:
             raise invalid_field("raft_addr", f"RAFT_PEERS has {name} at {configured}; change it there, on every member")
-        self._transport.add(name, address)
-        peer = await self._meet(name, existing)
+        peer = await self._ask(name, address)
         conf = read_conf_state(group.conf_state)
+        same = existing is not None and existing.raft_id == peer.raft_id
+        if existing is not None and not same and not replace:
+            raise _exists(name)
+        if existing is not None and same and existing.address != address:
+            moved = raft_rows_pb2.Member(raft_id=existing.raft_id, name=name, address=address)
+            await self._change(group, membership, Change(put=[moved]), [])
         invited = any(invitation.name == name for invitation in group.members.invitations)
         if peer.raft_id in conf.voters or (peer.raft_id in conf.learners and invited):
             return  # a learner that nobody invites any more would stay one for ever
-        replaces = existing.raft_id if existing is not None else 0
+        replaces = existing.raft_id if existing is not None and not same else 0
         invitation = raft_rows_pb2.Invitation(name=name, address=address, replaces=replaces)
-        await self._change(membership, Change(invited=[invitation]), [])
+        await self._change(group, membership, Change(invited=[invitation]), [])
         if not await _until(lambda: _takes_part(group, peer.raft_id), CHANGE_SECONDS):
             raise Rejection(
                 Reason.MEMBERSHIP_CHANGE_IN_PROGRESS, f"{name} is invited, and not yet a learner; look at the status"
@@ -83,32 +97,26 @@ class RaftCluster:
 
     async def remove(self, name: str) -> None:
         """See `Cluster.remove`."""
-        group, membership = self._leading()
+        group, membership = await self._leading()
         member = members.named(group.members, name)
         invited = any(invitation.name == name for invitation in group.members.invitations)
         if member is None:
             if not invited:
                 raise Rejection(Reason.MEMBER_NOT_FOUND, f"id: {name} is no member")
-            await self._change(membership, Change(uninvited=[name]), [])
+            await self._change(group, membership, Change(uninvited=[name]), [])
             return
-        conf = read_conf_state(group.conf_state)
-        if member.raft_id in conf.voters:
-            staying = [raft_id for raft_id in conf.voters if raft_id != member.raft_id]
-            there = {group.raft_id, *self._member.others_active()}
-            if len(there.intersection(staying)) < len(staying) // 2 + 1:
-                raise Rejection(
-                    Reason.MEMBER_NOT_READY, f"too few of the other members are there to go on without {name}"
-                )
+        # A leader that was elected a moment ago has not heard of the others yet.
+        if not await _until(lambda: self._can_spare(group, member.raft_id), READY_SECONDS):
+            raise Rejection(Reason.MEMBER_NOT_READY, f"too few of the other members are there to go on without {name}")
         if member.raft_id == group.raft_id:
             await self.transfer(None)
             raise self._member.refusal()  # who leads now takes this node out
-        await self._change(membership, Change(removed=[member.raft_id], uninvited=[name]), [("remove", member.raft_id)])
+        change = Change(removed=[member.raft_id], uninvited=[name])
+        await self._change(group, membership, change, [("remove", member.raft_id)])
 
     async def transfer(self, name: str | None) -> None:
         """See `Cluster.transfer`."""
-        group, membership = self._leading()
-        if membership.busy:
-            raise _busy()
+        group, membership = await self._leading()
         to = 0
         if name is not None:
             member = members.named(group.members, name)
@@ -117,37 +125,77 @@ class RaftCluster:
             if member.raft_id == group.raft_id:
                 return
             to = member.raft_id
-        if not self._member.hand_over(to):
+        await _idle(group, membership)
+
+        def led_by_another() -> bool:
+            return group.leader not in (0, group.raft_id)
+
+        if not await _until(lambda: led_by_another() or self._member.hand_over(to), READY_SECONDS):
             raise Rejection(Reason.MEMBER_NOT_READY, "no other voter is there to take the lead")
-        if not await _until(lambda: group.leader not in (0, group.raft_id), TRANSFER_SECONDS):
+        if not await _until(led_by_another, TRANSFER_SECONDS):
             raise Rejection(Reason.MEMBER_NOT_READY, "the other voter did not take over in time")
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
-    def _leading(self) -> tuple[Group, Membership]:
-        group, membership = self._member.group, self._member.membership
+    async def _leading(self) -> tuple[Group, Membership]:
+        """Returns the group that this node leads, and how its members change; waits while nobody is known to lead.
+
+        Raises:
+            Rejection: NOT_LEADER.
+        """
+        member = self._member
+
+        def is_known() -> bool:
+            group = member.group
+            return group is None or bool(group.leading_term) or group.leader not in (0, group.raft_id)
+
+        await _until(is_known, READY_SECONDS)
+        group, membership = member.group, member.membership
         if group is None or membership is None or not group.leading_term:
-            raise self._member.refusal()
+            raise member.refusal()
         return group, membership
 
-    async def _meet(self, name: str, existing: raft_rows_pb2.Member | None) -> Hello:
-        """Returns who answers under a name, other than the member that it replaces."""
+    def _is_there(self, group: Group, existing: raft_rows_pb2.Member) -> bool:
+        """Returns whether a member has its vote, and its disk as far as is known."""
+        peer = self._member.peer(existing.name)
+        same = peer is None or peer.raft_id == existing.raft_id
+        return same and existing.raft_id in read_conf_state(group.conf_state).voters
 
-        def met() -> bool:
-            peer = self._member.peer(name)
-            return peer is not None and (existing is None or peer.raft_id != existing.raft_id)
+    def _can_spare(self, group: Group, raft_id: int) -> bool:
+        """Returns whether enough voters are there to go on without a member."""
+        voters = read_conf_state(group.conf_state).voters
+        staying = [other for other in voters if other != raft_id]
+        there = {group.raft_id, *self._member.others_active()}
+        return raft_id not in voters or len(there.intersection(staying)) >= len(staying) // 2 + 1
 
-        await _until(met, MEET_SECONDS)
-        peer = self._member.peer(name)
-        if peer is None or not met():
-            raise Rejection(Reason.MEMBER_NOT_READY, f"raft_addr: no new node with the name {name} answers there")
-        if peer.cluster_id not in (b"", self._member.row.cluster_id):
-            raise Rejection(Reason.MEMBER_NOT_READY, f"raft_addr: {name} belongs to another cluster")
+    async def _ask(self, name: str, address: str) -> Hello:
+        """Returns who answers at an address: a node with this name that can be made a member, or is one.
+
+        Raises:
+            Rejection: MEMBER_NOT_READY.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + MEET_SECONDS
+        while True:
+            try:
+                peer = await self._connections.ask(name, address)
+                break
+            except Unanswered as why:
+                if loop.time() >= deadline:
+                    raise Rejection(
+                        Reason.MEMBER_NOT_READY, f"raft_addr: {name} does not answer at {address}: {why}"
+                    ) from None
+            await asyncio.sleep(ASK_SECONDS)
+        if not self._member.may_join(peer):
+            mine = self._member.row.cluster_id.hex()
+            raise Rejection(
+                Reason.MEMBER_NOT_READY,
+                f"raft_addr: {name} belongs to the cluster {peer.cluster_id.hex()}, this is {mine}; empty its store",
+            )
         return peer
 
-    async def _change(self, membership: Membership, change: Change, voters: list[Step]) -> None:
-        if membership.busy:
-            raise _busy()
+    async def _change(self, group: Group, membership: Membership, change: Change, voters: list[Step]) -> None:
+        await _idle(group, membership)
         try:
             async with asyncio.timeout(CHANGE_SECONDS):
                 await asyncio.shield(membership.propose(change, voters))
@@ -174,6 +222,7 @@ class RaftCluster:
                     voter=member.raft_id in conf.voters,
                     matched=None if seen is None else seen.matched,
                     active=None if seen is None else group.hears(member.raft_id),
+                    problem=self._connections.problem_of(member.name),
                 )
             )
         return GroupStatus(
@@ -196,8 +245,23 @@ def _takes_part(group: Group, raft_id: int) -> bool:
     return raft_id in conf.learners or raft_id in conf.voters
 
 
-def _busy() -> Rejection:
-    return Rejection(Reason.MEMBERSHIP_CHANGE_IN_PROGRESS, "another change of the members is being made; try again")
+def _exists(name: str) -> Rejection:
+    text = f"id: {name} is a member with another address or disk; say replace to take it out in the same step"
+    return Rejection(Reason.MEMBER_EXISTS, text)
+
+
+async def _idle(group: Group, membership: Membership) -> None:
+    """Returns when no change of the members is being made.
+
+    Raises:
+        Rejection: MEMBERSHIP_CHANGE_IN_PROGRESS: one takes long.
+    """
+
+    def is_idle() -> bool:
+        return not membership.busy and not read_conf_state(group.conf_state).voters_outgoing
+
+    if not await _until(is_idle, READY_SECONDS):
+        raise Rejection(Reason.MEMBERSHIP_CHANGE_IN_PROGRESS, "another change of the members is being made; try again")
 
 
 async def _until(condition: Callable[[], bool], seconds: float) -> bool:

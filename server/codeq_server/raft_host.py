@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+import structlog
 from prometheus_client.registry import Collector
 
-from codeq_server.config import RaftSettings, Settings
+from codeq_server.config import PAIR, ConfigError, RaftSettings, Settings, refuse_pair
 from codeq_server.core.errors import Rejection
 from codeq_server.descriptors import Files
 from codeq_server.doorkeeper import Door
@@ -32,10 +33,13 @@ from codeq_server.services.cluster import Cluster
 from codeq_server.services.serving import Serving
 from codeq_server.stale import StaleViews
 from codeq_server.storage.rocks import RocksStore
+from codeq_server.storage.scratch import scratch_of, take_scratch
 from codeq_server.upkeep import Upkeep
 
 TICKS_PER_ELECTION: Final = 20
 """Ticks in the shortest wait of an election: two members seldom begin in the same one."""
+
+_log = structlog.get_logger()
 
 
 class RaftHost:
@@ -76,6 +80,7 @@ class RaftHost:
         """Opens the store and takes part in the cluster; what serves is presented when this node leads.
 
         Raises:
+            ConfigError: It would found a cluster of two, or what is to be kept lies in a folder that is emptied.
             StoreError: The store cannot be opened.
             StoreDamaged: The check of every row found differences.
             ListenError: The port of the transport cannot be opened.
@@ -89,7 +94,9 @@ class RaftHost:
             path, fsync=settings.persistence.fsync_on_commit, log=True, files_max=self._files.store
         )
         try:
-            row = prepare(store, raft_id_from(os.urandom(RAFT_ID_BYTES)))
+            row = prepare(store, raft_id_from(os.urandom(RAFT_ID_BYTES)), raft.self_id)
+            _judge_bootstrap(raft, bool(row.cluster_id))
+            scratch = _take_scratch(settings, path)
             if self._verify:
                 verify(store)
             self.upkeep = Upkeep(settings, store, artifacts=False)
@@ -103,8 +110,7 @@ class RaftHost:
             lambda shard, log: make_serving(settings, shard, log, None, self._fail),
         )
         self._leading = Leading(store, opening, self._lead_with, self._fail)
-        beside = path.parent
-        self._maker = SnapshotMaker(store, GroupKeys(GROUP), beside / f"{path.name}-snapshots")
+        self._maker = SnapshotMaker(store, GroupKeys(GROUP), scratch / "snapshots")
         heartbeat = max(1, round(raft.heartbeat_ms / 1000 / self._tick_seconds))
         member_settings = MemberSettings(
             raft.self_id,
@@ -116,7 +122,7 @@ class RaftHost:
         )
         self.member = Member(store, row, member_settings, os.urandom, self, self._fail)
         self.transport = Transport(
-            self._transport_settings(beside / f"{path.name}-incoming"),
+            self._transport_settings(scratch / "incoming"),
             {name: address for name, address in raft.peers.items() if name != raft.self_id},
             self.member,
             self._door.known.add,
@@ -133,7 +139,7 @@ class RaftHost:
             if isinstance(problem, TransportError):
                 raise ListenError(str(problem)) from None
             raise
-        self._views = StaleViews(settings, store, self._files.copy, path.parent / f"{path.name}-views")
+        self._views = StaleViews(settings, store, self._files.copy, scratch / "views")
         self._tick()
 
     def _transport_settings(self, incoming: Path) -> TransportSettings:
@@ -211,3 +217,34 @@ class RaftHost:
         # Ticks that were missed while the loop was busy are not made up for: they would all count at once.
         self._ticker = self._loop.call_later(self._tick_seconds * random.uniform(0.98, 1.02), self._tick)
         self.member.tick()
+
+
+def _take_scratch(settings: Settings, store: Path) -> Path:
+    """Returns the folder for files on their way, empty.
+
+    Raises:
+        ConfigError: A folder for what is to be kept lies in it.
+        StoreNotWritable: It cannot be used.
+    """
+    scratch = scratch_of(store)
+    for key, folder in (("BACKUP_DIR", settings.backup_dir), ("LOCAL_ARTIFACTS_DIR", settings.local_artifacts_dir)):
+        if folder is not None and folder.resolve().is_relative_to(scratch.resolve()):
+            raise ConfigError(key, f"{folder} lies in {scratch}, which is emptied at each start")
+    take_scratch(scratch)
+    return scratch
+
+
+def _judge_bootstrap(raft: RaftSettings, established: bool) -> None:  # noqa: FBT001
+    """Refuses to found a cluster of two, and warns where there are two: an established member founds nothing.
+
+    Raises:
+        ConfigError: This node would found one.
+    """
+    if not established:
+        refuse_pair(raft)
+    elif len(raft.peers) == PAIR:
+        _log.warning(
+            "two_members",
+            peers=",".join(sorted(raft.peers)),
+            hint="two members stop when either does: add a third one; RAFT_BOOTSTRAP has no effect on them",
+        )

@@ -51,7 +51,7 @@ class StaleViews:
         settings: Settings of the server.
         store: The store.
         files_max: Files of each that may be open at a time.
-        folder: Where checkpoints are made, on the disk of the store; what is in it goes.
+        folder: Where checkpoints are made, empty or not there yet, on the disk of the store.
     """
 
     def __init__(self, settings: Settings, store: RocksStore, files_max: int, folder: Path) -> None:
@@ -61,7 +61,6 @@ class StaleViews:
         self._good_until = 0.0
         self._number = 0
         self._making: asyncio.Task[Serving] | None = None
-        shutil.rmtree(folder, ignore_errors=True)
 
     async def current(self) -> Serving:
         """Returns what serves reads; nothing else may be asked of it.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +25,10 @@ def write_ready_file(path: Path, ready: Ready) -> None:
     """Writes the addresses and the id of this process as JSON, whole or not at all.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: The file cannot be written, or is there and none that a server wrote.
     """
+    if _writer_of(path) == 0:
+        raise FileExistsError(errno.EEXIST, "it is there, and no ready file of a server")
     content = {
         **{
             name: None if address is None else reachable(address)
@@ -35,6 +39,28 @@ def write_ready_file(path: Path, ready: Ready) -> None:
     draft = path.with_name(f"{path.name}.{os.getpid()}.new")
     draft.write_text(json.dumps(content) + "\n")
     draft.replace(path)
+
+
+def forget_ready_file(path: Path) -> None:
+    """Removes the ready file, if it is the one that this process wrote."""
+    with suppress(OSError):
+        if _writer_of(path) == os.getpid():
+            path.unlink()
+
+
+def _writer_of(path: Path) -> int | None:
+    """Returns the id of the process that wrote a ready file; 0: it is none; None: nothing is there, or in it."""
+    try:
+        text = path.read_bytes()
+        content = json.loads(text) if text else None
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError):
+        return 0
+    if not text:
+        return None
+    pid = content.get("pid") if isinstance(content, dict) else None
+    return pid if type(pid) is int else 0
 
 
 def reachable(address: Address) -> str:

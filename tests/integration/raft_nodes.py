@@ -65,7 +65,8 @@ class Node:
         if not self.me.cluster_id:
             self.me = replace(self.me, cluster_id=peer.cluster_id)
 
-    def receive(self, group: int, message: bytes) -> None:
+    def receive(self, group: int, message: bytes, sender: Hello) -> None:
+        assert any(sender == peer for peer, _ in self.met_peers)
         self.received.append((group, message))
 
     def unreachable(self, raft_id: int) -> None:

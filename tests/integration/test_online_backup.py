@@ -15,6 +15,7 @@ import httpx
 import pytest
 from acknowledged_load import COMMAND, Ledger, load, missing
 from codeq_server.storage.check import check_store
+from codeq_server.storage.scratch import MARK
 from server_process import DEV_TOKEN, ServerProcess
 
 ENOUGH = 500
@@ -106,7 +107,9 @@ def test_backup_names_stay_in_the_folder_and_are_not_taken_twice(tmp_path: Path)
         assert not backups.exists()
         (tmp_path / "a").mkdir()
         backups.mkdir()
-        (backups / "one.partial").mkdir()  # of a server that was killed
+        (backups / ".one.partial").mkdir()  # of a server that was killed
+        (backups / ".one.partial" / MARK).touch()
+        (backups / ".one.partial" / "one").mkdir()
         done = run("-o", "json", "backup", "one", server=server)
         assert done.returncode == 0, done.stderr
         with codeq.Client(server.producer_addr, token=DEV_TOKEN) as client:

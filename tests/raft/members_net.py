@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -16,6 +18,7 @@ from codeq_server.replication.raft.exports import SnapshotMaker
 from codeq_server.replication.raft.leadership import LeaderLog
 from codeq_server.replication.raft.log_rows import GroupKeys
 from codeq_server.replication.raft.member import GROUP, Member, MemberSettings, prepare
+from codeq_server.replication.raft.network import Hello, Unanswered, Unwelcome
 from codeq_server.replication.raft.ports import Made, Ticks
 from codeq_server.storage.rocks import RocksStore
 
@@ -30,6 +33,7 @@ class Net:
     def __init__(self) -> None:
         self.nodes: dict[int, MemberNode] = {}
         self.cut: set[frozenset[str]] = set()
+        self.numbers = itertools.count()
 
     def isolate(self, name: str) -> None:
         """Cuts a node off from all others."""
@@ -58,7 +62,17 @@ class Port:
         if target is None:
             self._node.loop.call_soon(self._node.member.unreachable, to)
         else:
-            self._node.loop.call_soon(target.receive, group, message)
+            self._node.loop.call_soon(target.receive, group, message, self._node.member.hello())
+
+    async def ask(self, name: str, address: str) -> Hello:
+        """Returns who is at an address; each name has its own."""
+        for node in self._net.nodes.values():
+            if node.address == address and node.name == name and self._net.reaches(self._node.name, name):
+                return node.member.hello()
+        raise Unanswered("nobody is there")
+
+    def problem_of(self, name: str) -> str:
+        return "" if self._net.reaches(self._node.name, name) else "cut off"
 
     def send_snapshot(self, to: int, group: int, message: bytes, folder: Path) -> None:
         self._node.tasks.add(self._node.loop.create_task(self._send(to, group, message, folder)))
@@ -67,7 +81,10 @@ class Port:
         target = self._target(to)
         try:
             if target is not None:
-                await target.member.install(group, message, folder)
+                # Installing moves files away, and several followers may be getting the same ones.
+                incoming = target.folder.parent / f"{target.name}-incoming-{next(self._net.numbers)}"
+                await asyncio.to_thread(shutil.copytree, folder, incoming)
+                await target.member.install(group, message, incoming)
         except Exception:  # noqa: BLE001 - whatever it is, the sender is told
             target = None
         self._node.member.snapshot_sent(group, to, target is not None)
@@ -78,6 +95,7 @@ class MemberNode:
 
     def __init__(self, net: Net, folder: Path, name: str, peers: dict[str, str], *, bootstrap: bool, seed: int) -> None:
         self.net, self.folder, self.name, self.peers = net, folder, name, peers
+        self.address = f"{name}:7000"
         self.bootstrap = bootstrap
         self.chance = random.Random(seed)
         self.loop = asyncio.get_running_loop()
@@ -91,11 +109,12 @@ class MemberNode:
     def start(self) -> MemberNode:
         """Opens the store and takes part."""
         self.store = RocksStore(self.folder, fsync=True, log=True)
-        row = prepare(self.store, self.chance.getrandbits(62) + 1)
+        row = prepare(self.store, self.chance.getrandbits(62) + 1, self.name)
         settings = MemberSettings(self.name, self.peers, self.bootstrap, TICKS)
         self.member = Member(self.store, row, settings, self.chance.randbytes, self, self.problems.append)
         self.maker = SnapshotMaker(self.store, GroupKeys(GROUP), self.folder.parent / f"{self.name}-snapshots")
-        self.member.start(Port(self.net, self))
+        self.port = Port(self.net, self)
+        self.member.start(self.port)
         self.net.nodes[row.raft_id] = self
         self._tick()
         return self
@@ -107,15 +126,16 @@ class MemberNode:
             self._ticker.cancel()
         await self.member.close()
 
-    def receive(self, group: int, message: bytes) -> None:
+    def receive(self, group: int, message: bytes, sender: Hello) -> None:
         if self.member.row.raft_id in self.net.nodes:
-            self.member.receive(group, message)
+            self.member.receive(group, message, sender)
 
     def _tick(self) -> None:
         self._ticker = self.loop.call_later(TICK_SECONDS, self._tick)
         for other in self.net.nodes.values():
             if other is not self and self.net.reaches(self.name, other.name):
-                self.member.met(other.member.hello(), "")
+                with suppress(Unwelcome):
+                    self.member.met(other.member.hello(), other.address)
         self.member.tick()
 
     # -- the host of the member --------------------------------------------------------------------------------------

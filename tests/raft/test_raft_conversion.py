@@ -9,6 +9,7 @@ import pytest
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys
 from codeq_server.replication.raft.conversion import found_from_store, leave
+from codeq_server.replication.raft.log_rows import load_node
 from codeq_server.replication.raft.member import prepare
 from codeq_server.storage.errors import StoreFormat
 from codeq_server.storage.identity import next_identity, save
@@ -48,7 +49,7 @@ def test_store_that_belongs_to_a_single_node_is_no_member(tmp_path: Path) -> Non
     single_node(tmp_path / "a")
     store = RocksStore(tmp_path / "a", fsync=True, log=True)
     with pytest.raises(StoreFormat, match="single node"):
-        prepare(store, 7)
+        prepare(store, 7, "a")
     store.close()
 
 
@@ -79,4 +80,29 @@ async def test_member_with_other_voters_leaves_only_by_force(tmp_path: Path) -> 
     await leader.loop.run_in_executor(None, lambda: leave(leader.folder, force=True))
     store = RocksStore(leader.folder, fsync=True)
     assert store.get(b"t1") == b"x"
+    store.close()
+
+
+def test_store_that_was_started_for_a_cluster_and_never_joined_leaves(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "a", fsync=True, log=True)
+    prepare(store, 7, "a")
+    store.close()
+    leave(tmp_path / "a", force=False)
+    store = RocksStore(tmp_path / "a", fsync=True)
+    assert load_node(store) is None
+    save(store, next_identity(store, 1, 0, bytes(range(16))))
+    store.check_recovered(0)
+    store.close()
+    with pytest.raises(StoreFormat, match="no member"):
+        leave(tmp_path / "a", force=False)
+
+
+async def test_store_of_another_member_is_refused_with_both_names(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        await cluster.voters(3)
+        cluster_id = cluster.nodes["a"].member.row.cluster_id
+    store = RocksStore(tmp_path / "a", fsync=True, log=True)
+    with pytest.raises(StoreFormat, match=f"member a of the cluster {cluster_id.hex()}, and this node is b"):
+        prepare(store, 7, "b")
+    assert prepare(store, 7, "a").raft_id == cluster.nodes["a"].member.row.raft_id
     store.close()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 from codeq_server.replication.raft.exports import SnapshotMaker
 from codeq_server.replication.raft.log_rows import GroupKeys
-from codeq_server.replication.raft.member import GROUP
+from codeq_server.replication.raft.member import GROUP, founder_rows, prepare
 from codeq_server.storage.errors import StoreError
 from codeq_server.storage.rocks import RocksStore
 from members_net import Cluster
@@ -58,6 +59,31 @@ async def test_member_that_cannot_make_a_snapshot_leaves_no_files_and_tries_agai
         await cluster.until(lambda: len(tried) > 1)
         folder.unlink()
         await cluster.voters(3)
+
+
+async def test_snapshot_is_made_by_a_process_without_the_servers_folder_and_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    for name in ("json", "hashlib", "codeq_server", "sitecustomize"):
+        (work / f"{name}.py").write_text("raise SystemExit('a file of the working folder was run')")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nenv > "{tmp_path}/env"\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o700)
+    store = RocksStore(tmp_path / "a", fsync=True, log=True)
+    row = prepare(store, 7, "a")
+    store.write({b"t": b"x"} | founder_rows(row, bytes(16), "a", {"a": "a:7000"}, 0))
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("PRODUCER_AUTH_CONFIG", "secret")
+    monkeypatch.setenv("RAFT_CLUSTER_SECRET", "secret")
+    monkeypatch.setattr("sys.executable", str(python))
+    made = await SnapshotMaker(store, GroupKeys(GROUP), tmp_path / "snapshots").make()
+    assert (made.folder / "manifest.json").is_file()
+    environment = (tmp_path / "env").read_text()
+    assert "PATH=" in environment
+    assert "secret" not in environment
+    store.close()
 
 
 async def test_export_that_fails_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import contextvars
 import json
 import shutil
 from collections.abc import Awaitable, Mapping
+from contextlib import suppress
 
 from cluster_net import Net, Port
 from cluster_oracle import KEYS, WatchedDisk
@@ -18,7 +19,7 @@ from codeq_server.leading import Leading, Opening
 from codeq_server.replication.log import Log
 from codeq_server.replication.raft.log_rows import read_applied
 from codeq_server.replication.raft.member import RAFT_ID_BYTES, Member, MemberSettings, prepare, raft_id_from
-from codeq_server.replication.raft.network import Hello
+from codeq_server.replication.raft.network import Hello, Unwelcome
 from codeq_server.replication.raft.ports import Made, Ticks
 from codeq_server.services.calls import Calls
 from codeq_server.services.serving import Serving
@@ -43,7 +44,7 @@ class Server:
         process = machine.process
         assert process is not None
         self._store = DiskStore(machine.disk)
-        row = prepare(self._store, raft_id_from(machine.chance.randbytes(RAFT_ID_BYTES)))
+        row = prepare(self._store, raft_id_from(machine.chance.randbytes(RAFT_ID_BYTES)), machine.name)
         settings = MemberSettings(
             machine.name,
             machine.peers,
@@ -58,7 +59,8 @@ class Server:
         self.calls = Calls(Trust(), self.member.refusal)  # type: ignore[arg-type]
         self.serving: Serving | None = None
         self._ticks = 0
-        self.member.start(Port(machine.net, machine, process))
+        self.port = Port(machine.net, machine, process, self.member.hello)
+        self.member.start(self.port)
         self._tick()
 
     # -- the host of the member ----------------------------------------------------------------------------------------
@@ -184,7 +186,12 @@ class Machine(Node):
     def met(self, hello: Hello, process: Process | None) -> None:
         """Hears a greeting."""
         if process is not None and process is self.process and self.server is not None:
-            self.loop.call_soon(self.server.member.met, hello, f"{hello.name}:7000", context=process.context)
+            self.loop.call_soon(self._meet, self.server, hello, context=process.context)
+
+    @staticmethod
+    def _meet(server: Server, hello: Hello) -> None:
+        with suppress(Unwelcome):
+            server.member.met(hello, f"{hello.name}:7000")
 
     def unreachable(self, raft_id: int) -> None:
         """A message was lost, and the line noticed."""

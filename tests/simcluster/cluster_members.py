@@ -17,13 +17,6 @@ from sim_audit import Audit
 MACHINES_MAX = 6
 
 
-class _AddressBook:
-    """Every machine knows where the others are."""
-
-    def add(self, *_: str) -> None:
-        return
-
-
 def voters_known_to(machine: Machine) -> list[int]:
     """Returns the raft ids of the voters that a machine has written."""
     return list(read_conf_state(machine.disk.written.log.get(KEYS.conf_state) or b"").voters)
@@ -76,7 +69,7 @@ class Operator:
         if leader.process is None or leader.server is None:
             return
         raft = SimpleNamespace(self_id=leader.name, peers=self._peers)
-        cluster = RaftCluster(leader.server.member, cast("Any", _AddressBook()), cast("Any", raft))
+        cluster = RaftCluster(leader.server.member, leader.server.port, cast("Any", raft))
 
         async def change() -> None:
             try:

@@ -6,11 +6,12 @@ import asyncio
 import contextvars
 import random
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster_oracle import Oracle
+from codeq_server.replication.raft.network import Hello, Unanswered
 from sim_loop import Process, SimLoop
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ class Net:
 class Port:
     """The network as one life of a machine sees it; see `replication.raft.network.Network`."""
 
-    def __init__(self, net: Net, machine: Machine, process: Process) -> None:
-        self._net, self._machine, self._process = net, machine, process
+    def __init__(self, net: Net, machine: Machine, process: Process, hello: Callable[[], Hello]) -> None:
+        self._net, self._machine, self._process, self._hello = net, machine, process, hello
         self._last: dict[str, float] = {}
         self._transfers: dict[int, object] = {}
 
@@ -90,14 +91,29 @@ class Port:
         copies = 2 if net.doubles and net.chance.random() < net.doubles else 1
         for _ in range(copies):
             self._last[target.name] = at = max(self._last.get(target.name, 0.0), net.loop.time() + net.delay())
-            net.loop.call_at(at, self._arrive, target, target.process, to, group, message, context=_OUTSIDE)
+            content = group, message, self._hello()
+            net.loop.call_at(at, self._arrive, target, target.process, to, content, context=_OUTSIDE)
 
-    def _arrive(self, target: Machine, process: Process | None, to: int, group: int, message: bytes) -> None:
+    async def ask(self, name: str, address: str) -> Hello:
+        """Returns who is at an address; each name has its own."""
+        target = self._net.machines.get(name)
+        if target is None or address != f"{name}:7000" or target.server is None or not self._connected(target):
+            raise Unanswered("nobody is there")
+        await asyncio.sleep(self._net.delay())
+        if target.server is None:
+            raise Unanswered("it ended")
+        hello: Hello = target.server.member.hello()
+        return hello
+
+    def problem_of(self, name: str) -> str:
+        return "" if (self._machine.name, name) not in self._net.cuts else "cut off"
+
+    def _arrive(self, target: Machine, process: Process | None, to: int, content: tuple[int, bytes, Hello]) -> None:
         # What is on its way to a process that has died is lost with its connection.
         cut = (self._machine.name, target.name) in self._net.cuts
         if process is not None and process is target.process and target.disk.raft_id == to and not cut:
             net = self._net  # a process that is frozen hears of it later
-            net.loop.call_soon(target.server.member.receive, group, message, context=process.context)
+            net.loop.call_soon(target.server.member.receive, *content, context=process.context)
 
     def send_snapshot(self, to: int, group: int, message: bytes, folder: Path) -> None:
         self._net.oracle.sent(self._machine.disk, message)

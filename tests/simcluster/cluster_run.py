@@ -71,8 +71,9 @@ class Simulation:
         self.log_bytes = chance.choice(LOGS)
         names = "abcde"[: chance.choice((3, 3, 3, 5))]
         peers = {name: f"{name}:7000" for name in names}
+        founders = chance.choice(("a", names, names[-1], names[1:]))
         for name in names:
-            Machine(self.net, name, peers, audit, settings, bootstrap=name == "a")
+            Machine(self.net, name, peers, audit, settings, bootstrap=name in founders)
         self.front = Front(self.net, audit)
         self.world = World(self.front, audit, chance)  # type: ignore[arg-type]
         self.faults = Faults(self.net, audit, Operator(self.net, audit, settings, peers))

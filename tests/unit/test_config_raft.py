@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from codeq_server.config import Address, ConfigError, RaftSettings, check, load
+from codeq_server.config import Address, ConfigError, RaftSettings, check, load, refuse_pair
 
 TOKENS = {
     "PRODUCER_AUTH_PROVIDER": "static",
@@ -94,8 +94,13 @@ def test_raft_when_switched_off_ignores_the_rest() -> None:
     assert load(None, TOKENS | DOCUMENTED | {"RAFT_ENABLED": "false"}, {}, dev=False).raft is None
 
 
-def test_raft_with_two_members_and_no_bootstrap_starts() -> None:
-    assert len(raft(ALONE | {"RAFT_PEERS": "a=a:7000,b=b:7000"}).peers) == 2
+def test_raft_with_two_members_goes_on_and_founds_nothing() -> None:
+    pair = ALONE | {"RAFT_PEERS": "a=a:7000,b=b:7000"}
+    refuse_pair(raft(pair))
+    refuse_pair(raft(ALONE | {"RAFT_BOOTSTRAP": "true"}))
+    with pytest.raises(ConfigError) as refused:
+        refuse_pair(raft(pair | {"RAFT_BOOTSTRAP": "true"}))
+    assert refused.value.key == "RAFT_BOOTSTRAP"
 
 
 @pytest.mark.parametrize(
@@ -205,7 +210,6 @@ def test_raft_with_unusable_variable_names_it(variable: str, value: str) -> None
         ({"PERSISTENCE_PROVIDER": "memory", "PERSISTENCE_CONFIG": ""}, "RAFT_ENABLED"),
         ({"PERSISTENCE_PROVIDER": "redis"}, "PERSISTENCE_PROVIDER"),
         ({"PERSISTENCE_CONFIG": '{"numShards":4}'}, "PERSISTENCE_CONFIG.numShards"),
-        ({"RAFT_PEERS": "node-a=node-a:7000,node-b=node-b:7000", "RAFT_PEER_HTTP_ADDRS": ""}, "RAFT_BOOTSTRAP"),
         ({"RAFT_PEERS": "", "RAFT_PEER_HTTP_ADDRS": ""}, "RAFT_PEERS"),
         ({"RAFT_ENABLED": ""}, "RAFT_SELF_ID"),
     ],

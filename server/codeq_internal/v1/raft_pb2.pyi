@@ -7,20 +7,26 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RaftHello(_message.Message):
-    __slots__ = ("protocol", "name", "raft_id", "cluster_id", "http", "grpc")
+    __slots__ = ("protocol", "name", "raft_id", "cluster_id", "http", "grpc", "founds", "unsettled", "last_index")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     RAFT_ID_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     HTTP_FIELD_NUMBER: _ClassVar[int]
     GRPC_FIELD_NUMBER: _ClassVar[int]
+    FOUNDS_FIELD_NUMBER: _ClassVar[int]
+    UNSETTLED_FIELD_NUMBER: _ClassVar[int]
+    LAST_INDEX_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     name: str
     raft_id: int
     cluster_id: bytes
     http: str
     grpc: str
-    def __init__(self, protocol: _Optional[int] = ..., name: _Optional[str] = ..., raft_id: _Optional[int] = ..., cluster_id: _Optional[bytes] = ..., http: _Optional[str] = ..., grpc: _Optional[str] = ...) -> None: ...
+    founds: bool
+    unsettled: bool
+    last_index: int
+    def __init__(self, protocol: _Optional[int] = ..., name: _Optional[str] = ..., raft_id: _Optional[int] = ..., cluster_id: _Optional[bytes] = ..., http: _Optional[str] = ..., grpc: _Optional[str] = ..., founds: _Optional[bool] = ..., unsettled: _Optional[bool] = ..., last_index: _Optional[int] = ...) -> None: ...
 
 class RaftMessage(_message.Message):
     __slots__ = ("group_id", "from_id", "to_id", "content")

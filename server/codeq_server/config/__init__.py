@@ -7,6 +7,7 @@ Nothing here opens a file but the configuration file, and nothing here binds a p
 from __future__ import annotations
 
 from codeq_server.config.load import DEV_TOKEN, check, describe, describe_gateway, load, load_gateway
+from codeq_server.config.raft import PAIR, refuse_pair
 from codeq_server.config.settings import (
     Address,
     AuthSettings,
@@ -24,6 +25,7 @@ from codeq_server.config.settings import (
 
 __all__ = [
     "DEV_TOKEN",
+    "PAIR",
     "Address",
     "AuthSettings",
     "BackoffSettings",
@@ -41,4 +43,5 @@ __all__ = [
     "describe_gateway",
     "load",
     "load_gateway",
+    "refuse_pair",
 ]

@@ -18,6 +18,9 @@ from codeq_server.config.sources import FOREIGN, RAFT, Raw
 PEERS_MAX: Final = 9
 """Members that can be configured: five stand two failures, and each more makes every write slower."""
 
+PAIR: Final = 2
+"""Members that need each other: worse than one."""
+
 HEARTBEATS_PER_ELECTION_MIN: Final = 5
 """Heartbeats that have to fit into the silence after which a leader is replaced."""
 
@@ -56,6 +59,19 @@ def refuse_foreign(raw: Mapping[str, Raw], given: keys.RaftKeys, message: str) -
             raise ConfigError(value.key, f"{part} and raft exclude each other" if both else message)
 
 
+def refuse_pair(raft: RaftSettings) -> None:
+    """Refuses to found a cluster of two. A member of one that has come down to two goes on, whatever is configured.
+
+    Raises:
+        ConfigError: This node would found one.
+    """
+    if raft.bootstrap and len(raft.peers) == PAIR:
+        raise ConfigError(
+            keys.variable(RAFT + "bootstrap"),
+            "two members tolerate no failure and would stop with either: take 3, or 5",
+        )
+
+
 class RaftBuild:
     """Makes the settings of Raft.
 
@@ -92,10 +108,6 @@ class RaftBuild:
         if bind is None or bind.port == 0:
             raise ConfigError(self._key("bind_addr"), "expected host:port or :port with a port that is not 0")
         peers = self._members(bind)
-        if given.bootstrap and len(peers) == 2:
-            raise ConfigError(
-                self._key("bootstrap"), "two members tolerate no failure and would stop with either: take 3, or 5"
-            )
         return RaftSettings(
             self_id=given.self_id,
             bind=bind,

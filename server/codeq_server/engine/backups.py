@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from pathlib import Path
 
 from codeq_server.core.errors import Reason, Rejection, invalid_field
-from codeq_server.storage.artifacts import ArtifactFiles
 from codeq_server.storage.backup import back_up
 from codeq_server.storage.rocks import RocksStore
 
@@ -53,15 +51,6 @@ class Backups:
         if await asyncio.to_thread(target.exists):
             raise invalid_field("name", "is the name of a backup that exists")
         if self._keeper is None:
-            return await asyncio.to_thread(self._write, target, None)
+            return await asyncio.to_thread(back_up, self._store, target, None)
         async with self._keeper.held() as files:
-            return await asyncio.to_thread(self._write, target, files)
-
-    def _write(self, target: Path, artifacts: ArtifactFiles | None) -> int:
-        partial = target.with_name(f"{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)  # of a server that was killed meanwhile
-        try:
-            return back_up(self._store, target, artifacts)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+            return await asyncio.to_thread(back_up, self._store, target, files)

@@ -34,6 +34,7 @@ class MemberStatus:
         voter: Whether it has a vote.
         matched: Last entry that it has durably; None: the asked node does not lead, and so does not know.
         active: Whether it has been heard lately; None: likewise.
+        problem: Why this node has no connection to it; empty: it has one, or needs none.
     """
 
     name: str
@@ -43,6 +44,7 @@ class MemberStatus:
     voter: bool
     matched: int | None
     active: bool | None
+    problem: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +248,7 @@ def _member(status: ClusterStatus, group: GroupStatus, member: MemberStatus) -> 
         match_index=member.matched,
         lag=None if member.matched is None else max(0, group.last - member.matched),
         active=member.active,
+        problem=member.problem or None,
     )
 
 

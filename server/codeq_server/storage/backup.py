@@ -1,6 +1,7 @@
 """Backups of a store: a folder of the same form, made at one moment, with its artifacts in a folder within; put back.
 
-A folder appears under its name only when all of it is durable: what was cut off half way is left as `NAME.partial`.
+A folder appears under its name only when all of it is durable. Until then it is in `.NAME.partial`, which is removed
+when that fails; what a kill left of one goes with the next attempt.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from .durable import sync_directory, sync_file
 from .errors import StoreDamaged, StoreFailed, StoreNotWritable
 from .identity import CLUSTER_ID_BYTES, EPOCH_SECONDS, load_identity, save
 from .rocks import RocksStore
+from .scratch import drop_scratch, take_scratch
 from .store import LAST_KEY, LOG_PREFIX, ROWS_POINTER
 
 RESTORE_EPOCHS: Final = 1000
@@ -140,18 +142,20 @@ def _forget_log(store: RocksStore) -> None:
 
 
 def _make(target: Path, fill: Callable[[Path], None]) -> None:
-    partial = target.with_name(f"{target.name}.partial")
+    staging = target.with_name(f".{target.name}.partial")
+    partial = staging / target.name
     try:
         if target.exists():
             raise StoreNotWritable(f"{target} exists already: name a new folder")
-        if partial.exists():
-            raise StoreNotWritable(f"{partial} was left by an earlier attempt: remove it first")
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fill(partial)
-        for file in partial.iterdir():
-            sync_file(file)
-        sync_directory(partial)
-        partial.rename(target)
-        sync_directory(target.parent)
+        take_scratch(staging)
+        try:
+            fill(partial)
+            for file in partial.iterdir():
+                sync_file(file)
+            sync_directory(partial)
+            partial.rename(target)
+            sync_directory(target.parent)
+        finally:
+            drop_scratch(staging)
     except (OSError, shutil.Error) as error:
         raise StoreFailed(f"writing {target} failed: {getattr(error, 'strerror', None) or error}") from error

@@ -92,7 +92,7 @@ class TransportSettings:
     Attributes:
         host: Where to listen: name or IP address without brackets; empty: all interfaces.
         port: Port to listen on; 0: any free one.
-        incoming: Folder for the files of snapshots that come. It belongs to the transport, which empties it at start.
+        incoming: Folder for the files of snapshots that come. It belongs to the transport; made if it is missing.
         secret: What every caller must know; empty: anybody may call.
         tls: Files for mutual TLS; None: connections are not encrypted, and the secret travels in the clear.
         reserve_bytes: Free space on the disk of `incoming` that no snapshot may take.

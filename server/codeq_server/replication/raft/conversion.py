@@ -63,7 +63,8 @@ def found_from_store(path: Path, name: str, address: str, random: Callable[[int]
 def leave(path: Path, *, force: bool) -> None:
     """Makes the store of a member that of a single node.
 
-    The member must be the only voter that is left, so that nobody else decides; then all of its log is decided.
+    The member must be the only voter that is left, so that nobody else decides; then all of its log is decided. One
+    that was started for a cluster and never got anything from it has no log.
 
     Args:
         path: Folder of the store.
@@ -80,7 +81,10 @@ def leave(path: Path, *, force: bool) -> None:
     except BaseException:
         store.close()
         raise
-    asyncio.run(_settle(store, row))
+    if row is None:
+        store.close()
+    else:
+        asyncio.run(_settle(store, row))
     store = _opened(path)
     try:
         lsn = _last_batch(store)
@@ -92,15 +96,15 @@ def leave(path: Path, *, force: bool) -> None:
         store.close()
 
 
-def _last_voter(store: RocksStore, *, force: bool) -> raft_rows_pb2.NodeRow:
-    """Returns who the disk is, which is or becomes the only voter of its cluster."""
+def _last_voter(store: RocksStore, *, force: bool) -> raft_rows_pb2.NodeRow | None:
+    """Returns who the disk is, which is or becomes the only voter of its cluster; None: it has no part in one yet."""
     row = log_rows.load_node(store)
     if row is None:
         raise StoreFormat("the store is no member of a cluster")
     store.check_recovered(log_rows.read_written(store))
     stored = GroupKeys(GROUP).load(store)
     if not stored.conf_state:
-        raise StoreFormat("the store has not joined its cluster yet; there is nothing to take along")
+        return None
     voters = read_conf_state(stored.conf_state).voters
     if len(voters) > 1:
         if not force:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import sys
 import time
@@ -22,6 +23,8 @@ from .ports import Made
 from .threads import in_thread
 
 ERROR_CHARS_MAX: Final = 2000
+INHERITED: Final = ("PATH", "HOME", "LANG", "LC_", "LD_", "TZ", "TMPDIR", "PYTHON", "VIRTUAL_ENV")
+"""Beginnings of the names of variables that the process for a snapshot gets."""
 
 
 class SnapshotMaker:
@@ -30,7 +33,7 @@ class SnapshotMaker:
     Args:
         store: The store.
         group: Keys of the group.
-        folder: Where snapshots are kept; what is in it goes. On the disk of the store, so that files can be linked.
+        folder: Where snapshots are kept, empty or not there yet. On the disk of the store, so that files can be linked.
 
     Attributes:
         made: Number of snapshots made.
@@ -42,7 +45,6 @@ class SnapshotMaker:
         self._number = 0
         self.made = 0
         self.made_at = 0.0
-        shutil.rmtree(folder, ignore_errors=True)
 
     async def make(self) -> Made:
         """Returns a new snapshot, with everything that is written when this is called.
@@ -82,13 +84,12 @@ class SnapshotMaker:
 
 async def _export(checkpoint: Path, files: Path, wanted: Sequence[str]) -> None:
     """Exports a checkpoint in a process of its own, which has ended on return."""
-    export = [sys.executable, "-m", "codeq_server.storage.export", str(checkpoint), str(files), *wanted]
+    # -P: the folder that the server was started in is none that modules come from.
+    export = [sys.executable, "-P", "-m", "codeq_server.storage.export", str(checkpoint), str(files), *wanted]
+    nothing = asyncio.subprocess.DEVNULL
     try:
         process = await asyncio.create_subprocess_exec(
-            *export,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
+            *export, stdin=nothing, stdout=nothing, stderr=asyncio.subprocess.PIPE, env=_environment()
         )
     except OSError as error:
         raise StoreFailed(f"making a snapshot failed: {error.strerror}") from error
@@ -101,6 +102,11 @@ async def _export(checkpoint: Path, files: Path, wanted: Sequence[str]) -> None:
         raise
     if process.returncode != 0:
         raise StoreFailed(f"making a snapshot failed: {problem.decode(errors='replace')[-ERROR_CHARS_MAX:]}")
+
+
+def _environment() -> dict[str, str]:
+    """Returns the variables that Python and the system need: none of the server's, which hold secrets."""
+    return {name: value for name, value in os.environ.items() if name.startswith(INHERITED)}
 
 
 def _make_folder(folder: Path) -> None:

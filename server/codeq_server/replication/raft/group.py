@@ -103,15 +103,15 @@ class Group:
         """The tick at which each other member last answered this leader; the core forgets it at each look."""
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
-        self._last_index = stored.last_index
+        self.last_index = stored.last_index
+        """Last entry that was given to the disk."""
         self._outstanding = 0
         """Works at the disk that the core is waiting for."""
         self.pending = Pending(self._loop, listener.refusal)
         self._leading_term = 0
         self._barrier = 0
         """Entry that must be applied before this leader serves; 0: it serves."""
-        self._scheduled = False
-        self._stopped = False
+        self._scheduled = self._stopped = False
         self._staged: _Staged | None = None
         self.log = LogKeeper(self._keys, disk, stored.base[0])
         term, vote, commit = stored.hard_state
@@ -189,6 +189,11 @@ class Group:
         """Takes no further part; what is at the disk is still written."""
         self._stopped = True
         self._lose()
+
+    def abandon(self) -> dict[bytes, bytes | None]:
+        """Takes no further part; returns the change of rows that makes the disk forget the group."""
+        self.stop()
+        return self._keys.forgotten(self.log.base, self.last_index)
 
     def wake(self) -> None:
         """Sees to it that the core is looked after in this turn of the loop."""
@@ -352,9 +357,9 @@ class Group:
                 rows[keys.entry(index)] = content
                 size += len(content)
             last = ready.entries[-1][0]
-            for index in range(last + 1, self._last_index + 1):
+            for index in range(last + 1, self.last_index + 1):
                 rows[keys.entry(index)] = None  # a stale end would be taken for decided after a restart
-            self._last_index = last
+            self.last_index = last
         self._outstanding += 1
         sync = ready.must_sync or rowset is not None
         self._disk.submit(Work(rows, size, sync=sync, synced=partial(self._on_persisted, ready), rowset=rowset))
@@ -477,13 +482,13 @@ class Group:
         self.applied = Applied(snapshot.index, snapshot.term, data.lsn)
         self.conf_state, self.members = snapshot.conf_state, data.members
         rows: dict[bytes, bytes | None] = {
-            keys.entry(index): None for index in range(self.log.base + 1, self._last_index + 1)
+            keys.entry(index): None for index in range(self.log.base + 1, self.last_index + 1)
         }
         rows[keys.base] = base_value(snapshot.index, snapshot.term)
         rows[keys.applied] = applied_value(self.applied)
         rows[keys.conf_state] = snapshot.conf_state
         rows[keys.members] = data.members.SerializeToString()
-        self._last_index = self.log.base = snapshot.index
+        self.last_index = self.log.base = snapshot.index
         self._persist(ready, rows, staged.rowset)
 
     def _installed(self, index: int) -> None:

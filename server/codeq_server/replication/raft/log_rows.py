@@ -85,6 +85,15 @@ class GroupKeys:
         """Returns the key of an entry."""
         return self._log + _U64.pack(index)
 
+    def forgotten(self, base: int, last: int) -> dict[bytes, bytes | None]:
+        """Returns the change of rows that makes a store forget the group, whose log begins behind `base`."""
+        rows = [self.hard_state, self.base, self.applied, self.conf_state, self.members]
+        return dict.fromkeys([*rows, *(self.entry(index) for index in range(base + 1, last + 1))])
+
+    def load_members(self, store: Store) -> raft_rows_pb2.MembersRow:
+        """Returns the table of members that the store holds; an empty one: none."""
+        return raft_rows_pb2.MembersRow.FromString(store.get(self.members) or b"")
+
     def load(self, store: Store) -> Stored:
         """Returns what the store holds of the group.
 
@@ -99,8 +108,7 @@ class GroupKeys:
         if (value := store.get(self.applied)) is not None:
             stored.applied = Applied(*_THREE.unpack(value))
         stored.conf_state = store.get(self.conf_state) or b""
-        if (value := store.get(self.members)) is not None:
-            stored.members.ParseFromString(value)
+        stored.members = self.load_members(store)
         stored.last_index = stored.base[0]
         start, end = self.entry(stored.base[0] + 1), self._log[:-1] + b"m"
         while page := store.scan(start, end, PAGE):

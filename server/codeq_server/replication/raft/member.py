@@ -28,8 +28,9 @@ from .disk import Disk, Work
 from .group import Group
 from .log_rows import Applied, GroupKeys, Stored
 from .membership import Membership, founding
-from .network import Hello, Network
+from .network import Hello, Network, Unwelcome
 from .ports import Made, Ticks
+from .standing import gives_way, is_unsettled, why_not_found, why_unwelcome
 
 GROUP: Final = 0
 """Number of the group, which is the index of its shard."""
@@ -91,11 +92,16 @@ def raft_id_from(random: bytes) -> int:
     return int.from_bytes(random, "big") >> 1 | 1
 
 
-def prepare(store: Store, raft_id: int) -> raft_rows_pb2.NodeRow:
+def prepare(store: Store, raft_id: int, name: str) -> raft_rows_pb2.NodeRow:
     """Returns who the disk is; a new disk becomes `raft_id`, durably.
 
+    Args:
+        store: The store.
+        raft_id: Random id for a new disk.
+        name: Name of this node.
+
     Raises:
-        StoreFormat: The store is one of a single node, or of a newer server.
+        StoreFormat: The store is one of a single node, of a member with another name, or of a newer server.
         StoreDamaged: Durable rows are missing.
     """
     row = log_rows.load_node(store)
@@ -108,9 +114,25 @@ def prepare(store: Store, raft_id: int) -> raft_rows_pb2.NodeRow:
     if row is None:
         row = raft_rows_pb2.NodeRow(format=log_rows.FORMAT, raft_id=raft_id)
         store.write({log_rows.NODE: row.SerializeToString()})
+    _check_name(row, GroupKeys(GROUP).load_members(store), name)
     # A killed process may have left entries and votes that the host would still lose: none counts before it is synced.
     store.sync()
     return row
+
+
+def _check_name(row: raft_rows_pb2.NodeRow, table: raft_rows_pb2.MembersRow, name: str) -> None:
+    """Refuses the disk of another member: the others would take this node for that one.
+
+    Raises:
+        StoreFormat: It is one.
+    """
+    owner = members.with_id(table, row.raft_id)
+    if owner is not None and owner.name != name:
+        raise StoreFormat(
+            f"the store is that of the member {owner.name} of the cluster {row.cluster_id.hex()}, and this node is "
+            f"{name}: give each node its own volume back, or set RAFT_SELF_ID={owner.name}; names of members do not "
+            "change"
+        )
 
 
 def founder_rows(
@@ -168,6 +190,7 @@ class Member:
         self._network: Network | None = None
         self._met: dict[str, Hello] = {}
         self._joining = False
+        self._hindrance = ""
         self._serving_term = 0
         self._making: asyncio.Task[None] | None = None
 
@@ -181,24 +204,40 @@ class Member:
 
     def hello(self) -> Hello:
         """See `Handler.hello`."""
-        name = self.settings.name
-        http, grpc = self.settings.http.get(name, ""), self.settings.grpc.get(name, "")
-        return Hello(name, self.row.raft_id, self.row.cluster_id, http, grpc)
+        settings, group = self.settings, self.group
+        name = settings.name
+        return Hello(
+            name,
+            self.row.raft_id,
+            self.row.cluster_id,
+            settings.http.get(name, ""),
+            settings.grpc.get(name, ""),
+            founds=settings.bootstrap,
+            unsettled=group is not None and is_unsettled(group),
+            last_index=0 if group is None else group.last_index,
+        )
 
-    def met(self, peer: Hello, address: str) -> None:  # noqa: ARG002 - part of the port
+    def met(self, peer: Hello, address: str) -> None:
         """See `Handler.met`."""
+        if self.group is not None and peer.cluster_id == self.row.cluster_id:
+            why = why_unwelcome(self.group, peer)
+            if why:
+                raise Unwelcome(why)
+        known = self._met.get(peer.name)
+        if not address and (known is None or known.raft_id != peer.raft_id):
+            return  # whoever calls can say any name: who answers at the address is the one that is meant
         self._met[peer.name] = peer
         if self.membership is not None:
             self.membership.met(peer)
 
-    def receive(self, group: int, message: bytes) -> None:
-        """See `Handler.receive`."""
-        if group != GROUP:
+    def receive(self, group: int, message: bytes, sender: Hello) -> None:
+        """See `Handler.receive`: who sends to this disk has made it a member."""
+        if group != GROUP or self._joining:
             return
-        if self.group is not None:
+        if self.group is not None and sender.cluster_id == self.row.cluster_id:
             self.group.receive(message)
-        else:
-            self._join()
+        elif sender.cluster_id:
+            self._join(sender)
 
     def unreachable(self, raft_id: int) -> None:
         """See `Handler.unreachable`."""
@@ -283,11 +322,18 @@ class Member:
         """Lets time pass."""
         if self.group is not None and self.membership is not None:
             self.group.tick()
-            self.membership.drive(self.row.cluster_id)
+            self.membership.drive(self.may_join)
             if self.disk.round_seconds > HANG_SECONDS:
                 self.hand_over()  # it hears and speaks, but nothing gets done here
         elif self.settings.bootstrap and not self._joining:
             self._found()
+
+    def may_join(self, peer: Hello) -> bool:
+        """Returns whether a node can be made a member: it has no cluster, this one, or one that it gives up for it."""
+        if peer.cluster_id in (b"", self.row.cluster_id):
+            return True
+        mine = self.hello()
+        return peer.unsettled and gives_way(peer, mine)
 
     def others_active(self) -> list[int]:
         """Returns the raft ids of the other voters that answer, the one that has most of the log first."""
@@ -354,30 +400,44 @@ class Member:
         self._host.members_changed()
 
     def _found(self) -> None:
-        """Founds the cluster, if most of its founders are there and all of those are empty."""
-        peers = [self._met[name] for name in self.settings.peers if name in self._met and name != self.settings.name]
-        if any(peer.cluster_id for peer in self._met.values()):
-            return  # there is a cluster: it must take this node in
-        if len(peers) + 1 < len(self.settings.peers) // 2 + 1:
-            return
-        self._become(self._random(CLUSTER_ID_BYTES), founder=True)
+        """Founds the cluster, if nothing speaks against it."""
+        hindrance = why_not_found(self.settings.name, self.settings.peers, self._met)
+        if not hindrance:
+            self._become(self._random(CLUSTER_ID_BYTES), {}, founder=True)
+        elif hindrance != self._hindrance:
+            self._hindrance = hindrance
+            _log.info("raft_founding_waits reason=%s", hindrance)
 
-    def _join(self) -> None:
-        """Joins the cluster of the leader that addressed this disk."""
-        clusters = {peer.cluster_id for peer in self._met.values() if peer.cluster_id}
-        if len(clusters) == 1 and not self._joining:
-            self._become(clusters.pop(), founder=False)
+    def _join(self, leader: Hello) -> None:
+        """Joins the cluster of a leader that made this disk a member, if it is in none, or in one that gives way."""
+        mine, forgotten = self.hello(), dict[bytes, bytes | None]()
+        if mine.cluster_id:
+            if self.group is None or not mine.unsettled or not gives_way(mine, leader):
+                return
+            _log.warning(
+                "raft_founder_steps_back cluster=%s joins=%s of=%s reason=nothing was decided here",
+                mine.cluster_id.hex(),
+                leader.cluster_id.hex(),
+                leader.name,
+            )
+            forgotten = self.group.abandon()
+            self.group = self.membership = None
+            self.row.cluster_id = b""
+        self._met = {name: peer for name, peer in self._met.items() if peer.cluster_id in (b"", leader.cluster_id)}
+        self._become(leader.cluster_id, forgotten, founder=False)
 
-    def _become(self, cluster_id: bytes, *, founder: bool) -> None:
+    def _become(self, cluster_id: bytes, rows: dict[bytes, bytes | None], *, founder: bool) -> None:
+        """Founds or joins a cluster, durably, together with a change of rows."""
         self._joining = True
         row = self.row
         if founder:
-            rows = founder_rows(row, cluster_id, self.settings.name, self.settings.peers, 0)
+            rows |= founder_rows(row, cluster_id, self.settings.name, self.settings.peers, 0)
         else:
             joined = raft_rows_pb2.NodeRow(format=row.format, raft_id=row.raft_id, cluster_id=cluster_id)
-            rows = {log_rows.NODE: joined.SerializeToString()}
+            rows[log_rows.NODE] = joined.SerializeToString()
 
         def joined_durably() -> None:
+            self._joining = False
             row.cluster_id = cluster_id
             self._open_group(GroupKeys(GROUP).load(self._store))
 

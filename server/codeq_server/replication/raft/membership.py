@@ -8,7 +8,7 @@ change. A disk that lost its content has another raft id: it is never taken for 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from codeq_internal.v1 import raft_rows_pb2
@@ -43,8 +43,12 @@ class Membership:
         """Whether a change is on its way."""
         return self._change is not None and not self._change.done()
 
-    def drive(self, cluster_id: bytes) -> None:
-        """Takes the next step, if there is one and this node leads; called with every tick."""
+    def drive(self, may_join: Callable[[Hello], bool]) -> None:
+        """Takes the next step, if there is one and this node leads; called with every tick.
+
+        Args:
+            may_join: Tells whether a node that was met can be made a member.
+        """
         group = self._group
         if not group.leading_term or self.busy or not group.members.invitations:
             return
@@ -52,7 +56,7 @@ class Membership:
         if conf.voters_outgoing:
             return  # the change before is not over
         for invitation in group.members.invitations:
-            step = self._step(invitation, conf, cluster_id)
+            step = self._step(invitation, conf, may_join)
             if step is not None:
                 self.propose(*step)
                 return
@@ -64,11 +68,11 @@ class Membership:
         return future
 
     def _step(
-        self, invitation: raft_rows_pb2.Invitation, conf: ConfState, cluster_id: bytes
+        self, invitation: raft_rows_pb2.Invitation, conf: ConfState, may_join: Callable[[Hello], bool]
     ) -> tuple[Change, Voters] | None:
         """Returns what brings an invited node nearer, if anything can be done now."""
         peer = self._met.get(invitation.name)
-        if peer is None or peer.cluster_id not in (b"", cluster_id):
+        if peer is None or not may_join(peer):
             return None
         raft_id = peer.raft_id
         if raft_id in conf.voters:

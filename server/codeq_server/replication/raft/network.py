@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,9 @@ class Hello:
         cluster_id: Id of the cluster it belongs to; empty: none yet.
         http: Base URL for clients over HTTP; empty: not known.
         grpc: Address for clients over gRPC, as host:port; empty: not known.
+        founds: Whether it may found a cluster.
+        unsettled: Whether nothing was ever decided in its cluster that could be lost: it may join another one.
+        last_index: Last entry of its log when it said so; None: it does not tell.
     """
 
     name: str
@@ -24,6 +27,17 @@ class Hello:
     cluster_id: bytes = b""
     http: str = ""
     grpc: str = ""
+    founds: bool = False
+    unsettled: bool = False
+    last_index: int | None = field(default=None, compare=False)
+
+
+class Unwelcome(Exception):  # noqa: N818 - who it is
+    """A node is not talked with; the text tells its operator why, and what to do."""
+
+
+class Unanswered(Exception):  # noqa: N818 - what it was
+    """Nobody answers at an address, or not the one who should be there; the text says why."""
 
 
 class Network(Protocol):
@@ -54,12 +68,15 @@ class Handler(Protocol):
 
         Args:
             peer: The node; its messages come after this.
-            address: Where it is reached; empty when it called and is not in the address book.
+            address: Where it answered; empty when it called: then its name is no more than what it says.
+
+        Raises:
+            Unwelcome: It is not to be talked with.
         """
         ...
 
-    def receive(self, group: int, message: bytes) -> None:
-        """A message for this node came."""
+    def receive(self, group: int, message: bytes, sender: Hello) -> None:
+        """A message for this node came, from a node that was met."""
         ...
 
     def unreachable(self, raft_id: int) -> None:

@@ -19,7 +19,7 @@ import grpc.aio
 from codeq_internal.v1 import raft_pb2
 
 from .channels import Credentials
-from .network import Handler, Hello
+from .network import Handler, Hello, Unanswered
 from .wire import (
     LOG_SECONDS,
     MESSAGE_BYTES_MAX,
@@ -27,6 +27,7 @@ from .wire import (
     Counters,
     Refused,
     Seldom,
+    meet,
     read_hello,
     tell_failure,
     write_hello,
@@ -54,6 +55,7 @@ HELD_SECONDS: Final = 1.0
 UNREACHABLE_SECONDS: Final = 0.3
 """The group is told at most once in this time that messages for a node are lost."""
 
+_ENDED: Final = "it ended the stream"
 _LOG: Final = logging.getLogger("codeq.raft.transport")
 
 
@@ -122,13 +124,54 @@ class Peers:
         peer = self._routes.get(raft_id)
         return "" if peer is None else peer.address
 
-    def called_by(self, name: str) -> str:
-        """Returns the address of a node that called; empty: it is not in the book. It is there: it is tried soon."""
+    def wake(self, name: str) -> None:
+        """Takes notice that a node called: it is there, and is tried soon if it is in the book."""
         peer = self._peers.get(name)
-        if peer is None:
-            return ""
-        peer.woken.set()
-        return peer.address
+        if peer is not None:
+            peer.woken.set()
+
+    def problem_of(self, name: str) -> str:
+        """Returns why there is no stream to a node of the book; empty: there is one, or none was tried yet."""
+        peer = self._peers.get(name)
+        return "" if peer is None else peer.problem
+
+    async def ask(self, name: str, address: str) -> Hello:
+        """Returns who answers at an address, a node with a name. The book stays as it is.
+
+        Raises:
+            Unanswered: Nobody does, or not this one.
+        """
+        channel = self.credentials.open_channel(address)
+        try:
+            _, hello = await self.greet(channel)
+            self._check_name(name, hello)
+        except (grpc.aio.AioRpcError, Refused, TimeoutError) as error:
+            raise Unanswered(_reason(error)) from None
+        finally:
+            await channel.close()
+        return hello
+
+    async def greet(self, channel: grpc.aio.Channel) -> tuple[Any, Hello]:
+        """Opens a stream; returns it, and who is at its other end.
+
+        Raises:
+            AioRpcError: It cannot be opened, or this node is refused.
+            Refused: The node is not one to talk with.
+            TimeoutError: It does not answer.
+        """
+        call: Any = channel.stream_stream(
+            f"/{SERVICE}/Deliver",
+            request_serializer=raft_pb2.DeliverRequest.SerializeToString,
+            response_deserializer=raft_pb2.DeliverResponse.FromString,
+        )(metadata=self.credentials.metadata)
+        mine = self.handler.hello()
+        async with asyncio.timeout(CONNECT_SECONDS):
+            with suppress(asyncio.InvalidStateError):  # it has ended; reading tells why
+                await call.write(raft_pb2.DeliverRequest(hello=write_hello(mine)))
+            answer: Any = await call.read()
+        if answer is grpc.aio.EOF:
+            raise Refused(grpc.StatusCode.UNAVAILABLE, _ENDED)
+        return call, read_hello(answer.hello, mine)
 
     def states(self) -> list[PeerState]:
         """Returns how it stands with each node of the address book."""
@@ -140,14 +183,13 @@ class Peers:
         Raises:
             Refused: It is not the one that should be there.
         """
-        if hello.name != peer.name:
-            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f"the node there is called {hello.name!r}")
+        self._check_name(peer.name, hello)
         other = self._routes.get(hello.raft_id)
         if other is not None or hello.raft_id == self.handler.hello().raft_id:
             name = "this node" if other is None else other.name
             raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f"it has the Raft id of {name}: its disk is a copy")
-        self.handler.met(hello, peer.address)
-        peer.raft_id = hello.raft_id
+        meet(self.handler, hello, peer.address)
+        peer.raft_id, peer.problem = hello.raft_id, ""
         self._routes[hello.raft_id] = peer
         self.counters.connects += 1
         self.counters.reconnects += peer.was_met
@@ -166,6 +208,11 @@ class Peers:
         self.counters.dropped += messages
         if self._unreachable.allows(raft_id):
             self._loop.call_soon(self.handler.unreachable, raft_id)
+
+    @staticmethod
+    def _check_name(name: str, hello: Hello) -> None:
+        if hello.name != name:
+            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f"the node there is called {hello.name!r}, not {name!r}")
 
     def log(self, peer: _Peer, why: str) -> None:
         """Says why there is no stream to a node, once in a while."""
@@ -188,6 +235,7 @@ class _Peer:
         buffered: Bytes that wait.
         was_met: Whether the stream has been open before.
         woken: Set when the node called: it is there.
+        problem: Why there is no stream; empty while there is one, and before the first try.
     """
 
     def __init__(self, name: str, address: str, book: Peers) -> None:
@@ -197,6 +245,7 @@ class _Peer:
         self.buffered = 0
         self.was_met = False
         self.woken = asyncio.Event()
+        self.problem = ""
         self._book = book
         self._buffer: deque[tuple[int, bytes]] = deque()
         self._filled = asyncio.Event()
@@ -231,16 +280,12 @@ class _Peer:
             began = time.monotonic()
             try:
                 await self._converse()
-                why = "it ended the stream"
-            except grpc.aio.AioRpcError as error:
-                why = f"{error.code().name}: {error.details()}"
-            except Refused as refusal:
-                why = str(refusal)
-            except TimeoutError:
-                why = f"it did not say who it is within {CONNECT_SECONDS:g} s"
+                self.problem = _ENDED
+            except (grpc.aio.AioRpcError, Refused, TimeoutError) as error:
+                self.problem = _reason(error)
             held = self.raft_id and time.monotonic() - began > HELD_SECONDS
             self._book.lost(self)
-            self._book.log(self, why)
+            self._book.log(self, self.problem)
             delay = 0.0 if held else min(max(2 * delay, RETRY_SECONDS_MIN), RETRY_SECONDS_MAX)
             if delay:
                 # Never sooner than this: two nodes that refuse each other would wake each other without end.
@@ -259,20 +304,10 @@ class _Peer:
         book = self._book
         channel = book.credentials.open_channel(self.address)
         try:
-            call = channel.stream_stream(
-                f"/{SERVICE}/Deliver",
-                request_serializer=raft_pb2.DeliverRequest.SerializeToString,
-                response_deserializer=raft_pb2.DeliverResponse.FromString,
-            )(metadata=book.credentials.metadata)
-            mine = book.handler.hello()
             self.woken.clear()
-            async with asyncio.timeout(CONNECT_SECONDS):
-                with suppress(asyncio.InvalidStateError):  # it has ended; reading tells why
-                    await call.write(raft_pb2.DeliverRequest(hello=write_hello(mine)))
-                answer: Any = await call.read()
-            if answer is grpc.aio.EOF:
-                return
-            book.met(self, read_hello(answer.hello, mine))
+            mine = book.handler.hello()
+            call, hello = await book.greet(channel)
+            book.met(self, hello)
             sides = [
                 asyncio.create_task(self._write(call, mine), name=f"raft-peer-{self.name}-write"),
                 asyncio.create_task(_read_to_end(call), name=f"raft-peer-{self.name}-read"),
@@ -322,6 +357,13 @@ class _Peer:
         if not self._buffer:
             self._filled.clear()
         return taken - len(frame.messages) * MESSAGE_OVERHEAD_BYTES
+
+
+def _reason(error: BaseException) -> str:
+    """Returns why there is no stream."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return f"it did not say who it is within {CONNECT_SECONDS:g} s" if isinstance(error, TimeoutError) else str(error)
 
 
 async def _read_to_end(call: Any) -> None:

@@ -73,20 +73,6 @@ def read_manifest(content: bytes) -> list[SnapshotFile]:
     return files
 
 
-def remove_all(incoming: Path) -> None:
-    """Makes the folder for snapshots that come, or empties it.
-
-    Raises:
-        OSError: It cannot be made, or cannot be emptied.
-    """
-    incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for path in incoming.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
 def remove_folders(incoming: Path, group: int, *, but: str = "") -> None:
     """Removes what has come of the snapshots of a group, except the one in a folder of that name."""
     for path in incoming.glob(f"{group:08x}-*"):

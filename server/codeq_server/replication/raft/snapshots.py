@@ -27,11 +27,21 @@ from .snapshot_files import (
     IncomingFiles,
     SnapshotFile,
     read_manifest,
-    remove_all,
     remove_folders,
 )
 from .threads import in_thread
-from .wire import LOG_SECONDS, SERVICE, Counters, Refused, Seldom, read_hello, refuse, tell_failure, write_hello
+from .wire import (
+    LOG_SECONDS,
+    SERVICE,
+    Counters,
+    Refused,
+    Seldom,
+    meet,
+    read_hello,
+    refuse,
+    tell_failure,
+    write_hello,
+)
 
 ANSWER_SECONDS: Final = 30.0
 """Time for the offer of a snapshot to come or be answered: the receiver reads what it has of it."""
@@ -240,29 +250,25 @@ class SnapshotReceiver:
         reserve_bytes: Free space on its disk that they leave.
         handler: What installs them.
         counters: Where it is counted.
-        called_by: Takes notice of the name of a node that called, and returns its address.
     """
 
-    def __init__(
-        self, incoming: Path, reserve_bytes: int, handler: Handler, counters: Counters, called_by: Callable[[str], str]
-    ) -> None:
+    def __init__(self, incoming: Path, reserve_bytes: int, handler: Handler, counters: Counters) -> None:
         self._incoming = incoming
         self._reserve_bytes = reserve_bytes
         self._handler = handler
         self._counters = counters
-        self._called_by = called_by
         self._transfers: dict[int, _Transfer] = {}
         self._removals: dict[int, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._logged = Seldom(LOG_SECONDS)
 
     async def start(self) -> None:
-        """Empties the folder.
+        """Makes the folder if it is missing.
 
         Raises:
             OSError: That failed.
         """
-        await asyncio.to_thread(remove_all, self._incoming)
+        self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     async def close(self) -> None:
         """Waits a while for installations, then cancels them; no call is served any more."""
@@ -305,7 +311,9 @@ class SnapshotReceiver:
         peer = read_hello(offer.hello, mine)
         if message.to_id != mine.raft_id or message.from_id != peer.raft_id:
             raise Refused(grpc.StatusCode.FAILED_PRECONDITION, "offer.message: it is for another node, or not its own")
-        self._handler.met(peer, self._called_by(peer.name))
+        if peer.cluster_id != mine.cluster_id:
+            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, "offer.hello: this node has not joined the cluster yet")
+        meet(self._handler, peer, "")
         group = message.group_id
         while (earlier := self._transfers.get(group)) is not None:
             earlier.supersede()

@@ -20,7 +20,18 @@ from .channels import Credentials, TransportError, TransportSettings, new_server
 from .network import Handler, Hello
 from .peers import CONNECT_SECONDS, Peers, PeerState
 from .snapshots import SnapshotReceiver, SnapshotSender
-from .wire import LOG_SECONDS, SERVICE, Counters, Refused, Seldom, check_cluster, read_hello, refuse, write_hello
+from .wire import (
+    LOG_SECONDS,
+    SERVICE,
+    Counters,
+    Refused,
+    Seldom,
+    check_cluster,
+    meet,
+    read_hello,
+    refuse,
+    write_hello,
+)
 
 _LOG: Final = logging.getLogger("codeq.raft.transport")
 
@@ -57,9 +68,7 @@ class Transport:
         self._credentials = Credentials(settings.secret, settings.tls)
         self._peers = Peers(self._credentials, handler, self.counters)
         self._sender = SnapshotSender(self._credentials, handler, self.counters, self._peers.address_of)
-        self._receiver = SnapshotReceiver(
-            settings.incoming, settings.reserve_bytes, handler, self.counters, self._peers.called_by
-        )
+        self._receiver = SnapshotReceiver(settings.incoming, settings.reserve_bytes, handler, self.counters)
         self._logged = Seldom(LOG_SECONDS)
         self._server = new_server([_Gate(self._credentials)], settings.connections_max)
         handlers: dict[str, Any] = {
@@ -106,6 +115,18 @@ class Transport:
         """Takes a node out of the address book, if it is there, and ends the stream to it."""
         self._peers.remove(name)
 
+    async def ask(self, name: str, address: str) -> Hello:
+        """Returns who answers at an address, a node with a name. The address book stays as it is.
+
+        Raises:
+            Unanswered: Nobody does, or not this one.
+        """
+        return await self._peers.ask(name, address)
+
+    def problem_of(self, name: str) -> str:
+        """Returns why there is no stream to a node of the address book; empty: there is one, or none was tried yet."""
+        return self._peers.problem_of(name)
+
     def peers(self) -> list[PeerState]:
         """Returns how it stands with each node of the address book."""
         return self._peers.states()
@@ -135,18 +156,23 @@ class Transport:
                 if frame.HasField("hello"):
                     peer = self._meet(frame)
         except Refused as refusal:
-            if self._logged.allows(refusal.code):
+            if self._logged.allows(str(refusal)):
                 _LOG.warning("raft_peer_refused from=%s reason=%s", context.peer(), refusal)
             refuse(context, refusal.code, str(refusal))
         except TimeoutError:
             refuse(context, grpc.StatusCode.DEADLINE_EXCEEDED, "hello: did not come in time")
 
     def _meet(self, frame: raft_pb2.DeliverRequest) -> Hello:
-        """Returns who the sender of a frame says it is, after the groups have been told."""
+        """Returns who the sender of a frame says it is, after the groups have been told.
+
+        Raises:
+            Refused: It is not talked with.
+        """
         if not frame.HasField("hello"):
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "hello: must be in the first frame")
         peer = read_hello(frame.hello, self._handler.hello())
-        self._handler.met(peer, self._peers.called_by(peer.name))
+        self._peers.wake(peer.name)
+        meet(self._handler, peer, "")
         return peer
 
     def _take(self, peer: Hello, frame: raft_pb2.DeliverRequest) -> None:
@@ -161,7 +187,7 @@ class Transport:
                 continue
             counters.messages_received += 1
             counters.bytes_received += len(message.content)
-            self._handler.receive(message.group_id, message.content)
+            self._handler.receive(message.group_id, message.content, peer)
 
 
 class _Gate(grpc.aio.ServerInterceptor):

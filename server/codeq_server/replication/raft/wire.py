@@ -12,7 +12,7 @@ import grpc
 from codeq_internal.v1 import raft_pb2
 
 from .channels import FRAME_BYTES_MAX
-from .network import Hello
+from .network import Handler, Hello, Unwelcome
 
 PROTOCOL: Final = 1
 """Version of what nodes say to each other; nodes with another one are refused."""
@@ -102,6 +102,9 @@ def write_hello(hello: Hello) -> raft_pb2.RaftHello:
         cluster_id=hello.cluster_id,
         http=hello.http,
         grpc=hello.grpc,
+        founds=hello.founds,
+        unsettled=hello.unsettled,
+        last_index=hello.last_index,
     )
 
 
@@ -126,22 +129,40 @@ def read_hello(said: raft_pb2.RaftHello, mine: Hello) -> Hello:
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"hello.{field}: length {length} is not {least} to {most}")
     if not said.raft_id:
         raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "hello.raft_id: must not be 0")
-    peer = Hello(said.name, said.raft_id, said.cluster_id, said.http, said.grpc)
+    last_index = said.last_index if said.HasField("last_index") else None
+    peer = Hello(
+        said.name, said.raft_id, said.cluster_id, said.http, said.grpc, said.founds, said.unsettled, last_index
+    )
     check_cluster(peer, mine)
     return peer
 
 
 def check_cluster(peer: Hello, mine: Hello) -> None:
-    """Checks that a peer may be of the same cluster.
+    """Checks that a peer is of the same cluster, or can come to be.
 
     Raises:
         Refused: It is of another one.
     """
-    if peer.cluster_id and mine.cluster_id and peer.cluster_id != mine.cluster_id:
+    if peer.unsettled or mine.unsettled or not peer.cluster_id or not mine.cluster_id:
+        return
+    if peer.cluster_id != mine.cluster_id:
         raise Refused(
             grpc.StatusCode.FAILED_PRECONDITION,
-            f"the nodes are of different clusters, {peer.cluster_id.hex()} and {mine.cluster_id.hex()}",
+            f"the nodes are of different clusters: {peer.name} of {peer.cluster_id.hex()}, "
+            f"{mine.name} of {mine.cluster_id.hex()}",
         )
+
+
+def meet(handler: Handler, peer: Hello, address: str) -> None:
+    """Tells the groups of a node who said who it is; see `Handler.met`.
+
+    Raises:
+        Refused: It is not talked with.
+    """
+    try:
+        handler.met(peer, address)
+    except Unwelcome as why:
+        raise Refused(grpc.StatusCode.FAILED_PRECONDITION, str(why)) from None
 
 
 def tell_failure(task: asyncio.Task[None]) -> None:

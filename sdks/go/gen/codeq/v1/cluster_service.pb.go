@@ -113,7 +113,9 @@ type RaftMember struct {
 	// Entries that it lacks. Told by the leader only.
 	Lag *int64 `protobuf:"varint,10,opt,name=lag,proto3,oneof" json:"lag,omitempty"`
 	// Whether it has been heard lately. Told by the leader only.
-	Active        *bool `protobuf:"varint,11,opt,name=active,proto3,oneof" json:"active,omitempty"`
+	Active *bool `protobuf:"varint,11,opt,name=active,proto3,oneof" json:"active,omitempty"`
+	// Why the asked node has no connection to it, and what to do where that is known; absent: it has one.
+	Problem       *string `protobuf:"bytes,12,opt,name=problem,proto3,oneof" json:"problem,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -223,6 +225,13 @@ func (x *RaftMember) GetActive() bool {
 		return *x.Active
 	}
 	return false
+}
+
+func (x *RaftMember) GetProblem() string {
+	if x != nil && x.Problem != nil {
+		return *x.Problem
+	}
+	return ""
 }
 
 // RaftGroup is the replication of one shard, as the asked node sees it.
@@ -1116,7 +1125,7 @@ var File_codeq_v1_cluster_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_cluster_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1ecodeq/v1/cluster_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\"\x8a\x03\n" +
+	"\x1ecodeq/v1/cluster_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\"\xb5\x03\n" +
 	"\n" +
 	"RaftMember\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
@@ -1131,14 +1140,17 @@ const file_codeq_v1_cluster_service_proto_rawDesc = "" +
 	"matchIndex\x88\x01\x01\x12\x15\n" +
 	"\x03lag\x18\n" +
 	" \x01(\x03H\x03R\x03lag\x88\x01\x01\x12\x1b\n" +
-	"\x06active\x18\v \x01(\bH\x04R\x06active\x88\x01\x01B\f\n" +
+	"\x06active\x18\v \x01(\bH\x04R\x06active\x88\x01\x01\x12\x1d\n" +
+	"\aproblem\x18\f \x01(\tH\x05R\aproblem\x88\x01\x01B\f\n" +
 	"\n" +
 	"_http_addrB\f\n" +
 	"\n" +
 	"_grpc_addrB\x0e\n" +
 	"\f_match_indexB\x06\n" +
 	"\x04_lagB\t\n" +
-	"\a_active\"\xe7\x04\n" +
+	"\a_activeB\n" +
+	"\n" +
+	"\b_problem\"\xe7\x04\n" +
 	"\tRaftGroup\x12\x1b\n" +
 	"\tshard_idx\x18\x01 \x01(\x05R\bshardIdx\x12\x1b\n" +
 	"\tis_leader\x18\x02 \x01(\bR\bisLeader\x12\x17\n" +

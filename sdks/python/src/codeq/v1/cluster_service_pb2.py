@@ -27,7 +27,7 @@ from codeq.options.v1 import options_pb2 as codeq_dot_options_dot_v1_dot_options
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63odeq/v1/cluster_service.proto\x12\x08\x63odeq.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1e\x63odeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\"\x8a\x03\n\nRaftMember\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n\traft_addr\x18\x02 \x01(\tR\x08raftAddr\x12 \n\thttp_addr\x18\x03 \x01(\tH\x00R\x08httpAddr\x88\x01\x01\x12 \n\tgrpc_addr\x18\x04 \x01(\tH\x01R\x08grpcAddr\x88\x01\x01\x12&\n\x04role\x18\x05 \x01(\x0e\x32\x12.codeq.v1.RaftRoleR\x04role\x12\x14\n\x05voter\x18\x06 \x01(\x08R\x05voter\x12\x1b\n\tis_leader\x18\x07 \x01(\x08R\x08isLeader\x12\x17\n\x07is_self\x18\x08 \x01(\x08R\x06isSelf\x12$\n\x0bmatch_index\x18\t \x01(\x03H\x02R\nmatchIndex\x88\x01\x01\x12\x15\n\x03lag\x18\n \x01(\x03H\x03R\x03lag\x88\x01\x01\x12\x1b\n\x06\x61\x63tive\x18\x0b \x01(\x08H\x04R\x06\x61\x63tive\x88\x01\x01\x42\x0c\n\n_http_addrB\x0c\n\n_grpc_addrB\x0e\n\x0c_match_indexB\x06\n\x04_lagB\t\n\x07_active\"\xe7\x04\n\tRaftGroup\x12\x1b\n\tshard_idx\x18\x01 \x01(\x05R\x08shardIdx\x12\x1b\n\tis_leader\x18\x02 \x01(\x08R\x08isLeader\x12\x17\n\x07self_id\x18\x03 \x01(\tR\x06selfId\x12\x1b\n\tself_addr\x18\x04 \x01(\tR\x08selfAddr\x12\x1b\n\tleader_id\x18\x05 \x01(\tR\x08leaderId\x12\x1f\n\x0bleader_addr\x18\x06 \x01(\tR\nleaderAddr\x12-\n\x10leader_http_addr\x18\x07 \x01(\tH\x00R\x0eleaderHTTPAddr\x88\x01\x01\x12\x1d\n\nhas_leader\x18\x08 \x01(\x08R\thasLeader\x12&\n\x04role\x18\t \x01(\x0e\x32\x12.codeq.v1.RaftRoleR\x04role\x12\x12\n\x04term\x18\n \x01(\x03R\x04term\x12!\n\x0c\x63ommit_index\x18\x0b \x01(\x03R\x0b\x63ommitIndex\x12#\n\rapplied_index\x18\x0c \x01(\x03R\x0c\x61ppliedIndex\x12\x1f\n\x0b\x66irst_index\x18\r \x01(\x03R\nfirstIndex\x12\x1d\n\nlast_index\x18\x0e \x01(\x03R\tlastIndex\x12\x10\n\x03lag\x18\x0f \x01(\x03R\x03lag\x12%\n\x0esnapshot_index\x18\x10 \x01(\x03R\rsnapshotIndex\x12\x1c\n\telections\x18\x11 \x01(\x03R\telections\x12.\n\x07members\x18\x12 \x03(\x0b\x32\x14.codeq.v1.RaftMemberR\x07membersB\x13\n\x11_leader_http_addr\"\x88\x01\n\nRaftStatus\x12\x18\n\x07\x65nabled\x18\x01 \x01(\x08R\x07\x65nabled\x12\x1d\n\nnum_groups\x18\x02 \x01(\x05R\tnumGroups\x12+\n\x06groups\x18\x03 \x03(\x0b\x32\x13.codeq.v1.RaftGroupR\x06groups\x12\x14\n\x05\x66sync\x18\x04 \x01(\x08R\x05\x66sync\"\x16\n\x14GetRaftStatusRequest\"E\n\x15GetRaftStatusResponse\x12,\n\x06status\x18\x01 \x01(\x0b\x32\x14.codeq.v1.RaftStatusR\x06status\"\x14\n\x12GetTopologyRequest\"E\n\x13GetTopologyResponse\x12.\n\x08topology\x18\x01 \x01(\x0b\x32\x12.codeq.v1.TopologyR\x08topology\"\x86\x02\n\x08Topology\x12!\n\x0craft_enabled\x18\x01 \x01(\x08R\x0braftEnabled\x12\x1b\n\tleader_id\x18\x02 \x01(\tR\x08leaderId\x12-\n\x10leader_grpc_addr\x18\x03 \x01(\tH\x00R\x0eleaderGrpcAddr\x88\x01\x01\x12-\n\x10leader_http_addr\x18\x04 \x01(\tH\x01R\x0eleaderHttpAddr\x88\x01\x01\x12\x32\n\x07members\x18\x05 \x03(\x0b\x32\x18.codeq.v1.TopologyMemberR\x07membersB\x13\n\x11_leader_grpc_addrB\x13\n\x11_leader_http_addr\"\x9d\x01\n\x0eTopologyMember\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12 \n\tgrpc_addr\x18\x02 \x01(\tH\x00R\x08grpcAddr\x88\x01\x01\x12 \n\thttp_addr\x18\x03 \x01(\tH\x01R\x08httpAddr\x88\x01\x01\x12\x1b\n\tis_leader\x18\x04 \x01(\x08R\x08isLeaderB\x0c\n\n_grpc_addrB\x0c\n\n_http_addr\"\xc0\x01\n\x10\x41\x64\x64MemberRequest\x12\x38\n\x02id\x18\x01 \x01(\tB(\xbaH%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$R\x02id\x12X\n\traft_addr\x18\x02 \x01(\tB;\xbaH8r6\x18\xff\x01\x32\x31^(\\[[0-9A-Fa-f:.]+\\]|[A-Za-z0-9._-]+):[0-9]{1,5}$R\x08raftAddr\x12\x18\n\x07replace\x18\x03 \x01(\x08R\x07replace\"A\n\x11\x41\x64\x64MemberResponse\x12,\n\x06status\x18\x01 \x01(\x0b\x32\x14.codeq.v1.RaftStatusR\x06status\"O\n\x13RemoveMemberRequest\x12\x38\n\x02id\x18\x01 \x01(\tB(\xbaH%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$R\x02id\"D\n\x14RemoveMemberResponse\x12,\n\x06status\x18\x01 \x01(\x0b\x32\x14.codeq.v1.RaftStatusR\x06status\"X\n\x19TransferLeadershipRequest\x12;\n\x02id\x18\x01 \x01(\tB+\xbaH(r&2$^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$R\x02id\"J\n\x1aTransferLeadershipResponse\x12,\n\x06status\x18\x01 \x01(\x0b\x32\x14.codeq.v1.RaftStatusR\x06status*\xa0\x01\n\x08RaftRole\x12\x19\n\x15RAFT_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12RAFT_ROLE_FOLLOWER\x10\x01\x12\x1b\n\x17RAFT_ROLE_PRE_CANDIDATE\x10\x02\x12\x17\n\x13RAFT_ROLE_CANDIDATE\x10\x03\x12\x14\n\x10RAFT_ROLE_LEADER\x10\x04\x12\x15\n\x11RAFT_ROLE_LEARNER\x10\x05\x32\xb8\x05\n\x0e\x43lusterService\x12}\n\rGetRaftStatus\x12\x1e.codeq.v1.GetRaftStatusRequest\x1a\x1f.codeq.v1.GetRaftStatusResponse\"+\x8a\xb5\x18\x02\x08\x03\x82\xd3\xe4\x93\x02\x1f\x12\x15/v1/codeq/raft/statusb\x06status\x12~\n\x0bGetTopology\x12\x1c.codeq.v1.GetTopologyRequest\x1a\x1d.codeq.v1.GetTopologyResponse\"2\x8a\xb5\x18\x02\x08\x03\x82\xd3\xe4\x93\x02&\x12\x1a/v1/codeq/cluster/topologyb\x08topology\x12~\n\tAddMember\x12\x1a.codeq.v1.AddMemberRequest\x1a\x1b.codeq.v1.AddMemberResponse\"8\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02,\"\x1f/v1/codeq/admin/cluster/members:\x01*b\x06status\x12\x89\x01\n\x0cRemoveMember\x12\x1d.codeq.v1.RemoveMemberRequest\x1a\x1e.codeq.v1.RemoveMemberResponse\":\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02.*$/v1/codeq/admin/cluster/members/{id}b\x06status\x12\x9a\x01\n\x12TransferLeadership\x12#.codeq.v1.TransferLeadershipRequest\x1a$.codeq.v1.TransferLeadershipResponse\"9\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02-\" /v1/codeq/admin/cluster/transfer:\x01*b\x06statusB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63odeq/v1/cluster_service.proto\x12\x08\x63odeq.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1e\x63odeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\"\xb5\x03\n\nRaftMember\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n\traft_addr\x18\x02 \x01(\tR\x08raftAddr\x12 \n\thttp_addr\x18\x03 \x01(\tH\x00R\x08httpAddr\x88\x01\x01\x12 \n\tgrpc_addr\x18\x04 \x01(\tH\x01R\x08grpcAddr\x88\x01\x01\x12&\n\x04role\x18\x05 \x01(\x0e\x32\x12.codeq.v1.RaftRoleR\x04role\x12\x14\n\x05voter\x18\x06 \x01(\x08R\x05voter\x12\x1b\n\tis_leader\x18\x07 \x01(\x08R\x08isLeader\x12\x17\n\x07is_self\x18\x08 \x01(\x08R\x06isSelf\x12$\n\x0bmatch_index\x18\t \x01(\x03H\x02R\nmatchIndex\x88\x01\x01\x12\x15\n\x03lag\x18\n \x01(\x03H\x03R\x03lag\x88\x01\x01\x12\x1b\n\x06\x61\x63tive\x18\x0b \x01(\x08H\x04R\x06\x61\x63tive\x88\x01\x01\x12\x1d\n\x07problem\x18\x0c \x01(\tH\x05R\x07problem\x88\x01\x01\x42\x0c\n\n_http_addrB\x0c\n\n_grpc_addrB\x0e\n\x0c_match_indexB\x06\n\x04_lagB\t\n\x07_activeB\n\n\x08_problem\"\xe7\x04\n\tRaftGroup\x12\x1b\n\tshard_idx\x18\x01 \x01(\x05R\x08shardIdx\x12\x1b\n\tis_leader\x18\x02 \x01(\x08R\x08isLeader\x12\x17\n\x07self_id\x18\x03 \x01(\tR\x06selfId\x12\x1b\n\tself_addr\x18\x04 \x01(\tR\x08selfAddr\x12\x1b\n\tleader_id\x18\x05 \x01(\tR\x08leaderId\x12\x1f\n\x0bleader_addr\x18\x06 \x01(\tR\nleaderAddr\x12-\n\x10leader_http_addr\x18\x07 \x01(\tH\x00R\x0eleaderHTTPAddr\x88\x01\x01\x12\x1d\n\nhas_leader\x18\x08 \x01(\x08R\thasLeader\x12&\n\x04role\x18\t \x01(\x0e\x32\x12.codeq.v1.RaftRoleR\x04role\x12\x12\n\x04term\x18\n \x01(\x03R\x04term\x12!\n\x0c\x63ommit_index\x18\x0b \x01(\x03R\x0b\x63ommitIndex\x12#\n\rapplied_index\x18\x0c \x01(\x03R\x0c\x61ppliedIndex\x12\x1f\n\x0b\x66irst_index\x18\r \x01(\x03R\nfirstIndex\x12\x1d\n\nlast_index\x18\x0e \x01(\x03R\tlastIndex\x12\x10\n\x03lag\x18\x0f \x01(\x03R\x03lag\x12%\n\x0esnapshot_index\x18\x10 \x01(\x03R\rsnapshotIndex\x12\x1c\n\telections\x18\x11 \x01(\x03R\telections\x12.\n\x07members\x18\x12 \x03(\x0b\x32\x14.codeq.v1.RaftMemberR\x07membersB\x13\n\x11_leader_http_addr\"\x88\x01\n\nRaftStatus\x12\x18\n\x07\x65nabled\x18\x01 \x01(\x08R\x07\x65nabled\x12\x1d\n\nnum_groups\x18\x02 \x01(\x05R\tnumGroups\x12+\n\x06groups\x18\x03 \x03(\x0b\x32\x13.codeq.v1.RaftGroupR\x06groups\x12\x14\n\x05\x66sync\x18\x04 \x01(\x08R\x05\x66sync\"\x16\n\x14GetRaftStatusRequest\"E\n\x15GetRaftStatusResponse\x12,\n\x06status\x18\x01 \x01(\x0b\x32\x14.codeq.v1.RaftStatusR\x06status\"\x14\n\x12GetTopologyRequest\"E\n\x13GetTopologyResponse\x12.\n\x08topology\x18\x01 \x01(\x0b\x32\x12.codeq.v1.TopologyR\x08topology\"\x86\x02\n\x08Topology\x12!\n\x0craft_enabled\x18\x01 \x01(\x08R\x0braftEnabled\x12\x1b\n\tleader_id\x18\x02 \x01(\tR\x08leaderId\x12-\n\x10leader_grpc_addr\x18\x03 \x01(\tH\x00R\x0eleaderGrpcAddr\x88\x01\x01\x12-\n\x10leader_http_addr\x18\x04 \x01(\tH\x01R\x0eleaderHttpAddr\x88\x01\x01\x12\x32\n\x07members\x18\x05 \x03(\x0b\x32\x18.codeq.v1.TopologyMemberR\x07membersB\x13\n\x11_leader_grpc_addrB\x13\n\x11_leader_http_addr\"\x9d\x01\n\x0eTopologyMember\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12 \n\tgrpc_addr\x18\x02 \x01(\tH\x00R\x08grpcAddr\x88\x01\x01\x12 \n\thttp_addr\x18\x03 \x01(\tH\x01R\x08httpAddr\x88\x01\x01\x12\x1b\n\tis_leader\x18\x04 \x01(\x08R\x08isLeaderB\x0c\n\n_grpc_addrB\x0c\n\n_http_addr\"\xc0\x01\n\x10\x41\x64\x64MemberRequest\x12\x38\n\x02id\x18\x01 \x01(\tB(\xbaH%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$R\x02id\x12X\n\traft_addr\x18\x02 \x01(\tB;\xbaH8r6\x18\xff\x01\x32\x31^(\\[[0-9A-Fa-f:.]+\\]|[A-Za-z0-9._-]+):[0-9]{1,5}$R\x08raftAddr\x12\x18\n\x07replace\x18\x03 \x01(\x08R\x07replace\"A\n\x11\x41\x64\x64MemberResponse\x12,\n\x06status\x18\x01 \x01(\x0b\x32\x14.codeq.v1.RaftStatusR\x06status\"O\n\x13RemoveMemberRequest\x12\x38\n\x02id\x18\x01 \x01(\tB(\xbaH%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$R\x02id\"D\n\x14RemoveMemberResponse\x12,\n\x06status\x18\x01 \x01(\x0b\x32\x14.codeq.v1.RaftStatusR\x06status\"X\n\x19TransferLeadershipRequest\x12;\n\x02id\x18\x01 \x01(\tB+\xbaH(r&2$^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$R\x02id\"J\n\x1aTransferLeadershipResponse\x12,\n\x06status\x18\x01 \x01(\x0b\x32\x14.codeq.v1.RaftStatusR\x06status*\xa0\x01\n\x08RaftRole\x12\x19\n\x15RAFT_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12RAFT_ROLE_FOLLOWER\x10\x01\x12\x1b\n\x17RAFT_ROLE_PRE_CANDIDATE\x10\x02\x12\x17\n\x13RAFT_ROLE_CANDIDATE\x10\x03\x12\x14\n\x10RAFT_ROLE_LEADER\x10\x04\x12\x15\n\x11RAFT_ROLE_LEARNER\x10\x05\x32\xb8\x05\n\x0e\x43lusterService\x12}\n\rGetRaftStatus\x12\x1e.codeq.v1.GetRaftStatusRequest\x1a\x1f.codeq.v1.GetRaftStatusResponse\"+\x8a\xb5\x18\x02\x08\x03\x82\xd3\xe4\x93\x02\x1f\x12\x15/v1/codeq/raft/statusb\x06status\x12~\n\x0bGetTopology\x12\x1c.codeq.v1.GetTopologyRequest\x1a\x1d.codeq.v1.GetTopologyResponse\"2\x8a\xb5\x18\x02\x08\x03\x82\xd3\xe4\x93\x02&\x12\x1a/v1/codeq/cluster/topologyb\x08topology\x12~\n\tAddMember\x12\x1a.codeq.v1.AddMemberRequest\x1a\x1b.codeq.v1.AddMemberResponse\"8\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02,\"\x1f/v1/codeq/admin/cluster/members:\x01*b\x06status\x12\x89\x01\n\x0cRemoveMember\x12\x1d.codeq.v1.RemoveMemberRequest\x1a\x1e.codeq.v1.RemoveMemberResponse\":\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02.*$/v1/codeq/admin/cluster/members/{id}b\x06status\x12\x9a\x01\n\x12TransferLeadership\x12#.codeq.v1.TransferLeadershipRequest\x1a$.codeq.v1.TransferLeadershipResponse\"9\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02-\" /v1/codeq/admin/cluster/transfer:\x01*b\x06statusB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,38 +53,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLUSTERSERVICE'].methods_by_name['RemoveMember']._serialized_options = b'\212\265\030\002\010\004\202\323\344\223\002.*$/v1/codeq/admin/cluster/members/{id}b\006status'
   _globals['_CLUSTERSERVICE'].methods_by_name['TransferLeadership']._loaded_options = None
   _globals['_CLUSTERSERVICE'].methods_by_name['TransferLeadership']._serialized_options = b'\212\265\030\002\010\004\202\323\344\223\002-\" /v1/codeq/admin/cluster/transfer:\001*b\006status'
-  _globals['_RAFTROLE']._serialized_start=2482
-  _globals['_RAFTROLE']._serialized_end=2642
+  _globals['_RAFTROLE']._serialized_start=2525
+  _globals['_RAFTROLE']._serialized_end=2685
   _globals['_RAFTMEMBER']._serialized_start=136
-  _globals['_RAFTMEMBER']._serialized_end=530
-  _globals['_RAFTGROUP']._serialized_start=533
-  _globals['_RAFTGROUP']._serialized_end=1148
-  _globals['_RAFTSTATUS']._serialized_start=1151
-  _globals['_RAFTSTATUS']._serialized_end=1287
-  _globals['_GETRAFTSTATUSREQUEST']._serialized_start=1289
-  _globals['_GETRAFTSTATUSREQUEST']._serialized_end=1311
-  _globals['_GETRAFTSTATUSRESPONSE']._serialized_start=1313
-  _globals['_GETRAFTSTATUSRESPONSE']._serialized_end=1382
-  _globals['_GETTOPOLOGYREQUEST']._serialized_start=1384
-  _globals['_GETTOPOLOGYREQUEST']._serialized_end=1404
-  _globals['_GETTOPOLOGYRESPONSE']._serialized_start=1406
-  _globals['_GETTOPOLOGYRESPONSE']._serialized_end=1475
-  _globals['_TOPOLOGY']._serialized_start=1478
-  _globals['_TOPOLOGY']._serialized_end=1740
-  _globals['_TOPOLOGYMEMBER']._serialized_start=1743
-  _globals['_TOPOLOGYMEMBER']._serialized_end=1900
-  _globals['_ADDMEMBERREQUEST']._serialized_start=1903
-  _globals['_ADDMEMBERREQUEST']._serialized_end=2095
-  _globals['_ADDMEMBERRESPONSE']._serialized_start=2097
-  _globals['_ADDMEMBERRESPONSE']._serialized_end=2162
-  _globals['_REMOVEMEMBERREQUEST']._serialized_start=2164
-  _globals['_REMOVEMEMBERREQUEST']._serialized_end=2243
-  _globals['_REMOVEMEMBERRESPONSE']._serialized_start=2245
-  _globals['_REMOVEMEMBERRESPONSE']._serialized_end=2313
-  _globals['_TRANSFERLEADERSHIPREQUEST']._serialized_start=2315
-  _globals['_TRANSFERLEADERSHIPREQUEST']._serialized_end=2403
-  _globals['_TRANSFERLEADERSHIPRESPONSE']._serialized_start=2405
-  _globals['_TRANSFERLEADERSHIPRESPONSE']._serialized_end=2479
-  _globals['_CLUSTERSERVICE']._serialized_start=2645
-  _globals['_CLUSTERSERVICE']._serialized_end=3341
+  _globals['_RAFTMEMBER']._serialized_end=573
+  _globals['_RAFTGROUP']._serialized_start=576
+  _globals['_RAFTGROUP']._serialized_end=1191
+  _globals['_RAFTSTATUS']._serialized_start=1194
+  _globals['_RAFTSTATUS']._serialized_end=1330
+  _globals['_GETRAFTSTATUSREQUEST']._serialized_start=1332
+  _globals['_GETRAFTSTATUSREQUEST']._serialized_end=1354
+  _globals['_GETRAFTSTATUSRESPONSE']._serialized_start=1356
+  _globals['_GETRAFTSTATUSRESPONSE']._serialized_end=1425
+  _globals['_GETTOPOLOGYREQUEST']._serialized_start=1427
+  _globals['_GETTOPOLOGYREQUEST']._serialized_end=1447
+  _globals['_GETTOPOLOGYRESPONSE']._serialized_start=1449
+  _globals['_GETTOPOLOGYRESPONSE']._serialized_end=1518
+  _globals['_TOPOLOGY']._serialized_start=1521
+  _globals['_TOPOLOGY']._serialized_end=1783
+  _globals['_TOPOLOGYMEMBER']._serialized_start=1786
+  _globals['_TOPOLOGYMEMBER']._serialized_end=1943
+  _globals['_ADDMEMBERREQUEST']._serialized_start=1946
+  _globals['_ADDMEMBERREQUEST']._serialized_end=2138
+  _globals['_ADDMEMBERRESPONSE']._serialized_start=2140
+  _globals['_ADDMEMBERRESPONSE']._serialized_end=2205
+  _globals['_REMOVEMEMBERREQUEST']._serialized_start=2207
+  _globals['_REMOVEMEMBERREQUEST']._serialized_end=2286
+  _globals['_REMOVEMEMBERRESPONSE']._serialized_start=2288
+  _globals['_REMOVEMEMBERRESPONSE']._serialized_end=2356
+  _globals['_TRANSFERLEADERSHIPREQUEST']._serialized_start=2358
+  _globals['_TRANSFERLEADERSHIPREQUEST']._serialized_end=2446
+  _globals['_TRANSFERLEADERSHIPRESPONSE']._serialized_start=2448
+  _globals['_TRANSFERLEADERSHIPRESPONSE']._serialized_end=2522
+  _globals['_CLUSTERSERVICE']._serialized_start=2688
+  _globals['_CLUSTERSERVICE']._serialized_end=3384
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ RAFT_ROLE_LEADER: RaftRole
 RAFT_ROLE_LEARNER: RaftRole
 
 class RaftMember(_message.Message):
-    __slots__ = ("id", "raft_addr", "http_addr", "grpc_addr", "role", "voter", "is_leader", "is_self", "match_index", "lag", "active")
+    __slots__ = ("id", "raft_addr", "http_addr", "grpc_addr", "role", "voter", "is_leader", "is_self", "match_index", "lag", "active", "problem")
     ID_FIELD_NUMBER: _ClassVar[int]
     RAFT_ADDR_FIELD_NUMBER: _ClassVar[int]
     HTTP_ADDR_FIELD_NUMBER: _ClassVar[int]
@@ -38,6 +38,7 @@ class RaftMember(_message.Message):
     MATCH_INDEX_FIELD_NUMBER: _ClassVar[int]
     LAG_FIELD_NUMBER: _ClassVar[int]
     ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
     id: str
     raft_addr: str
     http_addr: str
@@ -49,7 +50,8 @@ class RaftMember(_message.Message):
     match_index: int
     lag: int
     active: bool
-    def __init__(self, id: _Optional[str] = ..., raft_addr: _Optional[str] = ..., http_addr: _Optional[str] = ..., grpc_addr: _Optional[str] = ..., role: _Optional[_Union[RaftRole, str]] = ..., voter: _Optional[bool] = ..., is_leader: _Optional[bool] = ..., is_self: _Optional[bool] = ..., match_index: _Optional[int] = ..., lag: _Optional[int] = ..., active: _Optional[bool] = ...) -> None: ...
+    problem: str
+    def __init__(self, id: _Optional[str] = ..., raft_addr: _Optional[str] = ..., http_addr: _Optional[str] = ..., grpc_addr: _Optional[str] = ..., role: _Optional[_Union[RaftRole, str]] = ..., voter: _Optional[bool] = ..., is_leader: _Optional[bool] = ..., is_self: _Optional[bool] = ..., match_index: _Optional[int] = ..., lag: _Optional[int] = ..., active: _Optional[bool] = ..., problem: _Optional[str] = ...) -> None: ...
 
 class RaftGroup(_message.Message):
     __slots__ = ("shard_idx", "is_leader", "self_id", "self_addr", "leader_id", "leader_addr", "leader_http_addr", "has_leader", "role", "term", "commit_index", "applied_index", "first_index", "last_index", "lag", "snapshot_index", "elections", "members")

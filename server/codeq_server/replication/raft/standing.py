@@ -1,0 +1,70 @@
+"""How nodes stand to each other: who founds, who gives up its cluster for another, whom a leader does not talk with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from codeq_raft_core import read_conf_state
+
+from .group import Group
+from .network import Hello
+
+
+def is_unsettled(group: Group) -> bool:
+    """Returns whether nothing was ever decided that could be lost if this member forgot the group.
+
+    So it is with a founder that nobody has joined, and with a learner of a cluster that is still being founded.
+    """
+    if group.applied.lsn or group.applied.index != group.last_index:
+        return False
+    voters = list(read_conf_state(group.conf_state).voters)
+    return voters == [group.raft_id] or (group.raft_id not in voters and group.members.founding_voters > 0)
+
+
+def gives_way(peer: Hello, other: Hello) -> bool:
+    """Returns whether a node whose cluster is unsettled gives it up for that of another node."""
+    return not other.unsettled or other.name < peer.name
+
+
+def why_not_found(mine: str, peers: Mapping[str, str], met: Mapping[str, Hello]) -> str:
+    """Returns why a node does not found its cluster now; empty: nothing speaks against it.
+
+    Where several may found it, all with the same peers, it is the one whose name comes first.
+
+    Args:
+        mine: Name of the node.
+        peers: Addresses of the nodes that are to found the cluster, by name; it is among them.
+        met: Who answered under which name.
+    """
+    others = {name: met.get(name) for name in sorted(peers) if name != mine}
+    for name, peer in others.items():
+        if peer is not None and peer.cluster_id:
+            return f"{name} belongs to the cluster {peer.cluster_id.hex()}, which must take this node in"
+    there = 1 + sum(peer is not None for peer in others.values())
+    if there < len(peers) // 2 + 1:
+        return f"{there} of {len(peers)} founders are there, which is no majority"
+    for name, peer in others.items():
+        if name < mine and (peer is None or peer.founds):
+            return f"{name} comes first: it founds the cluster, unless it answers and has no RAFT_BOOTSTRAP"
+    return ""
+
+
+def why_unwelcome(group: Group, peer: Hello) -> str:
+    """Returns why a leader does not talk with a node that says it is a member; empty: there is no reason."""
+    if not group.leading_term:
+        return ""
+    conf, raft_id = read_conf_state(group.conf_state), peer.raft_id
+    listed = [member.raft_id for member in group.members.members]
+    if raft_id not in (*conf.voters, *conf.voters_outgoing, *conf.learners, *listed):
+        return (
+            f"{peer.name} (disk {raft_id:016x}) was taken out of the cluster: stop it; to have it again, empty its "
+            f"store, start it, and run `codeq cluster add {peer.name} HOST:PORT`"
+        )
+    matched = max((p.matched for p in group.node.progress() if p.id == raft_id), default=0)
+    if peer.last_index is not None and peer.last_index < matched:
+        return (
+            f"{peer.name} (disk {raft_id:016x}) has entries up to {peer.last_index} and had {matched}: its store is an "
+            f"old copy, or lost writes; stop it, empty its store, start it, and run "
+            f"`codeq cluster add {peer.name} HOST:PORT --replace`"
+        )
+    return ""

@@ -1,0 +1,69 @@
+"""Folders for files on their way, which mean nothing after a crash: whoever takes one next empties it.
+
+What is emptied was made here: the folder carries a mark, which is durable before anything else is in it. Their names
+begin with a dot, as no name does that a client can give.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+from .durable import make_directory, sync_directory, sync_file
+from .errors import StoreNotWritable
+from .families import reason_of
+
+MARK: Final = ".codeq-scratch"
+"""File that marks such a folder."""
+
+
+def scratch_of(store: Path) -> Path:
+    """Returns the folder for files on their way of a store: beside it, on the same file system."""
+    return store.parent / f".{store.name}.scratch"
+
+
+def take_scratch(folder: Path) -> None:
+    """Makes a folder and marks it, or empties it if it carries the mark.
+
+    Raises:
+        StoreNotWritable: It cannot be made or emptied, or there is something in it and no mark.
+    """
+    try:
+        make_directory(folder)
+        names = [path.name for path in folder.iterdir()]
+        if MARK in names:
+            _empty(folder)
+            return
+        if names:
+            raise StoreNotWritable(
+                f"{folder} is needed for files on their way, and holds {min(names)}, which codeq did not put "
+                "there: move it away"
+            )
+        (folder / MARK).touch(mode=0o600)
+        sync_file(folder / MARK)
+        sync_directory(folder)
+    except OSError as error:
+        raise StoreNotWritable(f"the folder {folder} cannot be used: {reason_of(error)}") from error
+
+
+def drop_scratch(folder: Path) -> None:
+    """Removes a folder that was taken; the mark goes last, so that what is left over can be taken again.
+
+    Raises:
+        StoreNotWritable: It cannot be removed.
+    """
+    try:
+        _empty(folder)
+        (folder / MARK).unlink()
+        folder.rmdir()
+    except OSError as error:
+        raise StoreNotWritable(f"the folder {folder} cannot be removed: {reason_of(error)}") from error
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != MARK:
+            path.unlink()

@@ -149,13 +149,15 @@ def leave(
 
 @contextmanager
 def _conversion() -> Iterator[None]:
-    """Tells what is wrong with a store.
+    """Converts a store, whose files stay private; tells what is wrong with it.
 
     Raises:
         Failure: It cannot be converted.
     """
+    from codeq_server.private_files import write_privately
     from codeq_server.storage.errors import StoreError
 
+    write_privately()
     try:
         yield
     except StoreError as error:

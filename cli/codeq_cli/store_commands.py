@@ -26,7 +26,10 @@ app = typer.Typer(no_args_is_help=False, help="Work on a store without its serve
 
 @app.callback()
 def group() -> None:
-    """Keeps `check` a command of its own, be it the only one."""
+    """Has what these commands write be private, as a server's files are."""
+    from codeq_server.private_files import write_privately
+
+    write_privately()
 
 
 @app.command()

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from importlib.metadata import version
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import grpc.aio
 import structlog
@@ -24,7 +24,7 @@ from codeq_gateway.remote import Forwarder
 from codeq_gateway.server import GatewayServer
 from google.protobuf import descriptor_pool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 
 from codeq_server import summary
@@ -39,6 +39,7 @@ from codeq_server.hosting import Host
 from codeq_server.listeners import ListenError, listen, new_server, refuse_taken
 from codeq_server.local_host import LocalHost
 from codeq_server.logs import Logs, LostLines, configure_logging
+from codeq_server.private_files import write_privately
 from codeq_server.replication.raft.channels import CONNECTIONS_MAX as PEER_CONNECTIONS_MAX
 from codeq_server.services.call_stream import CallStreams, ServerProbes
 from codeq_server.services.calls import Calls
@@ -47,6 +48,7 @@ from codeq_server.services.grpc_front import GrpcFront
 from codeq_server.services.local_dispatch import LocalDispatcher
 from codeq_server.services.metrics import ShardCollector
 from codeq_server.services.server_info import ServerService
+from codeq_server.services.tokenless import TokenlessServer
 from codeq_server.storage.errors import StoreError
 
 HTTP_GRACE_SECONDS_MAX: Final = 2.0
@@ -85,6 +87,7 @@ def serve(settings: Settings, *, verify: bool = False, rest: bool = True) -> int
     """
     logs = configure_logging(settings.log.level, settings.log.format)
     try:
+        write_privately()
         files = _files(settings, rest=rest)
         with asyncio.Runner(loop_factory=ServerLoop) as runner:
             return runner.run(Node(settings, files, logs, verify=verify, rest=rest).run())
@@ -176,8 +179,10 @@ class Node:
         names = GrpcFront(self._calls, self._door.known.add, self._logs.access.grpc, _log_defect).register(server)
         for name in names:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        tokenless: Any = TokenlessServer(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, tokenless)
+        reflected = reflection.aio.ReflectionServicer((*names, health.SERVICE_NAME, reflection.SERVICE_NAME))
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, tokenless)
         streams = CallStreams(self._calls, probes, self._door.known.add, self._logs.access.grpc, _log_defect)
         streams.register(server)
         return streams

@@ -29,6 +29,7 @@ from codeq_server.config import Address, GatewaySettings
 from codeq_server.descriptors import Files, TooFewFilesError, raise_limit, share
 from codeq_server.event_loop import ServerLoop
 from codeq_server.logs import Logs, LostLines, configure_logging
+from codeq_server.private_files import write_privately
 
 START_SECONDS: Final = 60.0
 """Time in which a server must answer at the start."""
@@ -58,6 +59,7 @@ def serve_gateway(settings: GatewaySettings) -> int:
     """
     logs = configure_logging(settings.log.level, settings.log.format)
     try:
+        write_privately()
         files = share(raise_limit(), http=settings.http_connections_max, grpc=0, grpc_ports=0, peers=0)
         with asyncio.Runner(loop_factory=ServerLoop) as runner:
             return runner.run(_Process(settings, files, logs).run())

@@ -17,7 +17,7 @@ FRAME_BYTES_MAX: Final = 9 * 1024 * 1024
 STREAMS_PER_CONNECTION_MAX: Final = 1000
 """Calls that one connection may have open; further ones wait in the client."""
 
-CALLS_MAX: Final = 20_000
+CALLS_MAX: Final = 8_192
 """gRPC calls that are served at a time, streams included; further ones fail with RESOURCE_EXHAUSTED."""
 
 _KEEPALIVE_MS: Final = 30_000

@@ -396,3 +396,16 @@ def test_too_few_open_files_are_refused_by_name_and_few_are_warned_of(tmp_path: 
     with ServerProcess(tmp_path / "warned", prefix=(*limited, "600"), apart=False) as server:
         assert server.stop() == 0
         assert "few_open_files" in server.log
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_server_whose_standard_streams_are_closed_serves_and_stops(tmp_path: Path, closed: str) -> None:
+    with ServerProcess(tmp_path, prefix=("sh", "-c", f'exec "$@" {closed}', "sh"), apart=False) as server:
+        answer = httpx.post(
+            f"{server.http_url}/v1/codeq/tasks",
+            json={"command": "A"},
+            headers={"Authorization": AUTHORIZATION},
+            timeout=20,
+        )
+        assert answer.status_code == 202
+        assert server.stop() == 0

@@ -239,8 +239,41 @@ def test_load_with_variables_of_container_platform_starts() -> None:
             "CODEQ_SERVICE_HOST": "10.0.0.1",
             "CODEQ_SERVICE_PORT_HTTP": "8080",
             "CODEQ_PORT_8080_TCP_ADDR": "10.0.0.1",
+            "CODEQ_UDP_PORT": "udp://10.0.0.1:53",
+            "CODEQ_SCTP_PORT": "SCTP://10.0.0.1:9",
+            "CODEQ_PORT_8080_UDP_START": "8080",
+            "CODEQ_PORT_8080_TCP_PORT_START": "8080",
+            "CODEQ_ENV_PATH": "/usr/bin",
+            "CODEQ_SERVER_ENV_LANG": "C",
+            "CODEQ_NAME": "/web/codeq",
+            "RAFT_PORT": "tcp://10.0.0.2:7000",
+            "RAFT_SERVICE_PORT": "7000",
         }
     )
+
+
+@pytest.mark.parametrize(
+    "config",
+    ['{"path":"a","path":"b"}', '{"fsyncOnCommit":true,"path":"a","fsyncOnCommit":false}', '{"a":[{"b":1,"b":2}]}'],
+)
+def test_load_with_a_key_twice_in_json_names_variable_and_key(config: str) -> None:
+    error = refusal({"PERSISTENCE_CONFIG": config})
+    assert error.key == "PERSISTENCE_CONFIG"
+    assert "key twice" in error.message
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800"])
+@pytest.mark.parametrize("name", ["local_artifacts_dir", "backup_dir", "ready_file"])
+def test_load_with_a_path_that_cannot_be_one_names_the_key(name: str, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, {}, {name: text}, dev=True)
+    assert caught.value.key == "--" + name.replace("_", "-")
+
+
+@pytest.mark.parametrize("escaped", ["a\\u0000b", "\\ud800"])
+def test_load_with_a_store_path_that_cannot_be_one_is_refused_in_one_line(escaped: str) -> None:
+    error = refusal({"PERSISTENCE_CONFIG": f'{{"path":"{escaped}"}}'})
+    assert error.key.startswith("PERSISTENCE_CONFIG")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -220,7 +221,7 @@ class _Build:
             log=LogSettings(given.log_level, given.log_format),
             disk_reserve_bytes=given.disk_reserve_bytes,
             shutdown_grace_seconds=given.shutdown_grace_seconds,
-            ready_file=_path(given.ready_file),
+            ready_file=_path(self._key("ready_file"), given.ready_file),
             local_artifacts_dir=self._folder("local_artifacts_dir", given.local_artifacts_dir),
             backup_dir=self._folder("backup_dir", given.backup_dir),
             artifact_bytes_max=given.artifact_bytes_max,
@@ -237,7 +238,7 @@ class _Build:
             allowed_hosts=LOOPBACK_HOSTS if self._dev else frozenset(),
             log=LogSettings(given.log_level, given.log_format),
             shutdown_grace_seconds=given.shutdown_grace_seconds,
-            ready_file=_path(given.ready_file),
+            ready_file=_path(self._key("ready_file"), given.ready_file),
             dev=self._dev,
         )
 
@@ -300,7 +301,8 @@ class _Build:
             key = config["num_shards"].key
             raise ConfigError(key, f"{stored.num_shards} shards are {sources.NOT_SUPPORTED}: only 1 is")
         if provider != "memory":
-            return PersistenceSettings("rocksdb", Path(stored.path), stored.num_shards, stored.fsync_on_commit)
+            path = _path(config["path"].key if "path" in config else "path", stored.path)
+            return PersistenceSettings("rocksdb", path, stored.num_shards, stored.fsync_on_commit)
         for name in ("path", "fsync_on_commit"):
             if name in config:
                 raise ConfigError(config[name].key, "has no meaning with the provider memory")
@@ -316,7 +318,7 @@ class _Build:
         """Returns a folder beside the store, which a store in memory has not."""
         if self._keys.persistence_provider == "memory" and text is not None:
             raise ConfigError(self._key(name), "has no meaning with the provider memory")
-        return _path(text)
+        return _path(self._key(name), text)
 
     def _auth(self) -> AuthSettings:
         producer = self._token("producer")
@@ -423,5 +425,18 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)
+def _path(key: str, text: str | None) -> Path | None:
+    """Returns a path that can be one.
+
+    Raises:
+        ConfigError: No file can have this name.
+    """
+    if text is None:
+        return None
+    try:
+        encoded = os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ConfigError(key, "holds characters that no file name can have") from None
+    if b"\0" in encoded:
+        raise ConfigError(key, "holds a NUL, which no file name can have")
+    return Path(text)

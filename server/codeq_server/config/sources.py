@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -39,8 +40,13 @@ _UNSUPPORTED_FILE_KEYS: Final = keys.UNSUPPORTED_FILE_KEYS | {
     keys.file_key(name.lower()) for name in keys.UNSUPPORTED_VARIABLES
 }
 
-# Container platforms describe every service of the network in variables, also one that is named "codeq".
-_SERVICE_LINK: Final = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+# Container platforms describe every service of the network in variables, also one that is named "codeq", and every
+# variable of a linked container.
+_SERVICE_LINK: Final = re.compile(
+    r".*_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR|START|END))*|ENV_.+)"
+)
+_SERVICE_PORT: Final = re.compile(r"(tcp|udp|sctp)://.*", re.IGNORECASE)
+_CONTAINER_NAME: Final = re.compile(r"/[^/]+/[^/]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +158,7 @@ def _foreign(environment: Mapping[str, str]) -> dict[str, Raw]:
     """Returns what asks for parts that this version has not."""
     found = {}
     for variable, text in sorted(environment.items()):
-        if _SERVICE_LINK.fullmatch(variable) or text.startswith("tcp://"):
+        if variable not in _OWN_VARIABLES and _is_service_link(variable, text):
             continue
         if variable in keys.UNSUPPORTED_VARIABLES or variable.startswith(keys.UNSUPPORTED_PREFIXES):
             if not _is_off(text):
@@ -161,6 +167,15 @@ def _foreign(environment: Mapping[str, str]) -> dict[str, Raw]:
         elif variable.startswith(keys.OWN_PREFIXES) and variable not in _OWN_VARIABLES:
             raise ConfigError(variable, "unknown variable")
     return found
+
+
+def _is_service_link(variable: str, text: str) -> bool:
+    """Returns whether a variable describes a service or a container that has the product's name."""
+    return bool(
+        _SERVICE_LINK.fullmatch(variable)
+        or _SERVICE_PORT.fullmatch(text)
+        or (variable.endswith("_NAME") and _CONTAINER_NAME.fullmatch(text))
+    )
 
 
 def _is_off(value: object) -> bool:
@@ -174,9 +189,20 @@ def _is_off(value: object) -> bool:
 
 def _json(variable: str, text: str) -> object:
     try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+        content: object = msgspec.json.decode(text)
+        json.loads(text, object_pairs_hook=_refuse_twice)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ConfigError(variable, f"is not JSON: {error}") from None
+    return content
+
+
+def _refuse_twice(pairs: list[tuple[str, object]]) -> None:
+    """Refuses an object that has a key twice: one of the two would be ignored."""
+    seen = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise ValueError(f"key twice: {key}")
+        seen.add(key)
 
 
 class _UniqueKeys(yaml.SafeLoader):

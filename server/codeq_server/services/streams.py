@@ -18,7 +18,7 @@ from .convert import reason_number
 
 HELLO_SECONDS: Final = 10
 """Time a client has for its hello."""
-STREAMS_MAX: Final = 10_000
+STREAMS_MAX: Final = 6_000
 """Streams open at a time."""
 FAREWELL_SECONDS: Final = 0.2
 """Time a client has to read that another node leads, before its stream ends."""

@@ -57,6 +57,8 @@ class ArtifactFiles:
                 with suppress(FileExistsError):
                     os.mkdir(self.path.name, 0o700, dir_fd=top)
                 self._folder = os.open(self.path.name, _FOLDER, dir_fd=top)
+                with suppress(PermissionError):  # another user's: its owner decides who may read it
+                    os.fchmod(self._folder, 0o700)
                 self._sync(top)
             finally:
                 os.close(top)
@@ -235,5 +237,6 @@ def restore_files(backup: Path, root: Path, installation: bytes) -> None:
     for folder, _, names in os.walk(root / installation.hex()):
         for name in names:
             sync_file(Path(folder, name))
+        Path(folder).chmod(0o700)  # whatever the backup's has
         sync_directory(Path(folder))
     sync_directory(root)

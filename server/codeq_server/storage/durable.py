@@ -8,9 +8,11 @@ in sectors of their own, written in turn: a torn write spoils one of them at mos
 from __future__ import annotations
 
 import os
+import stat
 import struct
 import time
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +22,7 @@ FILE_NAME: Final = "DURABLE"
 NOTE_SECONDS: Final = 1.0
 """Time between two writes of the file at least: losses within it can go unnoticed."""
 
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _RECORD = struct.Struct(">8sQI")
 _MAGIC: Final = b"codeqlsn"
 _SECTOR: Final = 512
@@ -83,6 +86,25 @@ def make_directory(path: Path) -> None:
     make_directory(path.parent)
     path.mkdir(mode=0o700, exist_ok=True)
     sync_directory(path.parent)
+
+
+def tighten(directory: Path) -> None:
+    """Takes the directory of a store and its files from all users but their owner; another directory stays as it is.
+
+    What belongs to another user stays, too: whoever gave it to this one decides who else may read it.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    paths = list(directory.iterdir())
+    if paths and not (directory / "CURRENT").is_file():
+        return
+    for path in (directory, *paths):
+        status = path.lstat()
+        is_ours = path is directory or stat.S_ISREG(status.st_mode)
+        if is_ours and status.st_mode & _OTHERS:
+            with suppress(PermissionError):
+                path.chmod(stat.S_IMODE(status.st_mode) & ~_OTHERS)
 
 
 def _records(content: bytes) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ from typing import Final
 
 from rocksdict import Checkpoint, Options, WriteBatch, WriteOptions
 
-from .durable import DurableMark, make_directory, sync_file
+from .durable import DurableMark, make_directory, sync_file, tighten
 from .errors import StoreDamaged, StoreError, StoreFailed, StoreNotWritable
 from .families import (
     DEFAULT,
@@ -77,6 +77,7 @@ class RocksStore:
         self._write_options.no_slowdown = True
         try:
             make_directory(path)
+            tighten(path)
         except OSError as error:
             raise StoreNotWritable(f"the store's directory {path} cannot be made: {reason_of(error)}") from error
         self._families = Families(path, options or make_options(files_max=files_max))

@@ -22,8 +22,9 @@ from codeq_gateway import header_fields, openapi, parameters, refusals
 from codeq_gateway.bodies import PendingBodies, check_head
 from codeq_gateway.dispatch import STALE, Call, CallFailed, Dispatcher
 from codeq_gateway.exchange import End, Exchange, Headers, Reply
+from codeq_gateway.heads import ASTERISK, Head
 from codeq_gateway.metrics import UNKNOWN_ROUTE, HttpMetrics
-from codeq_gateway.router import MethodNotAllowedError, Router
+from codeq_gateway.router import METHODS, MethodNotAllowedError, Router
 from codeq_gateway.routes import Operation, read_operations
 
 CLIENT_CLOSED_STATUS: Final = 499
@@ -32,7 +33,11 @@ CLIENT_CLOSED_STATUS: Final = 499
 PAGE_SECONDS: Final = 5.0
 """Time that readiness and metrics have."""
 
+_OTHER_METHOD: Final = "OTHER"
+"""Method under which a request counts whose method is none of METHODS, so that words of strangers stand nowhere."""
+
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_NO_HEAD: Final = Head("", b"", b"", b"", {}, keep_alive=False, length=0, expects_continue=False)
 _SAYS_STALE: Final = (b"x-codeq-consistency", STALE.encode())
 """Header of a reply that may be behind what was acknowledged, because the request allowed it."""
 
@@ -110,37 +115,32 @@ class Gateway:
         self._header_fields = {name: field for each in operations for name, field in each.header_fields.items()}
         document = openapi.document(operations, version)
         pages = (
-            _still("/healthz", Reply(200, b'{"status":"ok"}')),
+            _still("/healthz", Reply(200, b'{"status":"ok"}\n')),
             _Page("/readyz", lambda: _readiness(probes)),
             _Page("/metrics", lambda: _metrics(probes)),
-            _still("/openapi.json", Reply(200, document)),
+            _still("/openapi.json", Reply(200, document + b"\n")),
         )
         for page in pages:
             self._router.add("GET", [page.template[1:]], page)
 
-    def open(self, method: str, raw_path: bytes, query: bytes, headers: Headers, *, keep_alive: bool) -> Exchange:
-        """Begins a request whose head is complete. What needs no body, refusals above all, has its reply at once.
-
-        Args:
-            method: HTTP method.
-            raw_path: Path as sent.
-            query: Query as sent.
-            headers: Headers by their lower-case names.
-            keep_alive: Whether the connection may go on after the reply.
-        """
-        exchange = Exchange(method, raw_path, query, headers, self._request_id(headers), keep_alive=keep_alive)
+    def open(self, head: Head) -> Exchange:
+        """Begins a request whose head is complete. What needs no body, refusals above all, has its reply at once."""
+        exchange = Exchange(head, self._request_id(head.headers))
         exchange.route = UNKNOWN_ROUTE
         try:
             if self._allowed_hosts is not None:
-                _check_host(headers, self._allowed_hosts)
-            target, exchange.path_values = self._router.find(method, raw_path)
+                _check_host(head.host, self._allowed_hosts)
+            if head.method == "OPTIONS":
+                exchange.reply = self._options(head)
+                return exchange
+            target, exchange.path_values = self._router.find(head.method, head.path)
             exchange.route = target.template
             if isinstance(target, _Page):
                 exchange.page = target.render
             else:
                 exchange.operation = target
                 exchange.body_bytes_max = target.body_bytes_max
-            check_head(headers, exchange.body_bytes_max)
+            check_head(head.headers, exchange.body_bytes_max)
         except CallFailed as failed:
             exchange.reply = _failure(failed)
             let_go(failed)
@@ -148,11 +148,20 @@ class Gateway:
             exchange.reply = _defect(exchange)
         return exchange
 
-    def malformed(self, message: str) -> Exchange:
+    def malformed(self, failed: CallFailed) -> Exchange:
         """Returns the exchange of bytes that are no HTTP request: it has a reply, and is the connection's last."""
-        exchange = Exchange("", b"", b"", {}, next(self._ids), keep_alive=False)
-        exchange.reply = _failure(refusals.invalid_body(message))
+        exchange = Exchange(_NO_HEAD, next(self._ids))
+        exchange.reply = _failure(failed)
         return exchange
+
+    def _options(self, head: Head) -> Reply:
+        """Returns what methods a path takes, or the server as a whole.
+
+        Raises:
+            CallFailed: No route has the path.
+        """
+        methods = self._router.methods if head.path == ASTERISK else self._router.methods_of(head.path)
+        return Reply(204, b"", headers=[_allow(methods)])
 
     def refuse(self, exchange: Exchange, failed: CallFailed) -> None:
         """Gives a request its reply before its body was complete."""
@@ -220,9 +229,10 @@ class Gateway:
         """Counts and logs a request that has been answered or given up, at the time `now` of `time.perf_counter`."""
         status = CLIENT_CLOSED_STATUS if exchange.reply is None else exchange.reply.status
         seconds = now - exchange.started
-        self._metrics.observe(exchange.method, exchange.route, status, seconds)
+        method = exchange.method if exchange.method in METHODS else _OTHER_METHOD
+        self._metrics.observe(method, exchange.route, status, seconds)
         if self._access_log is not None:
-            self._access_log(exchange.method, exchange.route, status, seconds, exchange.request_id)
+            self._access_log(method, exchange.route, status, seconds, exchange.request_id)
 
     def _request_id(self, headers: Headers) -> str:
         """Returns the client's id of the request where it is well-formed, else a new one."""
@@ -234,8 +244,8 @@ class Gateway:
         return next(self._ids)
 
 
-def _check_host(headers: Headers, allowed: frozenset[str]) -> None:
-    host = headers.get(b"host", b"").decode("latin-1").lower()
+def _check_host(authority: bytes, allowed: frozenset[str]) -> None:
+    host = authority.decode("ascii")
     name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
     if name not in allowed:
         raise refusals.invalid_field("Host", f"this server does not answer to the name {name!r}")
@@ -259,7 +269,7 @@ def _still(template: str, reply: Reply) -> _Page:
 
 async def _readiness(probes: Probes) -> Reply:
     ready, more = await probes.ready()
-    return Reply(200 if ready else 503, msgspec.json.encode({"ready": ready, **more}))
+    return Reply(200 if ready else 503, msgspec.json.encode({"ready": ready, **more}) + b"\n")
 
 
 async def _metrics(probes: Probes) -> Reply:
@@ -269,10 +279,14 @@ async def _metrics(probes: Probes) -> Reply:
 def _failure(failed: CallFailed, json_path: Callable[[str], str] = str, exchange: Exchange | None = None) -> Reply:
     headers = refusals.error_headers(failed)
     if isinstance(failed, MethodNotAllowedError):
-        headers.append((b"allow", ", ".join(failed.allowed).encode()))
+        headers.append(_allow(failed.allowed))
     if exchange is not None and (base := refusals.leader_url(failed)):
         headers.append((b"location", refusals.location(base, exchange.path, exchange.query)))
     return Reply(refusals.error_status(failed), refusals.error_body(failed, json_path), headers=headers)
+
+
+def _allow(methods: Iterable[str]) -> tuple[bytes, bytes]:
+    return b"allow", ", ".join(methods).encode()
 
 
 def _defect(exchange: Exchange) -> Reply:

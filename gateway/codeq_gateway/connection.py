@@ -13,20 +13,13 @@ import time
 from collections import deque
 from typing import Final, cast
 
-from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
-
-from codeq_gateway import header_fields, refusals
+from codeq_gateway import refusals
 from codeq_gateway.app import Gateway
 from codeq_gateway.connections import Connections
 from codeq_gateway.dispatch import CallFailed
 from codeq_gateway.exchange import CONTINUE, End, Exchange, render
-
-HEAD_BYTES_MAX: Final = 64 * 1024
-"""Bytes of a request's head, or of what follows a body's last piece, that may come before it is complete; checked after
-each read."""
-
-HEADERS_MAX: Final = 100
-"""Headers of a request."""
+from codeq_gateway.heads import Head
+from codeq_gateway.request_parser import RequestParser
 
 REQUEST_SECONDS: Final = 60.0
 """Time from a connection's or a request's first byte to the request's last."""
@@ -40,11 +33,9 @@ HALF_CLOSED_SECONDS: Final = 0.1
 DISCARD_BYTES_MAX: Final = 16 * 1024 * 1024
 """Bytes of a refused body that are read and dropped, so that its sender sees the refusal; then the connection ends."""
 
-PIPELINED_MAX: Final = 1_024
-"""Requests in line of a connection: more than come with one read are hardly ever there."""
+LINGER_SECONDS: Final = 2.0
+"""Time in which a client that is cut off in the middle of a request may still send, so that it reads why."""
 
-_METHODS: Final = {name.encode(): name for name in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")}
-_VERSIONS: Final = frozenset({"1.0", "1.1"})
 _LOG: Final = logging.getLogger("codeq.gateway")
 
 
@@ -60,7 +51,7 @@ class Connection(asyncio.Protocol):
         self._gateway = gateway
         self._connections = connections
         self._loop = asyncio.get_running_loop()
-        self._parser = HttpRequestParser(self)
+        self._parser = RequestParser(self)
         self._transport: asyncio.Transport
         self._line: deque[Exchange] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -73,20 +64,18 @@ class Connection(asyncio.Protocol):
         """Whether what comes is no request any more: the connection ends after the replies to those in line."""
         self._is_ending = False
         """Whether the next reply is the last."""
+        self._is_broken = False
+        """Whether the client is cut off in the middle of what it sends."""
         self._is_lost = False
         self._is_known = False
         """Whether a call of it came with a token that is accepted."""
         # What is being read:
         self._is_reading = False
-        self._progressed = False
-        """Whether the last read held part of a body or the end of a request."""
-        self._head_bytes = 0
-        self._url = b""
-        self._headers: list[tuple[bytes, bytes]] = []
         self._incoming: Exchange | None = None
         """The request whose body comes."""
         self._pieces: list[bytes] = []
         self._body_bytes = 0
+        self._discarded_bytes = 0
         self._pending_bytes = 0
         """Bytes of the body that are counted as on their way."""
 
@@ -131,105 +120,67 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Takes bytes of requests."""
         if self._is_deaf:
+            if self._is_broken:
+                self._discard(len(data))
             return
-        self._progressed = False
+        self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        """Has the parser read on."""
         try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade:
-            pass  # its request is answered as any other, and was the last
-        except HttpParserError as error:
-            if isinstance(error, HttpParserCallbackError):
-                _LOG.exception("bytes of a request were not understood")
-            self._break_off("the bytes are no HTTP request")
-        if self._is_reading and not self._is_deaf:
-            self._keep_bounds(len(data))
+            self._parser.feed(data)
+        except CallFailed as failed:
+            self._break_off(failed)
+        except Exception:  # noqa: BLE001 - a defect must not leave the connection without a reply
+            _LOG.exception("bytes of a request were not understood")
+            self._break_off(refusals.malformed("the bytes were not understood"))
+        self._count_body()
 
     # -- what the parser tells -----------------------------------------------------------------------------------------
 
-    def on_message_begin(self) -> None:
+    def on_begin(self) -> None:
         """Begins to read a request."""
         self._is_reading = True
         self._deadline = time.perf_counter() + REQUEST_SECONDS
-        self._head_bytes = 0
-        self._url = b""
 
-    def on_url(self, url: bytes) -> None:
-        """Takes a piece of the target."""
-        self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Takes a header; those that follow a body have no meaning here."""
-        if self._incoming is None:
-            self._headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
+    def on_head(self, head: Head) -> None:
         """Begins a request."""
-        headers, self._headers = self._headers, []
-        if self._is_deaf or self._is_ending:
+        if self._is_ending:
+            self._hear_nothing_more()
             return
-        if len(headers) > HEADERS_MAX or len(self._line) >= PIPELINED_MAX:
-            self._break_off(f"more than {HEADERS_MAX} headers or {PIPELINED_MAX} requests at a time")
-            return
-        path, _, query = self._url.partition(b"?")
-        if path[:1] != b"/" or b"#" in self._url:
-            try:
-                url = parse_url(self._url)
-            except HttpParserError:
-                self._break_off("the target of the request is malformed")
-                return
-            path, query = url.path or b"/", url.query or b""
-        parser = self._parser
-        if not parser.should_keep_alive() and parser.get_http_version() not in _VERSIONS:
-            self._break_off("the version of HTTP is none that is served")
-            return
-        named = dict(headers)
-        if len(named) < len(headers) and (twice := header_fields.repeated(headers)):
-            self._break_off(f"the header {twice} is given more than once")
-            return
-        if named.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
-            self._break_off("transfer-encoding: none but chunked is served")
-            return
-        method = parser.get_method()
-        # A connection of HTTP/1.0 would have to be told that it is kept.
-        keep_alive = parser.should_keep_alive() and (
-            b"connection" not in named or (parser.get_http_version() == "1.1" and not parser.should_upgrade())
-        )
-        exchange = self._gateway.open(
-            _METHODS.get(method) or method.decode(), path, query, named, keep_alive=keep_alive
-        )
+        exchange = self._gateway.open(head)
         self._incoming = exchange
-        self._body_bytes = 0
+        self._body_bytes = self._discarded_bytes = 0
         self._line.append(exchange)
         if len(self._line) == 1:
             self._advance()
-        elif not self._is_paused:
+        else:
             self._is_paused = True
+            self._parser.pause()
             self._transport.pause_reading()
 
     def on_body(self, body: bytes) -> None:
         """Takes a piece of a body."""
-        self._progressed = True
-        self._head_bytes = 0
         exchange = self._incoming
         if exchange is None:
             return
-        self._body_bytes += len(body)
         if exchange.reply is not None:
-            if self._body_bytes > DISCARD_BYTES_MAX:
-                self._transport.abort()
-        elif self._body_bytes > exchange.body_bytes_max:
+            self._discard(len(body))
+            return
+        self._body_bytes += len(body)
+        if self._body_bytes > exchange.body_bytes_max:
             self._refuse(exchange, refusals.oversized_body(exchange.body_bytes_max))
         else:
             self._pieces.append(body)
 
-    def on_message_complete(self) -> None:
+    def on_end(self) -> None:
         """Ends the reading of a request."""
         self._is_reading = False
-        self._progressed = True
         exchange, self._incoming = self._incoming, None
         if exchange is None:
             return
-        self._is_deaf = self._is_deaf or not exchange.keep_alive
+        if not exchange.keep_alive:
+            self._hear_nothing_more()
         if exchange.reply is None:
             pieces = self._pieces
             if pieces:
@@ -245,13 +196,8 @@ class Connection(asyncio.Protocol):
 
     # -- bounds --------------------------------------------------------------------------------------------------------
 
-    def _keep_bounds(self, size: int) -> None:
-        """Bounds a request of which `size` more bytes have come, and not its end."""
-        if not self._progressed:
-            self._head_bytes += size
-            if self._head_bytes > HEAD_BYTES_MAX:
-                self._break_off("the head of the request is too large")
-                return
+    def _count_body(self) -> None:
+        """Counts what has come of a body whose end has not."""
         exchange = self._incoming
         if exchange is not None and exchange.reply is None and self._body_bytes > self._pending_bytes:
             try:
@@ -264,7 +210,11 @@ class Connection(asyncio.Protocol):
     def expire(self, now: float) -> None:
         """Cancels the call, or ends the connection, whose time is over."""
         if self._task is None:
-            if now >= self._deadline:
+            if now < self._deadline:
+                return
+            if self._is_reading and self._is_writable and not self._is_deaf:
+                self._break_off(refusals.request_timeout(REQUEST_SECONDS))
+            else:
                 self._transport.abort()
         elif not self._is_lost and now >= self._line[0].deadline and self._line[0].end is None:
             self._cancel(End.TIMED_OUT)
@@ -272,7 +222,6 @@ class Connection(asyncio.Protocol):
     def _refuse(self, exchange: Exchange, failed: CallFailed) -> None:
         """Refuses a request whose body comes; the rest of it is dropped."""
         self._drop_body()
-        self._body_bytes = 0
         self._gateway.refuse(exchange, failed)
         if self._line[0] is exchange:
             self._advance()
@@ -283,22 +232,41 @@ class Connection(asyncio.Protocol):
             self._gateway.bodies.release(self._pending_bytes)
             self._pending_bytes = 0
 
-    def _break_off(self, message: str) -> None:
+    def _discard(self, size: int) -> None:
+        """Counts bytes that are dropped."""
+        self._discarded_bytes += size
+        if self._discarded_bytes > DISCARD_BYTES_MAX:
+            self._transport.abort()
+
+    def _hear_nothing_more(self) -> None:
+        self._is_deaf = True
+        self._parser.pause()
+
+    def _break_off(self, failed: CallFailed) -> None:
         """Refuses bytes that are no request, in the place of the request that they should be; hears nothing more."""
         if self._is_deaf:
             return  # what follows the last request
-        self._is_deaf = True
+        self._hear_nothing_more()
+        self._is_broken = True
         self._drop_body()
         exchange, self._incoming = self._incoming, None
-        refusal = self._gateway.malformed(message)
         if exchange is None:
-            self._line.append(refusal)
+            self._line.append(self._gateway.malformed(failed))
         elif exchange.reply is None:
-            exchange.reply, exchange.keep_alive = refusal.reply, False
+            self._gateway.refuse(exchange, failed)
+            exchange.keep_alive = False
         if self._line:
             self._advance()
         else:
+            self._close()
+
+    def _close(self) -> None:
+        """Ends the connection. Who is cut off may send on for a while: else the reply would be lost on its way."""
+        if not self._is_broken:
             self._transport.close()
+            return
+        self._deadline = time.perf_counter() + LINGER_SECONDS
+        self._transport.write_eof()
 
     # -- answering -----------------------------------------------------------------------------------------------------
 
@@ -313,12 +281,15 @@ class Connection(asyncio.Protocol):
                     self._connections.busy(self)
                 self._task = self._loop.create_task(self._answer(exchange))
             else:
-                if exchange.headers.get(b"expect", b"").lower() == b"100-continue" and not self._body_bytes:
+                if exchange.expects_continue and not self._body_bytes:
                     self._transport.write(CONTINUE)
                 break
         if self._is_paused and len(self._line) <= 1 and not self._is_lost:
             self._is_paused = False
             self._transport.resume_reading()
+            if not self._is_deaf:
+                self._parser.resume()
+                self._read(b"")
 
     async def _answer(self, exchange: Exchange) -> None:
         await self._gateway.answer(exchange)
@@ -345,7 +316,8 @@ class Connection(asyncio.Protocol):
         """Sends the reply to the first in line."""
         assert exchange.reply is not None
         self._line.popleft()
-        if not exchange.keep_alive or (self._is_deaf and not self._line):
+        is_unheard = exchange is self._incoming and exchange.expects_continue and not self._body_bytes
+        if not exchange.keep_alive or is_unheard or (self._is_deaf and not self._line):
             self._is_ending = True
         self._transport.write(render(exchange.reply, exchange, close=self._is_ending))
         now = time.perf_counter()
@@ -353,10 +325,11 @@ class Connection(asyncio.Protocol):
         self._note(exchange, now)
         if self._is_ending:
             self._give_up_line()
-            if self._incoming is not exchange:  # else the rest of its body is dropped first
-                self._is_deaf = True
+            self._is_broken = self._is_broken or is_unheard  # its body may come or not
+            if is_unheard or self._incoming is not exchange:  # else the rest of its body is dropped first
+                self._hear_nothing_more()
                 self._incoming = None
-                self._transport.close()
+                self._close()
 
     def _give_up_line(self) -> None:
         """Forgets requests that get no reply."""

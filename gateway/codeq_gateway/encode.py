@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from codeq_gateway import fields
 
 Encode = Callable[[Message], bytes]
-"""Returns a message as JSON."""
+"""Returns a message as a line of JSON."""
 
 _TIMES_CACHED: Final = 4_096
 """Formatted times kept: a time stands in several fields, and times of tasks cluster around the present."""
@@ -24,7 +24,7 @@ _ENCODE: Final = msgspec.json.Encoder().encode
 
 
 def compile_encoder(descriptor: Descriptor) -> Encode:
-    """Returns the encoder of a message.
+    """Returns the encoder of a message: one line of JSON, with the line feed that ends it.
 
     A field without presence is always written, others only when set. Signed 64-bit integers are numbers, unsigned ones
     strings, enums short names, times UTC with three decimals. Embedded JSON is written byte for byte; where a field
@@ -34,7 +34,7 @@ def compile_encoder(descriptor: Descriptor) -> Encode:
         TypeError: A field's type has no JSON form.
     """
     build = _compile(descriptor)
-    return lambda message: _ENCODE(build(message))
+    return lambda message: _ENCODE(build(message)) + b"\n"
 
 
 def _compile(descriptor: Descriptor) -> Callable[[Message], dict[str, Any]]:

@@ -9,6 +9,7 @@ from enum import Enum
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
+from codeq_gateway.heads import Head
 from codeq_gateway.routes import Operation
 
 JSON_TYPE: Final = b"application/json"
@@ -56,6 +57,7 @@ class Exchange:
         request_id: Id for logs and traces, echoed to the client.
         started: When the head was complete, on the clock of `time.perf_counter`.
         keep_alive: Whether the connection may go on after the reply.
+        expects_continue: Whether the client waits to be told that its body is wanted.
         route: Template of the route; empty: the bytes were no request, and nobody counts it.
         operation: RPC that the request asks for; None: none.
         page: What renders the page that the request asks for; None: none, or it has its reply already.
@@ -73,6 +75,7 @@ class Exchange:
         "body_bytes_max",
         "deadline",
         "end",
+        "expects_continue",
         "headers",
         "is_complete",
         "keep_alive",
@@ -88,16 +91,15 @@ class Exchange:
         "started",
     )
 
-    def __init__(
-        self, method: str, path: bytes, query: bytes, headers: Headers, request_id: str, *, keep_alive: bool
-    ) -> None:
-        self.method = method
-        self.path = path
-        self.query = query
-        self.headers = headers
+    def __init__(self, head: Head, request_id: str) -> None:
+        self.method = head.method
+        self.path = head.path
+        self.query = head.query
+        self.headers: Headers = head.headers
         self.request_id = request_id
         self.started = time.perf_counter()
-        self.keep_alive = keep_alive
+        self.keep_alive = head.keep_alive
+        self.expects_continue = head.expects_continue
         self.route = ""
         self.operation: Operation | None = None
         self.page: Callable[[], Awaitable[Reply]] | None = None

@@ -1,9 +1,8 @@
-"""Fields of a body that may come in an HTTP header instead, as the option `http_header` says, and repeated headers."""
+"""Fields of a body that may come in a header instead, as the option `http_header` says, and headers that come once."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from codeq.options.v1 import options_pb2
@@ -17,8 +16,17 @@ FORWARD: Final = "X-CodeQ-Forward"
 
 _FORWARD: Final = FORWARD.lower().encode()
 
-_SINGLE: Final = frozenset(
-    {b"authorization", b"content-encoding", b"content-type", b"host", b"idempotency-key", _FORWARD}
+SINGLE: Final = frozenset(
+    {
+        b"authorization",
+        b"content-encoding",
+        b"content-length",
+        b"content-type",
+        b"expect",
+        b"host",
+        b"idempotency-key",
+        _FORWARD,
+    }
 )
 """Headers of which a request has one at most: with two, a proxy and this server might each go by another."""
 
@@ -58,12 +66,6 @@ def of_message(descriptor: Descriptor) -> dict[bytes, FieldDescriptor]:
                 raise TypeError(f"{field.full_name}: only an optional string may come in a header")
             found[name.lower().encode()] = field
     return found
-
-
-def repeated(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Returns the name of a header that must not be given twice and is; empty: there is none."""
-    counts = Counter(name for name, _ in headers)
-    return next((name.decode() for name in sorted(_SINGLE) if counts[name] > 1), "")
 
 
 def refuse_others(

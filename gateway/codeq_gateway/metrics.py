@@ -15,13 +15,11 @@ SECONDS_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 UNKNOWN_ROUTE: Final = "unknown"
 """Route of requests that no template takes, so that paths of strangers add no series."""
 
-_METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
-
 
 class HttpMetrics(Collector):
     """Requests by method, route and status, and their durations by route.
 
-    The series are bounded: routes are templates, methods outside the usual ones count as OTHER.
+    The series are bounded: routes are templates, and methods come from a short list.
     """
 
     def __init__(self) -> None:
@@ -30,8 +28,8 @@ class HttpMetrics(Collector):
         self._seconds: dict[str, float] = {}
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Counts one request that has been answered or given up."""
-        key = (method if method in _METHODS else "OTHER", route, status)
+        """Counts one request that has been answered or given up; `method` is one of a short list."""
+        key = (method, route, status)
         self._requests[key] = self._requests.get(key, 0) + 1
         buckets = self._buckets.get(route)
         if buckets is None:

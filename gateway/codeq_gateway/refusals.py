@@ -40,6 +40,21 @@ def invalid_body(message: str) -> CallFailed:
     return CallFailed(error_pb2.ERROR_REASON_INVALID_BODY, message)
 
 
+def malformed(message: str) -> CallFailed:
+    """Returns the refusal of bytes that are no HTTP request."""
+    return CallFailed(error_pb2.ERROR_REASON_INVALID_BODY, message)
+
+
+def not_implemented(message: str) -> CallFailed:
+    """Returns the refusal of something that HTTP has and this server has not."""
+    return CallFailed(error_pb2.ERROR_REASON_NOT_IMPLEMENTED, message)
+
+
+def request_timeout(seconds: float) -> CallFailed:
+    """Returns the refusal of a request whose end has not come."""
+    return CallFailed(error_pb2.ERROR_REASON_REQUEST_TIMEOUT, f"the request was not complete within {seconds:g} s")
+
+
 def oversized_body(bytes_max: int) -> CallFailed:
     """Returns the refusal of a body of more than `bytes_max` bytes; 0: of any body."""
     if not bytes_max:
@@ -73,7 +88,7 @@ def of_text(name: str, error: msgspec.DecodeError) -> CallFailed:
 
 
 def error_body(failed: CallFailed, json_path: Callable[[str], str]) -> bytes:
-    """Returns the JSON body of a failed call; `json_path` names its fields as the body of the request did."""
+    """Returns the body of a failed call, one line; `json_path` names its fields as the body of the request did."""
     reason = _row(failed)
     details = [{"field": json_path(field), "description": text} for field, text in failed.violations]
     text = "; ".join(f"{d['field']}: {d['description']}" if d["field"] else d["description"] for d in details)
@@ -85,7 +100,7 @@ def error_body(failed: CallFailed, json_path: Callable[[str], str]) -> bytes:
     }
     if leader := {name: failed.metadata[key] for key, name in _LEADER.items() if key in failed.metadata}:
         body["leader"] = leader
-    return _ENCODE(body)
+    return _ENCODE(body) + b"\n"
 
 
 def error_status(failed: CallFailed) -> int:

@@ -15,6 +15,11 @@ from codeq_gateway.dispatch import CallFailed
 VARIABLE: Final = "{}"
 """Segment of a template that takes any one segment of a path, which is not empty."""
 
+METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+"""Methods that mean something here; a path takes some of them."""
+
+_OPTIONS: Final = "OPTIONS"
+
 T = TypeVar("T")
 
 
@@ -51,9 +56,15 @@ class Router(Generic[T]):
     def __init__(self) -> None:
         self._root: _Node[T] = _Node()
         self._literal: dict[tuple[str, bytes], T] = {}
+        self._methods = {_OPTIONS}
+
+    @property
+    def methods(self) -> list[str]:
+        """Methods that any path takes, in alphabetical order."""
+        return sorted(self._methods)
 
     def add(self, method: str, segments: Sequence[str], target: T) -> None:
-        """Adds a target; each segment is a literal or VARIABLE.
+        """Adds a target; each segment is a literal or VARIABLE. What takes GET takes HEAD, too.
 
         Raises:
             ValueError: The method and path have a target already.
@@ -68,9 +79,11 @@ class Router(Generic[T]):
         path = "/" + "/".join(segments)
         if method in node.targets:
             raise ValueError(f"two routes for {method} {path}")
-        node.targets[method] = target
-        if VARIABLE not in segments:
-            self._literal[method, path.encode()] = target
+        for each in (method, "HEAD") if method == "GET" else (method,):
+            node.targets[each] = target
+            if VARIABLE not in segments:
+                self._literal[each, path.encode()] = target
+            self._methods.add(each)
 
     def find(self, method: str, raw_path: bytes) -> tuple[T, list[str]]:
         """Returns the target and the values of the path's variables, percent-decoded.
@@ -82,19 +95,38 @@ class Router(Generic[T]):
             raw_path: Path as sent.
 
         Raises:
-            CallFailed: No route has the path (MethodNotAllowedError: none with this method), or it is not UTF-8.
+            CallFailed: No route has the path (MethodNotAllowedError: none with this method) or any path the method, or
+                the path is not UTF-8.
         """
         target = self._literal.get((method, raw_path))  # what the walk would find, without the walk
         if target is not None:
             return target, []
+        if method not in METHODS:
+            raise refusals.not_implemented("no path takes this method")
         allowed: set[str] = set()
         values: list[str] = []
         target = _walk(self._root, method, _segments(raw_path), 0, values, allowed)
         if target is not None:
             return target, values
         if allowed:
-            raise MethodNotAllowedError(method, sorted(allowed))
-        raise CallFailed(error_pb2.ERROR_REASON_ROUTE_NOT_FOUND, "no route has this path")
+            raise MethodNotAllowedError(method, sorted({*allowed, _OPTIONS}))
+        raise _not_found()
+
+    def methods_of(self, raw_path: bytes) -> list[str]:
+        """Returns the methods that a path takes, in alphabetical order.
+
+        Raises:
+            CallFailed: No route has the path, or it is not UTF-8.
+        """
+        allowed: set[str] = set()
+        _walk(self._root, _OPTIONS, _segments(raw_path), 0, [], allowed)
+        if not allowed:
+            raise _not_found()
+        return sorted({*allowed, _OPTIONS})
+
+
+def _not_found() -> CallFailed:
+    return CallFailed(error_pb2.ERROR_REASON_ROUTE_NOT_FOUND, "no route has this path")
 
 
 def _walk(

@@ -215,7 +215,7 @@ def test_failure_without_an_error_is_refused(running: ServerProcess, error: str)
 
 
 @pytest.mark.parametrize(
-    "name", ["%2F", "a%2Fb", "%00", "..%2f..%2fetc", "%zz", "%e2%82%ac", "00000001-0000-8000-8000-0000000000ff"]
+    "name", ["%2F", "a%2Fb", "%00", "..%2f..%2fetc", "%e2%82%ac", "00000001-0000-8000-8000-0000000000ff"]
 )
 def test_id_or_command_that_cannot_be_is_not_found(running: ServerProcess, name: str) -> None:
     refused(call(running, "GET", f"/tasks/{name}"), 404, "TASK_NOT_FOUND")
@@ -224,7 +224,7 @@ def test_id_or_command_that_cannot_be_is_not_found(running: ServerProcess, name:
 
 
 @pytest.mark.parametrize(
-    ("name", "status"), [("x" * 65, 400), ("x" * 20_000, 400), ("%ff", 400), ("", 404), ("a/", 404)]
+    ("name", "status"), [("x" * 65, 400), ("x" * 20_000, 400), ("%ff", 400), ("%zz", 400), ("", 404), ("a/", 404)]
 )
 def test_path_that_cannot_be_is_refused(running: ServerProcess, name: str, status: int) -> None:
     answer = call(running, "GET", f"/tasks/{name}")

@@ -36,7 +36,7 @@ async def test_metrics_count_requests_by_template(served: Served) -> None:
     task = ("route", "/v1/codeq/tasks/{task_id}")
     assert samples["codeq_http_requests_total", ("method", "GET"), task, ("status", "404")] == 3
     assert samples["codeq_http_requests_total", ("method", "GET"), ("route", "unknown"), ("status", "404")] == 1
-    assert samples["codeq_http_requests_total", ("method", "OTHER"), ("route", "unknown"), ("status", "405")] == 1
+    assert samples["codeq_http_requests_total", ("method", "OTHER"), ("route", "unknown"), ("status", "501")] == 1
     assert samples["codeq_http_request_seconds_count", task] == 3
     assert samples["codeq_http_request_seconds_bucket", ("le", "+Inf"), task] == 3
     assert samples["codeq_http_request_seconds_sum", task] > 0

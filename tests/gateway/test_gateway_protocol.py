@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
 import pytest
-from codeq_gateway import connection, routes, server
+from codeq_gateway import connection, request_parser, routes, server
 from codeq_gateway.app import CLIENT_CLOSED_STATUS
 from codeq_gateway.connection import Connection
 from codeq_gateway.connections import Connections
@@ -69,7 +69,7 @@ class _Recorder(asyncio.Transport):
 
 async def test_many_requests_sent_together_are_answered_in_order(served: Served) -> None:
     commands = [f"c{number}" for number in range(200)]
-    requests = b"".join(_create(command) + b"GET /nowhere HTTP/1.1\r\n\r\n" for command in commands)
+    requests = b"".join(_create(command) + b"GET /nowhere HTTP/1.1\r\nHost: h\r\n\r\n" for command in commands)
     replies = _replies(await served.exchange(requests + LAST))
     assert [status for status, _, _ in replies] == [202, 404] * 200 + [200]
     assert [json.loads(body)["command"] for _, _, body in replies[:-1:2]] == commands
@@ -97,14 +97,16 @@ async def test_nothing_more_is_read_while_requests_wait(served: Served, monkeypa
     writer.close()
 
 
-async def test_requests_in_line_are_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "PIPELINED_MAX", 3)
+async def test_one_request_at_most_is_read_before_its_turn(served: Served) -> None:
     served.double.hold = True
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
-    writer.write(CLAIM + HEALTH * 9)
+    writer.write(CLAIM + HEALTH * 5_000 + LAST)
     await served.double.waiting.wait()
+    (standing,) = served.server._connections
+    assert len(standing._line) == 2
     served.double.released.set()
-    assert [status for status, _, _ in _replies(await asyncio.wait_for(reader.read(), 10))] == [204, 200, 200, 400]
+    replies = _replies(await asyncio.wait_for(reader.read(), 60))
+    assert [status for status, _, _ in replies] == [204] + [200] * 5_001
     writer.close()
 
 
@@ -139,15 +141,12 @@ async def test_trailers_are_no_headers_of_the_next_request(served: Served) -> No
     "request_bytes",
     [
         b"GET /healthz\r\n\r\n",
-        b"BREW /healthz HTTP/1.1\r\n\r\n",
         b"GET /healthz HTTP/1.1\nHost: h\n\n",
         b"GET /healthz HTTP/1.1\r\nHo st: h\r\n\r\n",
         b"GET /healthz HTTP/1.1\r\nHost : h\r\n\r\n",
         b"GET /healthz HTTP/1.1\r\nX: a\x00b\r\n\r\n",
         b"GET /healthz HTTP/1.1\r\nX: a\r\n folded\r\n\r\n",
         b"GET nowhere HTTP/1.1\r\n\r\n",
-        b"CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         CREATE_HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
         CREATE_HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
         CREATE_HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
@@ -184,7 +183,11 @@ async def test_what_follows_a_last_request_is_not_heard(served: Served) -> None:
 
 @pytest.mark.parametrize(
     "head",
-    [b"HTTP/1.0\r\n\r\n", b"HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", b"HTTP/1.1\r\nConnection: close\r\n\r\n"],
+    [
+        b"HTTP/1.0\r\n\r\n",
+        b"HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+        b"HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+    ],
 )
 async def test_connection_that_is_not_kept_is_closed_after_the_reply(served: Served, head: bytes) -> None:
     ((status, headers, _),) = _replies(await served.exchange(b"GET /healthz " + head))
@@ -194,22 +197,21 @@ async def test_connection_that_is_not_kept_is_closed_after_the_reply(served: Ser
 async def test_wish_for_another_protocol_is_ignored(served: Served) -> None:
     upgrade = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
     created = CREATE_HEAD + upgrade + b'Content-Length: 15\r\n\r\n{"command":"c"}'
-    ((status, headers, _),) = _replies(await served.exchange(created + HEALTH))
-    assert (status, headers["connection"]) == (202, "close")
+    (status, headers, _), _ = _replies(await served.exchange(created + LAST))
+    assert (status, "connection" in headers) == (202, False)
 
 
-async def test_target_may_be_absolute_and_have_a_fragment(served: Served) -> None:
-    get = b"GET http://h:80/v1/codeq/admin/queues?pageSize=2#x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+async def test_target_may_be_absolute(served: Served) -> None:
+    get = b"GET http://h:80/v1/codeq/admin/queues?pageSize=2 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
     ((status, _, _),) = _replies(await served.exchange(get))
     assert status == 200
     assert served.double.requests[0].page_size == 2
 
 
 async def test_reply_to_head_has_no_body(served: Served) -> None:
-    answer = await served.exchange(b"HEAD /healthz HTTP/1.1\r\nHost: h\r\n\r\n" + LAST)
+    answer = await served.exchange(b"HEAD /v1/codeq/tasks/none HTTP/1.1\r\nHost: h\r\n\r\n" + LAST)
     head, _, rest = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 405 ")
-    assert b"\r\nallow: GET\r\n" in head + b"\r\n"
+    assert head.startswith(b"HTTP/1.1 404 ")
     assert rest.startswith(b"HTTP/1.1 200 ")
 
 
@@ -223,7 +225,7 @@ async def test_reply_has_a_date_and_the_request_id(served: Served) -> None:
 
 @pytest.mark.parametrize("sent", [b"a\tb", b"a\x80", b"a b", b"a" * 129])
 async def test_request_id_that_is_no_token_is_not_echoed(served: Served, sent: bytes) -> None:
-    get = b"GET /healthz HTTP/1.1\r\nX-Request-Id: %b\r\nConnection: close\r\n\r\n" % sent
+    get = b"GET /healthz HTTP/1.1\r\nHost: h\r\nX-Request-Id: %b\r\nConnection: close\r\n\r\n" % sent
     ((status, headers, _),) = _replies(await served.exchange(get))
     assert (status, len(headers["x-request-id"])) == (200, 32)
 
@@ -280,7 +282,7 @@ async def test_bytes_that_come_one_by_one_do_not_keep_a_connection(
 
     await until(is_cut_off)
     with suppress(ConnectionError):
-        assert await reader.read() == b""
+        assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
     writer.close()
 
 
@@ -299,10 +301,10 @@ async def test_trailer_without_end_is_refused(served: Served) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(CREATE_HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX-T: ")
     for _ in range(8):
-        writer.write(b"x" * (connection.HEAD_BYTES_MAX // 4))
+        writer.write(b"x" * (request_parser.HEAD_BYTES_MAX // 4))
         await writer.drain()
     with suppress(ConnectionResetError):
-        assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 400 ")
+        assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 431 ")
     await until(lambda: not served.server.connections)
     writer.close()
 

@@ -120,17 +120,13 @@ async def test_json_in_another_charset_is_refused(served: Served) -> None:
     assert answer.json()["reason"] == "INVALID_BODY"
 
 
-@pytest.mark.parametrize(
-    ("header", "value"),
-    [("content-encoding", "gzip"), ("transfer-encoding", "gzip, chunked"), ("content-encoding", "")],
-)
-async def test_body_that_is_packed_is_refused(served: Served, header: str, value: str) -> None:
-    body = b"0\r\n\r\n" if header == "transfer-encoding" else b""
-    head = f"POST {TASKS} HTTP/1.1\r\n{header}: {value}\r\nconnection: close\r\n\r\n".encode()
-    answer = await served.exchange(head + body)
+@pytest.mark.parametrize("value", ["gzip", ""])
+async def test_body_that_is_packed_is_refused(served: Served, value: str) -> None:
+    head = f"POST {TASKS} HTTP/1.1\r\nhost: h\r\ncontent-encoding: {value}\r\nconnection: close\r\n\r\n".encode()
+    answer = await served.exchange(head)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b'"reason":"INVALID_BODY"' in answer
-    assert header.encode() in answer
+    assert b"content-encoding" in answer
     assert served.double.calls == []
 
 
@@ -229,12 +225,12 @@ async def test_unknown_path_is_told(served: Served, path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("PUT", TASKS, "GET, POST"),
-        ("DELETE", f"{TASKS}/t1", "GET"),
-        ("DELETE", RESULT, "GET, POST"),
-        ("PUT", f"{TASKS}/claim", "GET, POST"),
-        ("HEAD", f"{TASKS}/t1", "GET"),
-        ("POST", "/healthz", "GET"),
+        ("PUT", TASKS, "GET, HEAD, OPTIONS, POST"),
+        ("DELETE", f"{TASKS}/t1", "GET, HEAD, OPTIONS"),
+        ("DELETE", RESULT, "GET, HEAD, OPTIONS, POST"),
+        ("PUT", f"{TASKS}/claim", "GET, HEAD, OPTIONS, POST"),
+        ("HEAD", f"{TASKS}/t1/nack", "OPTIONS, POST"),
+        ("POST", "/healthz", "GET, HEAD, OPTIONS"),
     ],
 )
 async def test_wrong_method_is_told_with_the_right_ones(served: Served, method: str, path: str, allowed: str) -> None:

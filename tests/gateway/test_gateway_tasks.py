@@ -208,7 +208,7 @@ async def test_lists_and_numbers_are_written_where_they_are_zero(served: Served)
     one = await served.http.get("/v1/codeq/admin/queues/A.b")
     assert one.content == (
         b'{"command":"A.b","ready":9007199254740993,"scheduled":0,"claimed":0,"dlq":0,"oldestAgeSeconds":1.5,'
-        b'"paused":false,"createdRate":0.0,"completedRate":0.0,"purging":false,"failedTotal":0}'
+        b'"paused":false,"createdRate":0.0,"completedRate":0.0,"purging":false,"failedTotal":0}\n'
     )
     server = await served.http.get("/v1/codeq/server")
     assert server.json()["fsync"] is True

@@ -188,7 +188,7 @@ def test_every_binding_of_a_rule_is_an_operation() -> None:
     rule.additional_bindings.add(put="/every/{a_int64}", body="a_inner")
     first, second = _operations(ALL, rule)
     assert (first.http_method, first.template, first.call_name) == ("POST", "/every", "/test.EveryService/Call0")
-    assert first.reply(NEW(a_inner={"some_text": "x"})) == (200, b'{"someText":"x"}')
+    assert first.reply(NEW(a_inner={"some_text": "x"})) == (200, b'{"someText":"x"}\n')
     request = second.request(["-7"], b"aBool=true", b'{"someText":"x"}', {})
     assert request == message_factory.GetMessageClass(second.descriptor.input_type)(
         a_int64=-7, a_bool=True, a_inner={"some_text": "x"}
@@ -295,4 +295,4 @@ def test_embedded_field_of_a_list_item_is_found_by_its_option() -> None:
     every = _file([embedded]).message_types_by_name["Every"]
     message = message_factory.GetMessageClass(every)()
     compile_decoder(every)(b'{"data": [1.0 , 2] }', message)
-    assert compile_encoder(every)(message) == b'{"data":[1.0 , 2]}'
+    assert compile_encoder(every)(message) == b'{"data":[1.0 , 2]}\n'

@@ -55,6 +55,12 @@ class Reason(Enum):
     MEMBERSHIP_CHANGE_IN_PROGRESS = 37
     MEMBER_NOT_READY = 38
     SERVER_UNREACHABLE = 45
+    NOT_IMPLEMENTED = 46
+    REQUEST_TIMEOUT = 47
+    TARGET_TOO_LONG = 48
+    HEAD_TOO_LARGE = 49
+    EXPECTATION_FAILED = 50
+    HTTP_VERSION_NOT_SUPPORTED = 51
 
 
 class Rejection(Exception):  # noqa: N818 - a refusal is a normal answer, not an error of the server

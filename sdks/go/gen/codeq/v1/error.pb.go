@@ -55,6 +55,18 @@ const (
 	ErrorReason_ERROR_REASON_ROUTE_NOT_FOUND ErrorReason = 12
 	// The route exists and does not take this HTTP method.
 	ErrorReason_ERROR_REASON_METHOD_NOT_ALLOWED ErrorReason = 13
+	// Only over HTTP: the method is none that this server has, or the body comes in a form that it has not.
+	ErrorReason_ERROR_REASON_NOT_IMPLEMENTED ErrorReason = 46
+	// Only over HTTP: the request did not come to its end in time.
+	ErrorReason_ERROR_REASON_REQUEST_TIMEOUT ErrorReason = 47
+	// Only over HTTP: the target of the request is longer than a head may be.
+	ErrorReason_ERROR_REASON_TARGET_TOO_LONG ErrorReason = 48
+	// Only over HTTP: the head of the request, or what follows its body, is too large or has too many headers.
+	ErrorReason_ERROR_REASON_HEAD_TOO_LARGE ErrorReason = 49
+	// Only over HTTP: the client expects something else than 100-continue.
+	ErrorReason_ERROR_REASON_EXPECTATION_FAILED ErrorReason = 50
+	// Only over HTTP: the version of HTTP is neither 1.1 nor 1.0.
+	ErrorReason_ERROR_REASON_HTTP_VERSION_NOT_SUPPORTED ErrorReason = 51
 	// The task is not leased: it waits, or it has ended.
 	ErrorReason_ERROR_REASON_TASK_NOT_CLAIMED ErrorReason = 14
 	// The lease token is not the one of the task's present lease. Nothing was changed.
@@ -126,6 +138,12 @@ var (
 		11: "ERROR_REASON_QUEUE_NOT_FOUND",
 		12: "ERROR_REASON_ROUTE_NOT_FOUND",
 		13: "ERROR_REASON_METHOD_NOT_ALLOWED",
+		46: "ERROR_REASON_NOT_IMPLEMENTED",
+		47: "ERROR_REASON_REQUEST_TIMEOUT",
+		48: "ERROR_REASON_TARGET_TOO_LONG",
+		49: "ERROR_REASON_HEAD_TOO_LARGE",
+		50: "ERROR_REASON_EXPECTATION_FAILED",
+		51: "ERROR_REASON_HTTP_VERSION_NOT_SUPPORTED",
 		14: "ERROR_REASON_TASK_NOT_CLAIMED",
 		15: "ERROR_REASON_STALE_LEASE_TOKEN",
 		16: "ERROR_REASON_NOT_LEASE_OWNER",
@@ -166,6 +184,12 @@ var (
 		"ERROR_REASON_QUEUE_NOT_FOUND":               11,
 		"ERROR_REASON_ROUTE_NOT_FOUND":               12,
 		"ERROR_REASON_METHOD_NOT_ALLOWED":            13,
+		"ERROR_REASON_NOT_IMPLEMENTED":               46,
+		"ERROR_REASON_REQUEST_TIMEOUT":               47,
+		"ERROR_REASON_TARGET_TOO_LONG":               48,
+		"ERROR_REASON_HEAD_TOO_LARGE":                49,
+		"ERROR_REASON_EXPECTATION_FAILED":            50,
+		"ERROR_REASON_HTTP_VERSION_NOT_SUPPORTED":    51,
 		"ERROR_REASON_TASK_NOT_CLAIMED":              14,
 		"ERROR_REASON_STALE_LEASE_TOKEN":             15,
 		"ERROR_REASON_NOT_LEASE_OWNER":               16,
@@ -292,7 +316,7 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\tItemError\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12-\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x15.codeq.v1.ErrorReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage*\xd6\r\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage*\xf5\x0f\n" +
 	"\vErrorReason\x12'\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x1a\t\xa8\xb6\x18\r\xb0\xb6\x18\xf4\x03\x12)\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\x90\x03\x12(\n" +
@@ -308,7 +332,13 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\x1a\t\xa8\xb6\x18\x05\xb0\xb6\x18\x94\x03\x12+\n" +
 	"\x1cERROR_REASON_QUEUE_NOT_FOUND\x10\v\x1a\t\xa8\xb6\x18\x05\xb0\xb6\x18\x94\x03\x12+\n" +
 	"\x1cERROR_REASON_ROUTE_NOT_FOUND\x10\f\x1a\t\xa8\xb6\x18\f\xb0\xb6\x18\x94\x03\x12.\n" +
-	"\x1fERROR_REASON_METHOD_NOT_ALLOWED\x10\r\x1a\t\xa8\xb6\x18\f\xb0\xb6\x18\x95\x03\x12,\n" +
+	"\x1fERROR_REASON_METHOD_NOT_ALLOWED\x10\r\x1a\t\xa8\xb6\x18\f\xb0\xb6\x18\x95\x03\x12+\n" +
+	"\x1cERROR_REASON_NOT_IMPLEMENTED\x10.\x1a\t\xa8\xb6\x18\f\xb0\xb6\x18\xf5\x03\x12/\n" +
+	"\x1cERROR_REASON_REQUEST_TIMEOUT\x10/\x1a\r\xa8\xb6\x18\x04\xb0\xb6\x18\x98\x03\xb8\xb6\x18\x01\x12+\n" +
+	"\x1cERROR_REASON_TARGET_TOO_LONG\x100\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\x9e\x03\x12*\n" +
+	"\x1bERROR_REASON_HEAD_TOO_LARGE\x101\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\xaf\x03\x12.\n" +
+	"\x1fERROR_REASON_EXPECTATION_FAILED\x102\x1a\t\xa8\xb6\x18\f\xb0\xb6\x18\xa1\x03\x126\n" +
+	"'ERROR_REASON_HTTP_VERSION_NOT_SUPPORTED\x103\x1a\t\xa8\xb6\x18\f\xb0\xb6\x18\xf9\x03\x12,\n" +
 	"\x1dERROR_REASON_TASK_NOT_CLAIMED\x10\x0e\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12-\n" +
 	"\x1eERROR_REASON_STALE_LEASE_TOKEN\x10\x0f\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12+\n" +
 	"\x1cERROR_REASON_NOT_LEASE_OWNER\x10\x10\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12-\n" +

@@ -1,0 +1,180 @@
+"""Heads of HTTP/1.1 requests, read as RFC 9110 and RFC 9112 have them; of two readings always the strict one.
+
+What another reader of the same bytes might take for another request is refused: a proxy in front and this server must
+never disagree about where a request ends and whom it is addressed to.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from codeq.v1 import error_pb2
+
+from codeq_gateway import header_fields, refusals
+from codeq_gateway.dispatch import CallFailed
+
+HEADERS_MAX: Final = 100
+"""Header lines of a request."""
+
+CHUNKED: Final = -1
+"""Length of a body that comes in chunks."""
+
+ASTERISK: Final = b"*"
+"""Path of a request that asks about the server as a whole."""
+
+_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_REQUEST_LINE: Final = re.compile(rb"(%b) ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])" % _TOKEN)
+_FIELD_LINES: Final = re.compile(rb"(?:%b:[\t -~\x80-\xff]*\r\n)*" % _TOKEN)
+_FOLDED: Final = re.compile(rb"\r\n[\t ]")
+_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+_AUTHORITY: Final = rb"(?:\[[0-9A-Za-z:._~!$&'()*+,;=-]+\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?"
+_HOST: Final = re.compile(_AUTHORITY)
+_ABSOLUTE: Final = re.compile(rb"(?i:https?)://(%b)((?:/[^?]*)?)(?:\?(.*))?" % _AUTHORITY)
+_BAD_ENCODING: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+
+
+class Head(NamedTuple):
+    """The head of a request.
+
+    Attributes:
+        method: Method.
+        path: Path as sent; ASTERISK: the request asks about the server as a whole.
+        query: Query as sent, without the question mark.
+        host: Authority that the request is addressed to, in lower case; empty: it names none.
+        headers: Values by lower-case name, without the white space around them. What came on several lines is one
+            list, as if it had come on one.
+        keep_alive: Whether the connection may go on after the reply.
+        length: Bytes of the body; CHUNKED: it tells its end itself.
+        expects_continue: Whether the client waits to be told that its body is wanted.
+    """
+
+    method: str
+    path: bytes
+    query: bytes
+    host: bytes
+    headers: dict[bytes, bytes]
+    keep_alive: bool
+    length: int
+    expects_continue: bool
+
+
+def read_head(block: bytes) -> Head:
+    """Returns the head of a request from its lines, each with its CRLF, without the empty line at the end.
+
+    Raises:
+        CallFailed: It is malformed, or of a kind that is not served; what follows it cannot be understood either.
+    """
+    line_end = block.index(b"\r\n")
+    line = _REQUEST_LINE.fullmatch(block, 0, line_end)
+    if line is None:
+        raise refusals.malformed("the request line is not METHOD TARGET HTTP/1.1")
+    method, target, major, minor = line.groups()
+    if major != b"1":
+        raise CallFailed(error_pb2.ERROR_REASON_HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.1 and HTTP/1.0 are served here")
+    is_old = minor == b"0"
+    headers = _read_fields(block, line_end + 2)
+    host = headers.get(b"host")
+    if host is None:
+        if not is_old:
+            raise refusals.malformed("the header Host is missing")
+    elif not _HOST.fullmatch(host):
+        raise refusals.malformed("the header Host is malformed")
+    authority, path, query = _read_target(method, target)
+    length = _read_length(headers, is_old=is_old)
+    return Head(
+        method=method.decode(),
+        path=path,
+        query=query,
+        host=((host or b"") if authority is None else authority).lower(),
+        headers=headers,
+        keep_alive=not is_old and b"close" not in _members(headers.get(b"connection", b"")),
+        length=length,
+        expects_continue=not is_old and length != 0 and _expects_continue(headers.get(b"expect")),
+    )
+
+
+def check_trailers(block: bytes) -> None:
+    """Checks the lines that follow the last chunk of a body, each with its CRLF; they have no meaning here.
+
+    Raises:
+        CallFailed: One is malformed, or there are too many.
+    """
+    _check_fields(block, 0)
+
+
+def _check_fields(block: bytes, start: int) -> None:
+    if block.count(b"\r\n", start) > HEADERS_MAX:
+        raise CallFailed(error_pb2.ERROR_REASON_HEAD_TOO_LARGE, f"more than {HEADERS_MAX} headers")
+    if not _FIELD_LINES.fullmatch(block, start):
+        what = "is folded over several lines" if _FOLDED.search(block, start - 2) else "is malformed"
+        raise refusals.malformed(f"a header {what}")
+
+
+def _read_fields(block: bytes, start: int) -> dict[bytes, bytes]:
+    _check_fields(block, start)
+    headers: dict[bytes, bytes] = {}
+    for line in block[start:-2].split(b"\r\n") if start < len(block) else ():
+        name, _, value = line.partition(b":")
+        name, value = name.lower(), value.strip(b"\t ")
+        if name in headers:
+            if name in header_fields.SINGLE:
+                raise refusals.malformed(f"the header {name.decode()} is given more than once")
+            value = headers[name] + b", " + value
+        headers[name] = value
+    return headers
+
+
+def _read_target(method: bytes, target: bytes) -> tuple[bytes | None, bytes, bytes]:
+    """Returns authority (None: it has none), path and query of a target."""
+    if b"#" in target or (b"%" in target and _BAD_ENCODING.search(target)):
+        raise refusals.malformed("the target of the request is malformed")
+    if target.startswith(b"/"):
+        path, _, query = target.partition(b"?")
+        return None, path, query
+    if method == b"CONNECT":
+        raise refusals.not_implemented("CONNECT is not served: this is no proxy")
+    if target == ASTERISK and method == b"OPTIONS":
+        return None, ASTERISK, b""
+    absolute = _ABSOLUTE.fullmatch(target)
+    if absolute is None or not absolute[1]:
+        raise refusals.malformed("the target of the request is malformed")
+    path = absolute[2]
+    if not path:  # RFC 9112, 3.2.4: such a question is about the whole server
+        path = ASTERISK if method == b"OPTIONS" and absolute[3] is None else b"/"
+    return absolute[1], path, absolute[3] or b""
+
+
+def _read_length(headers: dict[bytes, bytes], *, is_old: bool) -> int:
+    """Returns the length of the body that follows."""
+    coding = headers.get(b"transfer-encoding")
+    length = headers.get(b"content-length")
+    if coding is None:
+        if length is None:
+            return 0
+        if not _LENGTH.fullmatch(length):
+            raise refusals.malformed("content-length: is no number of bytes")
+        return int(length)
+    if length is not None:
+        raise refusals.malformed("content-length and transfer-encoding exclude each other")
+    if is_old:
+        raise refusals.malformed("transfer-encoding: HTTP/1.0 has none")
+    if coding.lower() == b"chunked":
+        return CHUNKED
+    codings = _members(coding)
+    if codings[-1] != b"chunked" or b"chunked" in codings[:-1] or b"" in codings:
+        raise refusals.malformed("transfer-encoding: the last coding, and only the last, must be chunked")
+    raise refusals.not_implemented("transfer-encoding: none but chunked is served")
+
+
+def _expects_continue(expectation: bytes | None) -> bool:
+    if expectation is None:
+        return False
+    if expectation.lower() != b"100-continue":
+        raise CallFailed(error_pb2.ERROR_REASON_EXPECTATION_FAILED, "expect: nothing but 100-continue can be expected")
+    return True
+
+
+def _members(value: bytes) -> list[bytes]:
+    """Returns the members of a list, in lower case."""
+    return [member.strip(b"\t ") for member in value.lower().split(b",")]

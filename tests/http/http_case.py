@@ -1,0 +1,70 @@
+"""A rule of HTTP with a case of it: what a client may send and what the server does then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+HEAD_BYTES_MAX: Final = 64 * 1024
+HEADERS_MAX: Final = 100
+
+TASKS: Final = b"/v1/codeq/tasks"
+BODY: Final = b'{"command":"rules"}'
+TOKEN: Final = b"Authorization: Bearer dev-token"
+CHUNKED: Final = b"Transfer-Encoding: chunked"
+CHUNKS: Final = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+FOLLOWER: Final = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Request-Id: follower\r\n\r\n"
+"""What a connection that goes on answers and one that ends does not."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule and a case of it.
+
+    Attributes:
+        section: Where it stands.
+        name: What it says.
+        sent: What the client sends.
+        statuses: Statuses of the replies.
+        closes: Whether the connection ends with them, so that what follows is not served.
+        shows: Headers of the last reply; None: it has none of this name.
+    """
+
+    section: str
+    name: str
+    sent: bytes
+    statuses: tuple[int, ...]
+    closes: bool = False
+    shows: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def methods(self) -> list[str]:
+        """Methods of the requests, as far as the first of them matters."""
+        return [self.sent.lstrip().partition(b" ")[0].decode("latin-1")]
+
+
+def request(
+    method: bytes = b"GET",
+    target: bytes = b"/healthz",
+    *lines: bytes,
+    version: bytes = b"HTTP/1.1",
+    host: bytes | None = b"Host: 127.0.0.1",
+    body: bytes = b"",
+) -> bytes:
+    """Returns the bytes of a request."""
+    fields = [*([host] if host is not None else []), *lines]
+    return b"\r\n".join([b"%b %b %b" % (method, target, version), *fields, b"", body])
+
+
+def get(*lines: bytes) -> bytes:
+    """Returns a request of a page with some header lines."""
+    return request(b"GET", b"/healthz", *lines)
+
+
+def create(*lines: bytes, body: bytes = BODY) -> bytes:
+    """Returns a request that creates a task, with header lines that frame its body."""
+    return request(b"POST", TASKS, TOKEN, *lines, body=body)
+
+
+LENGTH: Final = b"Content-Length: %d" % len(BODY)

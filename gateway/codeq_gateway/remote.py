@@ -75,6 +75,10 @@ class Links:
             link = self._links[address] = Link(address, self._messages, self._on_change)
         return link
 
+    def up(self) -> list[Link]:
+        """Returns the links that are up."""
+        return [each for each in self._links.values() if each.is_up]
+
     def after(self, link: Link | None) -> Link | None:
         """Returns the next link that is up, in the order in which they were made; None: none is."""
         links = list(self._links.values())
@@ -180,17 +184,26 @@ class RemoteDispatcher:
                 await self._links.change(pause)
 
     async def readiness(self) -> tuple[bool, Mapping[str, object]]:
-        """Returns whether a server takes calls, and what it tells more."""
-        link, messages = self._choose(), self._links.messages
-        if link is not None:
-            try:
-                answer = await link.ask(
-                    "GetReadiness", messages.readiness_request(), messages.readiness_response, PROBE_SECONDS
-                )
-                return answer.ready, {"server": link.address, **msgspec.json.decode(answer.details or b"{}")}
-            except grpc.aio.AioRpcError:
-                pass
-        return False, {"server": None}
+        """Returns whether a server takes calls, and what it tells more: the one asked at present, else another."""
+        link = self._choose()
+        if link is None:
+            return False, {"server": None, "reason": "no server can be reached"}
+        told = await self._readiness_of(link)
+        if told[0]:
+            return told
+        others = [each for each in self._links.up() if each is not link]
+        answers = await asyncio.gather(*map(self._readiness_of, others))
+        return next((each for each in answers if each[0]), told)
+
+    async def _readiness_of(self, link: Link) -> tuple[bool, Mapping[str, object]]:
+        messages = self._links.messages
+        try:
+            answer = await link.ask(
+                "GetReadiness", messages.readiness_request(), messages.readiness_response, PROBE_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            return False, {"server": link.address, "reason": f"the server does not answer: {error.code().name}"}
+        return answer.ready, {"server": link.address, **msgspec.json.decode(answer.details or b"{}")}
 
     async def metrics(self) -> bytes:
         """Returns the metrics of the server that is asked at present; nothing when it does not answer."""

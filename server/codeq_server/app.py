@@ -23,7 +23,7 @@ from codeq_gateway.metrics import HttpMetrics
 from codeq_gateway.remote import Forwarder
 from codeq_gateway.server import GatewayServer
 from google.protobuf import descriptor_pool
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 
@@ -40,6 +40,7 @@ from codeq_server.listeners import ListenError, listen, new_server, refuse_taken
 from codeq_server.local_host import LocalHost
 from codeq_server.logs import Logs, LostLines, configure_logging
 from codeq_server.private_files import write_privately
+from codeq_server.readiness import Readiness
 from codeq_server.replication.raft.channels import CONNECTIONS_MAX as PEER_CONNECTIONS_MAX
 from codeq_server.services.call_stream import CallStreams, ServerProbes
 from codeq_server.services.calls import Calls
@@ -48,6 +49,7 @@ from codeq_server.services.grpc_front import GrpcFront
 from codeq_server.services.local_dispatch import LocalDispatcher
 from codeq_server.services.metrics import ShardCollector
 from codeq_server.services.server_info import ServerService
+from codeq_server.services.serving import Serving
 from codeq_server.services.tokenless import TokenlessServer
 from codeq_server.storage.errors import StoreError
 
@@ -116,6 +118,7 @@ class Node:
         self._door = self._doorkeeper.door(files.grpc)
         self._host = _host(settings, files, self._doorkeeper, self._on_fatal, verify=verify)
         self._calls = Calls(_authenticator(settings.auth), self._host.absence, self._host.stale)
+        self._readiness = Readiness(self._calls, self._host.absence)
 
     async def run(self) -> int:
         """Starts, serves until a signal or a failure, and stops.
@@ -131,14 +134,16 @@ class Node:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
         self._refuse_taken_ports()
-        await self._host.start(self._calls.present)
+        await self._host.start(self._present, self._readiness.changed)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._close)
             server = new_server(self._files.grpc)
             stack.push_async_callback(server.stop, 0)
             registry = self._registry()
-            probes = ServerProbes(ready=self._readiness, metrics=lambda: generate_latest(registry))
-            streams = await self._serve_grpc(server, probes)
+            probes = ServerProbes(
+                ready=lambda: self._told(self._readiness.grpc()), metrics=lambda: generate_latest(registry)
+            )
+            streams = self._serve_grpc(server, probes, stack)
             registry.register(streams)
             worker, producer = self._listen(server)
             if self._rest:
@@ -159,7 +164,7 @@ class Node:
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
-    async def _serve_grpc(self, server: grpc.aio.Server, probes: ServerProbes) -> CallStreams:
+    def _serve_grpc(self, server: grpc.aio.Server, probes: ServerProbes, stack: AsyncExitStack) -> CallStreams:
         """Adds every service to the server, with reflection and health; returns the streams of gateways."""
         persistence = self._settings.persistence
         cluster = ClusterService(self._host.cluster, fsync=persistence.fsync_on_commit)
@@ -177,8 +182,8 @@ class Node:
             ),
         )
         names = GrpcFront(self._calls, self._door.known.add, self._logs.access.grpc, _log_defect).register(server)
-        for name in names:
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        telling = asyncio.get_running_loop().create_task(self._readiness.tell(self._health, names), name="health")
+        stack.callback(telling.cancel)
         tokenless: Any = TokenlessServer(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, tokenless)
         reflected = reflection.aio.ReflectionServicer((*names, health.SERVICE_NAME, reflection.SERVICE_NAME))
@@ -223,7 +228,7 @@ class Node:
         registry.register(http_metrics)
 
         async def ready() -> tuple[bool, Mapping[str, object]]:
-            return probes.ready()
+            return self._told(self._readiness.rest())
 
         async def metrics() -> bytes:
             return generate_latest(registry) + probes.metrics()
@@ -250,9 +255,15 @@ class Node:
         except OSError as error:
             raise ListenError(str(error)) from None
 
-    def _readiness(self) -> tuple[bool, Mapping[str, object]]:
+    def _present(self, serving: Serving | None) -> None:
+        self._calls.present(serving)
+        self._readiness.changed()
+
+    def _told(self, unready: str) -> tuple[bool, Mapping[str, object]]:
+        """Returns what is told of a node that is not ready for a reason; empty: it is ready."""
         persistence = self._settings.persistence
-        return not self._stopping.is_set(), {
+        return not unready, {
+            **({"reason": unready} if unready else {}),
             "persistence": persistence.provider,
             "fsync": persistence.fsync_on_commit,
             # Who is not ready gets no calls; but what ends tasks must still come.
@@ -329,14 +340,18 @@ class Node:
         if self._stopping.is_set():
             _log.warning("server_killed", signal=name)
             self._end_now(128 + number)
-        self._stopping.set()
+        self._stop()
         _log.info("server_stopping", signal=name, grace_seconds=self._settings.shutdown_grace_seconds)
 
     def _on_fatal(self, problem: BaseException) -> None:
         self._failed = True
-        self._stopping.set()
+        self._stop()
         trace = None if isinstance(problem, StoreError) else problem  # what a store says is all there is to know
         _log.error("store_failed", error=problem, exc_info=trace, hint="the server ends; start it again")
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        self._readiness.stop()
 
     def _end_now(self, code: int) -> NoReturn:
         self._logs.flush()

@@ -35,8 +35,12 @@ class Host(Protocol):
     upkeep: Upkeep
     collectors: Sequence[Collector]
 
-    async def start(self, present: Present) -> None:
+    async def start(self, present: Present, absence_changed: Callable[[], None]) -> None:
         """Opens the store; on return calls may come, whether something is presented by then or not.
+
+        Args:
+            present: Takes what serves the shard.
+            absence_changed: Called when what `absence` returns may be another from now on.
 
         Raises:
             StoreError, CorruptRows: The store cannot be opened. Nothing is left open.

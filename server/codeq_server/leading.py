@@ -67,6 +67,11 @@ class Leading:
         self._number = 0
         """Counts beginnings and ends, so that an opening that was overtaken is noticed."""
 
+    @property
+    def serves(self) -> bool:
+        """Whether the shard is served here."""
+        return self._serving is not None
+
     def begin(self, member: Member, term: int) -> None:
         """Serves: the member leads in the term, and everything decided before stands in the rows."""
         self._number += 1

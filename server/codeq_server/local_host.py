@@ -49,7 +49,7 @@ class LocalHost:
         self._verify = verify
         self._serving: Serving | None = None
 
-    async def start(self, present: Present) -> None:
+    async def start(self, present: Present, absence_changed: Callable[[], None]) -> None:  # noqa: ARG002
         """Opens the store and presents what serves its shard.
 
         Raises:

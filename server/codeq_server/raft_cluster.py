@@ -53,10 +53,13 @@ class RaftCluster:
         member: This node's part in the cluster.
         connections: What connects it with the others.
         raft: Settings.
+        serves: Returns whether this node serves the shard.
     """
 
-    def __init__(self, member: Member, connections: Connections, raft: RaftSettings) -> None:
-        self._member, self._connections, self._raft = member, connections, raft
+    def __init__(
+        self, member: Member, connections: Connections, raft: RaftSettings, serves: Callable[[], bool]
+    ) -> None:
+        self._member, self._connections, self._raft, self._serves = member, connections, raft, serves
 
     def status(self) -> ClusterStatus:
         """Returns what this node knows now."""
@@ -225,10 +228,11 @@ class RaftCluster:
                     problem=self._connections.problem_of(member.name),
                 )
             )
+        leader = self._member.leader_name()
         return GroupStatus(
             shard=GROUP,
             role="learner" if group.raft_id in conf.learners else status.role,
-            leader=self._member.leader_name(),
+            leader="" if leader == self._raft.self_id and not self._serves() else leader,
             term=status.term,
             commit=status.commit,
             applied=group.written,

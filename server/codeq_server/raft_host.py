@@ -75,8 +75,10 @@ class RaftHost:
         self._verify = verify
         self._tick_seconds = raft.election_ms / 1000 / TICKS_PER_ELECTION
         self._ticker: asyncio.TimerHandle | None = None
+        self._leader = ""
+        """Name of the leader that the log told of last."""
 
-    async def start(self, present: Present) -> None:
+    async def start(self, present: Present, absence_changed: Callable[[], None]) -> None:
         """Opens the store and takes part in the cluster; what serves is presented when this node leads.
 
         Raises:
@@ -88,7 +90,7 @@ class RaftHost:
         settings, raft = self._settings, self._raft
         path = settings.persistence.path
         assert path is not None
-        self._present = present
+        self._present, self._absence_changed = present, absence_changed
         self._loop = asyncio.get_running_loop()
         self._store = store = RocksStore(
             path, fsync=settings.persistence.fsync_on_commit, log=True, files_max=self._files.store
@@ -127,7 +129,7 @@ class RaftHost:
             self.member,
             self._door.known.add,
         )
-        self.cluster = RaftCluster(self.member, self.transport, raft)
+        self.cluster = RaftCluster(self.member, self.transport, raft, lambda: self._leading.serves)
         self.collectors = [RaftCollector(self.member, self.transport, self._maker)]
         try:
             self.member.start(self.transport)
@@ -195,6 +197,17 @@ class RaftHost:
         for name, address in known.items():
             if name != self._raft.self_id:
                 self.transport.add(name, self._raft.peers.get(name, address))
+
+    def leader_changed(self) -> None:
+        """See `member.Host.leader_changed`."""
+        self._absence_changed()
+        before, self._leader = self._leader, self.member.leader_name()
+        if before == self._leader:
+            return
+        if self._leader:
+            _log.info("leader_found", leader=self._leader, before=before)
+        else:
+            _log.warning("leader_lost", leader=before, hint="calls are refused until the members have elected another")
 
     def make_snapshot(self) -> Awaitable[Made]:
         """See `member.Host.make_snapshot`."""

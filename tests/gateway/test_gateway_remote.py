@@ -157,7 +157,7 @@ async def test_no_server_is_told_and_found_when_it_comes() -> None:
     try:
         call = asyncio.ensure_future(dispatcher.call(creating()))
         assert await refusal(call) == error_pb2.ERROR_REASON_SERVER_UNREACHABLE
-        assert await dispatcher.readiness() == (False, {"server": None})
+        assert await dispatcher.readiness() == (False, {"server": None, "reason": "no server can be reached"})
         assert await dispatcher.metrics() == b""
         async with StreamServer(double, int(first.address.rpartition(":")[2])) as again:
             await until(lambda: dispatcher.is_up)

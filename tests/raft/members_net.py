@@ -154,6 +154,9 @@ class MemberNode:
     def members_changed(self) -> None:
         return
 
+    def leader_changed(self) -> None:
+        return
+
     async def make_snapshot(self) -> Made:
         return await self.maker.make()
 

@@ -35,7 +35,7 @@ def operated(node: MemberNode, *, peers: dict[str, str] | None = None) -> RaftCl
         election_ms=1000,
         apply_timeout_seconds=10,
     )
-    return RaftCluster(node.member, node.port, raft)
+    return RaftCluster(node.member, node.port, raft, lambda: bool(node.term))
 
 
 async def test_node_at_another_address_than_configured_is_not_taken_in(tmp_path: Path) -> None:

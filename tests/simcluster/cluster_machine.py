@@ -74,6 +74,9 @@ class Server:
     def members_changed(self) -> None:
         """Every machine knows where the others are."""
 
+    def leader_changed(self) -> None:
+        """Nobody asks a machine who leads."""
+
     def make_snapshot(self) -> Awaitable[Made]:
         return self._make_snapshot()
 

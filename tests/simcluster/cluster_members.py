@@ -69,7 +69,8 @@ class Operator:
         if leader.process is None or leader.server is None:
             return
         raft = SimpleNamespace(self_id=leader.name, peers=self._peers)
-        cluster = RaftCluster(leader.server.member, leader.server.port, cast("Any", raft))
+        member, port = leader.server.member, leader.server.port
+        cluster = RaftCluster(member, port, cast("Any", raft), lambda: bool(leader.term))
 
         async def change() -> None:
             try:

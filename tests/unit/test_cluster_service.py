@@ -13,9 +13,11 @@ from codeq_server.core.errors import Reason, Rejection
 from codeq_server.services.cluster import ClusterService, ClusterStatus, GroupStatus, MemberStatus, NoCluster
 
 CLAIMS = Claims("boss", "acme", frozenset(), frozenset(), "ADMIN", is_admin=True)
-LEADER = MemberStatus("node-a", "node-a:7000", "http://node-a:8080", "node-a:9092", voter=True, matched=9, active=True)
-FOLLOWER = MemberStatus("node-b", "node-b:7000", "", "", voter=True, matched=7, active=False)
-LEARNER = MemberStatus("node-c", "node-c:7000", "", "", voter=False, matched=0, active=True)
+LEADER = MemberStatus(
+    "node-a", "node-a:7000", "http://node-a:8080", "node-a:9092", voter=True, matched=9, active=True, problem=""
+)
+FOLLOWER = MemberStatus("node-b", "node-b:7000", "", "", voter=True, matched=7, active=False, problem="")
+LEARNER = MemberStatus("node-c", "node-c:7000", "", "", voter=False, matched=0, active=True, problem="")
 GROUP = {"shard": 0, "term": 3, "commit": 8, "applied": 6, "first": 2, "last": 9, "snapshot": 1, "elections": 4}
 
 
@@ -90,7 +92,7 @@ async def test_status_without_a_leader_leaves_its_address_out() -> None:
 
 
 async def test_status_of_who_does_not_lead_leaves_out_what_only_the_leader_knows() -> None:
-    unknown = MemberStatus("node-a", "node-a:7000", "", "", voter=True, matched=None, active=None)
+    unknown = MemberStatus("node-a", "node-a:7000", "", "", voter=True, matched=None, active=None, problem="")
     [group] = (await shown(cluster("node-b", "node-a", unknown)))["groups"]
     assert group["members"][0].keys() & {"matchIndex", "lag", "active"} == set()
 

@@ -54,7 +54,7 @@ class GroupStatus:
     Attributes:
         shard: Number of the shard.
         role: What this node is.
-        leader: Name of the leader; empty: none is known.
+        leader: Name of the leader; empty: none is known, or it is this node and does not serve yet.
         term: Term.
         commit: Last entry that a majority has.
         applied: Last entry whose rows are in the store.
@@ -213,7 +213,7 @@ def _group(status: ClusterStatus, group: GroupStatus) -> pb.RaftGroup:
     leader = next((member for member in group.members if member.name == group.leader), None)
     return pb.RaftGroup(
         shard_idx=group.shard,
-        is_leader=group.role == "leader",
+        is_leader=group.leader == status.name,
         self_id=status.name,
         self_addr=status.raft,
         leader_id=group.leader,

@@ -140,6 +140,9 @@ class _Alone:
     def members_changed(self) -> None:
         """Knows no others."""
 
+    def leader_changed(self) -> None:
+        """Follows nobody."""
+
     def make_snapshot(self) -> Awaitable[Made]:
         """Nobody is there to need one."""
         raise LookupError("nobody is there to need a snapshot")

@@ -82,6 +82,10 @@ class Host(Protocol):
         """Other members are known."""
         ...
 
+    def leader_changed(self) -> None:
+        """Another leader is known, or none, or more of it."""
+        ...
+
     def make_snapshot(self) -> Awaitable[Made]:
         """Makes a snapshot of the rows as they are written."""
         ...
@@ -229,6 +233,8 @@ class Member:
         self._met[peer.name] = peer
         if self.membership is not None:
             self.membership.met(peer)
+        if known is None or (known.http, known.grpc) != (peer.http, peer.grpc):
+            self._host.leader_changed()
 
     def receive(self, group: int, message: bytes, sender: Hello) -> None:
         """See `Handler.receive`: who sends to this disk has made it a member."""
@@ -280,11 +286,13 @@ class Member:
             self._host.follow()
 
     def leader_changed(self) -> None:
-        """See `Listener.leader_changed`: who asks is told by `refusal`."""
+        """See `Listener.leader_changed`."""
+        self._host.leader_changed()
 
     def members_changed(self) -> None:
         """See `Listener.members_changed`."""
         self._host.members_changed()
+        self._host.leader_changed()  # its name may be known only now
         if self.group is not None and self.group.leading_term and not self._serving_term:
             self._serve(self.group.leading_term)
 

@@ -1,0 +1,84 @@
+"""Connections over time: ends of one side, pipelines that nobody reads, and what comes in small pieces."""
+
+from __future__ import annotations
+
+import select
+import socket
+
+import pytest
+from http_case import BODY, CHUNKED, CHUNKS, LENGTH, create, get, request
+from raw_http import connect, exchange, read_until, replies, rest_of
+from server_process import ServerProcess
+
+LAST = get(b"Connection: close")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        create(LENGTH),
+        create(CHUNKED, body=CHUNKS),
+        create(LENGTH, b"Upgrade: h2c", b"Connection: upgrade"),
+        b"\r\n" + get(),
+    ],
+    ids=["length", "chunks", "upgrade", "empty line"],
+)
+def test_request_that_comes_byte_by_byte_is_served(server: ServerProcess, sent: bytes) -> None:
+    with connect(server.http_url) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in sent + LAST:
+            connection.send(bytes([byte]))
+        served = replies(rest_of(connection))
+    assert [reply.status for reply in served] == [200 if b"GET" in sent else 202, 200]
+
+
+def test_client_that_closes_its_side_gets_its_reply(server: ServerProcess) -> None:
+    assert [reply.status for reply in replies(exchange(server.http_url, get(), half_close=True))] == [200]
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /he", create(LENGTH, body=BODY[:5]), create(CHUNKED, body=CHUNKS[:-2])])
+def test_client_that_closes_its_side_within_a_request_gets_nothing(server: ServerProcess, sent: bytes) -> None:
+    assert exchange(server.http_url, sent, half_close=True) == b""
+
+
+def test_body_follows_when_it_is_wanted(server: ServerProcess) -> None:
+    with connect(server.http_url) as connection:
+        connection.sendall(create(LENGTH, b"Expect: 100-continue", body=b""))
+        assert read_until(connection, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(BODY + LAST)
+        assert [reply.status for reply in replies(rest_of(connection))] == [202, 200]
+
+
+def test_pipeline_that_nobody_reads_is_not_taken_in(server: ServerProcess) -> None:
+    """The server stops reading: what the client can send is bounded by the buffers of the sockets."""
+    many = request(b"GET", b"/openapi.json") * 1_000
+    with connect(server.http_url) as connection:
+        connection.setblocking(False)
+        sent = 0
+        while select.select([], [connection], [], 2.0)[1]:
+            sent += connection.send(many)
+            assert sent < 64 << 20, "the server reads on"
+        connection.setblocking(True)
+        assert connection.recv(5) == b"HTTP/"
+
+
+@pytest.mark.parametrize(
+    "path", ["/healthz", "/openapi.json", "/v1/codeq/server", "/v1/codeq/tasks?pageSize=0", "/none"]
+)
+def test_head_has_the_headers_of_get(server: ServerProcess, path: str) -> None:
+    tokens = b"Authorization: Bearer dev-token"
+    told = []
+    for method in (b"GET", b"HEAD"):
+        sent = request(method, path.encode(), tokens, b"X-Request-Id: same", b"Connection: close")
+        (reply,) = replies(exchange(server.http_url, sent), [method.decode()])
+        told.append((reply.status, {**reply.headers, "date": ""}))
+        assert bool(reply.body) == (method == b"GET")
+    assert told[0] == told[1]
+
+
+def test_reply_to_a_broken_request_is_read_also_by_who_sends_on(server: ServerProcess) -> None:
+    """A server that just closes has the system drop its reply where bytes are unread."""
+    for _ in range(20):
+        with connect(server.http_url) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n" + b"x" * 500_000)
+            assert [reply.status for reply in replies(rest_of(connection))] == [400]

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -20,6 +20,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from codeq_gateway import header_fields, openapi, parameters, refusals
 from codeq_gateway.bodies import PendingBodies, check_head
+from codeq_gateway.cors import Cors
 from codeq_gateway.dispatch import STALE, Call, CallFailed, Dispatcher
 from codeq_gateway.exchange import End, Exchange, Headers, Reply
 from codeq_gateway.heads import ASTERISK, Head
@@ -84,6 +85,7 @@ class Gateway:
         allowed_hosts: Host names that requests may be addressed to, without port; None: any. Guards a server without
             secrets from web pages that make a browser on its machine call it under a name of their own.
         version: Version that /openapi.json tells.
+        cors_origins: Origins whose web pages may call; none: browsers let no other page than one of this server's call.
 
     Attributes:
         bodies: Count of the bodies on their way.
@@ -101,12 +103,14 @@ class Gateway:
         access_log: AccessLog | None = None,
         allowed_hosts: frozenset[str] | None = None,
         version: str = "",
+        cors_origins: Sequence[str] = (),
     ) -> None:
         self.bodies = PendingBodies()
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._access_log = access_log
         self._allowed_hosts = allowed_hosts
+        self._cors = Cors(cors_origins) if cors_origins else None
         self._ids = (f"{head}{number:016x}" for head in (os.urandom(8).hex(),) for number in itertools.count(1))
         self._router: Router[Operation | _Page] = Router()
         operations = list(read_operations(services))
@@ -127,6 +131,8 @@ class Gateway:
         """Begins a request whose head is complete. What needs no body, refusals above all, has its reply at once."""
         exchange = Exchange(head, self._request_id(head.headers))
         exchange.route = UNKNOWN_ROUTE
+        if self._cors is not None:
+            exchange.fields = self._cors.fields(head.headers)
         try:
             if self._allowed_hosts is not None:
                 _check_host(head.host, self._allowed_hosts)
@@ -161,7 +167,9 @@ class Gateway:
             CallFailed: No route has the path.
         """
         methods = self._router.methods if head.path == ASTERISK else self._router.methods_of(head.path)
-        return Reply(204, b"", headers=[_allow(methods)])
+        allow = _allow(methods)
+        asked = () if self._cors is None else self._cors.preflight_fields(head.headers, allow[1])
+        return Reply(204, b"", headers=[allow, *asked])
 
     def refuse(self, exchange: Exchange, failed: CallFailed) -> None:
         """Gives a request its reply before its body was complete."""

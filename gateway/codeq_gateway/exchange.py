@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from email.utils import formatdate
 from enum import Enum
 from http import HTTPStatus
@@ -68,6 +68,7 @@ class Exchange:
         deadline: When the call is cancelled, on the clock of `started`.
         end: Why the call was cancelled; None: it was not.
         reply: The reply; None: there is none yet, or nobody to read it.
+        fields: Further headers of the reply, whatever it is.
     """
 
     __slots__ = (
@@ -76,6 +77,7 @@ class Exchange:
         "deadline",
         "end",
         "expects_continue",
+        "fields",
         "headers",
         "is_complete",
         "keep_alive",
@@ -110,6 +112,7 @@ class Exchange:
         self.deadline = float("inf")
         self.end: End | None = None
         self.reply: Reply | None = None
+        self.fields: Sequence[tuple[bytes, bytes]] = ()
 
 
 class _Dates:
@@ -137,8 +140,9 @@ def render(reply: Reply, exchange: Exchange, *, close: bool) -> bytes:
     """Returns the bytes of a reply; `close`: it is the connection's last."""
     status, body, content_type, headers = reply
     parts = [_STATUS_LINES[status], _dates.line(), b"\r\nx-request-id: ", exchange.request_id.encode()]
-    for name, value in headers:
-        parts += (b"\r\n", name, b": ", value)
+    for fields in (headers, exchange.fields):
+        for name, value in fields:
+            parts += (b"\r\n", name, b": ", value)
     if close:
         parts.append(b"\r\nconnection: close")
     if body:

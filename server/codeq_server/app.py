@@ -243,6 +243,7 @@ class Node:
             access_log=self._logs.access.http,
             allowed_hosts=self._settings.allowed_hosts or None,
             version=_VERSION,
+            cors_origins=self._settings.cors_origins,
         )
         address, files = self._settings.http, self._files
         return GatewayServer(gateway, address.host, address.port, connections_max=files.http, backlog=files.backlog)

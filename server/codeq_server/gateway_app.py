@@ -156,6 +156,7 @@ class _Process:
                 access_log=self._logs.access.http,
                 allowed_hosts=self._settings.allowed_hosts or None,
                 version=_VERSION,
+                cors_origins=self._settings.cors_origins,
             )
         except (TypeError, ValueError) as error:
             raise StartError(f"the server has calls that this version cannot serve: {error}") from None

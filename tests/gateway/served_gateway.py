@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -50,7 +50,9 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(allowed_hosts: frozenset[str] | None = None, *, apart: bool = False) -> AsyncIterator[Served]:
+async def serving(
+    allowed_hosts: frozenset[str] | None = None, *, apart: bool = False, cors_origins: Sequence[str] = ()
+) -> AsyncIterator[Served]:
     """Serves a gateway while the block runs; `apart`: what answers its calls is reached over a call stream."""
     double = TaskDouble()
     async with AsyncExitStack() as stack:
@@ -61,7 +63,7 @@ async def serving(allowed_hosts: frozenset[str] | None = None, *, apart: bool = 
             server = await stack.enter_async_context(StreamServer(double))
             schema, dispatcher = await stack.enter_async_context(remote(server.address))
             services = schema.services
-        yield await _serve(stack, double, services, dispatcher, allowed_hosts)
+        yield await _serve(stack, double, services, dispatcher, allowed_hosts, cors_origins)
 
 
 async def _serve(
@@ -70,6 +72,7 @@ async def _serve(
     services: Iterable[ServiceDescriptor],
     dispatcher: Dispatcher,
     allowed_hosts: frozenset[str] | None,
+    cors_origins: Sequence[str],
 ) -> Served:
     lines: list[tuple[str, str, int, str]] = []
     metrics = HttpMetrics()
@@ -93,6 +96,7 @@ async def _serve(
         ),
         allowed_hosts=allowed_hosts,
         version="1.2.3",
+        cors_origins=cors_origins,
     )
     server = GatewayServer(gateway, "127.0.0.1", 0)
     port = await server.start()

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from codeq_server.config import Address, ConfigError, describe_gateway, load, load_gateway
+from codeq_server.config import (
+    Address,
+    ConfigError,
+    GatewaySettings,
+    Settings,
+    describe_gateway,
+    load,
+    load_gateway,
+)
 
 
 def test_gateway_needs_servers_and_no_tokens() -> None:
@@ -57,3 +66,28 @@ def test_one_file_serves_server_and_gateway(tmp_path: Path) -> None:
         "readyFile": None,
     }
     assert load(str(file), {}, {}, dev=False).worker_stream == Address("", 91)
+
+
+@pytest.mark.parametrize("loaded", [load, load_gateway])
+def test_origins_of_pages_are_named_as_browsers_write_them(loaded: Callable[..., Settings | GatewaySettings]) -> None:
+    assert loaded(None, {}, {}, dev=True).cors_origins == ()
+    text = "https://Console.example, http://localhost:3000,, http://[::1]:80x"
+    with pytest.raises(ConfigError, match=r"CORS_ORIGINS: .*80x"):
+        loaded(None, {"CORS_ORIGINS": text}, {}, dev=True)
+    settings = loaded(None, {"CORS_ORIGINS": text.removesuffix(", http://[::1]:80x")}, {}, dev=True)
+    assert settings.cors_origins == ("https://console.example", "http://localhost:3000")
+
+
+@pytest.mark.parametrize(
+    "text", ["*", "null", "console.example", "https://a/", "https://a/b", "https://a:443", "http://a:80", "https://*.a"]
+)
+def test_malformed_origin_is_named(text: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_gateway(None, {"CORS_ORIGINS": text}, {}, dev=True)
+    assert refused.value.key == "CORS_ORIGINS"
+
+
+def test_origins_are_bounded() -> None:
+    many = ",".join(f"https://h{number}" for number in range(65))
+    with pytest.raises(ConfigError, match="more than 64 origins"):
+        load_gateway(None, {"CORS_ORIGINS": many}, {}, dev=True)

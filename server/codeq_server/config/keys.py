@@ -32,6 +32,7 @@ class Keys:
 
     port: Port = 8080
     http_host: str = ""
+    cors_origins: list[str] | str = ""
     worker_stream_addr: str = ":9091"
     producer_stream_addr: str = ":9092"
     http_connections_max: Connections = CONNECTIONS_MAX
@@ -107,6 +108,9 @@ class RaftKeys:
     commit_ms: Annotated[int, Meta(ge=0, le=60000)] = 0
     topic_catalog_protocol: Literal["", "v1"] = ""
 
+
+ORIGINS_MAX: Final = 64
+"""Origins of web pages that may be named."""
 
 SERVERS_MAX: Final = 16
 """Servers that a gateway may be given."""

@@ -14,7 +14,7 @@ import msgspec
 
 from codeq_server.auth.claims import WILDCARD, WORKER_SCOPES
 from codeq_server.auth.static import DEFAULT_SUBJECT, StaticToken
-from codeq_server.config import keys, raft, sources
+from codeq_server.config import keys, origins, raft, sources
 from codeq_server.config.settings import (
     Address,
     AuthSettings,
@@ -102,6 +102,7 @@ def describe(settings: Settings) -> dict[str, object]:
     return {
         "port": settings.http.port,
         "httpHost": settings.http.host,
+        "corsOrigins": list(settings.cors_origins),
         "workerStreamAddr": str(settings.worker_stream or ""),
         "producerStreamAddr": str(settings.producer_stream or ""),
         "httpConnectionsMax": settings.http_connections_max,
@@ -159,6 +160,7 @@ def describe_gateway(settings: GatewaySettings) -> dict[str, object]:
     return {
         "port": settings.http.port,
         "httpHost": settings.http.host,
+        "corsOrigins": list(settings.cors_origins),
         "serverAddrs": list(settings.servers),
         "httpConnectionsMax": settings.http_connections_max,
         "logLevel": settings.log.level,
@@ -209,6 +211,7 @@ class _Build:
             http_connections_max=given.http_connections_max,
             grpc_connections_max=given.grpc_connections_max,
             allowed_hosts=LOOPBACK_HOSTS if self._dev else frozenset(),
+            cors_origins=origins.parse(self._key("cors_origins"), given.cors_origins),
             persistence=self._persistence(),
             auth=auth,
             default_lease_seconds=given.default_lease_seconds,
@@ -236,6 +239,7 @@ class _Build:
             servers=self._servers(),
             http_connections_max=given.http_connections_max,
             allowed_hosts=LOOPBACK_HOSTS if self._dev else frozenset(),
+            cors_origins=origins.parse(self._key("cors_origins"), given.cors_origins),
             log=LogSettings(given.log_level, given.log_format),
             shutdown_grace_seconds=given.shutdown_grace_seconds,
             ready_file=_path(self._key("ready_file"), given.ready_file),

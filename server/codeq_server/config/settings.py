@@ -143,6 +143,7 @@ class GatewaySettings:
         servers: gRPC listeners of the servers, as host:port each; at least one.
         http_connections_max: Connections that may be open at a time.
         allowed_hosts: Names that the HTTP Host header may carry; empty: any.
+        cors_origins: Origins whose web pages may call REST, as browsers write them.
         log: What is logged and how.
         shutdown_grace_seconds: Longest time between the signal to stop and the end of the process.
         ready_file: File written when requests are served; None: none.
@@ -153,6 +154,7 @@ class GatewaySettings:
     servers: tuple[str, ...]
     http_connections_max: int
     allowed_hosts: frozenset[str]
+    cors_origins: tuple[str, ...]
     log: LogSettings
     shutdown_grace_seconds: int
     ready_file: Path | None
@@ -170,6 +172,7 @@ class Settings:
         http_connections_max: Connections over HTTP that may be open at a time.
         grpc_connections_max: Connections to each gRPC port that may be open at a time.
         allowed_hosts: Names that the HTTP Host header may carry; empty: any.
+        cors_origins: Origins whose web pages may call REST, as browsers write them.
         persistence: Where tasks are kept.
         auth: Tokens that are accepted.
         default_lease_seconds: Length of a lease that names none.
@@ -196,6 +199,7 @@ class Settings:
     http_connections_max: int
     grpc_connections_max: int
     allowed_hosts: frozenset[str]
+    cors_origins: tuple[str, ...]
     persistence: PersistenceSettings
     auth: AuthSettings
     default_lease_seconds: int

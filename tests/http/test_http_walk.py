@@ -9,34 +9,9 @@ import pytest
 from raw_http import exchange, replies
 from rest_walk import PREFIX, Send, Step, Walk
 from server_process import ServerProcess
+from walk_senders import UPGRADES, sender
 
 NUMBERS = itertools.count(1)
-
-UPGRADES = {
-    "curl --http2": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAA\r\n",
-    "passed on by a proxy": b"Connection: upgrade\r\nUpgrade: h2c\r\n",
-    "a usual snippet for websockets": b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n",
-    "an empty one": b"Upgrade: \r\nConnection: upgrade\r\n",
-}
-
-
-def sender(server: ServerProcess, lines: bytes, *, chunked: bool = False) -> Send:
-    """Returns what sends requests with further header lines, each on a connection of its own."""
-
-    def send(method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
-        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer dev-token\r\n".encode()
-        if body is None:
-            framed = b"\r\n"
-        elif chunked:
-            framed = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
-        else:
-            framed = b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
-        follower = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
-        reply, last = replies(exchange(server.http_url, head + lines + framed + follower))
-        assert last.status == 200
-        return reply.status, reply.body
-
-    return send
 
 
 def walk(server: ServerProcess, send: Send) -> list[Step]:
@@ -47,7 +22,7 @@ def walk(server: ServerProcess, send: Send) -> list[Step]:
 @pytest.fixture(scope="module")
 def plain(server: ServerProcess) -> list[Step]:
     """A walk without any wish."""
-    return walk(server, sender(server, b""))
+    return walk(server, sender(server.http_url))
 
 
 def test_walk_takes_every_route(server: ServerProcess, plain: list[Step]) -> None:
@@ -62,7 +37,7 @@ def test_walk_takes_every_route(server: ServerProcess, plain: list[Step]) -> Non
 def test_walk_with_a_wish_for_another_protocol_is_the_same(
     server: ServerProcess, plain: list[Step], lines: bytes, chunked: bool
 ) -> None:
-    assert walk(server, sender(server, lines, chunked=chunked)) == plain
+    assert walk(server, sender(server.http_url, lines, chunked=chunked)) == plain
 
 
 def _bare(path: str) -> str:

@@ -59,6 +59,8 @@ def test_one_file_serves_server_and_gateway(tmp_path: Path) -> None:
     assert describe_gateway(gateway) == {
         "port": 82,
         "httpHost": "",
+        "httpConnectionsMax": 8192,
+        "corsOrigins": [],
         "serverAddrs": ["a:1", "b:2"],
         "logLevel": "info",
         "logFormat": "json",

@@ -9,7 +9,7 @@ import msgspec
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from codeq_gateway import fields, refusals
+from codeq_gateway import fields, refusals, surrogates
 from codeq_gateway.fields import Assign, BadValueError
 
 Decode = Callable[[bytes, Message], None]
@@ -33,12 +33,21 @@ def compile_decoder(descriptor: Descriptor, without: Collection[str] = ()) -> De
     parse = msgspec.json.Decoder(struct).decode
 
     def decode(body: bytes, message: Message) -> None:
+        mark = b""
         try:
-            value = parse(body or b"{}")
+            try:
+                value = parse(body or b"{}")
+            except msgspec.DecodeError:
+                body, mark = surrogates.mark_unpaired(body)
+                if not mark:
+                    raise
+                value = parse(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise refusals.from_decoding(error) from None
         try:
             fill(message, value)
+            if mark:
+                surrogates.restore(message, mark)
         except BadValueError as bad:
             raise refusals.invalid_field(bad.path, bad.description) from None
 

@@ -79,6 +79,11 @@ def is_ignored(field: FieldDescriptor) -> bool:
     return bool(field.GetOptions().Extensions[options_pb2.json_ignored])  # type: ignore[index]
 
 
+def is_free_text(field: FieldDescriptor) -> bool:
+    """Returns whether the field is text for people, which is never refused for its content."""
+    return bool(field.GetOptions().Extensions[options_pb2.free_text])  # type: ignore[index]
+
+
 def is_timestamp(field: FieldDescriptor) -> bool:
     """Returns whether the field is a point in time."""
     return field.message_type is not None and field.message_type.full_name == TIMESTAMP

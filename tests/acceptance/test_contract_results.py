@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import codeq
 import grpc
 import httpx
 import pytest
+from bare_streams import settle, working
 from codeq.v1 import task_pb2, task_service_pb2
 from codeq.v1.task_service_pb2_grpc import TaskServiceStub
 from server_process import ServerProcess
@@ -38,7 +40,14 @@ def result_of(server: ServerProcess, task: dict[str, Any], wait: int = 0) -> htt
 # -- payload, result ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [ODD, "null", "0", '""', "[]", " [ ] ", "false"])
+ALLOWED = [
+    *('"\\ud83d"', '{"\\uDE00":"a\\ud83dé\\\\"}', "[" * 400 + "]" * 400, "9" * 4000, "-0.0e-999999"),
+    *('{"a":1,"a":2}', '"\\u0000\x7f"', " \t1 "),
+]
+"""JSON of the grammar that many decoders refuse or change."""
+
+
+@pytest.mark.parametrize("value", [ODD, "null", "0", '""', "[]", " [ ] ", "false", *ALLOWED])
 def test_payload_and_result_come_back_byte_for_byte(server: ServerProcess, value: str) -> None:
     body = '{"command":"bytes","payload":' + value + "}"
     task = call(server, "POST", "/tasks", SECOND, content=body, headers=JSON).json()
@@ -48,6 +57,65 @@ def test_payload_and_result_come_back_byte_for_byte(server: ServerProcess, value
     body = '{"status":"COMPLETED","result":' + value + "}"
     assert call(server, "POST", f"/tasks/{task['id']}/result", FIRST, content=body, headers=JSON).status_code == 200
     assert f'"result":{value.strip()}' in result_of(server, task).text
+
+
+@pytest.mark.parametrize("value", [ODD, *ALLOWED], ids=lambda value: repr(value[:20]))
+async def test_payload_and_result_are_kept_byte_for_byte_on_every_front(server: ServerProcess, value: str) -> None:
+    content = value.encode()
+    with (
+        codeq.Producer(server.producer_addr, token=SECOND) as producer,
+        codeq.Client(server.producer_addr, token=SECOND) as client,
+    ):
+        ids = [producer.create("fronts", codeq.RawJson(content)), client.create("fronts", codeq.RawJson(content)).id]
+    batch = b'{"tasks":[{"command":"fronts","payload":%s}]}' % content
+    answer = call(server, "POST", "/tasks/batch", SECOND, content=batch, headers=JSON)
+    ids.append(answer.json()["results"][0]["task"]["id"])
+    async with grpc.aio.insecure_channel(server.worker_addr) as channel:
+        stub = TaskServiceStub(channel)
+        claims = task_service_pb2.ClaimTasksRequest(commands=["fronts"], count=9)
+        taken = (await stub.ClaimTasks(claims, metadata=bearer(FIRST))).tasks
+        assert [(task.id, task.payload.strip()) for task in taken] == [(each, content.strip()) for each in ids]
+        results = task_service_pb2.BatchSubmitResultsRequest(
+            results=[
+                task_service_pb2.SubmitResultRequest(task_id=task_id, status=4, result=content) for task_id in ids[:2]
+            ]
+        )
+        await stub.BatchSubmitResults(results, metadata=bearer(FIRST))
+        progress = task_service_pb2.ReportProgressRequest(task_id=ids[2], progress=content)
+        await stub.ReportProgress(progress, metadata=bearer(FIRST))
+        outcome = task_pb2.Outcome(
+            task_id=ids[2], lease_token=taken[2].lease_token, kind=task_pb2.OUTCOME_KIND_COMPLETED, result=content
+        )
+        async with working(server, "fronts", token=FIRST) as stream:
+            assert await settle(stream, [outcome]) == []
+        for task_id in ids:
+            asked = task_service_pb2.GetTaskResultRequest(task_id=task_id)
+            told = await stub.GetTaskResult(asked, metadata=bearer(FIRST))
+            assert told.result.result == content
+        assert told.task.progress == content
+
+
+@pytest.mark.parametrize("end", ["result", "nack", "cancel"])
+def test_texts_for_people_are_never_refused_for_their_content(server: ServerProcess, end: str) -> None:
+    texts = {'"half \\ud83d"': "half \ufffd", json.dumps("é" * 5000): "é" * 4095 + "…", '"\\u0000\x7f"': "\0\x7f"}
+    for text, kept in texts.items():
+        task = created(server, "texts", maxAttempts=1)
+        claimed(server, "texts")
+        body = {
+            "result": '{"status":"FAILED","error":%s}',
+            "nack": '{"delaySeconds":0,"reason":%s}',
+            "cancel": '{"reason":%s}',
+        }[end] % text
+        answer = call(
+            server,
+            "POST",
+            f"/tasks/{task['id']}/{end}",
+            SECOND if end == "cancel" else FIRST,
+            content=body,
+            headers=JSON,
+        )
+        assert answer.status_code == 200
+        assert shown(server, task)["error"] == kept
 
 
 def test_result_that_is_absent_is_not_null(server: ServerProcess) -> None:

@@ -56,12 +56,49 @@ def test_idempotency_same_key_and_another_request_is_409(running: ServerProcess,
     assert create(running, {**SAME, **key}).status_code == 200
 
 
-def test_idempotency_fingerprint_is_over_the_raw_bytes(running: ServerProcess) -> None:
-    text = '{"command":"A","idempotencyKey":"raw","payload":%s}'
-    json = {"Content-Type": "application/json"}
-    assert call(running, "POST", "/tasks", content=text % '{"n":1}', headers=json).status_code == 202
-    refused(call(running, "POST", "/tasks", content=text % '{"n": 1}', headers=json), 409, "IDEMPOTENCY_CONFLICT")
-    assert call(running, "POST", "/tasks", content=text % '{"n":1}' + " ", headers=json).status_code == 200
+MEANS_THE_SAME = [
+    {"payload": '{ "a": {"c": [1.50, 1e3], "b": "\\u00e9"}, "n": 1 }'},
+    {"payload": '{"n":1,"a":{"b":"é","c":[1.50,1e3]}}'},
+    {"maxAttempts": "5"},
+    {"priority": "0", "delaySeconds": "0"},
+    {"maxAttempts": "null"},
+]
+MEANS_ANOTHER = [{"payload": '{"a":{"b":"é","c":[1.5,1e3]},"n":1}'}, {"maxAttempts": "4"}, {"expireSeconds": "60"}]
+
+
+def test_idempotency_fingerprint_is_over_meaning(running: ServerProcess) -> None:
+    def send(**fields: str) -> httpx.Response:
+        body = {"command": '"A"', "payload": '{"a":{"b":"é","c":[1.50,1e3]},"n":1}', "idempotencyKey": '"meaning"'}
+        text = ",".join(f'"{name}":{value}' for name, value in (body | fields).items())
+        return call(
+            running,
+            "POST",
+            "/tasks",
+            content=f"{{{text}}}",
+            headers={"Content-Type": "application/json; charset=utf-8"},
+        )
+
+    assert send().status_code == 202
+    for same in MEANS_THE_SAME:
+        assert (send(**same).status_code, send(**same).json()["duplicate"]) == (200, True)
+    for other in MEANS_ANOTHER:
+        refused(send(**other), 409, "IDEMPOTENCY_CONFLICT")
+    with codeq.Producer(running.producer_addr, token=DEV_TOKEN) as producer:
+        payload = codeq.RawJson(MEANS_THE_SAME[0]["payload"].encode())
+        again = producer.create("A", payload, max_attempts=5, idempotency_key="meaning")
+        assert again == send().json()["id"]
+
+
+def test_idempotency_fingerprint_of_a_batch_is_over_meaning(running: ServerProcess) -> None:
+    def send(first: dict[str, Any], second: dict[str, Any]) -> httpx.Response:
+        body = {"tasks": [first, second], "atomic": True, "idempotencyKey": "batch-meaning"}
+        return call(running, "POST", "/tasks/batch", json=body)
+
+    first, second = {"command": "A", "payload": {"a": 1, "b": 2}}, {"command": "B", "payload": 1}
+    ids = [each["task"]["id"] for each in send(first, second).json()["results"]]
+    again = send({"command": "A", "payload": {"b": 2, "a": 1}, "maxAttempts": 5}, second)
+    assert [each["task"]["id"] for each in again.json()["results"]] == ids
+    refused(send(second, first), 409, "IDEMPOTENCY_CONFLICT")
 
 
 def test_idempotency_key_in_body_and_header_must_be_the_same(running: ServerProcess) -> None:

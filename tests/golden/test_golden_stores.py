@@ -33,6 +33,8 @@ async def test_golden_store_is_opened_and_drained(archive: Path, tmp_path: Path)
             assert states == sorted([*["claimed"] * CLAIMED, "delayed", "keyed", "named"])
             again = await client.create(COMMAND, {"state": "keyed"}, idempotency_key=KEY)
             assert again.duplicate
+            with pytest.raises(codeq.IdempotencyConflict):
+                await client.create(COMMAND, {"state": "another"}, idempotency_key=KEY)
             assert (await client.get(NAME)).status == "COMPLETED"
             [done], _ = await client.tasks("DONE")
             assert (await client.result(done.id)).result == {"answer": 42}

@@ -80,6 +80,33 @@ def test_other_request_with_a_key_is_a_conflict_and_changes_nothing() -> None:
     assert driven.shard.batch.rows == rows
 
 
+def test_request_that_means_the_same_finds_the_first_task_and_batch() -> None:
+    driven = DrivenShard()
+    first = create(driven, Naming(names.keyed_id(TENANT, "k"), DIGEST, b"m" * 16))
+    assert create(driven, Naming(first.task_id, OTHER, b"m" * 16)) == Duplicate(first.task_id)
+    with pytest.raises(Rejection) as refused:
+        create(driven, Naming(first.task_id, OTHER, b"n" * 16))
+    assert reason(refused) == "IDEMPOTENCY_CONFLICT"
+    driven.write()
+
+
+def test_key_of_an_earlier_server_knows_the_request_as_it_was_sent() -> None:
+    driven = DrivenShard()
+    first = create(driven, keyed())
+    driven.write()
+    (key,) = driven.keys(b"i")
+    assert b"m" * 16 not in (driven.store.get(key) or b"")
+    assert create(driven, Naming(first.task_id, DIGEST, b"m" * 16)) == Duplicate(first.task_id)
+    with pytest.raises(Rejection):
+        create(driven, Naming(first.task_id, OTHER, b"m" * 16))
+
+
+def test_key_of_this_server_is_known_to_one_that_has_no_meanings() -> None:
+    driven = DrivenShard()
+    first = create(driven, Naming(names.keyed_id(TENANT, "k"), DIGEST, b"m" * 16))
+    assert create(driven, keyed()) == Duplicate(first.task_id)
+
+
 def test_key_belongs_to_its_tenant() -> None:
     driven = DrivenShard()
     create(driven, keyed())

@@ -56,7 +56,17 @@ MESSAGES = st.one_of(
 
 
 @pytest.mark.parametrize(
-    "content", [b"[" * 400 + b"]" * 400, b'{"a":' * 400 + b"1" + b"}" * 400, b"1e400", b"-0", b'{"a":1,"a":2}']
+    "content",
+    [
+        b"[" * 400 + b"]" * 400,
+        b'{"a":' * 400 + b"1" + b"}" * 400,
+        b"1e400",
+        b"9" * 10_000,
+        b"-0",
+        b'{"a":1,"a":2}',
+        rb'"\ud83d"',
+        rb'{"\uDE00\\\ud83d\ud83d\ude00":1}',
+    ],
 )
 def test_is_json_of_odd_values_is_true(content: bytes) -> None:
     assert validation.is_json(content)
@@ -73,7 +83,9 @@ def test_is_json_of_odd_values_is_true(content: bytes) -> None:
         b"01",
         b"1 1",
         b'"\0"',
-        rb'"\ud800"',
+        rb'"\ud80"',
+        rb'"\ud800',
+        b'"\xff\\ud800"',
         b"\xef\xbb\xbf1",
     ],
     ids=lambda content: repr(content[:8]),

@@ -201,7 +201,7 @@ class EndedRow(_message.Message):
     def __init__(self, lsn: _Optional[int] = ..., queues: _Optional[_Iterable[int]] = ..., homes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class NameRow(_message.Message):
-    __slots__ = ("queue", "home", "epoch", "digest", "batch", "batch_tasks", "batch_left")
+    __slots__ = ("queue", "home", "epoch", "digest", "batch", "batch_tasks", "batch_left", "meaning")
     QUEUE_FIELD_NUMBER: _ClassVar[int]
     HOME_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -209,6 +209,7 @@ class NameRow(_message.Message):
     BATCH_FIELD_NUMBER: _ClassVar[int]
     BATCH_TASKS_FIELD_NUMBER: _ClassVar[int]
     BATCH_LEFT_FIELD_NUMBER: _ClassVar[int]
+    MEANING_FIELD_NUMBER: _ClassVar[int]
     queue: int
     home: int
     epoch: int
@@ -216,4 +217,5 @@ class NameRow(_message.Message):
     batch: str
     batch_tasks: int
     batch_left: int
-    def __init__(self, queue: _Optional[int] = ..., home: _Optional[int] = ..., epoch: _Optional[int] = ..., digest: _Optional[bytes] = ..., batch: _Optional[str] = ..., batch_tasks: _Optional[int] = ..., batch_left: _Optional[int] = ...) -> None: ...
+    meaning: bytes
+    def __init__(self, queue: _Optional[int] = ..., home: _Optional[int] = ..., epoch: _Optional[int] = ..., digest: _Optional[bytes] = ..., batch: _Optional[str] = ..., batch_tasks: _Optional[int] = ..., batch_left: _Optional[int] = ..., meaning: _Optional[bytes] = ...) -> None: ...

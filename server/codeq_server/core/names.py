@@ -32,11 +32,18 @@ class Naming:
 
     Attributes:
         task_id: The id.
-        digest: Digest of the request, where the id follows from an idempotency key; empty: the producer chose the id.
+        digest: Digest of the request as sent, where the id follows from an idempotency key; empty: the producer chose
+            the id.
+        meaning: Digest of what the request means, then.
     """
 
     task_id: str
     digest: bytes = b""
+    meaning: bytes = b""
+
+    def made(self, row: rows_pb2.NameRow) -> bool:
+        """Tells whether this is the request that a row tells of; rows of earlier servers know no meaning."""
+        return row.digest == self.digest or (bool(self.meaning) and row.meaning == self.meaning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +124,7 @@ def create_all(
     if batch is not None:
         row = _row(shard, tenant, batch.task_id)
         if row is not None:
-            if row.digest != batch.digest or row.batch_tasks != len(tasks):
+            if not batch.made(row) or row.batch_tasks != len(tasks):
                 raise _conflict()
             return [_of_batch(shard, tenant, task.naming) for task in tasks]
     check_storage(shard)
@@ -130,7 +137,9 @@ def create_all(
             taken.add(task_id)
     shard.make_room(tenant, {task.command for task in tasks})
     if batch is not None:
-        row = rows_pb2.NameRow(digest=batch.digest, batch_tasks=len(tasks), batch_left=len(tasks))
+        row = rows_pb2.NameRow(
+            digest=batch.digest, meaning=batch.meaning, batch_tasks=len(tasks), batch_left=len(tasks)
+        )
         shard.batch.rows[keys.name_key(tenant, batch.task_id)] = row.SerializeToString()
     return [_create(shard, tenant, task, batch.task_id if batch else "", now) for task in tasks]
 
@@ -149,6 +158,7 @@ def _create(shard: Shard, tenant: str, task: NewTask, batch: str, now: Now) -> C
             home=keys.pack_home(lane.index, lane.tail),
             epoch=shard.epoch,
             digest=naming.digest,
+            meaning=naming.meaning,
             batch=batch,
         )
         shard.batch.rows[keys.name_key(tenant, naming.task_id)] = row.SerializeToString()
@@ -163,7 +173,7 @@ def _is_free(shard: Shard, tenant: str, naming: Naming) -> bool:
         return True
     if not naming.digest:
         raise Rejection(Reason.TASK_ID_TAKEN, f"a task has the id {naming.task_id}")
-    if row.digest != naming.digest or row.batch_tasks:
+    if not naming.made(row) or row.batch_tasks:
         raise _conflict()
     return False
 

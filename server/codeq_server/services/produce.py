@@ -146,7 +146,8 @@ class ProducerStream:
         """Creates one task by all the rules; returns its id, or "" beside a new entry of the ack's errors."""
         try:
             check_message(spec)
-            created = names.create(self._runner.shard, self._tenant, task_of(self._tenant, spec, now), now)
+            shard = self._runner.shard
+            created = names.create(shard, self._tenant, task_of(shard, self._tenant, spec, now), now)
         except Rejection as rejection:
             ack.errors.append(item_error(index, rejection))
             return ""

@@ -33,10 +33,11 @@ from .convert import (
     timestamp,
     unix_ms,
 )
-from .creating import NULL, batch_of, task_of
+from .creating import batch_of, task_of
+from .fingerprint import NULL
 from .listing import NEWEST, list_tasks
 from .newest_first import list_newest
-from .validation import check_json, check_message
+from .validation import check_json, check_message, kept_text
 
 BATCH_BYTES_MAX: Final = 8 << 20
 """Bytes of a batch's payloads or results."""
@@ -144,7 +145,8 @@ class TaskService:
         """Gives a delivery back for another try."""
         token = request.lease_token if request.HasField("lease_token") else None
         delay_ms = request.delay_seconds * 1000 if request.HasField("delay_seconds") else None
-        verdict = await self._settle(claims, request.task_id, token, Outcome.NACK, request.reason, delay_ms)
+        reason = kept_text(request.reason)
+        verdict = await self._settle(claims, request.task_id, token, Outcome.NACK, reason, delay_ms)
         return pb.NackTaskResponse(status=status_number(verdict.status), delay_seconds=-(-verdict.delay_ms // 1000))
 
     async def AbandonTask(self, claims: Claims, request: pb.AbandonTaskRequest) -> pb.AbandonTaskResponse:  # noqa: N802
@@ -172,7 +174,8 @@ class TaskService:
         """Ends a task by its producer's word."""
         shard, now = self._runner.shard, self._runner.now()
         self._view(claims.tenant_id, request.task_id)
-        self._decide(lambda: withdrawal.cancel(shard, claims.tenant_id, request.task_id, request.reason, now))
+        reason = kept_text(request.reason)
+        self._decide(lambda: withdrawal.cancel(shard, claims.tenant_id, request.task_id, reason, now))
         view = self._view(claims.tenant_id, request.task_id)
         await self._settled()
         return pb.CancelTaskResponse(task=task_message(view))
@@ -288,8 +291,8 @@ class TaskService:
             raise self._runner.fail(problem) from problem
 
     def _create(self, message: task_pb2.Task, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: str = "") -> None:
-        task = task_of(tenant, spec, now, path)
         shard = self._runner.shard
+        task = task_of(shard, tenant, spec, now, path)
         self._tell(message, tenant, task, self._decide(lambda: names.create(shard, tenant, task, now)), now)
 
     def _create_each(
@@ -308,7 +311,7 @@ class TaskService:
         self, response: pb.BatchCreateTasksResponse, tenant: str, request: pb.BatchCreateTasksRequest
     ) -> None:
         now = self._runner.now()
-        tasks, batch = batch_of(tenant, request.tasks, request.idempotency_key, now)
+        tasks, batch = batch_of(self._runner.shard, tenant, request.tasks, request.idempotency_key, now)
         made = self._decide(lambda: names.create_all(self._runner.shard, tenant, tasks, batch, now))
         for index, (task, created) in enumerate(zip(tasks, made, strict=True)):
             answer = response.results.add()
@@ -354,7 +357,7 @@ class TaskService:
         result = request.result if request.HasField("result") else None
         check_ending(outcome, result, request.error)
         token = request.lease_token if request.HasField("lease_token") else None
-        error = request.error if outcome is Outcome.FAILED else ""
+        error = kept_text(request.error) if outcome is Outcome.FAILED else ""
         verdict = self._decide(
             lambda: outcomes.settle(
                 self._runner.shard,

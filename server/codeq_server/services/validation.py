@@ -11,6 +11,7 @@ import protovalidate
 from buf.validate import validate_pb2
 from codeq.v1 import task_pb2
 from codeq.v1 import task_service_pb2 as pb
+from codeq_gateway.surrogates import mark_unpaired
 from google.protobuf.message import Message
 
 from codeq_server.core.errors import Reason, Rejection, invalid_field
@@ -20,6 +21,8 @@ _TOO_LARGE_RULES = frozenset({"bytes.max_len"})
 _ONE_OF: Final = frozenset({"enum.in", "string.in"})
 """Rules whose messages list what may be sent in a form that nobody writes, such as the numbers of an enum."""
 _is_command = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}").fullmatch
+TEXT_CHARACTERS_MAX: Final = 4096
+"""Characters kept of an error or a reason."""
 _USUAL_COMMANDS_MAX: Final = 16
 """Commands of a claim that are looked at here; longer lists are left to the rules."""
 
@@ -56,7 +59,6 @@ def _is_usual_result(request: pb.SubmitResultRequest) -> bool:
         request.status in (task_pb2.TASK_STATUS_COMPLETED, task_pb2.TASK_STATUS_FAILED)
         and 1 <= len(request.task_id) <= 64
         and len(request.result) <= 1 << 20
-        and len(request.error) <= 4096
         and not request.artifacts
     )
 
@@ -89,7 +91,13 @@ def check_message(message: Message) -> None:
 def is_json(content: bytes) -> bool:
     """Returns whether bytes are one JSON value in UTF-8, not nested deeper than a parser follows: some 900 levels."""
     try:
-        _check_json(content)
+        try:
+            _check_json(content)
+        except msgspec.DecodeError:
+            marked, mark = mark_unpaired(content)
+            if not mark:
+                return False
+            _check_json(marked)
         return content.isascii() or bool(content.decode())
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
@@ -103,6 +111,11 @@ def check_json(content: bytes, field: str) -> None:
     """
     if not is_json(content):
         raise invalid_field(field, "is not one JSON value in UTF-8, or is nested too deeply")
+
+
+def kept_text(text: str) -> str:
+    """Returns a text for people, such as an error, as it is kept: cut, with an ellipsis, where it is too long."""
+    return text if len(text) <= TEXT_CHARACTERS_MAX else text[: TEXT_CHARACTERS_MAX - 1] + "…"
 
 
 def _rejection(message: Message, error: protovalidate.ValidationError) -> Rejection:

@@ -29,7 +29,7 @@ from .convert import reason_number, timestamp
 from .outbox import Outbox
 from .streams import StreamRegistry, hello_of, protocol_error
 from .tasks import allowed_commands, check_ending
-from .validation import check_json, check_message, is_json
+from .validation import check_json, check_message, is_json, kept_text
 
 CREDITS_MAX: Final = 65_536
 CREDIT_BYTES_MAX: Final = 1 << 30
@@ -264,7 +264,7 @@ class WorkerStream:
                 token,
                 outcome,
                 result,
-                item.error,
+                kept_text(item.error),
                 delay_ms,
                 jitter,
                 now,

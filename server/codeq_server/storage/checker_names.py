@@ -38,6 +38,8 @@ class NameRows:
             yield "malformed key"
         if len(row.digest) not in {0, _DIGEST_BYTES}:
             yield f"a digest of {len(row.digest)} bytes"
+        if len(row.meaning) not in {0, len(row.digest)}:
+            yield f"a digest of {len(row.digest)} bytes, and one of {len(row.meaning)} of its meaning"
         if row.batch_tasks:
             self._batches[key] = row.batch_left
             if not 0 < row.batch_left <= row.batch_tasks:

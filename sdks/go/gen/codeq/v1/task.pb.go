@@ -164,7 +164,8 @@ type TaskSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command names the queue: the type of the task within the tenant. Case-sensitive, 1 to 128 characters.
 	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
-	// Payload is one JSON value of at most 1 MiB, kept byte for byte. Over gRPC absent means null.
+	// Payload is one JSON value of at most 1 MiB, kept byte for byte: any text of the grammar of RFC 8259, in UTF-8. Over
+	// gRPC absent means null.
 	Payload []byte `protobuf:"bytes,2,opt,name=payload,proto3" json:"payload,omitempty"`
 	// Priority from 0 (default) to 9; the highest is delivered first.
 	Priority int32 `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
@@ -749,7 +750,7 @@ type Outcome struct {
 	Kind OutcomeKind `protobuf:"varint,3,opt,name=kind,proto3,enum=codeq.v1.OutcomeKind" json:"kind,omitempty"`
 	// Result of a COMPLETED: one JSON value of at most 1 MiB, or absent.
 	Result []byte `protobuf:"bytes,4,opt,name=result,proto3,oneof" json:"result,omitempty"`
-	// Error of a FAILED (not blank) or reason of a NACK; at most 4096 characters.
+	// Error of a FAILED (not blank) or reason of a NACK; beyond 4096 characters it is cut, and ends with an ellipsis.
 	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
 	// Delay of a NACK in seconds; 0: at once; beyond 43200 (12 h): 12 h; absent: by the backoff policy.
 	DelaySeconds  *int32 `protobuf:"varint,6,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
@@ -916,15 +917,15 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\x04_urlB\a\n" +
 	"\x05_sizeB\x0f\n" +
 	"\r_content_typeB\t\n" +
-	"\a_sha256\"\x9d\x02\n" +
+	"\a_sha256\"\x99\x02\n" +
 	"\aOutcome\x12\"\n" +
 	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12\x1f\n" +
 	"\vlease_token\x18\x02 \x01(\x04R\n" +
 	"leaseToken\x125\n" +
 	"\x04kind\x18\x03 \x01(\x0e2\x15.codeq.v1.OutcomeKindB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04kind\x12&\n" +
-	"\x06result\x18\x04 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80@H\x00R\x06result\x88\x01\x01\x12\x1e\n" +
-	"\x05error\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05error\x121\n" +
+	"\x06result\x18\x04 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80@H\x00R\x06result\x88\x01\x01\x12\x1a\n" +
+	"\x05error\x18\x05 \x01(\tB\x04\xf0\xb5\x18\x01R\x05error\x121\n" +
 	"\rdelay_seconds\x18\x06 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x01R\fdelaySeconds\x88\x01\x01B\t\n" +
 	"\a_resultB\x10\n" +
 	"\x0e_delay_seconds*\xd9\x01\n" +

@@ -716,7 +716,7 @@ type SubmitResultRequest struct {
 	Status TaskStatus `protobuf:"varint,3,opt,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
 	// Result of a COMPLETED: one JSON value of at most 1 MiB, or absent.
 	Result []byte `protobuf:"bytes,4,opt,name=result,proto3,oneof" json:"result,omitempty"`
-	// Error of a FAILED, not blank, at most 4096 characters.
+	// Error of a FAILED, not blank; beyond 4096 characters it is cut, and ends with an ellipsis.
 	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
 	// Accepted for the clients that send it; the token decides who the worker is.
 	WorkerId string `protobuf:"bytes,6,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
@@ -1016,7 +1016,7 @@ type NackTaskRequest struct {
 	LeaseToken *uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3,oneof" json:"lease_token,omitempty"`
 	// Delay in seconds; 0: at once; beyond 43200 (12 h): 12 h; absent: by the backoff policy.
 	DelaySeconds *int32 `protobuf:"varint,3,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
-	// Reason, kept as the task's error; at most 4096 characters.
+	// Reason, kept as the task's error; beyond 4096 characters it is cut, and ends with an ellipsis.
 	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1378,7 +1378,7 @@ type CancelTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Task to cancel.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// Reason, kept as the task's error; at most 4096 characters; empty: CANCELLED.
+	// Reason, kept as the task's error; beyond 4096 characters it is cut, and ends with an ellipsis. Empty: CANCELLED.
 	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2398,15 +2398,15 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\vlease_token\x18\x01 \x01(\x04R\n" +
 	"leaseToken\x12;\n" +
 	"\vlease_until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"leaseUntil\"\xe2\x02\n" +
+	"leaseUntil\"\xde\x02\n" +
 	"\x13SubmitResultRequest\x12\"\n" +
 	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12$\n" +
 	"\vlease_token\x18\x02 \x01(\x04H\x00R\n" +
 	"leaseToken\x88\x01\x01\x128\n" +
 	"\x06status\x18\x03 \x01(\x0e2\x14.codeq.v1.TaskStatusB\n" +
 	"\xbaH\a\x82\x01\x04\x18\x04\x18\x05R\x06status\x12*\n" +
-	"\x06result\x18\x04 \x01(\fB\r\xbaH\x06z\x04\x18\x80\x80@ص\x18\x01H\x01R\x06result\x88\x01\x01\x12\x1e\n" +
-	"\x05error\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05error\x12!\n" +
+	"\x06result\x18\x04 \x01(\fB\r\xbaH\x06z\x04\x18\x80\x80@ص\x18\x01H\x01R\x06result\x88\x01\x01\x12\x1a\n" +
+	"\x05error\x18\x05 \x01(\tB\x04\xf0\xb5\x18\x01R\x05error\x12!\n" +
 	"\tworker_id\x18\x06 \x01(\tB\x04\xe0\xb5\x18\x01R\bworkerId\x12=\n" +
 	"\tartifacts\x18\a \x03(\v2\x15.codeq.v1.NewArtifactB\b\xbaH\x05\x92\x01\x02\x10\x10R\tartifactsB\x0e\n" +
 	"\f_lease_tokenB\t\n" +
@@ -2421,13 +2421,13 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x12SubmitResultAnswer\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
 	"\x06result\x18\x02 \x01(\v2\x14.codeq.v1.TaskResultR\x06result\x12)\n" +
-	"\x05error\x18\x03 \x01(\v2\x13.codeq.v1.ItemErrorR\x05error\"\xd2\x01\n" +
+	"\x05error\x18\x03 \x01(\v2\x13.codeq.v1.ItemErrorR\x05error\"\xce\x01\n" +
 	"\x0fNackTaskRequest\x12\"\n" +
 	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12$\n" +
 	"\vlease_token\x18\x02 \x01(\x04H\x00R\n" +
 	"leaseToken\x88\x01\x01\x121\n" +
-	"\rdelay_seconds\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x01R\fdelaySeconds\x88\x01\x01\x12 \n" +
-	"\x06reason\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x06reasonB\x0e\n" +
+	"\rdelay_seconds\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x01R\fdelaySeconds\x88\x01\x01\x12\x1c\n" +
+	"\x06reason\x18\x04 \x01(\tB\x04\xf0\xb5\x18\x01R\x06reasonB\x0e\n" +
 	"\f_lease_tokenB\x10\n" +
 	"\x0e_delay_seconds\"e\n" +
 	"\x10NackTaskResponse\x12,\n" +
@@ -2453,10 +2453,10 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\vlease_token\x18\x01 \x01(\x04R\n" +
 	"leaseToken\x12;\n" +
 	"\vlease_until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"leaseUntil\"Y\n" +
+	"leaseUntil\"U\n" +
 	"\x11CancelTaskRequest\x12\"\n" +
-	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12 \n" +
-	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x06reason\"8\n" +
+	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12\x1c\n" +
+	"\x06reason\x18\x02 \x01(\tB\x04\xf0\xb5\x18\x01R\x06reason\"8\n" +
 	"\x12CancelTaskResponse\x12\"\n" +
 	"\x04task\x18\x01 \x01(\v2\x0e.codeq.v1.TaskR\x04task\"4\n" +
 	"\x0eGetTaskRequest\x12\"\n" +

@@ -376,6 +376,14 @@ var file_codeq_options_v1_options_proto_extTypes = []protoimpl.ExtensionInfo{
 		Filename:      "codeq/options/v1/options.proto",
 	},
 	{
+		ExtendedType:  (*descriptorpb.FieldOptions)(nil),
+		ExtensionType: (*bool)(nil),
+		Field:         50014,
+		Name:          "codeq.options.v1.free_text",
+		Tag:           "varint,50014,opt,name=free_text",
+		Filename:      "codeq/options/v1/options.proto",
+	},
+	{
 		ExtendedType:  (*descriptorpb.EnumValueOptions)(nil),
 		ExtensionType: (*code.Code)(nil),
 		Field:         50021,
@@ -427,6 +435,10 @@ var (
 	//
 	// optional string http_header = 50013;
 	E_HttpHeader = &file_codeq_options_v1_options_proto_extTypes[4]
+	// Text for people, never refused for its content: in JSON, half of a surrogate pair becomes U+FFFD.
+	//
+	// optional bool free_text = 50014;
+	E_FreeText = &file_codeq_options_v1_options_proto_extTypes[5]
 )
 
 // Extension fields to descriptorpb.EnumValueOptions.
@@ -434,15 +446,15 @@ var (
 	// gRPC code of the error reason.
 	//
 	// optional google.rpc.Code grpc_code = 50021;
-	E_GrpcCode = &file_codeq_options_v1_options_proto_extTypes[5]
+	E_GrpcCode = &file_codeq_options_v1_options_proto_extTypes[6]
 	// HTTP status of the error reason.
 	//
 	// optional int32 http_status = 50022;
-	E_HttpStatus = &file_codeq_options_v1_options_proto_extTypes[6]
+	E_HttpStatus = &file_codeq_options_v1_options_proto_extTypes[7]
 	// Trying the same call again later may succeed.
 	//
 	// optional bool retryable = 50023;
-	E_Retryable = &file_codeq_options_v1_options_proto_extTypes[7]
+	E_Retryable = &file_codeq_options_v1_options_proto_extTypes[8]
 )
 
 var File_codeq_options_v1_options_proto protoreflect.FileDescriptor
@@ -479,7 +491,8 @@ const file_codeq_options_v1_options_proto_rawDesc = "" +
 	"\rjson_embedded\x12\x1d.google.protobuf.FieldOptions\x18ۆ\x03 \x01(\bR\fjsonEmbedded:B\n" +
 	"\fjson_ignored\x12\x1d.google.protobuf.FieldOptions\x18܆\x03 \x01(\bR\vjsonIgnored:@\n" +
 	"\vhttp_header\x12\x1d.google.protobuf.FieldOptions\x18݆\x03 \x01(\tR\n" +
-	"httpHeader:R\n" +
+	"httpHeader:<\n" +
+	"\tfree_text\x12\x1d.google.protobuf.FieldOptions\x18ކ\x03 \x01(\bR\bfreeText:R\n" +
 	"\tgrpc_code\x12!.google.protobuf.EnumValueOptions\x18\xe5\x86\x03 \x01(\x0e2\x10.google.rpc.CodeR\bgrpcCode:D\n" +
 	"\vhttp_status\x12!.google.protobuf.EnumValueOptions\x18\xe6\x86\x03 \x01(\x05R\n" +
 	"httpStatus:A\n" +
@@ -519,16 +532,17 @@ var file_codeq_options_v1_options_proto_depIdxs = []int32{
 	6,  // 5: codeq.options.v1.json_embedded:extendee -> google.protobuf.FieldOptions
 	6,  // 6: codeq.options.v1.json_ignored:extendee -> google.protobuf.FieldOptions
 	6,  // 7: codeq.options.v1.http_header:extendee -> google.protobuf.FieldOptions
-	7,  // 8: codeq.options.v1.grpc_code:extendee -> google.protobuf.EnumValueOptions
-	7,  // 9: codeq.options.v1.http_status:extendee -> google.protobuf.EnumValueOptions
-	7,  // 10: codeq.options.v1.retryable:extendee -> google.protobuf.EnumValueOptions
-	1,  // 11: codeq.options.v1.access:type_name -> codeq.options.v1.Access
-	2,  // 12: codeq.options.v1.rest_reply:type_name -> codeq.options.v1.RestReply
-	8,  // 13: codeq.options.v1.grpc_code:type_name -> google.rpc.Code
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	11, // [11:14] is the sub-list for extension type_name
-	3,  // [3:11] is the sub-list for extension extendee
+	6,  // 8: codeq.options.v1.free_text:extendee -> google.protobuf.FieldOptions
+	7,  // 9: codeq.options.v1.grpc_code:extendee -> google.protobuf.EnumValueOptions
+	7,  // 10: codeq.options.v1.http_status:extendee -> google.protobuf.EnumValueOptions
+	7,  // 11: codeq.options.v1.retryable:extendee -> google.protobuf.EnumValueOptions
+	1,  // 12: codeq.options.v1.access:type_name -> codeq.options.v1.Access
+	2,  // 13: codeq.options.v1.rest_reply:type_name -> codeq.options.v1.RestReply
+	8,  // 14: codeq.options.v1.grpc_code:type_name -> google.rpc.Code
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	12, // [12:15] is the sub-list for extension type_name
+	3,  // [3:12] is the sub-list for extension extendee
 	0,  // [0:3] is the sub-list for field type_name
 }
 
@@ -544,7 +558,7 @@ func file_codeq_options_v1_options_proto_init() {
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_options_v1_options_proto_rawDesc), len(file_codeq_options_v1_options_proto_rawDesc)),
 			NumEnums:      1,
 			NumMessages:   4,
-			NumExtensions: 8,
+			NumExtensions: 9,
 			NumServices:   0,
 		},
 		GoTypes:           file_codeq_options_v1_options_proto_goTypes,

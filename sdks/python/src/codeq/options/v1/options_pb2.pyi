@@ -30,6 +30,8 @@ JSON_IGNORED_FIELD_NUMBER: _ClassVar[int]
 json_ignored: _descriptor.FieldDescriptor
 HTTP_HEADER_FIELD_NUMBER: _ClassVar[int]
 http_header: _descriptor.FieldDescriptor
+FREE_TEXT_FIELD_NUMBER: _ClassVar[int]
+free_text: _descriptor.FieldDescriptor
 GRPC_CODE_FIELD_NUMBER: _ClassVar[int]
 grpc_code: _descriptor.FieldDescriptor
 HTTP_STATUS_FIELD_NUMBER: _ClassVar[int]

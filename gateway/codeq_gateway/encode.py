@@ -26,9 +26,9 @@ _ENCODE: Final = msgspec.json.Encoder().encode
 def compile_encoder(descriptor: Descriptor) -> Encode:
     """Returns the encoder of a message: one line of JSON, with the line feed that ends it.
 
-    A field without presence is always written, others only when set. Signed 64-bit integers are numbers, unsigned ones
-    strings, enums short names, times UTC with three decimals. Embedded JSON is written byte for byte; where a field
-    without presence holds none, it is null.
+    A field without presence is always written, others, and lists that say so, only when set. Signed 64-bit integers are
+    numbers, unsigned ones strings, enums short names, times UTC with three decimals. Embedded JSON is written byte for
+    byte; where a field without presence holds none, it is null.
 
     Raises:
         TypeError: A field's type has no JSON form.
@@ -39,7 +39,14 @@ def compile_encoder(descriptor: Descriptor) -> Encode:
 
 def _compile(descriptor: Descriptor) -> Callable[[Message], dict[str, Any]]:
     """Returns the function that lays a message out for the encoder."""
-    plan = [(field.json_name, field.name, field.has_presence, _shown(field)) for field in descriptor.fields]
+    plan = [
+        (field.json_name, field.name, field.has_presence, _shown(field))
+        for field in descriptor.fields
+        if not fields.is_omitted_empty(field)
+    ]
+    rare = [
+        (field.json_name, field.name, _shown(field)) for field in descriptor.fields if fields.is_omitted_empty(field)
+    ]
 
     def build(message: Message) -> dict[str, Any]:
         shown = {}
@@ -48,6 +55,9 @@ def _compile(descriptor: Descriptor) -> Callable[[Message], dict[str, Any]]:
             if not has_presence or has(name):
                 value = getattr(message, name)
                 shown[key] = value if show is None else show(value)
+        for key, name, show in rare:
+            if values := getattr(message, name):
+                shown[key] = list(values) if show is None else show(values)
         return shown
 
     return build

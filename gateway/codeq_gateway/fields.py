@@ -84,6 +84,11 @@ def is_free_text(field: FieldDescriptor) -> bool:
     return bool(field.GetOptions().Extensions[options_pb2.free_text])  # type: ignore[index]
 
 
+def is_omitted_empty(field: FieldDescriptor) -> bool:
+    """Returns whether the repeated field is left out of JSON while it has no items."""
+    return bool(field.GetOptions().Extensions[options_pb2.omit_empty])  # type: ignore[index]
+
+
 def is_timestamp(field: FieldDescriptor) -> bool:
     """Returns whether the field is a point in time."""
     return field.message_type is not None and field.message_type.full_name == TIMESTAMP

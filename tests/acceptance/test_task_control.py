@@ -223,6 +223,37 @@ def test_pause_checks_the_command_and_resume_makes_no_queue(server: ServerProces
     assert (status, body["reason"]) == (404, "QUEUE_NOT_FOUND")
 
 
+# -- GET /tasks/{id}: what became of its deliveries -------------------------------------------------------------------
+
+
+def test_last_deliveries_of_a_task_are_told_over_every_front_and_kept_over_a_kill(tmp_path: Path) -> None:
+    with (
+        ServerProcess(tmp_path) as server,
+        codeq.Client(server.producer_addr, token=DEV_TOKEN) as client,
+    ):
+        task = client.create("history", max_attempts=12)
+        assert "attemptHistory" not in rest(server, "GET", f"/tasks/{task.id}")[1]
+        for number in range(11):
+            (claimed,) = client.claim(["history"])
+            assert claimed.attempt_history == []
+            client.nack(claimed, f"reason {number}", delay=0)
+        server.kill()
+        server.start()
+        (claimed,) = client.claim(["history"], wait=SECONDS_MAX)
+        client.complete(claimed)
+        history = rest(server, "GET", f"/tasks/{task.id}")[1]["attemptHistory"]
+        assert [each["end"] for each in history] == ["NACKED"] * 9 + ["COMPLETED"]
+        assert [each.get("error") for each in history] == [*(f"reason {number}" for number in range(2, 11)), None]
+        assert {each["workerId"] for each in history} == {claimed.worker_id}
+        assert all(each["startedAt"] <= each["endedAt"] for each in history)
+        found = client.get(task.id).attempt_history
+        assert [(each.end, each.error, each.worker_id) for each in found] == [
+            (each["end"], each.get("error"), each["workerId"]) for each in history
+        ]
+        listed, _ = client.tasks("history")
+        assert [each.attempt_history for each in listed] == [[]]
+
+
 # -- POST /tasks/{id}/progress: JSON <= 64 KiB, visible on the task; also extends the lease if asked ------------------
 
 

@@ -9,6 +9,15 @@ from dataclasses import dataclass, field, replace
 
 ABANDONS_MAX = 2
 RETENTION_MS = {False: 4_000, True: 9_000}  # of COMPLETED, FAILED and CANCELLED; of DLQ
+HISTORY_MAX = 10
+ENDS = {
+    "COMPLETED": "COMPLETED",
+    "FAILED": "FAILED",
+    "NACK": "NACKED",
+    "ABANDON": "ABANDONED",
+    "EXPIRED": "LEASE_EXPIRED",
+    "BY_SERVER": "RETURNED",
+}
 Words = tuple[str, "bytes | None", str]  # kind of an outcome, result, error
 Worker = tuple[str, str, str]  # tenant, worker id, subject
 
@@ -24,6 +33,7 @@ class Lease:
     length: int
     until: int
     longest: int
+    since: int = 0
 
 
 @dataclass
@@ -46,6 +56,7 @@ class Task:
     result: bytes | None = None
     error: str | None = None
     kept_until: int | None = None  # 0 between the end and the next seal
+    history: list[tuple[str, int, int, str, str]] = field(default_factory=list)  # worker, start, end, how, error
 
 
 @dataclass
@@ -104,6 +115,7 @@ class Model:
 
     def _end(self, task: Task, lease: Lease, words: Words, same: Words, delay: int, wall: int) -> tuple[str, int]:
         kind, result, error = words
+        self._note(task, lease, ENDS[kind], "" if kind == "EXPIRED" else error, wall)
         task.lease, task.abandons = None, task.abandons + (kind == "ABANDON")
         if kind in {"COMPLETED", "FAILED"}:
             task.status, task.result, task.error, task.kept_until = kind, result, error or None, 0
@@ -117,11 +129,15 @@ class Model:
         task.said = (lease.token, lease.by[2], same, (task.status, delay if task.status == "SCHEDULED" else 0))
         return task.said[3]
 
-    def cancel(self, tenant: str, task_id: str, reason: str) -> None:
+    def _note(self, task: Task, lease: Lease, end: str, error: str, wall: int) -> None:
+        task.history = [*task.history, (lease.by[1], lease.since, wall, end, error)][-HISTORY_MAX:]
+
+    def cancel(self, tenant: str, task_id: str, reason: str, wall: int = 0) -> None:
         task = self.find(tenant, task_id)
         if task.status in {"COMPLETED", "FAILED", "DLQ"}:
             raise Refused("TASK_ENDED")
         if task.lease:
+            self._note(task, task.lease, "CANCELLED", "", wall)
             task.said = (task.lease.token, task.lease.by[2], ("CANCEL", None, ""), ("", 0))
         if task.status != "CANCELLED":
             task.status, task.error, task.kept_until = "CANCELLED", reason or "CANCELLED", 0

@@ -33,8 +33,8 @@ class PurgedModel(Model):
         self.doomed |= doomed
         self.purging |= {(tenant, command)} if doomed else set()
 
-    def cancel(self, tenant: str, task_id: str, reason: str) -> None:
-        super().cancel(tenant, task_id, reason)
+    def cancel(self, tenant: str, task_id: str, reason: str, wall: int = 0) -> None:
+        super().cancel(tenant, task_id, reason, wall)
         self.doomed.discard((tenant, task_id))
 
 

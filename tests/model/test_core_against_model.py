@@ -13,6 +13,7 @@ from codeq_server.core import claims, creates, keys, names, outcomes, reads, rec
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
+from codeq_server.core.history import End as History
 from codeq_server.core.model import Caller, SealedBatch, id_of
 from codeq_server.core.outcomes import Outcome
 from codeq_server.core.shard import Shard, ShardSettings
@@ -118,7 +119,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
         token = got[0].token
         assert token > self.top_token
         self.top_token = token
-        lease = Lease(token, caller, lease_ms, now.mono_ms + lease_ms, lease_ms)
+        lease = Lease(token, caller, lease_ms, now.mono_ms + lease_ms, lease_ms, now.wall_ms)
         for key, raw, attempts in delivered:
             task_id = id_of(key)
             task = self.model.tasks[caller.tenant, task_id]
@@ -273,7 +274,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
         for task in tasks[first : first + count]:
             self.both(
                 lambda t=task: withdrawal.cancel(self.shard, t.tenant, t.task_id, reason, now),
-                lambda t=task: self.model.cancel(t.tenant, t.task_id, reason),
+                lambda t=task: self.model.cancel(t.tenant, t.task_id, reason, now.wall_ms),
             )
 
     @rule(tenant=st.sampled_from(TENANTS), command=st.sampled_from(COMMANDS), resumed=st.booleans())
@@ -467,6 +468,8 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
             assert (view.token, view.due_ms) == (lease.token if lease else None, task.due or None)
             assert lease is None or view.worker == lease.by[1]
             assert TaskMessage.FromString(view.raw).payload == task.payload
+            told = [(e.worker, e.started_ms, e.ended_ms, History(e.end).name, e.error) for e in view.deliveries]
+            assert told == task.history
         assert {(task.tenant, task.command) for task in self.model.tasks.values()} <= set(shard.by_name)
         for (tenant, command), queue in shard.by_name.items():
             assert queue.paused == ((tenant, command) in self.model.paused)

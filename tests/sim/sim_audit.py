@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+import sim_history
 import sim_messages
 import sim_purges
 from codeq.v1 import producer_service_pb2, task_pb2
@@ -318,6 +319,7 @@ class Audit:
             self.demand(
                 before is None or state.ended_token > before.ended_token, f"{task.task_id}: an older lease ended it"
             )
+            sim_history.judge(self, task, before, state)
             self._ended_delivery(task, state)
 
     def _next(self) -> int:

@@ -58,6 +58,7 @@ class _Taking:
         self.plain = False
         self.shard.deliveries[task_id] = delivery
         self.claim.task_ids.append(task_id)
+        self.claim.again.add(task_id)
         self.slots.append(delivery)
         self.out.append(Delivered(task_id, raw, attempts + 1))
 

@@ -54,6 +54,17 @@ def task_head(command: str, lane: int, max_attempts: int) -> bytes:
     return head + b"\x20" + varint(max_attempts) + b"\x12"
 
 
+def max_attempts_of(task: bytes) -> int:
+    """Returns max_attempts out of task bytes, whose head holds it right after command and priority."""
+    at = 2 + task[1] if task[1] < 128 else 3 + (task[1] & 127 | task[2] << 7)
+    if task[at] == 0x18:
+        at += 2
+    if task[at] != 0x20:
+        raise ValueError("no task bytes")
+    low, high = task[at + 1], task[at + 2]
+    return low if low < 128 else low & 127 | high << 7
+
+
 def create(
     shard: Shard,
     tenant: str,

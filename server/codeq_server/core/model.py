@@ -359,6 +359,7 @@ class Claim:
     """The deliveries of one claim: they share a lease token, a worker and a lease length."""
 
     __slots__ = (
+        "again",
         "claimed_ms",
         "extended",
         "head",
@@ -391,6 +392,8 @@ class Claim:
         """Whether a task of the claim may be a named one."""
         self.progressed: set[TaskKey] = set()
         """Live tasks whose state rows hold a progress of this delivery."""
+        self.again: set[TaskKey] = set()
+        """Live tasks that may have had deliveries before: their state rows tell of them."""
         self.holder: Holder | None = None
         """Who is told when a task of the claim is cancelled; None: nobody is connected."""
         self.live = 0

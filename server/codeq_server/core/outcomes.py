@@ -14,8 +14,9 @@ from . import ids, keys
 from .backoff import backoff_ms
 from .claims import lease_row
 from .clock import Now
-from .creates import append, varint
+from .creates import append, max_attempts_of, varint
 from .errors import CorruptRows, Reason, Rejection
+from .history import End, carried_over, note
 from .model import Caller, Delivery, Entry, Lane, Name, TaskKey
 from .names import find_named
 from .parsing import UNREADABLE, unreadable
@@ -158,6 +159,7 @@ def _finish(
             subject="" if claim.subject == claim.worker else claim.subject,
             changed_ms=now.wall_ms,
             ended_lsn=batch.lsn,
+            started_ms=claim.claimed_ms,
         ).SerializeToString()
     row = claim.head
     if result is not None:
@@ -165,11 +167,8 @@ def _finish(
         shard.batch.size += len(result)
     if error:
         row += rows_pb2.StateRow(error=error).SerializeToString()
-    if claim.progressed and task_id in claim.progressed:
-        before = shard.state(home, position)
-        if before is not None:
-            row += rows_pb2.StateRow(progress=before.progress).SerializeToString()
-            batch.size += len(before.progress)
+    if claim.progressed or claim.again:
+        row += _kept(shard, delivery, task_id)
     queue = home.queue
     batch.rows[home.state_prefix + position.to_bytes(6, "big")] = row
     batch.ended.append((queue.number, home.index << 48 | position, False))
@@ -182,6 +181,16 @@ def _finish(
     if shard.watched and task_id in shard.watched:
         shard.ended_watched.append(task_id)
     leave_claim(shard, delivery)
+
+
+def _kept(shard: Shard, delivery: Delivery, task_id: TaskKey) -> bytes:
+    """Returns the part of a task's state row that stays when its delivery completes or fails it."""
+    claim, home, position, _, _ = delivery
+    progressed = task_id in claim.progressed
+    before = shard.state(home, position) if progressed or task_id in claim.again else None
+    row = b"" if before is None else carried_over(before, progressed=progressed)
+    shard.batch.size += len(row)
+    return row
 
 
 def leave_claim(shard: Shard, delivery: Delivery) -> None:
@@ -211,14 +220,16 @@ def _nack(
         s = shard.settings
         delay_ms = backoff_ms(s.backoff_policy, s.backoff_base_seconds, s.backoff_max_seconds, attempts, random)
     delay_ms = min(delay_ms, NACK_DELAY_MAX_MS)
-    state = _ended_state(shard, delivery, Outcome.NACK, now)
+    state = _ended_state(shard, delivery, Outcome.NACK, End.NACKED, reason, now)
     state.attempts = attempts
     if reason:
         state.error = reason
     return _try_again(shard, delivery, task_id, state, delay_ms, now)
 
 
-def _ended_state(shard: Shard, delivery: Delivery, outcome: Outcome, now: Now) -> rows_pb2.StateRow:
+def _ended_state(
+    shard: Shard, delivery: Delivery, outcome: Outcome, end: End, error: str, now: Now
+) -> rows_pb2.StateRow:
     """Returns the task's state row with the end of this delivery noted in it."""
     state = shard.state(delivery.home, delivery.position) or rows_pb2.StateRow()
     claim = delivery.claim
@@ -228,6 +239,7 @@ def _ended_state(shard: Shard, delivery: Delivery, outcome: Outcome, now: Now) -
     state.subject = "" if claim.subject == claim.worker else claim.subject
     state.changed_ms = now.wall_ms
     state.delay_ms = 0
+    note(state, claim, end, error, now)
     return state
 
 
@@ -243,17 +255,6 @@ def _lane_and_max(shard: Shard, delivery: Delivery) -> tuple[Lane, int]:
         return lane, max_attempts_of(keys.task_bytes(value))
     except UNREADABLE:
         raise unreadable(key) from None
-
-
-def max_attempts_of(task: bytes) -> int:
-    """Returns max_attempts out of task bytes, whose head holds it right after command and priority."""
-    at = 2 + task[1] if task[1] < 128 else 3 + (task[1] & 127 | task[2] << 7)
-    if task[at] == 0x18:
-        at += 2
-    if task[at] != 0x20:
-        raise ValueError("no task bytes")
-    low, high = task[at + 1], task[at + 2]
-    return low if low < 128 else low & 127 | high << 7
 
 
 def _try_again(
@@ -313,8 +314,9 @@ def give_back(shard: Shard, delivery: Delivery, task_id: TaskKey, outcome: Outco
     The task keeps its place and its attempts. Abandons beyond ABANDONS_MAX count as deliveries; give-backs by the
     server (outcome BY_SERVER) are not abandons.
     """
-    state = _ended_state(shard, delivery, outcome, now)
-    if outcome is Outcome.ABANDON:
+    abandoned = outcome is Outcome.ABANDON
+    state = _ended_state(shard, delivery, outcome, End.ABANDONED if abandoned else End.RETURNED, "", now)
+    if abandoned:
         state.abandons += 1
         shard.totals.abandoned += 1
         if state.abandons > ABANDONS_MAX:
@@ -343,7 +345,7 @@ def expire(shard: Shard, delivery: Delivery, task_id: TaskKey, now: Now) -> Verd
     """Ends a delivery whose lease ran out: the task goes to its tail at once, or to the dead letters."""
     del shard.deliveries[task_id]
     shard.totals.expired += 1
-    state = _ended_state(shard, delivery, Outcome.BY_SERVER, now)
+    state = _ended_state(shard, delivery, Outcome.BY_SERVER, End.LEASE_EXPIRED, "", now)
     state.attempts = delivery.attempts + 1
     state.error = EXPIRED_ERROR
     return _try_again(shard, delivery, task_id, state, 0, now)

@@ -12,6 +12,7 @@ from . import keys
 from .claims import load
 from .clock import Now
 from .errors import CorruptRows
+from .history import deliveries
 from .model import Lane, Queue, TaskKey, id_of
 from .outcomes import Outcome, Status, find_home
 from .parsing import UNREADABLE, unpacked, unreadable
@@ -39,6 +40,7 @@ class TaskView:
         result: Result of a COMPLETED, where it has one.
         progress: Progress reported last, where one was.
         artifacts: Artifacts of the result.
+        deliveries: The last deliveries that have ended, oldest first.
     """
 
     task_id: str
@@ -56,6 +58,7 @@ class TaskView:
     result: bytes | None = None
     progress: bytes | None = None
     artifacts: Sequence[rows_pb2.ArtifactRow] = ()
+    deliveries: Sequence[rows_pb2.DeliveryRow] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +121,7 @@ def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> 
             error=error,
             changed_ms=claim.claimed_ms,
             progress=progress,
+            deliveries=deliveries(state),
         )
     if state is None:
         if value[:1] == keys.PARKED:
@@ -143,6 +147,7 @@ def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> 
         result=state.result if state.HasField("result") else None,
         progress=progress,
         artifacts=state.artifacts,
+        deliveries=deliveries(state),
     )
 
 

@@ -16,7 +16,7 @@ from . import keys
 from .claims import lease_row
 from .clock import Now
 from .errors import CorruptRows
-from .model import Claim, Delivery, Lane, Queue
+from .model import Claim, Delivery, Lane, Queue, TaskKey
 from .parsing import RowReader, listed, parsed, unpacked
 from .purging import adopt as adopt_purge
 from .rates import Rates
@@ -121,8 +121,8 @@ def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> 
         shard.deliveries[task_id] = Delivery(claim, lane, position, place, attempts)
         claim.task_ids.append(task_id)
         claim.live += 1
-        if state is not None and state.HasField("progress"):
-            claim.progressed.add(task_id)
+        if state is not None:
+            _note_earlier(claim, task_id, state)
         length = granted.get((number, packed), 0)
         if length > claim.lease_ms:
             claim.extended[task_id] = (now.mono_ms + length, length)
@@ -137,6 +137,13 @@ def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> 
     shard.lease_ends.add(shard.deliveries[claim.task_ids[0]].home.queue.tenant, claim.until, token)
     if len(claim.task_ids) < len(row.homes):
         shard.batch.rows[key] = lease_row(claim, [shard.deliveries[i] for i in claim.task_ids])
+
+
+def _note_earlier(claim: Claim, task_id: TaskKey, state: rows_pb2.StateRow) -> None:
+    """Notes what the state row of a leased task holds and is to stay when the task ends."""
+    claim.again.add(task_id)
+    if state.HasField("progress"):
+        claim.progressed.add(task_id)
 
 
 def _aligned(key: bytes, values: Sequence[int], row: rows_pb2.LeaseRow) -> Sequence[int]:

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from codeq_internal.v1 import rows_pb2
 
-from . import keys
+from . import history, keys
 from .artifacts import let_go
 from .clock import Now
 from .errors import CorruptRows, Reason, Rejection
@@ -51,8 +51,8 @@ def redrive_task(shard: Shard, tenant: str, task_id: str, now: Now) -> None:
 def redrive(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow, now: Now) -> None:
     """Puts an ended task at the tail of its queue, as if it were new; `state` is its state row.
 
-    Of its former life only the token that ended it is kept, so that it and earlier ones stay refused. Lists of ended
-    tasks still name the task; the sweep sees by the state row that this end is over.
+    Of its former life the token that ended it is kept, so that it and earlier ones stay refused, and the history of its
+    deliveries. Lists of ended tasks still name the task; the sweep sees by the state row that this end is over.
 
     Raises:
         CorruptRows: The task has no home.
@@ -72,7 +72,12 @@ def redrive(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow, n
         let_go(shard, queue, keys.place_key(home.state_prefix, position), state)
     if state.ended_lsn == batch.lsn:
         batch.revived.append((queue.number, keys.pack_home(home.index, position), dead))
-    life = rows_pb2.StateRow(ended_token=state.ended_token, changed_ms=now.wall_ms, redriven_lsn=batch.lsn)
+    life = rows_pb2.StateRow(
+        ended_token=state.ended_token,
+        changed_ms=now.wall_ms,
+        redriven_lsn=batch.lsn,
+        deliveries=history.deliveries(state),
+    )
     lane = queue.lane(unpacked(keys.split_parked, key, value)[1]) if value[:1] == keys.PARKED else home
     enqueue(shard, lane, home, position, life)
     shard.put_state(home, position, life)

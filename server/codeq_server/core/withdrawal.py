@@ -9,6 +9,7 @@ from codeq_internal.v1 import rows_pb2
 from . import keys
 from .clock import Now
 from .errors import CorruptRows, Reason, Rejection
+from .history import End, note
 from .model import Lane, TaskKey
 from .names import task_key
 from .outcomes import Outcome, Status, find_home, find_live, leave_claim
@@ -48,6 +49,7 @@ def cancel(shard: Shard, tenant: str, task_id: str, reason: str, now: Now) -> No
         state.ended_token, state.outcome, state.delay_ms = claim.token, Outcome.BY_SERVER, 0
         state.worker, state.subject = claim.worker, "" if claim.subject == claim.worker else claim.subject
         state.attempts = delivery.attempts + 1
+        note(state, claim, End.CANCELLED, "", now)
         leave_claim(shard, delivery)
         if claim.holder is not None:
             shard.cancelled.append((claim.holder, task_id, claim.token))

@@ -102,6 +102,16 @@ def task_message(view: TaskView) -> task_pb2.Task:
     return task
 
 
+def add_history(task: task_pb2.Task, view: TaskView) -> None:
+    """Adds the deliveries of a task that have ended."""
+    for row in view.deliveries:
+        attempt = task.attempt_history.add(worker_id=row.worker, end=cast("task_pb2.AttemptEnd", row.end))
+        set_time(attempt.started_at, row.started_ms)
+        set_time(attempt.ended_at, row.ended_ms)
+        if row.error:
+            attempt.error = row.error
+
+
 def result_message(view: TaskView) -> task_pb2.TaskResult:
     """Returns the record of a task's end."""
     assert view.finished_ms is not None

@@ -23,6 +23,7 @@ from .artifacts import Artifacts, Uploads
 from .claiming import claim_now, claim_or_wait, return_unused
 from .cleaning import clean
 from .convert import (
+    add_history,
     fill_claimed_task,
     fill_new_task,
     fill_outcome,
@@ -184,7 +185,9 @@ class TaskService:
         """Tells a task."""
         view = self._view(claims.tenant_id, request.task_id)
         await self._settled()
-        return pb.GetTaskResponse(task=task_message(view))
+        response = pb.GetTaskResponse(task=task_message(view))
+        add_history(response.task, view)
+        return response
 
     async def ListTasks(self, claims: Claims, request: pb.ListTasksRequest) -> pb.ListTasksResponse:  # noqa: N802
         """Tells a page of tasks."""

@@ -8,6 +8,8 @@ from typing import Final
 from codeq.v1.task_pb2 import TaskStatus
 from codeq_internal.v1 import rows_pb2
 
+from codeq_server.core.history import DELIVERIES_KEPT, deliveries
+
 ENDED: Final[dict[int, str]] = {
     TaskStatus.TASK_STATUS_COMPLETED: "completed",
     TaskStatus.TASK_STATUS_FAILED: "failed",
@@ -46,6 +48,7 @@ class EndedRows:
         own = state.ended_lsn << 1 | (state.status == TaskStatus.TASK_STATUS_DLQ)
         if state.ended_lsn and own not in listed:
             yield f"has ended in batch {state.ended_lsn}, but no ended row of that batch lists it"
+        yield from _history(state)
         for entry in listed:
             if entry != own and entry >> 1 >= (state.ended_lsn or state.redriven_lsn):
                 yield _not_so(entry)
@@ -72,3 +75,14 @@ class EndedRows:
 
 def _not_so(entry: int) -> str:
     return f"is listed as ended in batch {entry >> 1}, which is not so"
+
+
+def _history(state: rows_pb2.StateRow) -> Iterator[str]:
+    """Yields what is wrong with the deliveries that a state row tells of: they are few, and in order."""
+    if len(state.deliveries) > DELIVERIES_KEPT:
+        yield f"keeps {len(state.deliveries)} deliveries"
+    ended = 0
+    for each in deliveries(state):
+        if not ended <= each.ended_ms <= state.changed_ms or each.started_ms > each.ended_ms:
+            yield f"a delivery from {each.started_ms} to {each.ended_ms} is out of order"
+        ended = each.ended_ms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from codeq.artifacts import Artifact, ArtifactContent, NewArtifact
+from codeq.attempts import Attempt, AttemptEnd
 from codeq.client import AsyncClient, Client
 from codeq.cluster import Member, Topology
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
@@ -71,6 +72,8 @@ __all__ = [
     "AsyncClient",
     "AsyncProducer",
     "AsyncWorker",
+    "Attempt",
+    "AttemptEnd",
     "Backup",
     "BackupNotConfigured",
     "BadHandshake",

@@ -18,6 +18,7 @@ from google.protobuf import timestamp_pb2
 
 from codeq import payloads
 from codeq.artifacts import Artifact
+from codeq.attempts import Attempt
 from codeq.errors import FieldViolation, InvalidField, TooLarge
 from codeq.outcomes import whole_seconds
 from codeq.v1 import queue_service_pb2, server_service_pb2, task_pb2, task_service_pb2
@@ -253,6 +254,11 @@ class Task:
         if self.reporter is None:
             raise RuntimeError("the task was not delivered by a Worker")
         self.reporter(self, data)
+
+    @property
+    def attempt_history(self) -> list[Attempt]:
+        """The last ten deliveries that have ended, oldest first; told by `Client.get` only."""
+        return [Attempt.of(each) for each in self._message.attempt_history]
 
     @property
     def duplicate(self) -> bool:

@@ -97,6 +97,79 @@ func (TaskStatus) EnumDescriptor() ([]byte, []int) {
 	return file_codeq_v1_task_proto_rawDescGZIP(), []int{0}
 }
 
+// AttemptEnd is how a delivery ended.
+type AttemptEnd int32
+
+const (
+	// Never told.
+	AttemptEnd_ATTEMPT_END_UNSPECIFIED AttemptEnd = 0
+	// Its worker completed the task.
+	AttemptEnd_ATTEMPT_END_COMPLETED AttemptEnd = 1
+	// Its worker failed the task.
+	AttemptEnd_ATTEMPT_END_FAILED AttemptEnd = 2
+	// Its worker gave a nack.
+	AttemptEnd_ATTEMPT_END_NACKED AttemptEnd = 3
+	// Its worker gave the task back unused.
+	AttemptEnd_ATTEMPT_END_ABANDONED AttemptEnd = 4
+	// Its lease ran out.
+	AttemptEnd_ATTEMPT_END_LEASE_EXPIRED AttemptEnd = 5
+	// The server took the task back unused: the worker's stream closed, or the caller was gone.
+	AttemptEnd_ATTEMPT_END_RETURNED AttemptEnd = 6
+	// The task was cancelled.
+	AttemptEnd_ATTEMPT_END_CANCELLED AttemptEnd = 7
+)
+
+// Enum value maps for AttemptEnd.
+var (
+	AttemptEnd_name = map[int32]string{
+		0: "ATTEMPT_END_UNSPECIFIED",
+		1: "ATTEMPT_END_COMPLETED",
+		2: "ATTEMPT_END_FAILED",
+		3: "ATTEMPT_END_NACKED",
+		4: "ATTEMPT_END_ABANDONED",
+		5: "ATTEMPT_END_LEASE_EXPIRED",
+		6: "ATTEMPT_END_RETURNED",
+		7: "ATTEMPT_END_CANCELLED",
+	}
+	AttemptEnd_value = map[string]int32{
+		"ATTEMPT_END_UNSPECIFIED":   0,
+		"ATTEMPT_END_COMPLETED":     1,
+		"ATTEMPT_END_FAILED":        2,
+		"ATTEMPT_END_NACKED":        3,
+		"ATTEMPT_END_ABANDONED":     4,
+		"ATTEMPT_END_LEASE_EXPIRED": 5,
+		"ATTEMPT_END_RETURNED":      6,
+		"ATTEMPT_END_CANCELLED":     7,
+	}
+)
+
+func (x AttemptEnd) Enum() *AttemptEnd {
+	p := new(AttemptEnd)
+	*p = x
+	return p
+}
+
+func (x AttemptEnd) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AttemptEnd) Descriptor() protoreflect.EnumDescriptor {
+	return file_codeq_v1_task_proto_enumTypes[1].Descriptor()
+}
+
+func (AttemptEnd) Type() protoreflect.EnumType {
+	return &file_codeq_v1_task_proto_enumTypes[1]
+}
+
+func (x AttemptEnd) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AttemptEnd.Descriptor instead.
+func (AttemptEnd) EnumDescriptor() ([]byte, []int) {
+	return file_codeq_v1_task_proto_rawDescGZIP(), []int{1}
+}
+
 // OutcomeKind is how a worker disposes of a delivery.
 type OutcomeKind int32
 
@@ -142,11 +215,11 @@ func (x OutcomeKind) String() string {
 }
 
 func (OutcomeKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_codeq_v1_task_proto_enumTypes[1].Descriptor()
+	return file_codeq_v1_task_proto_enumTypes[2].Descriptor()
 }
 
 func (OutcomeKind) Type() protoreflect.EnumType {
-	return &file_codeq_v1_task_proto_enumTypes[1]
+	return &file_codeq_v1_task_proto_enumTypes[2]
 }
 
 func (x OutcomeKind) Number() protoreflect.EnumNumber {
@@ -155,7 +228,7 @@ func (x OutcomeKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OutcomeKind.Descriptor instead.
 func (OutcomeKind) EnumDescriptor() ([]byte, []int) {
-	return file_codeq_v1_task_proto_rawDescGZIP(), []int{1}
+	return file_codeq_v1_task_proto_rawDescGZIP(), []int{2}
 }
 
 // TaskSpec is what a producer supplies; one message for unary calls, batches and streams.
@@ -325,9 +398,11 @@ type Task struct {
 	// True in answers to a create that was carried out before: this is the task as it is now. Not set elsewhere.
 	Duplicate *bool `protobuf:"varint,31,opt,name=duplicate,proto3,oneof" json:"duplicate,omitempty"`
 	// Time at which the task ends if it waits then, of a task created with expire_seconds.
-	ExpireAt      *timestamppb.Timestamp `protobuf:"bytes,32,opt,name=expire_at,json=expireAt,proto3" json:"expire_at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ExpireAt *timestamppb.Timestamp `protobuf:"bytes,32,opt,name=expire_at,json=expireAt,proto3" json:"expire_at,omitempty"`
+	// The last ten deliveries that have ended, oldest first; those before a redrive count. Told by GetTask only.
+	AttemptHistory []*Attempt `protobuf:"bytes,33,rep,name=attempt_history,json=attemptHistory,proto3" json:"attempt_history,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Task) Reset() {
@@ -493,6 +568,95 @@ func (x *Task) GetExpireAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Task) GetAttemptHistory() []*Attempt {
+	if x != nil {
+		return x.AttemptHistory
+	}
+	return nil
+}
+
+// Attempt is a delivery that has ended.
+type Attempt struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Worker that had the task.
+	WorkerId string `protobuf:"bytes,1,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
+	// When it got the task.
+	StartedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	// When the delivery ended.
+	EndedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	// How the delivery ended.
+	End AttemptEnd `protobuf:"varint,4,opt,name=end,proto3,enum=codeq.v1.AttemptEnd" json:"end,omitempty"`
+	// Error of the failure, reason of the nack; cut to 512 characters.
+	Error         *string `protobuf:"bytes,5,opt,name=error,proto3,oneof" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Attempt) Reset() {
+	*x = Attempt{}
+	mi := &file_codeq_v1_task_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Attempt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Attempt) ProtoMessage() {}
+
+func (x *Attempt) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_task_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
+func (*Attempt) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_task_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Attempt) GetWorkerId() string {
+	if x != nil {
+		return x.WorkerId
+	}
+	return ""
+}
+
+func (x *Attempt) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *Attempt) GetEndedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndedAt
+	}
+	return nil
+}
+
+func (x *Attempt) GetEnd() AttemptEnd {
+	if x != nil {
+		return x.End
+	}
+	return AttemptEnd_ATTEMPT_END_UNSPECIFIED
+}
+
+func (x *Attempt) GetError() string {
+	if x != nil && x.Error != nil {
+		return *x.Error
+	}
+	return ""
+}
+
 // TaskResult is the record of a task's end.
 type TaskResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -514,7 +678,7 @@ type TaskResult struct {
 
 func (x *TaskResult) Reset() {
 	*x = TaskResult{}
-	mi := &file_codeq_v1_task_proto_msgTypes[2]
+	mi := &file_codeq_v1_task_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -526,7 +690,7 @@ func (x *TaskResult) String() string {
 func (*TaskResult) ProtoMessage() {}
 
 func (x *TaskResult) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_task_proto_msgTypes[2]
+	mi := &file_codeq_v1_task_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -539,7 +703,7 @@ func (x *TaskResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskResult.ProtoReflect.Descriptor instead.
 func (*TaskResult) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_task_proto_rawDescGZIP(), []int{2}
+	return file_codeq_v1_task_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *TaskResult) GetTaskId() string {
@@ -601,7 +765,7 @@ type NewArtifact struct {
 
 func (x *NewArtifact) Reset() {
 	*x = NewArtifact{}
-	mi := &file_codeq_v1_task_proto_msgTypes[3]
+	mi := &file_codeq_v1_task_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +777,7 @@ func (x *NewArtifact) String() string {
 func (*NewArtifact) ProtoMessage() {}
 
 func (x *NewArtifact) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_task_proto_msgTypes[3]
+	mi := &file_codeq_v1_task_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +790,7 @@ func (x *NewArtifact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NewArtifact.ProtoReflect.Descriptor instead.
 func (*NewArtifact) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_task_proto_rawDescGZIP(), []int{3}
+	return file_codeq_v1_task_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *NewArtifact) GetName() string {
@@ -676,7 +840,7 @@ type Artifact struct {
 
 func (x *Artifact) Reset() {
 	*x = Artifact{}
-	mi := &file_codeq_v1_task_proto_msgTypes[4]
+	mi := &file_codeq_v1_task_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -688,7 +852,7 @@ func (x *Artifact) String() string {
 func (*Artifact) ProtoMessage() {}
 
 func (x *Artifact) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_task_proto_msgTypes[4]
+	mi := &file_codeq_v1_task_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -701,7 +865,7 @@ func (x *Artifact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Artifact.ProtoReflect.Descriptor instead.
 func (*Artifact) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_task_proto_rawDescGZIP(), []int{4}
+	return file_codeq_v1_task_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Artifact) GetName() string {
@@ -760,7 +924,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_codeq_v1_task_proto_msgTypes[5]
+	mi := &file_codeq_v1_task_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -772,7 +936,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_task_proto_msgTypes[5]
+	mi := &file_codeq_v1_task_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -785,7 +949,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_task_proto_rawDescGZIP(), []int{5}
+	return file_codeq_v1_task_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Outcome) GetTaskId() string {
@@ -856,7 +1020,7 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\x10_idempotency_keyB\n" +
 	"\n" +
 	"\b_task_idB\x11\n" +
-	"\x0f_expire_secondsJ\x04\b\a\x10\bJ\x04\b\v\x10\x10\"\xc8\x06\n" +
+	"\x0f_expire_secondsJ\x04\b\a\x10\bJ\x04\b\v\x10\x10\"\x8a\a\n" +
 	"\x04Task\x12\x18\n" +
 	"\acommand\x18\x01 \x01(\tR\acommand\x12\x1e\n" +
 	"\apayload\x18\x02 \x01(\fB\x04ص\x18\x01R\apayload\x12\x1a\n" +
@@ -881,14 +1045,23 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"finishedAt\x12%\n" +
 	"\bprogress\x18\x1e \x01(\fB\x04ص\x18\x01H\x03R\bprogress\x88\x01\x01\x12!\n" +
 	"\tduplicate\x18\x1f \x01(\bH\x04R\tduplicate\x88\x01\x01\x127\n" +
-	"\texpire_at\x18  \x01(\v2\x1a.google.protobuf.TimestampR\bexpireAtB\f\n" +
+	"\texpire_at\x18  \x01(\v2\x1a.google.protobuf.TimestampR\bexpireAt\x12@\n" +
+	"\x0fattempt_history\x18! \x03(\v2\x11.codeq.v1.AttemptB\x04\xf8\xb5\x18\x01R\x0eattemptHistoryB\f\n" +
 	"\n" +
 	"_worker_idB\x0e\n" +
 	"\f_lease_tokenB\b\n" +
 	"\x06_errorB\v\n" +
 	"\t_progressB\f\n" +
 	"\n" +
-	"_duplicateJ\x04\b\x06\x10\x10\"\x97\x02\n" +
+	"_duplicateJ\x04\b\x06\x10\x10\"\xe5\x01\n" +
+	"\aAttempt\x12\x1b\n" +
+	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x129\n" +
+	"\n" +
+	"started_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x125\n" +
+	"\bended_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12&\n" +
+	"\x03end\x18\x04 \x01(\x0e2\x14.codeq.v1.AttemptEndR\x03end\x12\x19\n" +
+	"\x05error\x18\x05 \x01(\tH\x00R\x05error\x88\x01\x01B\b\n" +
+	"\x06_error\"\x97\x02\n" +
 	"\n" +
 	"TaskResult\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
@@ -938,7 +1111,17 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\x15TASK_STATUS_COMPLETED\x10\x04\x12\x16\n" +
 	"\x12TASK_STATUS_FAILED\x10\x05\x12\x13\n" +
 	"\x0fTASK_STATUS_DLQ\x10\x06\x12\x19\n" +
-	"\x15TASK_STATUS_CANCELLED\x10\a*\x91\x01\n" +
+	"\x15TASK_STATUS_CANCELLED\x10\a*\xe3\x01\n" +
+	"\n" +
+	"AttemptEnd\x12\x1b\n" +
+	"\x17ATTEMPT_END_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15ATTEMPT_END_COMPLETED\x10\x01\x12\x16\n" +
+	"\x12ATTEMPT_END_FAILED\x10\x02\x12\x16\n" +
+	"\x12ATTEMPT_END_NACKED\x10\x03\x12\x19\n" +
+	"\x15ATTEMPT_END_ABANDONED\x10\x04\x12\x1d\n" +
+	"\x19ATTEMPT_END_LEASE_EXPIRED\x10\x05\x12\x18\n" +
+	"\x14ATTEMPT_END_RETURNED\x10\x06\x12\x19\n" +
+	"\x15ATTEMPT_END_CANCELLED\x10\a*\x91\x01\n" +
 	"\vOutcomeKind\x12\x1c\n" +
 	"\x18OUTCOME_KIND_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16OUTCOME_KIND_COMPLETED\x10\x01\x12\x17\n" +
@@ -958,37 +1141,43 @@ func file_codeq_v1_task_proto_rawDescGZIP() []byte {
 	return file_codeq_v1_task_proto_rawDescData
 }
 
-var file_codeq_v1_task_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_codeq_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_codeq_v1_task_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_codeq_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_codeq_v1_task_proto_goTypes = []any{
 	(TaskStatus)(0),               // 0: codeq.v1.TaskStatus
-	(OutcomeKind)(0),              // 1: codeq.v1.OutcomeKind
-	(*TaskSpec)(nil),              // 2: codeq.v1.TaskSpec
-	(*Task)(nil),                  // 3: codeq.v1.Task
-	(*TaskResult)(nil),            // 4: codeq.v1.TaskResult
-	(*NewArtifact)(nil),           // 5: codeq.v1.NewArtifact
-	(*Artifact)(nil),              // 6: codeq.v1.Artifact
-	(*Outcome)(nil),               // 7: codeq.v1.Outcome
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(AttemptEnd)(0),               // 1: codeq.v1.AttemptEnd
+	(OutcomeKind)(0),              // 2: codeq.v1.OutcomeKind
+	(*TaskSpec)(nil),              // 3: codeq.v1.TaskSpec
+	(*Task)(nil),                  // 4: codeq.v1.Task
+	(*Attempt)(nil),               // 5: codeq.v1.Attempt
+	(*TaskResult)(nil),            // 6: codeq.v1.TaskResult
+	(*NewArtifact)(nil),           // 7: codeq.v1.NewArtifact
+	(*Artifact)(nil),              // 8: codeq.v1.Artifact
+	(*Outcome)(nil),               // 9: codeq.v1.Outcome
+	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
 }
 var file_codeq_v1_task_proto_depIdxs = []int32{
-	8,  // 0: codeq.v1.TaskSpec.run_at:type_name -> google.protobuf.Timestamp
-	8,  // 1: codeq.v1.Task.run_at:type_name -> google.protobuf.Timestamp
-	8,  // 2: codeq.v1.Task.created_at:type_name -> google.protobuf.Timestamp
+	10, // 0: codeq.v1.TaskSpec.run_at:type_name -> google.protobuf.Timestamp
+	10, // 1: codeq.v1.Task.run_at:type_name -> google.protobuf.Timestamp
+	10, // 2: codeq.v1.Task.created_at:type_name -> google.protobuf.Timestamp
 	0,  // 3: codeq.v1.Task.status:type_name -> codeq.v1.TaskStatus
-	8,  // 4: codeq.v1.Task.lease_until:type_name -> google.protobuf.Timestamp
-	8,  // 5: codeq.v1.Task.updated_at:type_name -> google.protobuf.Timestamp
-	8,  // 6: codeq.v1.Task.finished_at:type_name -> google.protobuf.Timestamp
-	8,  // 7: codeq.v1.Task.expire_at:type_name -> google.protobuf.Timestamp
-	0,  // 8: codeq.v1.TaskResult.status:type_name -> codeq.v1.TaskStatus
-	8,  // 9: codeq.v1.TaskResult.completed_at:type_name -> google.protobuf.Timestamp
-	6,  // 10: codeq.v1.TaskResult.artifacts:type_name -> codeq.v1.Artifact
-	1,  // 11: codeq.v1.Outcome.kind:type_name -> codeq.v1.OutcomeKind
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	10, // 4: codeq.v1.Task.lease_until:type_name -> google.protobuf.Timestamp
+	10, // 5: codeq.v1.Task.updated_at:type_name -> google.protobuf.Timestamp
+	10, // 6: codeq.v1.Task.finished_at:type_name -> google.protobuf.Timestamp
+	10, // 7: codeq.v1.Task.expire_at:type_name -> google.protobuf.Timestamp
+	5,  // 8: codeq.v1.Task.attempt_history:type_name -> codeq.v1.Attempt
+	10, // 9: codeq.v1.Attempt.started_at:type_name -> google.protobuf.Timestamp
+	10, // 10: codeq.v1.Attempt.ended_at:type_name -> google.protobuf.Timestamp
+	1,  // 11: codeq.v1.Attempt.end:type_name -> codeq.v1.AttemptEnd
+	0,  // 12: codeq.v1.TaskResult.status:type_name -> codeq.v1.TaskStatus
+	10, // 13: codeq.v1.TaskResult.completed_at:type_name -> google.protobuf.Timestamp
+	8,  // 14: codeq.v1.TaskResult.artifacts:type_name -> codeq.v1.Artifact
+	2,  // 15: codeq.v1.Outcome.kind:type_name -> codeq.v1.OutcomeKind
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_task_proto_init() }
@@ -1002,13 +1191,14 @@ func file_codeq_v1_task_proto_init() {
 	file_codeq_v1_task_proto_msgTypes[3].OneofWrappers = []any{}
 	file_codeq_v1_task_proto_msgTypes[4].OneofWrappers = []any{}
 	file_codeq_v1_task_proto_msgTypes[5].OneofWrappers = []any{}
+	file_codeq_v1_task_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_v1_task_proto_rawDesc), len(file_codeq_v1_task_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   6,
+			NumEnums:      3,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

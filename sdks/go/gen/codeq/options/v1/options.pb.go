@@ -384,6 +384,14 @@ var file_codeq_options_v1_options_proto_extTypes = []protoimpl.ExtensionInfo{
 		Filename:      "codeq/options/v1/options.proto",
 	},
 	{
+		ExtendedType:  (*descriptorpb.FieldOptions)(nil),
+		ExtensionType: (*bool)(nil),
+		Field:         50015,
+		Name:          "codeq.options.v1.omit_empty",
+		Tag:           "varint,50015,opt,name=omit_empty",
+		Filename:      "codeq/options/v1/options.proto",
+	},
+	{
 		ExtendedType:  (*descriptorpb.EnumValueOptions)(nil),
 		ExtensionType: (*code.Code)(nil),
 		Field:         50021,
@@ -439,6 +447,10 @@ var (
 	//
 	// optional bool free_text = 50014;
 	E_FreeText = &file_codeq_options_v1_options_proto_extTypes[5]
+	// The repeated field is left out of JSON while it has no items.
+	//
+	// optional bool omit_empty = 50015;
+	E_OmitEmpty = &file_codeq_options_v1_options_proto_extTypes[6]
 )
 
 // Extension fields to descriptorpb.EnumValueOptions.
@@ -446,15 +458,15 @@ var (
 	// gRPC code of the error reason.
 	//
 	// optional google.rpc.Code grpc_code = 50021;
-	E_GrpcCode = &file_codeq_options_v1_options_proto_extTypes[6]
+	E_GrpcCode = &file_codeq_options_v1_options_proto_extTypes[7]
 	// HTTP status of the error reason.
 	//
 	// optional int32 http_status = 50022;
-	E_HttpStatus = &file_codeq_options_v1_options_proto_extTypes[7]
+	E_HttpStatus = &file_codeq_options_v1_options_proto_extTypes[8]
 	// Trying the same call again later may succeed.
 	//
 	// optional bool retryable = 50023;
-	E_Retryable = &file_codeq_options_v1_options_proto_extTypes[8]
+	E_Retryable = &file_codeq_options_v1_options_proto_extTypes[9]
 )
 
 var File_codeq_options_v1_options_proto protoreflect.FileDescriptor
@@ -492,7 +504,9 @@ const file_codeq_options_v1_options_proto_rawDesc = "" +
 	"\fjson_ignored\x12\x1d.google.protobuf.FieldOptions\x18܆\x03 \x01(\bR\vjsonIgnored:@\n" +
 	"\vhttp_header\x12\x1d.google.protobuf.FieldOptions\x18݆\x03 \x01(\tR\n" +
 	"httpHeader:<\n" +
-	"\tfree_text\x12\x1d.google.protobuf.FieldOptions\x18ކ\x03 \x01(\bR\bfreeText:R\n" +
+	"\tfree_text\x12\x1d.google.protobuf.FieldOptions\x18ކ\x03 \x01(\bR\bfreeText:>\n" +
+	"\n" +
+	"omit_empty\x12\x1d.google.protobuf.FieldOptions\x18߆\x03 \x01(\bR\tomitEmpty:R\n" +
 	"\tgrpc_code\x12!.google.protobuf.EnumValueOptions\x18\xe5\x86\x03 \x01(\x0e2\x10.google.rpc.CodeR\bgrpcCode:D\n" +
 	"\vhttp_status\x12!.google.protobuf.EnumValueOptions\x18\xe6\x86\x03 \x01(\x05R\n" +
 	"httpStatus:A\n" +
@@ -533,16 +547,17 @@ var file_codeq_options_v1_options_proto_depIdxs = []int32{
 	6,  // 6: codeq.options.v1.json_ignored:extendee -> google.protobuf.FieldOptions
 	6,  // 7: codeq.options.v1.http_header:extendee -> google.protobuf.FieldOptions
 	6,  // 8: codeq.options.v1.free_text:extendee -> google.protobuf.FieldOptions
-	7,  // 9: codeq.options.v1.grpc_code:extendee -> google.protobuf.EnumValueOptions
-	7,  // 10: codeq.options.v1.http_status:extendee -> google.protobuf.EnumValueOptions
-	7,  // 11: codeq.options.v1.retryable:extendee -> google.protobuf.EnumValueOptions
-	1,  // 12: codeq.options.v1.access:type_name -> codeq.options.v1.Access
-	2,  // 13: codeq.options.v1.rest_reply:type_name -> codeq.options.v1.RestReply
-	8,  // 14: codeq.options.v1.grpc_code:type_name -> google.rpc.Code
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	12, // [12:15] is the sub-list for extension type_name
-	3,  // [3:12] is the sub-list for extension extendee
+	6,  // 9: codeq.options.v1.omit_empty:extendee -> google.protobuf.FieldOptions
+	7,  // 10: codeq.options.v1.grpc_code:extendee -> google.protobuf.EnumValueOptions
+	7,  // 11: codeq.options.v1.http_status:extendee -> google.protobuf.EnumValueOptions
+	7,  // 12: codeq.options.v1.retryable:extendee -> google.protobuf.EnumValueOptions
+	1,  // 13: codeq.options.v1.access:type_name -> codeq.options.v1.Access
+	2,  // 14: codeq.options.v1.rest_reply:type_name -> codeq.options.v1.RestReply
+	8,  // 15: codeq.options.v1.grpc_code:type_name -> google.rpc.Code
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	13, // [13:16] is the sub-list for extension type_name
+	3,  // [3:13] is the sub-list for extension extendee
 	0,  // [0:3] is the sub-list for field type_name
 }
 
@@ -558,7 +573,7 @@ func file_codeq_options_v1_options_proto_init() {
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_options_v1_options_proto_rawDesc), len(file_codeq_options_v1_options_proto_rawDesc)),
 			NumEnums:      1,
 			NumMessages:   4,
-			NumExtensions: 9,
+			NumExtensions: 10,
 			NumServices:   0,
 		},
 		GoTypes:           file_codeq_options_v1_options_proto_goTypes,

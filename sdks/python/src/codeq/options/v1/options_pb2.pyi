@@ -32,6 +32,8 @@ HTTP_HEADER_FIELD_NUMBER: _ClassVar[int]
 http_header: _descriptor.FieldDescriptor
 FREE_TEXT_FIELD_NUMBER: _ClassVar[int]
 free_text: _descriptor.FieldDescriptor
+OMIT_EMPTY_FIELD_NUMBER: _ClassVar[int]
+omit_empty: _descriptor.FieldDescriptor
 GRPC_CODE_FIELD_NUMBER: _ClassVar[int]
 grpc_code: _descriptor.FieldDescriptor
 HTTP_STATUS_FIELD_NUMBER: _ClassVar[int]

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/v1/task.proto.
  */
 export const file_codeq_v1_task: GenFile = /*@__PURE__*/
-  fileDesc("ChNjb2RlcS92MS90YXNrLnByb3RvEghjb2RlcS52MSLhBgoIVGFza1NwZWMSOQoHY29tbWFuZBgBIAEoCUIoukglciMQARiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBIeCgdwYXlsb2FkGAIgASgMQg26SAZ6BBiAgEDYtRgBEhsKCHByaW9yaXR5GAMgASgFQgm6SAYaBBgJKAASJQoMbWF4X2F0dGVtcHRzGAQgASgFQgq6SAcaBRjoBygBSACIAQESKgoGcnVuX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCg1kZWxheV9zZWNvbmRzGAYgASgFQg26SAoaCBiAhrCWASgASAGIAQESQwoPaWRlbXBvdGVuY3lfa2V5GAggASgJQiW6SA9yDRiAAjIIXlsgLX5dKyTqtRgPSWRlbXBvdGVuY3ktS2V5SAKIAQESjwIKB3Rhc2tfaWQYCSABKAlC+AG6SPQBugHOAQofdGFza19zcGVjLnRhc2tfaWRfbm90X29mX3NlcnZlchJKbXVzdCBub3QgaGF2ZSB0aGUgZm9ybSBvZiBhbiBpZCB0aGF0IHRoZSBzZXJ2ZXIgbWFrZXMsIGEgVVVJRCBvZiB2ZXJzaW9uIDgaXyF0aGlzLm1hdGNoZXMoJ15bMC05QS1GYS1mXXs4fS1bMC05QS1GYS1mXXs0fS04WzAtOUEtRmEtZl17M30tWzAtOUEtRmEtZl17NH0tWzAtOUEtRmEtZl17MTJ9JCcpciAYQDIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJEgDiAEBEioKDmV4cGlyZV9zZWNvbmRzGAogASgFQg26SAoaCBiAhrCWASgBSASIAQE6erpIdxp1ChZ0YXNrX3NwZWMub25lX3NjaGVkdWxlEitkZWxheV9zZWNvbmRzIGFuZCBydW5fYXQgY2Fubm90IGJvdGggYmUgc2V0Gi4hKGhhcyh0aGlzLnJ1bl9hdCkgJiYgaGFzKHRoaXMuZGVsYXlfc2Vjb25kcykpQg8KDV9tYXhfYXR0ZW1wdHNCEAoOX2RlbGF5X3NlY29uZHNCEgoQX2lkZW1wb3RlbmN5X2tleUIKCghfdGFza19pZEIRCg9fZXhwaXJlX3NlY29uZHNKBAgHEAhKBAgLEBAijgUKBFRhc2sSDwoHY29tbWFuZBgBIAEoCRIVCgdwYXlsb2FkGAIgASgMQgTYtRgBEhAKCHByaW9yaXR5GAMgASgFEhQKDG1heF9hdHRlbXB0cxgEIAEoBRIqCgZydW5fYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmNyZWF0ZWRfYXQYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgoKAmlkGBQgASgJEiQKBnN0YXR1cxgVIAEoDjIULmNvZGVxLnYxLlRhc2tTdGF0dXMSEQoJdGVuYW50X2lkGBYgASgJEhAKCGF0dGVtcHRzGBcgASgFEhYKCXdvcmtlcl9pZBgYIAEoCUgAiAEBEhgKC2xlYXNlX3Rva2VuGBkgASgESAGIAQESLwoLbGVhc2VfdW50aWwYGiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKBWVycm9yGBsgASgJSAKIAQESLgoKdXBkYXRlZF9hdBgcIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZmluaXNoZWRfYXQYHSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhsKCHByb2dyZXNzGB4gASgMQgTYtRgBSAOIAQESFgoJZHVwbGljYXRlGB8gASgISASIAQESLQoJZXhwaXJlX2F0GCAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEIMCgpfd29ya2VyX2lkQg4KDF9sZWFzZV90b2tlbkIICgZfZXJyb3JCCwoJX3Byb2dyZXNzQgwKCl9kdXBsaWNhdGVKBAgGEBAi4AEKClRhc2tSZXN1bHQSDwoHdGFza19pZBgBIAEoCRIkCgZzdGF0dXMYAiABKA4yFC5jb2RlcS52MS5UYXNrU3RhdHVzEhkKBnJlc3VsdBgDIAEoDEIE2LUYAUgAiAEBEhIKBWVycm9yGAQgASgJSAGIAQESMAoMY29tcGxldGVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIlCglhcnRpZmFjdHMYBiADKAsyEi5jb2RlcS52MS5BcnRpZmFjdEIJCgdfcmVzdWx0QggKBl9lcnJvciLlAwoLTmV3QXJ0aWZhY3QShQEKBG5hbWUYASABKAlCd7pIdLoBTQoZbmV3X2FydGlmYWN0Lm5hbWVfbm9fZG90cxITbXVzdCBub3QgYmUgLiBvciAuLhobdGhpcyAhPSAnLicgJiYgdGhpcyAhPSAnLi4nciIQARiAATIbXlteL1xcXHgwMC1ceDFmXHg3Zi1ceDlmXSskEioKA3VybBgCIAEoCUIdukgachgYgBAyE15bXlx4MDAtXHgyMFx4N2ZdKiQSIwoHY29udGVudBgDIAEoDEgAUg1jb250ZW50QmFzZTY0iAEBEoIBCgxjb250ZW50X3R5cGUYBCABKAlCbLpIaXJnGIABMmJeKFtBLVphLXowLTkhIyQmXl8uKy1dKy9bQS1aYS16MC05ISMkJl5fListXSsoOyA/W0EtWmEtejAtOSEjJCZeXy4rLV0rPVtBLVphLXowLTkhIyQmXl8uKzotXSspKik/JDpsukhpGmcKG25ld19hcnRpZmFjdC51cmxfb3JfY29udGVudBIhbmVlZHMgZWl0aGVyIHVybCBvciBjb250ZW50QmFzZTY0GiUodGhpcy51cmwgIT0gJycpICE9IGhhcyh0aGlzLmNvbnRlbnQpQgoKCF9jb250ZW50IpoBCghBcnRpZmFjdBIMCgRuYW1lGAEgASgJEhAKA3VybBgCIAEoCUgAiAEBEhEKBHNpemUYAyABKANIAYgBARIZCgxjb250ZW50X3R5cGUYBCABKAlIAogBARITCgZzaGEyNTYYBSABKAlIA4gBAUIGCgRfdXJsQgcKBV9zaXplQg8KDV9jb250ZW50X3R5cGVCCQoHX3NoYTI1NiLiAQoHT3V0Y29tZRIaCgd0YXNrX2lkGAEgASgJQgm6SAZyBBABGEASEwoLbGVhc2VfdG9rZW4YAiABKAQSLwoEa2luZBgDIAEoDjIVLmNvZGVxLnYxLk91dGNvbWVLaW5kQgq6SAeCAQQQASAAEh4KBnJlc3VsdBgEIAEoDEIJukgGegQYgIBASACIAQESEwoFZXJyb3IYBSABKAlCBPC1GAESIwoNZGVsYXlfc2Vjb25kcxgGIAEoBUIHukgEGgIoAEgBiAEBQgkKB19yZXN1bHRCEAoOX2RlbGF5X3NlY29uZHMq2QEKClRhc2tTdGF0dXMSGwoXVEFTS19TVEFUVVNfVU5TUEVDSUZJRUQQABIXChNUQVNLX1NUQVRVU19QRU5ESU5HEAESGQoVVEFTS19TVEFUVVNfU0NIRURVTEVEEAISFwoTVEFTS19TVEFUVVNfQ0xBSU1FRBADEhkKFVRBU0tfU1RBVFVTX0NPTVBMRVRFRBAEEhYKElRBU0tfU1RBVFVTX0ZBSUxFRBAFEhMKD1RBU0tfU1RBVFVTX0RMURAGEhkKFVRBU0tfU1RBVFVTX0NBTkNFTExFRBAHKpEBCgtPdXRjb21lS2luZBIcChhPVVRDT01FX0tJTkRfVU5TUEVDSUZJRUQQABIaChZPVVRDT01FX0tJTkRfQ09NUExFVEVEEAESFwoTT1VUQ09NRV9LSU5EX0ZBSUxFRBACEhUKEU9VVENPTUVfS0lORF9OQUNLEAMSGAoUT1VUQ09NRV9LSU5EX0FCQU5ET04QBEI+WjxnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL3YxO2NvZGVxdjFiBnByb3RvMw", [file_buf_validate_validate, file_codeq_options_v1_options, file_google_protobuf_timestamp]);
+  fileDesc("ChNjb2RlcS92MS90YXNrLnByb3RvEghjb2RlcS52MSLhBgoIVGFza1NwZWMSOQoHY29tbWFuZBgBIAEoCUIoukglciMQARiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBIeCgdwYXlsb2FkGAIgASgMQg26SAZ6BBiAgEDYtRgBEhsKCHByaW9yaXR5GAMgASgFQgm6SAYaBBgJKAASJQoMbWF4X2F0dGVtcHRzGAQgASgFQgq6SAcaBRjoBygBSACIAQESKgoGcnVuX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCg1kZWxheV9zZWNvbmRzGAYgASgFQg26SAoaCBiAhrCWASgASAGIAQESQwoPaWRlbXBvdGVuY3lfa2V5GAggASgJQiW6SA9yDRiAAjIIXlsgLX5dKyTqtRgPSWRlbXBvdGVuY3ktS2V5SAKIAQESjwIKB3Rhc2tfaWQYCSABKAlC+AG6SPQBugHOAQofdGFza19zcGVjLnRhc2tfaWRfbm90X29mX3NlcnZlchJKbXVzdCBub3QgaGF2ZSB0aGUgZm9ybSBvZiBhbiBpZCB0aGF0IHRoZSBzZXJ2ZXIgbWFrZXMsIGEgVVVJRCBvZiB2ZXJzaW9uIDgaXyF0aGlzLm1hdGNoZXMoJ15bMC05QS1GYS1mXXs4fS1bMC05QS1GYS1mXXs0fS04WzAtOUEtRmEtZl17M30tWzAtOUEtRmEtZl17NH0tWzAtOUEtRmEtZl17MTJ9JCcpciAYQDIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJEgDiAEBEioKDmV4cGlyZV9zZWNvbmRzGAogASgFQg26SAoaCBiAhrCWASgBSASIAQE6erpIdxp1ChZ0YXNrX3NwZWMub25lX3NjaGVkdWxlEitkZWxheV9zZWNvbmRzIGFuZCBydW5fYXQgY2Fubm90IGJvdGggYmUgc2V0Gi4hKGhhcyh0aGlzLnJ1bl9hdCkgJiYgaGFzKHRoaXMuZGVsYXlfc2Vjb25kcykpQg8KDV9tYXhfYXR0ZW1wdHNCEAoOX2RlbGF5X3NlY29uZHNCEgoQX2lkZW1wb3RlbmN5X2tleUIKCghfdGFza19pZEIRCg9fZXhwaXJlX3NlY29uZHNKBAgHEAhKBAgLEBAiwAUKBFRhc2sSDwoHY29tbWFuZBgBIAEoCRIVCgdwYXlsb2FkGAIgASgMQgTYtRgBEhAKCHByaW9yaXR5GAMgASgFEhQKDG1heF9hdHRlbXB0cxgEIAEoBRIqCgZydW5fYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmNyZWF0ZWRfYXQYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgoKAmlkGBQgASgJEiQKBnN0YXR1cxgVIAEoDjIULmNvZGVxLnYxLlRhc2tTdGF0dXMSEQoJdGVuYW50X2lkGBYgASgJEhAKCGF0dGVtcHRzGBcgASgFEhYKCXdvcmtlcl9pZBgYIAEoCUgAiAEBEhgKC2xlYXNlX3Rva2VuGBkgASgESAGIAQESLwoLbGVhc2VfdW50aWwYGiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKBWVycm9yGBsgASgJSAKIAQESLgoKdXBkYXRlZF9hdBgcIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZmluaXNoZWRfYXQYHSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhsKCHByb2dyZXNzGB4gASgMQgTYtRgBSAOIAQESFgoJZHVwbGljYXRlGB8gASgISASIAQESLQoJZXhwaXJlX2F0GCAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCg9hdHRlbXB0X2hpc3RvcnkYISADKAsyES5jb2RlcS52MS5BdHRlbXB0QgT4tRgBQgwKCl93b3JrZXJfaWRCDgoMX2xlYXNlX3Rva2VuQggKBl9lcnJvckILCglfcHJvZ3Jlc3NCDAoKX2R1cGxpY2F0ZUoECAYQECK7AQoHQXR0ZW1wdBIRCgl3b3JrZXJfaWQYASABKAkSLgoKc3RhcnRlZF9hdBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kZWRfYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiEKA2VuZBgEIAEoDjIULmNvZGVxLnYxLkF0dGVtcHRFbmQSEgoFZXJyb3IYBSABKAlIAIgBAUIICgZfZXJyb3Ii4AEKClRhc2tSZXN1bHQSDwoHdGFza19pZBgBIAEoCRIkCgZzdGF0dXMYAiABKA4yFC5jb2RlcS52MS5UYXNrU3RhdHVzEhkKBnJlc3VsdBgDIAEoDEIE2LUYAUgAiAEBEhIKBWVycm9yGAQgASgJSAGIAQESMAoMY29tcGxldGVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIlCglhcnRpZmFjdHMYBiADKAsyEi5jb2RlcS52MS5BcnRpZmFjdEIJCgdfcmVzdWx0QggKBl9lcnJvciLlAwoLTmV3QXJ0aWZhY3QShQEKBG5hbWUYASABKAlCd7pIdLoBTQoZbmV3X2FydGlmYWN0Lm5hbWVfbm9fZG90cxITbXVzdCBub3QgYmUgLiBvciAuLhobdGhpcyAhPSAnLicgJiYgdGhpcyAhPSAnLi4nciIQARiAATIbXlteL1xcXHgwMC1ceDFmXHg3Zi1ceDlmXSskEioKA3VybBgCIAEoCUIdukgachgYgBAyE15bXlx4MDAtXHgyMFx4N2ZdKiQSIwoHY29udGVudBgDIAEoDEgAUg1jb250ZW50QmFzZTY0iAEBEoIBCgxjb250ZW50X3R5cGUYBCABKAlCbLpIaXJnGIABMmJeKFtBLVphLXowLTkhIyQmXl8uKy1dKy9bQS1aYS16MC05ISMkJl5fListXSsoOyA/W0EtWmEtejAtOSEjJCZeXy4rLV0rPVtBLVphLXowLTkhIyQmXl8uKzotXSspKik/JDpsukhpGmcKG25ld19hcnRpZmFjdC51cmxfb3JfY29udGVudBIhbmVlZHMgZWl0aGVyIHVybCBvciBjb250ZW50QmFzZTY0GiUodGhpcy51cmwgIT0gJycpICE9IGhhcyh0aGlzLmNvbnRlbnQpQgoKCF9jb250ZW50IpoBCghBcnRpZmFjdBIMCgRuYW1lGAEgASgJEhAKA3VybBgCIAEoCUgAiAEBEhEKBHNpemUYAyABKANIAYgBARIZCgxjb250ZW50X3R5cGUYBCABKAlIAogBARITCgZzaGEyNTYYBSABKAlIA4gBAUIGCgRfdXJsQgcKBV9zaXplQg8KDV9jb250ZW50X3R5cGVCCQoHX3NoYTI1NiLiAQoHT3V0Y29tZRIaCgd0YXNrX2lkGAEgASgJQgm6SAZyBBABGEASEwoLbGVhc2VfdG9rZW4YAiABKAQSLwoEa2luZBgDIAEoDjIVLmNvZGVxLnYxLk91dGNvbWVLaW5kQgq6SAeCAQQQASAAEh4KBnJlc3VsdBgEIAEoDEIJukgGegQYgIBASACIAQESEwoFZXJyb3IYBSABKAlCBPC1GAESIwoNZGVsYXlfc2Vjb25kcxgGIAEoBUIHukgEGgIoAEgBiAEBQgkKB19yZXN1bHRCEAoOX2RlbGF5X3NlY29uZHMq2QEKClRhc2tTdGF0dXMSGwoXVEFTS19TVEFUVVNfVU5TUEVDSUZJRUQQABIXChNUQVNLX1NUQVRVU19QRU5ESU5HEAESGQoVVEFTS19TVEFUVVNfU0NIRURVTEVEEAISFwoTVEFTS19TVEFUVVNfQ0xBSU1FRBADEhkKFVRBU0tfU1RBVFVTX0NPTVBMRVRFRBAEEhYKElRBU0tfU1RBVFVTX0ZBSUxFRBAFEhMKD1RBU0tfU1RBVFVTX0RMURAGEhkKFVRBU0tfU1RBVFVTX0NBTkNFTExFRBAHKuMBCgpBdHRlbXB0RW5kEhsKF0FUVEVNUFRfRU5EX1VOU1BFQ0lGSUVEEAASGQoVQVRURU1QVF9FTkRfQ09NUExFVEVEEAESFgoSQVRURU1QVF9FTkRfRkFJTEVEEAISFgoSQVRURU1QVF9FTkRfTkFDS0VEEAMSGQoVQVRURU1QVF9FTkRfQUJBTkRPTkVEEAQSHQoZQVRURU1QVF9FTkRfTEVBU0VfRVhQSVJFRBAFEhgKFEFUVEVNUFRfRU5EX1JFVFVSTkVEEAYSGQoVQVRURU1QVF9FTkRfQ0FOQ0VMTEVEEAcqkQEKC091dGNvbWVLaW5kEhwKGE9VVENPTUVfS0lORF9VTlNQRUNJRklFRBAAEhoKFk9VVENPTUVfS0lORF9DT01QTEVURUQQARIXChNPVVRDT01FX0tJTkRfRkFJTEVEEAISFQoRT1VUQ09NRV9LSU5EX05BQ0sQAxIYChRPVVRDT01FX0tJTkRfQUJBTkRPThAEQj5aPGdpdGh1Yi5jb20vb3N2YWxkb2FuZHJhZGUvY29kZXEvc2Rrcy9nby9nZW4vY29kZXEvdjE7Y29kZXF2MWIGcHJvdG8z", [file_buf_validate_validate, file_codeq_options_v1_options, file_google_protobuf_timestamp]);
 
 /**
  * TaskSpec is what a producer supplies; one message for unary calls, batches and streams.
@@ -240,6 +240,13 @@ export type Task = Message<"codeq.v1.Task"> & {
    * @generated from field: google.protobuf.Timestamp expire_at = 32;
    */
   expireAt?: Timestamp | undefined;
+
+  /**
+   * The last ten deliveries that have ended, oldest first; those before a redrive count. Told by GetTask only.
+   *
+   * @generated from field: repeated codeq.v1.Attempt attempt_history = 33;
+   */
+  attemptHistory: Attempt[];
 };
 
 /**
@@ -248,6 +255,55 @@ export type Task = Message<"codeq.v1.Task"> & {
  */
 export const TaskSchema: GenMessage<Task> = /*@__PURE__*/
   messageDesc(file_codeq_v1_task, 1);
+
+/**
+ * Attempt is a delivery that has ended.
+ *
+ * @generated from message codeq.v1.Attempt
+ */
+export type Attempt = Message<"codeq.v1.Attempt"> & {
+  /**
+   * Worker that had the task.
+   *
+   * @generated from field: string worker_id = 1;
+   */
+  workerId: string;
+
+  /**
+   * When it got the task.
+   *
+   * @generated from field: google.protobuf.Timestamp started_at = 2;
+   */
+  startedAt?: Timestamp | undefined;
+
+  /**
+   * When the delivery ended.
+   *
+   * @generated from field: google.protobuf.Timestamp ended_at = 3;
+   */
+  endedAt?: Timestamp | undefined;
+
+  /**
+   * How the delivery ended.
+   *
+   * @generated from field: codeq.v1.AttemptEnd end = 4;
+   */
+  end: AttemptEnd;
+
+  /**
+   * Error of the failure, reason of the nack; cut to 512 characters.
+   *
+   * @generated from field: optional string error = 5;
+   */
+  error?: string | undefined;
+};
+
+/**
+ * Describes the message codeq.v1.Attempt.
+ * Use `create(AttemptSchema)` to create a new message.
+ */
+export const AttemptSchema: GenMessage<Attempt> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_task, 2);
 
 /**
  * TaskResult is the record of a task's end.
@@ -303,7 +359,7 @@ export type TaskResult = Message<"codeq.v1.TaskResult"> & {
  * Use `create(TaskResultSchema)` to create a new message.
  */
 export const TaskResultSchema: GenMessage<TaskResult> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_task, 2);
+  messageDesc(file_codeq_v1_task, 3);
 
 /**
  * NewArtifact is a file that a worker adds to a result: its content, which the server keeps, or a URL where it is.
@@ -345,7 +401,7 @@ export type NewArtifact = Message<"codeq.v1.NewArtifact"> & {
  * Use `create(NewArtifactSchema)` to create a new message.
  */
 export const NewArtifactSchema: GenMessage<NewArtifact> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_task, 3);
+  messageDesc(file_codeq_v1_task, 4);
 
 /**
  * Artifact is a file of a result.
@@ -394,7 +450,7 @@ export type Artifact = Message<"codeq.v1.Artifact"> & {
  * Use `create(ArtifactSchema)` to create a new message.
  */
 export const ArtifactSchema: GenMessage<Artifact> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_task, 4);
+  messageDesc(file_codeq_v1_task, 5);
 
 /**
  * Outcome is a worker's verdict on one delivery. Repeating it with the same token is no error.
@@ -450,7 +506,7 @@ export type Outcome = Message<"codeq.v1.Outcome"> & {
  * Use `create(OutcomeSchema)` to create a new message.
  */
 export const OutcomeSchema: GenMessage<Outcome> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_task, 5);
+  messageDesc(file_codeq_v1_task, 6);
 
 /**
  * TaskStatus is where a task is in its life.
@@ -522,6 +578,75 @@ export const TaskStatusSchema: GenEnum<TaskStatus> = /*@__PURE__*/
   enumDesc(file_codeq_v1_task, 0);
 
 /**
+ * AttemptEnd is how a delivery ended.
+ *
+ * @generated from enum codeq.v1.AttemptEnd
+ */
+export enum AttemptEnd {
+  /**
+   * Never told.
+   *
+   * @generated from enum value: ATTEMPT_END_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Its worker completed the task.
+   *
+   * @generated from enum value: ATTEMPT_END_COMPLETED = 1;
+   */
+  COMPLETED = 1,
+
+  /**
+   * Its worker failed the task.
+   *
+   * @generated from enum value: ATTEMPT_END_FAILED = 2;
+   */
+  FAILED = 2,
+
+  /**
+   * Its worker gave a nack.
+   *
+   * @generated from enum value: ATTEMPT_END_NACKED = 3;
+   */
+  NACKED = 3,
+
+  /**
+   * Its worker gave the task back unused.
+   *
+   * @generated from enum value: ATTEMPT_END_ABANDONED = 4;
+   */
+  ABANDONED = 4,
+
+  /**
+   * Its lease ran out.
+   *
+   * @generated from enum value: ATTEMPT_END_LEASE_EXPIRED = 5;
+   */
+  LEASE_EXPIRED = 5,
+
+  /**
+   * The server took the task back unused: the worker's stream closed, or the caller was gone.
+   *
+   * @generated from enum value: ATTEMPT_END_RETURNED = 6;
+   */
+  RETURNED = 6,
+
+  /**
+   * The task was cancelled.
+   *
+   * @generated from enum value: ATTEMPT_END_CANCELLED = 7;
+   */
+  CANCELLED = 7,
+}
+
+/**
+ * Describes the enum codeq.v1.AttemptEnd.
+ */
+export const AttemptEndSchema: GenEnum<AttemptEnd> = /*@__PURE__*/
+  enumDesc(file_codeq_v1_task, 1);
+
+/**
  * OutcomeKind is how a worker disposes of a delivery.
  *
  * @generated from enum codeq.v1.OutcomeKind
@@ -567,5 +692,5 @@ export enum OutcomeKind {
  * Describes the enum codeq.v1.OutcomeKind.
  */
 export const OutcomeKindSchema: GenEnum<OutcomeKind> = /*@__PURE__*/
-  enumDesc(file_codeq_v1_task, 1);
+  enumDesc(file_codeq_v1_task, 2);
 

@@ -1,0 +1,63 @@
+"""The last deliveries of a task, kept in its state row: who had it, from when until when, and how that ended.
+
+A task that its first delivery completes pays nothing for it: its state row says all of that delivery but the start, and
+one more number in the row says that.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+from codeq_internal.v1 import rows_pb2
+
+from .clock import Now
+from .model import Claim
+
+DELIVERIES_KEPT: Final = 10
+"""Deliveries that a task keeps."""
+ERROR_CHARACTERS_KEPT: Final = 512
+"""Characters kept of the error of each; the task itself keeps the last one in full."""
+
+
+class End(IntEnum):
+    """How a delivery ended; the numbers are those of codeq.v1.AttemptEnd."""
+
+    COMPLETED = 1
+    FAILED = 2
+    NACKED = 3
+    ABANDONED = 4
+    LEASE_EXPIRED = 5
+    RETURNED = 6
+    CANCELLED = 7
+
+
+def note(state: rows_pb2.StateRow, claim: Claim, end: End, error: str, now: Now) -> None:
+    """Adds a delivery of a claim, which ends now, to a state row."""
+    state.deliveries.append(_row(claim.worker, claim.claimed_ms, now.wall_ms, end, error))
+    del state.deliveries[:-DELIVERIES_KEPT]
+
+
+def carried_over(state: rows_pb2.StateRow, *, progressed: bool) -> bytes:
+    """Returns what stays of a state row when the next delivery ends the task: the history, and its progress if any."""
+    row = rows_pb2.StateRow(deliveries=state.deliveries[1 - DELIVERIES_KEPT :])
+    if progressed:
+        row.progress = state.progress
+    return row.SerializeToString()
+
+
+def deliveries(state: rows_pb2.StateRow | None) -> list[rows_pb2.DeliveryRow]:
+    """Returns the last deliveries of a task that have ended, oldest first."""
+    if state is None:
+        return []
+    ended = list(state.deliveries)
+    if state.started_ms:
+        # The outcomes of workers have the same numbers.
+        ended.append(_row(state.worker, state.started_ms, state.changed_ms, End(state.outcome), state.error))
+    return ended[-DELIVERIES_KEPT:]
+
+
+def _row(worker: str, started_ms: int, ended_ms: int, end: End, error: str) -> rows_pb2.DeliveryRow:
+    if len(error) > ERROR_CHARACTERS_KEPT:
+        error = error[: ERROR_CHARACTERS_KEPT - 1] + "…"
+    return rows_pb2.DeliveryRow(worker=worker, started_ms=started_ms, ended_ms=ended_ms, end=end, error=error)

@@ -113,6 +113,10 @@ cluster: setup-raft ## Start three nodes of a Raft cluster on this machine: REST
 
 # ----------------------------------------------------------------------------------------------------------- check
 
+.PHONY: check
+check: setup-dev ## Check a change in less than a minute: lint of what changed, unit tests, a short search on the core
+	@$(VENV)/bin/python tests/run.py check
+
 .PHONY: test
 test: setup-dev ## Check everything that needs no root: lint, generated code, Python, Go and Node tests
 	@$(VENV)/bin/python tests/run.py lint check-generated check-breaking test-python test-go test-node
@@ -169,6 +173,17 @@ lint: setup-dev ## Check style, types, import rules and protos
 	CARGO_TARGET_DIR=$(CARGO_TARGET) cargo clippy --quiet --manifest-path $(RAFT_CORE)/Cargo.toml -- -D warnings
 	@for module in $(GO_MODULES); do echo "go vet: $$module"; (cd $$module && go vet ./...); done
 	cd sdks/ts && node_modules/.bin/tsc --noEmit
+
+# What differs from where the branch left the main one; on the main one itself, from the last commit.
+CHANGED_FROM = $(shell git merge-base HEAD main 2>/dev/null || echo HEAD)
+CHANGED = $(shell git diff --name-only --diff-filter=d $(CHANGED_FROM); git ls-files --others --exclude-standard)
+
+.PHONY: lint-changed
+lint-changed: setup-dev ## Check style and types of what changed
+	@files="$(filter %.py,$(CHANGED))"; if [ -n "$$files" ]; then \
+		ruff check --force-exclude $$files; ruff format --check --force-exclude $$files; mypy $(TYPED); lint-imports; fi
+	@if [ -n "$(filter %.proto,$(CHANGED))" ]; then buf lint; buf format -d --exit-code; fi
+	@if [ -n "$(filter %.rs,$(CHANGED))" ]; then cargo fmt --check --manifest-path $(RAFT_CORE)/Cargo.toml; fi
 
 .PHONY: format
 format: setup-dev ## Put Python, Rust and protos into the project's form

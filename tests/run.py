@@ -1,6 +1,7 @@
 """Runs the steps of `make test` one after another, all of them even when one fails, and tells the time of each.
 
-A step is a target of the Makefile, except "test-python": that is one pytest run for each suite, a folder of `tests`.
+A step is a target of the Makefile, except "test-python": that is one pytest run for each suite, a folder of `tests`;
+and "check": what a change is seen by in less than a minute, side by side.
 The suites that search for broken promises run side by side. The acceptance suite runs twice: its
 servers are one process each, and then two, server and gateway. `tests/host` is left out: it needs root and has a
 command of its own.
@@ -19,6 +20,8 @@ TWO_CORES = ["-n", "2", "--dist", "worksteal"]
 ACCEPTANCE = Path("tests/acceptance")
 APART = ["env", "SERVED_APART=1"]
 SEARCHES = [Path("tests/model"), Path("tests/sim"), Path("tests/simcluster")]
+QUICK = ["tests/unit", "tests/raft/test_raft_apply.py"]
+SHORT_SEARCH = ["env", "CODEQ_SEARCH_SECONDS=0", "CODEQ_MODEL_ROUNDS=1", "CODEQ_MODEL_EXAMPLES=60"]
 Step = tuple[str, list[list[str]]]
 
 
@@ -32,7 +35,10 @@ def steps(names: list[str]) -> list[Step]:
     """Returns the title of each step and its commands, which run side by side."""
     planned: list[Step] = []
     for name in names:
-        if name == "test-python":
+        if name == "check":
+            short = [*SHORT_SEARCH, *PYTEST, "-n", "0", "tests/model", "-k", "beside"]
+            planned.append((name, [["make", "lint-changed"], [*PYTEST, *TWO_CORES, *QUICK], short]))
+        elif name == "test-python":
             alone = [suite for suite in suites() if suite not in SEARCHES]
             planned += [(suite.as_posix(), [[*PYTEST, *TWO_CORES, suite.as_posix()]]) for suite in alone]
             # Nodes of a cluster are one process each in any case.

@@ -1,7 +1,7 @@
 """Searches random lives of a state machine, in rounds that follow from their numbers alone.
 
 Environment: CODEQ_SEARCH_SECONDS (how long to search in any case), CODEQ_MODEL_SEED (first round), CODEQ_MODEL_ROUNDS
-(least number of rounds). A round that fails tells how it is run again.
+(least number of rounds), CODEQ_MODEL_EXAMPLES (lives of a round). A round that fails tells how it is run again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 SEARCH_SECONDS = float(os.environ.get("CODEQ_SEARCH_SECONDS", "120"))
 FIRST_ROUND = int(os.environ.get("CODEQ_MODEL_SEED", "0"))
 ROUNDS = int(os.environ.get("CODEQ_MODEL_ROUNDS", "0"))
-ROUND_EXAMPLES = 200
+ROUND_EXAMPLES = int(os.environ.get("CODEQ_MODEL_EXAMPLES", "200"))
 
 
 def search(machine: type[RuleBasedStateMachine], examples_least: int, steps: int, seconds: float = 0) -> None:

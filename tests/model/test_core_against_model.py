@@ -14,7 +14,7 @@ from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
 from codeq_server.core.history import End as History
-from codeq_server.core.model import Caller, SealedBatch, id_of
+from codeq_server.core.model import WINDOW_ENTRY_BYTES, Caller, SealedBatch, id_of
 from codeq_server.core.outcomes import Outcome
 from codeq_server.core.shard import Shard, ShardSettings
 from codeq_server.storage.check import check
@@ -209,6 +209,10 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
         self, caller: Caller, task_id: str, token: int | None, words: Words, delay: int | None, now: Now
     ) -> tuple[str, int]:
         kind, result, error = words
+        # A worker's stream tries this first, and asks `settle` where it does not suit.
+        usual = kind == "COMPLETED" and token is not None and result is not None
+        if usual and outcomes.complete(self.shard, caller, task_id, token or 0, result, now):
+            return kind, 0
         verdict = outcomes.settle(self.shard, caller, task_id, token, Outcome[kind], result, error, delay, 0.5, now)
         return verdict.status.name, verdict.delay_ms
 
@@ -456,7 +460,9 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
         live = sum(claim.live for claim in self.shard.claims.values())
         assert live == len(self.shard.deliveries)
         assert all(claim.live > 0 for claim in self.shard.claims.values())
-        assert self.shard.windows_bytes == sum(lane.window_bytes for lane in self.shard.loaded_lanes)
+        lanes = self.shard.loaded_lanes
+        assert self.shard.windows_bytes == sum(lane.window_bytes for lane in lanes)
+        assert all(lane.window_bytes == sum(len(e.raw) + WINDOW_ENTRY_BYTES for e in lane.window) for lane in lanes)
 
     def check_same(self, shard: Shard) -> None:
         now = self.now()

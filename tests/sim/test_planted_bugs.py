@@ -144,7 +144,9 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
     },
     "history of deliveries lost": {
         "by an end": Bug([(outcomes._finish, "row += _kept(shard, delivery, task_id)", "pass")], "lost a part"),
-        "in a redrive": Bug([(redrive.redrive, "deliveries=history.deliveries(state)", "")], "lost a part"),
+        "in a redrive": Bug(
+            [(redrive.redrive, "deliveries=history.deliveries(state)", "deliveries=[]")], "lost a part"
+        ),
         "over a restart": Bug([(recovery._note_earlier, "claim.again.add(task_id)", "pass")], "lost a part"),
     },
     "expired lease completed by its old holder": Bug(

@@ -115,6 +115,25 @@ async def test_window_under_random_decisions_and_ends_keeps_order_and_bound(wind
     assert runner.fatal == []
 
 
+@pytest.mark.parametrize("confirmed", [False, True])
+async def test_read_waits_for_every_batch_on_its_way_and_not_for_the_first_only(confirmed: bool) -> None:
+    runner = HeldRunner(window=3)
+    for _ in range(3):
+        await sent(runner)
+    if confirmed:
+        runner.log.confirmation = asyncio.get_running_loop().create_future()
+    read = runner.durable()
+    assert read is not None
+    if runner.log.confirmation is not None:
+        runner.log.confirmation.set_result(None)
+    for _ in range(2):
+        runner.log.release()
+        await turns()
+        assert not read.done()
+    runner.log.release()
+    await read
+
+
 async def test_close_with_batches_on_their_way_waits_for_all_and_the_open_one() -> None:
     runner = HeldRunner(window=3)
     for _ in range(3):

@@ -92,8 +92,10 @@ def _open_keeper(
     if path is None or identity is None:
         return None
     fsync, reserve_bytes = settings.persistence.fsync_on_commit, settings.disk_reserve_bytes
+    # A folder that nobody named is made when there is something to keep in it, and never by a start that fails.
+    named = settings.local_artifacts_dir is not None
     try:
-        files = ArtifactFiles(path, identity.cluster_id, fsync=fsync, reserve_bytes=reserve_bytes)
+        files = ArtifactFiles(path, identity.cluster_id, fsync=fsync, reserve_bytes=reserve_bytes, at_once=named)
     except StoreNotWritable as problem:
         if settings.local_artifacts_dir is not None:
             raise

@@ -49,6 +49,17 @@ def files(server: ServerProcess) -> list[Path]:
     return sorted(path for path in (server.store.parent / "artifacts").rglob("*") if not path.is_dir())
 
 
+def test_start_that_fails_and_server_without_artifacts_make_no_folder(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path / "server") as server, codeq.Client(server.producer_addr, token=DEV_TOKEN) as client:
+        other = ServerProcess(tmp_path / "other", flags=["--worker-stream-addr", server.worker_addr])
+        assert other.spawn().wait(SECONDS_MAX) == 1
+        other.close()
+        client.complete(claimed(client, "none"), 1)
+        beside = [path.name for path in server.store.parent.iterdir() if path.is_dir()]
+        assert beside == [server.store.name]
+        assert not (other.store.parent / "artifacts").exists()
+
+
 def text(content: bytes) -> str:
     """Returns content as a request has it."""
     return base64.b64encode(content).decode()

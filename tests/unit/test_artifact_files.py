@@ -36,6 +36,24 @@ def test_files_written_are_read_walked_and_removed(files: ArtifactFiles) -> None
         files.read(HOME, FILE, 7)
 
 
+def test_folder_that_is_not_made_at_once_is_made_by_the_first_file(tmp_path: Path) -> None:
+    files = ArtifactFiles(tmp_path / "a" / "b", INSTALLATION, fsync=True, reserve_bytes=0, at_once=False)
+    assert list(files.walk()) == []
+    files.remove([(HOME, FILE)])
+    with pytest.raises(FileNotFoundError):
+        files.read(HOME, FILE, 7)
+    assert files.copy_to(tmp_path / "copy") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+    files.write(HOME, [(FILE, b"content")])
+    assert files.read(HOME, FILE, 7) == b"content"
+    with pytest.raises(StoreLocked):
+        ArtifactFiles(tmp_path / "a" / "b", INSTALLATION, fsync=True, reserve_bytes=0, at_once=False)
+    files.close()
+    again = ArtifactFiles(tmp_path / "a" / "b", INSTALLATION, fsync=True, reserve_bytes=0, at_once=False)
+    assert list(again.walk()) == [(HOME, FILE)]
+    again.close()
+
+
 def test_draft_of_a_crash_is_walked_and_removed(files: ArtifactFiles) -> None:
     files.write(HOME, [(FILE, b"content")])
     [bucket] = files.path.iterdir()

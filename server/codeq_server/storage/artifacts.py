@@ -16,6 +16,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 from .durable import make_directory, sync_directory, sync_file
@@ -40,39 +41,67 @@ class ArtifactFiles:
         installation: Id of the store's installation.
         fsync: Whether `write` waits for the disk.
         reserve_bytes: Free space below which nothing is written.
+        at_once: Whether a missing folder is made now; else the first file makes it.
 
     Raises:
         StoreLocked: Another process uses it for the same installation.
         StoreNotWritable: It cannot be made or written.
     """
 
-    def __init__(self, root: Path, installation: bytes, *, fsync: bool, reserve_bytes: int) -> None:
+    def __init__(
+        self, root: Path, installation: bytes, *, fsync: bool, reserve_bytes: int, at_once: bool = True
+    ) -> None:
         self.path = root / installation.hex()
+        self._root = root
         self._fsync = fsync
         self._reserve_bytes = reserve_bytes
+        self._making = Lock()
+        self._made: int | None = None
+        """The folder of the installation, open; None: it is not there, so there are no files."""
+        if at_once or self.path.exists():
+            self._made = self._make()
+        else:
+            above = next(folder for folder in root.absolute().parents if folder.exists())
+            if not os.access(root if root.exists() else above, os.W_OK | os.X_OK):
+                raise StoreNotWritable(f"the folder of artifacts {root} cannot be made: {os.strerror(errno.EACCES)}")
+
+    def _make(self) -> int:
+        """Makes the folder if it is missing, and returns it open and locked."""
         try:
-            make_directory(root)
-            top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            make_directory(self._root)
+            top = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 with suppress(FileExistsError):
                     os.mkdir(self.path.name, 0o700, dir_fd=top)
-                self._folder = os.open(self.path.name, _FOLDER, dir_fd=top)
+                folder = os.open(self.path.name, _FOLDER, dir_fd=top)
                 with suppress(PermissionError):  # another user's: its owner decides who may read it
-                    os.fchmod(self._folder, 0o700)
+                    os.fchmod(folder, 0o700)
                 self._sync(top)
             finally:
                 os.close(top)
-            if not os.access(".", os.W_OK | os.X_OK, dir_fd=self._folder):
+            if not os.access(".", os.W_OK | os.X_OK, dir_fd=folder):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
-            raise StoreNotWritable(f"the folder of artifacts {root} cannot be used: {error.strerror}") from error
+            raise StoreNotWritable(f"the folder of artifacts {self._root} cannot be used: {error.strerror}") from error
         try:
-            fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            os.close(self._folder)
+            os.close(folder)
             raise StoreLocked(
                 f"the artifacts in {self.path} are in use by another process, which has the same store or a copy of it"
             ) from None
+        return folder
+
+    @property
+    def _folder(self) -> int:
+        """The folder of the installation.
+
+        Raises:
+            FileNotFoundError: There is none yet.
+        """
+        if self._made is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
+        return self._made
 
     def write(self, home: bytes, contents: Sequence[tuple[bytes, bytes]]) -> None:
         """Writes files of one task, durably: pairs of name and content.
@@ -80,6 +109,12 @@ class ArtifactFiles:
         Raises:
             OSError: It failed; a part of the files may be there. ENOSPC: the disk is nearly full.
         """
+        with self._making:
+            if self._made is None:
+                try:
+                    self._made = self._make()
+                except (StoreNotWritable, StoreLocked) as problem:
+                    raise OSError(errno.EACCES, str(problem)) from problem
         disk = os.fstatvfs(self._folder)
         if disk.f_bavail * disk.f_frsize < self._reserve_bytes + sum(len(content) for _, content in contents):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -129,7 +164,7 @@ class ArtifactFiles:
         Raises:
             OSError: A folder cannot be read.
         """
-        for entry in _names(self._folder):
+        for entry in [] if self._made is None else _names(self._made):
             if _BUCKET.fullmatch(entry) is None:
                 continue
             head = bytes.fromhex(entry)
@@ -156,7 +191,7 @@ class ArtifactFiles:
         """
         target.mkdir(mode=0o700)
         count = 0
-        for entry in _names(self._folder):
+        for entry in [] if self._made is None else _names(self._made):
             if _BUCKET.fullmatch(entry) is None:
                 continue
             copy = target / entry
@@ -175,7 +210,8 @@ class ArtifactFiles:
 
     def close(self) -> None:
         """Gives the folder free; no other method may be called any more."""
-        os.close(self._folder)
+        if self._made is not None:
+            os.close(self._made)
 
     @contextmanager
     def _open_bucket(self, home: bytes) -> Iterator[int]:

@@ -63,7 +63,7 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
             "by its worker's knowledge, and is not so|the end of .* is acknowledged|two ends",
         ),
         "forgotten in a redrive": Bug(
-            [(redrive.redrive, "ended_token=state.ended_token, ", "")],
+            [(redrive.redrive, "ended_token=state.ended_token,", "")],
             "rows contradict each other|an older lease ended it|is live in two claims",
         ),
     },

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -17,6 +19,7 @@ def soak(state: Path, seeds: int) -> list[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
+@pytest.mark.timeout(300)
 def test_soak_goes_on_where_it_stopped_and_starts_over_for_another_commit(tmp_path: Path) -> None:
     state = tmp_path / "state" / "soak.json"
     assert [line.partition(":")[0] for line in soak(state, 1)] == ["sim 0 to 0 of 1"]

@@ -25,7 +25,7 @@ CARGO_TARGET := $(CURDIR)/build/raft_core
 GO_MODULES := $(patsubst %/go.mod,%,$(wildcard sdks/go/go.mod bench/load/go.mod))
 BUF_TEMPLATES := buf.gen.yaml buf.gen.vendor.yaml buf.gen.internal.yaml
 TEST_TOOLS := git bash curl jq
-HOST_TOOLS := buildah debootstrap strace curl gcc ip jq nft
+HOST_TOOLS := buildah debootstrap strace curl gcc ip jq nft nginx haproxy javac
 
 # Runs a command while no other make of this checkout does the same.
 LOCKED := $(PYTHON) -c 'import fcntl, os, sys; lock = os.open(".make.lock", os.O_CREAT | os.O_RDWR); \
@@ -136,7 +136,7 @@ test-node: setup-dev ## Compile and test the TypeScript package
 .PHONY: test-host
 test-host: setup-dev ## Run the tests that need root or tools of the machine
 	@missing=""; for tool in $(HOST_TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
-	[ -z "$$missing" ] || { echo "make: test-host needs on this machine:$$missing (Debian packages of the same names; ip: iproute2, nft: nftables)" >&2; exit 1; }
+	[ -z "$$missing" ] || { echo "make: test-host needs on this machine:$$missing (Debian packages of the same names; ip: iproute2, nft: nftables, nginx: nginx-light, javac: openjdk-17-jdk-headless)" >&2; exit 1; }
 	@[ "$$(id -u)" = 0 ] || { echo "make: test-host needs root" >&2; exit 1; }
 	@$(VENV)/bin/python -m pytest tests/host
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).resolve().parent
+# Walks and clients stand with the tests of HTTP, the documented environment with those of acceptance.
+sys.path += [str(HERE.parent / name) for name in ("http", "acceptance")]
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

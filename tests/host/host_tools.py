@@ -15,9 +15,12 @@ PACKAGES = {
     "curl": "curl",
     "debootstrap": "debootstrap",
     "gcc": "gcc",
+    "haproxy": "haproxy",
     "ip": "iproute2",
+    "javac": "openjdk-17-jdk-headless",
     "jq": "jq",
     "nft": "nftables",
+    "nginx": "nginx-light",
     "strace": "strace",
     "tar": "tar",
 }

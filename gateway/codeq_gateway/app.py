@@ -48,8 +48,19 @@ _LOG: Final = logging.getLogger("codeq.gateway")
 class AccessLog(Protocol):
     """Takes one line for each request."""
 
-    def __call__(self, method: str, route: str, status: int, seconds: float, request_id: str) -> None:
-        """Notes a request that has been answered or given up; `route` is its template."""
+    def __call__(
+        self, method: str, route: str, status: int, seconds: float, request_id: str, about: Mapping[str, str]
+    ) -> None:
+        """Notes a request that has been answered or given up.
+
+        Args:
+            method: HTTP method.
+            route: Template of the route.
+            status: HTTP status.
+            seconds: How long it took.
+            request_id: Id that the client has too.
+            about: What a refusal is about: reason, tenant, task.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +251,7 @@ class Gateway:
         method = exchange.method if exchange.method in METHODS else _OTHER_METHOD
         self._metrics.observe(method, exchange.route, status, seconds)
         if self._access_log is not None:
-            self._access_log(method, exchange.route, status, seconds, exchange.request_id)
+            self._access_log(method, exchange.route, status, seconds, exchange.request_id, _about(exchange))
 
     def _request_id(self, headers: Headers) -> str:
         """Returns the client's id of the request where it is well-formed, else a new one."""
@@ -250,6 +261,17 @@ class Gateway:
             if _REQUEST_ID.fullmatch(text):
                 return text
         return next(self._ids)
+
+
+def _about(exchange: Exchange) -> Mapping[str, str]:
+    """Returns what the log tells of a refusal: the task that the path names, too, if nobody else named one."""
+    about = {} if exchange.reply is None else exchange.reply.about
+    operation = exchange.operation
+    if not about or "task_id" in about or operation is None:
+        return about
+    named = zip(operation.path_parameters, exchange.path_values, strict=False)
+    ids = [value for parameter, value in named if parameter.field.name == "task_id"]
+    return {**about, "task_id": ids[0]} if ids else about
 
 
 def _check_host(authority: bytes, allowed: frozenset[str]) -> None:
@@ -290,7 +312,9 @@ def _failure(failed: CallFailed, json_path: Callable[[str], str] = str, exchange
         headers.append(_allow(failed.allowed))
     if exchange is not None and (base := refusals.leader_url(failed)):
         headers.append((b"location", refusals.location(base, exchange.path, exchange.query)))
-    return Reply(refusals.error_status(failed), refusals.error_body(failed, json_path), headers=headers)
+    about = {"reason": refusals.reason_name(failed), **failed.about}
+    body = refusals.error_body(failed, json_path)
+    return Reply(refusals.error_status(failed), body, headers=headers, about=about)
 
 
 def _allow(methods: Iterable[str]) -> tuple[bytes, bytes]:

@@ -58,6 +58,7 @@ class CallFailed(Exception):  # noqa: N818 - the call failed; this carries its s
         retry_after_seconds: When to try again; None: no advice.
         metadata: What programs are told besides, by name.
         row: Row of the error table where the server has one of its own; None: that of this version.
+        about: What the log tells of it besides its reason.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class CallFailed(Exception):  # noqa: N818 - the call failed; this carries its s
         retry_after_seconds: float | None = None,
         metadata: Mapping[str, str] = _NONE,
         row: Reason | None = None,
+        about: Mapping[str, str] = _NONE,
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -76,6 +78,7 @@ class CallFailed(Exception):  # noqa: N818 - the call failed; this carries its s
         self.retry_after_seconds = retry_after_seconds
         self.metadata = metadata
         self.row = row
+        self.about = about
 
 
 class Dispatcher(Protocol):

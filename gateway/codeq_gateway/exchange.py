@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from email.utils import formatdate
 from enum import Enum
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from codeq_gateway.heads import Head
@@ -38,12 +39,14 @@ class Reply(NamedTuple):
         body: Body; empty: none.
         content_type: Content type of the body.
         headers: Further headers.
+        about: What the log tells of a refusal.
     """
 
     status: int
     body: bytes
     content_type: bytes = JSON_TYPE
     headers: Iterable[tuple[bytes, bytes]] = ()
+    about: Mapping[str, str] = MappingProxyType({})
 
 
 class Exchange:
@@ -138,7 +141,7 @@ _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}"
 
 def render(reply: Reply, exchange: Exchange, *, close: bool) -> bytes:
     """Returns the bytes of a reply; `close`: it is the connection's last."""
-    status, body, content_type, headers = reply
+    status, body, content_type, headers, _ = reply
     parts = [_STATUS_LINES[status], _dates.line(), b"\r\nx-request-id: ", exchange.request_id.encode()]
     for fields in (headers, exchange.fields):
         for name, value in fields:

@@ -103,6 +103,11 @@ def error_body(failed: CallFailed, json_path: Callable[[str], str]) -> bytes:
     return _ENCODE(body) + b"\n"
 
 
+def reason_name(failed: CallFailed) -> str:
+    """Returns the name of the reason of a failed call."""
+    return _row(failed).name
+
+
 def error_status(failed: CallFailed) -> int:
     """Returns the HTTP status of a failed call: 307 where the server that leads is known by its URL."""
     if leader_url(failed):

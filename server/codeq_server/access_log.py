@@ -10,7 +10,7 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -43,7 +43,7 @@ class AccessLog:
         self._time_of = 0
         self._time = ""
 
-    def grpc(self, method: str, code: str, seconds: float, request_id: str) -> None:
+    def grpc(self, method: str, code: str, seconds: float, request_id: str, about: Mapping[str, str]) -> None:
         """Logs one finished unary call that came over gRPC.
 
         Args:
@@ -51,12 +51,16 @@ class AccessLog:
             code: Name of its gRPC code, such as "NOT_FOUND".
             seconds: How long the call took.
             request_id: Id that the client sent; when it sent none or a malformed one, a new one stands here.
+            about: What a refusal is about: reason, tenant, task.
         """
         if self._requests:
-            fields = {"method": cut(method), "code": code, "ms": round(seconds * 1000, 3)}
-            self._add("grpc_call_finished", "info", {**fields, "request_id": well_formed_request_id(request_id)})
+            fields: dict[str, object] = {"method": cut(method), "code": code, "ms": round(seconds * 1000, 3)}
+            fields["request_id"] = well_formed_request_id(request_id)
+            self._add("grpc_call_finished", "info", fields, about)
 
-    def http(self, method: str, route: str, status: int, seconds: float, request_id: str) -> None:
+    def http(
+        self, method: str, route: str, status: int, seconds: float, request_id: str, about: Mapping[str, str]
+    ) -> None:
         """Logs one HTTP request that was answered or given up; probes and scrapes only at the level debug.
 
         Args:
@@ -65,12 +69,13 @@ class AccessLog:
             status: HTTP status.
             seconds: How long the request took.
             request_id: Id that the client has too.
+            about: What a refusal is about: reason, tenant, task.
         """
         is_probe = route in _PROBES
         if self._probes if is_probe else self._requests:
-            fields = {"method": cut(method), "route": route, "status": status, "ms": round(seconds * 1000, 3)}
-            level = "debug" if is_probe else "info"
-            self._add("http_request_finished", level, {**fields, "request_id": request_id})
+            fields: dict[str, object] = {"method": cut(method), "route": route, "status": status}
+            fields["ms"], fields["request_id"] = round(seconds * 1000, 3), request_id
+            self._add("http_request_finished", "debug" if is_probe else "info", fields, about)
 
     def flush(self) -> None:
         """Hands over what is there."""
@@ -78,7 +83,9 @@ class AccessLog:
         if lines:
             self._put(b"".join(lines))
 
-    def _add(self, event: str, level: str, fields: dict[str, object]) -> None:
+    def _add(self, event: str, level: str, fields: dict[str, object], about: Mapping[str, str]) -> None:
+        for name, value in about.items():
+            fields[name] = cut(value)
         milliseconds = time.time_ns() // 1_000_000
         if milliseconds != self._time_of:
             now = datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")

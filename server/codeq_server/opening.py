@@ -21,6 +21,7 @@ from codeq_server.storage.errors import StoreDamaged
 from codeq_server.storage.memory import MemoryStore
 from codeq_server.storage.rocks import RocksStore
 from codeq_server.storage.store import Store
+from codeq_server.task_events import TaskEvents
 
 
 def open_store(persistence: PersistenceSettings, files_max: int) -> Store:
@@ -84,6 +85,7 @@ def make_serving(
         keeps_time: Whether what falls due is seen to.
     """
     runner = ShardRunner(shard, log, system_clock, random.SystemRandom().random, on_fatal, keeps_time=keeps_time)
+    runner.on_notable = TaskEvents().take
     runner.changed()  # leases and due times of before are watched from now on
     return Serving(
         runner,

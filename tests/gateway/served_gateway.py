@@ -91,7 +91,7 @@ async def _serve(
         dispatcher,
         Probes(ready, shown),
         metrics,
-        access_log=lambda method, route, status, _seconds, request_id: lines.append(
+        access_log=lambda method, route, status, _seconds, request_id, _about: lines.append(
             (method, route, status, request_id)
         ),
         allowed_hosts=allowed_hosts,

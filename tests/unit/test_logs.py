@@ -155,8 +155,8 @@ async def test_hostile_text_stays_on_its_line_and_is_printable(written: Write, l
     structlog.get_logger().info("call_failed", method=hostile)
     structlog.get_logger().info(hostile)
     logging.getLogger("library").error("peer said %s", hostile)
-    log.logs.access.grpc(hostile, "UNIMPLEMENTED", 0.001, "r-1")
-    log.logs.access.http(hostile, "/unknown", 501, 0.001, "r-1")
+    log.logs.access.grpc(hostile, "UNIMPLEMENTED", 0.001, "r-1", {})
+    log.logs.access.http(hostile, "/unknown", 501, 0.001, "r-1", {})
     assert len(log.lines) == 5
     assert all(line.isprintable() for line in log.lines)
 
@@ -189,7 +189,7 @@ async def test_long_values_are_cut(written: Write, log_format: str) -> None:
     structlog.get_logger().info(huge)
     structlog.get_logger().error("call_failed", exc_info=ValueError(huge))
     logging.getLogger("library").error("peer said %s", huge)
-    log.logs.access.grpc(huge, "UNIMPLEMENTED", 0.001, "r-1")
+    log.logs.access.grpc(huge, "UNIMPLEMENTED", 0.001, "r-1", {})
     lines = [len(line) for line in log.text.splitlines(keepends=True)]
     assert lines[0] < VALUE_CHARS_MAX + SPARE_CHARS
     assert max(lines) < LINE_CHARS_MAX + 3 * SPARE_CHARS
@@ -225,8 +225,8 @@ def test_what_has_no_text_does_not_raise(written: Write, log_format: str) -> Non
 
 async def test_http_access_line_has_route_and_request_id_and_probes_are_quiet(written: Write) -> None:
     log = written()
-    log.logs.access.http("GET", "/v1/codeq/tasks/{id}", 200, 0.0015, "r-1")
-    log.logs.access.http("GET", "/metrics", 200, 0.0015, "r-2")
+    log.logs.access.http("GET", "/v1/codeq/tasks/{id}", 200, 0.0015, "r-1", {})
+    log.logs.access.http("GET", "/metrics", 200, 0.0015, "r-2", {})
     [line] = log.events
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", str(line.pop("time")))
     assert line.pop("level") == "info"
@@ -236,16 +236,29 @@ async def test_http_access_line_has_route_and_request_id_and_probes_are_quiet(wr
 
 async def test_grpc_access_line_has_code_and_request_id(written: Write) -> None:
     log = written()
-    log.logs.access.grpc("/codeq.v1.TaskService/GetTask", "NOT_FOUND", 0.002, "r-1")
+    log.logs.access.grpc("/codeq.v1.TaskService/GetTask", "NOT_FOUND", 0.002, "r-1", {})
     [line] = log.events
     assert (line["code"], line["ms"], line["request_id"]) == ("NOT_FOUND", 2.0, "r-1")
+
+
+async def test_access_lines_of_refusals_say_what_they_are_about(written: Write) -> None:
+    log = written()
+    about = {"reason": "TASK_NOT_FOUND", "tenant": "acme", "task_id": "x" * 5000}
+    log.logs.access.http("GET", "/v1/codeq/tasks/{task_id}", 404, 0.001, "r-1", about)
+    log.logs.access.grpc("/codeq.v1.TaskService/GetTask", "NOT_FOUND", 0.001, "r-1", about)
+    for line in log.events:
+        assert (line["reason"], line["tenant"], len(str(line["task_id"]))) == (
+            "TASK_NOT_FOUND",
+            "acme",
+            VALUE_CHARS_MAX,
+        )
 
 
 async def test_access_lines_are_written_by_themselves_in_order() -> None:
     reader, writer = os.pipe()
     logs = Logs("debug", "text", writer)
     for number in range(3):
-        logs.access.http("GET", "/readyz", 200, 0.001, f"r-{number}")
+        logs.access.http("GET", "/readyz", 200, 0.001, f"r-{number}", {})
     text = b""
     with os.fdopen(reader, "rb", buffering=0) as lines:
         while text.count(b"\n") < 3:
@@ -257,8 +270,8 @@ async def test_access_lines_are_written_by_themselves_in_order() -> None:
 @pytest.mark.parametrize("level", ["warn", "error"])
 async def test_access_lines_above_info_are_not_written(written: Write, level: str) -> None:
     log = written(level)
-    log.logs.access.http("GET", "/v1/codeq/tasks/{id}", 200, 0.0015, "r-1")
-    log.logs.access.grpc("/codeq.v1.TaskService/GetTask", "OK", 0.002, "r-1")
+    log.logs.access.http("GET", "/v1/codeq/tasks/{id}", 200, 0.0015, "r-1", {})
+    log.logs.access.grpc("/codeq.v1.TaskService/GetTask", "OK", 0.002, "r-1", {})
     assert not log.text
 
 

@@ -71,6 +71,8 @@ class Rejection(Exception):  # noqa: N818 - a refusal is a normal answer, not an
         message: Text for people.
         violations: (field, description) of each malformed field.
         metadata: What programs are told besides, by name.
+        tenant: Whose call it was; empty: nobody knows. For the log alone, as is the next.
+        task_id: Task that the call was about; empty: none, or many.
     """
 
     def __init__(
@@ -85,6 +87,13 @@ class Rejection(Exception):  # noqa: N818 - a refusal is a normal answer, not an
         self.message = message
         self.violations = violations
         self.metadata = metadata
+        self.tenant = ""
+        self.task_id = ""
+
+    def about(self) -> dict[str, str]:
+        """Returns what the log tells of it."""
+        told = {"reason": self.reason.name, "tenant": self.tenant, "task_id": self.task_id}
+        return {name: value for name, value in told.items() if value}
 
     def again(self) -> Rejection:
         """Returns the same refusal for somebody else: an exception that is raised twice keeps both callers' frames."""

@@ -15,6 +15,7 @@ from codeq_internal.v1 import rows_pb2
 
 from . import ids, keys
 from .alarms import NEVER
+from .notable import Notables
 from .rates import Rates
 
 WINDOW_ENTRY_BYTES: Final = 300
@@ -436,6 +437,7 @@ class Batch:
         ended: (queue, home, whether it went to the dead-letter queue) of tasks that ended.
         revived: Those of them, once for each such end, that were redriven in the same batch.
         size: Bytes of its payloads, results and rows of states.
+        notable: What the log tells of it.
         kept_until: When the first of the tasks that ended in it may be removed, in Unix milliseconds; set by the seal.
     """
 
@@ -446,6 +448,7 @@ class Batch:
     ended: list[tuple[int, int, bool]] = field(default_factory=list)
     revived: list[tuple[int, int, bool]] = field(default_factory=list)
     size: int = 0
+    notable: Notables = field(default_factory=Notables)
     kept_until: int | None = None
 
     def __bool__(self) -> bool:

@@ -19,6 +19,7 @@ from .errors import CorruptRows, Reason, Rejection
 from .history import End, carried_over, note
 from .model import Caller, Delivery, Entry, Lane, Name, TaskKey
 from .names import find_named
+from .notable import DEAD_LETTERED, LEASE_EXPIRED
 from .parsing import UNREADABLE, unreadable
 from .shard import Shard
 
@@ -302,6 +303,7 @@ def _bury(shard: Shard, delivery: Delivery, task_id: TaskKey, state: rows_pb2.St
     shard.batch.ended.append((queue.number, keys.pack_home(home.index, delivery.position), True))
     queue.dlq += 1
     shard.totals.dead += 1
+    shard.batch.notable.note(DEAD_LETTERED, delivery, task_id, state.outcome)
     if shard.watched and task_id in shard.watched:
         shard.ended_watched.append(task_id)
     leave_claim(shard, delivery)
@@ -348,6 +350,7 @@ def expire(shard: Shard, delivery: Delivery, task_id: TaskKey, now: Now) -> Verd
     state = _ended_state(shard, delivery, Outcome.BY_SERVER, End.LEASE_EXPIRED, "", now)
     state.attempts = delivery.attempts + 1
     state.error = EXPIRED_ERROR
+    shard.batch.notable.note(LEASE_EXPIRED, delivery, task_id, Outcome.BY_SERVER)
     return _try_again(shard, delivery, task_id, state, 0, now)
 
 

@@ -429,8 +429,8 @@ class Shard:
         self.totals.rows += len(rows)
         return SealedBatch(batch.lsn, batch.lsn - 1, self.epoch, now.wall_ms, rows)
 
-    def settled(self, lsn: int) -> None:
-        """Forgets the batch in flight that is now written."""
+    def settled(self, lsn: int) -> Batch:
+        """Forgets the batch in flight that is now written; returns it."""
         self.sweep_blocked = False
         batch = self.in_flight.popleft()
         self.in_flight_wall_ms.popleft()
@@ -440,6 +440,7 @@ class Shard:
                 if purge.lsn <= lsn:
                     self.purges.set(purge, 0)
             self.purges_begun = [purge for purge in self.purges_begun if purge.lsn > lsn]
+        return batch
 
     def _extension_row(self, claim: Claim) -> bytes:
         row = rows_pb2.ExtensionRow()

@@ -24,6 +24,7 @@ from codeq_server.core.alarms import NEVER
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Queue, TaskKey
+from codeq_server.core.notable import Notables
 from codeq_server.core.shard import Shard
 from codeq_server.replication.log import Log
 
@@ -93,6 +94,8 @@ class ShardRunner:
         self.random = random
         self.on_files_gone: Callable[[list[tuple[bytes, bytes]]], None] | None = None
         """Called with home and name of files of artifacts when it is durable that no row tells of them any more."""
+        self.on_notable: Callable[[Notables], None] | None = None
+        """Called with what there is to tell of a batch that is durable."""
         self._log = log
         self._clock = clock
         self._on_fatal = on_fatal
@@ -322,7 +325,7 @@ class ShardRunner:
 
     def _settle(self, flight: _Flight) -> None:
         """Lets go what waited for a batch that is durable."""
-        self.shard.settled(flight.lsn)
+        notable = self.shard.settled(flight.lsn).notable
         self._flights.popleft()
         seconds = time.perf_counter() - flight.started
         self.commits.count += 1
@@ -331,6 +334,8 @@ class ShardRunner:
         for future in flight.waiters:
             if not future.done():
                 future.set_result(None)
+        if notable.listed and self.on_notable is not None:
+            self.on_notable(notable)
 
     def _confirmed(self, confirmation: asyncio.Future[None]) -> asyncio.Future[None]:
         """Returns what resolves when that is confirmed and all batches on their way are durable."""

@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 
 from codeq_server.core.errors import Reason, Rejection
 
-from .grpc_front import REFUSALS, AccessLog, refusal_of, refuse, status_of
+from .grpc_front import NOTHING_ELSE, REFUSALS, AccessLog, refusal_of, refuse, status_of
 
 SERVICE: Final = "codeq_internal.v1.CallService"
 """The service; reflection does not list it, because it is no part of the public API."""
@@ -266,7 +266,7 @@ class _CallStream:
 
     async def _carry_out(self, call: call_pb2.Call) -> None:
         started = time.perf_counter()
-        code = "OK"
+        code, about = "OK", NOTHING_ELSE
         streams = self._streams
         try:
             method = streams.calls.methods.get(call.method)
@@ -280,7 +280,8 @@ class _CallStream:
                 self._is_known = True
                 streams.on_known(self._context.peer())
         except REFUSALS as problem:
-            code = self._refuse(call.number, refusal_of(problem))
+            refusal = refusal_of(problem)
+            code, about = self._refuse(call.number, refusal), refusal.about()
             let_go(problem)
         except asyncio.CancelledError:
             code = "DEADLINE_EXCEEDED" if self._open[call.number].is_late else "CANCELLED"
@@ -291,7 +292,7 @@ class _CallStream:
             let_go(problem)
         finally:
             if streams.access_log is not None:
-                streams.access_log(call.method, code, time.perf_counter() - started, call.request_id)
+                streams.access_log(call.method, code, time.perf_counter() - started, call.request_id, about)
 
     def _refuse(self, number: int, rejection: Rejection) -> str:
         """Answers a call with a refusal; returns the name of its code."""

@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 
 from codeq_server.auth.access import Access, access_of
 from codeq_server.auth.authenticator import Authenticator
+from codeq_server.auth.claims import Claims
 from codeq_server.core.errors import CorruptRows, Reason, Rejection
 from codeq_server.engine.admission import CALL_COST
 from codeq_server.engine.runner import ShardRunner
@@ -143,6 +144,13 @@ class Calls:
         """
         method = self.methods[name]
         claims = self.authenticator.authenticate(authorization, method.access.principal, method.access.scope)
+        try:
+            return await self._carry_out(method, claims, request, stale=stale)
+        except Rejection as rejection:
+            rejection.tenant, rejection.task_id = claims.tenant_id, _task_id_of(request)
+            raise
+
+    async def _carry_out(self, method: Method, claims: Claims, request: Message, *, stale: bool) -> Message:
         if self.draining:
             raise Rejection(Reason.DRAINING, "the server is stopping")
         if method.handler is not None:
@@ -156,12 +164,18 @@ class Calls:
         cost = method.cost + sum(len(getattr(request, name)) for name in method.lists)
         await serving.runner.room(claims.tenant_id, cost)
         try:
-            return await serving.handlers[name](claims, request)
+            return await serving.handlers[method.name](claims, request)
         except Rejection as rejection:
             await _confirm(serving.runner, method, rejection)
             raise
         except CorruptRows as problem:
             raise Rejection(Reason.CORRUPT_DATA, f"stored data contradict each other: {problem}") from None
+
+
+def _task_id_of(request: Message) -> str:
+    """Returns the id of the task that a call is about or is to make; empty: none, or many."""
+    task_id = getattr(request, "task_id", "") or getattr(getattr(request, "spec", None), "task_id", "")
+    return task_id if isinstance(task_id, str) else ""
 
 
 async def _confirm(runner: ShardRunner, method: Method, refusal: Rejection) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import grpc
@@ -26,8 +27,10 @@ from .serving import Serving
 RETRY_AFTER_SECONDS: Final = 1
 """Advice to callers whose call may succeed later."""
 
-AccessLog = Callable[[str, str, float, str], None]
-"""Takes method, name of the gRPC code, seconds and request id of a unary call."""
+AccessLog = Callable[[str, str, float, str, Mapping[str, str]], None]
+"""Takes method, name of the gRPC code, seconds and request id of a unary call, and what else a refusal is about."""
+
+NOTHING_ELSE: Final[Mapping[str, str]] = MappingProxyType({})
 
 PRODUCE: Final = "/codeq.v1.ProducerService/Produce"
 WORK: Final = "/codeq.v1.WorkerService/Work"
@@ -115,17 +118,17 @@ class GrpcFront:
             started = time.perf_counter()
             metadata = dict(context.invocation_metadata())
             authorization = _text(metadata.get("authorization", ""))
-            code = "OK"
+            code, about = "OK", NOTHING_ELSE
             try:
                 self._calls.authenticator.authenticate(authorization, method.access.principal, method.access.scope)
                 self._on_known(context.peer())
                 return await self._calls.call(method.name, parse(content), authorization)
             except Exception as problem:  # noqa: BLE001 - every end of a call is told
-                code = self._refuse(method.name, context, problem)
+                code, about = self._refuse(method.name, context, problem)
             finally:
                 if self._access_log is not None:
                     seconds = time.perf_counter() - started
-                    self._access_log(method.name, code, seconds, _text(metadata.get("x-request-id", "")))
+                    self._access_log(method.name, code, seconds, _text(metadata.get("x-request-id", "")), about)
             return None
 
         return behaviour
@@ -149,18 +152,24 @@ class GrpcFront:
 
         return behaviour
 
-    def _refuse(self, name: str, context: Any, problem: BaseException) -> str:
-        """Ends an RPC for a refusal, or for a defect of ours, which goes to the log; returns the name of the code."""
+    def _refuse(self, name: str, context: Any, problem: BaseException) -> tuple[str, Mapping[str, str]]:
+        """Ends an RPC for a refusal, or for a defect of ours, which goes to the log.
+
+        Returns:
+            Name of the code, and what the log tells of a refusal.
+        """
+        about = NOTHING_ELSE
         cause = _first(problem) if isinstance(problem, BaseExceptionGroup) else problem
         if isinstance(cause, REFUSALS):
-            code = refuse(context, refusal_of(cause))
+            refusal = refusal_of(cause)
+            code, about = refuse(context, refusal), refusal.about()
         elif isinstance(cause, grpc.aio.InternalError):
             code = "CANCELLED"  # a write came to nothing, because the client has left
         else:
             self._on_defect(name, cause)
             code = refuse(context, Rejection(Reason.INTERNAL, "internal error"))
         let_go(problem)
-        return code
+        return code, about
 
 
 def refuse(context: Any, rejection: Rejection) -> str:

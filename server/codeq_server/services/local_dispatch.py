@@ -49,4 +49,5 @@ class LocalDispatcher:
 def failed(rejection: Rejection) -> CallFailed:
     """Returns a refusal as the gateway knows it."""
     retry = RETRY_AFTER_SECONDS if reasons.BY_NUMBER[rejection.reason.value].retryable else None
-    return CallFailed(rejection.reason.value, rejection.message, rejection.violations, retry, rejection.metadata)
+    reason, about = rejection.reason.value, rejection.about()
+    return CallFailed(reason, rejection.message, rejection.violations, retry, rejection.metadata, about=about)

@@ -1,0 +1,68 @@
+"""What an operator asks about later: leases that ran out, and tasks that went to the dead-letter queue.
+
+A batch notes it, and whoever runs the shard tells it once the batch is durable.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from .model import Delivery, TaskKey
+
+LEASE_EXPIRED: Final = "lease_expired"
+DEAD_LETTERED: Final = "task_dead_lettered"
+
+LISTED_MAX: Final = 100
+"""Events that a batch lists; the rest is counted."""
+
+_CAUSES: Final = {0: "LEASE_EXPIRED", 3: "NACK", 4: "ABANDON"}
+"""Of dead letters, by the outcome of the last delivery."""
+
+
+class Notable(NamedTuple):
+    """One event.
+
+    Attributes:
+        event: LEASE_EXPIRED or DEAD_LETTERED.
+        tenant: Tenant of the task.
+        command: Its command.
+        task_id: Its id.
+        worker: Worker whose delivery ended.
+        attempts: Deliveries so far, that one included.
+        cause: How that one ended.
+    """
+
+    event: str
+    tenant: str
+    command: str
+    task_id: str
+    worker: str
+    attempts: int
+    cause: str
+
+
+class Notables:
+    """Events of a batch.
+
+    Attributes:
+        listed: The first ones.
+        more: Number of the others, by name.
+    """
+
+    __slots__ = ("listed", "more")
+
+    def __init__(self) -> None:
+        self.listed: list[Notable] = []
+        self.more: Counter[str] | None = None
+
+    def note(self, event: str, delivery: Delivery, task_id: TaskKey, outcome: int) -> None:
+        """Notes what the end of a delivery led to; `outcome` is how it ended."""
+        if len(self.listed) >= LISTED_MAX:
+            self.more = self.more or Counter()
+            self.more[event] += 1
+            return
+        queue, named = delivery.home.queue, task_id if isinstance(task_id, str) else task_id.task_id
+        worker, attempts = delivery.claim.worker, delivery.attempts + 1
+        self.listed.append(Notable(event, queue.tenant, queue.command, named, worker, attempts, _CAUSES[outcome]))

@@ -154,7 +154,7 @@ model: setup-dev ## Work on the core at random again, as a test named it (SEED=7
 		$(VENV)/bin/python -m pytest -n 0 tests/model -k "random_work or beside"
 
 .PHONY: soak
-soak: setup-dev ## Search long: 10000 simulated lives of a node, 1000 of a cluster, 60000 random works on the core (hours; goes on where it stopped)
+soak: setup-dev ## Search long: 10000 simulated lives of a node, 1000 of a cluster, 60000 random works on the core, forks under the SDK (hours; goes on where it stopped)
 	@$(VENV)/bin/python tests/soak.py $(ARGS)
 
 .PHONY: torture

@@ -1,4 +1,4 @@
-"""Searches long for broken promises: simulated lives of nodes and clusters, and random work on the core.
+"""Searches long for broken promises: simulated lives of nodes and clusters, random work on the core, and forks.
 
 All go on where they stopped, as long as the commit is the same: build/soak.json tells how far they came. A part that
 breaks a promise tells how to run it again, and the search goes on.
@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS_OF_A_PART = 100
 LINES_OF_A_PROBLEM = 60
+CHILDREN_OF_A_CELL = 60
 
 
 class Search:
@@ -31,6 +32,9 @@ class Search:
         """Returns the command of the next part, and what it finds in the environment."""
         if self.name == "sim":
             return ["tests/sim/sim_run.py", "--seed", str(self.done), "--count", str(count)], {}
+        if self.name == "forks":
+            children = {"CODEQ_FORK_CHILDREN": str(CHILDREN_OF_A_CELL)}
+            return ["-m", "pytest", "-q", "-n", "2", "tests/sdk/test_sdk_fork.py"], children
         if self.name == "cluster":
             return ["tests/simcluster/cluster_run.py", "--seed", str(self.done), "--count", str(count)], {}
         rounds = {"CODEQ_MODEL_SEED": str(self.done), "CODEQ_MODEL_ROUNDS": str(count), "CODEQ_SEARCH_SECONDS": "0"}
@@ -40,7 +44,7 @@ class Search:
 class Soak:
     """All searches and what they came to."""
 
-    def __init__(self, state: Path, seeds: int, clusters: int, rounds: int) -> None:
+    def __init__(self, state: Path, seeds: int, clusters: int, rounds: int, forks: int) -> None:
         self.state = state
         self.lock = threading.Lock()
         self.version = subprocess.run(
@@ -52,6 +56,7 @@ class Soak:
             Search("sim", seeds, SEEDS_OF_A_PART, known.get("sim", 0)),
             Search("cluster", clusters, SEEDS_OF_A_PART, known.get("cluster", 0)),
             Search("model", rounds, 1, known.get("model", 0)),
+            Search("forks", forks, 1, known.get("forks", 0)),
         ]
 
     def run(self) -> int:
@@ -99,9 +104,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--rounds", type=int, default=100, help="rounds of 200 random works on the core, each of 3 kinds"
     )
+    parser.add_argument("--forks", type=int, default=1, help="rounds of forks under the SDK, 60 children a cell")
     parser.add_argument("--state", type=Path, default=ROOT / "build/soak.json", help="how far earlier runs came")
     options = parser.parse_args(arguments)
-    return Soak(options.state, options.seeds, options.clusters, options.rounds).run()
+    return Soak(options.state, options.seeds, options.clusters, options.rounds, options.forks).run()
 
 
 if __name__ == "__main__":

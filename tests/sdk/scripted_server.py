@@ -102,9 +102,8 @@ class ScriptedServer:
         streams: Number of streams opened so far.
     """
 
-    def __init__(self, *scripts: Script, credentials: grpc.ServerCredentials | None = None) -> None:
+    def __init__(self, *scripts: Script) -> None:
         self._scripts = scripts
-        self._credentials = credentials
         self.streams = 0
         self.address = ""
         self.failures: list[BaseException] = []
@@ -113,11 +112,7 @@ class ScriptedServer:
         self._server = grpc.aio.server()
         producer_service_pb2_grpc.add_ProducerServiceServicer_to_server(self, self._server)
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server)
-        address = "127.0.0.1:0"
-        if self._credentials is None:
-            port = self._server.add_insecure_port(address)
-        else:
-            port = self._server.add_secure_port(address, self._credentials)
+        port = self._server.add_insecure_port("127.0.0.1:0")
         self.address = f"127.0.0.1:{port}"
         await self._server.start()
         return self

@@ -122,7 +122,7 @@ async def test_call_while_nobody_leads_waits_for_the_election_and_ends_with_its_
             node.leads, node.leader = False, ""
         async with client_of(*addresses, timeout_seconds=0.7) as hasty:
             started = time.monotonic()
-            with pytest.raises(codeq.NotLeader):
+            with pytest.raises((codeq.NotLeader, codeq.DeadlineExceeded)):  # the last answer, or none in time
                 await hasty.create("follow-election")
             assert time.monotonic() - started < 5
         async with client_of(*addresses) as client:

@@ -6,7 +6,6 @@ import asyncio
 import time
 
 import codeq
-import grpc
 import pytest
 from codeq.producer_attempts import Attempts
 from codeq.v1 import error_pb2
@@ -333,20 +332,3 @@ async def test_sync_producer_of_many_threads_shares_one_stream() -> None:
             await asyncio.to_thread(producer.close)
         with pytest.raises(codeq.Closed):
             await asyncio.to_thread(producer.create, "X")
-
-
-async def test_producer_with_credentials_meets_only_a_server_that_has_them() -> None:
-    credentials = grpc.local_channel_credentials(grpc.LocalConnectionType.LOCAL_TCP)
-    there = grpc.local_server_credentials(grpc.LocalConnectionType.LOCAL_TCP)
-    async with (
-        ScriptedServer(accept_one_by_one, credentials=there) as server,
-        codeq.AsyncProducer(server.address, tls=credentials, token="secret") as producer,
-    ):
-        assert await producer.create("X", 1) == "1"
-    async with (
-        ScriptedServer(accept_one_by_one) as server,
-        codeq.AsyncProducer(server.address, tls=True, token="secret") as producer,
-    ):
-        with pytest.raises(codeq.DeadlineExceeded):
-            await producer.create("X", 1, timeout_seconds=0.5)
-        assert server.streams == 0

@@ -9,7 +9,8 @@ import pytest
 from codeq import errors
 from codeq.backoff import Backoff
 from codeq.endpoint import Endpoint
-from codeq.following import ATTEMPT_SECONDS_MAX, Following, NotSent
+from codeq.errors import NotSent
+from codeq.following import ATTEMPT_SECONDS_MAX, Following
 from codeq.servers import DELAY_SECONDS_MAX, DELAY_SECONDS_MIN, KNOWN_MAX, REFRESH_SECONDS, Servers
 from codeq.streams import QUICK_ATTEMPTS, Reconnects
 
@@ -129,7 +130,7 @@ def test_call_ends_with_its_deadline_and_gives_no_server_all_of_it() -> None:
 
 
 def test_stream_of_one_server_comes_back_with_growing_delays() -> None:
-    reconnects = Reconnects(Servers(["a:1"]), Backoff(random=lambda: 1.0))
+    reconnects = Reconnects("worker", Servers(["a:1"]), Backoff(random=lambda: 1.0))
     broken = errors.Unavailable("u", retry_after=1.0)
     delays = [reconnects.delay_after(broken, "a:1", leader="", is_stable=False) for _ in range(4)]
     assert delays == [1.0, 1.0, 1.0, 1.6]
@@ -138,7 +139,7 @@ def test_stream_of_one_server_comes_back_with_growing_delays() -> None:
 
 def test_stream_goes_to_the_leader_of_its_notice_or_of_its_refusal_at_once() -> None:
     servers = Servers(["a:1"])
-    reconnects = Reconnects(servers, Backoff())
+    reconnects = Reconnects("worker", servers, Backoff())
     broken = errors.Unavailable("u", retry_after=1.0)
     assert reconnects.delay_after(broken, "a:1", leader="b:1", is_stable=True) == 0
     assert reconnects.delay_after(not_leader("c:1"), "b:1", leader="", is_stable=False) == 0
@@ -147,7 +148,7 @@ def test_stream_goes_to_the_leader_of_its_notice_or_of_its_refusal_at_once() -> 
 
 def test_stream_that_finds_no_leader_for_long_comes_back_more_seldom() -> None:
     servers = Servers(["a:1", "b:1"])
-    reconnects = Reconnects(servers, Backoff(random=lambda: 1.0))
+    reconnects = Reconnects("worker", servers, Backoff(random=lambda: 1.0))
     delays = [
         reconnects.delay_after(not_leader(), servers.current, leader="", is_stable=False)
         for _ in range(QUICK_ATTEMPTS + 10)

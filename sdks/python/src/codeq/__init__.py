@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from codeq.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from codeq.public import *  # noqa: F403
 
@@ -17,8 +19,9 @@ def __getattr__(name: str) -> object:
     if name[:1].isupper():  # every public name is; submodules, which Python asks for here too, are not
         public = importlib.import_module("codeq.public")
         if name in public.__all__:
-            value: object = getattr(public, name)
-            globals()[name] = value
+            # All at once: at the end of the interpreter, when __del__ may want one more, nothing can be imported.
+            globals().update({each: getattr(public, each) for each in public.__all__})
+            value: object = globals()[name]
             return value
     raise AttributeError(f"module 'codeq' has no attribute {name!r}")
 

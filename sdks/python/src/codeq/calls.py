@@ -11,25 +11,24 @@ from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from codeq import artifacts, outcomes, payloads
+from codeq import artifacts, outcomes, payloads, texts
 from codeq.artifacts import ArtifactContent
 from codeq.cluster import TOPOLOGY, Topology
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
 from codeq.errors import CodeqError, FieldViolation, InvalidField, from_item
 from codeq.outcomes import Completed, Failed, Nack
 from codeq.records import (
-    Backup,
+    NEEDS_ZONE,
     Explanation,
     NewTask,
     OrderBy,
-    Queue,
     Returned,
-    ServerInfo,
     Task,
     TaskResult,
     TaskStatus,
     to_datetime,
 )
+from codeq.server_records import Backup, Queue, ServerInfo
 from codeq.v1 import cluster_service_pb2 as cluster_pb
 from codeq.v1 import queue_service_pb2 as queues_pb
 from codeq.v1 import server_service_pb2 as server_pb
@@ -67,12 +66,16 @@ def create(task: NewTask, *, with_key: bool) -> Call[Task]:
         task: The task.
         with_key: Whether it gets an idempotency key if it has neither key nor id, so that the call may be repeated.
     """
-    request = tasks_pb.CreateTaskRequest()
-    task = keyed(task) if with_key else task
-    task.fill(request.spec)
-    is_keyed = task.idempotency_key is not None
-    convert = _task_of
-    return Call(_task("CreateTask"), request, tasks_pb.CreateTaskResponse, convert, repeatable=is_keyed)
+    spec = task_pb2.TaskSpec()
+    (keyed(task) if with_key else task).fill(spec)
+    return create_spec(spec)
+
+
+def create_spec(spec: task_pb2.TaskSpec) -> Call[Task]:
+    """Create a task that is on the wire already."""
+    request = tasks_pb.CreateTaskRequest(spec=spec)
+    is_keyed = spec.HasField("idempotency_key")
+    return Call(_task("CreateTask"), request, tasks_pb.CreateTaskResponse, _task_of, repeatable=is_keyed)
 
 
 def create_batch(
@@ -192,7 +195,7 @@ def submit(task: Task | str, lease_token: int | None, outcome: Completed | Faile
                 request.result = payloads.encode(value, "result")
         case Failed():
             request.status = task_pb2.TASK_STATUS_FAILED
-            request.error = outcomes.printable(outcome.error)
+            request.error = outcomes.error_of(outcome)
     artifacts.fill(request.artifacts, outcome.artifacts)
     return Call(
         _task("SubmitResult"),
@@ -209,7 +212,7 @@ def nack(task: Task | str, lease_token: int | None, verdict: Nack) -> Call[Retur
         tasks_pb.NackTaskRequest,
         **_lease(task, lease_token),
         delay_seconds=outcomes.whole_seconds(verdict.delay),
-        reason=outcomes.printable(verdict.reason),
+        reason=texts.printable(verdict.reason),
     )
     return Call(_task("NackTask"), request, tasks_pb.NackTaskResponse, _returned, repeatable=_is_fenced(request))
 
@@ -245,12 +248,12 @@ def explain(task_id: str) -> Call[Explanation]:
     return Call(_task("ExplainTask"), request, tasks_pb.ExplainTaskResponse, Explanation.from_message, repeatable=True)
 
 
-def cancel(task: Task | str, reason: str) -> Call[Task]:
+def cancel(task: Task | str, reason: object) -> Call[Task]:
     """End a task that has not ended."""
     request = _filled(
         tasks_pb.CancelTaskRequest,
         task_id=task.id if isinstance(task, Task) else task,
-        reason=outcomes.printable(reason),
+        reason=texts.printable(reason),
     )
     return Call(_task("CancelTask"), request, tasks_pb.CancelTaskResponse, _task_of, repeatable=True)
 
@@ -420,8 +423,10 @@ def _filled(kind: type[_Request], **fields: object) -> _Request:
         if value is None:
             continue
         try:
+            if isinstance(value, datetime) and value.utcoffset() is None:
+                raise ValueError(NEEDS_ZONE)  # noqa: TRY301 - an error of the field like any other
             request.MergeFrom(kind(**{field: value}))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidField(f"{field}: {error}", violations=[FieldViolation(field, str(error))]) from None
     return request
 

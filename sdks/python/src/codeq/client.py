@@ -15,9 +15,12 @@ from codeq.artifacts import ArtifactContent
 from codeq.calls import Call
 from codeq.cluster import Topology
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
-from codeq.endpoint import Address, Endpoint, Tls, Token
+from codeq.dialing import Tls
+from codeq.endpoint import Address, Endpoint, Token
 from codeq.outcomes import Completed, Failed, Nack
-from codeq.records import Backup, Explanation, NewTask, OrderBy, Queue, Returned, ServerInfo, Task, TaskResult
+from codeq.ownership import Owner
+from codeq.records import Explanation, NewTask, OrderBy, Returned, Task, TaskResult
+from codeq.server_records import Backup, Queue, ServerInfo
 from codeq.unary import AsyncCaller, Caller
 
 TIMEOUT_SECONDS: Final = 30.0
@@ -43,11 +46,11 @@ class Client:
             address: Host and port of any gRPC address of the server, or those of several members of its cluster; None:
                 CODEQ_PRODUCER_ADDR, else localhost:9092.
             token: Token, or a function that returns one; None: CODEQ_TOKEN, else no token.
-            tls: False: plaintext; True: TLS with the system's roots; or grpc.ChannelCredentials.
+            tls: False: plaintext; True: TLS with the system's roots; or an ssl.SSLContext.
             timeout_seconds: Seconds within which a call ends, its own wait not included.
         """
         self._endpoint = Endpoint.for_producer(address, token, tls)
-        self._caller = Caller(self._endpoint, timeout_seconds)
+        self._caller = Caller(self._endpoint, timeout_seconds, Owner(type(self).__name__))
 
     def create(
         self,
@@ -178,14 +181,14 @@ class Client:
         """End a claimed task as COMPLETED; a result of None is none. Raises LeaseLost."""
         return self._call(calls.submit(task, lease_token, Completed(result)))
 
-    def fail(self, task: Task | str, error: str, *, lease_token: int | None = None) -> TaskResult:
+    def fail(self, task: Task | str, error: object, *, lease_token: int | None = None) -> TaskResult:
         """End a claimed task as FAILED: it is not tried again. Raises LeaseLost."""
         return self._call(calls.submit(task, lease_token, Failed(error)))
 
     def nack(
         self,
         task: Task | str,
-        reason: str = "",
+        reason: object = "",
         *,
         delay: float | timedelta | None = None,
         lease_token: int | None = None,
@@ -201,7 +204,7 @@ class Client:
         """Read what a task waits for. Raises TaskNotFound."""
         return self._call(calls.explain(task_id))
 
-    def cancel(self, task: Task | str, reason: str = "") -> Task:
+    def cancel(self, task: Task | str, reason: object = "") -> Task:
         """End a task that has not ended as CANCELLED, wherever it is; its worker is told. Raises TaskEnded."""
         return self._call(calls.cancel(task, reason))
 
@@ -296,7 +299,7 @@ class AsyncClient:
     ) -> None:
         """A client; the arguments are those of Client."""
         self._endpoint = Endpoint.for_producer(address, token, tls)
-        self._caller = AsyncCaller(self._endpoint, timeout_seconds)
+        self._caller = AsyncCaller(self._endpoint, timeout_seconds, Owner(type(self).__name__))
 
     async def create(
         self,
@@ -385,14 +388,14 @@ class AsyncClient:
         """End a claimed task as COMPLETED; as Client.complete."""
         return await self._call(calls.submit(task, lease_token, Completed(result)))
 
-    async def fail(self, task: Task | str, error: str, *, lease_token: int | None = None) -> TaskResult:
+    async def fail(self, task: Task | str, error: object, *, lease_token: int | None = None) -> TaskResult:
         """End a claimed task as FAILED; as Client.fail."""
         return await self._call(calls.submit(task, lease_token, Failed(error)))
 
     async def nack(
         self,
         task: Task | str,
-        reason: str = "",
+        reason: object = "",
         *,
         delay: float | timedelta | None = None,
         lease_token: int | None = None,
@@ -408,7 +411,7 @@ class AsyncClient:
         """Read what a task waits for; as Client.explain."""
         return await self._call(calls.explain(task_id))
 
-    async def cancel(self, task: Task | str, reason: str = "") -> Task:
+    async def cancel(self, task: Task | str, reason: object = "") -> Task:
         """End a task that has not ended; as Client.cancel."""
         return await self._call(calls.cancel(task, reason))
 

@@ -11,6 +11,9 @@ from codeq.v1 import cluster_service_pb2 as pb
 TOPOLOGY: Final = "/codeq.v1.ClusterService/GetTopology"
 """Full name of the method that tells the topology."""
 
+QUESTION: Final = pb.GetTopologyRequest().SerializeToString()
+"""Its request on the wire."""
+
 TOPOLOGY_SECONDS_MAX: Final = 2.0
 """Time for the question that a client asks by itself."""
 

@@ -1,4 +1,4 @@
-"""Where the server is and how to be let in: address, token, transport security, channel options."""
+"""Where the server is and how to be let in: address, token, transport security."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from typing import Final
+from concurrent.futures import Future
+from typing import Final, cast
 
-import grpc
+from google.protobuf.message import DecodeError
 
 from codeq import cluster
-from codeq.errors import Unavailable
+from codeq.async_transport import AsyncChannel
+from codeq.blocking_transport import BlockingChannel
+from codeq.dialing import Target, Tls, aside, context_of
+from codeq.errors import CodeqError, Unavailable
+from codeq.rpc import Metadata
 from codeq.servers import Servers
+from codeq.texts import text_of
 from codeq.v1 import cluster_service_pb2
 
 PRODUCER_ADDRESS_VARIABLE: Final = "CODEQ_PRODUCER_ADDR"
@@ -22,42 +28,17 @@ TOKEN_VARIABLE: Final = "CODEQ_TOKEN"  # noqa: S105 - the name of a variable
 PRODUCER_ADDRESS_DEFAULT: Final = "localhost:9092"
 WORKER_ADDRESS_DEFAULT: Final = "localhost:9091"
 
-MESSAGE_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Largest message taken from a server; the server's own bounds are far below."""
-
-_KEEPALIVE_MS: Final = 15_000
-_KEEPALIVE_TIMEOUT_MS: Final = 5_000
-_RECONNECT_FIRST_MS: Final = 100
-_RECONNECT_MAX_MS: Final = 1_000
-_CONNECT_MS_MAX: Final = 3_000
-
-_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
-    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-    # A server that vanished without a word is noticed within 20 s instead of never.
-    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-    ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
-    # The time for an answer to any ping, those of keepalive too; 60 s by itself.
-    ("grpc.http2.ping_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.initial_reconnect_backoff_ms", _RECONNECT_FIRST_MS),
-    ("grpc.max_reconnect_backoff_ms", _RECONNECT_MAX_MS),
-    # Despite its name the time that one attempt to connect may take; 20 s by itself.
-    ("grpc.min_reconnect_backoff_ms", _CONNECT_MS_MAX),
-    # Each channel has connections of its own: a new stream may then reach another server behind the same name.
-    ("grpc.use_local_subchannel_pool", 1),
-)
+TOKEN_SECONDS_MAX: Final = 30.0
+"""Longest wait for a token's function, where the call does not end before."""
 
 Token = str | Callable[[], str] | None
-"""A token, or a function that returns one; it is called for each call and stream, in a thread that may block."""
+"""A token, or a function that returns one; it is called for each call and stream, in a thread that may block.
 
-Tls = bool | grpc.ChannelCredentials
-"""False: plaintext; True: TLS with the system's roots; or credentials of grpc."""
+Calls that begin while it runs share what it returns.
+"""
 
 Address = str | Sequence[str] | None
 """Host and port of a server; or those of several that form a cluster, as a sequence or separated by commas."""
-
-Metadata = tuple[tuple[str, str], ...]
 
 
 class Endpoint:
@@ -69,12 +50,13 @@ class Endpoint:
 
     def __init__(self, address: str | Sequence[str], token: Token, tls: Tls) -> None:
         addresses = address.split(",") if isinstance(address, str) else address
-        self.servers = Servers([each.strip() for each in addresses if each.strip()])
+        known = [each.strip() for each in addresses if each.strip()]
+        for each in known:
+            Target.parse(each)
+        self.servers = Servers(known)
         self._token = token
-        if tls is True:
-            self._credentials: grpc.ChannelCredentials | None = grpc.ssl_channel_credentials()
-        else:
-            self._credentials = tls or None
+        self._asked: Future[Metadata] | None = None
+        self._context = context_of(tls)
 
     @classmethod
     def for_producer(cls, address: Address, token: Token, tls: Tls) -> Endpoint:
@@ -96,47 +78,62 @@ class Endpoint:
         """Whether the next metadata may carry another token than the last."""
         return callable(self._token)
 
-    def channel(self, address: str) -> grpc.Channel:
+    def channel(self, address: str) -> BlockingChannel:
         """A new channel to a server, for calls that block."""
-        if self._credentials is None:
-            return grpc.insecure_channel(address, options=_OPTIONS)
-        return grpc.secure_channel(address, self._credentials, options=_OPTIONS)
+        return BlockingChannel(address, self._context)
 
-    def aio_channel(self, address: str) -> grpc.aio.Channel:
+    def aio_channel(self, address: str) -> AsyncChannel:
         """A new channel to a server, of the running event loop."""
-        if self._credentials is None:
-            return grpc.aio.insecure_channel(address, options=_OPTIONS)
-        return grpc.aio.secure_channel(address, self._credentials, options=_OPTIONS)
+        return AsyncChannel(address, self._context)
 
-    def metadata(self) -> Metadata:
+    def metadata(self, seconds: float = TOKEN_SECONDS_MAX) -> Metadata:
         """Metadata of the next call; calls the token's function.
 
+        Args:
+            seconds: Longest wait for the function.
+
         Raises:
-            Unavailable: The function failed.
+            Unavailable: The function failed, or did not return in time.
         """
+        if not callable(self._token):
+            return _bearer(self._token)
+        asked = self._ask()
         try:
-            token = self._token() if callable(self._token) else self._token
+            return asked.result(seconds)
+        except TimeoutError:
+            raise Unavailable(f"no token: its function did not return within {seconds:.1f} s") from None
         except Exception as error:
-            raise Unavailable(f"no token: {type(error).__name__}: {error}") from error
-        return (("authorization", f"Bearer {token}"),) if token else ()
+            raise Unavailable(f"no token: {text_of(error)}") from error
 
     async def aio_metadata(self) -> Metadata:
-        """Metadata of the next call; a token's function runs in a thread, for it may ask a server."""
-        return await asyncio.to_thread(self.metadata) if callable(self._token) else self.metadata()
+        """Metadata of the next call; the caller bounds the time.
 
-    async def refresh(self, channel: grpc.aio.Channel, metadata: Metadata) -> None:
+        Raises:
+            Unavailable: The token's function failed.
+        """
+        if not callable(self._token):
+            return _bearer(self._token)
+        try:
+            return await asyncio.shield(asyncio.wrap_future(self._ask()))
+        except Exception as error:
+            raise Unavailable(f"no token: {text_of(error)}") from error
+
+    async def refresh(self, channel: AsyncChannel, metadata: Metadata) -> None:
         """Ask a server for the members of its cluster; without an answer those known so far stay."""
-        ask: grpc.aio.UnaryUnaryMultiCallable[
-            cluster_service_pb2.GetTopologyRequest, cluster_service_pb2.GetTopologyResponse
-        ] = channel.unary_unary(
-            cluster.TOPOLOGY,
-            cluster_service_pb2.GetTopologyRequest.SerializeToString,
-            cluster_service_pb2.GetTopologyResponse.FromString,
-        )
-        request = cluster_service_pb2.GetTopologyRequest()
-        with contextlib.suppress(grpc.RpcError, grpc.aio.UsageError):
-            reply = await ask(request, timeout=cluster.TOPOLOGY_SECONDS_MAX, metadata=metadata)
-            self.servers.learn(cluster.addresses(reply))
+        with contextlib.suppress(CodeqError, DecodeError):
+            reply = await channel.unary(cluster.TOPOLOGY, cluster.QUESTION, metadata, cluster.TOPOLOGY_SECONDS_MAX)
+            self.servers.learn(cluster.addresses(cluster_service_pb2.GetTopologyResponse.FromString(reply)))
+
+    def _ask(self) -> Future[Metadata]:
+        """Call the token's function, unless it is being called: one that hangs costs one thread."""
+        function = cast("Callable[[], str]", self._token)
+        if self._asked is None or self._asked.done():
+            self._asked = aside(lambda: _bearer(function()))
+        return self._asked
+
+
+def _bearer(token: str | None) -> Metadata:
+    return (("authorization", f"Bearer {token}"),) if token else ()
 
 
 def _setting(variable: str, default: str) -> str:

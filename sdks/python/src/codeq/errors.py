@@ -34,7 +34,8 @@ CodeqError                      reason, message, violations, retryable, retry_af
 ├── OutcomeUnknown              OUTCOME_UNKNOWN: the call may or may not have been carried out
 ├── DeadlineExceeded            DEADLINE_EXCEEDED
 ├── ServerFault                 INTERNAL, CORRUPT_DATA
-└── Closed                      CLOSED: the producer, worker or client was closed by its owner
+├── Closed                      CLOSED: the producer, worker or client was closed by its owner
+└── Forked                      FORKED: the producer, worker or client was made in another process, before a fork
 """
 
 from __future__ import annotations
@@ -42,16 +43,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self
 
-import grpc
-from google.rpc import error_details_pb2, status_pb2
+from google.protobuf.message import DecodeError
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from codeq import reasons
 from codeq.v1 import error_pb2
 
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
-_STATUS_KEY: Final = "grpc-status-details-bin"
+_CODES: Final = {number: name for name, number in code_pb2.Code.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +109,24 @@ class CodeqError(Exception):
 
     def again(self) -> Self:
         """An equal error for another caller: an exception that several threads raise would mix their tracebacks."""
-        return type(self)(
-            self.message,
-            reason=self.reason,
-            violations=self.violations,
-            retryable=self.retryable,
-            retry_after=self.retry_after,
-            metadata=self.metadata,
-        )
+        return type(self)(self.message, **self._told())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.message, {**self._told(), "metadata": dict(self.metadata)})
+
+    def _told(self) -> dict[str, Any]:
+        return {
+            "reason": self.reason,
+            "violations": self.violations,
+            "retryable": self.retryable,
+            "retry_after": self.retry_after,
+            "metadata": self.metadata,
+        }
+
+
+def _rebuilt(kind: type[CodeqError], message: str, told: dict[str, Any]) -> CodeqError:
+    """An error out of its pickle."""
+    return kind(message, **told)
 
 
 class Rejected(CodeqError):  # noqa: N818
@@ -291,6 +302,10 @@ class Unavailable(CodeqError):  # noqa: N818
     default_retryable = True
 
 
+class NotSent(Unavailable):
+    """There is no connection to the server, or it refused the call unseen: nothing was done."""
+
+
 class Draining(Unavailable):
     """The server is stopping."""
 
@@ -323,6 +338,12 @@ class Closed(CodeqError):  # noqa: N818
     """The producer, worker or client was closed by its owner."""
 
     default_reason = "CLOSED"
+
+
+class Forked(CodeqError):  # noqa: N818
+    """The producer, worker or client was made before a fork, in the parent process. Make one in each process."""
+
+    default_reason = "FORKED"
 
 
 _BY_REASON: Final[dict[str, type[CodeqError]]] = {
@@ -396,13 +417,17 @@ def from_item(item: error_pb2.ItemError) -> CodeqError:
     return from_reason(item.reason, item.message)
 
 
-def from_rpc(error: grpc.RpcError) -> CodeqError:
-    """The typed error of a failed call, sync or asyncio, read from the google.rpc.Status in its trailing metadata."""
-    if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
-        return Unavailable(str(error))
-    code, message = error.code().name, error.details() or ""
+def from_status(number: int, message: str, details: bytes) -> CodeqError:
+    """The typed error of a failed call.
+
+    Args:
+        number: The gRPC status code; not 0.
+        message: The status' text.
+        details: A google.rpc.Status on the wire, as in the trailer grpc-status-details-bin; may be empty.
+    """
+    code = _CODES.get(number, "UNKNOWN")
     reason, violations, retry_after, metadata = None, [], None, dict[str, str]()
-    for any_detail in _status_of(error).details:
+    for any_detail in _details_of(details):
         info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
         if any_detail.Unpack(info):
             reason = info.reason if info.domain == reasons.DOMAIN else None
@@ -425,8 +450,8 @@ def _class_of(reason: str, code: str) -> type[CodeqError]:
     return _BY_REASON.get(reason) or _BY_CODE.get(code, ServerFault)
 
 
-def _status_of(error: grpc.Call | grpc.aio.AioRpcError) -> status_pb2.Status:
-    for key, value in error.trailing_metadata() or ():
-        if key == _STATUS_KEY and isinstance(value, bytes):
-            return status_pb2.Status.FromString(value)
-    return status_pb2.Status()
+def _details_of(data: bytes) -> list[Any]:
+    try:
+        return list(status_pb2.Status.FromString(data).details)
+    except DecodeError:
+        return []

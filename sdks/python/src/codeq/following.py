@@ -11,10 +11,6 @@ ATTEMPT_SECONDS_MAX: Final = 5.0
 """Time for one attempt of a call that may be repeated elsewhere; its own wait comes on top."""
 
 
-class NotSent(errors.Unavailable):
-    """There is no connection to the server, so that nothing was sent."""
-
-
 class Following:
     """The attempts of one call.
 
@@ -60,7 +56,7 @@ class Following:
             return True
         if not self._servers.are_many:
             return False
-        if isinstance(error, (NotSent, errors.Draining)):
+        if isinstance(error, (errors.NotSent, errors.Draining)):
             return True
         broken = (errors.Unavailable, errors.OutcomeUnknown, errors.DeadlineExceeded)
         return self._repeatable and isinstance(error, broken)

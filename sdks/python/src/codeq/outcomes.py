@@ -10,7 +10,7 @@ Completed       the task becomes COMPLETED (a plain value: success is returned, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -18,10 +18,11 @@ from typing import Final
 from codeq import payloads
 from codeq.artifacts import NewArtifact
 from codeq.errors import FieldViolation, InvalidField
+from codeq.texts import printable, text_of
 from codeq.v1 import task_pb2
 
-ERROR_CHARACTERS_MAX: Final = 4096
-"""Most characters of an error or of a reason; longer ones are cut by the SDK."""
+NO_ERROR: Final = "no error was given"
+"""Error of a Failed without a text: the server wants one."""
 
 _INT32_MAX: Final = 2**31 - 1
 
@@ -36,7 +37,7 @@ class Completed:
     """
 
     result: object = None
-    artifacts: Sequence[NewArtifact] = ()
+    artifacts: Iterable[NewArtifact] = ()
 
 
 class Verdict(Exception):  # noqa: N818
@@ -47,15 +48,13 @@ class Failed(Verdict):
     """The work cannot be done: the task ends as FAILED with this error and is not tried again.
 
     Attributes:
-        error: Text, not blank.
+        error: Text. Made of whatever was given, such as an exception.
         artifacts: Files that tell more, such as a log.
     """
 
-    def __init__(self, error: str, artifacts: Sequence[NewArtifact] = ()) -> None:
-        if not error.strip():
-            raise InvalidField("error is blank", violations=[FieldViolation("error", "must not be blank")])
-        super().__init__(error)
-        self.error = error
+    def __init__(self, error: object, artifacts: Iterable[NewArtifact] = ()) -> None:
+        self.error = text_of(error)
+        super().__init__(self.error)
         self.artifacts = artifacts
 
 
@@ -63,14 +62,14 @@ class Nack(Verdict):
     """The delivery failed: the task is tried again.
 
     Attributes:
-        reason: Text kept as the task's error; may be empty.
+        reason: Text kept as the task's error; may be empty. Made of whatever was given, such as an exception.
         delay: Time to wait (a fraction of a second counts as a whole one, at most 12 h); 0: at once; None: by the
             server's backoff policy.
     """
 
-    def __init__(self, reason: str = "", delay: float | timedelta | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    def __init__(self, reason: object = "", delay: float | timedelta | None = None) -> None:
+        self.reason = text_of(reason)
+        super().__init__(self.reason)
         self.delay = delay
 
 
@@ -108,7 +107,7 @@ def of_exception(error: BaseException) -> Outcome:
     """The outcome that an exception of a handler stands for: itself if it is one, else a Nack by backoff."""
     if isinstance(error, Failed | Nack | Abandon):
         return error
-    return Nack(f"{type(error).__name__}: {error}")
+    return Nack(error)
 
 
 def to_message(outcome: Outcome, task_id: str, lease_token: int) -> task_pb2.Outcome:
@@ -126,7 +125,7 @@ def to_message(outcome: Outcome, task_id: str, lease_token: int) -> task_pb2.Out
                 message.result = payloads.encode(result, "result")
         case Failed():
             message.kind = task_pb2.OUTCOME_KIND_FAILED
-            message.error = printable(outcome.error)
+            message.error = error_of(outcome)
         case Nack():
             message.kind = task_pb2.OUTCOME_KIND_NACK
             message.error = printable(outcome.reason)
@@ -137,6 +136,7 @@ def to_message(outcome: Outcome, task_id: str, lease_token: int) -> task_pb2.Out
     return message
 
 
-def printable(text: str) -> str:
-    """The text cut to ERROR_CHARACTERS_MAX, with what UTF-8 cannot carry replaced."""
-    return text[:ERROR_CHARACTERS_MAX].encode(errors="replace").decode()
+def error_of(outcome: Failed) -> str:
+    """The error of a failure as the server takes it: never blank."""
+    text = printable(outcome.error)
+    return text if text.strip() else NO_ERROR

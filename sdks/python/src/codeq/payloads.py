@@ -6,6 +6,7 @@ import json
 from typing import Final, Self
 
 from codeq.errors import FieldViolation, InvalidField, TooLarge
+from codeq.texts import text_of
 
 VALUE_BYTES_MAX: Final = 1024 * 1024
 """Most bytes of a payload or a result (codeq.v1.TaskSpec.payload, Outcome.result)."""
@@ -26,6 +27,7 @@ class RawJson(bytes):
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_encode_escaped = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 def encode(value: object, field: str) -> bytes:
@@ -36,16 +38,19 @@ def encode(value: object, field: str) -> bytes:
         field: Name of the field for errors.
 
     Raises:
-        InvalidField: The value cannot be written as JSON (NaN and infinities included).
+        InvalidField: The value cannot be written as JSON: NaN, and integers of over 4300 digits, included.
         TooLarge: More than VALUE_BYTES_MAX bytes.
     """
     if isinstance(value, bytes):
         data = value
     else:
         try:
-            data = _encode(value).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            text = f"not JSON: {error}"
+            try:
+                data = _encode(value).encode()
+            except UnicodeEncodeError:  # half of a surrogate pair, which JSON can only say as \uD83D
+                data = _encode_escaped(value).encode()
+        except Exception as error:  # noqa: BLE001 - code of the value's own types runs here
+            text = f"not JSON: {text_of(error)}"
             raise InvalidField(f"{field} is {text}", violations=[FieldViolation(field, text)]) from None
     if len(data) > VALUE_BYTES_MAX:
         text = f"{field} has {len(data)} bytes, at most {VALUE_BYTES_MAX} are allowed"

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
+import threading
+import time
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Final, Self
 
-from codeq import runtime
+from codeq import calls, runtime
 from codeq.backoff import Backoff
 from codeq.calls import keyed
-from codeq.endpoint import Address, Endpoint, Tls, Token
-from codeq.errors import CodeqError
+from codeq.dialing import Tls
+from codeq.endpoint import Address, Endpoint, Token
+from codeq.errors import CodeqError, OutcomeUnknown
+from codeq.ownership import Owner
 from codeq.producer_attempts import Attempts, Item
 from codeq.producer_frames import Job, Result
 from codeq.producer_stream import ProducerStream
 from codeq.records import NewTask
 from codeq.streams import Inbox
+from codeq.unary import Caller, check_loop
 from codeq.v1 import producer_service_pb2
 
 TIMEOUT_SECONDS: Final = 30.0
 """Time within which a create ends where the caller sets none."""
+
+
+GRACE_SECONDS: Final = 0.5
+"""Wait for the shared thread beyond a call's timeout, which the thread itself keeps."""
 
 
 class AsyncProducer:
@@ -46,13 +56,14 @@ class AsyncProducer:
             address: Host and port, or those of several members of a cluster; None: CODEQ_PRODUCER_ADDR, else
                 localhost:9092.
             token: Token, or a function that returns one; None: CODEQ_TOKEN, else no token.
-            tls: False: plaintext; True: TLS with the system's roots; or grpc.ChannelCredentials.
+            tls: False: plaintext; True: TLS with the system's roots; or an ssl.SSLContext.
             client_name: Name for the server's logs, at most 128 characters.
             timeout_seconds: Seconds within which a call ends unless it says otherwise.
         """
         self._endpoint = Endpoint.for_producer(address, token, tls)
         self._client_name = client_name
         self._timeout_seconds = timeout_seconds
+        self._owner = Owner(type(self).__name__)
         self._stream: ProducerStream | None = None
 
     async def create(
@@ -110,8 +121,12 @@ class AsyncProducer:
         return _merge(results, await self._create(items, timeout_seconds) if items else [])
 
     async def close(self) -> None:
-        """Wait for the calls under way, and disconnect. Creates are refused from now on."""
-        await self._connected().close()
+        """Wait for the calls under way, and disconnect. Creates are refused from now on.
+
+        In a forked child there is nothing to do: the connection is the parent's.
+        """
+        if self._owner.is_here:
+            await self._connected().close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -122,11 +137,14 @@ class AsyncProducer:
         await self.close()
 
     def _connected(self) -> ProducerStream:
-        if self._stream is None:
-            self._stream = ProducerStream(self._endpoint, self._client_name, Backoff())
-        return self._stream
+        stream = self._stream
+        if stream is None or stream.loop is not asyncio.get_running_loop():
+            check_loop(None if stream is None else stream.loop)
+            stream = self._stream = ProducerStream(self._endpoint, self._client_name, Backoff())
+        return stream
 
     async def _create(self, items: list[Item], timeout_seconds: float | None) -> list[Result]:
+        self._owner.check()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (self._timeout_seconds if timeout_seconds is None else timeout_seconds)
         attempts = Attempts(items)
@@ -141,7 +159,8 @@ class Producer:
     """Creates tasks from any number of threads; their calls share frames.
 
     Use it with `with`, or call `close`. The connection lives on a thread that all producers and workers of the process
-    share. Do not carry one over a fork.
+    share, and begins with the first create. Where that thread cannot be waited for, at the very end of the interpreter
+    or on the thread itself, a create is a call of its own. One that came over a fork raises Forked.
     """
 
     def __init__(
@@ -155,10 +174,14 @@ class Producer:
     ) -> None:
         """A producer; the arguments are those of AsyncProducer."""
         self._endpoint = Endpoint.for_producer(address, token, tls)
+        self._client_name = client_name
         self._timeout_seconds = timeout_seconds
-        self._loop = runtime.loop()
-        self._stream = asyncio.run_coroutine_threadsafe(_open(self._endpoint, client_name), self._loop).result()
-        self._inbox: Inbox[Job] = Inbox(self._loop, self._stream.submit)
+        self._owner = Owner(type(self).__name__)
+        self._guard = threading.RLock()  # of the two below; a signal may interrupt its holder
+        self._inbox: Inbox[Job] | None = None
+        self._is_closed = False
+        self._stream: ProducerStream | None = None  # belongs to the shared thread
+        self._caller = Caller(self._endpoint, timeout_seconds, self._owner)
 
     def create(
         self,
@@ -185,8 +208,19 @@ class Producer:
         return _merge(results, self._create(items, timeout_seconds) if items else [])
 
     def close(self) -> None:
-        """Wait for the calls under way, and disconnect. Creates are refused from now on."""
-        asyncio.run_coroutine_threadsafe(self._stream.close(), self._loop).result()
+        """Wait for the calls under way, for timeout_seconds at most, and disconnect. Creates are refused from now on.
+
+        In a forked child there is nothing to do: the connection is the parent's.
+        """
+        if not self._owner.is_here:
+            return
+        with self._guard:
+            self._is_closed = True
+        self._caller.close()
+        if self._inbox is not None and runtime.may_wait():
+            closing = asyncio.run_coroutine_threadsafe(self._close_stream(), runtime.loop())
+            with contextlib.suppress(concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
+                closing.result(self._timeout_seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -197,17 +231,54 @@ class Producer:
         self.close()
 
     def _create(self, items: list[Item], timeout_seconds: float | None) -> list[Result]:
-        deadline = self._loop.time() + (self._timeout_seconds if timeout_seconds is None else timeout_seconds)
+        self._owner.check()
+        deadline = time.monotonic() + (self._timeout_seconds if timeout_seconds is None else timeout_seconds)
+        if (inbox := self._connected()) is None:
+            return [self._create_alone(data, deadline) for data, _ in items]
         attempts = Attempts(items)
         while attempts.waiting:
             future: concurrent.futures.Future[list[Result]] = concurrent.futures.Future()
-            self._inbox.put(Job(attempts.waiting, future, deadline))
-            attempts.note(future.result(), may_repeat=self._loop.time() < deadline)
+            inbox.put(Job(attempts.waiting, future, deadline))
+            attempts.note(_answers(future, deadline, len(attempts.waiting)), may_repeat=time.monotonic() < deadline)
         return attempts.results
 
+    def _connected(self) -> Inbox[Job] | None:
+        """The way to the stream; None: its thread cannot be waited for."""
+        if not runtime.may_wait():
+            return None
+        if self._inbox is None:
+            with self._guard, contextlib.suppress(RuntimeError):  # no thread can be started any more
+                if self._inbox is None:
+                    self._inbox = Inbox(runtime.loop(), self._submit)
+        return self._inbox
 
-async def _open(endpoint: Endpoint, client_name: str) -> ProducerStream:
-    return ProducerStream(endpoint, client_name, Backoff())
+    def _submit(self, job: Job) -> None:
+        """Take a job, on the shared thread."""
+        if self._stream is None:
+            self._stream = ProducerStream(self._endpoint, self._client_name, Backoff())
+            if self._is_closed:
+                self._stream.refuse()
+        self._stream.submit(job)
+
+    async def _close_stream(self) -> None:
+        if self._stream is not None:
+            await self._stream.close()
+
+    def _create_alone(self, data: bytes, deadline: float) -> Result:
+        """Create a task by a call of its own, on this thread."""
+        spec = producer_service_pb2.ProduceRequest.FromString(data).tasks[0]
+        try:
+            return self._caller.call(calls.create_spec(spec), max(0.0, deadline - time.monotonic())).id
+        except CodeqError as error:
+            return error
+
+
+def _answers(future: concurrent.futures.Future[list[Result]], deadline: float, count: int) -> list[Result]:
+    """The answers of the stream, which keeps the deadline itself; where its thread is stuck, what can be said."""
+    try:
+        return future.result(max(0.0, deadline - time.monotonic()) + GRACE_SECONDS)
+    except concurrent.futures.TimeoutError:
+        return [OutcomeUnknown("not answered within the timeout: the SDK's thread is held up") for _ in range(count)]
 
 
 def _to_item(task: NewTask, endpoint: Endpoint) -> Item:

@@ -7,13 +7,11 @@ any stream), in a frame of `_unacked` (sent: after a break its outcome is unknow
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from typing import Final
 
-import grpc
-
 from codeq import errors, payloads, streams
+from codeq.async_transport import AsyncCall
 from codeq.backoff import Backoff
 from codeq.endpoint import Endpoint
 from codeq.producer_frames import Frame, Job, Pending
@@ -24,12 +22,11 @@ _METHOD: Final = "/codeq.v1.ProducerService/Produce"
 _SWEEP_SECONDS_MIN: Final = 0.01
 """Shortest time between two searches for expired jobs."""
 
+CLOSE_SECONDS_MAX: Final = 5.0
+"""Longest wait of a close for the server, when every call under way has ended."""
+
 _ITEM_BYTES_MAX: Final = payloads.VALUE_BYTES_MAX + 4096
 """Most bytes of one task on the wire; every frame must have room for one."""
-
-_log = logging.getLogger("codeq")
-
-_Call = grpc.aio.StreamStreamCall[bytes, pb.ProduceResponse]
 
 
 class ProducerStream:
@@ -38,10 +35,10 @@ class ProducerStream:
     def __init__(self, endpoint: Endpoint, client_name: str, backoff: Backoff) -> None:
         self._endpoint = endpoint
         self._client_name = client_name
-        self._reconnects = streams.Reconnects(endpoint.servers, backoff)
+        self._reconnects = streams.Reconnects("producer", endpoint.servers, backoff)
         self._address = endpoint.address
         self._leader = ""
-        self._loop = asyncio.get_running_loop()
+        self._loop = self.loop = asyncio.get_running_loop()
         self._pending = Pending()
         self._unacked: deque[Frame] = deque()
         self._unacked_bytes = 0
@@ -66,15 +63,21 @@ class ProducerStream:
             self._sweep = self._loop.call_at(job.deadline, self._expire)
         self._wake.set()
 
-    async def close(self) -> None:
-        """Take no more jobs, wait for the end of those taken (their deadlines bound it), and end the stream."""
+    def refuse(self) -> None:
+        """Take no more jobs from now on."""
         self._is_closing = True
         self._wake.set()
+
+    async def close(self) -> None:
+        """Take no more jobs, wait for the end of those taken (their deadlines bound it), and end the stream."""
+        self.refuse()
+        unacked = (part.job for frame in self._unacked for part in frame.parts)
+        last = max((job.deadline for job in (*self._pending, *unacked) if not job.done), default=self._loop.time())
         try:
-            await asyncio.shield(self._task)
-        except asyncio.CancelledError:
+            await asyncio.wait((self._task,), timeout=max(0.0, last - self._loop.time()) + CLOSE_SECONDS_MAX)
+        finally:
             self._task.cancel()
-            raise
+        await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
         try:
@@ -88,14 +91,7 @@ class ProducerStream:
                     self._fail_pending(error)
                 is_stable = self._is_welcomed and self._loop.time() - started >= streams.STABLE_SECONDS
                 delay = self._reconnects.delay_after(error, self._address, leader=self._leader, is_stable=is_stable)
-                following = self._endpoint.address
-                _log.warning(
-                    "producer stream to %s ended, connecting to %s in %.1f s: %s",
-                    self._address,
-                    following,
-                    delay,
-                    error,
-                )
+                self._reconnects.tell(error, self._address, delay, self._loop.time())
                 await self._rest(delay)
         finally:
             self._is_closing = True
@@ -133,24 +129,25 @@ class ProducerStream:
         return errors.Draining("the server is stopping") if self._is_leaving else errors.Unavailable("the stream ended")
 
     async def _session(self) -> None:
-        metadata = await self._endpoint.aio_metadata()
+        metadata = await streams.metadata_of(self._endpoint)
         servers = self._endpoint.servers
         async with self._endpoint.aio_channel(self._address) as channel:
-            call: _Call = channel.stream_stream(_METHOD, None, pb.ProduceResponse.FromString)(metadata=metadata)
-            hello = pb.ProduceRequest(hello=pb.ProducerHello(client_name=self._client_name))
-            first = await streams.open_call(call, hello.SerializeToString(), others=servers.are_many)
+            hello = pb.ProduceRequest(hello=pb.ProducerHello(client_name=self._client_name)).SerializeToString()
+            call, answer = await streams.open_call(self._endpoint, channel, _METHOD, hello, metadata)
+            first = pb.ProduceResponse.FromString(answer)
             if not first.HasField("welcome") or first.welcome.frame_bytes_max < _ITEM_BYTES_MAX:
                 raise errors.BadHandshake("the server's first message is no usable welcome")
             self._limits = first.welcome
             self._is_welcomed = True
             servers.reached()
+            self._reconnects.opened(self._address, self._loop.time())
             self._take(first)
             async with streams.learning(self._endpoint, channel, metadata):
                 await streams.run_both(self._read(call), self._write(call))
 
-    async def _read(self, call: _Call) -> None:
-        while isinstance(response := await call.read(), pb.ProduceResponse):
-            self._take(response)
+    async def _read(self, call: AsyncCall) -> None:
+        while (response := await call.read()) is not None:
+            self._take(pb.ProduceResponse.FromString(response))
 
     def _take(self, response: pb.ProduceResponse) -> None:
         for ack in response.acks:
@@ -165,7 +162,7 @@ class ProducerStream:
             self._leader = response.notice.leader
         self._wake.set()
 
-    async def _write(self, call: _Call) -> None:
+    async def _write(self, call: AsyncCall) -> None:
         while not call.done():
             if (frame := self._cut()) is not None:
                 self._unacked.append(frame)

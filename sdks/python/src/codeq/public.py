@@ -17,6 +17,7 @@ from codeq.errors import (
     DeadlineExceeded,
     Draining,
     FieldViolation,
+    Forked,
     IdempotencyConflict,
     InvalidField,
     InvalidRequest,
@@ -50,17 +51,15 @@ from codeq.outcomes import Abandon, Completed, Failed, Nack
 from codeq.payloads import RawJson
 from codeq.producer import AsyncProducer, Producer
 from codeq.records import (
-    Backup,
     Explanation,
     NewTask,
     OrderBy,
-    Queue,
     Returned,
-    ServerInfo,
     Task,
     TaskResult,
     TaskStatus,
 )
+from codeq.server_records import Backup, Queue, ServerInfo
 from codeq.worker import AsyncWorker, Worker
 from codeq.worker_stream import WorkerStats
 
@@ -88,6 +87,7 @@ __all__ = [
     "Explanation",
     "Failed",
     "FieldViolation",
+    "Forked",
     "IdempotencyConflict",
     "InvalidField",
     "InvalidRequest",

@@ -1,4 +1,4 @@
-"""Values that users see: tasks to create, tasks as the server tells them, results, queues.
+"""Values that users see: tasks to create, tasks as the server tells them, results.
 
 Task and TaskResult read their fields from the message when asked, so that a delivery costs nothing that a handler does
 not look at.
@@ -7,12 +7,13 @@ not look at.
 from __future__ import annotations
 
 import json
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from google.protobuf import timestamp_pb2
 
@@ -21,7 +22,7 @@ from codeq.artifacts import Artifact
 from codeq.attempts import Attempt
 from codeq.errors import FieldViolation, InvalidField, TooLarge
 from codeq.outcomes import whole_seconds
-from codeq.v1 import queue_service_pb2, server_service_pb2, task_pb2, task_service_pb2
+from codeq.v1 import task_pb2, task_service_pb2
 
 OrderBy = Literal["oldest", "newest"]
 """What comes first in a list."""
@@ -52,10 +53,34 @@ _STATUS_BY_NUMBER: Final = {
 COMMAND_CHARACTERS_MAX: Final = 128
 """Most characters of a command."""
 
+NEEDS_ZONE: Final = "needs a time zone"
+"""What is wrong with a naive datetime: it means another time on another machine."""
+
 PROGRESS_BYTES_MAX: Final = 65_536
 """Most bytes of a progress as JSON."""
 
 _lost_guard = threading.Lock()
+
+
+def _renew_guard() -> None:
+    """Give a forked child a lock of its own: a thread that it does not have may have held it."""
+    global _lost_guard  # noqa: PLW0603 - see above
+    _lost_guard = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_guard)
+
+
+class _Done:
+    """What is over already: awaiting it takes no time, and nobody minds when it is not awaited."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield from ()
+
+
+_DONE: Final = _Done()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +147,8 @@ class NewTask:
         if (seconds := whole_seconds(self.expire, "expire")) is not None:
             spec.expire_seconds = seconds
         if self.run_at is not None:
-            if self.run_at.tzinfo is None:
-                raise ValueError("needs a time zone")
+            if self.run_at.utcoffset() is None:
+                raise ValueError(NEEDS_ZONE)
             spec.run_at.FromDatetime(self.run_at)
 
 
@@ -239,13 +264,15 @@ class Task:
         """Progress as it was when the task was read, decoded from JSON; None where there is none."""
         return json.loads(self._message.progress) if self._message.HasField("progress") else None
 
-    def progress(self, value: object) -> None:
+    def progress(self, value: object) -> Awaitable[None]:
         """Have a Worker tell the server how far the work is: any JSON-able value of at most 64 KiB.
 
-        Returns at once; of several values told in quick succession the last one counts. Any thread may call it.
+        Returns at once; of several values told in quick succession the last one counts. Any thread may call it. An
+        async handler may await what it returns, and need not.
 
         Raises:
             InvalidField, TooLarge: The value is no JSON, or larger than it may be.
+            Forked: This process is a child of the worker's.
             RuntimeError: The task was not delivered by a Worker; use Client.report_progress.
         """
         data = payloads.encode(value, "progress")
@@ -254,6 +281,7 @@ class Task:
         if self.reporter is None:
             raise RuntimeError("the task was not delivered by a Worker")
         self.reporter(self, data)
+        return _DONE
 
     @property
     def attempt_history(self) -> list[Attempt]:
@@ -281,6 +309,10 @@ class Task:
         self._is_lost = True
         if (event := self._lost_event) is not None:
             event.set()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy tells what the task was; it can report no progress, and does not learn that the lease is lost."""
+        return _task_of, (self._message.SerializeToString(),)
 
     def __repr__(self) -> str:
         return f"Task(id={self.id!r}, command={self.command!r}, attempts={self.attempts})"
@@ -328,6 +360,9 @@ class TaskResult:
     def completed_at(self) -> datetime:
         """Time of the end."""
         return to_datetime(self._message.completed_at)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _result_of, (self._message.SerializeToString(),)
 
     def __repr__(self) -> str:
         return f"TaskResult(task_id={self.task_id!r}, status={self.status.value!r}, error={self.error!r})"
@@ -387,108 +422,14 @@ class Explanation:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Queue:
-    """The tasks of one command.
-
-    Attributes:
-        command: Name of the queue.
-        ready: Tasks waiting and claimable.
-        scheduled: Tasks waiting for their due time.
-        claimed: Tasks leased.
-        dlq: Tasks in the dead-letter queue.
-        oldest_age_seconds: Age of the oldest claimable task; 0 when there is none.
-        paused: Whether its tasks are accepted and not delivered.
-        created_rate: Tasks created per second, a mean over about a minute.
-        completed_rate: Tasks completed per second, likewise.
-        purging: Whether a purge goes on: nothing is delivered, and what waited when it was asked for ends.
-        failed_total: Tasks that ended as FAILED since the queue was made, those redriven not counted.
-    """
-
-    command: str
-    ready: int
-    scheduled: int
-    claimed: int
-    dlq: int
-    oldest_age_seconds: float
-    paused: bool = False
-    created_rate: float = 0
-    completed_rate: float = 0
-    purging: bool = False
-    failed_total: int = 0
-
-    @classmethod
-    def from_message(cls, message: queue_service_pb2.Queue) -> Self:
-        """The queue of a reply."""
-        return cls(
-            command=message.command,
-            ready=message.ready,
-            scheduled=message.scheduled,
-            claimed=message.claimed,
-            dlq=message.dlq,
-            oldest_age_seconds=message.oldest_age_seconds,
-            paused=message.paused,
-            created_rate=message.created_rate,
-            completed_rate=message.completed_rate,
-            purging=message.purging,
-            failed_total=message.failed_total,
-        )
+def _task_of(data: bytes) -> Task:
+    """A task out of its pickle."""
+    return Task(task_pb2.Task.FromString(data))
 
 
-@dataclass(frozen=True, slots=True)
-class ServerInfo:
-    """What the server tells about itself.
-
-    Attributes:
-        version: Version.
-        mode: Mode of operation, such as "single".
-        fsync: Whether every acknowledgement waits for fsync.
-        persistence_provider: Storage engine.
-        num_shards: Number of shards.
-        payload_bytes_max: Most bytes of a payload or result.
-        batch_items_max: Most items of a batch call.
-    """
-
-    version: str
-    mode: str
-    fsync: bool
-    persistence_provider: str
-    num_shards: int
-    payload_bytes_max: int
-    batch_items_max: int
-
-    @classmethod
-    def from_message(cls, message: server_service_pb2.ServerInfo) -> Self:
-        """The server of a reply."""
-        return cls(
-            version=message.version,
-            mode=message.mode,
-            fsync=message.fsync,
-            persistence_provider=message.persistence_provider,
-            num_shards=message.num_shards,
-            payload_bytes_max=message.payload_bytes_max,
-            batch_items_max=message.batch_items_max,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Backup:
-    """A copy of the server's store and artifacts.
-
-    Attributes:
-        name: Name of its folder in the server's folder for backups.
-        created_at: Time at which it was complete.
-        artifacts: Files of artifacts in it.
-    """
-
-    name: str
-    created_at: datetime
-    artifacts: int
-
-    @classmethod
-    def from_message(cls, message: server_service_pb2.Backup) -> Self:
-        """The backup of a reply."""
-        return cls(message.name, to_datetime(message.created_at), message.artifacts)
+def _result_of(data: bytes) -> TaskResult:
+    """A result out of its pickle."""
+    return TaskResult(task_pb2.TaskResult.FromString(data))
 
 
 def to_datetime(timestamp: timestamp_pb2.Timestamp) -> datetime:

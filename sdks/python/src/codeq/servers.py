@@ -31,7 +31,7 @@ class Servers:
         """
         if not addresses:
             raise ValueError("an address is needed")
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()  # a signal may interrupt its holder
         self._given = tuple(dict.fromkeys(addresses))[:KNOWN_MAX]
         self._known = list(self._given)
         self._current = self._given[0]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Final, Generic, TypeVar, cast
+from typing import Final, Generic, TypeVar
 
-import grpc
+from google.protobuf.message import DecodeError
 
 from codeq import errors
+from codeq.async_transport import AsyncCall, AsyncChannel, CallEnded
 from codeq.backoff import Backoff
-from codeq.endpoint import Endpoint, Metadata
+from codeq.endpoint import TOKEN_SECONDS_MAX, Endpoint
+from codeq.logs import log
+from codeq.rpc import Metadata
 from codeq.servers import REFRESH_SECONDS, Servers
 
 WELCOME_SECONDS_MAX: Final = 10.0
@@ -27,8 +31,10 @@ QUICK_ATTEMPTS: Final = 40
 STABLE_SECONDS: Final = 5.0
 """A stream that lived this long counts as a success: the next attempt to connect starts from the shortest delay."""
 
+REPEAT_SECONDS: Final = 30.0
+"""Time after which the log says again that there is no connection, for the same reason."""
+
 _Item = TypeVar("_Item")
-_Response = TypeVar("_Response")
 
 
 class Inbox(Generic[_Item]):
@@ -39,6 +45,7 @@ class Inbox(Generic[_Item]):
         self._take = take
         self._items: deque[_Item] = deque()
         self._woken = False
+        self._waker = 0  # the thread that is about to wake the loop
 
     def put(self, item: _Item) -> None:
         """Hand over an item; returns at once.
@@ -47,9 +54,12 @@ class Inbox(Generic[_Item]):
             RuntimeError: The loop is closed.
         """
         self._items.append(item)
-        if not self._woken:
+        # A signal's handler may interrupt a wake-up and put an item itself: then the wake-up that it sees never comes.
+        if not self._woken or self._waker == threading.get_ident():
+            self._waker = threading.get_ident()
             self._woken = True
             self._loop.call_soon_threadsafe(self._drain)
+            self._waker = 0
 
     def _drain(self) -> None:
         # Reset first: an item appended from now on wakes the loop again, one appended before is taken below.
@@ -60,18 +70,24 @@ class Inbox(Generic[_Item]):
 
 
 class Reconnects:
-    """Chooses where and when the next stream is opened after one has ended."""
+    """Chooses where and when the next stream is opened after one has ended, and says so: each new trouble at once."""
 
-    def __init__(self, servers: Servers, backoff: Backoff) -> None:
+    def __init__(self, name: str, servers: Servers, backoff: Backoff) -> None:
         """For streams to servers.
 
         Args:
+            name: Whose streams they are, for the log.
             servers: Servers that are known.
             backoff: Delays where there is one server, and where none of many helps for long.
         """
+        self._name = name
         self._servers = servers
         self._backoff = backoff
         self._attempt = 0
+        self._broken_at: float | None = None  # since then there is no stream
+        self._failures = 0
+        self._said = ""
+        self._said_at = 0.0
 
     def delay_after(self, error: errors.CodeqError, address: str, *, leader: str, is_stable: bool) -> float:
         """Seconds to wait before the next stream is opened, at the current server of those known.
@@ -91,9 +107,40 @@ class Reconnects:
             delay = max(delay, self._backoff.delay(self._attempt - QUICK_ATTEMPTS))
         return delay
 
+    def tell(self, error: errors.CodeqError, address: str, delay: float, now: float) -> None:
+        """Log that a stream ended and when the next attempt comes; the same again only every REPEAT_SECONDS.
+
+        Args:
+            error: Why the stream ended.
+            address: The server it was opened at.
+            delay: Seconds to the next attempt.
+            now: Time of a monotonic clock, in seconds.
+        """
+        if self._broken_at is None:
+            self._broken_at, self._failures, self._said = now, 0, ""
+        self._failures += 1
+        text = str(error)
+        if text == self._said and now - self._said_at < REPEAT_SECONDS:
+            return
+        self._said, self._said_at = text, now
+        following = self._servers.current
+        trouble = f"{self._name} stream to {address} ended: {text}"
+        if self._failures == 1:
+            log.warning("%s; connecting to %s in %.1f s", trouble, following, delay)
+        else:
+            since = now - self._broken_at
+            counted = f"{self._failures} attempts failed in {since:.0f} s"
+            log.warning("%s; %s, connecting to %s in %.1f s", trouble, counted, following, delay)
+
+    def opened(self, address: str, now: float) -> None:
+        """Note that a stream is open, and log it where there was trouble."""
+        if self._broken_at is not None:
+            log.info("%s stream to %s is open again after %.1f s", self._name, address, now - self._broken_at)
+            self._broken_at = None
+
 
 @contextlib.asynccontextmanager
-async def learning(endpoint: Endpoint, channel: grpc.aio.Channel, metadata: Metadata) -> AsyncIterator[None]:
+async def learning(endpoint: Endpoint, channel: AsyncChannel, metadata: Metadata) -> AsyncIterator[None]:
     """Ask for the members of the cluster now and from time to time, beside a stream."""
 
     async def ask() -> None:
@@ -109,43 +156,50 @@ async def learning(endpoint: Endpoint, channel: grpc.aio.Channel, metadata: Meta
         await asyncio.gather(asking, return_exceptions=True)
 
 
-async def open_call(call: grpc.aio.StreamStreamCall[bytes, _Response], hello: bytes, *, others: bool) -> _Response:
-    """Send the first message of a stream and read the answer to it.
-
-    Args:
-        call: The call.
-        hello: The first message.
-        others: Whether there are other servers to go to, so that the wait is short.
-
-    A server that refuses the call while the message is being written may be heard as INTERNAL, because grpc.aio then
-    forgets the status. The next attempt gets it.
+async def open_call(
+    endpoint: Endpoint, channel: AsyncChannel, method: str, hello: bytes, metadata: Metadata
+) -> tuple[AsyncCall, bytes]:
+    """Open a stream: send its first message and read the answer to it; returns the call and the answer.
 
     Raises:
-        grpc.RpcError: The call failed.
+        CodeqError: The call failed.
         TimeoutError: No answer in time.
         BadHandshake: The server ended the call without an answer.
     """
+    others = endpoint.servers.are_many
     async with asyncio.timeout(WELCOME_OF_MANY_SECONDS_MAX if others else WELCOME_SECONDS_MAX):
-        with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.UsageError):  # over already: reading tells why
+        call = await channel.stream(method, metadata)
+        with contextlib.suppress(CallEnded):  # over already: reading tells why
             await call.write(hello)
         first = await call.read()
-    if first is grpc.aio.EOF:
+    if first is None:
         raise errors.BadHandshake("the server ended the stream without a welcome")
-    return cast("_Response", first)
+    return call, first
+
+
+async def metadata_of(endpoint: Endpoint) -> Metadata:
+    """Metadata of the next stream.
+
+    Raises:
+        Unavailable: The token's function failed.
+        TimeoutError: It did not return in time.
+    """
+    async with asyncio.timeout(TOKEN_SECONDS_MAX):
+        return await endpoint.aio_metadata()
 
 
 async def run_both(reading: Coroutine[None, None, None], writing: Coroutine[None, None, None]) -> None:
     """Run both directions of a call until the reading one ends.
 
     Raises:
-        grpc.RpcError: The call failed.
+        CodeqError: The call failed.
         asyncio.CancelledError: The caller was cancelled.
     """
     reader = asyncio.create_task(reading, name="codeq-read")
     writer = asyncio.create_task(writing, name="codeq-write")
     try:
         await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
-        if writer.done() and not _is_call_over(writer.exception()):
+        if writer.done() and not isinstance(writer.exception(), CallEnded):
             writer.result()
         await reader
     finally:
@@ -154,32 +208,17 @@ async def run_both(reading: Coroutine[None, None, None], writing: Coroutine[None
         await asyncio.gather(reader, writer, return_exceptions=True)
 
 
-def _is_call_over(error: BaseException | None) -> bool:
-    """Whether a writer ended because the call did: then the reader knows why."""
-    return error is None or isinstance(error, grpc.RpcError | asyncio.InvalidStateError | grpc.aio.UsageError)
-
-
-CONNECTION_ERRORS: Final = (
-    grpc.RpcError,
-    TimeoutError,
-    asyncio.InvalidStateError,
-    grpc.aio.UsageError,
-    errors.CodeqError,
-)
+CONNECTION_ERRORS: Final = (TimeoutError, DecodeError, errors.CodeqError)
 """What may end a stream; anything else is a defect of the SDK."""
 
 
 def typed(error: Exception) -> errors.CodeqError:
     """The typed error of what ended a stream, one of CONNECTION_ERRORS."""
-    match error:
-        case errors.CodeqError():
-            return error
-        case grpc.RpcError():
-            return errors.from_rpc(error)
-        case TimeoutError():
-            return errors.Unavailable("no welcome from the server in time")
-        case _:
-            return errors.Unavailable(f"the stream is over: {error}")
+    if isinstance(error, errors.CodeqError):
+        return error
+    if isinstance(error, TimeoutError):
+        return errors.Unavailable("no welcome from the server in time")
+    return errors.ServerFault("a message of the server cannot be read")
 
 
 _FINAL: Final = errors.Unauthenticated | errors.PermissionDenied | errors.InvalidField | errors.Unsupported

@@ -6,39 +6,47 @@ import asyncio
 import contextlib
 import threading
 import time
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-import grpc
+from google.protobuf.message import DecodeError
 
 from codeq import cluster, errors
+from codeq.async_transport import AsyncChannel
+from codeq.blocking_transport import BlockingChannel
 from codeq.calls import Call
-from codeq.endpoint import Endpoint, Metadata
-from codeq.following import Following, NotSent
+from codeq.dialing import aside
+from codeq.endpoint import Endpoint
+from codeq.following import Following
+from codeq.ownership import Owner
+from codeq.rpc import Metadata
 from codeq.v1 import cluster_service_pb2
-
-_NO_CONNECTION: Final = ("failed to connect to all addresses", "DNS resolution failed")
-"""Beginnings of what gRPC says of a call for which there was no connection."""
 
 _Value = TypeVar("_Value")
 
 
 class Caller:
-    """Sends calls that block. Threads may share one."""
+    """Sends calls that block. Threads may share one, and so may handlers of signals."""
 
-    def __init__(self, endpoint: Endpoint, timeout_seconds: float) -> None:
+    def __init__(self, endpoint: Endpoint, timeout_seconds: float, owner: Owner) -> None:
         self._endpoint = endpoint
         self._timeout_seconds = timeout_seconds
-        self._guard = threading.Lock()
-        self._channels: dict[str, grpc.Channel] = {}  # as many as there are known servers
+        self._owner = owner
+        self._channels: dict[str, BlockingChannel] = {}  # as many as there are known servers
         self._is_closed = False
 
-    def call(self, call: Call[_Value]) -> _Value:
+    def call(self, call: Call[_Value], timeout_seconds: float | None = None) -> _Value:
         """Send a call and return its value.
+
+        Args:
+            call: The call.
+            timeout_seconds: Seconds within which it ends, its own wait not included; None: the client's.
 
         Raises:
             CodeqError: It failed.
         """
-        following = _following(self._endpoint, call, time.monotonic(), self._timeout_seconds)
+        self._owner.check()
+        seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        following = _following(self._endpoint, call, time.monotonic(), seconds)
         while True:
             timeout = following.timeout(time.monotonic())
             try:
@@ -53,63 +61,50 @@ class Caller:
             time.sleep(delay)
 
     def close(self) -> None:
-        """Disconnect; calls under way fail."""
-        with self._guard:
+        """Disconnect; calls under way fail. A forked child has nothing to do: the connections are the parent's."""
+        if self._owner.is_here:
             self._is_closed = True
-            for channel in self._channels.values():
+            for channel in self._channels.copy().values():
                 channel.close()
 
     def _send(self, call: Call[_Value], following: Following, timeout: float) -> Any:
-        metadata = self._endpoint.metadata()
-        channel = self._channel(following.address)
-        try:
-            send = channel.unary_unary(call.method, type(call.request).SerializeToString, call.reply.FromString)
-            reply = send(call.request, timeout=timeout, metadata=metadata)
-            self._refresh(channel, metadata)
-        except grpc.RpcError as error:
-            raise _failed(error) from None
-        except ValueError:  # what grpc says of a closed channel
-            raise _closed() from None
+        deadline = time.monotonic() + timeout
+        metadata = self._endpoint.metadata(timeout)
+        if self._is_closed:
+            raise _closed()
+        channel = self._channels.get(following.address)
+        if channel is None:  # two threads may make one each: one of them is kept
+            channel = self._channels.setdefault(following.address, self._endpoint.channel(following.address))
+        left = max(0.0, deadline - time.monotonic())
+        reply = decoded(call, channel.unary(call.method, call.request.SerializeToString(), metadata, left))
+        self._refresh(channel, metadata)
         return reply
 
-    def _channel(self, address: str) -> grpc.Channel:
-        with self._guard:
-            if self._is_closed:
-                raise _closed()
-            if (channel := self._channels.get(address)) is None:
-                channel = self._channels[address] = self._endpoint.channel(address)
-            return channel
-
-    def _refresh(self, channel: grpc.Channel, metadata: Metadata) -> None:
+    def _refresh(self, channel: BlockingChannel, metadata: Metadata) -> None:
         """Ask for the members of the cluster from time to time; nobody waits for the answer."""
-        if not self._endpoint.servers.is_refresh_due(time.monotonic()):
-            return
-        ask = channel.unary_unary(
-            cluster.TOPOLOGY,
-            cluster_service_pb2.GetTopologyRequest.SerializeToString,
-            cluster_service_pb2.GetTopologyResponse.FromString,
-        )
-        request = cluster_service_pb2.GetTopologyRequest()
-        asked = ask.future(request, timeout=cluster.TOPOLOGY_SECONDS_MAX, metadata=metadata)
-        asked.add_done_callback(self._learn)
+        if threading.main_thread().is_alive() and self._endpoint.servers.is_refresh_due(time.monotonic()):
+            aside(lambda: self._learn(channel, metadata))
 
-    def _learn(self, asked: Any) -> None:
-        with contextlib.suppress(grpc.RpcError, grpc.FutureCancelledError):  # it will be asked again
-            self._endpoint.servers.learn(cluster.addresses(asked.result()))
+    def _learn(self, channel: BlockingChannel, metadata: Metadata) -> None:
+        with contextlib.suppress(errors.CodeqError, DecodeError):  # it will be asked again
+            reply = channel.unary(cluster.TOPOLOGY, cluster.QUESTION, metadata, cluster.TOPOLOGY_SECONDS_MAX)
+            self._endpoint.servers.learn(cluster.addresses(cluster_service_pb2.GetTopologyResponse.FromString(reply)))
 
 
 class AsyncCaller:
-    """Sends calls on one event loop."""
+    """Sends calls on one event loop; on another one when that is closed."""
 
-    def __init__(self, endpoint: Endpoint, timeout_seconds: float) -> None:
+    def __init__(self, endpoint: Endpoint, timeout_seconds: float, owner: Owner) -> None:
         self._endpoint = endpoint
         self._timeout_seconds = timeout_seconds
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._owner = owner
+        self._channels: dict[str, AsyncChannel] = {}
         self._refreshing: asyncio.Task[None] | None = None
         self._is_closed = False
 
     async def call(self, call: Call[_Value]) -> _Value:
         """Send a call and return its value; as Caller.call."""
+        self._owner.check()
         loop = asyncio.get_running_loop()
         following = _following(self._endpoint, call, loop.time(), self._timeout_seconds)
         while True:
@@ -126,43 +121,70 @@ class AsyncCaller:
             await asyncio.sleep(delay)
 
     async def close(self) -> None:
-        """Disconnect; calls under way fail."""
+        """Disconnect; calls under way fail. A forked child has nothing to do: the connections are the parent's."""
+        if not self._owner.is_here:
+            return
         self._is_closed = True
-        if self._refreshing is not None:
+        if self._refreshing is not None and not self._refreshing.done():
             self._refreshing.cancel()
             await asyncio.gather(self._refreshing, return_exceptions=True)
         for channel in list(self._channels.values()):
             await channel.close()
 
-    async def _send(self, call: Call[_Value], following: Following, timeout: float) -> Any:  # noqa: ASYNC109 - grpc's
-        metadata = await self._endpoint.aio_metadata()
+    async def _send(self, call: Call[_Value], following: Following, timeout: float) -> Any:  # noqa: ASYNC109 - of the attempt
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        try:
+            async with asyncio.timeout(timeout):
+                metadata = await self._endpoint.aio_metadata()
+        except TimeoutError:
+            raise errors.Unavailable("no token: its function did not return in time") from None
         if self._is_closed:
             raise _closed()
-        address = following.address
-        if (channel := self._channels.get(address)) is None:
-            channel = self._channels[address] = self._endpoint.aio_channel(address)
-        send: grpc.aio.UnaryUnaryMultiCallable[Any, Any] = channel.unary_unary(
-            call.method, type(call.request).SerializeToString, call.reply.FromString
-        )
+        channel = self._channel(following.address, loop)
+        left = max(0.0, timeout - (loop.time() - begun))
         try:
-            reply = await send(call.request, timeout=timeout, metadata=metadata)
-        except grpc.aio.AioRpcError as error:
-            raise _failed(error) from None
-        if self._endpoint.servers.is_refresh_due(asyncio.get_running_loop().time()) and not self._is_closed:
-            self._refreshing = asyncio.create_task(self._endpoint.refresh(channel, metadata), name="codeq-topology")
+            reply = decoded(call, await channel.unary(call.method, call.request.SerializeToString(), metadata, left))
+        except errors.Unavailable:
+            if self._is_closed:
+                raise _closed() from None
+            raise
+        if self._endpoint.servers.is_refresh_due(loop.time()) and not self._is_closed:
+            self._refreshing = loop.create_task(self._endpoint.refresh(channel, metadata), name="codeq-topology")
         return reply
+
+    def _channel(self, address: str, loop: asyncio.AbstractEventLoop) -> AsyncChannel:
+        channel = self._channels.get(address)
+        if channel is None or channel.loop is not loop:
+            check_loop(None if channel is None else channel.loop)
+            channel = self._channels[address] = self._endpoint.aio_channel(address)
+        return channel
+
+
+def check_loop(loop: asyncio.AbstractEventLoop | None) -> None:
+    """Refuse what is used on a second event loop while the first one is there.
+
+    Raises:
+        RuntimeError: The loop is not closed.
+    """
+    if loop is not None and not loop.is_closed():
+        raise RuntimeError("it is in use on another event loop: make one for each loop")
+
+
+def decoded(call: Call[Any], reply: bytes) -> Any:
+    """The reply as a message.
+
+    Raises:
+        ServerFault: It is none.
+    """
+    try:
+        return call.reply.FromString(reply)
+    except DecodeError:
+        raise errors.ServerFault("the reply cannot be read") from None
 
 
 def _following(endpoint: Endpoint, call: Call[_Value], now: float, timeout: float) -> Following:
     return Following(endpoint.servers, repeatable=call.repeatable, now=now, timeout=timeout, wait=call.wait_seconds)
-
-
-def _failed(error: grpc.RpcError) -> errors.CodeqError:
-    """The typed error of a call; gRPC says only in words that there was no connection, and so nothing was sent."""
-    failed = errors.from_rpc(error)
-    if isinstance(failed, errors.Unavailable) and failed.message.startswith(_NO_CONNECTION):
-        return NotSent(failed.message)
-    return failed
 
 
 def _closed() -> errors.CodeqError:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from codeq import runtime
+from codeq import runtime, signals
 from codeq.backoff import Backoff
-from codeq.endpoint import Address, Endpoint, Tls, Token
-from codeq.worker_handlers import Handler, HandlerExecutor, Handlers
+from codeq.dialing import Tls
+from codeq.endpoint import Address, Endpoint, Token
+from codeq.logs import log
+from codeq.ownership import Owner
+from codeq.worker_handlers import Handler, HandlerExecutor, Handlers, check_handler
 from codeq.worker_stream import WorkerOptions, WorkerStats, WorkerStream
 
 CONCURRENCY: Final = 16
@@ -30,7 +32,8 @@ WINDOW_BYTES: Final = 16 * 1024 * 1024
 
 _CREDITS_MAX: Final = 65536
 _WINDOW_BYTES_MAX: Final = 1 << 30
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+CANCELLED_SECONDS_MAX: Final = 5.0
+"""Longest wait of Worker.run for async handlers that it has cancelled."""
 
 _AnyHandler = TypeVar("_AnyHandler", bound=Handler)
 
@@ -56,7 +59,7 @@ class _Worker:
             address: Host and port, or those of several members of a cluster; None: CODEQ_WORKER_ADDR, else
                 localhost:9091.
             token: Token, or a function that returns one; None: CODEQ_TOKEN, else no token.
-            tls: False: plaintext; True: TLS with the system's roots; or grpc.ChannelCredentials.
+            tls: False: plaintext; True: TLS with the system's roots; or an ssl.SSLContext.
             name: Name within the token's subject, at most 64 characters of A-Z a-z 0-9 . _ -.
             concurrency: Tasks that run at a time, 1 to 65536. Sync handlers have a thread each.
             lease_seconds: Time after which a task of a worker that vanished is delivered again, 1 to 43200.
@@ -70,6 +73,7 @@ class _Worker:
             raise ValueError(f"concurrency must be 1 to {_CREDITS_MAX}")
         if not 1 <= window_bytes <= _WINDOW_BYTES_MAX:
             raise ValueError(f"window_bytes must be 1 to {_WINDOW_BYTES_MAX}")
+        self._owner = Owner(type(self).__name__)
         self._endpoint = Endpoint.for_worker(address, token, tls)
         self._options = WorkerOptions(
             name=name,
@@ -81,7 +85,7 @@ class _Worker:
         )
         self._by_command: dict[str, Handler] = {}
         self._stats = WorkerStats()
-        self._guard = threading.Lock()  # of the two below
+        self._guard = threading.RLock()  # of the two below; a signal may interrupt its holder with a stop
         self._stream: WorkerStream | None = None
         self._stop_asked: float | None = None
         self._is_running = False
@@ -99,11 +103,15 @@ class _Worker:
 
         Raises:
             ValueError: No command, or one that has a handler already.
+            TypeError: A command is no text, or the function cannot be called with a task alone.
         """
-        if not commands:
+        if not commands or "" in commands:
             raise ValueError("task() needs a command")
+        if not all(isinstance(command, str) for command in commands):
+            raise TypeError('commands are texts: write @worker.task("COMMAND") above the handler')
 
         def register(handler: _AnyHandler) -> _AnyHandler:
+            check_handler(handler)
             for command in commands:
                 if command in self._by_command:
                     raise ValueError(f"command {command} has a handler already")
@@ -118,13 +126,18 @@ class _Worker:
         What has not ended within the time (None: the worker's drain_seconds) is given back to the server. Called before
         `run`, it lets the next one return at once.
         """
+        self._owner.check()
+        self._stop(drain_seconds, "")
+
+    def _stop(self, drain_seconds: float | None, cause: str) -> None:
         seconds = self._options.drain_seconds if drain_seconds is None else drain_seconds
         with self._guard:
             self._stop_asked = seconds
             if self._stream is not None:
-                runtime.loop().call_soon_threadsafe(self._stream.stop, seconds)
+                runtime.loop().call_soon_threadsafe(self._stream.stop, seconds, cause)
 
     async def _run(self, handler: Handler | None, commands: Sequence[str], *, handle_signals: bool) -> None:
+        self._owner.check()
         handlers = Handlers(self._by_command, handler, commands)
         with self._guard:
             if self._is_running:
@@ -136,7 +149,7 @@ class _Worker:
         transport = asyncio.run_coroutine_threadsafe(self._transport(options, executor), runtime.loop())
         ended = asyncio.wrap_future(transport)
         try:
-            with self._signals(loop) if handle_signals else contextlib.nullcontext():
+            with signals.stopping(self._stop) if handle_signals else contextlib.nullcontext():
                 await asyncio.shield(ended)
         except asyncio.CancelledError:
             self.stop(0.0)
@@ -161,29 +174,6 @@ class _Worker:
             with self._guard:
                 self._stream = None
 
-    @contextlib.contextmanager
-    def _signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """Have SIGTERM and SIGINT stop the worker; the second one does not wait for running tasks."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        count = 0
-
-        def on_signal() -> None:
-            nonlocal count
-            count += 1
-            self.stop(None if count == 1 else 0.0)
-
-        former = {number: signal.getsignal(number) for number in _SIGNALS}
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, on_signal)
-        try:
-            yield
-        finally:
-            for number, action in former.items():
-                loop.remove_signal_handler(number)
-                signal.signal(number, action)
-
 
 class AsyncWorker(_Worker):
     """A worker within a running event loop, on which its async handlers run; sync ones run in threads."""
@@ -196,12 +186,14 @@ class AsyncWorker(_Worker):
         Args:
             handler: Handler of the commands that have none by decorator.
             commands: Commands to take beside the decorated ones; none with a handler: all that the token allows.
-            handle_signals: Whether to drain at SIGTERM and SIGINT; only in the main thread.
+            handle_signals: Whether to drain at SIGTERM and SIGINT, together with all other workers of the process; only
+                in the main thread. False leaves signals alone: call `stop`.
 
         Raises:
             Unauthenticated, PermissionDenied, InvalidField, Unsupported: The server refuses the worker for good. While
                 it cannot be reached, the worker keeps trying.
             ValueError: A command without a handler.
+            Forked: The worker was made in another process, before a fork.
         """
         await self._run(handler, commands, handle_signals=handle_signals)
 
@@ -211,4 +203,21 @@ class Worker(_Worker):
 
     def run(self, handler: Handler | None = None, *, commands: Sequence[str] = (), handle_signals: bool = True) -> None:
         """Work until `stop` is called from another thread, or SIGTERM or SIGINT comes; see AsyncWorker.run."""
-        asyncio.run(self._run(handler, commands, handle_signals=handle_signals))
+        runner = asyncio.Runner()
+        try:
+            runner.run(self._run(handler, commands, handle_signals=handle_signals))
+        finally:
+            _close(runner.get_loop())
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    """Close a loop. Handlers that do not let themselves be cancelled are left behind, as those in threads are."""
+    if left := asyncio.all_tasks(loop):
+        for task in left:
+            task.cancel()
+        _, deaf = loop.run_until_complete(asyncio.wait(left, timeout=CANCELLED_SECONDS_MAX))
+        if deaf:
+            log.warning("%d handlers do not end though they were cancelled", len(deaf))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    asyncio.set_event_loop(None)
+    loop.close()

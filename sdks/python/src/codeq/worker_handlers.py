@@ -1,30 +1,53 @@
-"""Running handlers: sync ones in threads of the worker, async ones on the user's event loop."""
+"""Running handlers: sync ones in threads of the worker, async ones on the user's event loop.
+
+Whatever a handler does, its task is reported once: each task begins, runs and ends by itself, and nothing it raises
+reaches the thread or the loop that carries it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import inspect
-import logging
+import os
 import queue
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, cast
 
 from codeq import outcomes
+from codeq.logs import log
 from codeq.outcomes import Nack, Outcome, Verdict
 from codeq.records import Task
-from codeq.worker_stream import Finish, Report, report
+from codeq.worker_reports import Finish, Report, report
 
 Handler = Callable[[Task], object]
 """Does the work of a task; sync or async. What it returns or raises is the task's outcome."""
 
-_AsyncHandler = Callable[[Task], Coroutine[object, object, object]]
-
 _END: Final = None
 
-_log = logging.getLogger("codeq")
+
+def check_handler(handler: object) -> None:
+    """Check that something can be called with a task.
+
+    Raises:
+        TypeError: It cannot, or it yields instead of returning.
+    """
+    name = getattr(handler, "__qualname__", repr(handler))
+    if not callable(handler):
+        raise TypeError(f"handler {name} cannot be called")
+    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+        raise TypeError(f"handler {name} must return its result, not yield it")
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):  # written in C, some have none
+        return
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise TypeError(f"handler {name} must take one argument, the task: {error}") from None
 
 
 class Handlers:
@@ -44,11 +67,14 @@ class Handlers:
 
         Raises:
             ValueError: There is no handler at all, or there are commands without one.
+            TypeError: The default cannot be called with a task.
         """
         if default is None and not by_command:
             raise ValueError("no handler: decorate one with @worker.task(...) or pass one to run()")
         if default is None and not set(commands) <= set(by_command):
             raise ValueError(f"no handler for {sorted(set(commands) - set(by_command))}")
+        if default is not None:
+            check_handler(default)
         takes_all = default is not None and not commands
         self.commands = () if takes_all else tuple(dict.fromkeys((*by_command, *commands)))
         self._by_command = {command: (handler, _is_async(handler)) for command, handler in by_command.items()}
@@ -63,87 +89,133 @@ class HandlerExecutor:
     """Runs tasks as the transport delivers them. `start` and `cancel` are called on its thread, `close` on any."""
 
     def __init__(self, handlers: Handlers, loop: asyncio.AbstractEventLoop, threads_max: int) -> None:
+        """Made where the worker is run: each task runs in a copy of the context of that place."""
         self._handlers = handlers
         self._loop = loop
         self._threads_max = threads_max
+        self._context = contextvars.copy_context()
+        self._process = os.getpid()
         self._queue: queue.SimpleQueue[tuple[Handler, Task, Finish] | None] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._threads: list[threading.Thread] = []
-        self._coroutines: dict[Task, asyncio.Task[object]] = {}  # owned by the user's loop
+        self._coroutines: dict[Task, asyncio.Task[Outcome]] = {}  # owned by the user's loop
 
     def start(self, tasks: Sequence[Task], finish: Finish) -> None:
         """Run tasks; each is reported once."""
-        coroutines: list[tuple[_AsyncHandler, Task]] = []
+        coroutines: list[tuple[Handler, Task]] = []
         for task in tasks:
             if (found := self._handlers.of(task)) is None:
                 finish(report(task, Nack(f"no handler for command {task.command}")))
             elif found[1]:
-                coroutines.append((cast("_AsyncHandler", found[0]), task))
-            else:
-                self._start_thread_if_needed()
+                coroutines.append((found[0], task))
+            elif self._has_thread():
                 self._queue.put((found[0], task, finish))
+            else:
+                finish(report(task, Nack("the worker could not start a thread")))
         if coroutines:
             self._call_on_users_loop(functools.partial(self._start_coroutines, coroutines, finish))
 
     def cancel(self, task: Task) -> None:
         """Cancel the coroutine of a task; a sync handler can only look at `task.lost`."""
-        if (found := self._handlers.of(task)) is not None and found[1]:
-            self._call_on_users_loop(functools.partial(self._cancel_coroutine, task))
+        self._call_on_users_loop(functools.partial(self._cancel_coroutine, task))
 
     def close(self) -> None:
         """Let the threads end after what they are doing. Those that do not end do not keep the process alive."""
         for _ in self._threads:
             self._queue.put(_END)
 
-    def _start_thread_if_needed(self) -> None:
+    def _has_thread(self) -> bool:
+        """Whether there is a thread that will come to the next task: an idle one, a new one, or one that is busy."""
         if self._idle.acquire(blocking=False) or len(self._threads) >= self._threads_max:
-            return
+            return True
         thread = threading.Thread(target=self._work, name=f"codeq-handler-{len(self._threads)}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            log.error("no further thread for handlers beside %d: %s", len(self._threads), error)
+            return bool(self._threads)
         self._threads.append(thread)
-        thread.start()
+        return True
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not _END:
             handler, task, finish = item
-            done = report(task, _run(handler, task))
+            done = self._context.copy().run(_run, handler, task)
+            if os.getpid() != self._process:
+                return  # the handler forked, and this is the child: its end says nothing of the task
             self._idle.release()
-            finish(done)
+            if isinstance(done, Report):
+                finish(done)
+            else:  # a sync function made the awaitable: it belongs on the loop
+                self._call_on_users_loop(functools.partial(self._start_coroutine, _returning(done), task, finish))
+            del item, handler, task, finish, done  # nothing is kept while the thread waits
 
     def _call_on_users_loop(self, function: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the worker is about to be stopped
             self._loop.call_soon_threadsafe(function)
 
-    def _start_coroutines(self, coroutines: Sequence[tuple[_AsyncHandler, Task]], finish: Finish) -> None:
+    def _start_coroutines(self, coroutines: Sequence[tuple[Handler, Task]], finish: Finish) -> None:
         for handler, task in coroutines:
-            running = self._loop.create_task(handler(task), name=f"codeq-task-{task.id}")
-            self._coroutines[task] = running
-            running.add_done_callback(functools.partial(self._end_coroutine, task, finish))
+            self._start_coroutine(handler, task, finish)
+
+    def _start_coroutine(self, handler: Handler, task: Task, finish: Finish) -> None:
+        work = self._await(handler, task)
+        try:
+            create = functools.partial(self._loop.create_task, name=f"codeq-task-{task.id}")
+            running = self._context.copy().run(create, work)
+        except Exception as error:  # noqa: BLE001 - of a task factory of the program
+            work.close()
+            finish(report(task, _outcome_of(error, task)))
+            return
+        self._coroutines[task] = running
+        running.add_done_callback(functools.partial(self._end_coroutine, task, finish))
+
+    async def _await(self, handler: Handler, task: Task) -> Outcome:
+        """Run an async handler to its outcome. Only its cancellation is passed on: SystemExit would end the loop."""
+        try:
+            return outcomes.of_return_value(await cast("Awaitable[object]", handler(task)))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - as in _run
+            return _outcome_of(error, task)
+        finally:
+            if os.getpid() != self._process:  # the handler forked: this is the child, and the loop is the parent's
+                os._exit(os.EX_OK)
 
     def _cancel_coroutine(self, task: Task) -> None:
         if (running := self._coroutines.get(task)) is not None:
             running.cancel()
 
-    def _end_coroutine(self, task: Task, finish: Finish, running: asyncio.Task[object]) -> None:
-        del self._coroutines[task]
-        if running.cancelled():
-            is_ours = task.lost.is_set()
-            finish(Report(task, None) if is_ours else report(task, Nack("CancelledError: the handler was cancelled")))
-        elif (error := running.exception()) is not None:
-            finish(report(task, _outcome_of(error, task)))
+    def _end_coroutine(self, task: Task, finish: Finish, running: asyncio.Task[Outcome]) -> None:
+        self._coroutines.pop(task, None)
+        if not running.cancelled():
+            error = running.exception()
+            finish(report(task, running.result() if error is None else _outcome_of(error, task)))
+        elif task.lost.is_set():
+            finish(Report(task, None))
         else:
-            finish(report(task, outcomes.of_return_value(running.result())))
+            finish(report(task, Nack("CancelledError: the handler was cancelled")))
 
 
-def _run(handler: Handler, task: Task) -> Outcome:
+def _run(handler: Handler, task: Task) -> Report | Awaitable[object]:
+    """Run a sync handler to its report; or to an awaitable, where it was a function around an async one."""
     try:
-        return outcomes.of_return_value(handler(task))
+        value = handler(task)
+        if hasattr(type(value), "__await__"):
+            return cast("Awaitable[object]", value)
+        outcome = outcomes.of_return_value(value)
     except BaseException as error:  # noqa: BLE001 - not even sys.exit() in a handler may cost the worker a thread
-        return _outcome_of(error, task)
+        outcome = _outcome_of(error, task)
+    return report(task, outcome)
+
+
+def _returning(value: Awaitable[object]) -> Handler:
+    return lambda _: value
 
 
 def _outcome_of(error: BaseException, task: Task) -> Outcome:
     if not isinstance(error, Verdict):
-        _log.error("handler of %s failed on task %s", task.command, task.id, exc_info=error)
+        log.error("handler of %s failed on task %s", task.command, task.id, exc_info=error)
     return outcomes.of_exception(error)
 
 

@@ -11,21 +11,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-import grpc
-
-from codeq import artifacts, errors, outcomes, streams
+from codeq import errors, streams
+from codeq.async_transport import AsyncCall
 from codeq.backoff import Backoff
 from codeq.endpoint import Endpoint
-from codeq.outcomes import Abandon, Completed, Failed, Nack, Outcome
+from codeq.logs import log
+from codeq.outcomes import Abandon, Nack
+from codeq.ownership import Owner
 from codeq.records import Task
 from codeq.v1 import task_pb2
 from codeq.v1 import worker_service_pb2 as pb
+from codeq.worker_reports import Finish, Report, report
 
 _METHOD: Final = "/codeq.v1.WorkerService/Work"
 
@@ -52,10 +53,6 @@ _REPLACED: Final = (errors.InvalidRequest, errors.LimitReached, errors.StorageFu
 
 _UNDECIDED: Final = (errors.OutcomeUnknown, errors.Unavailable)
 """Answers of a server that has lost the say over the task's queue."""
-
-_log = logging.getLogger("codeq")
-
-_Call = grpc.aio.StreamStreamCall[bytes, pb.WorkResponse]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,21 +96,11 @@ class WorkerStats:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """The end of a running task.
-
-    Attributes:
-        task: The task.
-        data: A WorkRequest with its outcome on the wire; None: there is none to send.
-        is_replacement: Whether it replaces an outcome that the server refused as malformed.
-    """
+class _Progress:
+    """What a handler told of a running task, as JSON."""
 
     task: Task
-    data: bytes | None
-    is_replacement: bool = False
-
-
-Finish = Callable[[Report], None]
+    data: bytes
 
 
 class Executor(Protocol):
@@ -126,20 +113,6 @@ class Executor(Protocol):
         """Stop a running task if that is possible."""
 
 
-def report(task: Task, outcome: Outcome) -> Report:
-    """The report of a task; an outcome that cannot be sent becomes a Nack that says why."""
-    token = task.lease_token or 0
-    try:
-        request = pb.WorkRequest(outcomes=[outcomes.to_message(outcome, task.id, token)])
-        if isinstance(outcome, (Completed, Failed)) and outcome.artifacts:
-            filed = request.artifacts.add(task_id=task.id, lease_token=token)
-            artifacts.fill(filed.artifacts, outcome.artifacts)
-    except errors.InvalidRequest as error:
-        message = outcomes.to_message(outcomes.of_exception(error), task.id, token)
-        return Report(task, pb.WorkRequest(outcomes=[message]).SerializeToString())
-    return Report(task, request.SerializeToString())
-
-
 class WorkerStream:
     """One worker's connection to the server. `run`, `stop` and all of its state belong to one event loop."""
 
@@ -147,12 +120,13 @@ class WorkerStream:
         self, endpoint: Endpoint, options: WorkerOptions, executor: Executor, stats: WorkerStats, backoff: Backoff
     ) -> None:
         self._endpoint = endpoint
+        self._owner = Owner("Task")
         self._options = options
         self._executor = executor
         self._stats = stats
-        self._reconnects = streams.Reconnects(endpoint.servers, backoff)
+        self._reconnects = streams.Reconnects("worker", endpoint.servers, backoff)
         self._loop = asyncio.get_running_loop()
-        self._inbox: streams.Inbox[Report] = streams.Inbox(self._loop, self._take_report)
+        self._inbox: streams.Inbox[Report | _Progress] = streams.Inbox(self._loop, self._take_told)
         self._wake = asyncio.Event()
         # Tasks of the worker.
         self._running = 0
@@ -166,7 +140,7 @@ class WorkerStream:
         self._renewal_seconds = options.lease_seconds / RENEWALS_PER_LEASE
         self._renewal: asyncio.TimerHandle | None = None
         self._due: dict[str, Task] = {}
-        self._progress: dict[str, tuple[Task, bytes]] = {}
+        self._progress: dict[str, _Progress] = {}
         self._credits_owed = 0
         self._bytes_owed = 0
         self._first_unsettled = 1
@@ -182,10 +156,19 @@ class WorkerStream:
 
     def finish(self, done: Report) -> None:
         """Report the end of a task; any thread may call it."""
-        self._inbox.put(done)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
+            self._inbox.put(done)
 
-    def stop(self, drain_seconds: float) -> None:
-        """Take no more tasks, and end `run` when those running have ended, at the latest after the given seconds."""
+    def stop(self, drain_seconds: float, cause: str = "") -> None:
+        """Take no more tasks, and end `run` when those running have ended, at the latest after the given seconds.
+
+        Args:
+            drain_seconds: Time for running tasks.
+            cause: What a person did for it, and can do again to stop at once; empty: nothing.
+        """
+        if cause and self._running and drain_seconds > 0:
+            tasks = f"{self._running} task" if self._running == 1 else f"{self._running} tasks"
+            log.warning("draining %s for up to %g s; %s again to stop now", tasks, drain_seconds, cause)
         at = self._loop.time() + drain_seconds
         self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
         self._loop.call_at(self._stop_at, self._wake.set)
@@ -214,17 +197,14 @@ class WorkerStream:
                 delay = self._reconnects.delay_after(error, self._address, leader=self._leader, is_stable=is_stable)
                 if self._stop_at is not None:
                     delay = min(delay, max(0.0, self._stop_at + LEAVE_SECONDS_MAX - self._loop.time()))
-                following = self._endpoint.address
-                _log.warning(
-                    "worker stream to %s ended, connecting to %s in %.1f s: %s", self._address, following, delay, error
-                )
+                self._reconnects.tell(error, self._address, delay, self._loop.time())
                 await self._rest(delay)
         finally:
             self._stop_renewing()
             for task in list(self._held.values()):
                 self._lose(task)
             if self._unsent:
-                _log.warning("worker ends with %d outcomes that the server may not have", len(self._unsent))
+                log.warning("worker ends with %d outcomes that the server may not have", len(self._unsent))
 
     def _is_over(self) -> bool:
         """Whether the worker is stopped and owes nothing, or may not wait any longer."""
@@ -261,19 +241,20 @@ class WorkerStream:
         return errors.Draining("the server is stopping") if self._is_leaving else errors.Unavailable("the stream ended")
 
     async def _session(self) -> None:
-        metadata = await self._endpoint.aio_metadata()
+        metadata = await streams.metadata_of(self._endpoint)
         options = self._options
         servers = self._endpoint.servers
         async with self._endpoint.aio_channel(self._address) as channel:
-            call: _Call = channel.stream_stream(_METHOD, None, pb.WorkResponse.FromString)(metadata=metadata)
             hello = pb.WorkerHello(name=options.name, commands=options.commands, lease_seconds=options.lease_seconds)
-            request = pb.WorkRequest(hello=hello)
-            first = await streams.open_call(call, request.SerializeToString(), others=servers.are_many)
+            request = pb.WorkRequest(hello=hello).SerializeToString()
+            call, answer = await streams.open_call(self._endpoint, channel, _METHOD, request, metadata)
+            first = pb.WorkResponse.FromString(answer)
             welcome = first.welcome
             if not first.HasField("welcome") or welcome.lease_seconds < 1 or welcome.credits_max < 1:
                 raise errors.BadHandshake("the server's first message is no usable welcome")
             self._is_welcomed = True
             servers.reached()
+            self._reconnects.opened(self._address, self._loop.time())
             self._stats.streams += 1
             self._first_unsettled = 1
             self._renewal_seconds = welcome.lease_seconds / RENEWALS_PER_LEASE
@@ -284,12 +265,12 @@ class WorkerStream:
             async with streams.learning(self._endpoint, channel, metadata):
                 await streams.run_both(self._read(call), self._write(call))
 
-    async def _read(self, call: _Call) -> None:
-        while isinstance(response := await call.read(), pb.WorkResponse):
-            self._take(response)
+    async def _read(self, call: AsyncCall) -> None:
+        while (response := await call.read()) is not None:
+            self._take(pb.WorkResponse.FromString(response))
         self._is_ended = self._stop_at is not None and not (self._unsent or self._unsettled or self._undecided)
 
-    async def _write(self, call: _Call) -> None:
+    async def _write(self, call: AsyncCall) -> None:
         while not call.done():
             if (message := self._next_message()) is not None:
                 await call.write(message)
@@ -315,10 +296,15 @@ class WorkerStream:
         """Everything there is to say, up to the bounds of a message; None for nothing."""
         chunks: list[bytes] = []
         size = 0
+        told = list(self._progress.values())[:PROGRESS_ITEMS_MAX] if self._progress else ()
+        for each in told:
+            del self._progress[each.task.id]
         while self._unsent and len(chunks) < MESSAGE_ITEMS_MAX and size < MESSAGE_BYTES_MAX:
-            if size + len(self._unsent[0].data or b"") > MESSAGE_BYTES_MAX and chunks:
+            done = self._unsent[0]
+            # The server keeps the progress of a message before it takes its outcomes; what did not fit goes first.
+            if (size + len(done.data or b"") > MESSAGE_BYTES_MAX and chunks) or done.task.id in self._progress:
                 break
-            done = self._unsent.popleft()
+            self._unsent.popleft()
             self._unsettled.append(done)
             if done.data is not None:
                 chunks.append(done.data)
@@ -329,9 +315,8 @@ class WorkerStream:
         for task in list(self._due.values())[:MESSAGE_ITEMS_MAX]:
             del self._due[task.id]
             request.heartbeats.add(task_id=task.id, lease_token=task.lease_token or 0)
-        for task, data in list(self._progress.values())[:PROGRESS_ITEMS_MAX]:
-            del self._progress[task.id]
-            request.progress.add(task_id=task.id, lease_token=task.lease_token or 0, progress=data)
+        for each in told:
+            request.progress.add(task_id=each.task.id, lease_token=each.task.lease_token or 0, progress=each.data)
         if not is_stopping and not self._is_leaving and len(self._unsettled) < UNSETTLED_MAX:
             request.add_credits, self._credits_owed = self._credits_owed, 0
             request.add_credit_bytes, self._bytes_owed = self._bytes_owed, 0
@@ -371,12 +356,15 @@ class WorkerStream:
         self._executor.start(tasks, self.finish)
 
     def _report_progress(self, task: Task, data: bytes) -> None:
+        self._owner.check()
         with contextlib.suppress(RuntimeError):  # the loop is closed: the worker has ended
-            self._loop.call_soon_threadsafe(self._take_progress, task, data)
+            self._inbox.put(_Progress(task, data))
 
-    def _take_progress(self, task: Task, data: bytes) -> None:
-        if self._held.get(task.id) is task:
-            self._progress[task.id] = (task, data)
+    def _take_told(self, told: Report | _Progress) -> None:
+        if isinstance(told, Report):
+            self._take_report(told)
+        elif self._held.get(told.task.id) is told.task:
+            self._progress[told.task.id] = told
             self._wake.set()
 
     def _take_report(self, done: Report) -> None:
@@ -412,7 +400,7 @@ class WorkerStream:
     def _refuse(self, done: Report, error: pb.OutcomeError) -> None:
         self._stats.refused += 1
         task, reason = done.task, errors.from_reason(error.reason, error.message)
-        _log.warning("outcome of task %s (lease token %s) refused: %s", task.id, task.lease_token, reason)
+        log.warning("outcome of task %s (lease token %s) refused: %s", task.id, task.lease_token, reason)
         if isinstance(reason, errors.LeaseLost):
             task.mark_lost()
         elif isinstance(reason, _REPLACED) and not done.is_replacement:
@@ -425,7 +413,7 @@ class WorkerStream:
         self._due.pop(task.id, None)
         self._progress.pop(task.id, None)
         self._stats.lost += 1
-        _log.warning("lease of task %s (token %s) is lost", task.id, task.lease_token)
+        log.warning("lease of task %s (token %s) is lost", task.id, task.lease_token)
         task.mark_lost()
         self._executor.cancel(task)
 
@@ -435,7 +423,14 @@ class WorkerStream:
 
     def _renew_due(self) -> None:
         self._renewal = None
-        soon = self._loop.time() + self._renewal_seconds / 10  # those due a little later share the message
+        now = self._loop.time()
+        if self._held and (late := now - next(iter(self._held.values())).renew_at) > self._renewal_seconds:
+            log.warning(
+                "leases are renewed %.1f s late: something kept the whole process from running, such as a handler in "
+                "C code that holds the interpreter's lock (GIL); use longer leases, or a process for such work",
+                late,
+            )
+        soon = now + self._renewal_seconds / 10  # those due a little later share the message
         self._renew(itertools.takewhile(lambda task: task.renew_at <= soon, self._held.values()))
 
     def _renew(self, tasks: Iterable[Task]) -> None:

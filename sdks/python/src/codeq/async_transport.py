@@ -1,0 +1,423 @@
+"""gRPC calls on an event loop: one connection to a server, which calls and streams share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from types import TracebackType
+from typing import Final, Self, cast
+
+from codeq import dialing, errors, http2, rpc
+from codeq.dialing import Target
+from codeq.rpc import Metadata
+
+KEEPALIVE_SECONDS: Final = 15.0
+"""Silence of a server, while there are calls, after which it is asked for a sign of life."""
+
+KEEPALIVE_ANSWER_SECONDS: Final = 5.0
+"""Time for that sign: a server that vanished without a word is noticed within 20 s instead of never."""
+
+
+FAREWELL_SECONDS_MAX: Final = 1.0
+"""Longest wait for the last bytes of a connection to be sent."""
+
+REFUSALS_MAX: Final = 10
+"""Refusals of a call unseen, as at the server's bound of streams, after which it is begun a last time."""
+
+REFUSAL_SECONDS: Final = 0.01
+"""Wait after the first of them; it doubles with each."""
+
+REFUSAL_SECONDS_MAX: Final = 0.2
+"""Longest such wait."""
+
+
+class CallEnded(Exception):  # noqa: N818 - no failure: reading tells how the call ended
+    """Nothing more can be written: the call is over."""
+
+
+class AsyncCall:
+    """A stream of messages in both directions. One task reads, one writes."""
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+        self._call = rpc.Call()
+        self._number = 0
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self._owed = 0
+
+    def done(self) -> bool:
+        """Whether the call has ended."""
+        return self._call.is_over
+
+    async def write(self, message: bytes, *, is_last: bool = False) -> None:
+        """Send a message; returns when the server's window and the socket have taken it.
+
+        Raises:
+            CallEnded: The call is over; `read` tells why.
+        """
+        if self._call.is_over:
+            raise CallEnded
+        self._connection.send(self._number, rpc.framed(message), is_end=is_last)
+        while self._connection.is_blocked(self._number) and not self._call.is_over:
+            self._writer = self._connection.loop.create_future()
+            await self._writer
+        if self._call.is_over:
+            raise CallEnded
+
+    async def done_writing(self) -> None:
+        """Tell the server that there are no further messages."""
+        if not self._call.is_over:
+            self._connection.send(self._number, b"", is_end=True)
+
+    async def read(self) -> bytes | None:
+        """The next message; None after the last one.
+
+        Raises:
+            CodeqError: The call failed.
+        """
+        call = self._call
+        while not call.messages:
+            if call.is_over:
+                if call.error is not None:
+                    raise call.error.again()
+                return None
+            self._reader = self._connection.loop.create_future()
+            await self._reader
+        message = call.pop()
+        if self._owed and call.unread < http2.WINDOW_BYTES:
+            self._connection.consumed(self._number, self._owed)
+            self._owed = 0
+        return message
+
+    def cancel(self) -> None:
+        """Break the call off, if it has not ended."""
+        self.fail(errors.Unavailable("the call was broken off"))
+
+    def begin(self, method: str, metadata: Metadata, seconds: float | None) -> None:
+        """Send the headers; called once, by the connection."""
+        self._number = self._connection.open(self, method, metadata, seconds)
+
+    def fail(self, error: errors.CodeqError) -> None:
+        """End the call from this side."""
+        if not self._call.is_over:
+            self._call.fail(error)
+            self._connection.end(self._number, is_reset=True)
+            self._wake()
+
+    def take(self, event: http2.Event) -> None:
+        """Take what the server said; called by the connection."""
+        call = self._call
+        if isinstance(event, http2.DataReceived):
+            call.take_data(event.data, is_end=event.is_end)
+            if call.unread < http2.WINDOW_BYTES:
+                self._connection.consumed(self._number, event.size)
+            else:  # nobody reads: the server waits
+                self._owed += event.size
+        elif isinstance(event, http2.HeadersReceived):
+            call.take_headers(event.headers, is_end=event.is_end)
+        elif isinstance(event, http2.StreamReset):
+            call.take_reset(event.code)
+        elif self._number > event.last_stream:
+            call.fail(errors.NotSent("the server is going away"))
+        if call.is_over:
+            self._connection.end(self._number, is_reset=not isinstance(event, http2.StreamReset))
+        self._wake()
+
+    def wake_writer(self) -> None:
+        """Let a write look again whether it is done."""
+        if (waiting := self._writer) is not None:
+            self._writer = None
+            if not waiting.done():
+                waiting.set_result(None)
+
+    def _wake(self) -> None:
+        if self._call.is_over:
+            self.wake_writer()
+        if (waiting := self._reader) is not None:
+            self._reader = None
+            if not waiting.done():
+                waiting.set_result(None)
+
+
+class _Connection(asyncio.Protocol):
+    """The socket below the calls."""
+
+    def __init__(self, target: Target, scheme: str) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._target, self._scheme = target, scheme
+        self._http2 = http2.Http2()
+        self._calls: dict[int, AsyncCall] = {}
+        self._waiting: list[asyncio.Future[None]] = []  # for a stream less
+        self._transport: asyncio.Transport | None = None
+        self._is_paused = False
+        self._is_going = False
+        self._heard_at = self.loop.time()
+        self._is_asked = False
+        self._alarm: asyncio.TimerHandle | None = None
+        self._lost: asyncio.Future[None] = self.loop.create_future()
+        self._greeting: asyncio.Future[None] = self.loop.create_future()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether new calls can begin."""
+        return self._transport is not None and not self._is_going and not self._http2.is_used_up
+
+    async def greeted(self) -> None:
+        """Wait until the server has told its settings, the number of streams among them.
+
+        Raises:
+            NotSent: It is no server of HTTP/2, or says nothing.
+        """
+        try:
+            async with asyncio.timeout(dialing.CONNECT_SECONDS_MAX):
+                await self._greeting
+        except TimeoutError:
+            self.abort()
+            raise errors.NotSent(f"{self._target.authority} takes the connection and says nothing") from None
+        except ConnectionError as error:
+            raise errors.NotSent(f"{self._target.authority} takes the connection: {error}") from None
+
+    async def call(self, method: str, metadata: Metadata, seconds: float | None) -> AsyncCall:
+        """Begin a call; waits while the server allows no further ones."""
+        while len(self._calls) >= self._http2.streams_max and self.is_usable:
+            waiting = self.loop.create_future()
+            self._waiting.append(waiting)
+            await waiting
+        if not self.is_usable:
+            raise errors.NotSent("the connection is going away")
+        call = AsyncCall(self)
+        call.begin(method, metadata, seconds)
+        return call
+
+    def open(self, call: AsyncCall, method: str, metadata: Metadata, seconds: float | None) -> int:
+        try:
+            headers = rpc.headers_of(method, self._target.authority, self._scheme, metadata, seconds)
+        except ValueError as error:
+            raise errors.Unauthenticated(str(error)) from None
+        number = self._http2.open(headers)
+        self._calls[number] = call
+        if self._alarm is None:
+            self._heard_at = self.loop.time()
+            self._alarm = self.loop.call_later(KEEPALIVE_SECONDS, self._check_life)
+        return number  # the headers go out with the first message
+
+    def send(self, number: int, data: bytes, *, is_end: bool) -> None:
+        self._http2.send(number, data, is_end=is_end)
+        self._flush()
+
+    def is_blocked(self, number: int) -> bool:
+        return self._is_paused or self._http2.queued(number) > 0
+
+    def consumed(self, number: int, size: int) -> None:
+        self._http2.consumed(number, size)
+        self._flush()
+
+    def end(self, number: int, *, is_reset: bool) -> None:
+        """Forget a call that is over."""
+        if self._calls.pop(number, None) is None:
+            return
+        if self._http2.forget(number) and is_reset:
+            self._http2.reset(number)
+            self._flush()
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+        self._waiting.clear()
+        if self._is_going and not self._calls:
+            self.close()
+
+    def close(self) -> None:
+        """Disconnect; what was written before is still sent."""
+        self._is_going = True
+        for call in list(self._calls.values()):
+            call.cancel()
+        if self._transport is not None and not self._transport.is_closing():
+            self._http2.leave()
+            self._flush()
+            self._transport.close()
+
+    async def closed(self) -> None:
+        """Wait until what was written is sent and the socket is closed, and not for long."""
+        if self._transport is not None:
+            await asyncio.wait((self._lost,), timeout=FAREWELL_SECONDS_MAX)
+            self.abort()
+
+    def abort(self) -> None:
+        """Give up the connection with what is still to be sent."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_at, self._is_asked = self.loop.time(), False
+        try:
+            events = self._http2.receive(data)
+        except http2.ProtocolError as error:
+            self._lose(str(error))
+            return
+        if not self._greeting.done() and self._http2.is_greeted:
+            self._greeting.set_result(None)
+        for event in events:
+            if isinstance(event, http2.GoingAway):
+                self._is_going = True
+                for call in list(self._calls.values()):
+                    call.take(event)
+            elif (found := self._calls.get(event.stream)) is not None:
+                found.take(event)
+        self._flush()
+        self._wake_writers()
+        if self._is_going and not self._calls:
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._lose(str(exc) if exc else "the server closed the connection")
+        if not self._lost.done():
+            self._lost.set_result(None)
+
+    def pause_writing(self) -> None:
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        self._wake_writers()
+
+    def _wake_writers(self) -> None:
+        for call in self._calls.values():
+            call.wake_writer()
+
+    def _lose(self, why: str) -> None:
+        self._is_going = True
+        if not self._greeting.done():
+            self._greeting.set_exception(ConnectionError(why))
+            self._greeting.exception()  # seen, also where nobody waits
+        for call in list(self._calls.values()):
+            call.fail(errors.Unavailable(f"the connection was lost: {why}"))
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+        self.abort()
+
+    def _flush(self) -> None:
+        if self._transport is not None and not self._transport.is_closing() and (data := self._http2.take()):
+            self._transport.write(data)
+
+    def _check_life(self) -> None:
+        """Look whether the server is still there, as long as there are calls."""
+        self._alarm = None
+        if not self._calls or self._transport is None:
+            return
+        quiet = self.loop.time() - self._heard_at
+        if self._is_asked and quiet >= KEEPALIVE_SECONDS:
+            self._lose("the server does not answer")
+            return
+        following = KEEPALIVE_SECONDS - quiet
+        if following <= 0:
+            self._is_asked = True
+            self._http2.ping()
+            self._flush()
+            following = KEEPALIVE_ANSWER_SECONDS
+        self._alarm = self.loop.call_later(following, self._check_life)
+
+
+class AsyncChannel:
+    """Calls to one server; connects at the first one, and again after the connection broke."""
+
+    def __init__(self, address: str, context: ssl.SSLContext | None) -> None:
+        """A channel of the running event loop.
+
+        Args:
+            address: The server.
+            context: For TLS; None: plaintext.
+        """
+        self._address = address
+        self._context = context
+        self._connection: _Connection | None = None
+        self._dialing: asyncio.Task[_Connection] | None = None
+        self.loop = asyncio.get_running_loop()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def unary(self, method: str, request: bytes, metadata: Metadata, seconds: float) -> bytes:
+        """Make a call with one request and one reply.
+
+        Raises:
+            CodeqError: It failed.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                for attempt in range(REFUSALS_MAX):
+                    call = await self.stream(method, metadata, seconds)
+                    try:
+                        return await _answer(call, request)
+                    except errors.NotSent:  # the server has not looked at it, and was only a little late to end others
+                        await asyncio.sleep(min(REFUSAL_SECONDS_MAX, REFUSAL_SECONDS * 2**attempt))
+                return await _answer(await self.stream(method, metadata, seconds), request)
+        except TimeoutError:
+            raise errors.DeadlineExceeded("no answer within the timeout") from None
+
+    async def stream(self, method: str, metadata: Metadata, seconds: float | None = None) -> AsyncCall:
+        """Begin a call.
+
+        Raises:
+            NotSent: There is no connection.
+        """
+        if self._connection is None or not self._connection.is_usable:
+            if self._dialing is None:
+                self._dialing = self.loop.create_task(self._dial(), name="codeq-dial")
+            # Several calls wait for one connection: the end of one of them must not break it off.
+            dialing = self._dialing
+            self._connection = await asyncio.shield(dialing)
+        return await self._connection.call(method, metadata, seconds)
+
+    async def close(self) -> None:
+        """Disconnect; calls under way fail. After its loop was closed there is nothing left to do."""
+        if self.loop is not asyncio.get_running_loop():
+            return
+        if self._dialing is not None:
+            self._dialing.cancel()
+            await asyncio.gather(self._dialing, return_exceptions=True)
+        if (connection := self._connection) is not None:
+            self._connection = None
+            connection.close()
+            await connection.closed()
+
+    async def _dial(self) -> _Connection:
+        try:
+            target = Target.parse(self._address)
+            scheme = "http" if self._context is None else "https"
+            _, connection = await dialing.dial_async(target, self._context, lambda: _Connection(target, scheme))
+            await connection.greeted()
+            return cast("_Connection", connection)
+        except ValueError as error:
+            raise errors.NotSent(str(error)) from None
+        finally:
+            self._dialing = None
+
+
+async def _answer(call: AsyncCall, request: bytes) -> bytes:
+    """Send the one request of a call and return its one reply."""
+    try:
+        with contextlib.suppress(CallEnded):
+            await call.write(request, is_last=True)
+        reply = await call.read()
+        if reply is None:
+            raise errors.ServerFault("the server sent no reply")
+        while await call.read() is not None:
+            pass
+        return reply
+    finally:
+        call.cancel()

@@ -1,0 +1,234 @@
+"""Connections to servers: addresses, names, TLS, and what happens to open sockets in a forked child."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import os
+import socket
+import ssl
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Final, Self, TypeVar
+
+from codeq.errors import DeadlineExceeded, NotSent
+
+CONNECT_SECONDS_MAX: Final = 3.0
+"""Longest attempt to connect to one address of a server."""
+
+Tls = bool | ssl.SSLContext
+"""False: plaintext; True: TLS with the system's roots; or a context of one's own."""
+
+_ALPN: Final = "h2"
+_UNIX: Final = "unix:"
+
+_Value = TypeVar("_Value")
+
+_sockets: Final[weakref.WeakSet[socket.socket]] = weakref.WeakSet()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server as an address names it.
+
+    Attributes:
+        host: Host name, IP address, or path of a Unix socket.
+        port: Port; None: the host is a path.
+        authority: What the server is told that it was called.
+    """
+
+    host: str
+    port: int | None
+    authority: str
+
+    @classmethod
+    def parse(cls, address: str) -> Self:
+        """The server of HOST:PORT, [IPV6]:PORT or unix:PATH.
+
+        Raises:
+            ValueError: The address is none of these.
+        """
+        if address.startswith(_UNIX):
+            return cls(address.removeprefix(_UNIX), None, "localhost")
+        host, colon, port = address.removeprefix("dns:///").rpartition(":")
+        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        if not colon or not bare or "/" in bare or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+            raise ValueError(f"address {address!r} is not HOST:PORT, such as localhost:9092")
+        return cls(bare, int(port), f"{host}:{port}")
+
+
+def context_of(tls: Tls) -> ssl.SSLContext | None:
+    """The TLS context for connections; None: plaintext. One that was given is told to speak HTTP/2.
+
+    Raises:
+        TypeError: It is neither bool nor context.
+    """
+    if tls is False or tls is None:
+        return None
+    context = ssl.create_default_context() if tls is True else tls
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError("tls takes False, True or an ssl.SSLContext")
+    context.set_alpn_protocols([_ALPN])
+    return context
+
+
+def aside(function: Callable[[], _Value]) -> Future[_Value]:
+    """Run what may block for long on a thread of its own, which does not keep the process alive.
+
+    At the end of the interpreter, when there are no threads any more, it runs here.
+    """
+    future: Future[_Value] = Future()
+    context = contextvars.copy_context()
+
+    def run() -> None:
+        try:
+            future.set_result(context.run(function))
+        except BaseException as error:  # noqa: BLE001 - the caller gets it
+            future.set_exception(error)
+
+    try:
+        threading.Thread(target=run, name="codeq-aside", daemon=True).start()
+    except RuntimeError:
+        run()
+    return future
+
+
+def dial(target: Target, context: ssl.SSLContext | None, deadline: float) -> socket.socket:
+    """Connect with a blocking socket.
+
+    Args:
+        target: The server.
+        context: For TLS; None: plaintext.
+        deadline: Time of the monotonic clock by which it is connected.
+
+    Raises:
+        NotSent: It cannot be connected.
+        DeadlineExceeded: Not within the time.
+    """
+    trouble: Exception = OSError("it has no address")
+    for family, address in _known(target) or _waited(aside(lambda: _resolve(target)), deadline):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            break
+        sock = _open(family)
+        try:
+            sock.settimeout(min(left, CONNECT_SECONDS_MAX))
+            sock.connect(address)
+            if context is not None:
+                sock = context.wrap_socket(sock, server_hostname=target.host)
+                _sockets.add(sock)
+                _check_alpn(sock.selected_alpn_protocol())
+        except OSError as error:
+            sock.close()
+            trouble = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise _no_connection(target, trouble)
+
+
+async def dial_async(
+    target: Target, context: ssl.SSLContext | None, make: Callable[[], asyncio.Protocol]
+) -> tuple[asyncio.Transport, Any]:
+    """Connect on the running loop; returns transport and protocol. The caller bounds the time.
+
+    Raises:
+        NotSent: It cannot be connected.
+    """
+    loop = asyncio.get_running_loop()
+    trouble: Exception = OSError("it has no address")
+    for family, address in _known(target) or await _resolved(target):
+        sock = _open(family)
+        try:
+            sock.setblocking(False)  # noqa: FBT003 - socket's own
+            async with asyncio.timeout(CONNECT_SECONDS_MAX):
+                await loop.sock_connect(sock, address)
+                name = target.host if context is not None else None
+                transport, protocol = await loop.create_connection(make, sock=sock, ssl=context, server_hostname=name)
+            if context is not None:
+                try:
+                    _check_alpn(transport.get_extra_info("ssl_object").selected_alpn_protocol())
+                except ssl.SSLError:
+                    transport.abort()
+                    raise
+        except (OSError, TimeoutError) as error:
+            sock.close()
+            trouble = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return transport, protocol
+    raise _no_connection(target, trouble)
+
+
+def _open(family: int) -> socket.socket:
+    """A new socket, which a forked child closes."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    _sockets.add(sock)
+    if family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def _known(target: Target) -> list[tuple[int, Any]]:
+    """Address of a target that needs no look-up; none: it does."""
+    if target.port is None:
+        return [(socket.AF_UNIX, target.host)]
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError, ValueError):
+            socket.inet_pton(family, target.host)
+            return [(family, (target.host, target.port))]
+    return []
+
+
+def _resolve(target: Target) -> list[tuple[int, Any]]:
+    found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    return [(family, address) for family, _, _, _, address in found]
+
+
+async def _resolved(target: Target) -> list[tuple[int, Any]]:
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS_MAX):
+            return await asyncio.wrap_future(aside(lambda: _resolve(target)))
+    except (OSError, UnicodeError) as error:
+        raise _no_connection(target, error) from None
+
+
+def _waited(future: Future[list[tuple[int, Any]]], deadline: float) -> list[tuple[int, Any]]:
+    try:
+        return future.result(max(0.0, deadline - time.monotonic()))
+    except TimeoutError:
+        raise DeadlineExceeded("the server's name was not resolved in time") from None
+    except (OSError, UnicodeError) as error:
+        raise NotSent(f"the server's name cannot be resolved: {error}") from None
+
+
+def _check_alpn(chosen: str | None) -> None:
+    if chosen != _ALPN:
+        raise ssl.SSLError("the server does not speak HTTP/2")
+
+
+def _no_connection(target: Target, error: Exception) -> NotSent:
+    text = str(error) or type(error).__name__
+    return NotSent(f"cannot connect to {target.authority if target.port else target.host}: {text}")
+
+
+def _close_in_child() -> None:
+    """Close the parent's connections in a forked child: only its own handles, nothing is sent.
+
+    A connection ends when the parent ends it, not when the last child does.
+    """
+    for sock in list(_sockets):
+        with contextlib.suppress(OSError):
+            os.close(sock.detach())
+
+
+os.register_at_fork(after_in_child=_close_in_child)

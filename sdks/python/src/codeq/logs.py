@@ -1,0 +1,25 @@
+"""The SDK's logger. A filter or handler of the program that raises costs a line, never the work that wrote it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    _Adapter = logging.LoggerAdapter[logging.Logger]
+else:
+    _Adapter = logging.LoggerAdapter
+
+_OF_THE_CALLER: Final = 2
+"""Frames above this module's that the line is attributed to."""
+
+
+class _Guarded(_Adapter):
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        with contextlib.suppress(Exception):
+            super().log(level, msg, *args, stacklevel=_OF_THE_CALLER, **kwargs)
+
+
+log: Final = _Guarded(logging.getLogger("codeq"), {})
+"""The logger "codeq"."""

@@ -1,0 +1,114 @@
+"""Values that users see: queues, the server, its backups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Self
+
+from codeq.records import to_datetime
+from codeq.v1 import queue_service_pb2, server_service_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The tasks of one command.
+
+    Attributes:
+        command: Name of the queue.
+        ready: Tasks waiting and claimable.
+        scheduled: Tasks waiting for their due time.
+        claimed: Tasks leased.
+        dlq: Tasks in the dead-letter queue.
+        oldest_age_seconds: Age of the oldest claimable task; 0 when there is none.
+        paused: Whether its tasks are accepted and not delivered.
+        created_rate: Tasks created per second, a mean over about a minute.
+        completed_rate: Tasks completed per second, likewise.
+        purging: Whether a purge goes on: nothing is delivered, and what waited when it was asked for ends.
+        failed_total: Tasks that ended as FAILED since the queue was made, those redriven not counted.
+    """
+
+    command: str
+    ready: int
+    scheduled: int
+    claimed: int
+    dlq: int
+    oldest_age_seconds: float
+    paused: bool = False
+    created_rate: float = 0
+    completed_rate: float = 0
+    purging: bool = False
+    failed_total: int = 0
+
+    @classmethod
+    def from_message(cls, message: queue_service_pb2.Queue) -> Self:
+        """The queue of a reply."""
+        return cls(
+            command=message.command,
+            ready=message.ready,
+            scheduled=message.scheduled,
+            claimed=message.claimed,
+            dlq=message.dlq,
+            oldest_age_seconds=message.oldest_age_seconds,
+            paused=message.paused,
+            created_rate=message.created_rate,
+            completed_rate=message.completed_rate,
+            purging=message.purging,
+            failed_total=message.failed_total,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What the server tells about itself.
+
+    Attributes:
+        version: Version.
+        mode: Mode of operation, such as "single".
+        fsync: Whether every acknowledgement waits for fsync.
+        persistence_provider: Storage engine.
+        num_shards: Number of shards.
+        payload_bytes_max: Most bytes of a payload or result.
+        batch_items_max: Most items of a batch call.
+    """
+
+    version: str
+    mode: str
+    fsync: bool
+    persistence_provider: str
+    num_shards: int
+    payload_bytes_max: int
+    batch_items_max: int
+
+    @classmethod
+    def from_message(cls, message: server_service_pb2.ServerInfo) -> Self:
+        """The server of a reply."""
+        return cls(
+            version=message.version,
+            mode=message.mode,
+            fsync=message.fsync,
+            persistence_provider=message.persistence_provider,
+            num_shards=message.num_shards,
+            payload_bytes_max=message.payload_bytes_max,
+            batch_items_max=message.batch_items_max,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A copy of the server's store and artifacts.
+
+    Attributes:
+        name: Name of its folder in the server's folder for backups.
+        created_at: Time at which it was complete.
+        artifacts: Files of artifacts in it.
+    """
+
+    name: str
+    created_at: datetime
+    artifacts: int
+
+    @classmethod
+    def from_message(cls, message: server_service_pb2.Backup) -> Self:
+        """The backup of a reply."""
+        return cls(message.name, to_datetime(message.created_at), message.artifacts)

@@ -1,0 +1,386 @@
+"""The transport: TLS, servers that speak something else, windows, big messages, many calls, and what ends a call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import codeq
+import grpc
+import hypothesis
+import pytest
+from codeq import errors, header_compression, http2, rpc
+from codeq.async_transport import AsyncChannel
+from codeq.blocking_transport import BlockingChannel
+from codeq.dialing import Target, context_of
+from hypothesis import strategies as st
+from server_process import DEV_TOKEN, ServerProcess
+
+SECONDS = 20.0
+
+
+class Echo(grpc.GenericRpcHandler):
+    """A gRPC server whose methods do what their names say."""
+
+    def __init__(self, credentials: grpc.ServerCredentials | None = None, **options: int) -> None:
+        self._options = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1), *options.items())
+        self._credentials = credentials
+        self.started = threading.Event()
+
+    async def __aenter__(self) -> Self:
+        self._server = grpc.aio.server(options=self._options)
+        self._server.add_generic_rpc_handlers((self,))
+        if self._credentials is None:
+            port = self._server.add_insecure_port("127.0.0.1:0")
+        else:
+            port = self._server.add_secure_port("127.0.0.1:0", self._credentials)
+        self.address = f"localhost:{port}"
+        await self._server.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._server.stop(None)
+
+    def service(self, details: Any) -> Any:
+        return grpc.unary_unary_rpc_method_handler(getattr(self, f"_{details.method.removeprefix('/')}"))
+
+    async def _echo(self, request: bytes, _: Any) -> bytes:
+        return request
+
+    async def _slow_echo(self, request: bytes, _: Any) -> bytes:
+        self.started.set()
+        await asyncio.sleep(0.05)
+        return request
+
+    async def _hang(self, _: bytes, __: Any) -> bytes:
+        self.started.set()
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+    async def _fail(self, _: bytes, context: Any) -> bytes:
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "ü and 100% \n more")
+        raise AssertionError
+
+    async def _time_left(self, _: bytes, context: Any) -> bytes:
+        return str(context.time_remaining()).encode()
+
+
+async def blocking(echo: Echo, method: str, request: bytes = b"", seconds: float = SECONDS, tls: Any = False) -> bytes:
+    channel = BlockingChannel(echo.address, context_of(tls))
+    try:
+        return await asyncio.to_thread(channel.unary, f"/{method}", request, (), seconds)
+    finally:
+        channel.close()
+
+
+async def on_a_loop(echo: Echo, method: str, request: bytes = b"", seconds: float = SECONDS, tls: Any = False) -> bytes:
+    async with AsyncChannel(echo.address, context_of(tls)) as channel:
+        return await channel.unary(f"/{method}", request, (), seconds)
+
+
+both = pytest.mark.parametrize("call", [blocking, on_a_loop])
+
+
+@both
+@pytest.mark.parametrize("size", [0, 1, 16_384, 70_000, 5_000_000, rpc.MESSAGE_BYTES_MAX])
+async def test_message_of_any_size_comes_back(call: Any, size: int) -> None:
+    async with Echo(**{"grpc.max_send_message_length": -1}) as echo:
+        data = bytes(range(256)) * (size // 256) + bytes(size % 256)
+        assert await call(echo, "echo", data) == data
+
+
+@both
+async def test_message_over_the_bound_is_an_error_of_the_server(call: Any) -> None:
+    async with Echo(**{"grpc.max_send_message_length": -1}) as echo:
+        with pytest.raises(codeq.ServerFault, match="sent a message of"):
+            await call(echo, "echo", bytes(rpc.MESSAGE_BYTES_MAX + 1))
+
+
+@both
+async def test_status_of_a_failed_call_is_told(call: Any) -> None:
+    async with Echo() as echo:
+        with pytest.raises(codeq.LeaseLost, match="ü and 100% \n more"):
+            await call(echo, "fail")
+
+
+@both
+async def test_call_ends_at_its_timeout_which_the_server_knows(call: Any) -> None:
+    async with Echo() as echo:
+        begin = time.monotonic()
+        with pytest.raises(codeq.DeadlineExceeded):
+            await call(echo, "hang", seconds=0.3)
+        assert 0.2 < time.monotonic() - begin < 5
+        assert 0 < float(await call(echo, "time_left", seconds=7.0)) <= 7
+
+
+@both
+async def test_nobody_there_is_told_as_not_sent(call: Any) -> None:
+    async with Echo() as echo:
+        pass
+    with pytest.raises(errors.NotSent, match="cannot connect to localhost"):
+        await call(echo, "echo")
+    echo.address = "no-such-host.invalid:1"
+    with pytest.raises(errors.NotSent):
+        await call(echo, "echo")
+
+
+async def test_many_calls_wait_for_the_streams_that_the_server_allows() -> None:
+    async with Echo(**{"grpc.max_concurrent_streams": 3}) as echo, AsyncChannel(echo.address, None) as channel:
+        calls = [channel.unary("/slow_echo", str(n).encode(), (), SECONDS) for n in range(50)]
+        assert await asyncio.gather(*calls) == [str(n).encode() for n in range(50)]
+
+
+async def test_call_that_is_cancelled_leaves_the_connection_to_the_others() -> None:
+    async with Echo() as echo, AsyncChannel(echo.address, None) as channel:
+        hanging = asyncio.create_task(channel.unary("/hang", b"", (), SECONDS))
+        assert await asyncio.to_thread(echo.started.wait, SECONDS)
+        hanging.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await hanging
+        assert await channel.unary("/echo", b"a", (), SECONDS) == b"a"
+
+
+async def test_close_of_a_blocking_client_ends_the_calls_of_other_threads() -> None:
+    async with Echo() as echo:
+        channel = BlockingChannel(echo.address, None)
+        hanging = asyncio.create_task(asyncio.to_thread(channel.unary, "/hang", b"", (), SECONDS))
+        assert await asyncio.to_thread(echo.started.wait, SECONDS)
+        channel.close()
+        with pytest.raises(codeq.Closed):
+            await hanging
+
+
+@both
+async def test_server_that_speaks_http1_or_nothing_is_told(call: Any, shared_server: ServerProcess) -> None:
+    echo = Echo()
+    echo.address = shared_server.http_url.removeprefix("http://")
+    with pytest.raises(codeq.Unavailable, match=r"HTTP/1\.1|connection was lost"):
+        await call(echo, "echo")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of localhost that signs itself, and its key."""
+    folder = tmp_path_factory.mktemp("certificate")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run([*command.split(), *names], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def credentials(folder: Path) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials([((folder / "key.pem").read_bytes(), (folder / "cert.pem").read_bytes())])
+
+
+@both
+async def test_tls_with_a_context_of_ones_own(call: Any, certificate: Path) -> None:
+    async with Echo(credentials(certificate)) as echo:
+        context = ssl.create_default_context(cafile=certificate / "cert.pem")
+        data = bytes(3_000_000)
+        assert await call(echo, "echo", data, tls=context) == data
+        with pytest.raises(errors.NotSent, match="CERTIFICATE_VERIFY_FAILED"):
+            await call(echo, "echo", tls=True)
+        with pytest.raises(codeq.Unavailable):
+            await call(echo, "echo", seconds=5)
+
+
+@both
+async def test_tls_to_a_server_without_it_is_not_sent(call: Any) -> None:
+    async with Echo() as echo:
+        with pytest.raises(codeq.CodeqError):
+            await call(echo, "echo", tls=True, seconds=5)
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost", "http://localhost:8080", "localhost:0", "localhost:99999", ":1", "a:b"]
+)
+def test_address_that_is_none_is_refused_when_the_client_is_made(address: str) -> None:
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        codeq.Client(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [
+        ("node-a:1", ("node-a", 1, "node-a:1")),
+        ("[::1]:2", ("::1", 2, "[::1]:2")),
+        ("dns:///node-a:3", ("node-a", 3, "node-a:3")),
+        ("unix:/tmp/a", ("/tmp/a", None, "localhost")),
+    ],
+)
+def test_address_names_host_and_port(address: str, target: tuple[str, int | None, str]) -> None:
+    assert Target.parse(address) == Target(*target)
+
+
+@pytest.mark.parametrize("make", [codeq.Client, codeq.Producer, codeq.Worker, codeq.AsyncClient])
+def test_tls_that_is_none_of_the_kinds_is_refused(make: Callable[..., object]) -> None:
+    with pytest.raises(TypeError, match=r"ssl\.SSLContext"):
+        make("a:1", tls=grpc.ssl_channel_credentials())
+
+
+def test_token_that_cannot_be_sent_is_refused(shared_server: ServerProcess) -> None:
+    with codeq.Client(shared_server.producer_addr, token="two\nlines") as client, pytest.raises(codeq.Unauthenticated):
+        client.queues()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what the first loop left open
+async def test_async_producer_and_client_work_over_two_loops_one_after_the_other(shared_server: ServerProcess) -> None:
+    producer = codeq.AsyncProducer(shared_server.producer_addr, token=DEV_TOKEN)
+    client = codeq.AsyncClient(shared_server.producer_addr, token=DEV_TOKEN)
+
+    async def create() -> str:
+        task = await client.get(await producer.create("two-loops"))
+        return task.command
+
+    def twice() -> list[str]:
+        return [asyncio.run(create()), asyncio.run(create())]
+
+    assert await asyncio.to_thread(twice) == ["two-loops"] * 2
+    await create()
+    with pytest.raises(RuntimeError, match="another event loop"):
+        await asyncio.to_thread(asyncio.run, create())
+    await producer.close()
+    await client.close()
+    gc.collect()
+
+
+HEADERS = [(b":status", b"200"), (b"content-type", b"application/grpc")]
+
+
+def frame(kind: int, flags: int, number: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3) + bytes((kind, flags)) + number.to_bytes(4) + payload
+
+
+SETTINGS = frame(4, 0, 0, b"")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        frame(0, 0, 1, b"data first"),
+        SETTINGS + b"\xff\xff\xff\x00\x00\x00\x00\x00\x01",
+        SETTINGS + frame(5, 4, 1, b"\0\0\0\2"),
+        SETTINGS + frame(9, 4, 1, b""),
+        SETTINGS + frame(1, 0, 1, b"") + frame(0, 0, 1, b""),
+        SETTINGS + frame(1, 4, 1, b"\xff\xff\xff\xff\xff\xff\xff\xff"),
+        SETTINGS + frame(0, 8, 1, b"\x09abc"),
+        SETTINGS + frame(0, 8, 1, b""),
+        SETTINGS + frame(1, 0, 1, b"") + frame(9, 0, 1, bytes(65_537)),
+    ],
+)
+def test_bytes_that_are_no_http2_are_refused_and_cost_no_more_than_the_connection(data: bytes) -> None:
+    connection = http2.Http2()
+    connection.open(HEADERS)
+    with pytest.raises(http2.ProtocolError):
+        connection.receive(data)
+
+
+def test_data_keeps_to_the_windows_of_stream_and_connection() -> None:
+    connection = http2.Http2()
+    number = connection.open(HEADERS)
+    connection.take()
+    connection.send(number, bytes(200_000), is_end=True)
+    sent = len(connection.take())
+    assert 65_535 <= sent < 65_535 + 5 * 9
+    assert connection.queued(number) == 200_000 - 65_535
+    connection.receive(SETTINGS + frame(8, 0, 0, (1 << 20).to_bytes(4)))
+    assert connection.queued(number) == 200_000 - 65_535
+    connection.receive(frame(8, 0, number, (100_000).to_bytes(4)))
+    assert connection.queued(number) == 200_000 - 165_535
+    connection.receive(frame(4, 0, 0, (4).to_bytes(2) + (100_000).to_bytes(4)))
+    assert connection.queued(number) == 0
+    assert connection.take()[-9:][3] == 0 or connection.forget(number) is False
+
+
+def test_data_of_streams_that_were_given_up_goes_back_to_the_window_of_the_connection() -> None:
+    connection = http2.Http2()
+    number = connection.open(HEADERS)
+    connection.receive(SETTINGS)
+    piece = http2.WINDOW_BYTES // 16
+    for _ in range(4):
+        assert [event.stream for event in connection.receive(frame(0, 0, number, bytes(piece)))] == [number]
+    connection.take()
+    connection.reset(number)
+    connection.consumed(number, 4 * piece)  # late: it is given back already
+    connection.take()
+    for _ in range(4):
+        assert connection.receive(frame(0, 0, number, bytes(piece))) == []
+    assert connection.take() == frame(8, 0, 0, (8 * piece).to_bytes(4))
+
+
+def test_header_blocks_are_read_as_the_standard_says() -> None:
+    plain = header_compression.Decoder(1000)  # RFC 7541, C.3 and C.4: three requests, without and with Huffman codes
+    coded = header_compression.Decoder(1000)
+    common = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"www.example.com")]
+    for block in ("828684410f7777772e6578616d706c652e636f6d", "828684418cf1e3c2e5f23a6ba0ab90f4ff"):
+        decoder = plain if "7777" in block else coded
+        assert decoder.decode(bytes.fromhex(block)) == common
+    for decoder, block in ((plain, "828684be58086e6f2d6361636865"), (coded, "828684be5886a8eb10649cbf")):
+        assert decoder.decode(bytes.fromhex(block)) == [*common, (b"cache-control", b"no-cache")]
+    third = [common[0], (b":scheme", b"https"), (b":path", b"/index.html"), common[3], (b"custom-key", b"custom-value")]
+    for decoder, block in (
+        (plain, "828785bf400a637573746f6d2d6b65790c637573746f6d2d76616c7565"),
+        (coded, "828785bf408825a849e95ba97d7f8925a849e95bb8e8b4bf"),
+    ):
+        assert decoder.decode(bytes.fromhex(block)) == third
+
+
+def test_entries_leave_the_table_when_it_is_full_or_made_smaller() -> None:
+    decoder = header_compression.Decoder(100_000)
+    entry = b"\x40\x01a\x7f\xa1\x1e" + b"v" * 4000
+    assert decoder.decode(entry + b"\xbe") == [(b"a", b"v" * 4000)] * 2
+    assert decoder.decode(entry + b"\xbe") == [(b"a", b"v" * 4000)] * 2
+    with pytest.raises(header_compression.MalformedError):
+        decoder.decode(b"\xbf")
+    with pytest.raises(header_compression.MalformedError):
+        decoder.decode(b"\x20\xbe")
+
+
+@pytest.mark.parametrize(
+    "block",
+    [b"\x80", b"\xbe", b"\xff\xff\xff\xff\xff\xff", b"\x3f\xff\x7f", b"\x40", b"\x40\x05a", b"\x40\x81\0\0"],
+)
+def test_header_block_that_is_none_is_refused(block: bytes) -> None:
+    with pytest.raises((header_compression.MalformedError, IndexError)):
+        header_compression.Decoder(1000).decode(block)
+
+
+@hypothesis.given(st.lists(st.tuples(st.binary(max_size=300), st.binary(max_size=300))))
+def test_header_block_that_is_sent_is_read_as_it_was(headers: list[tuple[bytes, bytes]]) -> None:
+    assert header_compression.Decoder(1 << 30).decode(header_compression.encode(headers)) == headers
+
+
+@hypothesis.given(st.binary(max_size=200))
+def test_random_bytes_are_a_header_block_or_refused(block: bytes) -> None:
+    with contextlib.suppress(header_compression.MalformedError):
+        header_compression.Decoder(1000).decode(block)
+
+
+async def test_server_that_says_nothing_any_more_is_given_up_by_both_transports(server: ServerProcess) -> None:
+    with codeq.Client(server.producer_addr, token=DEV_TOKEN) as client:
+        task = client.create("vanished")
+        async with codeq.AsyncClient(server.producer_addr, token=DEV_TOKEN) as async_client:
+            waiting = [
+                asyncio.create_task(async_client.result(task.id, wait=60)),
+                asyncio.create_task(asyncio.to_thread(client.result, task.id, wait=60)),
+            ]
+            while (await async_client.explain(task.id)).status != "PENDING":
+                pass
+            begin = time.monotonic()
+            server.signal(signal.SIGSTOP)
+            try:
+                ended = await asyncio.gather(*waiting, return_exceptions=True)
+            finally:
+                server.signal(signal.SIGCONT)
+            assert [type(error) for error in ended] == [codeq.Unavailable] * 2
+            assert time.monotonic() - begin < 45  # 20 s on a machine that is not busy

@@ -54,9 +54,10 @@ class AccessLog:
             about: What a refusal is about: reason, tenant, task.
         """
         if self._requests:
-            fields: dict[str, object] = {"method": cut(method), "code": code, "ms": round(seconds * 1000, 3)}
+            fields = self._fields("grpc_call_finished", "info")
+            fields["method"], fields["code"], fields["ms"] = cut(method), code, round(seconds * 1000, 3)
             fields["request_id"] = well_formed_request_id(request_id)
-            self._add("grpc_call_finished", "info", fields, about)
+            self._add(fields, about)
 
     def http(
         self, method: str, route: str, status: int, seconds: float, request_id: str, about: Mapping[str, str]
@@ -73,9 +74,10 @@ class AccessLog:
         """
         is_probe = route in _PROBES
         if self._probes if is_probe else self._requests:
-            fields: dict[str, object] = {"method": cut(method), "route": route, "status": status}
+            fields = self._fields("http_request_finished", "debug" if is_probe else "info")
+            fields["method"], fields["route"], fields["status"] = cut(method), route, status
             fields["ms"], fields["request_id"] = round(seconds * 1000, 3), request_id
-            self._add("http_request_finished", "debug" if is_probe else "info", fields, about)
+            self._add(fields, about)
 
     def flush(self) -> None:
         """Hands over what is there."""
@@ -83,14 +85,18 @@ class AccessLog:
         if lines:
             self._put(b"".join(lines))
 
-    def _add(self, event: str, level: str, fields: dict[str, object], about: Mapping[str, str]) -> None:
-        for name, value in about.items():
-            fields[name] = cut(value)
+    def _fields(self, event: str, level: str) -> dict[str, object]:
+        """Returns the first fields of a line."""
         milliseconds = time.time_ns() // 1_000_000
         if milliseconds != self._time_of:
             now = datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
             self._time_of, self._time = milliseconds, now.replace("+00:00", "Z")
-        self._lines.append(self._render({"time": self._time, "level": level, "event": event, **fields}))
+        return {"time": self._time, "level": level, "event": event}
+
+    def _add(self, fields: dict[str, object], about: Mapping[str, str]) -> None:
+        for name, value in about.items():
+            fields[name] = cut(value)
+        self._lines.append(self._render(fields))
         if len(self._lines) >= LINES_MAX:
             self.flush()
         elif len(self._lines) == 1:

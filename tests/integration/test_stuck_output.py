@@ -86,7 +86,7 @@ def test_second_signal_ends_the_server_at_once(tmp_path: Path, output: StuckOutp
         waiting.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         server.signal(signal.SIGTERM)
         server.signal(signal.SIGINT)
-        assert server.wait() in (0, 128 + signal.SIGINT)
+        assert server.wait() in {0, 128 + signal.SIGINT, 128 + signal.SIGTERM}  # the signals may come in any order
 
 
 def test_disk_that_was_full_takes_tasks_again(tmp_path: Path, output: StuckOutput) -> None:

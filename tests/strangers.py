@@ -6,7 +6,7 @@ import asyncio
 import resource
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 LIMITED: Final = ("sh", "-c", 'ulimit -n 1024; exec "$@"', "sh")
@@ -16,6 +16,9 @@ HTTP2: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 """How a client over gRPC begins: the preface, and settings that set nothing."""
 
 HEALTH: Final = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+GREETING_SECONDS: Final = 20
+"""Time that saying it may take."""
+
 BURST: Final = 500
 """Connections that are begun before others get a turn."""
 
@@ -47,15 +50,29 @@ class Strangers:
             await asyncio.gather(*(self._greet(stranger) for stranger in self._sockets))
 
     async def _greet(self, stranger: socket.socket) -> None:
-        try:
-            await asyncio.get_running_loop().sock_sendall(stranger, self._greeting)
-        except OSError:
-            return  # it was turned away
+        with suppress(OSError, TimeoutError):  # it was turned away, or nobody reads all of it
+            async with asyncio.timeout(GREETING_SECONDS):
+                await asyncio.get_running_loop().sock_sendall(stranger, self._greeting)
+
+    def open(self) -> int:
+        """Returns how many connections the other side has not closed, after what it has said was dropped."""
+        return sum(map(_is_open, self._sockets))
 
     def leave(self) -> None:
         """Closes them all."""
         for stranger in self._sockets:
             stranger.close()
+
+
+def _is_open(stranger: socket.socket) -> bool:
+    try:
+        while stranger.recv(65_536):
+            pass
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 @contextmanager

@@ -69,6 +69,8 @@ class Connection(asyncio.Protocol):
         self._is_lost = False
         self._is_known = False
         """Whether a call of it came with a token that is accepted."""
+        self._unread_bytes = 0
+        """Bytes of an unfinished head that are counted among those of strangers."""
         # What is being read:
         self._is_reading = False
         self._incoming: Exchange | None = None
@@ -134,6 +136,9 @@ class Connection(asyncio.Protocol):
         except Exception:  # noqa: BLE001 - a defect must not leave the connection without a reply
             _LOG.exception("bytes of a request were not understood")
             self._break_off(refusals.malformed("the bytes were not understood"))
+        if self._unread_bytes != self._parser.unread_bytes and not self._is_known:
+            self._unread_bytes = self._parser.unread_bytes
+            self._connections.hold(self, self._unread_bytes)
         self._count_body()
 
     # -- what the parser tells -----------------------------------------------------------------------------------------
@@ -309,7 +314,9 @@ class Connection(asyncio.Protocol):
     def _meet(self, exchange: Exchange) -> None:
         """Notes whether the call that has ended came with a token: without one it does not succeed."""
         self._is_known = exchange.operation is not None and exchange.reply is not None and exchange.reply.status < 400
-        if not self._is_known:
+        if self._is_known:
+            self._connections.hold(self, 0)
+        else:
             self._connections.idle(self)
 
     def _send(self, exchange: Exchange) -> None:

@@ -8,6 +8,9 @@ from typing import Final, Generic, Protocol, TypeVar
 CONNECTIONS_MAX: Final = 8_192
 """Open connections unless it is set otherwise."""
 
+UNREAD_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Bytes of unfinished heads that strangers' connections may hold together; the oldest of them ends for more."""
+
 
 class Open(Protocol):
     """An open connection."""
@@ -36,6 +39,9 @@ class Connections(Generic[_Connection]):
         self._open: set[_Connection] = set()
         self._idle_strangers: dict[_Connection, None] = {}
         """Strangers' connections without a call that runs; the one that has been silent for the longest time first."""
+        self._unread: dict[_Connection, int] = {}
+        """Bytes of unfinished heads that strangers' connections hold."""
+        self._unread_bytes = 0
 
     def __len__(self) -> int:
         """Returns how many are open."""
@@ -61,6 +67,17 @@ class Connections(Generic[_Connection]):
         """Forgets a connection that has ended."""
         self._open.discard(connection)
         self._idle_strangers.pop(connection, None)
+        self.hold(connection, 0)
+
+    def hold(self, connection: _Connection, size: int) -> None:
+        """Notes how many bytes of an unfinished head a stranger's connection holds."""
+        self._unread_bytes += size - self._unread.pop(connection, 0)
+        if size:
+            self._unread[connection] = size
+        while self._unread_bytes > UNREAD_BYTES_MAX:
+            oldest = next(iter(self._unread))
+            self.discard(oldest)
+            oldest.abort()
 
     def busy(self, connection: _Connection) -> None:
         """Notes that a call of a connection runs, or that a token came with one: it keeps its place."""

@@ -89,6 +89,11 @@ class RequestParser:
         if self._at == len(data):
             self._data, self._at = b"", 0
 
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes that are kept because what they belong to is not complete, or because of a pause."""
+        return len(self._data) - self._at
+
     def pause(self) -> None:
         """Stops behind the part that is being told of, until `resume`; what comes meanwhile is kept."""
         self._is_paused = True

@@ -14,6 +14,9 @@ from codeq_server.config import Address
 FRAME_BYTES_MAX: Final = 9 * 1024 * 1024
 """A larger gRPC message ends its call with RESOURCE_EXHAUSTED: the largest frame, and room for what is around it."""
 
+METADATA_BYTES_MAX: Final = 16 * 1024
+"""Bytes of a call's metadata, 32 for each key besides; a call with more fails with RESOURCE_EXHAUSTED."""
+
 STREAMS_PER_CONNECTION_MAX: Final = 1000
 """Calls that one connection may have open; further ones wait in the client."""
 
@@ -28,13 +31,15 @@ _PING_INTERVAL_MS_MIN: Final = 5_000
 HANDSHAKE_SECONDS: Final = 5
 """Time from a connection's begin until it has said that it speaks HTTP/2."""
 
-IDLE_SECONDS: Final = 300
+IDLE_SECONDS: Final = 75
 """Time that a connection may be without a call; its client then opens another one for the next call."""
 
 _OPTIONS: Final[Sequence[tuple[str, int]]] = (
     # Two servers never share a port: the second one fails to start.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", FRAME_BYTES_MAX),
+    ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+    ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
     ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION_MAX),
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
     ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),

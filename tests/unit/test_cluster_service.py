@@ -16,7 +16,7 @@ CLAIMS = Claims("boss", "acme", frozenset(), frozenset(), "ADMIN", is_admin=True
 LEADER = MemberStatus(
     "node-a", "node-a:7000", "http://node-a:8080", "node-a:9092", voter=True, matched=9, active=True, problem=""
 )
-FOLLOWER = MemberStatus("node-b", "node-b:7000", "", "", voter=True, matched=7, active=False, problem="")
+FOLLOWER = MemberStatus("node-b", "node-b:7000", "", "", voter=True, matched=7, active=False, problem="it is away")
 LEARNER = MemberStatus("node-c", "node-c:7000", "", "", voter=False, matched=0, active=True, problem="")
 GROUP = {"shard": 0, "term": 3, "commit": 8, "applied": 6, "first": 2, "last": 9, "snapshot": 1, "elections": 4}
 
@@ -83,6 +83,7 @@ async def test_status_has_the_documented_fields_with_their_names() -> None:
         ("node-c", "LEARNER", 9, False),
     ]
     assert members[1].keys() & {"httpAddr", "grpcAddr"} == set()
+    assert [each.get("problem") for each in members] == [None, "it is away", None]
 
 
 async def test_status_without_a_leader_leaves_its_address_out() -> None:
@@ -94,7 +95,7 @@ async def test_status_without_a_leader_leaves_its_address_out() -> None:
 async def test_status_of_who_does_not_lead_leaves_out_what_only_the_leader_knows() -> None:
     unknown = MemberStatus("node-a", "node-a:7000", "", "", voter=True, matched=None, active=None, problem="")
     [group] = (await shown(cluster("node-b", "node-a", unknown)))["groups"]
-    assert group["members"][0].keys() & {"matchIndex", "lag", "active"} == set()
+    assert group["members"][0].keys() & {"matchIndex", "lag", "active", "problem"} == set()
 
 
 async def test_topology_tells_where_clients_find_the_leader() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import time
 from abc import abstractmethod
 from pathlib import Path
@@ -15,6 +16,7 @@ from cluster_process import NodeProcess
 from codeq.v1 import cluster_service_pb2 as cluster_pb
 from fault_kinds import AGAIN_SECONDS_MAX, Fault
 from fault_run import POLL_SECONDS, Run
+from server_process import LOG_TAIL_CHARS
 
 LAG_TASKS = 4000
 """Tasks of Lagging.fill and their results that make the log longer than it is kept for a member that is away."""
@@ -124,6 +126,29 @@ class OneMore(Fault):
         await asyncio.sleep(self.chance.uniform(0, 0.5))
         self.chance.choice(list(run.cluster.nodes.values())).kill()
         await run.cluster.start_all()
+
+
+class StopAnyTime(Fault):
+    """A node is told to stop at any moment of its start, and of what its start brings about; it ends in order."""
+
+    name = "stop-any-time"
+    rounds = 200
+    fill = 2000
+
+    async def strike(self, run: Run) -> None:
+        struck = time.monotonic()
+        node = self.chance.choice(list(run.cluster.nodes.values()))
+        for _ in range(self.chance.randint(1, 3)):
+            if not node.is_running:
+                node.spawn()
+            await asyncio.sleep(0.05 * self.chance.randrange(60))
+            await asyncio.to_thread(ended_in_order, node)
+        if self.chance.random() < 0.2:
+            wipe(node)
+            node.spawn()
+            await take_in(run, node, replace=True)
+        await run.well()
+        self.note_gap(run, struck)
 
 
 class Damage(Fault):
@@ -237,5 +262,20 @@ async def ask(run: Run, method: str, request: Any) -> None:
             return
 
 
-MEMBER_FAULTS: tuple[type[Fault], ...] = (Lagging, NewDisk, OneMore, TornLog, CutLog, FlippedBit)
+def ended_in_order(node: NodeProcess) -> None:
+    """Tells a node to stop, and waits until it has.
+
+    Raises:
+        AssertionError: It ended with an error, or left a trace of one.
+        TimeoutExpired: It did not end.
+    """
+    if node.is_running:
+        node.signal(signal.SIGTERM)
+    code = node.wait()
+    # Killed by the signal: Python had not begun to listen to it, or was told twice.
+    assert code in (0, -signal.SIGTERM, 128 + signal.SIGTERM), f"{node.name}: code {code}\n{node.log[-LOG_TAIL_CHARS:]}"
+    assert "Traceback" not in node.log, node.log[-LOG_TAIL_CHARS:]
+
+
+MEMBER_FAULTS: tuple[type[Fault], ...] = (Lagging, NewDisk, OneMore, StopAnyTime, TornLog, CutLog, FlippedBit)
 """Faults that need nothing of the machine."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from codeq_internal.v1 import raft_rows_pb2
-from codeq_raft_core import read_conf_state
+from codeq_raft_core import ConfState, read_conf_state
 
 from codeq_server.config import RaftSettings
 from codeq_server.core.errors import Reason, Rejection, invalid_field
@@ -222,7 +222,7 @@ class RaftCluster:
                     raft=self._raft.peers.get(member.name, member.address),
                     http=self._member.http_of(member.name),
                     grpc=self._member.grpc_of(member.name),
-                    voter=member.raft_id in conf.voters,
+                    voter=_votes(conf, member.raft_id),
                     matched=None if seen is None else seen.matched,
                     active=None if seen is None else group.hears(member.raft_id),
                     problem=self._connections.problem_of(member.name),
@@ -242,6 +242,11 @@ class RaftCluster:
             elections=group.elections,
             members=described,
         )
+
+
+def _votes(conf: ConfState, raft_id: int) -> bool:
+    """Returns whether a member has a vote of weight: while a replacement is on its way, those before count as well."""
+    return raft_id in conf.voters and (not conf.voters_outgoing or raft_id in conf.voters_outgoing)
 
 
 def _takes_part(group: Group, raft_id: int) -> bool:

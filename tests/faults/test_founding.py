@@ -17,9 +17,10 @@ KILLS = 6
 
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("seed", range(3))
-async def test_nodes_killed_while_they_found_their_cluster_make_one(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("founders", ["one", "all"])
+async def test_nodes_killed_while_they_found_their_cluster_make_one(tmp_path: Path, seed: int, founders: str) -> None:
     chance = random.Random(seed)
-    with ClusterProcess(tmp_path) as cluster:
+    with ClusterProcess(tmp_path, env={"RAFT_BOOTSTRAP": "true"} if founders == "all" else {}) as cluster:
         for _ in range(KILLS):
             await asyncio.sleep(chance.uniform(0, 0.7))
             node = chance.choice(list(cluster.nodes.values()))

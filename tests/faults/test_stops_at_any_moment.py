@@ -1,0 +1,92 @@
+"""Nodes that are told to stop at any moment of their start, of the founding and of a stop end in order.
+
+Every moment is STEP_SECONDS after the one before; CODEQ_STOPS tells how many of each kind are tried (`make torture`
+tries the fault `stop-any-time` at random moments).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from cluster_client import Follower
+from cluster_process import TOKEN, ClusterProcess, NodeProcess
+from codeq.v1 import task_pb2
+from codeq.v1 import task_service_pb2 as pb
+from member_faults import ended_in_order
+
+pytestmark = pytest.mark.timeout(600)
+
+STEP_SECONDS = 0.05
+STOPS = int(os.environ.get("CODEQ_STOPS", "6"))
+"""Stops of each kind."""
+SPAN_SECONDS = 3.0
+"""Time in which a start, or a founding is over on a quiet machine."""
+PAYLOAD = b'"' + b"x" * 100_000 + b'"'
+
+
+def moments() -> Iterator[float]:
+    """Yields moments, STEP_SECONDS apart or a multiple of it, over the whole span."""
+    steps = int(SPAN_SECONDS / STEP_SECONDS)
+    every = max(1, steps // STOPS)
+    for step in range(0, steps, every):
+        yield step * STEP_SECONDS
+
+
+async def stop_after(node: NodeProcess, seconds: float) -> None:
+    """Lets a node that has just been started run for a moment, tells it to stop, and judges how it ended."""
+    await asyncio.sleep(seconds)  # the moment is what is tried
+    await asyncio.to_thread(ended_in_order, node)
+
+
+async def create(client: Follower, count: int = 1) -> None:
+    for _ in range(count):
+        spec = task_pb2.TaskSpec(command="a", payload=PAYLOAD)
+        await client.call("tasks", "CreateTask", pb.CreateTaskRequest(spec=spec), again=True, seconds=60)
+
+
+async def test_node_told_to_stop_at_any_moment_of_its_start_ends_and_starts_again(tmp_path: Path) -> None:
+    with ClusterProcess(tmp_path) as cluster:
+        await cluster.start_all()
+        async with Follower(list(cluster.addresses("grpc_addr").values()), TOKEN) as client:
+            await create(client)
+            await cluster.all_vote(client)
+            node = cluster.nodes["node-3"]
+            await asyncio.to_thread(ended_in_order, node)
+            for moment in moments():
+                node.spawn()
+                await stop_after(node, moment)
+            await cluster.start_all()
+            await cluster.all_vote(client)
+
+
+async def test_nodes_told_to_stop_at_any_moment_of_the_founding_found_one_cluster(tmp_path: Path) -> None:
+    for number, moment in enumerate(moments()):
+        with closing(ClusterProcess(tmp_path / str(number), env={"RAFT_BOOTSTRAP": "true"})) as cluster:
+            for node in cluster.nodes.values():
+                node.spawn()
+            await stop_after(list(cluster.nodes.values())[number % 3], moment)
+            await cluster.start_all()
+            async with Follower(list(cluster.addresses("grpc_addr").values()), TOKEN) as client:
+                await create(client)
+                await cluster.all_vote(client)
+
+
+async def test_node_told_again_to_stop_at_any_moment_of_a_stop_ends_at_once_and_starts_again(tmp_path: Path) -> None:
+    with ClusterProcess(tmp_path) as cluster:
+        await cluster.start_all()
+        async with Follower(list(cluster.addresses("grpc_addr").values()), TOKEN) as client:
+            await create(client)
+            for step in range(STOPS):
+                await cluster.all_vote(client)
+                node = next(node for node in cluster.nodes.values() if node.grpc_addr == client.leader)
+                node.signal(signal.SIGTERM)
+                await asyncio.sleep(step * STEP_SECONDS)
+                await asyncio.to_thread(ended_in_order, node)
+                await cluster.start_all()
+                await create(client)

@@ -157,6 +157,7 @@ class Gateway:
             else:
                 exchange.operation = target
                 exchange.body_bytes_max = target.body_bytes_max
+                exchange.admission = self._dispatcher.admit(target.call_name, _authorization(head.headers))
             check_head(head.headers, exchange.body_bytes_max)
         except CallFailed as failed:
             exchange.reply = _failure(failed)
@@ -228,7 +229,7 @@ class Gateway:
         return Call(
             method=operation.call_name,
             request=request,
-            authorization=headers.get(b"authorization", b"").decode("latin-1"),
+            authorization=_authorization(headers),
             request_id=exchange.request_id,
             timeout_seconds=operation.timeout_seconds(request),
             consistency=consistency,
@@ -272,6 +273,10 @@ def _about(exchange: Exchange) -> Mapping[str, str]:
     named = zip(operation.path_parameters, exchange.path_values, strict=False)
     ids = [value for parameter, value in named if parameter.field.name == "task_id"]
     return {**about, "task_id": ids[0]} if ids else about
+
+
+def _authorization(headers: Headers) -> str:
+    return headers.get(b"authorization", b"").decode("latin-1")
 
 
 def _check_host(authority: bytes, allowed: frozenset[str]) -> None:

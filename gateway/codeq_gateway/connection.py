@@ -13,10 +13,12 @@ import time
 from collections import deque
 from typing import Final, cast
 
+from codeq.frames import let_go
+
 from codeq_gateway import refusals
 from codeq_gateway.app import Gateway
 from codeq_gateway.connections import Connections
-from codeq_gateway.dispatch import CallFailed
+from codeq_gateway.dispatch import Admission, CallFailed
 from codeq_gateway.exchange import CONTINUE, End, Exchange, render
 from codeq_gateway.heads import Head
 from codeq_gateway.request_parser import RequestParser
@@ -56,6 +58,8 @@ class Connection(asyncio.Protocol):
         self._line: deque[Exchange] = deque()
         self._task: asyncio.Task[None] | None = None
         """Answers the first in line."""
+        self._admission: asyncio.Task[None] | None = None
+        """Finds out whether the sender of the body that comes may make the call; until then no more is read."""
         self._deadline = 0.0
         """When the connection ends, unless a call runs."""
         self._is_writable = True
@@ -95,6 +99,8 @@ class Connection(asyncio.Protocol):
         self._is_lost = self._is_deaf = True
         self._incoming = None
         self._drop_body()
+        if self._admission is not None:
+            self._admission.cancel()
         if self._task is None:
             self._connections.discard(self)
         else:
@@ -204,6 +210,10 @@ class Connection(asyncio.Protocol):
     def _count_body(self) -> None:
         """Counts what has come of a body whose end has not."""
         exchange = self._incoming
+        if exchange is not None and exchange.reply is None and exchange.admission is not None:
+            check, exchange.admission = exchange.admission, None
+            self._transport.pause_reading()
+            self._admission = self._loop.create_task(self._admit(exchange, check))
         if exchange is not None and exchange.reply is None and self._body_bytes > self._pending_bytes:
             try:
                 self._gateway.bodies.take(self._body_bytes - self._pending_bytes)
@@ -211,6 +221,21 @@ class Connection(asyncio.Protocol):
                 self._refuse(exchange, failed)
             else:
                 self._pending_bytes = self._body_bytes
+
+    async def _admit(self, exchange: Exchange, check: Admission) -> None:
+        """Refuses a request whose sender may not make the call, and reads on."""
+        try:
+            await check()
+        except CallFailed as failed:
+            if self._incoming is exchange:
+                self._refuse(exchange, failed)
+            let_go(failed)
+        finally:
+            self._admission = None
+            if not self._is_lost:
+                if not self._is_paused:
+                    self._transport.resume_reading()
+                self._advance()
 
     def expire(self, now: float) -> None:
         """Cancels the call, or ends the connection, whose time is over."""
@@ -286,12 +311,14 @@ class Connection(asyncio.Protocol):
                     self._connections.busy(self)
                 self._task = self._loop.create_task(self._answer(exchange))
             else:
-                if exchange.expects_continue and not self._body_bytes:
+                is_admitted = exchange.admission is None and self._admission is None
+                if exchange.expects_continue and is_admitted and not self._body_bytes:
                     self._transport.write(CONTINUE)
                 break
         if self._is_paused and len(self._line) <= 1 and not self._is_lost:
             self._is_paused = False
-            self._transport.resume_reading()
+            if self._admission is None:
+                self._transport.resume_reading()
             if not self._is_deaf:
                 self._parser.resume()
                 self._read(b"")

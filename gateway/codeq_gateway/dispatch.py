@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
@@ -81,8 +81,27 @@ class CallFailed(Exception):  # noqa: N818 - the call failed; this carries its s
         self.about = about
 
 
+Admission = Callable[[], Awaitable[None]]
+"""Finds out elsewhere whether a caller may make a call; raises CallFailed if not."""
+
+
 class Dispatcher(Protocol):
     """Carries out unary calls."""
+
+    def admit(self, method: str, authorization: str) -> Admission | None:
+        """Looks, before the body is read, whether a caller may make a call.
+
+        Args:
+            method: Full name of the RPC.
+            authorization: Value of the Authorization header; empty when there was none.
+
+        Returns:
+            None: the caller may, as far as is known here. Else what finds it out.
+
+        Raises:
+            CallFailed: The caller may not.
+        """
+        ...
 
     async def call(self, call: Call) -> Message:
         """Returns the response message.

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from codeq_gateway.dispatch import Admission
 from codeq_gateway.heads import Head
 from codeq_gateway.routes import Operation
 
@@ -62,6 +63,7 @@ class Exchange:
         keep_alive: Whether the connection may go on after the reply.
         expects_continue: Whether the client waits to be told that its body is wanted.
         route: Template of the route; empty: the bytes were no request, and nobody counts it.
+        admission: What finds out whether the caller may make the call; None: it is known.
         operation: RPC that the request asks for; None: none.
         page: What renders the page that the request asks for; None: none, or it has its reply already.
         path_values: Values of the path's variables.
@@ -75,6 +77,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "admission",
         "body",
         "body_bytes_max",
         "deadline",
@@ -106,6 +109,7 @@ class Exchange:
         self.keep_alive = head.keep_alive
         self.expects_continue = head.expects_continue
         self.route = ""
+        self.admission: Admission | None = None
         self.operation: Operation | None = None
         self.page: Callable[[], Awaitable[Reply]] | None = None
         self.path_values: list[str] = []

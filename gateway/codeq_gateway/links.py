@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -45,6 +46,10 @@ REPLY_BYTES_MAX: Final = 64 * 1024 * 1024
 REASONS: Final = "codeq.v1.ErrorReason"
 """The enum that holds the error table."""
 
+SECRET_KEY: Final = "codeq-gateway-secret"  # noqa: S105
+"""Key of the metadata that carries the secret of the gateways."""
+
+_LOG: Final = logging.getLogger("codeq.gateway")
 _SERVICE: Final = "/codeq_internal.v1.CallService/"
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", REPLY_BYTES_MAX),
@@ -84,6 +89,8 @@ class Messages:
 
         self.exchange_request = class_of("ExchangeRequest")
         self.exchange_response = class_of("ExchangeResponse")
+        self.authorize_request = class_of("AuthorizeRequest")
+        self.authorize_response = class_of("AuthorizeResponse")
         self.readiness_request = class_of("GetReadinessRequest")
         self.readiness_response = class_of("GetReadinessResponse")
         self.metrics_request = class_of("GetMetricsRequest")
@@ -100,6 +107,7 @@ class Link:
 
     Args:
         address: The server's gRPC listener, host:port.
+        secret: What servers ask of gateways.
         messages: Messages of call streams.
         on_change: Called when the stream has been opened or takes no calls any more.
 
@@ -107,8 +115,10 @@ class Link:
         address: The server's gRPC listener.
     """
 
-    def __init__(self, address: str, messages: Messages, on_change: Callable[[], None]) -> None:
+    def __init__(self, address: str, secret: str, messages: Messages, on_change: Callable[[], None]) -> None:
         self.address = address
+        self._metadata = ((SECRET_KEY, secret),)
+        self._refused = False
         self._messages = messages
         self._on_change = on_change
         self._channel = open_channel(address)
@@ -155,7 +165,7 @@ class Link:
         rpc: Any = self._channel.unary_unary(
             _SERVICE + name, request_serializer=_serialize, response_deserializer=response_class.FromString
         )
-        return await rpc(request, timeout=seconds)
+        return await rpc(request, timeout=seconds, metadata=self._metadata)
 
     async def close(self) -> None:
         """Ends the link. Calls that are not answered fail."""
@@ -168,8 +178,8 @@ class Link:
     async def _keep_open(self) -> None:
         pause = PAUSE_SECONDS_MIN
         while True:
-            rpc = self._exchange()
-            if await _is_accepted(rpc):
+            rpc = self._exchange(metadata=self._metadata)
+            if await self._is_accepted(rpc):
                 pause = PAUSE_SECONDS_MIN
                 await self._use(_Stream(rpc, self._messages))
             else:
@@ -177,9 +187,23 @@ class Link:
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, PAUSE_SECONDS_MAX)
 
+    async def _is_accepted(self, rpc: Any) -> bool:
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await rpc.initial_metadata()
+        except (TimeoutError, grpc.aio.AioRpcError):
+            return False
+        if not rpc.done():
+            return True
+        if not self._refused and await rpc.code() is grpc.StatusCode.UNAUTHENTICATED:
+            self._refused = True
+            _LOG.error("gateway_refused server=%s: %s", self.address, await rpc.details())
+        return False
+
     async def _use(self, stream: _Stream) -> None:
         """Sends calls over a stream until it takes no more; the replies that are to come are still taken."""
         self._stream = stream
+        self._refused = False
         self._on_change()
         task = asyncio.get_running_loop().create_task(stream.run(), name=f"calls to {self.address}")
         self._ending.add(task)
@@ -189,15 +213,6 @@ class Link:
         finally:
             self._stream = None
             self._on_change()
-
-
-async def _is_accepted(rpc: Any) -> bool:
-    try:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            await rpc.initial_metadata()
-    except (TimeoutError, grpc.aio.AioRpcError):
-        return False
-    return not rpc.done()
 
 
 class _Stream:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import grpc
@@ -20,9 +21,10 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
+from grpc_status import rpc_status
 
-from codeq_gateway.dispatch import LEADER_GRPC, Call, CallFailed
-from codeq_gateway.links import CONNECT_SECONDS, Link, LostError, Messages, NotSentError
+from codeq_gateway.dispatch import LEADER_GRPC, Admission, Call, CallFailed
+from codeq_gateway.links import CONNECT_SECONDS, Link, LostError, Messages, NotSentError, failed
 
 RETRY_SECONDS: Final = 5.0
 """How long a call is tried again, within its own time: longer than an election takes."""
@@ -39,6 +41,12 @@ LINKS_MAX: Final = 16
 PROBE_SECONDS: Final = 2.0
 """Time that a server has to tell readiness or metrics."""
 
+ADMITTED_SECONDS: Final = 60.0
+"""How long a gateway reads bodies of a caller without asking again; each call is authenticated all the same."""
+
+ADMITTED_MAX: Final = 1024
+"""Callers that are remembered so; when there are more, all are forgotten and asked about again."""
+
 _ELSEWHERE: Final = frozenset({error_pb2.ERROR_REASON_DRAINING, error_pb2.ERROR_REASON_NOT_LEADER})
 """Refusals of calls that were not carried out and that another server may take."""
 
@@ -48,10 +56,12 @@ class Links:
 
     Args:
         pool: Holds the messages of call streams.
+        secret: What servers ask of gateways.
         configured: Addresses whose links are opened at once and kept.
     """
 
-    def __init__(self, pool: DescriptorPool, configured: Sequence[str] = ()) -> None:
+    def __init__(self, pool: DescriptorPool, secret: str, configured: Sequence[str] = ()) -> None:
+        self._secret = secret
         self._messages = Messages(pool)
         self._changed = asyncio.Event()
         self._configured = frozenset(configured)
@@ -72,7 +82,7 @@ class Links:
             named = [other for other in self._links if other not in self._configured]
             if len(named) >= LINKS_MAX:
                 self._give_up(self._links.pop(named[0]))
-            link = self._links[address] = Link(address, self._messages, self._on_change)
+            link = self._links[address] = Link(address, self._secret, self._messages, self._on_change)
         return link
 
     def up(self) -> list[Link]:
@@ -132,6 +142,7 @@ class RemoteDispatcher:
         addresses: gRPC listeners of the servers, host:port each; the first that can be reached is asked first.
         pool: Holds the messages of call streams.
         services: Services of the calls.
+        secret: What servers ask of gateways.
         retry_seconds: How long a call is tried again.
     """
 
@@ -140,11 +151,16 @@ class RemoteDispatcher:
         addresses: Sequence[str],
         pool: DescriptorPool,
         services: Iterable[ServiceDescriptor],
+        secret: str,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         self._retry_seconds = retry_seconds
         self._responses = Responses(services)
-        self._links = Links(pool, addresses)
+        self._links = Links(pool, secret, addresses)
+        self._admitted: dict[tuple[str, str], float] = {}
+        """Callers that a server lately said may make a call, and until when that holds."""
+        self._tokenless_until = 0.0
+        """Until when it holds that callers without a token make no calls."""
         self._preferred: Link | None = self._links.to(addresses[0])
 
     @property
@@ -182,6 +198,42 @@ class RemoteDispatcher:
             # The first time another server is asked at once; then each has time to learn who leads.
             if tries > 1 or self._choose() in {None, link}:
                 await self._links.change(pause)
+
+    def admit(self, method: str, authorization: str) -> Admission | None:
+        """Looks whether a caller may make a call; see `Dispatcher.admit`.
+
+        Raises:
+            CallFailed: There is no token, which a server lately refused.
+        """
+        now = asyncio.get_running_loop().time()
+        if not authorization and now < self._tokenless_until:
+            raise CallFailed(error_pb2.ERROR_REASON_UNAUTHENTICATED, "missing bearer token")
+        if self._admitted.get((method, authorization), 0) > now:
+            return None
+        return partial(self._ask_admission, method, authorization)
+
+    async def _ask_admission(self, method: str, authorization: str) -> None:
+        """Asks a server whether a caller may make a call; any of them knows.
+
+        Raises:
+            CallFailed: The caller may not, or no server answers.
+        """
+        if self._choose() is None:
+            await self._links.change(self._retry_seconds)
+        link, messages = self._choose(), self._links.messages
+        if link is None:
+            raise _unreachable()
+        request = messages.authorize_request(method=method, authorization=authorization)
+        try:
+            await link.ask("Authorize", request, messages.authorize_response, PROBE_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            status = rpc_status.from_call(error)
+            if not authorization and error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                self._tokenless_until = asyncio.get_running_loop().time() + ADMITTED_SECONDS
+            raise (_unreachable() if status is None else failed(status, messages.reasons)) from None
+        if len(self._admitted) >= ADMITTED_MAX:
+            self._admitted.clear()
+        self._admitted[method, authorization] = asyncio.get_running_loop().time() + ADMITTED_SECONDS
 
     async def readiness(self) -> tuple[bool, Mapping[str, object]]:
         """Returns whether a server takes calls, and what it tells more: the one asked at present, else another."""
@@ -245,10 +297,11 @@ class Forwarder:
     Args:
         pool: Holds the messages of call streams.
         services: Services of the calls.
+        secret: What servers ask of gateways.
     """
 
-    def __init__(self, pool: DescriptorPool, services: Iterable[ServiceDescriptor]) -> None:
-        self._links = Links(pool)
+    def __init__(self, pool: DescriptorPool, services: Iterable[ServiceDescriptor], secret: str) -> None:
+        self._links = Links(pool, secret)
         self._responses = Responses(services)
 
     async def call(self, address: str, call: Call) -> Message:

@@ -188,7 +188,14 @@ class Node:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, tokenless)
         reflected = reflection.aio.ReflectionServicer((*names, health.SERVICE_NAME, reflection.SERVICE_NAME))
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, tokenless)
-        streams = CallStreams(self._calls, probes, self._door.known.add, self._logs.access.grpc, _log_defect)
+        streams = CallStreams(
+            self._calls,
+            self._settings.gateway_secret,
+            probes,
+            self._door.known.add,
+            self._logs.access.grpc,
+            _log_defect,
+        )
         streams.register(server)
         return streams
 
@@ -233,7 +240,7 @@ class Node:
         async def metrics() -> bytes:
             return generate_latest(registry) + probes.metrics()
 
-        forwarder = Forwarder(descriptor_pool.Default(), self._calls.services)
+        forwarder = Forwarder(descriptor_pool.Default(), self._calls.services, self._settings.gateway_secret)
         stack.push_async_callback(forwarder.close)
         gateway = Gateway(
             self._calls.services,

@@ -89,7 +89,9 @@ class _Process:
         schema = await self._schema()
         if schema is None:
             return 0
-        dispatcher = RemoteDispatcher(self._settings.servers, schema.pool, schema.services)
+        dispatcher = RemoteDispatcher(
+            self._settings.servers, schema.pool, schema.services, self._settings.gateway_secret
+        )
         try:
             gateway = self._server(self._gateway(schema, dispatcher))
             try:

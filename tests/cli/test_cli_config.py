@@ -221,10 +221,13 @@ def test_client_commands_do_not_import_the_server(run: Run) -> None:
     assert b"grpc" not in done.stderr
 
 
-def test_check_for_a_gateway_needs_its_servers_and_no_tokens(run: Run) -> None:
+def test_check_for_a_gateway_needs_its_servers_and_their_secret(run: Run) -> None:
     refused = run("config", "check", "--mode", "gateway")
     assert (refused.returncode, refused.stderr.split(b":")[1].strip()) == (2, b"SERVER_ADDRS")
-    checked = run("-o", "json", "config", "check", "--mode", "gateway", SERVER_ADDRS="a:1,b:2")
+    refused = run("config", "check", "--mode", "gateway", SERVER_ADDRS="a:1")
+    assert (refused.returncode, refused.stderr.split(b":")[1].strip()) == (2, b"GATEWAY_SECRET")
+    given = {"SERVER_ADDRS": "a:1,b:2", "GATEWAY_SECRET": "0123456789abcdef"}
+    checked = run("-o", "json", "config", "check", "--mode", "gateway", **given)
     assert (checked.returncode, json.loads(checked.stdout)["serverAddrs"]) == (0, ["a:1", "b:2"])
 
 

@@ -28,6 +28,9 @@ class _Method:
         self.request_class = request_class
 
 
+SECRET = "secret of the gateways"
+
+
 class _Calls:
     """Calls of a server that a dispatcher answers."""
 
@@ -39,11 +42,16 @@ class _Calls:
             for method in service.methods
         }
 
-    async def call(self, name: str, request: Any, authorization: str, *, stale: bool) -> Message:
+    def authenticate(self, name: str, authorization: str) -> str:
         try:
-            return await self._answers.call(
-                Call(name, request, authorization, "", 0, consistency="stale" if stale else "")
-            )
+            self._answers.admit(name, authorization)
+        except CallFailed as failed:
+            raise Rejection(Reason(failed.reason), failed.message, failed.violations, failed.metadata) from None
+        return authorization
+
+    async def carry_out(self, name: str, claims: str, request: Any, *, stale: bool) -> Message:
+        try:
+            return await self._answers.call(Call(name, request, claims, "", 0, consistency="stale" if stale else ""))
         except CallFailed as failed:
             raise Rejection(Reason(failed.reason), failed.message, failed.violations, failed.metadata) from None
 
@@ -59,7 +67,7 @@ class StreamServer:
         address: Its gRPC listener.
         streams: Its call streams.
         defects: What failed without being a refusal.
-        known: Peers of connections on which a call has succeeded.
+        known: Peers of connections on which the secret was shown.
     """
 
     def __init__(self, answers: Dispatcher, port: int = 0) -> None:
@@ -69,7 +77,7 @@ class StreamServer:
         self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
         probes = ServerProbes(lambda: (True, {"fsync": True}), lambda: b"double 1\n")
         self.streams = CallStreams(
-            _Calls(answers), probes, self.known.append, None, lambda _, problem: self.defects.append(problem)
+            _Calls(answers), SECRET, probes, self.known.append, None, lambda _, problem: self.defects.append(problem)
         )
         self.streams.register(self._server)
         reflection.enable_server_reflection([service.full_name for service in SERVICES], self._server)
@@ -98,7 +106,7 @@ async def remote(
     """Yields what the first server serves and a dispatcher that uses all of them."""
     async with open_channel(addresses[0]) as channel:
         schema = await read_schema(channel)
-    dispatcher = RemoteDispatcher(addresses, schema.pool, schema.services, retry_seconds)
+    dispatcher = RemoteDispatcher(addresses, schema.pool, schema.services, SECRET, retry_seconds)
     try:
         yield schema, dispatcher
     finally:

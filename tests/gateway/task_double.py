@@ -8,7 +8,7 @@ from collections import deque
 from typing import Any
 
 from codeq.v1 import error_pb2, queue_service_pb2, server_service_pb2, task_pb2, task_service_pb2
-from codeq_gateway.dispatch import Call, CallFailed
+from codeq_gateway.dispatch import Admission, Call, CallFailed
 from google.protobuf.message import Message
 
 SERVICES = [
@@ -37,6 +37,9 @@ class TaskDouble:
         self.calls: list[Call] = []
         self.failure: Exception | None = None
         self.hold = False
+        self.admitted: list[tuple[str, str]] = []
+        self.refuses: CallFailed | None = None
+        self.admission: Admission | None = None
         self.waiting = asyncio.Event()
         self.released = asyncio.Event()
         self.cancelled = 0
@@ -48,6 +51,13 @@ class TaskDouble:
     def requests(self) -> list[Any]:
         """Request messages of the calls made, in order."""
         return [call.request for call in self.calls]
+
+    def admit(self, method: str, authorization: str) -> Admission | None:
+        """Looks whether a caller may make a call: everybody, unless a test says something else."""
+        self.admitted.append((method, authorization))
+        if self.refuses is not None:
+            raise self.refuses
+        return self.admission
 
     async def call(self, call: Call) -> Message:
         """Answers a call."""

@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_reflection.v1alpha import reflection
 from served_gateway import serving, until
-from stream_server import StreamServer, remote
+from stream_server import SECRET, StreamServer, remote
 from task_double import SERVICES, TaskDouble
 
 LONG = 10.0
@@ -153,7 +153,7 @@ async def test_no_server_is_told_and_found_when_it_comes() -> None:
     double = TaskDouble()
     async with StreamServer(double) as first, open_channel(first.address) as channel:
         schema = await read_schema(channel)
-    dispatcher = RemoteDispatcher([first.address], schema.pool, schema.services, 0.3)
+    dispatcher = RemoteDispatcher([first.address], schema.pool, schema.services, SECRET, 0.3)
     try:
         call = asyncio.ensure_future(dispatcher.call(creating()))
         assert await refusal(call) == error_pb2.ERROR_REASON_SERVER_UNREACHABLE
@@ -303,7 +303,7 @@ async def test_large_requests_and_replies_pass(server: tuple[TaskDouble, StreamS
 async def test_forwarder_makes_one_hop(server: tuple[TaskDouble, StreamServer]) -> None:
     double, started = server
     double.failure = not_leading({LEADER_GRPC: started.address})
-    forwarder = Forwarder(descriptor_pool.Default(), SERVICES)
+    forwarder = Forwarder(descriptor_pool.Default(), SERVICES, SECRET)
     try:
         call = asyncio.ensure_future(forwarder.call(started.address, creating()))
         assert await refusal(call) == error_pb2.ERROR_REASON_NOT_LEADER

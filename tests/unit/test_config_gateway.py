@@ -16,9 +16,13 @@ from codeq_server.config import (
     load_gateway,
 )
 
+SECRET = {"GATEWAY_SECRET": "0123456789abcdef"}
+PRODUCER = {"PRODUCER_AUTH_PROVIDER": "static", "PRODUCER_AUTH_CONFIG": '{"token": "a"}'}
+WORKER = {"WORKER_AUTH_PROVIDER": "static", "WORKER_AUTH_CONFIG": '{"token": "b"}'}
 
-def test_gateway_needs_servers_and_no_tokens() -> None:
-    settings = load_gateway(None, {"SERVER_ADDRS": " a:1, [::1]:2 ,a:1,"}, {}, dev=False)
+
+def test_gateway_needs_servers_and_their_secret() -> None:
+    settings = load_gateway(None, SECRET | {"SERVER_ADDRS": " a:1, [::1]:2 ,a:1,"}, {}, dev=False)
     assert settings.servers == ("a:1", "[::1]:2")
     assert settings.http == Address("", 8080)
     assert settings.allowed_hosts == frozenset()
@@ -38,14 +42,14 @@ def test_gateway_for_development_has_the_server_of_this_machine_and_serves_loopb
 @pytest.mark.parametrize("text", ["a", "a:0", "a:65536", ":9092", "a:1,b", "http://a:1", "a b:1"])
 def test_malformed_server_is_named(text: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        load_gateway(None, {"SERVER_ADDRS": text}, {}, dev=False)
+        load_gateway(None, SECRET | {"SERVER_ADDRS": text}, {}, dev=False)
     assert refused.value.key == "SERVER_ADDRS"
 
 
 def test_servers_are_bounded() -> None:
     many = ",".join(f"h{number}:1" for number in range(17))
     with pytest.raises(ConfigError, match="more than 16 servers"):
-        load_gateway(None, {"SERVER_ADDRS": many}, {}, dev=False)
+        load_gateway(None, SECRET | {"SERVER_ADDRS": many}, {}, dev=False)
 
 
 def test_one_file_serves_server_and_gateway(tmp_path: Path) -> None:
@@ -62,6 +66,7 @@ def test_one_file_serves_server_and_gateway(tmp_path: Path) -> None:
         "httpConnectionsMax": 8192,
         "corsOrigins": [],
         "serverAddrs": ["a:1", "b:2"],
+        "gatewaySecret": "***",
         "logLevel": "info",
         "logFormat": "json",
         "shutdownGraceSeconds": 10,
@@ -93,3 +98,31 @@ def test_origins_are_bounded() -> None:
     many = ",".join(f"https://h{number}" for number in range(65))
     with pytest.raises(ConfigError, match="more than 64 origins"):
         load_gateway(None, {"CORS_ORIGINS": many}, {}, dev=True)
+
+
+def test_gateway_without_secret_is_refused() -> None:
+    with pytest.raises(ConfigError, match="GATEWAY_SECRET: is needed: the secret of the servers, or their PRODUCER_"):
+        load_gateway(None, {"SERVER_ADDRS": "a:1"}, {}, dev=False)
+
+
+def test_short_secret_is_refused() -> None:
+    with pytest.raises(ConfigError, match="GATEWAY_SECRET: Expected `str` of length >= 16"):
+        load_gateway(None, {"SERVER_ADDRS": "a:1", "GATEWAY_SECRET": "short"}, {}, dev=False)
+
+
+@pytest.mark.parametrize(
+    ("servers", "gateways"),
+    [
+        (PRODUCER | WORKER, PRODUCER),
+        (PRODUCER | WORKER | SECRET, SECRET),
+        (PRODUCER | WORKER | SECRET, PRODUCER | SECRET),
+    ],
+)
+def test_servers_and_gateways_with_the_same_settings_have_the_same_secret(
+    servers: dict[str, str], gateways: dict[str, str]
+) -> None:
+    server = load(None, servers, {}, dev=False)
+    gateway = load_gateway(None, gateways | {"SERVER_ADDRS": "a:1"}, {}, dev=False)
+    assert server.gateway_secret == gateway.gateway_secret
+    assert load(None, {}, {}, dev=True).gateway_secret == load_gateway(None, {}, {}, dev=True).gateway_secret
+    assert server.gateway_secret not in str(server) + str(gateway)

@@ -50,6 +50,18 @@ class Reply(_message.Message):
     status: bytes
     def __init__(self, number: _Optional[int] = ..., response: _Optional[bytes] = ..., status: _Optional[bytes] = ...) -> None: ...
 
+class AuthorizeRequest(_message.Message):
+    __slots__ = ("method", "authorization")
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    AUTHORIZATION_FIELD_NUMBER: _ClassVar[int]
+    method: str
+    authorization: str
+    def __init__(self, method: _Optional[str] = ..., authorization: _Optional[str] = ...) -> None: ...
+
+class AuthorizeResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class GetReadinessRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -38,6 +38,7 @@ class Keys:
     http_connections_max: Connections = CONNECTIONS_MAX
     grpc_connections_max: Connections = 2_048
     server_addrs: list[str] | str = ""
+    gateway_secret: Annotated[str, Meta(min_length=16, max_length=1024)] | None = None
     persistence_provider: Literal["rocksdb", "pebble", "memory"] = "rocksdb"
     persistence_config: dict[str, object] = field(default_factory=dict)
     producer_auth_provider: Literal["static"] | None = None

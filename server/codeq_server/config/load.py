@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import ipaddress
 import os
 import re
@@ -42,6 +43,7 @@ MASK: Final = "***"
 
 _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*):(?P<port>[0-9]{1,5})")
 _HOST: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f:.]+|[A-Za-z0-9._-]*")
+_SECRET_SALT: Final = b"codeq gateway secret\n"
 _T = TypeVar("_T")
 
 
@@ -113,6 +115,7 @@ def describe(settings: Settings) -> dict[str, object]:
         "producerAuthConfig": _masked(settings.auth.producer),
         "workerAuthProvider": "static",
         "workerAuthConfig": _masked(settings.auth.worker),
+        "gatewaySecret": MASK,
         "allowProducerAsWorker": settings.auth.allow_producer_as_worker,
         "defaultLeaseSeconds": settings.default_lease_seconds,
         "maxAttemptsDefault": settings.max_attempts_default,
@@ -163,6 +166,7 @@ def describe_gateway(settings: GatewaySettings) -> dict[str, object]:
         "corsOrigins": list(settings.cors_origins),
         "serverAddrs": list(settings.servers),
         "httpConnectionsMax": settings.http_connections_max,
+        "gatewaySecret": MASK,
         "logLevel": settings.log.level,
         "logFormat": settings.log.format,
         "shutdownGraceSeconds": settings.shutdown_grace_seconds,
@@ -214,6 +218,7 @@ class _Build:
             cors_origins=origins.parse(self._key("cors_origins"), given.cors_origins),
             persistence=self._persistence(),
             auth=auth,
+            gateway_secret=self._gateway_secret(auth.producer.token),
             default_lease_seconds=given.default_lease_seconds,
             max_attempts_default=given.max_attempts_default,
             backoff=BackoffSettings(given.backoff_policy, given.backoff_base_seconds, given.backoff_max_seconds),
@@ -238,6 +243,7 @@ class _Build:
             http=Address(self._host(), given.port),
             servers=self._servers(),
             http_connections_max=given.http_connections_max,
+            gateway_secret=self._gateway_secret(self._producer_token()),
             allowed_hosts=LOOPBACK_HOSTS if self._dev else frozenset(),
             cors_origins=origins.parse(self._key("cors_origins"), given.cors_origins),
             log=LogSettings(given.log_level, given.log_format),
@@ -245,6 +251,24 @@ class _Build:
             ready_file=_path(self._key("ready_file"), given.ready_file),
             dev=self._dev,
         )
+
+    def _producer_token(self) -> str:
+        """Returns the token of the servers' producers, where the gateway has it; "" where not."""
+        producer = self._token("producer")
+        if producer is not None:
+            return producer.token
+        return DEV_TOKEN if self._dev else ""
+
+    def _gateway_secret(self, producer_token: str) -> str:
+        """Returns what gateways show servers: made from what is configured, else from the producers' token."""
+        text = self._keys.gateway_secret or producer_token
+        if not text:
+            config = keys.variable("producer_auth_config")
+            raise ConfigError(
+                self._key("gateway_secret"),
+                f"is needed: the secret of the servers, or their {config}, from which they make it by default",
+            )
+        return hashlib.sha256(_SECRET_SALT + text.encode()).hexdigest()
 
     def _servers(self) -> tuple[str, ...]:
         """Returns where servers are, each once."""

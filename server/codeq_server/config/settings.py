@@ -142,6 +142,7 @@ class GatewaySettings:
         http: Address of REST.
         servers: gRPC listeners of the servers, as host:port each; at least one.
         http_connections_max: Connections that may be open at a time.
+        gateway_secret: What it shows the servers.
         allowed_hosts: Names that the HTTP Host header may carry; empty: any.
         cors_origins: Origins whose web pages may call REST, as browsers write them.
         log: What is logged and how.
@@ -153,6 +154,7 @@ class GatewaySettings:
     http: Address
     servers: tuple[str, ...]
     http_connections_max: int
+    gateway_secret: str = field(repr=False)
     allowed_hosts: frozenset[str]
     cors_origins: tuple[str, ...]
     log: LogSettings
@@ -175,6 +177,7 @@ class Settings:
         cors_origins: Origins whose web pages may call REST, as browsers write them.
         persistence: Where tasks are kept.
         auth: Tokens that are accepted.
+        gateway_secret: What gateways in processes of their own, and other servers that forward calls, have to show.
         default_lease_seconds: Length of a lease that names none.
         max_attempts_default: Deliveries of a task that names none.
         backoff: Rest of a task after a nack that names no delay.
@@ -202,6 +205,7 @@ class Settings:
     cors_origins: tuple[str, ...]
     persistence: PersistenceSettings
     auth: AuthSettings
+    gateway_secret: str = field(repr=False)
     default_lease_seconds: int
     max_attempts_default: int
     backoff: BackoffSettings

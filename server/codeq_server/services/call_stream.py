@@ -8,6 +8,7 @@ A call that came this way is never passed on to another server.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ import grpc
 import msgspec
 from codeq import reasons
 from codeq.frames import let_go
+from codeq_gateway.links import SECRET_KEY
 from codeq_internal.v1 import call_pb2
 from google.protobuf.message import Message
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -26,7 +28,17 @@ from prometheus_client.registry import Collector
 
 from codeq_server.core.errors import Reason, Rejection
 
-from .grpc_front import NOTHING_ELSE, REFUSALS, AccessLog, refusal_of, refuse, status_of
+from .grpc_front import (
+    NOTHING_ELSE,
+    REFUSALS,
+    AccessLog,
+    only_message,
+    refusal_of,
+    refuse,
+    serialize,
+    status_of,
+    text_of,
+)
 
 SERVICE: Final = "codeq_internal.v1.CallService"
 """The service; reflection does not list it, because it is no part of the public API."""
@@ -49,6 +61,9 @@ CALL_SECONDS_MAX: Final = 600.0
 LOOK_SECONDS: Final = 0.5
 """Time between two looks at deadlines: a gateway cancels its calls itself, this is for one that does not."""
 
+UNKNOWN_CALL: Final = "unknown"
+"""Stands in the access log for a call that the server has not: its name is anybody's text."""
+
 STALE: Final = "stale"
 """Value of a call's consistency."""
 
@@ -70,7 +85,11 @@ class UnaryCalls(Protocol):
         """Methods by their full names."""
         ...
 
-    def call(self, name: str, request: Any, authorization: str, *, stale: bool) -> Awaitable[Message]:
+    def authenticate(self, name: str, authorization: str) -> Any:
+        """Returns who makes a call."""
+        ...
+
+    def carry_out(self, name: str, claims: Any, request: Any, *, stale: bool) -> Awaitable[Message]:
         """Returns the response of a call."""
         ...
 
@@ -93,8 +112,9 @@ class CallStreams(Collector):
 
     Args:
         calls: Carries out the calls.
+        secret: What gateways have to know.
         probes: What gateways ask beside calls.
-        on_known: Takes the peer of a connection, as gRPC names it, on which an accepted token was shown.
+        on_known: Takes the peer of a connection, as gRPC names it, on which the secret was shown.
         access_log: Takes a line for each call; None: nobody does.
         on_defect: Takes what failed without being a refusal.
 
@@ -105,6 +125,7 @@ class CallStreams(Collector):
     def __init__(
         self,
         calls: UnaryCalls,
+        secret: str,
         probes: ServerProbes,
         on_known: Callable[[str], None],
         access_log: AccessLog | None,
@@ -113,8 +134,9 @@ class CallStreams(Collector):
         self.calls = calls
         self.access_log = access_log
         self.on_defect = on_defect
-        self.on_known = on_known
+        self._on_known = on_known
         self.frames = 0
+        self._secret = secret.encode()
         self._probes = probes
         self._open: set[_CallStream] = set()
         self._is_ending = False
@@ -131,16 +153,9 @@ class CallStreams(Collector):
                 request_deserializer=call_pb2.ExchangeRequest.FromString,
                 response_serializer=call_pb2.ExchangeResponse.SerializeToString,
             ),
-            "GetReadiness": grpc.unary_unary_rpc_method_handler(
-                self._get_readiness,
-                request_deserializer=call_pb2.GetReadinessRequest.FromString,
-                response_serializer=call_pb2.GetReadinessResponse.SerializeToString,
-            ),
-            "GetMetrics": grpc.unary_unary_rpc_method_handler(
-                self._get_metrics,
-                request_deserializer=call_pb2.GetMetricsRequest.FromString,
-                response_serializer=call_pb2.GetMetricsResponse.SerializeToString,
-            ),
+            "Authorize": self._unary(call_pb2.AuthorizeRequest, self._authorize),
+            "GetReadiness": self._unary(call_pb2.GetReadinessRequest, self._get_readiness),
+            "GetMetrics": self._unary(call_pb2.GetMetricsRequest, self._get_metrics),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
@@ -158,29 +173,64 @@ class CallStreams(Collector):
             stream.end()
 
     async def _exchange(self, _: Any, context: Any) -> None:
-        if self._is_ending:
-            refuse(context, Rejection(Reason.DRAINING, "the server is stopping"))
-            return
-        if len(self._open) >= STREAMS_MAX:
-            refuse(context, Rejection(Reason.LIMIT_REACHED, f"{STREAMS_MAX} call streams are open, the limit"))
-            return
-        stream = _CallStream(self, context)
-        self._open.add(stream)
         try:
-            await stream.run()
+            self._check_secret(context)
+            if self._is_ending:
+                raise Rejection(Reason.DRAINING, "the server is stopping")
+            if len(self._open) >= STREAMS_MAX:
+                raise Rejection(Reason.LIMIT_REACHED, f"{STREAMS_MAX} call streams are open, the limit")
+            stream = _CallStream(self, context)
+            self._open.add(stream)
+            try:
+                await stream.run()
+            finally:
+                self._open.discard(stream)
         except REFUSALS as problem:
             refuse(context, refusal_of(problem))
             let_go(problem)
         except grpc.aio.InternalError:
             return  # a write came to nothing, because the gateway has left
-        finally:
-            self._open.discard(stream)
 
-    async def _get_readiness(self, _: call_pb2.GetReadinessRequest, __: Any) -> call_pb2.GetReadinessResponse:
+    def _unary(self, request_class: type[Message], answer: Callable[[Any], Message]) -> Any:
+        """Returns the handler of a unary call: served as a stream of one, so that the secret comes first."""
+
+        async def behaviour(_: Any, context: Any) -> Message | None:
+            try:
+                self._check_secret(context)
+                return answer(await only_message(context))
+            except REFUSALS as problem:
+                refuse(context, refusal_of(problem))
+                let_go(problem)
+            return None
+
+        return grpc.stream_unary_rpc_method_handler(
+            behaviour,
+            request_deserializer=request_class.FromString,
+            response_serializer=serialize,
+        )
+
+    def _check_secret(self, context: Any) -> None:
+        """Checks that the caller is a gateway of this installation.
+
+        Raises:
+            Rejection: UNAUTHENTICATED.
+        """
+        given = text_of(dict(context.invocation_metadata()).get(SECRET_KEY, ""))
+        if not hmac.compare_digest(given.encode(), self._secret):
+            raise Rejection(Reason.UNAUTHENTICATED, "the secret of the gateways is missing or wrong: see gatewaySecret")
+        self._on_known(context.peer())
+
+    def _authorize(self, request: call_pb2.AuthorizeRequest) -> call_pb2.AuthorizeResponse:
+        if request.method not in self.calls.methods:
+            raise Rejection(Reason.ROUTE_NOT_FOUND, "the server has no such call")
+        self.calls.authenticate(request.method, request.authorization)
+        return call_pb2.AuthorizeResponse()
+
+    def _get_readiness(self, _: call_pb2.GetReadinessRequest) -> call_pb2.GetReadinessResponse:
         ready, details = self._probes.ready()
         return call_pb2.GetReadinessResponse(ready=ready, details=msgspec.json.encode(details))
 
-    async def _get_metrics(self, _: call_pb2.GetMetricsRequest, __: Any) -> call_pb2.GetMetricsResponse:
+    def _get_metrics(self, _: call_pb2.GetMetricsRequest) -> call_pb2.GetMetricsResponse:
         return call_pb2.GetMetricsResponse(text=self._probes.metrics())
 
 
@@ -206,8 +256,6 @@ class _CallStream:
         self._wake = asyncio.Event()
         self._has_room = asyncio.Event()
         self._has_room.set()
-        self._is_known = False
-        """Whether a call of it came with a token that is accepted."""
         self._is_closed = False
         """Whether the gateway sends no more."""
         self._says_ending = False
@@ -268,17 +316,15 @@ class _CallStream:
         started = time.perf_counter()
         code, about = "OK", NOTHING_ELSE
         streams = self._streams
+        method = streams.calls.methods.get(call.method)
+        name = UNKNOWN_CALL if method is None else call.method
         try:
-            method = streams.calls.methods.get(call.method)
             if method is None:
                 raise Rejection(Reason.ROUTE_NOT_FOUND, "the server has no such call")  # noqa: TRY301
+            claims = streams.calls.authenticate(name, call.authorization)
             request = method.request_class.FromString(call.request)
-            stale = call.consistency == STALE
-            response = await streams.calls.call(call.method, request, call.authorization, stale=stale)
+            response = await streams.calls.carry_out(name, claims, request, stale=call.consistency == STALE)
             self._reply(call_pb2.Reply(number=call.number, response=response.SerializeToString()))
-            if not self._is_known:  # without a token no call succeeds
-                self._is_known = True
-                streams.on_known(self._context.peer())
         except REFUSALS as problem:
             refusal = refusal_of(problem)
             code, about = self._refuse(call.number, refusal), refusal.about()
@@ -287,12 +333,12 @@ class _CallStream:
             code = "DEADLINE_EXCEEDED" if self._open[call.number].is_late else "CANCELLED"
             raise
         except Exception as problem:  # noqa: BLE001 - a defect of ours: the caller gets INTERNAL, the log the rest
-            streams.on_defect(call.method, problem)
+            streams.on_defect(name, problem)
             code = self._refuse(call.number, Rejection(Reason.INTERNAL, "internal error"))
             let_go(problem)
         finally:
             if streams.access_log is not None:
-                streams.access_log(call.method, code, time.perf_counter() - started, call.request_id, about)
+                streams.access_log(name, code, time.perf_counter() - started, call.request_id, about)
 
     def _refuse(self, number: int, rejection: Rejection) -> str:
         """Answers a call with a refusal; returns the name of its code."""

@@ -142,8 +142,28 @@ class Calls:
         Raises:
             Rejection: The call was refused.
         """
+        return await self.carry_out(name, self.authenticate(name, authorization), request, stale=stale)
+
+    def authenticate(self, name: str, authorization: str) -> Claims:
+        """Returns who makes a call.
+
+        Args:
+            name: Full name of the method.
+            authorization: Value of the authorization header.
+
+        Raises:
+            Rejection: UNAUTHENTICATED, INVALID_TENANT, MISSING_SCOPE or NOT_ADMIN.
+        """
+        access = self.methods[name].access
+        return self.authenticator.authenticate(authorization, access.principal, access.scope)
+
+    async def carry_out(self, name: str, claims: Claims, request: Message, *, stale: bool = False) -> Message:
+        """Returns the response of a call whose caller is known; see `call`.
+
+        Raises:
+            Rejection: The call was refused.
+        """
         method = self.methods[name]
-        claims = self.authenticator.authenticate(authorization, method.access.principal, method.access.scope)
         try:
             return await self._carry_out(method, claims, request, stale=stale)
         except Rejection as rejection:

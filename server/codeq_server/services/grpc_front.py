@@ -88,16 +88,17 @@ class GrpcFront:
         handlers: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
         for method in self._calls.methods.values():
             _, service, name = method.name.split("/")
-            handlers.setdefault(service, {})[name] = grpc.unary_unary_rpc_method_handler(
+            # Served as a stream of one request, so that nothing is read before the caller is known.
+            handlers.setdefault(service, {})[name] = grpc.stream_unary_rpc_method_handler(
                 self._unary(method),
                 request_deserializer=None,  # parsed below: grpc answers UNKNOWN to bytes that are no message
-                response_serializer=_serialize,
+                response_serializer=serialize,
             )
         handlers["codeq.v1.ProducerService"] = {
             "Produce": grpc.stream_stream_rpc_method_handler(
                 self._stream(PRODUCE, Serving.produce),
                 request_deserializer=producer_service_pb2.ProduceRequest.FromString,
-                response_serializer=_serialize,
+                response_serializer=serialize,
             )
         }
         handlers["codeq.v1.WorkerService"] = {
@@ -114,21 +115,21 @@ class GrpcFront:
     def _unary(self, method: Method) -> Any:
         parse = method.request_class.FromString
 
-        async def behaviour(content: bytes, context: Any) -> Message | None:
+        async def behaviour(_: Any, context: Any) -> Message | None:
             started = time.perf_counter()
             metadata = dict(context.invocation_metadata())
-            authorization = _text(metadata.get("authorization", ""))
+            authorization = text_of(metadata.get("authorization", ""))
             code, about = "OK", NOTHING_ELSE
             try:
-                self._calls.authenticator.authenticate(authorization, method.access.principal, method.access.scope)
+                claims = self._calls.authenticate(method.name, authorization)
                 self._on_known(context.peer())
-                return await self._calls.call(method.name, parse(content), authorization)
+                return await self._calls.carry_out(method.name, claims, parse(await only_message(context)))
             except Exception as problem:  # noqa: BLE001 - every end of a call is told
                 code, about = self._refuse(method.name, context, problem)
             finally:
                 if self._access_log is not None:
                     seconds = time.perf_counter() - started
-                    self._access_log(method.name, code, seconds, _text(metadata.get("x-request-id", "")), about)
+                    self._access_log(method.name, code, seconds, text_of(metadata.get("x-request-id", "")), about)
             return None
 
         return behaviour
@@ -140,7 +141,7 @@ class GrpcFront:
             try:
                 if self._calls.draining:
                     raise Rejection(Reason.DRAINING, "the server is stopping")  # noqa: TRY301
-                header = _text(dict(context.invocation_metadata()).get("authorization", ""))
+                header = text_of(dict(context.invocation_metadata()).get("authorization", ""))
                 claims = self._calls.authenticator.authenticate(header, access.principal, access.scope)
                 self._on_known(context.peer())
                 await serve(self._calls.current(), claims, context)
@@ -170,6 +171,19 @@ class GrpcFront:
             code = refuse(context, Rejection(Reason.INTERNAL, "internal error"))
         let_go(problem)
         return code, about
+
+
+async def only_message(context: Any) -> Any:
+    """Returns the message of a unary call that is served as a stream of one.
+
+    Raises:
+        Rejection: INVALID_BODY: there is none.
+        DecodeError: It is malformed.
+    """
+    message = await context.read()
+    if message is grpc.aio.EOF:
+        raise Rejection(Reason.INVALID_BODY, "the call carries no message")
+    return message
 
 
 def refuse(context: Any, rejection: Rejection) -> str:
@@ -204,9 +218,11 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return next((leaf for leaf in leaves if isinstance(leaf, REFUSALS)), leaves[0])
 
 
-def _serialize(message: Message) -> bytes:
+def serialize(message: Message) -> bytes:
+    """Returns a message's bytes."""
     return message.SerializeToString()
 
 
-def _text(value: str | bytes) -> str:
+def text_of(value: str | bytes) -> str:
+    """Returns a value of metadata as text."""
     return value if isinstance(value, str) else value.decode("latin-1")

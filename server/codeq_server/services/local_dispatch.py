@@ -29,6 +29,17 @@ class LocalDispatcher:
         self._calls = calls
         self._forward = forward
 
+    def admit(self, method: str, authorization: str) -> None:
+        """Looks whether a caller may make a call.
+
+        Raises:
+            CallFailed: The caller may not.
+        """
+        try:
+            self._calls.authenticate(method, authorization)
+        except Rejection as rejection:
+            raise failed(rejection) from None
+
     async def call(self, call: Call) -> Message:
         """Returns the response message.
 

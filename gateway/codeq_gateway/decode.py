@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -11,6 +12,8 @@ from google.protobuf.message import Message
 
 from codeq_gateway import fields, refusals, surrogates
 from codeq_gateway.fields import Assign, BadValueError
+
+_TOO_MANY: Final = re.compile("Expected `array` of at most length ([0-9]+)")
 
 Decode = Callable[[bytes, Message], None]
 """Fills a message from a JSON body; raises CallFailed naming what is wrong."""
@@ -30,6 +33,7 @@ def compile_decoder(descriptor: Descriptor, without: Collection[str] = ()) -> De
         TypeError: A field's type has no JSON form.
     """
     struct, fill = _compile(descriptor, frozenset(without))
+    lists = _lists(descriptor)
     parse = msgspec.json.Decoder(struct).decode
 
     def decode(body: bytes, message: Message) -> None:
@@ -43,6 +47,10 @@ def compile_decoder(descriptor: Descriptor, without: Collection[str] = ()) -> De
                     raise
                 value = parse(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            if many := _TOO_MANY.fullmatch(str(error)):  # msgspec does not say where
+                raise refusals.invalid_field(
+                    lists[int(many[1])], f"must contain no more than {many[1]} item(s)"
+                ) from None
             raise refusals.from_decoding(error) from None
         try:
             fill(message, value)
@@ -52,6 +60,18 @@ def compile_decoder(descriptor: Descriptor, without: Collection[str] = ()) -> De
             raise refusals.invalid_field(bad.path, bad.description) from None
 
     return decode
+
+
+def _lists(descriptor: Descriptor) -> dict[int, str]:
+    """Returns the lists of a message in JSON, by how many items they take."""
+    found: dict[int, str] = {}
+    for field in descriptor.fields:
+        if field.is_repeated:
+            found.setdefault(fields.items_max(field), field.json_name)
+        if fields.is_nested(field):
+            for count, name in _lists(fields.message_of(field)).items():
+                found.setdefault(count, f"{field.json_name}.{name}")
+    return found
 
 
 def _compile(descriptor: Descriptor, without: frozenset[str]) -> tuple[type[msgspec.Struct], Assign]:
@@ -90,7 +110,7 @@ def _member(field: FieldDescriptor) -> tuple[Any, Assign]:
     if not fields.is_nested(field):
         form = fields.scalar(field)
         if field.is_repeated:
-            return list.__class_getitem__(form.type), fields.assign_scalars(field, form)
+            return fields.list_of(field, form.type), fields.assign_scalars(field, form)
         return form.type, fields.assign_scalar(field, form)
     struct, fill = _compile(fields.message_of(field), frozenset())
     name, key = field.name, field.json_name
@@ -111,4 +131,4 @@ def _member(field: FieldDescriptor) -> tuple[Any, Assign]:
             except BadValueError as bad:
                 raise bad.under(f"{key}[{index}]") from None
 
-    return (list[struct], assign_each) if field.is_repeated else (struct, assign_one)  # type: ignore[valid-type]
+    return (fields.list_of(field, struct), assign_each) if field.is_repeated else (struct, assign_one)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
+from buf.validate import validate_pb2
 from codeq import reasons
 from codeq.options.v1 import options_pb2
 from codeq.v1 import error_pb2
@@ -18,6 +19,9 @@ from google.protobuf.message import Message
 
 TIMESTAMP: Final = "google.protobuf.Timestamp"
 """Full name of the message that is an RFC 3339 string in JSON."""
+
+ITEMS_MAX: Final = 1000
+"""Items of a list whose field has no rule that says how many it takes."""
 
 ABSENT_RAW: Final = msgspec.Raw(b"")
 """Value of an embedded JSON field that the body does not have; no JSON value is empty."""
@@ -97,6 +101,36 @@ def is_timestamp(field: FieldDescriptor) -> bool:
 def is_nested(field: FieldDescriptor) -> bool:
     """Returns whether the field holds JSON objects."""
     return field.message_type is not None and not is_timestamp(field)
+
+
+def items_max(field: FieldDescriptor) -> int:
+    """Returns how many items a repeated field takes in JSON."""
+    rules: Any = field.GetOptions().Extensions[validate_pb2.field]  # type: ignore[index]
+    return int(rules.repeated.max_items) or ITEMS_MAX
+
+
+def list_of(field: FieldDescriptor, item: Any) -> Any:
+    """Returns the type that msgspec decodes the list of a repeated field into: an iterable of items.
+
+    msgspec counts the items of a `list` when it has decoded them all: millions of them, where somebody sent so many.
+    A struct in the form of an array ends at the first item that is too many.
+    """
+    places = [(f"item{index}", item, msgspec.UNSET) for index in range(items_max(field))]
+
+    def iterate(items: Any) -> Iterator[Any]:
+        for name in items.__struct_fields__:
+            value = getattr(items, name)
+            if value is msgspec.UNSET:
+                return
+            yield value
+
+    def count(items: Any) -> int:
+        return sum(1 for _ in items)
+
+    own = {"__iter__": iterate, "__len__": count}
+    return msgspec.defstruct(
+        f"{field.name}_list", places, array_like=True, forbid_unknown_fields=True, gc=False, namespace=own
+    )
 
 
 def message_of(field: FieldDescriptor) -> Descriptor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
@@ -25,7 +25,7 @@ RETRY_SECONDS = 0.5
 
 class _Method:
     def __init__(self, request_class: type[Message]) -> None:
-        self.request_class = request_class
+        self.parse: Callable[[bytes], Any] = request_class.FromString
 
 
 SECRET = "secret of the gateways"

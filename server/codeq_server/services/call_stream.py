@@ -72,8 +72,8 @@ class CallMethod(Protocol):
     """A method that can be called."""
 
     @property
-    def request_class(self) -> type[Message]:
-        """Class of its request."""
+    def parse(self) -> Callable[[bytes], Any]:
+        """Returns its request from its bytes."""
         ...
 
 
@@ -322,7 +322,7 @@ class _CallStream:
             if method is None:
                 raise Rejection(Reason.ROUTE_NOT_FOUND, "the server has no such call")  # noqa: TRY301
             claims = streams.calls.authenticate(name, call.authorization)
-            request = method.request_class.FromString(call.request)
+            request = method.parse(call.request)
             response = await streams.calls.carry_out(name, claims, request, stale=call.consistency == STALE)
             self._reply(call_pb2.Reply(number=call.number, response=response.SerializeToString()))
         except REFUSALS as problem:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pool, message_factory
@@ -23,6 +23,7 @@ from codeq_server.core.errors import CorruptRows, Reason, Rejection
 from codeq_server.engine.admission import CALL_COST
 from codeq_server.engine.runner import ShardRunner
 
+from .counts import parser
 from .serving import SHARD_SERVICES, Handler, Serving, handlers_of
 from .validation import check_message
 
@@ -39,7 +40,7 @@ class Method:
         access: Who may call it.
         handler: What carries it out; None: who serves the shard does.
         reads: Whether it decides nothing.
-        request_class: Class of its request.
+        parse: Returns its request from its bytes.
         descriptor: Its descriptor.
         cost: What a call costs its tenant beside what its request lists; see `admission`.
         lists: Fields of its request that hold many messages.
@@ -49,7 +50,7 @@ class Method:
     access: Access
     handler: Handler | None
     reads: bool
-    request_class: type[Message]
+    parse: Callable[[bytes], Any]
     descriptor: MethodDescriptor
     cost: int
     lists: tuple[str, ...]
@@ -100,7 +101,7 @@ class Calls:
                 access=access_of(name),
                 handler=handlers.get(name),
                 reads=method.GetOptions().Extensions[annotations_pb2.http].HasField("get"),
-                request_class=message_factory.GetMessageClass(method.input_type),
+                parse=parser(message_factory.GetMessageClass(method.input_type)),
                 descriptor=method,
                 cost=PAGE_COST if method.name.startswith("List") else CALL_COST,
                 lists=tuple(f.name for f in method.input_type.fields if f.is_repeated and f.message_type is not None),

@@ -22,6 +22,7 @@ from codeq_server.auth.claims import Claims
 from codeq_server.core.errors import Reason, Rejection
 
 from .calls import Calls, Method
+from .counts import parser
 from .serving import Serving
 
 RETRY_AFTER_SECONDS: Final = 1
@@ -97,14 +98,14 @@ class GrpcFront:
         handlers["codeq.v1.ProducerService"] = {
             "Produce": grpc.stream_stream_rpc_method_handler(
                 self._stream(PRODUCE, Serving.produce),
-                request_deserializer=producer_service_pb2.ProduceRequest.FromString,
+                request_deserializer=parser(producer_service_pb2.ProduceRequest),
                 response_serializer=serialize,
             )
         }
         handlers["codeq.v1.WorkerService"] = {
             "Work": grpc.stream_stream_rpc_method_handler(
                 self._stream(WORK, Serving.work),
-                request_deserializer=worker_service_pb2.WorkRequest.FromString,
+                request_deserializer=parser(worker_service_pb2.WorkRequest),
                 response_serializer=bytes,  # the stream encodes its responses itself
             )
         }
@@ -113,7 +114,7 @@ class GrpcFront:
         return list(handlers)
 
     def _unary(self, method: Method) -> Any:
-        parse = method.request_class.FromString
+        parse = method.parse
 
         async def behaviour(_: Any, context: Any) -> Message | None:
             started = time.perf_counter()

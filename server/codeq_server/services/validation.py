@@ -16,6 +16,8 @@ from google.protobuf.message import Message
 
 from codeq_server.core.errors import Reason, Rejection, invalid_field
 
+from .counts import check_counts
+
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 _TOO_LARGE_RULES = frozenset({"bytes.max_len"})
 _ONE_OF: Final = frozenset({"enum.in", "string.in"})
@@ -82,6 +84,7 @@ def check_message(message: Message) -> None:
     is_usual = _USUAL.get(type(message))
     if is_usual is not None and is_usual(message):
         return
+    check_counts(message)
     try:
         protovalidate.validate(message)
     except protovalidate.ValidationError as error:

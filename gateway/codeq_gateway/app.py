@@ -19,14 +19,14 @@ from google.protobuf.descriptor import ServiceDescriptor
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from codeq_gateway import header_fields, openapi, parameters, refusals
-from codeq_gateway.bodies import PendingBodies, check_head
+from codeq_gateway.bodies import LARGE_BYTES, InFlight, check_head
 from codeq_gateway.cors import Cors
 from codeq_gateway.dispatch import STALE, Call, CallFailed, Dispatcher
 from codeq_gateway.exchange import End, Exchange, Headers, Reply
 from codeq_gateway.heads import ASTERISK, Head
 from codeq_gateway.metrics import UNKNOWN_ROUTE, HttpMetrics
 from codeq_gateway.router import METHODS, MethodNotAllowedError, Router
-from codeq_gateway.routes import Operation, read_operations
+from codeq_gateway.routes import CALL_SECONDS, Operation, read_operations
 
 CLIENT_CLOSED_STATUS: Final = 499
 """Status under which a request counts whose client left before the reply."""
@@ -97,9 +97,10 @@ class Gateway:
             secrets from web pages that make a browser on its machine call it under a name of their own.
         version: Version that /openapi.json tells.
         cors_origins: Origins whose web pages may call; none: browsers let no other page than one of this server's call.
+        bodies: Counts the bytes of large requests, with those of other fronts; None: those of the gateway alone.
 
     Attributes:
-        bodies: Count of the bodies on their way.
+        bodies: Counts the bytes of large requests.
 
     Raises:
         TypeError, ValueError: A rule or a type of the services is of a form that is not built.
@@ -115,8 +116,9 @@ class Gateway:
         allowed_hosts: frozenset[str] | None = None,
         version: str = "",
         cors_origins: Sequence[str] = (),
+        bodies: InFlight | None = None,
     ) -> None:
-        self.bodies = PendingBodies()
+        self.bodies = InFlight() if bodies is None else bodies
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._access_log = access_log
@@ -192,6 +194,18 @@ class Gateway:
 
         Who cancels the task says in `exchange.end` why; a client that left gets no reply.
         """
+        if len(exchange.body) < LARGE_BYTES:
+            await self._answer(exchange)
+            return
+        exchange.deadline = time.perf_counter() + CALL_SECONDS
+        try:
+            async with self.bodies.turn(len(exchange.body)):
+                await self._answer(exchange)
+        except asyncio.CancelledError:  # while it waited
+            _uncancel()
+            self.cancelled(exchange)
+
+    async def _answer(self, exchange: Exchange) -> None:
         operation = exchange.operation
         # Services name fields as their request does, not as its JSON.
         json_path: Callable[[str], str] = str

@@ -84,6 +84,8 @@ class Connection(asyncio.Protocol):
         self._discarded_bytes = 0
         self._pending_bytes = 0
         """Bytes of the body that are counted as on their way."""
+        self._unread_bytes = 0
+        """Bytes of replies that the client has yet to read, once they are many."""
 
     # -- what the transport tells --------------------------------------------------------------------------------------
 
@@ -99,6 +101,7 @@ class Connection(asyncio.Protocol):
         self._is_lost = self._is_deaf = True
         self._incoming = None
         self._drop_body()
+        self._forget_unread()
         if self._admission is not None:
             self._admission.cancel()
         if self._task is None:
@@ -123,6 +126,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Goes on."""
         self._is_writable = True
+        self._forget_unread()
         self._advance()
 
     def data_received(self, data: bytes) -> None:
@@ -196,6 +200,7 @@ class Connection(asyncio.Protocol):
             pieces = self._pieces
             if pieces:
                 exchange.body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                exchange.held_bytes, self._pending_bytes = self._pending_bytes, 0
                 self._drop_body()
             exchange.is_complete = True
             if self._line[0] is exchange:
@@ -255,6 +260,10 @@ class Connection(asyncio.Protocol):
         self._gateway.refuse(exchange, failed)
         if self._line[0] is exchange:
             self._advance()
+
+    def _forget_unread(self) -> None:
+        self._gateway.bodies.release(self._unread_bytes)
+        self._unread_bytes = 0
 
     def _drop_body(self) -> None:
         self._pieces = []
@@ -353,7 +362,11 @@ class Connection(asyncio.Protocol):
         is_unheard = exchange is self._incoming and exchange.expects_continue and not self._body_bytes
         if not exchange.keep_alive or is_unheard or (self._is_deaf and not self._line):
             self._is_ending = True
-        self._transport.write(render(exchange.reply, exchange, close=self._is_ending))
+        content = render(exchange.reply, exchange, close=self._is_ending)
+        self._transport.write(content)
+        if not self._is_writable:
+            self._unread_bytes += len(content)
+            self._gateway.bodies.hold(len(content))
         now = time.perf_counter()
         self._deadline = now + (REQUEST_SECONDS if self._is_reading else IDLE_SECONDS)
         self._note(exchange, now)
@@ -374,6 +387,9 @@ class Connection(asyncio.Protocol):
             self._note(exchange, now)
 
     def _note(self, exchange: Exchange, now: float) -> None:
+        if exchange.held_bytes:
+            self._gateway.bodies.release(exchange.held_bytes)
+            exchange.held_bytes = 0
         if exchange.route:
             self._gateway.note(exchange, now)
 

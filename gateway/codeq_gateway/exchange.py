@@ -69,6 +69,7 @@ class Exchange:
         path_values: Values of the path's variables.
         body_bytes_max: Bytes that the body may have.
         body: The body.
+        held_bytes: Bytes of the body that are counted until the reply.
         is_complete: Whether the body has come to its end.
         deadline: When the call is cancelled, on the clock of `started`.
         end: Why the call was cancelled; None: it was not.
@@ -85,6 +86,7 @@ class Exchange:
         "expects_continue",
         "fields",
         "headers",
+        "held_bytes",
         "is_complete",
         "keep_alive",
         "method",
@@ -115,6 +117,7 @@ class Exchange:
         self.path_values: list[str] = []
         self.body_bytes_max = 0
         self.body = b""
+        self.held_bytes = 0
         self.is_complete = False
         self.deadline = float("inf")
         self.end: End | None = None

@@ -19,6 +19,7 @@ from typing import Any, Final, NoReturn
 import grpc.aio
 import structlog
 from codeq_gateway.app import Gateway, Probes
+from codeq_gateway.bodies import InFlight
 from codeq_gateway.metrics import HttpMetrics
 from codeq_gateway.remote import Forwarder
 from codeq_gateway.server import GatewayServer
@@ -117,6 +118,7 @@ class Node:
         self._doorkeeper = Doorkeeper(lambda: 0 if self._http is None else self._http.connections)
         self._door = self._doorkeeper.door(files.grpc)
         self._host = _host(settings, files, self._doorkeeper, self._on_fatal, verify=verify)
+        self._in_flight = InFlight()
         self._calls = Calls(_authenticator(settings.auth), self._host.absence, self._host.stale)
         self._readiness = Readiness(self._calls, self._host.absence)
 
@@ -181,7 +183,8 @@ class Node:
                 on_trouble=_log_backup,
             ),
         )
-        names = GrpcFront(self._calls, self._door.known.add, self._logs.access.grpc, _log_defect).register(server)
+        front = GrpcFront(self._calls, self._in_flight, self._door.known.add, self._logs.access.grpc, _log_defect)
+        names = front.register(server)
         telling = asyncio.get_running_loop().create_task(self._readiness.tell(self._health, names), name="health")
         stack.callback(telling.cancel)
         tokenless: Any = TokenlessServer(server)
@@ -190,6 +193,7 @@ class Node:
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, tokenless)
         streams = CallStreams(
             self._calls,
+            self._in_flight,
             self._settings.gateway_secret,
             probes,
             self._door.known.add,
@@ -251,6 +255,7 @@ class Node:
             allowed_hosts=self._settings.allowed_hosts or None,
             version=_VERSION,
             cors_origins=self._settings.cors_origins,
+            bodies=self._in_flight,
         )
         address, files = self._settings.http, self._files
         return GatewayServer(gateway, address.host, address.port, connections_max=files.http, backlog=files.backlog)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
+from codeq_gateway.bodies import InFlight
 from codeq_gateway.dispatch import Call, CallFailed, Dispatcher
 from codeq_gateway.links import open_channel
 from codeq_gateway.reflection import Schema, read_schema
@@ -77,7 +78,13 @@ class StreamServer:
         self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
         probes = ServerProbes(lambda: (True, {"fsync": True}), lambda: b"double 1\n")
         self.streams = CallStreams(
-            _Calls(answers), SECRET, probes, self.known.append, None, lambda _, problem: self.defects.append(problem)
+            _Calls(answers),
+            InFlight(),
+            SECRET,
+            probes,
+            self.known.append,
+            None,
+            lambda _, problem: self.defects.append(problem),
         )
         self.streams.register(self._server)
         reflection.enable_server_reflection([service.full_name for service in SERVICES], self._server)

@@ -110,11 +110,11 @@ async def test_body_at_the_limit_is_taken(served: Served, extra: int, status: in
 
 async def test_bodies_on_their_way_are_bounded_together(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     body = b'{"command":"c"' + b" " * 200_000 + b"}"
-    monkeypatch.setattr(bodies, "PENDING_BYTES_MAX", 100_000)
+    monkeypatch.setattr(bodies, "HELD_BYTES_MAX", 100_000)
     first, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body))
     await _send(writer, body[:90_000])
-    await until(lambda: served.server.gateway.bodies._pending_bytes == 90_000)
+    await until(lambda: served.server.gateway.bodies.held == 90_000)
     refused = b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nContent-Length: 60000\r\n\r\n" + b" " * 50_000
     second, other = await asyncio.open_connection("127.0.0.1", served.port)
     other.write(refused)
@@ -125,7 +125,7 @@ async def test_bodies_on_their_way_are_bounded_together(served: Served, monkeypa
     await _send(writer, body[90_000:])
     assert (await _answer(first))[0] == 202
     assert (await served.http.post("/v1/codeq/tasks", content=body)).status_code == 202
-    assert served.server.gateway.bodies._pending_bytes == 0
+    assert served.server.gateway.bodies.held == 0
     writer.close()
 
 

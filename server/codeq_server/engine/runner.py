@@ -229,6 +229,11 @@ class ShardRunner:
             raise self._refuse()
         await self.admission.enter(tenant, cost)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the batch that fills has no room: who decides in slices waits for `room`."""
+        return self._full()
+
     def _full(self) -> bool:
         batch = self.shard.batch
         return len(batch.rows) > BATCH_ROWS_MAX or batch.size > BATCH_BYTES_MAX

@@ -20,6 +20,7 @@ import grpc
 import msgspec
 from codeq import reasons
 from codeq.frames import let_go
+from codeq_gateway.bodies import LARGE_BYTES, InFlight
 from codeq_gateway.links import SECRET_KEY
 from codeq_internal.v1 import call_pb2
 from google.protobuf.message import Message
@@ -38,6 +39,7 @@ from .grpc_front import (
     serialize,
     status_of,
     text_of,
+    working_at,
 )
 
 SERVICE: Final = "codeq_internal.v1.CallService"
@@ -112,6 +114,7 @@ class CallStreams(Collector):
 
     Args:
         calls: Carries out the calls.
+        in_flight: Counts the bytes of large requests.
         secret: What gateways have to know.
         probes: What gateways ask beside calls.
         on_known: Takes the peer of a connection, as gRPC names it, on which the secret was shown.
@@ -125,6 +128,7 @@ class CallStreams(Collector):
     def __init__(
         self,
         calls: UnaryCalls,
+        in_flight: InFlight,
         secret: str,
         probes: ServerProbes,
         on_known: Callable[[str], None],
@@ -132,6 +136,7 @@ class CallStreams(Collector):
         on_defect: Callable[[str, BaseException], None],
     ) -> None:
         self.calls = calls
+        self.in_flight = in_flight
         self.access_log = access_log
         self.on_defect = on_defect
         self._on_known = on_known
@@ -322,8 +327,12 @@ class _CallStream:
             if method is None:
                 raise Rejection(Reason.ROUTE_NOT_FOUND, "the server has no such call")  # noqa: TRY301
             claims = streams.calls.authenticate(name, call.authorization)
-            request = method.parse(call.request)
-            response = await streams.calls.carry_out(name, claims, request, stale=call.consistency == STALE)
+            stale, parse = call.consistency == STALE, method.parse
+            if len(call.request) < LARGE_BYTES:
+                response = await streams.calls.carry_out(name, claims, parse(call.request), stale=stale)
+            else:
+                async with working_at(streams.in_flight, len(call.request)):
+                    response = await streams.calls.carry_out(name, claims, parse(call.request), stale=stale)
             self._reply(call_pb2.Reply(number=call.number, response=response.SerializeToString()))
         except REFUSALS as problem:
             refusal = refusal_of(problem)

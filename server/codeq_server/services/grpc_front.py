@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ import grpc
 from codeq import reasons
 from codeq.frames import let_go
 from codeq.v1 import producer_service_pb2, worker_service_pb2
+from codeq_gateway.bodies import LARGE_BYTES, InFlight, too_many
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
@@ -67,6 +69,7 @@ class GrpcFront:
 
     Args:
         calls: Carries out the calls.
+        in_flight: Counts the bytes of large requests.
         on_known: Takes the peer of a connection, as gRPC names it, on which an accepted token was shown.
         access_log: Takes a line for each unary call; None: nobody does.
         on_defect: Takes what failed without being a refusal.
@@ -75,11 +78,13 @@ class GrpcFront:
     def __init__(
         self,
         calls: Calls,
+        in_flight: InFlight,
         on_known: Callable[[str], None],
         access_log: AccessLog | None,
         on_defect: Callable[[str, BaseException], None],
     ) -> None:
         self._calls = calls
+        self._in_flight = in_flight
         self._on_known = on_known
         self._access_log = access_log
         self._on_defect = on_defect
@@ -124,7 +129,11 @@ class GrpcFront:
             try:
                 claims = self._calls.authenticate(method.name, authorization)
                 self._on_known(context.peer())
-                return await self._calls.carry_out(method.name, claims, parse(await only_message(context)))
+                content = await only_message(context)
+                if len(content) < LARGE_BYTES:
+                    return await self._calls.carry_out(method.name, claims, parse(content))
+                async with working_at(self._in_flight, len(content)):
+                    return await self._calls.carry_out(method.name, claims, parse(content))
             except Exception as problem:  # noqa: BLE001 - every end of a call is told
                 code, about = self._refuse(method.name, context, problem)
             finally:
@@ -172,6 +181,23 @@ class GrpcFront:
             code = refuse(context, Rejection(Reason.INTERNAL, "internal error"))
         let_go(problem)
         return code, about
+
+
+@asynccontextmanager
+async def working_at(in_flight: InFlight, size: int) -> AsyncIterator[None]:
+    """Counts a large request while it is carried out, which begins when there is room for it.
+
+    Raises:
+        Rejection: LIMIT_REACHED: too many wait already.
+    """
+    if not in_flight.has_room(size):
+        raise Rejection(Reason.LIMIT_REACHED, too_many().message)
+    in_flight.hold(size)
+    try:
+        async with in_flight.turn(size):
+            yield
+    finally:
+        in_flight.release(size)
 
 
 async def only_message(context: Any) -> Any:

@@ -128,6 +128,8 @@ class TaskService:
         now, decided = self._runner.now(), False
         response = pb.BatchSubmitResultsResponse()
         for index, item in enumerate(request.results):
+            if self._runner.is_full:
+                now = await self._go_on(claims.tenant_id, decided=decided)
             answer = response.results.add(task_id=item.task_id)
             try:
                 check_message(item)
@@ -270,6 +272,15 @@ class TaskService:
         return await self._artifacts.tell(tenant, task_id, request.name, lambda: self._view(tenant, task_id))
 
     # ----------------------------------------------------------------------------------------------------------------
+
+    async def _go_on(self, tenant: str, *, decided: bool) -> Now:
+        """Returns the time when the batch has room again: what many items carry is more than one may hold."""
+        self._runner.changed()
+        try:
+            await self._runner.room(tenant)
+            return self._runner.now()
+        except Rejection as refusal:
+            raise self._runner.refused(refusal, decided=decided) from None
 
     async def _settled(self, *, decided: bool = False) -> None:
         """Waits until what the call saw is durable.

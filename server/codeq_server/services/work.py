@@ -36,6 +36,8 @@ CREDIT_BYTES_MAX: Final = 1 << 30
 RESULT_BYTES_MAX: Final = 1 << 20
 ITEMS_MAX: Final = 4096
 """Outcomes, and heartbeats, of one message."""
+SLICE_OUTCOMES_MAX: Final = 64
+"""Outcomes that are decided before the batch is looked at: each may take the progress of its task along."""
 FRAMES_AHEAD: Final = 2
 """Responses that may wait for the disk or the client; what comes meanwhile goes into one more."""
 OPEN_CLAIMS_MIN: Final = 64
@@ -190,7 +192,7 @@ class WorkerStream:
             if message.artifacts:
                 await self._take_with_artifacts(message)
             else:
-                self._take(message)
+                await self._take(message)
             before = self._runner.shard.totals.claimed
             self._pump()
             self._runner.admission.charge(self._caller.tenant, self._runner.shard.totals.claimed - before)
@@ -200,16 +202,19 @@ class WorkerStream:
     async def _take_with_artifacts(self, message: pb.WorkRequest) -> None:
         async with Uploads(self._artifacts, self._caller) as uploads:
             self._filed = await take_filed(uploads, message)
-            self._take(message)
+            await self._take(message)
             self._filed = {}
 
-    def _take(self, message: pb.WorkRequest) -> None:
+    async def _take(self, message: pb.WorkRequest) -> None:
         if max(len(message.outcomes), len(message.heartbeats), len(message.progress)) > ITEMS_MAX:
             raise Rejection(Reason.TOO_LARGE, f"more than {ITEMS_MAX} outcomes, heartbeats or progress in one message")
         if message.progress:
             self._keep_progress(message)
-        if message.outcomes:
-            self._settle(message)
+        for first in range(0, len(message.outcomes), SLICE_OUTCOMES_MAX):
+            if first and self._runner.is_full:
+                self._runner.changed()
+                await self._runner.room(self._caller.tenant)
+            self._settle(message.outcomes[first : first + SLICE_OUTCOMES_MAX])
         if message.heartbeats:
             self._extend(message)
         self._add_credits(message.add_credits, message.add_credit_bytes)
@@ -226,12 +231,12 @@ class WorkerStream:
         if size:
             self._credit_bytes = min((self._credit_bytes or 0) + size, CREDIT_BYTES_MAX)
 
-    def _settle(self, message: pb.WorkRequest) -> None:
+    def _settle(self, items: Sequence[task_pb2.Outcome]) -> None:
         runner, caller = self._runner, self._caller
         shard, now, complete = runner.shard, runner.now(), outcomes.complete
         may_complete = _SCOPES[Outcome.COMPLETED] in self._claims.scopes and not self._filed
         try:
-            for item in message.outcomes:
+            for item in items:
                 self._number += 1
                 result = item.result
                 # What is asked here is stricter than the rules of the proto, which cost more to ask.
@@ -246,7 +251,7 @@ class WorkerStream:
                     self._settle_one(item, now)
         except Exception as problem:
             raise runner.fail(problem) from problem
-        self._answer.settled += len(message.outcomes)
+        self._answer.settled += len(items)
         self._answers = True
 
     def _settle_one(self, item: task_pb2.Outcome, now: Now) -> None:

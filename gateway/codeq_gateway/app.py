@@ -216,6 +216,9 @@ class Gateway:
                 exchange.reply = await exchange.page()
                 return
             call = self._call(operation, exchange)
+            if len(exchange.body) >= LARGE_BYTES:
+                exchange.body = b""
+                await asyncio.sleep(0)  # it took a while to decode: others have their turn
             exchange.deadline = time.perf_counter() + call.timeout_seconds
             json_path = operation.json_path
             reply = Reply(*operation.reply(await self._dispatcher.call(call)))

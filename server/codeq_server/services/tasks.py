@@ -40,6 +40,8 @@ from .listing import NEWEST, list_tasks
 from .newest_first import list_newest
 from .validation import check_json, check_message, kept_text
 
+SLICE_TASKS: Final = 128
+"""Tasks of a batch that are created in one go; others may have their turn before the next."""
 BATCH_BYTES_MAX: Final = 8 << 20
 """Bytes of a batch's payloads or results."""
 _ENDED: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.DLQ, Status.CANCELLED})
@@ -78,7 +80,7 @@ class TaskService:
         if request.atomic:
             self._create_all(response, claims.tenant_id, request)
         else:
-            self._create_each(response, claims.tenant_id, request)
+            await self._create_each(response, claims.tenant_id, request)
         await self._settled()
         return response
 
@@ -274,9 +276,10 @@ class TaskService:
     # ----------------------------------------------------------------------------------------------------------------
 
     async def _go_on(self, tenant: str, *, decided: bool) -> Now:
-        """Returns the time when the batch has room again: what many items carry is more than one may hold."""
+        """Lets others have their turn, and returns the time when the batch has room again."""
         self._runner.changed()
         try:
+            await asyncio.sleep(0)
             await self._runner.room(tenant)
             return self._runner.now()
         except Rejection as refusal:
@@ -309,11 +312,13 @@ class TaskService:
         task = task_of(shard, tenant, spec, now, path)
         self._tell(message, tenant, task, self._decide(lambda: names.create(shard, tenant, task, now)), now)
 
-    def _create_each(
+    async def _create_each(
         self, response: pb.BatchCreateTasksResponse, tenant: str, request: pb.BatchCreateTasksRequest
     ) -> None:
         now = self._runner.now()
         for index, spec in enumerate(request.tasks):
+            if index and not index % SLICE_TASKS:
+                now = await self._go_on(tenant, decided=True)
             answer = response.results.add()
             try:
                 check_message(spec)

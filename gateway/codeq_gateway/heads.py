@@ -6,7 +6,9 @@ never disagree about where a request ends and whom it is addressed to.
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from codeq.v1 import error_pb2
@@ -23,10 +25,15 @@ CHUNKED: Final = -1
 ASTERISK: Final = b"*"
 """Path of a request that asks about the server as a whole."""
 
+_KEPT_MAX: Final = 512
+"""Header lines of requests that are kept as they were read, and the bytes of each such block of lines at most."""
+
+_KEPT_BYTES_MAX: Final = 1_024
+
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _REQUEST_LINE: Final = re.compile(rb"(%b) ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])" % _TOKEN)
 _FIELD_LINES: Final = re.compile(rb"(?:%b:[\t -~\x80-\xff]*\r\n)*" % _TOKEN)
-_FOLDED: Final = re.compile(rb"\r\n[\t ]")
+_FOLDED: Final = re.compile(rb"(?m)^[\t ]")
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _AUTHORITY: Final = rb"(?:\[[0-9A-Za-z:._~!$&'()*+,;=-]+\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?"
 _HOST: Final = re.compile(_AUTHORITY)
@@ -53,7 +60,7 @@ class Head(NamedTuple):
     path: bytes
     query: bytes
     host: bytes
-    headers: dict[bytes, bytes]
+    headers: Mapping[bytes, bytes]
     keep_alive: bool
     length: int
     expects_continue: bool
@@ -72,26 +79,13 @@ def read_head(block: bytes) -> Head:
     method, target, major, minor = line.groups()
     if major != b"1":
         raise CallFailed(error_pb2.ERROR_REASON_HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.1 and HTTP/1.0 are served here")
-    is_old = minor == b"0"
-    headers = _read_fields(block, line_end + 2)
-    host = headers.get(b"host")
-    if host is None:
-        if not is_old:
-            raise refusals.malformed("the header Host is missing")
-    elif not _HOST.fullmatch(host):
-        raise refusals.malformed("the header Host is malformed")
+    fields = block[line_end + 2 :]
+    read = _read_framing_once if len(fields) <= _KEPT_BYTES_MAX else _read_framing
+    headers, host, keep_alive, length, expects_continue = read(fields, minor == b"0")
     authority, path, query = _read_target(method, target)
-    length = _read_length(headers, is_old=is_old)
-    return Head(
-        method=method.decode(),
-        path=path,
-        query=query,
-        host=((host or b"") if authority is None else authority).lower(),
-        headers=headers,
-        keep_alive=not is_old and b"close" not in _members(headers.get(b"connection", b"")),
-        length=length,
-        expects_continue=not is_old and length != 0 and _expects_continue(headers.get(b"expect")),
-    )
+    if authority is not None:
+        host = authority.lower()
+    return Head(method.decode(), path, query, host, headers, keep_alive, length, expects_continue)
 
 
 def check_trailers(block: bytes) -> None:
@@ -100,21 +94,40 @@ def check_trailers(block: bytes) -> None:
     Raises:
         CallFailed: One is malformed, or there are too many.
     """
-    _check_fields(block, 0)
+    _check_fields(block)
 
 
-def _check_fields(block: bytes, start: int) -> None:
-    if block.count(b"\r\n", start) > HEADERS_MAX:
+def _check_fields(block: bytes) -> None:
+    if block.count(b"\r\n") > HEADERS_MAX:
         raise CallFailed(error_pb2.ERROR_REASON_HEAD_TOO_LARGE, f"more than {HEADERS_MAX} headers")
-    if not _FIELD_LINES.fullmatch(block, start):
-        what = "is folded over several lines" if _FOLDED.search(block, start - 2) else "is malformed"
+    if not _FIELD_LINES.fullmatch(block):
+        what = "is folded over several lines" if _FOLDED.search(block) else "is malformed"
         raise refusals.malformed(f"a header {what}")
 
 
-def _read_fields(block: bytes, start: int) -> dict[bytes, bytes]:
-    _check_fields(block, start)
+def _read_framing(block: bytes, is_old: bool) -> tuple[Mapping[bytes, bytes], bytes, bool, int, bool]:  # noqa: FBT001
+    """Returns headers, host, whether the connection may go on, length, and whether 100 is expected."""
+    headers = _read_fields(block)
+    host = headers.get(b"host")
+    if host is None:
+        if not is_old:
+            raise refusals.malformed("the header Host is missing")
+    elif not _HOST.fullmatch(host):
+        raise refusals.malformed("the header Host is malformed")
+    length = _read_length(headers, is_old=is_old)
+    keep_alive = not is_old and b"close" not in _members(headers.get(b"connection", b""))
+    expects_continue = not is_old and length != 0 and _expects_continue(headers.get(b"expect"))
+    return headers, (host or b"").lower(), keep_alive, length, expects_continue
+
+
+_read_framing_once = functools.lru_cache(maxsize=_KEPT_MAX)(_read_framing)
+"""The same; clients send the same lines with most of their requests. What is refused is not kept."""
+
+
+def _read_fields(block: bytes) -> dict[bytes, bytes]:
+    _check_fields(block)
     headers: dict[bytes, bytes] = {}
-    for line in block[start:-2].split(b"\r\n") if start < len(block) else ():
+    for line in block[:-2].split(b"\r\n") if block else ():
         name, _, value = line.partition(b":")
         name, value = name.lower(), value.strip(b"\t ")
         if name in headers:
@@ -145,7 +158,7 @@ def _read_target(method: bytes, target: bytes) -> tuple[bytes | None, bytes, byt
     return absolute[1], path, absolute[3] or b""
 
 
-def _read_length(headers: dict[bytes, bytes], *, is_old: bool) -> int:
+def _read_length(headers: Mapping[bytes, bytes], *, is_old: bool) -> int:
     """Returns the length of the body that follows."""
     coding = headers.get(b"transfer-encoding")
     length = headers.get(b"content-length")

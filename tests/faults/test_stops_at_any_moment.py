@@ -1,4 +1,4 @@
-"""Nodes that are told to stop at any moment of their start, of the founding and of a stop end in order.
+"""Nodes that are told to stop at any moment of their start, of the founding, of a snapshot and of a stop end in order.
 
 Every moment is STEP_SECONDS after the one before; CODEQ_STOPS tells how many of each kind are tried (`make torture`
 tries the fault `stop-any-time` at random moments).
@@ -14,11 +14,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from cluster_client import Follower
+from cluster_client import Follower, Refused
 from cluster_process import TOKEN, ClusterProcess, NodeProcess
+from codeq.v1 import cluster_service_pb2 as cluster_pb
 from codeq.v1 import task_pb2
 from codeq.v1 import task_service_pb2 as pb
-from member_faults import ended_in_order
+from member_faults import FOR_NOW, ended_in_order, wipe
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -26,7 +27,7 @@ STEP_SECONDS = 0.05
 STOPS = int(os.environ.get("CODEQ_STOPS", "6"))
 """Stops of each kind."""
 SPAN_SECONDS = 3.0
-"""Time in which a start, or a founding is over on a quiet machine."""
+"""Time in which a start, a founding or a snapshot is over on a quiet machine."""
 PAYLOAD = b'"' + b"x" * 100_000 + b'"'
 
 
@@ -48,6 +49,21 @@ async def create(client: Follower, count: int = 1) -> None:
     for _ in range(count):
         spec = task_pb2.TaskSpec(command="a", payload=PAYLOAD)
         await client.call("tasks", "CreateTask", pb.CreateTaskRequest(spec=spec), again=True, seconds=60)
+
+
+async def take_in(client: Follower, node: NodeProcess) -> None:
+    """Has an emptied node taken in, as soon as the change before is over."""
+    request = cluster_pb.AddMemberRequest(id=node.name, raft_addr=node.raft_addr, replace=True)
+    async with asyncio.timeout(120):
+        while True:
+            try:
+                await client.call("cluster", "AddMember", request, again=True, seconds=90, attempt_seconds=30)
+            except Refused as refused:
+                if refused.reason not in FOR_NOW:
+                    raise
+            else:
+                return
+            await asyncio.sleep(0.1)
 
 
 async def test_node_told_to_stop_at_any_moment_of_its_start_ends_and_starts_again(tmp_path: Path) -> None:
@@ -75,6 +91,25 @@ async def test_nodes_told_to_stop_at_any_moment_of_the_founding_found_one_cluste
             async with Follower(list(cluster.addresses("grpc_addr").values()), TOKEN) as client:
                 await create(client)
                 await cluster.all_vote(client)
+
+
+async def test_nodes_told_to_stop_at_any_moment_of_a_snapshot_go_on_with_it(tmp_path: Path) -> None:
+    with ClusterProcess(tmp_path) as cluster:
+        await cluster.start_all()
+        async with Follower(list(cluster.addresses("grpc_addr").values()), TOKEN) as client:
+            await create(client, 50)
+            for number, moment in enumerate(moments()):
+                await cluster.all_vote(client)
+                sender = next(node for node in cluster.nodes.values() if node.grpc_addr == client.leader)
+                receiver = next(node for node in cluster.nodes.values() if node is not sender)
+                receiver.kill()
+                wipe(receiver)
+                receiver.spawn()
+                await take_in(client, receiver)
+                await stop_after((sender, receiver)[number % 2], moment)
+                await cluster.start_all()
+                await create(client)
+            await cluster.all_vote(client)
 
 
 async def test_node_told_again_to_stop_at_any_moment_of_a_stop_ends_at_once_and_starts_again(tmp_path: Path) -> None:

@@ -1,15 +1,17 @@
-"""The client's side of one HTTP/2 connection (RFC 9113): frames, header blocks, flow control. Pure; no I/O.
+"""The client's side of one HTTP/2 connection, by the package h2: calls are streams on it. Pure; no I/O.
 
-Only what calls need: no pushes, no priorities.
+Two things are added to h2: data waits here for the server's windows, and a GOAWAY ends nothing that is under way. h2
+takes a connection for closed at the first GOAWAY, while a server that stops by plan still answers what it has taken.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from codeq import header_compression
-from codeq.header_compression import Headers, MalformedError
+from h2 import config, connection, events, exceptions, settings
 
 FRAME_BYTES_MAX: Final = 1 << 20
 """Largest frame taken from a server."""
@@ -18,31 +20,19 @@ WINDOW_BYTES: Final = 8 << 20
 """Bytes that a server may send on a stream, and on the connection, beyond those that were consumed."""
 
 HEADER_BYTES_MAX: Final = 64 * 1024
-"""Most bytes of one header block, compressed and not."""
+"""Most bytes of one header block, uncompressed, and of each frame that is not data."""
 
 CANCEL: Final = 8
 """Error code with which a client gives up a stream."""
 
-_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HEAD_BYTES: Final = 9
-_WINDOW_FIRST: Final = 65_535
-_WINDOW_MAX: Final = 2**31 - 1
-_FRAME_BYTES_FIRST: Final = 16_384
+_DATA: Final = 0
+_GOAWAY: Final = 7
+_GOAWAY_BYTES_MIN: Final = 8
 _STREAM_ID_MAX: Final = 2**31 - 1
+_WINDOW_FIRST: Final = 65_535
 
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PUSH, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = (
-    0,
-    1,
-    3,
-    4,
-    5,
-    6,
-    7,
-    8,
-    9,
-)
-_END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
-_ENABLE_PUSH, _MAX_STREAMS, _INITIAL_WINDOW, _MAX_FRAME, _MAX_HEADERS = 2, 3, 4, 5, 6
+Headers = list[tuple[bytes, bytes]]
 
 
 class ProtocolError(Exception):
@@ -84,13 +74,12 @@ class GoingAway(NamedTuple):
 Event = HeadersReceived | DataReceived | StreamReset | GoingAway
 
 
-class _Stream:
-    """What is sent on a stream. It is known until its sending side has ended or it was given up."""
+class _Outgoing:
+    """What is still to be sent on a stream whose sending side is open."""
 
-    __slots__ = ("is_ending", "queue", "queued", "window")
+    __slots__ = ("is_ending", "queue", "queued")
 
-    def __init__(self, window: int) -> None:
-        self.window = window
+    def __init__(self) -> None:
         self.queue: deque[memoryview] = deque()
         self.queued = 0
         self.is_ending = False
@@ -100,106 +89,98 @@ class Http2:
     """The state of one connection.
 
     Attributes:
-        streams_max: Streams that the server lets be open at a time.
         is_greeted: Whether the server has told its settings.
     """
 
     def __init__(self) -> None:
         """A new connection; its first bytes wait in `take`."""
-        self.streams_max = _STREAM_ID_MAX
-        self._decoder = header_compression.Decoder(HEADER_BYTES_MAX)
-        self._input = bytearray()
-        self._output: list[bytes | memoryview] = []
-        self._streams: dict[int, _Stream] = {}
-        self._next_stream = 1
-        self._window = self._window_of_streams = _WINDOW_FIRST
-        self._frame_bytes_max = _FRAME_BYTES_FIRST
-        self._consumed = 0
-        self._consumed_of: dict[int, int] = {}  # the streams that are known, until they are forgotten
-        self._untaken: dict[int, int] = {}
-        self._block: tuple[int, bool, bytearray] | None = None  # a header block that goes on in the next frame
         self.is_greeted = False
-        settings = {_ENABLE_PUSH: 0, _INITIAL_WINDOW: WINDOW_BYTES, _MAX_FRAME: FRAME_BYTES_MAX}
-        settings[_MAX_HEADERS] = HEADER_BYTES_MAX
-        self._output.append(_PREFACE)
-        self._send(_SETTINGS, 0, 0, b"".join(_pair(name, value) for name, value in settings.items()))
-        self._send(_WINDOW_UPDATE, 0, 0, (WINDOW_BYTES - _WINDOW_FIRST).to_bytes(4))
+        self._h2 = connection.H2Connection(config.H2Configuration(client_side=True, header_encoding=None))
+        self._h2.local_settings = settings.Settings(
+            client=True,
+            initial_values={
+                settings.SettingCodes.ENABLE_PUSH: 0,
+                settings.SettingCodes.INITIAL_WINDOW_SIZE: WINDOW_BYTES,
+                settings.SettingCodes.MAX_FRAME_SIZE: FRAME_BYTES_MAX,
+                settings.SettingCodes.MAX_HEADER_LIST_SIZE: HEADER_BYTES_MAX,
+            },
+        )
+        self._h2.max_inbound_frame_size = FRAME_BYTES_MAX
+        self._h2.decoder.max_header_list_size = HEADER_BYTES_MAX
+        self._h2.initiate_connection()
+        self._h2.increment_flow_control_window(WINDOW_BYTES - _WINDOW_FIRST)
+        self._outgoing: dict[int, _Outgoing] = {}
+        self._unread: dict[int, int] = {}  # bytes of each stream that were not consumed yet
+        self._head = bytearray()  # of a frame that has not begun for h2
+        self._farewell: bytearray | None = None  # payload of a GOAWAY
+        self._left = 0  # bytes of the frame that are still to come
+        self._has_left = False
+
+    @property
+    def streams_max(self) -> int:
+        """Streams that the server lets be open at a time."""
+        return self._h2.remote_settings.max_concurrent_streams
 
     @property
     def is_used_up(self) -> bool:
         """Whether there are no numbers left for further streams."""
-        return self._next_stream > _STREAM_ID_MAX
+        return self._has_left or (self._h2.highest_outbound_stream_id or 0) + 2 > _STREAM_ID_MAX
 
     def take(self) -> bytes:
         """The bytes that are to be sent now."""
-        output, self._output = self._output, []
-        return b"".join(output)
+        return self._h2.data_to_send()
 
-    def open(self, headers: Headers) -> int:
+    def open(self, headers: Iterable[tuple[bytes, bytes]]) -> int:
         """Begin a stream with its headers; returns its number."""
-        number = self._next_stream
-        self._next_stream += 2
-        self._streams[number] = _Stream(self._window_of_streams)
-        self._consumed_of[number] = self._untaken[number] = 0
-        block = header_compression.encode(headers)
-        first, rest = block[: self._frame_bytes_max], block[self._frame_bytes_max :]
-        self._send(_HEADERS, 0 if rest else _END_HEADERS, number, first)
-        while rest:
-            first, rest = rest[: self._frame_bytes_max], rest[self._frame_bytes_max :]
-            self._send(_CONTINUATION, 0 if rest else _END_HEADERS, number, first)
+        number = self._h2.get_next_available_stream_id()
+        self._h2.send_headers(number, list(headers))
+        self._outgoing[number] = _Outgoing()
+        self._unread[number] = 0
         return number
 
     def send(self, number: int, data: bytes, *, is_end: bool) -> None:
         """Send data on a stream as far as the windows allow, and the rest when they do; and end its sending side."""
-        if (stream := self._streams.get(number)) is None:
+        if (outgoing := self._outgoing.get(number)) is None:
             return
         if data:
-            stream.queue.append(memoryview(data))
-            stream.queued += len(data)
-        stream.is_ending = is_end
-        self._pump(number, stream)
+            outgoing.queue.append(memoryview(data))
+            outgoing.queued += len(data)
+        outgoing.is_ending = is_end
+        self._pump(number, outgoing)
 
     def queued(self, number: int) -> int:
         """Bytes of a stream that wait for the windows."""
-        stream = self._streams.get(number)
-        return 0 if stream is None else stream.queued
+        outgoing = self._outgoing.get(number)
+        return 0 if outgoing is None else outgoing.queued
 
     def reset(self, number: int, code: int = CANCEL) -> None:
         """Give up a stream."""
         self.forget(number)
-        self._send(_RST_STREAM, 0, number, code.to_bytes(4))
+        if not self._has_left:
+            with contextlib.suppress(exceptions.StreamClosedError):
+                self._h2.reset_stream(number, code)
 
     def forget(self, number: int) -> bool:
         """Drop what is known of a stream that is over; tells whether its sending side was still open."""
-        self._consumed_of.pop(number, None)
-        self._give_back(self._untaken.pop(number, 0))
-        return self._streams.pop(number, None) is not None
+        self.consumed(number, self._unread.get(number, 0))  # the window of the connection is for all streams
+        self._unread.pop(number, None)
+        return self._outgoing.pop(number, None) is not None
 
     def consumed(self, number: int, size: int) -> None:
         """Give window back for data that was taken; told to the server when it is worth a frame."""
-        if number not in self._consumed_of:
-            return  # given up meanwhile: `forget` has given it back
-        self._give_back(size)
-        self._untaken[number] -= size
-        total = self._consumed_of[number] + size
-        if total >= WINDOW_BYTES // 2:
-            self._send(_WINDOW_UPDATE, 0, number, total.to_bytes(4))
-            total = 0
-        self._consumed_of[number] = total
-
-    def _give_back(self, size: int) -> None:
-        self._consumed += size
-        if self._consumed >= WINDOW_BYTES // 2:
-            self._send(_WINDOW_UPDATE, 0, 0, self._consumed.to_bytes(4))
-            self._consumed = 0
+        size = min(size, self._unread.get(number, 0))
+        if size and not self._has_left:
+            self._unread[number] -= size
+            self._h2.acknowledge_received_data(size, number)
 
     def ping(self) -> None:
         """Ask for a sign of life."""
-        self._send(_PING, 0, 0, bytes(8))
+        self._h2.ping(bytes(8))
 
     def leave(self) -> None:
-        """Tell the server that the connection ends."""
-        self._send(_GOAWAY, 0, 0, bytes(8))
+        """Tell the server that the connection ends; nothing is sent after it."""
+        self._h2.close_connection()
+        self._has_left = True
 
     def receive(self, data: bytes) -> list[Event]:
         """Take bytes of the server; returns what they say about the streams.
@@ -207,146 +188,92 @@ class Http2:
         Raises:
             ProtocolError: They are no HTTP/2.
         """
-        buffer = self._input
-        buffer += data
-        events: list[Event] = []
-        at, end = 0, len(buffer)
-        while end - at >= _HEAD_BYTES:
-            size, kind, flags = int.from_bytes(buffer[at : at + 3]), buffer[at + 3], buffer[at + 4]
-            if not self.is_greeted:
-                _check_greeting(buffer, kind)
-            if size > FRAME_BYTES_MAX:
-                raise ProtocolError(f"a frame of {size} bytes")
-            begin = at + _HEAD_BYTES
-            if end - begin < size:
-                break
-            number = int.from_bytes(buffer[at + 5 : begin]) & _STREAM_ID_MAX
-            at = begin + size
-            try:
-                self._take(kind, flags, number, bytes(buffer[begin:at]), events)
-            except (MalformedError, IndexError) as error:
-                raise ProtocolError(f"a malformed frame: {error}") from error
-        del buffer[:at]
-        return events
+        if not self.is_greeted and (bytes(self._head) + data).startswith(b"HTTP/"):
+            raise ProtocolError("the server speaks HTTP/1.1: is this the address of its gRPC?")
+        found: list[Event] = []
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = self._take(rest, found)
+        except (exceptions.H2Error, ValueError, IndexError) as error:
+            raise ProtocolError(f"no HTTP/2: {error or type(error).__name__}") from error
+        return found
 
-    def _take(self, kind: int, flags: int, number: int, payload: bytes, events: list[Event]) -> None:
-        if self._block is not None and (kind != _CONTINUATION or number != self._block[0]):
-            raise ProtocolError("a header block is interrupted")
-        if kind == _DATA and number not in self._consumed_of:
-            self._give_back(len(payload))  # of a stream that was given up: it has its share of the connection's window
-        elif kind == _DATA:
-            self._untaken[number] += len(payload)
-            data = _unpadded(payload) if flags & _PADDED else payload
-            events.append(DataReceived(number, data, len(payload), bool(flags & _END_STREAM)))
-        elif kind == _HEADERS:
-            block = _unpadded(payload) if flags & _PADDED else payload
-            block = block[5:] if flags & _PRIORITY else block
-            self._take_block(number, bool(flags & _END_STREAM), bytearray(block), flags, events)
-        elif kind == _CONTINUATION:
-            if self._block is None:
-                raise ProtocolError("a header block goes on that never began")
-            _, is_end, begun = self._block
-            self._take_block(number, is_end, begun + payload, flags, events)
-        elif kind == _RST_STREAM:
-            events.append(StreamReset(number, int.from_bytes(payload)))
+    def _take(self, data: memoryview, found: list[Event]) -> memoryview:
+        """Give h2 the next bytes, or keep those of a GOAWAY; returns what follows them."""
+        if not self._left:
+            missing = _HEAD_BYTES - len(self._head)
+            self._head += data[:missing]
+            if len(self._head) == _HEAD_BYTES:
+                self._begin_frame(found)
+            return data[missing:]
+        part = data[: self._left]
+        self._left -= len(part)
+        if self._farewell is None:
+            self._tell_h2(bytes(part), found)
         else:
-            self._take_control(kind, flags, number, payload, events)
+            self._farewell += part
+            if not self._left:
+                found.append(_going_away(bytes(self._farewell)))
+                self._farewell = None
+        return data[len(part) :]
 
-    def _take_control(self, kind: int, flags: int, number: int, payload: bytes, events: list[Event]) -> None:
-        if kind == _SETTINGS and not flags & _ACK:
-            self._take_settings(payload)
-        elif kind == _PING and not flags & _ACK:
-            self._send(_PING, _ACK, 0, payload)
-        elif kind == _GOAWAY:
-            text = payload[8:].decode(errors="replace")
-            events.append(GoingAway(int.from_bytes(payload[:4]) & _STREAM_ID_MAX, int.from_bytes(payload[4:8]), text))
-        elif kind == _WINDOW_UPDATE:
-            self._take_window(number, int.from_bytes(payload) & _WINDOW_MAX)
-        elif kind == _PUSH:
-            raise ProtocolError("a push that was not allowed")
+    def _begin_frame(self, found: list[Event]) -> None:
+        head, self._head = bytes(self._head), bytearray()
+        kind, self._left = head[3], int.from_bytes(head[:3])
+        # h2 looks at the size of a frame when all of it has come, and bounds header blocks by their number of frames.
+        if self._left > (FRAME_BYTES_MAX if kind == _DATA else HEADER_BYTES_MAX):
+            raise ProtocolError(f"a frame of {self._left} bytes")
+        if kind != _GOAWAY:
+            self._tell_h2(head, found)
+        elif self._left >= _GOAWAY_BYTES_MIN:
+            self._farewell = bytearray()
+        else:
+            raise ProtocolError(f"a GOAWAY of {self._left} bytes")
 
-    def _take_block(self, number: int, is_end: bool, block: bytearray, flags: int, events: list[Event]) -> None:  # noqa: FBT001 - a flag of the frame
-        if len(block) > HEADER_BYTES_MAX:
-            raise ProtocolError(f"a header block of more than {HEADER_BYTES_MAX} bytes")
-        if not flags & _END_HEADERS:
-            self._block = (number, is_end, block)
-            return
-        self._block = None
-        events.append(HeadersReceived(number, self._decoder.decode(bytes(block)), is_end))
+    def _tell_h2(self, data: bytes, found: list[Event]) -> None:
+        for event in self._h2.receive_data(data):
+            if isinstance(event, events.DataReceived):
+                is_end = event.stream_ended is not None
+                if event.stream_id in self._unread:
+                    self._unread[event.stream_id] += event.flow_controlled_length
+                found.append(DataReceived(event.stream_id, event.data, event.flow_controlled_length, is_end))
+            elif isinstance(event, events.ResponseReceived | events.TrailersReceived):
+                headers = [(bytes(name), bytes(value)) for name, value in event.headers]
+                found.append(HeadersReceived(event.stream_id, headers, event.stream_ended is not None))
+            elif isinstance(event, events.StreamReset):
+                self._outgoing.pop(event.stream_id, None)
+                found.append(StreamReset(event.stream_id, int(event.error_code)))
+            elif isinstance(event, events.RemoteSettingsChanged | events.WindowUpdated):
+                self.is_greeted = True
+                for number, outgoing in list(self._outgoing.items()):
+                    self._pump(number, outgoing)
 
-    def _take_settings(self, payload: bytes) -> None:
-        for at in range(0, len(payload), 6):
-            name, value = int.from_bytes(payload[at : at + 2]), int.from_bytes(payload[at + 2 : at + 6])
-            if name == _MAX_STREAMS:
-                self.streams_max = value
-            elif name == _INITIAL_WINDOW:
-                for stream in self._streams.values():
-                    stream.window += value - self._window_of_streams
-                self._window_of_streams = value
-            elif name == _MAX_FRAME:
-                self._frame_bytes_max = max(_FRAME_BYTES_FIRST, value)
-        self.is_greeted = True
-        self._send(_SETTINGS, _ACK, 0, b"")
-        self._pump_all()
-
-    def _take_window(self, number: int, size: int) -> None:
-        if number:
-            if (stream := self._streams.get(number)) is not None:
-                stream.window += size
-                self._pump(number, stream)
-            return
-        self._window += size
-        self._pump_all()
-
-    def _pump_all(self) -> None:
-        for number, stream in list(self._streams.items()):
-            if stream.queued:
-                self._pump(number, stream)
-
-    def _pump(self, number: int, stream: _Stream) -> None:
+    def _pump(self, number: int, outgoing: _Outgoing) -> None:
         """Send what the windows allow."""
-        queue = stream.queue
+        if self._has_left:
+            return
+        queue = outgoing.queue
         while queue:
             data = queue[0]
-            size = min(len(data), self._window, stream.window, self._frame_bytes_max)
+            size = min(len(data), self._h2.local_flow_control_window(number), self._h2.max_outbound_frame_size)
             if size <= 0:
                 return
             if size == len(data):
                 queue.popleft()
             else:
                 queue[0] = data[size:]
-            self._window -= size
-            stream.window -= size
-            stream.queued -= size
-            is_end = stream.is_ending and not queue
-            self._send(_DATA, _END_STREAM if is_end else 0, number, data[:size])
+            outgoing.queued -= size
+            is_end = outgoing.is_ending and not queue
+            self._h2.send_data(number, bytes(data[:size]), end_stream=is_end)
             if is_end:
-                del self._streams[number]
+                del self._outgoing[number]
                 return
-        if stream.is_ending:
-            self._send(_DATA, _END_STREAM, number, b"")
-            del self._streams[number]
-
-    def _send(self, kind: int, flags: int, number: int, payload: bytes | memoryview) -> None:
-        self._output.append(len(payload).to_bytes(3) + bytes((kind, flags)) + number.to_bytes(4))
-        if payload:
-            self._output.append(payload)
+        if outgoing.is_ending:
+            self._h2.end_stream(number)
+            del self._outgoing[number]
 
 
-def _check_greeting(buffer: bytearray, kind: int) -> None:
-    """Check that the first frame is that of an HTTP/2 server."""
-    if buffer.startswith(b"HTTP/"):
-        raise ProtocolError("the server speaks HTTP/1.1: is this the address of its gRPC?")
-    if kind != _SETTINGS:
-        raise ProtocolError("the server does not speak HTTP/2")
-
-
-def _pair(name: int, value: int) -> bytes:
-    return name.to_bytes(2) + value.to_bytes(4)
-
-
-def _unpadded(payload: bytes) -> bytes:
-    size = payload[0]
-    if size >= len(payload):
-        raise ProtocolError("more padding than frame")
-    return payload[1 : len(payload) - size]
+def _going_away(payload: bytes) -> GoingAway:
+    last, code = int.from_bytes(payload[:4]) & _STREAM_ID_MAX, int.from_bytes(payload[4:8])
+    return GoingAway(last, code, payload[8:].decode(errors="replace"))

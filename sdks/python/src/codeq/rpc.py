@@ -9,7 +9,7 @@ from collections import deque
 from typing import Final
 
 from codeq import errors
-from codeq.header_compression import Headers
+from codeq.http2 import Headers
 from codeq.version import __version__
 
 MESSAGE_BYTES_MAX: Final = 32 * 1024 * 1024

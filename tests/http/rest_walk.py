@@ -19,6 +19,7 @@ _SHORT_LIVED: Final = frozenset(
         "command",
         "completedAt",
         "createdAt",
+        "endedAt",
         "finishedAt",
         "firstAt",
         "id",
@@ -30,6 +31,7 @@ _SHORT_LIVED: Final = frozenset(
         "createdRate",
         "completedRate",
         "purging",
+        "startedAt",
         "taskId",
         "updatedAt",
     }

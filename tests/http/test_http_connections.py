@@ -41,11 +41,20 @@ def test_client_that_closes_its_side_within_a_request_gets_nothing(server: Serve
     assert exchange(server.http_url, sent, half_close=True) == b""
 
 
-def test_body_follows_when_it_is_wanted(server: ServerProcess) -> None:
+@pytest.mark.parametrize(
+    ("lines", "body"),
+    [
+        ([LENGTH, b"Expect: 100-continue"], BODY),
+        ([b"expect:100-Continue\t", LENGTH], BODY),
+        ([CHUNKED, b"Expect: 100-continue"], CHUNKS),
+    ],
+    ids=["length", "other letters", "chunks"],
+)
+def test_body_follows_when_it_is_wanted(server: ServerProcess, lines: list[bytes], body: bytes) -> None:
     with connect(server.http_url) as connection:
-        connection.sendall(create(LENGTH, b"Expect: 100-continue", body=b""))
+        connection.sendall(create(*lines, body=b""))
         assert read_until(connection, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-        connection.sendall(BODY + LAST)
+        connection.sendall(body + LAST)
         assert [reply.status for reply in replies(rest_of(connection))] == [202, 200]
 
 

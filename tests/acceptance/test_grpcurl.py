@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -38,6 +39,27 @@ def test_grpcurl_list_and_describe_tell_every_service_on_every_listener(server: 
         "grpc.health.v1.Health",
     }
     assert "rpc CreateTask" in grpcurl(address, "describe", "codeq.v1.TaskService")
+    for symbol in ("codeq.v1.TaskService.CreateTask", "codeq.v1.WorkerService.Work", "codeq.v1.Task.payload"):
+        assert symbol.rpartition(".")[2] in grpcurl(address, "describe", symbol)
+    assert "rpc ServerReflectionInfo" in grpcurl(address, "describe", "grpc.reflection.v1.ServerReflection")
+
+
+@pytest.mark.parametrize("symbol", ["codeq.v1.TaskService.None", "codeq.v1.None.CreateTask", "None"])
+def test_grpcurl_describe_says_what_there_is_not(server: ServerProcess, symbol: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        grpcurl(server.producer_addr, "describe", symbol)
+    assert "not found" in failed.value.stderr.lower()
+
+
+@pytest.mark.parametrize("protocol", ["grpc-v1", "grpc-v1alpha"])
+def test_buf_curl_reads_the_schema_in_both_versions_of_reflection(server: ServerProcess, protocol: str) -> None:
+    program = shutil.which("buf", path=Path(sys.executable).parent) or shutil.which("buf")
+    assert program, "buf is missing: `make setup-dev` installs it"
+    command = [program, "curl", "--reflect", "--reflect-protocol", protocol, "--protocol", "grpc"]
+    command += ["--http2-prior-knowledge", "-H", f"authorization: Bearer {DEV_TOKEN}", "-d", "{}"]
+    url = f"http://{server.producer_addr}/codeq.v1.ServerService/GetServerInfo"
+    answer = subprocess.run([*command, url], capture_output=True, text=True, check=True, timeout=30)
+    assert json.loads(answer.stdout)["server"]["version"]
 
 
 def test_grpcurl_health_check_says_serving(server: ServerProcess) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import sys
 from typing import Annotated
 
 import typer
@@ -96,10 +97,13 @@ def check_(
     from codeq_server.config import describe, describe_gateway
 
     if mode is Mode.GATEWAY:
-        shown = describe_gateway(load_gateway_settings(config, {}, dev=dev))
+        gateway = load_gateway_settings(config, {}, dev=dev)
+        notes, shown = gateway.notes, describe_gateway(gateway)
     else:
         settings = load_settings(config, {}, dev=dev)
         if mode is Mode.SERVER:
             refuse_silence(settings)
-        shown = describe(settings)
+        notes, shown = settings.notes, describe(settings)
+    for note in notes:
+        print(f"warning: {note.key}: {note.message}", file=sys.stderr)
     render.show_object(json.dumps(shown), options.format)

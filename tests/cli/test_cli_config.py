@@ -12,12 +12,12 @@ from recording_server import Run
 
 URL = "http://localhost:9999"
 STATIC = {
-    f"{role}_AUTH_{name}": value
-    for role in ("PRODUCER", "WORKER")
-    for name, value in (
-        ("PROVIDER", "static"),
-        ("CONFIG", '{"token":"hidden-token","subject":"s","raw":{"tenantId":"t1"}}'),
-    )
+    "PRODUCER_AUTH_PROVIDER": "static",
+    "PRODUCER_AUTH_CONFIG": '{"token":"hidden-token","subject":"s","raw":{"tenantId":"t1"}}',
+    "WORKER_AUTH_PROVIDER": "static",
+    "WORKER_AUTH_CONFIG": (
+        '{"token":"hidden-token","scopes":["codeq:claim"],"eventTypes":["*"],"raw":{"tenantId":"t1"}}'
+    ),
 }
 
 
@@ -243,3 +243,9 @@ def test_start_that_cannot_be_is_refused_by_name(run: Run, command: list[str]) -
     refused = run(*command, WORKER_STREAM_ADDR="", PRODUCER_STREAM_ADDR="")
     assert refused.returncode == 2
     assert refused.stderr.count(b"_ADDR") >= 1
+
+
+def test_check_warns_of_settings_without_effect(run: Run) -> None:
+    done = run("config", "check", OTEL_EXPORTER_OTLP_ENDPOINT="http://collector:4317", **STATIC)
+    assert done.returncode == 0
+    assert done.stderr.startswith(b"warning: OTEL_EXPORTER_OTLP_ENDPOINT: ")

@@ -97,13 +97,14 @@ def test_load_reads_file_named_by_environment_with_mappings(tmp_path: Path) -> N
         tmp_path,
         "persistenceConfig: {path: /srv/codeq, fsyncOnCommit: false}\n"
         "producerAuthProvider: static\nproducerAuthConfig: {token: abc, raw: {tenantId: acme}}\n"
-        "workerAuthProvider: static\nworkerAuthConfig: bare-token\nraft: {enabled: false}\n",
+        "workerAuthProvider: static\n"
+        "workerAuthConfig: {token: other, scopes: [codeq:claim], eventTypes: ['*']}\nraft: {enabled: false}\n",
     )
     settings = load(None, {"CODEQ_CONFIG_PATH": file}, {}, dev=False)
     assert settings.persistence.path == Path("/srv/codeq")
     assert not settings.persistence.fsync_on_commit
     assert settings.auth.producer.token == "abc"
-    assert settings.auth.worker.token == "bare-token"
+    assert settings.auth.worker.token == "other"
     assert settings.auth.worker.subject == "static"
 
 
@@ -226,6 +227,25 @@ def test_load_with_disk_settings_for_memory_is_refused(config: str) -> None:
 def test_load_with_unusable_static_auth_names_the_key(config: str, key: str) -> None:
     error = refusal({"WORKER_AUTH_PROVIDER": "static", "WORKER_AUTH_CONFIG": config})
     assert error.key == f"WORKER_AUTH_CONFIG.{key}"
+
+
+@pytest.mark.parametrize(
+    "config",
+    ['"s3cret"', '{"token":"t"}', '{"token":"t","scopes":["codeq:claim"]}', '{"token":"t","eventTypes":["*"]}'],
+)
+def test_load_with_a_worker_that_may_do_nothing_is_refused(config: str) -> None:
+    error = refusal({"WORKER_AUTH_PROVIDER": "static", "WORKER_AUTH_CONFIG": config})
+    assert error.key == "WORKER_AUTH_CONFIG"
+    assert "scopes and eventTypes" in error.message
+
+
+@pytest.mark.parametrize(
+    "config", ['{"token":"t","subject":"Shop 1"}', '{"token":"t","raw":{"tid":"a-1","tenantId":"b-1"}}']
+)
+def test_load_with_a_token_that_has_no_tenant_is_refused(config: str) -> None:
+    error = refusal({"PRODUCER_AUTH_PROVIDER": "static", "PRODUCER_AUTH_CONFIG": config})
+    assert error.key == "PRODUCER_AUTH_CONFIG"
+    assert "tenantId" in error.message
 
 
 def test_load_with_unsupported_variable_turned_off_starts() -> None:

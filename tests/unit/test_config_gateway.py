@@ -18,7 +18,10 @@ from codeq_server.config import (
 
 SECRET = {"GATEWAY_SECRET": "0123456789abcdef"}
 PRODUCER = {"PRODUCER_AUTH_PROVIDER": "static", "PRODUCER_AUTH_CONFIG": '{"token": "a"}'}
-WORKER = {"WORKER_AUTH_PROVIDER": "static", "WORKER_AUTH_CONFIG": '{"token": "b"}'}
+WORKER = {
+    "WORKER_AUTH_PROVIDER": "static",
+    "WORKER_AUTH_CONFIG": '{"token": "b", "scopes": ["codeq:claim"], "eventTypes": ["*"]}',
+}
 
 
 def test_gateway_needs_servers_and_their_secret() -> None:

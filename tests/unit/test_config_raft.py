@@ -13,7 +13,7 @@ TOKENS = {
     "PRODUCER_AUTH_PROVIDER": "static",
     "PRODUCER_AUTH_CONFIG": '"p-secret"',
     "WORKER_AUTH_PROVIDER": "static",
-    "WORKER_AUTH_CONFIG": '"w-secret"',
+    "WORKER_AUTH_CONFIG": '{"token":"w-secret","scopes":["codeq:claim"],"eventTypes":["*"]}',
 }
 PEERS = {"node-a": "node-a:7000", "node-b": "node-b:7000", "node-c": "node-c:7000"}
 DOCUMENTED = {
@@ -133,7 +133,7 @@ def test_raft_addresses_for_clients_of_members_on_one_host_are_not_guessed() -> 
 
 
 def test_raft_secret_is_made_from_the_producer_token_unless_configured() -> None:
-    first, again = raft(ALONE), raft(ALONE | {"RAFT_SELF_ID": "b", "WORKER_AUTH_CONFIG": '"other"'})
+    first, again = raft(ALONE), raft(ALONE | {"RAFT_SELF_ID": "b", "ALLOW_PRODUCER_AS_WORKER": "true"})
     assert first.secret == again.secret
     assert len(first.secret) == 64
     assert raft(ALONE | {"PRODUCER_AUTH_CONFIG": '"other"'}).secret != first.secret
@@ -209,6 +209,7 @@ def test_raft_with_unusable_variable_names_it(variable: str, value: str) -> None
         ({"CLUSTER_ENABLED": "true"}, "CLUSTER_ENABLED"),
         ({"PERSISTENCE_PROVIDER": "memory", "PERSISTENCE_CONFIG": ""}, "RAFT_ENABLED"),
         ({"PERSISTENCE_PROVIDER": "redis"}, "PERSISTENCE_PROVIDER"),
+        ({"LOCAL_ARTIFACTS_DIR": "/srv/artifacts"}, "LOCAL_ARTIFACTS_DIR"),
         ({"PERSISTENCE_CONFIG": '{"numShards":4}'}, "PERSISTENCE_CONFIG.numShards"),
         ({"RAFT_PEERS": "", "RAFT_PEER_HTTP_ADDRS": ""}, "RAFT_PEERS"),
         ({"RAFT_ENABLED": ""}, "RAFT_SELF_ID"),

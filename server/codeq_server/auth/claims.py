@@ -21,7 +21,8 @@ WORKER_SCOPES: Final = frozenset(
 """Every scope of a worker."""
 
 _TENANT_CLAIMS: Final = ("tid", "tenantId", "tenant_id", "organizationId", "organization_id")
-_TENANT: Final = re.compile(r"[a-z][a-z0-9-]{1,62}", re.ASCII)
+TENANT: Final = re.compile(r"[a-z][a-z0-9-]{1,62}", re.ASCII)
+"""What names of tenants look like."""
 
 
 class InvalidTenantError(ValueError):
@@ -116,6 +117,6 @@ def _tenant(value: object) -> str:
     if not isinstance(value, str):
         raise InvalidTenantError
     tenant = value.strip()
-    if _TENANT.fullmatch(tenant) is None:
+    if TENANT.fullmatch(tenant) is None:
         raise InvalidTenantError
     return tenant

@@ -13,9 +13,9 @@ from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_
 
 import msgspec
 
-from codeq_server.auth.claims import WILDCARD, WORKER_SCOPES
+from codeq_server.auth.claims import TENANT, WILDCARD, WORKER_SCOPES, InvalidTenantError, tenant_of
 from codeq_server.auth.static import DEFAULT_SUBJECT, StaticToken
-from codeq_server.config import keys, origins, raft, sources
+from codeq_server.config import keys, notes, origins, raft, sources
 from codeq_server.config.settings import (
     Address,
     AuthSettings,
@@ -23,6 +23,7 @@ from codeq_server.config.settings import (
     ConfigError,
     GatewaySettings,
     LogSettings,
+    Note,
     PersistenceSettings,
     RaftSettings,
     Settings,
@@ -59,7 +60,9 @@ def load(path: str | None, env: Mapping[str, str], flags: Mapping[str, object], 
     Raises:
         ConfigError: A key is unknown, a value malformed, or a combination impossible.
     """
-    return _Build(_raw(path, env, flags), dev=dev).settings()
+    build = _Build(_raw(path, env, flags), dev=dev)
+    settings = build.settings()
+    return dataclasses.replace(settings, notes=tuple(build.notes(settings, env)))
 
 
 def load_gateway(path: str | None, env: Mapping[str, str], flags: Mapping[str, object], dev: bool) -> GatewaySettings:  # noqa: FBT001
@@ -74,7 +77,8 @@ def load_gateway(path: str | None, env: Mapping[str, str], flags: Mapping[str, o
     Raises:
         ConfigError: As `load`.
     """
-    return _Build(_raw(path, env, flags), dev=dev).gateway()
+    settings = _Build(_raw(path, env, flags), dev=dev).gateway()
+    return dataclasses.replace(settings, notes=tuple(notes.of_gateway(env)))
 
 
 def _raw(path: str | None, env: Mapping[str, str], flags: Mapping[str, object]) -> dict[str, Raw]:
@@ -197,6 +201,9 @@ class _Build:
         raft.refuse_foreign(raw, self._raft, sources.NOT_SUPPORTED)
         self._keys = _convert(keys.Keys, {name: value for name, value in raw.items() if not raft.is_raft(name)})
 
+    def notes(self, settings: Settings, env: Mapping[str, str]) -> list[Note]:
+        return notes.of_server(self._raw, self._raft, settings, env)
+
     def settings(self) -> Settings:
         given = self._keys
         http = Address(self._host(), given.port)
@@ -230,7 +237,7 @@ class _Build:
             disk_reserve_bytes=given.disk_reserve_bytes,
             shutdown_grace_seconds=given.shutdown_grace_seconds,
             ready_file=_path(self._key("ready_file"), given.ready_file),
-            local_artifacts_dir=self._folder("local_artifacts_dir", given.local_artifacts_dir),
+            local_artifacts_dir=self._artifacts_dir(),
             backup_dir=self._folder("backup_dir", given.backup_dir),
             artifact_bytes_max=given.artifact_bytes_max,
             raft=self._replication(producer_stream or worker_stream, auth.producer.token),
@@ -342,6 +349,14 @@ class _Build:
         bind = self._address("raft.bind_addr", self._raft.bind_addr) if self._raft.enabled else None
         return raft.RaftBuild(self._raw, self._raft, clients, producer_token).settings(bind)
 
+    def _artifacts_dir(self) -> Path | None:
+        text = self._keys.local_artifacts_dir
+        if text is not None and self._raft.enabled:
+            raise ConfigError(
+                self._key("local_artifacts_dir"), "has no meaning with Raft: contents of artifacts are not kept there"
+            )
+        return self._folder("local_artifacts_dir", text)
+
     def _folder(self, name: str, text: str | None) -> Path | None:
         """Returns a folder beside the store, which a store in memory has not."""
         if self._keys.persistence_provider == "memory" and text is not None:
@@ -387,9 +402,18 @@ class _Build:
         given = _convert(keys.StaticAuthKeys, _nested(name, key, values))
         if not given.token.strip():
             raise ConfigError(f"{key}.token", "the static token is missing or blank")
+        if role == "worker" and not (given.scopes and given.event_types):
+            raise ConfigError(key, "a worker's token needs scopes and eventTypes: without them it may do nothing")
+        subject = given.subject.strip() or DEFAULT_SUBJECT
+        try:
+            tenant_of(subject, given.raw)
+        except InvalidTenantError:
+            raise ConfigError(
+                key, f"names no tenant, a malformed one or two: set raw.tenantId to one that matches {TENANT.pattern}"
+            ) from None
         return StaticToken(
             token=given.token.strip(),
-            subject=given.subject.strip() or DEFAULT_SUBJECT,
+            subject=subject,
             email=given.email,
             scopes=frozenset(given.scopes),
             event_types=frozenset(given.event_types),

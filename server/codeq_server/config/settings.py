@@ -29,6 +29,19 @@ class ConfigError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """Something that an operator should know of a setting, though nothing is refused for it.
+
+    Attributes:
+        key: The setting as the operator wrote it, or several.
+        message: What there is to know, in one line and without secrets.
+    """
+
+    key: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Address:
     """Where a listener binds.
 
@@ -149,6 +162,7 @@ class GatewaySettings:
         shutdown_grace_seconds: Longest time between the signal to stop and the end of the process.
         ready_file: File written when requests are served; None: none.
         dev: Whether it was started for development: loopback only.
+        notes: What to tell of the settings.
     """
 
     http: Address
@@ -161,6 +175,7 @@ class GatewaySettings:
     shutdown_grace_seconds: int
     ready_file: Path | None
     dev: bool
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +209,7 @@ class Settings:
         artifact_bytes_max: Bytes that the content of one artifact may have.
         raft: How this node replicates; None: it serves alone.
         dev: Whether the server was started for development: loopback only, well-known tokens.
+        notes: What to tell of the settings.
     """
 
     http: Address
@@ -222,6 +238,7 @@ class Settings:
     artifact_bytes_max: int
     raft: RaftSettings | None
     dev: bool
+    notes: tuple[Note, ...] = ()
 
     @property
     def artifacts_path(self) -> Path | None:

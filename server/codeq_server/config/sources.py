@@ -78,7 +78,7 @@ def read_file(path: str, named_by: str) -> dict[str, Raw]:
             found[name] = Raw(value, key)
         elif key not in _UNSUPPORTED_FILE_KEYS:
             raise ConfigError(str(key), f"unknown key in {path}")
-        elif not _is_off(value):
+        elif not is_off(value):
             found[FOREIGN + key] = Raw(value, key)
     return found
 
@@ -161,7 +161,7 @@ def _foreign(environment: Mapping[str, str]) -> dict[str, Raw]:
         if variable not in _OWN_VARIABLES and _is_service_link(variable, text):
             continue
         if variable in keys.UNSUPPORTED_VARIABLES or variable.startswith(keys.UNSUPPORTED_PREFIXES):
-            if not _is_off(text):
+            if not is_off(text):
                 part = "cluster" if variable == "CLUSTER_ENABLED" else variable
                 found[FOREIGN + part] = Raw(text, variable)
         elif variable.startswith(keys.OWN_PREFIXES) and variable not in _OWN_VARIABLES:
@@ -178,12 +178,12 @@ def _is_service_link(variable: str, text: str) -> bool:
     )
 
 
-def _is_off(value: object) -> bool:
+def is_off(value: object) -> bool:
     """Returns whether a setting of another version asks for nothing."""
     if isinstance(value, str):
         return value.strip().lower() in _OFF
     if isinstance(value, dict):
-        return not value or _is_off(value.get("enabled", True))
+        return not value or is_off(value.get("enabled", True))
     return not value
 
 

@@ -1,0 +1,77 @@
+"""Nothing that is set is ignored in silence: what does nothing, or lets nobody work, is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import pytest
+from codeq_server.config import load, load_gateway
+
+RAFT = {"RAFT_ENABLED": "true", "RAFT_SELF_ID": "a", "RAFT_BIND_ADDR": "127.0.0.1:7000"}
+
+
+def told(environment: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(note.key, note.message) for note in load(None, environment, {}, dev=True).notes]
+
+
+def worker(**claims: object) -> dict[str, str]:
+    token = {"token": "w", "scopes": ["codeq:claim"], "eventTypes": ["*"], "raw": {"tenantId": "dev-tenant"}, **claims}
+    return {"WORKER_AUTH_PROVIDER": "static", "WORKER_AUTH_CONFIG": json.dumps(token)}
+
+
+def producer(**claims: object) -> dict[str, str]:
+    token = {"token": "p", "raw": {"tenantId": "dev-tenant"}, **claims}
+    return {"PRODUCER_AUTH_PROVIDER": "static", "PRODUCER_AUTH_CONFIG": json.dumps(token)}
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        RAFT,
+        worker(),
+        producer(scopes=["codeq:admin"]),
+        {**RAFT, "RAFT_MUX_ENABLED": "true", "RAFT_COMMIT_MS": "0"},
+        {"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317"},
+        {"OTEL_TRACES_EXPORTER": ""},
+        {**worker(raw={"tenantId": "other"}), "ALLOW_PRODUCER_AS_WORKER": "true"},
+    ],
+)
+def test_settings_that_work_are_not_commented(environment: dict[str, str]) -> None:
+    assert told(environment) == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "key", "text"),
+    [
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317"}, "OTEL_EXPORTER_OTLP_ENDPOINT", "no traces"),
+        ({"OTEL_SERVICE_NAME": "x", "OTEL_B": "y"}, "OTEL_B, OTEL_SERVICE_NAME", "no traces"),
+        ({"SERVER_ADDRS": "localhost:9092"}, "SERVER_ADDRS", "only `codeq gateway`"),
+        ({"PERSISTENCE_PROVIDER": "memory", "DISK_RESERVE_BYTES": "5"}, "DISK_RESERVE_BYTES", "provider memory"),
+        ({"PERSISTENCE_PROVIDER": "memory", "ARTIFACT_BYTES_MAX": "5"}, "ARTIFACT_BYTES_MAX", "provider memory"),
+        ({"RAFT_ENABLED": "no", "RAFT_PEERS": "a=b:1"}, "RAFT_PEERS", "while RAFT_ENABLED is false"),
+        ({**RAFT, "RAFT_LEADER_LEASE_MS": "500"}, "RAFT_LEADER_LEASE_MS", "without effect"),
+        ({**RAFT, "RAFT_MUX_ENABLED": "false"}, "RAFT_MUX_ENABLED", "without effect"),
+        ({**RAFT, "RAFT_HEARTBEAT_MS": "1000"}, "RAFT_HEARTBEAT_MS", "100 ms are in force"),
+        (worker(raw={"tenantId": "other"}), "WORKER_AUTH_CONFIG", "its tenant is other, the producer's is dev-tenant"),
+        (
+            producer(raw={"tenantId": "other"}),
+            "WORKER_AUTH_CONFIG",
+            "its tenant is dev-tenant, the producer's is other",
+        ),
+        (worker(raw={"tenantId": "dev-tenant", "role": "ADMIN"}), "WORKER_AUTH_CONFIG", "administrators"),
+        (worker(scopes=["codeq:claim", "codeq:clam"]), "WORKER_AUTH_CONFIG.scopes", "codeq:clam"),
+        (producer(scopes=["codeq:claim"]), "PRODUCER_AUTH_CONFIG.scopes", "codeq:claim"),
+        (producer(eventTypes=["A"]), "PRODUCER_AUTH_CONFIG.eventTypes", "every command"),
+    ],
+)
+def test_setting_without_effect_is_told_by_name(environment: dict[str, str], key: str, text: str) -> None:
+    [(named, message)] = told(environment)
+    assert named == key
+    assert text in message
+
+
+def test_gateway_is_told_of_telemetry_too() -> None:
+    [note] = load_gateway(None, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317"}, {}, dev=True).notes
+    assert note.key == "OTEL_EXPORTER_OTLP_ENDPOINT"

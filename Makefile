@@ -11,6 +11,8 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 VENV := .venv
 TOOLS := .tools
+CLIENTS := $(TOOLS)/clients
+NODE_PACKAGES := sdks/ts tests/clients/node
 # Tools of the project come before those of the machine; cargo is found where rustup puts it, too.
 export PATH := $(CURDIR)/$(VENV)/bin:$(CURDIR)/$(TOOLS)/bin:$(PATH):$(HOME)/.cargo/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -73,7 +75,8 @@ setup-dev: setup ## Get what tests and code generation need besides (Go, Node an
 	@command -v go >/dev/null || { echo "make: the Go toolchain is missing; see https://go.dev/doc/install (1.26 or newer)" >&2; exit 1; }
 	@command -v npm >/dev/null || { echo "make: Node.js is missing; see https://nodejs.org/en/download (20 or newer, with npm)" >&2; exit 1; }
 	@for tool in $(TEST_TOOLS); do command -v $$tool >/dev/null || { echo "make: $$tool is missing; Debian's package is $$tool" >&2; exit 1; }; done
-	@$(LOCKED) $(MAKE) --silent $(VENV)/.installed-dev $(VENV)/.installed-raft-core go-tools sdks/ts/node_modules/.package-lock.json
+	@$(LOCKED) $(MAKE) --silent $(VENV)/.installed-dev $(VENV)/.installed-raft-core go-tools $(CLIENTS)/.installed \
+		$(addsuffix /node_modules/.package-lock.json,$(NODE_PACKAGES))
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@echo "Installing the development packages into $(VENV)"
@@ -85,7 +88,8 @@ GO_TOOLS := \
 	google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12 \
 	google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2 \
 	github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-openapiv3@v2.32.0 \
-	github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
+	github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4 \
+	github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@v2.8.2
 GO_STAMPS := $(foreach tool,$(GO_TOOLS),$(TOOLS)/.$(notdir $(tool)))
 
 .PHONY: go-tools
@@ -96,9 +100,17 @@ $(GO_STAMPS):
 	@tool=$(filter %/$(patsubst .%,%,$(notdir $@)),$(GO_TOOLS)); echo "Building $$tool"; GOBIN=$(CURDIR)/$(TOOLS)/bin go install $$tool
 	@touch $@
 
-sdks/ts/node_modules/.package-lock.json: sdks/ts/package.json sdks/ts/package-lock.json
-	@echo "Installing the Node packages into sdks/ts/node_modules"
-	@cd sdks/ts && npm ci --silent
+%/node_modules/.package-lock.json: %/package.json %/package-lock.json
+	@echo "Installing the Node packages into $*/node_modules"
+	@cd $* && npm ci --silent
+	@touch $@
+
+# What generates clients from the OpenAPI document in a test; its needs contradict those of the command line.
+$(CLIENTS)/.installed: requirements-clients.txt tests/clients/go/go.sum
+	@echo "Installing generators of clients into $(CLIENTS)"
+	@$(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/pip install --quiet --require-hashes -r requirements-clients.txt
+	@cd tests/clients/go && go mod download
 	@touch $@
 
 # ------------------------------------------------------------------------------------------------------------- run
@@ -209,10 +221,11 @@ check-breaking: setup-dev ## Fail when the protos break clients or stores of the
 	else echo "Comparing the protos with $$tag"; buf breaking --against ".git#tag=$$tag"; fi
 
 .PHONY: requirements
-requirements: setup-dev ## Renew requirements.txt, requirements-build.txt and requirements-dev.txt from their .in files
+requirements: setup-dev ## Renew requirements*.txt from their .in files
 	uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 requirements.in -o requirements.txt
 	uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 requirements-build.in -o requirements-build.txt
 	uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 -c requirements.txt requirements-dev.in -o requirements-dev.txt
+	uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 requirements-clients.in -o requirements-clients.txt
 
 # --------------------------------------------------------------------------------------------------------- measure
 
@@ -230,5 +243,5 @@ bench-raft: setup-dev ## Measure three nodes of a Raft cluster on this machine, 
 
 .PHONY: clean
 clean: ## Remove what setup, tests and builds left behind; never the store in ./data
-	rm -rf $(VENV) $(TOOLS) .make.lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis sdks/ts/node_modules sdks/ts/dist build $(RAFT_CORE)/Cargo.lock
+	rm -rf $(VENV) $(TOOLS) .make.lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis $(addsuffix /node_modules,$(NODE_PACKAGES)) sdks/ts/dist build $(RAFT_CORE)/Cargo.lock
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,7 +12,7 @@ import pytest
 import rules
 
 ROOT = Path(__file__).resolve().parents[2]
-COMPILED_REQUIREMENTS = ("requirements.txt", "requirements-build.txt", "requirements-dev.txt")
+COMPILED_REQUIREMENTS = tuple(path.name for path in ROOT.glob("requirements*.txt"))
 VENDORED = "proto/vendor/"
 
 

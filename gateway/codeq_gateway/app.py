@@ -24,6 +24,7 @@ from codeq_gateway.cors import Cors
 from codeq_gateway.dispatch import STALE, Call, CallFailed, Dispatcher
 from codeq_gateway.exchange import End, Exchange, Headers, Reply
 from codeq_gateway.heads import ASTERISK, Head
+from codeq_gateway.json_names import JsonNames
 from codeq_gateway.metrics import UNKNOWN_ROUTE, HttpMetrics
 from codeq_gateway.router import METHODS, MethodNotAllowedError, Router
 from codeq_gateway.routes import CALL_SECONDS, Operation, read_operations
@@ -208,7 +209,7 @@ class Gateway:
     async def _answer(self, exchange: Exchange) -> None:
         operation = exchange.operation
         # Services name fields as their request does, not as its JSON.
-        json_path: Callable[[str], str] = str
+        names: JsonNames | None = None
         try:
             if operation is None:
                 assert exchange.page is not None
@@ -220,11 +221,11 @@ class Gateway:
                 exchange.body = b""
                 await asyncio.sleep(0)  # it took a while to decode: others have their turn
             exchange.deadline = time.perf_counter() + call.timeout_seconds
-            json_path = operation.json_path
-            reply = Reply(*operation.reply(await self._dispatcher.call(call)))
+            names = operation.names
+            reply = Reply(*operation.reply(await self._dispatcher.call(call), exchange.refused_items))
             exchange.reply = reply._replace(headers=[*reply.headers, _SAYS_STALE]) if call.consistency else reply
         except CallFailed as failed:
-            exchange.reply = _failure(failed, json_path, exchange)
+            exchange.reply = _failure(failed, names, exchange)
             let_go(failed)
         except asyncio.CancelledError:
             _uncancel()
@@ -242,7 +243,7 @@ class Gateway:
         header_fields.refuse_others(self._header_fields, operation.header_fields, headers)
         if query and operation.reads:
             consistency, query = parameters.take_consistency(query)
-        request = operation.request(exchange.path_values, query, exchange.body, headers)
+        request, exchange.refused_items = operation.request(exchange.path_values, query, exchange.body, headers)
         return Call(
             method=operation.call_name,
             request=request,
@@ -328,14 +329,14 @@ async def _metrics(probes: Probes) -> Reply:
     return Reply(200, await probes.metrics(), CONTENT_TYPE_LATEST.encode())
 
 
-def _failure(failed: CallFailed, json_path: Callable[[str], str] = str, exchange: Exchange | None = None) -> Reply:
+def _failure(failed: CallFailed, names: JsonNames | None = None, exchange: Exchange | None = None) -> Reply:
     headers = refusals.error_headers(failed)
     if isinstance(failed, MethodNotAllowedError):
         headers.append(_allow(failed.allowed))
     if exchange is not None and (base := refusals.leader_url(failed)):
         headers.append((b"location", refusals.location(base, exchange.path, exchange.query)))
     about = {"reason": refusals.reason_name(failed), **failed.about}
-    body = refusals.error_body(failed, json_path)
+    body = refusals.error_body(failed, names)
     return Reply(refusals.error_status(failed), body, headers=headers, about=about)
 
 

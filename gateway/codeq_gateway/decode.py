@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -32,11 +32,37 @@ def compile_decoder(descriptor: Descriptor, without: Collection[str] = ()) -> De
     Raises:
         TypeError: A field's type has no JSON form.
     """
-    struct, fill = _compile(descriptor, frozenset(without))
+    read = _reader(descriptor, frozenset(without), None)
+
+    def decode(body: bytes, message: Message) -> None:
+        read(body, message)
+
+    return decode
+
+
+def compile_apart(
+    descriptor: Descriptor, without: Collection[str], listed: FieldDescriptor
+) -> Callable[[bytes, Message], Sequence[bytes]]:
+    """Returns a decoder like that of `compile_decoder` that leaves out a list and returns its items as they stand."""
+    read = _reader(descriptor, frozenset(without), listed)
+
+    def decode(body: bytes, message: Message) -> Sequence[bytes]:
+        value, mark = read(body, message)
+        texts = map(bytes, getattr(value, listed.name) or ())
+        return [text.replace(mark, b"\\u") for text in texts] if mark else list(texts)
+
+    return decode
+
+
+def _reader(
+    descriptor: Descriptor, without: frozenset[str], listed: FieldDescriptor | None
+) -> Callable[[bytes, Message], tuple[msgspec.Struct, bytes]]:
+    """Returns what fills a message from a body; it returns what was decoded and the mark of its unpaired surrogates."""
+    struct, fill = _compile(descriptor, without, listed)
     lists = _lists(descriptor)
     parse = msgspec.json.Decoder(struct).decode
 
-    def decode(body: bytes, message: Message) -> None:
+    def read(body: bytes, message: Message) -> tuple[msgspec.Struct, bytes]:
         mark = b""
         try:
             try:
@@ -58,8 +84,9 @@ def compile_decoder(descriptor: Descriptor, without: Collection[str] = ()) -> De
                 surrogates.restore(message, mark)
         except BadValueError as bad:
             raise refusals.invalid_field(bad.path, bad.description) from None
+        return value, mark
 
-    return decode
+    return read
 
 
 def _lists(descriptor: Descriptor) -> dict[int, str]:
@@ -74,8 +101,13 @@ def _lists(descriptor: Descriptor) -> dict[int, str]:
     return found
 
 
-def _compile(descriptor: Descriptor, without: frozenset[str]) -> tuple[type[msgspec.Struct], Assign]:
-    """Returns the struct that msgspec decodes a message's JSON into, and what fills the message from it."""
+def _compile(
+    descriptor: Descriptor, without: frozenset[str], listed: FieldDescriptor | None = None
+) -> tuple[type[msgspec.Struct], Assign]:
+    """Returns the struct that msgspec decodes a message's JSON into, and what fills the message from it.
+
+    The items of `listed` stay in the struct as they are.
+    """
     members: list[tuple[str, Any, Any]] = []
     steps: list[tuple[str, Any, Assign]] = []
     rename = {}
@@ -90,6 +122,8 @@ def _compile(descriptor: Descriptor, without: frozenset[str]) -> tuple[type[msgs
         elif fields.is_embedded(field):
             members.append((field.name, msgspec.Raw, fields.ABSENT_RAW))
             steps.append((field.name, fields.ABSENT_RAW, fields.assign_embedded(field)))
+        elif field is listed:
+            members.append((field.name, list[msgspec.Raw] | None, None))
         else:
             kind, assign = _member(field)
             members.append((field.name, kind | None, None))

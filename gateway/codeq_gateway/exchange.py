@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from codeq_gateway.dispatch import Admission
 from codeq_gateway.heads import Head
+from codeq_gateway.items import Refused
 from codeq_gateway.routes import Operation
 
 JSON_TYPE: Final = b"application/json"
@@ -70,6 +71,7 @@ class Exchange:
         body_bytes_max: Bytes that the body may have.
         body: The body.
         held_bytes: Bytes of the body that are counted until the reply.
+        refused_items: Items of the body's list that could not be decoded.
         is_complete: Whether the body has come to its end.
         deadline: When the call is cancelled, on the clock of `started`.
         end: Why the call was cancelled; None: it was not.
@@ -95,6 +97,7 @@ class Exchange:
         "path",
         "path_values",
         "query",
+        "refused_items",
         "reply",
         "request_id",
         "route",
@@ -118,6 +121,7 @@ class Exchange:
         self.body_bytes_max = 0
         self.body = b""
         self.held_bytes = 0
+        self.refused_items: Refused = ()
         self.is_complete = False
         self.deadline = float("inf")
         self.end: End | None = None

@@ -175,11 +175,11 @@ def scalar(field: FieldDescriptor) -> Scalar:
     """
     kind = field.type
     if kind in _INT32:
-        return Scalar(Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)], None, is_text=False)
+        return Scalar(Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)] | float, _whole, is_text=False)
     if kind in _UINT32:
-        return Scalar(Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)], None, is_text=False)
+        return Scalar(Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] | float, _whole, is_text=False)
     if kind in _INT64:
-        return Scalar(Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)], None, is_text=False)
+        return Scalar(Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float, _whole, is_text=False)
     if kind in _UINT64:
         # A string, because a JSON number loses digits in many clients; a number is taken where it is exact.
         unsigned = Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(pattern="^[0-9]{1,20}$")]
@@ -272,6 +272,15 @@ def _from_base64(text: str) -> bytes:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError:
         raise ValueError("must be base64") from None
+
+
+def _whole(value: float) -> int:
+    """Returns an integer, which JSON may write with a fraction of zero: 5.0 is the same number as 5."""
+    if isinstance(value, int):
+        return value
+    if not value.is_integer():
+        raise ValueError("must be a whole number")
+    return int(value)
 
 
 def _unchanged(value: Any) -> Any:

@@ -7,13 +7,15 @@ the usual JSON mapping and not ours, so they are built anew from what the gatewa
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Collection, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from importlib.resources.abc import Traversable
 from typing import Any, Final
 
 import msgspec
 from buf.validate import validate_pb2
 from codeq import reasons
+from codeq.v1 import error_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from codeq_gateway import fields
@@ -24,6 +26,8 @@ from codeq_gateway.routes import Operation
 Json = dict[str, Any]
 
 _ERROR: Final = "Error"
+_TASK: Final = "codeq.v1.Task"
+_TASK_ID: Final = "task_id"
 _REF: Final = "#/components/schemas/"
 
 _LIMITS: Final = {
@@ -41,13 +45,17 @@ _LIMITS: Final = {
 
 _NUMBERS: Final[dict[int, Json]] = {
     FieldDescriptor.TYPE_INT32: {"type": "integer", "format": "int32"},
-    FieldDescriptor.TYPE_UINT32: {"type": "integer", "format": "int64", "minimum": 0},
+    FieldDescriptor.TYPE_UINT32: {"type": "integer", "format": "int64", "minimum": 0, "maximum": 2**32 - 1},
     FieldDescriptor.TYPE_INT64: {"type": "integer", "format": "int64"},
     FieldDescriptor.TYPE_DOUBLE: {"type": "number", "format": "double"},
     FieldDescriptor.TYPE_FLOAT: {"type": "number", "format": "float"},
     FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
 }
+_ZEROS: Final[Json] = {"integer": 0, "number": 0, "boolean": False}
+"""What the absence of a field without presence means."""
 
+_INT32_BOUNDS: Final[Json] = {"minimum": -(2**31), "maximum": 2**31 - 1}
+"""Bounds of numbers that are sent; its format alone says the same to few readers."""
 
 _CONSISTENCY: Final[Json] = {
     "name": CONSISTENCY,
@@ -71,13 +79,17 @@ def document(operations: Sequence[Operation], version: str) -> bytes:
     words = _Words()
     schemas = _Schemas(words)
     paths: dict[str, Json] = {}
+    links = _links(operations)
     for operation in operations:
-        paths.setdefault(operation.template, {})[operation.http_method.lower()] = _operation(operation, words, schemas)
+        paths.setdefault(operation.template, {})[operation.http_method.lower()] = _operation(
+            operation, words, schemas, links
+        )
     used = {tag for path in paths.values() for described in path.values() for tag in described["tags"]}
     return msgspec.json.encode(
         {
             "openapi": "3.1.0",
             "info": {"title": "codeq", "version": version, "license": {"name": "MIT", "identifier": "MIT"}},
+            "servers": [{"url": "/", "description": "The server that this document comes from."}],
             "security": [{"bearer": []}],
             "tags": [tag for tag in words.tags if tag["name"] in used],
             "paths": paths,
@@ -132,12 +144,12 @@ def _files(folder: Traversable) -> Iterator[Traversable]:
             yield entry
 
 
-def _operation(operation: Operation, words: _Words, schemas: _Schemas) -> Json:
+def _operation(operation: Operation, words: _Words, schemas: _Schemas, links: Json) -> Json:
     said = words.operation(operation)
     said_of = {parameter["name"]: parameter.get("description", "") for parameter in said.get("parameters", [])}
     method = operation.descriptor
     built: Json = {
-        "operationId": f"{method.containing_service.name}_{method.name}",
+        "operationId": _operation_id(operation),
         "tags": [method.containing_service.name],
         "summary": said.get("summary", ""),
         "parameters": [
@@ -164,11 +176,16 @@ def _operation(operation: Operation, words: _Words, schemas: _Schemas) -> Json:
         + [_FORWARD],
     }
     if operation.body_bytes_max:
-        built["requestBody"] = {"content": _content(_body(operation, said, schemas))}
+        body = _body(operation, said, schemas)
+        built["requestBody"] = {
+            "description": f"At most {operation.body_bytes_max} bytes.",
+            "required": schemas.needs(body),
+            "content": _content(body),
+        }
     shown = method.output_type
     if operation.response_field:
         shown = fields.message_of(shown.fields_by_name[operation.response_field])
-    file = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    file = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("application/octet-stream", "*/*")}
     replies = {
         str(operation.status): {
             "description": "Success.",
@@ -181,6 +198,9 @@ def _operation(operation: Operation, words: _Words, schemas: _Schemas) -> Json:
             "description": f"Success, with {shown.fields_by_name[name].json_name} set.",
             "content": _content(schemas.reference(shown, is_input=False)),
         }
+    if shown.full_name == _TASK:
+        for reply in replies.values():
+            reply["links"] = links
     if operation.empty_status is not None:
         replies[str(operation.empty_status)] = {"description": "Success without content."}
     replies["307"] = {
@@ -190,6 +210,22 @@ def _operation(operation: Operation, words: _Words, schemas: _Schemas) -> Json:
     }
     replies["default"] = {"description": "Failure.", "content": _content({"$ref": _REF + _ERROR})}
     return built | {"responses": replies}
+
+
+def _links(operations: Iterable[Operation]) -> Json:
+    """Returns what may be done with the task that a reply shows: each call whose path needs its id and nothing else."""
+    return {
+        operation.descriptor.name: {
+            "operationId": _operation_id(operation),
+            "parameters": {_TASK_ID: "$response.body#/id"},
+        }
+        for operation in operations
+        if [parameter.name for parameter in operation.path_parameters] == [_TASK_ID]
+    }
+
+
+def _operation_id(operation: Operation) -> str:
+    return f"{operation.descriptor.containing_service.name}_{operation.descriptor.name}"
 
 
 def _body(operation: Operation, said: Json, schemas: _Schemas) -> Json:
@@ -218,12 +254,16 @@ class _Schemas:
 
     def reference(self, message: Descriptor, *, is_input: bool) -> Json:
         """Returns a reference to the schema of a message. No message is both sent and received."""
-        name = message.full_name
+        name, full_name = message.name, message.full_name
         if name not in self.built:
             self.built[name] = {}
-            schema = self.message(message, self._words.of_fields(name), (), is_input=is_input)
-            self.built[name] = {"description": self._words.of_message(name)} | schema
+            schema = self.message(message, self._words.of_fields(full_name), (), is_input=is_input)
+            self.built[name] = {"description": self._words.of_message(full_name)} | schema
         return {"$ref": _REF + name}
+
+    def needs(self, schema: Json) -> bool:
+        """Returns whether an object of this schema, or of the one it refers to, has a field that must be there."""
+        return bool(self.built.get(schema.get("$ref", "").removeprefix(_REF), schema).get("required"))
 
     def message(self, message: Descriptor, said_of: Json, without: Collection[str], *, is_input: bool) -> Json:
         """Returns the schema of a message, less some fields."""
@@ -231,7 +271,7 @@ class _Schemas:
         schema: Json = {
             "type": "object",
             "properties": {
-                field.json_name: self.field(field, is_input=is_input)
+                field.json_name: (self._sent(field) if is_input else self.field(field, is_input=False))
                 | {"description": said_of.get(field.json_name, {}).get("description", "")}
                 for field in described
             },
@@ -242,6 +282,17 @@ class _Schemas:
         if is_input:
             schema["additionalProperties"] = False
         return schema
+
+    def _sent(self, field: FieldDescriptor) -> Json:
+        """Returns the schema of a field of a request's body: null is absence, where that is allowed."""
+        schema = self.field(field, is_input=True)
+        if _is_needed(field) or "type" not in schema:
+            return schema
+        if not field.has_presence and not field.is_repeated and schema["type"] in _ZEROS:
+            schema["default"] = _ZEROS[schema["type"]]
+        if "enum" in schema:
+            schema["enum"] = [*schema["enum"], None]
+        return schema | {"type": [schema["type"], "null"]}
 
     def field(self, field: FieldDescriptor, *, is_input: bool) -> Json:
         """Returns the schema of a field."""
@@ -261,14 +312,16 @@ class _Schemas:
         if field.type == FieldDescriptor.TYPE_ENUM:
             numbers = getattr(rules.enum, "in")
             names = fields.enum_names(fields.enum_of(field)).items()
-            taken = [name for number, name in names if (number in numbers if numbers else number != 0 or not is_input)]
+            taken = [name for number, name in names if _is_told(field, number) and (number in numbers or not numbers)]
             return {"type": "string", "enum": taken}
         if field.type == FieldDescriptor.TYPE_UINT64:
-            return {"type": ["string", "integer"] if is_input else "string", "pattern": "^[0-9]{1,20}$"}
+            return {"type": "string", "pattern": "^[0-9]{1,20}$"}
         if field.type == FieldDescriptor.TYPE_BYTES:
             return {"type": "string", "contentEncoding": "base64"}
         kind = rules.WhichOneof("type")
-        return _NUMBERS.get(field.type, {"type": "string"}) | (_limits(getattr(rules, kind)) if kind else {})
+        bounds = _INT32_BOUNDS if is_input and field.type == FieldDescriptor.TYPE_INT32 else {}
+        limits = _limits(getattr(rules, kind)) if kind else {}
+        return _NUMBERS.get(field.type, {"type": "string"}) | bounds | limits
 
 
 def _rules(field: FieldDescriptor) -> validate_pb2.FieldRules:
@@ -276,7 +329,14 @@ def _rules(field: FieldDescriptor) -> validate_pb2.FieldRules:
 
 
 def _limits(rules: Any) -> Json:
-    return {_LIMITS[rule.name]: value for rule, value in rules.ListFields() if rule.name in _LIMITS}
+    limits = {_LIMITS[rule.name]: value for rule, value in rules.ListFields() if rule.name in _LIMITS}
+    one_of = [value for value in getattr(rules, "in", ()) if value]
+    return limits | ({"enum": one_of} if one_of else {})
+
+
+def _is_told(field: FieldDescriptor, number: int) -> bool:
+    """Returns whether a value of an enum stands in JSON; the unspecified one does not, but for a reason of an error."""
+    return number != 0 or fields.enum_of(field).full_name == error_pb2.ErrorReason.DESCRIPTOR.full_name
 
 
 def _is_needed(field: FieldDescriptor) -> bool:
@@ -286,7 +346,11 @@ def _is_needed(field: FieldDescriptor) -> bool:
         return rules.required
     if field.is_repeated:
         return rules.repeated.min_items > 0
-    return rules.string.min_len > 0 or rules.int32.gte > 0 or bool(getattr(rules.enum, "in"))
+    text = rules.string
+    if text.min_len > 0 or (text.pattern and not re.search(text.pattern, "")):
+        return True
+    one_of = getattr(rules.enum, "in")
+    return rules.int32.gte > 0 or bool(one_of and 0 not in one_of)
 
 
 def _error_schema() -> Json:

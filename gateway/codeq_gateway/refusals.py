@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from typing import Final
 from urllib.parse import quote_from_bytes
 
@@ -13,6 +12,7 @@ from codeq import reasons
 from codeq.v1 import error_pb2
 
 from codeq_gateway.dispatch import LEADER_GRPC, LEADER_HTTP, LEADER_NAME, CallFailed
+from codeq_gateway.json_names import JsonNames
 
 NAME_SHOWN_MAX: Final = 128
 """Characters of a name sent by the client that an error repeats."""
@@ -87,10 +87,11 @@ def of_text(name: str, error: msgspec.DecodeError) -> CallFailed:
     return invalid_field(name, description)
 
 
-def error_body(failed: CallFailed, json_path: Callable[[str], str]) -> bytes:
-    """Returns the body of a failed call, one line; `json_path` names its fields as the body of the request did."""
+def error_body(failed: CallFailed, names: JsonNames | None) -> bytes:
+    """Returns the JSON body of a failed call; `names` are those of its request, where a service refused it."""
     reason = _row(failed)
-    details = [{"field": json_path(field), "description": text} for field, text in failed.violations]
+    violations = failed.violations if names is None else [(names.path(f), names.words(t)) for f, t in failed.violations]
+    details = [{"field": field, "description": text} for field, text in violations]
     text = "; ".join(f"{d['field']}: {d['description']}" if d["field"] else d["description"] for d in details)
     body: dict[str, object] = {
         "error": text or failed.message,
@@ -118,7 +119,7 @@ def error_status(failed: CallFailed) -> int:
 def error_headers(failed: CallFailed) -> list[tuple[bytes, bytes]]:
     """Returns the headers that tell a client when to try again or how to authenticate."""
     status = error_status(failed)
-    if status in _RETRY_STATUSES:
+    if status in _RETRY_STATUSES and _row(failed).retryable:
         return [(b"retry-after", b"%d" % max(1, math.ceil(failed.retry_after_seconds or 1)))]
     if status == 401:
         return [(b"www-authenticate", b"Bearer")]
@@ -146,5 +147,5 @@ def _shown(name: str) -> str:
 
 def _plain(text: str) -> str:
     """Returns msgspec's description without its mark-up; that null stands for absence is no news to a caller."""
-    text = text.replace(" | null`", "`").replace("`", "")
+    text = text.replace(" | null`", "`").replace("int | float", "int").replace("`", "")
     return text[:1].lower() + text[1:]

@@ -14,8 +14,9 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from google.protobuf.message import Message
 
 from codeq_gateway import downloads, fields, header_fields, parameters
-from codeq_gateway.decode import Decode, compile_decoder
 from codeq_gateway.encode import Encode, compile_encoder
+from codeq_gateway.items import Refused, answers_of, compile_body, correct
+from codeq_gateway.json_names import JsonNames
 from codeq_gateway.parameters import Parameter
 from codeq_gateway.router import VARIABLE
 
@@ -58,6 +59,7 @@ class Operation:
         empty_status: HTTP status of a reply without content; None: as with content.
         status_if_field: Field of the reply's body and the HTTP status of a reply where it is true; None: there is none.
         download: The fields of a reply that is a file; None: it is JSON.
+        names: What fields of the request are called in JSON.
         header_fields: Fields of the body that may also come in a header, by the header's name in lower case.
     """
 
@@ -74,10 +76,12 @@ class Operation:
     empty_status: int | None
     status_if_field: tuple[str, int] | None
     download: options_pb2.Download | None
+    names: JsonNames
     header_fields: Mapping[bytes, FieldDescriptor]
     _new_request: Callable[[], Message]
-    _decode: Decode | None
+    _decode: Callable[[bytes, Message], Refused | None] | None
     _encode: Encode | None
+    _answers: str
     _waits: bool
 
     @property
@@ -104,31 +108,40 @@ class Operation:
 
     def request(
         self, path_values: Iterable[str], query_string: bytes, body: bytes, headers: Mapping[bytes, bytes]
-    ) -> Message:
-        """Returns the request message of an HTTP request.
+    ) -> tuple[Message, Refused]:
+        """Returns the request message of an HTTP request, and the items of its list that could not be decoded.
 
         Raises:
             CallFailed: Body, headers, query or path are malformed; the error names the field.
         """
-        message = self._new_request()
+        message, refused = self._new_request(), None
         if self._decode is not None:
             target = message
             if self.body_field:
                 target = getattr(message, self.body_field)
                 target.SetInParent()
-            self._decode(body, target)
+            refused = self._decode(body, target)
             header_fields.fill(target, self.header_fields, headers)
         if query_string:
             parameters.read_query(query_string, self.query, message)
         for parameter, value in zip(self.path_parameters, path_values, strict=True):
             parameter.fill(message, [value])
-        return message
+        return message, refused or ()
 
-    def reply(self, message: Message) -> tuple[int, bytes] | tuple[int, bytes, bytes, Iterable[tuple[bytes, bytes]]]:
-        """Returns HTTP status and JSON body of a response message, or those of a file with its type and headers."""
+    def reply(
+        self, message: Message, refused: Refused = ()
+    ) -> tuple[int, bytes] | tuple[int, bytes, bytes, Iterable[tuple[bytes, bytes]]]:
+        """Returns HTTP status and JSON body of a response message, or those of a file with its type and headers.
+
+        Args:
+            message: The response.
+            refused: Items of the request that could not be decoded.
+        """
         if self.download is not None:
             return downloads.reply(self.status, self.download, message)
         assert self._encode is not None
+        if self._answers:
+            correct(getattr(message, self._answers), refused, self.names.text)
         if self.response_field:
             if self.empty_status is not None and not message.HasField(self.response_field):
                 return self.empty_status, b""
@@ -147,24 +160,6 @@ class Operation:
     def timeout_seconds(self, request: Message) -> float:
         """Returns how long the call may take."""
         return CALL_SECONDS + (max(0, getattr(request, _WAIT_FIELD)) if self._waits else 0)
-
-    def json_path(self, path: str) -> str:
-        """Returns the JSON name of a field that an error names by its path in the request message.
-
-        Names that are no such path, such as those of headers, stay as they are.
-        """
-        descriptor: Descriptor | None = self.descriptor.input_type
-        parts = path.split(".")
-        if self.body_field and len(parts) > 1 and parts[0] == self.body_field:
-            descriptor = descriptor.fields_by_name[self.body_field].message_type if descriptor else None
-            parts = parts[1:]
-        shown = []
-        for part in parts:
-            name, bracket, index = part.partition("[")
-            found = descriptor.fields_by_name.get(name) if descriptor else None
-            shown.append((found.json_name if found else name) + bracket + index)
-            descriptor = found.message_type if found else None
-        return ".".join(shown)
 
 
 def read_operations(services: Iterable[ServiceDescriptor]) -> Iterator[Operation]:
@@ -222,7 +217,9 @@ def _operation(method: MethodDescriptor, rule: http_pb2.HttpRule) -> Operation:
         download=download,
         header_fields=header_fields.of_message(body) if rule.body else {},
         _new_request=message_factory.GetMessageClass(request),
-        _decode=compile_decoder(body, () if body_field else in_path) if rule.body else None,
+        names=JsonNames(request, body_field),
+        _decode=compile_body(body, () if body_field else in_path) if rule.body else None,
+        _answers=answers_of(shown),
         _encode=compile_encoder(shown) if download is None else None,
         response_field=rule.response_body,
         _waits=_WAIT_FIELD in request.fields_by_name,

@@ -25,7 +25,6 @@ from codeq_gateway.remote import Forwarder
 from codeq_gateway.server import GatewayServer
 from google.protobuf import descriptor_pool
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 
 from codeq_server import summary
@@ -49,6 +48,7 @@ from codeq_server.services.cluster import ClusterService
 from codeq_server.services.grpc_front import GrpcFront
 from codeq_server.services.local_dispatch import LocalDispatcher
 from codeq_server.services.metrics import ShardCollector
+from codeq_server.services.reflection import enable_reflection
 from codeq_server.services.server_info import ServerService
 from codeq_server.services.serving import Serving
 from codeq_server.services.tokenless import TokenlessServer
@@ -189,8 +189,7 @@ class Node:
         stack.callback(telling.cancel)
         tokenless: Any = TokenlessServer(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, tokenless)
-        reflected = reflection.aio.ReflectionServicer((*names, health.SERVICE_NAME, reflection.SERVICE_NAME))
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, tokenless)
+        enable_reflection(tokenless, (*names, health.SERVICE_NAME))
         streams = CallStreams(
             self._calls,
             self._in_flight,
@@ -313,6 +312,8 @@ class Node:
                 grpc_connections_per_port=files.grpc,
                 hint="raise RLIMIT_NOFILE (ulimit -Hn, LimitNOFILE of systemd) for as many connections as are set",
             )
+        for note in settings.notes:
+            _log.warning("configuration_note", setting=note.key, hint=note.message)
         if not settings.persistence.fsync_on_commit:
             _log.warning(
                 "fsync_off", hint="a crash may lose acknowledged tasks; set fsyncOnCommit to true to keep them"

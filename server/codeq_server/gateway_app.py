@@ -178,6 +178,8 @@ class _Process:
                 raise StartError(f"cannot write the ready file {settings.ready_file}: {reason}") from None
         servers = ",".join(settings.servers)
         _log.info("gateway_started", version=_VERSION, http=str(http), servers=servers, pid=os.getpid())
+        for note in settings.notes:
+            _log.warning("configuration_note", setting=note.key, hint=note.message)
         if self._files.http < settings.http_connections_max:
             _log.warning(
                 "few_open_files",

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import codeq
 import grpc
 import httpx
 import pytest
@@ -83,6 +84,21 @@ def test_call_without_a_valid_token_is_unauthenticated(running: ServerProcess, h
 
 def test_call_without_the_scope_is_refused(limited: ServerProcess) -> None:
     refused(call(limited, "POST", "/tasks/x/nack", token="worker", json={}), 403, "MISSING_SCOPE")
+
+
+def test_call_with_a_token_of_the_other_kind_says_which_is_needed(limited: ServerProcess) -> None:
+    needs_worker = "this is a producer's token, and the call needs a worker's"
+    answer = call(limited, "POST", "/tasks/claim", token="producer", json={})
+    assert refused(answer, 403, "WRONG_TOKEN_KIND")["error"] == needs_worker
+    answer = call(limited, "POST", "/tasks", token="worker", json={"command": "A"})
+    assert refused(answer, 403, "WRONG_TOKEN_KIND")["error"].endswith("needs a producer's")
+    answer = call(limited, "GET", "/admin/queues", token="worker")
+    assert refused(answer, 403, "WRONG_TOKEN_KIND")["error"].endswith("needs an administrator's")
+    with codeq.Client(limited.worker_addr, token="producer") as client, pytest.raises(codeq.WrongTokenKind) as caught:
+        client.claim(["A"])
+    assert caught.value.message == needs_worker
+    with codeq.Producer(limited.producer_addr, token="worker") as producer, pytest.raises(codeq.WrongTokenKind):
+        producer.create("A", {}, timeout_seconds=20)
 
 
 def test_call_of_no_administrator_is_refused(limited: ServerProcess) -> None:

@@ -30,7 +30,7 @@ def test_queue_beyond_the_tenants_limit_is_refused_until_another_has_left(tmp_pa
         assert create(server, "stays")[0] == 202
         assert create(server, "goes")[0] == 202
         status, body = create(server, "comes")
-        assert (status, body["reason"]) == (429, "LIMIT_REACHED")
+        assert (status, body["reason"]) == (429, "TOO_MANY_QUEUES")
         assert "queuesPerTenantMax" in str(body["error"])
         (task,) = client.claim(["goes"])
         client.complete(task)

@@ -202,7 +202,7 @@ def test_pause_of_a_queue_that_does_not_exist_makes_it_and_it_stays_while_paused
         assert client.pause_queue("ahead-grpc").paused
         assert rest(server, "POST", "/admin/queues/ahead/pause", {})[0] == 200
         status, body = rest(server, "POST", "/admin/queues/one-too-many/pause", {})
-        assert (status, body["reason"]) == (429, "LIMIT_REACHED")
+        assert (status, body["reason"]) == (429, "TOO_MANY_QUEUES")
         client.resume_queue("ahead-grpc")  # it has no task, so it leaves, while the paused one stays
         deadline = time.monotonic() + SECONDS_MAX
         while [each.command for each in client.queues()[0]] != ["ahead"]:

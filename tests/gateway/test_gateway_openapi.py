@@ -97,14 +97,14 @@ def test_path_variables_are_the_parameters_of_the_path() -> None:
 
 
 def test_limits_are_those_of_the_protos() -> None:
-    spec = SCHEMAS["codeq.v1.TaskSpec"]
+    spec = SCHEMAS["TaskSpec"]
     assert spec["required"] == ["command"]
     assert spec["additionalProperties"] is False
     command = spec["properties"]["command"]
     assert (command["minLength"], command["maxLength"]) == (1, 128)
     assert command["pattern"] == "^[A-Za-z0-9][A-Za-z0-9._-]*$"
     priority = spec["properties"]["priority"]
-    assert (priority["minimum"], priority["maximum"]) == (0, 9)
+    assert (priority["minimum"], priority["maximum"], priority["default"]) == (0, 9, 0)
     claim = DOCUMENT["paths"]["/v1/codeq/tasks/claim"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert claim["properties"]["commands"]["maxItems"] == 256
     assert claim["properties"]["commands"]["items"]["maxLength"] == 128
@@ -113,7 +113,7 @@ def test_limits_are_those_of_the_protos() -> None:
 
 
 def test_shapes_are_those_of_our_json() -> None:
-    task = SCHEMAS["codeq.v1.Task"]
+    task = SCHEMAS["Task"]
     assert "COMPLETED" in task["properties"]["status"]["enum"]
     assert set(task["properties"]["payload"]) == {"description"}
     assert task["properties"]["leaseToken"]["type"] == "string"
@@ -124,8 +124,8 @@ def test_shapes_are_those_of_our_json() -> None:
     body = result["requestBody"]["content"]["application/json"]["schema"]
     assert body["properties"]["status"]["enum"] == ["COMPLETED", "FAILED"]
     assert "taskId" not in body["properties"]
-    assert body["properties"]["leaseToken"]["type"] == ["string", "integer"]
-    assert SCHEMAS["codeq.v1.Queue"]["properties"]["ready"]["type"] == "integer"
+    assert body["properties"]["leaseToken"]["type"] == ["string", "null"]
+    assert SCHEMAS["Queue"]["properties"]["ready"]["type"] == "integer"
 
 
 def test_replies_have_their_statuses() -> None:
@@ -144,3 +144,66 @@ def test_calls_tell_what_they_take_where_another_server_leads() -> None:
     assert {"consistency", "X-CodeQ-Forward"} <= reads
     assert "X-CodeQ-Forward" in writes
     assert "consistency" not in writes
+
+
+def test_document_says_where_it_is_served_and_how_large_bodies_may_be() -> None:
+    assert DOCUMENT["servers"][0]["url"] == "/"
+    for path, size in (("/v1/codeq/tasks", 1_114_112), ("/v1/codeq/tasks/batch", 8_454_144)):
+        assert str(size) in DOCUMENT["paths"][path]["post"]["requestBody"]["description"]
+
+
+def test_every_value_has_one_type_and_null_only_where_absence_is_allowed() -> None:
+    for schema in _objects(DOCUMENT["components"]["schemas"]):
+        for name, described in schema.get("properties", {}).items():
+            kind = described.get("type", "any") if isinstance(described, dict) else "any"
+            if isinstance(kind, list):
+                assert kind[1:] == ["null"]
+                assert name not in schema.get("required", [])
+
+
+def test_no_enum_has_a_value_that_is_never_there() -> None:
+    for schema in _objects(DOCUMENT):
+        assert "UNSPECIFIED" not in schema.get("enum", [])
+
+
+def test_needed_names_and_bodies_are_those_without_which_the_server_refuses() -> None:
+    required = {
+        described["operationId"]: described["requestBody"]["required"]
+        for path in DOCUMENT["paths"].values()
+        for described in path.values()
+        if "requestBody" in described
+    }
+    assert {name for name, needed in required.items() if needed} == {
+        "TaskService_CreateTask",
+        "TaskService_BatchCreateTasks",
+        "TaskService_ClaimTasks",
+        "TaskService_SubmitResult",
+        "TaskService_BatchSubmitResults",
+        "TaskService_CleanupTasks",
+        "ServerService_BackUp",
+    }
+    assert SCHEMAS["NewArtifact"]["required"] == ["name"]
+
+
+def test_a_task_leads_to_the_calls_that_take_its_id() -> None:
+    for path, status in (("/v1/codeq/tasks", "202"), ("/v1/codeq/tasks/claim", "200")):
+        links = DOCUMENT["paths"][path]["post"]["responses"][status]["links"]
+        assert links["SubmitResult"]["operationId"] == "TaskService_SubmitResult"
+        assert links["SubmitResult"]["parameters"] == {"task_id": "$response.body#/id"}
+        assert "GetTaskArtifact" not in links
+
+
+@pytest.mark.parametrize("number", ["2.0", "2e0", "0.2e1"])
+async def test_integer_may_be_written_as_any_number_of_that_value(served: Served, number: str) -> None:
+    body = f'{{"command":"A","priority":{number}}}'
+    answer = await served.http.post("/v1/codeq/tasks", content=body, headers={"content-type": "application/json"})
+    assert served.double.requests[0].spec.priority == 2
+    assert answer.status_code == 202
+    await served.http.get(f"/v1/codeq/tasks?pageSize={number}")
+    assert served.double.requests[1].page_size == 2
+
+
+@pytest.mark.parametrize("number", ["2.5", "1e10", "-2147483649", "2147483648.0"])
+async def test_number_that_is_no_integer_of_its_size_is_refused(served: Served, number: str) -> None:
+    answer = await served.http.post("/v1/codeq/tasks", content=f'{{"command":"A","priority":{number}}}')
+    assert (answer.status_code, answer.json()["details"][0]["field"]) == (400, "priority")

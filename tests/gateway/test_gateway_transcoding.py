@@ -163,7 +163,7 @@ def test_query_fills_fields_of_every_kind() -> None:
         b"aInt32=-5&aUint64=18446744073709551615&aDouble=1.5&aBool=true&aColour=DARK_BLUE"
         b"&aTime=2024-01-01T00:00:00%2B01:00&strings=a&strings=&colours=RED&tokens=7&tokens=8"
     )
-    message = operation.request(["name"], query, b"", {})
+    message, _ = operation.request(["name"], query, b"", {})
     assert json.loads(ENCODE(message)) == EMPTY | {
         "aInt32": -5, "aUint64": "18446744073709551615", "aDouble": 1.5, "aBool": True, "aString": "name",
         "aColour": "DARK_BLUE", "aTime": "2023-12-31T23:00:00.000Z", "strings": ["a", ""], "colours": ["RED"],
@@ -189,7 +189,7 @@ def test_every_binding_of_a_rule_is_an_operation() -> None:
     first, second = _operations(ALL, rule)
     assert (first.http_method, first.template, first.call_name) == ("POST", "/every", "/test.EveryService/Call0")
     assert first.reply(NEW(a_inner={"some_text": "x"})) == (200, b'{"someText":"x"}\n')
-    request = second.request(["-7"], b"aBool=true", b'{"someText":"x"}', {})
+    request, _ = second.request(["-7"], b"aBool=true", b'{"someText":"x"}', {})
     assert request == message_factory.GetMessageClass(second.descriptor.input_type)(
         a_int64=-7, a_bool=True, a_inner={"some_text": "x"}
     )
@@ -252,8 +252,8 @@ def test_field_without_json_form_is_refused_at_start(fields: list[Field]) -> Non
 @pytest.mark.parametrize(("text", "content"), [("", b""), ("YQ==", b"a"), ("YQ", b"a"), ("+/8", b"\xfb\xff")])
 def test_bytes_are_base64_whose_padding_may_be_missing(text: str, content: bytes) -> None:
     [operation] = _operations([_field("data", 1, Field.TYPE_BYTES)], http_pb2.HttpRule(post="/every", body="*"))
-    request: Any = operation.request([], b"", b'{"data":"%s"}' % text.encode(), {})
-    assert request.data == content
+    request, _ = operation.request([], b"", b'{"data":"%s"}' % text.encode(), {})
+    assert request.data == content  # type: ignore[attr-defined]
     with pytest.raises(CallFailed, match="base64"):
         operation.request([], b"", b'{"data":"a!"}', {})
 

@@ -90,11 +90,18 @@ def test_authenticate_without_known_token_is_unauthenticated(header: str, princi
     assert refused(make_authenticator(), header, principal) is Reason.UNAUTHENTICATED
 
 
-def test_authenticate_with_token_of_other_kind_is_unauthenticated() -> None:
-    authenticator = make_authenticator()
-    assert refused(authenticator, "Bearer w-token", PRODUCER) is Reason.UNAUTHENTICATED
-    assert refused(authenticator, "Bearer w-token", ADMIN) is Reason.UNAUTHENTICATED
-    assert refused(authenticator, "Bearer p-token", WORKER) is Reason.UNAUTHENTICATED
+@pytest.mark.parametrize(
+    ("header", "principal", "message"),
+    [
+        ("Bearer w-token", PRODUCER, "this is a worker's token, and the call needs a producer's"),
+        ("Bearer w-token", ADMIN, "this is a worker's token, and the call needs an administrator's"),
+        ("Bearer p-token", WORKER, "this is a producer's token, and the call needs a worker's"),
+    ],
+)
+def test_authenticate_with_token_of_other_kind_says_which_is_needed(header: str, principal: int, message: str) -> None:
+    with pytest.raises(Rejection) as caught:
+        make_authenticator().authenticate(header, principal)
+    assert (caught.value.reason, caught.value.message) == (Reason.WRONG_TOKEN_KIND, message)
 
 
 def test_authenticate_without_scope_is_refused_by_name() -> None:

@@ -88,7 +88,7 @@ def test_create_beyond_the_limit_of_queues_is_refused_and_changes_nothing() -> N
     shard.write()
     with pytest.raises(Rejection) as refused:
         shard.create("c")
-    assert refused.value.reason is Reason.LIMIT_REACHED
+    assert refused.value.reason is Reason.TOO_MANY_QUEUES
     assert not shard.shard.batch
     assert shard.status(shard.create("a")) == "PENDING"
 

@@ -205,7 +205,7 @@ def test_queues_of_one_tenant_are_bounded_and_others_have_their_own() -> None:
     live_and_die(shard, "b")
     with pytest.raises(Rejection, match="queuesPerTenantMax") as refused:
         shard.create("c")
-    assert refused.value.reason is Reason.LIMIT_REACHED
+    assert refused.value.reason is Reason.TOO_MANY_QUEUES
     assert not shard.shard.batch
     for command in "cd":
         creates.create(shard.shard, "globex", command, b"1", 0, 0, 0, shard.now)

@@ -267,7 +267,7 @@ def test_atomic_batch_with_too_many_new_queues_creates_nothing() -> None:
     tasks = [task(None, command=command) for command in "abac"]
     with pytest.raises(Rejection) as refused:
         names.create_all(driven.shard, TENANT, tasks, None, driven.now)
-    assert reason(refused) == "LIMIT_REACHED"
+    assert reason(refused) == "TOO_MANY_QUEUES"
     assert not driven.shard.batch
     assert len(names.create_all(driven.shard, TENANT, tasks[:3], None, driven.now)) == 3
 

@@ -39,6 +39,11 @@ _BAD_TOKEN: Final = _Refusal(Reason.UNAUTHENTICATED, "invalid token")
 _NO_EVENT_TYPES: Final = _Refusal(Reason.UNAUTHENTICATED, "the worker token carries no event types")
 _NO_SCOPES: Final = _Refusal(Reason.UNAUTHENTICATED, "the worker token carries no scopes")
 _BAD_TENANT: Final = _Refusal(Reason.INVALID_TENANT, "invalid tenant claims")
+_NOT_PRODUCER: Final = _Refusal(Reason.WRONG_TOKEN_KIND, "this is a worker's token, and the call needs a producer's")
+_NOT_PRODUCER_ADMIN: Final = _Refusal(
+    Reason.WRONG_TOKEN_KIND, "this is a worker's token, and the call needs an administrator's"
+)
+_NOT_WORKER: Final = _Refusal(Reason.WRONG_TOKEN_KIND, "this is a producer's token, and the call needs a worker's")
 _NOT_ADMIN: Final = _Refusal(Reason.NOT_ADMIN, "the token is not an administrator's")
 
 
@@ -92,7 +97,7 @@ class Authenticator:
             scope: Scope that the token must carry; empty: none.
 
         Raises:
-            Rejection: UNAUTHENTICATED, INVALID_TENANT, MISSING_SCOPE or NOT_ADMIN.
+            Rejection: UNAUTHENTICATED, WRONG_TOKEN_KIND, INVALID_TENANT, MISSING_SCOPE or NOT_ADMIN.
         """
         verdict = self._verdicts.get(authorization_header)
         if verdict is None:
@@ -112,18 +117,29 @@ class Authenticator:
         worker_token = self._worker.validate(token)
         if worker_token is None and producer_token is not None and self._producer_as_worker:
             worker_token = replace(producer_token, scopes=WORKER_SCOPES, event_types=frozenset({WILDCARD}))
-        producer = _outcome(producer_token)
-        verdict = _Verdict(
-            producer=producer,
-            worker=_worker_outcome(worker_token),
-            either=_outcome(worker_token) if worker_token is not None and worker_token.event_types else producer,
-            admin=_NOT_ADMIN if isinstance(producer, Claims) and not producer.is_admin else producer,
-        )
+        verdict = _verdict(producer_token, worker_token)
         if verdict.is_known:  # junk must not push out what is in use
             if len(self._verdicts) >= CACHED_HEADERS_MAX:
                 self._verdicts.clear()
             self._verdicts[header] = verdict
         return verdict
+
+
+def _verdict(producer_token: Token | None, worker_token: Token | None) -> _Verdict:
+    if worker_token is None:
+        producer = _outcome(producer_token)
+        no_worker = _BAD_TOKEN if producer_token is None else _NOT_WORKER
+        return _Verdict(producer, no_worker, either=producer, admin=_as_admin(producer))
+    worker = _worker_outcome(worker_token)
+    if producer_token is None:
+        return _Verdict(_NOT_PRODUCER, worker, either=worker, admin=_NOT_PRODUCER_ADMIN)
+    producer = _outcome(producer_token)
+    either = _outcome(worker_token) if worker_token.event_types else producer
+    return _Verdict(producer, worker, either=either, admin=_as_admin(producer))
+
+
+def _as_admin(producer: _Outcome) -> _Outcome:
+    return _NOT_ADMIN if isinstance(producer, Claims) and not producer.is_admin else producer
 
 
 def _bearer(header: str) -> str:

@@ -90,7 +90,7 @@ def create(
         expire_ms: Unix milliseconds, after `now`, at which it ends if it waits then; 0: never.
 
     Raises:
-        Rejection: LIMIT_REACHED, STORAGE_FULL.
+        Rejection: TOO_MANY_QUEUES, STORAGE_FULL.
     """
     check_storage(shard)
     queue = shard.by_name.get((tenant, command)) or shard.open_queue(tenant, command)

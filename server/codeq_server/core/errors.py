@@ -61,6 +61,8 @@ class Reason(Enum):
     HEAD_TOO_LARGE = 49
     EXPECTATION_FAILED = 50
     HTTP_VERSION_NOT_SUPPORTED = 51
+    WRONG_TOKEN_KIND = 52
+    TOO_MANY_QUEUES = 53
 
 
 class Rejection(Exception):  # noqa: N818 - a refusal is a normal answer, not an error of the server

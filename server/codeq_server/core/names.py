@@ -95,7 +95,7 @@ def create(shard: Shard, tenant: str, task: NewTask, now: Now) -> Created | Dupl
     """Accepts a task, or finds the one that the same request made.
 
     Raises:
-        Rejection: LIMIT_REACHED, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
+        Rejection: TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
     """
     if task.naming is not None and not _is_free(shard, tenant, task.naming):
         return Duplicate(task.naming.task_id)
@@ -119,7 +119,7 @@ def create_all(
         The tasks just accepted; or, of an earlier batch, its tasks, None for each that was removed after its retention.
 
     Raises:
-        Rejection: LIMIT_REACHED, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN. Nothing was changed.
+        Rejection: TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN. Nothing was changed.
     """
     if batch is not None:
         row = _row(shard, tenant, batch.task_id)

@@ -92,7 +92,7 @@ def settle(
         shard: Shard that owns the task.
         caller: Who says so.
         task_id: Task.
-        token: Lease token; None: the caller's live lease of the task.
+        token: Lease token; None: the caller's live lease of the task, or its last one while nobody holds the task.
         outcome: COMPLETED, FAILED, NACK or ABANDON.
         result: Result of a COMPLETED, or None.
         error: Error of a FAILED, reason of a NACK.
@@ -479,7 +479,8 @@ def _repeat(
     """Answers an outcome that meets no live lease of the caller: the stored verdict if it repeats, else a refusal."""
     home, position = find_home(shard, caller.tenant, task_id)
     state = shard.state(home, position)
-    if state is not None and token is not None and state.ended_token == token:
+    # Who sends no token means the last delivery, unless there is a live one by now.
+    if state is not None and (delivery is None if token is None else state.ended_token == token):
         same = state.outcome == outcome and (state.subject or state.worker) == caller.subject
         if outcome is Outcome.COMPLETED:
             same = same and state.HasField("result") == (result is not None) and state.result == (result or b"")

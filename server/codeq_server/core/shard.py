@@ -233,7 +233,7 @@ class Shard:
         """Returns the queue, made at its first use.
 
         Raises:
-            Rejection: LIMIT_REACHED.
+            Rejection: TOO_MANY_QUEUES.
         """
         queue = self.by_name.get((tenant, command))
         if queue is None:
@@ -261,7 +261,7 @@ class Shard:
         """Checks that the queues of all these commands exist or may be opened.
 
         Raises:
-            Rejection: LIMIT_REACHED.
+            Rejection: TOO_MANY_QUEUES.
         """
         missing = sum((tenant, command) not in self.by_name for command in commands)
         if not missing:
@@ -269,7 +269,7 @@ class Shard:
         settings, there = self.settings, self.directory.tenants.get(tenant)
         if (len(there.numbers) if there else 0) + missing > settings.queues_per_tenant_max:
             raise Rejection(
-                Reason.LIMIT_REACHED,
+                Reason.TOO_MANY_QUEUES,
                 f"the tenant would have more than {settings.queues_per_tenant_max} queues, the limit by "
                 f"queuesPerTenantMax; a queue leaves {settings.queue_idle_ms // 1000} s after its last task",
             )
@@ -277,7 +277,7 @@ class Shard:
             len(self.queues) + missing > settings.queues_max
             or self.directory.last_queue + missing > keys.QUEUE_NUMBER_MAX
         ):
-            raise Rejection(Reason.LIMIT_REACHED, f"the server has {settings.queues_max} queues, its limit")
+            raise Rejection(Reason.TOO_MANY_QUEUES, f"the server has {settings.queues_max} queues, its limit")
 
     def adopt(self, queue: Queue) -> None:
         """Takes a new or a stored queue into memory; the lists of its tenant are the caller's to see to."""

@@ -8,6 +8,7 @@ CodeqError                      reason, message, violations, retryable, retry_af
 │   ├── Unauthenticated         UNAUTHENTICATED
 │   ├── PermissionDenied
 │   │   ├── MissingScope        MISSING_SCOPE
+│   │   ├── WrongTokenKind      WRONG_TOKEN_KIND: a producer's token for a worker's call, or the other way round
 │   │   ├── NotAdmin            NOT_ADMIN
 │   │   ├── InvalidTenant       INVALID_TENANT
 │   │   └── CommandNotAllowed   COMMAND_NOT_ALLOWED
@@ -23,6 +24,7 @@ CodeqError                      reason, message, violations, retryable, retry_af
 │   ├── IdempotencyConflict     IDEMPOTENCY_CONFLICT: the key was used for another request
 │   ├── TaskIdTaken             TASK_ID_TAKEN
 │   ├── LimitReached            LIMIT_REACHED
+│   │   ├── TooManyQueues       TOO_MANY_QUEUES: the command would be one more than the tenant may have
 │   │   └── StorageFull         STORAGE_FULL: the server takes no new tasks until its disk has room
 │   ├── BackupNotConfigured     BACKUP_NOT_CONFIGURED: the server has no folder for backups
 │   ├── MembershipRefused       NOT_CLUSTERED, MEMBER_EXISTS, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
@@ -169,6 +171,12 @@ class MissingScope(PermissionDenied):
     default_reason = "MISSING_SCOPE"
 
 
+class WrongTokenKind(PermissionDenied):
+    """The token is a producer's and the call needs a worker's, or the other way round."""
+
+    default_reason = "WRONG_TOKEN_KIND"
+
+
 class NotAdmin(PermissionDenied):
     """The token is not an administrator's."""
 
@@ -265,6 +273,12 @@ class LimitReached(Rejected):
     default_reason = "LIMIT_REACHED"
 
 
+class TooManyQueues(LimitReached):
+    """The tenant, or the server, has as many queues as it may have; trying again does not help soon."""
+
+    default_reason = "TOO_MANY_QUEUES"
+
+
 class StorageFull(LimitReached):
     """The server's disk is nearly full: it takes no new tasks until there is room."""
 
@@ -354,6 +368,7 @@ _BY_REASON: Final[dict[str, type[CodeqError]]] = {
         TooLarge,
         Unauthenticated,
         MissingScope,
+        WrongTokenKind,
         NotAdmin,
         InvalidTenant,
         CommandNotAllowed,
@@ -368,6 +383,7 @@ _BY_REASON: Final[dict[str, type[CodeqError]]] = {
         IdempotencyConflict,
         TaskIdTaken,
         LimitReached,
+        TooManyQueues,
         StorageFull,
         BackupNotConfigured,
         MembershipRefused,

@@ -43,9 +43,11 @@ from codeq.errors import (
     TaskNotClaimed,
     TaskNotFound,
     TooLarge,
+    TooManyQueues,
     Unauthenticated,
     Unavailable,
     Unsupported,
+    WrongTokenKind,
 )
 from codeq.outcomes import Abandon, Completed, Failed, Nack
 from codeq.payloads import RawJson
@@ -128,10 +130,12 @@ __all__ = [
     "TaskResult",
     "TaskStatus",
     "TooLarge",
+    "TooManyQueues",
     "Topology",
     "Unauthenticated",
     "Unavailable",
     "Unsupported",
     "Worker",
     "WorkerStats",
+    "WrongTokenKind",
 ]

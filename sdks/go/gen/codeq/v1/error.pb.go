@@ -41,6 +41,8 @@ const (
 	ErrorReason_ERROR_REASON_MISSING_SCOPE ErrorReason = 5
 	// The token is valid and is not an administrator's.
 	ErrorReason_ERROR_REASON_NOT_ADMIN ErrorReason = 6
+	// The token is valid and of the wrong kind: a producer's for a worker's call, or a worker's for a producer's.
+	ErrorReason_ERROR_REASON_WRONG_TOKEN_KIND ErrorReason = 52
 	// The token's claims name no tenant, a malformed one, or two different ones.
 	ErrorReason_ERROR_REASON_INVALID_TENANT ErrorReason = 7
 	// The worker's token does not allow a command it asks for.
@@ -73,8 +75,11 @@ const (
 	ErrorReason_ERROR_REASON_STALE_LEASE_TOKEN ErrorReason = 15
 	// The task is leased to another worker. Nothing was changed.
 	ErrorReason_ERROR_REASON_NOT_LEASE_OWNER ErrorReason = 16
-	// A bound of the server is reached, such as its number of queues or of streams.
+	// A bound of the server is reached for the moment, such as its number of streams.
 	ErrorReason_ERROR_REASON_LIMIT_REACHED ErrorReason = 17
+	// The tenant, or the server, has as many queues as it may have: the task's command would be one more. Trying again does
+	// not help before a queue without tasks has left.
+	ErrorReason_ERROR_REASON_TOO_MANY_QUEUES ErrorReason = 53
 	// The server is stopping: try another connection.
 	ErrorReason_ERROR_REASON_DRAINING ErrorReason = 18
 	// The outcome of the call is unknown, because what it decided could not be made durable.
@@ -131,6 +136,7 @@ var (
 		4:  "ERROR_REASON_UNAUTHENTICATED",
 		5:  "ERROR_REASON_MISSING_SCOPE",
 		6:  "ERROR_REASON_NOT_ADMIN",
+		52: "ERROR_REASON_WRONG_TOKEN_KIND",
 		7:  "ERROR_REASON_INVALID_TENANT",
 		8:  "ERROR_REASON_COMMAND_NOT_ALLOWED",
 		9:  "ERROR_REASON_TASK_NOT_FOUND",
@@ -148,6 +154,7 @@ var (
 		15: "ERROR_REASON_STALE_LEASE_TOKEN",
 		16: "ERROR_REASON_NOT_LEASE_OWNER",
 		17: "ERROR_REASON_LIMIT_REACHED",
+		53: "ERROR_REASON_TOO_MANY_QUEUES",
 		18: "ERROR_REASON_DRAINING",
 		19: "ERROR_REASON_OUTCOME_UNKNOWN",
 		20: "ERROR_REASON_BAD_HANDSHAKE",
@@ -177,6 +184,7 @@ var (
 		"ERROR_REASON_UNAUTHENTICATED":               4,
 		"ERROR_REASON_MISSING_SCOPE":                 5,
 		"ERROR_REASON_NOT_ADMIN":                     6,
+		"ERROR_REASON_WRONG_TOKEN_KIND":              52,
 		"ERROR_REASON_INVALID_TENANT":                7,
 		"ERROR_REASON_COMMAND_NOT_ALLOWED":           8,
 		"ERROR_REASON_TASK_NOT_FOUND":                9,
@@ -194,6 +202,7 @@ var (
 		"ERROR_REASON_STALE_LEASE_TOKEN":             15,
 		"ERROR_REASON_NOT_LEASE_OWNER":               16,
 		"ERROR_REASON_LIMIT_REACHED":                 17,
+		"ERROR_REASON_TOO_MANY_QUEUES":               53,
 		"ERROR_REASON_DRAINING":                      18,
 		"ERROR_REASON_OUTCOME_UNKNOWN":               19,
 		"ERROR_REASON_BAD_HANDSHAKE":                 20,
@@ -316,7 +325,7 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\tItemError\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12-\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x15.codeq.v1.ErrorReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage*\xf5\x0f\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage*\xd0\x10\n" +
 	"\vErrorReason\x12'\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x1a\t\xa8\xb6\x18\r\xb0\xb6\x18\xf4\x03\x12)\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\x90\x03\x12(\n" +
@@ -324,7 +333,8 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\x16ERROR_REASON_TOO_LARGE\x10\x03\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\x9d\x03\x12+\n" +
 	"\x1cERROR_REASON_UNAUTHENTICATED\x10\x04\x1a\t\xa8\xb6\x18\x10\xb0\xb6\x18\x91\x03\x12)\n" +
 	"\x1aERROR_REASON_MISSING_SCOPE\x10\x05\x1a\t\xa8\xb6\x18\a\xb0\xb6\x18\x93\x03\x12%\n" +
-	"\x16ERROR_REASON_NOT_ADMIN\x10\x06\x1a\t\xa8\xb6\x18\a\xb0\xb6\x18\x93\x03\x12*\n" +
+	"\x16ERROR_REASON_NOT_ADMIN\x10\x06\x1a\t\xa8\xb6\x18\a\xb0\xb6\x18\x93\x03\x12,\n" +
+	"\x1dERROR_REASON_WRONG_TOKEN_KIND\x104\x1a\t\xa8\xb6\x18\a\xb0\xb6\x18\x93\x03\x12*\n" +
 	"\x1bERROR_REASON_INVALID_TENANT\x10\a\x1a\t\xa8\xb6\x18\a\xb0\xb6\x18\x93\x03\x12/\n" +
 	" ERROR_REASON_COMMAND_NOT_ALLOWED\x10\b\x1a\t\xa8\xb6\x18\a\xb0\xb6\x18\x93\x03\x12*\n" +
 	"\x1bERROR_REASON_TASK_NOT_FOUND\x10\t\x1a\t\xa8\xb6\x18\x05\xb0\xb6\x18\x94\x03\x12,\n" +
@@ -342,7 +352,8 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\x1dERROR_REASON_TASK_NOT_CLAIMED\x10\x0e\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12-\n" +
 	"\x1eERROR_REASON_STALE_LEASE_TOKEN\x10\x0f\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12+\n" +
 	"\x1cERROR_REASON_NOT_LEASE_OWNER\x10\x10\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12-\n" +
-	"\x1aERROR_REASON_LIMIT_REACHED\x10\x11\x1a\r\xa8\xb6\x18\b\xb0\xb6\x18\xad\x03\xb8\xb6\x18\x01\x12(\n" +
+	"\x1aERROR_REASON_LIMIT_REACHED\x10\x11\x1a\r\xa8\xb6\x18\b\xb0\xb6\x18\xad\x03\xb8\xb6\x18\x01\x12+\n" +
+	"\x1cERROR_REASON_TOO_MANY_QUEUES\x105\x1a\t\xa8\xb6\x18\b\xb0\xb6\x18\xad\x03\x12(\n" +
 	"\x15ERROR_REASON_DRAINING\x10\x12\x1a\r\xa8\xb6\x18\x0e\xb0\xb6\x18\xf7\x03\xb8\xb6\x18\x01\x12/\n" +
 	"\x1cERROR_REASON_OUTCOME_UNKNOWN\x10\x13\x1a\r\xa8\xb6\x18\x0e\xb0\xb6\x18\xf7\x03\xb8\xb6\x18\x01\x12)\n" +
 	"\x1aERROR_REASON_BAD_HANDSHAKE\x10\x14\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12(\n" +

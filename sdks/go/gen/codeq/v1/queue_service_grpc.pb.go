@@ -42,7 +42,7 @@ type QueueServiceClient interface {
 	GetQueue(ctx context.Context, in *GetQueueRequest, opts ...grpc.CallOption) (*GetQueueResponse, error)
 	// PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
 	// those that are leased run on. A queue that does not exist yet is made, and stays while it is paused. Idempotent.
-	// Errors: NOT_ADMIN, LIMIT_REACHED.
+	// Errors: NOT_ADMIN, TOO_MANY_QUEUES.
 	PauseQueue(ctx context.Context, in *PauseQueueRequest, opts ...grpc.CallOption) (*PauseQueueResponse, error)
 	// ResumeQueue lets the deliveries of a queue go on. Idempotent.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
@@ -157,7 +157,7 @@ type QueueServiceServer interface {
 	GetQueue(context.Context, *GetQueueRequest) (*GetQueueResponse, error)
 	// PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
 	// those that are leased run on. A queue that does not exist yet is made, and stays while it is paused. Idempotent.
-	// Errors: NOT_ADMIN, LIMIT_REACHED.
+	// Errors: NOT_ADMIN, TOO_MANY_QUEUES.
 	PauseQueue(context.Context, *PauseQueueRequest) (*PauseQueueResponse, error)
 	// ResumeQueue lets the deliveries of a queue go on. Idempotent.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.

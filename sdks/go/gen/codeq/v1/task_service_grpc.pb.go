@@ -48,7 +48,7 @@ const (
 type TaskServiceClient interface {
 	// CreateTask accepts one task. With an idempotency key it may be repeated at will: the same request gets the first task,
 	// marked as duplicate (HTTP 200). Without one it is not idempotent: after OUTCOME_UNKNOWN the task may exist.
-	// Errors: INVALID_FIELD, TOO_LARGE, LIMIT_REACHED (number of queues), IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
+	// Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
 	CreateTask(ctx context.Context, in *CreateTaskRequest, opts ...grpc.CallOption) (*CreateTaskResponse, error)
 	// BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order. With `atomic` all
 	// are accepted or none, and the call fails with the first error.
@@ -64,7 +64,7 @@ type TaskServiceClient interface {
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	HeartbeatTask(ctx context.Context, in *HeartbeatTaskRequest, opts ...grpc.CallOption) (*HeartbeatTaskResponse, error)
 	// SubmitResult ends a leased task as COMPLETED or FAILED, result and state in one write. Idempotent: the same outcome
-	// with the same token is answered with the stored record.
+	// with the same token, or without one by the same subject, is answered with the stored record.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with contents of
 	// artifacts also STORAGE_FULL, LIMIT_REACHED.
 	SubmitResult(ctx context.Context, in *SubmitResultRequest, opts ...grpc.CallOption) (*SubmitResultResponse, error)
@@ -308,7 +308,7 @@ func (c *taskServiceClient) GetTaskArtifact(ctx context.Context, in *GetTaskArti
 type TaskServiceServer interface {
 	// CreateTask accepts one task. With an idempotency key it may be repeated at will: the same request gets the first task,
 	// marked as duplicate (HTTP 200). Without one it is not idempotent: after OUTCOME_UNKNOWN the task may exist.
-	// Errors: INVALID_FIELD, TOO_LARGE, LIMIT_REACHED (number of queues), IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
+	// Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
 	CreateTask(context.Context, *CreateTaskRequest) (*CreateTaskResponse, error)
 	// BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order. With `atomic` all
 	// are accepted or none, and the call fails with the first error.
@@ -324,7 +324,7 @@ type TaskServiceServer interface {
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	HeartbeatTask(context.Context, *HeartbeatTaskRequest) (*HeartbeatTaskResponse, error)
 	// SubmitResult ends a leased task as COMPLETED or FAILED, result and state in one write. Idempotent: the same outcome
-	// with the same token is answered with the stored record.
+	// with the same token, or without one by the same subject, is answered with the stored record.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with contents of
 	// artifacts also STORAGE_FULL, LIMIT_REACHED.
 	SubmitResult(context.Context, *SubmitResultRequest) (*SubmitResultResponse, error)

@@ -15,6 +15,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_UNAUTHENTICATED: _ClassVar[ErrorReason]
     ERROR_REASON_MISSING_SCOPE: _ClassVar[ErrorReason]
     ERROR_REASON_NOT_ADMIN: _ClassVar[ErrorReason]
+    ERROR_REASON_WRONG_TOKEN_KIND: _ClassVar[ErrorReason]
     ERROR_REASON_INVALID_TENANT: _ClassVar[ErrorReason]
     ERROR_REASON_COMMAND_NOT_ALLOWED: _ClassVar[ErrorReason]
     ERROR_REASON_TASK_NOT_FOUND: _ClassVar[ErrorReason]
@@ -32,6 +33,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_STALE_LEASE_TOKEN: _ClassVar[ErrorReason]
     ERROR_REASON_NOT_LEASE_OWNER: _ClassVar[ErrorReason]
     ERROR_REASON_LIMIT_REACHED: _ClassVar[ErrorReason]
+    ERROR_REASON_TOO_MANY_QUEUES: _ClassVar[ErrorReason]
     ERROR_REASON_DRAINING: _ClassVar[ErrorReason]
     ERROR_REASON_OUTCOME_UNKNOWN: _ClassVar[ErrorReason]
     ERROR_REASON_BAD_HANDSHAKE: _ClassVar[ErrorReason]
@@ -59,6 +61,7 @@ ERROR_REASON_TOO_LARGE: ErrorReason
 ERROR_REASON_UNAUTHENTICATED: ErrorReason
 ERROR_REASON_MISSING_SCOPE: ErrorReason
 ERROR_REASON_NOT_ADMIN: ErrorReason
+ERROR_REASON_WRONG_TOKEN_KIND: ErrorReason
 ERROR_REASON_INVALID_TENANT: ErrorReason
 ERROR_REASON_COMMAND_NOT_ALLOWED: ErrorReason
 ERROR_REASON_TASK_NOT_FOUND: ErrorReason
@@ -76,6 +79,7 @@ ERROR_REASON_TASK_NOT_CLAIMED: ErrorReason
 ERROR_REASON_STALE_LEASE_TOKEN: ErrorReason
 ERROR_REASON_NOT_LEASE_OWNER: ErrorReason
 ERROR_REASON_LIMIT_REACHED: ErrorReason
+ERROR_REASON_TOO_MANY_QUEUES: ErrorReason
 ERROR_REASON_DRAINING: ErrorReason
 ERROR_REASON_OUTCOME_UNKNOWN: ErrorReason
 ERROR_REASON_BAD_HANDSHAKE: ErrorReason

@@ -95,7 +95,7 @@ class QueueServiceServicer:
     def PauseQueue(self, request, context):
         """PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
         those that are leased run on. A queue that does not exist yet is made, and stays while it is paused. Idempotent.
-        Errors: NOT_ADMIN, LIMIT_REACHED.
+        Errors: NOT_ADMIN, TOO_MANY_QUEUES.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

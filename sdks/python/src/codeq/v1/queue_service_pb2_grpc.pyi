@@ -44,7 +44,7 @@ class QueueServiceStub:
     PauseQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_service_pb2.PauseQueueResponse]
     """PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
     those that are leased run on. A queue that does not exist yet is made, and stays while it is paused. Idempotent.
-    Errors: NOT_ADMIN, LIMIT_REACHED.
+    Errors: NOT_ADMIN, TOO_MANY_QUEUES.
     """
     ResumeQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeQueueRequest, _queue_service_pb2.ResumeQueueResponse]
     """ResumeQueue lets the deliveries of a queue go on. Idempotent.
@@ -86,7 +86,7 @@ class QueueServiceAsyncStub(QueueServiceStub):
     PauseQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_service_pb2.PauseQueueResponse]  # type: ignore[assignment]
     """PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
     those that are leased run on. A queue that does not exist yet is made, and stays while it is paused. Idempotent.
-    Errors: NOT_ADMIN, LIMIT_REACHED.
+    Errors: NOT_ADMIN, TOO_MANY_QUEUES.
     """
     ResumeQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeQueueRequest, _queue_service_pb2.ResumeQueueResponse]  # type: ignore[assignment]
     """ResumeQueue lets the deliveries of a queue go on. Idempotent.
@@ -143,7 +143,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_queue_service_pb2.PauseQueueResponse, _abc.Awaitable[_queue_service_pb2.PauseQueueResponse]]:
         """PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
         those that are leased run on. A queue that does not exist yet is made, and stays while it is paused. Idempotent.
-        Errors: NOT_ADMIN, LIMIT_REACHED.
+        Errors: NOT_ADMIN, TOO_MANY_QUEUES.
         """
 
     @_abc_1.abstractmethod

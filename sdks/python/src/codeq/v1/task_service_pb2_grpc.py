@@ -136,7 +136,7 @@ class TaskServiceServicer:
     def CreateTask(self, request, context):
         """CreateTask accepts one task. With an idempotency key it may be repeated at will: the same request gets the first task,
         marked as duplicate (HTTP 200). Without one it is not idempotent: after OUTCOME_UNKNOWN the task may exist.
-        Errors: INVALID_FIELD, TOO_LARGE, LIMIT_REACHED (number of queues), IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
+        Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,7 +177,7 @@ class TaskServiceServicer:
 
     def SubmitResult(self, request, context):
         """SubmitResult ends a leased task as COMPLETED or FAILED, result and state in one write. Idempotent: the same outcome
-        with the same token is answered with the stored record.
+        with the same token, or without one by the same subject, is answered with the stored record.
         Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with contents of
         artifacts also STORAGE_FULL, LIMIT_REACHED.
         """

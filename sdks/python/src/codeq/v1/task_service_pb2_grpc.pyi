@@ -38,7 +38,7 @@ class TaskServiceStub:
     CreateTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.CreateTaskRequest, _task_service_pb2.CreateTaskResponse]
     """CreateTask accepts one task. With an idempotency key it may be repeated at will: the same request gets the first task,
     marked as duplicate (HTTP 200). Without one it is not idempotent: after OUTCOME_UNKNOWN the task may exist.
-    Errors: INVALID_FIELD, TOO_LARGE, LIMIT_REACHED (number of queues), IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
+    Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
     """
     BatchCreateTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.BatchCreateTasksRequest, _task_service_pb2.BatchCreateTasksResponse]
     """BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order. With `atomic` all
@@ -58,7 +58,7 @@ class TaskServiceStub:
     """
     SubmitResult: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.SubmitResultRequest, _task_service_pb2.SubmitResultResponse]
     """SubmitResult ends a leased task as COMPLETED or FAILED, result and state in one write. Idempotent: the same outcome
-    with the same token is answered with the stored record.
+    with the same token, or without one by the same subject, is answered with the stored record.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with contents of
     artifacts also STORAGE_FULL, LIMIT_REACHED.
     """
@@ -126,7 +126,7 @@ class TaskServiceAsyncStub(TaskServiceStub):
     CreateTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.CreateTaskRequest, _task_service_pb2.CreateTaskResponse]  # type: ignore[assignment]
     """CreateTask accepts one task. With an idempotency key it may be repeated at will: the same request gets the first task,
     marked as duplicate (HTTP 200). Without one it is not idempotent: after OUTCOME_UNKNOWN the task may exist.
-    Errors: INVALID_FIELD, TOO_LARGE, LIMIT_REACHED (number of queues), IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
+    Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
     """
     BatchCreateTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.BatchCreateTasksRequest, _task_service_pb2.BatchCreateTasksResponse]  # type: ignore[assignment]
     """BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order. With `atomic` all
@@ -146,7 +146,7 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """
     SubmitResult: _aio.UnaryUnaryMultiCallable[_task_service_pb2.SubmitResultRequest, _task_service_pb2.SubmitResultResponse]  # type: ignore[assignment]
     """SubmitResult ends a leased task as COMPLETED or FAILED, result and state in one write. Idempotent: the same outcome
-    with the same token is answered with the stored record.
+    with the same token, or without one by the same subject, is answered with the stored record.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with contents of
     artifacts also STORAGE_FULL, LIMIT_REACHED.
     """
@@ -217,7 +217,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_task_service_pb2.CreateTaskResponse, _abc.Awaitable[_task_service_pb2.CreateTaskResponse]]:
         """CreateTask accepts one task. With an idempotency key it may be repeated at will: the same request gets the first task,
         marked as duplicate (HTTP 200). Without one it is not idempotent: after OUTCOME_UNKNOWN the task may exist.
-        Errors: INVALID_FIELD, TOO_LARGE, LIMIT_REACHED (number of queues), IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
+        Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
         """
 
     @_abc_1.abstractmethod
@@ -267,7 +267,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.SubmitResultResponse, _abc.Awaitable[_task_service_pb2.SubmitResultResponse]]:
         """SubmitResult ends a leased task as COMPLETED or FAILED, result and state in one write. Idempotent: the same outcome
-        with the same token is answered with the stored record.
+        with the same token, or without one by the same subject, is answered with the stored record.
         Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with contents of
         artifacts also STORAGE_FULL, LIMIT_REACHED.
         """

@@ -605,7 +605,7 @@ export const QueueService: GenService<{
   /**
    * PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
    * those that are leased run on. A queue that does not exist yet is made, and stays while it is paused. Idempotent.
-   * Errors: NOT_ADMIN, LIMIT_REACHED.
+   * Errors: NOT_ADMIN, TOO_MANY_QUEUES.
    *
    * @generated from rpc codeq.v1.QueueService.PauseQueue
    */

@@ -1,0 +1,69 @@
+"""What the fields of a request are called in JSON: services name them as their messages do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from google.protobuf.descriptor import Descriptor
+
+_WORD: Final = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)+")
+_PART: Final = re.compile(r"(?P<path>[a-z0-9_.\[\]]+): (?P<what>.*)", re.DOTALL)
+
+
+class JsonNames:
+    """The names of a request message.
+
+    Args:
+        request: The message.
+        body_field: Field of it that the body fills; empty: the request itself.
+    """
+
+    def __init__(self, request: Descriptor, body_field: str) -> None:
+        self._request = request
+        self._body_field = body_field
+        self._words = {field.name: field.json_name for message in _reachable(request, {}) for field in message.fields}
+
+    def path(self, path: str) -> str:
+        """Returns the JSON name of a field that an error names by its path; other names, as of headers, stay."""
+        first, _, rest = path.partition(".")
+        if self._body_field and first == self._body_field:
+            return _path(self._request.fields_by_name[first].message_type, rest)
+        return _path(self._request, path)
+
+    def words(self, text: str) -> str:
+        """Returns a description with the JSON names of the fields it mentions."""
+        return _WORD.sub(lambda found: self._words.get(found[0], found[0]), text)
+
+    def text(self, message: str) -> str:
+        """Returns the message of an item's error, "path: description" for each field, with JSON names."""
+        return "; ".join(map(self._part, message.split("; ")))
+
+    def _part(self, text: str) -> str:
+        found = _PART.fullmatch(text)
+        if found is None:
+            return self.words(text)
+        parts = (part.partition("[") for part in found["path"].split("."))
+        path = ".".join(self._words.get(name, name) + bracket + index for name, bracket, index in parts)
+        return f"{path}: {self.words(found['what'])}"
+
+
+def _path(descriptor: Descriptor | None, path: str) -> str:
+    shown = []
+    for part in path.split("."):
+        name, bracket, index = part.partition("[")
+        found = descriptor.fields_by_name.get(name) if descriptor else None
+        shown.append((found.json_name if found else name) + bracket + index)
+        descriptor = found.message_type if found else None
+    return ".".join(shown)
+
+
+def _reachable(message: Descriptor, seen: dict[str, Descriptor]) -> Iterator[Descriptor]:
+    """Yields a message and those within it, each once."""
+    if message.full_name not in seen:
+        seen[message.full_name] = message
+        yield message
+        for field in message.fields:
+            if field.message_type is not None:
+                yield from _reachable(field.message_type, seen)

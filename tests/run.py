@@ -19,7 +19,7 @@ PYTEST = [sys.executable, "-m", "pytest"]
 TWO_CORES = ["-n", "2", "--dist", "worksteal"]
 ACCEPTANCE = Path("tests/acceptance")
 APART = ["env", "SERVED_APART=1"]
-SEARCHES = [Path("tests/model"), Path("tests/sim"), Path("tests/simcluster")]
+SEARCHES = [Path("tests/model"), Path("tests/sim"), Path("tests/simcluster"), Path("tests/schema")]
 QUICK = ["tests/unit", "tests/raft/test_raft_apply.py"]
 SHORT_SEARCH = ["env", "CODEQ_SEARCH_SECONDS=0", "CODEQ_MODEL_ROUNDS=1", "CODEQ_MODEL_EXAMPLES=60"]
 Step = tuple[str, list[list[str]]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from google.protobuf.descriptor import Descriptor
@@ -23,7 +23,7 @@ class JsonNames:
     def __init__(self, request: Descriptor, body_field: str) -> None:
         self._request = request
         self._body_field = body_field
-        self._words = {field.name: field.json_name for message in _reachable(request, {}) for field in message.fields}
+        self._words = words_of([request])
 
     def path(self, path: str) -> str:
         """Returns the JSON name of a field that an error names by its path; other names, as of headers, stay."""
@@ -34,7 +34,7 @@ class JsonNames:
 
     def words(self, text: str) -> str:
         """Returns a description with the JSON names of the fields it mentions."""
-        return _WORD.sub(lambda found: self._words.get(found[0], found[0]), text)
+        return in_json(text, self._words)
 
     def text(self, message: str) -> str:
         """Returns the message of an item's error, "path: description" for each field, with JSON names."""
@@ -47,6 +47,18 @@ class JsonNames:
         parts = (part.partition("[") for part in found["path"].split("."))
         path = ".".join(self._words.get(name, name) + bracket + index for name, bracket, index in parts)
         return f"{path}: {self.words(found['what'])}"
+
+
+def words_of(messages: Iterable[Descriptor]) -> dict[str, str]:
+    """Returns the JSON name of each field of these messages and of those within them, by its name in the protos."""
+    seen: dict[str, Descriptor] = {}
+    found = [within for message in messages for within in _reachable(message, seen)]
+    return {field.name: field.json_name for message in found for field in message.fields}
+
+
+def in_json(text: str, words: Mapping[str, str]) -> str:
+    """Returns a text with the JSON names of the fields it mentions."""
+    return _WORD.sub(lambda found: words.get(found[0], found[0]), text)
 
 
 def _path(descriptor: Descriptor | None, path: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.resources
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from codeq_gateway import fields
 from codeq_gateway.header_fields import FORWARD, header_of
+from codeq_gateway.json_names import in_json, words_of
 from codeq_gateway.parameters import CONSISTENCIES, CONSISTENCY
 from codeq_gateway.routes import Operation
 
@@ -30,6 +31,7 @@ _TASK: Final = "codeq.v1.Task"
 _TASK_ID: Final = "task_id"
 _REF: Final = "#/components/schemas/"
 
+_TEXTS: Final = ("summary", "description")
 _LIMITS: Final = {
     "min_len": "minLength",
     "max_len": "maxLength",
@@ -76,7 +78,8 @@ _FORWARD: Final[Json] = {
 
 def document(operations: Sequence[Operation], version: str) -> bytes:
     """Returns the document of the operations as JSON."""
-    words = _Words()
+    methods = [operation.descriptor for operation in operations]
+    words = _Words(words_of(message for each in methods for message in (each.input_type, each.output_type)))
     schemas = _Schemas(words)
     paths: dict[str, Json] = {}
     links = _links(operations)
@@ -102,20 +105,20 @@ def document(operations: Sequence[Operation], version: str) -> bytes:
 
 
 class _Words:
-    """Comments of the protos, found in the generated documents.
+    """Comments of the protos, found in the generated documents, with the JSON names of the fields they mention.
 
     Attributes:
         tags: Services and what they are for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, json_names: Mapping[str, str]) -> None:
         self.tags: list[Json] = []
         self._paths: dict[str, Json] = {}
         self._schemas: dict[str, Json] = {}
         for file in sorted(
             _files(importlib.resources.files("codeq_gateway") / "openapi"), key=lambda found: found.name
         ):
-            generated = msgspec.json.decode(file.read_bytes())
+            generated = _reworded(msgspec.json.decode(file.read_bytes()), json_names)
             self.tags += generated["tags"]
             self._paths |= generated["paths"]
             self._schemas |= generated["components"]["schemas"]
@@ -134,6 +137,18 @@ class _Words:
         """Returns the generated property of each field of a message."""
         found: Json = self._schemas.get(full_name, {}).get("properties", {})
         return found
+
+
+def _reworded(value: Any, json_names: Mapping[str, str]) -> Any:
+    """Returns a part of a generated document whose texts have the JSON names of fields."""
+    if isinstance(value, list):
+        return [_reworded(part, json_names) for part in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: in_json(part, json_names) if key in _TEXTS and isinstance(part, str) else _reworded(part, json_names)
+        for key, part in value.items()
+    }
 
 
 def _files(folder: Traversable) -> Iterator[Traversable]:

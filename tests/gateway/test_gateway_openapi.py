@@ -207,3 +207,11 @@ async def test_integer_may_be_written_as_any_number_of_that_value(served: Served
 async def test_number_that_is_no_integer_of_its_size_is_refused(served: Served, number: str) -> None:
     answer = await served.http.post("/v1/codeq/tasks", content=f'{{"command":"A","priority":{number}}}')
     assert (answer.status_code, answer.json()["details"][0]["field"]) == (400, "priority")
+
+
+def test_words_speak_of_fields_by_their_names_in_json() -> None:
+    run_at = SCHEMAS["TaskSpec"]["properties"]["runAt"]["description"]
+    assert "delaySeconds" in run_at
+    for described in _objects(DOCUMENT):
+        for text in (described.get("description"), described.get("summary")):
+            assert not isinstance(text, str) or "_seconds" not in text

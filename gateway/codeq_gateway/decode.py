@@ -123,7 +123,7 @@ def _compile(
             members.append((field.name, msgspec.Raw, fields.ABSENT_RAW))
             steps.append((field.name, fields.ABSENT_RAW, fields.assign_embedded(field)))
         elif field is listed:
-            members.append((field.name, list[msgspec.Raw] | None, None))
+            members.append((field.name, fields.list_of(field, msgspec.Raw) | None, None))
         else:
             kind, assign = _member(field)
             members.append((field.name, kind | None, None))

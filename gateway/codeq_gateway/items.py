@@ -16,7 +16,7 @@ from codeq.v1 import error_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from codeq_gateway import fields, refusals
+from codeq_gateway import fields
 from codeq_gateway.decode import compile_apart, compile_decoder
 from codeq_gateway.dispatch import CallFailed
 
@@ -75,9 +75,6 @@ class _Batch:
         return ()
 
     def _take_each(self, texts: Sequence[bytes], message: Message) -> list[RefusedItem]:
-        most = _rules(self._listed).max_items
-        if len(texts) > most:
-            raise refusals.invalid_field(self._listed.json_name, f"must have at most {most} items")
         target = getattr(message, self._listed.name)
         refused = []
         for index, text in enumerate(texts):

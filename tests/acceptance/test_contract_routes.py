@@ -50,7 +50,7 @@ def test_create_is_answered_with_202_and_a_flat_task(server: ServerProcess) -> N
     claim = claimed(server, "flat")
     assert claim.keys() == ALWAYS | {"workerId", "leaseToken", "leaseUntil"}
     said(server, task, "result", status="FAILED", error="no")
-    assert shown(server, task).keys() == ALWAYS | {"workerId", "error", "finishedAt"}
+    assert shown(server, task).keys() == ALWAYS | {"workerId", "error", "finishedAt", "attemptHistory"}
 
 
 def test_batch_create_answers_each_in_order_and_takes_at_most_1000(server: ServerProcess) -> None:

@@ -179,7 +179,7 @@ async def test_times_out_of_bounds_over_grpc_are_refused_or_harmless(running: Se
 
 
 @pytest.mark.parametrize(
-    "value", ["NaN", "Infinity", "01", "1.", "+1", "'a'", '"\x00"', '"\\ud800"', "[1,]", "1 1", "\ufeff1"]
+    "value", ["NaN", "Infinity", "01", "1.", "+1", "'a'", '"\x00"', "[1,]", "1 1", "\ufeff1"]
 )
 def test_payload_that_is_no_json_is_refused(running: ServerProcess, value: str) -> None:
     answer = post(running, "/tasks", f'{{"command":"ODD","payload":{value}}}')
@@ -187,7 +187,7 @@ def test_payload_that_is_no_json_is_refused(running: ServerProcess, value: str) 
 
 
 @pytest.mark.parametrize(
-    "value", ["1e400", "-0", '"\\u0000"', "12345678901234567890.10", '{"a":1,"a":2}', '"\\ud83d\\ude00"']
+    "value", ["1e400", "-0", '"\\u0000"', '"\\ud800"', "12345678901234567890.10", '{"a":1,"a":2}', '"\\ud83d\\ude00"']
 )
 async def test_payload_of_an_odd_value_comes_back_byte_for_byte_on_every_front(
     running: ServerProcess, value: str

@@ -73,7 +73,7 @@ class Connection(asyncio.Protocol):
         self._is_lost = False
         self._is_known = False
         """Whether a call of it came with a token that is accepted."""
-        self._unread_bytes = 0
+        self._head_bytes = 0
         """Bytes of an unfinished head that are counted among those of strangers."""
         # What is being read:
         self._is_reading = False
@@ -146,9 +146,9 @@ class Connection(asyncio.Protocol):
         except Exception:  # noqa: BLE001 - a defect must not leave the connection without a reply
             _LOG.exception("bytes of a request were not understood")
             self._break_off(refusals.malformed("the bytes were not understood"))
-        if self._unread_bytes != self._parser.unread_bytes and not self._is_known:
-            self._unread_bytes = self._parser.unread_bytes
-            self._connections.hold(self, self._unread_bytes)
+        if self._head_bytes != self._parser.unread_bytes and not self._is_known:
+            self._head_bytes = self._parser.unread_bytes
+            self._connections.hold(self, self._head_bytes)
         self._count_body()
 
     # -- what the parser tells -----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from codeq_gateway import fields, refusals, surrogates
-from codeq_gateway.fields import Assign, BadValueError
+from codeq_gateway.fields import Assign, BadValueError, Lists
 
 _TOO_MANY: Final = re.compile("Expected `array` of at most length ([0-9]+)")
 
@@ -58,12 +58,14 @@ def _reader(
     descriptor: Descriptor, without: frozenset[str], listed: FieldDescriptor | None
 ) -> Callable[[bytes, Message], tuple[msgspec.Struct, bytes]]:
     """Returns what fills a message from a body; it returns what was decoded and the mark of its unpaired surrogates."""
-    struct, fill = _compile(descriptor, without, listed)
+    counted = Lists()
+    struct, fill = _compile(descriptor, without, counted, 1, listed)
     lists = _lists(descriptor)
     parse = msgspec.json.Decoder(struct).decode
 
     def read(body: bytes, message: Message) -> tuple[msgspec.Struct, bytes]:
         mark = b""
+        counted.begin()
         try:
             try:
                 value = parse(body or b"{}")
@@ -71,6 +73,7 @@ def _reader(
                 body, mark = surrogates.mark_unpaired(body)
                 if not mark:
                     raise
+                counted.begin()
                 value = parse(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             if many := _TOO_MANY.fullmatch(str(error)):  # msgspec does not say where
@@ -102,11 +105,20 @@ def _lists(descriptor: Descriptor) -> dict[int, str]:
 
 
 def _compile(
-    descriptor: Descriptor, without: frozenset[str], listed: FieldDescriptor | None = None
+    descriptor: Descriptor,
+    without: frozenset[str],
+    counted: Lists,
+    copies_max: int,
+    listed: FieldDescriptor | None = None,
 ) -> tuple[type[msgspec.Struct], Assign]:
     """Returns the struct that msgspec decodes a message's JSON into, and what fills the message from it.
 
-    The items of `listed` stay in the struct as they are.
+    Args:
+        descriptor: The message.
+        without: Names of fields that do not come from the body.
+        counted: Counts the lists of a body.
+        copies_max: How many of the message a body has at most.
+        listed: The list whose items stay in the struct as they are.
     """
     members: list[tuple[str, Any, Any]] = []
     steps: list[tuple[str, Any, Assign]] = []
@@ -123,9 +135,9 @@ def _compile(
             members.append((field.name, msgspec.Raw, fields.ABSENT_RAW))
             steps.append((field.name, fields.ABSENT_RAW, fields.assign_embedded(field)))
         elif field is listed:
-            members.append((field.name, fields.list_of(field, msgspec.Raw) | None, None))
+            members.append((field.name, fields.list_of(field, msgspec.Raw, counted, copies_max) | None, None))
         else:
-            kind, assign = _member(field)
+            kind, assign = _member(field, counted, copies_max)
             members.append((field.name, kind | None, None))
             steps.append((field.name, None, assign))
     struct = msgspec.defstruct(descriptor.name, members, rename=rename, forbid_unknown_fields=True, gc=False)
@@ -139,14 +151,15 @@ def _compile(
     return struct, fill
 
 
-def _member(field: FieldDescriptor) -> tuple[Any, Assign]:
+def _member(field: FieldDescriptor, counted: Lists, copies_max: int) -> tuple[Any, Assign]:
     """Returns the type and the assignment of a field that is not embedded JSON."""
     if not fields.is_nested(field):
         form = fields.scalar(field)
         if field.is_repeated:
-            return fields.list_of(field, form.type), fields.assign_scalars(field, form)
+            return fields.list_of(field, form.type, counted, copies_max), fields.assign_scalars(field, form)
         return form.type, fields.assign_scalar(field, form)
-    struct, fill = _compile(fields.message_of(field), frozenset())
+    inner_max = copies_max * fields.items_max(field) if field.is_repeated else copies_max
+    struct, fill = _compile(fields.message_of(field), frozenset(), counted, inner_max)
     name, key = field.name, field.json_name
 
     def assign_one(message: Message, value: Any) -> None:
@@ -165,4 +178,6 @@ def _member(field: FieldDescriptor) -> tuple[Any, Assign]:
             except BadValueError as bad:
                 raise bad.under(f"{key}[{index}]") from None
 
-    return (fields.list_of(field, struct), assign_each) if field.is_repeated else (struct, assign_one)
+    if field.is_repeated:
+        return fields.list_of(field, struct, counted, copies_max), assign_each
+    return struct, assign_one

@@ -109,11 +109,42 @@ def items_max(field: FieldDescriptor) -> int:
     return int(rules.repeated.max_items) or ITEMS_MAX
 
 
-def list_of(field: FieldDescriptor, item: Any) -> Any:
+class Lists:
+    """Counts the lists of a body while it is decoded, by their type.
+
+    A member may stand in an object any number of times, and the last one counts: so may a list, each with as many items
+    as it takes, and all of them would be decoded.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[type, int] = {}
+
+    def begin(self) -> None:
+        """Begins to count those of another body."""
+        self._counts.clear()
+
+    def add(self, kind: type, lists_max: int) -> None:
+        """Counts a list that has been decoded.
+
+        Raises:
+            ValueError: A body has no more than `lists_max` of the kind.
+        """
+        count = self._counts[kind] = self._counts.get(kind, 0) + 1
+        if count > lists_max:
+            raise ValueError("must not be there twice")
+
+
+def list_of(field: FieldDescriptor, item: Any, lists: Lists, lists_max: int) -> Any:
     """Returns the type that msgspec decodes the list of a repeated field into: an iterable of items.
 
     msgspec counts the items of a `list` when it has decoded them all: millions of them, where somebody sent so many.
     A struct in the form of an array ends at the first item that is too many.
+
+    Args:
+        field: The repeated field.
+        item: Type of its items.
+        lists: Counts the lists of a body.
+        lists_max: Lists of this field that a body has at most.
     """
     places = [(f"item{index}", item, msgspec.UNSET) for index in range(items_max(field))]
 
@@ -127,7 +158,10 @@ def list_of(field: FieldDescriptor, item: Any) -> Any:
     def count(items: Any) -> int:
         return sum(1 for _ in items)
 
-    own = {"__iter__": iterate, "__len__": count}
+    def note(items: Any) -> None:
+        lists.add(type(items), lists_max)
+
+    own = {"__iter__": iterate, "__len__": count, "__post_init__": note}
     return msgspec.defstruct(
         f"{field.name}_list", places, array_like=True, forbid_unknown_fields=True, gc=False, namespace=own
     )

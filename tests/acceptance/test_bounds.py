@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import grpc
 import httpx
 import pytest
-from bare_streams import auth
+from bare_streams import auth, producing, working
+from bound_callers import (
+    SECONDS_MAX,
+    SLACK_SECONDS,
+    channel_to,
+    claim,
+    closed_after,
+    code_of,
+    create,
+    exchange,
+    left_idle,
+    padded,
+    port_of,
+    post,
+    waiting,
+    watch,
+    watching,
+)
 from cluster_process import ClusterProcess
+from codeq.v1 import producer_service_pb2 as producer_pb
 from codeq.v1 import task_pb2
 from codeq.v1 import task_service_pb2 as pb
 from codeq.v1 import worker_service_pb2 as worker_pb
 from codeq.v1.task_service_pb2_grpc import TaskServiceStub
 from codeq.v1.worker_service_pb2_grpc import WorkerServiceStub
+from google.protobuf.message import Message
 from server_process import DEV_TOKEN, ServerProcess
 from strangers import HTTP2, strangers
 
@@ -28,13 +46,10 @@ PER_CHANNEL = 1000
 FEW = 16
 """The lowest value of a setting that bounds connections."""
 
-SECONDS_MAX = 60
-SLACK_SECONDS = 15
-"""How late a busy machine may notice that a time is over."""
+LARGE = 256 << 10
+"""Bytes of a request that counts as a large one."""
 
-OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1))
 HEADERS = {"Authorization": f"Bearer {DEV_TOKEN}"}
-WATCH = "/grpc.health.v1.Health/Watch"
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 
 
@@ -43,101 +58,6 @@ def rows() -> dict[str, tuple[int, str]]:
     section = OPERATIONS.read_text().partition("## Bounds\n")[2].partition("\n## ")[0]
     cells = [[cell.strip() for cell in line.split("|")] for line in section.splitlines() if line.startswith("| ")]
     return {name: (int(bound), setting.strip("`")) for _, name, bound, _, setting, *_ in cells if bound.isdigit()}
-
-
-def port_of(address: str) -> int:
-    return int(address.rpartition(":")[2])
-
-
-# -- what callers do -----------------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def channel_to(address: str) -> AsyncIterator[grpc.aio.Channel]:
-    async with grpc.aio.insecure_channel(address, options=OWN_CONNECTION) as channel:
-        yield channel
-
-
-def claim(channel: grpc.aio.Channel) -> Any:
-    """Begins a call that waits for a task which does not come."""
-    return TaskServiceStub(channel).ClaimTask(
-        pb.ClaimTaskRequest(commands=["NONE"], wait_seconds=30), metadata=auth(), timeout=SECONDS_MAX
-    )
-
-
-async def create(channel: grpc.aio.Channel, command: str = "A", seconds: float = SECONDS_MAX, **more: Any) -> None:
-    spec = task_pb2.TaskSpec(command=command, payload=b"1", **more)
-    await TaskServiceStub(channel).CreateTask(pb.CreateTaskRequest(spec=spec), metadata=auth(), timeout=seconds)
-
-
-async def code_of(call: Awaitable[object]) -> grpc.StatusCode:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value.code()
-
-
-async def waiting(server: ServerProcess, name: str, count: int) -> None:
-    """Returns when a metric of the server has come to a count."""
-    async with asyncio.timeout(SECONDS_MAX), httpx.AsyncClient(timeout=SECONDS_MAX) as client:
-        while True:
-            text = (await client.get(f"{server.http_url}/metrics")).text
-            values = re.findall(rf"^{name}(?:{{[^}}]*}})? ([0-9.e+]+)$", text, re.MULTILINE)
-            if sum(map(float, values)) >= count:
-                return
-            await asyncio.sleep(0.1)
-
-
-def watch(channel: grpc.aio.Channel) -> Any:
-    return channel.stream_stream(WATCH)()  # type: ignore[call-arg]
-
-
-async def watching(channel: grpc.aio.Channel, count: int) -> list[Any]:
-    """Returns watches of health that are open."""
-    calls = [watch(channel) for _ in range(count)]
-    for call in calls:
-        await call.write(b"")
-        assert await call.read()
-    return calls
-
-
-async def closed_after(port: int, said: bytes, seconds: float) -> bytes:
-    """Says something, and returns what comes until the connection is closed, which is after so many seconds."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    began = time.monotonic()
-    writer.write(said)
-    answer = b""
-    try:
-        async with asyncio.timeout(seconds + SLACK_SECONDS):
-            with suppress(ConnectionResetError):
-                while part := await reader.read(65_536):
-                    answer += part
-    finally:
-        writer.close()
-    assert time.monotonic() - began > seconds - 1.5
-    return answer
-
-
-async def left_idle(address: str, seconds: float) -> None:
-    """Connects, makes no call, and returns when the connection is closed, which is after so many seconds."""
-    async with channel_to(address) as channel:
-        await channel.channel_ready()
-        began = time.monotonic()
-        async with asyncio.timeout(seconds + SLACK_SECONDS):
-            await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
-        assert time.monotonic() - began > seconds - 1.5
-
-
-async def exchange(port: int, request: bytes) -> bytes:
-    """Returns what comes for a request until its connection is closed."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(request)
-    answer = b""
-    async with asyncio.timeout(SECONDS_MAX):
-        with suppress(ConnectionResetError):
-            while part := await reader.read(65_536):
-                answer += part
-    writer.close()
-    return answer
 
 
 # -- how each bound is reached -----------------------------------------------------------------------------------------
@@ -378,6 +298,113 @@ async def artifact_bytes(path: Path, bound: int) -> None:
             await submit(bound)
 
 
+async def held_bytes(path: Path, bound: int) -> None:
+    batch = 8 << 20
+    head = f"POST /v1/codeq/tasks/batch HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {DEV_TOKEN}\r\n"
+    unfinished = f"{head}Content-Length: {batch + 1}\r\n\r\n".encode() + b" " * batch
+    with ServerProcess(path) as server, strangers([port_of(server.http_url)], bound // batch, unfinished) as crowd:
+        await crowd.come()
+        async with httpx.AsyncClient(headers=HEADERS, timeout=SECONDS_MAX) as client, asyncio.timeout(SECONDS_MAX):
+            while await post(client, server, LARGE) == 202:  # until the server has read all of what has come
+                pass
+            assert await post(client, server, LARGE) == 429
+            async with channel_to(server.producer_addr) as channel:
+                assert await code_of(create(channel, payload=b"1".ljust(LARGE))) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert await post(client, server, 100) == 202
+            assert crowd.open() == bound // batch
+            crowd.leave()
+            while await post(client, server, LARGE) == 429:
+                pass
+
+
+async def worked_bytes(path: Path, bound: int) -> None:
+    size = 8 << 20
+    with ServerProcess(path) as server:
+        async with channel_to(server.worker_addr) as channel:
+            waits = pb.ClaimTaskRequest(commands=["NONE"], wait_seconds=30).SerializeToString()
+            method: Any = channel.unary_unary("/codeq.v1.TaskService/ClaimTask")
+            calls = [method(padded(waits, size), metadata=auth()) for _ in range(bound // size)]
+            held = asyncio.gather(*calls, return_exceptions=True)
+            await waiting(server, "codeq_workers_waiting", bound // size)
+            late = asyncio.ensure_future(create(channel, payload=b"1".ljust(LARGE)))
+            await create(channel)
+            assert not late.done()
+            calls[0].cancel()
+            await late
+            for call in calls:
+                call.cancel()
+            await held
+
+
+async def fields(path: Path, bound: int) -> None:
+    field = b"\x78\x0a"  # of a number that no request has, with a value as the first byte of a list
+    with ServerProcess(path) as server:
+        async with channel_to(server.producer_addr) as channel:
+            call = channel.unary_unary("/codeq.v1.TaskService/BatchCreateTasks")
+            for count, text in ((bound, "tasks"), (bound + 1, f"more than {bound} fields")):
+                with pytest.raises(grpc.aio.AioRpcError, match=text) as caught:
+                    await call(field * count, metadata=auth())
+                assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def refused_body(path: Path, bound: int) -> None:
+    with ServerProcess(path) as server:
+        port, healthy = port_of(server.http_url), HEAD + b"Connection: close\r\n\r\n"
+        for size, goes_on in ((bound, True), (bound + 1, False)):
+            head = b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % size
+            answer = await exchange(port, head + bytes(size) + healthy)
+            assert answer.startswith(b"HTTP/1.1 4") or not goes_on
+            assert (b"HTTP/1.1 200" in answer) == goes_on
+
+
+async def ends_stream(path: Path, fits: Message, is_too_large: Message) -> None:
+    """Opens streams for messages of a producer or a worker; the first is taken, the second ends its stream."""
+    open_stream = producing if isinstance(fits, producer_pb.ProduceRequest) else working
+    with ServerProcess(path) as server:
+        async with open_stream(server) as stream:
+            await stream.write(fits)
+            assert await stream.read() is not grpc.aio.EOF
+        async with open_stream(server) as stream:
+            await stream.write(is_too_large)
+            assert await stream.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "TOO_LARGE" in str(dict(await stream.trailing_metadata()))
+
+
+async def frame_bytes(path: Path, bound: int) -> None:
+    def frame(size: int) -> Message:
+        made = producer_pb.ProduceRequest()
+        for payload_bytes in (*[1_000_000] * (size // 1_050_000), 500_000):
+            made.tasks.add(command="A", payload=b"1".ljust(payload_bytes))
+        made.tasks[-1].payload = b"1".ljust(500_000 + size - made.ByteSize())
+        assert made.ByteSize() == size
+        return made
+
+    await ends_stream(path, frame(bound), frame(bound + 1))
+
+
+async def frame_tasks(path: Path, bound: int) -> None:
+    spec = task_pb2.TaskSpec(command="A", payload=b"1")
+    await ends_stream(
+        path, producer_pb.ProduceRequest(tasks=[spec] * bound), producer_pb.ProduceRequest(tasks=[spec] * (bound + 1))
+    )
+
+
+async def message_outcomes(path: Path, bound: int) -> None:
+    outcome = task_pb2.Outcome(task_id="none", kind=task_pb2.OUTCOME_KIND_COMPLETED, result=b"1")
+    await ends_stream(
+        path, worker_pb.WorkRequest(outcomes=[outcome] * bound), worker_pb.WorkRequest(outcomes=[outcome] * (bound + 1))
+    )
+
+
+async def late_hello(path: Path, bound: int) -> None:
+    with ServerProcess(path) as server:
+        async with channel_to(server.worker_addr) as channel:
+            began = time.monotonic()
+            stream: Any = WorkerServiceStub(channel).Work(metadata=auth())
+            assert await stream.code() is grpc.StatusCode.FAILED_PRECONDITION
+            assert bound - 1 < time.monotonic() - began < bound + SLACK_SECONDS
+
+
 async def late_request(path: Path, bound: int) -> None:
     with ServerProcess(path) as server:
         async with channel_to(server.worker_addr) as channel:
@@ -393,6 +420,8 @@ REACH: dict[str, Callable[[Path, int], Awaitable[None]]] = {
     "calls without a token": calls_without_token,
     "HTTP connections": http_connections,
     "gRPC connections": grpc_connections,
+    "bytes of large requests": held_bytes,
+    "bytes of large requests that are worked at": worked_bytes,
     "connections of other nodes": peer_connections,
     "gRPC calls of a connection": calls_of_a_connection,
     "calls without a token of a connection": calls_without_token_of_a_connection,
@@ -406,6 +435,12 @@ REACH: dict[str, Callable[[Path, int], Awaitable[None]]] = {
     "bytes of a batch over HTTP": batch_bytes,
     "bytes of a gRPC message": message_bytes,
     "bytes of gRPC metadata": metadata_bytes,
+    "fields of a gRPC message": fields,
+    "bytes of a refused HTTP body": refused_body,
+    "bytes of a producer's frame": frame_bytes,
+    "tasks of a producer's frame": frame_tasks,
+    "outcomes of a worker's message": message_outcomes,
+    "seconds until the hello of a stream": late_hello,
     "bytes of an artifact": artifact_bytes,
     "seconds until the request of a call without a token": late_request,
 }

@@ -269,6 +269,15 @@ async def test_over_the_bound_a_call_that_runs_keeps_its_connection(served: Serv
         writer.close()
 
 
+async def test_head_that_is_never_finished_is_not_counted_among_bodies(served: Served) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    await _send(writer, b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nx: " + b"a" * 50_000)
+    await until(lambda: served.server.connections == 1)
+    writer.close()
+    await until(lambda: served.server.connections == 0)
+    assert served.server.gateway.bodies.held == 0
+
+
 async def test_stop_lets_running_calls_finish_and_takes_no_new_ones(served: Served) -> None:
     served.double.hold = True
     running = asyncio.create_task(served.http.post("/v1/codeq/tasks", json={"command": "c"}))

@@ -36,6 +36,7 @@ QUEUES = "/v1/codeq/admin/queues"
         (TASKS, b'{"runAt":"9999-12-31T23:59:59-01:00"}', "runAt"),
         (TASKS, b'{"payload":"\xff"}', "payload"),
         (TASKS, b'{"payload":{"\xc3":1}}', "payload"),
+        (BATCH, b'{"tasks":[{"command":"c"}],"tasks":[{"command":"c"}]}', "tasks"),
         (RESULT, b'{"status":"DONE"}', "status"),
         (RESULT, b'{"status":"UNSPECIFIED"}', "status"),
         (RESULT, b'{"status":"TASK_STATUS_COMPLETED"}', "status"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from codeq.v1 import producer_service_pb2, task_pb2, task_service_pb2, worker_service_pb2
+from codeq_gateway.bodies import LARGE_BYTES, WORKED_BYTES_MAX, InFlight
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.claims import WORKER_SCOPES, Claims, Token
 from codeq_server.core.errors import Reason, Rejection
@@ -71,7 +72,7 @@ def producer(runner: HeldRunner) -> ProducerStream:
     """Returns a stream whose client sends full frames without end."""
     frame = producer_service_pb2.ProduceRequest(tasks=[task_pb2.TaskSpec(command="F", payload=b"1")] * FRAME_TASKS)
     hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
-    return ProducerStream(runner, flood_claims(), StreamRegistry(), EndlessClient(hello, frame))
+    return ProducerStream(runner, flood_claims(), StreamRegistry(), EndlessClient(hello, frame), InFlight())
 
 
 def worker(runner: HeldRunner) -> WorkerStream:
@@ -120,11 +121,27 @@ async def test_claim_that_waits_beside_greedy_streams_is_woken_within_a_few_turn
     await asyncio.wait(streams)
 
 
+async def test_large_frame_waits_for_its_turn_among_large_requests(runner: HeldRunner) -> None:
+    in_flight = InFlight()
+    frame = producer_service_pb2.ProduceRequest(tasks=[task_pb2.TaskSpec(command="F", payload=b"1" * LARGE_BYTES)])
+    hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
+    client = EndlessClient(hello, frame)
+    async with in_flight.turn(WORKED_BYTES_MAX):
+        stream = asyncio.create_task(ProducerStream(runner, flood_claims(), StreamRegistry(), client, in_flight).run())
+        await until(lambda: in_flight.held > LARGE_BYTES)
+        await turns(10)
+        assert runner.shard.totals.created == 0
+    await until(lambda: runner.shard.totals.created > 1)
+    stream.cancel()
+    await asyncio.wait([stream])
+    assert in_flight.held == 0
+
+
 async def test_frame_of_thousands_of_tasks_is_created_in_parts(runner: HeldRunner) -> None:
     frame = producer_service_pb2.ProduceRequest(tasks=[task_pb2.TaskSpec(command="F", payload=b"1")] * 4096)
     hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
     stream = asyncio.create_task(
-        ProducerStream(runner, flood_claims(), StreamRegistry(), EndlessClient(hello, frame)).run()
+        ProducerStream(runner, flood_claims(), StreamRegistry(), EndlessClient(hello, frame), InFlight()).run()
     )
     most, before = 0, 0
     while before < 4096:

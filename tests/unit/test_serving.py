@@ -10,6 +10,7 @@ import pytest
 from codeq import reasons
 from codeq.v1 import error_pb2, producer_service_pb2, server_service_pb2, task_pb2, worker_service_pb2
 from codeq.v1 import task_service_pb2 as pb
+from codeq_gateway.bodies import InFlight
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.claims import WORKER_SCOPES, Claims, Token
 from codeq_server.core.errors import Reason, Rejection
@@ -284,7 +285,7 @@ def open_streams(serving: Serving) -> list[tuple[Client, asyncio.Task[None]]]:
     more = worker_service_pb2.WorkRequest(hello=worker_service_pb2.WorkerHello(), add_credits=5)
     producer, worker = Client(frame), Client(more)
     return [
-        (producer, asyncio.create_task(serving.produce(claims, producer))),
+        (producer, asyncio.create_task(serving.produce(claims, producer, InFlight()))),
         (worker, asyncio.create_task(serving.work(claims, worker))),
     ]
 

@@ -102,7 +102,7 @@ class GrpcFront:
             )
         handlers["codeq.v1.ProducerService"] = {
             "Produce": grpc.stream_stream_rpc_method_handler(
-                self._stream(PRODUCE, Serving.produce),
+                self._stream(PRODUCE, self._produce),
                 request_deserializer=parser(producer_service_pb2.ProduceRequest),
                 response_serializer=serialize,
             )
@@ -162,6 +162,9 @@ class GrpcFront:
                 self._refuse(name, context, problem)
 
         return behaviour
+
+    async def _produce(self, serving: Serving, claims: Claims, context: Any) -> None:
+        await serving.produce(claims, context, self._in_flight)
 
     def _refuse(self, name: str, context: Any, problem: BaseException) -> tuple[str, Mapping[str, str]]:
         """Ends an RPC for a refusal, or for a defect of ours, which goes to the log.

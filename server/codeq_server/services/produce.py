@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from codeq.v1 import producer_service_pb2 as pb
 from codeq.v1 import task_pb2
+from codeq_gateway.bodies import LARGE_BYTES, InFlight
 
 from codeq_server.auth.claims import Claims
 from codeq_server.core import creates, names
@@ -36,8 +37,11 @@ SLICE_TASKS_MAX: Final = 512
 class ProducerStream:
     """One producer's stream."""
 
-    def __init__(self, runner: ShardRunner, claims: Claims, registry: StreamRegistry, context: Any) -> None:
+    def __init__(
+        self, runner: ShardRunner, claims: Claims, registry: StreamRegistry, context: Any, in_flight: InFlight
+    ) -> None:
         self._runner = runner
+        self._in_flight = in_flight
         self._tenant = claims.tenant_id
         self._subject = claims.subject
         self._registry = registry
@@ -86,6 +90,9 @@ class ProducerStream:
             if message.tasks:
                 await self._take(message)
             message = None  # not kept while the next one is awaited
+            while len(self._outbox) >= UNACKED_FRAMES_MAX or self._unacked_bytes > UNACKED_BYTES_MAX:
+                self._acked.clear()
+                await self._acked.wait()
             message = await self._context.read()
 
     async def _take(self, frame: pb.ProduceRequest) -> None:
@@ -96,9 +103,18 @@ class ProducerStream:
                 f"a frame of {len(frame.tasks)} tasks and {size} bytes; the limits are {FRAME_TASKS_MAX} and "
                 f"{FRAME_BYTES_MAX}",
             )
-        while len(self._outbox) >= UNACKED_FRAMES_MAX or self._unacked_bytes > UNACKED_BYTES_MAX:
-            self._acked.clear()
-            await self._acked.wait()
+        if size < LARGE_BYTES:
+            await self._create_in_slices(frame, size)
+            return
+        # Never refused: a stream that ends leaves its client not knowing what became of the frame.
+        self._in_flight.hold(size)
+        try:
+            async with self._in_flight.turn(size):
+                await self._create_in_slices(frame, size)
+        finally:
+            self._in_flight.release(size)
+
+    async def _create_in_slices(self, frame: pb.ProduceRequest, size: int) -> None:
         self._unacked_bytes += size
         ack = pb.FrameAck()
         count = len(frame.tasks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from codeq_gateway.bodies import InFlight
 from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 
@@ -56,13 +57,13 @@ class Serving:
         self.handlers: dict[str, Handler] = handlers_of(TASKS, TaskService(runner, lease_seconds, self._artifacts))
         self.handlers |= handlers_of(QUEUES, QueueService(runner))
 
-    async def produce(self, claims: Claims, context: Any) -> None:
-        """Serves a producer stream to its end.
+    async def produce(self, claims: Claims, context: Any, in_flight: InFlight) -> None:
+        """Serves a producer stream to its end; `in_flight` counts the bytes of its large frames.
 
         Raises:
             Rejection: Why it is ended; may be in an exception group.
         """
-        await ProducerStream(self.runner, claims, self.streams, context).run()
+        await ProducerStream(self.runner, claims, self.streams, context, in_flight).run()
 
     async def work(self, claims: Claims, context: Any) -> None:
         """Serves a worker stream to its end.

@@ -1,0 +1,132 @@
+"""What callers do who come to a bound of a server."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from bare_streams import auth
+from codeq.v1 import task_pb2
+from codeq.v1 import task_service_pb2 as pb
+from codeq.v1.task_service_pb2_grpc import TaskServiceStub
+from server_process import ServerProcess
+
+SECONDS_MAX = 60
+SLACK_SECONDS = 15
+"""How late a busy machine may notice that a time is over."""
+OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1))
+WATCH = "/grpc.health.v1.Health/Watch"
+
+
+def port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
+
+
+@asynccontextmanager
+async def channel_to(address: str) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(address, options=OWN_CONNECTION) as channel:
+        yield channel
+
+
+def claim(channel: grpc.aio.Channel) -> Any:
+    """Begins a call that waits for a task which does not come."""
+    return TaskServiceStub(channel).ClaimTask(
+        pb.ClaimTaskRequest(commands=["NONE"], wait_seconds=30), metadata=auth(), timeout=SECONDS_MAX
+    )
+
+
+async def create(
+    channel: grpc.aio.Channel, command: str = "A", seconds: float = SECONDS_MAX, payload: bytes = b"1"
+) -> None:
+    spec = task_pb2.TaskSpec(command=command, payload=payload)
+    await TaskServiceStub(channel).CreateTask(pb.CreateTaskRequest(spec=spec), metadata=auth(), timeout=seconds)
+
+
+def padded(message: bytes, size: int) -> bytes:
+    """Returns a message with a field that nobody knows, so that it has so many bytes: between 2 and 256 MiB."""
+    missing = size - len(message) - 5
+    length = bytes([missing & 127 | 128, missing >> 7 & 127 | 128, missing >> 14 & 127 | 128, missing >> 21])
+    return message + b"\x7a" + length + bytes(missing)
+
+
+async def code_of(call: Awaitable[object]) -> grpc.StatusCode:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code()
+
+
+async def waiting(server: ServerProcess, name: str, count: int) -> None:
+    """Returns when a metric of the server has come to a count."""
+    async with asyncio.timeout(SECONDS_MAX), httpx.AsyncClient(timeout=SECONDS_MAX) as client:
+        while True:
+            text = (await client.get(f"{server.http_url}/metrics")).text
+            values = re.findall(rf"^{name}(?:{{[^}}]*}})? ([0-9.e+]+)$", text, re.MULTILINE)
+            if sum(map(float, values)) >= count:
+                return
+            await asyncio.sleep(0.1)
+
+
+def watch(channel: grpc.aio.Channel) -> Any:
+    return channel.stream_stream(WATCH)()  # type: ignore[call-arg]
+
+
+async def watching(channel: grpc.aio.Channel, count: int) -> list[Any]:
+    """Returns watches of health that are open."""
+    calls = [watch(channel) for _ in range(count)]
+    for call in calls:
+        await call.write(b"")
+        assert await call.read()
+    return calls
+
+
+async def closed_after(port: int, said: bytes, seconds: float) -> bytes:
+    """Says something, and returns what comes until the connection is closed, which is after so many seconds."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    began = time.monotonic()
+    writer.write(said)
+    answer = b""
+    try:
+        async with asyncio.timeout(seconds + SLACK_SECONDS):
+            with suppress(ConnectionResetError):
+                while part := await reader.read(65_536):
+                    answer += part
+    finally:
+        writer.close()
+    assert time.monotonic() - began > seconds - 1.5
+    return answer
+
+
+async def left_idle(address: str, seconds: float) -> None:
+    """Connects, makes no call, and returns when the connection is closed, which is after so many seconds."""
+    async with channel_to(address) as channel:
+        await channel.channel_ready()
+        began = time.monotonic()
+        async with asyncio.timeout(seconds + SLACK_SECONDS):
+            await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+        assert time.monotonic() - began > seconds - 1.5
+
+
+async def exchange(port: int, request: bytes) -> bytes:
+    """Returns what comes for a request until its connection is closed."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    answer = b""
+    async with asyncio.timeout(SECONDS_MAX):
+        with suppress(ConnectionResetError):
+            while part := await reader.read(65_536):
+                answer += part
+    writer.close()
+    return answer
+
+
+async def post(client: httpx.AsyncClient, server: ServerProcess, size: int) -> int:
+    """Creates a task by a body of so many bytes; returns the status."""
+    body = b'{"command":"A"}'.ljust(size)
+    return (await client.post(f"{server.http_url}/v1/codeq/tasks", content=body)).status_code

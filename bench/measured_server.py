@@ -179,6 +179,10 @@ class MeasuredServer:
         """The end of what the server wrote."""
         return self._log.read_text(errors="replace")[-4000:]
 
+    def log_lines(self) -> int:
+        """Returns how many lines of warnings and errors the server wrote."""
+        return self._log.read_bytes().count(b"\n")
+
     def read(self) -> Reading:
         """Returns what the server has used so far."""
         cpu = 0.0

@@ -178,9 +178,7 @@ async def test_times_out_of_bounds_over_grpc_are_refused_or_harmless(running: Se
 # -- JSON that is almost JSON ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "value", ["NaN", "Infinity", "01", "1.", "+1", "'a'", '"\x00"', "[1,]", "1 1", "\ufeff1"]
-)
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "01", "1.", "+1", "'a'", '"\x00"', "[1,]", "1 1", "\ufeff1"])
 def test_payload_that_is_no_json_is_refused(running: ServerProcess, value: str) -> None:
     answer = post(running, "/tasks", f'{{"command":"ODD","payload":{value}}}')
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_BODY")

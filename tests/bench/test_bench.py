@@ -82,6 +82,20 @@ def test_fairness_when_short_prints_one_line_of_figures() -> None:
 
 
 @pytest.mark.timeout(180)
+def test_hostile_when_short_prints_one_line_of_figures() -> None:
+    command = [sys.executable, str(BENCH / "hostile.py"), "--seconds", "2", "--callers", "1"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.stdout, done.stderr
+    line = json.loads(done.stdout)
+    for part in ("alone", "beside"):
+        assert line[part]["creates"] > 0
+        assert 0 < line[part]["p50_ms"] <= line[part]["p99_ms"] <= line[part]["max_ms"]
+    assert sum(line["sent"].values()) > 0
+    assert line["log_lines"] <= line["aims"]["log_lines"]
+    assert done.returncode == (0 if line["beside"]["p99_ms"] <= line["aims"]["p99_ms"] else 1)
+
+
+@pytest.mark.timeout(180)
 def test_herd_when_small_prints_one_line_of_figures() -> None:
     command = [sys.executable, str(BENCH / "herd.py"), "--tasks", "2000", "--leases", "500"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)

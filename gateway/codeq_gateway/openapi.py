@@ -291,7 +291,7 @@ class _Schemas:
                 for field in described
             },
         }
-        needed = [field.json_name for field in described if (_is_needed(field) if is_input else not field.has_presence)]
+        needed = [field.json_name for field in described if (_is_needed(field) if is_input else _is_always_told(field))]
         if needed:
             schema["required"] = needed
         if is_input:
@@ -352,6 +352,11 @@ def _limits(rules: Any) -> Json:
 def _is_told(field: FieldDescriptor, number: int) -> bool:
     """Returns whether a value of an enum stands in JSON; the unspecified one does not, but for a reason of an error."""
     return number != 0 or fields.enum_of(field).full_name == error_pb2.ErrorReason.DESCRIPTOR.full_name
+
+
+def _is_always_told(field: FieldDescriptor) -> bool:
+    """Returns whether a reply has the field in any case."""
+    return not field.has_presence and not fields.is_omitted_empty(field)
 
 
 def _is_needed(field: FieldDescriptor) -> bool:

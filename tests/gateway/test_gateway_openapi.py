@@ -120,6 +120,7 @@ def test_shapes_are_those_of_our_json() -> None:
     assert task["properties"]["createdAt"]["format"] == "date-time"
     assert "payload" in task["required"]
     assert "leaseToken" not in task["required"]
+    assert "attemptHistory" not in task["required"]
     result = DOCUMENT["paths"]["/v1/codeq/tasks/{task_id}/result"]["post"]
     body = result["requestBody"]["content"]["application/json"]["schema"]
     assert body["properties"]["status"]["enum"] == ["COMPLETED", "FAILED"]

@@ -9,6 +9,7 @@ from collections import deque
 from typing import Any
 
 from codeq.v1 import producer_service_pb2, worker_service_pb2
+from codeq_gateway.bodies import InFlight
 from codeq_server.auth.claims import WORKER_SCOPES, Claims
 from codeq_server.core import recovery
 from codeq_server.core.errors import Reason, Rejection
@@ -299,7 +300,8 @@ class Stream:
         if calls.draining:
             raise Rejection(Reason.DRAINING, "the server is stopping")
         serving = calls.current()
-        await (serving.produce if self._kind == "produce" else serving.work)(claims_of(self._holder), self)
+        claims = claims_of(self._holder)
+        await (serving.produce(claims, self, InFlight()) if self._kind == "produce" else serving.work(claims, self))
 
     async def read(self) -> Any:
         return await self._up.get()

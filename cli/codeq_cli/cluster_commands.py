@@ -32,7 +32,18 @@ GROUP_COLUMNS: Final = (
 )
 """Columns of the table of groups: each as the asked node sees it."""
 
-MEMBER_COLUMNS: Final = ("id", "role", "voter", "raftAddr", "httpAddr", "grpcAddr", "matchIndex", "lag", "active")
+MEMBER_COLUMNS: Final = (
+    "id",
+    "role",
+    "voter",
+    "raftAddr",
+    "httpAddr",
+    "grpcAddr",
+    "matchIndex",
+    "lag",
+    "active",
+    "problem",
+)
 """Columns of the table of a group's members."""
 
 app = typer.Typer(

@@ -16,7 +16,7 @@ from codeq_cli.client_options import ClientOptions, EndpointOption, OutputOption
 from codeq_cli.failures import ExitCode, Failure
 
 _EPILOG: Final = (
-    "Exit codes: 0 done; 1 the server refused, or it is not there; 2 wrong usage, input or configuration; "
+    "Exit codes: 0 done; 1 refused, or no such task, result or queue; 2 wrong usage, input or configuration; "
     "3 nothing to claim; 4 no connection, or no usable reply."
 )
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 EMBEDDED_FIELDS: Final = frozenset({"payload", "result", "progress"})
 """Fields that hold a JSON value of the user's; tables show its text as it is, the quotes of a string included."""
 
+WHOLE_COLUMNS: Final = frozenset({"id"})
+"""Columns whose values are never folded, so that they can be copied."""
+
 _PIPE_WIDTH: Final = 1 << 20
 """Width of a table that is not printed on a terminal, in columns: nothing is folded or cut."""
 
@@ -137,7 +140,13 @@ def _items_table(items: Sequence[str], columns: Sequence[str]) -> Table:
     rows = [json_text.members(item) for item in items]
     for column in columns:
         numeric = any(isinstance(json_text.parse(row.get(column, "null")), json_text.Number) for row in rows)
-        table.add_column(column.upper(), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(
+            column.upper(),
+            justify="right" if numeric else "left",
+            overflow="fold",
+            min_width=len(column),  # names of columns stay whole
+            no_wrap=column in WHOLE_COLUMNS,
+        )
     for row in rows:
         table.add_row(*(_cell(column, row.get(column, '""')) for column in columns))
     return table

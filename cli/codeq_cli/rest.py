@@ -101,7 +101,7 @@ class Server:
                 failures.append(elsewhere.failure)
         if len(failures) == 1 or failures[-1].body is not None:
             raise failures[-1]
-        raise connection_failure("; ".join(failure.text for failure in failures))
+        raise connection_failure("; ".join(dict.fromkeys(failure.text for failure in failures)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,8 @@ def _ask(endpoint: str, request: _Request, content: bytes | None, headers: Mappi
                 break
             url = leader
     except ExchangeError as error:
-        failure = connection_failure(str(error))
+        named = "" if url == asked else f" (the leader, as {origin(asked)} says)"
+        failure = connection_failure(f"{error}{named}")
         if request.method == "GET" or not error.is_sent:
             raise _NotCarriedOut(failure) from None
         raise failure from None

@@ -99,7 +99,7 @@ def create(
 @app.command()
 @client_command
 def get(options: ClientOptions, task_id: Id) -> None:
-    """Shows a task."""
+    """Shows a task, with its last ten deliveries."""
     _show_reply(options, options.server().call("GET", f"/tasks/{names.task_id(task_id)}"))
 
 
@@ -128,7 +128,7 @@ def list_(
     all_: Annotated[bool, typer.Option("--all", help="Show every task, however many there are.")] = False,
     page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="The nextPageToken shown before.")] = None,
 ) -> None:
-    """Shows tasks of the tenant, the newest first; says so when there are more."""
+    """Shows tasks of the tenant, queue by queue, the newest first; says so when there are more."""
     most = None if all_ else limit
     query: dict[str, str | int | list[str]] = {
         "pageSize": PAGE_SIZE if most is None else min(most, PAGE_SIZE),

@@ -79,7 +79,10 @@ def _name(error: typer.BadParameter) -> str:
     if parameter is None:
         return "the command line"
     longest: str = max(parameter.opts, key=len)
-    return longest if longest.startswith("-") else str(parameter.metavar or longest).upper()
+    if longest.startswith("-"):
+        return longest
+    metavar = str(parameter.metavar or longest)
+    return (longest if "|" in metavar else metavar).rstrip("_").upper()
 
 
 def _spelled(seconds: int) -> str:

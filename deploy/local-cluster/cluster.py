@@ -4,7 +4,7 @@
     cluster.py node-a   starts one of them again, in the foreground
 
 The nodes are configured by common.env and their own files beside this program; tokens are those of `codeq serve --dev`.
-PORT_OFFSET=100 in the environment moves each of their ports up by that much.
+PORT_OFFSET=100 in the environment moves their ports by that much; it is kept for nodes that are started again.
 Each keeps store, log and pid in a folder of its own in data. A running node holds a lock on its pid file, so the id in
 a file that was left behind is never taken for that of a node.
 """
@@ -27,6 +27,7 @@ from typing import IO, Final, NoReturn
 
 HERE: Final = Path(__file__).resolve().parent
 DATA: Final = HERE / "data"
+OFFSET_FILE: Final = DATA / "port-offset"
 NAMES: Final = ("node-a", "node-b", "node-c")
 CODEQ: Final = Path(sys.executable).with_name("codeq")
 TOKEN: Final = "dev-token"  # noqa: S105 - the token of development
@@ -76,13 +77,20 @@ def port_offset() -> int:
     Raises:
         SystemExit: PORT_OFFSET is no number that leaves every port one.
     """
-    given = os.environ.get("PORT_OFFSET") or "0"
+    kept = OFFSET_FILE.read_text().strip() if OFFSET_FILE.exists() else "0"
+    given = os.environ.get("PORT_OFFSET") or kept
     ports = [
         int(port) for file in HERE.glob("*.env") for value in read_env(file).values() for port in _PORT.findall(value)
     ]
     if not re.fullmatch(r"\d{1,5}", given) or max(ports) + int(given) > PORT_MAX:
         sys.exit(f"cluster: PORT_OFFSET: expected a number from 0 to {PORT_MAX - max(ports)}, got {given!r}")
     return int(given)
+
+
+def keep_port_offset() -> None:
+    """Writes down how far the ports of a start of all nodes are moved, for those that are started again by hand."""
+    DATA.mkdir(exist_ok=True)
+    OFFSET_FILE.write_text(f"{os.environ.get('PORT_OFFSET') or 0}\n")
 
 
 def ports_in_use() -> list[int]:
@@ -228,6 +236,7 @@ def main(arguments: list[str]) -> int:
         if arguments[0] not in NAMES or len(arguments) > 1:
             sys.exit(f"usage: cluster.py [{'|'.join(NAMES)}]")
         run(arguments[0])
+    keep_port_offset()
     refuse_neighbours()
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell has its background jobs ignore the first
         signal.signal(number, end)

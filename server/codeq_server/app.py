@@ -319,7 +319,7 @@ class Node:
                 "fsync_off", hint="a crash may lose acknowledged tasks; set fsyncOnCommit to true to keep them"
             )
         if settings.dev or sys.stderr.isatty():
-            print(summary.text(settings, ready, _VERSION), file=sys.stderr, flush=True)
+            print(summary.text(settings, ready, _VERSION, self._readiness.grpc()), file=sys.stderr, flush=True)
 
     def _forget_ready_file(self) -> None:
         if self._settings.ready_file is not None:

@@ -75,13 +75,16 @@ def rest_line(http: Address | None) -> list[str]:
     return [f"  REST       http://{reachable(http)}/v1/codeq  (also /openapi.json, /metrics, /readyz)"]
 
 
-def text(settings: Settings, ready: Ready, version: str) -> str:
-    """Returns the lines that a person wants to see: where, how it stores, and a first task to paste."""
+def text(settings: Settings, ready: Ready, version: str, unready: str = "") -> str:
+    """Returns the lines that a person wants to see: where, how it stores, and a first task to paste.
+
+    `unready` says why calls are not answered yet; empty: they are.
+    """
     persistence = settings.persistence
     fsync = "fsync on" if persistence.fsync_on_commit else "WITHOUT fsync: a crash may lose acknowledged tasks"
     store = f"{persistence.path} ({fsync})" if persistence.path is not None else "memory: nothing is kept"
     lines = [
-        f"codeq {version} is ready",
+        f"codeq {version} has started, and is not ready yet: {unready}" if unready else f"codeq {version} is ready",
         *rest_line(ready.http),
         *(f"  workers    {reachable(a)}  (gRPC)" for a in [ready.worker] if a is not None),
         *(f"  producers  {reachable(a)}  (gRPC)" for a in [ready.producer] if a is not None),
@@ -91,7 +94,7 @@ def text(settings: Settings, ready: Ready, version: str) -> str:
         # A token of the operator's own is never shown.
         token = DEV_TOKEN if settings.auth.producer.token == DEV_TOKEN else "$PRODUCER_TOKEN"
         lines.append(f"  token      {token}")
-    if settings.dev and ready.http is not None:
+    if settings.dev and ready.http is not None and not unready:
         url = f"http://{reachable(ready.http)}"
         lines += [
             "",

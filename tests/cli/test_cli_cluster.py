@@ -31,7 +31,18 @@ def test_cluster_status_shows_groups_and_members_in_tables(client: Run, recorder
     assert recorder.request.path == "/v1/codeq/raft/status"
     assert group[0][:4] == ["SHARDIDX", "SELFID", "ROLE", "LEADERID"]
     assert group[1] == ["0", "a", "LEADER", "a", "3", "9", "9", "0", "1"]
-    assert members[0] == ["ID", "ROLE", "VOTER", "RAFTADDR", "HTTPADDR", "GRPCADDR", "MATCHINDEX", "LAG", "ACTIVE"]
+    assert members[0] == [
+        "ID",
+        "ROLE",
+        "VOTER",
+        "RAFTADDR",
+        "HTTPADDR",
+        "GRPCADDR",
+        "MATCHINDEX",
+        "LAG",
+        "ACTIVE",
+        "PROBLEM",
+    ]
     assert members[1] == ["a", "LEADER", "true", "a:7000", "http://a:8080", "9", "0", "true"]
     assert members[2] == ["b", "LEARNER", "false", "b:7000", "4", "5", "false"]
 

@@ -18,7 +18,7 @@ def test_endpoint_that_is_not_there_is_passed_over(run: Run, recorder: Recording
     nobody = f"http://127.0.0.1:{_unused_port()}"
     both = f"{nobody},{recorder.endpoint}"
     assert run("--endpoint", both, "task", "create", "A", "--payload", "1").returncode == 0
-    done = run("--endpoint", f"{nobody},{nobody}/x", "task", "get", "t1")
+    done = run("--endpoint", f"{nobody},{nobody}/again,http://127.0.0.1:{_unused_port()}", "task", "get", "t1")
     assert (done.returncode, done.stderr.count(b"Connection refused")) == (4, 2)
 
 
@@ -51,7 +51,9 @@ def test_leader_that_is_gone_is_named_not_who_was_asked(client: Run, recorder: R
     recorder.location = f"{gone}/v1/codeq/tasks/t1"
     recorder.reply(b'{"error":"node-b leads","code":"UNAVAILABLE","reason":"NOT_LEADER"}', 307)
     done = client("task", "get", "t1")
-    assert done.stderr.decode() == f"error: {gone}: Connection refused (CONNECTION_FAILED)\n"
+    assert done.stderr.decode() == (
+        f"error: {gone}: Connection refused (the leader, as {recorder.endpoint} says) (CONNECTION_FAILED)\n"
+    )
 
 
 def test_calls_of_workers_carry_the_worker_token(run: Run, recorder: RecordingServer) -> None:

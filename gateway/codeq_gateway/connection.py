@@ -35,6 +35,9 @@ HALF_CLOSED_SECONDS: Final = 0.1
 DISCARD_BYTES_MAX: Final = 16 * 1024 * 1024
 """Bytes of a refused body that are read and dropped, so that its sender sees the refusal; then the connection ends."""
 
+ANSWERS_AT_ONCE_MAX: Final = 8
+"""Requests that stand one after the other and are refused by their heads; then other connections have their turn."""
+
 LINGER_SECONDS: Final = 2.0
 """Time in which a client that is cut off in the middle of a request may still send, so that it reads why."""
 
@@ -77,6 +80,8 @@ class Connection(asyncio.Protocol):
         """Bytes of an unfinished head that are counted among those of strangers."""
         # What is being read:
         self._is_reading = False
+        self._answers_at_once = 0
+        """Replies that were there with their heads, since others had their turn."""
         self._incoming: Exchange | None = None
         """The request whose body comes."""
         self._pieces: list[bytes] = []
@@ -135,6 +140,7 @@ class Connection(asyncio.Protocol):
             if self._is_broken:
                 self._discard(len(data))
             return
+        self._answers_at_once = 0
         self._read(data)
 
     def _read(self, data: bytes) -> None:
@@ -167,12 +173,20 @@ class Connection(asyncio.Protocol):
         self._incoming = exchange
         self._body_bytes = self._discarded_bytes = 0
         self._line.append(exchange)
-        if len(self._line) == 1:
+        if len(self._line) == 1 and self._answers_at_once < ANSWERS_AT_ONCE_MAX:
+            self._answers_at_once += exchange.reply is not None
             self._advance()
-        else:
-            self._is_paused = True
-            self._parser.pause()
-            self._transport.pause_reading()
+            return
+        self._is_paused = True
+        self._parser.pause()
+        self._transport.pause_reading()
+        if len(self._line) == 1:
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Answers more, after others had their turn."""
+        self._answers_at_once = 0
+        self._advance()
 
     def on_body(self, body: bytes) -> None:
         """Takes a piece of a body."""

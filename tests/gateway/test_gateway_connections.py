@@ -278,6 +278,22 @@ async def test_head_that_is_never_finished_is_not_counted_among_bodies(served: S
     assert served.server.gateway.bodies.held == 0
 
 
+async def test_requests_that_are_refused_one_after_the_other_let_others_have_their_turn(served: Served) -> None:
+    count = 500
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    reading = asyncio.create_task(reader.read(-1))
+    last = b"GET /nothing HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+    writer.write(b"GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n" * (count - 1) + last)
+    most = answered = 0
+    async with asyncio.timeout(20):
+        while answered < count:
+            await asyncio.sleep(0)
+            most, answered = max(most, len(served.lines) - answered), len(served.lines)
+        assert (await reading).count(b"HTTP/1.1 404 ") == count
+    assert most <= 16
+    writer.close()
+
+
 async def test_stop_lets_running_calls_finish_and_takes_no_new_ones(served: Served) -> None:
     served.double.hold = True
     running = asyncio.create_task(served.http.post("/v1/codeq/tasks", json={"command": "c"}))

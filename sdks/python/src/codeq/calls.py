@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from codeq.records import (
     Task,
     TaskResult,
     TaskStatus,
+    new_tasks,
     to_datetime,
 )
 from codeq.server_records import Backup, Queue, ServerInfo
@@ -85,7 +85,7 @@ def create_batch(
 
     With `with_keys`, what has neither key nor id gets a key, as in `create`: an atomic batch one for the whole.
     """
-    tasks = list(tasks)
+    tasks = new_tasks(tasks)
     if atomic and with_keys and idempotency_key is None and all(task.task_id is None for task in tasks):
         idempotency_key = new_key()
     elif with_keys and not atomic:
@@ -109,7 +109,7 @@ def get(task_id: str) -> Call[Task]:
 
 def result(task_id: str, wait: float) -> Call[TaskResult]:
     """Read the record of a task's end."""
-    seconds = math.ceil(wait)
+    seconds = outcomes.whole_seconds(wait, "wait") or 0
     return Call(
         _task("GetTaskResult"),
         _filled(tasks_pb.GetTaskResultRequest, task_id=task_id, wait_seconds=seconds),
@@ -157,7 +157,7 @@ def tasks(
 
 def claim(commands: Sequence[str], count: int, lease_seconds: int | None, wait: float) -> Call[list[Task]]:
     """Lease up to count tasks. Sent again, it leases others: those of a lost answer come back when their leases end."""
-    seconds = math.ceil(wait)
+    seconds = outcomes.whole_seconds(wait, "wait") or 0
     return Call(
         _task("ClaimTasks"),
         _filled(

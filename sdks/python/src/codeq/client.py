@@ -47,7 +47,10 @@ class Client:
                 CODEQ_PRODUCER_ADDR, else localhost:9092.
             token: Token, or a function that returns one; None: CODEQ_TOKEN, else no token.
             tls: False: plaintext; True: TLS with the system's roots; or an ssl.SSLContext.
-            timeout_seconds: Seconds within which a call ends, its own wait not included.
+            timeout_seconds: Seconds within which a call ends, its own wait not included: over 0 and at most a day.
+
+        Raises:
+            ValueError, TypeError: An argument is out of its bounds, or of another type.
         """
         self._endpoint = Endpoint.for_producer(address, token, tls)
         self._caller = Caller(self._endpoint, timeout_seconds, Owner(type(self).__name__))
@@ -81,7 +84,7 @@ class Client:
         """Create 1 to 1000 tasks; the answers are in order, for each the task or the error that refused it.
 
         Args:
-            tasks: Tasks to create.
+            tasks: Tasks to create; TypeError for what is no NewTask.
             atomic: Create all or none; the first task that is refused fails the call.
             idempotency_key: Key of an atomic batch: the same batch is made once only. Its tasks have no own keys.
         """

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import os
+import re
 import socket
 import ssl
 import threading
@@ -26,6 +27,7 @@ Tls = bool | ssl.SSLContext
 
 _ALPN: Final = "h2"
 _UNIX: Final = "unix:"
+_is_digits = re.compile("[0-9]{1,5}").fullmatch
 
 _Value = TypeVar("_Value")
 
@@ -57,8 +59,9 @@ class Target:
             return cls(address.removeprefix(_UNIX), None, "localhost")
         host, colon, port = address.removeprefix("dns:///").rpartition(":")
         bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-        if not colon or not bare or "/" in bare or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-            raise ValueError(f"address {address!r} is not HOST:PORT, such as localhost:9092")
+        is_host = bare and "/" not in bare and (bare != host or ":" not in bare)
+        if not colon or not is_host or not _is_digits(port) or not 0 < int(port) < 1 << 16:
+            raise ValueError(f"address {address!r} is not HOST:PORT, such as localhost:9092 or [::1]:9092")
         return cls(bare, int(port), f"{host}:{port}")
 
 

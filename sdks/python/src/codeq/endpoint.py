@@ -11,7 +11,7 @@ from typing import Final, cast
 
 from google.protobuf.message import DecodeError
 
-from codeq import cluster
+from codeq import arguments, cluster
 from codeq.async_transport import AsyncChannel
 from codeq.blocking_transport import BlockingChannel
 from codeq.dialing import Target, Tls, aside, context_of
@@ -49,8 +49,7 @@ class Endpoint:
     """
 
     def __init__(self, address: str | Sequence[str], token: Token, tls: Tls) -> None:
-        addresses = address.split(",") if isinstance(address, str) else address
-        known = [each.strip() for each in addresses if each.strip()]
+        known = arguments.addresses(address)
         for each in known:
             Target.parse(each)
         self.servers = Servers(known)

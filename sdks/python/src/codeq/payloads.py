@@ -30,6 +30,13 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 _encode_escaped = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+_check = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=_refuse).decode  # numbers of any length
+
+
 def encode(value: object, field: str) -> bytes:
     """The compact JSON of a value; bytes and RawJson as they are.
 
@@ -56,3 +63,32 @@ def encode(value: object, field: str) -> bytes:
         text = f"{field} has {len(data)} bytes, at most {VALUE_BYTES_MAX} are allowed"
         raise TooLarge(text, violations=[FieldViolation(field, text)])
     return data
+
+
+def check_json(data: bytes, field: str) -> None:
+    """Check what the server would refuse later, where nobody is told.
+
+    Raises:
+        InvalidField: It is not one JSON value in UTF-8.
+    """
+    try:
+        _check(data.decode())
+    except (ValueError, RecursionError) as error:
+        text = f"not JSON: {text_of(error)}"
+        raise InvalidField(f"{field} is {text}", violations=[FieldViolation(field, text)]) from None
+
+
+def decode(data: bytes, name: str) -> object:
+    """The value of JSON that the server keeps.
+
+    Args:
+        data: JSON.
+        name: What it is, for errors.
+
+    Raises:
+        ValueError: Python does not read it: an integer of over 4300 digits, or nesting that is too deep.
+    """
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} has {len(data)} bytes of JSON that Python does not read: {text_of(error)}") from error

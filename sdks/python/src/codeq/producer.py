@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Final, Self
 
-from codeq import calls, runtime
+from codeq import arguments, calls, runtime
 from codeq.backoff import Backoff
 from codeq.calls import keyed
 from codeq.dialing import Tls
@@ -22,7 +22,7 @@ from codeq.ownership import Owner
 from codeq.producer_attempts import Attempts, Item
 from codeq.producer_frames import Job, Result
 from codeq.producer_stream import ProducerStream
-from codeq.records import NewTask
+from codeq.records import NewTask, new_tasks
 from codeq.streams import Inbox
 from codeq.unary import Caller, check_loop
 from codeq.v1 import producer_service_pb2
@@ -58,11 +58,14 @@ class AsyncProducer:
             token: Token, or a function that returns one; None: CODEQ_TOKEN, else no token.
             tls: False: plaintext; True: TLS with the system's roots; or an ssl.SSLContext.
             client_name: Name for the server's logs, at most 128 characters.
-            timeout_seconds: Seconds within which a call ends unless it says otherwise.
+            timeout_seconds: Seconds within which a call ends unless it says otherwise, over 0 and at most a day.
+
+        Raises:
+            ValueError, TypeError: An argument is out of its bounds, or of another type.
         """
         self._endpoint = Endpoint.for_producer(address, token, tls)
-        self._client_name = client_name
-        self._timeout_seconds = timeout_seconds
+        self._client_name = arguments.client_name(client_name)
+        self._timeout_seconds = arguments.seconds(timeout_seconds, "timeout_seconds")
         self._owner = Owner(type(self).__name__)
         self._stream: ProducerStream | None = None
 
@@ -93,7 +96,8 @@ class AsyncProducer:
             idempotency_key: Key under which the same task is made once only: a create whose answer is lost is then sent
                 again, until the timeout. 1 to 256 printable ASCII characters.
             task_id: Id of the task, unique within the tenant; None: the server makes one. Not together with a key.
-            timeout_seconds: Seconds within which the call ends, waiting for a connection included.
+            timeout_seconds: Seconds within which the call ends, waiting for a connection included: over 0 and at most
+                a day.
 
         Returns:
             Id of the task.
@@ -104,6 +108,7 @@ class AsyncProducer:
                 a producer that knows several servers of a cluster gives it one, unless it has an id.
             DeadlineExceeded: The task was not sent within the timeout.
             Closed: The producer is closed.
+            ValueError, TypeError: timeout_seconds is out of its bounds, or no number.
         """
         task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
         [result] = await self._create([_to_item(task, self._endpoint)], timeout_seconds)
@@ -116,6 +121,10 @@ class AsyncProducer:
 
         Returns:
             For each task in order, its id or the error that `create` would raise.
+
+        Raises:
+            TypeError: One is no NewTask.
+            ValueError: timeout_seconds is out of its bounds.
         """
         results, items = _to_batch(tasks, self._endpoint)
         return _merge(results, await self._create(items, timeout_seconds) if items else [])
@@ -146,7 +155,7 @@ class AsyncProducer:
     async def _create(self, items: list[Item], timeout_seconds: float | None) -> list[Result]:
         self._owner.check()
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + (self._timeout_seconds if timeout_seconds is None else timeout_seconds)
+        deadline = loop.time() + _timeout(timeout_seconds, self._timeout_seconds)
         attempts = Attempts(items)
         while attempts.waiting:
             future: asyncio.Future[list[Result]] = loop.create_future()
@@ -174,8 +183,8 @@ class Producer:
     ) -> None:
         """A producer; the arguments are those of AsyncProducer."""
         self._endpoint = Endpoint.for_producer(address, token, tls)
-        self._client_name = client_name
-        self._timeout_seconds = timeout_seconds
+        self._client_name = arguments.client_name(client_name)
+        self._timeout_seconds = arguments.seconds(timeout_seconds, "timeout_seconds")
         self._owner = Owner(type(self).__name__)
         self._guard = threading.RLock()  # of the two below; a signal may interrupt its holder
         self._inbox: Inbox[Job] | None = None
@@ -232,7 +241,7 @@ class Producer:
 
     def _create(self, items: list[Item], timeout_seconds: float | None) -> list[Result]:
         self._owner.check()
-        deadline = time.monotonic() + (self._timeout_seconds if timeout_seconds is None else timeout_seconds)
+        deadline = time.monotonic() + _timeout(timeout_seconds, self._timeout_seconds)
         if (inbox := self._connected()) is None:
             return [self._create_alone(data, deadline) for data, _ in items]
         attempts = Attempts(items)
@@ -273,6 +282,11 @@ class Producer:
             return error
 
 
+def _timeout(given: float | None, default: float) -> float:
+    """The timeout of a call."""
+    return default if given is None else arguments.seconds(given, "timeout_seconds")
+
+
 def _answers(future: concurrent.futures.Future[list[Result]], deadline: float, count: int) -> list[Result]:
     """The answers of the stream, which keeps the deadline itself; where its thread is stuck, what can be said."""
     try:
@@ -300,7 +314,7 @@ def _to_batch(tasks: Iterable[NewTask], endpoint: Endpoint) -> tuple[list[Result
     """Errors of the tasks that cannot be sent, each in its place, and the other tasks on the wire."""
     results: list[Result | None] = []
     items: list[Item] = []
-    for task in tasks:
+    for task in new_tasks(tasks):
         try:
             items.append(_to_item(task, endpoint))
             results.append(None)

@@ -6,10 +6,9 @@ not look at.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -152,6 +151,19 @@ class NewTask:
             spec.run_at.FromDatetime(self.run_at)
 
 
+def new_tasks(tasks: Iterable[NewTask]) -> list[NewTask]:
+    """The tasks of a batch.
+
+    Raises:
+        TypeError: One is no NewTask.
+    """
+    checked = list(tasks)
+    for place, task in enumerate(checked):
+        if not isinstance(task, NewTask):
+            raise TypeError(f"tasks[{place}] must be a NewTask, not {type(task).__name__}")
+    return checked
+
+
 class Task:
     """A task as the server tells it; deliveries and claims carry their lease."""
 
@@ -180,9 +192,13 @@ class Task:
 
     @property
     def payload(self) -> object:
-        """Payload as decoded from JSON, anew at each access; an absent one is None."""
+        """Payload as decoded from JSON, anew at each access; an absent one is None.
+
+        Raises:
+            ValueError: Python does not read it, such as an integer of over 4300 digits; `payload_bytes` has it.
+        """
         data = self._message.payload
-        return json.loads(data) if data else None
+        return payloads.decode(data, "payload") if data else None
 
     @property
     def payload_bytes(self) -> bytes:
@@ -262,7 +278,7 @@ class Task:
     @property
     def last_progress(self) -> object:
         """Progress as it was when the task was read, decoded from JSON; None where there is none."""
-        return json.loads(self._message.progress) if self._message.HasField("progress") else None
+        return payloads.decode(self._message.progress, "progress") if self._message.HasField("progress") else None
 
     def progress(self, value: object) -> Awaitable[None]:
         """Have a Worker tell the server how far the work is: any JSON-able value of at most 64 KiB.
@@ -276,6 +292,8 @@ class Task:
             RuntimeError: The task was not delivered by a Worker; use Client.report_progress.
         """
         data = payloads.encode(value, "progress")
+        if isinstance(value, bytes):
+            payloads.check_json(data, "progress")
         if len(data) > PROGRESS_BYTES_MAX:
             raise TooLarge(f"progress: {len(data)} bytes, the limit is {PROGRESS_BYTES_MAX}")
         if self.reporter is None:
@@ -338,8 +356,12 @@ class TaskResult:
 
     @property
     def result(self) -> object:
-        """Result as decoded from JSON; None where there is none (see result_bytes)."""
-        return json.loads(self._message.result) if self._message.HasField("result") else None
+        """Result as decoded from JSON; None where there is none (see result_bytes).
+
+        Raises:
+            ValueError: Python does not read it, such as an integer of over 4300 digits; `result_bytes` has it.
+        """
+        return payloads.decode(self._message.result, "result") if self._message.HasField("result") else None
 
     @property
     def result_bytes(self) -> bytes | None:

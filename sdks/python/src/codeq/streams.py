@@ -125,7 +125,9 @@ class Reconnects:
         self._said, self._said_at = text, now
         following = self._servers.current
         trouble = f"{self._name} stream to {address} ended: {text}"
-        if self._failures == 1:
+        if delay == 0 and isinstance(error, errors.NotLeader):  # the way to a leader that was named is no trouble
+            log.info("%s; going to %s", trouble, following)
+        elif self._failures == 1:
             log.warning("%s; connecting to %s in %.1f s", trouble, following, delay)
         else:
             since = now - self._broken_at

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from codeq import cluster, errors
+from codeq import arguments, cluster, errors
 from codeq.async_transport import AsyncChannel
 from codeq.blocking_transport import BlockingChannel
 from codeq.calls import Call
@@ -29,7 +29,7 @@ class Caller:
 
     def __init__(self, endpoint: Endpoint, timeout_seconds: float, owner: Owner) -> None:
         self._endpoint = endpoint
-        self._timeout_seconds = timeout_seconds
+        self._timeout_seconds = arguments.seconds(timeout_seconds, "timeout_seconds")
         self._owner = owner
         self._channels: dict[str, BlockingChannel] = {}  # as many as there are known servers
         self._is_closed = False
@@ -96,7 +96,7 @@ class AsyncCaller:
 
     def __init__(self, endpoint: Endpoint, timeout_seconds: float, owner: Owner) -> None:
         self._endpoint = endpoint
-        self._timeout_seconds = timeout_seconds
+        self._timeout_seconds = arguments.seconds(timeout_seconds, "timeout_seconds")
         self._owner = owner
         self._channels: dict[str, AsyncChannel] = {}
         self._refreshing: asyncio.Task[None] | None = None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from codeq import runtime, signals
+from codeq import arguments, runtime, signals
 from codeq.backoff import Backoff
 from codeq.dialing import Tls
 from codeq.endpoint import Address, Endpoint, Token
@@ -31,6 +31,7 @@ WINDOW_BYTES: Final = 16 * 1024 * 1024
 """Bytes of payload that may be with the worker at a time, where it does not say."""
 
 _CREDITS_MAX: Final = 65536
+_LEASE_SECONDS_MAX: Final = 43_200
 _WINDOW_BYTES_MAX: Final = 1 << 30
 CANCELLED_SECONDS_MAX: Final = 5.0
 """Longest wait of Worker.run for async handlers that it has cancelled."""
@@ -63,25 +64,21 @@ class _Worker:
             name: Name within the token's subject, at most 64 characters of A-Z a-z 0-9 . _ -.
             concurrency: Tasks that run at a time, 1 to 65536. Sync handlers have a thread each.
             lease_seconds: Time after which a task of a worker that vanished is delivered again, 1 to 43200.
-            drain_seconds: Time that running tasks have to end once the worker is stopped.
+            drain_seconds: Time that running tasks have to end once the worker is stopped, 0 to 86400.
             window_bytes: Bytes of payload that may be with the worker at a time, 1 to 1 GiB.
 
         Raises:
-            ValueError: A number is out of its bounds.
+            ValueError, TypeError: An argument is out of its bounds, or of another type.
         """
-        if not 1 <= concurrency <= _CREDITS_MAX:
-            raise ValueError(f"concurrency must be 1 to {_CREDITS_MAX}")
-        if not 1 <= window_bytes <= _WINDOW_BYTES_MAX:
-            raise ValueError(f"window_bytes must be 1 to {_WINDOW_BYTES_MAX}")
         self._owner = Owner(type(self).__name__)
         self._endpoint = Endpoint.for_worker(address, token, tls)
         self._options = WorkerOptions(
-            name=name,
+            name=arguments.worker_name(name),
             commands=(),
-            concurrency=concurrency,
-            lease_seconds=lease_seconds,
-            window_bytes=window_bytes,
-            drain_seconds=drain_seconds,
+            concurrency=arguments.whole(concurrency, "concurrency", _CREDITS_MAX),
+            lease_seconds=arguments.whole(lease_seconds, "lease_seconds", _LEASE_SECONDS_MAX),
+            window_bytes=arguments.whole(window_bytes, "window_bytes", _WINDOW_BYTES_MAX),
+            drain_seconds=arguments.seconds_or_zero(drain_seconds, "drain_seconds"),
         )
         self._by_command: dict[str, Handler] = {}
         self._stats = WorkerStats()
@@ -125,8 +122,13 @@ class _Worker:
 
         What has not ended within the time (None: the worker's drain_seconds) is given back to the server. Called before
         `run`, it lets the next one return at once.
+
+        Raises:
+            ValueError, TypeError: drain_seconds is out of its bounds, or no number.
         """
         self._owner.check()
+        if drain_seconds is not None:
+            arguments.seconds_or_zero(drain_seconds, "drain_seconds")
         self._stop(drain_seconds, "")
 
     def _stop(self, drain_seconds: float | None, cause: str) -> None:

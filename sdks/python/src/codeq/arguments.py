@@ -1,0 +1,101 @@
+"""Arguments of producers, clients and workers, checked before anything is sent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+SECONDS_MAX: Final = 86_400
+"""Longest timeout, and longest time to drain: a day."""
+
+WORKER_NAME_CHARACTERS_MAX: Final = 64
+"""Most characters of a worker's name."""
+
+CLIENT_NAME_CHARACTERS_MAX: Final = 128
+"""Most characters of a producer's name."""
+
+_is_worker_name = re.compile(rf"[A-Za-z0-9._-]{{0,{WORKER_NAME_CHARACTERS_MAX}}}").fullmatch
+
+
+def seconds(value: float, name: str) -> float:
+    """A number of seconds, over 0 and at most SECONDS_MAX; `name` is the argument's, for errors.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is out of its bounds, or NaN.
+    """
+    if not _is_number(value):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if not 0 < value <= SECONDS_MAX:  # NaN is neither
+        raise ValueError(f"{name} must be over 0 and at most {SECONDS_MAX} seconds")
+    return value
+
+
+def seconds_or_zero(value: float, name: str) -> float:
+    """A number of seconds as `seconds` takes it, or 0: at once."""
+    return value if _is_number(value) and value == 0 else seconds(value, name)
+
+
+def whole(value: int, name: str, most: int) -> int:
+    """A whole number of 1 to `most`.
+
+    Raises:
+        TypeError: It is no int.
+        ValueError: It is out of its bounds.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}")
+    if not 1 <= value <= most:
+        raise ValueError(f"{name} must be 1 to {most}")
+    return value
+
+
+def worker_name(name: str) -> str:
+    """A worker's name; empty: none.
+
+    Raises:
+        TypeError: It is no text.
+        ValueError: The server would not take it.
+    """
+    if not _is_worker_name(_text(name, "name")):
+        raise ValueError(f"name must be at most {WORKER_NAME_CHARACTERS_MAX} characters of A-Z a-z 0-9 . _ -")
+    return name
+
+
+def client_name(name: str) -> str:
+    """A producer's name; empty: none.
+
+    Raises:
+        TypeError: It is no text.
+        ValueError: The server would not take it.
+    """
+    if len(_text(name, "client_name")) > CLIENT_NAME_CHARACTERS_MAX:
+        raise ValueError(f"client_name must be at most {CLIENT_NAME_CHARACTERS_MAX} characters")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError("client_name has half of a surrogate pair") from None
+    return name
+
+
+def addresses(given: str | Iterable[str]) -> list[str]:
+    """The addresses in a text, separated by commas, or in texts.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    known = given.split(",") if isinstance(given, str) else list(given) if isinstance(given, Iterable) else [given]
+    if not all(isinstance(each, str) for each in known):
+        raise TypeError(f"address must be a text such as localhost:9092, or several, not {given!r}")
+    return [each.strip() for each in known if each.strip()]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a text, not {type(value).__name__}")
+    return value

@@ -133,6 +133,28 @@ async def test_batch_with_what_is_no_task_is_refused_by_its_place(wrong: Any) ->
             await others.create_batch(tasks)
 
 
+@pytest.mark.parametrize("wrong", ["RESIZE", b"RESIZE", [b"RESIZE"], [5]])
+def test_list_of_texts_that_is_none_is_refused(wrong: Any) -> None:
+    with codeq.Client(NOWHERE, timeout_seconds=1) as client:
+        with pytest.raises(TypeError, match="commands must be a list"):
+            client.claim(wrong)
+        with pytest.raises(TypeError, match="statuses must be a list"):
+            client.tasks(statuses=wrong)
+    with pytest.raises(TypeError, match="commands must be a list"):
+        codeq.Worker(NOWHERE).run(print, commands=wrong)
+
+
+@pytest.mark.parametrize("wrong", ["\ud800", 5])
+def test_name_that_cannot_be_sent_is_an_invalid_field(wrong: Any) -> None:
+    with codeq.Client(NOWHERE, timeout_seconds=1) as client:
+        by_id = (client.get, client.explain, client.redrive, client.cancel, client.result, client.heartbeat)
+        by_command = (client.queue, client.pause_queue, client.resume_queue, client.purge_queue, client.dead_letters)
+        for field, calls in (("task_id", by_id), ("command", by_command), ("name", (client.back_up,))):
+            for call in calls:
+                with pytest.raises(codeq.InvalidField, match=field):
+                    call(wrong)
+
+
 @pytest.mark.parametrize("make", [codeq.Producer, codeq.AsyncClient, codeq.Worker])
 @pytest.mark.parametrize(
     ("address", "kind"),

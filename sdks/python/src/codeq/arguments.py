@@ -91,6 +91,18 @@ def addresses(given: str | Iterable[str]) -> list[str]:
     return [each.strip() for each in known if each.strip()]
 
 
+def several(given: Iterable[str], name: str) -> list[str]:
+    """Texts of an iterable that is not itself a text: of that each character would count.
+
+    Raises:
+        TypeError: It is a text, or holds what is none.
+    """
+    texts = [given] if isinstance(given, str | bytes) else list(given)
+    if isinstance(given, str | bytes) or not all(isinstance(each, str) for each in texts):
+        raise TypeError(f"{name} must be a list of texts, not {given!r}")
+    return texts
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 

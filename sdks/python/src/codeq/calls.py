@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from codeq import artifacts, outcomes, payloads, texts
+from codeq import arguments, artifacts, outcomes, payloads, texts
 from codeq.artifacts import ArtifactContent
 from codeq.cluster import TOPOLOGY, Topology
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
@@ -103,7 +103,7 @@ def create_batch(
 
 def get(task_id: str) -> Call[Task]:
     """Read a task."""
-    request = tasks_pb.GetTaskRequest(task_id=task_id)
+    request = _filled(tasks_pb.GetTaskRequest, task_id=task_id)
     return Call(_task("GetTask"), request, tasks_pb.GetTaskResponse, _task_of, repeatable=True)
 
 
@@ -142,7 +142,7 @@ def tasks(
         _filled(
             tasks_pb.ListTasksRequest,
             command=command,
-            status=[f"TASK_STATUS_{status}" for status in statuses],
+            status=[f"TASK_STATUS_{status}" for status in arguments.several(statuses, "statuses")],
             created_from=created_from,
             created_to=created_to,
             page_size=page_size,
@@ -162,7 +162,7 @@ def claim(commands: Sequence[str], count: int, lease_seconds: int | None, wait: 
         _task("ClaimTasks"),
         _filled(
             tasks_pb.ClaimTasksRequest,
-            commands=commands,
+            commands=arguments.several(commands, "commands"),
             count=count,
             lease_seconds=lease_seconds,
             wait_seconds=seconds,

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, cast
 
-from codeq import outcomes
+from codeq import arguments, outcomes
 from codeq.logs import log
 from codeq.outcomes import Nack, Outcome, Verdict
 from codeq.records import Task
@@ -67,8 +67,9 @@ class Handlers:
 
         Raises:
             ValueError: There is no handler at all, or there are commands without one.
-            TypeError: The default cannot be called with a task.
+            TypeError: The default cannot be called with a task, or the commands are no list of texts.
         """
+        commands = arguments.several(commands, "commands")
         if default is None and not by_command:
             raise ValueError("no handler: decorate one with @worker.task(...) or pass one to run()")
         if default is None and not set(commands) <= set(by_command):

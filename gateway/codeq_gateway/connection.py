@@ -38,6 +38,9 @@ DISCARD_BYTES_MAX: Final = 16 * 1024 * 1024
 ANSWERS_AT_ONCE_MAX: Final = 8
 """Requests that stand one after the other and are refused by their heads; then other connections have their turn."""
 
+SMALL_PIECE_BYTES: Final = 4096
+"""Pieces of a body that are smaller are put together at once."""
+
 LINGER_SECONDS: Final = 2.0
 """Time in which a client that is cut off in the middle of a request may still send, so that it reads why."""
 
@@ -84,7 +87,7 @@ class Connection(asyncio.Protocol):
         """Replies that were there with their heads, since others had their turn."""
         self._incoming: Exchange | None = None
         """The request whose body comes."""
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | bytearray] = []
         self._body_bytes = 0
         self._discarded_bytes = 0
         self._pending_bytes = 0
@@ -199,8 +202,12 @@ class Connection(asyncio.Protocol):
         self._body_bytes += len(body)
         if self._body_bytes > exchange.body_bytes_max:
             self._refuse(exchange, refusals.oversized_body(exchange.body_bytes_max))
-        else:
+        elif len(body) >= SMALL_PIECE_BYTES:
             self._pieces.append(body)
+        elif self._pieces and isinstance(self._pieces[-1], bytearray):
+            self._pieces[-1] += body
+        else:  # each object has a size of its own: a body in tiny chunks would take many times what is counted
+            self._pieces.append(bytearray(body))
 
     def on_end(self) -> None:
         """Ends the reading of a request."""
@@ -213,7 +220,7 @@ class Connection(asyncio.Protocol):
         if exchange.reply is None:
             pieces = self._pieces
             if pieces:
-                exchange.body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                exchange.body = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
                 exchange.held_bytes, self._pending_bytes = self._pending_bytes, 0
                 self._drop_body()
             exchange.is_complete = True

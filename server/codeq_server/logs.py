@@ -68,6 +68,7 @@ class Logs:
         root.handlers[:] = [_Handler(self)]
         # What libraries do in the ordinary course is told by events of our own.
         root.setLevel(max(least, logging.WARNING))
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_about_more_than_a_client_that_left)
 
     @property
     def lost(self) -> int:
@@ -176,3 +177,8 @@ def _trace(exc_info: object) -> dict[str, str]:
     if not isinstance(problem, BaseException):
         return {}
     return {TRACEBACK: "".join(traceback.format_exception(problem)).rstrip("\n")}
+
+
+def _is_about_more_than_a_client_that_left(record: logging.LogRecord) -> bool:
+    """Returns whether a line of gRPC tells more than that a reply was not sent, because its client has gone."""
+    return not record.getMessage().startswith("ExecuteBatchError")

@@ -46,7 +46,7 @@ def test_changes_of_members_of_a_server_alone_are_refused(
 @pytest.mark.parametrize(("method", "path", "body"), CHANGES)
 def test_changes_of_members_need_an_administrator(server: ServerProcess, method: str, path: str, body: object) -> None:
     given: dict[str, object] = {} if body is None else {"json": body}
-    refused(call(server, method, path, FIRST, **given), 401, "UNAUTHENTICATED")
+    refused(call(server, method, path, FIRST, **given), 403, "WRONG_TOKEN_KIND")
 
 
 @pytest.mark.parametrize(

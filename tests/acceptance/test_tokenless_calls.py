@@ -20,7 +20,7 @@ from server_process import ServerProcess
 
 CONNECTIONS = 20
 STREAMS = 1000
-RSS_GROWTH_KB_MAX = 160_000
+RSS_GROWTH_KB_MAX = 200_000
 """What thousands of calls take that come in the same moment, until they are refused."""
 
 WATCH = "/grpc.health.v1.Health/Watch"

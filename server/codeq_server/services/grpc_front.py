@@ -26,6 +26,7 @@ from codeq_server.core.errors import Reason, Rejection
 from .calls import Calls, Method
 from .counts import parser
 from .serving import Serving
+from .unread import COUNTED_BYTES, UnreadReplies
 
 RETRY_AFTER_SECONDS: Final = 1
 """Advice to callers whose call may succeed later."""
@@ -88,6 +89,7 @@ class GrpcFront:
         self._on_known = on_known
         self._access_log = access_log
         self._on_defect = on_defect
+        self._unread = UnreadReplies()
 
     def register(self, server: grpc.aio.Server) -> list[str]:
         """Adds every service to a server; returns their names."""
@@ -130,10 +132,15 @@ class GrpcFront:
                 claims = self._calls.authenticate(method.name, authorization)
                 self._on_known(context.peer())
                 content = await only_message(context)
+                self._unread.refuse_more(context.peer())
                 if len(content) < LARGE_BYTES:
-                    return await self._calls.carry_out(method.name, claims, parse(content))
-                async with working_at(self._in_flight, len(content)):
-                    return await self._calls.carry_out(method.name, claims, parse(content))
+                    reply = await self._calls.carry_out(method.name, claims, parse(content))
+                else:
+                    async with working_at(self._in_flight, len(content)):
+                        reply = await self._calls.carry_out(method.name, claims, parse(content))
+                if (size := reply.ByteSize()) >= COUNTED_BYTES:
+                    self._unread.hold(context, size)
+                return reply  # noqa: TRY300 - what follows is about calls that fail
             except Exception as problem:  # noqa: BLE001 - every end of a call is told
                 code, about = self._refuse(method.name, context, problem)
             finally:

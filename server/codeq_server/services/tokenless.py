@@ -22,6 +22,13 @@ OPEN_MAX: Final = 256
 OPEN_PER_CONNECTION_MAX: Final = 16
 """Those of one connection; further ones fail with RESOURCE_EXHAUSTED."""
 
+READING_MAX: Final = 32
+"""Those of them whose request is still to come; the oldest one ends when another comes. gRPC takes in a whole message
+before anybody can look at it."""
+
+REQUEST_BYTES_MAX: Final = 4096
+"""Bytes of a request; a larger one fails with RESOURCE_EXHAUSTED."""
+
 REQUEST_SECONDS: Final = 5.0
 """Time in which the request of a call has to come."""
 
@@ -48,6 +55,8 @@ class TokenlessServer:
         self._server = server
         self._open: dict[asyncio.Timeout, None] = {}
         """The calls that are open, the oldest first."""
+        self._reading: dict[asyncio.Timeout, None] = {}
+        """Those whose request is still to come, likewise."""
         self._by_peer: Counter[str] = Counter()
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
@@ -66,29 +75,59 @@ class TokenlessServer:
             if self._by_peer[peer] >= OPEN_PER_CONNECTION_MAX:
                 text = f"{OPEN_PER_CONNECTION_MAX} calls without a token are open on this connection, the limit"
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
-            if len(self._open) >= OPEN_MAX:
-                oldest = next(iter(self._open))
-                del self._open[oldest]
-                oldest.reschedule(asyncio.get_running_loop().time())
+            _make_room(self._open, OPEN_MAX)
             self._by_peer[peer] += 1
             scope = asyncio.timeout(seconds)
             self._open[scope] = None
             try:
                 async with scope:
-                    await _serve(inner, context)
+                    await _serve(inner, context, self._requests(inner, context, scope))
             except TimeoutError:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the time of a call without a token is over")
             except DecodeError as error:
                 text = f"the bytes are no message of this call: {error}"
                 _LOG.debug("call_refused method=%s: %s", method, text[:_SHOWN_CHARS])
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+            except _TooLargeError as error:
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
             finally:
                 self._open.pop(scope, None)
+                self._reading.pop(scope, None)
                 self._by_peer[peer] -= 1
                 if not self._by_peer[peer]:
                     del self._by_peer[peer]
 
         return grpc.stream_stream_rpc_method_handler(behaviour, response_serializer=inner.response_serializer)
+
+    async def _requests(self, inner: Any, context: Any, scope: asyncio.Timeout) -> AsyncIterator[Any]:
+        """Yields the requests of a call.
+
+        Raises:
+            DecodeError: Bytes of the caller are no request.
+            _TooLargeError: They are too many.
+        """
+        while True:
+            _make_room(self._reading, READING_MAX)
+            self._reading[scope] = None
+            content = await context.read()
+            self._reading.pop(scope, None)
+            if content is grpc.aio.EOF:
+                return
+            if len(content) > REQUEST_BYTES_MAX:
+                raise _TooLargeError(f"a request without a token has at most {REQUEST_BYTES_MAX} bytes")
+            yield inner.request_deserializer(content)
+
+
+class _TooLargeError(Exception):
+    """A request is larger than those of calls without a token are."""
+
+
+def _make_room(calls: dict[asyncio.Timeout, None], most: int) -> None:
+    """Ends the oldest of some calls where there are as many as may be."""
+    if len(calls) >= most:
+        oldest = next(iter(calls))
+        del calls[oldest]
+        oldest.reschedule(asyncio.get_running_loop().time())
 
 
 class _Bounded(grpc.GenericRpcHandler):
@@ -105,14 +144,13 @@ class _Bounded(grpc.GenericRpcHandler):
         return None if handler is None else self._bounded(details.method, handler)
 
 
-async def _serve(inner: Any, context: Any) -> None:
+async def _serve(inner: Any, context: Any, requests: AsyncIterator[Any]) -> None:
     """Serves a call by the handler that it would have without bounds.
 
     Raises:
         DecodeError: Bytes of the caller are no request.
         TimeoutError: No request came in time.
     """
-    requests = _requests(inner, context)
     if inner.request_streaming:
         async for response in inner.stream_stream(requests, context):
             await context.write(response)
@@ -125,8 +163,3 @@ async def _serve(inner: Any, context: Any) -> None:
         await inner.unary_stream(request, context)
     else:
         await context.write(await inner.unary_unary(request, context))
-
-
-async def _requests(inner: Any, context: Any) -> AsyncIterator[Any]:
-    while (content := await context.read()) is not grpc.aio.EOF:
-        yield inner.request_deserializer(content)

@@ -57,7 +57,7 @@ def test_log_tells_the_story_of_a_task(server: ServerProcess, client: httpx.Clie
     until(server, lambda: bool(events(server, "lease_expired")))
     client.post(f"{TASKS}/claim", json={"commands": ["a"], "waitSeconds": 10})
     client.post(f"{TASKS}/{task_id}/nack", json={"reason": SECRET})
-    refused = client.post(f"{TASKS}/{task_id}/nack", json={})
+    refused = client.post(f"{TASKS}/{task_id}/result", json={"status": "COMPLETED"})
     assert refused.status_code == 409
     until(server, lambda: any(line.get("reason") for line in events(server)))
     story = [line for line in events(server) if line.get("task_id") == task_id]

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from cluster_process import TOKEN, ClusterProcess, NodeProcess
+from cluster_process import AUTHENTICATION, TOKEN, ClusterProcess, NodeProcess
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 pytestmark = pytest.mark.timeout(300)
@@ -65,11 +65,12 @@ def gateway_of(nodes: list[NodeProcess], directory: Path) -> Iterator[str]:
     """Runs a gateway in a process of its own for the nodes; gives its URL."""
     ready = directory / "gateway.json"
     command = [
-        *(sys.executable, "-m", "codeq_cli.main", "gateway", "--dev", "--port", "0", "--ready-file", str(ready)),
+        *(sys.executable, "-m", "codeq_cli.main", "gateway", "--http-host", "127.0.0.1", "--port", "0"),
+        *("--ready-file", str(ready)),
         *("--server", ",".join(node.grpc_addr for node in nodes)),
     ]
     with (directory / "gateway.log").open("wb") as log:
-        gateway = subprocess.Popen(command, env=dict(os.environ), stdout=log, stderr=log)
+        gateway = subprocess.Popen(command, env=os.environ | AUTHENTICATION, stdout=log, stderr=log)
     try:
         until(ready.exists)
         yield f"http://{json.loads(ready.read_text())['http']}"

@@ -19,6 +19,8 @@ PYTEST = [sys.executable, "-m", "pytest"]
 TWO_CORES = ["-n", "2", "--dist", "worksteal"]
 ACCEPTANCE = Path("tests/acceptance")
 APART = ["env", "SERVED_APART=1"]
+ONE_PROCESS = ["test_three_nodes.py", "test_bounds.py", "test_memory_of_mixes.py"]
+"""Modules of acceptance tests whose servers are one process in any case: nodes of a cluster, bounds of a process."""
 SEARCHES = [Path("tests/model"), Path("tests/sim"), Path("tests/simcluster"), Path("tests/schema")]
 QUICK = ["tests/unit", "tests/raft/test_raft_apply.py"]
 SHORT_SEARCH = ["env", "CODEQ_SEARCH_SECONDS=0", "CODEQ_MODEL_ROUNDS=1", "CODEQ_MODEL_EXAMPLES=60"]
@@ -41,8 +43,8 @@ def steps(names: list[str]) -> list[Step]:
         elif name == "test-python":
             alone = [suite for suite in suites() if suite not in SEARCHES]
             planned += [(suite.as_posix(), [[*PYTEST, *TWO_CORES, suite.as_posix()]]) for suite in alone]
-            # Nodes of a cluster are one process each in any case.
-            apart = [*APART, *PYTEST, *TWO_CORES, ACCEPTANCE.as_posix(), f"--ignore={ACCEPTANCE}/test_three_nodes.py"]
+            apart = [*APART, *PYTEST, *TWO_CORES, ACCEPTANCE.as_posix()]
+            apart += [f"--ignore={ACCEPTANCE}/{module}" for module in ONE_PROCESS]
             planned.append((f"{ACCEPTANCE}, server and gateway apart", [apart]))
             planned.append((" and ".join(map(str, SEARCHES)), [[*PYTEST, suite.as_posix()] for suite in SEARCHES]))
         else:

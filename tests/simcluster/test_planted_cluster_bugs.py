@@ -108,7 +108,7 @@ BUGS: dict[str, Bug] = {
         "applies other rows than the log says",
     ),
     "log kept when a snapshot comes": Bug(
-        [(Group._take_snapshot, "for index in range(self.log.base + 1, self._last_index + 1)", "for index in ()")],
+        [(Group._take_snapshot, "for index in range(self.log.base + 1, self.last_index + 1)", "for index in ()")],
         "the log of .* has entry",
     ),
     "waiters told by index alone": Bug(

@@ -100,7 +100,8 @@ class Model:
     def settle(self, by: Worker, task_id: str, token: int | None, words: Words, delay: int, wall: int) -> object:
         task = self.find(by[0], task_id)
         same = words if words[0] in {"COMPLETED", "FAILED"} else (words[0], None, "")
-        if token and task.said[:3] == (token, by[2], same):
+        last = token or (0 if task.lease else task.said[0])  # without a token: the last lease, if nobody holds another
+        if last and task.said[:3] == (last, by[2], same):
             return task.said[3]
         return self._end(task, self._held(task, by, token), words, same, delay, wall)
 

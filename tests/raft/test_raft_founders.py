@@ -169,16 +169,18 @@ async def test_founder_that_has_decided_something_gives_way_to_nobody(tmp_path: 
 async def test_learner_of_a_founder_that_gave_way_follows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(tmp_path, "bc")
     with monkeypatch.context() as patch:
-        patch.setattr(membership, "CAUGHT_UP_ENTRIES", -1000)  # nobody becomes a voter
+        # No learner becomes a voter: had c become one, something would have been decided in b's cluster.
+        patch.setattr(membership, "CAUGHT_UP_ENTRIES", -1000)
         b, c = cluster.nodes["b"].start(), cluster.nodes["c"].start()
-        await cluster.until(lambda: c.member.hello().unsettled)
-    a = lone(cluster, "a")
-    cluster.net.cut = {frozenset("bc")}
-    async with cluster_of_started(cluster):
+        await cluster.until(lambda: b.member.hello().unsettled and c.member.hello().unsettled)
+        a = lone(cluster, "a").start()
+        cluster.net.cut = {frozenset("bc")}
         await cluster.until(lambda: a.term)
         await a.write({b"t1": b"one"})
         for name in "bc":
             await operated(a).add(name, f"{name}:7000", replace=False)
+        assert len(clusters(a, b)) == 1
+    async with cluster_of_started(cluster):
         cluster.net.heal()
         await cluster.voters(3)
         assert len(clusters(a, b, c)) == 1

@@ -190,14 +190,14 @@ class Gateway:
         """Gives a request its reply before its body was complete."""
         exchange.reply = _failure(failed)
 
-    async def answer(self, exchange: Exchange) -> None:
+    def answer(self, exchange: Exchange) -> Awaitable[None]:
         """Carries out a request that is complete and gives it its reply. Does not raise.
 
         Who cancels the task says in `exchange.end` why; a client that left gets no reply.
         """
-        if len(exchange.body) < LARGE_BYTES:
-            await self._answer(exchange)
-            return
+        return self._answer(exchange) if len(exchange.body) < LARGE_BYTES else self._answer_in_turn(exchange)
+
+    async def _answer_in_turn(self, exchange: Exchange) -> None:
         exchange.deadline = time.perf_counter() + CALL_SECONDS
         try:
             async with self.bodies.turn(len(exchange.body)):

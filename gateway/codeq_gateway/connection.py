@@ -155,10 +155,11 @@ class Connection(asyncio.Protocol):
         except Exception:  # noqa: BLE001 - a defect must not leave the connection without a reply
             _LOG.exception("bytes of a request were not understood")
             self._break_off(refusals.malformed("the bytes were not understood"))
-        if self._head_bytes != self._parser.unread_bytes and not self._is_known:
+        if not self._is_known and self._head_bytes != self._parser.unread_bytes:
             self._head_bytes = self._parser.unread_bytes
             self._connections.hold(self, self._head_bytes)
-        self._count_body()
+        if self._incoming is not None:
+            self._count_body(self._incoming)
 
     # -- what the parser tells -----------------------------------------------------------------------------------------
 
@@ -202,9 +203,9 @@ class Connection(asyncio.Protocol):
         self._body_bytes += len(body)
         if self._body_bytes > exchange.body_bytes_max:
             self._refuse(exchange, refusals.oversized_body(exchange.body_bytes_max))
-        elif len(body) >= SMALL_PIECE_BYTES:
+        elif len(body) >= SMALL_PIECE_BYTES or not self._pieces:
             self._pieces.append(body)
-        elif self._pieces and isinstance(self._pieces[-1], bytearray):
+        elif isinstance(self._pieces[-1], bytearray):
             self._pieces[-1] += body
         else:  # each object has a size of its own: a body in tiny chunks would take many times what is counted
             self._pieces.append(bytearray(body))
@@ -220,7 +221,7 @@ class Connection(asyncio.Protocol):
         if exchange.reply is None:
             pieces = self._pieces
             if pieces:
-                exchange.body = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+                exchange.body = b"".join(pieces)
                 exchange.held_bytes, self._pending_bytes = self._pending_bytes, 0
                 self._drop_body()
             exchange.is_complete = True
@@ -233,14 +234,13 @@ class Connection(asyncio.Protocol):
 
     # -- bounds --------------------------------------------------------------------------------------------------------
 
-    def _count_body(self) -> None:
+    def _count_body(self, exchange: Exchange) -> None:
         """Counts what has come of a body whose end has not."""
-        exchange = self._incoming
-        if exchange is not None and exchange.reply is None and exchange.admission is not None:
+        if exchange.reply is None and exchange.admission is not None:
             check, exchange.admission = exchange.admission, None
             self._transport.pause_reading()
             self._admission = self._loop.create_task(self._admit(exchange, check))
-        if exchange is not None and exchange.reply is None and self._body_bytes > self._pending_bytes:
+        if exchange.reply is None and self._body_bytes > self._pending_bytes:
             try:
                 self._gateway.bodies.take(self._body_bytes - self._pending_bytes)
             except CallFailed as failed:

@@ -13,7 +13,12 @@ from google.protobuf.message import Message
 from codeq_gateway import fields, refusals, surrogates
 from codeq_gateway.fields import Assign, BadValueError, Lists
 
+_FEW: Final = 4_096
+"""Commas of a body whose lists take so little that nobody needs to count their items before there are too many."""
+
 _TOO_MANY: Final = re.compile("Expected `array` of at most length ([0-9]+)")
+
+_Parse = Callable[[bytes], Any]
 
 Decode = Callable[[bytes, Message], None]
 """Fills a message from a JSON body; raises CallFailed naming what is wrong."""
@@ -58,14 +63,16 @@ def _reader(
     descriptor: Descriptor, without: frozenset[str], listed: FieldDescriptor | None
 ) -> Callable[[bytes, Message], tuple[msgspec.Struct, bytes]]:
     """Returns what fills a message from a body; it returns what was decoded and the mark of its unpaired surrogates."""
-    counted = Lists()
-    struct, fill = _compile(descriptor, without, counted, 1, listed)
     lists = _lists(descriptor)
-    parse = msgspec.json.Decoder(struct).decode
+    struct, fill = _compile(descriptor, without, None, 1, listed)
+    parse: _Parse = msgspec.json.Decoder(struct).decode
+    if lists:
+        counted = Lists()
+        parse_many = msgspec.json.Decoder(_compile(descriptor, without, counted, 1, listed)[0]).decode
+        parse = _by_commas(parse, parse_many, counted, _list_names(descriptor))
 
     def read(body: bytes, message: Message) -> tuple[msgspec.Struct, bytes]:
         mark = b""
-        counted.begin()
         try:
             try:
                 value = parse(body or b"{}")
@@ -73,13 +80,11 @@ def _reader(
                 body, mark = surrogates.mark_unpaired(body)
                 if not mark:
                     raise
-                counted.begin()
                 value = parse(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             if many := _TOO_MANY.fullmatch(str(error)):  # msgspec does not say where
-                raise refusals.invalid_field(
-                    lists[int(many[1])], f"must contain no more than {many[1]} item(s)"
-                ) from None
+                description = f"must contain no more than {many[1]} item(s)"
+                raise refusals.invalid_field(lists[int(many[1])], description) from None
             raise refusals.from_decoding(error) from None
         try:
             fill(message, value)
@@ -90,6 +95,29 @@ def _reader(
         return value, mark
 
     return read
+
+
+def _by_commas(few: _Parse, many: _Parse, counted: Lists, names: Collection[str]) -> _Parse:
+    """Returns what decodes few items at once, and has items and lists counted where they may be too many."""
+    keys = [f'"{name}"'.encode() for name in names]
+
+    def parse(body: bytes) -> Any:
+        if body.count(b",") < _FEW:
+            for key in keys:
+                if body.count(key) > 1:
+                    break
+            else:
+                return few(body)
+        counted.begin()
+        return many(body)
+
+    return parse
+
+
+def _list_names(descriptor: Descriptor) -> set[str]:
+    """Returns the names of all lists of a message in JSON."""
+    inner = [_list_names(fields.message_of(field)) for field in descriptor.fields if fields.is_nested(field)]
+    return {field.json_name for field in descriptor.fields if field.is_repeated}.union(*inner)
 
 
 def _lists(descriptor: Descriptor) -> dict[int, str]:
@@ -107,7 +135,7 @@ def _lists(descriptor: Descriptor) -> dict[int, str]:
 def _compile(
     descriptor: Descriptor,
     without: frozenset[str],
-    counted: Lists,
+    counted: Lists | None,
     copies_max: int,
     listed: FieldDescriptor | None = None,
 ) -> tuple[type[msgspec.Struct], Assign]:
@@ -116,7 +144,7 @@ def _compile(
     Args:
         descriptor: The message.
         without: Names of fields that do not come from the body.
-        counted: Counts the lists of a body.
+        counted: Counts the lists of a body; None: they may be of any number and length.
         copies_max: How many of the message a body has at most.
         listed: The list whose items stay in the struct as they are.
     """
@@ -151,7 +179,7 @@ def _compile(
     return struct, fill
 
 
-def _member(field: FieldDescriptor, counted: Lists, copies_max: int) -> tuple[Any, Assign]:
+def _member(field: FieldDescriptor, counted: Lists | None, copies_max: int) -> tuple[Any, Assign]:
     """Returns the type and the assignment of a field that is not embedded JSON."""
     if not fields.is_nested(field):
         form = fields.scalar(field)

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
+from google.protobuf import timestamp_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
@@ -16,9 +17,10 @@ from codeq_gateway import fields
 Encode = Callable[[Message], bytes]
 """Returns a message as a line of JSON."""
 
-_TIMES_CACHED: Final = 4_096
-"""Formatted times kept: a time stands in several fields, and times of tasks cluster around the present."""
+_SECONDS_CACHED: Final = 4_096
+"""Formatted seconds kept: times of tasks cluster around the present."""
 
+_MILLIS: Final = [f".{millis:03d}Z" for millis in range(1000)]
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC, written with a Z
 _ENCODE: Final = msgspec.json.Encoder().encode
 
@@ -92,10 +94,10 @@ def _embedded(value: bytes) -> msgspec.Raw:
     return msgspec.Raw(value or b"null")
 
 
-def _timestamp(value: Any) -> str:
-    return _time(value.seconds, value.nanos)
+def _timestamp(value: timestamp_pb2.Timestamp) -> str:
+    return _second(value.seconds) + _MILLIS[value.nanos // 1_000_000]
 
 
-@functools.lru_cache(maxsize=_TIMES_CACHED)
-def _time(seconds: int, nanos: int) -> str:
-    return f"{(_EPOCH + timedelta(seconds=seconds)).isoformat()}.{nanos // 1_000_000:03d}Z"
+@functools.lru_cache(maxsize=_SECONDS_CACHED)
+def _second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat()

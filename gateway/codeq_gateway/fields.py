@@ -134,7 +134,7 @@ class Lists:
             raise ValueError("must not be there twice")
 
 
-def list_of(field: FieldDescriptor, item: Any, lists: Lists, lists_max: int) -> Any:
+def list_of(field: FieldDescriptor, item: Any, lists: Lists | None, lists_max: int) -> Any:
     """Returns the type that msgspec decodes the list of a repeated field into: an iterable of items.
 
     msgspec counts the items of a `list` when it has decoded them all: millions of them, where somebody sent so many.
@@ -143,9 +143,11 @@ def list_of(field: FieldDescriptor, item: Any, lists: Lists, lists_max: int) -> 
     Args:
         field: The repeated field.
         item: Type of its items.
-        lists: Counts the lists of a body.
+        lists: Counts the lists of a body; None: a `list` will do.
         lists_max: Lists of this field that a body has at most.
     """
+    if lists is None:
+        return list[item]
     places = [(f"item{index}", item, msgspec.UNSET) for index in range(items_max(field))]
 
     def iterate(items: Any) -> Iterator[Any]:

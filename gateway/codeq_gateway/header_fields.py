@@ -76,6 +76,8 @@ def refuse_others(
     Raises:
         CallFailed: There is one.
     """
+    if known.keys().isdisjoint(headers):
+        return
     for name, field in known.items():
         if name in headers and name not in taken:
             raise refusals.invalid_field(header_of(field), "this operation takes no such header")

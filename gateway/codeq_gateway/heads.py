@@ -32,6 +32,8 @@ _KEPT_BYTES_MAX: Final = 1_024
 
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _REQUEST_LINE: Final = re.compile(rb"(%b) ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])" % _TOKEN)
+_PLAIN_LINE: Final = re.compile(rb"(%b) (/[!\"$&->@-~]*)(?:\?([!\"$&-~]*))? HTTP/1\.1\r\n" % _TOKEN)
+"""What most requests begin with: a path, and a query perhaps, in which nothing is encoded."""
 _FIELD_LINES: Final = re.compile(rb"(?:%b:[\t -~\x80-\xff]*\r\n)*" % _TOKEN)
 _FOLDED: Final = re.compile(rb"(?m)^[\t ]")
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
@@ -72,6 +74,22 @@ def read_head(block: bytes) -> Head:
     Raises:
         CallFailed: It is malformed, or of a kind that is not served; what follows it cannot be understood either.
     """
+    plain = _PLAIN_LINE.match(block)
+    if plain is not None:
+        fields, is_old = block[plain.end() :], False
+        method, path, query = plain.groups(b"")
+        authority = None
+    else:
+        fields, is_old, method, authority, path, query = _read_line(block)
+    read = _read_framing_once if len(fields) <= _KEPT_BYTES_MAX else _read_framing
+    headers, host, keep_alive, length, expects_continue = read(fields, is_old)
+    if authority is not None:
+        host = authority.lower()
+    return Head(method.decode(), path, query, host, headers, keep_alive, length, expects_continue)
+
+
+def _read_line(block: bytes) -> tuple[bytes, bool, bytes, bytes | None, bytes, bytes]:
+    """Returns what follows the request line, whether it is one of HTTP/1.0, method, authority, path and query."""
     line_end = block.index(b"\r\n")
     line = _REQUEST_LINE.fullmatch(block, 0, line_end)
     if line is None:
@@ -79,13 +97,7 @@ def read_head(block: bytes) -> Head:
     method, target, major, minor = line.groups()
     if major != b"1":
         raise CallFailed(error_pb2.ERROR_REASON_HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.1 and HTTP/1.0 are served here")
-    fields = block[line_end + 2 :]
-    read = _read_framing_once if len(fields) <= _KEPT_BYTES_MAX else _read_framing
-    headers, host, keep_alive, length, expects_continue = read(fields, minor == b"0")
-    authority, path, query = _read_target(method, target)
-    if authority is not None:
-        host = authority.lower()
-    return Head(method.decode(), path, query, host, headers, keep_alive, length, expects_continue)
+    return block[line_end + 2 :], minor == b"0", method, *_read_target(method, target)
 
 
 def check_trailers(block: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Final, Protocol
 
 from codeq.options.v1 import options_pb2
@@ -65,10 +66,10 @@ class _Verdict:
 _NOBODY: Final = _Verdict(_NO_TOKEN, _NO_TOKEN, _NO_TOKEN, _NO_TOKEN)
 
 _PICK: Final[dict[int, Callable[[_Verdict], _Outcome]]] = {
-    options_pb2.PRINCIPAL_PRODUCER: lambda verdict: verdict.producer,
-    options_pb2.PRINCIPAL_WORKER: lambda verdict: verdict.worker,
-    options_pb2.PRINCIPAL_ANY: lambda verdict: verdict.either,
-    options_pb2.PRINCIPAL_ADMIN: lambda verdict: verdict.admin,
+    options_pb2.PRINCIPAL_PRODUCER: attrgetter("producer"),
+    options_pb2.PRINCIPAL_WORKER: attrgetter("worker"),
+    options_pb2.PRINCIPAL_ANY: attrgetter("either"),
+    options_pb2.PRINCIPAL_ADMIN: attrgetter("admin"),
 }
 
 

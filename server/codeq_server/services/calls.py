@@ -30,6 +30,8 @@ from .validation import check_message
 PAGE_COST: Final = 512
 """Cost of a call that looks at thousands of rows for a page: not many of them in one turn."""
 
+_WAIT_FIELD: Final = "wait_seconds"
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -44,6 +46,7 @@ class Method:
         descriptor: Its descriptor.
         cost: What a call costs its tenant beside what its request lists; see `admission`.
         lists: Fields of its request that hold many messages.
+        may_wait: Whether its request can ask to wait for something.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Method:
     descriptor: MethodDescriptor
     cost: int
     lists: tuple[str, ...]
+    may_wait: bool
 
 
 class Calls:
@@ -105,6 +109,7 @@ class Calls:
                 descriptor=method,
                 cost=PAGE_COST if method.name.startswith("List") else CALL_COST,
                 lists=tuple(f.name for f in method.input_type.fields if f.is_repeated and f.message_type is not None),
+                may_wait=_WAIT_FIELD in method.input_type.fields_by_name,
             )
 
     def present(self, serving: Serving | None) -> None:
@@ -177,12 +182,14 @@ class Calls:
         if method.handler is not None:
             check_message(request)
             return await method.handler(claims, request)
-        # What it waits for does not come to rows of a moment ago: the leader answers it.
-        waits = bool(getattr(request, "wait_seconds", 0))
-        may_be_stale = stale and method.reads and not waits and self.serving is None and self._stale is not None
-        serving = await self._stale() if may_be_stale and self._stale is not None else self.current()
+        if stale and self.serving is None and self._stale is not None and method.reads and not _waits(method, request):
+            serving = await self._stale()
+        else:
+            serving = self.current()
         check_message(request)
-        cost = method.cost + sum(len(getattr(request, name)) for name in method.lists)
+        cost = method.cost
+        for name in method.lists:
+            cost += len(getattr(request, name))
         await serving.runner.room(claims.tenant_id, cost)
         try:
             return await serving.handlers[method.name](claims, request)
@@ -191,6 +198,11 @@ class Calls:
             raise
         except CorruptRows as problem:
             raise Rejection(Reason.CORRUPT_DATA, f"stored data contradict each other: {problem}") from None
+
+
+def _waits(method: Method, request: Message) -> bool:
+    """Returns whether a call waits for something: that does not come to rows of a moment ago, the leader answers it."""
+    return method.may_wait and bool(getattr(request, _WAIT_FIELD))
 
 
 def _task_id_of(request: Message) -> str:

@@ -90,6 +90,8 @@ class Connection(asyncio.Protocol):
         self._pieces: list[bytes | bytearray] = []
         self._body_bytes = 0
         self._discarded_bytes = 0
+        self._is_waiting = False
+        """Whether what comes next waits for its turn to be read."""
         self._pending_bytes = 0
         """Bytes of the body that are counted as on their way."""
         self._unread_bytes = 0
@@ -142,6 +144,7 @@ class Connection(asyncio.Protocol):
         if self._is_deaf:
             if self._is_broken:
                 self._discard(len(data))
+                self._read_later()
             return
         self._answers_at_once = 0
         self._read(data)
@@ -185,11 +188,14 @@ class Connection(asyncio.Protocol):
         self._parser.pause()
         self._transport.pause_reading()
         if len(self._line) == 1:
-            self._loop.call_soon(self._go_on)
+            self._connections.in_turn(self, self._go_on)
 
     def _go_on(self) -> None:
-        """Answers more, after others had their turn."""
+        """Reads on and answers more, after others had their turn."""
+        self._is_waiting = False
         self._answers_at_once = 0
+        if not self._is_paused and self._admission is None:
+            self._transport.resume_reading()
         self._advance()
 
     def on_body(self, body: bytes) -> None:
@@ -236,7 +242,9 @@ class Connection(asyncio.Protocol):
 
     def _count_body(self, exchange: Exchange) -> None:
         """Counts what has come of a body whose end has not."""
-        if exchange.reply is None and exchange.admission is not None:
+        if exchange.reply is not None:
+            self._read_later()
+        elif exchange.admission is not None:
             check, exchange.admission = exchange.admission, None
             self._transport.pause_reading()
             self._admission = self._loop.create_task(self._admit(exchange, check))
@@ -297,6 +305,13 @@ class Connection(asyncio.Protocol):
         self._discarded_bytes += size
         if self._discarded_bytes > DISCARD_BYTES_MAX:
             self._transport.abort()
+
+    def _read_later(self) -> None:
+        """Reads on when it is the connection's turn among those that were refused something."""
+        if not self._is_waiting:
+            self._is_waiting = True
+            self._transport.pause_reading()
+            self._connections.in_turn(self, self._go_on)
 
     def _hear_nothing_more(self) -> None:
         self._is_deaf = True
@@ -391,6 +406,8 @@ class Connection(asyncio.Protocol):
         now = time.perf_counter()
         self._deadline = now + (REQUEST_SECONDS if self._is_reading else IDLE_SECONDS)
         self._note(exchange, now)
+        if exchange.reply.status >= 400 and not self._is_known:
+            self._read_later()
         if self._is_ending:
             self._give_up_line()
             self._is_broken = self._is_broken or is_unheard  # its body may come or not

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
 CONNECTIONS_MAX: Final = 8_192
@@ -10,6 +12,13 @@ CONNECTIONS_MAX: Final = 8_192
 
 UNREAD_BYTES_MAX: Final = 32 * 1024 * 1024
 """Bytes of unfinished heads that strangers' connections may hold together; the oldest of them ends for more."""
+
+
+TURNS_AT_ONCE: Final = 4
+"""Strangers' connections that go on at a time."""
+
+TURN_SECONDS: Final = 0.005
+"""Time between two such times."""
 
 
 class Open(Protocol):
@@ -42,6 +51,9 @@ class Connections(Generic[_Connection]):
         self._unread: dict[_Connection, int] = {}
         """Bytes of unfinished heads that strangers' connections hold."""
         self._unread_bytes = 0
+        self._in_line: dict[_Connection, Callable[[], None]] = {}
+        """What goes on when it is a connection's turn."""
+        self._turns: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         """Returns how many are open."""
@@ -67,6 +79,7 @@ class Connections(Generic[_Connection]):
         """Forgets a connection that has ended."""
         self._open.discard(connection)
         self._idle_strangers.pop(connection, None)
+        self._in_line.pop(connection, None)
         self.hold(connection, 0)
 
     def hold(self, connection: _Connection, size: int) -> None:
@@ -78,6 +91,26 @@ class Connections(Generic[_Connection]):
             oldest = next(iter(self._unread))
             self.discard(oldest)
             oldest.abort()
+
+    def in_turn(self, connection: _Connection, go_on: Callable[[], None]) -> None:
+        """Has a connection go on when it is its turn: one that was refused something.
+
+        What is refused costs its sender nothing, and the next of it is there as soon as one is dealt with: the rest of
+        a body, which is read so that its sender sees why it was refused, or one request more. Unless they wait, such
+        senders keep everybody else from being heard.
+        """
+        self._in_line[connection] = go_on
+        self._await_turns()
+
+    def _take_turns(self) -> None:
+        self._turns = None
+        for connection in list(itertools.islice(self._in_line, TURNS_AT_ONCE)):
+            self._in_line.pop(connection)()
+        self._await_turns()
+
+    def _await_turns(self) -> None:
+        if self._in_line and self._turns is None:
+            self._turns = asyncio.get_running_loop().call_later(TURN_SECONDS, self._take_turns)
 
     def busy(self, connection: _Connection) -> None:
         """Notes that a call of a connection runs, or that a token came with one: it keeps its place."""

@@ -36,7 +36,8 @@ DISCARD_BYTES_MAX: Final = 16 * 1024 * 1024
 """Bytes of a refused body that are read and dropped, so that its sender sees the refusal; then the connection ends."""
 
 ANSWERS_AT_ONCE_MAX: Final = 8
-"""Requests that stand one after the other and are refused by their heads; then other connections have their turn."""
+"""Requests that stand one after the other and are refused by their heads; then other connections have their turn. Of a
+stranger it is one."""
 
 SMALL_PIECE_BYTES: Final = 4096
 """Pieces of a body that are smaller are put together at once."""
@@ -180,14 +181,18 @@ class Connection(asyncio.Protocol):
         self._incoming = exchange
         self._body_bytes = self._discarded_bytes = 0
         self._line.append(exchange)
-        if len(self._line) == 1 and self._answers_at_once < ANSWERS_AT_ONCE_MAX:
+        if len(self._line) == 1 and self._answers_at_once < (ANSWERS_AT_ONCE_MAX if self._is_known else 1):
             self._answers_at_once += exchange.reply is not None
             self._advance()
             return
         self._is_paused = True
         self._parser.pause()
         self._transport.pause_reading()
-        if len(self._line) == 1:
+        if len(self._line) > 1:
+            return
+        if self._is_known:
+            self._loop.call_soon(self._go_on)
+        else:
             self._connections.in_turn(self, self._go_on)
 
     def _go_on(self) -> None:

@@ -36,8 +36,8 @@ DISCARD_BYTES_MAX: Final = 16 * 1024 * 1024
 """Bytes of a refused body that are read and dropped, so that its sender sees the refusal; then the connection ends."""
 
 ANSWERS_AT_ONCE_MAX: Final = 8
-"""Requests that stand one after the other and are refused by their heads; then other connections have their turn. Of a
-stranger it is one."""
+"""Requests of a known client that are refused one after the other before others have their turn; a stranger waits
+after each."""
 
 SMALL_PIECE_BYTES: Final = 4096
 """Pieces of a body that are smaller are put together at once."""
@@ -82,7 +82,6 @@ class Connection(asyncio.Protocol):
         """Whether a call of it came with a token that is accepted."""
         self._head_bytes = 0
         """Bytes of an unfinished head that are counted among those of strangers."""
-        # What is being read:
         self._is_reading = False
         self._answers_at_once = 0
         """Replies that were there with their heads, since others had their turn."""
@@ -92,7 +91,7 @@ class Connection(asyncio.Protocol):
         self._body_bytes = 0
         self._discarded_bytes = 0
         self._is_waiting = False
-        """Whether what comes next waits for its turn to be read."""
+        self._is_parsing = False
         self._pending_bytes = 0
         """Bytes of the body that are counted as on their way."""
         self._unread_bytes = 0
@@ -145,13 +144,19 @@ class Connection(asyncio.Protocol):
         if self._is_deaf:
             if self._is_broken:
                 self._discard(len(data))
-                self._read_later()
+                self._wait()
             return
-        self._answers_at_once = 0
+        if not self._is_waiting:
+            self._answers_at_once = 0
         self._read(data)
+        if self._incoming is not None and self._incoming.reply is not None:
+            self._wait()
+        elif self._is_paused:
+            self._listen()
 
     def _read(self, data: bytes) -> None:
-        """Has the parser read on."""
+        """Has the parser read on. Parts of what it reads never have it read more: it goes on by itself."""
+        self._is_parsing = True
         try:
             self._parser.feed(data)
         except CallFailed as failed:
@@ -159,6 +164,8 @@ class Connection(asyncio.Protocol):
         except Exception:  # noqa: BLE001 - a defect must not leave the connection without a reply
             _LOG.exception("bytes of a request were not understood")
             self._break_off(refusals.malformed("the bytes were not understood"))
+        finally:
+            self._is_parsing = False
         if not self._is_known and self._head_bytes != self._parser.unread_bytes:
             self._head_bytes = self._parser.unread_bytes
             self._connections.hold(self, self._head_bytes)
@@ -181,27 +188,50 @@ class Connection(asyncio.Protocol):
         self._incoming = exchange
         self._body_bytes = self._discarded_bytes = 0
         self._line.append(exchange)
-        if len(self._line) == 1 and self._answers_at_once < (ANSWERS_AT_ONCE_MAX if self._is_known else 1):
+        if len(self._line) > 1:
+            self._stop_parser()
+        elif exchange.reply is not None and self._answers_at_once >= ANSWERS_AT_ONCE_MAX:
+            self._wait()
+        else:
             self._answers_at_once += exchange.reply is not None
             self._advance()
+
+    # -- turns ---------------------------------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        """Neither answers nor parses more until others have had their turn: strangers stand in line for theirs."""
+        if self._is_waiting:
             return
-        self._is_paused = True
-        self._parser.pause()
-        self._transport.pause_reading()
-        if len(self._line) > 1:
-            return
+        self._is_waiting = True
+        self._stop_parser()
         if self._is_known:
             self._loop.call_soon(self._go_on)
         else:
             self._connections.in_turn(self, self._go_on)
 
     def _go_on(self) -> None:
-        """Reads on and answers more, after others had their turn."""
+        """Takes the connection's turn."""
         self._is_waiting = False
         self._answers_at_once = 0
-        if not self._is_paused and self._admission is None:
+        if not self._is_lost:
+            self._advance()
+            self._listen()
+
+    def _stop_parser(self) -> None:
+        self._is_paused = True
+        self._parser.pause()
+        self._listen()
+
+    def _listen(self) -> None:
+        """Has the transport read, unless what it read would only be kept here, or nobody knows yet whether to take it.
+
+        A client that waits for its turn is heard until it has sent something more, so that its end is noticed.
+        """
+        is_full = len(self._line) > 1 or self._incoming is not None or self._is_broken or self._parser.unread_bytes
+        if self._admission is not None or (self._is_paused and is_full):
+            self._transport.pause_reading()
+        else:
             self._transport.resume_reading()
-        self._advance()
 
     def on_body(self, body: bytes) -> None:
         """Takes a piece of a body."""
@@ -247,12 +277,10 @@ class Connection(asyncio.Protocol):
 
     def _count_body(self, exchange: Exchange) -> None:
         """Counts what has come of a body whose end has not."""
-        if exchange.reply is not None:
-            self._read_later()
-        elif exchange.admission is not None:
+        if exchange.reply is None and exchange.admission is not None:
             check, exchange.admission = exchange.admission, None
-            self._transport.pause_reading()
             self._admission = self._loop.create_task(self._admit(exchange, check))
+            self._listen()
         if exchange.reply is None and self._body_bytes > self._pending_bytes:
             try:
                 self._gateway.bodies.take(self._body_bytes - self._pending_bytes)
@@ -272,9 +300,10 @@ class Connection(asyncio.Protocol):
         finally:
             self._admission = None
             if not self._is_lost:
-                if not self._is_paused:
-                    self._transport.resume_reading()
                 self._advance()
+                if exchange.reply is not None and self._incoming is exchange:
+                    self._wait()
+                self._listen()
 
     def expire(self, now: float) -> None:
         """Cancels the call, or ends the connection, whose time is over."""
@@ -311,13 +340,6 @@ class Connection(asyncio.Protocol):
         if self._discarded_bytes > DISCARD_BYTES_MAX:
             self._transport.abort()
 
-    def _read_later(self) -> None:
-        """Reads on when it is the connection's turn among those that were refused something."""
-        if not self._is_waiting:
-            self._is_waiting = True
-            self._transport.pause_reading()
-            self._connections.in_turn(self, self._go_on)
-
     def _hear_nothing_more(self) -> None:
         self._is_deaf = True
         self._parser.pause()
@@ -352,7 +374,7 @@ class Connection(asyncio.Protocol):
 
     def _advance(self) -> None:
         """Does what can be done for the first in line, and for those that follow when it is answered."""
-        while self._line and self._task is None and self._is_writable:
+        while self._line and self._task is None and self._is_writable and not self._is_waiting:
             exchange = self._line[0]
             if exchange.reply is not None:
                 self._send(exchange)
@@ -365,13 +387,13 @@ class Connection(asyncio.Protocol):
                 if exchange.expects_continue and is_admitted and not self._body_bytes:
                     self._transport.write(CONTINUE)
                 break
-        if self._is_paused and len(self._line) <= 1 and not self._is_lost:
+        if self._is_paused and len(self._line) <= 1 and not self._is_waiting and not self._is_lost:
             self._is_paused = False
-            if self._admission is None:
-                self._transport.resume_reading()
             if not self._is_deaf:
                 self._parser.resume()
-                self._read(b"")
+                if not self._is_parsing:
+                    self._read(b"")
+            self._listen()
 
     async def _answer(self, exchange: Exchange) -> None:
         await self._gateway.answer(exchange)
@@ -389,8 +411,9 @@ class Connection(asyncio.Protocol):
         self._advance()
 
     def _meet(self, exchange: Exchange) -> None:
-        """Notes whether the call that has ended came with a token: without one it does not succeed."""
-        self._is_known = exchange.operation is not None and exchange.reply is not None and exchange.reply.status < 400
+        """Notes whether the call that has ended came with a token that was accepted."""
+        status = 0 if exchange.operation is None or exchange.reply is None else exchange.reply.status
+        self._is_known = 0 < status < 400 or status in {404, 409}  # what is or is not there, only who may call is told
         if self._is_known:
             self._connections.hold(self, 0)
         else:
@@ -411,8 +434,8 @@ class Connection(asyncio.Protocol):
         now = time.perf_counter()
         self._deadline = now + (REQUEST_SECONDS if self._is_reading else IDLE_SECONDS)
         self._note(exchange, now)
-        if exchange.reply.status >= 400 and not self._is_known:
-            self._read_later()
+        if exchange.reply.status >= 400 and not self._is_known and exchange.page is None and not self._is_ending:
+            self._wait()
         if self._is_ending:
             self._give_up_line()
             self._is_broken = self._is_broken or is_unheard  # its body may come or not
@@ -454,6 +477,9 @@ class Connection(asyncio.Protocol):
     def shutdown(self) -> None:
         """Ends the connection after the next reply; without a request, at once."""
         self._is_ending = True
+        if self._is_waiting:
+            self._connections.leave_line(self)
+            self._go_on()
         if not self._line:
             self._transport.close()
 

@@ -102,11 +102,18 @@ class Connections(Generic[_Connection]):
         self._in_line[connection] = go_on
         self._await_turns()
 
+    def leave_line(self, connection: _Connection) -> None:
+        """Has a connection wait no more."""
+        self._in_line.pop(connection, None)
+
     def _take_turns(self) -> None:
         self._turns = None
-        for connection in list(itertools.islice(self._in_line, TURNS_AT_ONCE)):
-            self._in_line.pop(connection)()
-        self._await_turns()
+        try:
+            for connection in list(itertools.islice(self._in_line, TURNS_AT_ONCE)):
+                if (go_on := self._in_line.pop(connection, None)) is not None:
+                    go_on()
+        finally:
+            self._await_turns()
 
     def _await_turns(self) -> None:
         if self._in_line and self._turns is None:

@@ -16,7 +16,10 @@ from codeq_gateway.fields import Assign, BadValueError, Lists
 _FEW: Final = 4_096
 """Commas of a body whose lists take so little that nobody needs to count their items before there are too many."""
 
-_TOO_MANY: Final = re.compile("Expected `array` of at most length ([0-9]+)")
+_TOO_MANY: Final = re.compile(
+    "Expected `array` of at most length ([0-9]+)|Expected `array` of length <= ([0-9]+)(?: - at .*)?"
+)
+"""What msgspec says of a list that is too long: of a struct in the form of an array, and of a list with a bound."""
 
 _Parse = Callable[[bytes], Any]
 
@@ -83,8 +86,8 @@ def _reader(
                 value = parse(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             if many := _TOO_MANY.fullmatch(str(error)):  # msgspec does not say where
-                description = f"must contain no more than {many[1]} item(s)"
-                raise refusals.invalid_field(lists[int(many[1])], description) from None
+                most = int(many[1] or many[2])
+                raise refusals.invalid_field(lists[most], f"must contain no more than {most} item(s)") from None
             raise refusals.from_decoding(error) from None
         try:
             fill(message, value)
@@ -102,7 +105,7 @@ def _by_commas(few: _Parse, many: _Parse, counted: Lists, names: Collection[str]
     keys = [f'"{name}"'.encode() for name in names]
 
     def parse(body: bytes) -> Any:
-        if body.count(b",") < _FEW:
+        if body.count(b",") < _FEW and b"\\u" not in body:  # it might be part of a name
             for key in keys:
                 if body.count(key) > 1:
                     break

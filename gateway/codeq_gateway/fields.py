@@ -143,11 +143,11 @@ def list_of(field: FieldDescriptor, item: Any, lists: Lists | None, lists_max: i
     Args:
         field: The repeated field.
         item: Type of its items.
-        lists: Counts the lists of a body; None: a `list` will do.
+        lists: Counts the lists of a body; None: a `list`, which is counted when it is decoded, will do.
         lists_max: Lists of this field that a body has at most.
     """
     if lists is None:
-        return list[item]
+        return Annotated[list[item], msgspec.Meta(max_length=items_max(field))]
     places = [(f"item{index}", item, msgspec.UNSET) for index in range(items_max(field))]
 
     def iterate(items: Any) -> Iterator[Any]:

@@ -83,11 +83,13 @@ class RequestParser:
         while self._at < len(data) and not self._is_paused:
             after = self._step(data, self._at)
             if after < 0:
-                return
+                break
             self._at = after
             self._scanned = 0
         if self._at == len(data):
             self._data, self._at = b"", 0
+        elif self._at > len(data) - self._at:  # so that what is kept is not much more than what is counted
+            self._data, self._at = data[self._at :], 0
 
     @property
     def unread_bytes(self) -> int:

@@ -37,6 +37,10 @@ QUEUES = "/v1/codeq/admin/queues"
         (TASKS, b'{"payload":"\xff"}', "payload"),
         (TASKS, b'{"payload":{"\xc3":1}}', "payload"),
         (BATCH, b'{"tasks":[{"command":"c"}],"tasks":[{"command":"c"}]}', "tasks"),
+        (BATCH, b'{"tasks":[{"command":"c"}],"task\\u0073":[{"command":"c"}]}', "tasks"),
+        ("/v1/codeq/tasks/claim", b'{"commands":["a"],"command\\u0073":["b"]}', "commands"),
+        ("/v1/codeq/tasks/claim", b'{"commands":[' + b",".join([b'"a"'] * 257) + b"]}", "commands"),
+        ("/v1/codeq/tasks/claim", b'{"commands":[' + b",".join([b'"a"'] * 5000) + b"]}", "commands"),
         (RESULT, b'{"status":"DONE"}', "status"),
         (RESULT, b'{"status":"UNSPECIFIED"}', "status"),
         (RESULT, b'{"status":"TASK_STATUS_COMPLETED"}', "status"),
@@ -285,3 +289,15 @@ async def test_other_host_names_are_refused_where_hosts_are_named() -> None:
         for host in ("evil.example", "evil.example:8080", "localhost.evil.example", "[::2]", ""):
             answer = await served.http.get("/healthz", headers={"Host": host})
             assert (answer.status_code, answer.json()["details"][0]["field"]) == (400, "Host")
+
+
+@pytest.mark.parametrize("padding", [0, 5000])
+async def test_item_with_too_many_of_something_is_refused_by_itself(served: Served, padding: int) -> None:
+    created = [(await served.http.post("/v1/codeq/tasks", json={"command": "c"})).json()["id"] for _ in range(2)]
+    good = {"taskId": created[0], "status": "COMPLETED", "result": "," * padding}
+    bad = {"taskId": created[1], "status": "COMPLETED", "artifacts": [{"name": f"a{n}"} for n in range(17)]}
+    answer = await served.http.post("/v1/codeq/tasks/batch/results", json={"results": [good, bad]})
+    first, second = answer.json()["results"]
+    assert (answer.status_code, first["result"]["status"]) == (200, "COMPLETED")
+    assert (second["taskId"], second["error"]["reason"]) == (created[1], "INVALID_FIELD")
+    assert second["error"]["message"] == "artifacts: must contain no more than 16 item(s)"

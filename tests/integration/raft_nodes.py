@@ -138,21 +138,44 @@ async def raw_call(
     else:
         channel = grpc.aio.secure_channel(address, credentials, options=options)
     async with channel:
-        yield channel.stream_stream(
+        made = channel.stream_stream(
             f"/{SERVICE}/{method}",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=getattr(raft_pb2, f"{method}Response", raft_pb2.DeliverResponse).FromString,
-        )(metadata=() if secret is None else ((SECRET_KEY, secret.encode()),))
+        )
+        metadata = () if secret is None else ((SECRET_KEY, secret.encode()),)
+        yield RawCall(lambda: made(metadata=metadata))
+
+
+class RawCall:
+    """A gRPC call that can be made again."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make, self._call = make, make()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+    def again(self) -> None:
+        """Makes the call again."""
+        self._call = self._make()
 
 
 async def refusal_of(call: Any, *frames: Any) -> tuple[grpc.StatusCode, str]:
-    """Sends frames and returns how the call ends."""
-    with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
-        for frame in frames:
-            await call.write(frame)
-        while await call.read() is not grpc.aio.EOF:
-            pass
-    return await call.code(), await call.details()
+    """Sends frames and returns how the call ends.
+
+    grpc.aio forgets how a call ended that ends while it writes, and says INTERNAL: then the call is made again.
+    """
+    while True:
+        with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
+            for frame in frames:
+                await call.write(frame)
+            while await call.read() is not grpc.aio.EOF:
+                pass
+        code, details = await call.code(), await call.details()
+        if code is not grpc.StatusCode.INTERNAL or details != "Internal error from Core":
+            return code, details
+        call.again()
 
 
 class Proxy:

@@ -343,7 +343,7 @@ class Shard:
         self.loaded_lanes.pop(lane, None)
 
     def prune(self, lane: Lane) -> None:
-        """Drops gone tasks from the heads of a lane, so that its first place and first returned task are waiting ones."""
+        """Drops gone tasks from the heads of a lane: its first place and first returned task are then waiting ones."""
         gone, window, size = lane.gone, lane.window, 0
         while gone and lane.returned and lane.returned[0][0] in gone:
             gone.remove(heapq.heappop(lane.returned)[0])

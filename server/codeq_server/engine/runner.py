@@ -158,11 +158,11 @@ class ShardRunner:
         self._arm()
 
     def durable(self) -> asyncio.Future[None] | None:
-        """Returns a future for all decisions so far being durable and no other leader having decided; None: it is so.
+        """Returns a future that resolves when all decisions so far are durable and confirmed; None: they are already.
 
-        A batch not yet sent proves by getting through that nobody else had decided before. A batch in flight may still
-        get through while another leader already decides: so whatever was read next to it, or with no batch at all, must
-        be confirmed.
+        Confirmed means that nobody else had decided. A batch not yet sent proves that by getting through. A batch in
+        flight may still get through while another leader already decides: so whatever was read next to it, or with no
+        batch at all, must be confirmed.
 
         Raises:
             Rejection: OUTCOME_UNKNOWN after a failed commit, that of `end` after it.

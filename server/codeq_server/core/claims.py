@@ -126,7 +126,7 @@ def _candidates(shard: Shard, tenant: str, commands: Sequence[str] | None, index
 
 
 def _take(taking: _Taking, lane: Lane, count: int, bytes_max: int) -> tuple[int, int]:
-    """Takes up to `count` tasks of a lane; returns how many it took, and what is left of the bytes."""
+    """Takes up to `count` tasks of a lane; returns how many it took, and the bytes left."""
     shard, claim = taking.shard, taking.claim
     got = 0
     gone = lane.gone

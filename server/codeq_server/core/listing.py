@@ -1,6 +1,6 @@
 """Reading many tasks in slices, each short enough for the event loop.
 
-Keys come from written rows, which hold everything that anyone was told; tasks are shown with their latest decisions.
+Keys come from written rows, which hold everything already acknowledged; tasks are shown with their latest decisions.
 """
 
 from __future__ import annotations

@@ -330,13 +330,13 @@ class Tenant:
 
 
 class Directory:
-    """What is known of all queues together, in addition to `Shard.queues` and `Shard.by_name`.
+    """Data about all queues together, in addition to `Shard.queues` and `Shard.by_name`.
 
     Attributes:
         tenants: Queues of each tenant.
         last_queue: Number of the most recently opened queue.
         idle: Unused queues and since when, in monotonic milliseconds; the longest unused comes first.
-        retire_at: Monotonic milliseconds before which none of them leaves; NEVER: there are none.
+        retire_at: Monotonic milliseconds before which none of them leaves; NEVER if there are none.
     """
 
     __slots__ = ("idle", "last_queue", "retire_at", "tenants")
@@ -396,7 +396,7 @@ class Claim:
         self.again: set[TaskKey] = set()
         """Live tasks that may have been delivered before; their state rows record it."""
         self.holder: Holder | None = None
-        """Told when a task of the claim is cancelled; None: nobody is connected."""
+        """Notified when a task of the claim is cancelled; None: nobody is connected."""
         self.live = 0
         self.head = b""
         self.head_of: tuple[int, int, int, int] = (-1, -1, -1, -1)

@@ -61,7 +61,7 @@ def is_meant(purge: Purge, home: Lane, position: int, state: rows_pb2.StateRow |
 
 
 def end_purged(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow, now: Now) -> None:
-    """Ends a task that has already left its place."""
+    """Ends a task that has left its place."""
     value = shard.get(keys.place_key(home.task_prefix, position)) if shard.watched else None
     key = home.key_of(position, value) if value is not None else ""
     end_cancelled(shard, home, position, key, state, PURGED_ERROR, now)

@@ -291,7 +291,7 @@ class Shard:
                 self.ready[queue.tenant][lane.index][queue] = None
 
     def note_unused(self, queue: Queue, mono_ms: int) -> None:
-        """Lets a queue leave after its idle time, unless it is used again."""
+        """Schedules a queue to leave after its idle time, unless it is used again."""
         directory = self.directory
         directory.idle.setdefault(queue, mono_ms)
         directory.retire_at = min(directory.retire_at, mono_ms + self.settings.queue_idle_ms)

@@ -71,7 +71,7 @@ class TimeIndex:
             self.alarms.set(line, 0)
 
     def forget(self, queue: Queue) -> None:
-        """Forgets a queue that has left; it had no rows any more."""
+        """Forgets a queue that has left; it had no rows by then."""
         line = queue.timelines.get(self.table)
         if line is not None:
             self.alarms.drop(line)

@@ -1,4 +1,4 @@
-"""Removing waiting tasks from their places, and ending tasks that have no place any more."""
+"""Removing waiting tasks from their places, and ending tasks that have left their places."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def cancel(shard: Shard, tenant: str, task_id: str, reason: str, now: Now) -> No
 def end_cancelled(
     shard: Shard, home: Lane, position: int, task_id: TaskKey, state: rows_pb2.StateRow, reason: str, now: Now
 ) -> None:
-    """Records the end, as CANCELLED, of a task that has no place any more."""
+    """Records the end, as CANCELLED, of a task that has left its place."""
     end(shard, home, position, task_id, state, Status.CANCELLED, reason or CANCELLED_ERROR, now)
     shard.totals.cancelled += 1
 
@@ -74,7 +74,7 @@ def end(
     error: str,
     now: Now,
 ) -> None:
-    """Records in its state row the end of a task that has no place any more; the caller counts it."""
+    """Records in its state row the end of a task that has left its place; the caller counts it."""
     state.status, state.error = status, error
     state.place, state.place_lane, state.place_at = rows_pb2.PLACE_KIND_UNSPECIFIED, 0, 0
     state.changed_ms, state.ended_lsn = now.wall_ms, shard.batch.lsn

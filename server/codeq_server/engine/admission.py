@@ -42,7 +42,7 @@ class Admission:
     """Lets tenants take turns to decide."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, is_full: Callable[[], bool]) -> None:
-        """Starts with nobody in line.
+        """Starts with empty lines.
 
         Args:
             loop: The event loop whose turns are shared.

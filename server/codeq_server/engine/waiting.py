@@ -83,7 +83,7 @@ class WaitingRoom:
         return first
 
     def drain(self, refusal: Rejection) -> None:
-        """Tells every waiter that no more work will come, and why."""
+        """Ends every wait: no more work will come, and the rejection says why."""
         for waiter in list(self._keys):
             self.leave(waiter)
             waiter.drain(refusal)

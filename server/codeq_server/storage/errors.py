@@ -15,21 +15,21 @@ class StoreError(Exception):
     """A store cannot be opened, read or written."""
 
 
-class StoreLocked(StoreError):  # noqa: N818 - says what is the matter
+class StoreLocked(StoreError):  # noqa: N818 - names the fault
     """Another process has the store open."""
 
 
-class StoreNotWritable(StoreError):  # noqa: N818 - says what is the matter
+class StoreNotWritable(StoreError):  # noqa: N818 - names the fault
     """The directory of the store cannot be created or written."""
 
 
-class StoreFormat(StoreError):  # noqa: N818 - says what is the matter
+class StoreFormat(StoreError):  # noqa: N818 - names the fault
     """The store has a newer format or another number of shards."""
 
 
-class StoreDamaged(StoreError):  # noqa: N818 - says what is the matter
+class StoreDamaged(StoreError):  # noqa: N818 - names the fault
     """Rows of the store are lost or unreadable."""
 
 
-class StoreFailed(StoreError):  # noqa: N818 - says what is the matter
+class StoreFailed(StoreError):  # noqa: N818 - names the fault
     """A read or write failed. After a failed write nothing can be written until the store is opened again."""

@@ -92,7 +92,7 @@ class Disk:
 
     @property
     def round_seconds(self) -> float:
-        """How long the current round has taken so far; 0: there is none."""
+        """How long the current round has taken so far; 0 if there is none."""
         return 0.0 if self._running is None else self._loop.time() - self._round_began
 
     def submit(self, work: Work) -> None:

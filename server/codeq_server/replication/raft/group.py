@@ -64,7 +64,7 @@ class Group:
         number: Number of the group: the index of its shard.
         raft_id: Raft id of this member.
         stored: Its stored state.
-        disk: Writes what must persist.
+        disk: Persists its state.
         network: Carries messages.
         listener: Told of changes of leadership.
         ticks: How time is counted.
@@ -211,7 +211,7 @@ class Group:
         """Returns a future that is done when a batch, decided in a term, is applied here.
 
         It fails with `Listener.refusal` if the outcome is unknown. A batch that is refused leaves a gap, so the
-        leadership ends, and begins anew if this member still leads.
+        leadership ends, and starts again if this member still leads.
         """
         future = self._propose(term, lambda: self._node.propose(encode_batch(term, batch)))
         if future.done() and self.leading_term == term:
@@ -255,7 +255,7 @@ class Group:
         self.wake()
 
     def renew(self, term: int) -> None:
-        """Ends the leadership of a term, and begins it anew in the same term if this member still leads.
+        """Ends the leadership of a term, and starts it again in the same term if this member still leads.
 
         `Listener.lost` is called now, `Listener.leading` once everything proposed before is applied.
         """

@@ -82,7 +82,7 @@ class Peers:
     Args:
         credentials: Prove the identity of this node to others.
         handler: Told about other nodes.
-        counters: Count what happens.
+        counters: Counters to update.
     """
 
     def __init__(self, credentials: Credentials, handler: Handler, counters: Counters) -> None:

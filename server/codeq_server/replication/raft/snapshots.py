@@ -72,12 +72,12 @@ class _Job:
 
 
 class SnapshotSender:
-    """Sends snapshots: to each node one at a time, and of each group only the latest.
+    """Sends snapshots: one at a time per node, and only the latest of each group.
 
     Args:
         credentials: Prove the identity of this node to others.
         handler: Told the outcome.
-        counters: Count what happens.
+        counters: Counters to update.
         address_of: Returns the address of a node by its Raft id, empty if it is not connected.
     """
 
@@ -243,13 +243,13 @@ class _Transfer:
 
 
 class SnapshotReceiver:
-    """Receives snapshots: of each group one at a time, the latest.
+    """Receives snapshots: one at a time per group, the latest.
 
     Args:
         incoming: Folder for their files.
         reserve_bytes: Free space to leave on its disk.
         handler: Installs them.
-        counters: Count what happens.
+        counters: Counters to update.
     """
 
     def __init__(self, incoming: Path, reserve_bytes: int, handler: Handler, counters: Counters) -> None:
@@ -357,7 +357,7 @@ class SnapshotReceiver:
         transfer.installing = True
 
     async def _install(self, group: int, message: bytes, folder: Path, transfer: _Transfer) -> None:
-        """Has a complete snapshot installed, and removes what is left of it."""
+        """Has a complete snapshot installed, and removes its remaining files."""
         try:
             await self._handler.install(group, message, folder)
             self._counters.snapshots_received += 1

@@ -10,7 +10,7 @@ from .disk import Disk, Work
 from .log_rows import GroupKeys, base_value
 
 LOG_BYTES: Final = 64 << 20
-"""Log length from which it is cut, to half of this at most; a leader keeps what any member lacks."""
+"""Log length from which it is cut, leaving at least half of this; a leader keeps what any member lacks."""
 LOG_BYTES_MAX: Final = 256 << 20
 """Length from which a leader cuts whatever members lack: they get a snapshot. About ten seconds at full load."""
 CUT_ENTRIES_MAX: Final = 8_000

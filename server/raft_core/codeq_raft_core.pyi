@@ -1,19 +1,19 @@
 """Consensus for codeq: one member of a Raft group, in numbers and bytes.
 
-The caller owns the clock (`tick`), the network (`step`, messages of `Ready`) and the disk (`Ready`, `on_persisted`).
-For each turn, until `ready()` returns None:
+The caller owns the clock (`tick`), the network (`step`, messages of `Ready`) and the disk (`Ready`, `on_persisted`). On
+each turn, until `ready()` returns None:
 
 1. Send `messages`.
 2. Answer `read_states` once their index is applied.
-3. For each entry of `committed` that changes members (type 1 or 2), in order and before the next `step` or `tick`:
-   `apply_members`. Its result is stored together with the applied index.
-4. Put the rest in the queue of the one writer: hard state, snapshot, entries (the first replaces everything stored from
-   its index on), and the committed entries. The writer works in order. What is applied is told with `on_applied`.
-5. When a Ready is durable, and all before it are: `on_persisted(number)`, then send its `persisted_messages`. A Ready
+3. For each entry of `committed` that changes members (type 1 or 2), in order and before the next `step` or `tick`: call
+   `apply_members`. Store its result together with the applied index.
+4. Queue the rest for the only writer: hard state, snapshot, entries (the first replaces everything stored from its
+   index on), and the committed entries. The writer works in order. Report applied entries with `on_applied`.
+5. When a Ready and all before it are durable: call `on_persisted(number)`, then send its `persisted_messages`. A Ready
    without `must_sync` needs no sync of its own, but waits for those before it.
-6. A snapshot that is installed is told with `on_applied(its index)`, after `on_persisted`.
+6. Report an installed snapshot with `on_applied(its index)`, after `on_persisted`.
 
-Terms, indices and raft ids are unsigned 64-bit numbers; 0 stands for "none". A panic inside ends the process.
+Terms, indices and raft ids are unsigned 64-bit numbers; 0 means "none". A panic inside ends the process.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class ProposalRefused(Exception):
 
 @final
 class Snapshot:
-    """The state of the group at an index, in the words of its owner."""
+    """The state of the group at an index, in its owner's format."""
 
     @property
     def index(self) -> int: ...
@@ -40,7 +40,7 @@ class Snapshot:
 
 @final
 class ConfState:
-    """Who belongs to the group, each list in ascending order."""
+    """Who belongs to the group; each list is in ascending order."""
 
     @property
     def voters(self) -> list[int]: ...
@@ -57,13 +57,13 @@ class ConfState:
 
 @final
 class Status:
-    """Where a node stands."""
+    """State of a node."""
 
     @property
     def role(self) -> _Role: ...
     @property
     def leader(self) -> int:
-        """Raft id of the leader; 0 when none is known."""
+        """Raft id of the leader; 0 if unknown."""
     @property
     def term(self) -> int: ...
     @property
@@ -82,7 +82,7 @@ class Status:
         """Bytes of the payloads in memory."""
     @property
     def transferring(self) -> int:
-        """Raft id of the member that leadership is being handed to; else 0."""
+        """Raft id of the member to which leadership is being transferred, else 0."""
 
 @final
 class Progress:
@@ -92,23 +92,23 @@ class Progress:
     def id(self) -> int: ...
     @property
     def matched(self) -> int:
-        """Last index the member is known to have durably."""
+        """Last index that the member is known to have durably."""
     @property
     def next_index(self) -> int: ...
     @property
     def state(self) -> Literal["probe", "replicate", "snapshot"]: ...
     @property
     def recent_active(self) -> bool:
-        """Whether it was heard of since the last check of the quorum."""
+        """Whether it was heard from since the last check of the quorum."""
     @property
     def pending_snapshot(self) -> int:
-        """Index of the snapshot it was sent and has not reported yet; else 0."""
+        """Index of the snapshot that was sent to it and not reported yet, else 0."""
     @property
     def is_learner(self) -> bool: ...
 
 @final
 class Ready:
-    """What is to be done; see the module."""
+    """Work to do; see the module."""
 
     @property
     def number(self) -> int: ...
@@ -116,35 +116,35 @@ class Ready:
     def must_sync(self) -> bool: ...
     @property
     def hard_state(self) -> tuple[int, int, int] | None:
-        """(term, vote, commit), when changed."""
+        """(term, vote, commit), if changed."""
     @property
     def soft_state(self) -> tuple[int, _Role] | None:
-        """(leader, role), when changed."""
+        """(leader, role), if changed."""
     @property
     def entries(self) -> list[tuple[int, int, bytes]]:
-        """(index, term, the whole entry), to be stored; whatever is stored from the first of these indices on goes."""
+        """(index, term, the whole entry), to store; anything stored from the first of these indices on is replaced."""
     @property
     def snapshot(self) -> Snapshot | None:
-        """What replaces state and log; entries of the same Ready follow it."""
+        """Replaces state and log; entries of the same Ready follow it."""
     @property
     def messages(self) -> list[tuple[int, str, bytes]]:
-        """(to, type, message), to be sent at once."""
+        """(to, type, message), to send at once."""
     @property
     def persisted_messages(self) -> list[tuple[int, str, bytes]]:
-        """(to, type, message), to be sent when this Ready is durable."""
+        """(to, type, message), to send once this Ready is durable."""
     @property
     def committed(self) -> list[tuple[int, int, int, bytes, bytes]]:
-        """(index, term, type, data, context), to be applied.
+        """(index, term, type, data, context), to apply.
 
-        Type 0 is a proposal, or without data the first entry of a leader; types 1 and 2 change members.
+        Type 0 is a proposal or, without data, the first entry of a leader; types 1 and 2 change members.
         """
     @property
     def read_states(self) -> list[tuple[int, bytes]]:
-        """(index, context) of reads: what was committed when `read_index` was called is at or below the index."""
+        """(index, context) of reads: everything committed when `read_index` was called is at or below the index."""
 
 @final
 class RaftNode:
-    """One member of one group. Not for two threads at once. Pre-vote and check-quorum are always on."""
+    """One member of one group. Not thread-safe. Pre-vote and check-quorum are always on."""
 
     def __new__(
         cls,
@@ -166,111 +166,111 @@ class RaftNode:
         uncommitted_bytes_max: int,
         committed_bytes_max: int,
     ) -> RaftNode:
-        """Starts from what is on disk.
+        """Starts from the state on disk.
 
         Args:
             id: Raft id of this node, not 0.
-            seed: Of the election timeouts: the same calls on the same seed give the same bytes.
-            term: From the stored hard state, as are vote and commit; 0 for a disk without one.
-            vote: Whom this node voted for in the term; 0 for nobody.
+            seed: Seed of the election timeouts: the same calls with the same seed give the same bytes.
+            term: From the stored hard state, like vote and commit; 0 for a disk without one.
+            vote: Node that this node voted for in the term; 0: none.
             commit: At least `applied`.
             conf_state: As stored with the applied index; b"" for a node that belongs to no group yet.
-            base_index: Index before the first entry: of the last compaction or snapshot, 0 for none.
+            base_index: Index before the first entry: that of the last compaction or snapshot, 0: none.
             base_term: Its term.
-            entries: The whole entries stored, from `base_index` + 1 on.
-            applied: At least `base_index`; entries above it come as committed (again).
+            entries: The whole stored entries, from `base_index` + 1 on.
+            applied: At least `base_index`; entries above it are returned as committed (again).
             election_ticks: Ticks without a leader before an election: drawn from [this, twice this).
             heartbeat_ticks: Ticks between heartbeats; fewer than `election_ticks`.
-            message_bytes_max: Entries of one message, in bytes; at least one goes.
-            inflight_max: Messages with entries on their way to one member.
-            uncommitted_bytes_max: Payloads proposed and not yet committed; one goes always.
-            committed_bytes_max: Committed entries of one Ready, in bytes; at least one comes.
+            message_bytes_max: Bytes of entries in one message; at least one entry is sent.
+            inflight_max: Messages with entries in flight to one member.
+            uncommitted_bytes_max: Bytes of payloads proposed and not yet committed; one is always accepted.
+            committed_bytes_max: Bytes of committed entries in one Ready; at least one entry is returned.
 
         Raises:
-            ValueError: These cannot be.
+            ValueError: The arguments contradict each other or are out of range.
         """
 
     def tick(self) -> None:
-        """Lets one tick of time pass."""
+        """Advances time by one tick."""
 
     def step(self, message: bytes) -> None:
-        """Takes a message of a peer. Types that peers do not send are dropped, proposals and reads among them.
+        """Takes a message of a peer. Types that peers do not send are dropped, including proposals and reads.
 
         Raises:
-            ValueError: No raft message, not for this id, or one that no correct peer sends. Nothing has changed.
+            ValueError: It is no raft message, not for this id, or one that no correct peer sends. Nothing has changed.
         """
 
     def campaign(self) -> None:
-        """Stands for election now; nothing when it leads.
+        """Stands for election now; does nothing if this node leads.
 
         Raises:
-            ProposalRefused: Not a voter, or not all of its log is durable and applied.
+            ProposalRefused: It is not a voter, or not all of its log is durable and applied.
         """
 
     def propose(self, data: bytes) -> int:
-        """Appends data, not empty, and returns its index. Whether it is committed under this term, `committed` says.
+        """Appends data, not empty, and returns its index. `committed` shows whether it is committed under this term.
 
         Raises:
-            ProposalRefused: Not the leader, leadership is being handed over, or too much is uncommitted.
+            ProposalRefused: It is not the leader, leadership is being transferred, or too much is uncommitted.
         """
 
     def propose_members(self, changes: Sequence[tuple[_ChangeKind, int]], context: bytes) -> int:
-        """Appends a change of members and returns its index. More than one change: joint consensus, left by itself.
+        """Appends a change of members and returns its index. Several changes use joint consensus, which ends by itself.
 
         Raises:
-            ProposalRefused: As `propose`; or an earlier change is not finished or not applied.
-            ValueError: Not a change of this group: no change, an id twice, no voter left.
+            ProposalRefused: As for `propose`; or an earlier change is not finished or not applied.
+            ValueError: The change is invalid for this group: no change, an id twice, or no voter left.
         """
 
     def read_index(self, context: bytes) -> None:
-        """Asks the members whether this node leads; the answer comes in `read_states`, or never when it does not.
+        """Asks the members whether this node leads; the answer is in `read_states`, or never comes if it does not.
 
         Args:
-            context: Not empty, and not that of another read on its way.
+            context: Not empty, and different from that of any other read in flight.
 
         Raises:
-            ProposalRefused: Not the leader, or its first entry of this term is not committed yet.
+            ProposalRefused: It is not the leader, or its first entry of this term is not committed yet.
         """
 
     def transfer_leader(self, to: int) -> None:
-        """Hands leadership over; proposals are refused until that is done or an election timeout has passed.
+        """Transfers leadership; proposals are refused until that is done or an election timeout has passed.
 
-        To its own id: ends what is under way.
+        To its own id: aborts a transfer in progress.
 
         Raises:
-            ProposalRefused: Not the leader, or `to` is no voter.
+            ProposalRefused: It is not the leader, or `to` is not a voter.
         """
 
     def report_unreachable(self, id: int) -> None:
-        """Says that a message to a member was lost."""
+        """Reports that a message to a member was lost."""
 
     def report_snapshot(self, id: int, ok: bool) -> None:
-        """Says how the sending of a MsgSnapshot ended. Until then the member is sent nothing else."""
+        """Reports the outcome of sending a MsgSnapshot. Until then nothing else is sent to the member."""
 
     def ready(self) -> Ready | None:
-        """Returns what is to be done next, or None. The log in memory has it already."""
+        """Returns the next work to do, or None. The log in memory already contains it."""
 
     def on_persisted(self, number: int) -> None:
-        """Says that the Ready of this number and all before it are durable."""
+        """Reports that the Ready of this number and all before it are durable."""
 
     def on_applied(self, index: int) -> None:
-        """Says that all up to index is applied. An index that is not committed and durable here ends the process."""
+        """Reports that all up to index is applied. An index not committed and durable here ends the process."""
 
     def apply_members(self, entry_type: int, data: bytes) -> bytes:
-        """Takes a committed change of members; returns the new conf state. A leader that is no voter then steps down.
+        """Applies a committed change of members; returns the new conf state. A leader no longer a voter steps down.
 
         Raises:
-            ValueError: No change of this group; the members are as before.
+            ValueError: It is not a change of this group; the members are unchanged.
         """
 
     def offer_snapshot(self, index: int, term: int, conf_state: bytes, data: bytes) -> None:
-        """Keeps a snapshot, in place of the one before, for members that need entries compacted here."""
+        """Keeps a snapshot, in place of the previous one, for members that need entries already compacted here."""
 
     def snapshot_wanted(self) -> bool:
-        """Whether since the last call a member needed a snapshot and had none offered, new enough and naming it."""
+        """Returns whether, since the last call, a member needed a snapshot that is new enough and lists it, in vain."""
 
     def compact(self, index: int) -> None:
-        """Forgets entries up to index, which is applied. What is forgotten already stays so."""
+        """Forgets entries up to index, which must be applied. Entries already forgotten stay so."""
 
     def term_of(self, index: int) -> int:
         """Returns the term of an entry in the log, or of the base.
@@ -282,25 +282,25 @@ class RaftNode:
     @property
     def status(self) -> Status: ...
     def progress(self) -> list[Progress]:
-        """Returns what this leader knows of all members, itself included, by id; empty when it does not lead."""
+        """Returns what this leader knows of all members, itself included, by id; empty if it does not lead."""
 
 def conf_state(voters: Sequence[int], learners: Sequence[int]) -> bytes:
-    """Returns the conf state of these raft ids.
+    """Returns the conf state with these raft ids.
 
     Raises:
         ValueError: An id is 0 or named twice, or there are learners without a voter.
     """
 
 def read_conf_state(conf_state: bytes) -> ConfState:
-    """Reads a conf state.
+    """Parses a conf state.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is malformed.
     """
 
 def snapshot_of(message: bytes) -> Snapshot | None:
-    """Returns the snapshot that a message carries, or None.
+    """Returns the snapshot in a message, or None.
 
     Raises:
-        ValueError: It is no raft message.
+        ValueError: It is not a raft message.
     """

@@ -1,6 +1,6 @@
-"""Whose turn it is among many that have something due: by time until it is due, from then on tenant by tenant.
+"""Turns among many sources with something due: ordered by time until due, from then on tenant by tenant.
 
-However much one tenant has due, another one's turn comes after one turn of each other tenant.
+However much one tenant has due, another tenant's turn comes after at most one turn of each other tenant.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections import OrderedDict, deque
 from typing import Final, Generic, Protocol, TypeVar
 
 NEVER: Final = 1 << 62
-"""A time that does not come."""
+"""A time that never comes."""
 MOVES_MAX: Final = 256
-"""Sources that become due in one step; the others do in the next."""
+"""Sources that become due in one step; the rest follow in the next."""
 STALE_MAX: Final = 64
-"""Alarms that hold no more, beyond as many as hold, at which they are thrown away."""
+"""Stale alarms kept beyond the number of valid ones before the heap is rebuilt."""
 
 _DUE: Final = -1
 
@@ -24,7 +24,7 @@ class Source(Protocol):
 
     @property
     def tenant(self) -> str:
-        """Whose turn it takes."""
+        """Tenant whose turn it takes."""
         ...
 
 
@@ -32,10 +32,10 @@ S = TypeVar("S", bound=Source)
 
 
 class Alarms(Generic[S]):
-    """The next time of each source; never later than the true one, which its owner finds out in its turn.
+    """The next time of each source. It may be early, which the owner discovers in the source's turn, but never late.
 
     Attributes:
-        first_ms: The earliest of all, 0 while something is due, NEVER if there is none.
+        first_ms: The earliest of all; 0 while something is due, NEVER if there is none.
     """
 
     __slots__ = ("_due", "_heap", "_pushed", "_times", "first_ms")
@@ -43,15 +43,15 @@ class Alarms(Generic[S]):
     def __init__(self) -> None:
         self.first_ms = NEVER
         self._times: dict[S, int] = {}
-        """Of each source the time of its alarm that holds, or _DUE."""
+        """Time of each source's valid alarm, or _DUE."""
         self._heap: list[tuple[int, int, S]] = []
         """(time, number that makes it unique, source)."""
         self._pushed = 0
         self._due: OrderedDict[str, deque[S]] = OrderedDict()
-        """Of each tenant, in turn: the sources that are due, in turn."""
+        """Due sources of each tenant; both tenants and sources in turn."""
 
     def set(self, source: S, at_ms: int) -> None:
-        """Brings the alarm of a source forward to `at_ms`, if it is later or there is none."""
+        """Brings a source's alarm forward to `at_ms`; does nothing if it is already that early."""
         known = self._times.get(source)
         if known is not None and known <= at_ms:
             return
@@ -64,13 +64,13 @@ class Alarms(Generic[S]):
             heapq.heapify(self._heap)
 
     def drop(self, source: S) -> None:
-        """Forgets a source that has nothing to come; one that is due is asked once more."""
+        """Forgets a source with nothing to come; one that is due still gets its turn."""
         if self._times.get(source, _DUE) != _DUE:
             del self._times[source]
             self._look()
 
     def turn(self, now_ms: int) -> S | None:
-        """Returns the source that has the next turn, or None: nothing is due. `rest` ends the turn."""
+        """Returns the source whose turn it is, or None if nothing is due. `rest` ends the turn."""
         heap = self._heap
         for _ in range(MOVES_MAX):
             if not heap or heap[0][0] > now_ms:
@@ -91,7 +91,7 @@ class Alarms(Generic[S]):
         return source
 
     def rest(self, source: S, at_ms: int | None, now_ms: int) -> None:
-        """Ends a turn; the source has something due next at `at_ms`, or never."""
+        """Ends a turn; the source's next time is `at_ms`, None: never."""
         if at_ms is not None and at_ms <= now_ms:
             self._due.setdefault(source.tenant, deque()).append(source)
         else:

@@ -1,4 +1,4 @@
-"""Artifacts of results: what state rows tell of them. Their contents lie in files, which are the caller's matter."""
+"""Artifacts of results as state rows describe them. Their contents are in files, which the caller manages."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def keep(shard: Shard, home: Lane, position: int, artifacts: Sequence[rows_pb2.A
 
 
 def same(kept: Sequence[rows_pb2.ArtifactRow], said: Sequence[rows_pb2.ArtifactRow]) -> bool:
-    """Tells whether a repeated outcome has the artifacts that were kept, whatever their files are called."""
+    """Returns whether a repeated outcome has the same artifacts as those kept, whatever their files are called."""
     return len(kept) == len(said) and all(_known(a) == _known(b) for a, b in zip(kept, said, strict=True))
 
 
 def let_go(shard: Shard, queue: Queue, key: bytes, state: rows_pb2.StateRow) -> None:
-    """Hands the files of a task over whose end, noted in the state row with this key, is being forgotten."""
+    """Hands over the files of a task whose end, recorded in the state row with this key, is being forgotten."""
     files = [each.file for each in state.artifacts if each.file]
     if files:
         queue.filed -= 1
@@ -36,7 +36,7 @@ def let_go(shard: Shard, queue: Queue, key: bytes, state: rows_pb2.StateRow) -> 
 
 
 def is_kept(shard: Shard, home: bytes, file: bytes) -> bool:
-    """Tells whether the task with this home (as in keys) has an artifact in this file.
+    """Returns whether the task with this home (as in keys) has an artifact in this file.
 
     Raises:
         CorruptRows: The state row is unreadable.

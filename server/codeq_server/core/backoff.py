@@ -1,4 +1,4 @@
-"""Delays after a failed delivery. Formulas of the documented policies; random numbers come in as an argument."""
+"""Delays after a failed delivery, by the documented formulas; random numbers are passed in as an argument."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def backoff_ms(policy: BackoffPolicy, base_seconds: int, max_seconds: int, attem
         policy: How the delay grows.
         base_seconds: Delay of the first step, at least 1.
         max_seconds: Largest delay, at least 1.
-        attempts: Deliveries so far, the failed one included.
+        attempts: Deliveries so far, including the failed one.
         random: Uniform in [0, 1).
     """
     base, most = base_seconds * 1000, max_seconds * 1000

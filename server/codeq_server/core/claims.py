@@ -18,9 +18,9 @@ from .parsing import UNREADABLE, unreadable
 from .shard import Shard
 
 CLAIM_MAX: Final = 256
-"""Deliveries of one claim, and places read at a time."""
+"""Most deliveries of one claim, and most places read at once."""
 PAGE_BYTES_MAX: Final = 4 << 20
-"""Memory that places read at a time should take; told from the page before."""
+"""Memory that a page of places should take; estimated from the page before."""
 
 RETURNED_PLACE: Final = 1 << 56
 
@@ -79,7 +79,7 @@ def claim(
         caller: Worker that takes them.
         commands: Commands to take; None: all of the tenant.
         count: Tasks wanted; at most CLAIM_MAX are given.
-        bytes_max: Task bytes wanted; the first task is given whatever its size.
+        bytes_max: Task bytes after which no further task is given; the first task is given whatever its size.
         lease_ms: Length of the leases.
         now: Time of the claim.
 
@@ -114,7 +114,7 @@ def claim(
 
 
 def _candidates(shard: Shard, tenant: str, commands: Sequence[str] | None, index: int, most: int) -> list[Queue]:
-    """Returns at most `most` queues with pending tasks in the lane, those first that waited longest for a turn."""
+    """Returns at most `most` queues with pending tasks in the lane, starting with the longest unserved."""
     queues = shard.ready[tenant][index]
     if commands is None:
         return list(islice(queues, most))
@@ -126,7 +126,7 @@ def _candidates(shard: Shard, tenant: str, commands: Sequence[str] | None, index
 
 
 def _take(taking: _Taking, lane: Lane, count: int, bytes_max: int) -> tuple[int, int]:
-    """Takes up to `count` tasks of a lane; returns how many, and what is left of the bytes."""
+    """Takes up to `count` tasks of a lane; returns how many it took, and the bytes left."""
     shard, claim = taking.shard, taking.claim
     got = 0
     gone = lane.gone
@@ -156,7 +156,7 @@ def _take(taking: _Taking, lane: Lane, count: int, bytes_max: int) -> tuple[int,
             shard.batch.rows[keys.place_key(lane.task_prefix, position)] = None
             bytes_max -= _follow(taking, lane, position, target)
             continue
-        # tuple.__new__ makes the same objects as calling their classes, in a third of the time.
+        # tuple.__new__ makes the same objects in a third of the time that calling their classes takes.
         delivery = _new(Delivery, (claim, lane, position, 0, 0))
         deliveries[task_id] = delivery
         claim.task_ids.append(task_id)
@@ -187,7 +187,7 @@ def _take_returned(taking: _Taking, lane: Lane) -> int:
 
 
 def _follow(taking: _Taking, lane: Lane, position: int, target: tuple[int, int, int]) -> int:
-    """Takes the task that a pointer at `position` of a lane leads to; position 0 means its home place.
+    """Takes the task that the pointer at `position` of a lane refers to; position 0 means the task's home place.
 
     Returns:
         The number of its task bytes.
@@ -208,7 +208,7 @@ def _follow(taking: _Taking, lane: Lane, position: int, target: tuple[int, int, 
 
 
 def load(shard: Shard, lane: Lane, most: int) -> bool:
-    """Reads the next places of a lane, at most `most`, into its empty window; returns whether there is one to take."""
+    """Reads the next places of a lane, at most `most`, into its empty window; returns whether it found a task."""
     window = lane.window
     while lane.loaded < lane.tail:
         first, last = lane.loaded + 1, min(lane.loaded + min(lane.page, most), lane.tail)
@@ -248,7 +248,7 @@ def _lease(taking: _Taking) -> tuple[Claim, list[Delivered]]:
 
 
 def lease_row(claim: Claim, slots: Sequence[Delivery], *, plain: bool = False) -> bytes:
-    """Returns the lease row of a claim that lists these deliveries; `plain`: all from home, none delivered before."""
+    """Returns the lease row of a claim with these deliveries; `plain`: all from home, none delivered before."""
     queues = [slot.home.queue.number for slot in slots]
     row = rows_pb2.LeaseRow(
         worker=claim.worker,

@@ -1,4 +1,4 @@
-"""Time as the core sees it: an argument of every decision."""
+"""Time in the core: an argument of every decision."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from .model import WINDOW_ENTRY_BYTES, Entry, Lane, Name, Queue
 from .shard import Shard
 
 HEADS_MAX: Final = 8
-"""Values of max_attempts for which a lane keeps the head of its task bytes."""
+"""Values of max_attempts for which a lane caches the head of its task bytes."""
 
 _new = tuple.__new__
 """Makes the same object as calling a NamedTuple's class, in a third of the time."""
@@ -20,7 +20,7 @@ _LENGTHS: Final = [bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) fo
 
 
 def varint(number: int) -> bytes:
-    """Returns a number in protobuf's variable-length form."""
+    """Returns a number as a protobuf varint."""
     if number < 16_384:
         return _LENGTHS[number]
     out = bytearray()
@@ -37,7 +37,7 @@ def field(number: int, content: bytes) -> bytes:
 
 
 def timestamp(number: int, unix_ms: int) -> bytes:
-    """Returns a protobuf field that holds a google.protobuf.Timestamp."""
+    """Returns a protobuf field with a google.protobuf.Timestamp."""
     seconds, millis = divmod(unix_ms, 1000)
     content = b"\x08" + varint(seconds)
     if millis:
@@ -46,7 +46,7 @@ def timestamp(number: int, unix_ms: int) -> bytes:
 
 
 def task_head(command: str, lane: int, max_attempts: int) -> bytes:
-    """Returns the task bytes before the payload's length; the field numbers are those of codeq.v1.Task."""
+    """Returns the task bytes up to the payload's length; the field numbers are those of codeq.v1.Task."""
     priority = keys.LANES - 1 - lane
     head = field(1, command.encode())
     if priority:
@@ -55,7 +55,7 @@ def task_head(command: str, lane: int, max_attempts: int) -> bytes:
 
 
 def max_attempts_of(task: bytes) -> int:
-    """Returns max_attempts out of task bytes, whose head holds it right after command and priority."""
+    """Returns max_attempts from task bytes, where it follows command and priority."""
     at = 2 + task[1] if task[1] < 128 else 3 + (task[1] & 127 | task[2] << 7)
     if task[at] == 0x18:
         at += 2
@@ -85,9 +85,9 @@ def create(
         payload: JSON; validated.
         priority: 0 to 9.
         max_attempts: Deliveries allowed; 0: the shard's default.
-        due_ms: Unix milliseconds before which it is not delivered; in the past or 0: at once.
+        due_ms: Unix milliseconds before which it is not delivered; 0 or in the past: deliverable at once.
         now: Time of acceptance.
-        expire_ms: Unix milliseconds, after `now`, at which it ends if it waits then; 0: never.
+        expire_ms: Unix milliseconds, after `now`, at which it ends if it is still waiting; 0: never.
 
     Raises:
         Rejection: TOO_MANY_QUEUES, STORAGE_FULL.
@@ -118,9 +118,9 @@ def create_in(
     name: str = "",
     expire_ms: int = 0,
 ) -> tuple[str, bytes]:
-    """Accepts a task into a queue, as `create` does, but does not ask whether the store has room.
+    """Accepts a task into a queue like `create`, but without checking that the store has room.
 
-    `name` is its id where that is not the server's; it is free.
+    `name` is the task's id if the server does not assign one; it must be free.
     """
     lane = queue.lanes[9 - priority] or queue.lane(9 - priority)
     max_attempts = max_attempts or shard.settings.max_attempts
@@ -157,7 +157,7 @@ def create_in(
 
 
 def append(shard: Shard, lane: Lane, entry: Entry) -> None:
-    """Gives a task the place after the lane's tail; its row is the caller's."""
+    """Gives a task the place after the lane's tail; the caller writes the row."""
     position = lane.tail = entry[0]
     if lane.loaded == position - 1 and shard.windows_bytes < shard.settings.window_bytes_max:
         lane.window.append(entry)

@@ -1,7 +1,7 @@
-"""Refusals of the core: values of the domain, not faults.
+"""Rejections of the core: values of the domain, not faults.
 
 Rejection            a request that cannot be granted; it changed nothing
-CorruptRows          stored rows that contradict each other: raised, never skipped silently
+CorruptRows          stored rows contradict each other: always raised, never skipped silently
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Reason(Enum):
-    """Why a request was refused; the names are those of codeq.v1.ErrorReason without the prefix (a test compares)."""
+    """Why a request was rejected; the names are those of codeq.v1.ErrorReason without the prefix (a test compares)."""
 
     INTERNAL = 0
     INVALID_FIELD = 1
@@ -65,16 +65,16 @@ class Reason(Enum):
     TOO_MANY_QUEUES = 53
 
 
-class Rejection(Exception):  # noqa: N818 - a refusal is a normal answer, not an error of the server
-    """A refused request.
+class Rejection(Exception):  # noqa: N818 - a rejection is a normal answer, not an error of the server
+    """A rejected request.
 
     Attributes:
         reason: Why.
         message: Text for people.
         violations: (field, description) of each malformed field.
-        metadata: What programs are told besides, by name.
-        tenant: Whose call it was; empty: nobody knows. For the log alone, as is the next.
-        task_id: Task that the call was about; empty: none, or many.
+        metadata: Further details for programs, by name.
+        tenant: Tenant of the call; empty: unknown. For the log only, like `task_id`.
+        task_id: Task of the call; empty: none, or many.
     """
 
     def __init__(
@@ -93,17 +93,17 @@ class Rejection(Exception):  # noqa: N818 - a refusal is a normal answer, not an
         self.task_id = ""
 
     def about(self) -> dict[str, str]:
-        """Returns what the log tells of it."""
+        """Returns the fields for the log."""
         told = {"reason": self.reason.name, "tenant": self.tenant, "task_id": self.task_id}
         return {name: value for name, value in told.items() if value}
 
     def again(self) -> Rejection:
-        """Returns the same refusal for somebody else: an exception that is raised twice keeps both callers' frames."""
+        """Returns an equal rejection for another caller: one exception raised twice would keep both callers' frames."""
         return Rejection(self.reason, self.message, self.violations, self.metadata)
 
 
 def invalid_field(field: str, description: str) -> Rejection:
-    """Returns the refusal of one malformed field."""
+    """Returns the rejection of one malformed field."""
     return Rejection(Reason.INVALID_FIELD, f"{field}: {description}", ((field, description),))
 
 

@@ -1,6 +1,6 @@
-"""Tasks that wait no longer than their producer said: at that time those that wait end as FAILED.
+"""Expiry of waiting tasks: a task that still waits at the time its producer set ends as FAILED.
 
-A task that runs then goes on, and is free of it from then on. So is one that is redriven later.
+A task that is running then goes on, and no longer expires afterwards. The same holds for one redriven after that time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EXPIRED: Final = "EXPIRED"
 
 
 def expire_entry(shard: Shard, queue: Queue, entry: bytes, now: Now) -> None:
-    """Ends the task of an entry of the expiry index, whose time has come, if it waits.
+    """Ends the task of an expiry index entry whose time has come, if the task is waiting.
 
     Raises:
         CorruptRows: The task's rows contradict each other.
@@ -47,7 +47,7 @@ def expire_entry(shard: Shard, queue: Queue, entry: bytes, now: Now) -> None:
 
 
 def leave_expiry(shard: Shard, home: Lane, position: int) -> None:
-    """Takes a task that is being removed out of the expiry index, if it is there."""
+    """Removes a task that is being deleted from the expiry index, if it is there."""
     queue = home.queue
     key = keys.place_key(home.task_prefix, position)
     value = shard.get(key)
@@ -59,7 +59,7 @@ def leave_expiry(shard: Shard, home: Lane, position: int) -> None:
 
 
 def expire_ms_of(task: bytes) -> int:
-    """Returns expire_at out of task bytes, in Unix milliseconds; 0: the task does not expire."""
+    """Returns expire_at from task bytes, in Unix milliseconds; 0: the task does not expire."""
     content = _bytes_field(task, 32)
     if content is None:
         return 0
@@ -75,7 +75,7 @@ def expire_ms_of(task: bytes) -> int:
 
 
 def _bytes_field(message: bytes, number: int) -> bytes | None:
-    """Returns the content of a length-delimited field of a message that has only such fields and numbers."""
+    """Returns the content of a length-delimited field, in a message that has only such fields and varints."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
@@ -88,7 +88,7 @@ def _bytes_field(message: bytes, number: int) -> bytes | None:
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """Returns a number in protobuf's variable-length form, and where the next one begins."""
+    """Returns a varint and the offset after it."""
     number = shift = 0
     while True:
         byte = message[at]

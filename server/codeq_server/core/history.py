@@ -1,7 +1,7 @@
-"""The last deliveries of a task, kept in its state row: who had it, from when until when, and how that ended.
+"""The last deliveries of a task, kept in its state row: who had it, from when to when, and how each ended.
 
-A task that its first delivery completes pays nothing for it: its state row says all of that delivery but the start, and
-one more number in the row says that.
+A task completed by its first delivery pays almost nothing for it: apart from the start, which takes one more number,
+its state row already describes that delivery.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from .clock import Now
 from .model import Claim
 
 DELIVERIES_KEPT: Final = 10
-"""Deliveries that a task keeps."""
+"""Deliveries kept per task."""
 ERROR_CHARACTERS_KEPT: Final = 512
-"""Characters kept of the error of each; the task itself keeps the last one in full."""
+"""Characters kept of each delivery's error; the task itself keeps its last error in full."""
 
 
 class End(IntEnum):
@@ -33,13 +33,13 @@ class End(IntEnum):
 
 
 def note(state: rows_pb2.StateRow, claim: Claim, end: End, error: str, now: Now) -> None:
-    """Adds a delivery of a claim, which ends now, to a state row."""
+    """Adds a delivery of a claim, ending now, to a state row."""
     state.deliveries.append(_row(claim.worker, claim.claimed_ms, now.wall_ms, end, error))
     del state.deliveries[:-DELIVERIES_KEPT]
 
 
 def carried_over(state: rows_pb2.StateRow, *, progressed: bool) -> bytes:
-    """Returns what stays of a state row when the next delivery ends the task: the history, and its progress if any."""
+    """Returns what remains of a state row when the next delivery ends the task: the history, and any progress."""
     row = rows_pb2.StateRow(deliveries=state.deliveries[1 - DELIVERIES_KEPT :])
     if progressed:
         row.progress = state.progress
@@ -47,12 +47,12 @@ def carried_over(state: rows_pb2.StateRow, *, progressed: bool) -> bytes:
 
 
 def deliveries(state: rows_pb2.StateRow | None) -> list[rows_pb2.DeliveryRow]:
-    """Returns the last deliveries of a task that have ended, oldest first."""
+    """Returns the last ended deliveries of a task, oldest first."""
     if state is None:
         return []
     ended = list(state.deliveries)
     if state.started_ms:
-        # The outcomes of workers have the same numbers.
+        # Workers' outcomes have the same numbers.
         ended.append(_row(state.worker, state.started_ms, state.changed_ms, End(state.outcome), state.error))
     return ended[-DELIVERIES_KEPT:]
 

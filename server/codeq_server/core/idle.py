@@ -1,6 +1,6 @@
-"""Queues that nobody uses: they leave memory and store some time after the last of their tasks was removed.
+"""Unused queues: they leave memory and store some time after their last task was removed.
 
-A queue's number is never given again, so nothing that speaks of an old task can meet a new one.
+A queue's number is never reused, so nothing that refers to an old task can match a new one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .model import Queue
 from .shard import Shard
 
 SLICE: Final = 256
-"""Queues that one call looks at."""
+"""Queues examined per call."""
 
 
 def retire(shard: Shard, now: Now) -> bool:
@@ -33,7 +33,7 @@ def retire(shard: Shard, now: Now) -> bool:
 
 
 def _drop(shard: Shard, queue: Queue) -> None:
-    """Forgets a queue, with its row."""
+    """Forgets a queue and deletes its row."""
     directory, tenant = shard.directory, queue.tenant
     del shard.queues[queue.number], shard.by_name[tenant, queue.command]
     directory.tenants[tenant].remove(queue)

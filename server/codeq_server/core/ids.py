@@ -1,8 +1,8 @@
-"""Task ids: UUIDs of version 8 that say where the task's home row is.
+"""Task ids: version 8 UUIDs that contain the location of the task's home row.
 
 Fields, in the order of the hex digits: queue (32 bits) - epoch (bits 29..14) - version, epoch (bits 13..2) - variant,
-epoch (bits 1..0), lane (4), position (bits 47..40) - position (bits 39..0), route (8). The route byte is free: a
-later version with several shards chooses it so that the id's hash leads to the shard that made it.
+epoch (bits 1..0), lane (4), position (bits 47..40) - position (bits 39..0), route (8). The route byte is unused so far:
+a later version with several shards will choose it so that the id's hash leads to the shard that made it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FORM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9
 
 
 class TaskRef(NamedTuple):
-    """What an id says: the home place of the task, and the epoch in which it was created."""
+    """The content of an id: the task's home place, and the epoch in which it was created."""
 
     queue: int
     lane: int
@@ -28,7 +28,7 @@ class TaskRef(NamedTuple):
 
 
 def id_head(queue: int, lane: int, position: int, epoch: int) -> str:
-    """Returns the part of an id that stays the same for 2**40 positions of a lane in an epoch."""
+    """Returns the part of an id that is the same for 2**40 positions of a lane in an epoch."""
     middle = (epoch & 3) << 12 | lane << 8 | position >> 40
     return f"{queue:08x}-{epoch >> 14:04x}-8{epoch >> 2 & 0xFFF:03x}-{0x8000 | middle:04x}-"
 
@@ -39,12 +39,12 @@ def make_id(head: str, position: int) -> str:
 
 
 def task_id(queue: int, lane: int, position: int, epoch: int) -> str:
-    """Returns the id of the task whose home is there."""
+    """Returns the id of the task with this home."""
     return make_id(id_head(queue, lane, position, epoch), position)
 
 
 def parse_id(text: str) -> TaskRef | None:
-    """Returns what an id says, or None where it has not the form of an id."""
+    """Returns the content of an id, or None if the text does not have the form of an id."""
     if not _FORM.fullmatch(text):
         return None
     middle = int(text[19:23], 16)

@@ -1,4 +1,4 @@
-"""Every key of a shard's rows, in one table, and the values that are not protobuf messages.
+"""The keys of all rows of a shard, in one table, and the values that are not protobuf messages.
 
 | prefix | key after the prefix                     | value                                        |
 |--------|------------------------------------------|----------------------------------------------|
@@ -15,18 +15,18 @@
 | z      | queue u32, end ms u64, lane, position    | empty                                        |
 | i      | tenant length u8, tenant, task id        | NameRow                                      |
 
-All numbers are big-endian, so that the order of keys is the order of time and of places. Values of "t" and "u":
+All numbers are big-endian, so that keys sort by time and by place. Values of "t" and "u":
 
     home     "h", epoch u32, task bytes
-    dead     "x", epoch u32, task bytes      (a home whose task was cancelled while it waited there)
+    dead     "x", epoch u32, task bytes      (a home whose task was cancelled or expired while it waited there)
     parked   "k", epoch u32, due ms u64, lane u8, task bytes      (created with a delay; always in lane 15)
     pointer  "p", home lane u8, home position u48, attempts u16   (a later place of the same queue's task)
 
-A task with an id that is not the server's (chosen by the producer, or derived from an idempotency key) is "named": the
-highest bit of the epoch in its home is set, and its id, with a length u8 before it, precedes the task bytes.
+A task whose id the server did not assign (chosen by the producer, or derived from an idempotency key) is "named": the
+highest bit of the epoch in its home is set, and its id, preceded by its length as u8, comes before the task bytes.
 
-The task bytes are a serialised codeq.v1.Task that holds what never changes: command, payload, priority, max_attempts,
-created_at and expire_at. Deliveries append the rest to them.
+The task bytes are a serialised codeq.v1.Task with the fields that never change: command, payload, priority,
+max_attempts, created_at and expire_at. Deliveries append the rest to them.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ import struct
 from typing import Final
 
 FORMAT: Final = 1
-"""Format of the rows; a store of a newer one is refused."""
+"""Format of the rows; a store with a newer one is refused."""
 
 IDENTITY: Final = b"midentity"
 TICK: Final = b"mtick"
 
 QUEUE_NUMBER_MAX: Final = (1 << 32) - 1
-"""Last number of a queue; none is given twice."""
+"""Largest queue number; numbers are never reused."""
 LANES: Final = 10
 """Lanes 0 to 9 hold priorities 9 to 0."""
 PARKED_LANE: Final = 15
@@ -52,11 +52,11 @@ DEAD: Final = b"x"
 PARKED: Final = b"k"
 POINTER: Final = b"p"
 NAMED_EPOCH: Final = 1 << 31
-"""Bit of the epoch in the home of a named task."""
+"""Bit set in the epoch of a named task's home."""
 HOME_HEAD: Final = 5
-"""Bytes of a home's value before its task bytes."""
+"""Bytes before the task bytes in a home's value."""
 PARKED_HEAD: Final = 14
-"""Bytes of a parked home's value before its task bytes."""
+"""Bytes before the task bytes in a parked home's value."""
 
 _PARKED = struct.Struct(">cIQB")
 _POINTER = struct.Struct(">cB6sH")
@@ -65,11 +65,11 @@ _ENDED_KEY = struct.Struct(">cQQH")
 _TIME_KEY = struct.Struct(">cIQB6s")
 
 TIME_KEY_BYTES: Final = _TIME_KEY.size
-"""Bytes of a key of a table in the order of queues and times."""
+"""Length of a key in a table ordered by queue and time."""
 DUE: Final = b"d"
-"""Table of the tasks that are scheduled, by the time they are due."""
+"""Table of scheduled tasks, by due time."""
 EXPIRY: Final = b"e"
-"""Table of the tasks that may expire, by the time when they do."""
+"""Table of tasks that may expire, by expiry time."""
 
 
 def queue_key(queue: int) -> bytes:
@@ -78,7 +78,7 @@ def queue_key(queue: int) -> bytes:
 
 
 def lane_prefix(table: bytes, queue: int, lane: int) -> bytes:
-    """Returns what the keys of a lane's rows in table "t", "s" or "u" begin with; a position follows."""
+    """Returns the prefix of the keys of a lane's rows in table "t", "s" or "u"; a position follows."""
     return table + queue.to_bytes(4, "big") + bytes((lane,))
 
 
@@ -103,18 +103,18 @@ def extension_key(token: int) -> bytes:
 
 
 def time_key(table: bytes, queue: int, time_ms: int, lane: int, position: int) -> bytes:
-    """Returns the key of the task with this home in table "d", "e" or "z": in the order of queues and times."""
+    """Returns the key of the task with this home in table "d", "e" or "z", which are ordered by queue and time."""
     return _TIME_KEY.pack(table, queue, time_ms, lane, position.to_bytes(6, "big"))
 
 
 def split_time_key(key: bytes) -> tuple[int, int, int, int]:
-    """Returns queue, time, lane and position of the home, of a key whatever stands behind it."""
+    """Returns queue, time, and lane and position of the home; bytes after the key are ignored."""
     _, queue, time_ms, lane, position = _TIME_KEY.unpack_from(key)
     return queue, time_ms, lane, int.from_bytes(position, "big")
 
 
 def time_of(key: bytes) -> int:
-    """Returns the time of such a key."""
+    """Returns the time in such a key."""
     return int.from_bytes(key[5:13], "big")
 
 
@@ -130,18 +130,18 @@ def split_due_value(value: bytes) -> tuple[int, int, bool]:
 
 
 def ended_key(until_ms: int, lsn: int, number: int) -> bytes:
-    """Returns the key of a list of ended tasks whose retention is over at `until_ms`."""
+    """Returns the key of a list of ended tasks whose retention ends at `until_ms`."""
     return _ENDED_KEY.pack(b"r", until_ms, lsn, number)
 
 
 def split_ended_key(key: bytes) -> tuple[int, int, int]:
-    """Returns end of retention, LSN and number."""
+    """Returns the end of retention, LSN and number."""
     _, until_ms, lsn, number = _ENDED_KEY.unpack(key)
     return until_ms, lsn, number
 
 
 def dead_key(queue: int, ended_ms: int, lane: int, position: int) -> bytes:
-    """Returns the key in the dead-letter index of the task with this home."""
+    """Returns the key of the task with this home in the dead-letter index."""
     return time_key(b"z", queue, ended_ms, lane, position)
 
 
@@ -156,12 +156,12 @@ def home_head(epoch: int) -> bytes:
 
 
 def parked_head(epoch: int, due_ms: int, lane: int) -> bytes:
-    """Returns the head of a parked home's value; `lane` is the lane of the task's priority."""
+    """Returns the head of a parked home's value; `lane` is that of the task's priority."""
     return _PARKED.pack(PARKED, epoch, due_ms, lane)
 
 
 def home_epoch(value: bytes) -> int:
-    """Returns the epoch in which the task of a home was created."""
+    """Returns the epoch in which a home's task was created."""
     return int.from_bytes(value[1:5], "big") & ~NAMED_EPOCH
 
 
@@ -172,7 +172,7 @@ def split_parked(value: bytes) -> tuple[int, int]:
 
 
 def task_bytes(value: bytes) -> bytes:
-    """Returns the task bytes of a home, of which there are always some."""
+    """Returns the task bytes of a home, which are never empty."""
     start = PARKED_HEAD if value[:1] == PARKED else HOME_HEAD
     task = value[start + 1 + value[start] :] if value[1] & 0x80 else value[start:]
     if not task:
@@ -181,7 +181,7 @@ def task_bytes(value: bytes) -> bytes:
 
 
 def name_of(value: bytes) -> str:
-    """Returns the id of the named task of a home; empty: the task has the server's id."""
+    """Returns the id of a home's task if it is named; empty: the server assigned the id."""
     if not value[1] & 0x80:
         return ""
     start = PARKED_HEAD if value[:1] == PARKED else HOME_HEAD
@@ -189,12 +189,12 @@ def name_of(value: bytes) -> str:
 
 
 def name_head(task_id: str) -> bytes:
-    """Returns what stands between the head of a named task's home and its task bytes."""
+    """Returns the bytes between the head of a named task's home and its task bytes."""
     return bytes((len(task_id),)) + task_id.encode()
 
 
 def name_key(tenant: str, task_id: str) -> bytes:
-    """Returns the key of the row that leads from a named task's id to its home."""
+    """Returns the key of the row that maps a named task's id to its home."""
     return b"i" + bytes((len(tenant),)) + tenant.encode() + task_id.encode()
 
 
@@ -210,7 +210,7 @@ def split_pointer(value: bytes) -> tuple[int, int, int]:
 
 
 def pack_home(lane: int, position: int) -> int:
-    """Returns a home of a known queue as one number, as lists of homes in rows hold it."""
+    """Returns a home of a known queue as one number, the form used in lists of homes."""
     return lane << 48 | position
 
 

@@ -1,4 +1,4 @@
-"""When leases end: of each tenant a heap of its claims."""
+"""When leases end: a heap of claims for each tenant."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TenantEnds:
 
 
 class LeaseEnds:
-    """The ends of all claims, those included that are over meanwhile; tenants take turns.
+    """The ends of all claims, including claims that are over by now; tenants take turns.
 
     Attributes:
         alarms: When each tenant's next claim ends.
@@ -43,11 +43,11 @@ class LeaseEnds:
         self.alarms.set(ends, until_ms)
 
     def turn(self, now_ms: int) -> TenantEnds | None:
-        """Returns the tenant whose turn it is, or None: nothing is due. `rest` ends the turn."""
+        """Returns the tenant whose turn it is, or None if nothing is due. `rest` ends the turn."""
         return self.alarms.turn(now_ms)
 
     def pop(self, ends: TenantEnds) -> int:
-        """Takes a tenant's first claim off the list and returns its token."""
+        """Removes a tenant's first claim from the list and returns its token."""
         self.count -= 1
         return heapq.heappop(ends.heap)[1]
 
@@ -60,7 +60,7 @@ class LeaseEnds:
             self.alarms.rest(ends, None, now_ms)
 
     def keep(self, tokens: Collection[int]) -> None:
-        """Throws away the claims that are not among `tokens`; a tenant without any goes in its next turn."""
+        """Removes the claims that are not among `tokens`; a tenant left without any goes in its next turn."""
         self.count = 0
         for ends in self.tenants.values():
             ends.heap = [end for end in ends.heap if end[1] in tokens]

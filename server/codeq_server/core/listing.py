@@ -1,6 +1,6 @@
 """Reading many tasks in slices, each short enough for the event loop.
 
-The keys come from written rows, which hold all that anybody was told of; the tasks are shown as decided.
+Keys come from written rows, which hold everything already acknowledged; tasks are shown with their latest decisions.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from .reads import TaskView, view_at
 from .shard import Shard
 
 SLICE_ROWS_MAX: Final = 256
-"""Rows read at a time."""
+"""Most rows per read."""
 SLICE_ROWS_FIRST: Final = 16
-"""Rows read at first, while their size is unknown."""
+"""Rows of the first read, while their size is unknown."""
 SLICE_BYTES: Final = 1 << 20
-"""Bytes that a slice should have; told from the slice before."""
+"""Target size of a slice; estimated from the previous slice."""
 
 
 @dataclass(slots=True)
 class Walk:
-    """A way through the rows of a range.
+    """Reads the rows of a range step by step.
 
     Attributes:
-        start: First key not yet read; going back, first key of the range.
-        end: End of the range; going back, the key read last.
-        rows_max: Rows read at a time at most.
-        back: Whether it goes from the end to the start.
+        start: First key not yet read; backwards: first key of the range.
+        end: End of the range; backwards: the key read last.
+        rows_max: Most rows per read.
+        back: Whether it runs from the end to the start.
         examined: Rows read so far.
-        done: Whether the range is read to its end.
+        done: Whether the range has been read completely.
     """
 
     start: bytes
@@ -45,18 +45,18 @@ class Walk:
 
     @property
     def last(self) -> bytes:
-        """Key read last."""
+        """The key read last."""
         return self.end if self.back else self.start[:-1]
 
     def go_on(self, last: bytes) -> None:
-        """Goes on behind a key that was read earlier."""
+        """Continues after a key that was read earlier."""
         if self.back:
             self.end = min(self.end, last)
         else:
             self.start = max(self.start, last + b"\0")
 
     def read(self, shard: Shard, most: int) -> list[tuple[bytes, bytes]]:
-        """Returns the next rows of the range as they are written, at most `most` and `rows_max`."""
+        """Returns the next rows of the range as written, at most `most` and at most `rows_max`."""
         limit = min(self._rows, most)
         scan = shard.stored.scan_back if self.back else shard.stored.scan
         rows = scan(self.start, self.end, limit)
@@ -73,7 +73,7 @@ class Walk:
 
 
 def next_queue(shard: Shard, tenant: str, command: str, number: int) -> int | None:
-    """Returns the number of the tenant's first queue from `number` on, of this command if one is given."""
+    """Returns the tenant's lowest queue number from `number` up, of this command if one is given; None: no queue."""
     if command:
         queue = shard.by_name.get((tenant, command))
         return queue.number if queue is not None and queue.number >= number else None
@@ -85,7 +85,7 @@ def next_queue(shard: Shard, tenant: str, command: str, number: int) -> int | No
 
 
 def previous_queue(shard: Shard, tenant: str, command: str, number: int) -> int | None:
-    """Returns the number of the tenant's last queue up to `number`, of this command if one is given."""
+    """Returns the tenant's highest queue number up to `number`, of this command if one is given; None: no queue."""
     if command:
         queue = shard.by_name.get((tenant, command))
         return queue.number if queue is not None and queue.number <= number else None
@@ -97,7 +97,7 @@ def previous_queue(shard: Shard, tenant: str, command: str, number: int) -> int 
 
 
 def view_home(shard: Shard, key: bytes, now: Now) -> TaskView | None:
-    """Returns the task whose home has this key; None: it was removed, or the row is a pointer.
+    """Returns the task whose home has this key; None: the task was removed, or the row is a pointer.
 
     Raises:
         CorruptRows: The task's rows contradict each other.

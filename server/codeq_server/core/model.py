@@ -1,7 +1,7 @@
-"""What a shard keeps in memory: queues with their lanes, claims with their live deliveries, the batch being decided.
+"""A shard's data in memory: queues with their lanes, claims with their live deliveries, and the current batch.
 
-Everything here is a cache over rows: in full only what runs or was given back, counters and queues; of each lane only a
-window of its head.
+Everything here is a cache over rows. Only running and returned tasks, counters and queues are held in full; of each
+lane only a window at its head is.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from .notable import Notables
 from .rates import Rates
 
 WINDOW_ENTRY_BYTES: Final = 300
-"""Memory of a window's entry beside its task bytes; measured on CPython 3.11."""
+"""Memory of a window entry in addition to its task bytes; measured on CPython 3.11."""
 FIRST_PAGE: Final = 16
-"""Places of a lane read at first, while the size of its tasks is unknown; rows of a timeline read at first."""
+"""Places read first in a lane, while the size of its tasks is unknown; rows read first in a timeline."""
 
 
 class Name(NamedTuple):
-    """A task's id that is not the server's: unique within the tenant only."""
+    """A task id that the server did not assign; unique only within the tenant."""
 
     tenant: str
     task_id: str
 
 
 TaskKey = str | Name
-"""What a shard knows a task by: the server's id, or the tenant with the task's own id."""
+"""A shard's key for a task: the id the server assigned, or the tenant with the task's own id."""
 
 
 def id_of(key: TaskKey) -> str:
@@ -73,8 +73,8 @@ class Entry(NamedTuple):
 class Lane:
     """One priority of a queue: places in the order of acceptance.
 
-    The window covers the places (mark, loaded]; it says nothing of those in (loaded, tail], which are read from rows
-    before it runs dry. `ready` counts pending tasks of the lane exactly, in the window or not, returned ones included.
+    The window covers the places (mark, loaded]. Places in (loaded, tail] are read from rows before the window runs dry.
+    `ready` is the exact number of the lane's pending tasks, in the window or not, returned ones included.
     """
 
     __slots__ = (
@@ -107,13 +107,13 @@ class Lane:
         self.window: deque[Entry] = deque()
         self.window_bytes = 0
         self.returned: list[tuple[int, int, int, int]] = []
-        """Heap of (position, home lane, home position, attempts) of tasks given back, ahead of the mark."""
+        """Heap of (position, home lane, home position, attempts) of returned tasks, which are ahead of the mark."""
         self.gone: set[int] = set()
-        """Positions in the window, and of returned tasks, whose tasks wait there no more; never the first of either."""
+        """Positions in the window or of returned tasks at which nothing waits any more; never the first of either."""
         self.page = FIRST_PAGE
-        """Places to read next, by the size of those read before."""
+        """Places to read next; depends on the size of those read before."""
         self.served = 0
-        """Turn in which a claim took from it last."""
+        """Turn in which a claim last took from it."""
         self.task_prefix = keys.lane_prefix(b"t", queue.number, index)
         self.state_prefix = keys.lane_prefix(b"s", queue.number, index)
         self.heads: dict[int, bytes] = {}
@@ -130,13 +130,13 @@ class Lane:
         return f"{self._head}{position & 0xFFFFFFFFFF:010x}{ids.ROUTE}"
 
     def key_of(self, position: int, home: bytes) -> TaskKey:
-        """Returns the key of the task whose home, at `position`, has this value."""
+        """Returns the key of the task whose home at `position` has this value."""
         name = keys.name_of(home)
         return Name(self.queue.tenant, name) if name else self.id_of(position, keys.home_epoch(home))
 
 
 class Timeline:
-    """A queue's rows in a table that is in the order of times, with the head of them in memory; see `TimeIndex`."""
+    """A queue's rows in a table ordered by time, with their head in memory; see `TimeIndex`."""
 
     __slots__ = ("count", "cut_at", "gone", "heap", "loaded", "mark", "page", "prefix", "queue", "tenant")
 
@@ -147,21 +147,21 @@ class Timeline:
         self.count = 0
         """Number of rows."""
         self.mark = b""
-        """Key after its prefix, or its beginning, before which there is no row and never will be."""
+        """Key without its prefix, possibly cut short; no row comes before it, now or ever."""
         self.heap: list[bytes] = []
-        """Entries in memory: keys with values behind."""
+        """Entries in memory: keys followed by values."""
         self.loaded: bytes | None = None
         """Key up to which every entry is in memory; None: all are."""
         self.gone: set[bytes] = set()
-        """Keys whose rows are deleted; entries of them may still be in memory."""
+        """Keys of deleted rows whose entries may still be in memory."""
         self.page = FIRST_PAGE
         """Rows to read next."""
         self.cut_at = 0
-        """Entries in memory at which they are cut, unless that is less than usual."""
+        """Number of entries in memory at which they are cut, if more than the usual limit."""
 
 
 class Purge:
-    """A purge of a queue that goes on: which tasks it ends, and how far it got since the opening; see `purging`."""
+    """A purge in progress: the tasks it ends, and its progress since the shard was opened; see `purging`."""
 
     __slots__ = ("at_ms", "following", "lsn", "page", "queue", "tails", "tenant")
 
@@ -171,16 +171,16 @@ class Purge:
         self.at_ms = at_ms
         """Time of the request, in Unix milliseconds."""
         self.tails = tails
-        """Of each lane: its tail then."""
+        """Tail of each lane at that time."""
         self.lsn = lsn
-        """Batch of the request."""
+        """LSN of the batch with the request."""
         self.following: dict[bytes, bytes | None] = {b"u": b"", b"d": b""}
-        """Of each table that it goes through: the key to go on with; empty: the beginning, None: it is done."""
+        """Next key to read in each table it scans; empty: start at the beginning, None: done."""
         self.page = FIRST_PAGE
-        """Places to read next, by the size of those read before."""
+        """Places to read next; depends on the size of those read before."""
 
     def row(self) -> rows_pb2.PurgeState:
-        """Returns what the queue's row keeps of it."""
+        """Returns what the queue's row keeps of the purge."""
         tails = [keys.pack_home(lane, tail) for lane, tail in self.tails.items()]
         return rows_pb2.PurgeState(at_ms=self.at_ms, tails=tails)
 
@@ -216,7 +216,7 @@ class Queue:
         self.key = keys.queue_key(number)
         self.lanes: list[Lane | None] = [None] * 16
         self.timelines: dict[bytes, Timeline] = {}
-        """By table; of those only that it ever had rows in."""
+        """By table; only tables in which it ever had rows."""
         self.claimed = 0
         self.dlq = 0
         self.completed_total = 0
@@ -224,25 +224,25 @@ class Queue:
         self.created_total = 0
         self.removed_total = 0
         self.paused = False
-        """Whether somebody stopped its deliveries."""
+        """Whether deliveries were stopped by request."""
         self.purge: Purge | None = None
-        """A purge that goes on."""
+        """The purge in progress."""
         self.named = 0
-        """Tasks with a row that leads from their id to their home."""
+        """Tasks with a row that maps their id to their home."""
         self.filed = 0
-        """Ended tasks with artifacts whose contents the server keeps."""
+        """Ended tasks with artifacts whose contents the server stores."""
         self.rates = Rates()
         self.touched = False
-        """Whether the batch being decided changed it."""
+        """Whether the current batch changed it."""
 
     @property
     def unused(self) -> bool:
-        """Whether nothing is known of it but its name and its totals: no task has rows, and nobody has set anything."""
+        """Whether only its name and totals are left: no task has rows, and it is neither paused nor being purged."""
         return self.created_total == self.removed_total and not self.held
 
     @property
     def held(self) -> bool:
-        """Whether claims give nothing of it."""
+        """Whether claims skip it."""
         return self.paused or self.purge is not None
 
     @property
@@ -258,19 +258,19 @@ class Queue:
 
     @property
     def expiring(self) -> int:
-        """Number of tasks in the expiry index: those whose time to expire has not come, wherever they are."""
+        """Number of tasks in the expiry index: those whose expiry time has not come, whatever their status."""
         line = self.timelines.get(keys.EXPIRY)
         return line.count if line is not None else 0
 
     def timeline(self, table: bytes) -> Timeline:
-        """Returns the timeline, made at its first use."""
+        """Returns the timeline of a table, created on first use."""
         line = self.timelines.get(table)
         if line is None:
             line = self.timelines[table] = Timeline(table, self)
         return line
 
     def lane(self, index: int) -> Lane:
-        """Returns the lane, made at its first use."""
+        """Returns the lane, created on first use."""
         lane = self.lanes[index]
         if lane is None:
             lane = self.lanes[index] = Lane(self, index)
@@ -305,11 +305,11 @@ class Queue:
 
 
 class Tenant:
-    """The queues of a tenant in the order of their commands and in that of their numbers.
+    """The queues of a tenant, ordered by command and by number.
 
     Attributes:
-        commands: Commands in order.
-        numbers: Numbers in order.
+        commands: Commands, sorted.
+        numbers: Numbers, sorted.
     """
 
     __slots__ = ("commands", "numbers")
@@ -319,7 +319,7 @@ class Tenant:
         self.numbers: list[int] = []
 
     def add(self, queue: Queue) -> None:
-        """Takes a queue that was opened last of all."""
+        """Adds a queue; it was opened after all others."""
         insort(self.commands, queue.command)
         self.numbers.append(queue.number)
 
@@ -330,13 +330,13 @@ class Tenant:
 
 
 class Directory:
-    """Which queues there are, beside their numbers and names.
+    """Data about all queues together, in addition to `Shard.queues` and `Shard.by_name`.
 
     Attributes:
         tenants: Queues of each tenant.
-        last_queue: Number of the queue opened last.
-        idle: Unused queues with the monotonic milliseconds since when, the longest unused first.
-        retire_at: Monotonic milliseconds at which the first of them may leave; NEVER: there are none.
+        last_queue: Number of the most recently opened queue.
+        idle: Unused queues and since when, in monotonic milliseconds; the longest unused comes first.
+        retire_at: Monotonic milliseconds before which none of them leaves; NEVER if there are none.
     """
 
     __slots__ = ("idle", "last_queue", "retire_at", "tenants")
@@ -349,15 +349,15 @@ class Directory:
 
 
 class Holder(Protocol):
-    """A connected worker with deliveries of its own."""
+    """A connected worker that holds deliveries."""
 
     def cancelled(self, task_id: str, token: int) -> None:
-        """Hears that a task was cancelled; the end is not durable yet."""
+        """Called when a task was cancelled; the end is not durable yet."""
         ...
 
 
 class Claim:
-    """The deliveries of one claim: they share a lease token, a worker and a lease length."""
+    """The deliveries of one claim; they share a lease token, a worker and a lease length."""
 
     __slots__ = (
         "again",
@@ -384,19 +384,19 @@ class Claim:
         self.lease_ms = lease_ms
         self.claimed_ms = claimed_ms
         self.until = until
-        """End of the leases on the monotonic clock, but for the extended ones."""
+        """End of the leases on the monotonic clock, except for extended ones."""
         self.extended: dict[TaskKey, tuple[int, int]] = {}
-        """Ends on the monotonic clock and longest grants in milliseconds of leases that heartbeats extended."""
+        """For each lease extended by heartbeats: its end on the monotonic clock and longest grant in milliseconds."""
         self.task_ids: list[TaskKey] = []
-        """Keys of the tasks that the lease row lists, live or not."""
+        """Keys of the tasks listed in the lease row, live or not."""
         self.named = False
         """Whether a task of the claim may be a named one."""
         self.progressed: set[TaskKey] = set()
-        """Live tasks whose state rows hold a progress of this delivery."""
+        """Live tasks whose state rows hold progress reported during this delivery."""
         self.again: set[TaskKey] = set()
-        """Live tasks that may have had deliveries before: their state rows tell of them."""
+        """Live tasks that may have been delivered before; their state rows record it."""
         self.holder: Holder | None = None
-        """Who is told when a task of the claim is cancelled; None: nobody is connected."""
+        """Notified when a task of the claim is cancelled; None: nobody is connected."""
         self.live = 0
         self.head = b""
         self.head_of: tuple[int, int, int, int] = (-1, -1, -1, -1)
@@ -427,18 +427,18 @@ class Delivery(NamedTuple):
 
 @dataclass(slots=True)
 class Batch:
-    """Row changes decided together: they become durable together.
+    """Row changes decided together, which become durable together.
 
     Attributes:
-        lsn: Number of the batch, one more than that of the batch before.
+        lsn: Number of the batch, one more than that of the previous one.
         rows: New value of each changed row; None deletes it.
         touched: Queues whose rows are to be written.
         extended: Claims whose extension rows are to be written.
-        ended: (queue, home, whether it went to the dead-letter queue) of tasks that ended.
-        revived: Those of them, once for each such end, that were redriven in the same batch.
-        size: Bytes of its payloads, results and rows of states.
-        notable: What the log tells of it.
-        kept_until: When the first of the tasks that ended in it may be removed, in Unix milliseconds; set by the seal.
+        ended: (queue, home, whether it went to the dead-letter queue) of each task that ended.
+        revived: Those of them that were redriven in the same batch, once for each such end.
+        size: Bytes of its payloads, results and state rows.
+        notable: Events for the log.
+        kept_until: Earliest time at which a task that ended in it may be removed, in Unix milliseconds; set by `seal`.
     """
 
     lsn: int
@@ -452,7 +452,7 @@ class Batch:
     kept_until: int | None = None
 
     def __bool__(self) -> bool:
-        """Tells whether anything was decided."""
+        """Returns whether anything was decided."""
         return bool(self.rows or self.touched or self.extended)
 
 
@@ -462,7 +462,7 @@ class SealedBatch:
 
     Attributes:
         lsn: Its number.
-        previous_lsn: Number of the batch before.
+        previous_lsn: Number of the previous batch.
         epoch: Epoch in which it was decided.
         wall_ms: Time of sealing in Unix milliseconds.
         rows: Every row change.

@@ -1,8 +1,8 @@
-"""Tasks with an id that is not the server's: chosen by the producer, or derived from an idempotency key.
+"""Tasks whose id the server does not assign: the producer chose it, or it derives from an idempotency key.
 
-Decisions come one after the other and read rows that are decided and not yet written, so to look and then to create is
-one step: of any number of equal creates with one key exactly one makes the task. The row that leads from the id to the
-task is written and removed together with the task's other rows.
+Decisions run one at a time and see rows that are decided but not yet written, so check and create are one step: of any
+number of equal creates with one key, exactly one makes the task. The row that maps the id to the task is written and
+removed together with the task's other rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .parsing import parsed, unpacked
 from .shard import Shard
 
 NAMESPACE: Final = uuid.UUID("7d3b0a5e-4c38-5e0f-9c3e-5b1f6a0c9d27")
-"""Namespace of the ids that follow from idempotency keys. Never changed: a retry must lead to the same id for ever."""
+"""Namespace of the ids derived from idempotency keys. Never changed: a retry must always lead to the same id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class Naming:
 
     Attributes:
         task_id: The id.
-        digest: Digest of the request as sent, where the id follows from an idempotency key; empty: the producer chose
-            the id.
-        meaning: Digest of what the request means, then.
+        digest: Digest of the request as sent, if the id derives from an idempotency key; empty: the producer chose the
+            id.
+        meaning: Digest of the request's meaning, in the same case.
     """
 
     task_id: str
@@ -42,13 +42,13 @@ class Naming:
     meaning: bytes = b""
 
     def made(self, row: rows_pb2.NameRow) -> bool:
-        """Tells whether this is the request that a row tells of; rows of earlier servers know no meaning."""
+        """Returns whether a row records this request; rows of earlier servers have no meaning digest."""
         return row.digest == self.digest or (bool(self.meaning) and row.meaning == self.meaning)
 
 
 @dataclass(frozen=True, slots=True)
 class NewTask:
-    """A task to create; everything is validated. The fields are the arguments of `creates.create`."""
+    """A task to create, fully validated. The fields are the arguments of `creates.create`."""
 
     command: str
     payload: bytes
@@ -61,7 +61,7 @@ class NewTask:
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """A task just accepted: its id and its task bytes."""
+    """A newly accepted task: its id and its task bytes."""
 
     task_id: str
     raw: bytes
@@ -69,30 +69,30 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """The request was carried out before: the id of the task that it made."""
+    """The request was already carried out: the id of the task that it made."""
 
     task_id: str
 
 
 def keyed_id(tenant: str, key: str, index: int | None = None) -> str:
-    """Returns the id that follows from an idempotency key: a UUID of version 5.
+    """Returns the id derived from an idempotency key: a UUID of version 5.
 
     Args:
         tenant: Tenant of the producer.
-        key: The key; without control characters.
-        index: Of a task of an atomic batch, its place there.
+        key: The key, without control characters.
+        index: Place of the task in its atomic batch; None: the id of a single task or of the batch itself.
     """
     name = f"{tenant}\n{key}" if index is None else f"{tenant}\n{key}\n{index}"
     return str(uuid.uuid5(NAMESPACE, name))
 
 
 def task_key(tenant: str, task_id: str) -> TaskKey:
-    """Returns the key of the task with this id, whether there is one or not."""
+    """Returns the key of the task with this id, whether or not the task exists."""
     return Name(tenant, task_id) if ids.parse_id(task_id) is None else task_id
 
 
 def create(shard: Shard, tenant: str, task: NewTask, now: Now) -> Created | Duplicate:
-    """Accepts a task, or finds the one that the same request made.
+    """Accepts a task, or finds the one made by the same request.
 
     Raises:
         Rejection: TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
@@ -106,17 +106,17 @@ def create(shard: Shard, tenant: str, task: NewTask, now: Now) -> Created | Dupl
 def create_all(
     shard: Shard, tenant: str, tasks: Sequence[NewTask], batch: Naming | None, now: Now
 ) -> list[Created] | list[Duplicate | None]:
-    """Accepts all tasks or none, or finds those that the same request made.
+    """Accepts all tasks or none, or finds those made by the same request.
 
     Args:
         shard: Shard that takes them.
         tenant: Tenant of the producer.
-        tasks: The tasks; with `batch` none has a naming of its own.
-        batch: Id and digest that follow from the key of the batch; None: it has none.
+        tasks: The tasks; with `batch`, the id of each derives from the key of the batch.
+        batch: Id and digests derived from the key of the batch; None: it has no key.
         now: Time of acceptance.
 
     Returns:
-        The tasks just accepted; or, of an earlier batch, its tasks, None for each that was removed after its retention.
+        The tasks just accepted; or, if the batch was accepted before, its tasks, with None for each removed since.
 
     Raises:
         Rejection: TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN. Nothing was changed.
@@ -167,7 +167,7 @@ def _create(shard: Shard, tenant: str, task: NewTask, batch: str, now: Now) -> C
 
 
 def _is_free(shard: Shard, tenant: str, naming: Naming) -> bool:
-    """Tells whether a task can get the id; False: the same request made the task that has it."""
+    """Returns whether the id is free; False: the same request made the task that has it."""
     row = _row(shard, tenant, naming.task_id)
     if row is None:
         return True
@@ -194,7 +194,7 @@ def _row(shard: Shard, tenant: str, task_id: str) -> rows_pb2.NameRow | None:
 
 
 def find_named(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int] | None:
-    """Returns lane and position of the home of a task whose id is not the server's; None: there is none."""
+    """Returns lane and position of the home of a task whose id the server did not assign; None: no such task."""
     row = _row(shard, tenant, task_id)
     if row is None or row.batch_tasks:
         return None
@@ -209,7 +209,7 @@ def find_named(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int] | No
 
 
 def forget(shard: Shard, lane: Lane, home_key: bytes) -> None:
-    """Removes the row of a named task that is being removed itself, and with its last task that of its batch."""
+    """Removes the row of a named task that is being removed itself, and with a batch's last task the batch's row."""
     home = shard.get(home_key)
     task_id = "" if home is None else unpacked(keys.name_of, home_key, home)
     if not task_id:

@@ -1,6 +1,6 @@
-"""What an operator asks about later: leases that ran out, and tasks that went to the dead-letter queue.
+"""Events that operators ask about later: leases that expired, and tasks that went to the dead-letter queue.
 
-A batch notes it, and whoever runs the shard tells it once the batch is durable.
+A batch collects them, and the shard's runner logs them once the batch is durable.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ LEASE_EXPIRED: Final = "lease_expired"
 DEAD_LETTERED: Final = "task_dead_lettered"
 
 LISTED_MAX: Final = 100
-"""Events that a batch lists; the rest is counted."""
+"""Events that a batch lists; further ones are only counted."""
 
 _CAUSES: Final = {0: "LEASE_EXPIRED", 3: "NACK", 4: "ABANDON"}
-"""Of dead letters, by the outcome of the last delivery."""
+"""Causes of dead letters, by the outcome of the last delivery."""
 
 
 class Notable(NamedTuple):
@@ -30,8 +30,8 @@ class Notable(NamedTuple):
         command: Its command.
         task_id: Its id.
         worker: Worker whose delivery ended.
-        attempts: Deliveries so far, that one included.
-        cause: How that one ended.
+        attempts: Deliveries so far, including that one.
+        cause: How that delivery ended.
     """
 
     event: str
@@ -48,7 +48,7 @@ class Notables:
 
     Attributes:
         listed: The first ones.
-        more: Number of the others, by name.
+        more: Number of further events, by name; None: there are none.
     """
 
     __slots__ = ("listed", "more")
@@ -58,7 +58,7 @@ class Notables:
         self.more: Counter[str] | None = None
 
     def note(self, event: str, delivery: Delivery, task_id: TaskKey, outcome: int) -> None:
-        """Notes what the end of a delivery led to; `outcome` is how it ended."""
+        """Notes an event caused by the end of a delivery; `outcome` is how it ended."""
         if len(self.listed) >= LISTED_MAX:
             self.more = self.more or Counter()
             self.more[event] += 1

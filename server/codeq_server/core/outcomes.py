@@ -1,4 +1,4 @@
-"""Ends of deliveries: complete, fail, nack, abandon, expiry, and heartbeats that put the end off."""
+"""Ends of deliveries: complete, fail, nack, abandon and expiry; also heartbeats, which extend leases."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .parsing import UNREADABLE, unreadable
 from .shard import Shard
 
 ABANDONS_MAX: Final = 100
-"""Abandons of a task that give its delivery back; later ones count as deliveries."""
+"""Abandons of a task that leave its attempts unchanged; later ones count as deliveries."""
 SHRINK_FROM: Final = 16
-"""Lease rows shorter than this are not rewritten when most of their deliveries have ended."""
+"""Lease rows with fewer tasks than this are not rewritten when most of their deliveries have ended."""
 NACK_DELAY_MAX_MS: Final = 12 * 3_600_000
-"""Longest delay that a nack gives a task."""
+"""Longest delay after a nack."""
 EXPIRED_ERROR: Final = "LEASE_EXPIRED"
 MAX_ATTEMPTS_ERROR: Final = "MAX_ATTEMPTS"
 
@@ -46,7 +46,7 @@ class Status(IntEnum):
 
 
 class Outcome(IntEnum):
-    """How a delivery ended; the numbers are those of codeq.v1.OutcomeKind, 0 is the server's own doing."""
+    """How a delivery ended; the numbers are those of codeq.v1.OutcomeKind, 0 is the server's own action."""
 
     BY_SERVER = 0
     COMPLETED = 1
@@ -59,10 +59,10 @@ _FINAL: Final = {Outcome.COMPLETED: Status.COMPLETED, Outcome.FAILED: Status.FAI
 
 
 class Verdict(NamedTuple):
-    """What an outcome led to.
+    """The effect of an outcome.
 
     Attributes:
-        status: Where the task went.
+        status: New status of the task.
         delay_ms: Delay after a nack.
         at_ms: Time of the change in Unix milliseconds.
     """
@@ -86,20 +86,20 @@ def settle(
     *,
     artifacts: Sequence[rows_pb2.ArtifactRow] = (),
 ) -> Verdict:
-    """Ends a delivery by its worker's word. Repeating the same outcome with the same token returns the same verdict.
+    """Ends a delivery at its worker's request. Repeating the same outcome with the same token returns the same verdict.
 
     Args:
         shard: Shard that owns the task.
-        caller: Who says so.
+        caller: The worker.
         task_id: Task.
-        token: Lease token; None: the caller's live lease of the task, or its last one while nobody holds the task.
+        token: Lease token; None: the caller's live lease of the task, or its last one while the task is not leased.
         outcome: COMPLETED, FAILED, NACK or ABANDON.
         result: Result of a COMPLETED, or None.
         error: Error of a FAILED, reason of a NACK.
-        delay_ms: Delay of a NACK, cut to NACK_DELAY_MAX_MS; None: by the backoff policy.
+        delay_ms: Delay of a NACK, at most NACK_DELAY_MAX_MS (longer ones are cut); None: by the backoff policy.
         random: Uniform in [0, 1), for the backoff.
         now: Time of the outcome.
-        artifacts: Artifacts of a COMPLETED or FAILED. With one without URL and file an outcome can only repeat an
+        artifacts: Artifacts of a COMPLETED or FAILED. If one has neither URL nor file, the outcome can only repeat an
             earlier one.
 
     Raises:
@@ -127,10 +127,10 @@ def settle(
 
 
 def complete(shard: Shard, caller: Caller, task_id: str, token: int, result: bytes | None, now: Now) -> bool:
-    """Ends a delivery as COMPLETED by the word of its holder; does and returns what `settle` does, for the usual case.
+    """Ends a delivery as COMPLETED for its holder: a fast path with the effect of `settle` for the usual case.
 
     Returns:
-        False where the holder is not the caller: nothing changed, and `settle` tells why.
+        True if it did. False: the caller is not the holder or the task is named; nothing changed, `settle` decides.
     """
     delivery = shard.deliveries.get(task_id)
     if delivery is None:
@@ -185,7 +185,7 @@ def _finish(
 
 
 def _kept(shard: Shard, delivery: Delivery, task_id: TaskKey) -> bytes:
-    """Returns the part of a task's state row that stays when its delivery completes or fails it."""
+    """Returns the part of a task's state row that is kept when its delivery completes or fails it."""
     claim, home, position, _, _ = delivery
     progressed = task_id in claim.progressed
     before = shard.state(home, position) if progressed or task_id in claim.again else None
@@ -195,7 +195,7 @@ def _kept(shard: Shard, delivery: Delivery, task_id: TaskKey) -> bytes:
 
 
 def leave_claim(shard: Shard, delivery: Delivery) -> None:
-    """Takes an ended delivery out of its claim and of the counters."""
+    """Removes an ended delivery from its claim and from the counters."""
     claim, queue = delivery.claim, delivery.home.queue
     queue.claimed -= 1
     if not queue.touched:
@@ -231,7 +231,7 @@ def _nack(
 def _ended_state(
     shard: Shard, delivery: Delivery, outcome: Outcome, end: End, error: str, now: Now
 ) -> rows_pb2.StateRow:
-    """Returns the task's state row with the end of this delivery noted in it."""
+    """Returns the task's state row with the end of this delivery recorded."""
     state = shard.state(delivery.home, delivery.position) or rows_pb2.StateRow()
     claim = delivery.claim
     state.ended_token = claim.token
@@ -261,7 +261,7 @@ def _lane_and_max(shard: Shard, delivery: Delivery) -> tuple[Lane, int]:
 def _try_again(
     shard: Shard, delivery: Delivery, task_id: TaskKey, state: rows_pb2.StateRow, delay_ms: int, now: Now
 ) -> Verdict:
-    """Moves a task whose delivery ended without an end of the task: to its tail, the due index or the dead letters."""
+    """Moves a task that has not ended with its delivery: to its lane's tail, the due index or the dead letters."""
     home = delivery.home
     lane, max_attempts = _lane_and_max(shard, delivery)
     if state.attempts >= max_attempts:
@@ -280,7 +280,7 @@ def _try_again(
 
 
 def enqueue(shard: Shard, lane: Lane, home: Lane, home_position: int, state: rows_pb2.StateRow) -> None:
-    """Gives a task a new place at the tail of its priority's lane; the state row is the caller's to put."""
+    """Gives a task a new place at the tail of its priority's lane; the caller puts the state row."""
     position = lane.tail + 1
     state.status = Status.PENDING
     state.place, state.place_lane, state.place_at = rows_pb2.PLACE_KIND_QUEUED, lane.index, position
@@ -311,7 +311,7 @@ def _bury(shard: Shard, delivery: Delivery, task_id: TaskKey, state: rows_pb2.St
 
 
 def give_back(shard: Shard, delivery: Delivery, task_id: TaskKey, outcome: Outcome, now: Now) -> Verdict:
-    """Gives an unused delivery back; the caller has taken it out of `shard.deliveries`.
+    """Gives back an unused delivery; the caller has already removed it from `shard.deliveries`.
 
     The task keeps its place and its attempts. Abandons beyond ABANDONS_MAX count as deliveries; give-backs by the
     server (outcome BY_SERVER) are not abandons.
@@ -344,7 +344,7 @@ def give_back(shard: Shard, delivery: Delivery, task_id: TaskKey, outcome: Outco
 
 
 def expire(shard: Shard, delivery: Delivery, task_id: TaskKey, now: Now) -> Verdict:
-    """Ends a delivery whose lease ran out: the task goes to its tail at once, or to the dead letters."""
+    """Ends a delivery whose lease expired: the task goes to its lane's tail at once, or to the dead letters."""
     del shard.deliveries[task_id]
     shard.totals.expired += 1
     state = _ended_state(shard, delivery, Outcome.BY_SERVER, End.LEASE_EXPIRED, "", now)
@@ -391,7 +391,7 @@ def report_progress(
     extend_ms: int | None,
     now: Now,
 ) -> tuple[int, int]:
-    """Keeps a progress on a leased task, and extends the lease by `extend_ms` from now unless that is None.
+    """Stores a task's progress under its lease, and extends the lease to `extend_ms` from now unless that is None.
 
     Returns:
         The lease token, and the end of the lease in Unix milliseconds.
@@ -410,7 +410,7 @@ def report_progress(
 
 
 def held(shard: Shard, caller: Caller, task_id: str, token: int | None) -> tuple[TaskKey, Delivery]:
-    """Returns the key and the caller's live delivery of a task, or raises why there is none."""
+    """Returns the key and the caller's live delivery of a task; raises the same rejections as `heartbeat`."""
     key, delivery = find_live(shard, caller.tenant, task_id)
     if delivery is None or delivery.home.queue.tenant != caller.tenant:
         home, position = find_home(shard, caller.tenant, task_id)
@@ -420,7 +420,7 @@ def held(shard: Shard, caller: Caller, task_id: str, token: int | None) -> tuple
 
 
 def find_live(shard: Shard, tenant: str, task_id: str) -> tuple[TaskKey, Delivery | None]:
-    """Returns the key and the live delivery of a task; without a delivery the key means nothing."""
+    """Returns the key and the live delivery of a task; without a delivery the key has no meaning."""
     delivery = shard.deliveries.get(task_id)
     if delivery is not None:
         return task_id, delivery
@@ -445,7 +445,7 @@ def find_home(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int]:
             lane = queue.lanes[ref.lane]
             if lane is not None:
                 value = shard.get(keys.place_key(lane.task_prefix, ref.position))
-                # The epoch of a named task's home is never equal: such a task has no other id beside its own.
+                # The epoch of a named task's home never matches: such a task has no id besides its own.
                 if value is not None and value[:1] != keys.POINTER and value[1:5] == ref.epoch.to_bytes(4, "big"):
                     return lane, ref.position
     raise Rejection(Reason.TASK_NOT_FOUND, f"no task has the id {task_id[:64]!r}")
@@ -476,10 +476,10 @@ def _repeat(
     error: str,
     artifacts: Sequence[rows_pb2.ArtifactRow],
 ) -> Verdict:
-    """Answers an outcome that meets no live lease of the caller: the stored verdict if it repeats, else a refusal."""
+    """Answers an outcome without a live lease of the caller: the stored verdict if it repeats one, else a rejection."""
     home, position = find_home(shard, caller.tenant, task_id)
     state = shard.state(home, position)
-    # Who sends no token means the last delivery, unless there is a live one by now.
+    # Without a token the last delivery is meant, unless there is a live one by now.
     if state is not None and (delivery is None if token is None else state.ended_token == token):
         same = state.outcome == outcome and (state.subject or state.worker) == caller.subject
         if outcome is Outcome.COMPLETED:
@@ -487,7 +487,7 @@ def _repeat(
         elif outcome is Outcome.FAILED:
             same = same and state.error == error
         if same and filing.same(state.artifacts, artifacts):
-            # As it was then, whether or not it is due, cancelled or expired by now.
+            # The verdict given then, even if the task has become due, was cancelled or expired since.
             since = state.status == Status.CANCELLED or (state.status == Status.FAILED and outcome != Outcome.FAILED)
             status = Status.PENDING if since else Status(state.status)
             status = Status.SCHEDULED if state.delay_ms else status

@@ -15,7 +15,7 @@ M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
 UNREADABLE: Final = (struct.error, IndexError, ValueError)
-"""What the functions of `keys` raise on bytes that they do not understand."""
+"""Raised by the functions of `keys` on malformed bytes."""
 
 
 class RowReader(Protocol):
@@ -26,19 +26,19 @@ class RowReader(Protocol):
         ...
 
     def scan(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Returns at most `limit` rows of [start, end) in the order of keys."""
+        """Returns at most `limit` rows of [start, end) in key order."""
         ...
 
     def scan_back(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Returns at most `limit` rows of [start, end), the last one first."""
+        """Returns at most `limit` rows of [start, end), last one first."""
         ...
 
 
 def parsed(kind: type[M], key: bytes, value: bytes) -> M:
-    """Returns the message that a row holds.
+    """Returns the message in a row.
 
     Raises:
-        CorruptRows: It holds none.
+        CorruptRows: The row does not hold such a message.
     """
     try:
         return kind.FromString(value)
@@ -47,10 +47,10 @@ def parsed(kind: type[M], key: bytes, value: bytes) -> M:
 
 
 def unpacked(unpack: Callable[[bytes], T], key: bytes, value: bytes) -> T:
-    """Returns what a row holds whose value is no message.
+    """Returns the value of a row that is not a message.
 
     Raises:
-        CorruptRows: It does not hold that.
+        CorruptRows: The value is malformed.
     """
     try:
         return unpack(value)
@@ -59,12 +59,12 @@ def unpacked(unpack: Callable[[bytes], T], key: bytes, value: bytes) -> T:
 
 
 def unreadable(key: bytes) -> CorruptRows:
-    """Returns the fault of a row whose value is no message and cannot be read."""
+    """Returns the fault of a row whose value is malformed and not a message."""
     return CorruptRows(key, "holds a value that is cut off or malformed")
 
 
 def listed(key: bytes, queues: Sequence[int], homes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Returns queue and home of each task that a row lists; one queue stands for all.
+    """Returns queue and home of each task that a row lists; a single queue applies to all tasks.
 
     Raises:
         CorruptRows: Queues and homes do not match.

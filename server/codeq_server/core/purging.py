@@ -1,7 +1,7 @@
-"""Purge: every task that waits in a queue at some moment ends, slice by slice, while the queue delivers nothing.
+"""Purge: ends every task that waits in a queue at one moment, slice by slice, while the queue delivers nothing.
 
-Which tasks are meant follows from rows alone: places up to the lanes' tails of then, and state rows not changed since.
-So a purge goes on after an opening with nothing but its request, which the queue's row keeps; see docs/adr/0012.
+The rows alone tell which tasks are meant: places up to the lanes' tails at that moment, and state rows unchanged since.
+So a purge continues after a restart with nothing but its request, which the queue's row keeps; see docs/adr/0012.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from .withdrawal import end_cancelled, withdraw
 PURGED_ERROR: Final = "PURGED"
 """Error of a task that a purge ended."""
 SLICE: Final = 512
-"""Rows that one call works, roughly."""
+"""Rows processed per call, roughly."""
 TURN: Final = 128
-"""Rows that one tenant gets worked before it is another one's turn."""
+"""Rows processed for one tenant before the next tenant's turn."""
 TURN_COST: Final = 8
-"""What a turn counts at least, in rows."""
+"""Minimum cost of a turn, in rows."""
 PAGE_BYTES: Final = 1 << 20
-"""Bytes of tasks that a turn should read; told from the turn before."""
+"""Task bytes that a turn should read; estimated from the turn before."""
 
 
 def purge(shard: Shard, queue: Queue, now: Now) -> None:
-    """Begins to end every task that waits in a queue; one that goes on includes those that came since."""
+    """Starts to end every task that waits in a queue; a purge in progress is extended to tasks that came since."""
     if not queue.ready and not queue.scheduled:
         return
     tails = {lane.index: lane.tail for lane in queue.lanes if lane is not None and lane.tail}
     queue.purge = Purge(queue, now.wall_ms, tails, shard.batch.lsn)
-    # What is decided from now on has a later time, so that the times of state rows tell before from after.
+    # Later decisions get a later time, so that the times of state rows separate before from after.
     shard.wall_ms = max(shard.wall_ms, now.wall_ms + 1)
     shard.hold(queue)
     shard.touch(queue)
@@ -45,7 +45,7 @@ def purge(shard: Shard, queue: Queue, now: Now) -> None:
 
 
 def adopt(shard: Shard, queue: Queue, row: rows_pb2.PurgeState) -> None:
-    """Goes on with a purge that the queue's row tells of; the queue has its lanes."""
+    """Resumes the purge recorded in the queue's row; the queue's lanes are already in memory."""
     tails = dict(keys.unpack_home(tail) for tail in row.tails)
     if any(lane > keys.PARKED_LANE or queue.lanes[lane] is None for lane in tails):
         raise CorruptRows(queue.key, "has a purge of a lane that was never used")
@@ -54,21 +54,21 @@ def adopt(shard: Shard, queue: Queue, row: rows_pb2.PurgeState) -> None:
 
 
 def is_meant(purge: Purge, home: Lane, position: int, state: rows_pb2.StateRow | None) -> bool:
-    """Tells whether a purge ends a task that waits in the due index or was given back; `state` is its state row."""
+    """Returns whether a purge ends a task that is in the due index or was given back; `state` is its state row."""
     if state is None:
         return position <= purge.tails.get(home.index, 0)
     return state.changed_ms <= purge.at_ms
 
 
 def end_purged(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow, now: Now) -> None:
-    """Ends a task that has no place any more."""
+    """Ends a task that has left its place."""
     value = shard.get(keys.place_key(home.task_prefix, position)) if shard.watched else None
     key = home.key_of(position, value) if value is not None else ""
     end_cancelled(shard, home, position, key, state, PURGED_ERROR, now)
 
 
 def work(shard: Shard, now: Now) -> bool:
-    """Works one slice of the purges that go on, of each tenant in turn; returns whether there is more."""
+    """Processes one slice of the purges in progress, tenant by tenant; returns whether there is more."""
     left, purges = SLICE, shard.purges
     while left > 0 and (purge := purges.turn(now.wall_ms)) is not None:
         done = _turn(shard, purge, min(left, TURN), now)
@@ -78,7 +78,7 @@ def work(shard: Shard, now: Now) -> bool:
 
 
 def _turn(shard: Shard, purge: Purge, most: int, now: Now) -> int:
-    """Works the next rows of a purge; returns how many. A purge that another one took the place of does nothing."""
+    """Processes the next rows of a purge and returns how many; a purge replaced by a newer one does nothing."""
     queue = purge.queue
     if queue.purge is not purge:
         return 0
@@ -112,7 +112,7 @@ def _returned(shard: Shard, purge: Purge, most: int, now: Now) -> int:
 
 
 def _places(shard: Shard, purge: Purge, lane: Lane, most: int, now: Now) -> int:
-    """Ends the tasks at the next places of a lane, and lets the lane's mark pass them."""
+    """Ends the tasks at the next places of a lane, and moves the lane's mark past them."""
     shard.forget_window(lane)
     rows, listed, queue = shard.batch.rows, shard.batch.ended, purge.queue
     first = lane.mark + 1
@@ -145,7 +145,7 @@ def _places(shard: Shard, purge: Purge, lane: Lane, most: int, now: Now) -> int:
 
 
 def _pointed(shard: Shard, lane: Lane, position: int, value: bytes, now: Now) -> None:
-    """Ends the task that a pointer in a lane leads to; the lane is the caller's to see to."""
+    """Ends the task that a pointer in a lane refers to; the caller updates the lane."""
     key = keys.place_key(lane.task_prefix, position)
     home_lane, home_position, _ = unpacked(keys.split_pointer, key, value)
     home = lane.queue.lane(home_lane)
@@ -157,7 +157,7 @@ def _pointed(shard: Shard, lane: Lane, position: int, value: bytes, now: Now) ->
 
 
 def _scheduled(shard: Shard, purge: Purge, most: int, now: Now) -> int:
-    """Ends tasks that were scheduled before the purge; those that fall due meanwhile are the timers' to end."""
+    """Ends tasks that were scheduled before the purge; the timers end those that fall due meanwhile."""
     rows = _next_rows(shard, purge, b"d", most)
     for key, value in rows:
         _, due_ms, home_lane, position = keys.split_time_key(key)
@@ -174,9 +174,9 @@ def _scheduled(shard: Shard, purge: Purge, most: int, now: Now) -> int:
 
 
 def _next_rows(shard: Shard, purge: Purge, table: bytes, most: int) -> list[tuple[bytes, bytes]]:
-    """Returns the queue's next rows of a table, as they are now.
+    """Returns the queue's next rows of a table, in their current state.
 
-    All that was there when the purge began is written: it does not begin to work before its own batch is.
+    All rows that existed when the purge began are written: it starts work only after its own batch is written.
     """
     number = purge.queue.number
     start = purge.following[table] or _beginning(purge.queue, table)

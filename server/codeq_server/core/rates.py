@@ -1,4 +1,4 @@
-"""How many tasks of a queue come and are completed per second, kept in memory only."""
+"""Tasks created and completed per second in a queue; kept in memory only."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from math import exp
 from typing import Final
 
 SPAN_MS: Final = 60_000
-"""What was so long ago counts a third of what is now (by the factor e)."""
+"""Time constant of the decay: a task this long ago counts 1/e, about a third, of one now."""
 START_MS: Final = 1000
-"""Time that the first tasks seen are taken to have come in."""
+"""Time over which the first tasks seen are assumed to have come in."""
 
 
 class Rates:
-    """Means of a queue's rates, in which the past fades away. Told of totals once for each batch that changed them."""
+    """Decaying averages of a queue's rates. Given the queue's totals once for each batch that changed them."""
 
     __slots__ = ("_at_ms", "_completed", "_completed_total", "_created", "_created_total", "_since_ms")
 
@@ -25,7 +25,7 @@ class Rates:
         self._since_ms = -1
 
     def note(self, created_total: int, completed_total: int, mono_ms: int) -> None:
-        """Takes the totals of now."""
+        """Takes the current totals."""
         if self._at_ms < 0:
             self._at_ms = self._since_ms = mono_ms - START_MS
         fade = exp((self._at_ms - mono_ms) / SPAN_MS)

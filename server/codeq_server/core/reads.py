@@ -22,25 +22,25 @@ from .shard import Shard
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskView:
-    """A task as it is; times in Unix milliseconds, None where they do not apply.
+    """A task as it is now; times in Unix milliseconds, None where they do not apply.
 
     Attributes:
         task_id: Id.
         tenant: Tenant.
-        raw: Task bytes: a serialised codeq.v1.Task with what never changes.
-        status: Where it is.
+        raw: Task bytes: a serialised codeq.v1.Task with the fields that never change.
+        status: Its status.
         attempts: Deliveries so far.
         worker: Worker that holds the lease or ended the task.
         token: Token of the live lease.
         lease_until_ms: End of the live lease.
         due_ms: Due time while SCHEDULED.
         error: Last error.
-        changed_ms: Last change of state; None: none since the creation.
+        changed_ms: Last change of state; None: none since creation.
         finished_ms: End of the task.
-        result: Result of a COMPLETED, where it has one.
-        progress: Progress reported last, where one was.
+        result: Result of a COMPLETED task, if it has one.
+        progress: Progress last reported, if any.
         artifacts: Artifacts of the result.
-        deliveries: The last deliveries that have ended, oldest first.
+        deliveries: The last ended deliveries, oldest first.
     """
 
     task_id: str
@@ -63,7 +63,7 @@ class TaskView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueView:
-    """A queue's numbers, and the task bytes of the heads of its lanes: the oldest claimable task is among them."""
+    """A queue's counters, and the task bytes at the heads of its lanes, which include its oldest claimable task."""
 
     command: str
     ready: int
@@ -91,7 +91,7 @@ def get_task(shard: Shard, tenant: str, task_id: str, now: Now) -> TaskView:
 
 
 def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> TaskView:
-    """Returns the task whose home row is there and has this value.
+    """Returns the task whose home row is at this position and has this value.
 
     Raises:
         CorruptRows: The task's rows contradict each other.
@@ -131,7 +131,7 @@ def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> 
             raise CorruptRows(key, "a home behind the mark has neither a state row nor a lease")
         return TaskView(task_id=task_id, tenant=tenant, raw=raw, status=Status.PENDING)
     ended = state.ended_lsn > 0
-    # A cancel and an expiry are not the doing of the worker that had the task last.
+    # A cancel or an expiry is not an action of the worker that had the task last.
     by_worker = state.status != Status.CANCELLED and (state.status != Status.FAILED or state.outcome == Outcome.FAILED)
     return TaskView(
         task_id=task_id,
@@ -175,7 +175,7 @@ def view_queue(shard: Shard, queue: Queue) -> QueueView:
 
 
 def _heads(shard: Shard, lane: Lane) -> list[bytes]:
-    """Returns the task bytes of a lane's first place and of its first returned one."""
+    """Returns the task bytes at a lane's first place and of its first returned task."""
     if not lane.ready:
         return []
     homes = [(home, position) for _, home, position, _ in lane.returned[:1]]
@@ -198,7 +198,7 @@ def list_queues(shard: Shard, tenant: str, after: str, count: int) -> list[Queue
 
 
 def count_ahead(shard: Shard, tenant: str, task_id: str) -> int:
-    """Returns about how many tasks of its queue are delivered before a PENDING one; too many where places are empty.
+    """Returns about how many tasks of its queue are delivered before a PENDING one; too many if places are empty.
 
     Raises:
         Rejection: TASK_NOT_FOUND.

@@ -1,6 +1,6 @@
-"""Opening a shard from its rows: costs what runs and what queues there are, not what waits.
+"""Opening a shard from its rows: the cost depends on running tasks and existing queues, not on waiting tasks.
 
-Windows are read at first use; leases are armed in full again, because nobody knows how long nobody served.
+Windows are read at first use. Leases restart at full length, because the time without a server is unknown.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
     """Returns a shard with everything in memory that it needs to serve.
 
     Args:
-        rows: The stored rows; the identity row with `epoch` is durable already.
+        rows: The stored rows; the identity row with `epoch` is already durable.
         settings: Settings.
         epoch: Epoch of this opening, greater than every earlier one.
         wall_ms: Unix milliseconds.
@@ -130,7 +130,7 @@ def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> 
         shard.batch.rows[key] = None
         shard.batch.rows[keys.extension_key(token)] = None
         return
-    if granted and not claim.extended:  # nobody would delete the grants of deliveries that have ended
+    if granted and not claim.extended:  # else nothing would delete the grants of deliveries that have ended
         shard.batch.rows[keys.extension_key(token)] = None
     shard.claims[token] = claim
     shard.claim_order.append(token)
@@ -140,21 +140,21 @@ def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> 
 
 
 def _note_earlier(claim: Claim, task_id: TaskKey, state: rows_pb2.StateRow) -> None:
-    """Notes what the state row of a leased task holds and is to stay when the task ends."""
+    """Notes what must be kept of a leased task's state row when the task ends."""
     claim.again.add(task_id)
     if state.HasField("progress"):
         claim.progressed.add(task_id)
 
 
 def _aligned(key: bytes, values: Sequence[int], row: rows_pb2.LeaseRow) -> Sequence[int]:
-    """Returns a value for each task that a lease row lists; none stand for zeros."""
+    """Returns one value for each task that a lease row lists; an empty list stands for zeros."""
     if values and len(values) != len(row.homes):
         raise CorruptRows(key, "places or attempts do not match the tasks that it lists")
     return values or [0] * len(row.homes)
 
 
 def _home(shard: Shard, key: bytes, number: int, packed: int, place: int) -> tuple[Lane, int, bytes] | None:
-    """Returns lane, position and value of a home that a lease row lists; None: it was removed, maybe with its queue."""
+    """Returns lane, position and value of a home listed in a lease row; None: it was removed, maybe with its queue."""
     index, position = keys.unpack_home(packed)
     value = shard.get(keys.place_key(keys.lane_prefix(b"t", number, index), position))
     if value is None:

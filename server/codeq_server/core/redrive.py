@@ -1,4 +1,4 @@
-"""Another life for tasks that ended without success, and the removal of ended tasks before their time."""
+"""Redrive of tasks that ended without success, and early removal of ended tasks."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .timers import remove_ended
 
 REDRIVABLE: Final = frozenset({Status.DLQ, Status.FAILED, Status.CANCELLED})
 CLEANUP_SLICE: Final = 64
-"""Tasks that one call of `cleanup` looks at: each may have a large result."""
+"""Tasks examined per call of `cleanup`; each may have a large result."""
 
 
 class Cleaned(NamedTuple):
-    """What a slice of a cleanup did.
+    """The result of one slice of a cleanup.
 
     Attributes:
         removed: Tasks removed.
-        looked: Tasks looked at.
-        following: Where in the list the next slice begins; None: the list ends there.
+        looked: Tasks examined.
+        following: Index in the list at which the next slice begins; None: the end was reached.
     """
 
     removed: int
@@ -36,7 +36,7 @@ class Cleaned(NamedTuple):
 
 
 def redrive_task(shard: Shard, tenant: str, task_id: str, now: Now) -> None:
-    """Gives a task another life.
+    """Redrives a task that ended without success.
 
     Raises:
         Rejection: TASK_NOT_FOUND, TASK_NOT_REDRIVABLE.
@@ -49,10 +49,11 @@ def redrive_task(shard: Shard, tenant: str, task_id: str, now: Now) -> None:
 
 
 def redrive(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow, now: Now) -> None:
-    """Puts an ended task at the tail of its queue, as if it were new; `state` is its state row.
+    """Puts an ended task at the tail of its queue as if it were new; `state` is its state row.
 
-    Of its former life the token that ended it is kept, so that it and earlier ones stay refused, and the history of its
-    deliveries. Lists of ended tasks still name the task; the sweep sees by the state row that this end is over.
+    Of its former life it keeps the history of its deliveries, and the token that ended it, so that this token and
+    earlier ones stay rejected. Lists of ended tasks still name the task; from the state row the sweep sees that this
+    end no longer holds.
 
     Raises:
         CorruptRows: The task has no home.
@@ -85,15 +86,15 @@ def redrive(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow, n
 
 
 def cleanup(shard: Shard, key: bytes, tenant: str, before_ms: int, start: int, limit: int) -> Cleaned:
-    """Removes tasks of one list of ended tasks that ended before a time; works one slice of the list.
+    """Removes tasks that ended before a given time from one list of ended tasks; processes one slice of the list.
 
     Args:
         shard: Shard that owns them.
         key: Key of the list.
-        tenant: Whose tasks.
+        tenant: Tenant whose tasks are removed.
         before_ms: Unix milliseconds.
-        start: Where in the list the slice begins.
-        limit: Tasks to remove at most.
+        start: Index in the list at which the slice begins.
+        limit: Most tasks to remove.
 
     Raises:
         CorruptRows: The list, or a state row, is unreadable.
@@ -109,7 +110,7 @@ def cleanup(shard: Shard, key: bytes, tenant: str, before_ms: int, start: int, l
         if len(gone) == limit:
             break
         lane_index, position = keys.unpack_home(home)
-        queue = shard.queues.get(number)  # None: all its tasks are gone, and so is it
+        queue = shard.queues.get(number)  # None: all its tasks were removed, and so was the queue
         of_tenant = queue is not None and queue.tenant == tenant
         state = shard.state(shard.lane_named(key, number, lane_index), position) if of_tenant else None
         matches = state is not None and state.ended_lsn == row.lsn and state.changed_ms < before_ms

@@ -1,7 +1,7 @@
 """The shard's memory, its batch, and the overlay through which rows not yet written are read.
 
-Order of a batch: decisions fill it, `seal` closes it and adds the rows it shares (queues, ended lists, tick), the
-caller writes it, `settled` forgets it. While a batch is on its way the next one fills; reads see both.
+Life of a batch: decisions fill it, `seal` closes it and adds the rows it shares (queues, ended lists, tick), the caller
+writes it, `settled` forgets it. While one batch is being written the next one fills; reads see both.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from .time_index import TimeIndex
 
 TOKEN_COUNTER_BITS: Final = 34
 ENDED_ROW_MAX: Final = 1024
-"""Tasks that one ended row lists at most: the unit of work of the retention sweep."""
+"""Most tasks listed in one ended row, which is the unit of work of the retention sweep."""
 OVER_CLAIMS_MAX: Final = 1024
-"""Entries of claims that are over, beyond the number of live ones, at which lists of claims are cleaned."""
+"""Entries of ended claims, beyond the number of live ones, at which lists of claims are pruned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardSettings:
-    """What an operator may set.
+    """Settings that an operator can change.
 
     Attributes:
-        max_attempts: Deliveries of a task that does not say.
+        max_attempts: Deliveries of a task that does not specify a limit.
         backoff_policy: How the delay after a nack grows.
         backoff_base_seconds: First delay.
         backoff_max_seconds: Largest delay of the policy.
@@ -58,7 +58,7 @@ class ShardSettings:
         window_bytes_max: Memory for the heads of all queues together.
         queues_max: Queues of the shard, of all tenants.
         queues_per_tenant_max: Queues of one tenant.
-        queue_idle_ms: How long a queue stays without any task, ended ones included.
+        queue_idle_ms: How long a queue is kept without any task, ended ones included.
     """
 
     max_attempts: int = 5
@@ -94,7 +94,7 @@ class Totals:
 
 
 class Shard:
-    """A shard's memory. The functions of this package change it; nobody else does."""
+    """A shard's memory; only the functions of this package change it."""
 
     def __init__(self, rows: RowReader, settings: ShardSettings, epoch: int) -> None:
         self.stored = rows
@@ -110,57 +110,57 @@ class Shard:
         self.by_name: dict[tuple[str, str], Queue] = {}
         self.directory = Directory()
         self.ready: dict[str, list[OrderedDict[Queue, None]]] = {}
-        """Of each tenant and lane, the queues with tasks to deliver there, the one served last at the end."""
+        """Queues with tasks to deliver, by tenant and lane; the one served last is at the end."""
         self.deliveries: dict[TaskKey, Delivery] = {}
         self.claims: dict[int, Claim] = {}
         self.claim_order: deque[int] = deque()
         self.token_counter = 0
         self.turn = 0
-        """Counts the turns that lanes had in claims."""
+        """Number of turns that lanes have had in claims."""
         self.lease_ends = LeaseEnds()
         self.due, self.expiry = TimeIndex(keys.DUE, self), TimeIndex(keys.EXPIRY, self)
-        """Tasks that are scheduled, and tasks that expire if they wait too long."""
+        """Scheduled tasks, and tasks that expire if they wait too long."""
         self.purges: Alarms[Purge] = Alarms()
-        """Purges that go on, in turn."""
+        """Purges in progress, in turn."""
         self.purges_begun: list[Purge] = []
-        """Purges whose requests are not written yet."""
+        """Purges whose requests are not yet written."""
         self.sweep_mark, self.swept = b"", (b"", 0, 0)
-        """The list of ended tasks swept last; the one being swept, with queue and home of the task looked at last."""
+        """The list of ended tasks swept last; the list being swept, with queue and home of the task examined last."""
         self.sweep_at: int | None = None
         """When the next ended list may be due, in Unix milliseconds."""
         self.sweep_blocked = False
-        """Whether that list is due, and waits for a batch in flight to be written."""
+        """Whether that list is due but must wait until a batch in flight is written."""
         self.windows_bytes = 0
         self.loaded_lanes: dict[Lane, None] = {}
         self.woken: dict[Queue, None] = {}
-        """Queues that got work since the caller last looked; the caller empties it."""
+        """Queues with new work since the caller last looked; the caller empties it."""
         self.storage_full = False
-        """Whether new tasks are refused because the disk is nearly full; the caller keeps it."""
+        """Whether new tasks are rejected because the disk is nearly full; the caller maintains it."""
         self.watched: set[TaskKey] = set()
-        """Keys of tasks whose end somebody waits for; the caller keeps it."""
+        """Keys of tasks whose end a caller waits for; the caller maintains it."""
         self.ended_watched: list[TaskKey] = []
         """Watched tasks that ended since the caller last looked; the caller empties it."""
         self.cancelled: list[tuple[Holder, str, int]] = []
         """Holder, id and lease token of tasks cancelled since the caller last looked; the caller empties it."""
         self.gone_files: list[tuple[bytes, bytes]] = []
-        """Home (as in keys) and name of files that no row tells of any more; the caller empties it."""
+        """Home (as in keys) and name of files that no row refers to any more; the caller empties it."""
         self.home_head = keys.home_head(epoch)
-        """Head of the homes of tasks created now."""
+        """Head of the homes of tasks created in this epoch."""
         self.created_of, self.created = -1, b""
-        """Encoded created_at of tasks created at `created_of`, in Unix milliseconds."""
+        """Encoded created_at of tasks created at `created_of`, which is in Unix milliseconds."""
 
     # -- time ----------------------------------------------------------------------------------------------------
 
     def start_clock(self, wall_ms: int, mono_ms: int) -> None:
-        """Begins with the time of the last batch, at this reading of the monotonic clock."""
+        """Starts at the time of the last batch, at this reading of the monotonic clock."""
         self.wall_ms = self._anchor_wall_ms = wall_ms
         self._anchor_mono_ms = mono_ms
 
     def at(self, wall_ms: int, mono_ms: int) -> Now:
         """Returns the time of a decision: the wall clock never runs backwards within a shard.
 
-        While it is behind an earlier reading of its own or of another leader's, time goes on at half its speed: what
-        waits is late, but an hour too much on a clock does not keep it waiting for an hour.
+        While it is behind an earlier reading of its own or of another leader's clock, time runs at half speed:
+        scheduled work is late, but a clock that was an hour ahead does not delay it by an hour.
         """
         slow_ms = self._anchor_wall_ms + (mono_ms - self._anchor_mono_ms) // 2
         if wall_ms >= slow_ms:
@@ -172,7 +172,7 @@ class Shard:
     # -- rows ----------------------------------------------------------------------------------------------------
 
     def get(self, key: bytes) -> bytes | None:
-        """Returns the value of a row, decided or written."""
+        """Returns the value of a row, decided or written; None: no such row."""
         if key in self.batch.rows:
             return self.batch.rows[key]
         for batch in reversed(self.in_flight):
@@ -181,7 +181,7 @@ class Shard:
         return self.stored.get(key)
 
     def current(self, stored: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """Returns stored rows with the changes that are decided and not written yet; rows that go are left out."""
+        """Returns stored rows with the changes decided but not yet written; deleted rows are left out."""
         found = [key for key, _ in stored]
         if all(batch.rows.keys().isdisjoint(found) for batch in (self.batch, *self.in_flight)):
             return stored
@@ -216,10 +216,10 @@ class Shard:
         return state
 
     def put_state(self, home: Lane, position: int, state: rows_pb2.StateRow) -> None:
-        """Decides the state row of the task with this home."""
+        """Adds the state row of the task with this home to the batch."""
         row = state.SerializeToString()
         self.batch.rows[keys.place_key(home.state_prefix, position)] = row
-        self.batch.size += len(row)  # it may have progress, and a result
+        self.batch.size += len(row)  # it may hold progress or a result
 
     def touch(self, queue: Queue) -> None:
         """Marks a queue as changed by the batch."""
@@ -230,7 +230,7 @@ class Shard:
     # -- queues --------------------------------------------------------------------------------------------------
 
     def open_queue(self, tenant: str, command: str) -> Queue:
-        """Returns the queue, made at its first use.
+        """Returns the queue, created on first use.
 
         Raises:
             Rejection: TOO_MANY_QUEUES.
@@ -246,7 +246,7 @@ class Shard:
         return queue
 
     def lane_named(self, key: bytes, number: int, index: int) -> Lane:
-        """Returns the lane of a queue that the row with this key names.
+        """Returns the lane of a queue that the row with this key refers to.
 
         Raises:
             CorruptRows: There is no such queue, or none of its tasks was ever in that lane.
@@ -280,7 +280,7 @@ class Shard:
             raise Rejection(Reason.TOO_MANY_QUEUES, f"the server has {settings.queues_max} queues, its limit")
 
     def adopt(self, queue: Queue) -> None:
-        """Takes a new or a stored queue into memory; the lists of its tenant are the caller's to see to."""
+        """Adds a new or a stored queue to memory; the caller maintains the lists of its tenant."""
         self.queues[queue.number] = queue
         self.by_name[queue.tenant, queue.command] = queue
         if queue.tenant not in self.ready:
@@ -291,13 +291,13 @@ class Shard:
                 self.ready[queue.tenant][lane.index][queue] = None
 
     def note_unused(self, queue: Queue, mono_ms: int) -> None:
-        """Lets a queue leave after a while, unless it is used again."""
+        """Schedules a queue to leave after its idle time, unless it is used again."""
         directory = self.directory
         directory.idle.setdefault(queue, mono_ms)
         directory.retire_at = min(directory.retire_at, mono_ms + self.settings.queue_idle_ms)
 
     def pause(self, queue: Queue) -> None:
-        """Stops the deliveries of a queue."""
+        """Pauses the deliveries of a queue."""
         if queue.paused:
             return
         queue.paused = True
@@ -305,7 +305,7 @@ class Shard:
         self.touch(queue)
 
     def resume(self, queue: Queue) -> None:
-        """Lets the deliveries of a queue go on."""
+        """Resumes the deliveries of a queue."""
         if not queue.paused:
             return
         queue.paused = False
@@ -313,25 +313,25 @@ class Shard:
         self.touch(queue)
 
     def hold(self, queue: Queue) -> None:
-        """Sees to it that claims give nothing of a queue that was paused, or is being purged."""
+        """Hides a queue that was paused, or is being purged, from claims."""
         for queues in self.ready[queue.tenant]:
             queues.pop(queue, None)
 
     def release(self, queue: Queue) -> None:
-        """Sees to it that claims find a queue again, unless it is held for another reason."""
+        """Shows a queue to claims again, unless it is held for another reason."""
         for lane in queue.lanes[: keys.LANES]:
             if lane is not None and lane.ready:
                 self.became_ready(lane)
 
     def became_ready(self, lane: Lane) -> None:
-        """Takes notice of a lane that got its first pending task; while it has some, nobody waits for more."""
+        """Registers a lane that got its first pending task, and wakes its queue; while it has tasks, no claim waits."""
         if lane.queue.held:
             return
         self.ready[lane.queue.tenant][lane.index][lane.queue] = None
         self.woken[lane.queue] = None
 
     def emptied(self, lane: Lane) -> None:
-        """Takes notice of a lane that lost its last pending task: nothing waits up to its tail."""
+        """Unregisters a lane that lost its last pending task: nothing waits up to its tail."""
         self.ready[lane.queue.tenant][lane.index].pop(lane.queue, None)
         self.windows_bytes -= lane.window_bytes
         lane.window_bytes = 0
@@ -343,7 +343,7 @@ class Shard:
         self.loaded_lanes.pop(lane, None)
 
     def prune(self, lane: Lane) -> None:
-        """Drops what is gone from the heads of a lane, so that its first place and first returned one still wait."""
+        """Drops gone tasks from the heads of a lane: its first place and first returned task are then waiting ones."""
         gone, window, size = lane.gone, lane.window, 0
         while gone and lane.returned and lane.returned[0][0] in gone:
             gone.remove(heapq.heappop(lane.returned)[0])
@@ -356,7 +356,7 @@ class Shard:
         self.windows_bytes -= size
 
     def forget_windows(self, keep: Lane) -> None:
-        """Empties windows, the longest unused first, until the budget holds again; `keep` stays."""
+        """Empties windows, starting with those in memory longest, until the budget holds again; `keep` stays."""
         for lane in list(self.loaded_lanes):
             if self.windows_bytes <= self.settings.window_bytes_max:
                 return
@@ -364,7 +364,7 @@ class Shard:
                 self.forget_window(lane)
 
     def forget_window(self, lane: Lane) -> None:
-        """Empties a lane's window: its places are read again."""
+        """Empties a lane's window; its places will be read again."""
         self.windows_bytes -= lane.window_bytes
         lane.window.clear()
         lane.window_bytes = 0
@@ -374,7 +374,7 @@ class Shard:
         self.loaded_lanes.pop(lane, None)
 
     def charge_window(self, lane: Lane, size: int) -> None:
-        """Counts the memory of a page read into a lane's window, and makes room for it."""
+        """Counts the memory of a page read into a lane's window; empties other windows when over budget."""
         lane.window_bytes += size
         self.windows_bytes += size
         self.loaded_lanes[lane] = None
@@ -391,7 +391,7 @@ class Shard:
         return self.epoch << TOKEN_COUNTER_BITS | self.token_counter
 
     def drop_claim(self, claim: Claim) -> None:
-        """Forgets a claim without live deliveries, with its rows."""
+        """Forgets a claim without live deliveries and deletes its rows."""
         del self.claims[claim.token]
         self.batch.rows[keys.lease_key(claim.token)] = None
         if any(granted > claim.lease_ms for _, granted in claim.extended.values()):
@@ -411,7 +411,7 @@ class Shard:
                 self.directory.idle.pop(queue, None)
         for claim in batch.extended:
             if claim.token in self.claims:
-                # Empty when every extended delivery has ended since: a row without grants is none.
+                # Empty if every extended delivery has ended since; a row without grants is deleted.
                 rows[keys.extension_key(claim.token)] = self._extension_row(claim) or None
         self._list_ended(batch, now)
         self._forget_over_claims()
@@ -430,7 +430,7 @@ class Shard:
         return SealedBatch(batch.lsn, batch.lsn - 1, self.epoch, now.wall_ms, rows)
 
     def settled(self, lsn: int) -> Batch:
-        """Forgets the batch in flight that is now written; returns it."""
+        """Forgets the batch in flight that has been written, and returns it."""
         self.sweep_blocked = False
         batch = self.in_flight.popleft()
         self.in_flight_wall_ms.popleft()
@@ -453,7 +453,7 @@ class Shard:
         return row.SerializeToString()
 
     def _forget_over_claims(self) -> None:
-        """Keeps the lists of claims about as long as the live ones are: one long lease must not hold the rest."""
+        """Keeps the lists of claims about as long as the number of live ones, even if one long lease comes first."""
         claims = self.claims
         most = 2 * len(claims) + OVER_CLAIMS_MAX
         if len(self.claim_order) > most:

@@ -1,7 +1,7 @@
-"""A table of tasks in the order of queues, and within a queue of times.
+"""A table of tasks ordered by queue, and within a queue by time.
 
-Of each queue the head is in memory, the rest is read in pages. Queues take turns, tenant by tenant, with what is due.
-A queue's mark says where its rows begin, so that no reading passes over those that were deleted before.
+The head of each queue is in memory, the rest is read in pages. Queues with due entries take turns, tenant by tenant. A
+queue's mark says where its rows begin, so that reads never pass over rows deleted earlier.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from .model import Batch, Queue, Timeline
 from .parsing import RowReader
 
 PAGE: Final = 256
-"""Rows of a queue read at a time; the first page is smaller."""
+"""Most rows of a queue per read; the first page is smaller."""
 HEAD_MAX: Final = 1024
-"""Entries of a queue in memory before its head is cut to half of that; those not yet written stay."""
+"""Most entries of a queue in memory; a longer head is cut to half of that, except for entries not yet written."""
 ENTRIES_MAX: Final = 131_072
-"""Entries of all queues in memory, of some 60 bytes each, before heads that were not read lately are cut to one."""
+"""Most entries of all queues in memory, about 60 bytes each; beyond, heads not read lately are cut to one entry."""
 
 _KEY: Final = keys.TIME_KEY_BYTES
 _AFTER: Final = b"\xff"
-"""Behind a key: after its entry, before the next key."""
+"""Appended to a key: sorts after its entry and before the next key."""
 
 
 class Rows(Protocol):
-    """Rows that are written, and the batches that are not."""
+    """The written rows, and the batches not yet written."""
 
     stored: RowReader
     batch: Batch
@@ -41,14 +41,14 @@ class Rows(Protocol):
 
 
 class TimeIndex:
-    """One table, with the heads of its queues.
+    """One table, with the heads of its queues in memory.
 
-    The head of a queue holds every entry up to `Timeline.loaded`, and beyond that at least those that are not written.
-    It may hold entries whose rows are deleted: they are in `Timeline.gone`.
+    A queue's head holds every entry up to `Timeline.loaded`, and beyond that at least those not yet written. It may
+    hold entries whose rows are deleted: these are in `Timeline.gone`.
 
     Attributes:
-        alarms: When the first entry of each queue is due; one that nobody looked into since the start counts as due.
-        entries: Number of entries in memory.
+        alarms: When the first entry of each queue is due; a queue not read since the start counts as due.
+        entries: Entries in memory.
     """
 
     __slots__ = ("_heads", "_rows", "_shrink_at", "alarms", "entries", "table")
@@ -59,11 +59,11 @@ class TimeIndex:
         self.entries = 0
         self._rows = rows
         self._heads: dict[Timeline, None] = {}
-        """Queues with more than one entry in memory, the one read last at the end."""
+        """Queues with more than one entry in memory, the most recently read last."""
         self._shrink_at = ENTRIES_MAX
 
     def adopt(self, queue: Queue, count: int, mark: bytes) -> None:
-        """Takes notice of a queue's stored rows."""
+        """Registers the stored rows of a queue."""
         line = queue.timeline(self.table)
         line.count, line.mark = count, mark
         if count:
@@ -71,14 +71,14 @@ class TimeIndex:
             self.alarms.set(line, 0)
 
     def forget(self, queue: Queue) -> None:
-        """Forgets a queue that has left; it had no rows any more."""
+        """Forgets a queue that has left; it had no rows by then."""
         line = queue.timelines.get(self.table)
         if line is not None:
             self.alarms.drop(line)
             self._heads.pop(line, None)
 
     def put(self, queue: Queue, time_ms: int, lane: int, position: int, value: bytes) -> None:
-        """Adds the task with this home, due at a time that has not come."""
+        """Adds the task with this home, due at a time that has not come yet."""
         line = queue.timeline(self.table)
         key = keys.time_key(self.table, queue.number, time_ms, lane, position)
         self._rows.batch.rows[key] = value
@@ -90,7 +90,7 @@ class TimeIndex:
         self._bound(line)
 
     def remove(self, queue: Queue, time_ms: int, lane: int, position: int) -> None:
-        """Takes a task out before its time."""
+        """Removes a task before its time."""
         line = queue.timeline(self.table)
         key = keys.time_key(self.table, queue.number, time_ms, lane, position)
         self._rows.batch.rows[key] = None
@@ -105,14 +105,14 @@ class TimeIndex:
             self._replace(line, line.heap)
 
     def take(self, now_ms: int, most: int) -> tuple[Queue, list[bytes]] | None:
-        """Takes out what is due of the queue whose turn it is.
+        """Takes due entries of the queue whose turn it is.
 
         Args:
-            now_ms: Time; never less than before.
-            most: Entries to take.
+            now_ms: Time; never less than in earlier calls.
+            most: Most entries to take.
 
         Returns:
-            The queue, and entries of it in the order of their times: keys with values behind. There may be none: the
+            The queue, and entries of it in the order of their times: keys followed by values. The list is empty if the
             queue's first entry turned out to be later. None: nothing is due.
         """
         line = self.alarms.turn(now_ms)
@@ -129,13 +129,13 @@ class TimeIndex:
         line.count -= len(taken)
         if taken:
             self._rows.touch(line.queue)
-            # What is added from now on is due later than now, so nothing will ever be before the mark.
+            # Entries added from now on are due later than now, so nothing will ever precede the mark.
             line.mark = (taken[-1] if entry is not None and entry < bound else bound)[5:_KEY]
         self.alarms.rest(line, None if entry is None else keys.time_of(entry), now_ms)
         return line.queue, taken
 
     def _first(self, line: Timeline) -> bytes | None:
-        """Returns the first entry of a queue, read if it is not in memory."""
+        """Returns the first entry of a queue, reading it if it is not in memory."""
         heap, gone = line.heap, line.gone
         while True:
             if line.loaded is not None and (not heap or heap[0] > line.loaded):
@@ -149,7 +149,7 @@ class TimeIndex:
                 return heap[0]
 
     def _pop(self, line: Timeline, entry: bytes) -> None:
-        """Takes the first entry of a head out; it stands there twice if it was read while it was there."""
+        """Removes the first entry of a head; it is there twice if it was read while already in memory."""
         heap = line.heap
         while heap and heap[0] == entry:
             heapq.heappop(heap)
@@ -163,7 +163,7 @@ class TimeIndex:
         found = self._rows.stored.scan(line.loaded, end, line.page)
         line.loaded = found[-1][0] + _AFTER if len(found) == line.page else None
         line.page = min(4 * line.page, PAGE)
-        # Changes on their way are not read: what they add is in memory already, what they delete goes.
+        # Rows with unwritten changes are skipped: added ones are already in memory, deleted ones are going.
         for key, value in found:
             if not any(key in rows for rows in unwritten):
                 heapq.heappush(line.heap, key + value)
@@ -172,13 +172,13 @@ class TimeIndex:
         self._bound(line)
 
     def _bound(self, line: Timeline) -> None:
-        """Keeps a head that grew, and all heads together, within their bounds."""
+        """Keeps a head that grew, and all heads together, within their limits."""
         size = len(line.heap)
         if size > 1 and line not in self._heads:
             self._heads[line] = None
         if size > max(HEAD_MAX, line.cut_at):
             self._cut(line, HEAD_MAX // 2)
-            # What is not written cannot be cut: then nobody tries again for each further entry.
+            # Entries not yet written cannot be cut; do not try again for each further entry.
             line.cut_at = 2 * len(line.heap)
         if self.entries > self._shrink_at:
             self._shrink(line)
@@ -187,7 +187,7 @@ class TimeIndex:
             )
 
     def _replace(self, line: Timeline, entries: Iterable[bytes]) -> None:
-        """Lets these be the entries in memory, each once, but for those whose rows are deleted."""
+        """Replaces the entries in memory by these, each once, except those whose rows are deleted."""
         gone = line.gone
         kept = sorted(entry for entry in set(entries) if entry[:_KEY] not in gone)
         gone.clear()
@@ -199,7 +199,7 @@ class TimeIndex:
             self._heads.pop(line, None)
 
     def _cut(self, line: Timeline, keep: int) -> None:
-        """Forgets all but the first `keep` entries of a queue, and those that are not written."""
+        """Forgets the entries of a queue after the first `keep`, except those not yet written."""
         self._replace(line, line.heap)
         entries = line.heap
         if len(entries) > keep:
@@ -212,7 +212,7 @@ class TimeIndex:
             self._replace(line, [e for e in entries if e < loaded or any(e[:_KEY] in rows for rows in unwritten)])
 
     def _shrink(self, keep: Timeline) -> None:
-        """Cuts heads, those first that were not read for longest, until the budget holds again; `keep` stays."""
+        """Cuts heads, least recently read first, until the budget holds again; `keep` stays."""
         for line in list(self._heads):
             if self.entries <= ENTRIES_MAX * 3 // 4:
                 break

@@ -1,6 +1,7 @@
-"""What happens by itself: leases run out, scheduled tasks fall due, ended tasks are removed after their retention.
+"""Time-driven work: leases expire, scheduled tasks fall due, ended tasks are removed after their retention.
 
-Every function works a bounded slice and is called again at once while there is more; `next_wake` says when otherwise.
+Every function processes a bounded slice and is called again at once while there is more; otherwise `next_wake` says
+when.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from .parsing import listed, parsed, unpacked
 from .shard import Shard
 
 SLICE: Final = 512
-"""Tasks of each kind that one call works, roughly."""
+"""Tasks of each kind processed per call, roughly."""
 TURN: Final = 32
-"""Tasks that one tenant gets worked before it is another one's turn."""
+"""Tasks processed for one tenant before the next tenant's turn."""
 TURN_COST: Final = 8
-"""What a turn counts at least, in tasks: it may read rows and find nothing due."""
+"""Minimum cost of a turn, in tasks: it may read rows and find nothing due."""
 SWEEP_READS: Final = 256
-"""Rows that one slice of the sweep reads by their keys, roughly; neighbours are read together, and count less."""
+"""Rows that one slice of the sweep reads by key, roughly; neighbours are read together and count less."""
 SCAN_READS: Final = 8
-"""What reading a run of neighbours counts: it costs as much as that many rows read one by one."""
+"""Cost of reading a run of neighbours: as much as this many rows read one by one."""
 
 
 def run_due(shard: Shard, now: Now) -> bool:
-    """Works one slice of everything that is due; returns whether more is due already."""
+    """Processes one slice of everything that is due; returns whether more is due already."""
     more = expire_leases(shard, now)
     more |= mature(shard, now)
     more |= expire_tasks(shard, now)
@@ -47,7 +48,7 @@ def run_due(shard: Shard, now: Now) -> bool:
 
 
 def next_wake(shard: Shard, now: Now) -> int | None:
-    """Returns in how many milliseconds something may fall due; None: nothing will."""
+    """Returns the milliseconds until something may fall due; None: nothing will."""
     wait = shard.lease_ends.alarms.first_ms - now.mono_ms
     wait = min(wait, shard.due.alarms.first_ms - now.wall_ms, shard.purges.first_ms - now.wall_ms)
     wait = min(wait, shard.expiry.alarms.first_ms - now.wall_ms)
@@ -58,7 +59,7 @@ def next_wake(shard: Shard, now: Now) -> int | None:
 
 
 def is_quiet(shard: Shard, until: Now) -> bool:
-    """Returns whether nothing falls due before `until`, on neither clock."""
+    """Returns whether nothing falls due before `until` on either clock."""
     sweep_at = shard.sweep_at
     return (
         shard.lease_ends.alarms.first_ms >= until.mono_ms
@@ -71,7 +72,7 @@ def is_quiet(shard: Shard, until: Now) -> bool:
 
 
 def expire_leases(shard: Shard, now: Now) -> bool:
-    """Ends leases that ran out, of each tenant in turn; returns whether more have."""
+    """Ends leases that expired, tenant by tenant; returns whether there are more."""
     left, lease_ends = SLICE, shard.lease_ends
     while left > 0 and (ends := lease_ends.turn(now.mono_ms)) is not None:
         turn = min(left, TURN)
@@ -84,7 +85,7 @@ def expire_leases(shard: Shard, now: Now) -> bool:
 
 
 def _expire(shard: Shard, token: int, now: Now) -> int:
-    """Ends the leases of a claim that ran out, and puts it back if it has longer ones; returns how many it ended."""
+    """Ends the expired leases of a claim, and lists it again if it has longer ones; returns how many it ended."""
     claim = shard.claims.get(token)
     if claim is None:
         return 0
@@ -105,7 +106,7 @@ def _expire(shard: Shard, token: int, now: Now) -> int:
 
 
 def mature(shard: Shard, now: Now) -> bool:
-    """Queues scheduled tasks whose time has come, of each tenant in turn; returns whether more have."""
+    """Enqueues scheduled tasks that are due, tenant by tenant; returns whether there are more."""
     left = SLICE
     while left > 0 and (due := shard.due.take(now.wall_ms, min(left, TURN))) is not None:
         queue, entries = due
@@ -134,7 +135,7 @@ def _mature(shard: Shard, queue: Queue, entry: bytes, now: Now) -> None:
 
 
 def expire_tasks(shard: Shard, now: Now) -> bool:
-    """Ends tasks that waited too long, of each tenant in turn; returns whether more have."""
+    """Ends tasks that waited too long, tenant by tenant; returns whether there are more."""
     left = SLICE
     while left > 0 and (due := shard.expiry.take(now.wall_ms, min(left, TURN))) is not None:
         queue, entries = due
@@ -145,10 +146,10 @@ def expire_tasks(shard: Shard, now: Now) -> bool:
 
 
 def sweep(shard: Shard, now: Now) -> bool:
-    """Removes tasks whose retention is over; returns whether more are due."""
+    """Removes tasks whose retention has ended; returns whether more are due."""
     if shard.sweep_at is None or shard.sweep_blocked or shard.sweep_at > now.wall_ms:
         return False
-    # Lists of a batch in flight end no earlier than its sealing: what is older is written, so the mark can pass it.
+    # Lists of a batch in flight are due no earlier than its sealing; older ones are written, so the mark can pass them.
     limit = min(now.wall_ms, *shard.in_flight_wall_ms) if shard.in_flight_wall_ms else now.wall_ms
     rows = shard.stored.scan(b"r" + shard.sweep_mark + b"\0", b"s", 2)
     if rows and keys.split_ended_key(rows[0][0])[0] <= limit:
@@ -168,10 +169,10 @@ def sweep(shard: Shard, now: Now) -> bool:
 
 
 def _sweep_list(shard: Shard, key: bytes, ended: rows_pb2.EndedRow) -> bool:
-    """Removes the next tasks of a list, as many as a slice allows; returns whether that was the last of them.
+    """Removes the next tasks of a list, as many as a slice allows; returns whether the list is finished.
 
-    How far it got is not stored: a task that was removed is no longer there to be removed again. A cleanup may shorten
-    the list meanwhile, so the place is kept as the last task looked at.
+    Progress is not stored: a removed task is no longer there to be removed again. A cleanup may shorten the list
+    meanwhile, so the position is kept as the last task examined.
     """
     left = SWEEP_READS
     list_key, *after = shard.swept
@@ -186,7 +187,7 @@ def _sweep_list(shard: Shard, key: bytes, ended: rows_pb2.EndedRow) -> bool:
 
 
 def remove_ended(shard: Shard, key: bytes, ended: rows_pb2.EndedRow) -> None:
-    """Deletes every row of listed tasks that are still what they were when they ended.
+    """Deletes every row of the listed tasks whose end, as listed, still holds.
 
     Args:
         shard: Shard that owns them.
@@ -198,10 +199,10 @@ def remove_ended(shard: Shard, key: bytes, ended: rows_pb2.EndedRow) -> None:
 
 
 def _remove_run(shard: Shard, list_key: bytes, lsn: int, number: int, home: int, last_home: int) -> int:
-    """Removes neighbours that ended in this batch; returns what that cost, in rows read one by one."""
+    """Removes neighbours that ended in this batch; returns the cost, in rows read one by one."""
     queue = shard.queues.get(number)
     if queue is None:
-        return 1  # another list had the last of its tasks, and it has left
+        return 1  # another list had its last task, and the queue has left
     dead = bool(keys.split_ended_key(list_key)[2] & 1)
     index, first = keys.unpack_home(home)
     lane, last = shard.lane_named(list_key, number, index), keys.unpack_home(last_home)[1]
@@ -222,7 +223,7 @@ def _remove_run(shard: Shard, list_key: bytes, lsn: int, number: int, home: int,
         if dead:
             ended_ms = parsed(rows_pb2.StateRow, key, value).changed_ms
             shard.batch.rows[keys.dead_key(number, ended_ms, *keys.split_place_key(key)[1:])] = None
-    # Neighbours one after the other: the store takes them in faster.
+    # Neighbours one after the other: the store inserts them faster.
     shard.batch.rows.update(dict.fromkeys([key for key, _ in gone]))
     shard.batch.rows.update(dict.fromkeys([b"t" + key[1:] for key, _ in gone]))
     shard.totals.removed += len(gone)
@@ -234,7 +235,7 @@ def _remove_run(shard: Shard, list_key: bytes, lsn: int, number: int, home: int,
 
 
 def _states(shard: Shard, lane: Lane, first: int, last: int) -> list[tuple[bytes, bytes]]:
-    """Returns the state rows of neighbours: a long run in one scan, a short one by keys, which costs less."""
+    """Returns the state rows of neighbours: a long run in one scan, a short one by key, which is cheaper."""
     count = last - first + 1
     if count > SCAN_READS:
         start, end = keys.place_key(lane.state_prefix, first), keys.place_key(lane.state_prefix, last + 1)
@@ -247,7 +248,7 @@ def _runs(key: bytes, ended: rows_pb2.EndedRow) -> Iterator[tuple[int, int, int]
     """Yields queue, first and last home of each run of neighbours in a list, whose homes are in order."""
     homes = ended.homes
     if len(ended.queues) == 1 and homes and homes[-1] - homes[0] == len(homes) - 1:
-        yield ended.queues[0], homes[0], homes[-1]  # the whole list: mostly it is so
+        yield ended.queues[0], homes[0], homes[-1]  # the whole list, as is usual
         return
     first: tuple[int, int] | None = None
     previous = (0, 0)

@@ -1,4 +1,4 @@
-"""Taking waiting tasks from their places, and ending tasks by a producer's word."""
+"""Removing waiting tasks from their places, and ending tasks that have left their places."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .parsing import unpacked
 from .shard import Shard
 
 CANCELLED_ERROR: Final = "CANCELLED"
-"""Error of a cancelled task where the producer gives no reason."""
+"""Error of a task cancelled without a reason."""
 
 
 def cancel(shard: Shard, tenant: str, task_id: str, reason: str, now: Now) -> None:
-    """Ends a task that has not ended as CANCELLED; one that is CANCELLED already stays as it is.
+    """Cancels a task that has not ended; one that is already CANCELLED stays as it is.
 
     Args:
         shard: Shard that owns the task.
@@ -59,7 +59,7 @@ def cancel(shard: Shard, tenant: str, task_id: str, reason: str, now: Now) -> No
 def end_cancelled(
     shard: Shard, home: Lane, position: int, task_id: TaskKey, state: rows_pb2.StateRow, reason: str, now: Now
 ) -> None:
-    """Notes the end, as CANCELLED, of a task that has no place any more."""
+    """Records the end, as CANCELLED, of a task that has left its place."""
     end(shard, home, position, task_id, state, Status.CANCELLED, reason or CANCELLED_ERROR, now)
     shard.totals.cancelled += 1
 
@@ -74,7 +74,7 @@ def end(
     error: str,
     now: Now,
 ) -> None:
-    """Notes the end of a task that has no place any more, in its state row; counting it is the caller's."""
+    """Records in its state row the end of a task that has left its place; the caller counts it."""
     state.status, state.error = status, error
     state.place, state.place_lane, state.place_at = rows_pb2.PLACE_KIND_UNSPECIFIED, 0, 0
     state.changed_ms, state.ended_lsn = now.wall_ms, shard.batch.lsn
@@ -85,16 +85,16 @@ def end(
 
 
 def withdraw(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow) -> None:
-    """Takes a task that waits from its place, and from the counters; its state row is the caller's to put.
+    """Removes a waiting task from its place and from the counters; the caller puts its state row.
 
     Args:
         shard: Shard that owns the task.
         home: Lane of its home.
         position: Position of its home.
-        state: Its state row; an empty one where it has none.
+        state: Its state row; an empty one if it has none.
 
     Raises:
-        CorruptRows: It waits nowhere.
+        CorruptRows: It is not waiting anywhere.
     """
     rows, queue = shard.batch.rows, home.queue
     key = keys.place_key(home.task_prefix, position)
@@ -122,7 +122,7 @@ def withdraw(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow) 
 
 
 def leave_lane(shard: Shard, lane: Lane, position: int) -> None:
-    """Takes a task from its place in a lane, of the window or of the returned ones; the place's row is the caller's."""
+    """Removes a task from a place in a lane or from its returned tasks; the caller changes the place's row."""
     lane.ready -= 1
     if not lane.ready:
         shard.emptied(lane)

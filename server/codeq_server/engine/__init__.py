@@ -1,1 +1,1 @@
-"""Runs a shard: decides, commits in groups, wakes who waits, keeps time. The only place that mixes core and asyncio."""
+"""Runs a shard: decides, group-commits, wakes waiters, runs timers. The only place that mixes core and asyncio."""

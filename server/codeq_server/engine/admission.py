@@ -1,12 +1,12 @@
-"""Whose turn it is: the time of the event loop and the room of a batch, shared between tenants.
+"""Admission: shares the time of the event loop and the room in a batch between tenants.
 
-Whatever is to be decided passes here. While a turn of the loop and the batch have room, it passes at once. Else it
-stands in line behind what its tenant has there already, and the lines are served by deficit round robin: each tenant
-in turn spends its credit, and what one entry costs above it is paid off in later rounds. So a tenant that floods the
-server is its own queue's victim, and one that comes with a single call is served in the next round.
+Every decision passes through here. While the turn of the loop and the batch have room, it passes at once. Otherwise it
+queues behind its tenant's earlier entries, and tenants are served by deficit round robin: each tenant in turn spends
+its credit, and an entry that costs more than that is paid off in later rounds. So a tenant that floods the server
+delays only itself, and a tenant with a single call is served in the next round.
 
-The lines are bounded by those who stand in them: each stream with one frame (`STREAMS_MAX`), each unary call once
-(`CALLS_MAX`, and for HTTP `CONNECTIONS_MAX`), each queue and each stream with one piece of work.
+The lines are bounded by the number of their users: each stream has one frame in line (`STREAMS_MAX`), each unary call
+one entry (`CALLS_MAX`, and for HTTP `CONNECTIONS_MAX`), each queue and each stream one piece of work.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from collections.abc import Callable
 from typing import Final
 
 TURN_COST: Final = 512
-"""Cost that one turn of the loop takes on, in tasks: some milliseconds, then sockets and timers have theirs."""
+"""Cost admitted per turn of the loop, in tasks: some milliseconds, then sockets and timers get their turn."""
 QUANTUM: Final = 128
-"""Cost that a tenant may spend in one round."""
+"""Cost that a tenant may spend per round."""
 CALL_COST: Final = 16
-"""Cost of a call or frame beside that of its tasks: reading and answering it, which takes longer than to decide it."""
+"""Cost of a call or frame in addition to its tasks: reading and answering it takes longer than deciding it."""
 
 Work = Callable[[], int]
-"""Something the server does for a tenant without a caller that waits; returns what it cost."""
+"""Work of the server for a tenant for which no caller waits; returns its cost."""
 
 
 class _Line:
-    """What of a tenant waits, and what the tenant may spend before the next one is served."""
+    """A tenant's entries in line, and what the tenant may spend before the next one is served."""
 
     __slots__ = ("credit", "entries")
 
@@ -39,21 +39,21 @@ class _Line:
 
 
 class Admission:
-    """Lets tenants decide in turn."""
+    """Lets tenants take turns to decide."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, is_full: Callable[[], bool]) -> None:
-        """Begins with nobody in line.
+        """Starts with empty lines.
 
         Args:
-            loop: Whose turns are shared.
-            is_full: Whether the batch has no room; once it has again, `reopen` is to be called.
+            loop: The event loop whose turns are shared.
+            is_full: Returns whether the batch has no room; call `reopen` once it has room again.
         """
         self._loop = loop
         self._is_full = is_full
         self._lines: OrderedDict[str, _Line] = OrderedDict()
-        """Of each tenant in line, the one to be served next first; those that owe something stay until it is paid."""
+        """Tenants in line, the next to be served first; a tenant in debt stays until it has paid."""
         self._spent = 0
-        """Cost taken on in this turn."""
+        """Cost admitted in this turn."""
         self._scheduled = False
 
     def __len__(self) -> int:
@@ -61,10 +61,10 @@ class Admission:
         return sum(len(line.entries) for line in self._lines.values())
 
     async def enter(self, tenant: str, cost: int) -> None:
-        """Returns when the tenant may decide what costs so much; then nothing may be awaited before it is decided.
+        """Waits until the tenant may decide something of this cost; the caller must decide before it awaits anything.
 
         Raises:
-            BaseException: What `fail` was told.
+            BaseException: Made by the argument of `fail`.
         """
         if not self._lines and self._spent < TURN_COST and not self._is_full():
             self._spend(cost)
@@ -79,29 +79,29 @@ class Admission:
                 line.entries.pop(future, None)
 
     def push(self, tenant: str, work: Work) -> None:
-        """Has work done in one of the tenant's turns; the same work waits once."""
+        """Schedules work for one of the tenant's turns; the same work is in line only once."""
         self._join(tenant, work, 0)
 
     def charge(self, tenant: str, cost: int) -> None:
-        """Takes notice of what a tenant did in its turn beyond what it entered with."""
+        """Charges a tenant for work in its turn beyond the cost it entered with."""
         self._spend(cost)
         line = self._lines.get(tenant)
         if line is not None:
             line.credit -= cost
 
     def reopen(self) -> None:
-        """Goes on because the batch has room again."""
+        """Continues, because the batch has room again."""
         if self._lines:
             self._schedule()
 
     def fail(self, problem: Callable[[], BaseException]) -> None:
-        """Tells every caller in line that it will not be served, and drops the work."""
+        """Fails every caller in line, and drops the work."""
         lines, self._lines = self._lines, OrderedDict()
         for line in lines.values():
             for entry in line.entries:
                 if isinstance(entry, asyncio.Future) and not entry.done():
                     entry.set_exception(problem())
-                    entry.exception()  # the caller may be gone: its absence is no error
+                    entry.exception()  # marks it as retrieved: the caller may be gone
 
     def _join(self, tenant: str, entry: asyncio.Future[None] | Work, cost: int) -> None:
         line = self._lines.get(tenant)
@@ -120,7 +120,7 @@ class Admission:
             self._loop.call_soon(self._take_turn)
 
     def _take_turn(self) -> None:
-        """Serves the lines, as far as one turn goes; called once in each turn in which something was spent or waits."""
+        """Serves the lines for one turn; runs in each turn of the loop in which cost was spent or an entry waits."""
         self._scheduled = False
         self._spent = 0
         lines = self._lines
@@ -131,7 +131,7 @@ class Admission:
                 line.credit -= cost
                 self._spend(cost)
                 if lines is not self._lines:
-                    return  # the work failed, and everybody was told
+                    return  # the work failed, and so did everyone in line
             elif line.credit > 0:
                 del lines[tenant]
             else:
@@ -140,7 +140,7 @@ class Admission:
 
     @staticmethod
     def _serve(line: _Line) -> int:
-        """Serves who is first; returns what it costs."""
+        """Serves the first entry; returns its cost."""
         entry, cost = line.entries.popitem(last=False)
         if not isinstance(entry, asyncio.Future):
             return entry()

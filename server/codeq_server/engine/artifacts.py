@@ -1,7 +1,7 @@
-"""Keeps the contents of artifacts in step with the rows that tell of them.
+"""Keeps the contents of artifacts in step with the rows that refer to them.
 
-A file is written and synced before the end of its task is decided, and removed after it is durable that no row tells of
-it. What a crash, or a removal that failed, leaves between the two is found by a walk over all files after each start.
+A file is written and synced before the end of its task is decided, and removed once it is durable that no row refers to
+it. A walk over all files after each start finds what a crash or a failed removal left behind.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from codeq_server.storage.artifacts import ArtifactFiles
 from .runner import ShardRunner
 
 THREADS: Final = 4
-"""Files that are written, read or removed at a time."""
+"""Files written, read or removed concurrently."""
 PENDING_BYTES_MAX: Final = 64 << 20
-"""Contents on their way to the disk; more are refused for the moment."""
+"""Bytes on their way to disk; further contents are rejected for the moment."""
 REMOVALS_MAX: Final = 100_000
-"""Files that wait to be removed; more are left to the walk of the next start."""
+"""Files waiting to be removed; further ones are left to the walk after the next start."""
 SLICE: Final = 128
-"""Files that are looked at, or removed, at a time."""
+"""Files examined or removed per step."""
 WALK_PAUSE_SECONDS: Final = 0.01
-"""Rest of the walk after each slice, so that it hinders nobody."""
+"""Pause of the walk after each slice, to leave time for other work."""
 
 File = tuple[bytes, bytes]
 """Home of a task, as in keys, and name of a file."""
@@ -41,7 +41,7 @@ class ArtifactKeeper:
 
     Args:
         files: The files; closed by `stop`.
-        on_trouble: Called with what failed to be removed, and why: it is left to the next start.
+        on_trouble: Called with what failed and why, when files cannot be removed; they are left to the next start.
     """
 
     def __init__(self, files: ArtifactFiles, on_trouble: Callable[[str, Exception], None]) -> None:
@@ -52,15 +52,15 @@ class ArtifactKeeper:
         self.on_trouble = on_trouble
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="codeq-artifacts")
         self._undecided: set[bytes] = set()
-        """Names of files whose results are not decided: no row tells of them yet."""
+        """Names of files whose results are not yet decided, so no row refers to them."""
         self._gone: list[File] = []
         self._removing: asyncio.Task[None] | None = None
         self._walk: asyncio.Task[None] | None = None
         self._removals = asyncio.Lock()
-        """Held by whoever removes files, or needs that none are removed."""
+        """Held to remove files, or to keep all files in place."""
 
     def follow(self, runner: ShardRunner | None) -> None:
-        """Removes from now on what the shard of this runner lets go, and looks for what was left; None: nothing."""
+        """Removes files that this runner's shard releases from now on, and searches for leftovers; None: neither."""
         if self._runner is not None:
             self._runner.on_files_gone = None
         if self._walk is not None:
@@ -71,7 +71,7 @@ class ArtifactKeeper:
             self._walk = self._loop.create_task(self._remove_left(runner), name="artifacts-walk")
 
     async def stop(self) -> None:
-        """Ends what is under way, and releases the files."""
+        """Finishes work in progress and releases the files."""
         self.follow(None)
         if self._walk is not None:
             await asyncio.gather(self._walk, return_exceptions=True)
@@ -85,20 +85,20 @@ class ArtifactKeeper:
 
         Args:
             home: Home of the task.
-            contents: Pairs of a name, random and never used before, and content.
+            contents: Pairs of a name, which is random and never used before, and content.
 
         Raises:
-            OSError: It failed. ENOSPC: the disk is nearly full.
+            OSError: Writing failed. ENOSPC: the disk is nearly full.
         """
         self._undecided.update(file for file, _ in contents)
         await self.run(lambda: self._files.write(home, contents))
 
     async def decided(self, files: Sequence[File]) -> None:
-        """Removes those of the files written that no row tells of; goes on when the caller is cancelled."""
+        """Removes those of the written files that no row refers to; continues if the caller is cancelled."""
         await asyncio.shield(self._loop.create_task(self._settle(files)))
 
     async def read(self, home: bytes, file: bytes, size: int) -> bytes:
-        """Returns the content of a file of `size` bytes; one byte more where it has more.
+        """Returns the content of a file of `size` bytes; one byte more if the file is larger.
 
         Raises:
             OSError: It cannot be read.
@@ -106,7 +106,7 @@ class ArtifactKeeper:
         return await self.run(lambda: self._files.read(home, file, size))
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Works in a thread to the end, even when the caller is cancelled, and then lets the caller go."""
+        """Runs work in a thread to its end, even if the caller is cancelled; the caller continues only then."""
         future = self._loop.run_in_executor(self._threads, work)
         try:
             return await asyncio.shield(future)
@@ -116,15 +116,15 @@ class ArtifactKeeper:
 
     def _is_kept(self, home: bytes, file: bytes) -> bool:
         if self._runner is None:
-            return True  # nobody serves the rows here
+            return True  # the rows are not served here
         try:
             return is_kept(self._runner.shard, home, file)
         except CorruptRows:
-            return True  # nobody can tell
+            return True  # cannot be determined
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[ArtifactFiles]:
-        """Gives the files to somebody for whose sake none is removed meanwhile."""
+        """Lends the files out; none is removed meanwhile."""
         async with self._removals:
             yield self._files
 
@@ -159,17 +159,17 @@ class ArtifactKeeper:
     # -- files that were left ------------------------------------------------------------------------------------------
 
     async def _remove_left(self, runner: ShardRunner) -> None:
-        """Walks over all files once, and removes those that no row tells of."""
+        """Walks over all files once, and removes those that no row refers to."""
         walk = self._files.walk()
         try:
             while files := await self.run(lambda: list(islice(walk, SLICE))):
                 left = [each for each in files if each[1] not in self._undecided and not self._is_kept(*each)]
                 if left:
-                    # A removal that is decided, and not durable yet, may have taken the row.
+                    # A removal that is decided but not yet durable may have deleted the row.
                     await runner.wait_durable()
                     await self._remove(left)
                 await asyncio.sleep(WALK_PAUSE_SECONDS)
         except Rejection:
-            return  # nothing is durable any more
+            return  # nothing becomes durable any more
         except OSError as problem:
             self.on_trouble("the folder of artifacts cannot be searched for what was left", problem)

@@ -13,12 +13,12 @@ from .artifacts import ArtifactKeeper
 
 
 class Backups:
-    """Makes backups in a folder, one at a time. How many are kept is the operator's business.
+    """Makes backups in a folder, one at a time. The operator decides how many to keep.
 
     Args:
         store: Store of the shard.
-        keeper: Who keeps its artifacts; None: nobody.
-        folder: Where backups are made.
+        keeper: Keeper of its artifacts; None: it has none.
+        folder: Where to make backups.
     """
 
     def __init__(self, store: RocksStore, keeper: ArtifactKeeper | None, folder: Path) -> None:
@@ -28,14 +28,14 @@ class Backups:
         self._making: asyncio.Task[int] | None = None
 
     async def make(self, name: str) -> int:
-        """Makes a backup, and returns the number of artifacts in it. It goes on when the caller is cancelled.
+        """Makes a backup, and returns the number of artifacts in it. It continues if the caller is cancelled.
 
         Args:
-            name: Name of its folder: one part of a path.
+            name: Name of its folder: a single path component.
 
         Raises:
-            Rejection: LIMIT_REACHED: one is being made; INVALID_FIELD: there is one of this name.
-            StoreError: It failed; nothing is left of it.
+            Rejection: LIMIT_REACHED: another backup is in progress; INVALID_FIELD: the name is taken.
+            StoreError: It failed and left nothing behind.
         """
         if self._making is not None and not self._making.done():
             raise Rejection(Reason.LIMIT_REACHED, "another backup is being made")
@@ -43,7 +43,7 @@ class Backups:
         return await asyncio.shield(self._making)
 
     async def stop(self) -> None:
-        """Waits for the backup that is being made: the store must stay open so long."""
+        """Waits for the backup in progress, for which the store must stay open."""
         if self._making is not None:
             await asyncio.gather(self._making, return_exceptions=True)
 

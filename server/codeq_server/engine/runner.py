@@ -1,12 +1,12 @@
 """The runner of one shard: everything that decides on it goes through here, on one event loop.
 
-Life of a decision: a caller changes the shard through functions of the core, calls `changed`, and lets nothing out
-before `durable` is done. As many batches are on their way at a time as the log lets; the one that fills meanwhile is
-committed next: groups form by themselves, nobody waits for a timer. A batch that fails, or a decision that breaks off
-half way, poisons the runner: every caller gets OUTCOME_UNKNOWN and the process ends.
+Life of a decision: a caller changes the shard through functions of the core, calls `changed`, and answers nothing
+before `durable` is done. As many batches are in flight as the log allows; the batch that fills meanwhile is committed
+next, so groups form by themselves, without a timer. A batch that fails, or a decision that breaks off halfway, poisons
+the runner: every caller gets OUTCOME_UNKNOWN and the process ends.
 
-A runner lives as long as its leadership. `end` tells everybody that it is over: who waits for what may not be durable
-gets OUTCOME_UNKNOWN, all others are refused, and the runner decides nothing any more.
+A runner lives as long as its leadership. `end` tells everybody that it is over: callers waiting for anything that may
+not be durable get OUTCOME_UNKNOWN, all others are rejected, and the runner decides nothing any more.
 """
 
 from __future__ import annotations
@@ -32,18 +32,17 @@ from .admission import CALL_COST, Admission
 from .waiting import WaitingRoom
 
 BATCH_ROWS_MAX: Final = 16_000
-"""Row changes a batch may hold before callers wait for the next: writing them stops the loop for about 20 ms."""
+"""Row changes a batch may hold before callers wait for the next: writing them blocks the loop for about 20 ms."""
 BATCH_BYTES_MAX: Final = 16 << 20
-"""Payloads, results and progress that a batch may hold before callers wait for the next; the same holds for writing
-them."""
+"""Payloads, results and progress (bytes) a batch may hold before callers wait; writing them takes about as long."""
 TIMER_ROWS_MAX: Final = 10_000
-"""Row changes in the batch at which the timers wait for the next one: the rest of it is for callers."""
+"""Row changes in the batch at which the timers wait for the next one; the rest is reserved for callers."""
 TIMER_BYTES_MAX: Final = 8 << 20
-"""The same for payloads, results and progress: what runs out takes its progress along."""
+"""The same for bytes of payloads, results and progress: tasks whose leases expire carry their progress along."""
 TIMERS: Final = ""
-"""Stands in line for what falls due, as if it were a tenant."""
+"""Name under which due work stands in line, as if it were a tenant."""
 TIMER_MS_MAX: Final = 1000
-"""Longest wait of the timers while anything is to come: how late a wall clock that was set forward is noticed."""
+"""Longest timer wait while anything is to come: how late a wall clock that was set forward is noticed."""
 
 Clock = Callable[[], tuple[int, int]]
 
@@ -65,7 +64,7 @@ class Commits:
 
 
 class _Flight:
-    """A batch on its way: its number, when it left, and who waits for it."""
+    """A batch in flight: its number, when it was sent, and its waiters."""
 
     __slots__ = ("lsn", "started", "waiters")
 
@@ -93,37 +92,37 @@ class ShardRunner:
         self.commits = Commits()
         self.random = random
         self.on_files_gone: Callable[[list[tuple[bytes, bytes]]], None] | None = None
-        """Called with home and name of files of artifacts when it is durable that no row tells of them any more."""
+        """Called with home and name of artifact files once it is durable that no row refers to them any more."""
         self.on_notable: Callable[[Notables], None] | None = None
-        """Called with what there is to tell of a batch that is durable."""
+        """Called with the notable events of a batch that is durable."""
         self._log = log
         self._clock = clock
         self._on_fatal = on_fatal
         self._keeps_time = keeps_time
-        """Whether what falls due is seen to; a shard that is only read leaves it alone."""
+        """Whether due work is processed; a shard that is only read leaves it alone."""
         self.loop = asyncio.get_running_loop()
         self._next: list[asyncio.Future[None]] = []
-        """Who waits for the batch that fills."""
+        """Waiters of the filling batch."""
         self._flights: deque[_Flight] = deque()
         self._confirming: dict[asyncio.Future[None], list[tuple[asyncio.Future[None], int]]] = {}
-        """Of each confirmation under way, who waits for it, and the last batch on its way by then; 0: none was."""
+        """Waiters of each confirmation in progress, each with the last batch then in flight; 0: none was."""
         self.admission = Admission(self.loop, self._full)
         self._busy = False
-        """Whether the batch that fills is seen to: its commit is about to begin, or waits for another's end."""
+        """Whether the filling batch is taken care of: its commit is scheduled, or waits for another batch."""
         self._waking: dict[Queue, int] = {}
-        """Queues whose waiters are being woken one by one, and the turn of the last who is."""
+        """Queues whose waiters are being woken one by one, each with the turn of the last waiter to wake."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = Now(NEVER, NEVER)
-        """When the timer goes off; its wall clock by that of the time it was set."""
+        """When the timer fires; its wall time as of when it was set."""
         self._due_waits = False
-        """Whether what is due waits for its turn: until then, no timer is needed."""
+        """Whether due work is waiting for its turn; no timer is needed until then."""
         self._held = False
-        """Whether it waits for the next batch."""
+        """Whether due work waits for the next batch."""
         self._ends: dict[TaskKey, dict[asyncio.Future[None], None]] = {}
         self.refusal: Rejection | None = None
         """Why the runner has ended; None: it has not."""
         self._refuse: Callable[[], Rejection] | None = None
-        """Once nothing is decided any more: makes what everybody is told."""
+        """Set once nothing is decided any more; makes the rejection that everybody gets."""
         self._closed = False
 
     # -- deciding --------------------------------------------------------------------------------------------------
@@ -132,7 +131,7 @@ class ShardRunner:
         """Returns the time for a decision.
 
         Raises:
-            Rejection: OUTCOME_UNKNOWN after a failed commit, DRAINING after `close`, what `end` was told.
+            Rejection: OUTCOME_UNKNOWN after a failed commit, DRAINING after `close`, that of `end` after it.
         """
         if self._refuse is not None:
             raise self._refuse()
@@ -141,12 +140,12 @@ class ShardRunner:
         return self.shard.at(*self._clock())
 
     def changed(self) -> None:
-        """Sees to what a decision led to: a commit, waiters to wake, an earlier timer."""
+        """Schedules the commit, wake-ups and the timer after a decision."""
         if self._refuse is not None:
             return
         if not self._busy and self.shard.batch:
             self._busy = True
-            # A turn later: callers that were answered together take more than one turn to decide together again.
+            # One turn later: callers answered together take more than one turn to decide together again.
             self.loop.call_soon(self.loop.call_soon, self._start_commit)
         if self.shard.ended_watched:
             self._wake_ends()
@@ -159,13 +158,14 @@ class ShardRunner:
         self._arm()
 
     def durable(self) -> asyncio.Future[None] | None:
-        """Returns what resolves when everything decided so far is durable, and nobody else had decided; None: it is so.
+        """Returns a future that resolves when all decisions so far are durable and confirmed; None: they are already.
 
-        A batch that has yet to leave shows by getting through that nobody else decided before. One that has left may
-        get through while others decide already: what is seen beside it, or beside none, is to be confirmed.
+        Confirmed means that nobody else had decided. A batch not yet sent proves that by getting through. A batch in
+        flight may still get through while another leader already decides: so whatever was read next to it, or with no
+        batch at all, must be confirmed.
 
         Raises:
-            Rejection: OUTCOME_UNKNOWN after a failed commit, what `end` was told.
+            Rejection: OUTCOME_UNKNOWN after a failed commit, that of `end` after it.
         """
         if self._refuse is not None:
             raise self._refuse()
@@ -176,7 +176,7 @@ class ShardRunner:
         return self._written()
 
     def _written(self) -> asyncio.Future[None] | None:
-        """Returns what resolves when everything decided so far is durable; None: it is already."""
+        """Returns a future that resolves when everything decided so far is durable; None: it is already."""
         if self.shard.batch:
             waiters = self._next
             if not self._busy:
@@ -190,40 +190,40 @@ class ShardRunner:
         return future
 
     async def wait_durable(self) -> None:
-        """Waits for what `durable` returns.
+        """Waits for the future of `durable`.
 
         Raises:
-            Rejection: OUTCOME_UNKNOWN after a failed commit, what `end` was told.
+            Rejection: OUTCOME_UNKNOWN after a failed commit, that of `end` after it.
         """
         future = self.durable()
         if future is not None:
             await future
 
     def refused(self, refusal: Rejection, *, decided: bool) -> Rejection:
-        """Returns what a caller is told that met a refusal while it decided in several steps.
+        """Returns the rejection for a caller that was rejected while it decided in several steps.
 
         Args:
-            refusal: What it met.
-            decided: Whether it had decided something by then.
+            refusal: The rejection it met.
+            decided: Whether it had already decided something.
         """
         if decided and self.refusal is not None and refusal.reason is self.refusal.reason:
             return _unknown()
         return refusal
 
     def fail(self, problem: BaseException) -> Rejection:
-        """Poisons the runner because a decision broke off half way; returns what the caller is told."""
+        """Poisons the runner because a decision broke off halfway; returns the rejection for the caller."""
         self._poison(problem)
         return _unknown()
 
     async def room(self, tenant: str, cost: int = CALL_COST) -> None:
-        """Waits until it is the tenant's turn to decide something, and the batch has room for it.
+        """Waits until it is the tenant's turn to decide and the batch has room.
 
         Args:
-            tenant: Whose turn is waited for.
-            cost: What is to be decided, in tasks; see `admission.CALL_COST`.
+            tenant: The tenant.
+            cost: Cost of the decision, in tasks; see `admission.CALL_COST`.
 
         Raises:
-            Rejection: OUTCOME_UNKNOWN after a failed commit, what `end` was told.
+            Rejection: OUTCOME_UNKNOWN after a failed commit, that of `end` after it.
         """
         if self._refuse is not None:
             raise self._refuse()
@@ -231,7 +231,7 @@ class ShardRunner:
 
     @property
     def is_full(self) -> bool:
-        """Whether the batch that fills has no room: who decides in slices waits for `room`."""
+        """Whether the filling batch has no room; callers that decide in slices then wait for `room`."""
         return self._full()
 
     def _full(self) -> bool:
@@ -241,14 +241,14 @@ class ShardRunner:
     # -- the ends of tasks -----------------------------------------------------------------------------------------
 
     def watch_end(self, task_id: TaskKey) -> asyncio.Future[None]:
-        """Returns what resolves when the task ends; give it back with `unwatch_end`."""
+        """Returns a future that resolves when the task ends; release it with `unwatch_end`."""
         future = self.loop.create_future()
         self._ends.setdefault(task_id, {})[future] = None
         self.shard.watched.add(task_id)
         return future
 
     def unwatch_end(self, task_id: TaskKey, future: asyncio.Future[None]) -> None:
-        """Stops watching."""
+        """Stops watching the end of a task."""
         futures = self._ends.get(task_id, {})
         futures.pop(future, None)
         if not futures:
@@ -274,7 +274,7 @@ class ShardRunner:
             future.add_done_callback(lambda done: None if done.cancelled() or done.exception() else call(gone))
 
     def drain(self) -> None:
-        """Ends every wait, for work and for the ends of tasks, with DRAINING."""
+        """Ends all waits, for work and for the ends of tasks, with DRAINING."""
         self._end_waits(Rejection(Reason.DRAINING, "the server is stopping"))
 
     def _end_waits(self, refusal: Rejection) -> None:
@@ -291,7 +291,7 @@ class ShardRunner:
             self._busy = len(self._flights) >= self._log.window
             if self.shard.batch and not self._busy:
                 self._commit_batch()
-        except BaseException as problem:  # noqa: BLE001 - whatever it is, nothing decided may be believed any more
+        except BaseException as problem:  # noqa: BLE001 - whatever it is, no decision can be trusted any more
             self._poison(problem)
 
     def _commit_batch(self) -> None:
@@ -324,12 +324,12 @@ class ShardRunner:
             self._busy = False
             if self.shard.batch:
                 self._commit_batch()
-            self._arm()  # the retention of what ended counts from the seal
+            self._arm()  # the retention of ended tasks counts from the seal
         except BaseException as problem:  # noqa: BLE001 - see above
             self._poison(problem)
 
     def _settle(self, flight: _Flight) -> None:
-        """Lets go what waited for a batch that is durable."""
+        """Resolves the waiters of a batch that is durable."""
         notable = self.shard.settled(flight.lsn).notable
         self._flights.popleft()
         seconds = time.perf_counter() - flight.started
@@ -343,12 +343,12 @@ class ShardRunner:
             self.on_notable(notable)
 
     def _confirmed(self, confirmation: asyncio.Future[None]) -> asyncio.Future[None]:
-        """Returns what resolves when that is confirmed and all batches on their way are durable."""
+        """Returns a future that resolves when this is confirmed and all batches in flight are durable."""
         waiters = self._confirming.get(confirmation)
         if waiters is None:
             waiters = self._confirming[confirmation] = []
             confirmation.add_done_callback(self._on_confirmed)
-        future = self.loop.create_future()  # of its own: who waits may be cancelled, and its future with it
+        future = self.loop.create_future()  # one of its own: its waiter may be cancelled, and the future with it
         waiters.append((future, self._flights[-1].lsn if self._flights else 0))
         return future
 
@@ -362,7 +362,7 @@ class ShardRunner:
         flights = self._flights
         for future, lsn in self._confirming.pop(confirmation):
             if problem is not None:
-                # Who waited for a batch as well may have decided something in it.
+                # A caller that waited for a batch as well may have decided something in it.
                 _refuse_all((future,), _unknown if lsn else problem.again)
             elif flights and flights[0].lsn <= lsn:
                 flights[lsn - flights[0].lsn].waiters.append(future)
@@ -372,17 +372,17 @@ class ShardRunner:
     # -- life ------------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Commits what is decided, unless the runner has ended, then releases the log; later decisions are refused."""
+        """Commits what is decided, unless the runner has ended, then releases the log; later decisions are rejected."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         while self._refuse is None and (future := self._written()) is not None:
-            with contextlib.suppress(Rejection):  # who waits was told, and so was `on_fatal`
+            with contextlib.suppress(Rejection):  # the waiters were told, and so was `on_fatal`
                 await future
         await self._log.close()
 
     def end(self, refusal: Rejection) -> None:
-        """Ends the runner because its leadership is over; whoever asks for something from now on gets the refusal."""
+        """Ends the runner because its leadership is over; later requests get this rejection."""
         if self._refuse is None:
             self.refusal = refusal
             self._give_up(refusal.again)
@@ -394,7 +394,7 @@ class ShardRunner:
             self._on_fatal(problem)
 
     def _give_up(self, refuse: Callable[[], Rejection]) -> None:
-        """Decides nothing any more, and tells all who wait to decide, or for what was decided."""
+        """Stops deciding, and fails everyone who waits to decide or for a decision to become durable."""
         self._refuse = refuse
         self.on_files_gone = None
         if self._timer is not None:
@@ -409,7 +409,7 @@ class ShardRunner:
     # -- waking and time ---------------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        """Has waiters woken for the queues that got work, in their tenants' turns."""
+        """Schedules wake-ups of waiters for the queues that got work, in their tenants' turns."""
         woken, self.shard.woken = self.shard.woken, {}
         for queue in woken:
             if not self.waiting.has_waiter(queue):
@@ -419,7 +419,7 @@ class ShardRunner:
             self._waking[queue] = self.waiting.turn
 
     def _wake(self, queue: Queue) -> int:
-        """Wakes one waiter of a queue, and has the next one woken; returns what it cost."""
+        """Wakes one waiter of a queue and schedules the next one; returns the cost."""
         before = self.shard.totals.claimed
         if not self.waiting.wake(queue, self._waking[queue]):
             del self._waking[queue]
@@ -428,7 +428,7 @@ class ShardRunner:
         return CALL_COST + self.shard.totals.claimed - before
 
     def _arm(self) -> None:
-        # Mostly the timer goes off early enough: that is seen without a look at the clocks.
+        # Usually the timer fires early enough, which shows without reading the clocks.
         if (
             timers.is_quiet(self.shard, self._timer_at)
             or self._due_waits
@@ -458,7 +458,7 @@ class ShardRunner:
         self.admission.push(TIMERS, self._run_due)
 
     def _run_due(self) -> int:
-        """Works a slice of what is due, and has the next one worked; returns what it cost."""
+        """Processes a slice of due work and schedules the next one; returns the cost."""
         if self._refuse is not None or self._closed:
             return 0
         if len(self.shard.batch.rows) > TIMER_ROWS_MAX or self.shard.batch.size > TIMER_BYTES_MAX:
@@ -477,7 +477,7 @@ class ShardRunner:
         return CALL_COST + self._worked() - before
 
     def _worked(self) -> int:
-        """Returns how many tasks what is due has been about, with all that were cancelled: some were by purges."""
+        """Returns the tasks processed by timers so far, with all that were cancelled: some were by purges."""
         totals = self.shard.totals
         return totals.expired + totals.matured + totals.removed + totals.cancelled
 
@@ -494,4 +494,4 @@ def _refuse_all(futures: Iterable[asyncio.Future[None]], refuse: Callable[[], Re
     for future in futures:
         if not future.done():
             future.set_exception(refuse())
-            future.exception()  # the waiter may be gone: its absence is no error
+            future.exception()  # marks it as retrieved: the waiter may be gone

@@ -1,4 +1,4 @@
-"""Watches the free space of the store, so that new tasks are refused while what is accepted can still end."""
+"""Watches the free space of the store: when it runs low new tasks are rejected, so that accepted ones can still end."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Final
 from codeq_server.storage.errors import StoreError
 
 LOOK_SECONDS: Final = 1.0
-"""Time between two looks at the disk."""
+"""Time between two checks of the disk."""
 
 
 class SpaceWatch:
-    """Looks at the free space now and then, from a thread: a slow disk keeps nobody waiting.
+    """Checks the free space periodically, in a thread, so that a slow disk blocks nobody.
 
     Attributes:
-        free_bytes: What was free at the last look; 0 if the disk could not be asked.
+        free_bytes: Free bytes at the last check; 0 if the disk could not be queried.
         full: Whether that was less than the reserve.
     """
 
     def __init__(
         self, free_bytes: Callable[[], int], reserve_bytes: int, on_change: Callable[[bool, int], None]
     ) -> None:
-        """Looks for the first time.
+        """Checks for the first time.
 
         Args:
             free_bytes: Returns how many bytes can still be stored; may raise a StoreError.
-            reserve_bytes: Bytes that are to stay free for the work in hand; 0: the store is never full.
+            reserve_bytes: Bytes to keep free for work in progress; 0: the store is never full.
             on_change: Called on the event loop with `full` and `free_bytes` when `full` has changed.
         """
         self._ask = free_bytes
@@ -39,11 +39,11 @@ class SpaceWatch:
         self._note(self._look())
 
     def start(self) -> None:
-        """Goes on looking until `stop`."""
+        """Checks repeatedly until `stop`."""
         self._task = asyncio.get_running_loop().create_task(self._watch(), name="space-watch")
 
     def stop(self) -> None:
-        """Ends the watch."""
+        """Stops checking."""
         if self._task is not None:
             self._task.cancel()
 

@@ -1,4 +1,4 @@
-"""Workers that wait for work, found by command without looking at the others."""
+"""Workers waiting for work, found by command without scanning the others."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Waiter(Protocol):
         ...
 
     def drain(self, refusal: Rejection) -> None:
-        """Stops waiting: the server takes nothing new, and the refusal says why."""
+        """Stops waiting: the server takes nothing new, and the rejection says why."""
         ...
 
 
 class WaitingRoom:
-    """Who waits for which commands, first come first served."""
+    """Workers and the commands they wait for, first come first served."""
 
     def __init__(self) -> None:
         self._rooms: dict[tuple[str, str | None], OrderedDict[Waiter, int]] = {}
-        """Waiters with their turns. A plain dict would pass all deleted entries to find its first one."""
+        """Waiters with their turns. A plain dict would skip over all deleted entries to find its first one."""
         self._keys: dict[Waiter, list[tuple[str, str | None]]] = {}
         self._turn = 0
 
@@ -36,7 +36,7 @@ class WaitingRoom:
         return len(self._keys)
 
     def wait(self, waiter: Waiter, tenant: str, commands: Sequence[str] | None) -> None:
-        """Lets a waiter wait for any of the commands; None: for every command of the tenant."""
+        """Registers a waiter for any of the commands; None: for every command of the tenant."""
         if waiter in self._keys:
             return
         names: Sequence[str | None] = [None] if commands is None else commands
@@ -46,7 +46,7 @@ class WaitingRoom:
             self._rooms.setdefault(key, OrderedDict())[waiter] = self._turn
 
     def leave(self, waiter: Waiter) -> None:
-        """Forgets a waiter; no error where it does not wait."""
+        """Removes a waiter; no error if it is not waiting."""
         for key in self._keys.pop(waiter, ()):
             room = self._rooms[key]
             del room[waiter]
@@ -55,11 +55,11 @@ class WaitingRoom:
 
     @property
     def turn(self) -> int:
-        """Turn of who came last; who waits again has a later one."""
+        """Turn of the latest waiter; a waiter that waits again gets a later one."""
         return self._turn
 
     def wake(self, queue: Queue, last: int) -> bool:
-        """Wakes who waits longest for a queue with work, from turn `last` or before; returns whether there was one."""
+        """Wakes the longest waiting waiter for a queue with work, up to turn `last`; returns whether there was one."""
         waiter = self._first(queue, last) if queue.ready else None
         if waiter is None:
             return False
@@ -68,11 +68,11 @@ class WaitingRoom:
         return True
 
     def has_waiter(self, queue: Queue) -> bool:
-        """Tells whether anybody waits for tasks of the queue."""
+        """Returns whether anybody waits for tasks of the queue."""
         return (queue.tenant, queue.command) in self._rooms or (queue.tenant, None) in self._rooms
 
     def _first(self, queue: Queue, last: int) -> Waiter | None:
-        """Returns who came first among those who wait for the queue since turn `last` or earlier."""
+        """Returns the first waiter for the queue, up to turn `last`."""
         first, first_turn = None, last + 1
         for name in (queue.command, None):
             room = self._rooms.get((queue.tenant, name))
@@ -83,7 +83,7 @@ class WaitingRoom:
         return first
 
     def drain(self, refusal: Rejection) -> None:
-        """Tells every waiter that no work will come any more, and why."""
+        """Ends every wait: no more work will come, and the rejection says why."""
         for waiter in list(self._keys):
             self.leave(waiter)
             waiter.drain(refusal)

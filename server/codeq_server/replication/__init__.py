@@ -1,1 +1,1 @@
-"""Where decided batches become durable: the seam behind which a batch goes to local RocksDB."""
+"""Makes decided batches durable: in the local store of a single node, or on a majority of members."""

@@ -1,4 +1,4 @@
-"""One node: a batch is durable when the local store has synced it."""
+"""A single node: a batch is durable when the local store has synced it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class LocalLog:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="codeq-writer")
 
     def append(self, batch: SealedBatch) -> asyncio.Future[None]:
-        """Returns what is done when the batch is synced."""
+        """Returns a future that is done when the batch is synced."""
         return asyncio.get_running_loop().run_in_executor(self._writer, self._write, batch)
 
     def confirm(self) -> None:
-        """Nobody else decides: the store is locked."""
+        """Returns None: the store is locked, so nobody else decides."""
 
     async def close(self) -> None:
         """Waits for the writer and closes the store."""

@@ -1,8 +1,8 @@
-"""Files with the contents of artifacts, in a folder of their own beside the rows that tell of them.
+"""Files with the contents of artifacts, in a folder of their own apart from the rows that refer to them.
 
-A file lies under ROOT/INSTALLATION/BUCKET/NAME. All parts are numbers in hexadecimal: the store's installation id, the
-upper and the lower part of the task's home, and a random number. Nothing that clients name is part of a path. Each step
-of a path is opened without following links, so what lies outside is never read or written through this folder.
+A file is stored as ROOT/INSTALLATION/BUCKET/NAME. All parts are hexadecimal numbers: the store's installation id, the
+upper and the lower part of the task's home, and a random number. Nothing named by clients is part of a path. Each step
+of a path is opened without following links, so nothing outside is ever read or written through this folder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .errors import StoreLocked, StoreNotWritable
 BUCKET_BYTES: Final = 9
 """Bytes of a home that name its bucket: each holds the files of 65536 places."""
 TRIES: Final = 5
-"""Times that a file is begun anew because its bucket was emptied, and so removed, meanwhile."""
+"""Attempts at a write whose bucket was emptied, and therefore removed, meanwhile."""
 
 _NO_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP})
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -37,15 +37,15 @@ class ArtifactFiles:
     """The files of one store. Methods may be called on any thread.
 
     Args:
-        root: The folder; made if it is missing.
+        root: The folder; created if missing.
         installation: Id of the store's installation.
         fsync: Whether `write` waits for the disk.
         reserve_bytes: Free space below which nothing is written.
-        at_once: Whether a missing folder is made now; else the first file makes it.
+        at_once: Whether to create a missing folder now; otherwise the first file creates it.
 
     Raises:
         StoreLocked: Another process uses it for the same installation.
-        StoreNotWritable: It cannot be made or written.
+        StoreNotWritable: It cannot be created or written.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ArtifactFiles:
         self._reserve_bytes = reserve_bytes
         self._making = Lock()
         self._made: int | None = None
-        """The folder of the installation, open; None: it is not there, so there are no files."""
+        """The installation's folder, open; None: it does not exist, so there are no files."""
         if at_once or self.path.exists():
             self._made = self._make()
         else:
@@ -66,7 +66,7 @@ class ArtifactFiles:
                 raise StoreNotWritable(f"the folder of artifacts {root} cannot be made: {os.strerror(errno.EACCES)}")
 
     def _make(self) -> int:
-        """Makes the folder if it is missing, and returns it open and locked."""
+        """Creates the folder if it is missing, and returns it open and locked."""
         try:
             make_directory(self._root)
             top = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -97,17 +97,17 @@ class ArtifactFiles:
         """The folder of the installation.
 
         Raises:
-            FileNotFoundError: There is none yet.
+            FileNotFoundError: It does not exist yet.
         """
         if self._made is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
         return self._made
 
     def write(self, home: bytes, contents: Sequence[tuple[bytes, bytes]]) -> None:
-        """Writes files of one task, durably: pairs of name and content.
+        """Writes the files of one task, durably: pairs of name and content.
 
         Raises:
-            OSError: It failed; a part of the files may be there. ENOSPC: the disk is nearly full.
+            OSError: Writing failed; some of the files may be there. ENOSPC: the disk is nearly full.
         """
         with self._making:
             if self._made is None:
@@ -130,10 +130,10 @@ class ArtifactFiles:
         raise OSError(errno.EAGAIN, "the bucket is removed again and again")
 
     def read(self, home: bytes, file: bytes, size: int) -> bytes:
-        """Returns the content of a file, of which at most one byte more than `size` is read.
+        """Returns the content of a file; reads at most one byte more than `size`.
 
         Raises:
-            FileNotFoundError: There is none.
+            FileNotFoundError: There is no such file.
             OSError: It cannot be read.
         """
         with self._open_bucket(home) as bucket:
@@ -144,7 +144,7 @@ class ArtifactFiles:
                 return stored.read(size + 1)
 
     def remove(self, gone: Sequence[tuple[bytes, bytes]]) -> None:
-        """Removes files, complete or not, by home and name; those that are not there are no failure.
+        """Removes files, complete or not, by home and name; missing ones are no error.
 
         Raises:
             OSError: One cannot be removed.
@@ -155,11 +155,11 @@ class ArtifactFiles:
                     for name in (_name(home, file), "." + _name(home, file)):
                         with suppress(FileNotFoundError):
                             os.unlink(name, dir_fd=bucket)
-                with suppress(OSError):  # other files are in it
+                with suppress(OSError):  # it holds other files
                     os.rmdir(_bucket(home), dir_fd=self._folder)
 
     def walk(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yields home and name of every file, complete or not; what is none of ours is passed over.
+        """Yields home and name of every file, complete or not; skips foreign ones.
 
         Raises:
             OSError: A folder cannot be read.
@@ -182,9 +182,9 @@ class ArtifactFiles:
                     yield head + bytes.fromhex(match[1]), bytes.fromhex(match[2])
 
     def copy_to(self, target: Path) -> int:
-        """Makes a folder with every complete file, durably, and returns their number. Nothing may be removed meanwhile.
+        """Creates a folder with every complete file, durably, and returns their number; none may be removed meanwhile.
 
-        Files are linked where the file system can, else copied: none is ever changed once it has its name.
+        Files are linked where the file system allows it, otherwise copied: a file never changes once it has its name.
 
         Raises:
             OSError: It failed.
@@ -209,7 +209,7 @@ class ArtifactFiles:
         return count
 
     def close(self) -> None:
-        """Gives the folder free; no other method may be called any more."""
+        """Releases the folder; no other method may be called afterwards."""
         if self._made is not None:
             os.close(self._made)
 
@@ -222,7 +222,7 @@ class ArtifactFiles:
             os.close(bucket)
 
     def _write(self, bucket: int, name: str, content: bytes) -> None:
-        """Writes a file under a name that says that it is not complete, then gives it its own."""
+        """Writes a file under a name that marks it as incomplete, then renames it."""
         draft = "." + name
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(draft, flags, 0o600, dir_fd=bucket), "wb") as file:
@@ -263,7 +263,7 @@ def _copy_file(folder: int, name: str, target: Path) -> None:
 
 
 def restore_files(backup: Path, root: Path, installation: bytes) -> None:
-    """Puts a copy of files made by `ArtifactFiles.copy_to` under a folder of artifacts, for a new installation.
+    """Copies files made by `ArtifactFiles.copy_to` into a folder of artifacts, for a new installation.
 
     Raises:
         OSError: It failed, or the installation has files already.
@@ -273,6 +273,6 @@ def restore_files(backup: Path, root: Path, installation: bytes) -> None:
     for folder, _, names in os.walk(root / installation.hex()):
         for name in names:
             sync_file(Path(folder, name))
-        Path(folder).chmod(0o700)  # whatever the backup's has
+        Path(folder).chmod(0o700)  # whatever mode the backup's has
         sync_directory(Path(folder))
     sync_directory(root)

@@ -1,7 +1,7 @@
-"""Backups of a store: a folder of the same form, made at one moment, with its artifacts in a folder within; put back.
+"""Backups of a store, and restoring them: a folder of the same form from one moment, with a folder of artifacts in it.
 
-A folder appears under its name only when all of it is durable. Until then it is in `.NAME.partial`, which is removed
-when that fails; what a kill left of one goes with the next attempt.
+A folder appears under its name only when all of it is durable. Until then it is `.NAME.partial`, which is removed on
+failure; what a killed process left is removed by the next attempt.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .scratch import drop_scratch, take_scratch
 from .store import LAST_KEY, LOG_PREFIX, ROWS_POINTER
 
 RESTORE_EPOCHS: Final = 1000
-"""Epochs that a restored store skips: the starts that may have followed each other in less than EPOCH_SECONDS."""
+"""Epochs that a restored store skips: allows for as many starts less than EPOCH_SECONDS apart."""
 
 _PAGE_ROWS: Final = 256
 _LEFT_OUT: Final = frozenset({"LOCK", "LOG"})
@@ -33,12 +33,12 @@ ARTIFACTS: Final = "artifacts"
 
 
 def back_up(store: RocksStore, target: Path, artifacts: ArtifactFiles | None) -> int:
-    """Makes a backup of an open store. What is written meanwhile may be in it or not; what was written before is.
+    """Makes a backup of an open store, with everything written before the call and perhaps some later writes.
 
     Args:
         store: The store.
-        target: Folder to make.
-        artifacts: Its artifacts, none of which may be removed meanwhile; None: there are none.
+        target: Folder to create.
+        artifacts: Its artifacts, none of which may be removed meanwhile; None: it has none.
 
     Returns:
         The number of artifacts in it.
@@ -52,7 +52,7 @@ def back_up(store: RocksStore, target: Path, artifacts: ArtifactFiles | None) ->
     def fill(partial: Path) -> None:
         nonlocal count
         store.checkpoint(partial)
-        # After the rows: a file that comes between the two has no row, and the restored store drops it.
+        # After the rows: a file written between the two has no row, and the restored store drops it.
         if artifacts is not None:
             count = artifacts.copy_to(partial / ARTIFACTS)
 
@@ -61,7 +61,7 @@ def back_up(store: RocksStore, target: Path, artifacts: ArtifactFiles | None) ->
 
 
 def back_up_closed(path: Path, target: Path, artifacts: Path) -> None:
-    """Makes a backup of the store at `path`, which nobody has open, and of its files in a folder of artifacts.
+    """Makes a backup of the store at `path`, which must not be open, and of its files in a folder of artifacts.
 
     Raises:
         StoreError: There is no store, it is open, or the backup failed.
@@ -82,13 +82,13 @@ def back_up_closed(path: Path, target: Path, artifacts: Path) -> None:
 
 
 def restore(backup: Path, target: Path, unix_seconds: int, artifacts: Path) -> None:
-    """Makes a store from a backup, which is checked first and stays as it is.
+    """Creates a store from a backup, which is checked first and stays unchanged.
 
-    The store is an installation of its own: it shares no artifacts with the one that the backup is of.
+    The store is an installation of its own: it shares no artifacts with the store that was backed up.
 
     Args:
         backup: The backup.
-        target: Folder of the store to make.
+        target: Folder of the store to create.
         unix_seconds: Time.
         artifacts: Folder of artifacts that the store will use.
 
@@ -116,9 +116,9 @@ def restore(backup: Path, target: Path, unix_seconds: int, artifacts: Path) -> N
 
 
 def _become_another(path: Path, unix_seconds: int, installation: bytes) -> None:
-    """Makes the store in a folder another installation.
+    """Turns the store in a folder into another installation.
 
-    Its epoch is past all that were in use since the backup: their ids and tokens are never given out again.
+    Its epoch is beyond all epochs used since the backup, so their ids and tokens are never issued again.
     """
     store = RocksStore(path, fsync=True)
     try:
@@ -134,7 +134,7 @@ def _become_another(path: Path, unix_seconds: int, installation: bytes) -> None:
 
 
 def _forget_log(store: RocksStore) -> None:
-    """Deletes the log and what its keeper remembers: the store is nobody's member."""
+    """Deletes the log and the rows of its keeper, so that the store is not a member of any group."""
     start = LOG_PREFIX
     while page := store.scan(start, LAST_KEY, _PAGE_ROWS):
         store.write({key: None for key, _ in page if key != ROWS_POINTER})

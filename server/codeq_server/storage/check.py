@@ -17,17 +17,17 @@ from .reading import open_stored
 from .store import LOG_PREFIX, WRITTEN, Store
 
 PAGE_ROWS: Final = 1024
-"""Rows of an open store that are read at a time."""
+"""Rows of an open store per read."""
 DIFFERENCES_MAX: Final = 1000
-"""Differences that `check_store` returns; more are only counted."""
+"""Differences returned by `check_store`; further ones are only counted."""
 
 
 def check(rows: Iterable[tuple[bytes, bytes]], summary: Summary | None = None) -> Iterator[Difference]:
     """Yields every contradiction among rows.
 
     Args:
-        rows: All rows of a shard, in the order of their keys.
-        summary: Filled with counts on the way.
+        rows: All rows of a shard, in key order.
+        summary: Filled with counts along the way.
     """
     checker = Checker(summary or Summary())
     for key, value in rows:
@@ -40,7 +40,7 @@ def check(rows: Iterable[tuple[bytes, bytes]], summary: Summary | None = None) -
 
 
 def check_open(store: Store) -> tuple[list[Difference], Summary]:
-    """Checks the rows of a store that is open and not in use, as `check_store` does.
+    """Checks the rows of a store that is open but not in use, like `check_store`.
 
     Raises:
         StoreError: It cannot be read.
@@ -80,7 +80,7 @@ def check_store(path: Path) -> tuple[list[Difference], Summary]:
             if len(differences) < DIFFERENCES_MAX:
                 differences.append(difference)
         written = stored.get(WRITTEN)
-    # A store with a log remembers the number of a write as durable, one without it that of a batch.
+    # A store with a log records the number of a write as durable, one without a log that of a batch.
     recovered, what = (summary.lsn, "batch") if written is None else (int.from_bytes(written, "big"), "write")
     if recovered < durable:
         unknown = f"durable rows are lost: {what} {durable} was durable"

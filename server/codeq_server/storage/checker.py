@@ -1,9 +1,9 @@
 """The rules of the offline checker.
 
-From its rows each task has exactly one state; every pointer, lease, and entry of an index leads to a task in the state
-that it claims; counters equal recounts. One pass over the rows in the order of their keys is enough, because the rows
-that speak of a task ("d", "e", "i", "l", "r", "s") come before the row of its home ("t"). A waiting task without a
-state row leaves nothing in memory; every other task a number or two.
+Each task has exactly one state according to its rows; every pointer, lease and index entry leads to a task in the state
+it implies; counters equal recounts. One pass over the rows in key order is enough, because the rows that refer to a
+task ("d", "e", "i", "l", "r", "s") come before its home ("t"). A waiting task without a state row takes no memory,
+every other task a number or two.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _RETURNED: Final = rows_pb2.PLACE_KIND_RETURNED
 
 
 class _Slot(NamedTuple):
-    """A delivery that a lease row lists."""
+    """A delivery listed in a lease row."""
 
     token: int
     place: int
@@ -53,7 +53,7 @@ class _Slot(NamedTuple):
 
 
 def _pack(queue: int, lane: int, position: int) -> int:
-    """Returns a home or a place as one number, the one that its key holds."""
+    """Returns a home or a place as one number, the one in its key."""
     return queue << 56 | lane << 48 | position
 
 
@@ -62,14 +62,14 @@ def _number(key: bytes) -> int:
 
 
 def _key(table: bytes, packed: int) -> bytes:
-    """Returns the key in table "t", "s" or "u" of a packed home or place."""
+    """Returns the key of a packed home or place in table "t", "s" or "u"."""
     return table + packed.to_bytes(11, "big")
 
 
 class Checker:
-    """Takes rows in the order of keys, and collects differences in `found`.
+    """Takes rows in key order, and collects differences in `found`.
 
-    Its dictionaries lose an entry when the row that confirms it is met: what is left at the end is wrong.
+    Its dictionaries drop an entry when the row that confirms it arrives; entries left at the end are wrong.
     """
 
     def __init__(self, summary: Summary) -> None:
@@ -84,15 +84,15 @@ class Checker:
         self._due_rows = TimeRows("due index")
         self._expiry_rows = TimeRows("expiry index")
         self._slots: dict[int, list[_Slot]] = {}
-        """Of each home: the deliveries that lease rows list."""
+        """By home: its deliveries in lease rows."""
         self._moved: dict[int, int] = {}
-        """Of each home that has a state row: the lane in which it should wait, or -1."""
+        """By home with a state row: the lane in which it should wait, or -1."""
         self._pointers: dict[int, tuple[int, int]] = {}
-        """Of each place where a pointer should be: home and attempts."""
+        """By place where a pointer should be: home and attempts."""
         self._returned: dict[int, tuple[int, int]] = {}
         """The same for the returned index."""
         self._dead: dict[int, int] = {}
-        """Of each home that should be in the dead-letter index: end."""
+        """By home that should be in the dead-letter index: end time."""
         self._ended_rows = EndedRows()
         self._name_rows = NameRows()
         self._prefix = b""
@@ -247,7 +247,7 @@ class Checker:
             self.summary.claimed += 1
             place = 1 << 56 | state.place_lane << 48 | state.place_at
             if not state.place and not state.ended_token:
-                place = 0  # a progress of the first delivery
+                place = 0  # progress of the first delivery
             if state.place == _RETURNED and place & (1 << 56) - 1 == home & (1 << 56) - 1:
                 place = 0
             if len(live) > 1:
@@ -340,7 +340,7 @@ class Checker:
             lane.ready += 1
 
     def _leads_home(self, key: bytes, value: bytes, expected: dict[int, tuple[int, int]]) -> bool:
-        """Tells whether the task that a pointer leads to waits at its place."""
+        """Returns whether the task that a pointer leads to waits at this place."""
         place = _number(key)
         home_lane, home_position, attempts = keys.split_pointer(value)
         if expected.get(place) != (_pack(place >> 56, home_lane, home_position), attempts):
@@ -428,7 +428,7 @@ class Checker:
     # -- the end -------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Reports what no row confirmed, and counters that differ from recounts."""
+        """Reports entries that no row confirmed, and counters that differ from recounts."""
         if self.summary.rows and self._identity is None:
             self._report(keys.IDENTITY, "is missing")
         if self.summary.rows > 1 and self._tick is None:
@@ -448,11 +448,11 @@ class Checker:
         self._check_counters()
 
     def _check_listed(self) -> None:
-        """Reports homes that ended rows list and that never were; of redriven tasks that are gone, lists may tell."""
+        """Reports homes in ended rows that never existed; redriven tasks that were removed may still be listed."""
         for home, problem in self._ended_rows.finish():
             queue = self._queues.get(home >> 56)
             if queue is None and self._tick is not None and home >> 56 <= self._tick.last_queue:
-                continue  # the queue has left as well
+                continue  # the queue was dropped as well
             index, position = keys.unpack_home(home & (1 << 56) - 1)
             lane = None if queue is None else queue.lanes.get(index)
             if lane is None or not 0 < position <= lane.tail:

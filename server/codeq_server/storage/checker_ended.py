@@ -1,4 +1,4 @@
-"""Rules of the checker about ended rows: which tasks they list, and in which life of a task."""
+"""Checker rules about ended rows: which tasks they list, and in which life of a task."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ ENDED: Final[dict[int, str]] = {
 
 
 class EndedRows:
-    """What rows "r" list, and what state rows and homes have yet to confirm.
+    """The contents of rows "r" that state rows and homes have yet to confirm.
 
-    A task that was redriven may still be listed with the ends of earlier lives, even when it is gone.
+    A redriven task may still be listed with the ends of earlier lives, even after it was removed.
     """
 
     def __init__(self) -> None:
         self._listed: dict[int, int] = {}
-        """Of each home: batch << 1 | whether as a dead letter, of the end met first."""
+        """By home: batch << 1 | whether as a dead letter, of the first end met."""
         self._more: dict[int, list[int]] = {}
-        """The same for the other ends of tasks with several."""
+        """The same for further ends of tasks with several."""
 
     def row(self, lsn: int, homes: Sequence[int], *, dead: bool) -> Iterator[int]:
-        """Takes a row; yields homes that are listed with this end already."""
+        """Takes a row; yields homes already listed with this end."""
         entry = lsn << 1 | dead
         for home in homes:
             if home not in self._listed:
@@ -43,7 +43,7 @@ class EndedRows:
                 self._more.setdefault(home, []).append(entry)
 
     def state(self, home: int, state: rows_pb2.StateRow) -> Iterator[str]:
-        """Takes a state row; yields what is wrong: its end must be listed, and others only from earlier lives."""
+        """Takes a state row; yields what is wrong: its end must be listed, others only from earlier lives."""
         listed = self._taken(home)
         own = state.ended_lsn << 1 | (state.status == TaskStatus.TASK_STATUS_DLQ)
         if state.ended_lsn and own not in listed:
@@ -59,7 +59,7 @@ class EndedRows:
             yield _not_so(entry)
 
     def finish(self) -> Iterator[tuple[int, str]]:
-        """Yields home and problem of what is listed and has no rows; that is well if the task was redriven once."""
+        """Yields home and problem of listed tasks without rows; no problem if the task was ever redriven."""
         for home, entry in self._listed.items():
             yield home, _not_so(entry)
 
@@ -67,7 +67,7 @@ class EndedRows:
         return [self._listed[home], *self._more.get(home, ())]
 
     def _taken(self, home: int) -> list[int]:
-        """Returns the ends that are listed of a home, and forgets them."""
+        """Returns the listed ends of a home, and forgets them."""
         if home not in self._listed:
             return []
         return [self._listed.pop(home), *self._more.pop(home, ())]
@@ -78,7 +78,7 @@ def _not_so(entry: int) -> str:
 
 
 def _history(state: rows_pb2.StateRow) -> Iterator[str]:
-    """Yields what is wrong with the deliveries that a state row tells of: they are few, and in order."""
+    """Yields what is wrong with the deliveries in a state row: they must be few and in order."""
     if len(state.deliveries) > DELIVERIES_KEPT:
         yield f"keeps {len(state.deliveries)} deliveries"
     ended = 0

@@ -1,4 +1,4 @@
-"""Rules of the checker about tasks with an id that is not the server's."""
+"""Checker rules about tasks whose id the server did not assign."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _DIGEST_BYTES: Final = 16
 
 
 class _Named(NamedTuple):
-    """A row that leads to a task."""
+    """A row that maps an id to a task."""
 
     key: bytes
     epoch: int
 
 
 class NameRows:
-    """Rows "i" as they are met, and what homes and other rows of the table have yet to confirm."""
+    """Rows "i" met so far, and what homes and other rows of the table have yet to confirm."""
 
     def __init__(self) -> None:
         self._named: dict[int, _Named] = {}
-        """Of each home that a row leads to: the row."""
+        """By home: the row that leads to it."""
         self._batches: dict[bytes, int] = {}
-        """Of each row of an atomic batch's key: tasks that should be left."""
+        """By row of an atomic batch's key: tasks that should be left."""
         self._left: dict[bytes, int] = {}
-        """The same, as found."""
+        """The same, as counted."""
 
     def row(self, key: bytes, value: bytes) -> Iterator[str]:
         """Takes a row; yields what is wrong with it alone."""
@@ -66,7 +66,7 @@ class NameRows:
             yield f"row {row.key.hex()} leads to a task of epoch {row.epoch}"
 
     def finish(self) -> Iterator[tuple[bytes, str]]:
-        """Yields key and problem of what nothing confirmed."""
+        """Yields key and problem of entries that nothing confirmed."""
         for row in self._named.values():
             yield row.key, "leads to no task"
         for key in self._batches.keys() | self._left.keys():

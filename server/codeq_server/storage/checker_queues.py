@@ -1,4 +1,4 @@
-"""Rules of the checker about queues: what a queue's row says of itself, and what was found in the queue."""
+"""Checker rules about queues: what a queue's row says, and what was found in the queue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from codeq_server.core import keys
 
 
 class CheckedLane:
-    """A lane by its queue's row, and the ready tasks found in it."""
+    """A lane according to its queue's row, and the ready tasks found in it."""
 
     __slots__ = ("command", "index", "mark", "ready", "state", "tail")
 
@@ -24,7 +24,7 @@ class CheckedLane:
 
 
 class CheckedQueue:
-    """A queue by its row, and what was found in it."""
+    """A queue according to its row, and what was found in it."""
 
     __slots__ = ("claimed", "dlq", "ended", "expiring", "filed", "homes", "lanes", "named", "row", "scheduled")
 
@@ -35,7 +35,7 @@ class CheckedQueue:
         self.ended = {"completed": 0, "failed": 0}
 
     def malformed(self, tick: rows_pb2.TickRow | None) -> Iterator[str]:
-        """Yields what is wrong with the row alone, at the time of the last batch."""
+        """Yields what is wrong with the row alone, as of the last batch."""
         if len(self.lanes) != len(self.row.lanes):
             yield "a lane stands there twice"
         for lane in self.row.lanes:
@@ -48,7 +48,7 @@ class CheckedQueue:
 
     def _malformed_purge(self, tick: rows_pb2.TickRow | None) -> Iterator[str]:
         purge = self.row.purge
-        # The clock of the shard is set behind the time of a purge, so the last batch is later.
+        # A purge sets the shard's clock past its own time, so the last batch is later.
         if not purge.at_ms or (tick is not None and purge.at_ms >= tick.wall_ms):
             yield f"a purge was asked for at {purge.at_ms}, which is not before the last batch"
         seen: set[int] = set()

@@ -1,4 +1,4 @@
-"""Rules of the checker about tables in the order of queues and times: the due index and the expiry index."""
+"""Checker rules about tables ordered by queue and time: the due index and the expiry index."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from codeq_server.core import keys
 
 
 class TimeRows:
-    """Rows of one such table as they are met, and what other rows have yet to confirm."""
+    """Rows of one such table met so far, and what other rows have yet to confirm."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._rows: dict[int, tuple[bytes, bytes]] = {}
-        """Of each home in the table: key and value."""
+        """Key and value by home."""
         self._counts: dict[int, int] = {}
         self._first: dict[int, bytes] = {}
-        """Of each queue: its first key, after the queue."""
+        """First key of each queue, without the queue."""
 
     def row(self, key: bytes, value: bytes) -> Iterator[str]:
         """Takes a row; yields what is wrong with it alone."""
@@ -41,7 +41,7 @@ class TimeRows:
         return self._counts.get(queue, 0)
 
     def take(self, home: int, time_ms: int) -> bytes | None:
-        """Returns the value of a home's row and forgets the row; None: there is none for that time."""
+        """Returns the value of a home's row and forgets the row; None: it has none for that time."""
         key, value = self._rows.get(home, (b"", b""))
         if not key or keys.time_of(key) != time_ms:
             return None
@@ -49,9 +49,9 @@ class TimeRows:
         return value
 
     def expires(self, home: int, task: Task, wall_ms: int) -> Iterator[str]:
-        """Takes a home, with the time of the last batch; yields what contradicts it in the expiry index.
+        """Takes a home, with the time of the last batch; yields how the expiry index contradicts it.
 
-        An entry stays until its time; when that has come it may be gone, and stays away.
+        An entry stays until its time; after that it may be gone, and then it never comes back.
         """
         if not task.HasField("expire_at"):
             return

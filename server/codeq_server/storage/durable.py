@@ -1,8 +1,8 @@
 """The side file of the durable LSN (file DURABLE in the store's directory).
 
-RocksDB opens a damaged write-ahead log by cutting it off at the damage, without a word. What had been durable is
-therefore also remembered here, so that the loss is noticed. The file holds two records of 20 bytes (magic, LSN, CRC-32)
-in sectors of their own, written in turn: a torn write spoils one of them at most.
+RocksDB opens a damaged write-ahead log by silently cutting it off at the damage. The durable LSN is therefore also
+recorded here, so that the loss is noticed. The file holds two records of 20 bytes (magic, LSN, CRC-32) in separate
+sectors, written alternately: a torn write damages one of them at most.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .errors import StoreDamaged
 
 FILE_NAME: Final = "DURABLE"
 NOTE_SECONDS: Final = 1.0
-"""Time between two writes of the file at least: losses within it can go unnoticed."""
+"""Shortest time between two writes of the file; losses within it can go unnoticed."""
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _RECORD = struct.Struct(">8sQI")
@@ -29,7 +29,7 @@ _SECTOR: Final = 512
 
 
 def read_durable(directory: Path) -> int:
-    """Returns the durable LSN that the side file of a store remembers, 0 if there is none.
+    """Returns the durable LSN recorded in a store's side file, 0 if there is no file.
 
     Raises:
         StoreDamaged: The file holds no valid record.
@@ -76,10 +76,10 @@ def sync_file(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Makes a directory and the missing ones above it, durably: a store that is lost looks like a new one.
+    """Creates a directory and its missing parents, durably: a store that is lost looks like a new one.
 
     Raises:
-        OSError: One cannot be made.
+        OSError: A directory cannot be created.
     """
     if path.is_dir():
         return
@@ -89,9 +89,9 @@ def make_directory(path: Path) -> None:
 
 
 def tighten(directory: Path) -> None:
-    """Takes the directory of a store and its files from all users but their owner; another directory stays as it is.
+    """Denies other users access to a store's directory and its files; a directory with other contents is left as it is.
 
-    What belongs to another user stays, too: whoever gave it to this one decides who else may read it.
+    Files of another owner are left as well: whoever gave them to this user decides who else may read them.
 
     Raises:
         OSError: It cannot be read.
@@ -127,10 +127,10 @@ def _parse(content: bytes) -> int | None:
 
 
 class DurableMark:
-    """Keeps the side file of an open store.
+    """Maintains the side file of an open store.
 
     Attributes:
-        lsn: Durable LSN that the file remembered when it was opened.
+        lsn: Durable LSN in the file when it was opened or last reset.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -145,18 +145,18 @@ class DurableMark:
         self._open()
 
     def _open(self) -> None:
-        # The record to write next is the one that does not hold the last LSN.
+        # The next record to write is the one without the last LSN.
         self._slot = 1 - max(_records(self._path.read_bytes()))[1]
         self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
 
     def note(self, lsn: int) -> None:
-        """Remembers a durable LSN; written at most once in NOTE_SECONDS."""
+        """Records a durable LSN; writes it at most once in NOTE_SECONDS."""
         self._noted = lsn
         if time.monotonic() >= self._next_write:
             self._write()
 
     def reset(self, lsn: int) -> None:
-        """Remembers another LSN than before, durably on return; it may be lower."""
+        """Records a different LSN, durably on return; it may be lower."""
         os.close(self._file)
         self._file = -1
         self._create(lsn)
@@ -164,7 +164,7 @@ class DurableMark:
         self._open()
 
     def close(self) -> None:
-        """Writes what is not yet written."""
+        """Writes an LSN not yet written, and closes the file."""
         if self._file >= 0:
             try:
                 self._write()
@@ -181,7 +181,7 @@ class DurableMark:
         self._next_write = time.monotonic() + NOTE_SECONDS
 
     def _create(self, lsn: int) -> None:
-        """Makes the file with both records, whole or not at all, at its full size so that a full disk spares it."""
+        """Creates the file with both records, whole or not at all; at full size, so that a full disk does no harm."""
         draft = self._path.with_suffix(".new")
         with draft.open("wb") as file:
             file.write(_record(lsn).ljust(_SECTOR, b"\0") * 2)

@@ -2,8 +2,8 @@
 
 StoreError
 ├── StoreLocked        another process has the store open
-├── StoreNotWritable   its directory cannot be made or written
-├── StoreFormat        it is of another format or another number of shards
+├── StoreNotWritable   its directory cannot be created or written
+├── StoreFormat        it has a newer format or another number of shards
 ├── StoreDamaged       its rows are lost or contradict each other
 └── StoreFailed        reading or writing failed; the store must be reopened
 """
@@ -15,21 +15,21 @@ class StoreError(Exception):
     """A store cannot be opened, read or written."""
 
 
-class StoreLocked(StoreError):  # noqa: N818 - says what is the matter
+class StoreLocked(StoreError):  # noqa: N818 - names the fault
     """Another process has the store open."""
 
 
-class StoreNotWritable(StoreError):  # noqa: N818 - says what is the matter
-    """The directory of the store cannot be made or written."""
+class StoreNotWritable(StoreError):  # noqa: N818 - names the fault
+    """The directory of the store cannot be created or written."""
 
 
-class StoreFormat(StoreError):  # noqa: N818 - says what is the matter
-    """The store is of a newer format, or of another number of shards."""
+class StoreFormat(StoreError):  # noqa: N818 - names the fault
+    """The store has a newer format or another number of shards."""
 
 
-class StoreDamaged(StoreError):  # noqa: N818 - says what is the matter
+class StoreDamaged(StoreError):  # noqa: N818 - names the fault
     """Rows of the store are lost or unreadable."""
 
 
-class StoreFailed(StoreError):  # noqa: N818 - says what is the matter
+class StoreFailed(StoreError):  # noqa: N818 - names the fault
     """A read or write failed. After a failed write nothing can be written until the store is opened again."""

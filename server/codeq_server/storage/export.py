@@ -1,10 +1,10 @@
-"""Turns the rows of a checkpoint into files that another store takes in: `Store.import_rows`.
+"""Exports the rows of a checkpoint as files for another store: `Store.import_rows`.
 
     python -m codeq_server.storage.export CHECKPOINT FOLDER [KEY...]
 
-makes FOLDER with files of rows in the order of keys, and then manifest.json: name, bytes and SHA-256 of each file, and
-the values of the named keys (hexadecimal, rows of the log as a rule), as far as they are there. All is durable before
-the manifest appears. It runs in a process of its own, as it reads and writes every row.
+creates FOLDER with files of rows in key order, and then manifest.json: name, bytes and SHA-256 of each file, and the
+values of the named keys (hexadecimal, usually rows of the log) that exist. Everything is durable before the manifest
+appears. It runs in a process of its own, because it reads and writes every row.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ FILE_BYTES_MAX: Final = 64 << 20
 MANIFEST: Final = "manifest.json"
 
 _ROW_BYTES: Final = 24
-"""What a row adds to a file beside its key and its value, at most: numbers, filter, its part of the indexes."""
+"""Most bytes that a row adds to a file beyond its key and value: numbers, filter, its share of the indexes."""
 _CONTENT_BYTES: Final = 56 << 20
-"""Bytes of rows from which a file is finished: the largest row is far below what is left to FILE_BYTES_MAX."""
+"""Bytes of rows at which a file is finished: the largest row is far smaller than the rest of FILE_BYTES_MAX."""
 
 
 def export(checkpoint: Path, folder: Path, keys: Sequence[bytes]) -> None:
     """Exports a checkpoint.
 
     Args:
-        checkpoint: The store to read; nobody changes it.
-        folder: Folder to make.
+        checkpoint: The store to read; it must not change.
+        folder: Folder to create.
         keys: Rows whose values go into the manifest.
 
     Raises:

@@ -1,9 +1,9 @@
-"""The column families of the store's RocksDB: the log, and the sets of rows, of which one is the current one.
+"""The column families of the store's RocksDB: the log, and the sets of rows, one of which is current.
 
-A store has the rows of its shard in the family "default", until a set that came as files takes their place: that is the
-family "rows-N". Which set is current says the row ROWS_POINTER of the log. Keys of the log are in the family "log",
-which only members of a group have. All families share one write-ahead log: a batch that changes several of them is
-written whole or not at all, and RocksDB makes that log durable before it installs the files of a single family.
+The rows of a shard are in the family "default" until an imported set takes their place, which is the family "rows-N".
+The row ROWS_POINTER of the log says which set is current. Keys of the log are in the family "log", which only members
+of a group have. All families share one write-ahead log: a batch that changes several of them is written whole or not at
+all, and RocksDB makes that log durable before it installs the files of a single family.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .store import LAST_KEY, LOG_PREFIX, ROWS_POINTER
 WRITE_BUFFER_BYTES: Final = 64 << 20
 WRITE_BUFFERS_MAX: Final = 3
 LOG_WRITE_BUFFER_BYTES: Final = 16 << 20
-"""Rows of the log are deleted soon: what is still in this buffer by then is never written to a file."""
+"""Rows of the log are deleted soon; those deleted while still in this buffer are never written to a file."""
 BLOCK_CACHE_BYTES: Final = 32 << 20
 LOG_BLOCK_CACHE_BYTES: Final = 4 << 20
 OPEN_FILES_MAX: Final = 512
@@ -50,10 +50,10 @@ _SET: Final = re.compile(r"rows-([1-9][0-9]*)")
 
 
 def make_options(write_buffer_bytes: int = WRITE_BUFFER_BYTES, files_max: int = OPEN_FILES_MAX) -> Options:
-    """Returns the settings of the database: bounded memory and files, and old rows gone soon after they are deleted."""
+    """Returns the database settings: bounded memory and open files, and deleted rows soon gone from disk."""
     options = Options(raw_mode=True)
     options.create_if_missing(True)  # noqa: FBT003
-    # Point in time: a torn or zero-filled end of the log is a normal power cut. DURABLE tells it from damage.
+    # Point in time: a torn or zero-filled end of the log is normal after a power cut. DURABLE tells it from damage.
     options.set_wal_recovery_mode(DBRecoveryMode.point_in_time())
     options.set_max_total_wal_size(WAL_BYTES_MAX)
     # Two full buffers may wait for their flush while the third fills.
@@ -61,7 +61,7 @@ def make_options(write_buffer_bytes: int = WRITE_BUFFER_BYTES, files_max: int = 
     options.set_max_write_buffer_number(WRITE_BUFFERS_MAX)
     options.set_max_background_jobs(2)
     options.set_compression_type(DBCompressionType.lz4())
-    # Most rows live for their retention and go: level sizes that follow the data, and files full of deletes first.
+    # Most rows live for their retention, then go: level sizes follow the data, files full of deletes come first.
     options.set_level_compaction_dynamic_level_bytes(True)
     # Merging eight buffers at a time rewrites each row half as often as four do: with four, ten million creates in a
     # thousand queues end at 0.7 to 0.9 of the speed they begin with, with eight at 1.0 (bench/depth.py).
@@ -72,11 +72,11 @@ def make_options(write_buffer_bytes: int = WRITE_BUFFER_BYTES, files_max: int = 
     table = BlockBasedOptions()
     table.set_block_cache(Cache(BLOCK_CACHE_BYTES))
     table.set_block_size(8 << 10)
-    # Asking for rows that do not exist is common: most tasks have no state row.
+    # Lookups of missing rows are common: most tasks have no state row.
     table.set_bloom_filter(10, False)  # noqa: FBT003
     options.set_block_based_table_factory(table)
     options.set_max_open_files(files_max)
-    # Freeing memtables and files is left to the background, as reads run on the event loop.
+    # Memtables and files are freed in the background, as reads run on the event loop.
     options.set_avoid_unnecessary_blocking_io(True)
     options.set_max_manifest_file_size(MANIFEST_BYTES_MAX)
     options.set_keep_log_file_num(INFO_LOGS_MAX)
@@ -87,7 +87,7 @@ def make_options(write_buffer_bytes: int = WRITE_BUFFER_BYTES, files_max: int = 
 
 
 def make_log_options() -> Options:
-    """Returns the settings of the log: written once, read when the store is opened, deleted after minutes."""
+    """Returns the settings of the log: written once, read when the store opens, deleted after minutes."""
     options = Options(raw_mode=True)
     options.set_write_buffer_size(LOG_WRITE_BUFFER_BYTES)
     options.set_max_write_buffer_number(WRITE_BUFFERS_MAX)
@@ -113,7 +113,7 @@ class Families:
 
     Attributes:
         db: The database.
-        log: The family of the log; None: there is none.
+        log: The family of the log; None: it is missing.
         rows: The current set of rows.
         current: Its name.
 
@@ -125,8 +125,8 @@ class Families:
         self._path = path
         self._options = options
         try:
-            # Each is named with its settings: without that an existing one opens with the settings that it has
-            # written down itself, and those lack the filters.
+            # Each family is named with its settings: otherwise an existing one opens with the settings it recorded
+            # itself, and those lack the filters.
             names = Rdict.list_cf(str(path)) if (path / "CURRENT").is_file() else [DEFAULT]
             settings = {name: make_log_options() if name == LOG else options for name in names}
             self.db = Rdict(str(path), options, settings, access or AccessType.read_write())
@@ -152,12 +152,12 @@ class Families:
             raise error if isinstance(error, StoreError) else read_error(path, error) from error
 
     def make_log(self) -> None:
-        """Makes the family of the log if it is missing."""
+        """Creates the family of the log if it is missing."""
         if self.log is None:
             self._use_log(self.db.create_column_family(LOG, make_log_options()))
 
     def others(self) -> list[str]:
-        """Returns the names of the sets of rows that are not current; "default" only while there is something in it."""
+        """Returns the names of the sets of rows that are not current; "default" only if it is not empty."""
         return [
             name
             for name, rows in list(self._sets.items())
@@ -169,14 +169,14 @@ class Families:
         return [*([] if self.log is None else [self.log]), *self._sets.values()]
 
     def of(self, key: bytes) -> Rdict | None:
-        """Returns the family of a key; None: it is one of the log, and there is no log."""
+        """Returns the family of a key; None: it is a key of the log, and there is no log."""
         return self.rows if key < LOG_PREFIX else self.log
 
     def batch(self, rows: Mapping[bytes, bytes | None]) -> WriteBatch:
-        """Returns the change of rows and of rows of the log that is written at once; None deletes.
+        """Returns a batch that writes rows of the shard and of the log at once; None deletes.
 
         Raises:
-            StoreFailed: There are rows of the log, and there is no log.
+            StoreFailed: There are rows of the log, but no log.
         """
         batch = WriteBatch(raw_mode=True)
         if self._rows_handle is not None:
@@ -197,7 +197,7 @@ class Families:
         return batch
 
     def create(self) -> str:
-        """Makes an empty set of rows and returns its name."""
+        """Creates an empty set of rows and returns its name."""
         last = max((int(match[1]) for name in self._sets if (match := _SET.fullmatch(name))), default=0)
         name = f"rows-{last + 1}"
         self._sets[name] = self.db.create_column_family(name, self._options)
@@ -210,19 +210,19 @@ class Families:
         self._sets[name].ingest_external_file([str(file)], options)
 
     def use(self, name: str) -> None:
-        """Makes a set the current one for everything that is read and written from now on."""
+        """Makes a set the current one for all reads and writes from now on."""
         if name not in self._sets:
             raise StoreDamaged(f"the store {self._path} is damaged, restore a backup: its rows {name} are missing")
         handle = self.db.get_column_family_handle(name)
         self._rows_handle, self.rows, self.current = handle, self._sets[name], name
 
     def drop(self, name: str) -> None:
-        """Removes a set that is not current, and not "default"; its handle is closed by who uses it last."""
+        """Removes a set that is neither current nor "default"; its last user closes its handle."""
         self.db.drop_column_family(name)
         del self._sets[name]
 
     def flush(self) -> None:
-        """Writes what is in memory to files, while other threads run."""
+        """Flushes memory to files; other threads can run meanwhile."""
         for family in self.each():
             try:
                 family.flush()
@@ -231,13 +231,13 @@ class Families:
                     raise
 
     def close(self) -> None:
-        """Gives everything free; RocksDB closes with the last handle."""
+        """Releases everything; RocksDB closes with the last handle."""
         self._log_handle = self._rows_handle = None
         first: Exception | None = None
         for family in (*self.each(), self.db):
             try:
                 family.close()
-            except Exception as error:  # noqa: BLE001 - the others are closed, too
+            except Exception as error:  # noqa: BLE001 - the others must be closed as well
                 first = first or error
         if first is not None:
             raise first
@@ -248,7 +248,7 @@ class Families:
 
 
 def is_dropped(error: Exception) -> bool:
-    """Returns whether something failed because its family was dropped meanwhile."""
+    """Returns whether an operation failed because its family was dropped meanwhile."""
     return "Column family dropped" in str(error)
 
 
@@ -256,7 +256,7 @@ def scan(family: Rdict, start: bytes, end: bytes, limit: int) -> list[tuple[byte
     """Returns at most `limit` rows of [start, end) of a family.
 
     Raises:
-        Exception: They cannot be read; `read_error` makes a StoreError of it.
+        Exception: They cannot be read; `read_error` turns it into a StoreError.
     """
     bound = ReadOptions()
     bound.set_iterate_upper_bound(end)
@@ -268,15 +268,15 @@ def scan(family: Rdict, start: bytes, end: bytes, limit: int) -> list[tuple[byte
 
 
 def scan_back(family: Rdict, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-    """Returns at most `limit` rows of [start, end) of a family, the last one first.
+    """Returns at most `limit` rows of [start, end) of a family, last one first.
 
     Raises:
-        Exception: They cannot be read; `read_error` makes a StoreError of it.
+        Exception: They cannot be read; `read_error` turns it into a StoreError.
     """
     bound = ReadOptions()
     bound.set_iterate_upper_bound(end)
     items = cast("Iterator[tuple[bytes, bytes]]", family.items(backwards=True, from_key=end, read_opt=bound))
-    # The binding's iterator going back knows no lower bound.
+    # The binding's backward iterator has no lower bound.
     rows = list(islice(takewhile(lambda row: row[0] >= start, items), limit))
     if len(rows) < limit:
         iterator = family.iter(bound)
@@ -289,7 +289,7 @@ def scan_back(family: Rdict, start: bytes, end: bytes, limit: int) -> list[tuple
 
 
 def every_row(family: Rdict) -> Iterator[tuple[bytes, bytes]]:
-    """Yields all rows of a family in the order of their keys, as they were when the first was read; fails as `scan`."""
+    """Yields all rows of a family in key order, as they were at the first read; fails like `scan`."""
     key = b""
     for key, value in cast("Iterator[tuple[bytes, bytes]]", family.items()):
         yield key, value
@@ -297,7 +297,7 @@ def every_row(family: Rdict) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _check_end(family: Rdict, start: bytes, bound: ReadOptions) -> None:
-    # The fast iterator stops at an unreadable block as it does at the end of the rows: ask which it was.
+    # The fast iterator stops at an unreadable block as it does at the end of the rows; find out which it was.
     iterator = family.iter(bound)
     iterator.seek(start)
     iterator.status()
@@ -310,7 +310,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def open_error(path: Path, error: Exception) -> StoreError:
-    """Returns what a failed opening means."""
+    """Returns the StoreError for a failed open."""
     text = reason_of(error)
     if "LOCK:" in text and ("Resource temporarily unavailable" in text or "lock hold by current process" in text):
         return StoreLocked(f"the store {path} is open in another process; stop that one, or set another path")
@@ -322,7 +322,7 @@ def open_error(path: Path, error: Exception) -> StoreError:
 
 
 def read_error(path: Path, error: BaseException) -> StoreError:
-    """Returns what a failed read means."""
+    """Returns the StoreError for a failed read."""
     text = reason_of(error)
     if "Corruption" in text:
         return StoreDamaged(f"the store {path} is damaged, restore a backup: {text}")

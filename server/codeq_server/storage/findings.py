@@ -1,4 +1,4 @@
-"""What a check of a store finds."""
+"""Findings of a check of a store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Difference:
 
 @dataclass(slots=True)
 class Summary:
-    """What a check saw: rows, queues, lease rows, tasks by state, differences, and the last batch."""
+    """Counts of a check: rows, queues, lease rows, tasks by state and differences; and the LSN of the last batch."""
 
     rows: int = 0
     queues: int = 0

@@ -1,9 +1,9 @@
-"""Which store it is: format, shard, installation, and the epoch that each opening raises.
+"""Identity of a store: format, shard, installation, and the epoch, which each opening raises.
 
-The epoch follows the clock (unix seconds / 8) as well as the stored one, so that a store restored from a backup jumps
-ahead of every id and lease token that was issued since the backup was made.
+The epoch follows the clock (Unix seconds / 8) as well as the stored epoch, so that a store restored from a backup jumps
+past every id and lease token issued since the backup was made.
 
-Order of an opening: recover the rows' LSN, `Store.check_recovered`, `next_identity`, `save`, then serve.
+Steps of an opening: recover the rows' LSN, `Store.check_recovered`, `next_identity`, `save`, then serve.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from .errors import StoreDamaged, StoreFailed, StoreFormat
 from .store import Store
 
 SHARD: Final = 0
-"""Index of the shard that a store holds."""
+"""Index of the shard in a store."""
 CLUSTER_ID_BYTES: Final = 16
 EPOCH_SECONDS: Final = 8
-"""Seconds of the clock per epoch: 30 bits of them last until the year 2242."""
+"""Seconds of the clock per epoch: 30 bits last until the year 2242."""
 
 
 def next_identity(store: Store, num_shards: int, unix_seconds: int, random16: bytes) -> rows_pb2.IdentityRow:
-    """Returns the identity with which the store is to be opened now; writes nothing.
+    """Returns the identity with which to open the store now; writes nothing.
 
     Args:
         store: The store.
-        num_shards: Number of shards by the configuration.
+        num_shards: Number of shards in the configuration.
         unix_seconds: Time.
-        random16: 16 random bytes: the id of the installation, if the store is new.
+        random16: 16 random bytes: the installation id of a new store.
 
     Raises:
-        StoreFormat: The store is of a newer format, or of another number of shards.
-        StoreDamaged: The identity is missing beside other rows, or unreadable.
+        StoreFormat: The store has a newer format or another number of shards.
+        StoreDamaged: The identity is unreadable, or missing although there are rows.
         StoreFailed: All epochs are used up.
     """
     stored = load_identity(store)
@@ -62,7 +62,7 @@ def load_identity(store: Store) -> rows_pb2.IdentityRow | None:
     """Returns the stored identity, None in a new store.
 
     Raises:
-        StoreFormat: The store is of a newer format.
+        StoreFormat: The store has a newer format.
         StoreDamaged: The identity is unreadable.
     """
     value = store.get(keys.IDENTITY)

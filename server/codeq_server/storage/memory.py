@@ -1,4 +1,4 @@
-"""The store in memory: the rows of tests, of the simulator and of `PERSISTENCE_PROVIDER=memory`."""
+"""The store in memory, for tests, the simulator and `PERSISTENCE_PROVIDER=memory`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .errors import StoreFailed
 from .store import LOG_PREFIX
 
 CHUNK_KEYS_MAX: Final = 1024
-"""Keys of a chunk before it is split; inserting moves half of them at most."""
+"""Most keys in a chunk; a longer one is split in half."""
 
 
 class _SortedKeys:
-    """Keys in order, in chunks that are cheap to insert into and to delete from."""
+    """Sorted keys, in chunks that are cheap to insert into and to delete from."""
 
     __slots__ = ("_chunks", "_lasts")
 
@@ -26,7 +26,7 @@ class _SortedKeys:
         """Last key of each chunk."""
 
     def add(self, key: bytes) -> None:
-        """Adds a key that is not there."""
+        """Adds a key that is not present."""
         chunks, lasts = self._chunks, self._lasts
         if not chunks:
             chunks.append([key])
@@ -47,7 +47,7 @@ class _SortedKeys:
             del chunk[:half]
 
     def remove(self, key: bytes) -> None:
-        """Removes a key that is there."""
+        """Removes a key that is present."""
         index = bisect_left(self._lasts, key)
         chunk = self._chunks[index]
         del chunk[bisect_left(chunk, key)]
@@ -71,7 +71,7 @@ class _SortedKeys:
         return page
 
     def page_back(self, start: bytes, end: bytes, limit: int) -> list[bytes]:
-        """Returns the last `limit` keys of [start, end), the last one first."""
+        """Returns the last `limit` keys of [start, end), last one first."""
         page: list[bytes] = []
         index = min(bisect_left(self._lasts, end), len(self._chunks) - 1)
         while index >= 0 and len(page) < limit:
@@ -93,7 +93,7 @@ class MemoryStore:
         self._keys = _SortedKeys()
         self._bytes = 0
         self._lock = Lock()
-        """A write and a scan on two threads never see each other half done."""
+        """A write and a scan on two threads never see each other halfway."""
 
     def get(self, key: bytes) -> bytes | None:
         """See `Store.get`."""
@@ -137,28 +137,28 @@ class MemoryStore:
         """See `Store.sync`; memory is as durable as it gets."""
 
     def note_durable(self, lsn: int) -> None:
-        """See `Store.note_durable`; there is no next opening that could ask."""
+        """See `Store.note_durable`; no later opening could ask for it."""
 
     def check_recovered(self, lsn: int) -> None:
         """See `Store.check_recovered`; nothing was ever recovered."""
 
     def reset_durable(self, number: int) -> None:
-        """See `Store.reset_durable`; there is no next opening that could ask."""
+        """See `Store.reset_durable`; no later opening could ask for it."""
 
     def import_rows(self, files: Iterable[Path]) -> str:
-        """Refuses: a store in memory has no files."""
+        """Always fails: a store in memory has no files."""
         raise StoreFailed(f"a store in memory takes no files: {', '.join(map(str, files))}")
 
-    def switch_rows(self, name: str, rows: Mapping[bytes, bytes | None]) -> None:  # noqa: ARG002 - none are taken
-        """Refuses: there is one set of rows."""
+    def switch_rows(self, name: str, rows: Mapping[bytes, bytes | None]) -> None:  # noqa: ARG002 - part of the port
+        """Always fails: there is only one set of rows."""
         raise StoreFailed(f"a store in memory has no rows {name} to switch to")
 
     def drop_rows(self, name: str) -> None:
-        """Refuses: there is one set of rows."""
+        """Always fails: there is only one set of rows."""
         raise StoreFailed(f"a store in memory has no rows {name} to drop")
 
     def checkpoint(self, path: Path) -> None:
-        """Refuses: a store in memory has no files."""
+        """Always fails: a store in memory has no files."""
         raise StoreFailed(f"a store in memory makes no files: {path}")
 
     def approximate_bytes(self) -> int:
@@ -166,7 +166,7 @@ class MemoryStore:
         return self._bytes
 
     def free_bytes(self) -> int:
-        """See `Store.free_bytes`; memory is bounded by other means, so this is always plenty."""
+        """See `Store.free_bytes`; memory is bounded by other means, so there is always plenty."""
         return 1 << 62
 
     def reclaim(self) -> None:

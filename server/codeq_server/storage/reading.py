@@ -14,7 +14,7 @@ from .families import Families, every_row, make_options, read_error, scan, scan_
 
 
 class Stored:
-    """What is stored: rows of one moment."""
+    """Stored rows as of one moment."""
 
     def __init__(self, path: Path, families: Families) -> None:
         self._path = path
@@ -34,7 +34,7 @@ class Stored:
         return value
 
     def scan(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Returns at most `limit` rows of [start, end) in the order of keys.
+        """Returns at most `limit` rows of [start, end) in key order.
 
         Raises:
             StoreError: They cannot be read.
@@ -46,7 +46,7 @@ class Stored:
             raise read_error(self._path, error) from error
 
     def scan_back(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Returns at most `limit` rows of [start, end), the last one first.
+        """Returns at most `limit` rows of [start, end), last one first.
 
         Raises:
             StoreError: They cannot be read.
@@ -58,7 +58,7 @@ class Stored:
             raise read_error(self._path, error) from error
 
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yields every row in the order of keys, none of the log.
+        """Yields every row of the shard in key order, without those of the log.
 
         Raises:
             StoreError: They cannot be read.
@@ -71,11 +71,11 @@ class Stored:
 
 @contextmanager
 def open_stored(path: Path, files_max: int = -1) -> Iterator[Stored]:
-    """Opens a store for reading. A server that runs on it meanwhile may remove files that are still to be opened.
+    """Opens a store for reading. A server running on it may remove files that have yet to be opened.
 
     Args:
         path: The store.
-        files_max: Files that may be open at a time, where nobody removes one; -1: all are opened at once.
+        files_max: Most files open at a time, if nobody removes any; -1: all are opened at once.
 
     Raises:
         StoreError: There is no store, or it cannot be read.
@@ -86,7 +86,7 @@ def open_stored(path: Path, files_max: int = -1) -> Iterator[Stored]:
         options = make_options()
         options.set_db_log_dir(logs)
         options.set_max_open_files(files_max)
-        # Logs are read: rows not yet flushed stand only there.
+        # Write-ahead logs are read as well: rows not yet flushed are only there.
         families = Families(path, options, AccessType.read_only(False))  # noqa: FBT003
         try:
             yield Stored(path, families)
@@ -95,7 +95,7 @@ def open_stored(path: Path, files_max: int = -1) -> Iterator[Stored]:
 
 
 def stored_rows(path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Yields every row of a store in the order of keys, without changing or locking it.
+    """Yields every row of a store in key order, without changing or locking it.
 
     Raises:
         StoreError: There is no store, or it cannot be read.

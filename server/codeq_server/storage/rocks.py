@@ -1,8 +1,8 @@
-"""The store on disk: one RocksDB in a directory of its own.
+"""The store on disk: one RocksDB in its own directory.
 
-Reads, iterations and writes of the binding hold the interpreter's lock, each for microseconds per row; waiting for the
-disk (`sync`) and RocksDB's background work do not. A write that would have to wait for background work is refused by
-RocksDB (`no_slowdown`) and tried again here from the kept rows, so that the process never stands still.
+Reads, iterations and writes of the binding hold the interpreter's lock, for microseconds per row; waiting for the disk
+(`sync`) and RocksDB's background work do not. RocksDB rejects a write that would have to wait for background work
+(`no_slowdown`); it is retried here from the kept rows, so that the process never stands still.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ from .families import (
 from .store import LAST_KEY, LOG_PREFIX, ROWS_POINTER
 
 STALL_SECONDS_MAX: Final = 60.0
-"""How long one write may be kept waiting by RocksDB's background work."""
+"""Longest time that one write may be held up by RocksDB's background work."""
 STALL_PAUSE_SECONDS: Final = 0.001
 STALL_PAUSE_SECONDS_MAX: Final = 0.02
 RECLAIM_DELETES_MIN: Final = 64
-"""Deletes in memory from which `reclaim` writes them out."""
+"""Deletes in memory from which `reclaim` flushes them."""
 RECLAIM_KEYS_PER_DELETE: Final = 10
-"""Rows there are for each delete, at most, for which `reclaim` writes deletes out: a row is rewritten for no less."""
+"""Most rows per delete for which `reclaim` flushes deletes: fewer deletes are not worth rewriting the rows."""
 RECLAIM_BUSY_ROWS: Final = 50_000
-"""Row changes since the call before from which `reclaim` leaves deletes to the buffer, which will soon be full."""
+"""Row changes since the previous call from which `reclaim` leaves deletes to the buffer, which will soon be full."""
 
 
 class RocksStore:
     """A `Store` in a directory.
 
     Args:
-        path: The directory; made if it is missing.
+        path: The directory; created if missing.
         fsync: Whether `sync` waits for the disk.
-        log: Whether there will be rows of a log. A store that has some opens without it, too.
-        files_max: Files of the database that may be open at a time.
+        log: Whether there will be rows of a log. A store that has some can be opened without it as well.
+        files_max: Most database files open at a time.
         options: Settings of the database, for tests that need small ones.
 
     Raises:
         StoreLocked: Another process has it open.
-        StoreNotWritable: The directory cannot be made or written.
+        StoreNotWritable: The directory cannot be created or written.
         StoreDamaged: Files of the store are missing or unreadable.
         StoreFailed: Anything else.
     """
@@ -126,7 +126,7 @@ class RocksStore:
             raise read_error(self._path, error) from error
 
     def write(self, rows: Mapping[bytes, bytes | None]) -> None:
-        """See `Store.write`; waits up to STALL_SECONDS_MAX while RocksDB refuses writes."""
+        """See `Store.write`; waits up to STALL_SECONDS_MAX while RocksDB rejects writes."""
         self._changes += len(rows)
         self._persist(lambda: self._try_write(rows))
 
@@ -134,7 +134,7 @@ class RocksStore:
         pause = STALL_PAUSE_SECONDS
         deadline = 0.0
         while not attempt():
-            # Sleeping gives the interpreter's lock to the event loop.
+            # Sleeping releases the interpreter's lock to the event loop.
             now = time.monotonic()
             deadline = deadline or now + STALL_SECONDS_MAX
             if now >= deadline:
@@ -153,7 +153,7 @@ class RocksStore:
         return self._try_batch(batch)
 
     def _try_batch(self, batch: WriteBatch) -> bool:
-        """Writes a batch, or returns False if RocksDB is too busy: nothing is written then; the batch is used up."""
+        """Writes a batch; returns False, having written nothing, if RocksDB is too busy. The batch is used up."""
         try:
             self._families.db.write(batch, self._write_options)
         except Exception as error:
@@ -190,7 +190,7 @@ class RocksStore:
             )
 
     def reset_durable(self, number: int) -> None:
-        """See `Store.reset_durable`; done without fsync, too."""
+        """See `Store.reset_durable`; done even without fsync."""
         try:
             self._durable.reset(number)
         except OSError as error:
@@ -199,14 +199,14 @@ class RocksStore:
     def import_rows(self, files: Iterable[Path]) -> str:
         """See `Store.import_rows`.
 
-        Taking in a file holds the interpreter's lock for a millisecond, or as long as copying it takes if it is on
-        another file system.
+        Importing a file holds the interpreter's lock for a millisecond, or while it is copied if it is on another file
+        system.
         """
         name = ""
         try:
             name = self._families.create()
             for file in files:
-                # RocksDB makes it durable with the interpreter's lock held: so nothing is left to do for it.
+                # RocksDB syncs it with the interpreter's lock held: do that here, so that it has nothing left to do.
                 sync_file(file)
                 self._families.ingest(name, file)
         except Exception as error:
@@ -228,7 +228,7 @@ class RocksStore:
         self.drop_rows(old)
 
     def drop_rows(self, name: str) -> None:
-        """See `Store.drop_rows`; of the set that RocksDB cannot drop the rows are deleted."""
+        """See `Store.drop_rows`; RocksDB cannot drop the set "default", so its rows are deleted."""
         if name == self._families.current:
             raise StoreFailed(f"the rows {name} of the store {self._path} are the current ones")
         try:
@@ -249,7 +249,7 @@ class RocksStore:
         return sum(family.property_int_value(name) or 0 for family in families for name in names)
 
     def free_bytes(self) -> int:
-        """See `Store.free_bytes`: what the file system has left for this user."""
+        """See `Store.free_bytes`: the space the file system has left for this user."""
         try:
             disk = os.statvfs(self._path)
         except OSError as error:
@@ -259,8 +259,8 @@ class RocksStore:
     def reclaim(self) -> None:
         """See `Store.reclaim`.
 
-        What was deleted goes when files are merged, and files full of deletes are merged at once. But deletes wait in
-        memory until the buffer is full, and few of them may stand for a store full of large rows.
+        Deleted data disappears when files are merged, and files full of deletes are merged at once. But deletes stay in
+        memory until the buffer is full, and a few of them may stand for a store full of large rows.
         """
         changes, self._changes = self._changes, 0
         families = self._families
@@ -279,9 +279,9 @@ class RocksStore:
             raise StoreFailed(f"writing to the store {self._path} failed: {reason_of(error)}") from error
 
     def checkpoint(self, path: Path) -> None:
-        """See `Store.checkpoint`: files are linked where the file system can, else copied."""
+        """See `Store.checkpoint`: files are linked where the file system allows it, otherwise copied."""
         try:
-            # Flushing lets other threads run, making the checkpoint does not: so there is little left to do for it.
+            # A flush lets other threads run, making the checkpoint does not: so leave it little to do.
             self._families.flush()
             Checkpoint(self._families.db).create_checkpoint(str(path))
         except Exception as error:

@@ -1,7 +1,7 @@
-"""Folders for files on their way, which mean nothing after a crash: whoever takes one next empties it.
+"""Folders for temporary files, which are worthless after a crash: the next user of a folder empties it.
 
-What is emptied was made here: the folder carries a mark, which is durable before anything else is in it. Their names
-begin with a dot, as no name does that a client can give.
+Only folders made here are emptied: such a folder carries a mark, which is durable before anything else is in it. Their
+names begin with a dot, which no name given by a client does.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ MARK: Final = ".codeq-scratch"
 
 
 def scratch_of(store: Path) -> Path:
-    """Returns the folder for files on their way of a store: beside it, on the same file system."""
+    """Returns the folder for a store's temporary files: next to it, on the same file system."""
     return store.parent / f".{store.name}.scratch"
 
 
 def take_scratch(folder: Path) -> None:
-    """Makes a folder and marks it, or empties it if it carries the mark.
+    """Creates and marks a folder, or empties it if it carries the mark.
 
     Raises:
-        StoreNotWritable: It cannot be made or emptied, or there is something in it and no mark.
+        StoreNotWritable: It cannot be created or emptied, or it has contents but no mark.
     """
     try:
         make_directory(folder)
@@ -48,7 +48,7 @@ def take_scratch(folder: Path) -> None:
 
 
 def drop_scratch(folder: Path) -> None:
-    """Removes a folder that was taken; the mark goes last, so that what is left over can be taken again.
+    """Removes such a folder; the mark goes last, so that leftovers can be taken again.
 
     Raises:
         StoreNotWritable: It cannot be removed.

@@ -1,22 +1,22 @@
-//! What a message from the net must be before the crate sees it.
+//! Checks of messages from the network, before the crate sees them.
 //!
 //! The crate trusts its peers: a well-formed message that no correct peer sends makes it panic, and a panic ends the
-//! process. Each check here stands for such a panic, or for a field that this binding does not use.
+//! process. Each check here prevents such a panic, or rejects a field that this binding does not use.
 
 use crate::log_cache::LogCache;
 use crate::members;
 use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{ProgressState, Raft, StateRole};
 
-/// Numbers above this are no indices and terms: adding one to them must not overflow.
+/// Larger numbers are not valid indices or terms: adding one to a valid number must not overflow.
 const NUMBER_MAX: u64 = i64::MAX as u64;
 
 /// What to do with a message.
 #[derive(Debug, PartialEq)]
 pub enum Verdict {
-    /// Hand it to the crate.
+    /// Pass it to the crate.
     Step,
-    /// Forget it: of a type that peers do not send, or stale, or for a moment at which it cannot be served.
+    /// Ignore it: peers do not send its type, or it is stale, or it cannot be served at this moment.
     Drop,
     /// No correct peer sends this.
     Refuse(&'static str),
@@ -24,7 +24,7 @@ pub enum Verdict {
 
 use Verdict::{Drop, Refuse, Step};
 
-/// Judges a message. `may_campaign` says whether this node could stand for election now. May correct a stale rejection.
+/// Judges a message. `may_campaign`: whether this node could stand for election now. May correct a stale rejection.
 pub fn judge(raft: &mut Raft<LogCache>, message: &mut Message, may_campaign: bool) -> Verdict {
     if message.to != raft.id {
         return Refuse("it is for another id");
@@ -47,13 +47,13 @@ pub fn judge(raft: &mut Raft<LogCache>, message: &mut Message, may_campaign: boo
         }
         MessageType::MsgSnapshot if !leading => judge_snapshot(raft, message),
         MessageType::MsgAppendResponse if leading => judge_append_response(raft, message),
-        // A hand-over starts an election only when what this node has is durable.
+        // A transfer of leadership starts an election only when everything this node has is durable.
         MessageType::MsgTimeoutNow if !may_campaign => Drop,
         _ => Step,
     }
 }
 
-/// The types that peers exchange. The others are local to a node, or forward to a leader what must be asked there.
+/// The types that peers exchange. The others are local to a node, or forward requests that must go to the leader.
 fn from_peers(kind: MessageType) -> bool {
     matches!(
         kind,
@@ -70,7 +70,7 @@ fn from_peers(kind: MessageType) -> bool {
     )
 }
 
-/// What is wrong with a message whatever the state of its receiver.
+/// Returns what is wrong with a message, regardless of the receiver's state.
 fn fault_of(id: u64, message: &Message) -> Option<&'static str> {
     if message.from == 0 || message.from == id {
         return Some("from is no peer");
@@ -93,7 +93,7 @@ fn fault_of(id: u64, message: &Message) -> Option<&'static str> {
 }
 
 fn judge_append(message: &Message) -> Verdict {
-    // For an index it does not have the crate reads term 0, and would take entries behind a gap.
+    // For an index it does not have, the crate reads term 0 and would accept entries after a gap.
     if (message.index == 0) != (message.log_term == 0) || message.log_term > message.term {
         return Refuse("log_term does not fit");
     }
@@ -103,7 +103,7 @@ fn judge_append(message: &Message) -> Verdict {
     Step
 }
 
-/// True for entries that follow `index` one by one, with terms that never fall and end at or below `term`.
+/// True if the entries follow `index` one by one, with terms that never fall and end at or below `term`.
 fn consecutive(index: u64, log_term: u64, term: u64, entries: &[Entry]) -> bool {
     let mut last = (index, log_term.max(1));
     for entry in entries {
@@ -142,8 +142,8 @@ fn judge_append_response(raft: &mut Raft<LogCache>, message: &mut Message) -> Ve
     if !message.reject {
         return Step;
     }
-    // Release 0.7.0 lets a late rejection put a probed follower's next index at or below what it is known to have, and
-    // then may probe there for ever (fixed in its repository by #557). Nothing that was matched can be rejected.
+    // Release 0.7.0 lets a late rejection set a probed follower's next index at or below what it is known to have, and
+    // may then probe there forever (fixed in its repository by #557). A matched entry can never be rejected.
     let Some(progress) = raft.mut_prs().get_mut(message.from) else {
         return Step;
     };

@@ -1,6 +1,6 @@
-//! Protobuf in and out: bytes of Python to messages of the crate and back.
+//! Protobuf in and out: Python bytes to messages of the crate and back.
 //!
-//! Payloads are copied once on the way in; entries then share that buffer by reference count.
+//! Payloads are copied once on the way in; entries then share that buffer by reference counting.
 
 use bytes::Bytes;
 use protobuf::{CodedOutputStream, Message};
@@ -8,7 +8,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-/// Reads a message, or raises ValueError that says what it is not.
+/// Parses a message; raises ValueError naming the expected kind if it cannot.
 pub fn decode<M: Message>(bytes: &[u8], name: &str) -> PyResult<M> {
     M::parse_from_carllerche_bytes(&Bytes::copy_from_slice(bytes))
         .map_err(|error| PyValueError::new_err(format!("not a {name}: {error}")))

@@ -1,16 +1,16 @@
 //! `codeq_raft_core`: consensus for codeq, the crate raft behind numbers and bytes.
 //!
 //! - `node`: `RaftNode`, one member of one group
-//! - `admission`: which messages of the net the crate may see
+//! - `admission`: which messages from the network the crate may see
 //! - `log_cache`: the tail of the log, in memory
 //! - `members`: conf states and changes of members
 //! - `timeouts`: election timeouts from a seed
-//! - `values`: what Python reads
+//! - `values`: objects read by Python
 //! - `codec`: protobuf in and out
 //!
-//! Python calls in; nothing here calls Python back, starts a thread, reads a clock or touches a disk. A panic means that
-//! what this node promised others is in doubt, so it ends the process, whatever the build profile: the hook prints and
-//! aborts before any unwinding could reach Python as an exception that somebody catches.
+//! Python calls in; nothing here calls Python back, starts a thread, reads a clock or touches a disk. A panic means
+//! that a promise of this node to others is in doubt, so it ends the process, whatever the build profile: the hook
+//! prints and aborts before unwinding could reach Python as an exception that somebody catches.
 
 mod admission;
 mod codec;
@@ -31,7 +31,7 @@ pyo3::create_exception!(
     "This node cannot do that now; nothing was appended."
 );
 
-/// Writes a conf state of voters and learners. Raises ValueError for ids that cannot form one.
+/// Encodes a conf state of voters and learners. Raises ValueError for ids that cannot form one.
 #[pyfunction]
 fn conf_state(py: Python<'_>, voters: Vec<u64>, learners: Vec<u64>) -> PyResult<Bound<'_, PyBytes>> {
     let state = eraftpb::ConfState { voters, learners, ..Default::default() };
@@ -39,7 +39,7 @@ fn conf_state(py: Python<'_>, voters: Vec<u64>, learners: Vec<u64>) -> PyResult<
     codec::encode(py, &members::sorted(state))
 }
 
-/// Reads a conf state. Raises ValueError for bytes that are none.
+/// Parses a conf state. Raises ValueError for malformed bytes.
 #[pyfunction]
 fn read_conf_state(conf_state: &[u8]) -> PyResult<values::ConfState> {
     let state: eraftpb::ConfState = codec::decode(conf_state, "conf state")?;
@@ -54,7 +54,7 @@ fn read_conf_state(conf_state: &[u8]) -> PyResult<values::ConfState> {
     })
 }
 
-/// Returns the snapshot that a message carries, or None. Raises ValueError for bytes that are no message.
+/// Returns the snapshot in a message, or None. Raises ValueError for bytes that are not a message.
 #[pyfunction]
 fn snapshot_of(py: Python<'_>, message: &[u8]) -> PyResult<Option<Py<values::Snapshot>>> {
     let message: Message = codec::decode(message, "raft message")?;

@@ -1,7 +1,7 @@
-//! The part of the log that is not compacted yet, in memory.
+//! The part of the log that is not yet compacted, in memory.
 //!
-//! The caller keeps the log on disk and hands the tail back at start; from then on the crate reads here and never waits
-//! for a disk. Payloads are `Bytes`, so an entry handed out costs a reference count, no copy.
+//! The caller keeps the log on disk and passes the tail back at startup; from then on the crate reads here and never
+//! waits for a disk. Payloads are `Bytes`, so handing out an entry costs a reference count, not a copy.
 
 use crate::members;
 use protobuf::Message as _;
@@ -10,7 +10,7 @@ use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Entries from `base_index` + 1 on, and the snapshot for those who need earlier ones.
+/// Entries from `base_index` + 1 on, and the snapshot for members that need earlier ones.
 pub struct LogCache {
     hard_state: HardState,
     conf_state: ConfState,
@@ -27,7 +27,7 @@ fn bytes_of(entry: &Entry) -> usize {
 }
 
 impl LogCache {
-    /// Starts with an empty tail behind (`base_index`, `base_term`). The states are what the crate reads at its start.
+    /// Starts with an empty tail after (`base_index`, `base_term`). The crate reads the states at startup.
     pub fn new(hard_state: HardState, conf_state: ConfState, base_index: u64, base_term: u64) -> Self {
         LogCache {
             hard_state,
@@ -41,12 +41,12 @@ impl LogCache {
         }
     }
 
-    /// Index of the last entry, or of the base when there is none.
+    /// Index of the last entry, or of the base if there is none.
     pub fn last(&self) -> u64 {
         self.base_index + self.entries.len() as u64
     }
 
-    /// Term of the last entry, or of the base when there is none.
+    /// Term of the last entry, or of the base if there is none.
     pub fn last_term(&self) -> u64 {
         self.entries.back().map_or(self.base_term, |entry| entry.term)
     }
@@ -56,7 +56,7 @@ impl LogCache {
         self.bytes
     }
 
-    /// Appends consecutive entries; those already there from the first new index on are dropped.
+    /// Appends consecutive entries, replacing existing ones from the first new index on.
     pub fn append(&mut self, new: impl IntoIterator<Item = Entry>) {
         for entry in new {
             assert!(
@@ -84,7 +84,7 @@ impl LogCache {
         }
     }
 
-    /// Starts again behind a snapshot.
+    /// Restarts with an empty log after a snapshot.
     pub fn restart_at(&mut self, index: u64, term: u64) {
         self.entries.clear();
         self.bytes = 0;
@@ -92,12 +92,12 @@ impl LogCache {
         self.base_term = term;
     }
 
-    /// Keeps a snapshot for followers that need entries which are gone.
+    /// Keeps a snapshot for followers that need compacted entries.
     pub fn offer(&mut self, snapshot: Snapshot) {
         self.offered = Some(snapshot);
     }
 
-    /// True when a follower asked for a snapshot in vain since the last call.
+    /// True if since the last call a follower asked for a snapshot in vain.
     pub fn take_wanted(&self) -> bool {
         self.wanted.swap(false, Ordering::Relaxed)
     }
@@ -159,8 +159,8 @@ impl Storage for LogCache {
     fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
         if let Some(snapshot) = &self.offered {
             let metadata = snapshot.get_metadata();
-            // What the follower needs next must still be in the log, and the crate at the other end ignores a snapshot
-            // that does not list it.
+            // The entries that the follower needs next must still be in the log, and the crate at the other end ignores
+            // a snapshot that does not list it.
             if metadata.index >= request_index.max(self.base_index) && members::includes(metadata.get_conf_state(), to)
             {
                 return Ok(snapshot.clone());

@@ -1,11 +1,11 @@
-//! Who belongs to a group: reading, checking and changing the conf state.
+//! Members of a group: reading, checking and changing the conf state.
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState};
 use std::collections::HashSet;
 
-/// Says why a conf state cannot be one, or None. The crate panics on such a state when it restores a snapshot with it.
+/// Says why a conf state is invalid, or None. The crate panics when it restores a snapshot with an invalid one.
 pub fn fault_of(state: &ConfState) -> Option<&'static str> {
     let sets = [&state.voters, &state.learners, &state.voters_outgoing, &state.learners_next]
         .map(|ids| ids.iter().copied().collect::<HashSet<u64>>());
@@ -32,7 +32,7 @@ pub fn fault_of(state: &ConfState) -> Option<&'static str> {
     None
 }
 
-/// Raises ValueError for a conf state that cannot be one.
+/// Raises ValueError for an invalid conf state.
 pub fn check(state: &ConfState) -> PyResult<()> {
     match fault_of(state) {
         Some(fault) => Err(PyValueError::new_err(format!("conf_state: {fault}"))),
@@ -40,7 +40,7 @@ pub fn check(state: &ConfState) -> PyResult<()> {
     }
 }
 
-/// True when a snapshot with this conf state means something to `id`: the crate ignores one that leaves out its receiver.
+/// True if `id` can use a snapshot with this conf state: the crate ignores one that does not list its receiver.
 pub fn includes(state: &ConfState, id: u64) -> bool {
     [&state.voters, &state.learners, &state.voters_outgoing].iter().any(|ids| ids.contains(&id))
 }
@@ -54,7 +54,7 @@ pub fn sorted(mut state: ConfState) -> ConfState {
     state
 }
 
-/// Builds a change from pairs of kind and id. One change is simple; more go through joint consensus, left by itself.
+/// Builds a change from pairs of kind and id. One change is simple; several use joint consensus, which ends by itself.
 pub fn change_of(pairs: &[(String, u64)]) -> PyResult<ConfChangeV2> {
     if pairs.is_empty() {
         return Err(PyValueError::new_err("changes: empty"));

@@ -37,11 +37,12 @@ fn refused(why: &'static str) -> PyErr {
 }
 
 impl RaftNode {
-    /// True when this node could stand for election: a voter whose whole log is durable and whose rows are in place.
+    /// True if this node could stand for election: a voter whose whole log is durable and whose rows are in place.
     ///
-    /// Without it the crate would panic: a sole voter wins at once, and winning asserts that all is durable; and while
-    /// a snapshot is being installed the entries that it looks through before a campaign are gone. What the crate takes
-    /// for durable is not enough: an entry that was overwritten and came back counts as soon as its first copy is.
+    /// Without this check the crate would panic: a sole voter wins at once, and winning asserts that everything is
+    /// durable; and while a snapshot is being installed, the entries that it scans before a campaign are gone. The
+    /// crate's own idea of what is durable is not enough: an entry that was overwritten and came back counts as soon as
+    /// its first copy is durable.
     fn may_campaign(&self) -> bool {
         let raft = &self.raw.raft;
         raft.promotable()
@@ -50,7 +51,7 @@ impl RaftNode {
             && raft.raft_log.persisted == raft.raft_log.last_index()
     }
 
-    /// Puts a timeout of the seed in the place of one that the crate has drawn.
+    /// Replaces a timeout drawn by the crate with one from the seed.
     fn settle(&mut self) {
         if self.raw.raft.randomized_election_timeout() != self.timeouts.current() {
             let ticks = self.timeouts.draw();
@@ -215,7 +216,7 @@ impl RaftNode {
         let change = members::change_of(&changes)?;
         self.require_leader()?;
         let raft = &self.raw.raft;
-        // The crate would put an empty entry in the place of a change that it does not accept.
+        // The crate would replace a change that it does not accept with an empty entry.
         if raft.has_pending_conf() {
             return Err(refused("an earlier change of members may not be applied yet"));
         }
@@ -322,8 +323,8 @@ impl RaftNode {
             _ => return Err(invalid(format!("entry_type: {entry_type} changes no members"))),
         }
         .map_err(invalid)?;
-        // A leader that is no voter any more has no progress of its own, which the crate takes for granted whenever a
-        // leader commits or persists.
+        // A leader that is no longer a voter has no progress of its own, which the crate assumes whenever a leader
+        // commits or persists.
         if self.raw.raft.state == StateRole::Leader && !self.raw.raft.promotable() {
             let term = self.raw.raft.term;
             self.raw.raft.become_follower(term, 0);

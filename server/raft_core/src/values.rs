@@ -1,4 +1,4 @@
-//! What Python reads: frozen objects of numbers, words and bytes.
+//! Objects read by Python: frozen, of numbers, words and bytes.
 
 use crate::codec;
 use pyo3::prelude::*;
@@ -16,7 +16,7 @@ pub fn role(state: StateRole) -> &'static str {
     }
 }
 
-/// What is to be done, in this order: see codeq_raft_core.pyi.
+/// Work to do, in this order: see codeq_raft_core.pyi.
 #[pyclass(frozen, get_all, module = "codeq_raft_core")]
 pub struct Ready {
     pub number: u64,
@@ -31,7 +31,7 @@ pub struct Ready {
     pub read_states: Py<PyList>,
 }
 
-/// The state of the group at an index, in the words of its owner.
+/// The state of the group at an index, in its owner's format.
 #[pyclass(frozen, get_all, module = "codeq_raft_core")]
 pub struct Snapshot {
     pub index: u64,
@@ -41,7 +41,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Takes the parts out of the crate's snapshot.
+    /// Extracts the parts of the crate's snapshot.
     pub fn of(py: Python<'_>, snapshot: &eraftpb::Snapshot) -> PyResult<Py<Self>> {
         let metadata = snapshot.get_metadata();
         Py::new(
@@ -56,7 +56,7 @@ impl Snapshot {
     }
 }
 
-/// Who belongs to the group, as raft ids in ascending order.
+/// Members of a group, as raft ids in ascending order.
 #[pyclass(frozen, get_all, eq, module = "codeq_raft_core")]
 #[derive(PartialEq)]
 pub struct ConfState {
@@ -81,7 +81,7 @@ impl ConfState {
     }
 }
 
-/// Where a node stands.
+/// State of a node.
 #[pyclass(frozen, get_all, eq, module = "codeq_raft_core")]
 #[derive(PartialEq)]
 pub struct Status {
@@ -137,7 +137,7 @@ impl Progress {
     }
 }
 
-/// The word for how a leader feeds a member.
+/// The word for how a leader replicates to a member.
 pub fn progress_state(state: ProgressState) -> &'static str {
     match state {
         ProgressState::Probe => "probe",
@@ -146,8 +146,8 @@ pub fn progress_state(state: ProgressState) -> &'static str {
     }
 }
 
-/// Messages as (to, type, bytes). They are put in the order of receivers, since the crate goes through its members in the
-/// order of a hash table; what goes to one receiver keeps its order.
+/// Messages as (to, type, bytes), ordered by receiver, because the crate iterates over its members in the order of a
+/// hash table; messages to one receiver keep their order.
 pub fn messages(py: Python<'_>, mut messages: Vec<Message>) -> PyResult<Py<PyList>> {
     messages.sort_by_key(|message| message.to);
     let list = PyList::empty(py);

@@ -1,1 +1,1 @@
-"""Batches become durable on a majority of members: one Raft group for a shard, its log in the store of the rows."""
+"""Makes batches durable on a majority of members: one Raft group per shard, its log in the store of the rows."""

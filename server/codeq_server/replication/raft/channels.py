@@ -1,4 +1,4 @@
-"""Connections between nodes: where this one listens, who may connect, and how soon a silent peer is noticed."""
+"""Connections between nodes: where this one listens, who may connect, and how soon a dead peer is noticed."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ import grpc
 import grpc.aio
 
 FRAME_BYTES_MAX: Final = 130 << 20
-"""A larger gRPC message ends its call: the largest Raft message, which is one batch of a shard, and room around it."""
+"""A larger gRPC message ends its call. Fits the largest Raft message, which is one batch of a shard, with room."""
 
 CALLS_MAX: Final = 256
-"""Calls of other nodes that are served at a time; further ones fail with RESOURCE_EXHAUSTED."""
+"""Most concurrent calls from other nodes; further ones fail with RESOURCE_EXHAUSTED."""
 
 CONNECTIONS_MAX: Final = 64
-"""Connections of other nodes unless it is set otherwise."""
+"""Default limit of connections from other nodes."""
 
 HANDSHAKE_SECONDS: Final = 5
-"""Time from a connection's begin until it has said that it speaks HTTP/2, certificates included."""
+"""Time for a new connection to show that it speaks HTTP/2, certificates included."""
 
 IDLE_SECONDS: Final = 60
-"""Time that a connection may be without a call."""
+"""Longest time that a connection may be without a call."""
 
 KEEPALIVE_MS: Final = 2_000
-"""Time between two pings of a connection, and the time for the answer: a peer that vanished is noticed after both."""
+"""Interval between pings of a connection, and timeout of the answer: a vanished peer is noticed after both."""
 
 SECRET_KEY: Final = "codeq-cluster-secret-bin"  # noqa: S105
-"""Key of the metadata that carries the secret of the cluster."""
+"""Metadata key that carries the secret of the cluster."""
 
 _OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.max_receive_message_length", FRAME_BYTES_MAX),
@@ -57,7 +57,7 @@ _SERVER_OPTIONS: Final[Sequence[tuple[str, int]]] = (
 
 _CLIENT_OPTIONS: Final[Sequence[tuple[str, int]]] = (
     *_OPTIONS,
-    # Every channel connects anew, at once: no waits that gRPC remembers from earlier failures.
+    # Every channel reconnects at once, without the backoff that gRPC remembers from earlier failures.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
     # Nodes talk to each other directly, whatever the environment says about proxies.
@@ -71,13 +71,13 @@ class TransportError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files for mutual TLS. They are read at start.
+    """PEM files for mutual TLS. They are read at startup.
 
     Attributes:
-        certificate: Certificate of this node and those between it and the authority. It must hold the host under which
-            the other nodes have this one in their address books.
+        certificate: Certificate of this node, with those between it and the authority. It must be valid for the host
+            under which other nodes list this one in their address books.
         key: Key of the certificate.
-        authority: Certificates of the authorities; whoever has a certificate of one of them may connect.
+        authority: Certificates of the authorities; anyone with a certificate from one of them may connect.
     """
 
     certificate: Path
@@ -92,11 +92,11 @@ class TransportSettings:
     Attributes:
         host: Where to listen: name or IP address without brackets; empty: all interfaces.
         port: Port to listen on; 0: any free one.
-        incoming: Folder for the files of snapshots that come. It belongs to the transport; made if it is missing.
-        secret: What every caller must know; empty: anybody may call.
+        incoming: Folder for the files of incoming snapshots. It belongs to the transport; created if missing.
+        secret: Secret that every caller must present; empty: anyone may call.
         tls: Files for mutual TLS; None: connections are not encrypted, and the secret travels in the clear.
-        reserve_bytes: Free space on the disk of `incoming` that no snapshot may take.
-        connections_max: Connections of other nodes that may be open at a time; further ones are closed at once.
+        reserve_bytes: Free space on the disk of `incoming` that snapshots must leave.
+        connections_max: Most open connections from other nodes; further ones are closed at once.
     """
 
     host: str
@@ -109,14 +109,14 @@ class TransportSettings:
 
 
 class Credentials:
-    """Proves to other nodes who this one is, and checks theirs.
+    """Proves this node's identity to other nodes, and checks theirs.
 
     Args:
-        secret: Secret of the cluster; empty: none is asked for.
+        secret: Secret of the cluster; empty: none is required.
         tls: Files for mutual TLS, if any.
 
     Raises:
-        TransportError: A file cannot be read or is not what it should be.
+        TransportError: A file cannot be read or is invalid.
     """
 
     def __init__(self, secret: str, tls: TlsFiles | None) -> None:
@@ -138,17 +138,17 @@ class Credentials:
             return True
         given = [value for key, value in metadata if key == SECRET_KEY]
         value = given[0] if len(given) == 1 else b""
-        # Digests have one length: the time of the comparison tells nothing.
+        # Digests have equal lengths, so the time of the comparison reveals nothing.
         return hmac.compare_digest(_digest(value if isinstance(value, bytes) else value.encode()), self._secret)
 
     def open_channel(self, address: str) -> grpc.aio.Channel:
-        """Returns a channel of its own connection to an address, host:port."""
+        """Returns a channel with its own connection to an address, host:port."""
         if self._client is None:
             return grpc.aio.insecure_channel(address, options=_CLIENT_OPTIONS)
         return grpc.aio.secure_channel(address, self._client, options=_CLIENT_OPTIONS)
 
     def listen(self, server: grpc.aio.Server, host: str, port: int) -> int:
-        """Lets a server that is not started yet listen, and returns the port.
+        """Binds a server that has not been started to a port, and returns the port.
 
         Raises:
             TransportError: The port is taken, or the host is not one of this machine.
@@ -166,7 +166,7 @@ class Credentials:
 
 
 def new_server(interceptors: Sequence[grpc.aio.ServerInterceptor], connections_max: int) -> grpc.aio.Server:
-    """Returns a gRPC server for other nodes, which listens nowhere yet."""
+    """Returns a gRPC server for other nodes that does not listen yet."""
     options = [*_SERVER_OPTIONS, ("grpc.max_allowed_incoming_connections", connections_max)]
     return grpc.aio.server(interceptors=list[Any](interceptors), options=options, maximum_concurrent_rpcs=CALLS_MAX)
 
@@ -176,7 +176,7 @@ def _digest(value: bytes) -> bytes:
 
 
 def _read(tls: TlsFiles) -> tuple[bytes, bytes, bytes]:
-    """Returns the contents of authority, key and certificate, which fit together."""
+    """Returns the contents of authority, key and certificate, after checking that they can be used together."""
     contents = []
     for path in (tls.authority, tls.key, tls.certificate):
         try:
@@ -185,7 +185,7 @@ def _read(tls: TlsFiles) -> tuple[bytes, bytes, bytes]:
             raise TransportError(f"cannot read {path}: {error.strerror}") from None
     check = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        # A password is never asked for: the empty one fails at once.
+        # Never ask for a password: the empty one fails at once.
         check.load_cert_chain(tls.certificate, tls.key, password="")
     except ssl.SSLError as error:
         reason = error.reason or error
@@ -199,7 +199,7 @@ def _read(tls: TlsFiles) -> tuple[bytes, bytes, bytes]:
 
 
 def _probe(host: str, port: int) -> None:
-    """Raises the OSError for which a port cannot be opened: gRPC does not tell it."""
+    """Raises the OSError because of which a port cannot be opened; gRPC does not report it."""
     if host:
         family, *_, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         socket.create_server(target[:2], family=family).close()

@@ -1,4 +1,4 @@
-"""Keeps the log short: what is applied and no member needs is cut off at its front."""
+"""Keeps the log short: cuts off applied entries at its front."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from .disk import Disk, Work
 from .log_rows import GroupKeys, base_value
 
 LOG_BYTES: Final = 64 << 20
-"""Length of the log from which it is cut, to a half at most, up to what all members have."""
+"""Log length from which it is cut, leaving at least half of this; a leader keeps what any member lacks."""
 LOG_BYTES_MAX: Final = 256 << 20
-"""Length from which it is cut whatever members lack: they get a snapshot. Some ten seconds at full load."""
+"""Length from which a leader cuts whatever members lack: they get a snapshot. About ten seconds at full load."""
 CUT_ENTRIES_MAX: Final = 8_000
-"""Entries cut off at a time: deleting them stops the event loop for about 10 ms. The rest follows with what is applied
-next."""
+"""Most entries cut off at once: deleting them blocks the event loop for about 10 ms. The rest follows with the next
+applied entries."""
 ENTRY_BYTES: Final = 256
-"""Memory of an entry beside its content."""
+"""Memory of an entry in addition to its content."""
 
 
 class LogKeeper:
     """Cuts the log of a group.
 
     Attributes:
-        base: Index of the last entry that was cut off.
-        held: Entries from here on are kept for a snapshot on its way; None: there is none.
+        base: Index of the last entry cut off.
+        held: Index after which entries are kept for a snapshot in transit; None: there is none.
     """
 
     def __init__(self, keys: GroupKeys, disk: Disk, base: int = 0) -> None:
@@ -54,7 +54,7 @@ class LogKeeper:
         self.cut(node, min(until, status.first_index + CUT_ENTRIES_MAX - 1))
 
     def cut(self, node: RaftNode, until: int) -> None:
-        """Cuts off the entries up to `until`, which are applied."""
+        """Cuts off the entries up to `until`, which must be applied."""
         first = node.status.first_index
         if until < first:
             return

@@ -1,4 +1,4 @@
-"""From a single node to a cluster and back, on a store that no server has open."""
+"""Converts a store that no server has open from a single node to a cluster and back."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from .ports import Made, Ticks
 PAGE: Final = 1024
 SETTLE_TICKS_MAX: Final = 3000
 SETTLE_SECONDS: Final = 0.01
-"""Time between two ticks while the log is applied; with the number of ticks half a minute at most."""
+"""Time between two ticks while the log is applied: with SETTLE_TICKS_MAX, half a minute at most."""
 
 
 def found_from_store(path: Path, name: str, address: str, random: Callable[[int], bytes]) -> None:
-    """Makes the store of a single node the first member of a new cluster: a group of one, which others can join.
+    """Turns the store of a single node into the first member of a new cluster: a group of one that others can join.
 
     Args:
         path: Folder of the store.
@@ -39,7 +39,7 @@ def found_from_store(path: Path, name: str, address: str, random: Callable[[int]
         random: Returns that many random bytes.
 
     Raises:
-        StoreFormat: It is a member of a cluster already, or no store of a server.
+        StoreFormat: It is already a member of a cluster, or not a server's store.
         StoreError: It cannot be opened or written.
     """
     store = _opened(path)
@@ -52,7 +52,7 @@ def found_from_store(path: Path, name: str, address: str, random: Callable[[int]
         store.check_recovered(lsn)
         row = raft_rows_pb2.NodeRow(format=log_rows.FORMAT, raft_id=raft_id_from(random(RAFT_ID_BYTES)))
         rows = founder_rows(row, random(CLUSTER_ID_BYTES), name, {name: address}, lsn)
-        rows[WRITTEN] = log_rows.written_value(lsn + 1)  # the count of writes goes on where that of batches ends
+        rows[WRITTEN] = log_rows.written_value(lsn + 1)  # the count of writes continues where that of batches ends
         store.write(rows)
         store.sync()
         store.reset_durable(lsn + 1)
@@ -61,18 +61,18 @@ def found_from_store(path: Path, name: str, address: str, random: Callable[[int]
 
 
 def leave(path: Path, *, force: bool) -> None:
-    """Makes the store of a member that of a single node.
+    """Turns the store of a member into that of a single node.
 
-    The member must be the only voter that is left, so that nobody else decides; then all of its log is decided. One
-    that was started for a cluster and never got anything from it has no log.
+    The member must be the only voter left, so that nobody else decides; then its whole log is decided. A member that
+    was started for a cluster but never received anything from it has no log.
 
     Args:
         path: Folder of the store.
-        force: Whether to do it beside other voters, too: what they decided and this one has not heard of is lost, and
-            what this one has in its log counts as decided. For when most of them are gone for ever.
+        force: Whether to convert despite other voters: decisions that this member has not received are lost, and
+            everything in its log counts as decided. For when most voters are gone for good.
 
     Raises:
-        StoreFormat: It is no member of a cluster, or other voters are left.
+        StoreFormat: It is not a member of a cluster, or other voters are left.
         StoreError: It cannot be opened or written.
     """
     store = _opened(path)
@@ -88,7 +88,7 @@ def leave(path: Path, *, force: bool) -> None:
     store = _opened(path)
     try:
         lsn = _last_batch(store)
-        store.reset_durable(0)  # the count of writes means nothing without the log
+        store.reset_durable(0)  # the count of writes has no meaning without the log
         _forget_log(store)
         store.sync()
         store.reset_durable(lsn)
@@ -97,7 +97,7 @@ def leave(path: Path, *, force: bool) -> None:
 
 
 def _last_voter(store: RocksStore, *, force: bool) -> raft_rows_pb2.NodeRow | None:
-    """Returns who the disk is, which is or becomes the only voter of its cluster; None: it has no part in one yet."""
+    """Returns the disk's identity; it is, or becomes, the only voter of its cluster. None: it is in no cluster yet."""
     row = log_rows.load_node(store)
     if row is None:
         raise StoreFormat("the store is no member of a cluster")
@@ -129,33 +129,33 @@ def _last_batch(store: RocksStore) -> int:
 
 
 class _Alone:
-    """Host and network of a member that nobody talks to."""
+    """Host and network of a member without peers."""
 
     def lead(self, term: int) -> None:
         """Serves nothing."""
 
     def follow(self) -> None:
-        """Served nothing."""
+        """Stops nothing."""
 
     def members_changed(self) -> None:
-        """Knows no others."""
+        """Ignores the change."""
 
     def leader_changed(self) -> None:
-        """Follows nobody."""
+        """Ignores the change."""
 
     def make_snapshot(self) -> Awaitable[Made]:
-        """Nobody is there to need one."""
+        """Fails: no other member exists that could need one."""
         raise LookupError("nobody is there to need a snapshot")
 
     def send(self, to: int, group: int, message: bytes) -> None:
-        """Loses the message."""
+        """Drops the message."""
 
     def send_snapshot(self, to: int, group: int, message: bytes, folder: Path) -> None:
-        """Loses the snapshot."""
+        """Drops the snapshot."""
 
 
 async def _settle(store: RocksStore, row: raft_rows_pb2.NodeRow) -> None:
-    """Applies all of the log as the only voter, and closes the store."""
+    """Applies the whole log as the only voter, and closes the store."""
     problems: list[BaseException] = []
     alone, settled = _Alone(), False
     settings = MemberSettings("", {}, bootstrap=False, ticks=Ticks(election=2, heartbeat=1))
@@ -182,4 +182,4 @@ def _forget_log(store: RocksStore) -> None:
     while page := store.scan(start, LAST_KEY, PAGE):
         store.write({key: None for key, _ in page if key not in (ROWS_POINTER, log_rows.NODE)})
         start = page[-1][0] + b"\0"
-    store.write({log_rows.NODE: None})  # last: until then it is no store of a single node
+    store.write({log_rows.NODE: None})  # last: until then it is not a single node's store

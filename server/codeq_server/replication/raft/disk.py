@@ -1,7 +1,7 @@
-"""The one writer of a process: logs, votes and rows of all groups go to the store in rounds: one batch, one sync.
+"""The only writer of a process: writes logs, votes and rows of all groups in rounds, each with one batch and one sync.
 
-What comes while a round is on its way makes the next one. A round is written, then synced: rows that are applied count
-when they are written, because the log that decided them is durable on a majority; logs and votes count when synced.
+Work that arrives during a round goes into the next one. A round is written, then synced: applied rows count once they
+are written, because the log that decided them is durable on a majority; logs and votes count once they are synced.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from codeq_server.storage.store import WRITTEN, Store
 from . import log_rows
 
 ROUND_ROWS_MAX: Final = 16_000
-"""Row changes in a round before the rest waits for the next: writing them stops the event loop for about 20 ms."""
+"""Row changes in a round before the rest waits for the next: writing them blocks the event loop for about 20 ms."""
 ROUND_BYTES_MAX: Final = 16 << 20
 """Bytes in a round before the rest waits for the next."""
 
@@ -31,11 +31,12 @@ class Work:
 
     Attributes:
         rows: Rows; None deletes.
-        size: Bytes of it, about.
-        sync: Whether somebody waits for its sync.
+        size: Its approximate size in bytes.
+        sync: Whether it must be synced.
         written: Called on the event loop when it can be read.
-        synced: Called on the event loop when it is durable; only if `sync`, or if it stands behind work that is.
-        rowset: Imported rows that become the current ones together with it.
+        synced: Called on the event loop at the end of its round; it is durable then if any work in the round has
+            `sync`.
+        rowset: Imported set of rows that becomes current together with it.
     """
 
     rows: dict[bytes, bytes | None]
@@ -48,7 +49,7 @@ class Work:
 
 @dataclass(slots=True)
 class Syncs:
-    """Counts of syncs, for metrics; seconds of one round from its start to its sync."""
+    """Counts of syncs, for metrics; the seconds of a round run from its start to its sync."""
 
     count: int = 0
     seconds: float = 0.0
@@ -64,7 +65,7 @@ class _Round:
 
 
 class Disk:
-    """Writes work in the order in which it was submitted.
+    """Writes work in the order of submission.
 
     Args:
         store: The store.
@@ -86,16 +87,16 @@ class Disk:
 
     @property
     def waiting(self) -> int:
-        """Number of works not yet begun."""
+        """Number of works waiting for a round."""
         return len(self._queue)
 
     @property
     def round_seconds(self) -> float:
-        """How long the round that is on its way has taken; 0: there is none."""
+        """How long the current round has taken so far; 0 if there is none."""
         return 0.0 if self._running is None else self._loop.time() - self._round_began
 
     def submit(self, work: Work) -> None:
-        """Takes work; it is written soon, after all that came before."""
+        """Queues work; it is written soon, after everything submitted before it."""
         if self._failed:
             return
         self._queue.append(work)
@@ -104,19 +105,19 @@ class Disk:
             self._running = self._loop.create_task(self._run(), name="raft-disk")
 
     async def import_rows(self, files: Sequence[Path]) -> str:
-        """Returns the name of a new set of rows made from files; `Work.rowset` makes it the current one.
+        """Imports files as a new set of rows and returns its name; `Work.rowset` makes it the current one.
 
         Raises:
-            StoreError: The files cannot be taken.
+            StoreError: The files cannot be imported.
         """
         return await self._loop.run_in_executor(self._importer, self._store.import_rows, files)
 
     async def drop_rows(self, name: str) -> None:
-        """Forgets an imported set that is not current."""
+        """Drops an imported set that is not current."""
         await self._loop.run_in_executor(self._importer, self._store.drop_rows, name)
 
     async def close(self) -> None:
-        """Writes what was submitted, and closes the store."""
+        """Writes everything submitted, and closes the store."""
         while self._running is not None:
             await self._running
         await self._loop.run_in_executor(self._importer, _nothing)
@@ -128,14 +129,14 @@ class Disk:
         try:
             while self._queue:
                 await self._work()
-        except BaseException as problem:  # noqa: BLE001 - whatever it is, the store may not be believed any more
+        except BaseException as problem:  # noqa: BLE001 - whatever it is, the store can no longer be trusted
             self._failed = True
             self._queue.clear()
             self._on_fatal(problem)
         self._running = None
 
     def _gather(self) -> _Round:
-        """Takes work off the queue for one round; rows that replace all others make a round of their own."""
+        """Takes work off the queue for one round; work that replaces all rows gets a round of its own."""
         queue, taken = self._queue, _Round()
         while queue and len(taken.rows) < ROUND_ROWS_MAX and taken.size < ROUND_BYTES_MAX:
             if queue[0].rowset is not None and taken.works:
@@ -182,4 +183,4 @@ class Disk:
 
 
 def _nothing() -> None:
-    """Waits for the imports before it."""
+    """Does nothing; runs once all earlier imports are done."""

@@ -1,7 +1,7 @@
-"""What an entry of the log says: a batch of rows, or a change of the members' table.
+"""Entries of the log: a batch of rows, or a change of the members' table.
 
-First byte: version of the entry, second byte: its kind. Members of another version skip nothing: a version that is not
-known ends the process, because applying less than the others would be silent.
+The first byte is the version of the entry, the second its kind. An unknown version is never skipped but ends the
+process, because otherwise a member would silently apply less than the others.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ VERSION: Final = 1
 BATCH: Final = 0
 MEMBERS: Final = 1
 ENTRY_BYTES_MAX: Final = 126 << 20
-"""A longer one would never reach the others, and nothing behind it either. Batches have 16 MiB and what the last call
-adds: thousands of tasks that are given back with 64 KiB of progress each."""
+"""A longer entry would never reach the others, nor would anything after it. Batches have 16 MiB plus what the last call
+adds: thousands of returned tasks with 64 KiB of progress each."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, int, int, int, int, dict[bytes, bytes | None]]).decode
 
 
 class UnknownEntry(Exception):  # noqa: N818 - what it is
-    """An entry of a version or kind that this server does not know."""
+    """An entry has a version or kind that this server does not know."""
 
 
 class EntryTooLong(Exception):  # noqa: N818 - what it is
-    """An entry that no message can carry."""
+    """An entry is too long for any message."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchEntry:
-    """A batch as it stands in the log.
+    """A batch as stored in the log.
 
     Attributes:
         term: Term of the leadership that decided it.
         lsn: Its number.
-        previous: Number of the batch before.
+        previous: Number of the previous batch.
         epoch: Epoch of the shard that decided it.
         wall_ms: Wall clock of the leader.
         rows: Rows; None deletes.
@@ -55,7 +55,7 @@ class BatchEntry:
 
 
 def encode_batch(term: int, batch: SealedBatch) -> bytes:
-    """Returns the entry of a batch that was decided in a term.
+    """Returns the entry of a batch decided in a term.
 
     Raises:
         EntryTooLong: It has more than ENTRY_BYTES_MAX.
@@ -72,7 +72,7 @@ def encode_members(change: raft_rows_pb2.MembersChange) -> bytes:
 
 
 def decode(data: bytes) -> BatchEntry | raft_rows_pb2.MembersChange:
-    """Returns what an entry says.
+    """Returns the content of an entry.
 
     Raises:
         UnknownEntry: A newer server wrote it.

@@ -1,4 +1,4 @@
-"""Makes snapshots: a checkpoint of the store, turned into files of rows by a process of its own."""
+"""Makes snapshots: a checkpoint of the store, exported to files of rows by a separate process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .threads import in_thread
 
 ERROR_CHARS_MAX: Final = 2000
 INHERITED: Final = ("PATH", "HOME", "LANG", "LC_", "LD_", "TZ", "TMPDIR", "PYTHON", "VIRTUAL_ENV")
-"""Beginnings of the names of variables that the process for a snapshot gets."""
+"""Prefixes of the environment variables that the snapshot process gets."""
 
 
 class SnapshotMaker:
@@ -33,11 +33,12 @@ class SnapshotMaker:
     Args:
         store: The store.
         group: Keys of the group.
-        folder: Where snapshots are kept, empty or not there yet. On the disk of the store, so that files can be linked.
+        folder: Where snapshots are kept; empty or missing at first. On the disk of the store, so that files can be
+            linked.
 
     Attributes:
-        made: Number of snapshots made.
-        made_at: When the last one was, by the monotonic clock.
+        made: Snapshots made so far.
+        made_at: When the last one was made, on the monotonic clock.
     """
 
     def __init__(self, store: RocksStore, group: GroupKeys, folder: Path) -> None:
@@ -47,7 +48,7 @@ class SnapshotMaker:
         self.made_at = 0.0
 
     async def make(self) -> Made:
-        """Returns a new snapshot, with everything that is written when this is called.
+        """Returns a new snapshot, with everything written before this call.
 
         Raises:
             StoreError: The store or its disk failed.
@@ -57,7 +58,7 @@ class SnapshotMaker:
         try:
             return await self._make(folder)
         except BaseException:
-            await in_thread(shutil.rmtree, folder, ignore_errors=True)  # a full disk gets back what it took
+            await in_thread(shutil.rmtree, folder, ignore_errors=True)  # frees the space on a full disk
             raise
 
     async def _make(self, folder: Path) -> Made:
@@ -83,8 +84,8 @@ class SnapshotMaker:
 
 
 async def _export(checkpoint: Path, files: Path, wanted: Sequence[str]) -> None:
-    """Exports a checkpoint in a process of its own, which has ended on return."""
-    # -P: the folder that the server was started in is none that modules come from.
+    """Exports a checkpoint in a separate process, which has ended on return."""
+    # -P: no modules are loaded from the folder in which the server was started.
     export = [sys.executable, "-P", "-m", "codeq_server.storage.export", str(checkpoint), str(files), *wanted]
     nothing = asyncio.subprocess.DEVNULL
     try:
@@ -105,7 +106,7 @@ async def _export(checkpoint: Path, files: Path, wanted: Sequence[str]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Returns the variables that Python and the system need: none of the server's, which hold secrets."""
+    """Returns the variables that Python and the system need, without the server's own, which hold secrets."""
     return {name: value for name, value in os.environ.items() if name.startswith(INHERITED)}
 
 

@@ -1,7 +1,7 @@
-"""One member of one Raft group: drives the consensus core, applies what is decided, tells who leads.
+"""One member of one Raft group: drives the consensus core, applies what is decided, reports who leads.
 
-The core gives out work (`ready`): messages, entries and votes to persist, entries to apply. Everything here runs on the
-event loop; the disk writes elsewhere and calls back, in order. An entry counts as applied when its rows can be read.
+The core hands out work (`ready`): messages, entries and votes to persist, entries to apply. Everything here runs on the
+event loop; the disk writes elsewhere and calls back, in order. An entry counts as applied once its rows can be read.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from .pending import Pending
 from .ports import Listener, Made, Step, Ticks
 
 NORMAL: Final = 0
-"""Kind of an entry that is no change of voters."""
+"""Kind of an entry that does not change voters."""
 MESSAGE_BYTES_MAX: Final = 1 << 20
-"""Entries in one message to a follower, but for its last entry."""
+"""Bytes of entries in one message to a follower, not counting its last entry."""
 MESSAGES_MAX: Final = 64
-"""Messages with entries on their way to one follower."""
+"""Messages with entries in flight to one follower."""
 UNCOMMITTED_BYTES_MAX: Final = 128 << 20
-"""Entries that a leader takes before a majority has them: more than the batches of all windows."""
+"""Bytes of entries that a leader accepts before a majority has them: more than the batches of all windows."""
 COMMITTED_BYTES_MAX: Final = 8 << 20
-"""Entries applied together."""
+"""Bytes of entries applied together."""
 _NOT_PROPOSED: Final = 1 << 62
-"""Stands for the index of a barrier that is yet to be proposed."""
+"""Stands for the index of a barrier not yet proposed."""
 
 
 class SnapshotNotWanted(Exception):  # noqa: N818 - what it is
-    """A snapshot came that is no newer than what is here."""
+    """A received snapshot is not installed, for example because it is older than the local state."""
 
 
 @dataclass(slots=True)
 class _Staged:
-    """A snapshot whose rows are imported and not yet current."""
+    """A snapshot whose rows are imported but not yet current."""
 
     index: int
     rowset: str
@@ -63,13 +63,13 @@ class Group:
     Args:
         number: Number of the group: the index of its shard.
         raft_id: Raft id of this member.
-        stored: What the store holds of it.
-        disk: Writes what is to be kept.
+        stored: Its stored state.
+        disk: Persists its state.
         network: Carries messages.
-        listener: Is told of leadership.
+        listener: Told of changes of leadership.
         ticks: How time is counted.
-        seed: Decides how long elections wait.
-        on_fatal: Called when this member cannot go on.
+        seed: Determines the election timeouts.
+        on_fatal: Called when this member cannot continue.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class Group:
         self.members = stored.members
         self.conf_state = stored.conf_state
         self.applied = stored.applied
-        """How far entries are given to the disk; those up to `written` can be read."""
+        """How far entries have been handed to the disk; those up to `written` can be read."""
         self.written = stored.applied.index
         self.leader = 0
         self.elections = 0
-        """Leaders that became known, each in its term."""
+        """Leaders that became known, counted once per term."""
         self._elected = (0, 0)
         self.skipped = 0
         """Batches in the log that were not applied because another leader's came first."""
@@ -100,13 +100,13 @@ class Group:
         self._disk, self._network, self._listener = disk, network, listener
         self._ticks, self._now = ticks, 0
         self._heard: dict[int, int] = {}
-        """The tick at which each other member last answered this leader; the core forgets it at each look."""
+        """The tick at which each other member last answered this leader; the core forgets it at each quorum check."""
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
         self.last_index = stored.last_index
-        """Last entry that was given to the disk."""
+        """Last entry handed to the disk."""
         self._outstanding = 0
-        """Works at the disk that the core is waiting for."""
+        """Works at the disk that the core waits for."""
         self.pending = Pending(self._loop, listener.refusal)
         self._leading_term = 0
         self._barrier = 0
@@ -149,13 +149,13 @@ class Group:
 
     @property
     def node(self) -> RaftNode:
-        """The consensus core, for those who look at the progress of members."""
+        """The consensus core, for reading the progress of members."""
         return self._node
 
     # -- time and messages -----------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Lets time pass, by one tick."""
+        """Advances time by one tick."""
         if self._stopped:
             return
         self._node.tick()
@@ -166,12 +166,12 @@ class Group:
         self._pump()
 
     def hears(self, raft_id: int) -> bool:
-        """Tells whether this leader has heard a member within the time of an election."""
+        """Returns whether this leader has heard from a member within an election timeout."""
         heard = self._now if raft_id == self.raft_id else self._heard.get(raft_id)
         return heard is not None and self._now - heard < self._ticks.election
 
     def receive(self, message: bytes) -> None:
-        """Takes a message of a peer; one that is none of this member's is dropped."""
+        """Takes a message of a peer; drops it if it is invalid or not for this member."""
         if self._stopped:
             return
         try:
@@ -181,22 +181,22 @@ class Group:
         self.wake()
 
     def unreachable(self, raft_id: int) -> None:
-        """Takes notice of a peer that a message did not reach."""
+        """Notes that a message did not reach a peer."""
         if not self._stopped:
             self._node.report_unreachable(raft_id)
 
     def stop(self) -> None:
-        """Takes no further part; what is at the disk is still written."""
+        """Stops taking part; work at the disk is still written."""
         self._stopped = True
         self._lose()
 
     def abandon(self) -> dict[bytes, bytes | None]:
-        """Takes no further part; returns the change of rows that makes the disk forget the group."""
+        """Stops taking part; returns the row changes that make the disk forget the group."""
         self.stop()
         return self._keys.forgotten(self.log.base, self.last_index)
 
     def wake(self) -> None:
-        """Sees to it that the core is looked after in this turn of the loop."""
+        """Schedules the pump for this turn of the loop."""
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._on_turn)
@@ -208,10 +208,10 @@ class Group:
     # -- proposals and reads ---------------------------------------------------------------------------------------
 
     def propose(self, term: int, batch: SealedBatch) -> asyncio.Future[None]:
-        """Returns what is done when a batch, decided in a term, is applied here.
+        """Returns a future that is done when a batch, decided in a term, is applied here.
 
-        It fails with what `Listener.refusal` says when that is not known. A batch that is refused leaves a hole, so the
-        leadership ends, and begins anew if this member goes on to lead.
+        It fails with `Listener.refusal` if the outcome is unknown. A batch that is refused leaves a gap, so the
+        leadership ends, and starts again if this member still leads.
         """
         future = self._propose(term, lambda: self._node.propose(encode_batch(term, batch)))
         if future.done() and self.leading_term == term:
@@ -219,13 +219,13 @@ class Group:
         return future
 
     def change_members(self, change: raft_rows_pb2.MembersChange, voters: Sequence[Step] = ()) -> asyncio.Future[None]:
-        """Returns what is done when a change of the members is applied here.
+        """Returns a future that is done when a change of the members is applied here.
 
-        It fails with what `Listener.refusal` says when that is not known.
+        It fails with `Listener.refusal` if the outcome is unknown.
 
         Args:
-            change: What changes in the table of members.
-            voters: ("voter" | "learner" | "remove", raft id) of those whose part in the consensus changes.
+            change: The change of the table of members.
+            voters: ("voter" | "learner" | "remove", raft id) of each member whose role in the consensus changes.
         """
         if voters:
             context = change.SerializeToString()
@@ -243,21 +243,21 @@ class Group:
         return self.pending.proposed(index, term)
 
     def confirm(self, term: int) -> asyncio.Future[None]:
-        """Returns what is done when it is sure that nothing was decided elsewhere before this call.
+        """Returns a future that is done once it is certain that nothing was decided elsewhere before this call.
 
-        It fails with what the listener says when this member does not lead in the term (any more).
+        It fails with `Listener.refusal` if this member does not lead in the term, or stops leading.
         """
         return self.pending.ask(bool(term) and self.leading_term == term, self._ask)
 
     def _ask(self, context: bytes) -> None:
-        with suppress(ProposalRefused):  # it does not lead any more: who asked is told when that is noticed
+        with suppress(ProposalRefused):  # it no longer leads: the callers are told when that is noticed
             self._node.read_index(context)
         self.wake()
 
     def renew(self, term: int) -> None:
-        """Ends the leadership of a term, and begins it anew in the same term if this member goes on to lead.
+        """Ends the leadership of a term, and starts it again in the same term if this member still leads.
 
-        `Listener.lost` is called now, `Listener.leading` when everything that was proposed before is applied.
+        `Listener.lost` is called now, `Listener.leading` once everything proposed before is applied.
         """
         if not term or self.leading_term != term:
             return
@@ -270,11 +270,11 @@ class Group:
         try:
             self._barrier = self._node.propose(encode_members(raft_rows_pb2.MembersChange()))
         except ProposalRefused:
-            return  # tried again at the next tick
+            return  # retried at the next tick
         self.wake()
 
     def transfer(self, to: int) -> bool:
-        """Asks the core to give the leadership to another voter; it may not come about. Returns whether it tries."""
+        """Asks the core to transfer the leadership to another voter, which may fail; returns whether it tries."""
         try:
             self._node.transfer_leader(to)
         except ProposalRefused:
@@ -294,7 +294,7 @@ class Group:
                 self._take(ready)
             if self._node.snapshot_wanted():
                 self._listener.snapshot_wanted()
-        except Exception as problem:  # noqa: BLE001 - the member may be half way through a step
+        except Exception as problem:  # noqa: BLE001 - the member may be halfway through a step
             self._stopped = True
             self._lose()
             self._on_fatal(problem)
@@ -337,7 +337,7 @@ class Group:
         serving = self.leading_term
         self._leading_term = self._barrier = 0
         if serving:
-            self._listener.lost()  # before the waiters: it knows what to tell them
+            self._listener.lost()  # before the waiters fail: it knows what to tell them
         self.pending.fail()
 
     def _send(self, to: int, kind: str, message: bytes) -> None:
@@ -358,7 +358,7 @@ class Group:
                 size += len(content)
             last = ready.entries[-1][0]
             for index in range(last + 1, self.last_index + 1):
-                rows[keys.entry(index)] = None  # a stale end would be taken for decided after a restart
+                rows[keys.entry(index)] = None  # a stale tail would be taken for decided after a restart
             self.last_index = last
         self._outstanding += 1
         sync = ready.must_sync or rowset is not None
@@ -393,7 +393,7 @@ class Group:
         self._disk.submit(Work(rows, size, written=partial(self._on_applied, done)))
 
     def _apply_entry(self, term: int, data: bytes, rows: dict[bytes, bytes | None]) -> bool:
-        """Applies an entry; returns False if it changes nothing, on every member alike."""
+        """Applies an entry; returns False if it changes nothing, which is so on every member alike."""
         entry = decode(data)
         if not isinstance(entry, BatchEntry):
             self._apply_members(entry, rows)
@@ -430,12 +430,12 @@ class Group:
     # -- snapshots -----------------------------------------------------------------------------------------------------
 
     def offer(self, made: Made) -> None:
-        """Gives a snapshot to followers that need one."""
+        """Offers a snapshot to the followers that need one."""
         self._outgoing.offer(made)
         self.wake()
 
     def snapshot_sent(self, raft_id: int, *, ok: bool) -> None:
-        """Takes notice of what became of a snapshot on its way to a follower."""
+        """Notes the outcome of a snapshot sent to a follower."""
         if not self._stopped:
             self._outgoing.sent(raft_id, ok=ok)
             self.wake()
@@ -443,21 +443,21 @@ class Group:
     async def install(self, message: bytes, files: Sequence[Path]) -> None:
         """Replaces the rows and the log by a snapshot; returns when it is durable.
 
-        One that is no newer than what is here counts as installed: else its leader would send it for ever.
+        A snapshot no newer than the local state counts as installed; otherwise its leader would send it forever.
 
         Args:
-            message: The message of Raft that came with it.
-            files: Its rows, in the order of keys.
+            message: The Raft message that came with it.
+            files: Its rows, in key order.
 
         Raises:
-            SnapshotNotWanted: It is not one, or is older than the term, or another one is being installed.
-            StoreError: The files cannot be taken.
+            SnapshotNotWanted: The message has none, it is older than the term, or another one is being installed.
+            StoreError: The files cannot be imported.
         """
         snapshot = snapshot_of(message)
         if snapshot is None or self._staged is not None or self._stopped:
             raise SnapshotNotWanted
         if snapshot.index <= self.applied.index:
-            self.receive(message)  # the core tells the leader how far it is
+            self.receive(message)  # the core tells the leader how far this member is
             return
         staged = self._staged = _Staged(snapshot.index, "", self._loop.create_future())
         try:
@@ -465,7 +465,7 @@ class Group:
             self.receive(message)
             self._pump()
             if not staged.taken:
-                if not self._stopped:  # else the next opening of the store drops them
+                if not self._stopped:  # otherwise the next opening of the store drops them
                     await self._disk.drop_rows(staged.rowset)
                 raise SnapshotNotWanted
             await staged.done
@@ -492,7 +492,7 @@ class Group:
         self._persist(ready, rows, staged.rowset)
 
     def _installed(self, index: int) -> None:
-        # Not before the core knows that it is persisted: it takes an index beyond its log for a fault.
+        # Only once the core knows that it is persisted: it treats an index beyond its log as a fault.
         self.written = index
         self._node.on_applied(index)
         if self._staged is not None and not self._staged.done.done():

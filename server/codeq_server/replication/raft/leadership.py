@@ -1,4 +1,4 @@
-"""The log of one leadership: what the runner of a shard hands its batches to."""
+"""The log of one leadership, to which the shard's runner hands its batches."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from codeq_server.core.model import SealedBatch
 from .group import Group
 
 WINDOW: Final = 4
-"""Batches of one leadership on their way at a time: while one is agreed on, the next ones fill and follow."""
+"""Batches of one leadership in flight: while one is being agreed on, the next ones fill and follow."""
 
 
 class LeaderLog:
-    """Makes batches durable on a majority, for as long as this member leads in the term it was made for."""
+    """Makes batches durable on a majority, as long as this member leads in the term it was made for."""
 
     window = WINDOW
 
@@ -22,11 +22,11 @@ class LeaderLog:
         self._group, self._term = group, term
 
     def append(self, batch: SealedBatch) -> asyncio.Future[None]:
-        """See `Log.append`; fails with a Rejection when the outcome is not known."""
+        """See `Log.append`; fails with a Rejection if the outcome is unknown."""
         return self._group.propose(self._term, batch)
 
     def confirm(self) -> asyncio.Future[None] | None:
-        """See `Log.confirm`: asks the other members once for all who ask in one turn of the loop."""
+        """See `Log.confirm`: asks the other members once for all callers in one turn of the loop."""
         return self._group.confirm(self._term)
 
     async def close(self) -> None:

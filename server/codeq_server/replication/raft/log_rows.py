@@ -1,12 +1,12 @@
-"""Rows of a member beside those of its shard: the log, the vote, what is applied, and who the members are.
+"""Rows of a member in addition to those of its shard: the log, the vote, the applied state, and the members.
 
-Keys (all begin with LOG_PREFIX, so that they live in the column family of the log):
+Keys (all begin with LOG_PREFIX, so that they are in the column family of the log):
 
-    prefix "node"                     NodeRow: who this disk is
+    prefix "node"                     NodeRow: identity of this disk
     prefix "written"                  number of the last write of the process to the store
     prefix "g" group u32 "l" index    an entry of the log, whole
     prefix "g" group u32 "h"          hard state: term, vote, commit
-    prefix "g" group u32 "b"          base: index and term of the last entry that was cut off
+    prefix "g" group u32 "b"          base: index and term of the last entry cut off
     prefix "g" group u32 "a"          applied: index, term, and number of the last batch applied
     prefix "g" group u32 "c"          conf state of Raft as of the applied index
     prefix "g" group u32 "m"          MembersRow as of the applied index
@@ -34,7 +34,7 @@ _TWO = struct.Struct(">QQ")
 
 
 class HardState(NamedTuple):
-    """What a member must not forget: its term, its vote in it, and how far it knows the log to be decided."""
+    """What a member must not forget: its term, its vote in that term, and how far it knows the log to be decided."""
 
     term: int = 0
     vote: int = 0
@@ -42,7 +42,7 @@ class HardState(NamedTuple):
 
 
 class Applied(NamedTuple):
-    """How far the rows are: index and term of the last entry applied, number of the last batch applied."""
+    """The state of the rows: index and term of the last applied entry, number of the last applied batch."""
 
     index: int = 0  # type: ignore[assignment] # hides a method of tuples that nobody needs here
     term: int = 0
@@ -51,12 +51,12 @@ class Applied(NamedTuple):
 
 @dataclass(slots=True)
 class Stored:
-    """What a group finds in the store.
+    """A group's state as found in the store.
 
     Attributes:
         hard_state: Term, vote and commit.
         base: Index and term before the first entry of the log.
-        applied: How far the rows are.
+        applied: State of the rows.
         conf_state: Conf state of Raft; empty: the node belongs to no group yet.
         members: Table of members.
         entries: Entries above the base, whole.
@@ -86,19 +86,19 @@ class GroupKeys:
         return self._log + _U64.pack(index)
 
     def forgotten(self, base: int, last: int) -> dict[bytes, bytes | None]:
-        """Returns the change of rows that makes a store forget the group, whose log begins behind `base`."""
+        """Returns the row changes that make a store forget the group, whose log begins after `base`."""
         rows = [self.hard_state, self.base, self.applied, self.conf_state, self.members]
         return dict.fromkeys([*rows, *(self.entry(index) for index in range(base + 1, last + 1))])
 
     def load_members(self, store: Store) -> raft_rows_pb2.MembersRow:
-        """Returns the table of members that the store holds; an empty one: none."""
+        """Returns the stored table of members; empty if there is none."""
         return raft_rows_pb2.MembersRow.FromString(store.get(self.members) or b"")
 
     def load(self, store: Store) -> Stored:
-        """Returns what the store holds of the group.
+        """Returns the stored state of the group.
 
         Raises:
-            StoreDamaged: The log has a gap, or ends below what is applied.
+            StoreDamaged: The log has a gap, or does not fit the applied index.
         """
         stored = Stored()
         if (value := store.get(self.hard_state)) is not None:
@@ -123,7 +123,7 @@ class GroupKeys:
                 f"the log covers entries {stored.base[0] + 1} to {stored.last_index}, but {stored.applied.index} is "
                 "applied; take the node out and add it anew"
             )
-        # Applying tells of a commit that the hard state may not have heard of yet.
+        # Applied entries prove a commit that the stored hard state may not include yet.
         commit = max(stored.hard_state.commit, stored.applied.index)
         stored.hard_state = stored.hard_state._replace(commit=commit)
         return stored
@@ -140,12 +140,12 @@ def base_value(index: int, term: int) -> bytes:
 
 
 def applied_value(applied: Applied) -> bytes:
-    """Returns the value of how far the rows are."""
+    """Returns the value of the applied state."""
     return _THREE.pack(*applied)
 
 
 def read_applied(value: bytes) -> Applied:
-    """Returns what a value says of how far the rows are."""
+    """Returns the applied state in a value."""
     return Applied(*_THREE.unpack(value))
 
 
@@ -155,13 +155,13 @@ def written_value(number: int) -> bytes:
 
 
 def read_written(store: Store) -> int:
-    """Returns the number of the last write that the store holds."""
+    """Returns the number of the last write in the store."""
     value = store.get(WRITTEN)
     return 0 if value is None else int(_U64.unpack(value)[0])
 
 
 def load_node(store: Store) -> raft_rows_pb2.NodeRow | None:
-    """Returns who the disk is; None: it never was in a cluster.
+    """Returns the identity of the disk; None: it was never in a cluster.
 
     Raises:
         StoreFormat: A newer server wrote it.

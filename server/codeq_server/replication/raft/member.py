@@ -1,8 +1,8 @@
-"""A node's part in a cluster: who it is on this disk, its group, and what becomes of both.
+"""A node's part in a cluster: its identity on this disk, its group, and what becomes of both.
 
-A new disk gets a random raft id and waits. It founds a cluster if it was told to and most of the nodes named with it
-are there and as empty as it is; or it is taken in by a leader that was told of it. Nothing else makes it a member, so
-neither an emptied disk nor a forgotten setting can vote beside a living cluster.
+A new disk gets a random raft id and waits. It founds a cluster if it was told to, and if most of the nodes named with
+it respond and are as empty as it is; or a leader that was told of it takes it in. Nothing else makes it a member, so
+neither an emptied disk nor a forgotten setting can vote next to a living cluster.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ from .standing import gives_way, is_unsettled, why_not_found, why_unwelcome
 GROUP: Final = 0
 """Number of the group, which is the index of its shard."""
 BASE: Final = (1, 1)
-"""Index and term of the entry that stands for what a founder has before the first entry of the log."""
+"""Index and term of the entry that stands for a founder's state before the first entry of the log."""
 CLUSTER_ID_BYTES: Final = 16
 RAFT_ID_BYTES: Final = 8
 HANG_SECONDS: Final = 2.0
-"""Time that a disk takes for one round of writes before its member, if it leads, asks another one to lead."""
+"""Time that a disk may take for one round of writes before its member, if it leads, asks another one to lead."""
 RETRY_SECONDS: Final = 5.0
-"""Time from a snapshot that could not be made to the next attempt."""
+"""Time from a failed snapshot to the next attempt."""
 
 _log = logging.getLogger("codeq.raft.member")
 
 
 @dataclass(frozen=True, slots=True)
 class MemberSettings:
-    """How a node takes part.
+    """How a node takes part in a cluster.
 
     Attributes:
-        name: Its name.
-        peers: Addresses of the nodes that found the cluster, by name, itself included.
+        name: Its own name.
+        peers: Addresses of the nodes that found the cluster, by name, including this one.
         bootstrap: Whether it founds the cluster.
-        http: Base URLs where clients reach nodes over HTTP, by name.
-        grpc: Addresses where clients reach nodes over gRPC, by name.
+        http: Base URLs under which clients reach nodes over HTTP, by name.
+        grpc: Addresses under which clients reach nodes over gRPC, by name.
         ticks: How time is counted.
     """
 
@@ -71,23 +71,23 @@ class Host(Protocol):
     """Serves the shard while this member leads."""
 
     def lead(self, term: int) -> None:
-        """Serve: this member leads in the term, and everything decided before stands in the rows."""
+        """Starts to serve: this member leads in the term, and the rows contain everything decided before."""
         ...
 
     def follow(self) -> None:
-        """Serve no more: this member does not lead."""
+        """Stops serving: this member does not lead."""
         ...
 
     def members_changed(self) -> None:
-        """Other members are known."""
+        """The members have changed."""
         ...
 
     def leader_changed(self) -> None:
-        """Another leader is known, or none, or more of it."""
+        """The leader has changed or is unknown now, or more is known about it."""
         ...
 
     def make_snapshot(self) -> Awaitable[Made]:
-        """Makes a snapshot of the rows as they are written."""
+        """Makes a snapshot of the written rows."""
         ...
 
 
@@ -97,7 +97,7 @@ def raft_id_from(random: bytes) -> int:
 
 
 def prepare(store: Store, raft_id: int, name: str) -> raft_rows_pb2.NodeRow:
-    """Returns who the disk is; a new disk becomes `raft_id`, durably.
+    """Returns the identity of the disk; a new disk becomes `raft_id`, durably.
 
     Args:
         store: The store.
@@ -105,7 +105,7 @@ def prepare(store: Store, raft_id: int, name: str) -> raft_rows_pb2.NodeRow:
         name: Name of this node.
 
     Raises:
-        StoreFormat: The store is one of a single node, of a member with another name, or of a newer server.
+        StoreFormat: The store belongs to a single node, to a member with another name, or to a newer server.
         StoreDamaged: Durable rows are missing.
     """
     row = log_rows.load_node(store)
@@ -119,16 +119,16 @@ def prepare(store: Store, raft_id: int, name: str) -> raft_rows_pb2.NodeRow:
         row = raft_rows_pb2.NodeRow(format=log_rows.FORMAT, raft_id=raft_id)
         store.write({log_rows.NODE: row.SerializeToString()})
     _check_name(row, GroupKeys(GROUP).load_members(store), name)
-    # A killed process may have left entries and votes that the host would still lose: none counts before it is synced.
+    # A killed process may have left entries and votes that the host could still lose: none counts before it is synced.
     store.sync()
     return row
 
 
 def _check_name(row: raft_rows_pb2.NodeRow, table: raft_rows_pb2.MembersRow, name: str) -> None:
-    """Refuses the disk of another member: the others would take this node for that one.
+    """Rejects the disk of another member: the others would mistake this node for that one.
 
     Raises:
-        StoreFormat: It is one.
+        StoreFormat: It belongs to another member.
     """
     owner = members.with_id(table, row.raft_id)
     if owner is not None and owner.name != name:
@@ -145,10 +145,10 @@ def founder_rows(
     """Returns the rows that make a disk the first member of a new cluster.
 
     Args:
-        row: Who the disk is.
+        row: Identity of the disk.
         cluster_id: Id of the cluster.
         name: Name of the node.
-        peers: Addresses of the nodes that are to found it, by name, itself included.
+        peers: Addresses of the nodes that are to found it, by name, including this one.
         lsn: Number of the last batch in its rows.
     """
     group = GroupKeys(GROUP)
@@ -169,7 +169,7 @@ class Member:
 
     Args:
         store: The store, prepared.
-        row: Who the disk is.
+        row: Identity of the disk.
         settings: How it takes part.
         random: Returns that many random bytes.
         host: Serves the shard.
@@ -199,7 +199,7 @@ class Member:
         self._making: asyncio.Task[None] | None = None
 
     def start(self, network: Network) -> None:
-        """Takes part from now on; `tick` must be called regularly."""
+        """Starts taking part; from now on `tick` must be called regularly."""
         self._network = network
         if self.row.cluster_id:
             self._open_group(GroupKeys(GROUP).load(self._store))
@@ -229,7 +229,7 @@ class Member:
                 raise Unwelcome(why)
         known = self._met.get(peer.name)
         if not address and (known is None or known.raft_id != peer.raft_id):
-            return  # whoever calls can say any name: who answers at the address is the one that is meant
+            return  # a caller can give any name: the node meant is the one that answers at the address
         self._met[peer.name] = peer
         if self.membership is not None:
             self.membership.met(peer)
@@ -237,7 +237,7 @@ class Member:
             self._host.leader_changed()
 
     def receive(self, group: int, message: bytes, sender: Hello) -> None:
-        """See `Handler.receive`: who sends to this disk has made it a member."""
+        """See `Handler.receive`: a node that sends to this disk has made it a member."""
         if group != GROUP or self._joining:
             return
         if self.group is not None and sender.cluster_id == self.row.cluster_id:
@@ -266,7 +266,7 @@ class Member:
     # -- the listener of the group -----------------------------------------------------------------------------------
 
     def refusal(self) -> Rejection:
-        """See `Listener.refusal`: names the leader where one is known."""
+        """See `Listener.refusal`: names the leader if it is known."""
         name, metadata = self.leader_name(), {}
         if name and name != self.settings.name:
             metadata = {"leader": name, "leaderHttp": self.http_of(name), "leaderGrpc": self.grpc_of(name)}
@@ -297,42 +297,42 @@ class Member:
             self._serve(self.group.leading_term)
 
     def snapshot_wanted(self) -> None:
-        """See `Listener.snapshot_wanted`: one is made at a time."""
+        """See `Listener.snapshot_wanted`: makes one at a time."""
         if self._making is None:
             self._making = self._loop.create_task(self._make_snapshot(), name="raft-snapshot")
 
     # -- what others know of it --------------------------------------------------------------------------------------
 
     def leader_name(self) -> str:
-        """Returns the name of the leader; empty: none is known."""
+        """Returns the name of the leader; empty: unknown."""
         if self.group is None:
             return ""
         member = members.with_id(self.group.members, self.group.leader)
         return "" if member is None else member.name
 
     def peer(self, name: str) -> Hello | None:
-        """Returns what a node said of itself when it was met last; None: it was not met."""
+        """Returns what a node last said about itself; None: it was never met."""
         return self._met.get(name)
 
     def http_of(self, name: str) -> str:
-        """Returns where clients reach a node over HTTP; empty: not known."""
+        """Returns the URL under which clients reach a node over HTTP; empty: unknown."""
         peer = self._met.get(name)
         return self.settings.http.get(name, "") or (peer.http if peer is not None else "")
 
     def grpc_of(self, name: str) -> str:
-        """Returns where clients reach a node over gRPC; empty: not known."""
+        """Returns the address under which clients reach a node over gRPC; empty: unknown."""
         peer = self._met.get(name)
         return self.settings.grpc.get(name, "") or (peer.grpc if peer is not None else "")
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Lets time pass."""
+        """Advances time by one tick."""
         if self.group is not None and self.membership is not None:
             self.group.tick()
             self.membership.drive(self.may_join)
             if self.disk.round_seconds > HANG_SECONDS:
-                self.hand_over()  # it hears and speaks, but nothing gets done here
+                self.hand_over()  # it still communicates, but gets nothing done
         elif self.settings.bootstrap and not self._joining:
             self._found()
 
@@ -344,7 +344,7 @@ class Member:
         return peer.unsettled and gives_way(peer, mine)
 
     def others_active(self) -> list[int]:
-        """Returns the raft ids of the other voters that answer, the one that has most of the log first."""
+        """Returns the raft ids of the other voters that respond, most advanced first."""
         group = self.group
         if group is None or not group.leading_term:
             return []
@@ -353,32 +353,32 @@ class Member:
         return [p.id for p in sorted(others, key=lambda p: -p.matched)]
 
     def leads_others(self) -> bool:
-        """Returns whether this member leads, and there are other voters, whether they answer or not."""
+        """Returns whether this member leads and there are other voters, responsive or not."""
         group = self.group
         return group is not None and bool(group.leading_term) and len(read_conf_state(group.conf_state).voters) > 1
 
     def hand_over(self, to: int = 0) -> bool:
-        """Asks a voter to lead, the most advanced one if none is named; returns whether there was one to ask."""
+        """Asks a voter to lead, the most advanced one unless `to` names one; returns whether one was asked."""
         others = self.others_active()
         if self.group is None or not others or (to and to not in others):
             return False
         return self.group.transfer(to or others[0])
 
     def stop(self) -> None:
-        """Takes no further part: the others elect a leader if this one led."""
+        """Stops taking part: the others elect a leader if this one led."""
         if self.group is not None:
             self.group.stop()
 
     async def close(self) -> None:
-        """Takes no further part; writes what is at the disk, and closes the store."""
+        """Stops taking part; writes what is pending at the disk, and closes the store."""
         if self._making is not None:
             self._making.cancel()
-            await asyncio.wait([self._making])  # on return nothing of it uses the store
+            await asyncio.wait([self._making])  # on return none of it uses the store
         self.stop()
         await self.disk.close()
 
     def _on_disk_failed(self, problem: BaseException) -> None:
-        # A leader that stores nothing any more must not keep the others from an election while the process ends.
+        # A leader that can store nothing any more must not keep the others from an election while the process ends.
         self.stop()
         self._on_fatal(problem)
 
@@ -417,7 +417,7 @@ class Member:
             _log.info("raft_founding_waits reason=%s", hindrance)
 
     def _join(self, leader: Hello) -> None:
-        """Joins the cluster of a leader that made this disk a member, if it is in none, or in one that gives way."""
+        """Joins the cluster of a leader that made this disk a member, if it is in none or in one that gives way."""
         mine, forgotten = self.hello(), dict[bytes, bytes | None]()
         if mine.cluster_id:
             if self.group is None or not mine.unsettled or not gives_way(mine, leader):
@@ -435,7 +435,7 @@ class Member:
         self._become(leader.cluster_id, forgotten, founder=False)
 
     def _become(self, cluster_id: bytes, rows: dict[bytes, bytes | None], *, founder: bool) -> None:
-        """Founds or joins a cluster, durably, together with a change of rows."""
+        """Founds or joins a cluster, durably, together with other row changes."""
         self._joining = True
         row = self.row
         if founder:
@@ -455,10 +455,10 @@ class Member:
         group = self.group
         assert group is not None
         try:
-            group.log.held = group.written  # what comes after the snapshot must still be there for it
+            group.log.held = group.written  # the entries after the snapshot must be kept for it
             group.offer(await self._host.make_snapshot())
         except StoreError as problem:
-            # Nothing is wrong with what there is: the follower waits, and the disk may have room later.
+            # Nothing is damaged: the follower waits, and the disk may have room later.
             group.log.held = None
             _log.warning("raft_snapshot_failed error=%s", problem)
             await asyncio.sleep(RETRY_SECONDS)

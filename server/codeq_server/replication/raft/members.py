@@ -1,4 +1,4 @@
-"""The table of members, and how it changes: the same change gives the same table on every member."""
+"""The table of members, and its changes: the same change gives the same table on every member."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def changed(
     """Returns the table after a change.
 
     Args:
-        table: The table before; it stays as it is.
+        table: The table before; it is not modified.
         change: What changes.
         voters: Number of voters after the change.
     """
@@ -27,10 +27,10 @@ def changed(
 
 
 def named(table: raft_rows_pb2.MembersRow, name: str) -> raft_rows_pb2.Member | None:
-    """Returns the member with a name."""
+    """Returns the member with a name; None: there is none."""
     return next((member for member in table.members if member.name == name), None)
 
 
 def with_id(table: raft_rows_pb2.MembersRow, raft_id: int) -> raft_rows_pb2.Member | None:
-    """Returns the member with a raft id."""
+    """Returns the member with a raft id; None: there is none."""
     return next((member for member in table.members if member.raft_id == raft_id), None)

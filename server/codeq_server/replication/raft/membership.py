@@ -1,8 +1,8 @@
-"""How nodes become members: the leader takes in those who are invited, one step at a time.
+"""How nodes become members: the leader admits invited nodes, one step at a time.
 
-A node is invited by name: at the founding of the cluster, or by an operator. When it is met with a raft id that belongs
-to no cluster yet, it becomes a learner; when it has caught up, a voter, and the member it replaces leaves in the same
-change. A disk that lost its content has another raft id: it is never taken for the voter it was.
+A node is invited by name: at the founding of the cluster, or by an operator. Once it is met with a raft id that belongs
+to no cluster yet, it becomes a learner; once it has caught up, it becomes a voter, and the member it replaces leaves in
+the same change. A disk that lost its content has another raft id: it is never mistaken for the voter it was.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from .network import Hello
 from .ports import Step
 
 CAUGHT_UP_ENTRIES: Final = 64
-"""Entries that a learner may lack when it becomes a voter."""
+"""Most entries that a learner may be behind when it becomes a voter."""
 
 Change = raft_rows_pb2.MembersChange
 Voters = list[Step]
 
 
 class Membership:
-    """Takes in who is invited, while this node leads."""
+    """Admits invited nodes while this node leads."""
 
     def __init__(self, group: Group) -> None:
         self._group = group
@@ -35,26 +35,26 @@ class Membership:
         self._change: asyncio.Future[None] | None = None
 
     def met(self, peer: Hello) -> None:
-        """Takes notice of who a node is."""
+        """Records the identity of a node."""
         self._met[peer.name] = peer
 
     @property
     def busy(self) -> bool:
-        """Whether a change is on its way."""
+        """Whether a change is in progress."""
         return self._change is not None and not self._change.done()
 
     def drive(self, may_join: Callable[[Hello], bool]) -> None:
-        """Takes the next step, if there is one and this node leads; called with every tick.
+        """Takes the next step, if there is one and this node leads; called on every tick.
 
         Args:
-            may_join: Tells whether a node that was met can be made a member.
+            may_join: Returns whether a node that was met can be made a member.
         """
         group = self._group
         if not group.leading_term or self.busy or not group.members.invitations:
             return
         conf = read_conf_state(group.conf_state)
         if conf.voters_outgoing:
-            return  # the change before is not over
+            return  # the previous change is not finished
         for invitation in group.members.invitations:
             step = self._step(invitation, conf, may_join)
             if step is not None:
@@ -62,15 +62,15 @@ class Membership:
                 return
 
     def propose(self, change: Change, voters: Voters) -> asyncio.Future[None]:
-        """Proposes a change; one at a time."""
+        """Proposes a change; only one at a time."""
         self._change = future = self._group.change_members(change, voters)
-        future.add_done_callback(lambda done: done.exception())  # a change that was lost is tried again
+        future.add_done_callback(lambda done: done.exception())  # a lost change is retried
         return future
 
     def _step(
         self, invitation: raft_rows_pb2.Invitation, conf: ConfState, may_join: Callable[[Hello], bool]
     ) -> tuple[Change, Voters] | None:
-        """Returns what brings an invited node nearer, if anything can be done now."""
+        """Returns the next step for an invited node, if one is possible now."""
         peer = self._met.get(invitation.name)
         if peer is None or not may_join(peer):
             return None
@@ -90,7 +90,7 @@ class Membership:
         return Change(uninvited=[invitation.name], removed=removed), voters
 
     def _admit(self, invitation: raft_rows_pb2.Invitation, peer: Hello, conf: ConfState) -> tuple[Change, Voters]:
-        """Makes a node a learner; a learner of the same name that lost its disk leaves."""
+        """Returns the step that makes a node a learner; a learner of the same name that lost its disk leaves."""
         put = raft_rows_pb2.Member(raft_id=peer.raft_id, name=peer.name, address=invitation.address)
         voters: Voters = [("learner", peer.raft_id)]
         stale = [
@@ -103,7 +103,7 @@ class Membership:
 
     def _caught_up(self, raft_id: int) -> bool:
         last = self._group.status.last_index
-        # An empty disk has caught up with nothing, however short the log is.
+        # An empty disk has never caught up, however short the log is.
         return any(
             p.id == raft_id and self._group.hears(p.id) and 0 < p.matched >= last - CAUGHT_UP_ENTRIES
             for p in self._group.node.progress()
@@ -111,12 +111,12 @@ class Membership:
 
 
 def founding(raft_id: int, name: str, peers: Mapping[str, str]) -> raft_rows_pb2.MembersRow:
-    """Returns the table of members of a cluster that a node founds: itself alone, the others invited.
+    """Returns the table of members of a cluster founded by a node: itself alone, with the others invited.
 
     Args:
         raft_id: Raft id of the founder.
         name: Its name.
-        peers: Addresses of the nodes that are to found the cluster, by name; it is among them.
+        peers: Addresses of the nodes that are to found the cluster, by name, including the founder.
     """
     majority = len(peers) // 2 + 1
     return raft_rows_pb2.MembersRow(

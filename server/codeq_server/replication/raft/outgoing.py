@@ -1,4 +1,4 @@
-"""Snapshots on their way to followers: which one is offered, who is getting it, and when its files go."""
+"""Snapshots for followers: which one is offered, who is receiving it, and when its files are removed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from .network import Network
 from .ports import Made
 
 KEPT_TICKS: Final = 600
-"""Ticks that a snapshot is kept for when nobody is getting it: half a minute by default. Then its files go."""
+"""Ticks that a snapshot is kept while nobody is receiving it: half a minute by default. Then its files are removed."""
 
 
 class Outgoing:
     """The snapshots that one member offers.
 
     Args:
-        node: The consensus core, which tells who needs one.
+        node: The consensus core, which knows who needs one.
         network: Sends them.
         group: Number of the group.
         raft_id: Raft id of this member.
-        log: Keeps entries from the offered snapshot on while somebody is getting it.
+        log: Keeps the entries after the snapshot while somebody is receiving it.
     """
 
     def __init__(self, node: RaftNode, network: Network, group: int, raft_id: int, log: LogKeeper) -> None:
@@ -33,7 +33,7 @@ class Outgoing:
         self._idle_ticks = 0
 
     def offer(self, made: Made) -> None:
-        """Offers a snapshot to all who need one; earlier ones go when nobody is getting them any more."""
+        """Offers a snapshot to all who need one; earlier ones are removed once nobody is receiving them."""
         if self._offered is not None:
             self._older.append(self._offered)
         self._offered = made
@@ -52,7 +52,7 @@ class Outgoing:
         self._network.send_snapshot(to, self._group, message, made.folder)
 
     def sent(self, to: int, *, ok: bool) -> None:
-        """Takes notice of what became of a snapshot that was sent."""
+        """Notes the outcome of a snapshot that was sent."""
         self._sending.pop(to, None)
         self._log.held = min((each.index for each in self._sending.values()), default=None)
         self._idle_ticks = 0
@@ -60,20 +60,20 @@ class Outgoing:
         self._clean()
 
     def tick(self) -> None:
-        """Withdraws a snapshot that nobody has needed for long: the next one will be newer."""
+        """Withdraws a snapshot that nobody has needed for KEPT_TICKS: the next one will be newer."""
         made = self._offered
         if made is None or self._sending:
             return
         self._idle_ticks += 1
         if self._idle_ticks >= KEPT_TICKS:
-            # One that lists no other member is one that nobody can have.
+            # The core offers a snapshot only to members that it lists: this one lists none but this member.
             self._node.offer_snapshot(made.index, made.term, conf_state([self._raft_id], []), b"")
             self._older.append(made)
             self._offered = self._log.held = None
             self._clean()
 
     def _made_of(self, message: bytes) -> Made | None:
-        # A newer one may have been offered after the core wrote the message: index and files must be of one snapshot.
+        # A newer one may have been offered since the core wrote the message: index and files must be of one snapshot.
         snapshot = snapshot_of(message)
         offered = self._older if self._offered is None else [*self._older, self._offered]
         return next((made for made in offered if snapshot is not None and made.index == snapshot.index), None)

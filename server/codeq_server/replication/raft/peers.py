@@ -1,7 +1,7 @@
-"""Streams to other nodes: one to each in the address book, kept open, with a bounded buffer before it.
+"""Streams to other nodes: one for each in the address book, kept open, with a bounded buffer in front.
 
-A node is found by its Raft id, which it tells when the stream opens; nothing is sent to an address before the node
-there has said who it is. What cannot be sent at once is dropped: the consensus core sends it again.
+A node is found by its Raft id, which it sends when the stream opens; nothing is sent to an address before the node
+there has identified itself. Messages that cannot be buffered or sent are dropped: the consensus core sends them again.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ from .wire import (
 )
 
 BUFFER_BYTES_MAX: Final = 64 << 20
-"""Bytes that may wait for one node; further messages are dropped, but for one that waits alone."""
+"""Most bytes buffered for one node; further messages are dropped, unless the buffer is empty."""
 
 FRAME_BYTES: Final = 2 << 20
-"""A frame takes no further message when it would become longer; a single longer message has a frame of its own."""
+"""A frame takes no message that would make it longer; a single longer message gets a frame of its own."""
 
 MESSAGE_OVERHEAD_BYTES: Final = 64
-"""What a message takes beside its content, in a frame and in the buffer."""
+"""Size of a message in addition to its content, in a frame and in the buffer."""
 
 CONNECT_SECONDS: Final = 2.0
-"""Time for a node to take a connection and say who it is."""
+"""Time for a node to accept a connection and identify itself."""
 
 RETRY_SECONDS_MIN: Final = 0.05
 RETRY_SECONDS_MAX: Final = 0.5
-"""Bounds of the wait before a connection is tried again; it doubles. After one that had held, there is none."""
+"""Bounds of the delay before a reconnect; it doubles each time. There is none after a connection that had held."""
 
 HELD_SECONDS: Final = 1.0
-"""A connection that lived longer has held."""
+"""A connection that lived longer than this has held."""
 
 UNREACHABLE_SECONDS: Final = 0.3
-"""The group is told at most once in this time that messages for a node are lost."""
+"""Shortest time between two reports to the group that messages for a node are lost."""
 
 _ENDED: Final = "it ended the stream"
 _LOG: Final = logging.getLogger("codeq.raft.transport")
@@ -61,13 +61,13 @@ _LOG: Final = logging.getLogger("codeq.raft.transport")
 
 @dataclass(frozen=True, slots=True)
 class PeerState:
-    """How it stands with a node of the address book.
+    """State of a node in the address book.
 
     Attributes:
         name: Its name.
-        address: Where it is reached.
+        address: Its address.
         raft_id: Its Raft id while it is connected, else 0.
-        buffered_bytes: What waits to be sent to it.
+        buffered_bytes: Bytes waiting to be sent to it.
     """
 
     name: str
@@ -77,12 +77,12 @@ class PeerState:
 
 
 class Peers:
-    """The address book and the streams to the nodes in it.
+    """The address book, and the streams to the nodes in it.
 
     Args:
-        credentials: What proves to others who this node is.
-        handler: What is told about other nodes.
-        counters: Where it is counted.
+        credentials: Prove the identity of this node to others.
+        handler: Told about other nodes.
+        counters: Counters to update.
     """
 
     def __init__(self, credentials: Credentials, handler: Handler, counters: Counters) -> None:
@@ -97,7 +97,7 @@ class Peers:
         self._logged = Seldom(LOG_SECONDS)
 
     def add(self, name: str, address: str) -> None:
-        """Takes a node into the address book, or changes its address. This node itself is left out."""
+        """Adds a node to the address book, or changes its address; ignores this node itself."""
         known = self._peers.get(name)
         if name == self.handler.hello().name or (known is not None and known.address == address):
             return
@@ -105,7 +105,7 @@ class Peers:
         self._peers[name] = _Peer(name, address, self)
 
     def remove(self, name: str) -> None:
-        """Takes a node out of the address book, if it is there, and ends the stream to it."""
+        """Removes a node from the address book, if it is there, and ends the stream to it."""
         peer = self._peers.pop(name, None)
         if peer is not None:
             self.lost(peer)
@@ -120,26 +120,26 @@ class Peers:
             self.dropped(to, 1)
 
     def address_of(self, raft_id: int) -> str:
-        """Returns the address of a connected node; empty: it is not connected."""
+        """Returns the address of a connected node; empty: not connected."""
         peer = self._routes.get(raft_id)
         return "" if peer is None else peer.address
 
     def wake(self, name: str) -> None:
-        """Takes notice that a node called: it is there, and is tried soon if it is in the book."""
+        """Notes that a node called: it is up, and is tried soon if it is in the address book."""
         peer = self._peers.get(name)
         if peer is not None:
             peer.woken.set()
 
     def problem_of(self, name: str) -> str:
-        """Returns why there is no stream to a node of the book; empty: there is one, or none was tried yet."""
+        """Returns why there is no stream to a node in the address book; empty: there is one, or none was tried yet."""
         peer = self._peers.get(name)
         return "" if peer is None else peer.problem
 
     async def ask(self, name: str, address: str) -> Hello:
-        """Returns who answers at an address, a node with a name. The book stays as it is.
+        """Returns the identity of the node at an address, which must have a given name. The address book is unchanged.
 
         Raises:
-            Unanswered: Nobody does, or not this one.
+            Unanswered: Nobody answers, or another node does.
         """
         channel = self.credentials.open_channel(address)
         try:
@@ -152,11 +152,11 @@ class Peers:
         return hello
 
     async def greet(self, channel: grpc.aio.Channel) -> tuple[Any, Hello]:
-        """Opens a stream; returns it, and who is at its other end.
+        """Opens a stream; returns it, and the identity of the node at its other end.
 
         Raises:
-            AioRpcError: It cannot be opened, or this node is refused.
-            Refused: The node is not one to talk with.
+            AioRpcError: It cannot be opened, or the other node rejects this one.
+            Refused: This node does not talk to the other one.
             TimeoutError: It does not answer.
         """
         call: Any = channel.stream_stream(
@@ -166,7 +166,7 @@ class Peers:
         )(metadata=self.credentials.metadata)
         mine = self.handler.hello()
         async with asyncio.timeout(CONNECT_SECONDS):
-            with suppress(asyncio.InvalidStateError):  # it has ended; reading tells why
+            with suppress(asyncio.InvalidStateError):  # it has ended; reading says why
                 await call.write(raft_pb2.DeliverRequest(hello=write_hello(mine)))
             answer: Any = await call.read()
         if answer is grpc.aio.EOF:
@@ -174,14 +174,14 @@ class Peers:
         return call, read_hello(answer.hello, mine)
 
     def states(self) -> list[PeerState]:
-        """Returns how it stands with each node of the address book."""
+        """Returns the state of each node in the address book."""
         return [PeerState(p.name, p.address, p.raft_id, p.buffered) for p in self._peers.values()]
 
     def met(self, peer: _Peer, hello: Hello) -> None:
-        """Takes notice of who is at the other end of a stream.
+        """Registers the node at the other end of a stream.
 
         Raises:
-            Refused: It is not the one that should be there.
+            Refused: It is not the expected node.
         """
         self._check_name(peer.name, hello)
         other = self._routes.get(hello.raft_id)
@@ -196,7 +196,7 @@ class Peers:
         peer.was_met = True
 
     def lost(self, peer: _Peer) -> None:
-        """Takes notice that a stream has ended: what waits for it is dropped."""
+        """Handles the end of a stream; its buffered messages are dropped."""
         waiting = peer.clear()
         if peer.raft_id:
             del self._routes[peer.raft_id]
@@ -204,7 +204,7 @@ class Peers:
             peer.raft_id = 0
 
     def dropped(self, raft_id: int, messages: int) -> None:
-        """Counts lost messages of a node and tells the group, not from within its call."""
+        """Counts lost messages for a node and reports them to the group, never from within its call."""
         self.counters.dropped += messages
         if self._unreachable.allows(raft_id):
             self._loop.call_soon(self.handler.unreachable, raft_id)
@@ -215,7 +215,7 @@ class Peers:
             raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f"the node there is called {hello.name!r}, not {name!r}")
 
     def log(self, peer: _Peer, why: str) -> None:
-        """Says why there is no stream to a node, once in a while."""
+        """Logs why there is no stream to a node, at most once in LOG_SECONDS."""
         if self._logged.allows((peer.name, why)):
             _LOG.warning("raft_peer_lost name=%s address=%s reason=%s", peer.name, peer.address, why)
 
@@ -232,9 +232,9 @@ class _Peer:
 
     Attributes:
         raft_id: Raft id of the node while the stream is open, else 0.
-        buffered: Bytes that wait.
+        buffered: Bytes in the buffer.
         was_met: Whether the stream has been open before.
-        woken: Set when the node called: it is there.
+        woken: Set when the node called: it is up.
         problem: Why there is no stream; empty while there is one, and before the first try.
     """
 
@@ -253,7 +253,7 @@ class _Peer:
         self.task.add_done_callback(tell_failure)
 
     def put(self, group: int, message: bytes) -> bool:
-        """Returns whether a message was taken: there is room for it."""
+        """Buffers a message; returns False if it is too long or there is no room."""
         size = len(message) + MESSAGE_OVERHEAD_BYTES
         if self._buffer and self.buffered + size > BUFFER_BYTES_MAX:
             return False
@@ -266,7 +266,7 @@ class _Peer:
         return True
 
     def clear(self) -> int:
-        """Empties the buffer and returns how many messages were in it."""
+        """Empties the buffer and returns how many messages it held."""
         count = len(self._buffer)
         self._buffer.clear()
         self.buffered = 0
@@ -288,7 +288,7 @@ class _Peer:
             self._book.log(self, self.problem)
             delay = 0.0 if held else min(max(2 * delay, RETRY_SECONDS_MIN), RETRY_SECONDS_MAX)
             if delay:
-                # Never sooner than this: two nodes that refuse each other would wake each other without end.
+                # Never sooner than this: two nodes that reject each other would wake each other endlessly.
                 await asyncio.sleep(RETRY_SECONDS_MIN)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self.woken.wait(), delay - RETRY_SECONDS_MIN)
@@ -298,7 +298,7 @@ class _Peer:
 
         Raises:
             AioRpcError: It cannot be opened, or broke.
-            Refused: The node is not the right one.
+            Refused: It is not the expected node.
             TimeoutError: The node does not answer.
         """
         book = self._book
@@ -324,7 +324,7 @@ class _Peer:
             await channel.close()
 
     async def _write(self, call: Any, said: Hello) -> None:
-        """Sends what is in the buffer, frame by frame, and again who this node is when that has changed."""
+        """Sends the buffer frame by frame, and this node's identity again when it has changed."""
         handler, counters = self._book.handler, self._book.counters
         while True:
             await self._filled.wait()
@@ -343,7 +343,7 @@ class _Peer:
             counters.bytes_sent += size
 
     def _fill(self, frame: raft_pb2.DeliverRequest, from_id: int) -> int:
-        """Moves messages from the buffer to a frame and returns their bytes."""
+        """Moves messages from the buffer to a frame and returns their size in bytes."""
         taken = 0
         while self._buffer:
             group, message = self._buffer[0]
@@ -367,7 +367,7 @@ def _reason(error: BaseException) -> str:
 
 
 async def _read_to_end(call: Any) -> None:
-    """Reads what is of no interest, until the stream ends.
+    """Reads and ignores answers until the stream ends.
 
     Raises:
         AioRpcError: It broke.

@@ -1,4 +1,4 @@
-"""Who waits for what a group decides: proposals until they are applied, reads until the leadership is confirmed."""
+"""Waiters for a group's decisions: proposals until they are applied, reads until the leadership is confirmed."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ class Pending:
     """The waiters of one member.
 
     Args:
-        refusal: Makes what those are told whom this member, which does not lead, cannot answer.
+        refusal: Makes the exception for waiters that this member cannot serve because it does not lead.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, refusal: Callable[[], Exception]) -> None:
         self._loop = loop
         self._refusal = refusal
         self._proposals: dict[int, tuple[int, asyncio.Future[None]]] = {}
-        """By index: the term of a proposal, and who waits for it."""
+        """By index: the term of a proposal, and its waiter."""
         self._reads: dict[bytes, asyncio.Future[None]] = {}
-        """By context: who asked whether this member still leads."""
+        """By context: the waiters for the answer whether this member still leads."""
         self._answered: deque[tuple[int, asyncio.Future[None]]] = deque()
-        """Entry up to which must be applied, and who asked."""
+        """Entry that must be applied first, and the waiters."""
         self._number = 0
         self._asking: asyncio.Future[None] | None = None
 
     @property
     def proposals(self) -> int:
-        """Number of proposals that are on their way."""
+        """Number of proposals in flight."""
         return len(self._proposals)
 
     def failed(self) -> asyncio.Future[None]:
-        """Returns what has failed already."""
+        """Returns a future that has already failed."""
         future: asyncio.Future[None] = self._loop.create_future()
         future.set_exception(self._refusal())
-        future.exception()  # who waited may be gone
+        future.exception()  # marks it as retrieved: the waiter may be gone
         return future
 
     def proposed(self, index: int, term: int) -> asyncio.Future[None]:
-        """Returns what is done when the entry at `index` is applied, if its term is `term`."""
+        """Returns a future that is done when the entry at `index` is applied, if its term is `term`; else it fails."""
         future: asyncio.Future[None] = self._loop.create_future()
         self._proposals[index] = (term, future)
         return future
 
     def applied(self, done: Sequence[tuple[int, int, bool]]) -> None:
-        """Tells those who wait for entries: index, term, and whether its rows were taken."""
+        """Completes the waiters of entries: index, term, and whether its rows were taken."""
         if not self._proposals:
             return
         for index, term, accepted in done:
@@ -58,11 +58,13 @@ class Pending:
                 _fail(future, self._refusal())
 
     def ask(self, leads: bool, ask: Callable[[bytes], None]) -> asyncio.Future[None]:  # noqa: FBT001
-        """Returns what is done when a read is confirmed; all who ask in one turn of the loop ask together, at its end.
+        """Returns a future for the confirmation of a read, shared by all who ask in one turn of the loop.
+
+        The other members are asked at the end of that turn.
 
         Args:
             leads: Whether this member leads now.
-            ask: Takes a context with which it asks the others.
+            ask: Asks the other members, with a given context.
         """
         if not leads:
             return self.failed()
@@ -81,20 +83,20 @@ class Pending:
         ask(context)
 
     def answered(self, index: int, context: bytes) -> None:
-        """Takes the answer to a question: this member led when it was asked, and `index` was decided then."""
+        """Takes an answer: this member led when the question was asked, and `index` was decided then."""
         future = self._reads.pop(context, None)
         if future is not None:
             self._answered.append((index, future))
 
     def reached(self, index: int) -> None:
-        """Tells those whose read is confirmed and for whom enough is applied."""
+        """Completes confirmed reads for which enough is applied."""
         while self._answered and self._answered[0][0] <= index:
             _, future = self._answered.popleft()
             if not future.done():
                 future.set_result(None)
 
     def fail(self) -> None:
-        """Tells everybody that the leadership is gone."""
+        """Fails all waiters because the leadership is gone."""
         waiting = [future for _, future in self._proposals.values()]
         waiting += [*self._reads.values(), *(future for _, future in self._answered)]
         if self._asking is not None:
@@ -110,4 +112,4 @@ class Pending:
 def _fail(future: asyncio.Future[None], problem: Exception) -> None:
     if not future.done():
         future.set_exception(problem)
-        future.exception()  # who waited may be gone
+        future.exception()  # marks it as retrieved: the waiter may be gone

@@ -1,4 +1,4 @@
-"""What a group needs of others and tells them."""
+"""The ports of a group: what it needs from others, and what it reports to them."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 Step = tuple[Literal["voter", "learner", "remove"], int]
-"""What becomes of a member in the consensus, and its raft id."""
+"""New role of a member in the consensus, and its raft id."""
 
 
 class Listener(Protocol):
-    """Who is told what becomes of the leadership."""
+    """Told of changes of leadership."""
 
     def refusal(self) -> Exception:
-        """Returns what those are told who want this member to lead, and it does not."""
+        """Returns the exception for callers that need this member to lead while it does not."""
         ...
 
     def leading(self, term: int) -> None:
-        """This member leads, and everything decided before stands in the rows."""
+        """This member leads, and the rows contain everything decided before."""
         ...
 
     def lost(self) -> None:
-        """This member led, and does not any more."""
+        """This member led, and no longer does."""
         ...
 
     def leader_changed(self) -> None:
-        """Another leader is known, or none."""
+        """The leader has changed, or is unknown now."""
         ...
 
     def members_changed(self) -> None:
-        """The table of members is another one."""
+        """The table of members has changed."""
         ...
 
     def snapshot_wanted(self) -> None:
@@ -44,7 +44,7 @@ class Ticks:
     """How a member counts time.
 
     Attributes:
-        election: Ticks without a leader before an election, at least; at most twice as many.
+        election: Ticks without a leader before an election: at least this many, and fewer than twice as many.
         heartbeat: Ticks between two heartbeats.
     """
 
@@ -53,19 +53,19 @@ class Ticks:
 
 
 def _keep() -> None:
-    """Whoever made it sees to its files."""
+    """Does nothing: the maker removes its files itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A snapshot that was made.
+    """A finished snapshot.
 
     Attributes:
-        folder: Where its files are.
+        folder: Folder with its files.
         index: Last entry in it.
         term: Its term.
-        conf_state: Conf state of Raft then.
-        data: SnapshotData.
+        conf_state: Conf state of Raft at that index.
+        data: A serialised SnapshotData.
         remove: Removes its files.
     """
 

@@ -1,8 +1,8 @@
-"""Files of a snapshot that comes from another node: where they lie, what is missing, whether they are whole.
+"""Files of an incoming snapshot: where they are, what is missing, whether they are intact.
 
-They lie in INCOMING/SNAPSHOT, where SNAPSHOT is made of numbers only: the group, and a digest of the manifest. So what
-is there when a transfer begins anew belongs to the same snapshot. A file has its name once its digest has been found
-right; until then it is called ".part".
+They are in INCOMING/SNAPSHOT, where SNAPSHOT consists of numbers only: the group, and a digest of the manifest. So
+whatever is there when a transfer restarts belongs to the same snapshot. A file gets its name once its digest is
+verified; until then it is called ".part".
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MANIFEST_BYTES_MAX: Final = 4 << 20
 FILES_MAX: Final = 20_000
 FILE_BYTES_MAX: Final = 1 << 40
 CHUNK_BYTES: Final = 512 << 10
-"""Bytes of a part of a file, at most."""
+"""Most bytes in one part of a file."""
 
 _PART: Final = ".part"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}(\.[A-Za-z0-9]{1,20})?")
@@ -39,7 +39,7 @@ _READ_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class SnapshotFile:
-    """A file that a manifest lists: its name in the folder, its length and its SHA-256 in hexadecimal."""
+    """A file listed in a manifest: its name in the folder, its length and its SHA-256 in hexadecimal."""
 
     name: str
     bytes: int
@@ -47,10 +47,10 @@ class SnapshotFile:
 
 
 def read_manifest(content: bytes) -> list[SnapshotFile]:
-    """Returns the files that a manifest lists.
+    """Returns the files listed in a manifest.
 
     Raises:
-        Refused: It is malformed, or a file in it could not be one of a snapshot.
+        Refused: It is malformed, or lists a file that cannot belong to a snapshot.
     """
     if len(content) > MANIFEST_BYTES_MAX:
         raise _malformed(f"longer than {MANIFEST_BYTES_MAX} bytes")
@@ -74,26 +74,26 @@ def read_manifest(content: bytes) -> list[SnapshotFile]:
 
 
 def remove_folders(incoming: Path, group: int, *, but: str = "") -> None:
-    """Removes what has come of the snapshots of a group, except the one in a folder of that name."""
+    """Removes received files of a group's snapshots, except the folder named `but`."""
     for path in incoming.glob(f"{group:08x}-*"):
         if path.name != but:
             shutil.rmtree(path, ignore_errors=True)
 
 
 class IncomingFiles:
-    """The files of one snapshot while they come. Methods block; they are called one at a time.
+    """The files of one snapshot during its transfer. Methods block and are called one at a time.
 
     Args:
-        incoming: Folder of all snapshots that come.
+        incoming: Folder of all incoming snapshots.
         group: Group of the snapshot.
         manifest: Its manifest.
-        reserve_bytes: Free space that is left on the disk.
+        reserve_bytes: Free space to leave on the disk.
 
     Attributes:
-        folder: Where they lie.
-        file: Number of the file that comes next.
-        offset: Where in it.
-        taken: Bytes that were written since `begin`.
+        folder: Where the files are.
+        file: Number of the next file.
+        offset: Offset of the next part in it.
+        taken: Bytes written since `begin`.
     """
 
     def __init__(self, incoming: Path, group: int, manifest: bytes, reserve_bytes: int) -> None:
@@ -113,7 +113,7 @@ class IncomingFiles:
         return self.file == len(self._files)
 
     def begin(self) -> None:
-        """Finds out what is there already, and removes what is there of other snapshots of the group.
+        """Finds what is already there, and removes files of other snapshots of the group.
 
         Raises:
             Refused: The manifest is malformed, or there is not enough space.
@@ -138,7 +138,7 @@ class IncomingFiles:
         """Appends a part.
 
         Raises:
-            Refused: It is not the part that comes next, or its file, now removed, is not what the manifest says.
+            Refused: It is not the next part, or its file does not match the manifest and was removed.
             OSError: It cannot be written.
         """
         if (file, offset) != (self.file, self.offset):
@@ -171,10 +171,10 @@ class IncomingFiles:
         self._digest = hashlib.sha256()
 
     def end(self) -> None:
-        """Makes a whole snapshot durable, its manifest with it.
+        """Makes a complete snapshot durable, together with its manifest.
 
         Raises:
-            OSError: That failed.
+            OSError: It failed.
         """
         with (self.folder / MANIFEST).open("wb") as out:
             out.write(self._manifest)
@@ -183,7 +183,7 @@ class IncomingFiles:
         sync_directory(self.folder)
 
     def _resume(self) -> None:
-        """Takes up the part of a file that is there, if it can be the beginning of the next one."""
+        """Resumes a partial file, if it can be the beginning of the next one."""
         part = self.folder / _PART
         with suppress(FileNotFoundError), part.open("rb") as begun:
             size = os.fstat(begun.fileno()).st_size

@@ -1,7 +1,7 @@
-"""Snapshots between nodes: files in parts over connections of their own, so that messages never wait behind them.
+"""Snapshots between nodes: files sent in parts over separate connections, so that messages never wait behind them.
 
-A transfer that breaks is taken up where it broke when the same snapshot is sent again. What has come is removed when
-it is installed or refused, when another snapshot of the group comes, and some time after the transfer broke.
+An interrupted transfer resumes where it stopped when the same snapshot is sent again. Received files are removed when
+the snapshot is installed or rejected, when another snapshot of the group arrives, and some time after an interruption.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ from .wire import (
 )
 
 ANSWER_SECONDS: Final = 30.0
-"""Time for the offer of a snapshot to come or be answered: the receiver reads what it has of it."""
+"""Time for the offer of a snapshot to arrive or be answered: the receiver reads what it already has of it."""
 
 PROGRESS_SECONDS: Final = 30.0
-"""Time for each part to be sent or to come."""
+"""Time for each part to be sent or to arrive."""
 
 INSTALL_SECONDS: Final = 600.0
-"""Time for the receiver to install a snapshot that is whole."""
+"""Time for the receiver to install a complete snapshot."""
 
 KEEP_SECONDS: Final = 600.0
-"""How long parts of a snapshot are kept after the transfer broke."""
+"""How long parts of a snapshot are kept after its transfer was interrupted."""
 
 CLOSE_SECONDS: Final = 10.0
-"""Time for installations to end when the node stops."""
+"""Time for installations to finish when the node stops."""
 
 _LOG: Final = logging.getLogger("codeq.raft.transport")
 
@@ -72,13 +72,13 @@ class _Job:
 
 
 class SnapshotSender:
-    """Sends snapshots: to each node one at a time, of each group the latest.
+    """Sends snapshots: one at a time per node, and only the latest of each group.
 
     Args:
-        credentials: What proves to others who this node is.
-        handler: What is told the outcome.
-        counters: Where it is counted.
-        address_of: Returns the address of a node by its Raft id, empty when it is not connected.
+        credentials: Prove the identity of this node to others.
+        handler: Told the outcome.
+        counters: Counters to update.
+        address_of: Returns the address of a node by its Raft id, empty if it is not connected.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class SnapshotSender:
         self._logged = Seldom(LOG_SECONDS)
 
     def send(self, to: int, group: int, message: bytes, folder: Path) -> None:
-        """Sends a snapshot after those for the same node that wait; see `Network.send_snapshot`."""
+        """Queues a snapshot behind those waiting for the same node; see `Network.send_snapshot`."""
         group_running, task = self._running.get(to, (None, None))
         if task is not None and group_running == group:
             task.cancel()
@@ -105,7 +105,7 @@ class SnapshotSender:
             self._lines[to].add_done_callback(tell_failure)
 
     async def close(self) -> None:
-        """Gives up what is being sent; nothing more is reported."""
+        """Gives up all transfers; nothing more is reported."""
         self._waiting.clear()
         tasks = [*self._lines.values(), *(task for _, task in self._running.values())]
         for task in tasks:
@@ -114,7 +114,7 @@ class SnapshotSender:
             await asyncio.wait(tasks)
 
     async def _run(self, to: int) -> None:
-        """Sends what waits for a node."""
+        """Sends the snapshots waiting for a node."""
         try:
             while waiting := self._waiting.get(to):
                 group = next(iter(waiting))
@@ -123,14 +123,14 @@ class SnapshotSender:
                 self._running[to] = group, task
                 await asyncio.wait([task])
                 del self._running[to]
-                if not task.cancelled():  # else a later one has taken its place
+                if not task.cancelled():  # else a later one has replaced it
                     self._handler.snapshot_sent(group, to, task.result())
         finally:
             self._waiting.pop(to, None)
             del self._lines[to]
 
     async def _send(self, job: _Job) -> bool:
-        """Returns whether a snapshot was sent and installed."""
+        """Sends a snapshot; returns whether it was installed."""
         address = self._address_of(job.to)
         try:
             await self._connect(address, job)
@@ -152,8 +152,8 @@ class SnapshotSender:
         """Sends a snapshot over a connection of its own.
 
         Raises:
-            AioRpcError: The receiver refused, or the connection broke.
-            Refused: The node is not connected, the folder holds no snapshot, or the receiver answers nonsense.
+            AioRpcError: The receiver rejected it, or the connection broke.
+            Refused: The node is not connected, the folder has no snapshot, or the receiver's answer is invalid.
             OSError: A file cannot be read.
             TimeoutError: There is no progress.
         """
@@ -190,7 +190,7 @@ class SnapshotSender:
                 raise Refused(grpc.StatusCode.INTERNAL, "installed: it is not")
 
     async def _send_file(self, call: Any, number: int, path: Path, listed: SnapshotFile, offset: int) -> None:
-        """Sends a file from an offset on."""
+        """Sends a file, starting at an offset."""
         while offset < listed.bytes:
             async with asyncio.timeout(PROGRESS_SECONDS):
                 content = await in_thread(_read_part, path, offset, min(CHUNK_BYTES, listed.bytes - offset))
@@ -203,13 +203,13 @@ class SnapshotSender:
 
 
 class _Transfer:
-    """A snapshot that comes.
+    """An incoming snapshot.
 
     Attributes:
-        limit: When it is given up.
-        superseded: Whether another one of the group is to take its place.
-        installing: Whether all is there and it cannot be given up any more.
-        ended: Set when its files are not used any more.
+        limit: When the transfer is given up.
+        superseded: Whether another snapshot of the group is to replace it.
+        installing: Whether it is complete and can no longer be given up.
+        ended: Set when its files are no longer used.
     """
 
     def __init__(self, limit: asyncio.Timeout) -> None:
@@ -219,17 +219,17 @@ class _Transfer:
         self.ended = asyncio.Event()
 
     def go_on(self, seconds: float) -> None:
-        """Gives it further time.
+        """Extends its deadline.
 
         Raises:
-            Refused: Another one is to take its place.
+            Refused: Another one is to replace it.
         """
         if self.superseded:
             raise Refused(grpc.StatusCode.ABORTED, "another snapshot of the group comes")
         self.limit.reschedule(asyncio.get_running_loop().time() + seconds)
 
     def supersede(self) -> None:
-        """Ends it soon.
+        """Makes it end soon.
 
         Raises:
             Refused: It is being installed.
@@ -238,18 +238,18 @@ class _Transfer:
             raise Refused(grpc.StatusCode.UNAVAILABLE, "another snapshot of the group is being installed")
         if not self.superseded:
             self.superseded = True
-            with suppress(RuntimeError):  # its time is over just now
+            with suppress(RuntimeError):  # its time has just run out
                 self.limit.reschedule(asyncio.get_running_loop().time())
 
 
 class SnapshotReceiver:
-    """Takes in snapshots: of each group one at a time, the latest.
+    """Receives snapshots: one at a time per group, the latest.
 
     Args:
         incoming: Folder for their files.
-        reserve_bytes: Free space on its disk that they leave.
-        handler: What installs them.
-        counters: Where it is counted.
+        reserve_bytes: Free space to leave on its disk.
+        handler: Installs them.
+        counters: Counters to update.
     """
 
     def __init__(self, incoming: Path, reserve_bytes: int, handler: Handler, counters: Counters) -> None:
@@ -263,15 +263,15 @@ class SnapshotReceiver:
         self._logged = Seldom(LOG_SECONDS)
 
     async def start(self) -> None:
-        """Makes the folder if it is missing.
+        """Creates the folder if it is missing.
 
         Raises:
-            OSError: That failed.
+            OSError: It failed.
         """
         self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     async def close(self) -> None:
-        """Waits a while for installations, then cancels them; no call is served any more."""
+        """Waits a while for installations, then cancels them; called when no calls are served any more."""
         for removal in self._removals.values():
             removal.cancel()
         if self._tasks:
@@ -289,7 +289,7 @@ class SnapshotReceiver:
                 if frame is grpc.aio.EOF:
                     return
                 task = await self._take(frame.offer, context, limit)
-            # What is whole is installed also when the sender goes away.
+            # A complete snapshot is installed even if the sender goes away.
             await asyncio.shield(task)
             await context.write(raft_pb2.InstallSnapshotResponse(installed=True))
         except Refused as refusal:
@@ -298,13 +298,13 @@ class SnapshotReceiver:
             self._refuse(context, grpc.StatusCode.DEADLINE_EXCEEDED, "no progress, or a later snapshot comes")
 
     async def _take(self, offer: raft_pb2.SnapshotOffer, context: Any, limit: asyncio.Timeout) -> asyncio.Task[None]:
-        """Receives a snapshot and begins to install it.
+        """Receives a snapshot and starts to install it.
 
         Returns:
-            What ends when it is installed, with Refused when it was not.
+            A task that ends when it is installed, and fails with Refused if it was not.
 
         Raises:
-            Refused: It is not wanted, not whole, or cannot be stored.
+            Refused: It is not wanted, incomplete, or cannot be stored.
             TimeoutError: There is no progress.
         """
         mine, message = self._handler.hello(), offer.message
@@ -325,7 +325,7 @@ class SnapshotReceiver:
         try:
             await self._fetch(files, context, transfer)
         except OSError as error:
-            # A full disk is given back what the snapshot took of it.
+            # Frees the space that the snapshot took on a full disk.
             await in_thread(remove_folders, self._incoming, group)
             raise Refused(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"the snapshot cannot be stored: {error.strerror or error}"
@@ -336,7 +336,7 @@ class SnapshotReceiver:
         return self._keep(self._install(group, message.content, files.folder, transfer))
 
     async def _fetch(self, files: IncomingFiles, context: Any, transfer: _Transfer) -> None:
-        """Receives the files; what came stays when that fails."""
+        """Receives the files; what has arrived stays if that fails."""
         await in_thread(files.begin)
         transfer.go_on(PROGRESS_SECONDS)
         position = raft_pb2.SnapshotPosition(file=files.file, offset=files.offset)
@@ -357,19 +357,19 @@ class SnapshotReceiver:
         transfer.installing = True
 
     async def _install(self, group: int, message: bytes, folder: Path, transfer: _Transfer) -> None:
-        """Lets a whole snapshot be installed and removes what is left of it."""
+        """Has a complete snapshot installed, and removes its remaining files."""
         try:
             await self._handler.install(group, message, folder)
             self._counters.snapshots_received += 1
         except Exception as error:
-            # Whatever the reason is, it is the sender's to know, and no fault of the transport.
+            # Whatever the reason, it concerns the sender and is no fault of the transport.
             raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f"not installed: {error}") from error
         finally:
             await in_thread(remove_folders, self._incoming, group)
             self._release(group, transfer)
 
     def _release(self, group: int, transfer: _Transfer) -> None:
-        """Lets the next snapshot of the group come, and removes the files of this one if none does."""
+        """Lets the next snapshot of the group come; the files of this one are removed later, unless one does."""
         del self._transfers[group]
         transfer.ended.set()
         self._removals[group] = asyncio.get_running_loop().call_later(KEEP_SECONDS, self._remove, group)
@@ -379,7 +379,7 @@ class SnapshotReceiver:
         self._keep(asyncio.to_thread(remove_folders, self._incoming, group))
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Starts a task that outlives the call it began in."""
+        """Starts a task that outlives the call that started it."""
         task = asyncio.get_running_loop().create_task(work, name="raft-snapshot-install")
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -388,7 +388,7 @@ class SnapshotReceiver:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # looked at: who waits for it, if anybody does, is told
+            task.exception()  # marks it as retrieved: whoever waits for the task still gets it
 
     def _refuse(self, context: Any, code: grpc.StatusCode, why: str) -> None:
         if self._logged.allows(code):
@@ -397,7 +397,7 @@ class SnapshotReceiver:
 
 
 def _read_part(path: Path, offset: int, size: int) -> bytes:
-    """Returns a part of a file, shorter where the file ends."""
+    """Returns a part of a file, shorter at the file's end."""
     with path.open("rb", buffering=0) as file:
         file.seek(offset)
         return file.read(size)
@@ -407,7 +407,7 @@ async def _write(call: Any, frame: raft_pb2.InstallSnapshotRequest) -> None:
     """Sends a frame.
 
     Raises:
-        AioRpcError: The receiver has ended the call.
+        AioRpcError: The receiver ended the call.
     """
     try:
         await call.write(frame)
@@ -419,8 +419,8 @@ async def _read(call: Any) -> raft_pb2.InstallSnapshotResponse:
     """Returns the next answer.
 
     Raises:
-        AioRpcError: The receiver has ended the call.
-        Refused: It has ended it too early.
+        AioRpcError: The receiver ended the call.
+        Refused: It ended the call too early.
     """
     answer = await call.read()
     if answer is grpc.aio.EOF:

@@ -1,4 +1,4 @@
-"""How nodes stand to each other: who founds, who gives up its cluster for another, whom a leader does not talk with."""
+"""Relations between nodes: who founds, who gives up its cluster for another, and whom a leader does not talk to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .network import Hello
 def is_unsettled(group: Group) -> bool:
     """Returns whether nothing was ever decided that could be lost if this member forgot the group.
 
-    So it is with a founder that nobody has joined, and with a learner of a cluster that is still being founded.
+    This holds for a founder that nobody has joined, and for a learner of a cluster that is still being founded.
     """
     if group.applied.lsn or group.applied.index != group.last_index:
         return False
@@ -29,12 +29,12 @@ def gives_way(peer: Hello, other: Hello) -> bool:
 def why_not_found(mine: str, peers: Mapping[str, str], met: Mapping[str, Hello]) -> str:
     """Returns why a node does not found its cluster now; empty: nothing speaks against it.
 
-    Where several may found it, all with the same peers, it is the one whose name comes first.
+    If several nodes may found it, all with the same peers, the one whose name comes first does.
 
     Args:
         mine: Name of the node.
-        peers: Addresses of the nodes that are to found the cluster, by name; it is among them.
-        met: Who answered under which name.
+        peers: Addresses of the nodes that are to found the cluster, by name, including this one.
+        met: Nodes that answered, by name.
     """
     others = {name: met.get(name) for name in sorted(peers) if name != mine}
     for name, peer in others.items():
@@ -50,7 +50,7 @@ def why_not_found(mine: str, peers: Mapping[str, str], met: Mapping[str, Hello])
 
 
 def why_unwelcome(group: Group, peer: Hello) -> str:
-    """Returns why a leader does not talk with a node that says it is a member; empty: there is no reason."""
+    """Returns why a leader does not talk to a node that claims to be a member; empty: it does."""
     if not group.leading_term:
         return ""
     conf, raft_id = read_conf_state(group.conf_state), peer.raft_id

@@ -1,4 +1,4 @@
-"""Work in threads that must have ended before what it works on is closed."""
+"""Work in threads that must have ended before the things it uses are closed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 
 
 async def in_thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Calls a function in a thread and returns after it has ended, also when cancelled meanwhile."""
+    """Calls a function in a thread and returns after it has ended, even if cancelled meanwhile."""
     job = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
     cancelled: asyncio.CancelledError | None = None
     while not job.done():
@@ -20,6 +20,6 @@ async def in_thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwa
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
-        job.exception()  # looked at: what was cancelled does not care
+        job.exception()  # marks it as retrieved: the cancelled caller does not need it
         raise cancelled
     return job.result()

@@ -1,7 +1,7 @@
-"""Messages between nodes over gRPC: RaftTransportService for all groups of a node, on a port of its own.
+"""Messages between nodes over gRPC: RaftTransportService for all groups of a node, on its own port.
 
-Nobody who does not know the secret of the cluster, or has no certificate of its authority, is listened to or told
-anything. A node of another cluster is refused; what it sent is not delivered.
+A caller that does not know the cluster's secret, or has no certificate of its authority, is neither heard nor told
+anything. A node of another cluster is rejected, and its messages are not delivered.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class Transport:
     Args:
         settings: Where to listen and who may connect.
         peers: Addresses, host:port, of other nodes by name; this node itself may be among them.
-        handler: What messages are for.
-        on_admitted: Takes the peer of a connection, as gRPC names it, on which somebody has shown the secret.
+        handler: Receives the messages.
+        on_admitted: Called with the peer of a connection, as gRPC names it, on which the secret was presented.
 
     Raises:
         TransportError: The certificates cannot be used.
 
     Attributes:
-        port: Where other nodes are listened to, once started.
+        port: Port for other nodes, once started.
         counters: What it has done.
     """
 
@@ -86,7 +86,7 @@ class Transport:
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
     async def start(self) -> None:
-        """Listens to other nodes and connects to them.
+        """Listens for other nodes and connects to them.
 
         Raises:
             TransportError: The port is taken, the host is not one of this machine, or the folder cannot be used.
@@ -101,38 +101,38 @@ class Transport:
             self._peers.add(name, address)
 
     async def stop(self) -> None:
-        """Ends all streams and transfers; only a snapshot that is being installed is waited for, for a while."""
+        """Ends all streams and transfers; waits, for a while, only for a snapshot that is being installed."""
         await self._sender.close()
         await self._peers.close()
         await self._server.stop(None)
         await self._receiver.close()
 
     def add(self, name: str, address: str) -> None:
-        """Takes a node into the address book, or changes its address. This node itself is left out."""
+        """Adds a node to the address book, or changes its address; ignores this node itself."""
         self._peers.add(name, address)
 
     def remove(self, name: str) -> None:
-        """Takes a node out of the address book, if it is there, and ends the stream to it."""
+        """Removes a node from the address book, if it is there, and ends the stream to it."""
         self._peers.remove(name)
 
     async def ask(self, name: str, address: str) -> Hello:
-        """Returns who answers at an address, a node with a name. The address book stays as it is.
+        """Returns the identity of the node at an address, which must have a given name. The address book is unchanged.
 
         Raises:
-            Unanswered: Nobody does, or not this one.
+            Unanswered: Nobody answers, or another node does.
         """
         return await self._peers.ask(name, address)
 
     def problem_of(self, name: str) -> str:
-        """Returns why there is no stream to a node of the address book; empty: there is one, or none was tried yet."""
+        """Returns why there is no stream to a node in the address book; empty: there is one, or none was tried yet."""
         return self._peers.problem_of(name)
 
     def peers(self) -> list[PeerState]:
-        """Returns how it stands with each node of the address book."""
+        """Returns the state of each node in the address book."""
         return self._peers.states()
 
     def send(self, to: int, group: int, message: bytes) -> None:
-        """Sends a message to the node with a Raft id. It may be lost; those that arrive keep their order."""
+        """Sends a message to the node with a Raft id. It may be lost; messages that arrive keep their order."""
         self._peers.send(to, group, message)
 
     def send_snapshot(self, to: int, group: int, message: bytes, folder: Path) -> None:
@@ -163,10 +163,10 @@ class Transport:
             refuse(context, grpc.StatusCode.DEADLINE_EXCEEDED, "hello: did not come in time")
 
     def _meet(self, frame: raft_pb2.DeliverRequest) -> Hello:
-        """Returns who the sender of a frame says it is, after the groups have been told.
+        """Returns the identity that the sender of a frame claims, after the groups have been told.
 
         Raises:
-            Refused: It is not talked with.
+            Refused: This node does not talk to it.
         """
         if not frame.HasField("hello"):
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "hello: must be in the first frame")
@@ -191,7 +191,7 @@ class Transport:
 
 
 class _Gate(grpc.aio.ServerInterceptor):
-    """Turns away who does not know the secret, before anything is read and whatever method is called."""
+    """Rejects callers without the secret, before anything is read and whatever method is called."""
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
@@ -206,7 +206,7 @@ class _Gate(grpc.aio.ServerInterceptor):
 
 
 def _telling(on_admitted: Callable[[str], None], behaviour: Callable[[object, Any], Awaitable[None]]) -> Any:
-    """Returns a behaviour that first tells whose call it is."""
+    """Returns a behaviour that first reports the peer of the call."""
 
     async def telling(request: object, context: Any) -> None:
         on_admitted(context.peer())

@@ -1,4 +1,4 @@
-"""What both sides of a connection check: hellos, limits of frames, and what is counted."""
+"""Checks that both sides of a connection make: hellos and limits of frames; and the counters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .channels import FRAME_BYTES_MAX
 from .network import Handler, Hello, Unwelcome
 
 PROTOCOL: Final = 1
-"""Version of what nodes say to each other; nodes with another one are refused."""
+"""Version of the protocol between nodes; nodes with another one are rejected."""
 
 MESSAGE_BYTES_MAX: Final = FRAME_BYTES_MAX - (2 << 20)
 """Longest message of a group; longer ones are not sent."""
@@ -25,14 +25,14 @@ CLUSTER_ID_BYTES_MAX: Final = 64
 URL_CHARS_MAX: Final = 1024
 
 LOG_SECONDS: Final = 60.0
-"""The same trouble with the same peer is logged once in this time at most."""
+"""Shortest time between two log entries about the same trouble with the same peer."""
 
 SERVICE: Final[str] = raft_pb2.DESCRIPTOR.services_by_name["RaftTransportService"].full_name
 
 
 @dataclass(slots=True)
 class Counters:
-    """What a transport has done since it started. `refused` counts messages that came and were not for this node."""
+    """What a transport has done since it started. `refused` counts received messages that were not for this node."""
 
     frames_sent: int = 0
     frames_received: int = 0
@@ -52,7 +52,7 @@ class Counters:
 
 
 class Refused(Exception):  # noqa: N818
-    """A peer is not talked with; the text says why, the code what kind of reason it is."""
+    """This node does not talk to a peer; the text says why, the code what kind of reason it is."""
 
     def __init__(self, code: grpc.StatusCode, why: str) -> None:
         super().__init__(why)
@@ -60,13 +60,13 @@ class Refused(Exception):  # noqa: N818
 
 
 def refuse(context: Any, code: grpc.StatusCode, why: str) -> None:
-    """Has an RPC end with a refusal as soon as its handler returns: gRPC's `abort` keeps calls alive in a cycle."""
+    """Makes an RPC end with a rejection when its handler returns; gRPC's `abort` keeps calls alive in a cycle."""
     context.set_code(code)
     context.set_details(why)
 
 
 class Seldom:
-    """Tells whether something may be done again: once for a key in a time.
+    """Limits how often something is done: once per key in a given time.
 
     Args:
         seconds: The time.
@@ -74,7 +74,7 @@ class Seldom:
     """
 
     KEYS_MAX: Final = 1000
-    """Keys that are remembered; when there are more, all are forgotten."""
+    """Keys remembered; when there are more, all are forgotten."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
@@ -82,7 +82,7 @@ class Seldom:
         self._last: dict[object, float] = {}
 
     def allows(self, key: object) -> bool:
-        """Returns whether it may be done now, and if so takes it as done."""
+        """Returns whether it may be done now, and if so counts it as done."""
         now = self._clock()
         last = self._last.get(key)
         if last is not None and now - last < self._seconds:
@@ -94,7 +94,7 @@ class Seldom:
 
 
 def write_hello(hello: Hello) -> raft_pb2.RaftHello:
-    """Returns the message that says who this node is."""
+    """Returns the message with the identity of this node."""
     return raft_pb2.RaftHello(
         protocol=PROTOCOL,
         name=hello.name,
@@ -109,10 +109,10 @@ def write_hello(hello: Hello) -> raft_pb2.RaftHello:
 
 
 def read_hello(said: raft_pb2.RaftHello, mine: Hello) -> Hello:
-    """Returns who a peer is.
+    """Returns the identity of a peer.
 
     Raises:
-        Refused: It is not one this node talks with, or what it says is malformed.
+        Refused: This node does not talk to it, or its hello is malformed.
     """
     if said.protocol != PROTOCOL:
         raise Refused(
@@ -138,10 +138,10 @@ def read_hello(said: raft_pb2.RaftHello, mine: Hello) -> Hello:
 
 
 def check_cluster(peer: Hello, mine: Hello) -> None:
-    """Checks that a peer is of the same cluster, or can come to be.
+    """Checks that a peer is in the same cluster, or may still come to be.
 
     Raises:
-        Refused: It is of another one.
+        Refused: It is in another cluster.
     """
     if peer.unsettled or mine.unsettled or not peer.cluster_id or not mine.cluster_id:
         return
@@ -154,10 +154,10 @@ def check_cluster(peer: Hello, mine: Hello) -> None:
 
 
 def meet(handler: Handler, peer: Hello, address: str) -> None:
-    """Tells the groups of a node who said who it is; see `Handler.met`.
+    """Tells the groups of a node about a peer that identified itself; see `Handler.met`.
 
     Raises:
-        Refused: It is not talked with.
+        Refused: This node does not talk to it.
     """
     try:
         handler.met(peer, address)
@@ -166,7 +166,7 @@ def meet(handler: Handler, peer: Hello, address: str) -> None:
 
 
 def tell_failure(task: asyncio.Task[None]) -> None:
-    """Tells the event loop at once when a task failed: nobody waits for it."""
+    """Reports a failed task to the event loop at once, because nothing waits for it."""
     if not task.cancelled() and (error := task.exception()) is not None:
         loop = task.get_loop()
         loop.call_exception_handler({"message": f"{task.get_name()} failed", "exception": error, "task": task})

@@ -41,7 +41,7 @@ def test_simulated_node_keeps_every_promise() -> None:
         outcome = simulate(seed)
         happened |= outcome.counts.keys()
         if outcome.violation:
-            broken.append(f"{outcome.violation}; once more: make sim SEED={seed}")
+            broken.append(f"{outcome.violation}; replay: make sim SEED={seed}")
     assert broken == []
     print(f"{seed} seeds")
 

@@ -38,7 +38,7 @@ def test_simulated_cluster_keeps_every_promise() -> None:
         outcome = simulate(seed)
         happened |= outcome.counts.keys()
         if outcome.violation:
-            broken.append(f"{outcome.violation}; once more: make sim-cluster SEED={seed}")
+            broken.append(f"{outcome.violation}; replay: make sim-cluster SEED={seed}")
     assert broken == []
     assert happened >= HAPPENS
     print(f"{seed} seeds")

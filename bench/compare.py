@@ -2,8 +2,9 @@
 
     bench/compare.py --runs 5 --ours '.venv/bin/python bench/run.py single' --reference './their-benchmark'
 
-The number is the value of --key where the last line of the output is a JSON object that has it, else the last number of
-the output. Alternating makes both meet the same weather: on a shared machine the ratio is steadier than either figure.
+The number is the value of --key if the last line of the output is a JSON object that has it, else the last number in
+the output. Alternating the runs exposes both commands to the same noise: on a shared machine the ratio is steadier than
+either figure.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ _NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 
 class CompareError(Exception):
-    """A command failed or printed no number; the text says which."""
+    """A command failed or printed no number; the text names it."""
 
 
 def number_of(output: str, key: str) -> float:
-    """Returns the number that the output of a command states.
+    """Returns the number in the output of a command.
 
     Raises:
-        CompareError: It states none.
+        CompareError: There is none.
     """
     lines = output.strip().splitlines()
     try:
@@ -46,7 +47,7 @@ def measure(command: str, key: str) -> float:
     """Runs a shell command and returns its number.
 
     Raises:
-        CompareError: It failed or printed no number.
+        CompareError: The command failed or printed no number.
     """
     done = subprocess.run(command, shell=True, check=False, capture_output=True, text=True)  # noqa: S602 - the caller's own
     if done.returncode != 0:
@@ -55,7 +56,7 @@ def measure(command: str, key: str) -> float:
 
 
 def main(arguments: list[str]) -> int:
-    """Compares as the command line says, prints one JSON line last; returns the exit code."""
+    """Runs the comparison, prints one JSON line last, and returns the exit code."""
     parser = argparse.ArgumentParser(description="Compares two commands that each print a number.")
     parser.add_argument("--ours", required=True, help="shell command")
     parser.add_argument("--reference", required=True, help="shell command")

@@ -1,17 +1,17 @@
-"""Measures deep queues: memory, a restart on them, lone claims, and whether creates stay as fast as at the beginning.
+"""Measures deep queues: memory, restart, single claims, and whether the create rate stays constant.
 
     bench/depth.py                                      2 million tasks of 200 bytes in one queue
     bench/depth.py --tasks 10000000 --queues 1000
-    bench/depth.py --tasks 1000000 --queues 100000      many queues: start and memory
+    bench/depth.py --tasks 1000000 --queues 100000      many queues: startup and memory
 
-Fills a fresh server over one stream, kills and starts it, and claims. Prints one JSON line:
+Fills a fresh server over one stream, kills and restarts it, and claims. Prints one JSON line:
 
-    creates_per_s       of the whole filling; creates_ratio: of its last tenth to its first
-    rss_mb              highest resident memory of the server while it was filled; rss_after_restart_mb: after it
-    start_seconds       to ready, of the start after the kill, when the store still has its log to read
-    claim_p99_ms        of lone claims in random queues after the restart; claim_cold_p99_ms: of those that were a
-                        queue's first, whose head was not in memory; claim_loaded_p99_ms: beside a load of creates
-    in_order            whether tasks come in the order of their creation
+    creates_per_s       rate of all creates; creates_ratio: rate of the last tenth divided by that of the first
+    rss_mb              peak resident memory while filling; rss_after_restart_mb: peak after the restart
+    start_seconds       time to ready after the kill, including the replay of the store's log
+    claim_p99_ms        of single claims in random queues after a restart; claim_cold_p99_ms: of each queue's first
+                        claim, whose head is not in memory yet; claim_loaded_p99_ms: under a load of creates
+    in_order            whether tasks are delivered in the order of their creation
 
 --save appends it to bench/results/depth.jsonl.
 """
@@ -46,26 +46,26 @@ from run import BUILD, RESULTS, describe_commit, describe_machine
 
 FRAME_TASKS: Final = 1000
 RUN_TASKS_MAX: Final = 100
-"""Neighbours of a frame that go to the same queue."""
+"""Most consecutive tasks that go to the same queue."""
 PAYLOAD_BYTES: Final = 200
 ORDERED: Final = 20_000
-"""Tasks claimed to see their order, over all queues looked at."""
+"""Tasks claimed to check their order, over all checked queues."""
 ORDERED_QUEUES: Final = 10
 LONE_CLAIMS_MAX: Final = 3_000
-"""Claims one after the other, without and with a load beside them; at most a tenth of the tasks."""
+"""Sequential claims, once without load and once with; at most a tenth of the tasks."""
 LOAD_PER_S: Final = 5_000
-"""Creates in a second beside the claims."""
+"""Creates per second during the claims under load."""
 LOAD_FRAME_TASKS: Final = 100
 RSS_SECONDS: Final = 0.5
 AUTH: Final = (("authorization", f"Bearer {TOKEN}"),)
 
 _DRAW = random.Random(1)
 _TEXT: Final = "".join(_DRAW.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=1 << 22)).encode()
-"""Text that does not compress: a store should not look smaller than it is for real payloads."""
+"""Incompressible text, so that the store does not look smaller than with real payloads."""
 
 
 def payload(number: int) -> bytes:
-    """Returns a JSON payload of PAYLOAD_BYTES that tells the number of its task."""
+    """Returns a JSON payload of PAYLOAD_BYTES that contains the number of its task."""
     head = b'{"n":%d,"text":"' % number
     length = PAYLOAD_BYTES - len(head) - 2
     start = number * 1_000_003 % (len(_TEXT) - length)
@@ -78,7 +78,7 @@ class Spread:
 
     Attributes:
         queues: Number of queues.
-        run: Neighbours that go to the same queue; the queues come in turn.
+        run: Consecutive tasks that go to the same queue; queues take turns.
     """
 
     queues: int
@@ -100,7 +100,7 @@ class Spread:
 
 
 async def create(address: str, tasks: int, spread: Spread) -> tuple[float, float]:
-    """Creates the tasks over one stream; returns the rate of all, and that of the last tenth to that of the first."""
+    """Creates the tasks over one stream; returns the overall rate, and the last tenth's rate divided by the first's."""
     async with grpc.aio.insecure_channel(address) as channel:
         stream: Any = ProducerServiceStub(channel).Produce(metadata=AUTH)
 
@@ -125,12 +125,12 @@ async def create(address: str, tasks: int, spread: Spread) -> tuple[float, float
 
 
 def rate(start: tuple[int, float], end: tuple[int, float]) -> float:
-    """Returns creates per second between two points of a count."""
+    """Returns creates per second between two samples of a count."""
     return (end[0] - start[0]) / (end[1] - start[1])
 
 
 async def claim_in_order(address: str, command: str, wanted: int) -> list[int]:
-    """Returns the numbers of the tasks that a worker stream gets first; they are given back."""
+    """Returns the numbers of the first tasks that a worker stream receives, and gives the tasks back."""
     numbers: list[int] = []
     async with grpc.aio.insecure_channel(address, options=[("grpc.max_receive_message_length", 16 << 20)]) as channel:
         stream: Any = WorkerServiceStub(channel).Work(metadata=AUTH)
@@ -146,25 +146,25 @@ async def claim_in_order(address: str, command: str, wanted: int) -> list[int]:
 
 
 def lone_claims(tasks: int) -> int:
-    """Returns how many lone claims to make among this many tasks."""
+    """Returns how many single claims to make among this many tasks."""
     return min(LONE_CLAIMS_MAX, tasks // 10)
 
 
 async def claim_lone(address: str, claims: int, queues: int) -> tuple[list[float], list[float]]:
-    """Claims one task after the other from random queues; returns seconds of each claim, and of each queue's first."""
+    """Claims one task at a time from random queues; returns the seconds of all claims, and of each queue's first."""
     every: list[float] = []
     cold: list[float] = []
     met: set[str] = set()
     async with grpc.aio.insecure_channel(address) as channel:
         stub: Any = TaskServiceStub(channel)
-        await stub.GetTask(task_pb.GetTaskRequest(task_id="none"), metadata=AUTH).code()  # the connection stands
+        await stub.GetTask(task_pb.GetTaskRequest(task_id="none"), metadata=AUTH).code()  # opens the connection
         for _ in range(claims):
             command = f"DEEP.{_DRAW.randrange(queues)}"
             began = time.perf_counter()
             response = await stub.ClaimTask(task_pb.ClaimTaskRequest(commands=[command]), metadata=AUTH)
             seconds = time.perf_counter() - began
             if not response.task.id:
-                raise BenchError(f"no task was claimed in {command}, which is full of them")
+                raise BenchError(f"no task was claimed in {command}, although it is full")
             every.append(seconds)
             if command not in met:
                 met.add(command)
@@ -173,7 +173,7 @@ async def claim_lone(address: str, claims: int, queues: int) -> tuple[list[float
 
 
 async def claim_under_load(worker: str, producer: str, tasks: int, spread: Spread) -> list[float]:
-    """Claims as `claim_lone` does while tasks are created, LOAD_PER_S in a second."""
+    """Claims like `claim_lone` while LOAD_PER_S tasks are created each second."""
     async with grpc.aio.insecure_channel(producer) as channel:
         stream: Any = ProducerServiceStub(channel).Produce(metadata=AUTH)
         await stream.write(producer_pb.ProduceRequest(hello=producer_pb.ProducerHello()))
@@ -205,7 +205,7 @@ def p99_ms(seconds: list[float]) -> float:
 
 @contextmanager
 def rss_samples(server: MeasuredServer) -> Iterator[list[float]]:
-    """Yields the list to which the server's memory in megabytes is added until the end."""
+    """Samples the server's memory within the block; yields the growing list of samples in megabytes."""
     samples = [server.rss_mb()]
     ended = threading.Event()
 
@@ -224,7 +224,7 @@ def rss_samples(server: MeasuredServer) -> Iterator[list[float]]:
 
 
 def comes_in_order(server: MeasuredServer, tasks: int, spread: Spread) -> bool:
-    """Returns whether tasks of some queues come in the order of their creation, and again after they are given back."""
+    """Returns whether some queues deliver tasks in the order of creation, and again after the tasks are given back."""
     looked = _DRAW.sample(range(spread.queues), min(spread.queues, ORDERED_QUEUES))
     wanted = min(ORDERED // len(looked), tasks // spread.queues)
     for queue in looked:
@@ -237,7 +237,7 @@ def comes_in_order(server: MeasuredServer, tasks: int, spread: Spread) -> bool:
 
 
 def measure(directory: Path, tasks: int, queues: int) -> dict[str, object]:
-    """Fills a fresh server, restarts it, claims; returns the figures."""
+    """Fills a fresh server, restarts it, claims, and returns the figures."""
     spread = Spread(queues, min(RUN_TASKS_MAX, tasks // queues))
     server = MeasuredServer(directory, queues_max=queues)
     with server:
@@ -250,7 +250,7 @@ def measure(directory: Path, tasks: int, queues: int) -> dict[str, object]:
         with rss_samples(server) as rss_again:
             ready = sum(server.ready_counts())
             if ready != tasks:
-                raise BenchError(f"{ready} tasks are ready after the restart, {tasks} were created before")
+                raise BenchError(f"{ready} tasks are ready after the restart, but {tasks} were created")
             store_mb = server.store_mb()
             in_order = comes_in_order(server, tasks, spread)
     with server, rss_samples(server) as rss_claims:
@@ -277,9 +277,9 @@ def measure(directory: Path, tasks: int, queues: int) -> dict[str, object]:
 def main() -> int:
     """Runs the bench; returns the exit code."""
     parser = argparse.ArgumentParser(description="Measures deep queues; prints one JSON line.")
-    parser.add_argument("--tasks", type=int, default=2_000_000, help="tasks that wait (default 2000000)")
-    parser.add_argument("--queues", type=int, default=1, help="queues over which they are spread (default 1)")
-    parser.add_argument("--directory", type=Path, default=BUILD, help="where the store is made (default build/)")
+    parser.add_argument("--tasks", type=int, default=2_000_000, help="waiting tasks (default 2000000)")
+    parser.add_argument("--queues", type=int, default=1, help="queues that share them (default 1)")
+    parser.add_argument("--directory", type=Path, default=BUILD, help="parent folder of the store (default build/)")
     parser.add_argument("--save", action="store_true", help="append the result to bench/results")
     options = parser.parse_args()
     run = min(RUN_TASKS_MAX, options.tasks // max(1, options.queues))

@@ -1,12 +1,12 @@
-"""Measures what a quiet tenant feels of another one's flood.
+"""Measures how another tenant's flood affects a quiet tenant.
 
     bench/fairness.py                              200 producer streams and 100 worker streams flood the server
     bench/fairness.py --producers 50 --frame 256
 
-The quiet tenant creates, claims and completes one task at a time, first alone and then beside the flood. Prints one
-JSON line: p50, p99 and maximum of its calls in milliseconds, alone and beside, and what the flood got done meanwhile.
-The flood's load generator gives way to the others (nice), so that the server is what the callers wait for.
---save appends the line to bench/results/fairness.jsonl. Exit code 1: a p99 beside the flood is above the aim.
+The quiet tenant creates, claims and completes one task at a time, first alone and then during the flood. Prints one
+JSON line: p50, p99 and maximum of its calls in milliseconds, alone and during the flood, and the flood's throughput.
+The load generator runs at a low priority (nice), so that callers wait for the server and not for the generator.
+--save appends the line to bench/results/fairness.jsonl. Exit code 1: a p99 during the flood exceeds the target.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from run import BUILD, RESULTS, build_load, describe_commit, describe_machine
 FLOODING: Final = "flood"
 """Tenant of the flood."""
 BACKLOG: Final = 1 << 30
-"""Tasks created and not completed at which the flood would pause: never."""
+"""Backlog at which the flood would pause; never reached."""
 WARMUP_SECONDS: Final = 3.0
 FLOOD_SECONDS_MAX: Final = 3600
 GENTLE: Final = 10
@@ -40,7 +40,7 @@ P99_AIM_MS: Final = 200.0
 
 @contextmanager
 def flood(server: MeasuredServer, options: argparse.Namespace) -> Iterator[None]:
-    """Floods the server until the end.
+    """Floods the server within the block.
 
     Raises:
         BenchError: The flood ended by itself.
@@ -96,11 +96,11 @@ def measure(directory: Path, options: argparse.Namespace) -> dict[str, object]:
 
 def main() -> int:
     """Runs the bench; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Measures a quiet tenant beside a flood; prints one JSON line.")
+    parser = argparse.ArgumentParser(description="Measures a quiet tenant during a flood; prints one JSON line.")
     parser.add_argument("--producers", type=int, default=200, help="producer streams of the flood (default 200)")
     parser.add_argument("--workers", type=int, default=100, help="worker streams of the flood (default 100)")
-    parser.add_argument("--frame", type=int, default=64, help="tasks of its frames (default 64)")
-    parser.add_argument("--inflight", type=int, default=256, help="unanswered frames of a producer (default 256)")
+    parser.add_argument("--frame", type=int, default=64, help="tasks per frame (default 64)")
+    parser.add_argument("--inflight", type=int, default=256, help="unanswered frames per producer (default 256)")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each half (default 10)")
     parser.add_argument("--save", action="store_true", help="append the result to bench/results")
     options = parser.parse_args()

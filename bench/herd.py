@@ -1,12 +1,12 @@
-"""Measures herds: many delayed tasks that fall due together, and many leases that end together, beside a quiet tenant.
+"""Measures herds: delayed tasks that fall due at once, and leases that expire at once, beside a quiet tenant.
 
     bench/herd.py                                   1 million delayed tasks, then 100,000 leases
     bench/herd.py --tasks 100000 --leases 10000
 
 The quiet tenant creates, claims and completes one task at a time: alone, while the tasks of another tenant fall due,
-and while its leases end; they end at one moment because a start of the server arms every lease anew. Prints one JSON
-line: p50, p99 and maximum of the quiet tenant's calls in milliseconds, and how many tasks came back each second.
---save appends it to bench/results/herd.jsonl. Exit code 1: a p99 beside a herd, or a rate, misses its aim.
+and while that tenant's leases expire; they all expire at once because startup rearms every lease. Prints one JSON line:
+p50, p99 and maximum of the quiet tenant's calls in milliseconds, and how many tasks returned per second. --save appends
+it to bench/results/herd.jsonl. Exit code 1: a p99 during a herd, or a rate, misses its target.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FRAME_TASKS: Final = 500
 STREAM_CREDITS: Final = 50_000
 """Credits of one worker stream."""
 CREATES_PER_SECOND_MIN: Final = 10_000
-"""Rate of the creates from which it follows when the tasks are due."""
+"""Assumed create rate, which determines when the tasks are due."""
 LEAD_SECONDS: Final = 5.0
 LEASE_SECONDS: Final = 20
 SAMPLE_SECONDS: Final = 0.1
@@ -50,7 +50,7 @@ RATE_AIM: Final = 20_000
 
 
 def frames(command: str, tasks: int, due: float | None) -> Iterator[producer_pb.ProduceRequest]:
-    """Yields the frames that create tasks, due at a Unix time or at once; the hello is in the first."""
+    """Yields the frames that create tasks, due at a Unix time or at once; the first one contains the hello."""
     run_at = None if due is None else Timestamp(seconds=int(due))
     spec = task_pb2.TaskSpec(command=command, payload=b'{"n":1}', run_at=run_at)
     hello: producer_pb.ProducerHello | None = producer_pb.ProducerHello()
@@ -78,7 +78,7 @@ async def create(address: str, command: str, tasks: int, due: float | None = Non
 
 
 async def lease(address: str, command: str, tasks: int) -> None:
-    """Claims tasks over worker streams that break, so that the leases stay."""
+    """Claims tasks over worker streams, then breaks the streams, so that the leases remain."""
     async with grpc.aio.insecure_channel(address) as channel:
         for first in range(0, tasks, STREAM_CREDITS):
             wanted = min(STREAM_CREDITS, tasks - first)
@@ -92,10 +92,10 @@ async def lease(address: str, command: str, tasks: int) -> None:
 
 
 class Herd:
-    """Watches a counter of the server grow to what is expected.
+    """Watches a counter of the server grow by an expected amount.
 
     Attributes:
-        seconds: From the first look at which it had grown, or the look before, to the one at which it was complete.
+        seconds: From the last sample before it grew to the sample at which it was complete.
     """
 
     def __init__(self, server: MeasuredServer, counter: str, count: int) -> None:
@@ -107,14 +107,14 @@ class Herd:
         self._thread.start()
 
     def goes_on(self) -> bool:
-        """Tells whether some are still to come."""
+        """Returns whether the herd is still incomplete."""
         return not self._done.is_set()
 
     def figures(self) -> dict[str, float]:
         """Returns how long the herd took and its rate.
 
         Raises:
-            BenchError: It did not come in time.
+            BenchError: It was not complete in time.
         """
         self._thread.join()
         if self._value() - self._start < self._wanted:
@@ -140,20 +140,20 @@ class Herd:
 
 
 def beside(server: MeasuredServer, counter: str, count: int) -> dict[str, object]:
-    """Returns the figures of a herd and of the quiet tenant's calls beside it."""
+    """Returns the figures of a herd and of the quiet tenant's calls during it."""
     herd = Herd(server, counter, count)
     calls = asyncio.run(probe(server.producer, herd.goes_on))
     return {**herd.figures(), "calls": calls}
 
 
 def wait_until(at: float) -> None:
-    """Returns at a Unix time.
+    """Sleeps until a Unix time.
 
     Raises:
-        BenchError: It is over.
+        BenchError: The time has passed.
     """
     if time.time() > at:
-        raise BenchError("the creates took so long that the tasks are due already")
+        raise BenchError("the creates took so long that the tasks are already due")
     time.sleep(at - time.time())
 
 
@@ -187,15 +187,15 @@ def measure(directory: Path, tasks: int, leases: int) -> dict[str, object]:
 
 
 def is_good(herd: Any) -> bool:
-    """Tells whether a herd came fast enough, and the quiet tenant did not feel it."""
+    """Returns whether a herd was processed fast enough without slowing down the quiet tenant."""
     return bool(herd["per_s"] >= RATE_AIM and Latencies.worst_p99(herd["calls"]) <= P99_AIM_MS)
 
 
 def main() -> int:
     """Runs the bench; returns the exit code."""
     parser = argparse.ArgumentParser(description="Measures herds beside a quiet tenant; prints one JSON line.")
-    parser.add_argument("--tasks", type=int, default=1_000_000, help="tasks due together (default 1000000)")
-    parser.add_argument("--leases", type=int, default=100_000, help="leases that end together (default 100000)")
+    parser.add_argument("--tasks", type=int, default=1_000_000, help="tasks due at once (default 1000000)")
+    parser.add_argument("--leases", type=int, default=100_000, help="leases that expire at once (default 100000)")
     parser.add_argument("--save", action="store_true", help="append the result to bench/results")
     options = parser.parse_args()
     BUILD.mkdir(exist_ok=True)

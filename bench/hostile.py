@@ -1,13 +1,13 @@
-"""Measures what a quiet tenant feels of strangers who send what they can, without a token, to every port at once.
+"""Measures how unauthenticated hostile traffic, sent to every port at once, affects a quiet tenant.
 
     bench/hostile.py                     half a minute
     bench/hostile.py --seconds 5 --callers 2
 
-The strangers are a process that is kept on one core: large bodies and batches, calls and streams of gRPC, malformed
-messages, heads that never end, bytes of no protocol, connections that say nothing. Beside them a tenant creates one
-task at a time. Prints one JSON line: p50, p99 and maximum of its creates in milliseconds, alone and beside, how often
-each kind of input was sent, and how many lines the server has logged, of warnings and errors. --save appends it to
-bench/results/hostile.jsonl. Exit code 1: the p99 beside the strangers, or the log, is above its aim.
+The attackers are one process pinned to one core: large bodies and batches, gRPC calls and streams, malformed messages,
+endless heads, random bytes, silent connections. Meanwhile a tenant creates one task at a time. Prints one JSON line:
+p50, p99 and maximum of its creates in milliseconds, alone and under attack, how often each kind of input was sent, and
+how many warnings and errors the server has logged. --save appends it to bench/results/hostile.jsonl. Exit code 1: the
+p99 under attack, or the number of log lines, exceeds its target.
 """
 
 from __future__ import annotations
@@ -39,37 +39,37 @@ P99_AIM_MS: Final = 150.0
 LOG_LINES_AIM: Final = 100
 CALL_SECONDS_MAX: Final = 60.0
 PAUSE_SECONDS: Final = 0.01
-"""Rest of the tenant between two creates: it is to feel the load, not to be one."""
+"""Pause of the tenant between two creates, so that it measures the load without adding to it."""
 ARRIVE_SECONDS_MAX: Final = 60.0
-"""Time in which each kind of input must have been sent once."""
+"""Time by which each kind of input must have been sent once."""
 ATTACK_SECONDS_MAX: Final = 10.0
 HOLD_SECONDS: Final = 1.0
-"""How long a connection is held that says nothing, or too little."""
+"""How long a silent or incomplete connection stays open."""
 
 JSON_BODY: Final = b'{"command":"A","payload":"' + b"x" * 1_000_000 + b'"}'
 ITEMS: Final = b'{"tasks":[' + b",".join([b'{"command":"A"}'] * 500_000) + b"]}"
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 FORGED: Final = "x\n2026-01-01T00:00:00.000Z [error] forged"
 EXCHANGE: Final = b"\x0a\x2e\x08\x01\x12\x2a" + FORGED.encode()
-"""A call by a name that looks like a line of a log."""
+"""A call whose name looks like a log line."""
 
 Attack = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Addresses of a server, each host and port."""
+    """Addresses of a server, each HOST:PORT."""
 
     http: str
     worker: str
     producer: str
 
 
-# -- what strangers send -----------------------------------------------------------------------------------------------
+# -- attacks -----------------------------------------------------------------------------------------------------------
 
 
 async def say(address: str, content: bytes, hold_seconds: float = 0.0) -> None:
-    """Sends bytes on a connection of their own, reads what comes first, and leaves."""
+    """Sends bytes on a new connection, reads the first bytes of the answer, and aborts the connection."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -82,13 +82,13 @@ async def say(address: str, content: bytes, hold_seconds: float = 0.0) -> None:
 
 
 def request(line: str, body: bytes = b"", *headers: str) -> bytes:
-    """Returns a request of HTTP/1.1."""
+    """Returns an HTTP/1.1 request."""
     head = "\r\n".join((f"{line} HTTP/1.1", "Host: strangers", *headers, f"Content-Length: {len(body)}", "", ""))
     return head.encode() + body
 
 
 async def call(address: str, method: str, message: bytes, token: str = "") -> None:
-    """Makes a gRPC call, as one message of bytes, on a connection of its own."""
+    """Makes a gRPC call with one raw message, on a new connection."""
     metadata = (("authorization", f"Bearer {token}"),) if token else ()
     options = (("grpc.use_local_subchannel_pool", 1),)
     async with grpc.aio.insecure_channel(address, options=options) as channel:
@@ -98,7 +98,7 @@ async def call(address: str, method: str, message: bytes, token: str = "") -> No
 
 
 def attacks_of(ports: Ports) -> dict[str, Attack]:
-    """Returns what strangers do, by name."""
+    """Returns the attacks, by name."""
     tasks, batch = "POST /v1/codeq/tasks", "POST /v1/codeq/tasks/batch"
     said: dict[str, tuple[str, bytes, float]] = {
         "REST, bodies of 1 MB": (ports.http, request(tasks, JSON_BODY), 0),
@@ -134,7 +134,7 @@ def attacks_of(ports: Ports) -> dict[str, Attack]:
 
 
 async def attack(ports: Ports, callers: int, counts: MutableSequence[int]) -> None:
-    """Sends every kind of input, each from so many callers, until the process ends."""
+    """Runs every attack from this many callers each, until the process ends."""
 
     async def repeat(number: int, once: Attack) -> None:
         while True:
@@ -151,17 +151,17 @@ async def attack(ports: Ports, callers: int, counts: MutableSequence[int]) -> No
 
 
 def be_strangers(ports: Ports, callers: int, counts: MutableSequence[int]) -> None:
-    """Attacks a server from one core; what a process of its own does."""
+    """Attacks a server from one core; entry point of the attackers' process."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     asyncio.run(attack(ports, callers, counts))
 
 
 @contextmanager
 def strangers(ports: Ports, callers: int) -> Iterator[tuple[psutil.Process, MutableSequence[int]]]:
-    """Has strangers attack a server until the end; yields their process, and how often each kind of input was sent.
+    """Attacks a server within the block; yields the attackers' process, and how often each kind of input was sent.
 
     Raises:
-        BenchError: They have ended, or did not come.
+        BenchError: The attackers ended early, or did not start.
     """
     spawn = multiprocessing.get_context("spawn")
     counts = spawn.RawArray("Q", len(attacks_of(ports)))
@@ -171,11 +171,11 @@ def strangers(ports: Ports, callers: int) -> Iterator[tuple[psutil.Process, Muta
         until = time.monotonic() + ARRIVE_SECONDS_MAX
         while not all(counts):
             if time.monotonic() > until or not process.is_alive():
-                raise BenchError(f"the strangers have not come: {list(counts)}")
+                raise BenchError(f"the attackers did not start: {list(counts)}")
             time.sleep(0.1)
         yield psutil.Process(process.pid), counts
         if not process.is_alive():
-            raise BenchError("the strangers have ended")
+            raise BenchError("the attackers ended early")
     finally:
         process.kill()
         process.join()
@@ -185,7 +185,7 @@ def strangers(ports: Ports, callers: int) -> Iterator[tuple[psutil.Process, Muta
 
 
 async def lone_creates(address: str, seconds: float) -> dict[str, float]:
-    """Creates one task after the other; returns how many, and p50, p99 and maximum in milliseconds."""
+    """Creates one task at a time; returns their number, and p50, p99 and maximum in milliseconds."""
     create = pb.CreateTaskRequest(spec=task_pb2.TaskSpec(command="QUIET", payload=b'{"n":1}'))
     options: dict[str, Any] = {"metadata": (("authorization", f"Bearer {TOKEN}"),), "timeout": CALL_SECONDS_MAX}
     took: list[float] = []
@@ -205,7 +205,7 @@ async def lone_creates(address: str, seconds: float) -> dict[str, float]:
 
 
 def measure(directory: Path, options: argparse.Namespace) -> dict[str, object]:
-    """Returns the figures of the tenant, of the strangers and of the log."""
+    """Returns the figures of the tenant, the attackers and the log."""
     with MeasuredServer(directory) as server:
         ports = Ports(server.http, server.worker, server.producer)
         alone = asyncio.run(lone_creates(server.producer, options.seconds))
@@ -233,9 +233,9 @@ def measure(directory: Path, options: argparse.Namespace) -> dict[str, object]:
 
 def main() -> int:
     """Runs the bench; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Measures a quiet tenant beside strangers; prints one JSON line.")
+    parser = argparse.ArgumentParser(description="Measures a quiet tenant under attack; prints one JSON line.")
     parser.add_argument("--seconds", type=float, default=30.0, help="length of each half (default 30)")
-    parser.add_argument("--callers", type=int, default=2, help="callers of each kind of input (default 2)")
+    parser.add_argument("--callers", type=int, default=2, help="callers per kind of input (default 2)")
     parser.add_argument("--save", action="store_true", help="append the result to bench/results")
     options = parser.parse_args()
     BUILD.mkdir(exist_ok=True)

@@ -1,12 +1,11 @@
-"""Measures what idle workers cost: thousands that wait for work which does not come.
+"""Measures the cost of idle workers: thousands waiting for work that never comes.
 
     bench/idle.py                                5000 workers each way, a minute each
     bench/idle.py --ways streams --waiters 1000 --seconds 10
 
-Ways to wait: `rest` and `grpc`, long polls of 30 s that are renewed one after the other, and `streams`, open worker
-streams with credits. Prints one JSON line: for each way the processor time of the server in percent of one core, and
-for polls its microseconds for each renewal. --save appends it to bench/results/idle.jsonl. Exit code 1: one of them
-costs more than its aim.
+Ways to wait: `rest` and `grpc`, repeated long polls of 30 s, and `streams`, open worker streams with credits. Prints
+one JSON line: for each way the server's CPU time in percent of one core, and for polls its microseconds per renewal.
+--save appends it to bench/results/idle.jsonl. Exit code 1: a way costs more than its target.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ CALLS_PER_CHANNEL: Final = 500
 """A connection carries at most 1000."""
 CONNECTS_AT_ONCE: Final = 64
 SETTLE_SECONDS: Final = 2.0
-"""Rest between the arrival of the last waiter and the measured time."""
+"""Pause between the arrival of the last waiter and the measured window."""
 ARRIVE_SECONDS_MAX: Final = 120.0
 ARRIVED: Final = 0.9
-"""Part of the waiters that must wait at a time: some polls are always being renewed."""
+"""Share of the waiters that must be waiting at once; some polls are always being renewed."""
 POLL_AIM_PERCENT: Final = 5.0
 STREAM_AIM_PERCENT: Final = 1.0
 FILES: Final = 3
-"""Open files that a waiter may take here, and there."""
+"""Open files allowed per waiter, here and in the server."""
 
 
 @dataclass(slots=True)
@@ -57,7 +56,7 @@ class Answers:
 
 
 def first_wait(number: int) -> int:
-    """Returns the seconds of a waiter's first poll: so the later ones do not end all at once."""
+    """Returns the seconds of a waiter's first poll, staggered so that later polls do not all end at once."""
     return 1 + number % WAIT_SECONDS
 
 
@@ -70,7 +69,7 @@ def _request(seconds: int) -> bytes:
 
 
 class _Poller(asyncio.Protocol):
-    """An HTTP client that polls for ever on one connection."""
+    """An HTTP client that polls forever on one connection."""
 
     def __init__(self, number: int, answers: Answers) -> None:
         self._transport: Any = None
@@ -89,7 +88,7 @@ class _Poller(asyncio.Protocol):
 
 
 async def _each(waiters: int, begin: Callable[[int], Coroutine[Any, Any, None]]) -> None:
-    """Begins every waiter, some at a time."""
+    """Starts every waiter, at most CONNECTS_AT_ONCE concurrently."""
     gate = asyncio.Semaphore(CONNECTS_AT_ONCE)
 
     async def one(number: int) -> None:
@@ -103,7 +102,7 @@ async def _each(waiters: int, begin: Callable[[int], Coroutine[Any, Any, None]])
 
 @asynccontextmanager
 async def by_rest(server: MeasuredServer, waiters: int, answers: Answers) -> AsyncIterator[None]:
-    """Has so many connections poll over HTTP."""
+    """Polls over HTTP from this many connections."""
     host, port = server.http.rsplit(":", 1)
     transports: list[asyncio.BaseTransport] = []
 
@@ -120,7 +119,7 @@ async def by_rest(server: MeasuredServer, waiters: int, answers: Answers) -> Asy
 
 @asynccontextmanager
 async def _channels(server: MeasuredServer, waiters: int) -> AsyncIterator[list[grpc.aio.Channel]]:
-    options = [("grpc.use_local_subchannel_pool", 1)]  # else equal channels share a connection
+    options = [("grpc.use_local_subchannel_pool", 1)]  # otherwise equal channels share a connection
     async with AsyncExitStack() as stack:
         count = -(-waiters // CALLS_PER_CHANNEL)
         yield [
@@ -131,7 +130,7 @@ async def _channels(server: MeasuredServer, waiters: int) -> AsyncIterator[list[
 
 @asynccontextmanager
 async def by_grpc(server: MeasuredServer, waiters: int, answers: Answers) -> AsyncIterator[None]:
-    """Has so many calls poll over gRPC."""
+    """Polls over gRPC with this many concurrent calls."""
     async with _channels(server, waiters) as channels:
         stubs: list[Any] = [TaskServiceStub(channel) for channel in channels]
 
@@ -154,7 +153,7 @@ async def by_grpc(server: MeasuredServer, waiters: int, answers: Answers) -> Asy
 
 @asynccontextmanager
 async def by_streams(server: MeasuredServer, waiters: int, _: Answers) -> AsyncIterator[None]:
-    """Keeps so many worker streams open, with credits."""
+    """Keeps this many worker streams open, with credits."""
     hello = worker_pb.WorkRequest(hello=worker_pb.WorkerHello(commands=[COMMAND]), add_credits=10)
     streams: list[Any] = []
     async with _channels(server, waiters) as channels:
@@ -176,13 +175,13 @@ WAYS: Final = {"rest": by_rest, "grpc": by_grpc, "streams": by_streams}
 
 
 async def measure_way(server: MeasuredServer, way: str, waiters: int, seconds: float) -> dict[str, float]:
-    """Returns what so many waiters cost."""
+    """Returns the cost of this many waiters."""
     answers = Answers()
     async with WAYS[way](server, waiters, answers):
         deadline = time.monotonic() + ARRIVE_SECONDS_MAX
         while (waiting := (await asyncio.to_thread(server.counters))["codeq_workers_waiting"]) < ARRIVED * waiters:
             if time.monotonic() > deadline:
-                raise BenchError(f"only {waiting:.0f} of {waiters} waiters came by {way}")
+                raise BenchError(f"only {waiting:.0f} of {waiters} waiters arrived by {way}")
             await asyncio.sleep(1)
         await asyncio.sleep(SETTLE_SECONDS)
         before, began, ended = server.read().cpu_seconds, time.monotonic(), answers.count
@@ -209,9 +208,9 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
 
 def main() -> int:
     """Runs the bench; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Measures what idle workers cost; prints one JSON line.")
-    parser.add_argument("--waiters", type=int, default=5000, help="workers that wait (default 5000)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="measured time of each way (default 60)")
+    parser = argparse.ArgumentParser(description="Measures the cost of idle workers; prints one JSON line.")
+    parser.add_argument("--waiters", type=int, default=5000, help="waiting workers (default 5000)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="measured time per way (default 60)")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="how they wait (default all)")
     parser.add_argument("--save", action="store_true", help="append the result to bench/results")
     options = parser.parse_args()

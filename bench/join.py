@@ -1,12 +1,12 @@
-"""Measures what clients feel when an empty fourth node joins a cluster of three that is full of tasks.
+"""Measures how clients are affected when an empty fourth node joins a full cluster of three.
 
     bench/join.py                                     2 million tasks, 500 creates a second
     bench/join.py --tasks 100000 --rate 200
 
-Creates come at an even rate, each in a call of its own, while the node is taken in: as a learner it gets a snapshot,
-and it has a vote when it has caught up. Prints one JSON line: the longest time between two acknowledged creates before
-and during the join, their latencies, and how long the join took. --save appends it to bench/results/join.jsonl. Exit
-code 1: the longest time during the join misses its aim.
+Creates arrive at an even rate, one per call, while the node is added: as a learner it receives a snapshot, and it gets
+a vote once it has caught up. Prints one JSON line: the longest gap between two acknowledged creates before and during
+the join, their latencies, and how long the join took. --save appends it to bench/results/join.jsonl. Exit code 1: the
+longest gap during the join misses its target.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ AUTH: Final = (("authorization", f"Bearer {TOKEN}"),)
 COMMAND: Final = "join"
 NEWCOMER: Final = "node-d"
 QUIET_SECONDS: Final = 5.0
-"""Time under load before the join, and after it."""
+"""Time under load before and after the join."""
 FRAMES_OPEN_MAX: Final = 16
 CALLS_MAX: Final = 4000
-"""Creates on their way at a time."""
+"""Most creates in flight."""
 CALL_SECONDS_MAX: Final = 30.0
 JOIN_SECONDS_MAX: Final = 900.0
 POLL_SECONDS: Final = 0.1
@@ -52,11 +52,11 @@ AIM_SECONDS: Final = 1.0
 
 @dataclass(slots=True)
 class Creates:
-    """What became of creates.
+    """Outcomes of creates.
 
     Attributes:
-        sent: Creates that were sent.
-        acknowledged: Time (monotonic) and latency in seconds of each acknowledged one, in the order of the answers.
+        sent: Creates sent.
+        acknowledged: Time (monotonic) and latency in seconds of each acknowledged create, in the order of the answers.
         failed: Creates that were not acknowledged.
     """
 
@@ -65,7 +65,7 @@ class Creates:
     failed: int = 0
 
     def figures(self, start: float, end: float) -> dict[str, float]:
-        """Returns the longest time without an answer between two moments, and latencies of what was answered."""
+        """Returns the longest gap without an answer between two times, and the latencies of the answered creates."""
         answered = [(when, latency) for when, latency in self.acknowledged if start <= when < end]
         times = [start, *(when for when, _ in answered), end]
         latencies = sorted(latency for _, latency in answered)
@@ -79,7 +79,7 @@ class Creates:
 
 
 async def fill(address: str, tasks: int) -> None:
-    """Creates tasks over one stream, with some frames on their way at a time; returns when all are acknowledged."""
+    """Creates tasks over one stream, several frames in flight; returns when all are acknowledged."""
     acknowledged = 0
     room = asyncio.Semaphore(FRAMES_OPEN_MAX)
     async with grpc.aio.insecure_channel(address) as channel, asyncio.TaskGroup() as group:
@@ -101,7 +101,7 @@ async def fill(address: str, tasks: int) -> None:
 
 
 async def produce(channel: grpc.aio.Channel, rate: float, creates: Creates) -> None:
-    """Sends creates at an even rate until it is cancelled; a second that was missed is not made up for."""
+    """Sends creates at an even rate until cancelled; never catches up more than one second."""
     stub: Any = TaskServiceStub(channel)
     spec = task_pb2.TaskSpec(command=COMMAND, payload=b'{"n":1}')
     calls: deque[asyncio.Task[None]] = deque()
@@ -128,7 +128,7 @@ async def produce(channel: grpc.aio.Channel, rate: float, creates: Creates) -> N
 
 
 async def join(channel: grpc.aio.Channel, address: str) -> None:
-    """Takes the newcomer in; returns when it has a vote."""
+    """Adds the newcomer; returns when it has a vote."""
     stub: Any = ClusterServiceStub(channel)
     request = cluster_pb.AddMemberRequest(id=NEWCOMER, raft_addr=address)
     await stub.AddMember(request, metadata=AUTH, timeout=CALL_SECONDS_MAX)
@@ -147,7 +147,7 @@ def newcomer(directory: Path, peers: dict[str, str]) -> MeasuredServer:
 
     Args:
         directory: Where its files are kept.
-        peers: Addresses of the transports of all nodes by name, its own included.
+        peers: Raft addresses of all nodes by name, including its own.
     """
     directory.mkdir()
     more = {
@@ -160,14 +160,14 @@ def newcomer(directory: Path, peers: dict[str, str]) -> MeasuredServer:
 
 
 async def measure_join(cluster: MeasuredCluster, directory: Path, tasks: int, rate: float) -> dict[str, Any]:
-    """Lets a node join under load and returns the figures."""
+    """Joins a node under load and returns the figures."""
     creates = Creates()
     leader = cluster.nodes[cluster.leader()]
     async with grpc.aio.insecure_channel(leader.producer) as channel:
         stub: Any = ClusterServiceStub(channel)
         status = (await stub.GetRaftStatus(cluster_pb.GetRaftStatusRequest(), metadata=AUTH)).status
         peers = {member.id: member.raft_addr for member in status.groups[0].members}
-        with socket.socket() as held:  # bound and never listening: nobody else gets the port
+        with socket.socket() as held:  # bound but never listening, which reserves the port
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             held.bind((LOOPBACK, 0))
             peers[NEWCOMER] = f"{LOOPBACK}:{held.getsockname()[1]}"
@@ -184,7 +184,7 @@ async def measure_join(cluster: MeasuredCluster, directory: Path, tasks: int, ra
                 await asyncio.gather(load, return_exceptions=True)
                 has = await asyncio.to_thread(node.get_json, f"/v1/codeq/admin/queues/{COMMAND}?consistency=stale")
     if int(str(has["ready"])) < tasks:
-        raise BenchError(f"the node has a vote, and {has['ready']} of {tasks} tasks")
+        raise BenchError(f"the node has a vote, but only {has['ready']} of {tasks} tasks")
     return {
         "join_seconds": round(joined - began, 1),
         "sent": creates.sent,
@@ -217,7 +217,7 @@ def measure(directory: Path, tasks: int, rate: float) -> dict[str, Any]:
 def main() -> int:
     """Runs the bench; returns the exit code."""
     parser = argparse.ArgumentParser(description="Measures the join of an empty node under load; prints one JSON line.")
-    parser.add_argument("--tasks", type=int, default=2_000_000, help="tasks that wait (default 2000000)")
+    parser.add_argument("--tasks", type=int, default=2_000_000, help="waiting tasks (default 2000000)")
     parser.add_argument("--rate", type=float, default=500.0, help="creates a second (default 500)")
     parser.add_argument("--save", action="store_true", help="append the result to bench/results")
     options = parser.parse_args()

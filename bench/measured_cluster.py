@@ -1,4 +1,4 @@
-"""Three fresh nodes of a Raft cluster, each in a process of its own, and what can be read off them under load."""
+"""Three fresh nodes of a Raft cluster, each in its own process, and their readings under load."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES: Final = ("node-a", "node-b", "node-c")
 
 
 class MeasuredCluster:
-    """Three nodes with empty stores on this machine's loopback interface, all with the same disk, fsync on.
+    """Three nodes with empty stores on this machine's loopback interface, sharing a disk; fsync on by default.
 
     Attributes:
         nodes: The nodes by name.
@@ -24,7 +24,7 @@ class MeasuredCluster:
         """Prepares the nodes; `with` starts and stops them.
 
         Args:
-            directory: Where stores, logs and ready files are kept.
+            directory: Folder of stores, logs and ready files.
             fsync: Whether every acknowledgement waits for fsync on a majority.
             retention_seconds: How long ended tasks are kept; None: the server's default.
         """
@@ -65,7 +65,7 @@ class MeasuredCluster:
         self._stack.close()
 
     def leader(self) -> str:
-        """Returns the name of the node that leads, as the node itself says; empty: none does."""
+        """Returns the name of the node that considers itself the leader; empty: none does."""
         return next((name for name in self.nodes if self._group(name).get("isLeader")), "")
 
     def _group(self, name: str) -> dict[str, object]:
@@ -77,7 +77,7 @@ class MeasuredCluster:
         return groups[0] if groups else {}
 
     def _wait_for_voters(self) -> None:
-        """Waits until one node leads and all of them have a vote, so that every figure is one of three nodes."""
+        """Waits until one node leads and all have a vote, so that every figure is of a full cluster."""
         deadline = time.monotonic() + START_SECONDS_MAX
         while True:
             leader = self.leader()
@@ -87,11 +87,11 @@ class MeasuredCluster:
                 return
             if time.monotonic() > deadline:
                 logs = "\n".join(node.log for node in self.nodes.values())
-                raise BenchError(f"the nodes made no cluster within {START_SECONDS_MAX:g} s:\n{logs}")
+                raise BenchError(f"the nodes formed no cluster within {START_SECONDS_MAX:g} s:\n{logs}")
             time.sleep(POLL_SECONDS)
 
     def _free_addresses(self, names: tuple[str, ...]) -> dict[str, str]:
-        """Returns an address for each node; nobody else is given it until the end."""
+        """Returns an address for each node, reserved until the end."""
         addresses = {}
         for name in names:
             held = self._stack.enter_context(socket.socket())

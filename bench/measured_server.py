@@ -1,4 +1,4 @@
-"""A fresh server in a process of its own, and what can be read off it while it is loaded."""
+"""A fresh server in its own process, and its readings under load."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ _WORKER: Final = {
 
 
 class BenchError(Exception):
-    """The measurement cannot be made or does not add up; the text says why."""
+    """The measurement failed or does not add up; the text gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a server has used so far.
+    """Resources that a server has used so far.
 
     Attributes:
-        cpu_seconds: Processor time, user and system, of all its threads and child processes.
-        rows: Row operations (puts and deletes) written; None when the server does not count them.
+        cpu_seconds: CPU time, user and system, of all its threads and child processes.
+        rows: Row operations (puts and deletes) written; None if the server does not count them.
     """
 
     cpu_seconds: float
@@ -61,7 +61,7 @@ class Reading:
 
 @contextmanager
 def gateway_of(server: MeasuredServer, directory: Path) -> Iterator[str]:
-    """Yields the HTTP address of a gateway in a process of its own, which goes to a server over a call stream.
+    """Yields the HTTP address of a standalone gateway, which reaches a server over a call stream.
 
     Raises:
         BenchError: It was not ready in time.
@@ -85,7 +85,7 @@ def gateway_of(server: MeasuredServer, directory: Path) -> Iterator[str]:
 
 
 class MeasuredServer:
-    """A server with an empty store, on free ports of the loopback interface, fsync on unless told otherwise."""
+    """A server with an empty store, on free ports of the loopback interface; fsync on by default."""
 
     def __init__(
         self,
@@ -100,12 +100,12 @@ class MeasuredServer:
         """Prepares the server; `with` starts and stops it.
 
         Args:
-            directory: Where store, log and ready file are kept.
+            directory: Folder of store, log and ready file.
             fsync: Whether every acknowledgement waits for fsync.
             retention_seconds: How long ended tasks are kept; None: the server's default.
-            queues_max: Queues that the tenant must be able to have; 0: as many as by default.
-            tenants: Whether every token is accepted, as that of the tenant with its name.
-            more: Variables beside those; they may name other addresses.
+            queues_max: Queues that the tenant needs; 0: the default limit.
+            tenants: Whether to accept every token, as one of the tenant of that name.
+            more: Additional environment variables; they may override the addresses.
         """
         self._program = [sys.executable, str(ROOT / "bench" / "tenants_server.py")] if tenants else [str(CODEQ)]
         self.store: Final = directory / "store"
@@ -154,7 +154,7 @@ class MeasuredServer:
             self._process.wait()
 
     def kill(self) -> None:
-        """Ends the server at once, as a crash would; the store keeps what it has."""
+        """Kills the server, like a crash; the store is kept."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -176,15 +176,15 @@ class MeasuredServer:
 
     @property
     def log(self) -> str:
-        """The end of what the server wrote."""
+        """The end of the server's log."""
         return self._log.read_text(errors="replace")[-4000:]
 
     def log_lines(self) -> int:
-        """Returns how many lines of warnings and errors the server wrote."""
+        """Returns how many lines (warnings and errors) the server has logged."""
         return self._log.read_bytes().count(b"\n")
 
     def read(self) -> Reading:
-        """Returns what the server has used so far."""
+        """Returns the resources that the server has used so far."""
         cpu = 0.0
         for process in self._processes():
             times = process.cpu_times()
@@ -201,12 +201,12 @@ class MeasuredServer:
         for path in self.store.rglob("*"):
             try:
                 total += path.stat().st_size if path.is_file() else 0
-            except FileNotFoundError:  # removed by a compaction while we look
+            except FileNotFoundError:  # removed by a compaction meanwhile
                 continue
         return total / 1e6
 
     def fsync(self) -> bool:
-        """Returns whether the server says that its acknowledgements wait for fsync."""
+        """Returns whether the server reports that its acknowledgements wait for fsync."""
         return bool(self.get_json("/v1/codeq/server")["fsync"])
 
     def counters(self) -> dict[str, float]:
@@ -215,12 +215,12 @@ class MeasuredServer:
         return {words[0]: float(words[1]) for words in lines if len(words) == 2 and "{" not in words[0]}
 
     def queue_counts(self, command: str) -> dict[str, int]:
-        """Returns how many tasks of the command are ready, scheduled, claimed and in the dead-letter queue."""
+        """Returns the numbers of the command's tasks that are ready, scheduled, claimed and dead letters."""
         queue = self.get_json(f"/v1/codeq/admin/queues/{command}")
         return {name: int(str(queue[name])) for name in ("ready", "scheduled", "claimed", "dlq")}
 
     def ready_counts(self) -> Iterator[int]:
-        """Yields how many tasks are ready in each queue."""
+        """Yields the number of ready tasks of each queue."""
         token = ""
         while True:
             page = self.get_json(f"/v1/codeq/admin/queues?pageSize=500&pageToken={token}")
@@ -245,7 +245,7 @@ class MeasuredServer:
         return int(sum(values)) if values else None
 
     def get_json(self, path: str) -> dict[str, object]:
-        """Returns the JSON object that the server answers a GET with."""
+        """Returns the JSON object with which the server answers a GET."""
         content = json.loads(self._get(path))
         assert isinstance(content, dict)
         return content

@@ -1,4 +1,4 @@
-"""Lone calls of a quiet tenant: one task at a time, each created while somebody waits for it, then completed."""
+"""Calls of a quiet tenant: one task at a time, created while a claim waits for it, then completed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ TENANT: Final = "quiet"
 CALL_SECONDS_MAX: Final = 60.0
 WAIT_SECONDS: Final = 30
 PAUSE_SECONDS: Final = 0.01
-"""Rest of a caller between two tasks: it is to feel the load, not to be one."""
+"""Pause of a caller between two tasks, so that it measures the load without adding to it."""
 
 
 @dataclass(slots=True)
 class Latencies:
-    """Milliseconds of each call: from a create to its answer, to the delivery of the task, and of its completion."""
+    """Milliseconds of each call: from create to answer, from create to delivery, and of the completion."""
 
     create: list[float] = field(default_factory=list)
     delivery: list[float] = field(default_factory=list)
@@ -44,13 +44,13 @@ class Latencies:
 
 
 def for_seconds(seconds: float) -> Callable[[], bool]:
-    """Returns what is true from now on for so many seconds."""
+    """Returns a function that is true for this many seconds from now."""
     until = time.perf_counter() + seconds
     return lambda: time.perf_counter() < until
 
 
 async def probe(address: str, goes_on: Callable[[], bool], callers: int = 4) -> dict[str, float]:
-    """Calls as long as `goes_on` says so; returns the figures of `Latencies`."""
+    """Calls while `goes_on` returns true; returns the figures of `Latencies`."""
     latencies = Latencies()
     async with grpc.aio.insecure_channel(address) as channel, asyncio.TaskGroup() as group:
         for number in range(callers):
@@ -80,5 +80,5 @@ async def _call(stub: Any, command: str, goes_on: Callable[[], bool], latencies:
 
 
 async def _timed(call: Any) -> tuple[Any, float]:
-    """Returns the answer of a call, and when it came."""
+    """Returns the answer of a call and the time of its arrival."""
     return await call, time.perf_counter()

@@ -1,16 +1,16 @@
 """Measures one node, or three: starts fresh servers with fsync on, loads them, checks the counts, prints one JSON line.
 
     bench/run.py single                            frames of 64 over gRPC streams
-    bench/run.py single --lone 32                  lone callers, coalesced into frames
-    bench/run.py single --retention 5 --seconds 60 ended tasks removed after 5 s: the store must stay flat
+    bench/run.py single --lone 32                  single-task callers, coalesced into frames
+    bench/run.py single --retention 5 --seconds 60 ended tasks deleted after 5 s: the store must stay flat
     bench/run.py rest                              32, then 256 keep-alive HTTP clients, one line each
     bench/run.py rest --clients 32
-    bench/run.py rest --apart                      the gateway in a process of its own
-    bench/run.py raft                              three nodes of a Raft cluster, gRPC streams to the one that leads
-    bench/run.py raft --lone 1                     a lone caller; with --clients 1 a lone one over REST
+    bench/run.py rest --apart                      with a standalone gateway
+    bench/run.py raft                              three nodes of a Raft cluster, gRPC streams to the leader
+    bench/run.py raft --lone 1                     one single-task caller; with --clients 1 one over REST
 
-Every figure counts acknowledged work only. Load and servers share the machine; the nodes of a cluster share the disk,
-too. With --save the line is also appended to bench/results/<bench>.jsonl.
+Every figure counts acknowledged work only. Load and servers share the machine; the nodes of a cluster also share the
+disk. --save appends the line to bench/results/<bench>.jsonl.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ BUILD: Final = ROOT / "build"
 RESULTS: Final = ROOT / "bench" / "results"
 SAMPLE_SECONDS: Final = 1.0
 FLAT_GROWTH_MAX: Final = 1.5
-"""A store is flat when its mean size over the last third of the run is at most this times that of the middle third."""
+"""A store is flat if its mean size over the last third of the run is at most this multiple of the middle third's."""
 
 Readings = dict[str, Reading]
-"""What each server has used, by its name."""
+"""Resources used by each server, by name."""
 
 _STREAM_FLAGS: Final = ("frame", "inflight", "credits", "backlog", "producers", "workers", "lone")
 
@@ -51,21 +51,21 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--seconds", type=float, default=8.0, help="measured window (default 8)")
     common.add_argument("--warmup", type=float, default=2.0, help="seconds before it (default 2)")
-    common.add_argument("--retention", type=int, help="seconds that the server keeps ended tasks (default: its own)")
-    common.add_argument("--no-fsync", action="store_true", help="let the server acknowledge before the disk has it")
-    common.add_argument("--directory", type=Path, default=BUILD, help="where the store is made (default build/)")
+    common.add_argument("--retention", type=int, help="seconds to keep ended tasks (default: the server's)")
+    common.add_argument("--no-fsync", action="store_true", help="acknowledge before data is on disk")
+    common.add_argument("--directory", type=Path, default=BUILD, help="parent folder of the store (default build/)")
     common.add_argument("--save", action="store_true", help="append the result to bench/results")
     parser = argparse.ArgumentParser(description="Measures one node, or three; prints one JSON line.")
     benches = parser.add_subparsers(dest="bench", required=True)
     single = benches.add_parser("single", parents=[common], help="gRPC streams")
-    raft = benches.add_parser("raft", parents=[common], help="three nodes, gRPC streams to the one that leads")
+    raft = benches.add_parser("raft", parents=[common], help="three nodes, gRPC streams to the leader")
     for streams in (single, raft):
         for name in _STREAM_FLAGS:
             streams.add_argument(f"--{name}", type=int, help="as in bench/load")
     raft.add_argument("--clients", type=int, nargs="+", default=[], help="keep-alive HTTP clients instead of streams")
     rest = benches.add_parser("rest", parents=[common], help="keep-alive HTTP clients")
     rest.add_argument("--clients", type=int, nargs="+", default=[32, 256], help="numbers of clients (default 32 256)")
-    rest.add_argument("--apart", action="store_true", help="run the gateway in a process of its own")
+    rest.add_argument("--apart", action="store_true", help="run a standalone gateway")
     return parser.parse_args(arguments)
 
 
@@ -78,20 +78,20 @@ def build_load() -> Path:
     if shutil.which("go") is None:
         raise BenchError("the Go toolchain is missing: https://go.dev/doc/install")
     BUILD.mkdir(exist_ok=True)
-    program, unfinished = BUILD / "load", BUILD / f"load.{os.getpid()}"  # another run may be using the program
+    program, unfinished = BUILD / "load", BUILD / f"load.{os.getpid()}"  # another run may be using the old program
     command = ["go", "build", "-C", str(ROOT / "bench" / "load"), "-o", str(unfinished), "."]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode != 0:
-        raise BenchError(f"the load generator does not build:\n{done.stderr}")
+        raise BenchError(f"the build of the load generator failed:\n{done.stderr}")
     return unfinished.replace(program)
 
 
 class Subject:
-    """What is measured: the server that the load talks to, and those that follow it, if it leads a cluster.
+    """The measured servers: the one under load, and its followers if it leads a cluster.
 
     Args:
-        server: The server that the load talks to.
-        cluster: The cluster that it leads; None: it is alone.
+        server: The server under load.
+        cluster: The cluster that it leads; None: a single node.
     """
 
     def __init__(self, server: MeasuredServer, cluster: MeasuredCluster | None) -> None:
@@ -102,7 +102,7 @@ class Subject:
     @classmethod
     @contextmanager
     def started(cls, options: argparse.Namespace, directory: Path) -> Iterator[Subject]:
-        """Yields what the options ask for, with empty stores, ready to be loaded."""
+        """Yields the servers that the options ask for, with empty stores, ready for load."""
         fsync, retention = not options.no_fsync, options.retention
         if options.bench == "raft":
             with MeasuredCluster(directory, fsync=fsync, retention_seconds=retention) as cluster:
@@ -112,21 +112,21 @@ class Subject:
                 yield cls(server, None)
 
     def read(self) -> dict[str, Reading]:
-        """Returns what each node has used so far; the first is the one that the load talks to."""
+        """Returns the resources that each node has used so far, the one under load first."""
         self.check_leader()
         return {name: node.read() for name, node in self._leader_first()}
 
     def check_leader(self) -> None:
-        """Checks that the node which the load talks to still leads.
+        """Checks that the node under load still leads.
 
         Raises:
-            BenchError: Another node leads, or none: the figures would be those of an election.
+            BenchError: Another node or none leads, so the figures would include an election.
         """
         if self._cluster is not None and self._nodes.get(self._cluster.leader()) is not self.server:
-            raise BenchError(f"the leader changed within the run:\n{self.server.log}")
+            raise BenchError(f"the leader changed during the run:\n{self.server.log}")
 
     def line(self, before: dict[str, Reading], after: dict[str, Reading], cycles: int) -> dict[str, object]:
-        """Returns what each node of a cluster used; nothing for a server alone."""
+        """Returns the figures of each node of a cluster; empty for a single node."""
         if self._cluster is None:
             return {}
         used = {name: after[name].cpu_seconds - before[name].cpu_seconds for name in after}
@@ -140,7 +140,7 @@ class Subject:
 
 @contextmanager
 def store_sizes(server: MeasuredServer) -> Iterator[list[float]]:
-    """Yields the list to which the size of the store in megabytes is added every second until the end."""
+    """Samples the size of the store every second within the block; yields the growing list in megabytes."""
     sizes: list[float] = []
     ended = threading.Event()
 
@@ -158,7 +158,7 @@ def store_sizes(server: MeasuredServer) -> Iterator[list[float]]:
 
 
 def run_load(command: list[str], subject: Subject) -> tuple[dict[str, object], Readings, Readings]:
-    """Runs the load; returns its result and the readings of the servers at both ends of the measured window.
+    """Runs the load; returns its result and the servers' readings at both ends of the measured window.
 
     Raises:
         BenchError: The load failed.
@@ -182,10 +182,10 @@ def run_load(command: list[str], subject: Subject) -> tuple[dict[str, object], R
 
 
 def check_counts(load: dict[str, object], queue: dict[str, int]) -> None:
-    """Checks that every acknowledged create is completed or still there.
+    """Checks that every acknowledged create is completed or still queued.
 
     Raises:
-        BenchError: It is not, or something was refused or left without an answer.
+        BenchError: One is missing, or some requests were rejected or unanswered.
     """
     unwanted = {name: load[name] for name in ("refused", "frames_unanswered", "outcomes_unanswered") if load[name]}
     if unwanted:
@@ -208,7 +208,7 @@ def measure(options: argparse.Namespace, program: Path, load_flags: list[str]) -
     """Runs one measurement and returns its line.
 
     Raises:
-        BenchError: It failed, its counts do not add up, or the store grew although ended tasks are removed.
+        BenchError: It failed, or its counts do not add up.
     """
     options.directory.mkdir(parents=True, exist_ok=True)
     machine = describe_machine(options.directory)
@@ -266,13 +266,13 @@ def line_of(load: dict[str, object], before: Reading, after: Reading) -> dict[st
 
 
 def describe_commit() -> str:
-    """Returns the abbreviated commit of the checkout, marked when files differ from it."""
+    """Returns the abbreviated commit of the checkout, marked if files differ from it."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def describe_machine(directory: Path) -> dict[str, object]:
-    """Returns what a reader needs to compare figures: processor, memory, file system of the store, present load."""
+    """Returns the context needed to compare figures: CPU, memory, the store's file system, current load."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -298,7 +298,7 @@ def flags_of(options: argparse.Namespace) -> list[list[str]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Measures as the command line says; returns the exit code."""
+    """Runs the measurements; returns the exit code."""
     options = parse(arguments)
     try:
         program = build_load()

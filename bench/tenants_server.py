@@ -1,6 +1,6 @@
-"""`codeq serve` for many tenants: every token is accepted and is the name of its tenant, for all that it may call.
+"""`codeq serve` for many tenants: every token is accepted with full rights, as one of the tenant of that name.
 
-Static tokens know one tenant each, and measurements of fairness need several.
+A static token belongs to one tenant, but measurements of fairness need several.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from codeq_server.auth.static import StaticToken
 
 class _TokenOfTenant:
     def __init__(self, config: StaticToken) -> None:
-        """Takes the configuration of a static token, which has no part in it."""
+        """Ignores the configuration of a static token."""
 
     def validate(self, token: str) -> Token:
-        """Returns the token of an administrator and worker of the tenant with the token's name."""
+        """Returns an administrator's and worker's token for the tenant of that name."""
         return Token(
             subject=token,
             email="",

@@ -1,10 +1,9 @@
-"""Runs the steps of `make test` one after another, all of them even when one fails, and tells the time of each.
+"""Runs the steps of `make test` in sequence, even if one fails, and prints the time of each.
 
-A step is a target of the Makefile, except "test-python": that is one pytest run for each suite, a folder of `tests`;
-and "check": what a change is seen by in less than a minute, side by side.
-The suites that search for broken promises run side by side. The acceptance suite runs twice: its
-servers are one process each, and then two, server and gateway. `tests/host` is left out: it needs root and has a
-command of its own.
+A step is a target of the Makefile, with two exceptions. "test-python" is one pytest run per suite, a folder of `tests`;
+the suites that search for broken promises run in parallel. "check" is a set of quick checks that run in parallel in
+less than a minute. The acceptance suite runs twice: with server and gateway in one process, then with a standalone
+gateway. `tests/host` is not included: it needs root and has its own command.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ TWO_CORES = ["-n", "2", "--dist", "worksteal"]
 ACCEPTANCE = Path("tests/acceptance")
 APART = ["env", "SERVED_APART=1"]
 ONE_PROCESS = ["test_three_nodes.py", "test_bounds.py", "test_memory_of_mixes.py"]
-"""Modules of acceptance tests whose servers are one process in any case: nodes of a cluster, bounds of a process."""
+"""Acceptance tests that always use one process: nodes of a cluster, limits of a process."""
 SEARCHES = [Path("tests/model"), Path("tests/sim"), Path("tests/simcluster"), Path("tests/schema")]
 QUICK = ["tests/unit", "tests/raft/test_raft_apply.py"]
 SHORT_SEARCH = ["env", "CODEQ_SEARCH_SECONDS=0", "CODEQ_MODEL_ROUNDS=1", "CODEQ_MODEL_EXAMPLES=60"]
@@ -28,13 +27,13 @@ Step = tuple[str, list[list[str]]]
 
 
 def suites() -> list[Path]:
-    """Returns the folders with Python tests that need no root, in the order of their names."""
+    """Returns the folders with Python tests that do not need root, sorted by name."""
     folders = {path.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").glob("*/**/test_*.py")}
     return [Path("tests", name) for name in sorted(folders - {"host"})]
 
 
 def steps(names: list[str]) -> list[Step]:
-    """Returns the title of each step and its commands, which run side by side."""
+    """Returns the title of each step and its commands, which run in parallel."""
     planned: list[Step] = []
     for name in names:
         if name == "check":
@@ -45,7 +44,7 @@ def steps(names: list[str]) -> list[Step]:
             planned += [(suite.as_posix(), [[*PYTEST, *TWO_CORES, suite.as_posix()]]) for suite in alone]
             apart = [*APART, *PYTEST, *TWO_CORES, ACCEPTANCE.as_posix()]
             apart += [f"--ignore={ACCEPTANCE}/{module}" for module in ONE_PROCESS]
-            planned.append((f"{ACCEPTANCE}, server and gateway apart", [apart]))
+            planned.append((f"{ACCEPTANCE}, standalone gateway", [apart]))
             planned.append((" and ".join(map(str, SEARCHES)), [[*PYTEST, suite.as_posix()] for suite in SEARCHES]))
         else:
             planned.append((name, [["make", name]]))
@@ -53,7 +52,7 @@ def steps(names: list[str]) -> list[Step]:
 
 
 def run(commands: list[list[str]]) -> int:
-    """Runs commands side by side; returns 0 when all end well. Of several, each one's output comes at its end."""
+    """Runs commands in parallel; returns 0 if all succeed. The output of several is printed as each one ends."""
     if len(commands) == 1:
         return subprocess.run(commands[0], cwd=ROOT, check=False).returncode
     started = [
@@ -69,7 +68,7 @@ def run(commands: list[list[str]]) -> int:
 
 
 def main(names: list[str]) -> int:
-    """Runs the steps; returns 1 when one failed."""
+    """Runs the steps; returns 1 if one failed."""
     outcomes = []
     for title, commands in steps(names):
         print(f"\n=== {title}", flush=True)
@@ -79,7 +78,7 @@ def main(names: list[str]) -> int:
     print("\n    seconds  step")
     for title, seconds, status in outcomes:
         print(f"{'ok' if status == 0 else 'BAD':>3} {seconds:7.1f}  {title}")
-    print(f"    {sum(seconds for _, seconds, _ in outcomes):7.1f}  in all")
+    print(f"    {sum(seconds for _, seconds, _ in outcomes):7.1f}  total")
     return int(any(status for _, _, status in outcomes))
 
 

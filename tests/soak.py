@@ -1,7 +1,7 @@
-"""Searches long for broken promises: simulated lives of nodes and clusters, random work on the core, and forks.
+"""Searches for broken promises over a long time: simulated nodes and clusters, random work on the core, and forks.
 
-All go on where they stopped, as long as the commit is the same: build/soak.json tells how far they came. A part that
-breaks a promise tells how to run it again, and the search goes on.
+Each search resumes where it stopped, as long as the commit is the same: build/soak.json stores its progress. A part
+that breaks a promise prints how to run it again, and the search continues.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ CHILDREN_OF_A_CELL = 60
 
 
 class Search:
-    """One of the searches: numbered from 0, a part of it after the other, each by a process of its own."""
+    """One of the searches: seeds numbered from 0, run in sequential parts, each in its own process."""
 
     def __init__(self, name: str, end: int, step: int, done: int) -> None:
         self.name, self.end, self.step, self.done = name, end, step, done
         self.bad = 0
 
     def command(self, count: int) -> tuple[list[str], dict[str, str]]:
-        """Returns the command of the next part, and what it finds in the environment."""
+        """Returns the command of the next part and its environment variables."""
         if self.name == "sim":
             return ["tests/sim/sim_run.py", "--seed", str(self.done), "--count", str(count)], {}
         if self.name == "forks":
@@ -42,7 +42,7 @@ class Search:
 
 
 class Soak:
-    """All searches and what they came to."""
+    """All searches and their progress."""
 
     def __init__(self, state: Path, seeds: int, clusters: int, rounds: int, forks: int) -> None:
         self.state = state
@@ -60,7 +60,7 @@ class Soak:
         ]
 
     def run(self) -> int:
-        """Searches to the end; returns 1 when a promise was broken."""
+        """Runs all searches to the end; returns 1 if a promise was broken."""
         threads = [threading.Thread(target=self.go, args=(search,)) for search in self.searches]
         for thread in threads:
             thread.start()
@@ -69,7 +69,7 @@ class Soak:
         return int(any(search.bad for search in self.searches))
 
     def go(self, search: Search) -> None:
-        """Runs the parts of a search that are left."""
+        """Runs the remaining parts of a search."""
         while search.done < search.end:
             count = min(search.step, search.end - search.done)
             command, environment = search.command(count)
@@ -97,15 +97,15 @@ class Soak:
 
 
 def main(arguments: list[str]) -> int:
-    """Reads the command line and searches."""
+    """Runs the searches; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=10_000, help="simulated lives of a node")
     parser.add_argument("--clusters", type=int, default=1_000, help="simulated lives of clusters")
     parser.add_argument(
-        "--rounds", type=int, default=100, help="rounds of 200 random works on the core, each of 3 kinds"
+        "--rounds", type=int, default=100, help="rounds of random work on the core, 200 runs of each of 3 kinds"
     )
-    parser.add_argument("--forks", type=int, default=1, help="rounds of forks under the SDK, 60 children a cell")
-    parser.add_argument("--state", type=Path, default=ROOT / "build/soak.json", help="how far earlier runs came")
+    parser.add_argument("--forks", type=int, default=1, help="rounds of forks under the SDK, 60 children per cell")
+    parser.add_argument("--state", type=Path, default=ROOT / "build/soak.json", help="progress of earlier runs")
     options = parser.parse_args(arguments)
     return Soak(options.state, options.seeds, options.clusters, options.rounds, options.forks).run()
 

@@ -1,12 +1,12 @@
-"""Tortures clusters of real processes, fault by fault, and tells what was acknowledged, missing and doubled.
+"""Tortures clusters of real processes, fault by fault, and reports acknowledged, missing and doubled tasks.
 
     tests/torture.py                            every fault, all rounds (hours)
     tests/torture.py kill-leader --rounds 20    one fault, fewer rounds
     tests/torture.py --list
 
-It goes on where it stopped, as long as the product is the same: build/torture.json tells how far each fault came. A
-run of some rounds begins with a new cluster and ends with a verdict on it. When all rounds of a fault are over, a line
-of JSON is appended to bench/results/torture.jsonl. Exit code 1: a promise was broken; the run's folder is kept.
+It resumes where it stopped, as long as the product is the same: build/torture.json stores the progress of each fault.
+Each run of several rounds starts with a new cluster and ends with a verdict on it. Once all rounds of a fault are over,
+a JSON line is appended to bench/results/torture.jsonl. Exit code 1: a promise was broken; the run's folder is kept.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ KINDS: Final = {fault.name: fault for fault in (*FAULTS, *MEMBER_FAULTS, *HOST_F
 
 
 def product() -> str:
-    """Returns what tells one version of the product from another."""
+    """Returns a fingerprint of the product's version."""
     command = ["git", "rev-parse", *(f"HEAD:{part}" for part in PRODUCT)]
     trees = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     return " ".join(tree[:10] for tree in trees)
 
 
 class Torture:
-    """How far all faults have come."""
+    """The faults and their progress."""
 
     def __init__(self, state: Path, results: Path | None, folder: Path) -> None:
         self._state, self._results, self._folder = state, results, folder
@@ -55,7 +55,7 @@ class Torture:
         self._faults: dict[str, Any] = known.get("faults", {}) if known.get("product") == self._product else {}
 
     def go(self, kind: type[Fault], rounds: int) -> bool:
-        """Plays the rounds of a fault that are left; returns whether no promise was broken in any."""
+        """Plays the remaining rounds of a fault; returns whether every promise was kept."""
         row = self._faults.setdefault(kind.name, _nothing())
         if row["reported"] >= rounds:
             return not row["broken"]
@@ -73,7 +73,7 @@ class Torture:
         return not row["broken"]
 
     def _play(self, kind: type[Fault], row: dict[str, Any], seed: int, count: int) -> None:
-        """Plays one run and adds what came of it to a row."""
+        """Plays one run and adds its results to a row."""
         began = time.monotonic()
         directory = self._folder / f"{kind.name}-{seed}"
         shutil.rmtree(directory, ignore_errors=True)
@@ -88,8 +88,8 @@ class Torture:
             row["doubled"] += len(verdict.doubled)
             problems = verdict.problems[:PROBLEMS_KEPT]
             if kind.must_break:
-                problems = [] if verdict.missing else ["nothing was lost, though it had to be"]
-        except Exception as problem:  # noqa: BLE001 - whatever it is, it is told, and the next run goes on
+                problems = [] if verdict.missing else ["nothing was lost, although this fault must lose something"]
+        except Exception as problem:  # noqa: BLE001 - any failure is reported, and the next run continues
             print(problem)
             what = str(problem).partition("\n")[0]
             problems = [] if kind.must_break else [f"{type(problem).__name__}: {what}"]
@@ -120,7 +120,7 @@ def _nothing() -> dict[str, Any]:
 
 
 def _report(name: str, row: dict[str, Any]) -> dict[str, Any]:
-    """Returns what is told of a fault when all its rounds are over."""
+    """Returns the report of a fault after all its rounds."""
     told = {key: row[key] for key in ("rounds", "seeds", "acknowledged", "ended", "missing", "doubled")}
     for what in ("create", "delivery"):
         gaps = row[f"{what}_gaps"]
@@ -131,12 +131,12 @@ def _report(name: str, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """Reads the command line and tortures; returns 1 when a promise was broken."""
+    """Plays the faults; returns 1 if a promise was broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("faults", nargs="*", choices=[[], *KINDS], help="faults; none: all that this user can make")
-    parser.add_argument("--rounds", type=int, help="rounds of each, instead of its own number")
+    parser.add_argument("faults", nargs="*", choices=[[], *KINDS], help="faults; default: all that this user can cause")
+    parser.add_argument("--rounds", type=int, help="rounds per fault, instead of its default")
     parser.add_argument("--list", action="store_true", help="only list the faults and their rounds")
-    parser.add_argument("--state", type=Path, default=STATE, help="how far earlier runs came")
+    parser.add_argument("--state", type=Path, default=STATE, help="progress of earlier runs")
     parser.add_argument("--no-save", action="store_true", help="append nothing to bench/results/torture.jsonl")
     options = parser.parse_args(arguments)
     rooted = os.geteuid() == 0

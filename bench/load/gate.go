@@ -2,7 +2,7 @@ package main
 
 import "sync"
 
-// gate bounds the number of tasks that are created and not yet completed.
+// gate limits the number of tasks that are created but not yet completed.
 type gate struct {
 	mutex  sync.Mutex
 	room   sync.Cond
@@ -17,7 +17,7 @@ func newGate(limit int) *gate {
 	return g
 }
 
-// enter waits for room for n tasks; false: the gate was closed, create no more.
+// enter waits for room for n tasks; false: the gate is closed, create no more.
 func (g *gate) enter(n int) bool {
 	g.mutex.Lock()
 	defer g.mutex.Unlock()
@@ -31,7 +31,7 @@ func (g *gate) enter(n int) bool {
 	return true
 }
 
-// leave makes room for n tasks.
+// leave frees the room of n tasks.
 func (g *gate) leave(n int) {
 	g.mutex.Lock()
 	g.used -= n
@@ -39,7 +39,7 @@ func (g *gate) leave(n int) {
 	g.room.Broadcast()
 }
 
-// close turns everybody away, those who wait included.
+// close rejects all callers, including those waiting.
 func (g *gate) close() {
 	g.mutex.Lock()
 	g.closed = true

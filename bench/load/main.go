@@ -1,11 +1,11 @@
 // Command load drives a codeq server and measures it: full task cycles per second and latencies, counted at the client
-// and only for what the server has acknowledged.
+// and only for acknowledged work.
 //
 //	load stream [flags]   producer and worker streams with frames of many tasks
 //	load rest   [flags]   keep-alive HTTP clients: create, claim, result
 //
 // It prints one JSON object per line: {"event":"started"} and {"event":"stopped"} around the measured window, so that
-// whoever starts it can read the server's own counters at the same moments, and at last the event "result".
+// its caller can read the server's own counters at the same moments, and finally the event "result".
 package main
 
 import (
@@ -35,7 +35,7 @@ type options struct {
 	clients   int
 }
 
-// endWait bounds how long the load waits for outstanding answers after the measured window.
+// endWait is the longest wait for outstanding answers after the measured window.
 const endWait = 15 * time.Second
 
 func main() {
@@ -54,7 +54,7 @@ func main() {
 	flags.IntVar(&o.frame, "frame", 64, "tasks per producer frame, most outcomes per worker message")
 	flags.IntVar(&o.inflight, "inflight", 32, "unanswered frames per producer stream")
 	flags.IntVar(&o.credits, "credits", 1024, "credits per worker stream")
-	flags.IntVar(&o.backlog, "backlog", 50000, "most tasks created and not yet completed")
+	flags.IntVar(&o.backlog, "backlog", 50000, "most tasks created but not yet completed")
 	flags.IntVar(&o.producers, "producers", 1, "producer streams")
 	flags.IntVar(&o.workers, "workers", 1, "worker streams")
 	flags.IntVar(&o.lone, "lone", 0, "callers that create one task at a time, coalesced into the frames of one stream; 0: full frames")
@@ -80,7 +80,7 @@ func main() {
 	emit(m.result())
 }
 
-// check refuses flags that no run makes sense with.
+// check rejects invalid flags.
 func (o options) check() error {
 	for _, bound := range []struct {
 		flag          string
@@ -96,11 +96,11 @@ func (o options) check() error {
 		{"clients", o.clients, 1, 4096},
 	} {
 		if bound.value < bound.lo || bound.value > bound.hi {
-			return fmt.Errorf("-%s is %d: %d to %d", bound.flag, bound.value, bound.lo, bound.hi)
+			return fmt.Errorf("-%s is %d, expected %d to %d", bound.flag, bound.value, bound.lo, bound.hi)
 		}
 	}
 	if o.measured <= 0 || o.warmup < 0 {
-		return fmt.Errorf("-seconds must be above 0 and -warmup not below 0")
+		return fmt.Errorf("-seconds must be positive and -warmup must not be negative")
 	}
 	return nil
 }

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// meter counts what was acknowledged over the whole run, and latencies within the measured window only.
+// meter counts acknowledged work over the whole run, and latencies only within the measured window.
 type meter struct {
 	created   atomic.Int64
 	completed atomic.Int64
@@ -16,8 +16,8 @@ type meter struct {
 	create    histogram // send of a create to its acknowledgement
 	delivery  histogram // send of a create to the delivery of the task
 
-	framesUnanswered   atomic.Int64 // frames without an ack when their stream had ended
-	outcomesUnanswered atomic.Int64 // outcomes not settled when their stream had ended
+	framesUnanswered   atomic.Int64 // frames without an ack at the end of their stream
+	outcomesUnanswered atomic.Int64 // outcomes not settled at the end of their stream
 	claimsWithoutTasks atomic.Int64 // claims over REST that found nothing
 
 	window          time.Duration
@@ -25,7 +25,7 @@ type meter struct {
 	windowCompleted int64
 }
 
-// watch sleeps through warm-up and window and notes the counters at both ends.
+// watch sleeps through warm-up and window, and records the counters at both ends of the window.
 func (m *meter) watch(o options) {
 	time.Sleep(o.warmup)
 	created, completed, started := m.created.Load(), m.completed.Load(), time.Now()
@@ -94,7 +94,7 @@ func middle(bucket int) float64 {
 	return float64(low) + float64(uint64(1)<<exponent)/2
 }
 
-// quantile tells the duration in milliseconds below which the share q of the durations lies; 0 when there are none.
+// quantile returns the duration in milliseconds below which the share q of the durations lies; 0 if there are none.
 func (h *histogram) quantile(q float64) float64 {
 	var total int64
 	for i := range h.buckets {

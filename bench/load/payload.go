@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Every payload carries the moment its create was sent, in nanoseconds since the Unix epoch, so that whoever gets the
-// task can tell how old it is.
+// Every payload carries the time its create was sent, in nanoseconds since the Unix epoch, so that its receiver can
+// compute its age.
 const (
 	payloadStart = `{"jobId":"j-`
 	payloadTime  = `","sentAt":`
@@ -24,7 +24,7 @@ func appendPayload(buffer []byte, n int64, sent time.Time) []byte {
 	return append(buffer, '}')
 }
 
-// ageOf tells how long ago the payload's create was sent, and whether the payload is one of ours.
+// ageOf returns how long ago the payload's create was sent, and whether the payload is one of ours.
 func ageOf(payload []byte, now time.Time) (time.Duration, bool) {
 	at := bytes.Index(payload, payloadTimeBytes)
 	if at < 0 || payload[len(payload)-1] != '}' {

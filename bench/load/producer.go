@@ -26,10 +26,10 @@ type producer struct {
 type sentFrame struct {
 	tasks int
 	sent  time.Time
-	calls []*call // lone callers whose tasks the frame carries; nil for a full frame
+	calls []*call // single-task callers whose tasks the frame carries; nil for a full frame
 }
 
-// call is a create of a lone caller. Its sender is woken by answered.
+// call is a create of a single-task caller, which waits for answered.
 type call struct {
 	payload  []byte
 	answered chan struct{}
@@ -60,10 +60,10 @@ func (p *producer) run(ctx context.Context, connection *grpc.ClientConn) error {
 	return ended(err)
 }
 
-// receive takes the acks until the stream ends.
+// receive handles acks until the stream ends.
 func (p *producer) receive(stream grpc.BidiStreamingClient[codeqv1.ProduceRequest, codeqv1.ProduceResponse]) error {
 	defer close(p.ended)
-	defer p.open.close() // Nobody may wait at the gate for a stream that is gone.
+	defer p.open.close() // Nothing may wait at the gate for a stream that is gone.
 	for {
 		response, err := stream.Recv()
 		if err != nil {
@@ -83,10 +83,10 @@ func (p *producer) answer(ack *codeqv1.FrameAck, now time.Time) error {
 	select {
 	case frame = <-p.pending:
 	default:
-		return fmt.Errorf("an ack came without a frame")
+		return fmt.Errorf("ack without a frame")
 	}
 	if len(ack.TaskIds) != frame.tasks {
-		return fmt.Errorf("an ack of %d tasks came for a frame of %d", len(ack.TaskIds), frame.tasks)
+		return fmt.Errorf("ack of %d tasks for a frame of %d", len(ack.TaskIds), frame.tasks)
 	}
 	accepted := frame.tasks - len(ack.Errors)
 	p.meter.created.Add(int64(accepted))
@@ -130,7 +130,7 @@ func (p *producer) sendFrames(stream grpc.BidiStreamingClient[codeqv1.ProduceReq
 	return nil
 }
 
-// sendCalls runs the lone callers and sends what they want: whatever waits when the stream has room becomes one frame.
+// sendCalls runs the single-task callers: all creates that wait when the stream has room become one frame.
 func (p *producer) sendCalls(stream grpc.BidiStreamingClient[codeqv1.ProduceRequest, codeqv1.ProduceResponse]) error {
 	calls := make(chan *call, p.lone)
 	var callers sync.WaitGroup
@@ -139,7 +139,7 @@ func (p *producer) sendCalls(stream grpc.BidiStreamingClient[codeqv1.ProduceRequ
 	}
 	go func() { callers.Wait(); close(calls) }()
 	for first := range calls {
-		runtime.Gosched() // Callers woken by the same ack come into the same frame.
+		runtime.Gosched() // Callers woken by the same ack join the same frame.
 		frame := append(make([]*call, 0, p.frame), first)
 		for len(frame) < p.frame {
 			next := waiting(calls)
@@ -162,7 +162,7 @@ func (p *producer) sendCalls(stream grpc.BidiStreamingClient[codeqv1.ProduceRequ
 	return nil
 }
 
-// expect notes a frame that is about to be sent, when the window has room for it; false: the stream has ended.
+// expect records a frame about to be sent, once the window has room for it; false: the stream has ended.
 func (p *producer) expect(frame sentFrame) bool {
 	select {
 	case p.pending <- frame:
@@ -172,17 +172,17 @@ func (p *producer) expect(frame sentFrame) bool {
 	}
 }
 
-// waiting is the next call that waits already, nil when there is none.
+// waiting returns the next call that is already waiting, or nil.
 func waiting(calls <-chan *call) *call {
 	select {
-	case next := <-calls: // nil when all callers have gone
+	case next := <-calls: // nil once all callers have left
 		return next
 	default:
 		return nil
 	}
 }
 
-// callAlone creates one task after the other, each when the one before is acknowledged.
+// callAlone creates one task at a time, each once the previous one is acknowledged.
 func (p *producer) callAlone(job int64, calls chan<- *call) {
 	mine := &call{answered: make(chan struct{}, 1)}
 	for p.open.enter(1) {

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// runREST runs HTTP clients, each over a connection of its own that it keeps, each with one call at a time: create a
-// task, claim one (its own or another's), send the result.
+// runREST runs HTTP clients, each over its own keep-alive connection with one call at a time: create a task, claim one
+// (its own or another's), send the result.
 func runREST(o options, m *meter) error {
 	stop := make(chan struct{})
 	failures := make(chan error, o.clients)
@@ -27,7 +27,7 @@ func runREST(o options, m *meter) error {
 	select {
 	case <-watched:
 	case err := <-failures:
-		return fmt.Errorf("a client ended within the run: %w", err)
+		return fmt.Errorf("a client ended during the run: %w", err)
 	}
 	close(stop)
 	clients.Wait()
@@ -39,7 +39,7 @@ func runREST(o options, m *meter) error {
 	return all
 }
 
-// runClient runs cycles until stop is closed. It ends after a whole cycle.
+// runClient runs whole cycles until stop is closed.
 func runClient(o options, m *meter, job int64, stop <-chan struct{}) error {
 	http, err := newHTTPClient(o.address, o.token)
 	if err != nil {
@@ -76,8 +76,8 @@ func runClient(o options, m *meter, job int64, stop <-chan struct{}) error {
 	}
 }
 
-// claimTask claims until there is a task: each client has created as many as it has claimed, so one is there or in
-// another client's hands for a moment.
+// claimTask claims until it gets a task: each client creates as many as it claims, so one is available or briefly held
+// by another client.
 func claimTask(http *httpClient, m *meter, claim []byte) (string, error) {
 	deadline := time.Now().Add(endWait)
 	for {
@@ -111,8 +111,8 @@ func claimTask(http *httpClient, m *meter, claim []byte) (string, error) {
 	}
 }
 
-// httpClient is HTTP/1.1 over one kept connection, as lean as it can be, because it shares the machine with the server
-// it measures. It reads replies that tell their length, nothing else.
+// httpClient is a minimal HTTP/1.1 client over one keep-alive connection; it is lean because it shares the machine with
+// the server it measures. It only reads replies with a content length.
 type httpClient struct {
 	connection net.Conn
 	reader     *bufio.Reader
@@ -121,7 +121,7 @@ type httpClient struct {
 	body       []byte
 }
 
-// bodyBytesMax bounds the replies the client accepts.
+// bodyBytesMax is the largest reply body the client accepts.
 const bodyBytesMax = 1 << 20
 
 func newHTTPClient(address, token string) (*httpClient, error) {
@@ -136,8 +136,7 @@ func newHTTPClient(address, token string) (*httpClient, error) {
 
 func (c *httpClient) close() { c.connection.Close() }
 
-// post sends a body and returns that of the reply, which is valid until the next call; another status than the wanted
-// ones is an error.
+// post sends a body and returns the reply's, which is valid until the next call; an unexpected status is an error.
 func (c *httpClient) post(path string, body []byte, wanted ...int) ([]byte, error) {
 	c.request = append(append(append(c.request[:0], "POST "...), path...), c.headers...)
 	c.request = append(strconv.AppendInt(c.request, int64(len(body)), 10), "\r\n\r\n"...)
@@ -167,7 +166,7 @@ func (c *httpClient) readReply() (int, error) {
 		return 0, err
 	}
 	if len(line) < 12 || !bytes.HasPrefix(line, []byte("HTTP/1.1 ")) {
-		return 0, fmt.Errorf("not a reply of HTTP/1.1: %q", line)
+		return 0, fmt.Errorf("not an HTTP/1.1 reply: %q", line)
 	}
 	status, err := strconv.Atoi(string(line[9:12]))
 	if err != nil {
@@ -184,7 +183,7 @@ func (c *httpClient) readReply() (int, error) {
 		}
 		name, value, _ := bytes.Cut(line, []byte(":"))
 		if bytes.EqualFold(name, []byte("transfer-encoding")) {
-			return 0, fmt.Errorf("a reply without its length: %q", line)
+			return 0, fmt.Errorf("a reply without a content length: %q", line)
 		}
 		if bytes.EqualFold(name, []byte("content-length")) {
 			length, err = strconv.Atoi(string(bytes.TrimSpace(value)))
@@ -201,7 +200,7 @@ func (c *httpClient) readReply() (int, error) {
 	return status, err
 }
 
-// readLine reads a header line without its end; it is valid until the next read.
+// readLine reads a header line without its line end; it is valid until the next read.
 func (c *httpClient) readLine() ([]byte, error) {
 	line, err := c.reader.ReadSlice('\n')
 	return bytes.TrimRight(line, "\r\n"), err

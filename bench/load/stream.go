@@ -43,9 +43,9 @@ func runStream(o options, m *meter) error {
 	select {
 	case <-watched:
 	case err := <-failures:
-		return fmt.Errorf("a stream ended within the run: %w", err)
+		return fmt.Errorf("a stream ended during the run: %w", err)
 	}
-	// From here on whoever does not end within endWait is cut off, and the run fails with the error of its stream.
+	// From here on a stream that does not end within endWait is cut off, and the run fails with its error.
 	timeout := time.AfterFunc(endWait, cancel)
 	defer timeout.Stop()
 	open.close()
@@ -60,7 +60,7 @@ func runStream(o options, m *meter) error {
 	return all
 }
 
-// dial connects and runs one stream over a connection of its own.
+// dial connects and runs one stream over its own connection.
 func dial(ctx context.Context, address string, run func(context.Context, *grpc.ClientConn) error) error {
 	connection, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

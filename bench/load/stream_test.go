@@ -12,12 +12,12 @@ import (
 	codeqv1 "github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1"
 )
 
-// memoryServer hands every task it takes to a worker, once.
+// memoryServer delivers every task it accepts to a worker, once.
 type memoryServer struct {
 	codeqv1.UnimplementedProducerServiceServer
 	codeqv1.UnimplementedWorkerServiceServer
 	tasks    chan *codeqv1.Task
-	refuse   bool // refuse the last task of each frame
+	refuse   bool // reject the last task of each frame
 	breakOff bool // fail worker streams at once
 }
 

@@ -47,7 +47,7 @@ func (w *worker) run(ctx context.Context, connection *grpc.ClientConn) error {
 	return ended(err)
 }
 
-// receive takes deliveries and settlements until the stream ends.
+// receive handles deliveries and settlements until the stream ends.
 func (w *worker) receive(
 	stream grpc.BidiStreamingClient[codeqv1.WorkRequest, codeqv1.WorkResponse],
 	delivered chan<- []*codeqv1.Task,
@@ -72,7 +72,7 @@ func (w *worker) receive(
 			for _, task := range response.Tasks {
 				age, ours := ageOf(task.Payload, now)
 				if !ours {
-					return fmt.Errorf("the payload of task %s is not as it was sent: %q", task.Id, task.Payload)
+					return fmt.Errorf("the payload of task %s differs from the one sent: %q", task.Id, task.Payload)
 				}
 				w.meter.delivery.add(age, 1)
 			}
@@ -81,7 +81,7 @@ func (w *worker) receive(
 	}
 }
 
-// send completes what is delivered, at most a frame's worth in a message, and renews the credits it used.
+// send completes delivered tasks, at most a frame's worth per message, and renews the credits they used.
 // It returns the number of outcomes sent.
 func (w *worker) send(
 	stream grpc.BidiStreamingClient[codeqv1.WorkRequest, codeqv1.WorkResponse],
@@ -116,7 +116,7 @@ func (w *worker) send(
 	}
 }
 
-// completions completes the tasks and gives the server as many credits again.
+// completions completes the tasks and grants the server as many credits again.
 func completions(tasks []*codeqv1.Task) *codeqv1.WorkRequest {
 	backing := make([]codeqv1.Outcome, len(tasks))
 	outcomes := make([]*codeqv1.Outcome, len(tasks))

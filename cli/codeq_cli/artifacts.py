@@ -1,4 +1,4 @@
-"""codeq task artifact …, and the artifacts that commands send with a result."""
+"""codeq task artifact …, and the artifacts sent with a result."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from codeq_cli.client_options import ClientOptions, client_command
 from codeq_cli.failures import usage_failure
 
 CONTENT_BYTES_MAX: Final = 6 * 1024 * 1024
-"""Bound of a file that is sent; the server has its own and says so."""
+"""Largest file sent, in bytes; the server enforces its own limit."""
 
 app = typer.Typer(no_args_is_help=False, help="Files of results.")
 
 
 @app.callback()
 def group() -> None:
-    """Keeps `get` a command of its own, be it the only one."""
+    """Keeps `get` a subcommand, although it is the only one."""
 
 
 @app.command()
@@ -36,7 +36,7 @@ def get(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the artifact, as the result shows it.")],
     file: Annotated[Path | None, typer.Option(metavar="FILE", help="File to write; default: stdout.")] = None,
 ) -> None:
-    """Fetches an artifact that the server keeps."""
+    """Fetches an artifact that the server stores."""
     content = options.server().download(f"/tasks/{names.task_id(task_id)}/artifacts/{quote(name, safe='')}")
     if file is None:
         sys.stdout.buffer.write(content)
@@ -50,10 +50,10 @@ def get(
 
 
 def fields(given: Sequence[str]) -> dict[str, str]:
-    """Returns the field of a request for artifacts given as NAME=FILE or NAME=URL; no field for none.
+    """Returns the request field for artifacts given as NAME=FILE or NAME=URL; no field if none are given.
 
     Raises:
-        Failure: One is malformed, or its file cannot be read.
+        Failure: An artifact is malformed, too large, or its file cannot be read.
     """
     if not given:
         return {}

@@ -1,4 +1,4 @@
-"""The options that every client command takes, in front of the command's name or behind it."""
+"""The options of every client command, accepted before or after the command's name."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from codeq_cli.rest import Server
 
 OutputOption = Annotated[
     render.Format | None,
-    typer.Option("-o", "--output", help="How results are printed; default: a table on a terminal, else JSON."),
+    typer.Option("-o", "--output", help="Output format; default: table on a terminal, else json."),
 ]
 EndpointOption = Annotated[
     str | None,
     typer.Option(
         metavar="URL[,URL…]",
-        help=f"The server, or nodes of a cluster; default: $CODEQ_ENDPOINT, the profile, {profile.DEFAULT_ENDPOINT}.",
+        help=f"Server, or nodes of a cluster; default: $CODEQ_ENDPOINT, the profile, {profile.DEFAULT_ENDPOINT}.",
     ),
 ]
 TokenOption = Annotated[
     str | None,
     typer.Option(
         metavar="TOKEN",
-        help="Bearer token; default: $CODEQ_TOKEN ($CODEQ_WORKER_TOKEN for calls of workers), the profile. "
-        "Others on this machine can see an option.",
+        help="Bearer token; default: $CODEQ_TOKEN ($CODEQ_WORKER_TOKEN for worker calls), the profile. "
+        "Other users of this machine can see options.",
     ),
 ]
 ProfileOption = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help=f"Profile of the profile file to use; default: ${profile.PROFILE_VARIABLE}."),
+    typer.Option(metavar="NAME", help=f"Profile to use from the profile file; default: ${profile.PROFILE_VARIABLE}."),
 ]
 
 
@@ -45,7 +45,7 @@ class ClientOptions:
     """The client options as given.
 
     Attributes:
-        output: Format asked for; None: none was.
+        output: --output, if given.
         endpoint: --endpoint, if given.
         token: --token, if given.
         profile: --profile, if given.
@@ -62,7 +62,7 @@ class ClientOptions:
         return self.output or render.default_format()
 
     def settings(self) -> dict[str, Setting]:
-        """Returns the settings in force, each with its source.
+        """Returns the effective settings, each with its source.
 
         Raises:
             Failure: A setting or the profile file is malformed.
@@ -70,10 +70,10 @@ class ClientOptions:
         return profile.resolve({"endpoint": self.endpoint, "token": self.token}, self.profile)
 
     def server(self, *, as_worker: bool = False) -> Server:
-        """Returns the server that the settings in force name.
+        """Returns the server that the effective settings name.
 
         Args:
-            as_worker: Whether its calls are those of a worker, who may have a token of its own.
+            as_worker: Whether to use the worker token, if one is set.
 
         Raises:
             Failure: A setting or the profile file is malformed.
@@ -90,15 +90,15 @@ P = ParamSpec("P")
 
 
 def client_command(function: Callable[Concatenate[ClientOptions, P], None]) -> Callable[..., None]:
-    """Makes a function a command that takes every client option; they are its first argument.
+    """Turns a function into a command with all client options, passed as its first argument.
 
-    An option behind the command's name wins over the same option in front of it.
+    An option after the command's name overrides the same option before it.
     """
     return _with_options(function, _OPTIONS)
 
 
 def output_command(function: Callable[Concatenate[ClientOptions, P], None]) -> Callable[..., None]:
-    """Makes a function a command that takes --output and talks to no server."""
+    """Turns a function into a command with --output that calls no server."""
     return _with_options(function, {"output": OutputOption})
 
 

@@ -1,4 +1,4 @@
-"""codeq cluster …: the members that replicate the store with each other."""
+"""codeq cluster …: the members of a Raft cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from codeq_cli.failures import ExitCode, Failure
 from codeq_cli.rest import members_of
 
 CHANGE_SECONDS_MAX: Final = 30
-"""Time that a change of members or leader may take, beside that of any call."""
+"""Extra time for a change of members or leader, on top of the usual reply time."""
 
 GROUP_COLUMNS: Final = (
     "shardIdx",
@@ -30,7 +30,7 @@ GROUP_COLUMNS: Final = (
     "lag",
     "elections",
 )
-"""Columns of the table of groups: each as the asked node sees it."""
+"""Columns of the table of groups, as seen by the queried node."""
 
 MEMBER_COLUMNS: Final = (
     "id",
@@ -47,7 +47,7 @@ MEMBER_COLUMNS: Final = (
 """Columns of the table of a group's members."""
 
 app = typer.Typer(
-    no_args_is_help=False, help="Look at and change the members of a cluster; changes need an administrator's token."
+    no_args_is_help=False, help="Show and change the members of a cluster; changes need an administrator's token."
 )
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Name of the member, its RAFT_SELF_ID.")]
@@ -56,7 +56,7 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="Name of the member, its R
 @app.command()
 @client_command
 def status(options: ClientOptions) -> None:
-    """Shows the groups and their members as the asked node sees them; what each lacks is known to the leader only."""
+    """Shows the groups and their members as the queried node sees them; only the leader knows how far each lags."""
     _show(options, options.server().call("GET", "/raft/status"))
 
 
@@ -69,10 +69,10 @@ def add(
     *,
     replace: Annotated[
         bool,
-        typer.Option("--replace", help="It takes the place of the member of this name: a new disk, or a new address."),
+        typer.Option("--replace", help="Replace the member of the same name, which has a new disk or address."),
     ] = False,
 ) -> None:
-    """Takes a node in: as a learner, which becomes a voter when it has caught up."""
+    """Adds a node as a learner, which becomes a voter once it has caught up."""
     body = {"id": json_text.quote(names.member(id_)), "raftAddr": json_text.quote(raft_addr)}
     if replace:
         body["replace"] = "true"
@@ -82,7 +82,7 @@ def add(
 @app.command()
 @client_command
 def remove(options: ClientOptions, id_: Id) -> None:
-    """Takes a member out; it has no vote any more and gets nothing."""
+    """Removes a member; it no longer votes or receives the log."""
     _change(options, "DELETE", f"/members/{names.member(id_)}", None)
 
 
@@ -91,10 +91,10 @@ def remove(options: ClientOptions, id_: Id) -> None:
 def transfer(
     options: ClientOptions,
     id_: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="Who shall lead; default: who has most of the log.")
+        str | None, typer.Argument(metavar="[ID]", help="New leader; default: the voter with the most of the log.")
     ] = None,
 ) -> None:
-    """Makes another voter the leader."""
+    """Transfers leadership to another voter."""
     body = {} if id_ is None else {"id": json_text.quote(names.member(id_))}
     _change(options, "POST", "/transfer", json_text.join(body))
 
@@ -128,7 +128,7 @@ def init(
         Path, typer.Option("--from-store", metavar="PATH", help="Store of a single node; no server may have it open.")
     ],
 ) -> None:
-    """Makes the store of a single node the first member of a new cluster; others are then added to it."""
+    """Turns the store of a single node into the first member of a new cluster; then add other members to it."""
     from codeq_server.replication.raft.conversion import found_from_store
 
     names.member(id_)
@@ -146,11 +146,11 @@ def leave(
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Also while there are other voters: what only they have is lost. For when they are gone."
+            "--force", help="Leave even with other voters, when those are gone for good: data only they have is lost."
         ),
     ] = False,
 ) -> None:
-    """Makes the store of the last voter of a cluster that of a single node."""
+    """Turns the store of a cluster's last voter into the store of a single node."""
     from codeq_server.replication.raft.conversion import leave as leave_cluster
 
     with _conversion():
@@ -160,10 +160,10 @@ def leave(
 
 @contextmanager
 def _conversion() -> Iterator[None]:
-    """Converts a store, whose files stay private; tells what is wrong with it.
+    """Runs a conversion of a store: keeps its files private, and turns errors into failures.
 
     Raises:
-        Failure: It cannot be converted.
+        Failure: The store cannot be converted.
     """
     from codeq_server.private_files import write_privately
     from codeq_server.storage.errors import StoreError

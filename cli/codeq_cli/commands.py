@@ -1,4 +1,4 @@
-"""The commands of `codeq`: a table of what there is; the code of a command is imported when it is used."""
+"""The table of `codeq` commands; a command's module is imported only when the command is used."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from codeq_cli.client_options import ClientOptions, EndpointOption, OutputOption
 from codeq_cli.failures import ExitCode, Failure
 
 _EPILOG: Final = (
-    "Exit codes: 0 done; 1 refused, or no such task, result or queue; 2 wrong usage, input or configuration; "
+    "Exit codes: 0 done; 1 rejected, or no such task, result or queue; 2 invalid usage, input or configuration; "
     "3 nothing to claim; 4 no connection, or no usable reply."
 )
 
@@ -32,11 +32,11 @@ _MODULES: Final = {
     "config": "config_commands",
     "store": "store_commands",
 }
-"""Module of each command, in the order of the help: a group's app stands for all of it, or has the command in it."""
+"""Module of each command, in the order of the help. Its app is the command group, or (server_commands) contains it."""
 
 
 class _LazyGroup(TyperGroup):
-    """Imports the module of a command when the command is looked up."""
+    """Imports a command's module when the command is looked up."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the base class's signature
         return list(_MODULES)
@@ -71,7 +71,7 @@ def root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Starts codeq, a durable multitenant task queue, and talks to it."""
+    """Runs codeq, a durable multitenant task queue, and manages its tasks, queues and clusters."""
     context.obj = ClientOptions(output, endpoint, token, profile)
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -81,7 +81,7 @@ def run(arguments: Sequence[str]) -> int:
     """Runs a command line and returns its exit code.
 
     Raises:
-        BrokenPipeError: Whoever read stdout has left.
+        BrokenPipeError: The reader of stdout has closed the pipe.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # some locales cannot encode every name

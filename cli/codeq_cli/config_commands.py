@@ -1,4 +1,4 @@
-"""codeq config …: the profile of the client commands, and a check of a server's configuration."""
+"""codeq config …: settings of the client commands, and checks of server configurations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from codeq_cli.server_commands import (
 )
 
 app = typer.Typer(
-    no_args_is_help=False, help="Endpoint and token of the client commands; check of a server's settings."
+    no_args_is_help=False, help="Set endpoint and tokens of the client commands; check a server's configuration."
 )
 
 
@@ -34,7 +34,7 @@ class Key(enum.StrEnum):
 
 
 class Mode(enum.StrEnum):
-    """Commands that a configuration is for."""
+    """Commands that use a configuration."""
 
     SERVE = "serve"
     SERVER = "server"
@@ -51,9 +51,9 @@ def set_(
     key: KeyArgument,
     value: Annotated[str, typer.Argument(help="Value; an empty one removes it.")],
 ) -> None:
-    """Keeps a setting in the profile file, ~/.codeq/config.yaml or $CODEQ_CONFIG_DIR/config.yaml.
+    """Stores a setting in the profile file, ~/.codeq/config.yaml or $CODEQ_CONFIG_DIR/config.yaml.
 
-    With --profile NAME it is kept in that profile, which is made if need be.
+    --profile NAME stores it in that profile, creating the profile if needed.
     """
     path = profile.store(key.value, value, options.profile)
     where = path if options.profile is None else f"{path}, profile {options.profile}"
@@ -63,7 +63,7 @@ def set_(
 @app.command()
 @client_command
 def get(options: ClientOptions, key: KeyArgument) -> None:
-    """Prints the value in force of a setting, a token in full."""
+    """Prints the effective value of a setting; tokens in full."""
     value = options.settings()[key.value].value
     if value is None:
         raise Failure(f"{key.value} is not set", "NOT_SET", ExitCode.REFUSED)
@@ -73,7 +73,7 @@ def get(options: ClientOptions, key: KeyArgument) -> None:
 @app.command()
 @client_command
 def show(options: ClientOptions) -> None:
-    """Shows the settings in force and where each is from; tokens are masked."""
+    """Shows the effective settings and their sources; tokens are masked."""
     rows = []
     for key, setting in options.settings().items():
         masked = "********" if key != Key.ENDPOINT and setting.value is not None else setting.value
@@ -88,9 +88,9 @@ def check_(
     options: ClientOptions,
     config: ConfigOption = None,
     dev: DevOption = False,
-    mode: Annotated[Mode, typer.Option(help="Command that will use it.")] = Mode.SERVE,
+    mode: Annotated[Mode, typer.Option(help="Command that will use the configuration.")] = Mode.SERVE,
 ) -> None:
-    """Checks a configuration, file and environment, and shows the settings in force with secrets masked.
+    """Checks a configuration (file and environment) and shows the effective settings, with secrets masked.
 
     Starts nothing.
     """

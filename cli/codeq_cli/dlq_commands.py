@@ -1,4 +1,4 @@
-"""codeq dlq …: look at the tasks that failed too often, and give them another life."""
+"""codeq dlq …: show the tasks that failed too often, and redrive them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from codeq_cli.failures import usage_failure
 from codeq_cli.rest import Items, members_of, pages
 
 LIST_LENGTH: Final = 100
-"""Dead letters that a list shows unless told otherwise."""
+"""Default number of dead letters in a list."""
 
 OVERVIEW_COLUMNS: Final = ("command", "dlq", "failedTotal")
 """Columns of the table of queues that have dead letters."""
@@ -23,7 +23,7 @@ COLUMNS: Final = ("id", "priority", "attempts", "finishedAt", "error")
 
 app = typer.Typer(no_args_is_help=False, help="Dead-letter queues; needs an administrator's token.")
 
-Command = Annotated[str, typer.Argument(metavar="COMMAND", help="Command: the queue.")]
+Command = Annotated[str, typer.Argument(metavar="COMMAND", help="Command of the queue.")]
 
 
 @app.command("list")
@@ -31,16 +31,16 @@ Command = Annotated[str, typer.Argument(metavar="COMMAND", help="Command: the qu
 def list_(
     options: ClientOptions,
     command: Annotated[
-        str | None, typer.Argument(metavar="[COMMAND]", help="Command: the queue; default: which queues have any.")
+        str | None, typer.Argument(metavar="[COMMAND]", help="Command of the queue; default: list the queues.")
     ] = None,
     limit: Annotated[
-        int, typer.Option(parser=usage.whole(1, 500), metavar="N", help="Tasks shown at most.")
+        int, typer.Option(parser=usage.whole(1, 500), metavar="N", help="Most tasks to show.")
     ] = LIST_LENGTH,
-    page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="The nextPageToken shown before.")] = None,
+    page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the last page.")] = None,
 ) -> None:
-    """Shows the dead letters of a queue, those first that came first; JSON and YAML group them by error too.
+    """Shows the dead letters of a queue, oldest first; JSON and YAML also group them by error.
 
-    Without a queue it shows the queues that have dead letters.
+    Without COMMAND it shows the queues that have dead letters.
     """
     if command is None:
         _show_overview(options)
@@ -76,20 +76,20 @@ def redrive(
     task_ids: Annotated[str | None, typer.Option("--ids", metavar="A,B", help="Only these tasks.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only, change nothing.")] = False,
     limit: Annotated[
-        int | None, typer.Option(parser=usage.whole(1, 10_000), metavar="N", help="Tasks at most; default 1000.")
+        int | None, typer.Option(parser=usage.whole(1, 10_000), metavar="N", help="Most tasks; default 1000.")
     ] = None,
     rate: Annotated[
         int | None,
         typer.Option(parser=usage.whole(1, 10_000), metavar="N", help="Tasks per second, in the background."),
     ] = None,
-    page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="The nextPageToken shown before.")] = None,
+    page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the last call.")] = None,
 ) -> None:
-    """Gives ended tasks of a queue another life: without attempts, at its tail.
+    """Requeues ended tasks at the tail of their queue, with zero attempts.
 
-    A call works a part of a long queue: repeat it while it shows a nextPageToken, with that token.
+    One call covers part of a long queue: repeat it with the nextPageToken until none is shown.
     """
     if rate is not None and (dry_run or limit is not None):
-        raise usage_failure("--rate goes with neither --dry-run nor --limit")
+        raise usage_failure("--rate cannot be combined with --dry-run or --limit")
     fields = {"status": json_text.quote(status.upper())}
     texts = {"errorContains": error, "endedFrom": ended_from, "endedTo": ended_to, "pageToken": page_token}
     fields |= {name: json_text.quote(text) for name, text in texts.items() if text is not None}
@@ -103,7 +103,7 @@ def redrive(
     reply = options.server().call("POST", path, body=json_text.join(fields))
     fields_of = members_of(reply)
     if fields_of.get("inBackground") == "true":
-        # How many there are is not known yet: zeroes would read as if there were none.
+        # The counts are not known yet: zeros would look as if nothing matched.
         reply = json_text.join({"inBackground": "true", "rate": str(rate)})
-        sys.stderr.write(f"redriving in the background, {rate} a second; codeq dlq list shows what is left\n")
+        sys.stderr.write(f"redriving in the background, {rate} a second; codeq dlq list shows the rest\n")
     render.show_object(reply or "", options.format)

@@ -1,7 +1,7 @@
-"""JSON as text: values are checked and cut out of their surroundings without ever being rebuilt.
+"""JSON as text: checks values and extracts them without re-encoding.
 
-A payload or a result has to be sent and shown as the bytes it is; parsing and printing it again would lose the digits
-of its numbers, its duplicate keys and its spacing.
+Payloads and results must be sent and shown byte for byte; parsing and printing them again would lose digits of numbers,
+duplicate keys and whitespace.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SPACE: Final = re.compile(r"[ \t\n\r]*")
 
 
 class Number(str):
-    """A number of a JSON text, kept as it is written there."""
+    """A number in a JSON text, kept as written."""
 
     __slots__ = ()
 
@@ -28,7 +28,7 @@ _DECODER: Final = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_c
 
 
 def parse(text: str) -> object:
-    """Returns the value of the text; its numbers are Number.
+    """Returns the value of a JSON text, with Number for its numbers.
 
     Raises:
         ValueError: The text is not one JSON value, or is nested too deeply.
@@ -40,7 +40,7 @@ def parse(text: str) -> object:
 
 
 def members(text: str) -> dict[str, str]:
-    """Returns the members of a JSON object: each value as its own text.
+    """Returns the members of a JSON object, each value as its JSON text.
 
     Raises:
         ValueError: The text is not one JSON object.
@@ -60,7 +60,7 @@ def members(text: str) -> dict[str, str]:
 
 
 def elements(text: str) -> list[str]:
-    """Returns the elements of a JSON array, each as its own text.
+    """Returns the elements of a JSON array, each as its JSON text.
 
     Raises:
         ValueError: The text is not one JSON array.
@@ -83,7 +83,7 @@ def quote(text: str) -> str:
 
 
 def join(fields: Mapping[str, str]) -> str:
-    """Returns a JSON object of values that are JSON texts, which stand in it unchanged."""
+    """Returns a JSON object of fields whose values are JSON texts, inserted unchanged."""
     return "{" + ",".join(f"{quote(name)}:{value}" for name, value in fields.items()) + "}"
 
 
@@ -94,7 +94,7 @@ def _check_container(text: str, opening: str) -> None:
 
 
 def _each_item(text: str, item: Callable[[int], int]) -> None:
-    """Calls item with the start of each item of a container known to be well-formed; it returns the item's end."""
+    """Calls `item` with the start of each item of a well-formed container; `item` returns the item's end."""
     at = _skip_space(text, _skip_space(text, 0) + 1)
     while text[at] not in "]}":
         at = _skip_space(text, item(at))

@@ -1,4 +1,4 @@
-"""Entry point of `codeq`: how the process meets signals, and how each command ends."""
+"""Entry point of `codeq`: standard files, signals and exit codes of the process."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ import sys
 
 
 def _open_standard_files() -> None:
-    """Opens nothing in the place of stdin, stdout and stderr that the caller has closed.
+    """Opens /dev/null in place of stdin, stdout or stderr if the caller has closed it.
 
-    The next files and sockets would take their numbers, and what is printed would go there.
+    Otherwise the next file or socket would get its number, and receive the command's output.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)
     for name, number in (("stdout", 1), ("stderr", 2)):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115 - it stays open
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115 - stays open
 
 
 def main() -> int:
     """Runs the command line of this process and returns its exit code."""
     _open_standard_files()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # Ctrl-C ends the process as a signal, at any moment and without a traceback. Servers take it over to drain.
+        # Ctrl-C kills the process at any moment, without a traceback. Servers install their own handler, to drain.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # From here on, because imports take most of the time of a short command.
+    # Only now, because imports take most of the time of a short command.
     from codeq_cli.commands import run
 
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()
-    except (BrokenPipeError, SystemExit):  # Typer makes the latter of the former
-        # The reader has read enough. Without this, the interpreter would complain when it flushes at its end.
+    except (BrokenPipeError, SystemExit):  # Typer turns the former into the latter
+        # The reader has closed the pipe. Without this, the interpreter would complain when it flushes on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code

@@ -1,4 +1,4 @@
-"""Names that stand in paths: checked here, so that no argument can lead to another route."""
+"""Checks names that become part of a URL path, so that no argument can reach another route."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ _COMMAND: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 def task_id(text: str) -> str:
-    """Returns the text where it can be the id of a task.
+    """Returns the text if it is a valid task id.
 
     Raises:
-        Failure: It cannot.
+        Failure: It is not.
     """
     if not _ID.fullmatch(text):
-        raise usage_failure(f"{text!r} is not the id of a task")
+        raise usage_failure(f"{text!r} is not a task id")
     return text
 
 
 def command(text: str) -> str:
-    """Returns the text where it is a command.
+    """Returns the text if it is a valid command.
 
     Raises:
-        Failure: It is none.
+        Failure: It is not.
     """
     if not _COMMAND.fullmatch(text):
         raise usage_failure(f"{text!r} is not a command: 1 to 128 of A-Z a-z 0-9 . _ -, the first a letter or digit")
@@ -34,11 +34,11 @@ def command(text: str) -> str:
 
 
 def member(text: str) -> str:
-    """Returns the text where it can be the name of a cluster's member.
+    """Returns the text if it is a valid member name.
 
     Raises:
-        Failure: It cannot.
+        Failure: It is not.
     """
     if not _ID.fullmatch(text):
-        raise usage_failure(f"{text!r} is not the name of a member: 1 to 64 of A-Z a-z 0-9 . _ -")
+        raise usage_failure(f"{text!r} is not a member name: 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit")
     return text

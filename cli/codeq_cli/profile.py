@@ -1,7 +1,7 @@
 """The settings of the client commands: flag, then environment, then profile file, then default.
 
-The profile file has settings of its own and, under `profiles`, named sets of them. It holds tokens, so it is readable
-by its owner alone, and it is replaced as a whole, never half written.
+The profile file has top-level settings and, under `profiles`, named sets of settings. It holds tokens, so only its
+owner can read it, and it is replaced atomically.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ ENVIRONMENT: Final = {
 """Environment variable of each setting. An empty one counts as not set."""
 
 KEYS: Final = tuple(ENVIRONMENT)
-"""Settings of a profile. `worker-token` is for the calls of workers; where it is not set, they carry `token`."""
+"""Settings of a profile. Worker calls use `worker-token`, or `token` if it is not set."""
 
 PROFILE_VARIABLE: Final = "CODEQ_PROFILE"
-"""Environment variable that names the profile in use."""
+"""Environment variable that names the profile to use."""
 
 DEFAULT_ENDPOINT: Final = "http://localhost:8080"
 
 ENDPOINTS_MAX: Final = 16
-"""Endpoints that a setting may name."""
+"""Most endpoints in one setting."""
 
 FILE_BYTES_MAX: Final = 65536
-"""Bound of the profile file in bytes; a larger one is refused."""
+"""Largest profile file accepted, in bytes."""
 
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 _PROFILE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -45,11 +45,11 @@ _PROFILE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A setting in force.
+    """An effective setting.
 
     Attributes:
         value: Its value; None: not set anywhere.
-        source: Where it is from: "flag", the name of the environment variable, the path of the file, or "default".
+        source: Its origin: "flag", the name of the environment variable, the path of the file, or "default".
     """
 
     value: str | None
@@ -67,11 +67,11 @@ def resolve(flags: Mapping[str, str | None], profile: str | None = None) -> dict
 
     Args:
         flags: Settings given as options.
-        profile: Profile given as an option: its settings win over the environment's. None: the one that the environment
-            names, over whose settings single variables win, or the file's own settings.
+        profile: Profile given as an option; its settings override environment variables. None: the profile that the
+            environment names, whose settings are overridden by environment variables, or the top-level settings.
 
     Raises:
-        Failure: The profile file cannot be used, there is no such profile, or a value is malformed.
+        Failure: The profile file is unusable, the profile does not exist, or a value is malformed.
     """
     named = profile or os.environ.get(PROFILE_VARIABLE) or None
     stored: dict[str, str] | None = None if named is None else load(named)
@@ -103,7 +103,7 @@ def _source(profile: str | None) -> str:
 
 
 def endpoints(value: str) -> tuple[str, ...]:
-    """Returns the URLs that the setting `endpoint` names."""
+    """Returns the URLs in a value of the setting `endpoint`."""
     return tuple(part.strip() for part in value.split(","))
 
 
@@ -111,7 +111,7 @@ def check(key: str, value: str, source: str) -> None:
     """Checks a value.
 
     Raises:
-        Failure: It is malformed; the text names key and source, and never shows a token.
+        Failure: It is malformed; the message names key and source, and never shows a token.
     """
     if key != "endpoint":
         if not _TOKEN.fullmatch(value):
@@ -122,8 +122,7 @@ def check(key: str, value: str, source: str) -> None:
     for url in endpoints(value):
         if not _is_endpoint(url):
             raise configuration_failure(
-                f"endpoint ({source}): {url!r} is not a URL such as {DEFAULT_ENDPOINT}, "
-                "without user, query and fragment"
+                f"endpoint ({source}): {url!r} is not a URL such as {DEFAULT_ENDPOINT}, without user, query or fragment"
             )
 
 
@@ -138,14 +137,14 @@ def _is_endpoint(url: str) -> bool:
 
 
 def load(profile: str | None = None) -> dict[str, str]:
-    """Returns settings of the profile file; nothing where there is no file.
+    """Returns settings of the profile file; an empty dict if there is no file.
 
     Args:
-        profile: Name of the profile; None: the file's own settings.
+        profile: Name of the profile; None: the top-level settings.
 
     Raises:
-        Failure: The file cannot be read, is not YAML, or has an unknown key or a value that is not text; or it has no
-            such profile.
+        Failure: The file cannot be read, is not YAML, has an unknown key or a value that is not text, or lacks the
+            profile.
     """
     document = _document()
     if profile is None:
@@ -153,7 +152,7 @@ def load(profile: str | None = None) -> dict[str, str]:
     profiles = _profiles(document)
     if profile not in profiles:
         known = f"; it has {', '.join(sorted(profiles))}" if profiles else ""
-        raise configuration_failure(f"{file_path()}: has no profile {profile!r}{known}")
+        raise configuration_failure(f"{file_path()}: no profile {profile!r}{known}")
     return profiles[profile]
 
 
@@ -164,7 +163,7 @@ def _profiles(document: Mapping[str, object]) -> dict[str, dict[str, str]]:
 
 
 def _document() -> dict[str, object]:
-    """Returns the checked content of the profile file; nothing where there is none."""
+    """Returns the checked content of the profile file; empty if there is no file."""
     path = file_path()
     try:
         with path.open("rb") as file:
@@ -210,7 +209,7 @@ def store(key: str, value: str, profile: str | None = None) -> Path:
     Args:
         key: Setting.
         value: Its value.
-        profile: Profile that gets it, made if there is none of this name; None: the file's own settings.
+        profile: Profile to change, created if it does not exist; None: the top-level settings.
 
     Returns:
         The path of the file.

@@ -12,7 +12,7 @@ from codeq_cli.failures import usage_failure
 from codeq_cli.rest import members_of, pages
 
 PAGE_SIZE: Final = 500
-"""Queues asked for at a time; the largest that the server allows."""
+"""Queues per page; the server's maximum."""
 
 COLUMNS: Final = (
     "command",
@@ -28,16 +28,16 @@ COLUMNS: Final = (
 )
 """Columns of the table of queues."""
 
-app = typer.Typer(no_args_is_help=False, help="Look at and control queues; needs an administrator's token.")
+app = typer.Typer(no_args_is_help=False, help="Show and control queues; needs an administrator's token.")
 
 
-Command = Annotated[str, typer.Argument(metavar="COMMAND", help="Command: the queue.")]
+Command = Annotated[str, typer.Argument(metavar="COMMAND", help="Command of the queue.")]
 
 
 @app.command("list")
 @client_command
 def list_(options: ClientOptions) -> None:
-    """Shows every queue of the tenant, in the order of their names."""
+    """Shows every queue of the tenant, ordered by name."""
     queues = pages(options.server(), "/admin/queues", {"pageSize": PAGE_SIZE}, "queues")
     render.show_list("queues", queues.texts, COLUMNS, options.format)
 
@@ -52,14 +52,14 @@ def stats(options: ClientOptions, command: Command) -> None:
 @app.command()
 @client_command
 def pause(options: ClientOptions, command: Command) -> None:
-    """Stops the deliveries of a queue, which need not exist yet: tasks are accepted, and those claimed run on."""
+    """Pauses the deliveries of a queue, which need not exist yet; it still accepts tasks, and claimed tasks run on."""
     _show(options, options.server().call("POST", f"/admin/queues/{names.command(command)}/pause", body="{}"))
 
 
 @app.command()
 @client_command
 def resume(options: ClientOptions, command: Command) -> None:
-    """Lets the deliveries of a queue go on."""
+    """Resumes the deliveries of a queue."""
     _show(options, options.server().call("POST", f"/admin/queues/{names.command(command)}/resume", body="{}"))
 
 
@@ -69,14 +69,14 @@ def purge(
     options: ClientOptions,
     command: Command,
     *,
-    yes: Annotated[bool, typer.Option("--yes", help="Needed: it cannot be taken back.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Required: a purge cannot be undone.")] = False,
 ) -> None:
-    """Ends every task that waits in a queue now, scheduled ones too, as CANCELLED.
+    """Ends every task now waiting in a queue, scheduled ones included, as CANCELLED.
 
-    The work goes on in the background while the queue shows purging; until then nothing is delivered.
+    The purge runs in the background while the queue shows purging; nothing is delivered meanwhile.
     """
     if not yes:
-        raise usage_failure("--yes is needed: every task that waits in the queue ends")
+        raise usage_failure("--yes is required: a purge ends every task waiting in the queue")
     _show(options, options.server().call("POST", f"/admin/queues/{names.command(command)}/purge", body="{}"))
 
 

@@ -1,4 +1,4 @@
-"""What the user sees: results on stdout as a table, JSON or YAML, failures on stderr in one line."""
+"""Output: results on stdout as a table, JSON or YAML; failures on stderr in one line."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from codeq_cli.rest import Items
 
 EMBEDDED_FIELDS: Final = frozenset({"payload", "result", "progress"})
-"""Fields that hold a JSON value of the user's; tables show its text as it is, the quotes of a string included."""
+"""Fields that hold a user's JSON value; tables show its JSON text as is, quotes included."""
 
 WHOLE_COLUMNS: Final = frozenset({"id"})
-"""Columns whose values are never folded, so that they can be copied."""
+"""Columns whose values are never wrapped, so that they can be copied."""
 
 _PIPE_WIDTH: Final = 1 << 20
-"""Width of a table that is not printed on a terminal, in columns: nothing is folded or cut."""
+"""Width of a table outside a terminal, in columns: nothing is wrapped or cut."""
 
 
 class Format(enum.StrEnum):
-    """How results are printed."""
+    """Output formats."""
 
     TABLE = "table"
     JSON = "json"
@@ -35,16 +35,16 @@ class Format(enum.StrEnum):
 
 
 def default_format() -> Format:
-    """Returns the format in use when none is asked for: a table on a terminal, else JSON."""
+    """Returns the default format: a table on a terminal, else JSON."""
     return Format.TABLE if sys.stdout.isatty() else Format.JSON
 
 
 def show_object(text: str, output: Format, *, table_field: str | None = None) -> None:
-    """Prints a JSON object: as it is, as YAML, or as a table of one row per field.
+    """Prints a JSON object: as is, as YAML, or as a table with one row per field.
 
     Args:
         text: The object.
-        output: How to print it.
+        output: Format.
         table_field: Field whose object a table shows instead of the whole.
 
     Raises:
@@ -60,7 +60,7 @@ def show_object(text: str, output: Format, *, table_field: str | None = None) ->
 
 
 def show_list(name: str, items: Sequence[str], columns: Sequence[str], output: Format) -> None:
-    """Prints JSON objects: as {name: [...]} in JSON and YAML, or as a table of one row per object.
+    """Prints JSON objects: as {name: [...]} in JSON and YAML, or as a table with one row per object.
 
     Raises:
         Failure: They are nested too deeply for YAML.
@@ -72,7 +72,7 @@ def show_list(name: str, items: Sequence[str], columns: Sequence[str], output: F
 
 
 def show_page(name: str, items: Items, columns: Sequence[str], output: Format) -> None:
-    """Prints JSON objects as `show_list`; where there are more, JSON and YAML have the token, and stderr has a hint.
+    """Prints JSON objects like `show_list`; if there are more, JSON and YAML include the token and stderr has a hint.
 
     Raises:
         Failure: They are nested too deeply for YAML.
@@ -83,12 +83,12 @@ def show_page(name: str, items: Items, columns: Sequence[str], output: Format) -
         token = json_text.quote(items.next_page_token)
         _show_text(f'{{{json_text.quote(name)}:[{",".join(items.texts)}],"nextPageToken":{token}}}', output)
     if items.next_page_token:
-        sys.stderr.write(f"more {name}: --page-token {items.next_page_token}, or --all for every one\n")
+        sys.stderr.write(f"more {name}: --page-token {items.next_page_token}, or --all for all of them\n")
         sys.stderr.flush()
 
 
 def show_failure(failure: Failure, *, as_json: bool) -> None:
-    """Prints a failure on stderr: the server's error body or one like it, or one line for people."""
+    """Prints a failure on stderr: as JSON the server's error body or one like it, otherwise one readable line."""
     if as_json:
         body = failure.body or json_text.join(
             {"error": json_text.quote(failure.text), "reason": json_text.quote(failure.reason)}
@@ -111,7 +111,7 @@ def _yaml(text: str) -> str:
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """Prints numbers with the digits of the JSON text."""
+        """Prints numbers with their original digits."""
 
     def number(dumper: yaml.SafeDumper, value: json_text.Number) -> yaml.ScalarNode:
         kind = "float" if any(sign in value for sign in ".eE") else "int"
@@ -144,7 +144,7 @@ def _items_table(items: Sequence[str], columns: Sequence[str]) -> Table:
             column.upper(),
             justify="right" if numeric else "left",
             overflow="fold",
-            min_width=len(column),  # names of columns stay whole
+            min_width=len(column),  # never wrap column names
             no_wrap=column in WHOLE_COLUMNS,
         )
     for row in rows:
@@ -159,7 +159,7 @@ def _table(*, show_header: bool = False) -> Table:
 
 
 def _cell(name: str, value: str) -> Text:
-    """Returns the text of a cell; never markup, so that a value cannot style or hide anything."""
+    """Returns the text of a cell, never as markup, so that a value cannot style or hide anything."""
     from rich.text import Text
 
     if name not in EMBEDDED_FIELDS:
@@ -169,7 +169,7 @@ def _cell(name: str, value: str) -> Text:
 
 
 def _printable(text: str) -> str:
-    """Returns the text with every control character but the line feed escaped: none reaches a terminal."""
+    """Returns the text with all control characters except line feed escaped, so that none reaches a terminal."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)

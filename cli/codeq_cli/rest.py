@@ -1,4 +1,4 @@
-"""One REST call after the other to one server; every failure becomes a Failure."""
+"""Sequential REST calls to a server or cluster; every error becomes a Failure."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
     from codeq_cli.transport import Response
 
 REPLY_SECONDS_MAX: Final = 30.0
-"""Time between two pieces of the reply, on top of the wait that the request asks for."""
+"""Longest gap between two reads of the reply, on top of the wait that the request asks for."""
 
 REDIRECTS_MAX: Final = 3
-"""Times that a call goes on to the leader that a node names: more often, and they do not know who leads."""
+"""Most redirects to a leader that a node names; needing more means that the nodes disagree about the leader."""
 
 Query = Mapping[str, str | int | list[str]]
-"""Parameters of a query."""
+"""Query parameters."""
 
 _TEXT_LENGTH_MAX: Final = 500
 _NO_CONTENT: Final = 204
 _SUCCESS: Final = range(200, 300)
 _REDIRECT: Final = 307
 _ELSEWHERE: Final = frozenset({"NOT_LEADER", "SERVER_UNREACHABLE"})
-"""Reasons of refusals after which another endpoint may carry the call out: the one that was asked did nothing."""
+"""Reasons of rejections after which another endpoint is tried: the rejecting one did nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server, or the nodes of a cluster, and who calls it.
+    """A server, or the nodes of a cluster, with the caller's token.
 
     Attributes:
-        endpoints: URLs in front of the API's paths. The first one is asked, the next one where it is not there.
-        token: Bearer token; None: calls carry none.
+        endpoints: Base URLs, tried in order until one is reachable.
+        token: Bearer token; None: unauthenticated calls.
     """
 
     endpoints: tuple[str, ...]
@@ -57,16 +57,16 @@ class Server:
 
         Args:
             method: HTTP method.
-            path: Path behind /v1/codeq, already quoted.
+            path: Path below /v1/codeq, already quoted.
             body: JSON text, sent byte for byte.
-            query: Parameters of the query.
-            wait_seconds: Time that the server may take before it answers.
+            query: Query parameters.
+            wait_seconds: Time that the server may wait before it answers.
 
         Returns:
-            The JSON text of the reply; None: the server answered 204, there is none.
+            The JSON text of the reply; None: the server answered 204, without content.
 
         Raises:
-            Failure: The call could not be made, got no usable reply, or was refused.
+            Failure: The call could not be made, got no usable reply, or was rejected.
         """
         reply = self._send(_Request(method, path, query or {}, body, wait_seconds))
         return None if reply.status == _NO_CONTENT else reply.content.decode(errors="replace")
@@ -75,14 +75,14 @@ class Server:
         """Returns the body of a reply that is a file.
 
         Raises:
-            Failure: As `call`.
+            Failure: As in `call`.
         """
         return self._send(_Request("GET", path, {}, None, 0)).content
 
     def _send(self, request: _Request) -> _Reply:
-        """Returns the reply of the first endpoint that carries the request out.
+        """Returns the reply of the first endpoint that serves the request.
 
-        Another one is asked only where this one surely did not, or where the request changes nothing.
+        Tries the next endpoint only if this one certainly did not process the request, or the request is a GET.
         """
         try:
             content = None if request.body is None else request.body.encode()
@@ -119,8 +119,8 @@ class _Reply:
     content: bytes
 
 
-class _NotCarriedOut(Exception):  # noqa: N818 - the next endpoint may do it
-    """The request may be made elsewhere without being carried out twice."""
+class _NotCarriedOut(Exception):  # noqa: N818 - not an error yet: the next endpoint may serve the request
+    """Another endpoint may be tried without processing the request twice."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.text)
@@ -128,13 +128,13 @@ class _NotCarriedOut(Exception):  # noqa: N818 - the next endpoint may do it
 
 
 def _ask(endpoint: str, request: _Request, content: bytes | None, headers: Mapping[str, str]) -> _Reply:
-    """Makes a request of an endpoint, and of the leader that it names.
+    """Sends a request to an endpoint, following its redirects to the leader.
 
     Raises:
-        _NotCarriedOut: Another endpoint may be asked.
-        Failure: It failed.
+        _NotCarriedOut: Another endpoint may be tried.
+        Failure: The request failed.
     """
-    # Here, so that commands that call no server do not wait for the import.
+    # Imported here, so that commands that call no server do not pay for it.
     from codeq_cli.transport import ExchangeError, exchange, origin
 
     query = f"?{urlencode(request.query, doseq=True)}" if request.query else ""
@@ -147,7 +147,7 @@ def _ask(endpoint: str, request: _Request, content: bytes | None, headers: Mappi
                 break
             url = leader
     except ExchangeError as error:
-        named = "" if url == asked else f" (the leader, as {origin(asked)} says)"
+        named = "" if url == asked else f" (the leader named by {origin(asked)})"
         failure = connection_failure(f"{error}{named}")
         if request.method == "GET" or not error.is_sent:
             raise _NotCarriedOut(failure) from None
@@ -161,15 +161,15 @@ def _ask(endpoint: str, request: _Request, content: bytes | None, headers: Mappi
 
 
 def members_of(reply: str | None) -> dict[str, str]:
-    """Returns the members of a reply, or of a part of one, each as its JSON text.
+    """Returns the members of a reply, or of part of one, each as its JSON text.
 
     Raises:
-        Failure: There is none, or it is not a JSON object.
+        Failure: There is no reply, or it is not a JSON object.
     """
     try:
         return json_text.members(reply or "")
     except ValueError:
-        raise connection_failure("the reply is not what a codeq server answers; check the endpoint") from None
+        raise connection_failure("the reply does not look like a codeq server's; check the endpoint") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +177,8 @@ class Items:
     """Items of a list.
 
     Attributes:
-        texts: Each as its JSON text.
-        next_page_token: Where the list goes on; empty: these are all that are left.
+        texts: The items, each as its JSON text.
+        next_page_token: Token of the next page; empty: no more items.
     """
 
     texts: list[str]
@@ -186,17 +186,17 @@ class Items:
 
 
 def pages(server: Server, path: str, query: Query, name: str, most: int | None = None) -> Items:
-    """Returns the items of a list, page after page.
+    """Returns the items of a list, fetched page by page.
 
     Args:
-        server: Who has it.
+        server: Server to call.
         path: Path of the list.
-        query: Its filters, the size of a page, and where to begin.
+        query: Filters, page size and first page token.
         name: Member of a page that holds its items.
-        most: Items wanted; None: all.
+        most: Most items to return; None: all.
 
     Raises:
-        Failure: A call failed, or answers are no pages.
+        Failure: A call failed, or a reply is not a page.
     """
     items: list[str] = []
     asked = dict(query)
@@ -211,15 +211,15 @@ def pages(server: Server, path: str, query: Query, name: str, most: int | None =
         if not token or (most is not None and len(items) >= most):
             return Items(items, token)
         if token in seen:
-            raise connection_failure(f"the server repeats a page of {name}")
+            raise connection_failure(f"the server repeated a page of {name}")
         seen.add(token)
         asked["pageToken"] = token
-        if most is not None:  # the last page is no longer than what is wanted, so that its token leads on from there
+        if most is not None:  # limit the last page, so that its token continues exactly after the last item returned
             asked["pageSize"] = min(int(str(asked["pageSize"])), most - len(items))
 
 
 def _leader(url: str, response: Response) -> str | None:
-    """Returns where the call is carried out, when a node of a cluster says that another one leads."""
+    """Returns the URL at the leader, if a node redirects the call there."""
     if response.status != _REDIRECT or b"NOT_LEADER" not in response.content:
         return None
     leader = urljoin(url, response.location)
@@ -229,9 +229,9 @@ def _leader(url: str, response: Response) -> str | None:
 
 
 def _refusal(response: Response, by: str) -> Failure:
-    """Returns the failure that the server's error body tells, or its status where there is no such body.
+    """Returns the failure in the server's error body, or one for its status if there is no such body.
 
-    `by` tells who refused, where that is not who was asked.
+    `by` names the server that answered, if it is not the endpoint.
     """
     text = response.content.decode(errors="replace")
     with contextlib.suppress(ValueError, RecursionError):

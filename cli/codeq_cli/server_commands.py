@@ -1,4 +1,4 @@
-"""codeq serve, server and gateway, and how they find their settings. Their own code is imported only when used."""
+"""codeq serve, server, gateway and backup, and their settings. Server code is imported only when needed."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ if TYPE_CHECKING:
     from codeq_server.config import GatewaySettings, Settings
 
 app = typer.Typer(no_args_is_help=False)
-"""Holds the commands of this module for the table of commands."""
+"""Holds this module's commands for the table of commands."""
 
 BACKUP_SECONDS_MAX: Final = 30
-"""Time that a backup may take, beside that of any call: then the server answers, and goes on by itself."""
+"""Extra time for a backup, on top of the usual reply time; by then the server answers, and continues on its own."""
 
 ConfigOption = Annotated[
     str | None, typer.Option(metavar="FILE", help="Configuration file; default: $CODEQ_CONFIG_PATH, else none.")
 ]
 DevOption = Annotated[
-    bool, typer.Option("--dev", help="Serve loopback only, with the token dev-token where none is configured.")
+    bool, typer.Option("--dev", help="Serve loopback only, with the token dev-token if none is configured.")
 ]
 
 
-PortOption = Annotated[int | None, typer.Option(help="Port of REST; 0: any free one. Default 8080.")]
+PortOption = Annotated[int | None, typer.Option(help="REST port; 0: any free one. Default 8080.")]
 HttpHostOption = Annotated[
-    str | None, typer.Option(metavar="HOST", help="Host that REST binds; default: all interfaces.")
+    str | None, typer.Option(metavar="HOST", help="Host on which REST listens; default: all interfaces.")
 ]
 WorkerStreamOption = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", help="gRPC for workers; '': none. Default :9091.")
+    str | None, typer.Option(metavar="HOST:PORT", help="gRPC listener for workers; '': none. Default :9091.")
 ]
 ProducerStreamOption = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", help="gRPC for producers; '': none. Default :9092.")
+    str | None, typer.Option(metavar="HOST:PORT", help="gRPC listener for producers; '': none. Default :9092.")
 ]
 StoreOption = Annotated[str | None, typer.Option(metavar="PATH", help="Folder of the store; default ./data.")]
 NoFsyncOption = Annotated[
-    bool, typer.Option("--no-fsync", help="Acknowledge before the disk has it: a crash may lose tasks.")
+    bool, typer.Option("--no-fsync", help="Acknowledge before data is on disk: a crash may lose tasks.")
 ]
 VerifyOption = Annotated[
-    bool, typer.Option("--verify", help="Check every row of the store first; serve only if all of them agree.")
+    bool, typer.Option("--verify", help="Check every row of the store first; serve only if it is consistent.")
 ]
 LogLevelOption = Annotated[
     str | None, typer.Option(metavar="debug|info|warn|error", help="Lowest level logged; default info.")
@@ -56,7 +56,7 @@ LogLevelOption = Annotated[
 LogFormatOption = Annotated[
     str | None, typer.Option(metavar="text|json", help="Default: text on a terminal, else json.")
 ]
-ReadyFileOption = Annotated[str | None, typer.Option(metavar="FILE", help="File to write once requests are served.")]
+ReadyFileOption = Annotated[str | None, typer.Option(metavar="FILE", help="File to write once the process is ready.")]
 
 
 @app.command()
@@ -77,7 +77,7 @@ def serve(
 ) -> None:
     """Runs server and gateway in one process until SIGTERM or SIGINT.
 
-    A flag wins over the environment, and that over the file.
+    Flags override the environment, which overrides the file.
     """
     flags = {
         "port": port,
@@ -94,7 +94,7 @@ def serve(
             "RAFT_ENABLED: needs the extension codeq_raft_core, which is not installed; get cargo from "
             "https://rustup.rs and run `make setup-raft`"
         )
-    # gRPC would warn each time a child process is started; ours use nothing of it.
+    # gRPC would warn at each start of a child process; ours do not use gRPC.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     from codeq_server.app import serve as run
 
@@ -117,7 +117,7 @@ def server(
 ) -> None:
     """Runs a server without REST until SIGTERM or SIGINT; `codeq gateway` serves REST for it.
 
-    A flag wins over the environment, and that over the file.
+    Flags override the environment, which overrides the file.
     """
     flags = {
         "worker_stream_addr": worker_stream_addr,
@@ -146,7 +146,7 @@ def gateway(
             "--server",
             "--server-addrs",
             metavar="HOST:PORT[,…]",
-            help="gRPC listeners of the servers: of one, or of every node of a cluster.",
+            help="gRPC listener of one server, or of every node of a cluster.",
         ),
     ] = None,
     port: PortOption = None,
@@ -155,9 +155,9 @@ def gateway(
     log_format: LogFormatOption = None,
     ready_file: ReadyFileOption = None,
 ) -> None:
-    """Runs a gateway that serves REST for servers in other processes, until SIGTERM or SIGINT.
+    """Runs a standalone gateway that serves REST for other server processes, until SIGTERM or SIGINT.
 
-    A flag wins over the environment, and that over the file.
+    Flags override the environment, which overrides the file.
     """
     flags = {
         "server_addrs": server_addrs,
@@ -179,7 +179,7 @@ def backup(
     options: ClientOptions,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the backup in the server's BACKUP_DIR.")],
 ) -> None:
-    """Has the server make a backup of its store and artifacts while it serves; needs an administrator's token."""
+    """Makes a backup of a running server's store and artifacts; needs an administrator's token."""
     body = json_text.join({"name": json_text.quote(name)})
     reply = options.server().call("POST", "/admin/backup", body=body, wait_seconds=BACKUP_SECONDS_MAX)
     members_of(reply)
@@ -198,13 +198,13 @@ def load_settings(
 
     Args:
         config: Configuration file; None: the one that the environment names, if any.
-        flags: Flags by the names of the settings; None: not given.
-        dev: Whether to start for development.
-        store: Folder that replaces the configured one of the store, the rest of its configuration unchanged.
+        flags: Flags by setting name; None: not given.
+        dev: Whether --dev is given.
+        store: Folder of the store, overriding the configured one; other settings of the store are unchanged.
         no_fsync: Whether to turn fsync off.
 
     Raises:
-        Failure: They cannot be used; the text begins with the setting as the operator wrote it.
+        Failure: A setting is invalid; the message begins with its name as the operator wrote it.
     """
     from codeq_server.config import ConfigError, load, refuse_pair
 
@@ -212,13 +212,13 @@ def load_settings(
         settings = load(config, os.environ, flags, dev)
         path = settings.persistence.path if store is None else Path(store)
         if settings.raft is not None and path is not None and not (path / "CURRENT").is_file():
-            refuse_pair(settings.raft)  # where there is a store, the start finds out whether it is a member already
+            refuse_pair(settings.raft)  # with an existing store, startup checks whether it is already a member
     except ConfigError as error:
         raise configuration_failure(f"{error.key}: {error.message}") from None
     persistence = settings.persistence
     for flag, given in (("--store", store is not None), ("--no-fsync", no_fsync)):
         if given and persistence.path is None:
-            raise configuration_failure(f"{flag}: has no meaning with the provider {persistence.provider}")
+            raise configuration_failure(f"{flag}: has no effect with the provider {persistence.provider}")
     if store == "":
         raise configuration_failure("--store: expected a path")
     if store is not None:
@@ -229,15 +229,15 @@ def load_settings(
 
 
 def load_gateway_settings(config: str | None, flags: Mapping[str, object], *, dev: bool) -> GatewaySettings:
-    """Returns the settings of a gateway in a process of its own.
+    """Returns the settings of a standalone gateway.
 
     Args:
         config: Configuration file; None: the one that the environment names, if any.
-        flags: Flags by the names of the settings; None: not given.
-        dev: Whether to start for development.
+        flags: Flags by setting name; None: not given.
+        dev: Whether --dev is given.
 
     Raises:
-        Failure: They cannot be used; the text begins with the setting as the operator wrote it.
+        Failure: A setting is invalid; the message begins with its name as the operator wrote it.
     """
     from codeq_server.config import ConfigError, load_gateway
 
@@ -248,7 +248,7 @@ def load_gateway_settings(config: str | None, flags: Mapping[str, object], *, de
 
 
 def refuse_silence(settings: Settings) -> None:
-    """Refuses a server without REST and without gRPC.
+    """Checks that a server without REST has a gRPC listener.
 
     Raises:
         Failure: No listener is configured.

@@ -1,4 +1,4 @@
-"""codeq store …: work on a store without its server."""
+"""codeq store …: offline work on a store."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from codeq_cli.failures import ExitCode, Failure
 
 ArtifactsOption = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Folder of artifacts (LOCAL_ARTIFACTS_DIR); default: beside the store."),
+    typer.Option(metavar="DIR", help="Folder of artifacts (LOCAL_ARTIFACTS_DIR); default: next to the store."),
 ]
 
-app = typer.Typer(no_args_is_help=False, help="Work on a store without its server.")
+app = typer.Typer(no_args_is_help=False, help="Check, back up and restore a store while no server runs on it.")
 
 
 @app.callback()
 def group() -> None:
-    """Has what these commands write be private, as a server's files are."""
+    """Makes the files that these commands write private, like a server's."""
     from codeq_server.private_files import write_privately
 
     write_privately()
@@ -38,9 +38,9 @@ def check(
     options: ClientOptions,
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the store; no server may have it open.")],
 ) -> None:
-    """Checks that the rows of a store agree with each other, and changes nothing.
+    """Checks that the rows of a store are consistent; changes nothing.
 
-    Shows each difference by the key of its row. Exit code 1: there are some; 2: the store cannot be read.
+    Shows each difference with the key of its row. Exit code 1: there are differences; 2: the store cannot be read.
     """
     from codeq_server.storage.check import check_store
     from codeq_server.storage.errors import StoreError
@@ -72,7 +72,7 @@ def backup(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the backup; it must not exist.")],
     artifacts: ArtifactsOption = None,
 ) -> None:
-    """Makes a backup of a store: a folder with all its rows and artifacts. `codeq backup` has a server make one."""
+    """Backs up a store: a folder with all its rows and artifacts. For a running server use `codeq backup`."""
     from codeq_server.storage.backup import back_up_closed
     from codeq_server.storage.errors import StoreError
 
@@ -87,13 +87,13 @@ def backup(
 @output_command
 def restore(
     options: ClientOptions,
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the backup; it stays as it is.")],
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the store to make; it must not exist.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the backup; it is not changed.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the store to create; it must not exist.")],
     artifacts: ArtifactsOption = None,
 ) -> None:
-    """Makes a store from a backup, after a check of the backup, and puts its artifacts into their folder.
+    """Checks a backup, then restores it as a store and puts its artifacts into their folder.
 
-    Ids and lease tokens that were given out since the backup are not given out again.
+    Ids and lease tokens issued since the backup are never issued again.
     """
     from codeq_server.storage.backup import restore as restore_store
     from codeq_server.storage.errors import StoreError
@@ -108,20 +108,20 @@ def restore(
 
 
 def _refuse_open_store(path: Path) -> None:
-    """Refuses a store that a process has open: its rows change while they are read.
+    """Checks that no process has a store open, whose rows would change while they are read.
 
     Raises:
         Failure: A process has it open.
-        OSError: Its lock cannot be looked at.
+        OSError: Its lock cannot be opened.
     """
     try:
         lock = os.open(path / "LOCK", os.O_RDONLY)
     except FileNotFoundError:
-        return  # the check itself tells what is missing
+        return  # the check itself reports what is missing
     try:
         fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise _unusable(f"the store {path} is open in another process; stop that one, or check a copy") from None
+        raise _unusable(f"the store {path} is open in another process; stop that process, or check a copy") from None
     finally:
         os.close(lock)
 

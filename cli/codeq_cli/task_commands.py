@@ -1,4 +1,4 @@
-"""codeq task …: create, look at, claim and end tasks."""
+"""codeq task …: create, show, claim and end tasks."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from codeq_cli.failures import ExitCode, Failure, usage_failure
 from codeq_cli.rest import members_of, pages
 
 INPUT_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Bound of a JSON value read from a file or from stdin; the server allows 1 MiB and says so."""
+"""Largest JSON value read from an option, a file or stdin, in bytes; the server enforces its own limit, 1 MiB."""
 
 PAGE_SIZE: Final = 500
-"""Tasks asked for at a time; the most that the server allows."""
+"""Tasks per page; the server's maximum."""
 
 LIST_LENGTH: Final = 100
-"""Tasks that a list shows unless told otherwise."""
+"""Default number of tasks in a list."""
 
 COLUMNS: Final = ("id", "command", "status", "priority", "attempts", "createdAt", "error")
 """Columns of a table of tasks."""
 
 DURATION: Final = "DURATION"
-"""How the help names a value such as 90s, 5m or 1h30m; a number alone is seconds."""
+"""Placeholder in the help for a value such as 90s, 5m or 1h30m; a bare number is seconds."""
 
 HOURS_12: Final = 12 * 3600
-"""Longest lease, and longest rest after a nack, in seconds."""
+"""Longest lease, and longest delay of a nack, in seconds."""
 
 YEARS_10: Final = 3650 * 86400
 """Longest delay and expiry, in seconds."""
 
-app = typer.Typer(no_args_is_help=False, help="Create, look at, claim and end tasks.")
+app = typer.Typer(no_args_is_help=False, help="Create, show, claim and end tasks.")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the task.")]
 LeaseToken = Annotated[
     str | None,
-    typer.Option(metavar="T", help="Lease token of the delivery, as claim showed it; default: your live lease."),
+    typer.Option(metavar="T", help="Lease token shown by claim; default: that of your live lease."),
 ]
 ArtifactOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=FILE|URL", help="File that belongs to the result, sent or by its URL; may be repeated."),
+    typer.Option(metavar="NAME=FILE|URL", help="File of the result, uploaded or given by URL; may be repeated."),
 ]
 
 app.add_typer(artifacts.app, name="artifact")
@@ -55,16 +55,16 @@ app.add_typer(artifacts.app, name="artifact")
 @client_command
 def create(
     options: ClientOptions,
-    command: Annotated[str, typer.Argument(metavar="COMMAND", help="Command: the queue of the task.")],
+    command: Annotated[str, typer.Argument(metavar="COMMAND", help="Command, which names the task's queue.")],
     payload: Annotated[str, typer.Option(metavar="JSON|@FILE|-", help="Payload, sent byte for byte; - reads stdin.")],
     priority: Annotated[
-        int | None, typer.Option(parser=usage.whole(0, 9), metavar="0-9", help="9 goes first; default 0.")
+        int | None, typer.Option(parser=usage.whole(0, 9), metavar="0-9", help="9 is delivered first; default 0.")
     ] = None,
     delay: Annotated[
         int | None,
-        typer.Option(parser=usage.duration(0, YEARS_10), metavar=DURATION, help="Deliver no sooner than this."),
+        typer.Option(parser=usage.duration(0, YEARS_10), metavar=DURATION, help="Deliver after this delay."),
     ] = None,
-    run_at: Annotated[str | None, typer.Option(metavar="RFC3339", help="Deliver no sooner than this time.")] = None,
+    run_at: Annotated[str | None, typer.Option(metavar="RFC3339", help="Deliver not before this time.")] = None,
     expire: Annotated[
         int | None,
         typer.Option(parser=usage.duration(1, YEARS_10), metavar=DURATION, help="End as FAILED if it waits longer."),
@@ -76,15 +76,17 @@ def create(
         ),
     ] = None,
     idempotency_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Create once only: repeated, it shows the first task.")
+        str | None, typer.Option(metavar="KEY", help="Create only once: a repeated command shows the first task.")
     ] = None,
-    task_id: Annotated[str | None, typer.Option(metavar="ID", help="Id of the task; default: the server's.")] = None,
+    task_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="Id of the task; default: the server makes one.")
+    ] = None,
 ) -> None:
     """Creates a task and shows it as accepted."""
     if delay is not None and run_at is not None:
-        raise usage_failure("--delay and --run-at exclude each other")
+        raise usage_failure("--delay and --run-at cannot be combined")
     if idempotency_key is not None and task_id is not None:
-        raise usage_failure("--idempotency-key and --task-id exclude each other")
+        raise usage_failure("--idempotency-key and --task-id cannot be combined")
     fields = {"command": json_text.quote(names.command(command)), "payload": _json_input("--payload", payload)}
     _add_numbers(fields, priority=priority, delaySeconds=delay, expireSeconds=expire, maxAttempts=max_attempts)
     if run_at is not None:
@@ -99,12 +101,12 @@ def create(
 @app.command()
 @client_command
 def get(options: ClientOptions, task_id: Id) -> None:
-    """Shows a task, with its last ten deliveries."""
+    """Shows a task and its last ten deliveries."""
     _show_reply(options, options.server().call("GET", f"/tasks/{names.task_id(task_id)}"))
 
 
 class Order(enum.StrEnum):
-    """Orders of a list."""
+    """Sort orders of a list."""
 
     NEWEST = "newest"
     OLDEST = "oldest"
@@ -121,14 +123,14 @@ def list_(
     ] = None,
     created_from: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted then or later.")] = None,
     created_to: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted before.")] = None,
-    order: Annotated[Order, typer.Option(help="Which come first.")] = Order.NEWEST,
+    order: Annotated[Order, typer.Option(help="Sort order.")] = Order.NEWEST,
     limit: Annotated[
-        int, typer.Option(parser=usage.whole(1, 100_000), metavar="N", help="Tasks shown at most.")
+        int, typer.Option(parser=usage.whole(1, 100_000), metavar="N", help="Most tasks to show.")
     ] = LIST_LENGTH,
-    all_: Annotated[bool, typer.Option("--all", help="Show every task, however many there are.")] = False,
-    page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="The nextPageToken shown before.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Show all tasks; ignores --limit.")] = False,
+    page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the last page.")] = None,
 ) -> None:
-    """Shows tasks of the tenant, queue by queue, the newest first; says so when there are more."""
+    """Shows tasks of the tenant, queue by queue, newest first; says if there are more."""
     most = None if all_ else limit
     query: dict[str, str | int | list[str]] = {
         "pageSize": PAGE_SIZE if most is None else min(most, PAGE_SIZE),
@@ -149,12 +151,12 @@ def result(
     options: ClientOptions,
     task_id: Id,
     wait: Annotated[
-        int, typer.Option(parser=usage.duration(0, 60), metavar=DURATION, help="Wait for the task's end, 60s at most.")
+        int, typer.Option(parser=usage.duration(0, 60), metavar=DURATION, help="Wait for the task to end, at most 60s.")
     ] = 0,
 ) -> None:
-    """Shows the record of a task's end; JSON and YAML show the task with it.
+    """Shows a task's result; JSON and YAML include the task.
 
-    A task that has not ended within the wait is a failure, RESULT_NOT_FOUND.
+    Fails with RESULT_NOT_FOUND if the task does not end within the wait.
     """
     path = f"/tasks/{names.task_id(task_id)}/result"
     reply = options.server().call("GET", path, query={"waitSeconds": wait}, wait_seconds=wait)
@@ -173,10 +175,10 @@ def claim(
         typer.Option(parser=usage.duration(1, HOURS_12), metavar=DURATION, help="Length of the lease; default 60s."),
     ] = None,
     wait: Annotated[
-        int, typer.Option(parser=usage.duration(0, 30), metavar=DURATION, help="Wait for a task, 30s at most.")
+        int, typer.Option(parser=usage.duration(0, 30), metavar=DURATION, help="Wait for a task, at most 30s.")
     ] = 0,
 ) -> None:
-    """Claims one task and shows it with its lease token. Exit code 3: there was none."""
+    """Claims one task and shows it with its lease token. Exit code 3: nothing to claim."""
     fields: dict[str, str] = {}
     if commands is not None:
         wanted = [json_text.quote(names.command(name.strip())) for name in commands.split(",")]
@@ -184,7 +186,7 @@ def claim(
     _add_numbers(fields, leaseSeconds=lease, waitSeconds=wait)
     reply = options.server(as_worker=True).call("POST", "/tasks/claim", body=json_text.join(fields), wait_seconds=wait)
     if reply is None:
-        raise Failure("there is nothing to claim", "NOTHING_TO_CLAIM", ExitCode.NOTHING_TO_CLAIM)
+        raise Failure("nothing to claim", "NOTHING_TO_CLAIM", ExitCode.NOTHING_TO_CLAIM)
     _show_reply(options, reply)
 
 
@@ -196,12 +198,12 @@ def heartbeat(
     extend: Annotated[
         int | None,
         typer.Option(
-            parser=usage.duration(1, HOURS_12), metavar=DURATION, help="From now; default: the lease's length."
+            parser=usage.duration(1, HOURS_12), metavar=DURATION, help="Counted from now; default: the lease's length."
         ),
     ] = None,
     lease_token: LeaseToken = None,
 ) -> None:
-    """Extends the lease of a task; it never shortens one."""
+    """Extends the lease of a task, never shortens it."""
     fields = _lease_fields(lease_token)
     _add_numbers(fields, extendSeconds=extend)
     _post(options, task_id, "heartbeat", fields)
@@ -218,7 +220,7 @@ def complete(
     artifact: ArtifactOption = None,
     lease_token: LeaseToken = None,
 ) -> None:
-    """Ends a claimed task as COMPLETED and shows the record."""
+    """Ends a claimed task as COMPLETED and shows its result."""
     fields = {"status": '"COMPLETED"', **_lease_fields(lease_token), **artifacts.fields(artifact or ())}
     if result is not None:
         fields["result"] = _json_input("--result", result)
@@ -230,11 +232,11 @@ def complete(
 def fail(
     options: ClientOptions,
     task_id: Id,
-    error: Annotated[str, typer.Option(metavar="TEXT", help="Why; must not be blank.")],
+    error: Annotated[str, typer.Option(metavar="TEXT", help="Error; must not be blank.")],
     artifact: ArtifactOption = None,
     lease_token: LeaseToken = None,
 ) -> None:
-    """Ends a claimed task as FAILED, not to be tried again, and shows the record."""
+    """Ends a claimed task as FAILED, without a retry, and shows its result."""
     fields = {"status": '"FAILED"', "error": json_text.quote(error), **_lease_fields(lease_token)}
     fields |= artifacts.fields(artifact or ())
     _post(options, task_id, "result", fields)
@@ -250,13 +252,13 @@ def nack(
         typer.Option(
             parser=usage.duration(0, HOURS_12),
             metavar=DURATION,
-            help="Rest before the next try, 12h at most; 0: none; default: the backoff policy's.",
+            help="Delay before the retry, at most 12h; default: the server's backoff policy.",
         ),
     ] = None,
-    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; kept as the task's error.")] = None,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Reason; stored as the task's error.")] = None,
     lease_token: LeaseToken = None,
 ) -> None:
-    """Ends a delivery for another try, or for the dead-letter queue when it was the last, and shows the new status."""
+    """Returns a task for a retry, or to the dead-letter queue after its last delivery, and shows the new status."""
     fields = _lease_fields(lease_token)
     _add_numbers(fields, delaySeconds=delay)
     if reason is not None:
@@ -280,12 +282,14 @@ def progress(
     extend: Annotated[
         int | None,
         typer.Option(
-            parser=usage.duration(1, HOURS_12), metavar=DURATION, help="Extend the lease, from now; default: it stays."
+            parser=usage.duration(1, HOURS_12),
+            metavar=DURATION,
+            help="Also extend the lease, counted from now; default: leave it as is.",
         ),
     ] = None,
     lease_token: LeaseToken = None,
 ) -> None:
-    """Keeps a progress of at most 64 KiB on a claimed task, in place of the one before."""
+    """Stores the progress of a claimed task, at most 64 KiB, replacing the previous value."""
     fields = {"progress": _json_input("JSON", value), **_lease_fields(lease_token)}
     _add_numbers(fields, extendSeconds=extend)
     _post(options, task_id, "progress", fields)
@@ -294,7 +298,7 @@ def progress(
 @app.command()
 @client_command
 def explain(options: ClientOptions, task_id: Id) -> None:
-    """Shows what a task waits for."""
+    """Shows what a task is waiting for."""
     _show_reply(options, options.server().call("GET", f"/tasks/{names.task_id(task_id)}/explain"))
 
 
@@ -303,9 +307,9 @@ def explain(options: ClientOptions, task_id: Id) -> None:
 def cancel(
     options: ClientOptions,
     task_id: Id,
-    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; kept as the task's error.")] = None,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Reason; stored as the task's error.")] = None,
 ) -> None:
-    """Ends a task that has not ended as CANCELLED, wherever it is, and shows it; its worker is told."""
+    """Cancels a task that has not ended, in any state, notifies its worker, and shows the task."""
     fields = {} if reason is None else {"reason": json_text.quote(reason)}
     _post(options, task_id, "cancel", fields, as_worker=False)
 
@@ -313,7 +317,7 @@ def cancel(
 @app.command()
 @client_command
 def redrive(options: ClientOptions, task_id: Id) -> None:
-    """Gives a task that is DLQ, FAILED or CANCELLED another life; needs an administrator's token."""
+    """Requeues a task that is DLQ, FAILED or CANCELLED; needs an administrator's token."""
     _post(options, task_id, "redrive", {}, as_worker=False)
 
 
@@ -321,15 +325,15 @@ def redrive(options: ClientOptions, task_id: Id) -> None:
 @client_command
 def cleanup(
     options: ClientOptions,
-    before: Annotated[str, typer.Option(metavar="RFC3339", help="Remove what ended before.")],
+    before: Annotated[str, typer.Option(metavar="RFC3339", help="Delete tasks that ended before this time.")],
     limit: Annotated[
-        int | None, typer.Option(parser=usage.whole(1, 10_000), metavar="N", help="Tasks at most; default 1000.")
+        int | None, typer.Option(parser=usage.whole(1, 10_000), metavar="N", help="Most tasks; default 1000.")
     ] = None,
-    page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="The nextPageToken shown before.")] = None,
+    page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the last call.")] = None,
 ) -> None:
-    """Removes ended tasks before their retention is over; needs an administrator's token.
+    """Deletes ended tasks before their retention expires; needs an administrator's token.
 
-    A call works a part: repeat it while it shows a nextPageToken, with that token.
+    One call covers part of them: repeat it with the nextPageToken until none is shown.
     """
     fields = {"before": json_text.quote(before)}
     _add_numbers(fields, limit=limit)
@@ -359,7 +363,7 @@ def _show_reply(options: ClientOptions, reply: str | None, *, table_field: str |
 
 
 def _json_input(name: str, value: str) -> str:
-    """Returns the JSON text of an option: the value itself, a file's content, or stdin's.
+    """Returns the JSON text of an option: the value itself, or the content of a file or stdin.
 
     Raises:
         Failure: It cannot be read, is too large, or is not one JSON value in UTF-8.
@@ -373,7 +377,7 @@ def _json_input(name: str, value: str) -> str:
         except (OSError, ValueError) as error:
             raise usage_failure(f"{name}: {value[1:]}: {getattr(error, 'strerror', error)}") from None
     else:
-        text = _decoded(name, os.fsencode(value))  # the bytes as given, whatever the locale made of them
+        text = _decoded(name, os.fsencode(value))  # the original bytes, whatever the locale
     try:
         json_text.parse(text)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""HTTP exchanges, by the standard library: importing another client would take longer than a call."""
+"""HTTP exchanges with the standard library: importing another client would take longer than a call."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Final
 from urllib.parse import urlsplit
 
 CONNECT_SECONDS_MAX: Final = 5.0
-"""Time for the connection to be made."""
+"""Timeout of connecting."""
 
 REPLY_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Bound of a reply. The largest in use, a task with its result, is a little over 2 MiB."""
+"""Largest reply accepted, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What came back.
+    """An HTTP response.
 
     Attributes:
         status: HTTP status.
-        phrase: What the server calls the status.
-        location: Header `Location`; empty: none.
+        phrase: Reason phrase of the status.
+        location: `Location` header; empty: none.
         content: The body.
     """
 
@@ -35,10 +35,10 @@ class Response:
 
 
 class ExchangeError(Exception):
-    """There is no usable reply; the text says why and names the server.
+    """There is no usable reply; the text gives the reason and names the server.
 
     Attributes:
-        is_sent: Whether the server may have the request.
+        is_sent: Whether the server may have received the request.
     """
 
     def __init__(self, text: str, *, is_sent: bool) -> None:
@@ -49,16 +49,16 @@ class ExchangeError(Exception):
 def exchange(
     method: str, url: str, content: bytes | None, headers: Mapping[str, str], reply_seconds: float
 ) -> Response:
-    """Makes a request and returns the reply, whatever its status. Redirects are not followed.
+    """Sends a request and returns the response, whatever its status. Follows no redirects.
 
-    Proxies of the environment are used.
+    Uses the proxies configured in the environment.
 
     Args:
         method: HTTP method.
         url: Absolute URL, http or https.
-        content: Body; None: none.
+        content: Body; None: no body.
         headers: Headers.
-        reply_seconds: Time between two pieces of the reply.
+        reply_seconds: Longest gap between two reads of the reply.
 
     Raises:
         ExchangeError: There is no usable reply.
@@ -70,7 +70,7 @@ def exchange(
             if len(body) > REPLY_BYTES_MAX:
                 raise ExchangeError(f"the reply of {origin(url)} is larger than {REPLY_BYTES_MAX} bytes", is_sent=True)
             if response.length:
-                raise ExchangeError(f"{origin(url)}: the reply broke off", is_sent=True)
+                raise ExchangeError(f"{origin(url)}: the reply is truncated", is_sent=True)
             return Response(response.status, response.reason or "", response.headers.get("Location", ""), body)
     except urllib.error.URLError as error:
         raise _failed(url, error.reason) from None
@@ -95,11 +95,11 @@ def _failed(url: str, reason: object) -> ExchangeError:
 
 
 class _NotConnectedError(OSError):
-    """No connection was made; the cause says why."""
+    """The connection failed; the cause is the reason."""
 
 
 def _connect(connection: http.client.HTTPConnection, connect: Callable[[], None]) -> None:
-    """Makes a connection, for which there is less time than for a reply."""
+    """Connects, with a shorter timeout than that of a reply."""
     reply_seconds, connection.timeout = connection.timeout, CONNECT_SECONDS_MAX
     try:
         connect()

@@ -1,4 +1,4 @@
-"""Values of options as people write them, and what a wrong command line is told."""
+"""Parses option values, and turns the parser's errors into one-line failures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NUMBER: Final = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 
 
 def duration(least: int, most: int) -> Callable[[str], int]:
-    """Returns a parser of durations: `90`, `90s`, `5m`, `1h30m`, `2d`; it gives seconds.
+    """Returns a parser of durations such as `90`, `90s`, `5m`, `1h30m`, `2d` into seconds.
 
     Args:
         least: Shortest duration, in seconds.
@@ -54,7 +54,7 @@ def whole(least: int, most: int) -> Callable[[str], int]:
 
 
 def failure_of(error: typer.TyperException) -> Failure:
-    """Returns the failure of a command line that the parser refused, in one line that points at the help."""
+    """Returns the failure for a command line that the parser rejected, in one line that points to the help."""
     context: typer.Context | None = getattr(error, "ctx", None)
     hint = "" if context is None else f"; see {context.command_path} --help"
     return usage_failure(f"{_told(error)}{hint}")
@@ -71,7 +71,7 @@ def _told(error: typer.TyperException) -> str:
     if not hasattr(error, "possibilities"):
         return f"{option} needs a value"
     near = " or ".join(sorted(error.possibilities or ()))
-    return f"there is no option {option}" + (f"; did you mean {near}?" if near else "")
+    return f"no such option {option}" + (f"; did you mean {near}?" if near else "")
 
 
 def _name(error: typer.BadParameter) -> str:

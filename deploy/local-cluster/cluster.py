@@ -1,12 +1,12 @@
-"""Runs three nodes of a Raft cluster on this machine, for trying out what happens when one of them dies.
+"""Runs a three-node Raft cluster on this machine, to try out what happens when a node dies.
 
-    cluster.py          starts the three and ends them at Ctrl-C
-    cluster.py node-a   starts one of them again, in the foreground
+    cluster.py          starts all three nodes and stops them on Ctrl-C
+    cluster.py node-a   restarts one node in the foreground
 
-The nodes are configured by common.env and their own files beside this program; tokens are those of `codeq serve --dev`.
-PORT_OFFSET=100 in the environment moves their ports by that much; it is kept for nodes that are started again.
-Each keeps store, log and pid in a folder of its own in data. A running node holds a lock on its pid file, so the id in
-a file that was left behind is never taken for that of a node.
+common.env and one file per node, next to this program, configure the nodes; tokens are those of `codeq serve --dev`.
+PORT_OFFSET=100 in the environment adds 100 to every port; it is remembered for restarts of single nodes. Each node
+keeps store, log and pid in its own folder under data. A running node holds a lock on its pid file, so a stale file is
+never mistaken for a running node.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ PORT_MAX: Final = 65535
 _PORT: Final = re.compile(r"(?:^|(?<=:))\d{4,5}\b")
 
 WHAT_TO_TRY: Final = """
-Three nodes run; {leader} leads. In another terminal:
+Three nodes are running; {leader} leads. In another terminal:
 
   export CODEQ_TOKEN=dev-token CODEQ_ENDPOINT={endpoint}   # any node
   .venv/bin/codeq cluster status -o table
   .venv/bin/codeq task create HELLO --payload '{{"name":"world"}}'
 
-Kill the leader, see who leads then, and start the node again:
+Kill the leader, see which node takes over, and start the old leader again:
 
   kill -9 $(cat {pid_file})
   .venv/bin/codeq cluster status -o table
   .venv/bin/python {program} {leader}
 
-Logs are in {logs}. Ctrl-C ends all three; their stores stay.
+Logs are in {logs}. Ctrl-C stops all three; their stores are kept.
 """
 
 
@@ -63,7 +63,7 @@ def read_env(path: Path) -> dict[str, str]:
 
 
 def env_of(name: str) -> dict[str, str]:
-    """Returns the variables that configure a node, its ports moved by PORT_OFFSET."""
+    """Returns the variables that configure a node, with PORT_OFFSET added to its ports."""
     variables = read_env(HERE / "common.env") | read_env(HERE / f"{name}.env")
     offset = port_offset()
     return {
@@ -72,10 +72,10 @@ def env_of(name: str) -> dict[str, str]:
 
 
 def port_offset() -> int:
-    """Returns how far the ports are moved.
+    """Returns the offset of the ports.
 
     Raises:
-        SystemExit: PORT_OFFSET is no number that leaves every port one.
+        SystemExit: PORT_OFFSET is not a number, or takes a port out of range.
     """
     kept = OFFSET_FILE.read_text().strip() if OFFSET_FILE.exists() else "0"
     given = os.environ.get("PORT_OFFSET") or kept
@@ -88,20 +88,20 @@ def port_offset() -> int:
 
 
 def keep_port_offset() -> None:
-    """Writes down how far the ports of a start of all nodes are moved, for those that are started again by hand."""
+    """Stores the port offset of the cluster, for nodes that are restarted by hand."""
     DATA.mkdir(exist_ok=True)
     OFFSET_FILE.write_text(f"{os.environ.get('PORT_OFFSET') or 0}\n")
 
 
 def ports_in_use() -> list[int]:
-    """Returns the ports of the nodes that somebody listens on."""
+    """Returns the nodes' ports on which something already listens."""
     variables = ("PORT", "WORKER_STREAM_ADDR", "PRODUCER_STREAM_ADDR", "RAFT_BIND_ADDR")
     ports = sorted(int(env_of(name)[variable].rpartition(":")[2]) for name in NAMES for variable in variables)
     return [port for port in ports if is_listened_on(port)]
 
 
 def is_listened_on(port: int) -> bool:
-    """Returns whether a connection to a port of this machine is taken."""
+    """Returns whether a port of this machine accepts connections."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
@@ -110,12 +110,12 @@ def is_listened_on(port: int) -> bool:
 
 
 def pid_file(name: str) -> Path:
-    """Returns where the process id of a node is."""
+    """Returns the path of a node's pid file."""
     return DATA / name / "pid"
 
 
 def locked(file: IO[str]) -> bool:
-    """Takes the lock of a pid file; returns whether nobody had it."""
+    """Tries to lock a pid file; returns whether it succeeded."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -124,31 +124,31 @@ def locked(file: IO[str]) -> bool:
 
 
 def run(name: str) -> NoReturn:
-    """Becomes the node; its pid file stays locked for as long as it runs."""
+    """Replaces this process by the node, which holds the lock on its pid file as long as it runs."""
     (DATA / name).mkdir(parents=True, exist_ok=True)
     file = pid_file(name).open("a+")
-    deadline = time.monotonic() + LOCK_SECONDS_MAX  # somebody may be looking whether the node runs
+    deadline = time.monotonic() + LOCK_SECONDS_MAX  # another process may hold the lock briefly to check the node
     while not locked(file):
         if time.monotonic() > deadline:
-            sys.exit(f"cluster: {name} runs already")
+            sys.exit(f"cluster: {name} is already running")
         time.sleep(POLL_SECONDS)
     file.truncate(0)
     file.write(f"{os.getpid()}\n")
     file.flush()
     os.set_inheritable(file.fileno(), True)  # noqa: FBT003 - its only parameter
     os.chdir(HERE)  # paths in the files are relative
-    os.execve(CODEQ, [str(CODEQ), "serve", "--dev"], os.environ | env_of(name))  # noqa: S606 - nothing for a shell
+    os.execve(CODEQ, [str(CODEQ), "serve", "--dev"], os.environ | env_of(name))  # noqa: S606 - needs no shell
 
 
 def start(name: str) -> subprocess.Popen[bytes]:
-    """Starts a node that Ctrl-C does not reach by itself, so that it is asked to stop once, not twice."""
+    """Starts a node in its own session, out of reach of Ctrl-C, so that it gets one stop signal and not two."""
     (DATA / name).mkdir(parents=True, exist_ok=True)
     with (DATA / name / "log").open("ab") as log:
         return subprocess.Popen([sys.executable, __file__, name], stdout=log, stderr=log, start_new_session=True)
 
 
 def running(name: str) -> int:
-    """Returns the process id of a node that runs, also of one started again by hand; 0: it does not run."""
+    """Returns the process id of a running node, including one restarted by hand; 0: it is not running."""
     try:
         with pid_file(name).open("r+") as file:
             return 0 if locked(file) else int(file.read().strip() or 0)
@@ -157,7 +157,7 @@ def running(name: str) -> int:
 
 
 def stop(nodes: dict[str, subprocess.Popen[bytes]]) -> None:
-    """Asks every node that runs to stop, those started again by hand too, and waits until none does."""
+    """Stops every running node, including those restarted by hand, and waits until all have ended."""
     started = {process.pid for process in nodes.values() if process.poll() is None}
     for pid in started | set(filter(None, map(running, NAMES))):
         os.kill(pid, signal.SIGTERM)
@@ -182,10 +182,10 @@ def leader() -> str:
 
 
 def wait_for_leader(nodes: dict[str, subprocess.Popen[bytes]]) -> str:
-    """Returns the name of the leader.
+    """Waits for a leader and returns its name.
 
     Raises:
-        SystemExit: A node ended, or there is no leader in time.
+        SystemExit: A node ended, or no leader was elected in time.
     """
     deadline = time.monotonic() + START_SECONDS_MAX
     while not (name := leader()):
@@ -210,35 +210,35 @@ def tell(leading: str) -> None:
 
 
 def end(_number: int, _frame: FrameType | None) -> None:
-    """Ends this program."""
+    """Interrupts this program."""
     raise KeyboardInterrupt
 
 
 def refuse_neighbours() -> None:
-    """Makes sure that the nodes can start.
+    """Checks that the nodes can start.
 
     Raises:
-        SystemExit: One of them runs already, or something else has one of their ports.
+        SystemExit: A node is already running, or one of the ports is taken.
     """
     if any(map(running, NAMES)):
-        sys.exit("cluster: a node runs already")
+        sys.exit("cluster: a node is already running")
     if taken := ports_in_use():
         ports = ", ".join(map(str, taken))
         sys.exit(
-            f"cluster: something else listens on {ports}: end it (a server of `make run`?), or move all ports of the "
+            f"cluster: something else listens on {ports}: stop it (a server of `make run`?), or shift all ports of the "
             "nodes with PORT_OFFSET=100 make cluster"
         )
 
 
 def main(arguments: list[str]) -> int:
-    """Starts one node or all of them."""
+    """Starts one node or the whole cluster; returns the exit code."""
     if arguments:
         if arguments[0] not in NAMES or len(arguments) > 1:
             sys.exit(f"usage: cluster.py [{'|'.join(NAMES)}]")
         run(arguments[0])
     keep_port_offset()
     refuse_neighbours()
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell has its background jobs ignore the first
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell makes its background jobs ignore SIGINT
         signal.signal(number, end)
     nodes: dict[str, subprocess.Popen[bytes]] = {}
     try:
@@ -249,7 +249,7 @@ def main(arguments: list[str]) -> int:
             time.sleep(POLL_SECONDS)
             for name in [name for name, process in nodes.items() if process.poll() is not None]:
                 print(f"{name} ended with code {nodes.pop(name).returncode}", flush=True)
-        while any(map(running, NAMES)):  # some were started again by hand
+        while any(map(running, NAMES)):  # some were restarted by hand
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         pass

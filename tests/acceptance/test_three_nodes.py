@@ -118,7 +118,7 @@ def local_cluster(tmp_path: Path) -> Iterator[LocalCluster]:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path)
         try:
             eventually(
-                lambda: process.poll() is not None or b"Three nodes run" in (tmp_path / "output").read_bytes(),
+                lambda: process.poll() is not None or b"Three nodes are running" in (tmp_path / "output").read_bytes(),
                 "the nodes did not start",
             )
             assert process.poll() is None, (tmp_path / "output").read_text()
@@ -184,7 +184,7 @@ def test_local_cluster_when_ended_leaves_no_node_behind(tmp_path: Path) -> None:
         command = [sys.executable, str(cluster.folder / "cluster.py")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            eventually(lambda: "Three nodes run" in process.stdout.readline(), "the nodes did not start")
+            eventually(lambda: "Three nodes are running" in process.stdout.readline(), "the nodes did not start")
             pids = [cluster.pid(name) for name in NODES]
             os.kill(pids[2], signal.SIGKILL)
             again = subprocess.Popen([*command, "node-c"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

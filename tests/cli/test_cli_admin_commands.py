@@ -40,7 +40,7 @@ def test_task_list_stops_at_its_limit_and_says_how_to_go_on(client: Run, recorde
     done = client("task", "list", "--limit", "2", "-o", "table")
     assert done.stdout.decode().splitlines()[0].split()[:3] == ["ID", "COMMAND", "STATUS"]
     assert [line.split()[0] for line in done.stdout.decode().splitlines()[1:]] == ["t0", "t1"]
-    assert done.stderr == b"more tasks: --page-token more, or --all for every one\n"
+    assert done.stderr == b"more tasks: --page-token more, or --all for all of them\n"
     assert recorder.request.path == "/v1/codeq/tasks?pageSize=2&orderBy=newest"
 
 
@@ -142,15 +142,15 @@ def test_command_posts_its_options_and_shows_the_reply(
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        ("dlq redrive A --rate 5 --limit 1", b"--rate goes with neither"),
-        ("dlq redrive A --rate 5 --dry-run", b"--rate goes with neither"),
+        ("dlq redrive A --rate 5 --limit 1", b"--rate cannot be combined"),
+        ("dlq redrive A --rate 5 --dry-run", b"--rate cannot be combined"),
         ("dlq redrive A --limit 0", b"--limit"),
-        ("dlq redrive A --ids t1,", b"is not the id of a task"),
+        ("dlq redrive A --ids t1,", b"is not a task id"),
         ("dlq list A/B", b"is not a command"),
-        ("task redrive a/b", b"is not the id of a task"),
+        ("task redrive a/b", b"is not a task id"),
         ("task cleanup", b"--before"),
         ("task list --limit 0", b"--limit"),
-        ("queue purge A", b"--yes is needed"),
+        ("queue purge A", b"--yes is required"),
     ],
 )
 def test_wrong_usage_sends_nothing(client: Run, recorder: RecordingServer, args: str, part: bytes) -> None:

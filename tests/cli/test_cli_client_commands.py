@@ -67,8 +67,8 @@ def test_create_reads_payload_from_file_and_stdin(client: Run, recorder: Recordi
         (("create", "A", "--payload", "1", "--priority", "10"), b"", b"--priority"),
         (("create", "A", "--payload", "1", "--delay", "1", "--run-at", "x"), b"", b"--run-at exclude"),
         (("create", "A/../B", "--payload", "1"), b"", b"is not a command"),
-        (("get", ".."), b"", b"is not the id of a task"),
-        (("get", "a/b"), b"", b"is not the id of a task"),
+        (("get", ".."), b"", b"is not a task id"),
+        (("get", "a/b"), b"", b"is not a task id"),
         (("claim", "--commands", "A,,B"), b"", b"'' is not a command"),
         (("complete", "t1", "--result", "}"), b"", b"--result: not JSON"),
         (("fail", "t1"), b"", b"--error"),
@@ -152,7 +152,7 @@ def test_claim_when_there_is_nothing_ends_with_exit_code_3(client: Run, recorder
     recorder.reply(b"", 204)
     plain, as_json = client("task", "claim"), client("task", "claim", "-o", "json")
     assert (plain.returncode, plain.stdout) == (3, b"")
-    assert plain.stderr == b"error: there is nothing to claim (NOTHING_TO_CLAIM)\n"
+    assert plain.stderr == b"error: nothing to claim (NOTHING_TO_CLAIM)\n"
     assert as_json.returncode == 3
     assert json.loads(as_json.stderr)["reason"] == "NOTHING_TO_CLAIM"
 

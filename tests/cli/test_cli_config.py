@@ -116,7 +116,7 @@ def test_profiles_are_named_sets_of_settings(run: Run, tmp_path: Path) -> None:
     assert shown(run, "--profile", "prod", **variable)["token"] == ("********", named)  # an option over variables
     assert run("config", "get", "worker-token", "--profile", "prod").stdout == b"w\n"
     missing = run("--profile", "test", "task", "get", "t1")
-    assert (missing.returncode, b"has no profile 'test'; it has prod" in missing.stderr) == (2, True)
+    assert (missing.returncode, b"no profile 'test'; it has prod" in missing.stderr) == (2, True)
     for key in ("endpoint", "token", "worker-token"):
         run("--profile", "prod", "config", "set", key, "")
     assert yaml.safe_load(profile_file(tmp_path).read_text()) == {"endpoint": URL}

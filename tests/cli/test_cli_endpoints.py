@@ -52,7 +52,7 @@ def test_leader_that_is_gone_is_named_not_who_was_asked(client: Run, recorder: R
     recorder.reply(b'{"error":"node-b leads","code":"UNAVAILABLE","reason":"NOT_LEADER"}', 307)
     done = client("task", "get", "t1")
     assert done.stderr.decode() == (
-        f"error: {gone}: Connection refused (the leader, as {recorder.endpoint} says) (CONNECTION_FAILED)\n"
+        f"error: {gone}: Connection refused (the leader named by {recorder.endpoint}) (CONNECTION_FAILED)\n"
     )
 
 

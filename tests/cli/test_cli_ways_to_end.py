@@ -22,7 +22,7 @@ TASK = '{"id":"t1"}'
         ("task create A", "--payload is missing; see codeq task create --help"),
         ("task create A --payload 1 --priority 10", "--priority: 10 is not between 0 and 9; see"),
         ("task create A --payload 1 --priority high", "--priority: 'high' is not a whole number; see"),
-        ("task create A --paylod 1", "there is no option --paylod; did you mean --payload?; see"),
+        ("task create A --paylod 1", "no such option --paylod; did you mean --payload?; see"),
         ("task create A --payload", "--payload needs a value"),
         ("task claim --wait 1h", "--wait: 1h is not between 0 and 30s; see"),
         ("task claim --lease soon", "--lease: 'soon' is not a duration; write seconds, or a duration such as 90s"),

@@ -1,4 +1,4 @@
-"""A store whose n-th change fails, and that knows what a cut of the power would leave of it."""
+"""A store whose n-th change fails, and that knows what would survive a power cut."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from codeq_server.storage.store import Store
 
 
 class FailingStore:
-    """Passes everything on to another store, until a change of it fails.
+    """Forwards everything to another store, until a change fails.
 
-    Changes are writes, syncs and notes of what is durable. Once one has failed, all later ones fail too, as those of
-    RocksDB do.
+    Changes are writes, syncs and durability notes. Once one has failed, all later ones fail too, as in RocksDB.
 
     Attributes:
         failed: Whether the change has failed.
-        calls_after: Changes that were tried after that.
-        durable: The rows that were synced.
+        calls_after: Changes attempted after that.
+        durable: The synced rows.
         durable_lsn: The last batch among them.
     """
 
@@ -30,7 +29,7 @@ class FailingStore:
         Args:
             inner: The store.
             fail_at: Number of the change that fails, counted from 1.
-            late: Whether the change that fails takes place all the same; else it does nothing.
+            late: Whether the failing change takes effect nevertheless; else it does nothing.
         """
         self._inner = inner
         self._left = fail_at

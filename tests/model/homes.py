@@ -1,4 +1,4 @@
-"""Where the tasks of the random lives were created, so that nothing is left there when they are removed."""
+"""The homes of the random lives' tasks, to check that nothing is left there once the tasks are removed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Home = tuple[int, int, int]
 
 
 class Homes:
-    """A part of the machine that drives core and model."""
+    """Part of the state machine that drives core and model: homes."""
 
     model: Model
     shard: Shard
@@ -22,7 +22,7 @@ class Homes:
     def __init__(self) -> None:
         super().__init__()
         self.homes: dict[tuple[str, str], Home] = {}
-        """Of each task, by tenant and id."""
+        """Home of each task, by tenant and id."""
         self.removed: dict[Home, tuple[str, str]] = {}
 
     def note_homes(self, tenant: str, task_ids: list[str]) -> None:
@@ -31,7 +31,7 @@ class Homes:
                 self.homes[tenant, task_id] = self.home(self.model.tasks[tenant, task_id])
 
     def home(self, task: Task) -> Home:
-        """Returns the home that the id of a task leads to."""
+        """Returns the home encoded in the id of a task."""
         lane, position = outcomes.find_home(self.shard, task.tenant, task.task_id)
         return lane.queue.number, lane.index, position
 

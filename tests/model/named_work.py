@@ -1,4 +1,4 @@
-"""Work of the random lives that names tasks: by idempotency keys, by ids that producers choose, in whole batches."""
+"""Work of the random lives with named tasks: idempotency keys, ids chosen by producers, keyed batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COMMANDS = ("a", "b", "c")
 
 
 class NamedWork:
-    """Rules of the machine that drives core and model."""
+    """Rules of the state machine that drives core and model: named tasks."""
 
     @rule(
         tenant=st.sampled_from(TENANTS),
@@ -26,7 +26,7 @@ class NamedWork:
     def create_named(
         self, tenant: str, kind: str, number: int, command: str, max_attempts: int, delay: int, again: bool
     ) -> None:
-        """Creates tasks with names, twice perhaps; names are few, so that most were used before."""
+        """Creates named tasks, perhaps twice; there are few names, so that most are already in use."""
         key, size = f"key {number}", 2 if kind.endswith("batch") else 1
         digest = f"{command} {max_attempts} {delay}".encode().ljust(16) if kind.startswith("keyed") else b""
         task_ids = [f"id-{number % 3 + index * (kind == 'batch')}" for index in range(size)]

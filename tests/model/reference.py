@@ -1,6 +1,6 @@
-"""What a shard promises, as plainly as it can be said: no rows, no batches, no windows, every question a search.
+"""The promises of a shard in their simplest form: no rows, no batches, no windows, every lookup a search.
 
-Time is an argument; ids, tokens and the order of tasks that fell due together come from what it is compared with.
+Time is an argument; ids, tokens and the order of tasks that fell due at once are taken from the tested core.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Worker = tuple[str, str, str]  # tenant, worker id, subject
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not an error
-    """A refusal; its text is the reason's name."""
+    """A rejection; its text is the reason's name."""
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Model:
     paused: set[tuple[str, str]] = field(default_factory=set)
 
     def create(self, tasks: list[Task], due: int, wall: int) -> list[Task | None]:
-        """Accepts all or none; returns them, or of what the same request made earlier all that is left."""
+        """Accepts all or none; returns them, or, if the request is a repeat, those that remain of the first one."""
         tenant, digest, batch = tasks[0].tenant, tasks[0].digest, tasks[0].batch
         for name in [batch[0]] if batch[0] else [task.task_id for task in tasks]:
             for known in [t for t in self.tasks.values() if t.tenant == tenant and name in {t.task_id, t.batch[0]}]:
@@ -100,7 +100,7 @@ class Model:
     def settle(self, by: Worker, task_id: str, token: int | None, words: Words, delay: int, wall: int) -> object:
         task = self.find(by[0], task_id)
         same = words if words[0] in {"COMPLETED", "FAILED"} else (words[0], None, "")
-        last = token or (0 if task.lease else task.said[0])  # without a token: the last lease, if nobody holds another
+        last = token or (0 if task.lease else task.said[0])  # without a token: the last lease, if there is no other
         if last and task.said[:3] == (last, by[2], same):
             return task.said[3]
         return self._end(task, self._held(task, by, token), words, same, delay, wall)
@@ -159,7 +159,7 @@ class Model:
         return lease.until
 
     def move(self, tasks: list[Task], wall: int, words: Words = ("EXPIRED", None, "LEASE_EXPIRED")) -> None:
-        for task in tasks:  # the server takes leases away, and queues what waited for its time, in this order
+        for task in tasks:  # the server expires leases, and queues due tasks, in this order
             self._end(task, task.lease, words, words, 0, wall) if task.lease else self._wait(task, 0)
 
     def seal(self, wall: int) -> None:

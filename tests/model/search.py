@@ -1,7 +1,7 @@
-"""Searches random lives of a state machine, in rounds that follow from their numbers alone.
+"""Searches random lives of a state machine, in rounds determined by their numbers alone.
 
-Environment: CODEQ_SEARCH_SECONDS (how long to search in any case), CODEQ_MODEL_SEED (first round), CODEQ_MODEL_ROUNDS
-(least number of rounds), CODEQ_MODEL_EXAMPLES (lives of a round). A round that fails tells how it is run again.
+Environment: CODEQ_SEARCH_SECONDS (least time to search), CODEQ_MODEL_SEED (first round), CODEQ_MODEL_ROUNDS (least
+number of rounds), CODEQ_MODEL_EXAMPLES (lives per round). A failing round says how to replay it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ ROUND_EXAMPLES = int(os.environ.get("CODEQ_MODEL_EXAMPLES", "200"))
 
 
 def search(machine: type[RuleBasedStateMachine], examples_least: int, steps: int, seconds: float = 0) -> None:
-    """Lives lives of at most so many steps: at least so many lives, and as many as there is time for.
+    """Runs random lives of at most `steps` steps: at least `examples_least`, and as many as fit into the time.
 
     Raises:
-        AssertionError: One of them came to what must not be; or whatever else ended it.
+        AssertionError: A life broke an invariant. Any other exception of a life is raised as is.
     """
     end = time.monotonic() + seconds
     least = ROUNDS or -(-examples_least // ROUND_EXAMPLES)
@@ -43,5 +43,5 @@ def search(machine: type[RuleBasedStateMachine], examples_least: int, steps: int
                 ),
             )
         except BaseException as problem:
-            problem.add_note(f"once more: make model SEED={number}")
+            problem.add_note(f"replay: make model SEED={number}")
             raise

@@ -1,4 +1,4 @@
-"""Random work on a shard that is written, killed and opened again at will; the checker looks at every written batch.
+"""Random work on a shard that is written, killed and reopened at random; the checker examines every written batch.
 
 Constants of the core are made small, so that pages end, windows overflow and lists are cut within a few tasks.
 """
@@ -44,10 +44,10 @@ Key = TypeVar("Key", bound=TaskKey)
 
 
 class ShardMachine(RuleBasedStateMachine):
-    """A shard, its store, and what a client may rely on: tasks that were created and ended in written batches."""
+    """A shard, its store, and the client's view: tasks that were created and ended in written batches."""
 
     def make_store(self) -> Store:
-        """Opens the store; again when the shard is opened again."""
+        """Opens the store; called for each opening of the shard."""
         return self.store if hasattr(self, "store") else MemoryStore()
 
     @initialize(window_bytes=st.sampled_from([1, 1500, 1 << 20]))
@@ -68,12 +68,12 @@ class ShardMachine(RuleBasedStateMachine):
         self.created: dict[TaskKey, int] = {}
         self.ended: dict[TaskKey, int] = {}
         self.redriven: list[tuple[int, TaskKey, int]] = []
-        """Batch of each redrive, and batch of the end that it took back."""
+        """Batch of each redrive, and batch of the end that it reverted."""
         self.deliveries: list[tuple[TaskKey, Caller, int]] = []
         self.number = 0
         self.written = 0
         self.numbers: dict[bytes, bool] = {}
-        """Of each queue that was ever written, by its key, whether its row is there."""
+        """Whether the row of each queue ever written exists, by its key."""
         self.open()
 
     # -- opening, writing, killing -------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ class ShardMachine(RuleBasedStateMachine):
         self.open()
 
     def open_again(self) -> None:
-        """What an opening finds in the rows is what was in memory before."""
+        """Reopens the shard: its memory must be rebuilt from the rows exactly."""
         self.write_all()
         before = picture(self.shard)
         self.open()
@@ -199,7 +199,7 @@ class ShardMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(isinstance(task, Name) for task in self.created))
     @rule(choice=st.integers(0, 60), digest=st.sampled_from([b"", b"d" * 16, b"o" * 16]))
     def create_again(self, choice: int, digest: bytes) -> None:
-        """While a task has rows, its id makes no other task."""
+        """As long as a task has rows, no other task can be created with its id."""
         task = nth([task for task in self.created if isinstance(task, Name)], choice)
         now = self.now
         try:
@@ -379,7 +379,7 @@ class ShardMachine(RuleBasedStateMachine):
     # -- the end -------------------------------------------------------------------------------------------------
 
     def teardown(self) -> None:
-        """Every task that was created ends once, and in the end leaves no row."""
+        """Every created task ends once, and finally leaves no row."""
         if not hasattr(self, "shard"):
             return
         for queue in self.shard.queues.values():
@@ -404,7 +404,7 @@ class ShardMachine(RuleBasedStateMachine):
 
 
 class RocksShardMachine(ShardMachine):
-    """The same on disk, where an opening reads files."""
+    """The same with a store on disk, where an opening reads files."""
 
     def make_store(self) -> Store:
         if hasattr(self, "store"):
@@ -423,7 +423,7 @@ class RocksShardMachine(ShardMachine):
 
 
 def nth(tasks: Iterable[Key], choice: int) -> Key:
-    """Returns one of the tasks, the last ones in the order of ids first."""
+    """Returns one of the tasks, those with the highest ids first."""
     ordered = sorted(tasks, key=id_of, reverse=True)
     return ordered[choice % len(ordered)]
 
@@ -432,11 +432,11 @@ def task_tenant(of: Shard, task: TaskKey) -> str:
     if isinstance(task, Name):
         return task.tenant
     queue = of.queues.get(int(task[:8], 16))
-    return TENANTS[0] if queue is None else queue.tenant  # whoever asks for a task of a queue that left finds none
+    return TENANTS[0] if queue is None else queue.tenant  # a lookup of a task in a dropped queue finds nothing
 
 
 def picture(of: Shard) -> object:
-    """Returns what memory holds in full, in a form that compares."""
+    """Returns the complete in-memory state in a comparable form."""
     deliveries = {
         task: (d.claim.token, d.claim.worker, d.claim.subject, d.home.index, d.position, d.place, d.attempts)
         for task, d in of.deliveries.items()

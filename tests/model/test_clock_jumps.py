@@ -32,7 +32,7 @@ class Jumping:
         self.restart()
 
     def restart(self) -> None:
-        """Opens the shard anew; a monotonic clock may begin anywhere."""
+        """Reopens the shard; a monotonic clock may start anywhere."""
         self.epoch += 1
         identity = rows_pb2.IdentityRow(format=keys.FORMAT, num_shards=1, cluster_id=b"c" * 16, epoch=self.epoch)
         self.store.write({keys.IDENTITY: identity.SerializeToString()})
@@ -60,7 +60,7 @@ class Jumping:
         self.shard.settled(sealed.lsn)
 
     def tick(self) -> None:
-        """Lets a millisecond go by, and the timers work."""
+        """Advances time by a millisecond and runs the timers."""
         self.wall, self.mono = self.wall + 1, self.mono + 1
         while timers.run_due(self.shard, self.now):
             pass
@@ -71,7 +71,7 @@ class Jumping:
 
 @dataclass
 class Jump:
-    """A jump of the wall clock, so many milliseconds after the one before."""
+    """A jump of the wall clock, a number of milliseconds after the previous one."""
 
     after_ms: int
     by_ms: int
@@ -83,7 +83,7 @@ JUMPS = st.lists(
 
 
 def pass_time(of: Jumping, ms: int, jumps: list[Jump]) -> Iterator[int]:
-    """Lets time go on, with jumps; yields the shard's wall time after each millisecond."""
+    """Advances time, with jumps; yields the shard's wall time after each millisecond."""
     plan: dict[int, int] = {}
     at = 0
     for jump in jumps:
@@ -104,7 +104,7 @@ def test_lease_neither_ends_early_nor_freezes_when_the_clock_jumps(jumps: list[J
     of.write()
     if restart:
         of.wall += sum(jump.by_ms for jump in jumps)
-        of.restart()  # which arms the lease in full
+        of.restart()  # rearms the lease at its full length
     for _ in pass_time(of, LEASE_MS - 1, jumps):
         assert of.status(task_id) == "CLAIMED"
     of.tick()
@@ -116,7 +116,7 @@ def test_lease_neither_ends_early_nor_freezes_when_the_clock_jumps(jumps: list[J
 def test_delay_and_expiry_are_never_early_when_the_clock_jumps(
     jumps: list[Jump], *, nacked: bool, expires: bool
 ) -> None:
-    """They come with the shard's wall clock, which follows jumps forward and is slow after jumps back."""
+    """They fall due by the shard's wall clock, which follows jumps forward and runs slowly after jumps back."""
     of = Jumping()
     if expires:
         task_id = of.create(expire=1500)
@@ -134,7 +134,7 @@ def test_delay_and_expiry_are_never_early_when_the_clock_jumps(
 
 @pytest.mark.parametrize("by_ms", [-HOUR_MS, HOUR_MS])
 def test_delay_goes_on_with_the_clock_after_a_jump(by_ms: int) -> None:
-    """Set back by an hour, a delay is over when the clock is there again, if not before; set forward, at once."""
+    """After a jump back by an hour a delay ends by the time the clock has caught up; after a jump forward, at once."""
     of = Jumping()
     task_id = of.create(delay=1000)
     of.wall += by_ms
@@ -149,7 +149,7 @@ def test_delay_goes_on_with_the_clock_after_a_jump(by_ms: int) -> None:
 
 @pytest.mark.parametrize("restart", [False, True])
 def test_delay_takes_twice_as_long_at_most_while_the_clock_is_behind(*, restart: bool) -> None:
-    """As when a node whose clock was an hour ahead has led, or the clock of the only one was corrected."""
+    """This happens after a leader whose clock was an hour ahead, or when a single node's clock is corrected."""
     of = Jumping()
     of.wall += HOUR_MS
     of.create()

@@ -1,4 +1,4 @@
-"""The core beside the reference model, with redrives and purges among everything else that happens to tasks."""
+"""The core against the reference model, with redrives and purges mixed into the lives of tasks."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ EXAMPLES_LEAST = 400
 
 @dataclass
 class PurgedModel(Model):
-    """Knows as well what purges will end."""
+    """Also tracks what purges will end."""
 
     purging: set[tuple[str, str]] = field(default_factory=set)
     """Tenants and commands of queues."""
     doomed: set[tuple[str, str]] = field(default_factory=set)
-    """Tenants and ids of tasks that waited when a purge was asked for, and have not ended yet."""
+    """Tenants and ids of tasks that waited when a purge was requested and have not ended yet."""
 
     def purge(self, tenant: str, command: str) -> None:
         waiting = [t for t in self.tasks.values() if t.status in {"PENDING", "SCHEDULED"}]
@@ -39,7 +39,7 @@ class PurgedModel(Model):
 
 
 class ControlBesideModel(CoreBesideModel):
-    """Gives ended tasks other lives, and purges queues."""
+    """Redrives ended tasks, and purges queues."""
 
     model: PurgedModel
 
@@ -61,7 +61,7 @@ class ControlBesideModel(CoreBesideModel):
 
     @rule(tenant=st.sampled_from(TENANTS), command=st.sampled_from(COMMANDS), closed=st.booleans())
     def purge(self, tenant: str, command: str, closed: bool) -> None:
-        """Purges a queue; streams are closed in the same moment, and what they held is given back just after it."""
+        """Purges a queue; its streams close at the same time, and their tasks are given back just after the purge."""
         queue = self.shard.by_name.get((tenant, command))
         if queue is not None:
             purging.purge(self.shard, queue, self.now())
@@ -77,7 +77,7 @@ class ControlBesideModel(CoreBesideModel):
         return [task for task in super().fallen_due(now) if (task.tenant, task.task_id) not in self.model.doomed]
 
     def expire(self, now: Now, *, more: bool) -> None:
-        """A task that waits too long while its queue is purged ends by the one or the other."""
+        """A task that expires while its queue is purged ends by either."""
         for tenant, task_id in sorted(self.model.doomed):
             state = self.shard.state(*outcomes.find_home(self.shard, tenant, task_id))
             if state is not None and state.ended_lsn and state.error == EXPIRED:
@@ -87,7 +87,7 @@ class ControlBesideModel(CoreBesideModel):
         super().expire(now, more=more)
 
     def run_due(self, slices: int = 10_000) -> None:
-        """Works the timers; what purges end is exactly what waited when they were asked for."""
+        """Runs the timers; purges end exactly the tasks that waited at their request."""
         super().run_due(slices)
         for tenant, command in sorted(self.model.purging):
             if self.shard.by_name[tenant, command].purge is None:
@@ -96,7 +96,7 @@ class ControlBesideModel(CoreBesideModel):
                 assert (tenant, command) not in {(task.tenant, task.command) for task in left}
 
     def drain(self) -> None:
-        """Lets everything be done that is due: purges too."""
+        """Runs everything that is due, including purges."""
         super().drain()
         assert not self.model.purging
 

@@ -1,4 +1,4 @@
-"""The core beside the reference model: random lives of tasks, with batches on their way, crashes and late timers."""
+"""The core against the reference model: random lives of tasks, with batches in flight, crashes and late timers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EXAMPLES_LEAST = 1000
 
 
 class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
-    """Drives both with the same calls; whatever a caller can see must be equal after each."""
+    """Drives both with the same calls; after each call all that a caller can see must be equal."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
         self.top_token = 0
         self.in_flight: list[tuple[SealedBatch, Model]] = []
         self.unsettled: list[int] = []
-        """Numbers of batches that are written, and the shard does not know yet."""
+        """Numbers of batches that are written without the shard knowing yet."""
         self.durable = Model()
         self.delivered: list[tuple[str, int, Caller]] = []
 
@@ -131,7 +131,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
             self.delivered.append((task_id, token, caller))
 
     def check_choice(self, tenant: str, commands: Any, chosen: list[Task], count: int) -> None:
-        """A claim takes the highest priorities, of each command the first, and shares evenly among commands."""
+        """A claim serves the highest priorities first, each command in order, and shares evenly among commands."""
         left = count
         for priority in range(9, -1, -1):
             going = [c for c in commands if (tenant, c) not in self.held()]
@@ -149,7 +149,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
         assert len(chosen) == count - left
 
     def both(self, core: Callable[[], Any], model: Callable[[], Any]) -> None:
-        """Sees that both give the same answer, or refuse for the same reason."""
+        """Checks that both give the same answer, or reject for the same reason."""
         refused, expected = "", None
         try:
             expected = model()
@@ -209,7 +209,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
         self, caller: Caller, task_id: str, token: int | None, words: Words, delay: int | None, now: Now
     ) -> tuple[str, int]:
         kind, result, error = words
-        # A worker's stream tries this first, and asks `settle` where it does not suit.
+        # A worker's stream tries this first, and falls back to `settle`.
         usual = kind == "COMPLETED" and token is not None and result is not None
         if usual and outcomes.complete(self.shard, caller, task_id, token or 0, result, now):
             return kind, 0
@@ -217,7 +217,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
         return verdict.status.name, verdict.delay_ms
 
     def pick(self, data: st.DataObject) -> tuple[str, int, Caller]:
-        """Returns a delivery, mostly one of the last."""
+        """Returns a delivery, usually a recent one."""
         recent = self.delivered[-4:] if data.draw(st.booleans()) else self.delivered
         return data.draw(st.sampled_from(recent))
 
@@ -228,7 +228,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
         keep=st.integers(0, 1),
     )
     def settle_claim(self, data: st.DataObject, words: Words, keep: int) -> None:
-        """A worker says the same of all it was given, or of all but one."""
+        """A worker reports the same outcome for all its deliveries, or for all but one."""
         token = data.draw(st.sampled_from(sorted(self.shard.claims)))
         now = self.now()
         held = [each for each in self.delivered if each[1] == token]
@@ -255,7 +255,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
     @precondition(lambda self: self.shard.claims)
     @rule(data=st.data())
     def close_stream(self, data: st.DataObject) -> None:
-        """The server gives back what a closed stream still held."""
+        """The server gives back the deliveries of a closed stream."""
         self.give_back(data.draw(st.sampled_from(sorted(self.shard.claims))))
 
     def give_back(self, token: int) -> None:
@@ -304,7 +304,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
 
     @rule(ms=st.sampled_from([1, 499, 1000, 5000, 12_000]))
     def pass_time(self, ms: int) -> None:
-        """Time goes on, and every timer is kept."""
+        """Time passes, and every timer runs on time."""
         end = self.mono + ms
         self.run_due()
         while self.mono < end:
@@ -315,12 +315,12 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
 
     @rule(ms=st.sampled_from([1, 1000, 6000]))
     def lag(self, ms: int) -> None:
-        """Time goes on, but the timers are late."""
+        """Time passes, but the timers are late."""
         self.wall, self.mono = self.wall + ms, self.mono + ms
 
     @rule(ms=st.sampled_from([-20_000, -1, 1000]))
     def set_clock(self, ms: int) -> None:
-        """Somebody sets the wall clock."""
+        """The wall clock is set."""
         self.wall += ms
 
     @rule()
@@ -346,11 +346,11 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
                 del self.model.tasks[key]
 
     def held(self) -> set[tuple[str, str]]:
-        """Returns tenants and commands of queues that give nothing."""
+        """Returns tenants and commands of queues that deliver nothing."""
         return self.model.paused
 
     def fallen_due(self, now: Now) -> list[Task]:
-        """Returns tasks whose lease has run out, or whose delay is over."""
+        """Returns tasks whose lease has expired or whose delay is over."""
         tasks = self.model.tasks.values()
         return [t for t in tasks if (t.lease.until <= now.mono_ms if t.lease else 0 < t.due <= now.wall_ms)]
 
@@ -364,7 +364,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
         return self.place(task) > 0
 
     def place(self, task: Task) -> int:
-        """Returns the place a task waits at, in the order of its lane; 0: none."""
+        """Returns the place at which a task waits in its lane; 0: none."""
         state = self.shard.state(*outcomes.find_home(self.shard, task.tenant, task.task_id))
         return state.place_at if state is not None and state.place == rows_pb2.PLACE_KIND_QUEUED else 0
 
@@ -388,7 +388,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
     @precondition(lambda self: self.in_flight)
     @rule()
     def write(self) -> None:
-        """The oldest batch on its way reaches the store; the rows agree."""
+        """The oldest batch in flight reaches the store; the rows are consistent."""
         sealed, self.durable = self.in_flight.pop(0)
         self.store.write(sealed.rows)
         self.unsettled.append(sealed.lsn)
@@ -401,7 +401,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
 
     @rule(down_ms=st.sampled_from([0, 0, 1, 10_000]))
     def crash(self, down_ms: int) -> None:
-        """What is not written is lost; what is, is served again, with leases armed in full."""
+        """Unwritten batches are lost; written ones are recovered, with leases rearmed at full length."""
         self.in_flight.clear()
         self.unsettled.clear()
         self.wall, self.mono = self.wall + down_ms, 77
@@ -415,7 +415,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
 
     @rule()
     def quiesce(self) -> None:
-        """Everything decided is written and everything due is done; then the rows alone tell the same."""
+        """All decided batches are written and all due work is done; then the rows alone must give the same state."""
         self.drain()
         now = self.now()
         assert self.forgettable(now) == []
@@ -437,7 +437,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
         self.check_same(twin)
 
     def drain(self) -> None:
-        """Writes batches and keeps timers until both have nothing left."""
+        """Writes batches and runs timers until neither has anything left."""
         self.run_due()
         while self.shard.batch or self.in_flight or self.unsettled:
             if self.shard.batch:
@@ -448,7 +448,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
                 self.tell_shard()
             self.run_due()
 
-    # -- what must always hold ---------------------------------------------------------------------------------------
+    # -- invariants --------------------------------------------------------------------------------------------------
 
     @invariant()
     def same_to_see(self) -> None:

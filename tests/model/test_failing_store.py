@@ -1,4 +1,4 @@
-"""Whatever change of the store fails: nobody hears of what is lost, and what anybody heard of is there afterwards."""
+"""Whichever change of the store fails: clients never see lost data, and all that they saw exists afterwards."""
 
 from __future__ import annotations
 
@@ -35,39 +35,39 @@ ROUNDS = 5
 CLAIMED_TOGETHER = 3
 DIGEST = b"d" * 16
 CALLS_LEAST = 50
-"""Changes of the store that the whole work makes at least."""
+"""Least number of changes of the store in the whole run."""
 
 
 @dataclass
 class Heard:
-    """What clients were told."""
+    """The answers that clients received."""
 
     decided: list[str] = field(default_factory=list)
-    """Ids of tasks that nobody need have heard of yet."""
+    """Ids of tasks that no client needs to know yet."""
     created: set[str] = field(default_factory=set)
     tokens: set[int] = field(default_factory=set)
     attempts: dict[str, int] = field(default_factory=dict)
     ended: dict[str, Status] = field(default_factory=dict)
     refused: int = 0
     keys: int = 0
-    """Numbers up to this one were used in keys."""
+    """Highest number used in keys so far."""
 
 
 def keyed(number: int) -> list[names.NewTask]:
-    """Returns a task with a key, and one with an id of its producer's choice."""
+    """Returns a task with a key, and one with an id chosen by its producer."""
     namings = (names.Naming(names.keyed_id(TENANT, f"k{number}"), DIGEST), names.Naming(f"id-{number}"))
     return [names.NewTask("a", b"1", 0, 0, 0, naming) for naming in namings]
 
 
 def whole(number: int) -> tuple[list[names.NewTask], names.Naming]:
-    """Returns the tasks of an atomic batch, and the naming that follows from its key."""
+    """Returns the tasks of an atomic batch, and the naming derived from its key."""
     namings = [names.Naming(names.keyed_id(TENANT, f"b{number}", index), DIGEST) for index in (0, 1)]
     tasks = [names.NewTask("a", b"1", 0, 0, 0, naming) for naming in namings]
     return tasks, names.Naming(names.keyed_id(TENANT, f"b{number}"), DIGEST)
 
 
 def judge_names(shard: Shard, heard: Heard, now: Now) -> None:
-    """Asks again for everything with a name: what was heard of is found, and batches are there or not as a whole."""
+    """Repeats all named creates: acknowledged tasks are found, and batches exist as a whole or not at all."""
     for number in range(1, heard.keys + 1):
         for task in keyed(number):
             try:
@@ -80,7 +80,7 @@ def judge_names(shard: Shard, heard: Heard, now: Now) -> None:
 
 
 def opened_shard(store: Store, unix_seconds: int) -> tuple[ShardRunner, list[BaseException]]:
-    """Opens the shard in a store as the server does."""
+    """Opens the shard in a store, like the server."""
     identity = next_identity(store, 1, unix_seconds, b"c" * 16)
     save(store, identity)
     shard = open_shard(store, ShardSettings(), identity.epoch, *system_clock())
@@ -89,7 +89,7 @@ def opened_shard(store: Store, unix_seconds: int) -> tuple[ShardRunner, list[Bas
 
 
 class Client:
-    """Creates, claims and settles; notes what it hears, and when it should not have heard it."""
+    """Creates, claims and settles; records the answers, and those that came too early."""
 
     def __init__(self, name: str, runner: ShardRunner, store: FailingStore, heard: Heard) -> None:
         self.runner, self.store, self.heard = runner, store, heard
@@ -133,7 +133,7 @@ class Client:
                 heard.ended[task_id] = verdict.status
 
     async def read(self) -> None:
-        """Reads tasks at any moment of a commit; a read tells no more than a reply does."""
+        """Reads tasks at any moment of a commit; a read must not show more than a reply does."""
         with contextlib.suppress(Rejection):
             while True:
                 for _ in range(self.chance.randrange(1, 8)):
@@ -148,7 +148,7 @@ class Client:
                     self.heard.ended[task_id] = view.status
 
     async def told(self) -> None:
-        """Waits as every reply does; everything that was decided until now must be durable then."""
+        """Waits like every reply; afterwards everything decided so far must be durable."""
         shard = self.runner.shard
         last = shard.batch.lsn if shard.batch else shard.batch.lsn - 1
         self.runner.changed()
@@ -157,7 +157,7 @@ class Client:
 
 
 async def work(store: FailingStore) -> Heard:
-    """Lets clients work until they are done or the store fails."""
+    """Runs clients until they are done or the store fails."""
     heard = Heard()
     try:
         runner, fatal = opened_shard(store, 8)
@@ -179,7 +179,7 @@ async def work(store: FailingStore) -> Heard:
 
 
 async def judge(store: Store, heard: Heard) -> None:
-    """Compares a store that is opened again with what clients were told."""
+    """Compares a reopened store with the answers that clients received."""
     assert [str(found) for found in check(store.scan(b"", b"\xff", 1 << 30))] == []
     runner, fatal = opened_shard(store, 16)
     now = runner.now()

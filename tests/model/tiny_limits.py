@@ -1,4 +1,4 @@
-"""Limits of the core made so small that random works of some fifty steps meet them."""
+"""Limits of the core, lowered so far that random work of about fifty steps reaches them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CLAIM_MAX = 5
 
 
 def make_limits_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets pages end, windows be cut and rows be split in lives of fifty steps."""
+    """Lowers limits so that pages end, windows are cut and rows are split within lives of fifty steps."""
     for module, name, value in (
         (claims, "CLAIM_MAX", CLAIM_MAX),
         (time_index, "HEAD_MAX", 4),

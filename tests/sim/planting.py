@@ -1,4 +1,4 @@
-"""Plants a bug: replaces an expression in a function of the product for as long as a test wants it."""
+"""Plants a bug: replaces an expression in a function of the product for the length of a block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import FunctionType
 
 @contextmanager
 def planted(function: FunctionType, right: str, wrong: str) -> Iterator[None]:
-    """Lets a function, wherever it was imported to, be as if `wrong` stood in its source instead of `right`."""
+    """Replaces `right` by `wrong` in a function's source, wherever the function is imported, within the block."""
     source = textwrap.dedent(inspect.getsource(function))
     assert source.count(right) == 1, f"{function.__qualname__} has {source.count(right)} times: {right}"
     made: dict[str, FunctionType] = {}

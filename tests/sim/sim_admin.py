@@ -1,4 +1,4 @@
-"""An administrator of the simulated node: gives tasks other lives, reads dead letters, removes what has ended."""
+"""An administrator of the simulated node: redrives tasks, reads dead letters, deletes ended tasks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NOT_THERE = frozenset({Reason.TASK_NOT_FOUND, Reason.TASK_NOT_REDRIVABLE, Reaso
 
 
 async def redrive_task(world: World, holder: str) -> None:
-    """Gives one task another life, or asks for that of a task that has not ended badly."""
+    """Redrives one task, or tries to redrive a task that has not failed."""
     own = [task for task in world.audit.tasks.values() if task.asked.tenant == tenant_of(holder)]
     ended = [task for task in own if task.end is not None and task.end.status in REDRIVABLE]
     if not own:
@@ -33,7 +33,7 @@ async def redrive_task(world: World, holder: str) -> None:
 
 
 async def redrive_queue(world: World, holder: str, command: str) -> None:
-    """Gives tasks of a queue other lives: at once page by page, or in the background."""
+    """Redrives tasks of a queue: at once page by page, or in the background."""
     chance, audit, tenant = world.chance, world.audit, tenant_of(holder)
     status = chance.choice((task_pb2.TASK_STATUS_DLQ, task_pb2.TASK_STATUS_FAILED, task_pb2.TASK_STATUS_CANCELLED))
     request = queue_service_pb2.RedriveTasksRequest(command=command, status=status)
@@ -58,7 +58,7 @@ async def redrive_queue(world: World, holder: str, command: str) -> None:
 
 
 async def list_dead_letters(world: World, holder: str, command: str) -> None:
-    """Reads every page of a queue's dead letters: each is shown once."""
+    """Reads every page of a queue's dead letters and checks that each is shown once."""
     seen: set[tuple[str, int]] = set()
     request = queue_service_pb2.ListDeadLettersRequest(command=command, page_size=2)
     while True:
@@ -81,7 +81,7 @@ async def list_dead_letters(world: World, holder: str, command: str) -> None:
 
 
 async def purge(world: World, holder: str, command: str) -> None:
-    """Ends everything that waits in a queue."""
+    """Purges a queue."""
     asked = Purge()
     world.audit.purges.setdefault((tenant_of(holder), command), []).append(asked)
     request = queue_service_pb2.PurgeQueueRequest(command=command)
@@ -95,7 +95,7 @@ async def purge(world: World, holder: str, command: str) -> None:
 
 
 async def cleanup(world: World, holder: str) -> None:
-    """Removes what ended before some other task did."""
+    """Deletes tasks that ended before some other task did."""
     audit, tenant = world.audit, tenant_of(holder)
     ends = [task.end for task in audit.tasks.values() if task.asked.tenant == tenant and task.end is not None]
     if not ends:

@@ -1,6 +1,6 @@
-"""The judge of a run: reads every batch as it becomes durable, and every answer as it leaves the server.
+"""The judge of a run: checks every batch as it becomes durable, and every answer as it leaves the server.
 
-It knows what clients asked and were told, and what is durable; of the server's memory it knows nothing.
+It knows the requests, the answers and the durable rows, but nothing of the server's memory.
 """
 
 from __future__ import annotations
@@ -31,18 +31,17 @@ REDRIVABLE = frozenset({Status.FAILED, Status.DLQ, Status.CANCELLED})
 ENDED = REDRIVABLE | {Status.COMPLETED}
 
 
-class Violation(AssertionError):  # noqa: N818 - what it is
+class Violation(AssertionError):  # noqa: N818 - names what it is
     """A promise was broken."""
 
 
 @dataclass
 class Known:
-    """A task as the durable rows tell it.
+    """A task according to the durable rows.
 
-    `end` and `told` are of its present life: how it ended, and what a client was told of that, a token and an outcome
-    that was accepted for it. `ends` are those of all lives, `revived` is how often it was redriven, and `redrives` how
-    often somebody asked for that. `before` is the task that had
-    this id until it was removed.
+    `end` and `told` belong to its current life: how it ended, and what a client was told of that, the token and outcome
+    that were accepted. `ends` lists the ends of all lives, `revived` counts its redrives, and `redrives` the requests
+    for them. `before` is the task that had this id until it was removed.
     """
 
     task_id: str
@@ -57,17 +56,17 @@ class Known:
     told: tuple[int, int, bytes] | None = None
     told_at: int = 0
     ended_at: int = 0
-    """When, as the serial number of the audit."""
+    """Serial number of the audit at its end."""
     ends: list[rows_pb2.StateRow] = field(default_factory=list)
     revived: int = 0
     redrives: int = 0
     born: int = 0
-    """Batch that made it durable."""
+    """Number of the batch that made it durable."""
 
 
 @dataclass
 class Slot:
-    """A durable delivery: attempts before it, its holder, and until when it was promised at least, in monotonic ms."""
+    """A durable delivery: attempts before it, its holder, and the earliest end of its lease in monotonic ms."""
 
     attempts: int
     holder: tuple[str, str]
@@ -78,9 +77,9 @@ class Audit:
     """Judges one run.
 
     Args:
-        mono_ms: Returns the monotonic clock.
-        checked: Whether rows that contradict each other break a promise.
-        window: Batches that may be on their way at a time.
+        mono_ms: Returns the time of the monotonic clock.
+        checked: Whether inconsistent rows break a promise.
+        window: Most batches in flight.
     """
 
     def __init__(self, mono_ms: Any, *, checked: bool, window: int = 1) -> None:
@@ -89,7 +88,7 @@ class Audit:
         self.acked: set[tuple[str, str]] = set()
         """Tenants and ids that producers were told."""
         self.tasks: dict[tuple[str, str], Known] = {}
-        """By tenant and id, the last task with the id."""
+        """The last task with each id, by tenant and id."""
         self.ids: dict[tuple[str, tuple[str, str, int]], str] = {}
         """The id that follows from a name, by tenant and name."""
         self.tokens: set[int] = set()
@@ -99,41 +98,41 @@ class Audit:
         self.violations: list[str] = []
         self.counts: dict[str, int] = {}
         self.sends: Counter[bytes] = Counter()
-        """How often a task was asked for, as far as somebody may have looked at it; by payload."""
+        """How often a task was requested, as far as a server may have processed the request; by payload."""
         self.made: Counter[bytes] = Counter()
-        """How often a task was made; by payload."""
+        """How often a task was created; by payload."""
         self.redrives: dict[tuple[str, str], int] = {}
-        """How often somebody asked for another life of all tasks of a queue."""
+        """How often a redrive of all tasks of a queue was requested."""
         self.purges: dict[tuple[str, str], list[sim_purges.Purge]] = {}
-        """Purges of each queue that somebody asked for."""
+        """Requested purges of each queue."""
         self.cleaned: dict[str, int] = {}
-        """Time before which ended tasks of a tenant may be removed early."""
+        """Time before which ended tasks of a tenant may be deleted early."""
         self._resuming: Counter[tuple[str, str]] = Counter()
         self._resumed: dict[tuple[str, str], int] = {}
-        """Last batch in which a queue may have gone on."""
+        """Last batch in which a queue may have resumed."""
         self._mono_ms = mono_ms
         self._checked = checked
         self._times = [0] * (window + 2)
-        """When the last batches became durable: who claims in one did so after all before were, but for a window."""
+        """When the last batches became durable: a claim in one was made after all earlier ones but a window's."""
         self.serial = 0
-        """Grows with everything that somebody was told, and with every end that is durable."""
+        """Grows with every answer to a client, and with every end that becomes durable."""
         self.by_home: dict[bytes, Known] = {}
         self._first: dict[bytes, int] = {}
         """Position of the last first delivery in each lane."""
 
     def demand(self, promise: object, text: str) -> None:
-        """Raises a Violation, and remembers it, unless the promise holds."""
+        """Records and raises a Violation unless the promise holds."""
         if not promise:
             self.violations.append(text)
             raise Violation(text)
 
     def count(self, what: str) -> None:
-        """Counts what happened, so that tests can tell whether a run is worth something."""
+        """Counts an event, so that tests can check that runs cover it."""
         self.counts[what] = self.counts.get(what, 0) + 1
 
     @contextmanager
     def resuming(self, tenant: str, command: str) -> Iterator[None]:
-        """Knows that somebody asks for a queue to go on: in one batch it may go on, deliver, and be paused again."""
+        """Marks a resume of a queue in flight: one batch may resume it, deliver from it, and pause it again."""
         self._resuming[tenant, command] += 1
         try:
             yield
@@ -141,7 +140,7 @@ class Audit:
             self._resuming[tenant, command] -= 1
             self._resumed[tenant, command] = self.batches + 1
 
-    # -- what becomes durable --------------------------------------------------------------------------------------
+    # -- durable batches -------------------------------------------------------------------------------------------
 
     def durable(self, rows: Mapping[bytes, bytes | None]) -> None:
         """Judges a batch."""
@@ -154,7 +153,7 @@ class Audit:
         self.rows.write(rows)
         if self._checked:
             found = [str(difference) for difference in check(self.rows.scan(b"", b"\xff" * 8, 1 << 30))]
-            self.demand(not found, f"rows contradict each other: {found}")
+            self.demand(not found, f"rows are inconsistent: {found}")
 
     def _batch(self, rows: Mapping[bytes, bytes | None], tick: rows_pb2.TickRow) -> None:
         self.batches += 1
@@ -170,7 +169,7 @@ class Audit:
             self._home(key, value, tick.wall_ms, made)
         for payload, often in made.items():
             together = {made[other] for other in self.asked[payload].group} | {often}
-            self.demand(together == {often}, "a batch that is accepted as a whole is durable in part")
+            self.demand(together == {often}, "an atomic batch is only partly durable")
         for key, value in table.get(b"l", ()):
             self._lease(int.from_bytes(key[1:], "big"), value, rows)
         for key, value in table.get(b"s", ()):
@@ -197,19 +196,19 @@ class Audit:
         task_id = name or ids.task_id(queue, lane, position, keys.home_epoch(value))
         self.demand(before is None or before.task_id == task_id, f"another task took the home of {before}")
         asked = self.asked.get(raw.payload)
-        self.demand(asked, f"nobody asked for {task_id}")
+        self.demand(asked, f"{task_id} was never requested")
         assert asked is not None
         self.demand(
-            (raw.command, raw.priority) == (asked.command, asked.priority), f"{task_id} is not what was asked for"
+            (raw.command, raw.priority) == (asked.command, asked.priority), f"{task_id} differs from the request"
         )
         if before is None:
-            self.demand(bool(name) == bool(asked.name), f"{task_id} is not named as its producer said")
+            self.demand(bool(name) == bool(asked.name), f"{task_id} is not named as its producer asked")
             self._check_name(asked, task_id)
             last = self.tasks.get((asked.tenant, task_id))
             self.demand(last is None or last.removed, f"two tasks have the id {task_id}")
             known = Known(task_id, asked, unix_ms(raw.created_at), last)
             known.born = self.batches
-            known.redrives = last.redrives if last else 0  # they may have been on their way
+            known.redrives = last.redrives if last else 0  # they may have been in flight
             self.tasks[asked.tenant, task_id] = self.by_home[key] = known
             made[raw.payload] += 1
             self.made[raw.payload] += 1
@@ -218,16 +217,16 @@ class Audit:
     def _check_name(self, asked: Asked, task_id: str) -> None:
         if asked.name is not None:
             first = self.ids.setdefault((asked.tenant, asked.name), task_id)
-            self.demand(task_id == first, f"{first} and {task_id} are ids of the same {asked.name}")
+            self.demand(task_id == first, f"{first} and {task_id} are both ids of {asked.name}")
 
     def _known(self, tenant: str, task: task_pb2.Task, told: str) -> Known:
-        """Returns the task that a message to a tenant tells."""
+        """Returns the task that a message to a tenant contains."""
         fitting, known = list[Known](), self.tasks.get((tenant, task.id))
         while known is not None:
             fitting += [known] * (known.created_ms == unix_ms(task.created_at))
             known = known.before
-        self.demand(fitting, f"{task.id} is {told} and not durable, or not this tenant's")
-        # The time stands still in a shard whose clock is set back: one may end, be cleaned up and come again in it.
+        self.demand(fitting, f"{task.id} is {told} but not durable, or not this tenant's")
+        # Time stands still in a shard whose clock is set back: a task may end, be deleted and be created again in it.
         known = next((each for each in fitting if task.status in {end.status for end in each.ends}), fitting[0])
         asked = self.asked[task.payload]
         self.demand(asked is known.asked, f"{task.id} is {told} with the payload of another")
@@ -238,7 +237,7 @@ class Audit:
         return known
 
     def _under(self, tenant: str, task_id: str, token: int) -> Known:
-        """Returns the task with an id that a lease was of."""
+        """Returns the task with this id that a lease was for."""
         last = known = self.tasks[tenant, task_id]
         while token not in known.slots and (known.end is None or known.end.ended_token != token):
             if known.before is None:
@@ -253,7 +252,7 @@ class Audit:
         early = task.end.changed_ms < self.cleaned.get(task.asked.tenant, 0)
         self.demand(
             early or kept_ms >= RETENTION_MS[task.end.status == Status.DLQ],
-            f"{task.task_id} was kept for {kept_ms} ms only",
+            f"{task.task_id} was kept for only {kept_ms} ms",
         )
         task.removed = True
         self.count("removed")
@@ -274,7 +273,7 @@ class Audit:
             if token in task.slots:
                 continue
             self.demand(not self._is_held(queue, rows), f"{task.task_id} is delivered while its queue is held")
-            self.demand(new, f"a lease row took {task.task_id} in later")
+            self.demand(new, f"a lease row included {task.task_id} later")
             until = self._times[0] + lease.lease_ms
             task.slots[token] = Slot(attempts, (lease.worker, lease.subject or lease.worker), until)
             self.count("claimed")
@@ -289,7 +288,7 @@ class Audit:
                 self._first[prefix] = position
 
     def _is_held(self, queue: int, rows: Mapping[bytes, bytes | None]) -> bool:
-        """Tells whether a queue was paused, or purged, before a batch, after it, and all the while."""
+        """Returns whether a queue was paused or purged before, during and after a batch."""
         key = keys.queue_key(queue)
         stored = self.rows.get(key)
         before, after = (rows_pb2.QueueRow.FromString(row or b"") for row in (stored, rows.get(key, stored)))
@@ -330,17 +329,17 @@ class Audit:
         """Judges the end of a task that waited too long."""
         self.count("outdated")
         limit = task.asked.expire_ms
-        self.demand(limit and state.error == EXPIRED, f"{task.task_id} failed, and nobody said so")
+        self.demand(limit and state.error == EXPIRED, f"{task.task_id} failed without a worker's outcome")
         waited = state.changed_ms - task.created_ms
-        self.demand(waited >= limit, f"{task.task_id} expired after {waited} ms, {limit} ms were given")
+        self.demand(waited >= limit, f"{task.task_id} expired after {waited} ms, its limit is {limit} ms")
         self.demand(max(task.slots, default=0) <= state.ended_token, f"{task.task_id} expired while it ran")
 
     def _revive(self, task: Known) -> None:
-        """Judges another life of a task that had ended, perhaps in the same batch."""
+        """Judges the redrive of a task that had ended, perhaps in the same batch."""
         status = task.end.status if task.end else Status.FAILED
         asked = task.revived < task.redrives + self.redrives.get((task.asked.tenant, task.asked.command), 0)
         self.demand(asked and status in REDRIVABLE, f"{task.task_id} had ended and did something else")
-        if task.end is None:  # its end was told, and is in no batch
+        if task.end is None:  # a client was told its end, which is in no batch
             task.ends += [rows_pb2.StateRow(status=int(ended)) for ended in REDRIVABLE]
         task.revived += 1
         task.end = task.told = None
@@ -349,7 +348,7 @@ class Audit:
     def _ended_delivery(self, task: Known, state: rows_pb2.StateRow) -> None:
         slot = task.slots.get(state.ended_token)
         newest = max((token for token in task.slots if token <= self.top_token), default=0)
-        self.demand(state.ended_token >= newest, f"{task.task_id} was ended by a lease that was over")
+        self.demand(state.ended_token >= newest, f"{task.task_id} was ended by an expired lease")
         returned = state.place == rows_pb2.PLACE_KIND_RETURNED
         if slot is None:
             return  # claimed and ended in one batch
@@ -362,7 +361,7 @@ class Audit:
             )
         given_back = returned and (state.outcome == Outcome.BY_SERVER or state.abandons <= ABANDONS_MAX)
         expected = slot.attempts + (not given_back)
-        # Given back, and ended where it waited, in one batch: by a cancel, a purge or because it waited too long.
+        # Given back and ended while waiting, in one batch: by a cancel, by a purge or by expiry.
         of_nobody = state.outcome in {Outcome.BY_SERVER, Outcome.ABANDON} and state.status != Status.DLQ
         right = {expected, slot.attempts} if of_nobody and state.ended_lsn else {expected}
         self.demand(state.attempts in right, f"{task.task_id} was delivered {expected} times, not {state.attempts}")
@@ -380,12 +379,12 @@ class Audit:
             f"{task.task_id} fell due at {wall_ms}, {due_ms - wall_ms} ms too early",
         )
 
-    # -- what leaves ---------------------------------------------------------------------------------------------
+    # -- answers -------------------------------------------------------------------------------------------------
 
     def leaves(self, tenant: str, message: Any, since: int = -1) -> None:
-        """Judges an answer to a tenant at the moment it leaves: what it tells is durable, and the tenant's own.
+        """Judges an answer to a tenant when it leaves: its contents must be durable and the tenant's own.
 
-        It tells besides all that was known when it was asked for, which was at the serial number `since`.
+        It must also reflect everything known at the time of the request, at the serial number `since`.
         """
         since = self.serial if since < 0 else since
         for task in sim_messages.deliveries(message):
@@ -394,7 +393,7 @@ class Audit:
             self._shown(tenant, task, since)
         if isinstance(message, producer_service_pb2.ProduceResponse):
             for task_id in (task_id for ack in message.acks for task_id in ack.task_ids if task_id):
-                self.demand((tenant, task_id) in self.tasks, f"{task_id} is acknowledged and not durable")
+                self.demand((tenant, task_id) in self.tasks, f"{task_id} is acknowledged but not durable")
 
     def _delivered(self, tenant: str, task: task_pb2.Task) -> None:
         self.demand(task.lease_token in self.tokens, f"{task.id} is delivered under a lease that is not durable")
@@ -405,20 +404,20 @@ class Audit:
         known = self._known(tenant, task, "shown")
         if task.status in ENDED:
             durable = any(end.status == task.status for end in known.ends)
-            self.demand(durable, f"{task.id} is shown as ended, which is not durable")
+            self.demand(durable, f"{task.id} is shown as ended, but its end is not durable")
         elif task.status == task_pb2.TASK_STATUS_CLAIMED:
             self.demand(task.lease_token in self.tokens, f"{task.id} is shown under a lease that is not durable")
         if known.told is not None and known.told_at <= since:
             self.demand(
-                task.status == known.told[1], f"{task.id} is shown as {task.status}, its worker was told otherwise"
+                task.status == known.told[1], f"{task.id} is shown as {task.status}, but its worker was told otherwise"
             )
         if known.end is not None and known.ended_at <= since:
-            self.demand(task.status in ENDED, f"{task.id} had ended before it was asked for, and is shown as it was")
+            self.demand(task.status in ENDED, f"{task.id} had ended before the request, but is shown as it was")
 
-    # -- what clients were told ------------------------------------------------------------------------------------
+    # -- clients' knowledge ----------------------------------------------------------------------------------------
 
     def created(self, tenant: str, task_id: str, payload: bytes) -> None:
-        """A producer got the id of a task."""
+        """Records that a producer received the id of a task."""
         asked = self.asked[payload]
         known: Known | None = self.tasks[tenant, task_id]
         while known is not None and known.asked is not asked:
@@ -428,65 +427,65 @@ class Audit:
         self.acked.add((tenant, task_id))
 
     def refused(self, tenant: str, *names: tuple[str, str, int]) -> None:
-        """A producer was told that another task has the id that follows from one of these names."""
+        """Records that a create was rejected because another task has the id derived from one of these names."""
         self.count("refused")
-        # Key of one task and key of a batch stand in each other's way.
+        # The key of a task and the key of a batch collide.
         known = {(tenant, other) for kind, name, _ in names for other in ((kind, name, -1), (kind, name, 0))}
-        self.demand(known & self.ids.keys(), f"a create is refused for {names}, none of which is durable")
+        self.demand(known & self.ids.keys(), f"a create is rejected for {names}, none of which is durable")
 
     def sent(self, request: Any, times: int = 1) -> None:
-        """A producer sends a request, or, with -1 times, is told that nobody has looked at it."""
+        """Records that a producer sends a request, or, with -1 times, learns that it was not processed."""
         for spec in sim_messages.specs(request):
             self.sends[spec.payload] += times
 
     def was_removed(self, tenant: str, payload: bytes) -> bool:
-        """Tells whether a task that was asked for existed and is removed."""
+        """Returns whether a requested task existed and has been removed."""
         asked = self.asked[payload]
         known = self.tasks.get((tenant, self.ids.get((tenant, asked.name or ("", "", 0)), "")))
         return known is not None and known.removed
 
     def extended(self, tenant: str, task_id: str, token: int, until_ms: int) -> None:
-        """A worker was promised a lease until then, on the monotonic clock."""
+        """Records that a worker was promised a lease until this time of the monotonic clock."""
         self.count("extended")
         slot = self._under(tenant, task_id, token).slots.get(token)
         if slot is not None:
             slot.until = max(slot.until, until_ms)
 
     def accepted(self, tenant: str, task_id: str, token: int, status: int, result: bytes) -> None:
-        """A worker was told that its end of a task is accepted."""
+        """Records that a worker's end of a task was accepted."""
         self.count("accepted")
         known = self._under(tenant, task_id, token)
         if known.revived and (known.end is None or known.end.ended_token != token):
-            return  # it is the end of an earlier life
-        self.demand(known.end, f"the end of {task_id} is acknowledged and not durable")
+            return  # the end of an earlier life
+        self.demand(known.end, f"the end of {task_id} is acknowledged but not durable")
         assert known.end is not None
         self.demand(
             (known.end.ended_token, known.end.status, known.end.result) == (token, status, result),
-            f"{task_id} was ended under lease {token} by its worker's knowledge, and is not so",
+            f"{task_id} did not end as its worker was told, under lease {token}",
         )
         self.demand(known.told in {None, (token, status, result)}, f"two ends of {task_id} are accepted")
         if known.told is None:
             known.told, known.told_at = (token, status, result), self._next()
 
     def cancelled(self, tenant: str, task: task_pb2.Task) -> None:
-        """A producer was told that a task is cancelled."""
+        """Records that a producer was told that a task is cancelled."""
         self.count("cancelled")
         known = self._known(tenant, task, "cancelled")
         task_id = known.task_id
         if known.revived and (known.end is None or known.end.status != Status.CANCELLED):
-            return  # it is the end of an earlier life
+            return  # the end of an earlier life
         cancelled = known.end is not None and known.end.status == Status.CANCELLED
-        self.demand(cancelled, f"the cancel of {task_id} is acknowledged and not durable")
+        self.demand(cancelled, f"the cancel of {task_id} is acknowledged but not durable")
         told = (0, int(Status.CANCELLED), b"")
-        self.demand(known.told in {None, told}, f"{task_id} is cancelled, and its end was accepted")
+        self.demand(known.told in {None, told}, f"{task_id} is cancelled, although its end was accepted")
         if known.told is None:
             known.told, known.told_at = told, self._next()
 
     def finish(self) -> None:
-        """Judges the end of a run in which every fault is over and everybody has had time."""
+        """Judges the end of a run, after all faults are over and clients had time to finish."""
         lost = self.acked - self.tasks.keys()
         self.demand(not lost, f"acknowledged and lost: {sorted(lost)}")
         often = [payload for payload, made in self.made.items() if made > self.sends[payload]]
-        self.demand(not often, f"made more often than asked for, by calls that nobody looked at: {often}")
+        self.demand(not often, f"created more often than requested, by calls reported as unprocessed: {often}")
         waiting = sorted(task.task_id for task in self.tasks.values() if task.end is None)
         self.demand(not waiting, f"never ended: {waiting}")

@@ -1,4 +1,4 @@
-"""Producers that make one call after another: tasks one by one, several, and batches accepted as a whole."""
+"""Producers that make one call at a time: single tasks, batches, and atomic batches."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from sim_clients import TASKS_MAX, TaskName, World, cancel
 from sim_node import Lost, retryable, tenant_of
 
 _LIVES = 3
-"""Times a call is made until somebody knows what became of it."""
+"""Attempts of a call whose outcome stays unknown."""
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What a producer asks for; it may be asked for again at any time."""
+    """A producer's request; it may be repeated at any time."""
 
     specs: list[task_pb2.TaskSpec]
     method: str
     request: Any
     names: list[TaskName]
-    """Names of a batch accepted as a whole, one of which is taken when it is refused."""
+    """Names of an atomic batch; if the batch is rejected, one of them is taken."""
 
 
 def wish(world: World, tenant: str) -> Wish:
-    """Returns a call that nobody made before."""
+    """Returns a new call."""
     most = min(3, TASKS_MAX - world.number)
     match world.chance.choice(("each", "each", "atomic", "ids", "keyed")):
         case "atomic":
@@ -56,7 +56,7 @@ def _whole(world: World, tenant: str, names: list[TaskName] | list[None], key: s
 
 
 async def produce_by_calls(world: World, holder: str) -> None:
-    """A producer that asks for what it made, and repeats what got lost, and what did not."""
+    """Runs a producer that reads the tasks it created, and repeats calls, whether lost or not."""
     tenant = tenant_of(holder)
     node, chance = world.node, world.chance
     wishes: list[Wish] = []
@@ -79,7 +79,7 @@ async def produce_by_calls(world: World, holder: str) -> None:
 
 
 async def _ask(world: World, holder: str, made: Wish) -> str:
-    """Makes a call, again if nobody knows what became of it; returns the id of one of its tasks, "": none is known."""
+    """Makes a call, and repeats it while its outcome is unknown; returns the id of one of its tasks, or ""."""
     for _ in range(_LIVES):
         try:
             answer = await world.node.call(holder, made.method, made.request, doubled=0.2)
@@ -99,7 +99,7 @@ def _judge_refusal(world: World, tenant: str, made: Wish, reason: Reason) -> Non
         world.refused(tenant, made.specs[0], reason)
         return
     right = {Reason.IDEMPOTENCY_CONFLICT} if made.request.idempotency_key else {Reason.TASK_ID_TAKEN}
-    world.audit.demand(reason in right, f"a batch is refused: {reason}")
+    world.audit.demand(reason in right, f"a batch is rejected: {reason}")
     world.audit.refused(tenant, *made.names)
 
 
@@ -108,7 +108,7 @@ def _judge(world: World, tenant: str, made: Wish, answer: Any) -> str:
         tasks = [answer.task]
     else:
         tasks = [item.task for item in answer.results]
-        world.audit.demand(len(tasks) == len(made.specs), "a batch has another number of answers than of tasks")
+        world.audit.demand(len(tasks) == len(made.specs), "the numbers of a batch's answers and tasks differ")
         for spec, item in zip(made.specs, answer.results, strict=True):
             if item.HasField("error"):
                 _judge_item(world, tenant, made, spec, Reason(item.error.reason))
@@ -124,7 +124,7 @@ def _judge_item(world: World, tenant: str, made: Wish, spec: task_pb2.TaskSpec, 
     if not made.request.atomic:
         world.refused(tenant, spec, reason)
         return
-    # The batch was accepted before, and this task was removed since.
+    # The batch was accepted earlier, and this task has been removed since.
     keyed = bool(made.request.idempotency_key)
-    world.audit.demand(keyed and reason is Reason.TASK_NOT_FOUND, f"a task of a batch is refused: {reason}")
-    world.audit.demand(world.audit.was_removed(tenant, spec.payload), "a batch was made without one of its tasks")
+    world.audit.demand(keyed and reason is Reason.TASK_NOT_FOUND, f"a task of a batch is rejected: {reason}")
+    world.audit.demand(world.audit.was_removed(tenant, spec.payload), "a batch was created without one of its tasks")

@@ -1,4 +1,4 @@
-"""Clients: producers and workers, on streams and call by call, that are slow, stubborn, forgetful and die at times."""
+"""Clients: producers and workers, on streams and by single calls, that are slow, stubborn, forgetful and may die."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from sim_node import END, LEASE_SECONDS, Lost, Node, Stream, retryable, tenant_o
 
 COMMANDS = ("a", "b")
 TASKS_MAX = 120
-"""Tasks asked for in a run."""
+"""Tasks requested in a run."""
 NAMES = 8
-"""Keys that a tenant's producers use, and ids that they choose."""
+"""Number of keys that a tenant's producers use, and of ids that they choose."""
 TaskName = tuple[str, str, int]
 """See `Asked.name`."""
 TAKEN = {"key": Reason.IDEMPOTENCY_CONFLICT, "id": Reason.TASK_ID_TAKEN}
-"""Why a task with such a name is refused."""
+"""Why a task with such a name is rejected."""
 _ENDS = {task_pb2.OUTCOME_KIND_COMPLETED: 4, task_pb2.OUTCOME_KIND_FAILED: 5}
 
 
 class World:
-    """What the clients of a run share."""
+    """State shared by the clients of a run."""
 
     def __init__(self, node: Node, audit: Audit, chance: random.Random) -> None:
         self.node, self.audit, self.chance = node, audit, chance
         self.asking = True
-        """Producers create, and workers play tricks; later they only finish what there is."""
+        """Whether producers create and workers misbehave; later they only finish the remaining tasks."""
         self.number = 0
         self.paused: set[tuple[str, str]] = set()
-        """Holder and command of queues that were paused and perhaps not resumed."""
+        """Holder and command of queues that were paused and may not be resumed yet."""
         self.seen: list[tuple[str, str, int]] = []
-        """(holder, task id, token) of deliveries, for outcomes that come late or from others."""
+        """(holder, task id, token) of deliveries, for outcomes sent late or by others."""
 
     def specs(self, tenant: str) -> list[task_pb2.TaskSpec]:
-        """Returns a few tasks nobody asked for before; some have names."""
+        """Returns a few new tasks; some have names."""
         chance = self.chance
         count = min(chance.choice((1, 1, 2, 5)), TASKS_MAX - self.number)
         return [self.spec(tenant, self.name() if chance.random() < 0.2 else None) for _ in range(count)]
 
     def name(self) -> TaskName:
-        """Returns a key, or an id that a producer chooses; both tenants choose among the same few."""
+        """Returns a key, or an id chosen by a producer; both tenants choose among the same few."""
         kind = self.chance.choice(("key", "id"))
         return kind, f"{kind}-{self.chance.randint(1, NAMES)}", -1
 
     def spec(self, tenant: str, name: TaskName | None) -> task_pb2.TaskSpec:
-        """Returns a task nobody asked for before."""
+        """Returns a new task."""
         chance = self.chance
         self.number += 1
         spec = task_pb2.TaskSpec(command=chance.choice(COMMANDS), payload=f"{self.number}".encode())
@@ -71,28 +71,28 @@ class World:
         return spec
 
     def told(self, tenant: str, spec: task_pb2.TaskSpec, task_id: str) -> None:
-        """A producer got the id of a task it asked for."""
+        """Records that a producer received the id of a task it created."""
         self.audit.created(tenant, task_id, spec.payload)
 
     def refused(self, tenant: str, spec: task_pb2.TaskSpec, reason: Reason) -> None:
-        """A producer was told that a task is not accepted: there can be one cause only."""
+        """Records that a task was rejected, which can have only one reason."""
         name = self.audit.asked[spec.payload].name
-        self.audit.demand(name and reason is TAKEN[name[0]], f"a task named {name} is refused: {reason}")
+        self.audit.demand(name and reason is TAKEN[name[0]], f"a task named {name} is rejected: {reason}")
         assert name is not None
         self.audit.refused(tenant, name)
 
     async def pause(self, seconds: float) -> None:
-        """Waits for about as long."""
+        """Waits for about this long."""
         await asyncio.sleep(seconds * self.chance.choice((0.01, 0.3, 1.0, 2.0)))
 
     def lives(self) -> Iterator[None]:
-        """Goes on while the producers do."""
+        """Iterates while the producers run."""
         while self.asking and self.number < TASKS_MAX:
             yield
 
 
 async def produce_by_stream(world: World, holder: str) -> None:
-    """A producer that reconnects, sends again what was not acknowledged, and half-closes at times."""
+    """Runs a producer that reconnects, resends unacknowledged tasks, and sometimes half-closes."""
     tenant = tenant_of(holder)
     node, chance = world.node, world.chance
     again: list[list[task_pb2.TaskSpec]] = []
@@ -136,7 +136,7 @@ async def _read_acks(world: World, tenant: str, stream: Stream, unacked: deque[l
 
 
 async def cancel(world: World, holder: str) -> None:
-    """Cancels a task, whatever it does."""
+    """Cancels a task, whatever its state."""
     tasks = world.audit.tasks.values()
     own = [task for task in tasks if task.asked.tenant == tenant_of(holder) and task.end is None]
     if own:
@@ -146,14 +146,14 @@ async def cancel(world: World, holder: str) -> None:
 
 
 async def look_around(world: World, holder: str) -> None:
-    """An administrator: asks for tasks, its own and others', and for queues."""
+    """Runs an administrator that reads tasks, its own tenant's and others', and queues."""
     node, chance, audit = world.node, world.chance, world.audit
     while world.asking:
         await world.pause(0.3)
         try:
             if chance.random() < 0.2:
                 queues = await node.call(holder, "QueueService/ListQueues", queue_service_pb2.ListQueuesRequest())
-                audit.demand(len(queues.queues) <= len(COMMANDS), "queues are shown that nobody made")
+                audit.demand(len(queues.queues) <= len(COMMANDS), "queues are shown that were never created")
             elif chance.random() < 0.1:
                 await _pause_for_a_while(world, holder)
             elif chance.random() < 0.1:
@@ -182,7 +182,7 @@ async def _administer(world: World, holder: str) -> None:
 
 
 async def _look(world: World, holder: str, known: Known) -> None:
-    """Asks for a task: it is found by its own tenant, and as long as it has not ended, for sure."""
+    """Reads a task: only its own tenant finds it, and always does while the task has not ended."""
     tenant, audit = tenant_of(holder), world.audit
     own, removed = known.asked.tenant == tenant, known.removed
     request = task_service_pb2.GetTaskRequest(task_id=known.task_id)
@@ -196,7 +196,7 @@ async def _look(world: World, holder: str, known: Known) -> None:
     seen = audit.asked[task.payload]
     audit.demand(seen.tenant == tenant, f"{known.task_id} is shown to another tenant")
     again = audit.tasks[tenant, task.id] is not known
-    audit.demand(again or not removed, f"{known.task_id} was removed and is shown")
+    audit.demand(again or not removed, f"{known.task_id} was removed but is shown")
 
 
 async def _pause_for_a_while(world: World, holder: str) -> None:
@@ -206,16 +206,16 @@ async def _pause_for_a_while(world: World, holder: str) -> None:
     try:
         await world.node.call(holder, "QueueService/PauseQueue", pause, doubled=0)
     finally:
-        world.paused.add((holder, command))  # it may have been resumed while the call was on its way
+        world.paused.add((holder, command))  # it may have been resumed while the call was in flight
     world.audit.count("paused")
     await world.pause(0.5)
     await resume(world, holder, command)
 
 
 async def resume(world: World, holder: str, command: str) -> None:
-    """Lets a queue go on."""
+    """Resumes a queue."""
     request = queue_service_pb2.ResumeQueueRequest(command=command)
-    world.paused.discard((holder, command))  # a pause that comes meanwhile notes it again
+    world.paused.discard((holder, command))  # a pause in the meantime adds it again
     try:
         with world.audit.resuming(tenant_of(holder), command):
             await world.node.call(holder, "QueueService/ResumeQueue", request, doubled=0)
@@ -225,7 +225,7 @@ async def resume(world: World, holder: str, command: str) -> None:
 
 
 async def resume_all(world: World) -> None:
-    """Lets every queue go on that may still be paused."""
+    """Resumes every queue that may still be paused."""
     while world.paused:
         for holder, command in sorted(world.paused):
             try:
@@ -238,7 +238,7 @@ async def resume_all(world: World) -> None:
 
 
 async def _list(world: World, holder: str) -> None:
-    """Reads every page of the tasks: each is shown once."""
+    """Reads every page of the tasks and checks that each is shown once."""
     seen: set[tuple[str, int]] = set()
     request = task_service_pb2.ListTasksRequest(page_size=7)
     while True:
@@ -255,7 +255,7 @@ async def _list(world: World, holder: str) -> None:
 
 
 def choose(world: World, task: task_pb2.Task) -> task_pb2.Outcome | None:
-    """Returns what a worker says of a task; None: nothing."""
+    """Returns a worker's outcome for a task; None: none."""
     chance = world.chance
     outcome = task_pb2.Outcome(task_id=task.id, lease_token=task.lease_token)
     kind = chance.random() if world.asking else 0.0
@@ -277,7 +277,7 @@ def choose(world: World, task: task_pb2.Task) -> task_pb2.Outcome | None:
 
 
 def late(world: World, holder: str) -> task_pb2.Outcome | None:
-    """Returns the completion of a delivery of before, perhaps another worker's; None: there was none yet."""
+    """Returns the completion of an earlier delivery, perhaps another worker's; None: there is none yet."""
     tenant = tenant_of(holder)
     seen = [each for each in world.seen[-20:] if tenant_of(each[0]) == tenant]
     if not seen:
@@ -288,7 +288,7 @@ def late(world: World, holder: str) -> task_pb2.Outcome | None:
 
 
 async def work_by_stream(world: World, holder: str, name: str) -> None:
-    """A worker that takes what it gets, and reconnects."""
+    """Runs a worker that takes any task on a stream, and reconnects."""
     while True:
         try:
             stream = world.node.open(holder, "work")
@@ -320,7 +320,7 @@ class _StreamWorker:
         self._sent: deque[task_pb2.Outcome] = deque()
         self._number = 0
         self._asked: dict[tuple[str, int], deque[int]] = {}
-        """Ends asked for in heartbeats that are not answered yet."""
+        """Lease ends requested in unanswered heartbeats."""
         self._running: set[asyncio.Task[None]] = set()
 
     async def read(self) -> None:
@@ -375,7 +375,7 @@ class _StreamWorker:
 
 
 async def work_by_calls(world: World, holder: str) -> None:
-    """A worker that claims and ends tasks call by call."""
+    """Runs a worker that claims and ends tasks by single calls."""
     node, chance = world.node, world.chance
     while True:
         try:
@@ -390,7 +390,7 @@ async def work_by_calls(world: World, holder: str) -> None:
             continue
         for task in claimed.tasks:
             wanted = claim.commands or COMMANDS
-            world.audit.demand(task.command in wanted, f"{task.id} of {task.command} is given for {wanted}")
+            world.audit.demand(task.command in wanted, f"{task.id} of {task.command} is delivered for {wanted}")
             world.seen.append((holder, task.id, task.lease_token))
             await world.pause(0.1)
             said = choose(world, task)
@@ -403,7 +403,7 @@ async def work_by_calls(world: World, holder: str) -> None:
 
 
 async def _say_by_call(world: World, holder: str, said: task_pb2.Outcome) -> None:
-    """Says an outcome, again if nobody knows what became of it."""
+    """Sends an outcome, and repeats it while it is unknown whether it took effect."""
     method: Any = "TaskService/SubmitResult"
     request: Any = task_service_pb2.SubmitResultRequest(task_id=said.task_id, lease_token=said.lease_token)
     if said.kind == task_pb2.OUTCOME_KIND_NACK:

@@ -1,7 +1,7 @@
-"""A disk that keeps what was synced. Writes can be read at once; a power cut takes those back that were not synced.
+"""A disk that keeps synced writes. Writes can be read at once; a power cut loses those that were not synced.
 
-What is left after a power cut is a prefix of the writes, as it is with a write-ahead log. Sets of rows that were taken
-in as files are durable at once, and so is dropping them.
+A power cut leaves a prefix of the writes, as with a write-ahead log. Sets of rows that are imported as files are
+durable at once, and so is dropping them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _everything(store: MemoryStore) -> list[tuple[bytes, bytes]]:
 
 
 class Disk:
-    """What outlives processes."""
+    """The state that outlives processes."""
 
     def __init__(self, chance: random.Random, on_durable: Callable[[Rows], None]) -> None:
         self.written = Image()
@@ -78,7 +78,7 @@ class Disk:
         self._keep(len(self._unsynced))
 
     def add_set(self, rows: dict[bytes, bytes]) -> str:
-        """Takes in a set of rows, which is not the current one."""
+        """Imports a set of rows without making it current; returns its name."""
         last = max(int(name.rpartition("-")[2]) if name != "default" else 0 for name in self.written.sets)
         name = f"rows-{last + 1}"
         for image in (self.written, self.durable):
@@ -87,15 +87,15 @@ class Disk:
         return name
 
     def drop_set(self, name: str) -> None:
-        """Drops a set of rows, which a cut of the power may not make current again."""
+        """Drops a set of rows, which must not be one that a power cut could make current again."""
         for image in (self.written, self.durable):
             if image.current == name or name not in image.sets:
-                raise StoreFailed(f"the rows {name} are in use, or not there")
+                raise StoreFailed(f"the rows {name} are in use or do not exist")
         for image in (self.written, self.durable):
             del image.sets[name]
 
     def cut_power(self) -> None:
-        """Loses a tail of what was not synced."""
+        """Loses a tail of the unsynced writes."""
         self._keep(self._chance.randint(0, len(self._unsynced)))
         self._unsynced = []
         self.written = self.durable.copy()
@@ -112,7 +112,7 @@ class DiskStore:
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
-        # A process that was killed has left them; its last writes may still be lost, so they are synced first.
+        # A killed process left these; its last writes could still be lost, so they are synced first.
         if others := [name for name in disk.written.sets if name != disk.written.current]:
             disk.sync()
             for name in others:
@@ -137,13 +137,13 @@ class DiskStore:
         pause()
 
     def note_durable(self, lsn: int) -> None:
-        """Damage of what was synced is not simulated."""
+        """Does nothing: damage of synced data is not simulated."""
 
     def check_recovered(self, lsn: int) -> None:
-        """Damage of what was synced is not simulated."""
+        """Does nothing: damage of synced data is not simulated."""
 
     def reset_durable(self, number: int) -> None:
-        """Damage of what was synced is not simulated."""
+        """Does nothing: damage of synced data is not simulated."""
 
     def import_rows(self, files: Iterable[Path]) -> str:
         pause()
@@ -162,9 +162,9 @@ class DiskStore:
         written = self._disk.written
         old = written.current
         if name == old or name not in written.sets:
-            raise StoreFailed(f"there are no rows {name} to switch to")
+            raise StoreFailed(f"the rows {name} to switch to do not exist")
         if any(key < LOG_PREFIX for key in rows):
-            raise StoreFailed("only rows of the log are written together with a switch of the rows")
+            raise StoreFailed("a switch of the rows can be combined only with writes of log rows")
         self.write({**rows, ROWS_POINTER: name.encode()})
         self.sync()
         self.drop_rows(old)
@@ -190,14 +190,14 @@ class DiskStore:
         return 1 << 40
 
     def reclaim(self) -> None:
-        """Nothing to give back."""
+        """Does nothing: there is no space to reclaim."""
 
     def close(self) -> None:
-        """Nothing to give free."""
+        """Does nothing: there is nothing to release."""
 
 
 def export(checkpoint: Path, folder: Path, keys: Sequence[bytes]) -> None:
-    """Does for a DiskStore's checkpoint what `codeq_server.storage.export.export` does for others."""
+    """Replaces `codeq_server.storage.export.export` for a DiskStore's checkpoint."""
     try:
         stored = _load(checkpoint / _FILE)
         folder.mkdir()

@@ -1,7 +1,7 @@
-"""An event loop without a world: time passes when nothing else can happen, and processes on it can be killed.
+"""A simulated event loop: time advances only when nothing else can run, and processes on it can be killed.
 
-Everything runs on one thread in an order that follows from the seed alone. Work for an executor runs on a thread of
-its own that stops at every call of the disk until the loop lets it go on: one of both runs, never two.
+Everything runs on one thread in an order determined by the seed alone. Executor calls run on a thread of their own,
+which stops at every disk call until the loop resumes it: only one of the two runs at any time.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from collections.abc import Callable
 from typing import Any
 
 CALLS_MAX = 2_000_000
-"""Callbacks after which a run is taken to be going round in circles."""
+"""Callbacks after which a run is considered to be in an endless loop."""
 
 
 LAST_WORDS_MAX = 20
-"""Times that a coroutine may wait for something else while it is being closed."""
+"""How often a coroutine may await something while it is being closed."""
 
 
 class Deadlock(Exception):  # noqa: N818 - what it is
-    """Nothing can ever happen any more, or everything goes round in circles."""
+    """Nothing can ever happen again, or the run is in an endless loop."""
 
 
 class Killed(BaseException):
@@ -31,7 +31,7 @@ class Killed(BaseException):
 
 
 class Process:
-    """What is killed at once: its callbacks never run again, its threads stop where they are."""
+    """A unit that is killed as a whole: its callbacks never run again, its threads stop where they are."""
 
     def __init__(self, loop: SimLoop) -> None:
         self.alive = True
@@ -39,18 +39,18 @@ class Process:
         self.context.run(_PROCESS.set, self)
         self.jobs: list[_Job] = []
         self.tasks: list[asyncio.Task[Any]] = []
-        """Kept until the end of the run: a coroutine that is thrown away would run its `finally`."""
+        """Kept until the end of the run: a garbage-collected coroutine would run its `finally`."""
         self.held: list[asyncio.Handle] | None = None
-        """What it would do while it is frozen; None: it is not."""
+        """Callbacks held back while it is frozen; None: it is not frozen."""
         self.slowness = 1.0
         """How slow its disk is, as a factor."""
         self.steps = 0
-        """Callbacks it may schedule until `out_of_steps` is called; 0: no bound."""
+        """Callbacks it may schedule until `out_of_steps` is called; 0: no limit."""
         self.out_of_steps: Callable[[], None] = lambda: None
         self._loop = loop
 
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Calls a function as this process."""
+        """Calls a function in the context of this process."""
         return self.context.copy().run(function, *args)
 
     def start(self, coroutine: Any) -> asyncio.Task[Any]:
@@ -58,19 +58,19 @@ class Process:
         return self._loop.create_task(coroutine, context=self.context.copy())
 
     def freeze(self) -> None:
-        """Stops it, as a long pause of its machine does: it goes on where it was and knows nothing of it."""
+        """Suspends it, like a long pause of its machine: it resumes where it was, unaware of the pause."""
         if self.alive and self.held is None:
             self.held = []
             self._loop.hold(self, self.held)
 
     def thaw(self) -> None:
-        """Lets it go on."""
+        """Resumes it."""
         held, self.held = self.held or [], None
         if self.alive:
             self._loop.let_go(held)
 
     def kill(self) -> None:
-        """Ends it without a word."""
+        """Kills it without a shutdown."""
         self.alive, self.held = False, None
         self._loop.forget(self)
         for job in self.jobs:
@@ -82,7 +82,7 @@ _JOB = threading.local()
 
 
 def pause() -> None:
-    """Lets everything else go on for a while, when called on an executor's thread."""
+    """Yields to everything else for a while, if called on an executor's thread."""
     job = getattr(_JOB, "job", None)
     if job is not None:
         job.pause()
@@ -100,7 +100,7 @@ class _Job:
         self._problem: BaseException | None = None
 
     def step(self) -> None:
-        """Lets the thread run to its next pause or to its end."""
+        """Runs the thread to its next pause or to its end."""
         if self._thread.ident is None:
             self._thread.start()
         else:
@@ -127,7 +127,7 @@ class _Job:
         _JOB.job = self
         try:
             self._result = self._call()
-        except BaseException as problem:  # noqa: BLE001 - whatever it is, it belongs to who waits
+        except BaseException as problem:  # noqa: BLE001 - passed on to the waiter
             self._problem = problem
         self._over = True
         self._stopped.release()
@@ -143,7 +143,7 @@ def _settle(future: asyncio.Future[Any], result: Any, problem: BaseException | N
 
 
 class _Silence:
-    """Stands where a loop waits for sockets: there are none, so time jumps to the next timer."""
+    """Replaces the selector: there are no sockets, so time jumps to the next timer."""
 
     def __init__(self, loop: SimLoop) -> None:
         self._loop = loop
@@ -156,17 +156,17 @@ class _Silence:
 
 
 class SimLoop(asyncio.base_events.BaseEventLoop):
-    """The loop."""
+    """The simulated event loop."""
 
     def __init__(self, chance: random.Random) -> None:
         super().__init__()
         self.seconds = 0.0
         self.problems: list[dict[str, Any]] = []
-        """What callbacks raised that nobody caught."""
+        """Uncaught exceptions of callbacks."""
         self.over = False
         self.calls_left = CALLS_MAX
         self.in_one_piece: Callable[[Callable[..., Any], Any], bool] = lambda *_: False
-        """Tells which calls for an executor need no thread, because nothing has to happen in their midst."""
+        """Returns whether an executor call can run inline, because nothing has to interleave with it."""
         self._chance = chance
         self._selector = _Silence(self)
         self.set_exception_handler(lambda _, problem: self.problems.append(problem))
@@ -176,14 +176,14 @@ class SimLoop(asyncio.base_events.BaseEventLoop):
         return self.seconds
 
     def disk_seconds(self, process: Process) -> float:
-        """Returns how long the disk takes this time."""
+        """Returns the duration of the next disk call."""
         return self._chance.choice((0.0002, 0.001, 0.003, 0.02)) * process.slowness
 
     def _process_events(self, event_list: Any) -> None:
-        """There are none."""
+        """Does nothing: there are no events."""
 
     def _write_to_self(self) -> None:
-        """Nothing sleeps that had to be woken."""
+        """Does nothing: the loop never sleeps."""
 
     def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
         if not self._lets(context):
@@ -218,7 +218,7 @@ class SimLoop(asyncio.base_events.BaseEventLoop):
         result, problem = None, None
         try:
             result = func(*args)
-        except BaseException as raised:  # noqa: BLE001 - whatever it is, it belongs to who waits
+        except BaseException as raised:  # noqa: BLE001 - passed on to the waiter
             problem = raised
         self.call_later(self.disk_seconds(process), _settle, future, result, problem)
 
@@ -229,11 +229,11 @@ class SimLoop(asyncio.base_events.BaseEventLoop):
                 handle.cancel()
 
     def go_on(self) -> None:
-        """Lets what is left come to its end after all."""
+        """Allows further callbacks, so that the remaining work can finish."""
         self.calls_left = CALLS_MAX
 
     def hold(self, process: Process, held: list[asyncio.Handle]) -> None:
-        """Takes out what a process would do."""
+        """Moves a process's scheduled callbacks to a list."""
         for index, handle in enumerate(self._ready):
             if handle._context.get(_PROCESS) is process:
                 held.append(handle)
@@ -247,7 +247,7 @@ class SimLoop(asyncio.base_events.BaseEventLoop):
         heapq.heapify(self._scheduled)
 
     def let_go(self, held: list[asyncio.Handle]) -> None:
-        """Puts back what was taken out."""
+        """Schedules held callbacks again."""
         for handle in held:
             if handle.cancelled():
                 continue
@@ -287,7 +287,7 @@ class SimLoop(asyncio.base_events.BaseEventLoop):
 
 
 def _nothing() -> None:
-    """Stands for what is held."""
+    """Replaces a callback that is held back."""
 
 
 def _never(handle: Any) -> Any:
@@ -296,11 +296,11 @@ def _never(handle: Any) -> Any:
 
 
 def bury(process: Process) -> None:
-    """Closes what a dead process left behind; called when the loop is over."""
+    """Closes the coroutines that a dead process left behind; called after the loop has ended."""
     for task in process.tasks:
         for _ in range(LAST_WORDS_MAX):
             try:
                 task.get_coro().close()
-            except BaseException:  # noqa: BLE001 - its last words interest nobody
+            except BaseException:  # noqa: BLE001 - errors of a dead process do not matter
                 continue
             break

@@ -1,4 +1,4 @@
-"""What the judge of a run reads in messages: tasks that are asked for, handed out or told of."""
+"""Extracts from messages what the judge of a run needs: tasks that are requested, delivered or shown."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from codeq.v1 import producer_service_pb2, queue_service_pb2, task_pb2, task_ser
 
 @dataclass(frozen=True)
 class Asked:
-    """A task that a producer asked for; its payload is unique in the run.
+    """A task that a producer requested; its payload is unique in the run.
 
     Attributes:
-        name: What its id follows from, which no other task of the tenant has as long as this one has rows: the
-            idempotency key, with the index of a task of a batch, or the id that the producer chose. None: nothing.
-        expire_ms: How long it may wait; 0: for as long as it takes.
-        group: Payloads of the tasks that are accepted together with it or not at all; empty: it stands alone.
+        name: The source of its id, unique within the tenant as long as the task has rows: the idempotency key, with the
+            index of the task in a batch, or the id that the producer chose. None: neither.
+        expire_ms: How long it may wait; 0: without limit.
+        group: Payloads of all tasks of its atomic batch; empty: it is not in one.
     """
 
     tenant: str
@@ -29,14 +29,14 @@ class Asked:
 
 
 def deliveries(message: Any) -> list[task_pb2.Task]:
-    """Returns the tasks that a message hands out."""
+    """Returns the tasks that a message delivers."""
     if isinstance(message, worker_service_pb2.WorkResponse | task_service_pb2.ClaimTasksResponse):
         return list(message.tasks)
     return []
 
 
 def specs(request: Any) -> list[task_pb2.TaskSpec]:
-    """Returns the tasks that a request asks for."""
+    """Returns the tasks that a request creates."""
     match request:
         case producer_service_pb2.ProduceRequest() | task_service_pb2.BatchCreateTasksRequest():
             return list(request.tasks)
@@ -46,7 +46,7 @@ def specs(request: Any) -> list[task_pb2.TaskSpec]:
 
 
 def tasks_shown(message: Any) -> list[task_pb2.Task]:
-    """Returns the tasks that a message tells of."""
+    """Returns the tasks that a message shows."""
     match message:
         case task_service_pb2.BatchCreateTasksResponse():
             return [item.task for item in message.results if item.HasField("task")]

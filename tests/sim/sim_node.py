@@ -1,4 +1,4 @@
-"""The node and the net: a server that dies and comes back, and calls that are late, doubled or lost on their way."""
+"""The node and the network: a server that dies and restarts, and calls that are late, duplicated or lost."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from sim_loop import Process, SimLoop
 LEASE_SECONDS = 2
 _OUTSIDE = contextvars.Context()
 END = object()
-"""What a stream reads when the client sends nothing more."""
+"""Returned by a stream's read after a half-close."""
 
 
-class Lost(Exception):  # noqa: N818 - what became of it
-    """The server is down, or the connection broke: nobody knows what became of the call."""
+class Lost(Exception):  # noqa: N818 - names the outcome of a call
+    """The server is down, or the connection broke: the outcome of the call is unknown."""
 
 
 def tenant_of(holder: str) -> str:
@@ -40,13 +40,13 @@ def tenant_of(holder: str) -> str:
 
 
 def claims_of(holder: str) -> Claims:
-    """Returns what the token "tenant subject" says."""
+    """Returns the claims of the token "tenant subject"."""
     tenant, subject = holder.split()
     return Claims(subject, tenant, WORKER_SCOPES, frozenset({"*"}), "USER", is_admin=True)
 
 
 class Trust:
-    """An authenticator that believes everybody."""
+    """An authenticator that accepts every token."""
 
     def authenticate(self, authorization: str, _principal: int, _scope: str = "") -> Claims:
         return claims_of(authorization)
@@ -77,14 +77,14 @@ class Node:
         self.top_offset_ms = self.wall_offset_ms
         self.mono_offset_ms = 0
         self.server: Any = None
-        """What `serve` returned, while the process lives."""
+        """The value returned by `serve`, while the process lives."""
         self.slowness = 1.0
         self.process: Process | None = None
         self.dead: list[Process] = []
         self.problems: list[BaseException] = []
         self.streams: dict[Stream, None] = {}
         self.lost: dict[asyncio.Future[Any], None] = {}
-        """Calls that wait for an answer."""
+        """Calls waiting for an answer."""
 
     def clock(self) -> tuple[int, int]:
         now = int(self.loop.time() * 1000)
@@ -92,34 +92,34 @@ class Node:
         return now + self.wall_offset_ms, now + self.mono_offset_ms
 
     def mono_ms(self) -> int:
-        """Returns the monotonic clock."""
+        """Returns the time of the monotonic clock in milliseconds."""
         return self.clock()[1]
 
     def settle_clock(self) -> None:
-        """Sets the wall clock to where it was at most, so that nothing waits for the past to come back."""
+        """Sets the wall clock to its highest past value, so that nothing has to wait for it to catch up."""
         self.wall_offset_ms = max(self.wall_offset_ms, self.top_offset_ms)
 
     def broke(self, problem: BaseException) -> None:
         self.problems.append(problem)
 
     def start(self) -> None:
-        """Opens the store and serves."""
+        """Opens the store and starts serving."""
         self.process = Process(self.loop)
         self.process.slowness = self.slowness
         self.server = self.process.run(self.serve)
 
     def serve(self) -> Any:
-        """Returns a new life of the server, with its calls."""
+        """Starts a new life of the server and returns it, with its calls."""
         return Server(self)
 
     def slow_down(self, factor: float) -> None:
-        """Sets how slow the disk is."""
+        """Slows down the disk by a factor."""
         self.slowness = factor
         if self.process is not None:
             self.process.slowness = factor
 
     def crash(self, *, power: bool) -> None:
-        """Ends the server without a word; a power cut takes what was not synced."""
+        """Kills the server without a shutdown; a power cut also loses unsynced writes."""
         if self.process is None:
             return
         self.audit.count("power cut" if power else "kill")
@@ -137,7 +137,7 @@ class Node:
                 self.loop.call_later(self.delay(), _lose, future)
 
     async def stop(self) -> None:
-        """Stops the server as an operator does: clients are told, what is decided is made durable."""
+        """Shuts the server down gracefully: clients are notified, decided batches are made durable."""
         server, process = self.server, self.process
         if server is None or process is None:
             return
@@ -149,11 +149,11 @@ class Node:
             stream.stop()
         await asyncio.sleep(0)
         await asyncio.wait([process.start(server.serving.close())], timeout=5)
-        self.audit.demand(not server.serving.runner.shard.in_flight, "a stop left batches behind")
+        self.audit.demand(not server.serving.runner.shard.in_flight, "a shutdown left batches in flight")
         self.crash(power=self.chance.random() < 0.5)
 
     def delay(self) -> float:
-        """Returns how long a message is on its way."""
+        """Returns the delay of a message."""
         return self.chance.choice((0.0, 0.0001, 0.001, 0.01, 0.05)) if self.chance.random() < 0.97 else 1.5
 
     # -- calls -----------------------------------------------------------------------------------------------------
@@ -164,8 +164,8 @@ class Node:
         """Returns the answer of a call.
 
         Raises:
-            Rejection: It was refused.
-            Lost: Nobody knows.
+            Rejection: The server rejected it.
+            Lost: Its outcome is unknown.
         """
         await asyncio.sleep(self.delay())
         since = self.audit.serial
@@ -245,13 +245,13 @@ def _give(future: asyncio.Future[Any], message: Any) -> None:
         return
     if isinstance(message, BaseException):
         future.set_exception(message)
-        future.exception()  # who asked may be gone
+        future.exception()  # mark as retrieved, as the caller may be gone
     else:
         future.set_result(message)
 
 
 class Pipe:
-    """One direction of a stream: messages arrive in order, each after a delay of its own."""
+    """One direction of a stream: messages arrive in order, each with its own delay."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -264,7 +264,7 @@ class Pipe:
         loop = self._node.loop
         self._last = max(self._last, loop.time() + self._node.delay())
         self._on_way.append(item)
-        loop.call_at(self._last, self._arrive)  # timers of one time run in any order
+        loop.call_at(self._last, self._arrive)  # timers due at the same time run in any order
 
     def _arrive(self) -> None:
         self.put(self._on_way.popleft())
@@ -282,7 +282,7 @@ class Pipe:
 
 
 class Stream:
-    """A bidirectional call: the client's end, and the context that the server's end sees."""
+    """A bidirectional call: the client's end, and the context for the server's end."""
 
     def __init__(self, node: Node, kind: str, holder: str) -> None:
         self._node, self._kind, self._holder = node, kind, holder
@@ -317,12 +317,12 @@ class Stream:
         if self._broken:
             await node.loop.create_future()  # until the call is cancelled
         node.audit.leaves(tenant_of(self._holder), message)
-        node.loop.call_soon(self._down.send, message, context=_OUTSIDE)  # what has left survives the server
+        node.loop.call_soon(self._down.send, message, context=_OUTSIDE)  # a sent message survives the server
 
     # -- the client's end ------------------------------------------------------------------------------------------
 
     def send(self, message: Message) -> None:
-        """Sends a message; nobody knows whether it arrives."""
+        """Sends a message, which may or may not arrive."""
         self._node.audit.sent(message)
         self._up.send(type(message).FromString(message.SerializeToString()))
 
@@ -342,12 +342,12 @@ class Stream:
         return item
 
     def lose(self) -> None:
-        """The connection breaks because the server is gone."""
+        """Breaks the connection because the server is gone."""
         self._broken = True
         self._down.send(Lost())
 
     def break_off(self) -> None:
-        """The client is gone; the server reads an end, and its call is cancelled, now or a little later."""
+        """Ends the client: the server reads END, and its call is cancelled, at once or shortly after."""
         if self._broken or self._task is None or self._task.done():
             return
         self._broken = True
@@ -355,7 +355,7 @@ class Stream:
         self._node.loop.call_later(self._node.delay(), self._task.cancel)
 
     def stop(self) -> None:
-        """The server ends the call."""
+        """Ends the call from the server's side."""
         if self._task is not None:
             self._task.cancel()
 
@@ -374,5 +374,5 @@ class Stream:
 
 
 def retryable(rejection: Rejection) -> bool:
-    """Tells whether a refusal says nothing of the call itself."""
+    """Returns whether a rejection is unrelated to the call itself."""
     return rejection.reason in {Reason.OUTCOME_UNKNOWN, Reason.DRAINING, Reason.NOT_LEADER}

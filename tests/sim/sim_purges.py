@@ -1,4 +1,4 @@
-"""What the judge of a run knows of purges: none ends what came later, none leaves what waited."""
+"""Judges purges: none ends a task that came later, none leaves a task that waited."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Purge:
-    """A purge that somebody asked for, and the last batch when the answer came; None: none came."""
+    """A requested purge, and the last batch when its answer arrived; None: no answer."""
 
     answered: int | None = None
 
 
 def judge_queue_rows(audit: Audit, rows: Sequence[tuple[bytes, bytes | None]]) -> None:
-    """Judges purges that are over: nothing outlived them that waited when they were asked for."""
+    """Judges finished purges: no task that waited at the request has survived."""
     for key, value in rows:
         before = rows_pb2.QueueRow.FromString(audit.rows.get(key) or b"")
         if not before.HasField("purge") or rows_pb2.QueueRow.FromString(value or b"").HasField("purge"):
@@ -40,13 +40,13 @@ def judge_queue_rows(audit: Audit, rows: Sequence[tuple[bytes, bytes | None]]) -
 
 
 def judge_end(audit: Audit, task: Known, home: bytes, before: rows_pb2.StateRow | None) -> None:
-    """Judges an end; one by a purge only if somebody asked for it when the task was there and waited."""
+    """Judges the end of a task; a purge may end it only if it was waiting when the purge was requested."""
     if task.end is None or task.end.error != PURGED_ERROR:
         return
     audit.count("purged")
     purges = audit.purges.get((task.asked.tenant, task.asked.command), [])
     asked = any(purge.answered is None or task.born <= purge.answered for purge in purges)
-    audit.demand(asked, f"{task.task_id} was purged, and nobody asked for that since it was created")
+    audit.demand(asked, f"{task.task_id} was purged without a request since its creation")
     row = rows_pb2.QueueRow.FromString(audit.rows.get(b"q" + home[1:5]) or b"")
     if row.HasField("purge") and before is not None and not task.revived:
         unknown = any(purge.answered is None for purge in purges)

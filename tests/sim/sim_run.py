@@ -29,19 +29,19 @@ from sim_node import Node
 FAULTY_SECONDS = 8.0
 """Simulated time with faults."""
 CALM_SECONDS = 3600.0
-"""Simulated time in which what there is must be finished."""
+"""Simulated time in which all remaining tasks must end."""
 HOUR_MS = 3_600_000
 QUEUE_IDLE_MS = 1_500
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to.
+    """The outcome of a run.
 
     Attributes:
-        violation: Promise that was broken; empty: none.
+        violation: The broken promise; empty: none.
         digest: Hash over every durable batch.
-        counts: How often what happened.
+        counts: Number of events by name.
         seconds: Simulated time.
     """
 
@@ -77,8 +77,8 @@ class Simulation:
         try:
             self.loop.run_until_complete(self.loop.create_task(self._main(clients), context=contextvars.Context()))
         except Violation:
-            pass  # the audit has it
-        except Exception as problem:  # noqa: BLE001 - nobody expects this of a node that keeps its promises
+            pass  # the audit has recorded it
+        except Exception as problem:  # noqa: BLE001 - any exception counts as a broken promise
             self.node.problems.append(problem)
         violations = [*self.audit.violations, *map(repr, self.node.problems), *map(repr, self.loop.problems)]
         self._clean_up(clients)
@@ -136,7 +136,7 @@ class Simulation:
             raise Violation("stopped")
 
     async def _fault(self) -> None:
-        """Lets something go wrong."""
+        """Injects a fault."""
         node, chance = self.node, self.chance
         match chance.choice(("crash", "crash", "power", "power", "clock", "slow", "step", "stop")):
             case "clock":
@@ -146,7 +146,7 @@ class Simulation:
             case "stop":
                 await node.stop()
             case "step":
-                # The server ends at whatever await this many callbacks from now is.
+                # The server dies at the await that is reached after this many callbacks.
                 await self._crash_at(chance.randint(1, 40), power=chance.random() < 0.5)
             case kind:
                 node.crash(power=kind == "power")
@@ -176,12 +176,12 @@ class Simulation:
 
 
 def simulate(seed: int, *, checked: bool = True) -> Outcome:
-    """Returns the outcome of the run of a seed; `checked`: rows that contradict each other end it."""
+    """Returns the outcome of a seed's run; with `checked`, inconsistent rows end it."""
     return Simulation(seed, checked=checked).run()
 
 
 def main() -> int:
-    """Runs seeds and tells of each that breaks a promise."""
+    """Runs seeds and prints each one that breaks a promise; returns the exit code."""
     parser = argparse.ArgumentParser(description="Simulates lives of a node.")
     parser.add_argument("--seed", type=int, default=0, help="first seed")
     parser.add_argument("--count", type=int, default=1, help="number of seeds")

@@ -29,9 +29,9 @@ LISTED = "shard.batch.ended.append((home.queue.number, keys.pack_home(home.index
 
 
 class Bug(NamedTuple):
-    """Where it is planted: function, what stands there, and what stands there instead; and what it is found by.
+    """Where to plant it (function, original expression, replacement), and a pattern of the expected violation.
 
-    With `unseen_by_checker` rows that contradict each other count for nothing: clients alone must notice.
+    With `unseen_by_checker`, inconsistent rows are ignored: clients alone must notice.
     """
 
     places: list[tuple[Any, str, str]]
@@ -60,16 +60,16 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
                 (outcomes.settle, "token != delivery.claim.token)", "False)"),
                 (outcomes.complete, "token != claim.token or", "False or"),
             ],
-            "by its worker's knowledge, and is not so|the end of .* is acknowledged|two ends",
+            "did not end as its worker was told|the end of .* is acknowledged|two ends",
         ),
         "forgotten in a redrive": Bug(
             [(redrive.redrive, "ended_token=state.ended_token,", "")],
-            "rows contradict each other|an older lease ended it|is live in two claims",
+            "inconsistent|contradict each other|an older lease ended it|is live in two claims",
         ),
     },
     "token reused after rebuild": Bug(
         [(Shard.next_token, "self.epoch << TOKEN_COUNTER_BITS", "1 << TOKEN_COUNTER_BITS")],
-        "is not above every earlier one|took .* in later",
+        "is not above every earlier one|included .* later",
     ),
     "retention of a running task": Bug(
         [
@@ -134,7 +134,7 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
     "idempotency row written in another batch than its task": {
         "seen by clients": Bug(
             [(Shard.seal, SEALED, LATE_NAMES)],
-            "two tasks have the id|is acknowledged and not durable|is not found|a look ended with Reason.CORRUPT",
+            "two tasks have the id|is acknowledged but not durable|is not found|a look ended with Reason.CORRUPT",
             unseen_by_checker=True,
         ),
         "seen by the checker": Bug(
@@ -143,16 +143,14 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
         ),
     },
     "history of deliveries lost": {
-        "by an end": Bug([(outcomes._finish, "row += _kept(shard, delivery, task_id)", "pass")], "lost a part"),
-        "in a redrive": Bug(
-            [(redrive.redrive, "deliveries=history.deliveries(state)", "deliveries=[]")], "lost a part"
-        ),
-        "over a restart": Bug([(recovery._note_earlier, "claim.again.add(task_id)", "pass")], "lost a part"),
+        "by an end": Bug([(outcomes._finish, "row += _kept(shard, delivery, task_id)", "pass")], "lost part"),
+        "in a redrive": Bug([(redrive.redrive, "deliveries=history.deliveries(state)", "deliveries=[]")], "lost part"),
+        "over a restart": Bug([(recovery._note_earlier, "claim.again.add(task_id)", "pass")], "lost part"),
     },
     "expired lease completed by its old holder": Bug(
         [(outcomes.expire, "del shard.deliveries[task_id]", "pass")],
         # Counts may fall below 0.
-        "rows contradict each other|was ended by a lease that was over|had ended|out of range: -|home of a leased",
+        "inconsistent|contradict each other|was ended by an expired lease|had ended|out of range: -|home of a leased",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""The log and the sets of rows: what the store on disk and that of the simulator must do alike, also when they die."""
+"""The log and the sets of rows: the store on disk and the simulator's must behave alike, even when they die."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Home(Protocol):
         ...
 
     def after(self, *, power: bool) -> Home:
-        """Returns what a kill, or a cut of the power, leaves now."""
+        """Returns what would be left now after a kill or a power cut."""
         ...
 
     def export(self, checkpoint: Path, folder: Path) -> None:
@@ -46,7 +46,7 @@ class Home(Protocol):
 
 
 class Files:
-    """The store on disk. A cut of the power takes from its write-ahead logs what was not synced."""
+    """The store on disk. A power cut removes unsynced data from its write-ahead logs."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -78,7 +78,7 @@ class Files:
     def sync(self) -> None:
         self._synced = {}
         for log in self.path.glob("*.log"):
-            with suppress(FileNotFoundError):  # all of it is in files of rows: it is being removed
+            with suppress(FileNotFoundError):  # being removed, as all of it is in files of rows
                 self._synced[log.name] = log.stat().st_size
 
     def after(self, *, power: bool) -> Home:
@@ -87,7 +87,7 @@ class Files:
             number += 1
         copy.mkdir()
         for file in self.path.iterdir():
-            with suppress(FileNotFoundError):  # of a set that was dropped: it is being removed
+            with suppress(FileNotFoundError):  # being removed, as its set was dropped
                 shutil.copyfile(file, copy / file.name)
         if power:
             for log in copy.glob("*.log"):
@@ -99,7 +99,7 @@ class Files:
 
 
 class Simulated:
-    """The store of the simulator."""
+    """The simulator's store."""
 
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
@@ -257,7 +257,7 @@ def test_switch_rows_to_an_empty_set_leaves_none(home: Home) -> None:
 
 @pytest.mark.parametrize("first", [False, True])
 def test_switch_rows_cut_off_anywhere_leaves_the_old_or_the_new(home: Home, tmp_path: Path, *, first: bool) -> None:
-    """From the set that every store begins with, and from one that came itself as files."""
+    """Switches from the initial set of a store, and from one that was imported as files."""
     files = exported(home, tmp_path, NEW)
     store = home.open()
     if not first:
@@ -272,7 +272,7 @@ def test_switch_rows_cut_off_anywhere_leaves_the_old_or_the_new(home: Home, tmp_
             opened = left.open()
             state = (rows_of(opened), opened.get(MARK))
             assert state in ((OLD, b"1"), (NEW, b"7"))
-            # Neither what was taken away nor the next opening brings the other back.
+            # Neither the removal nor the next opening brings the other set back.
             opened.close()
             again = left.open()
             assert (rows_of(again), again.get(MARK)) == state

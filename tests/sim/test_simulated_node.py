@@ -1,4 +1,4 @@
-"""Simulated lives of a node keep every promise, and follow from their seeds alone.
+"""Simulated lives of a node keep every promise, and are determined by their seeds alone.
 
 The search goes on for CODEQ_SEARCH_SECONDS, and never ends before SEEDS_LEAST. A seed that breaks a promise is run
 again with `make sim SEED=…`; `make soak` runs thousands.
@@ -14,16 +14,16 @@ import pytest
 from sim_run import simulate
 
 SEARCH_SECONDS = float(os.environ.get("CODEQ_SEARCH_SECONDS", "120"))
-"""How long new seeds are tried."""
+"""How long to try new seeds."""
 SEEDS_LEAST = 200
 SEEDS_TWICE = range(0, SEEDS_LEAST, 10)
-"""Seeds that are run twice."""
+"""Seeds to run twice."""
 HAPPENS = {
     *("kill", "power cut", "stop", "created", "found again", "refused", "claimed", "extended", "accepted"),
     *("expired", "outdated", "matured", "removed", "cancelled", "paused", "listed"),
     *("redriven", "redrive of a queue", "dead letters listed", "cleanup", "purge over", "purged"),
 }
-"""What must happen in every GROUP of seeds."""
+"""Events that must occur in every GROUP of seeds."""
 GROUP = 50
 
 
@@ -41,7 +41,7 @@ def test_simulated_node_keeps_every_promise() -> None:
         outcome = simulate(seed)
         happened |= outcome.counts.keys()
         if outcome.violation:
-            broken.append(f"{outcome.violation}; once more: make sim SEED={seed}")
+            broken.append(f"{outcome.violation}; replay: make sim SEED={seed}")
     assert broken == []
     print(f"{seed} seeds")
 

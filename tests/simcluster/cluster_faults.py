@@ -1,4 +1,4 @@
-"""What goes wrong in a cluster: machines, disks, clocks and lines."""
+"""Faults of a cluster: machines, disks, clocks and network lines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = (
 
 
 class Faults:
-    """Lets things go wrong, and heals them in the end."""
+    """Injects faults, and heals them at the end."""
 
     def __init__(self, net: Net, audit: Audit, operator: Operator) -> None:
         self.net, self.audit, self.operator = net, audit, operator
@@ -30,14 +30,14 @@ class Faults:
         return max(leaders, key=lambda machine: machine.term) if leaders else None
 
     def _someone(self) -> Machine:
-        """Returns a machine, often the one that leads."""
+        """Returns a random machine, often the leader."""
         leader = self._leader()
         if leader is not None and self.chance.random() < 0.5:
             return leader
         return self.chance.choice(list(self.net.machines.values()))
 
     async def strike(self) -> None:
-        """Lets something go wrong."""
+        """Injects a fault."""
         net, chance = self.net, self.chance
         kind = chance.choice(KINDS)
         if kind in {"add", "remove", "lose disk", "replace", "transfer"}:
@@ -55,7 +55,7 @@ class Faults:
                 net.oracle.check(machine.disk)
 
     def _disturb(self, kind: str) -> None:
-        """Lets lines, disks and clocks go wrong."""
+        """Disturbs lines, disks and clocks."""
         net, chance = self.net, self.chance
         match kind:
             case "cut":
@@ -73,7 +73,7 @@ class Faults:
                 self._freeze(self._someone())
 
     async def _end(self, kind: str) -> None:
-        """Ends processes, one or several at once."""
+        """Ends one or more processes at once."""
         chance, machines = self.chance, list(self.net.machines.values())
         match kind:
             case "power of many":
@@ -88,7 +88,7 @@ class Faults:
                 await self._crash([self._someone()], power=kind == "power")
 
     def _change(self, kind: str) -> None:
-        """Lets an operator change the members, or who leads."""
+        """Lets an operator change the members or the leader."""
         leader, operator = self._leader(), self.operator
         if leader is None:
             return
@@ -120,14 +120,14 @@ class Faults:
                 machine.start()
 
     def repair(self) -> bool:
-        """Has a lost disk replaced; returns whether none is lacking."""
+        """Has a lost disk replaced; returns whether no disk is missing."""
         leader = self._leader()
         if leader is not None:
             self.operator.replace(leader)
         return self.operator.lost is None
 
     def members_have(self, index: int) -> bool:
-        """Tells whether every voter has applied the entries up to an index."""
+        """Returns whether every voter has applied the entries up to an index."""
         leader = self._leader()
         if leader is None:
             return False
@@ -137,7 +137,7 @@ class Faults:
         )
 
     def _freeze(self, machine: Machine) -> None:
-        """Stops a process for a while."""
+        """Suspends a process for a while."""
         process = machine.process
         if process is not None and process.held is None:
             self.audit.count("freeze")
@@ -150,7 +150,7 @@ class Faults:
         await asyncio.sleep(self.chance.choice((0, 0.05, 1)))
 
     async def _crash_at(self, machine: Machine, steps: int, *, power: bool) -> None:
-        """Ends a process at whatever await this many callbacks from now is."""
+        """Kills a process at the await that it reaches after this many callbacks."""
         process = machine.process
         if process is None:
             return
@@ -160,9 +160,9 @@ class Faults:
         process.steps = 0
 
     async def _outlive(self) -> None:
-        """Lets a leader go on alone, with few ticks, while the others elect another one: it learns of it late.
+        """Isolates a leader, with few ticks, while the others elect a new one, so that it learns of that late.
 
-        Its clients have left before, so that nothing is on its way there: reads would wait for that.
+        Its clients leave first, so that no calls are in flight there: reads would wait for them.
         """
         leader = self._leader()
         if leader is not None:

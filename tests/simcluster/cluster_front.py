@@ -1,4 +1,4 @@
-"""The cluster as its clients see it: they call one of the machines, and go where they are sent."""
+"""The cluster as seen by its clients: they call one of the machines, and follow redirects."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from sim_clients import World
 from sim_node import Lost, Stream, tenant_of
 
 HOPS = 4
-"""Machines that a call is tried at before it is given up."""
+"""Most machines tried per call."""
 
 
 class Front:
-    """What clients have instead of a node; see `sim_node.Node`."""
+    """Replaces the node for clients; see `sim_node.Node`."""
 
     def __init__(self, net: Net, audit: Audit) -> None:
         self.net, self.audit, self.loop = net, audit, net.loop
         self._known: dict[str, str] = {}
-        """Who leads, to the knowledge of each holder of a token."""
+        """The leader, as known to each holder of a token."""
 
     def mono_ms(self) -> int:
-        """Returns the clock by which promises to clients are measured."""
+        """Returns the time of the clock by which promises to clients are measured, in milliseconds."""
         return int(self.loop.time() * 1000)
 
     def _machine(self, holder: str) -> Machine:
@@ -64,7 +64,7 @@ class Front:
         return machine.open(holder, kind)
 
     async def look(self, world: World, holder: str) -> None:
-        """Asks machines, those first that take themselves for the leader, for tasks of which somebody was told."""
+        """Reads tasks that clients know of, first from machines that consider themselves the leader."""
         chance, machines = self.net.chance, self.net.machines
         while world.asking:
             serving = [machine for machine in machines.values() if machine.term]

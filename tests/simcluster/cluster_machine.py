@@ -1,4 +1,4 @@
-"""A machine of a cluster: its disk, its clocks, and while its process runs a member of the group that serves or not."""
+"""A machine of a cluster: its disk, its clocks, and, while its process runs, a group member that may serve."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from sim_node import LEASE_SECONDS, Node, Trust
 TICK_SECONDS = 0.05
 TICKS = Ticks(election=12, heartbeat=3)
 MEET_TICKS = 6
-"""Ticks between two greetings of the other machines."""
+"""Ticks between two greetings to the other machines."""
 OUTSIDE = contextvars.Context()
 
 
@@ -72,10 +72,10 @@ class Server:
         self.leading.end(self.member)
 
     def members_changed(self) -> None:
-        """Every machine knows where the others are."""
+        """Does nothing: every machine knows the addresses of the others."""
 
     def leader_changed(self) -> None:
-        """Nobody asks a machine who leads."""
+        """Does nothing: no client asks a machine for the leader."""
 
     def make_snapshot(self) -> Awaitable[Made]:
         return self._make_snapshot()
@@ -126,7 +126,7 @@ class Server:
         self.member.tick()
 
     async def stop(self) -> None:
-        """Ends as the operator's stop does."""
+        """Shuts down gracefully."""
         self.calls.draining = True
         await self.leading.drain(self.member, 1000)
         for stream in list(self._machine.streams):
@@ -140,9 +140,9 @@ class Machine(Node):
     """A machine.
 
     Attributes:
-        tick_rate: How long its ticks are, as a factor.
+        tick_rate: Factor of the length of its ticks.
         shunned: Whether clients that follow leaders stay away.
-        starved: How much longer they are as long as something else takes its processor.
+        starved: Further factor of its ticks while something else uses its CPU.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Machine(Node):
 
     @property
     def term(self) -> int:
-        """Term in which it serves; 0: it does not."""
+        """Returns the term in which it serves; 0: it does not."""
         server = self.server
         return server.member.group.leading_term if server is not None and server.serving is not None else 0
 
@@ -180,14 +180,14 @@ class Machine(Node):
         self.net.oracle.started(self.disk)
 
     def greet(self) -> None:
-        """Tells the others who this is."""
+        """Introduces this machine to the others."""
         for name, other in self.net.machines.items():
             if name != self.name and self.server is not None and self.net.passes(self.name, name):
                 hello = self.server.member.hello()
                 self.loop.call_later(self.net.delay(), other.met, hello, other.process, context=OUTSIDE)
 
     def met(self, hello: Hello, process: Process | None) -> None:
-        """Hears a greeting."""
+        """Handles a greeting."""
         if process is not None and process is self.process and self.server is not None:
             self.loop.call_soon(self._meet, self.server, hello, context=process.context)
 
@@ -197,24 +197,24 @@ class Machine(Node):
             server.member.met(hello, f"{hello.name}:7000")
 
     def unreachable(self, raft_id: int) -> None:
-        """A message was lost, and the line noticed."""
+        """Handles the detected loss of a message."""
         if self.server is not None:
             self.server.member.unreachable(raft_id)
 
     def shun(self) -> None:
-        """Has its clients leave, and keeps others away."""
+        """Makes its clients leave, and keeps others away."""
         self.shunned = True
         for stream in list(self.streams):
             stream.break_off()
 
     def empty(self) -> None:
-        """Loses the disk and gets a new one."""
+        """Replaces the disk by an empty one."""
         self.crash(power=True)
         self.audit.count("disk emptied")
         self.disk = WatchedDisk(self.net.chance, self.net.oracle, self.name)
 
     async def stop(self) -> None:
-        """Stops the process as an operator does: the leadership goes to another member."""
+        """Shuts the process down gracefully: leadership is transferred to another member."""
         server, process = self.server, self.process
         if server is None or process is None:
             return

@@ -1,4 +1,4 @@
-"""An operator of a cluster: adds machines, takes them out, and replaces those that lost their disks."""
+"""An operator of a cluster: adds and removes machines, and replaces those that lost their disks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MACHINES_MAX = 6
 
 
 def voters_known_to(machine: Machine) -> list[int]:
-    """Returns the raft ids of the voters that a machine has written."""
+    """Returns the raft ids of the voters in a machine's stored configuration."""
     return list(read_conf_state(machine.disk.written.log.get(KEYS.conf_state) or b"").voters)
 
 
@@ -26,7 +26,7 @@ class Operator:
     """Changes the members, one at a time.
 
     Attributes:
-        lost: Raft id of a disk that was lost, and the name of its machine, until another has taken its place.
+        lost: Raft id of a lost disk and the name of its machine, until it is replaced.
     """
 
     def __init__(self, net: Net, audit: Audit, settings: ShardSettings, peers: dict[str, str]) -> None:
@@ -34,7 +34,7 @@ class Operator:
         self.lost: tuple[int, str] | None = None
 
     def add(self, leader: Machine) -> None:
-        """Has a new machine taken in."""
+        """Adds a new machine."""
         if len(self._net.machines) >= MACHINES_MAX:
             return
         name = f"n{len(self._net.machines)}"
@@ -42,12 +42,12 @@ class Operator:
         self._ask(leader, lambda cluster: cluster.add(name, f"{name}:7000", replace=False), "member added")
 
     def remove(self, leader: Machine, name: str) -> None:
-        """Has a machine taken out; it goes on running and knows nothing of it."""
+        """Removes a machine, which keeps running without knowing."""
         if len(voters_known_to(leader)) > 3 and self.lost is None:
             self._ask(leader, lambda cluster: cluster.remove(name), "member removed")
 
     def lose_disk(self, leader: Machine, machine: Machine) -> None:
-        """Takes the disk of a voter away, of which there are enough; no other is lost before it is replaced."""
+        """Loses the disk of a voter, if there are enough voters; no other disk is lost until it is replaced."""
         voters = voters_known_to(leader)
         if self.lost is None and len(voters) >= 3 and machine.disk.raft_id in voters and machine is not leader:
             self.lost = machine.disk.raft_id, machine.name
@@ -55,7 +55,7 @@ class Operator:
             machine.start()
 
     def replace(self, leader: Machine) -> None:
-        """Has the machine with the new disk taken in, and its old self taken out."""
+        """Adds the machine with the new disk, and removes its old self."""
         if self.lost is None:
             return
         raft_id, name = self.lost

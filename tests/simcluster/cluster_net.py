@@ -1,4 +1,4 @@
-"""The network between machines: messages are late, lost or doubled, and lines are cut in one direction or both."""
+"""The network between machines: messages are late, lost or duplicated; lines are cut in one or both directions."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 _OUTSIDE = contextvars.Context()
 DELAYS = (0.0, 0.0002, 0.0005, 0.002, 0.02)
 TRIES = 6
-"""Times a broken transfer goes on before it is given up."""
+"""Most resumptions of a broken transfer."""
 
 
 class Net:
     """All lines.
 
     Attributes:
-        machines: By name.
-        cuts: (from, to) of lines that carry nothing.
+        machines: Machines by name.
+        cuts: (from, to) of cut lines.
         loss: Share of messages that are lost.
-        doubles: Share of messages that come twice.
-        slowness: How late messages are, as a factor.
+        doubles: Share of messages that are duplicated.
+        slowness: Factor of message delays.
     """
 
     def __init__(self, loop: SimLoop, chance: random.Random, oracle: Oracle, folder: Path) -> None:
@@ -43,7 +43,7 @@ class Net:
         self.folders = 0
 
     def cut(self, some: Iterable[str], others: Iterable[str], *, both: bool = True) -> None:
-        """Cuts the lines from some machines to others, and back."""
+        """Cuts the lines from some machines to others, and, with `both`, back."""
         others = list(others)
         for one in some:
             for other in others:
@@ -53,21 +53,21 @@ class Net:
                         self.cuts.add((other, one))
 
     def delay(self) -> float:
-        """Returns how long a message is on its way."""
+        """Returns the delay of a message."""
         return self.chance.choice(DELAYS) * self.slowness
 
     def passes(self, one: str, other: str) -> bool:
-        """Tells whether a message gets through now."""
+        """Returns whether a message gets through now."""
         return (one, other) not in self.cuts and (not self.loss or self.chance.random() >= self.loss)
 
     def new_folder(self) -> Path:
-        """Returns a folder that is not there yet."""
+        """Returns the path of a folder that does not exist yet."""
         self.folders += 1
         return self.folder / str(self.folders)
 
 
 class Port:
-    """The network as one life of a machine sees it; see `replication.raft.network.Network`."""
+    """The network as seen by one life of a machine; see `replication.raft.network.Network`."""
 
     def __init__(self, net: Net, machine: Machine, process: Process, hello: Callable[[], Hello]) -> None:
         self._net, self._machine, self._process, self._hello = net, machine, process, hello
@@ -95,10 +95,10 @@ class Port:
             net.loop.call_at(at, self._arrive, target, target.process, to, content, context=_OUTSIDE)
 
     async def ask(self, name: str, address: str) -> Hello:
-        """Returns who is at an address; each name has its own."""
+        """Returns the greeting of the machine at an address; each name has its own address."""
         target = self._net.machines.get(name)
         if target is None or address != f"{name}:7000" or target.server is None or not self._connected(target):
-            raise Unanswered("nobody is there")
+            raise Unanswered("no machine is there")
         await asyncio.sleep(self._net.delay())
         if target.server is None:
             raise Unanswered("it ended")
@@ -109,10 +109,10 @@ class Port:
         return "" if (self._machine.name, name) not in self._net.cuts else "cut off"
 
     def _arrive(self, target: Machine, process: Process | None, to: int, content: tuple[int, bytes, Hello]) -> None:
-        # What is on its way to a process that has died is lost with its connection.
+        # Messages in flight to a process that has died are lost with its connection.
         cut = (self._machine.name, target.name) in self._net.cuts
         if process is not None and process is target.process and target.disk.raft_id == to and not cut:
-            net = self._net  # a process that is frozen hears of it later
+            net = self._net  # a frozen process learns of it later
             net.loop.call_soon(target.server.member.receive, *content, context=process.context)
 
     def send_snapshot(self, to: int, group: int, message: bytes, folder: Path) -> None:
@@ -127,7 +127,7 @@ class Port:
             self._machine.server.member.snapshot_sent(group, to, ok)
 
     async def _carry(self, to: int, token: object) -> bool:
-        """Brings the files over piece by piece; what broke goes on where it was."""
+        """Transfers the files piece by piece; a broken transfer resumes where it stopped."""
         net, tries = self._net, TRIES
         pieces = net.chance.choice((1, 3, 8))
         while pieces:
@@ -160,7 +160,7 @@ class Port:
         async def install() -> None:
             try:
                 await target.server.member.install(group, message, incoming)
-            except Exception:  # noqa: BLE001 - whatever it is, the sender is told
+            except Exception:  # noqa: BLE001 - any error is reported to the sender
                 net.loop.call_soon(_settle, done, False, context=_OUTSIDE)
             else:
                 net.loop.call_soon(_settle, done, True, context=_OUTSIDE)

@@ -1,7 +1,7 @@
-"""What a cluster as a whole must do: one leader in a term, one log, one history of rows, and nothing decided too early.
+"""Invariants of a cluster as a whole: one leader per term, one log, one history of rows, and no premature commit.
 
-It sees every write to every disk, and every message that leaves a machine. An entry is decided, for those who judge
-clients, when the first machine has written its rows; a majority must have it durable by then.
+The oracle sees every write to every disk, and every message that leaves a machine. For judging clients, an entry is
+decided once the first machine has written its rows; by then it must be durable on a majority.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sim_disk import Disk, Image
 Rows = Mapping[bytes, "bytes | None"]
 KEYS = GroupKeys(GROUP)
 CONFS = 3
-"""Conf states that a leader may be going by: it may not have applied a change, of two steps, that others have."""
+"""Configurations that a leader may be using: it may not have applied a two-step change that others have applied."""
 _ALL = 1 << 30
 _GRANT = TYPES.index("MsgRequestVoteResponse")
 _ACCEPT = TYPES.index("MsgAppendResponse")
@@ -33,19 +33,19 @@ _OF_LEADERS = frozenset(TYPES.index(kind) for kind in ("MsgAppend", "MsgHeartbea
 
 
 def applied_in(image: Image) -> Applied:
-    """Returns how far the rows of an image are."""
+    """Returns the applied position of an image's rows."""
     value = image.log.get(KEYS.applied)
     return Applied() if value is None else read_applied(value)
 
 
 def base_in(image: Image) -> tuple[int, int]:
-    """Returns index and term of the last entry that was cut off."""
+    """Returns index and term of the last compacted entry."""
     value = image.log.get(KEYS.base) or bytes(16)
     return int.from_bytes(value[:8], "big"), int.from_bytes(value[8:], "big")
 
 
 class WatchedDisk(Disk):
-    """A disk that tells the oracle of every write."""
+    """A disk that reports every write to the oracle."""
 
     def __init__(self, chance: Any, oracle: Oracle, name: str) -> None:
         super().__init__(chance, lambda _: None)
@@ -59,7 +59,7 @@ class WatchedDisk(Disk):
         self._oracle.wrote(self, before, rows)
 
     def rows(self) -> list[tuple[bytes, bytes]]:
-        """Returns the rows of the shard as they can be read."""
+        """Returns the readable rows of the shard."""
         return self.written.sets[self.written.current].scan(b"", LOG_PREFIX, _ALL)
 
 
@@ -67,7 +67,7 @@ class Oracle:
     """Judges the machines of a run.
 
     Attributes:
-        last: Index of the last entry that is decided.
+        last: Index of the last decided entry.
     """
 
     def __init__(self, audit: Audit) -> None:
@@ -99,7 +99,7 @@ class Oracle:
             self._check_rows(disk, "a snapshot")
             return
         if applied.index == before.index:
-            self.audit.demand(not shard_rows, f"{disk.name} writes rows of no entry")
+            self.audit.demand(not shard_rows, f"{disk.name} writes rows without an entry")
             return
         self._note_conf(disk)
         if not before.index:
@@ -109,9 +109,9 @@ class Oracle:
         for index in range(before.index + 1, applied.index + 1):
             self._decide(disk, index)
             expected.update(self._rows[index])
-        self.audit.demand(expected == shard_rows, f"{disk.name} applies other rows than the log says")
+        self.audit.demand(expected == shard_rows, f"{disk.name} applies rows that differ from the log's")
         right = Applied(applied.index, self._terms[applied.index], self._lsn[applied.index])
-        self.audit.demand(applied == right, f"{disk.name} notes {applied} where {right} is applied")
+        self.audit.demand(applied == right, f"{disk.name} records {applied} where {right} is applied")
 
     def _note_conf(self, disk: WatchedDisk) -> None:
         conf = disk.written.log.get(KEYS.conf_state) or b""
@@ -131,10 +131,10 @@ class Oracle:
         if index <= self.last:
             self.audit.demand(value == self._entries[index], f"{disk.name} applies another entry {index}")
             return
-        self.audit.demand(index == self.last + 1, f"{disk.name} leaves out entries before {index}")
+        self.audit.demand(index == self.last + 1, f"{disk.name} skips entries before {index}")
         self.audit.demand(
             any(self._majority_has(index, value, conf) for conf in self._confs),
-            f"{disk.name} applies entry {index}, which no majority has durable",
+            f"{disk.name} applies entry {index}, which is not durable on a majority",
         )
         entry = Entry.FromString(value)
         self.last, self._entries[index], self._terms[index] = index, value, entry.term
@@ -171,16 +171,16 @@ class Oracle:
         return disk.durable.log.get(KEYS.entry(index)) == value or base_in(disk.durable)[0] >= index
 
     def started(self, disk: WatchedDisk) -> None:
-        """A member begins with what it found: all of it counts as durable from now on."""
+        """Handles the start of a member with its disk's content, which counts as durable from now on."""
         same = disk.written.log.get(KEYS.hard_state) == disk.durable.log.get(KEYS.hard_state)
         stem = KEYS.entry(0)
         logs = [image.log.scan(stem, stem[:-8] + b"\xff" * 8, _ALL) for image in (disk.written, disk.durable)]
-        self.audit.demand(same and logs[0] == logs[1], f"{disk.name} goes by a log, or a vote, that is not durable")
+        self.audit.demand(same and logs[0] == logs[1], f"{disk.name} uses a log or a vote that is not durable")
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
     def sent(self, disk: WatchedDisk, content: bytes) -> None:
-        """Judges a message at the moment it leaves: what it tells is durable."""
+        """Judges a message when it leaves: its contents must be durable."""
         message = read(content)
         durable = disk.durable
         if message.msg_type == _GRANT and not message.reject:
@@ -197,29 +197,29 @@ class Oracle:
             self.audit.demand(leader == message.from_, f"two members lead in term {message.term}")
 
     def serves(self, disk: WatchedDisk, term: int) -> None:
-        """A machine begins to serve: nobody else does in this term, and it has all that was decided before."""
+        """Judges a machine that starts serving: no other serves in this term, and it has all decided entries."""
         self.audit.count("leadership")
         server = self._serving.setdefault(term, disk.raft_id)
         self.audit.demand(server == disk.raft_id, f"two members serve in term {term}")
         known = applied_in(disk.written).index
         missing = max((last for of, last in self._last_of_term.items() if of < term), default=0)
-        self.audit.demand(known >= missing, f"{disk.name} serves in term {term} and knows {known} of {missing} entries")
+        self.audit.demand(known >= missing, f"{disk.name} serves in term {term} but has {known} of {missing} entries")
 
     # -- disks ---------------------------------------------------------------------------------------------------------
 
     def check(self, disk: WatchedDisk, *, offline: bool = False) -> None:
-        """Judges a disk as it is: its rows are those of its applied index, its log is in order.
+        """Judges a disk: its rows must be those of its applied index, and its log in order.
 
         Args:
             disk: The disk.
-            offline: Whether the offline checker has to agree.
+            offline: Whether to run the offline checker too.
         """
         self._check_log(disk)
         if applied_in(disk.written).index:
             self._check_rows(disk, "a disk")
         if offline:
             found = [str(difference) for difference in check(disk.rows())]
-            self.audit.demand(not found, f"rows of {disk.name} contradict each other: {found}")
+            self.audit.demand(not found, f"rows of {disk.name} are inconsistent: {found}")
 
     def _check_rows(self, disk: WatchedDisk, what: str) -> None:
         index, term, lsn = applied_in(disk.written)
@@ -228,7 +228,7 @@ class Oracle:
         digest = 0
         for key, value in disk.rows():
             digest ^= _hash(key, value)
-        self.audit.demand(digest == self._digest[index], f"{what} of {disk.name} has other rows than others at {index}")
+        self.audit.demand(digest == self._digest[index], f"{what} of {disk.name} differs from others at {index}")
 
     def _check_end(self, disk: WatchedDisk, rows: Rows) -> None:
         stem = KEYS.entry(0)[:-8]

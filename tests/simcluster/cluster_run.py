@@ -40,11 +40,11 @@ from sim_run import QUEUE_IDLE_MS, Outcome
 FAULTY_SECONDS = 15.0
 """Simulated time with faults."""
 CALM_SECONDS = 600.0
-"""Simulated time in which what there is must be finished."""
+"""Simulated time in which all remaining tasks must end."""
 FIRST_SECONDS = 20.0
-"""Simulated time in which a new cluster must have a leader."""
+"""Simulated time in which a new cluster must elect a leader."""
 LOGS = ((2 << 10, 8 << 10), (16 << 10, 64 << 10), (1 << 20, 4 << 20))
-"""Lengths from which logs are cut, and whatever members lack."""
+"""Lengths at which logs are compacted, and at which they are compacted even if members lack entries."""
 CHECK_EVERY = 10
 
 
@@ -89,8 +89,8 @@ class Simulation:
             try:
                 self.loop.run_until_complete(self.loop.create_task(self._main(clients), context=contextvars.Context()))
             except Violation:
-                pass  # the audit has it
-            except Exception as problem:  # noqa: BLE001 - nobody expects this of a cluster that keeps its promises
+                pass  # the audit has recorded it
+            except Exception as problem:  # noqa: BLE001 - any exception counts as a broken promise
                 problems.append(problem)
             problems += [problem for machine in self.net.machines.values() for problem in machine.problems]
             violations = [*self.audit.violations, *map(repr, problems), *map(repr, self.loop.problems)]
@@ -134,11 +134,11 @@ class Simulation:
         await self._converge()
 
     async def _led(self) -> None:
-        """Returns when a machine serves."""
+        """Waits until a machine serves."""
         await self._until(lambda: any(machine.term for machine in self.net.machines.values()), "nobody leads")
 
     async def _until(self, condition: Callable[[], bool], what: str) -> None:
-        """Returns when a condition holds; it must before long."""
+        """Waits for a condition, which must hold soon."""
         end = self.loop.seconds + FIRST_SECONDS
         while not condition():
             self._check([])
@@ -155,7 +155,7 @@ class Simulation:
                 return
 
     async def _converge(self) -> None:
-        """Returns when every member has all that is decided; all of them have the same rows then."""
+        """Waits until every member has all decided entries; then all must have the same rows."""
         last = self.oracle.last
         await self._until(lambda: self.faults.members_have(last), f"members lack entries up to {last}")
         for machine in self.net.machines.values():
@@ -185,20 +185,20 @@ class Simulation:
 
 
 def _in_one_piece(call: Callable[..., Any], args: Any) -> bool:
-    """Tells whether a call of the disk is a plain write or a sync: those are many, and threads are slow."""
+    """Returns whether a disk call is a plain write or a sync: these are frequent, and threads are slow."""
     name = call.__name__
     return name == "_sync" or (name == "_write" and args[1] is None)
 
 
 def simulate(seed: int, *, checked: bool = True) -> Outcome:
-    """Returns the outcome of the run of a seed; `checked`: rows that contradict each other end it."""
+    """Returns the outcome of a seed's run; with `checked`, inconsistent rows end it."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         return Simulation(seed, Path(folder), checked=checked).run()
 
 
 def main() -> int:
-    """Runs seeds and tells of each that breaks a promise."""
+    """Runs seeds and prints each one that breaks a promise; returns the exit code."""
     parser = argparse.ArgumentParser(description="Simulates lives of a cluster.")
     parser.add_argument("--seed", type=int, default=0, help="first seed")
     parser.add_argument("--count", type=int, default=1, help="number of seeds")
@@ -210,7 +210,7 @@ def main() -> int:
             counts[what] = counts.get(what, 0) + often
         if outcome.violation:
             bad += 1
-            sys.stdout.write(f"seed {seed}: {outcome.violation}; once more: make sim-cluster SEED={seed}\n")
+            sys.stdout.write(f"seed {seed}: {outcome.violation}; replay: make sim-cluster SEED={seed}\n")
     gc.collect()
     seconds = time.monotonic() - started
     sys.stdout.write(f"{options.count} seeds, {bad} bad, {options.count / seconds:.2f} per second; {counts}\n")

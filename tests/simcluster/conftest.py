@@ -1,4 +1,4 @@
-"""The simulator of clusters is built on that of one node, and reads messages of Raft as the tests of the core do."""
+"""Import paths: the cluster simulator builds on the node simulator, and reads Raft messages like the core's tests."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SEEDS_MAX = 40
 
 
 class Bug(NamedTuple):
-    """Where it is planted: function, what stands there, and what stands there instead; and what it is found by."""
+    """Where to plant it (function, original expression, replacement), and a pattern of the expected violation."""
 
     places: list[tuple[Any, str, str]]
     found_by: str
@@ -36,10 +36,10 @@ BUGS: dict[str, Bug] = {
     ),
     "log not synced": Bug(
         [(Group._persist, "sync = ready.must_sync or", "sync = not ready.entries or")],
-        "which no majority has durable|accepts entry .* which is not durable",
+        "which is not durable on a majority|accepts entry .* which is not durable",
     ),
     "leftovers of a killed process not synced": Bug(
-        [(prepare, "\n    store.sync()", "\n    pass")], "goes by a log, or a vote, that is not durable"
+        [(prepare, "\n    store.sync()", "\n    pass")], "uses a log or a vote that is not durable"
     ),
     "acknowledged when proposed": Bug(
         [
@@ -62,7 +62,7 @@ BUGS: dict[str, Bug] = {
                 "done.append((index, term, accepted)); self.pending.applied(done)",
             )
         ],
-        "not durable|writes rows|contradict|CorruptRows|CORRUPT",
+        "not durable|writes rows|contradict|inconsistent|CorruptRows|CORRUPT",
     ),
     "serves before its barrier": Bug(
         [
@@ -72,7 +72,7 @@ BUGS: dict[str, Bug] = {
                 "0; term and self._loop.call_soon(self._listener.leading, term)",
             )
         ],
-        "serves in term . and knows|contradict each other",
+        "serves in term . but has|contradict each other|inconsistent",
     ),
     "leads after it stepped down": Bug(
         [(Group._note_state, "status.last_index if term else 0", "status.last_index")],
@@ -80,7 +80,7 @@ BUGS: dict[str, Bug] = {
     ),
     "read without confirmation": Bug(
         [(ShardRunner.durable, "confirmation = self._log.confirm()", "return None")],
-        "had ended before it was asked for|was told otherwise|is not found|durable",
+        "had ended before the request|was told otherwise|is not found|durable",
     ),
     "applied mark in another write than its rows": Bug(
         [
@@ -93,7 +93,7 @@ BUGS: dict[str, Bug] = {
                 ),
             )
         ],
-        "writes rows of no entry",
+        "writes rows without an entry",
     ),
     "stale end of the log kept": Bug(
         [(Group._persist, "rows[keys.entry(index)] = None", "pass")],
@@ -105,7 +105,7 @@ BUGS: dict[str, Bug] = {
             # A batch that gets lost on its way to the log, as one would whose refusal nobody heeds.
             (LeaderLog.append, "return", "if batch.lsn % 7 == 0: return asyncio.Future()\n    return"),
         ],
-        "applies other rows than the log says",
+        "applies rows that differ from the log's",
     ),
     "log kept when a snapshot comes": Bug(
         [(Group._take_snapshot, "for index in range(self.log.base + 1, self.last_index + 1)", "for index in ()")],
@@ -116,7 +116,7 @@ BUGS: dict[str, Bug] = {
             (Pending.applied, "accepted and wanted == term", "accepted"),
             (Group._lose, "self._leading_term = self._barrier = 0", "self._leading_term = self._barrier = 0; return"),
         ],
-        "not durable|CorruptRows|contradict|never ended|missing in the log|serve in term",
+        "not durable|CorruptRows|contradict|inconsistent|never ended|missing in the log|serve in term",
     ),
     "shard kept from an earlier leadership": Bug(
         [
@@ -133,7 +133,7 @@ BUGS: dict[str, Bug] = {
     ),
     "epoch not raised": Bug(
         [(Leading._open, "opening.load, identity.epoch)", "opening.load, 1)")],
-        "is not above every earlier one|took .* in later",
+        "is not above every earlier one|included .* later",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Simulated lives of clusters of 3 and of 5 nodes keep every promise, and follow from their seeds alone.
+"""Simulated lives of clusters of 3 and 5 nodes keep every promise, and are determined by their seeds alone.
 
 The search goes on for CODEQ_SEARCH_SECONDS, and never ends before SEEDS_LEAST. A seed that breaks a promise is run
 again with `make sim-cluster SEED=…`; `make soak` runs a thousand.
@@ -14,17 +14,17 @@ import pytest
 from cluster_run import simulate
 
 SEARCH_SECONDS = float(os.environ.get("CODEQ_SEARCH_SECONDS", "120"))
-"""How long new seeds are tried."""
+"""How long to try new seeds."""
 SEEDS_LEAST = 50
 SEEDS_TWICE = range(0, SEEDS_LEAST, 10)
-"""Seeds that are run twice."""
+"""Seeds to run twice."""
 HAPPENS = {
     *("kill", "power cut", "stop", "freeze", "transfer", "leadership", "snapshot installed", "old leader"),
     *("cut: leader", "cut: one", "cut: one way", "cut: halves", "cut: bridge"),
     *("disk emptied", "member added", "member removed", "member replaced"),
     *("created", "found again", "claimed", "extended", "accepted", "expired", "matured", "removed", "looked"),
 }
-"""What must happen in the first SEEDS_LEAST seeds."""
+"""Events that must occur in the first SEEDS_LEAST seeds."""
 
 
 @pytest.mark.timeout(3600)
@@ -38,7 +38,7 @@ def test_simulated_cluster_keeps_every_promise() -> None:
         outcome = simulate(seed)
         happened |= outcome.counts.keys()
         if outcome.violation:
-            broken.append(f"{outcome.violation}; once more: make sim-cluster SEED={seed}")
+            broken.append(f"{outcome.violation}; replay: make sim-cluster SEED={seed}")
     assert broken == []
     assert happened >= HAPPENS
     print(f"{seed} seeds")

@@ -1,6 +1,5 @@
-// Package reasons is the error table of codeq: what each reason of codeq.v1.ErrorReason means as a gRPC code and as an
-// HTTP status, and whether trying again may help. It is read from the options in the descriptors, so it cannot differ
-// from what the server says.
+// Package reasons is the error table of codeq: the gRPC code and HTTP status of each codeq.v1.ErrorReason, and whether
+// a retry may help. It is read from the options in the descriptors, so it always matches the server's table.
 package reasons
 
 import (
@@ -28,9 +27,9 @@ type Reason struct {
 	Name string
 	// GRPCCode is the status code of the call.
 	GRPCCode codes.Code
-	// HTTPStatus is the status of the call's REST form.
+	// HTTPStatus is the HTTP status of the REST reply.
 	HTTPStatus int
-	// Retryable tells whether the same call may succeed later.
+	// Retryable reports whether the same call may succeed later.
 	Retryable bool
 }
 
@@ -60,7 +59,7 @@ func read() (map[codeqv1.ErrorReason]Reason, map[string]Reason) {
 	return byValue, byName
 }
 
-// Of returns the row of a value; of a value this build does not know, the row of the unspecified reason.
+// Of returns the row of a value; for a value that this build does not know, the row of the unspecified reason.
 func Of(value codeqv1.ErrorReason) Reason {
 	if reason, known := byValue[value]; known {
 		return reason
@@ -68,7 +67,7 @@ func Of(value codeqv1.ErrorReason) Reason {
 	return byValue[codeqv1.ErrorReason_ERROR_REASON_UNSPECIFIED]
 }
 
-// ByName returns the row of a name as it stands in google.rpc.ErrorInfo and in HTTP error bodies.
+// ByName returns the row of a name as used in google.rpc.ErrorInfo and HTTP error bodies, and whether it exists.
 func ByName(name string) (Reason, bool) {
 	reason, known := byName[name]
 	return reason, known

@@ -1,7 +1,7 @@
 """Python SDK of codeq, a durable multitenant task queue.
 
-The public names are those of `codeq.public`. They are imported when the first of them is used, so that the generated
-stubs under `codeq.v1` and the table in `codeq.reasons` can be imported without the SDK.
+The public names live in `codeq.public` and are imported on first use, so that the generated stubs under `codeq.v1` and
+the table in `codeq.reasons` can be imported without the SDK.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    if name[:1].isupper():  # every public name is; submodules, which Python asks for here too, are not
+    if name[:1].isupper():  # public names are capitalised; Python also asks here for submodules, which are not
         public = importlib.import_module("codeq.public")
         if name in public.__all__:
-            # All at once: at the end of the interpreter, when __del__ may want one more, nothing can be imported.
+            # All at once: __del__ may need another name at interpreter shutdown, when imports no longer work.
             globals().update({each: getattr(public, each) for each in public.__all__})
             value: object = globals()[name]
             return value

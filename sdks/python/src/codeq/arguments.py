@@ -1,4 +1,4 @@
-"""Arguments of producers, clients and workers, checked before anything is sent."""
+"""Checks the arguments of producers, clients and workers before anything is sent."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ from collections.abc import Iterable
 from typing import Final
 
 SECONDS_MAX: Final = 86_400
-"""Longest timeout, and longest time to drain: a day."""
+"""Longest timeout and longest drain: a day."""
 
 WORKER_NAME_CHARACTERS_MAX: Final = 64
-"""Most characters of a worker's name."""
+"""Longest worker name, in characters."""
 
 CLIENT_NAME_CHARACTERS_MAX: Final = 128
-"""Most characters of a producer's name."""
+"""Longest producer name, in characters."""
 
 _is_worker_name = re.compile(rf"[A-Za-z0-9._-]{{0,{WORKER_NAME_CHARACTERS_MAX}}}").fullmatch
 
 
 def seconds(value: float, name: str) -> float:
-    """A number of seconds, over 0 and at most SECONDS_MAX; `name` is the argument's, for errors.
+    """Returns a number of seconds, over 0 and at most SECONDS_MAX; errors call the argument `name`.
 
     Raises:
-        TypeError: It is no number.
-        ValueError: It is out of its bounds, or NaN.
+        TypeError: It is not a number.
+        ValueError: It is out of range or NaN.
     """
     if not _is_number(value):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if not 0 < value <= SECONDS_MAX:  # NaN is neither
+    if not 0 < value <= SECONDS_MAX:  # false for NaN
         raise ValueError(f"{name} must be over 0 and at most {SECONDS_MAX} seconds")
     return value
 
 
 def seconds_or_zero(value: float, name: str) -> float:
-    """A number of seconds as `seconds` takes it, or 0: at once."""
+    """Returns a number of seconds as `seconds` does, but also accepts 0."""
     return value if _is_number(value) and value == 0 else seconds(value, name)
 
 
 def whole(value: int, name: str, most: int) -> int:
-    """A whole number of 1 to `most`.
+    """Returns a whole number from 1 to `most`; errors call the argument `name`.
 
     Raises:
-        TypeError: It is no int.
-        ValueError: It is out of its bounds.
+        TypeError: It is not an int.
+        ValueError: It is out of range.
     """
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be a whole number, not {type(value).__name__}")
@@ -52,11 +52,11 @@ def whole(value: int, name: str, most: int) -> int:
 
 
 def worker_name(name: str) -> str:
-    """A worker's name; empty: none.
+    """Returns a worker's name; empty: none.
 
     Raises:
-        TypeError: It is no text.
-        ValueError: The server would not take it.
+        TypeError: It is not a str.
+        ValueError: The server would reject it.
     """
     if not _is_worker_name(_text(name, "name")):
         raise ValueError(f"name must be at most {WORKER_NAME_CHARACTERS_MAX} characters of A-Z a-z 0-9 . _ -")
@@ -64,42 +64,42 @@ def worker_name(name: str) -> str:
 
 
 def client_name(name: str) -> str:
-    """A producer's name; empty: none.
+    """Returns a producer's name; empty: none.
 
     Raises:
-        TypeError: It is no text.
-        ValueError: The server would not take it.
+        TypeError: It is not a str.
+        ValueError: The server would reject it.
     """
     if len(_text(name, "client_name")) > CLIENT_NAME_CHARACTERS_MAX:
         raise ValueError(f"client_name must be at most {CLIENT_NAME_CHARACTERS_MAX} characters")
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise ValueError("client_name has half of a surrogate pair") from None
+        raise ValueError("client_name contains an unpaired surrogate") from None
     return name
 
 
 def addresses(given: str | Iterable[str]) -> list[str]:
-    """The addresses in a text, separated by commas, or in texts.
+    """Returns the addresses of a comma-separated str, or of several strs.
 
     Raises:
         TypeError: It is neither.
     """
     known = given.split(",") if isinstance(given, str) else list(given) if isinstance(given, Iterable) else [given]
     if not all(isinstance(each, str) for each in known):
-        raise TypeError(f"address must be a text such as localhost:9092, or several, not {given!r}")
+        raise TypeError(f"address must be a str such as localhost:9092, or several, not {given!r}")
     return [each.strip() for each in known if each.strip()]
 
 
 def several(given: Iterable[str], name: str) -> list[str]:
-    """Texts of an iterable that is not itself a text: of that each character would count.
+    """Returns the strs of an iterable; a bare str is rejected, since each of its characters would count as one.
 
     Raises:
-        TypeError: It is a text, or holds what is none.
+        TypeError: It is a str itself, or an item is not a str.
     """
     texts = [given] if isinstance(given, str | bytes) else list(given)
     if isinstance(given, str | bytes) or not all(isinstance(each, str) for each in texts):
-        raise TypeError(f"{name} must be a list of texts, not {given!r}")
+        raise TypeError(f"{name} must be a list of str, not {given!r}")
     return texts
 
 
@@ -109,5 +109,5 @@ def _is_number(value: object) -> bool:
 
 def _text(value: object, name: str) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a text, not {type(value).__name__}")
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
     return value

@@ -10,18 +10,18 @@ from codeq.errors import FieldViolation, InvalidField, TooLarge
 from codeq.v1 import task_pb2, task_service_pb2
 
 CONTENT_BYTES_MAX: Final = 6 * 1024 * 1024
-"""Most bytes of the contents of one result's artifacts; a server may allow less for each."""
+"""Most bytes of content in all artifacts of one result; a server may allow less per artifact."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewArtifact:
-    """A file to add to a result: its content, which the server keeps, or a URL where it is.
+    """A file to add to a result: either content for the server to store, or a URL.
 
     Attributes:
         name: Name, unique within the result; at most 128 characters, no slash.
         content: Content; None: it is at the URL.
-        url: Where the content is, if the server is not to keep it.
-        content_type: Media type such as "image/png"; empty: bytes of no known kind.
+        url: Where the content is, if the server does not store it.
+        content_type: Media type such as "image/png"; empty: unknown.
     """
 
     name: str
@@ -36,10 +36,10 @@ class Artifact:
 
     Attributes:
         name: Name.
-        url: Where the content is; None: the server keeps it.
-        size: Bytes of the content, if the server keeps it.
-        content_type: Media type, if the worker told it.
-        sha256: SHA-256 of the content in hexadecimal, if the server keeps it.
+        url: Where the content is; None: the server stores it.
+        size: Bytes of the content, if the server stores it.
+        content_type: Media type, if the worker gave one.
+        sha256: SHA-256 of the content in hexadecimal, if the server stores it.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Artifact:
 
     @classmethod
     def from_message(cls, message: task_pb2.Artifact) -> Self:
-        """The artifact of a record."""
+        """Returns the artifact of a task's record."""
         names = ("url", "size", "content_type", "sha256")
         told: dict[str, Any] = {name: getattr(message, name) if message.HasField(name) else None for name in names}
         return cls(name=message.name, **told)
@@ -74,16 +74,16 @@ class ArtifactContent:
 
     @classmethod
     def from_message(cls, message: task_service_pb2.GetTaskArtifactResponse) -> Self:
-        """The file of a reply."""
+        """Returns the file in a reply."""
         return cls(message.name, message.content, message.content_type, message.sha256)
 
 
 def fill(messages: MutableSequence[task_pb2.NewArtifact], artifacts: Iterable[NewArtifact]) -> None:
-    """Write artifacts into a request; the server checks bounds but for the largest.
+    """Writes artifacts into a request; checks only the total size, the server checks the rest.
 
     Raises:
-        InvalidField: A field has no value of its type.
-        TooLarge: The contents are over CONTENT_BYTES_MAX.
+        InvalidField: A field has a value of the wrong type.
+        TooLarge: The contents exceed CONTENT_BYTES_MAX.
     """
     size = 0
     for index, each in enumerate(artifacts):

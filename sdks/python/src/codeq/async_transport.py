@@ -1,4 +1,4 @@
-"""gRPC calls on an event loop: one connection to a server, which calls and streams share."""
+"""gRPC calls on an event loop: calls and streams share one connection to a server."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from codeq.dialing import Target
 from codeq.rpc import Metadata
 
 KEEPALIVE_SECONDS: Final = 15.0
-"""Silence of a server, while there are calls, after which it is asked for a sign of life."""
+"""Silence of a server during a call after which the client pings it."""
 
 KEEPALIVE_ANSWER_SECONDS: Final = 5.0
-"""Time for that sign: a server that vanished without a word is noticed within 20 s instead of never."""
+"""Time to answer the ping: a server that vanished silently is noticed within 20 s instead of never."""
 
 
 FAREWELL_SECONDS_MAX: Final = 1.0
 """Longest wait for the last bytes of a connection to be sent."""
 
 REFUSALS_MAX: Final = 10
-"""Refusals of a call unseen, as at the server's bound of streams, after which it is begun a last time."""
+"""Attempts of a call that the server rejects unprocessed, as at its stream limit, before one last attempt."""
 
 REFUSAL_SECONDS: Final = 0.01
-"""Wait after the first of them; it doubles with each."""
+"""Wait after the first such rejection; it doubles with each."""
 
 REFUSAL_SECONDS_MAX: Final = 0.2
 """Longest such wait."""
 
 
-class CallEnded(Exception):  # noqa: N818 - no failure: reading tells how the call ended
-    """Nothing more can be written: the call is over."""
+class CallEnded(Exception):  # noqa: N818 - not a failure: reading tells how the call ended
+    """The call is over, so nothing more can be written."""
 
 
 class AsyncCall:
@@ -48,14 +48,14 @@ class AsyncCall:
         self._owed = 0
 
     def done(self) -> bool:
-        """Whether the call has ended."""
+        """Returns whether the call has ended."""
         return self._call.is_over
 
     async def write(self, message: bytes, *, is_last: bool = False) -> None:
-        """Send a message; returns when the server's window and the socket have taken it.
+        """Sends a message; returns once the server's window and the socket have accepted it.
 
         Raises:
-            CallEnded: The call is over; `read` tells why.
+            CallEnded: The call is over; `read` raises the reason.
         """
         if self._call.is_over:
             raise CallEnded
@@ -67,12 +67,12 @@ class AsyncCall:
             raise CallEnded
 
     async def done_writing(self) -> None:
-        """Tell the server that there are no further messages."""
+        """Half-closes the call: no further messages follow."""
         if not self._call.is_over:
             self._connection.send(self._number, b"", is_end=True)
 
     async def read(self) -> bytes | None:
-        """The next message; None after the last one.
+        """Returns the next message; None after the last one.
 
         Raises:
             CodeqError: The call failed.
@@ -92,28 +92,28 @@ class AsyncCall:
         return message
 
     def cancel(self) -> None:
-        """Break the call off, if it has not ended."""
-        self.fail(errors.Unavailable("the call was broken off"))
+        """Cancels the call, if it has not ended."""
+        self.fail(errors.Unavailable("the call was cancelled"))
 
     def begin(self, method: str, metadata: Metadata, seconds: float | None) -> None:
-        """Send the headers; called once, by the connection."""
+        """Sends the headers; called once, by the connection."""
         self._number = self._connection.open(self, method, metadata, seconds)
 
     def fail(self, error: errors.CodeqError) -> None:
-        """End the call from this side."""
+        """Ends the call from this side, with an error."""
         if not self._call.is_over:
             self._call.fail(error)
             self._connection.end(self._number, is_reset=True)
             self._wake()
 
     def take(self, event: http2.Event) -> None:
-        """Take what the server said; called by the connection."""
+        """Handles an event from the server; called by the connection."""
         call = self._call
         if isinstance(event, http2.DataReceived):
             call.take_data(event.data, is_end=event.is_end)
             if call.unread < http2.WINDOW_BYTES:
                 self._connection.consumed(self._number, event.size)
-            else:  # nobody reads: the server waits
+            else:  # nobody reads: withhold the window so that the server waits
                 self._owed += event.size
         elif isinstance(event, http2.HeadersReceived):
             call.take_headers(event.headers, is_end=event.is_end)
@@ -126,7 +126,7 @@ class AsyncCall:
         self._wake()
 
     def wake_writer(self) -> None:
-        """Let a write look again whether it is done."""
+        """Wakes a blocked write to check whether it is done."""
         if (waiting := self._writer) is not None:
             self._writer = None
             if not waiting.done():
@@ -142,14 +142,14 @@ class AsyncCall:
 
 
 class _Connection(asyncio.Protocol):
-    """The socket below the calls."""
+    """The HTTP/2 connection that carries the calls."""
 
     def __init__(self, target: Target, scheme: str) -> None:
         self.loop = asyncio.get_running_loop()
         self._target, self._scheme = target, scheme
         self._http2 = http2.Http2()
         self._calls: dict[int, AsyncCall] = {}
-        self._waiting: list[asyncio.Future[None]] = []  # for a stream less
+        self._waiting: list[asyncio.Future[None]] = []  # for another stream to end
         self._transport: asyncio.Transport | None = None
         self._is_paused = False
         self._is_going = False
@@ -165,22 +165,22 @@ class _Connection(asyncio.Protocol):
         return self._transport is not None and not self._is_going and not self._http2.is_used_up
 
     async def greeted(self) -> None:
-        """Wait until the server has told its settings, the number of streams among them.
+        """Waits for the server's settings, which include its limit of streams.
 
         Raises:
-            NotSent: It is no server of HTTP/2, or says nothing.
+            NotSent: The server does not speak HTTP/2, or sends nothing.
         """
         try:
             async with asyncio.timeout(dialing.CONNECT_SECONDS_MAX):
                 await self._greeting
         except TimeoutError:
             self.abort()
-            raise errors.NotSent(f"{self._target.authority} takes the connection and says nothing") from None
+            raise errors.NotSent(f"{self._target.authority} accepts the connection and sends nothing") from None
         except ConnectionError as error:
-            raise errors.NotSent(f"{self._target.authority} takes the connection: {error}") from None
+            raise errors.NotSent(f"{self._target.authority} accepts the connection, but: {error}") from None
 
     async def call(self, method: str, metadata: Metadata, seconds: float | None) -> AsyncCall:
-        """Begin a call; waits while the server allows no further ones."""
+        """Starts a call; waits while the connection is at the server's stream limit."""
         while len(self._calls) >= self._http2.streams_max and self.is_usable:
             waiting = self.loop.create_future()
             self._waiting.append(waiting)
@@ -215,7 +215,7 @@ class _Connection(asyncio.Protocol):
         self._flush()
 
     def end(self, number: int, *, is_reset: bool) -> None:
-        """Forget a call that is over."""
+        """Forgets a call that is over."""
         if self._calls.pop(number, None) is None:
             return
         if self._http2.forget(number) and is_reset:
@@ -229,7 +229,7 @@ class _Connection(asyncio.Protocol):
             self.close()
 
     def close(self) -> None:
-        """Disconnect; what was written before is still sent."""
+        """Disconnects once everything written so far is sent."""
         self._is_going = True
         for call in list(self._calls.values()):
             call.cancel()
@@ -239,13 +239,13 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     async def closed(self) -> None:
-        """Wait until what was written is sent and the socket is closed, and not for long."""
+        """Waits until everything written is sent and the socket closed, for at most FAREWELL_SECONDS_MAX."""
         if self._transport is not None:
             await asyncio.wait((self._lost,), timeout=FAREWELL_SECONDS_MAX)
             self.abort()
 
     def abort(self) -> None:
-        """Give up the connection with what is still to be sent."""
+        """Drops the connection along with all unsent data."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -297,7 +297,7 @@ class _Connection(asyncio.Protocol):
         self._is_going = True
         if not self._greeting.done():
             self._greeting.set_exception(ConnectionError(why))
-            self._greeting.exception()  # seen, also where nobody waits
+            self._greeting.exception()  # mark as retrieved, in case nobody waits
         for call in list(self._calls.values()):
             call.fail(errors.Unavailable(f"the connection was lost: {why}"))
         for waiting in self._waiting:
@@ -310,7 +310,7 @@ class _Connection(asyncio.Protocol):
             self._transport.write(data)
 
     def _check_life(self) -> None:
-        """Look whether the server is still there, as long as there are calls."""
+        """Pings a silent server while calls are open, and drops the connection if it does not answer."""
         self._alarm = None
         if not self._calls or self._transport is None:
             return
@@ -328,10 +328,10 @@ class _Connection(asyncio.Protocol):
 
 
 class AsyncChannel:
-    """Calls to one server; connects at the first one, and again after the connection broke."""
+    """Calls to one server; connects on the first one, and reconnects when the connection is lost."""
 
     def __init__(self, address: str, context: ssl.SSLContext | None) -> None:
-        """A channel of the running event loop.
+        """Creates a channel on the running event loop.
 
         Args:
             address: The server.
@@ -352,7 +352,7 @@ class AsyncChannel:
         await self.close()
 
     async def unary(self, method: str, request: bytes, metadata: Metadata, seconds: float) -> bytes:
-        """Make a call with one request and one reply.
+        """Makes a call with one request and one reply.
 
         Raises:
             CodeqError: It failed.
@@ -363,14 +363,14 @@ class AsyncChannel:
                     call = await self.stream(method, metadata, seconds)
                     try:
                         return await _answer(call, request)
-                    except errors.NotSent:  # the server has not looked at it, and was only a little late to end others
+                    except errors.NotSent:  # rejected unprocessed, most likely just before another call ended
                         await asyncio.sleep(min(REFUSAL_SECONDS_MAX, REFUSAL_SECONDS * 2**attempt))
                 return await _answer(await self.stream(method, metadata, seconds), request)
         except TimeoutError:
             raise errors.DeadlineExceeded("no answer within the timeout") from None
 
     async def stream(self, method: str, metadata: Metadata, seconds: float | None = None) -> AsyncCall:
-        """Begin a call.
+        """Starts a call.
 
         Raises:
             NotSent: There is no connection.
@@ -378,13 +378,13 @@ class AsyncChannel:
         if self._connection is None or not self._connection.is_usable:
             if self._dialing is None:
                 self._dialing = self.loop.create_task(self._dial(), name="codeq-dial")
-            # Several calls wait for one connection: the end of one of them must not break it off.
+            # Several calls share one connection attempt: cancelling one of them must not abort it.
             dialing = self._dialing
             self._connection = await asyncio.shield(dialing)
         return await self._connection.call(method, metadata, seconds)
 
     async def close(self) -> None:
-        """Disconnect; calls under way fail. After its loop was closed there is nothing left to do."""
+        """Disconnects; calls in flight fail. Does nothing on another loop than the channel's."""
         if self.loop is not asyncio.get_running_loop():
             return
         if self._dialing is not None:
@@ -409,7 +409,7 @@ class AsyncChannel:
 
 
 async def _answer(call: AsyncCall, request: bytes) -> bytes:
-    """Send the one request of a call and return its one reply."""
+    """Sends the one request of a call and returns its one reply."""
     try:
         with contextlib.suppress(CallEnded):
             await call.write(request, is_last=True)

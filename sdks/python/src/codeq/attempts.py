@@ -1,4 +1,4 @@
-"""What became of a task's deliveries."""
+"""The history of a task's deliveries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class AttemptEnd(StrEnum):
 
     @classmethod
     def from_number(cls, number: int) -> AttemptEnd:
-        """The end of a number on the wire; one of a newer server is UNSPECIFIED."""
+        """Returns the end for a number on the wire; UNSPECIFIED for one that only a newer server knows."""
         return _END_BY_NUMBER.get(number, cls.UNSPECIFIED)
 
 
@@ -38,11 +38,11 @@ class Attempt:
     """A delivery that has ended.
 
     Attributes:
-        worker_id: Worker that had the task.
-        started_at: When it got the task.
+        worker_id: Worker that held the task.
+        started_at: When it received the task.
         ended_at: When the delivery ended.
         end: How it ended.
-        error: Error of a failure, or reason of a nack, cut to 512 characters; None: there was none.
+        error: Error of a failure or reason of a nack, cut to 512 characters; None: no error.
     """
 
     worker_id: str
@@ -53,7 +53,7 @@ class Attempt:
 
     @classmethod
     def of(cls, message: task_pb2.Attempt) -> Attempt:
-        """The attempt that a message tells."""
+        """Returns the attempt in a message."""
         return cls(
             worker_id=message.worker_id,
             started_at=message.started_at.ToDatetime(UTC),

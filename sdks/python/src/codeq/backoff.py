@@ -1,4 +1,4 @@
-"""Delays between attempts to connect: exponential with full jitter, so that clients of a restarted server spread."""
+"""Delays between attempts to connect: exponential with full jitter, to spread out the clients of a restarted server."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """A random delay between 0 and a bound that doubles with each failed attempt.
+    """A random delay between 0 and an upper bound that doubles with each failed attempt.
 
     Attributes:
-        base_seconds: Bound of the first delay.
-        max_seconds: Largest bound.
+        base_seconds: Upper bound of the first delay.
+        max_seconds: Highest upper bound.
         random: Source of numbers in [0, 1).
     """
 
@@ -22,6 +22,6 @@ class Backoff:
     random: Callable[[], float] = random.random
 
     def delay(self, attempt: int) -> float:
-        """Seconds to wait after the given number of failed attempts in a row, 1 or more."""
+        """Returns the seconds to wait after a number of failed attempts in a row, 1 or more."""
         exponent = min(attempt - 1, 30)  # 2**30 is beyond any bound and keeps the float finite
         return self.random() * min(self.max_seconds, self.base_seconds * 2.0**exponent)

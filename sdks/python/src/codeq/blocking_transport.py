@@ -1,6 +1,6 @@
-"""gRPC calls that block, each with a connection to itself.
+"""Blocking gRPC calls, each on a connection of its own.
 
-So they need no thread and no lock of the SDK, and work in handlers of signals and at the end of the interpreter, too.
+They need no thread and no lock of the SDK, so they also work in signal handlers and during interpreter shutdown.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from codeq.dialing import Target
 from codeq.rpc import Metadata
 
 IDLE_MAX: Final = 16
-"""Connections kept for later calls."""
+"""Idle connections kept for later calls."""
 
 _RECEIVE_BYTES: Final = 256 * 1024
 
 
 class BlockingChannel:
-    """Calls to one server. Threads may share it."""
+    """Calls to one server. Thread-safe."""
 
     def __init__(self, address: str, context: ssl.SSLContext | None) -> None:
-        """A channel; it connects when there is a call.
+        """Creates a channel; it connects when a call is made.
 
         Args:
             address: The server.
@@ -35,12 +35,12 @@ class BlockingChannel:
         """
         self._address = address
         self._context = context
-        self._idle: deque[_Connection] = deque()  # its methods are atomic: no lock
+        self._idle: deque[_Connection] = deque()  # its methods are atomic, so it needs no lock
         self._busy: set[_Connection] = set()
         self._is_closed = False
 
     def unary(self, method: str, request: bytes, metadata: Metadata, seconds: float) -> bytes:
-        """Make a call with one request and one reply.
+        """Makes a call with one request and one reply.
 
         Raises:
             CodeqError: It failed.
@@ -63,7 +63,7 @@ class BlockingChannel:
         return reply
 
     def close(self) -> None:
-        """Disconnect; calls under way fail."""
+        """Disconnects; calls in flight fail."""
         self._is_closed = True
         for connection in self._busy.copy():
             connection.shut()
@@ -99,7 +99,7 @@ class BlockingChannel:
 
 
 class _Connection:
-    """A connection that carries one call after the other."""
+    """A connection that carries one call after another."""
 
     def __init__(self, sock: socket.socket, target: Target, scheme: str) -> None:
         self._socket = sock
@@ -109,11 +109,11 @@ class _Connection:
 
     @property
     def is_usable(self) -> bool:
-        """Whether another call can begin."""
+        """Whether another call can start."""
         return not self._is_going and not self._http2.is_used_up
 
     def is_alive(self) -> bool:
-        """Look at what came while there was no call: pings, a farewell, the end."""
+        """Handles what arrived while idle (pings, a GOAWAY, the end), and returns whether the connection is usable."""
         try:
             self._socket.setblocking(False)  # noqa: FBT003 - socket's own
             while True:
@@ -145,7 +145,7 @@ class _Connection:
             if not call.is_over:
                 text = str(error) or type(error).__name__
                 raise errors.Unavailable(f"the connection was lost: {text}") from None
-        if self._http2.forget(number):  # the server answered before it had all of the request
+        if self._http2.forget(number):  # the server answered before it had read the whole request
             self._is_going = True
         if call.error is not None:
             raise call.error
@@ -154,7 +154,7 @@ class _Connection:
         return call.pop()
 
     def shut(self) -> None:
-        """Wake the thread that waits for the server."""
+        """Wakes the thread that is waiting for the server."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -185,7 +185,7 @@ class _Connection:
                     call.take_reset(event.code)
 
     def _received(self, deadline: float) -> bytes:
-        """What the server sends next; it is asked for a sign of life where it is silent for long."""
+        """Returns the next bytes from the server; pings a server that stays silent for KEEPALIVE_SECONDS."""
         for is_asked, seconds in ((False, KEEPALIVE_SECONDS), (True, KEEPALIVE_ANSWER_SECONDS)):
             if is_asked:
                 self._http2.ping()

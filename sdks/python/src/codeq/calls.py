@@ -1,4 +1,4 @@
-"""Unary calls as values: request, reply type and conversion, for the clients that send them in either style."""
+"""Unary calls as values: request, reply type and conversion, shared by the blocking and the async clients."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Call(Generic[_Value]):
 
     Attributes:
         method: Full name of the method, such as "/codeq.v1.TaskService/GetTask".
-        request: What is sent.
+        request: The request.
         reply: Type of the reply.
-        convert: Makes the caller's value of the reply.
+        convert: Turns the reply into the caller's value.
         wait_seconds: Time that the server may wait before it answers.
-        repeatable: Whether it may be carried out twice: then it is sent again when its answer is lost.
+        repeatable: Whether the call may run twice: then it is retried when its answer is lost.
     """
 
     method: str
@@ -60,11 +60,11 @@ class Call(Generic[_Value]):
 
 
 def create(task: NewTask, *, with_key: bool) -> Call[Task]:
-    """Create a task.
+    """Creates a task.
 
     Args:
         task: The task.
-        with_key: Whether it gets an idempotency key if it has neither key nor id, so that the call may be repeated.
+        with_key: Whether a task with neither key nor id gets an idempotency key, so that the call can be retried.
     """
     spec = task_pb2.TaskSpec()
     (keyed(task) if with_key else task).fill(spec)
@@ -72,7 +72,7 @@ def create(task: NewTask, *, with_key: bool) -> Call[Task]:
 
 
 def create_spec(spec: task_pb2.TaskSpec) -> Call[Task]:
-    """Create a task that is on the wire already."""
+    """Creates a task that is already encoded."""
     request = tasks_pb.CreateTaskRequest(spec=spec)
     is_keyed = spec.HasField("idempotency_key")
     return Call(_task("CreateTask"), request, tasks_pb.CreateTaskResponse, _task_of, repeatable=is_keyed)
@@ -81,9 +81,10 @@ def create_spec(spec: task_pb2.TaskSpec) -> Call[Task]:
 def create_batch(
     tasks: Iterable[NewTask], *, atomic: bool, idempotency_key: str | None, with_keys: bool
 ) -> Call[list[Task | CodeqError]]:
-    """Create up to 1000 tasks; one that cannot be written fails the call, one that the server refuses only itself.
+    """Creates up to 1000 tasks.
 
-    With `with_keys`, what has neither key nor id gets a key, as in `create`: an atomic batch one for the whole.
+    A task that cannot be encoded fails the call; one that the server rejects fails alone. With `with_keys`, tasks with
+    neither key nor id get a key as in `create`; an atomic batch gets one key for the whole.
     """
     tasks = new_tasks(tasks)
     if atomic and with_keys and idempotency_key is None and all(task.task_id is None for task in tasks):
@@ -102,13 +103,13 @@ def create_batch(
 
 
 def get(task_id: str) -> Call[Task]:
-    """Read a task."""
+    """Reads a task."""
     request = _filled(tasks_pb.GetTaskRequest, task_id=task_id)
     return Call(_task("GetTask"), request, tasks_pb.GetTaskResponse, _task_of, repeatable=True)
 
 
 def result(task_id: str, wait: float) -> Call[TaskResult]:
-    """Read the record of a task's end."""
+    """Reads a task's result."""
     seconds = outcomes.whole_seconds(wait, "wait") or 0
     return Call(
         _task("GetTaskResult"),
@@ -121,7 +122,7 @@ def result(task_id: str, wait: float) -> Call[TaskResult]:
 
 
 def artifact(task_id: str, name: str) -> Call[ArtifactContent]:
-    """Read an artifact."""
+    """Reads an artifact."""
     request = _filled(tasks_pb.GetTaskArtifactRequest, task_id=task_id, name=name)
     convert = ArtifactContent.from_message
     return Call(_task("GetTaskArtifact"), request, tasks_pb.GetTaskArtifactResponse, convert, repeatable=True)
@@ -136,7 +137,7 @@ def tasks(
     page_token: str,
     order_by: OrderBy,
 ) -> Call[tuple[list[Task], str]]:
-    """Read a page of tasks; the value is the page and the token of the next one."""
+    """Reads a page of tasks; the value is the page and the token of the next one."""
     return Call(
         _task("ListTasks"),
         _filled(
@@ -156,7 +157,7 @@ def tasks(
 
 
 def claim(commands: Sequence[str], count: int, lease_seconds: int | None, wait: float) -> Call[list[Task]]:
-    """Lease up to count tasks. Sent again, it leases others: those of a lost answer come back when their leases end."""
+    """Leases up to count tasks. A retry leases others; those of a lost answer return when their leases expire."""
     seconds = outcomes.whole_seconds(wait, "wait") or 0
     return Call(
         _task("ClaimTasks"),
@@ -175,7 +176,7 @@ def claim(commands: Sequence[str], count: int, lease_seconds: int | None, wait: 
 
 
 def heartbeat(task: Task | str, lease_token: int | None, extend_seconds: int | None) -> Call[datetime]:
-    """Extend a lease; the value is its new end."""
+    """Extends a lease; the value is its new end."""
     return Call(
         _task("HeartbeatTask"),
         _filled(tasks_pb.HeartbeatTaskRequest, **_lease(task, lease_token), extend_seconds=extend_seconds),
@@ -186,7 +187,7 @@ def heartbeat(task: Task | str, lease_token: int | None, extend_seconds: int | N
 
 
 def submit(task: Task | str, lease_token: int | None, outcome: Completed | Failed) -> Call[TaskResult]:
-    """End a task."""
+    """Ends a claimed task."""
     request = _filled(tasks_pb.SubmitResultRequest, **_lease(task, lease_token))
     match outcome:
         case Completed(result=value):
@@ -207,7 +208,7 @@ def submit(task: Task | str, lease_token: int | None, outcome: Completed | Faile
 
 
 def nack(task: Task | str, lease_token: int | None, verdict: Nack) -> Call[Returned]:
-    """End a delivery for another try."""
+    """Ends a delivery and has the task retried."""
     request = _filled(
         tasks_pb.NackTaskRequest,
         **_lease(task, lease_token),
@@ -218,7 +219,7 @@ def nack(task: Task | str, lease_token: int | None, verdict: Nack) -> Call[Retur
 
 
 def abandon(task: Task | str, lease_token: int | None) -> Call[Returned]:
-    """Give a delivery back unused."""
+    """Gives a delivery back unused."""
     request = _filled(tasks_pb.AbandonTaskRequest, **_lease(task, lease_token))
     return Call(_task("AbandonTask"), request, tasks_pb.AbandonTaskResponse, _returned, repeatable=_is_fenced(request))
 
@@ -226,7 +227,7 @@ def abandon(task: Task | str, lease_token: int | None) -> Call[Returned]:
 def report_progress(
     task: Task | str, lease_token: int | None, progress: object, extend_seconds: int | None
 ) -> Call[datetime]:
-    """Keep a progress on a leased task; the value is the end of the lease."""
+    """Stores the progress of a leased task; the value is the end of the lease."""
     request = _filled(
         tasks_pb.ReportProgressRequest,
         **_lease(task, lease_token),
@@ -243,13 +244,13 @@ def report_progress(
 
 
 def explain(task_id: str) -> Call[Explanation]:
-    """Read what a task waits for."""
+    """Reads what a task is waiting for."""
     request = _filled(tasks_pb.ExplainTaskRequest, task_id=task_id)
     return Call(_task("ExplainTask"), request, tasks_pb.ExplainTaskResponse, Explanation.from_message, repeatable=True)
 
 
 def cancel(task: Task | str, reason: object) -> Call[Task]:
-    """End a task that has not ended."""
+    """Cancels a task that has not ended."""
     request = _filled(
         tasks_pb.CancelTaskRequest,
         task_id=task.id if isinstance(task, Task) else task,
@@ -259,7 +260,7 @@ def cancel(task: Task | str, reason: object) -> Call[Task]:
 
 
 def queues(page_size: int, page_token: str) -> Call[tuple[list[Queue], str]]:
-    """Read a page of queues; the value is the page and the token of the next one."""
+    """Reads a page of queues; the value is the page and the token of the next one."""
     return Call(
         "/codeq.v1.QueueService/ListQueues",
         _filled(queues_pb.ListQueuesRequest, page_size=page_size, page_token=page_token),
@@ -270,7 +271,7 @@ def queues(page_size: int, page_token: str) -> Call[tuple[list[Queue], str]]:
 
 
 def queue(command: str) -> Call[Queue]:
-    """Read a queue."""
+    """Reads a queue."""
     return Call(
         "/codeq.v1.QueueService/GetQueue",
         _filled(queues_pb.GetQueueRequest, command=command),
@@ -281,7 +282,7 @@ def queue(command: str) -> Call[Queue]:
 
 
 def pause_queue(command: str) -> Call[Queue]:
-    """Stop the deliveries of a queue."""
+    """Pauses the deliveries of a queue."""
     return Call(
         "/codeq.v1.QueueService/PauseQueue",
         _filled(queues_pb.PauseQueueRequest, command=command),
@@ -292,7 +293,7 @@ def pause_queue(command: str) -> Call[Queue]:
 
 
 def resume_queue(command: str) -> Call[Queue]:
-    """Let the deliveries of a queue go on."""
+    """Resumes the deliveries of a queue."""
     return Call(
         "/codeq.v1.QueueService/ResumeQueue",
         _filled(queues_pb.ResumeQueueRequest, command=command),
@@ -303,7 +304,7 @@ def resume_queue(command: str) -> Call[Queue]:
 
 
 def purge_queue(command: str) -> Call[Queue]:
-    """End what waits in a queue."""
+    """Ends all tasks that wait in a queue."""
     return Call(
         "/codeq.v1.QueueService/PurgeQueue",
         _filled(queues_pb.PurgeQueueRequest, command=command),
@@ -313,13 +314,13 @@ def purge_queue(command: str) -> Call[Queue]:
 
 
 def redrive(task_id: str) -> Call[Task]:
-    """Give an ended task another life."""
+    """Requeues an ended task."""
     request = _filled(tasks_pb.RedriveTaskRequest, task_id=task_id)
     return Call(_task("RedriveTask"), request, tasks_pb.RedriveTaskResponse, _task_of)
 
 
 def redrive_queue(command: str, wanted: RedriveFilter | None, page_token: str) -> Call[Redriven]:
-    """Give ended tasks of a queue another life."""
+    """Requeues ended tasks of a queue."""
     wanted = wanted or RedriveFilter()
     return Call(
         "/codeq.v1.QueueService/RedriveTasks",
@@ -343,7 +344,7 @@ def redrive_queue(command: str, wanted: RedriveFilter | None, page_token: str) -
 
 
 def dead_letters(command: str, page_size: int, page_token: str, order_by: OrderBy) -> Call[DeadLetters]:
-    """Read a page of dead letters."""
+    """Reads a page of dead letters."""
     return Call(
         "/codeq.v1.QueueService/ListDeadLetters",
         _filled(
@@ -360,7 +361,7 @@ def dead_letters(command: str, page_size: int, page_token: str, order_by: OrderB
 
 
 def cleanup(before: datetime, limit: int, page_token: str) -> Call[tuple[int, str]]:
-    """Remove ended tasks; the value is their number and the token to go on with."""
+    """Deletes ended tasks; the value is their number and the token of the next call."""
     return Call(
         _task("CleanupTasks"),
         _filled(tasks_pb.CleanupTasksRequest, before=before, limit=limit, page_token=page_token),
@@ -370,7 +371,7 @@ def cleanup(before: datetime, limit: int, page_token: str) -> Call[tuple[int, st
 
 
 def back_up(name: str) -> Call[Backup]:
-    """Have the server make a backup."""
+    """Makes a backup on the server."""
     return Call(
         "/codeq.v1.ServerService/BackUp",
         _filled(server_pb.BackUpRequest, name=name),
@@ -380,7 +381,7 @@ def back_up(name: str) -> Call[Backup]:
 
 
 def server_info() -> Call[ServerInfo]:
-    """Read what the server tells about itself."""
+    """Reads the server's version, mode and limits."""
     return Call(
         "/codeq.v1.ServerService/GetServerInfo",
         server_pb.GetServerInfoRequest(),
@@ -391,7 +392,7 @@ def server_info() -> Call[ServerInfo]:
 
 
 def topology() -> Call[Topology]:
-    """Read who the members of the cluster are."""
+    """Reads the members of the cluster."""
     return Call(
         TOPOLOGY,
         cluster_pb.GetTopologyRequest(),
@@ -402,12 +403,12 @@ def topology() -> Call[Topology]:
 
 
 def new_key() -> str:
-    """An idempotency key that nobody else has."""
+    """Returns a new, unique idempotency key."""
     return uuid.uuid4().hex
 
 
 def keyed(task: NewTask) -> NewTask:
-    """The task, with a key of its own if it has neither key nor id."""
+    """Returns the task, with a new key if it has neither key nor id."""
     if task.idempotency_key is not None or task.task_id is not None:
         return task
     return replace(task, idempotency_key=new_key())
@@ -417,14 +418,14 @@ _Request = TypeVar("_Request", bound=Message)
 
 
 def _filled(kind: type[_Request], **fields: object) -> _Request:
-    """A request; a value of the wrong type is a field error like any other. None leaves a field absent."""
+    """Returns a request; a value of the wrong type raises InvalidField. None leaves a field absent."""
     request = kind()
     for field, value in fields.items():
         if value is None:
             continue
         try:
             if isinstance(value, datetime) and value.utcoffset() is None:
-                raise ValueError(NEEDS_ZONE)  # noqa: TRY301 - an error of the field like any other
+                raise ValueError(NEEDS_ZONE)  # noqa: TRY301 - reported as an error of the field, below
             request.MergeFrom(kind(**{field: value}))
         except (TypeError, ValueError, OverflowError) as error:
             raise InvalidField(f"{field}: {error}", violations=[FieldViolation(field, str(error))]) from None
@@ -438,7 +439,7 @@ def _lease(task: Task | str, lease_token: int | None) -> dict[str, object]:
 
 
 def _is_fenced(request: Message) -> bool:
-    """Whether a request names its lease: said again, it is answered as the first time."""
+    """Returns whether a request names its lease, which makes it idempotent."""
     return request.HasField("lease_token")
 
 

@@ -1,4 +1,4 @@
-"""What a client asks of a cluster: who its members are, where clients reach them, and which of them leads."""
+"""The topology of a cluster: its members, their client addresses, and which of them leads."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Final, Self
 from codeq.v1 import cluster_service_pb2 as pb
 
 TOPOLOGY: Final = "/codeq.v1.ClusterService/GetTopology"
-"""Full name of the method that tells the topology."""
+"""Full name of the method that returns the topology."""
 
 QUESTION: Final = pb.GetTopologyRequest().SerializeToString()
 """Its request on the wire."""
 
 TOPOLOGY_SECONDS_MAX: Final = 2.0
-"""Time for the question that a client asks by itself."""
+"""Timeout of a client's background refresh of the topology."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member of a cluster: its name, its addresses for clients (empty: not known), and whether it leads."""
+    """A member of a cluster: its name, its client addresses (empty: unknown), and whether it leads."""
 
     id: str
     grpc_address: str
@@ -30,12 +30,12 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """The members of a cluster as the asked server knows them.
+    """The members of a cluster as known to the server that answered.
 
     Attributes:
         raft_enabled: Whether the server is a member of a cluster.
-        leader_id: Name of the leader; empty: none is known.
-        members: Members by name; none without a cluster.
+        leader_id: Name of the leader; empty: no known leader.
+        members: Members ordered by name; empty without a cluster.
     """
 
     raft_enabled: bool
@@ -44,13 +44,13 @@ class Topology:
 
     @classmethod
     def from_message(cls, message: pb.Topology) -> Self:
-        """Read the server's message."""
+        """Returns the topology in a message."""
         members = (Member(each.id, each.grpc_addr, each.http_addr, each.is_leader) for each in message.members)
         return cls(message.raft_enabled, message.leader_id, tuple(members))
 
 
 def addresses(message: pb.GetTopologyResponse) -> Iterator[str]:
-    """The gRPC addresses of all members, the leader's first."""
+    """Yields the gRPC addresses of all members, the leader's first."""
     topology = message.topology
     if topology.leader_grpc_addr:
         yield topology.leader_grpc_addr

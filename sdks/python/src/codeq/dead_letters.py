@@ -1,4 +1,4 @@
-"""Dead letters, and which ended tasks of a queue get another life."""
+"""Dead letters, and the redrive of a queue's ended tasks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class DeadLetters:
     """A page of a dead-letter queue.
 
     Attributes:
-        tasks: Tasks, those first that came first.
-        groups: On the first page: how many tasks have each error, the largest groups first.
+        tasks: Tasks, in the order asked for.
+        groups: On the first page: number of tasks by error, largest groups first.
         total: Tasks in the dead-letter queue.
-        next_page_token: Token of the next page; empty: there is none.
+        next_page_token: Token of the next page; empty: none.
     """
 
     tasks: list[Task]
@@ -29,7 +29,7 @@ class DeadLetters:
 
     @classmethod
     def from_message(cls, message: queues_pb.ListDeadLettersResponse) -> Self:
-        """The page of a reply."""
+        """Returns the page in a reply."""
         return cls(
             tasks=[Task(each) for each in message.tasks],
             groups={group.error: group.count for group in message.groups},
@@ -40,13 +40,13 @@ class DeadLetters:
 
 @dataclass(frozen=True, slots=True)
 class Redriven:
-    """What a redrive of a queue did.
+    """The outcome of a queue's redrive.
 
     Attributes:
-        matched: Tasks that passed the filters.
-        redriven: Tasks that have another life now.
-        in_background: Whether the work goes on in the background.
-        next_page_token: Token to go on with; empty: nothing is left.
+        matched: Tasks that matched the filter.
+        redriven: Tasks requeued.
+        in_background: Whether the redrive continues in the background.
+        next_page_token: Token of the next call; empty: nothing is left.
     """
 
     matched: int
@@ -56,22 +56,22 @@ class Redriven:
 
     @classmethod
     def from_message(cls, message: queues_pb.RedriveTasksResponse) -> Self:
-        """The reply as a value."""
+        """Returns the outcome in a reply."""
         return cls(message.matched, message.redriven, message.in_background, message.next_page_token)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedriveFilter:
-    """Which ended tasks of a queue are meant, and how they are worked; a task must fit everything that is said.
+    """Selects ended tasks of a queue, and says how to redrive them; a task must match every field.
 
     Attributes:
         status: DLQ, FAILED or CANCELLED.
         error_contains: Text in the error; empty: any.
-        ended_from: Ended then or later.
-        ended_to: Ended before.
+        ended_from: Ended then or later; with a time zone.
+        ended_to: Ended before; with a time zone.
         task_ids: Only these, at most 1000; empty: all of the queue.
         dry_run: Count only.
-        limit: Tasks of a call at most, up to 10000; 0: 1000. Not with rate.
+        limit: Most tasks per call, up to 10000; 0: 1000. Not with rate.
         rate: Tasks per second, in the background; 0: at once.
     """
 

@@ -1,4 +1,4 @@
-"""Connections to servers: addresses, names, TLS, and what happens to open sockets in a forked child."""
+"""Connects to servers: addresses, name resolution, TLS, and closing inherited sockets in a forked child."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from typing import Any, Final, Self, TypeVar
 from codeq.errors import DeadlineExceeded, NotSent
 
 CONNECT_SECONDS_MAX: Final = 3.0
-"""Longest attempt to connect to one address of a server."""
+"""Timeout of connecting to one address of a server."""
 
 Tls = bool | ssl.SSLContext
-"""False: plaintext; True: TLS with the system's roots; or a context of one's own."""
+"""False: plaintext; True: TLS with the system's roots; or a custom context."""
 
 _ALPN: Final = "h2"
 _UNIX: Final = "unix:"
@@ -36,12 +36,12 @@ _sockets: Final[weakref.WeakSet[socket.socket]] = weakref.WeakSet()
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server as an address names it.
+    """A parsed server address.
 
     Attributes:
         host: Host name, IP address, or path of a Unix socket.
         port: Port; None: the host is a path.
-        authority: What the server is told that it was called.
+        authority: Value of the :authority header.
     """
 
     host: str
@@ -50,7 +50,7 @@ class Target:
 
     @classmethod
     def parse(cls, address: str) -> Self:
-        """The server of HOST:PORT, [IPV6]:PORT or unix:PATH.
+        """Parses HOST:PORT, [IPV6]:PORT or unix:PATH.
 
         Raises:
             ValueError: The address is none of these.
@@ -66,10 +66,10 @@ class Target:
 
 
 def context_of(tls: Tls) -> ssl.SSLContext | None:
-    """The TLS context for connections; None: plaintext. One that was given is told to speak HTTP/2.
+    """Returns the TLS context for connections; None: plaintext. Sets ALPN to HTTP/2, on the caller's context too.
 
     Raises:
-        TypeError: It is neither bool nor context.
+        TypeError: It is neither a bool nor a context.
     """
     if tls is False or tls is None:
         return None
@@ -81,9 +81,9 @@ def context_of(tls: Tls) -> ssl.SSLContext | None:
 
 
 def aside(function: Callable[[], _Value]) -> Future[_Value]:
-    """Run what may block for long on a thread of its own, which does not keep the process alive.
+    """Runs a function that may block on a daemon thread of its own, and returns its future.
 
-    At the end of the interpreter, when there are no threads any more, it runs here.
+    During interpreter shutdown, when no thread can start, the function runs on the calling thread.
     """
     future: Future[_Value] = Future()
     context = contextvars.copy_context()
@@ -102,16 +102,16 @@ def aside(function: Callable[[], _Value]) -> Future[_Value]:
 
 
 def dial(target: Target, context: ssl.SSLContext | None, deadline: float) -> socket.socket:
-    """Connect with a blocking socket.
+    """Connects a blocking socket.
 
     Args:
         target: The server.
         context: For TLS; None: plaintext.
-        deadline: Time of the monotonic clock by which it is connected.
+        deadline: Time of the monotonic clock by which to connect.
 
     Raises:
-        NotSent: It cannot be connected.
-        DeadlineExceeded: Not within the time.
+        NotSent: The connection failed.
+        DeadlineExceeded: The name was not resolved by the deadline.
     """
     trouble: Exception = OSError("it has no address")
     for family, address in _known(target) or _waited(aside(lambda: _resolve(target)), deadline):
@@ -140,10 +140,10 @@ def dial(target: Target, context: ssl.SSLContext | None, deadline: float) -> soc
 async def dial_async(
     target: Target, context: ssl.SSLContext | None, make: Callable[[], asyncio.Protocol]
 ) -> tuple[asyncio.Transport, Any]:
-    """Connect on the running loop; returns transport and protocol. The caller bounds the time.
+    """Connects on the running loop; returns transport and protocol. The caller sets the timeout.
 
     Raises:
-        NotSent: It cannot be connected.
+        NotSent: The connection failed.
     """
     loop = asyncio.get_running_loop()
     trouble: Exception = OSError("it has no address")
@@ -173,7 +173,7 @@ async def dial_async(
 
 
 def _open(family: int) -> socket.socket:
-    """A new socket, which a forked child closes."""
+    """Opens a socket that a forked child closes."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     _sockets.add(sock)
     if family != socket.AF_UNIX:
@@ -182,7 +182,7 @@ def _open(family: int) -> socket.socket:
 
 
 def _known(target: Target) -> list[tuple[int, Any]]:
-    """Address of a target that needs no look-up; none: it does."""
+    """Returns the address of a target that needs no name resolution; empty: it needs one."""
     if target.port is None:
         return [(socket.AF_UNIX, target.host)]
     for family in (socket.AF_INET, socket.AF_INET6):
@@ -225,9 +225,9 @@ def _no_connection(target: Target, error: Exception) -> NotSent:
 
 
 def _close_in_child() -> None:
-    """Close the parent's connections in a forked child: only its own handles, nothing is sent.
+    """Closes the child's copies of the parent's sockets after a fork, without sending anything.
 
-    A connection ends when the parent ends it, not when the last child does.
+    So a connection ends when the parent closes it, not when the last child exits.
     """
     for sock in list(_sockets):
         with contextlib.suppress(OSError):

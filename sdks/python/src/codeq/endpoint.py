@@ -1,4 +1,4 @@
-"""Where the server is and how to be let in: address, token, transport security."""
+"""How to reach a server: address, token, transport security."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ PRODUCER_ADDRESS_DEFAULT: Final = "localhost:9092"
 WORKER_ADDRESS_DEFAULT: Final = "localhost:9091"
 
 TOKEN_SECONDS_MAX: Final = 30.0
-"""Longest wait for a token's function, where the call does not end before."""
+"""Longest wait for a token function, unless the call times out earlier."""
 
 Token = str | Callable[[], str] | None
-"""A token, or a function that returns one; it is called for each call and stream, in a thread that may block.
+"""A token, or a function that returns one; it is called for each call and stream, in a thread where it may block.
 
-Calls that begin while it runs share what it returns.
+Calls that start while it runs share its result.
 """
 
 Address = str | Sequence[str] | None
-"""Host and port of a server; or those of several that form a cluster, as a sequence or separated by commas."""
+"""Host and port of a server, or of several members of a cluster, as a sequence or separated by commas."""
 
 
 class Endpoint:
-    """Makes channels to a server, or to the servers of a cluster, and the metadata of their calls.
+    """Makes channels to a server or cluster, and the metadata of their calls.
 
     Attributes:
-        servers: The servers, and which of them to go to.
+        servers: The servers, and which of them is the current one.
     """
 
     def __init__(self, address: str | Sequence[str], token: Token, tls: Tls) -> None:
@@ -59,40 +59,40 @@ class Endpoint:
 
     @classmethod
     def for_producer(cls, address: Address, token: Token, tls: Tls) -> Endpoint:
-        """An endpoint; what is None comes from CODEQ_PRODUCER_ADDR and CODEQ_TOKEN."""
+        """Returns an endpoint; None is replaced by CODEQ_PRODUCER_ADDR and CODEQ_TOKEN."""
         return cls(address or _setting(PRODUCER_ADDRESS_VARIABLE, PRODUCER_ADDRESS_DEFAULT), _token(token), tls)
 
     @classmethod
     def for_worker(cls, address: Address, token: Token, tls: Tls) -> Endpoint:
-        """An endpoint; what is None comes from CODEQ_WORKER_ADDR and CODEQ_TOKEN."""
+        """Returns an endpoint; None is replaced by CODEQ_WORKER_ADDR and CODEQ_TOKEN."""
         return cls(address or _setting(WORKER_ADDRESS_VARIABLE, WORKER_ADDRESS_DEFAULT), _token(token), tls)
 
     @property
     def address(self) -> str:
-        """The server to go to now."""
+        """The current server."""
         return self.servers.current
 
     @property
     def token_is_renewable(self) -> bool:
-        """Whether the next metadata may carry another token than the last."""
+        """Whether the next metadata may carry a different token."""
         return callable(self._token)
 
     def channel(self, address: str) -> BlockingChannel:
-        """A new channel to a server, for calls that block."""
+        """Returns a new channel to a server, for blocking calls."""
         return BlockingChannel(address, self._context)
 
     def aio_channel(self, address: str) -> AsyncChannel:
-        """A new channel to a server, of the running event loop."""
+        """Returns a new channel to a server, on the running event loop."""
         return AsyncChannel(address, self._context)
 
     def metadata(self, seconds: float = TOKEN_SECONDS_MAX) -> Metadata:
-        """Metadata of the next call; calls the token's function.
+        """Returns the metadata of the next call; calls the token function.
 
         Args:
             seconds: Longest wait for the function.
 
         Raises:
-            Unavailable: The function failed, or did not return in time.
+            Unavailable: The function failed or timed out.
         """
         if not callable(self._token):
             return _bearer(self._token)
@@ -100,15 +100,15 @@ class Endpoint:
         try:
             return asked.result(seconds)
         except TimeoutError:
-            raise Unavailable(f"no token: its function did not return within {seconds:.1f} s") from None
+            raise Unavailable(f"no token: the token function did not return within {seconds:.1f} s") from None
         except Exception as error:
             raise Unavailable(f"no token: {text_of(error)}") from error
 
     async def aio_metadata(self) -> Metadata:
-        """Metadata of the next call; the caller bounds the time.
+        """Returns the metadata of the next call; the caller sets the timeout.
 
         Raises:
-            Unavailable: The token's function failed.
+            Unavailable: The token function failed.
         """
         if not callable(self._token):
             return _bearer(self._token)
@@ -118,13 +118,13 @@ class Endpoint:
             raise Unavailable(f"no token: {text_of(error)}") from error
 
     async def refresh(self, channel: AsyncChannel, metadata: Metadata) -> None:
-        """Ask a server for the members of its cluster; without an answer those known so far stay."""
+        """Asks a server for the members of its cluster; keeps the known ones if it does not answer."""
         with contextlib.suppress(CodeqError, DecodeError):
             reply = await channel.unary(cluster.TOPOLOGY, cluster.QUESTION, metadata, cluster.TOPOLOGY_SECONDS_MAX)
             self.servers.learn(cluster.addresses(cluster_service_pb2.GetTopologyResponse.FromString(reply)))
 
     def _ask(self) -> Future[Metadata]:
-        """Call the token's function, unless it is being called: one that hangs costs one thread."""
+        """Calls the token function, unless a call is in flight: a function that hangs costs one thread."""
         function = cast("Callable[[], str]", self._token)
         if self._asked is None or self._asked.done():
             self._asked = aside(lambda: _bearer(function()))

@@ -1,8 +1,8 @@
-"""Errors of the SDK: one tree, one class for each thing a caller may want to handle by itself.
+"""Errors of the SDK: one tree, with one class per condition that a caller may want to handle.
 
-CodeqError                      reason, message, violations, retryable, retry_after
-├── Rejected                    the server refused the call and changed nothing
-│   ├── InvalidRequest          INVALID_BODY and whatever else is malformed
+CodeqError                      reason, message, violations, retryable, retry_after, metadata
+├── Rejected                    the server rejected the call and changed nothing
+│   ├── InvalidRequest          INVALID_BODY and other malformed requests
 │   │   ├── InvalidField        INVALID_FIELD: `violations` names each field
 │   │   └── TooLarge            TOO_LARGE
 │   ├── Unauthenticated         UNAUTHENTICATED
@@ -15,29 +15,31 @@ CodeqError                      reason, message, violations, retryable, retry_af
 │   ├── NotFound
 │   │   ├── TaskNotFound        TASK_NOT_FOUND
 │   │   ├── ResultNotFound      RESULT_NOT_FOUND: the task has not ended yet
-│   │   ├── ArtifactNotFound    ARTIFACT_NOT_FOUND: there is none, or it is kept elsewhere
+│   │   ├── ArtifactNotFound    ARTIFACT_NOT_FOUND: no such artifact, or it is stored elsewhere
 │   │   └── QueueNotFound       QUEUE_NOT_FOUND
-│   ├── LeaseLost               the caller does not hold the lease (any more)
+│   ├── LeaseLost               the caller does not, or no longer, hold the lease
 │   │   ├── TaskNotClaimed      TASK_NOT_CLAIMED
 │   │   ├── StaleLeaseToken     STALE_LEASE_TOKEN
 │   │   └── NotLeaseOwner       NOT_LEASE_OWNER
+│   ├── TaskEnded               TASK_ENDED: too late to cancel the task
 │   ├── IdempotencyConflict     IDEMPOTENCY_CONFLICT: the key was used for another request
 │   ├── TaskIdTaken             TASK_ID_TAKEN
 │   ├── LimitReached            LIMIT_REACHED
-│   │   ├── TooManyQueues       TOO_MANY_QUEUES: the command would be one more than the tenant may have
-│   │   └── StorageFull         STORAGE_FULL: the server takes no new tasks until its disk has room
-│   ├── BackupNotConfigured     BACKUP_NOT_CONFIGURED: the server has no folder for backups
+│   │   ├── TooManyQueues       TOO_MANY_QUEUES: the tenant or the server is at its limit of queues
+│   │   └── StorageFull         STORAGE_FULL: the server accepts no new tasks until its disk has room
+│   ├── BackupNotConfigured     BACKUP_NOT_CONFIGURED: the server has no backup folder
 │   ├── MembershipRefused       NOT_CLUSTERED, MEMBER_EXISTS, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
 │   ├── BadHandshake            BAD_HANDSHAKE
 │   └── Unsupported             the server does not know the call
 ├── Unavailable                 no server was reached, or it went away
-│   ├── Draining                DRAINING
-│   └── NotLeader               NOT_LEADER: another server of the cluster leads, or none does at the moment
-├── OutcomeUnknown              OUTCOME_UNKNOWN: the call may or may not have been carried out
+│   ├── NotSent                 there was no connection, or the server rejected the call unprocessed
+│   ├── Draining                DRAINING: the server is shutting down
+│   └── NotLeader               NOT_LEADER: another member leads, or the cluster has no leader right now
+├── OutcomeUnknown              OUTCOME_UNKNOWN: the call may or may not have taken effect
 ├── DeadlineExceeded            DEADLINE_EXCEEDED
 ├── ServerFault                 INTERNAL, CORRUPT_DATA
 ├── Closed                      CLOSED: the producer, worker or client was closed by its owner
-└── Forked                      FORKED: the producer, worker or client was made in another process, before a fork
+└── Forked                      FORKED: the producer, worker or client was created in another process, before a fork
 """
 
 from __future__ import annotations
@@ -59,11 +61,11 @@ _CODES: Final = {number: name for name, number in code_pb2.Code.items()}
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """A field that was refused.
+    """A rejected field.
 
     Attributes:
         field: Path of the field, such as "tasks[3].priority".
-        description: What is wrong with it, for people.
+        description: What is wrong with it, in human-readable form.
     """
 
     field: str
@@ -74,12 +76,12 @@ class CodeqError(Exception):
     """Base of every error of the SDK.
 
     Attributes:
-        reason: Name of the reason, such as "TASK_NOT_FOUND"; where the server gave none, the name of the gRPC code.
-        message: Text for people; not a contract.
-        violations: Fields that were refused; often empty.
+        reason: Name of the reason, such as "TASK_NOT_FOUND"; if the server gave none, the name of the gRPC code.
+        message: Human-readable text; not part of the API.
+        violations: Rejected fields; often empty.
         retryable: Whether the same call may succeed later.
-        retry_after: Seconds to wait before a retry where the server asked for it, else None.
-        metadata: What the server told programs besides, by name; often empty.
+        retry_after: Seconds to wait before a retry, if the server asked for it, else None.
+        metadata: Further machine-readable details from the server, by name; often empty.
     """
 
     default_reason: ClassVar[str] = "INTERNAL"
@@ -110,7 +112,7 @@ class CodeqError(Exception):
         return f"{self.reason}: {self.message}"
 
     def again(self) -> Self:
-        """An equal error for another caller: an exception that several threads raise would mix their tracebacks."""
+        """Returns an equal error for another caller: threads that raise the same exception mix their tracebacks."""
         return type(self)(self.message, **self._told())
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -127,12 +129,12 @@ class CodeqError(Exception):
 
 
 def _rebuilt(kind: type[CodeqError], message: str, told: dict[str, Any]) -> CodeqError:
-    """An error out of its pickle."""
+    """Rebuilds an error from its pickle."""
     return kind(message, **told)
 
 
 class Rejected(CodeqError):  # noqa: N818
-    """The server refused the call and changed nothing."""
+    """The server rejected the call and changed nothing."""
 
 
 class InvalidRequest(Rejected):
@@ -142,37 +144,37 @@ class InvalidRequest(Rejected):
 
 
 class InvalidField(InvalidRequest):
-    """A field of the request is malformed or out of its bounds."""
+    """A field of the request is malformed or out of range."""
 
     default_reason = "INVALID_FIELD"
 
 
 class TooLarge(InvalidRequest):
-    """The request, or a payload or result in it, is larger than its bound."""
+    """The request, or a payload or result in it, exceeds its size limit."""
 
     default_reason = "TOO_LARGE"
 
 
 class Unauthenticated(Rejected):
-    """The token is missing, malformed or not accepted."""
+    """The token is missing, malformed or not accepted by the server."""
 
     default_reason = "UNAUTHENTICATED"
 
 
 class PermissionDenied(Rejected):
-    """The token is valid and does not allow the call."""
+    """The token is valid but does not allow the call."""
 
     default_reason = "PERMISSION_DENIED"
 
 
 class MissingScope(PermissionDenied):
-    """The token lacks the scope of the call."""
+    """The token lacks the scope that the call needs."""
 
     default_reason = "MISSING_SCOPE"
 
 
 class WrongTokenKind(PermissionDenied):
-    """The token is a producer's and the call needs a worker's, or the other way round."""
+    """The token is a producer's but the call needs a worker's, or the other way round."""
 
     default_reason = "WRONG_TOKEN_KIND"
 
@@ -190,13 +192,13 @@ class InvalidTenant(PermissionDenied):
 
 
 class CommandNotAllowed(PermissionDenied):
-    """The token does not allow a command that was asked for."""
+    """The token does not allow one of the requested commands."""
 
     default_reason = "COMMAND_NOT_ALLOWED"
 
 
 class NotFound(Rejected):
-    """What was asked for does not exist in the caller's tenant."""
+    """The requested object does not exist in the caller's tenant."""
 
     default_reason = "NOT_FOUND"
 
@@ -208,37 +210,37 @@ class TaskNotFound(NotFound):
 
 
 class ResultNotFound(NotFound):
-    """The task exists and has not ended within the wait."""
+    """The task exists but did not end within the wait."""
 
     default_reason = "RESULT_NOT_FOUND"
 
 
 class ArtifactNotFound(NotFound):
-    """The task's result has no artifact of this name, or one that is kept elsewhere, under its URL."""
+    """The task's result has no artifact of this name, or the artifact is stored elsewhere, at its URL."""
 
     default_reason = "ARTIFACT_NOT_FOUND"
 
 
 class QueueNotFound(NotFound):
-    """No queue of this command exists."""
+    """The command has no queue."""
 
     default_reason = "QUEUE_NOT_FOUND"
 
 
 class LeaseLost(Rejected):
-    """The caller does not hold the lease of the task; somebody else may work on it."""
+    """The caller does not hold the lease of the task; another worker may be running it."""
 
     default_reason = "FAILED_PRECONDITION"
 
 
 class TaskNotClaimed(LeaseLost):
-    """The task is not leased: it waits, or it has ended."""
+    """The task is not leased: it is waiting, or it has ended."""
 
     default_reason = "TASK_NOT_CLAIMED"
 
 
 class StaleLeaseToken(LeaseLost):
-    """The task was delivered again since: the token is an older lease's."""
+    """The task was redelivered: the token belongs to an older lease."""
 
     default_reason = "STALE_LEASE_TOKEN"
 
@@ -250,90 +252,90 @@ class NotLeaseOwner(LeaseLost):
 
 
 class TaskEnded(Rejected):
-    """The task has ended, and not by a cancel: there is nothing to cancel."""
+    """The task has already ended, and not by a cancel."""
 
     default_reason = "TASK_ENDED"
 
 
 class IdempotencyConflict(Rejected):
-    """Another request was made with this idempotency key."""
+    """The idempotency key was used for another request."""
 
     default_reason = "IDEMPOTENCY_CONFLICT"
 
 
 class TaskIdTaken(Rejected):
-    """The tenant has a task with this id."""
+    """The tenant already has a task with this id."""
 
     default_reason = "TASK_ID_TAKEN"
 
 
 class LimitReached(Rejected):
-    """A bound of the server is reached."""
+    """A limit of the server is reached."""
 
     default_reason = "LIMIT_REACHED"
 
 
 class TooManyQueues(LimitReached):
-    """The tenant, or the server, has as many queues as it may have; trying again does not help soon."""
+    """The tenant or the server is at its limit of queues; a retry will not succeed soon."""
 
     default_reason = "TOO_MANY_QUEUES"
 
 
 class StorageFull(LimitReached):
-    """The server's disk is nearly full: it takes no new tasks until there is room."""
+    """The server's disk is nearly full: it accepts no new tasks until there is room."""
 
     default_reason = "STORAGE_FULL"
 
 
 class BackupNotConfigured(Rejected):
-    """The server has no folder for backups."""
+    """The server has no backup folder."""
 
     default_reason = "BACKUP_NOT_CONFIGURED"
 
 
 class MembershipRefused(Rejected):
-    """The members of the cluster, or its leader, cannot be changed in this way now."""
+    """The cluster cannot make this change of members or leader now."""
 
     default_reason = "MEMBER_NOT_READY"
 
 
 class BadHandshake(Rejected):
-    """The server did not accept the opening of the stream."""
+    """The stream's handshake failed."""
 
     default_reason = "BAD_HANDSHAKE"
 
 
 class Unsupported(Rejected):
-    """The server does not know the call: it is older than the SDK, or no codeq server."""
+    """The server does not know the call: it is older than the SDK, or not a codeq server."""
 
     default_reason = "UNIMPLEMENTED"
 
 
 class Unavailable(CodeqError):  # noqa: N818
-    """No server was reached, or it went away; nothing is known to have been done."""
+    """No server was reached, or it went away; whether the call took effect is unknown."""
 
     default_reason = "UNAVAILABLE"
     default_retryable = True
 
 
 class NotSent(Unavailable):
-    """There is no connection to the server, or it refused the call unseen: nothing was done."""
+    """There is no connection to the server, or it rejected the call unprocessed: nothing was done."""
 
 
 class Draining(Unavailable):
-    """The server is stopping."""
+    """The server is shutting down."""
 
     default_reason = "DRAINING"
 
 
 class NotLeader(Unavailable):
-    """The server does not lead its cluster, and changed nothing. `metadata` may name who does: `leaderGrpc`."""
+    """The server does not lead its cluster and changed nothing. `leaderGrpc` in `metadata` may name the leader."""
 
     default_reason = "NOT_LEADER"
 
 
 class OutcomeUnknown(CodeqError):  # noqa: N818
-    """The call may or may not have been carried out; repeating it may do the work twice."""
+    """The call may or may not have taken effect; a retry may do the work twice."""
 
     default_reason = "OUTCOME_UNKNOWN"
 
@@ -345,7 +347,7 @@ class DeadlineExceeded(CodeqError):  # noqa: N818
 
 
 class ServerFault(CodeqError):  # noqa: N818
-    """Something failed in the server that it did not foresee."""
+    """The server failed unexpectedly."""
 
 
 class Closed(CodeqError):  # noqa: N818
@@ -355,7 +357,7 @@ class Closed(CodeqError):  # noqa: N818
 
 
 class Forked(CodeqError):  # noqa: N818
-    """The producer, worker or client was made before a fork, in the parent process. Make one in each process."""
+    """The producer, worker or client was created before a fork, in the parent. Create one in each process."""
 
     default_reason = "FORKED"
 
@@ -416,11 +418,11 @@ _BY_CODE: Final[dict[str, type[CodeqError]]] = {
 
 
 def from_reason(number: int, message: str) -> CodeqError:
-    """The error of a refused item of a batch or frame.
+    """Returns the error of a rejected item of a batch or frame.
 
     Args:
         number: Number of the codeq.v1.ErrorReason; one that this SDK does not know becomes a Rejected.
-        message: Text for people.
+        message: Human-readable text.
     """
     row = reasons.BY_NUMBER.get(number)
     if row is None:
@@ -429,17 +431,17 @@ def from_reason(number: int, message: str) -> CodeqError:
 
 
 def from_item(item: error_pb2.ItemError) -> CodeqError:
-    """The error of a refused item."""
+    """Returns the error of a rejected item."""
     return from_reason(item.reason, item.message)
 
 
 def from_status(number: int, message: str, details: bytes) -> CodeqError:
-    """The typed error of a failed call.
+    """Returns the typed error of a failed call.
 
     Args:
         number: The gRPC status code; not 0.
-        message: The status' text.
-        details: A google.rpc.Status on the wire, as in the trailer grpc-status-details-bin; may be empty.
+        message: The status message.
+        details: An encoded google.rpc.Status, as in the trailer grpc-status-details-bin; may be empty.
     """
     code = _CODES.get(number, "UNKNOWN")
     reason, violations, retry_after, metadata = None, [], None, dict[str, str]()

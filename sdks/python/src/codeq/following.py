@@ -1,4 +1,4 @@
-"""How one call finds the server that leads: which failures it survives, and how long it tries. Pure; no I/O."""
+"""How one call finds the leader: which failures it retries, and for how long. Pure; no I/O."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from codeq import errors
 from codeq.servers import Servers
 
 ATTEMPT_SECONDS_MAX: Final = 5.0
-"""Time for one attempt of a call that may be repeated elsewhere; its own wait comes on top."""
+"""Timeout of one attempt of a call that can be retried on another server; its `wait` comes on top."""
 
 
 class Following:
     """The attempts of one call.
 
-    A refusal by a server that does not lead, or is stopping, changed nothing: any call goes on to another server. After
-    a break only a call that may be repeated does. With one server that belongs to no cluster nothing is repeated.
+    A server that does not lead, or is shutting down, rejects a call without changing anything: any call moves on to
+    another server. After a lost connection only a repeatable call does. With a single server outside a cluster nothing
+    is retried.
     """
 
     def __init__(self, servers: Servers, *, repeatable: bool, now: float, timeout: float, wait: float) -> None:
-        """Attempts of a call.
+        """Prepares the attempts of a call.
 
         Args:
-            servers: Servers that are known.
-            repeatable: Whether the call may be carried out twice.
+            servers: The known servers.
+            repeatable: Whether the call may run twice.
             now: Time of a monotonic clock, in seconds.
-            timeout: Seconds within which all of it ends, the call's own wait not included.
+            timeout: Seconds for all attempts together, not counting the call's `wait`.
             wait: Seconds that the server may wait before it answers.
         """
         self._servers = servers
@@ -35,17 +36,17 @@ class Following:
         self.address = servers.current
 
     def timeout(self, now: float) -> float:
-        """Begin an attempt, at the server that `address` names from now on; returns the seconds it may take."""
+        """Starts an attempt at the current server, now in `address`; returns the seconds it may take."""
         self.address = self._servers.current
         left = max(0.0, self._deadline - now)
         return min(left, ATTEMPT_SECONDS_MAX + self._wait) if self._servers.are_many and self._repeatable else left
 
     def succeeded(self) -> None:
-        """Note that the attempt was answered."""
+        """Records that the attempt was answered."""
         self._servers.reached()
 
     def delay_after(self, error: errors.CodeqError, now: float) -> float | None:
-        """Seconds to wait before the next attempt; None: there is none, and the error is the answer."""
+        """Returns the seconds to wait before the next attempt; None: no more attempts, raise the error."""
         if not self._is_survived(error):
             return None
         delay = self._servers.left(self.address, error.metadata.get("leaderGrpc", ""))

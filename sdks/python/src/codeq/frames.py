@@ -1,14 +1,14 @@
-"""What an exception keeps alive, and how it is let go."""
+"""Releases the frames that a handled exception keeps alive."""
 
 from __future__ import annotations
 
 
 def let_go(problem: BaseException) -> None:
-    """Takes the frames from an exception that has been dealt with, and from all that it came from.
+    """Drops the tracebacks of a handled exception and of its causes, contexts and grouped exceptions.
 
-    A frame that still has the exception among its variables, as those of task groups and of who waits for a future
-    have, would otherwise live, with the request it was about, until the next look for reference cycles. Whoever turns
-    refusals into replies calls this when the reply is made.
+    A frame that still holds the exception in a variable, as task groups and waiters of futures do, forms a reference
+    cycle: it would live, along with its request, until the next garbage collection. Code that turns errors into
+    replies calls this once the reply is made.
     """
     rest: list[BaseException | None] = [problem]
     while rest:

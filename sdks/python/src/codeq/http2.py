@@ -1,7 +1,7 @@
-"""The client's side of one HTTP/2 connection, by the package h2: calls are streams on it. Pure; no I/O.
+"""The client side of one HTTP/2 connection, built on the package h2; calls are streams. Pure; no I/O.
 
-Two things are added to h2: data waits here for the server's windows, and a GOAWAY ends nothing that is under way. h2
-takes a connection for closed at the first GOAWAY, while a server that stops by plan still answers what it has taken.
+It adds two things to h2: data queues here for the server's windows, and a GOAWAY ends no stream in flight. h2 considers
+a connection closed at the first GOAWAY, but a server that shuts down gracefully still answers the calls it accepted.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Final, NamedTuple
 from h2 import config, connection, events, exceptions, settings
 
 FRAME_BYTES_MAX: Final = 1 << 20
-"""Largest frame taken from a server."""
+"""Largest frame accepted from a server."""
 
 WINDOW_BYTES: Final = 8 << 20
-"""Bytes that a server may send on a stream, and on the connection, beyond those that were consumed."""
+"""Bytes that a server may send on a stream, and on the connection, beyond those consumed."""
 
 HEADER_BYTES_MAX: Final = 64 * 1024
-"""Most bytes of one header block, uncompressed, and of each frame that is not data."""
+"""Largest header block, uncompressed, and largest frame other than DATA."""
 
 CANCEL: Final = 8
-"""Error code with which a client gives up a stream."""
+"""Error code with which a client cancels a stream."""
 
 _HEAD_BYTES: Final = 9
 _DATA: Final = 0
@@ -36,11 +36,11 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class ProtocolError(Exception):
-    """The server does not keep to HTTP/2: the connection is of no more use."""
+    """The server violates HTTP/2; the connection is unusable."""
 
 
 class HeadersReceived(NamedTuple):
-    """A header block of a stream, its trailers too."""
+    """A header block of a stream: headers or trailers."""
 
     stream: int
     headers: Headers
@@ -48,7 +48,7 @@ class HeadersReceived(NamedTuple):
 
 
 class DataReceived(NamedTuple):
-    """Data of a stream; `size` is what it takes of the windows, padding included."""
+    """Data of a stream; `size` is its flow-controlled length, padding included."""
 
     stream: int
     data: bytes
@@ -57,14 +57,14 @@ class DataReceived(NamedTuple):
 
 
 class StreamReset(NamedTuple):
-    """The server gave up a stream."""
+    """The server reset a stream."""
 
     stream: int
     code: int
 
 
 class GoingAway(NamedTuple):
-    """The server takes no further streams, and has not looked at those above the last one."""
+    """The server accepts no further streams, and has not processed those above the last one."""
 
     last_stream: int
     code: int
@@ -75,7 +75,7 @@ Event = HeadersReceived | DataReceived | StreamReset | GoingAway
 
 
 class _Outgoing:
-    """What is still to be sent on a stream whose sending side is open."""
+    """The unsent data of a stream whose sending side is open."""
 
     __slots__ = ("is_ending", "queue", "queued")
 
@@ -89,11 +89,11 @@ class Http2:
     """The state of one connection.
 
     Attributes:
-        is_greeted: Whether the server has told its settings.
+        is_greeted: Whether the server's settings have arrived.
     """
 
     def __init__(self) -> None:
-        """A new connection; its first bytes wait in `take`."""
+        """Starts a connection; `take` returns its first bytes."""
         self.is_greeted = False
         self._h2 = connection.H2Connection(config.H2Configuration(client_side=True, header_encoding=None))
         self._h2.local_settings = settings.Settings(
@@ -110,28 +110,28 @@ class Http2:
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(WINDOW_BYTES - _WINDOW_FIRST)
         self._outgoing: dict[int, _Outgoing] = {}
-        self._unread: dict[int, int] = {}  # bytes of each stream that were not consumed yet
-        self._head = bytearray()  # of a frame that has not begun for h2
+        self._unread: dict[int, int] = {}  # bytes of each stream not consumed yet
+        self._head = bytearray()  # header of a frame not yet passed to h2
         self._farewell: bytearray | None = None  # payload of a GOAWAY
-        self._left = 0  # bytes of the frame that are still to come
+        self._left = 0  # bytes of the frame still to come
         self._has_left = False
 
     @property
     def streams_max(self) -> int:
-        """Streams that the server lets be open at a time."""
+        """Most streams that the server allows to be open at once."""
         return self._h2.remote_settings.max_concurrent_streams
 
     @property
     def is_used_up(self) -> bool:
-        """Whether there are no numbers left for further streams."""
+        """Whether no further stream can be opened: the client has left, or the stream ids are used up."""
         return self._has_left or (self._h2.highest_outbound_stream_id or 0) + 2 > _STREAM_ID_MAX
 
     def take(self) -> bytes:
-        """The bytes that are to be sent now."""
+        """Returns the bytes to send now."""
         return self._h2.data_to_send()
 
     def open(self, headers: Iterable[tuple[bytes, bytes]]) -> int:
-        """Begin a stream with its headers; returns its number."""
+        """Opens a stream with its headers; returns its number."""
         number = self._h2.get_next_available_stream_id()
         self._h2.send_headers(number, list(headers))
         self._outgoing[number] = _Outgoing()
@@ -139,7 +139,7 @@ class Http2:
         return number
 
     def send(self, number: int, data: bytes, *, is_end: bool) -> None:
-        """Send data on a stream as far as the windows allow, and the rest when they do; and end its sending side."""
+        """Sends data as far as the windows allow and queues the rest; `is_end` closes the stream's sending side."""
         if (outgoing := self._outgoing.get(number)) is None:
             return
         if data:
@@ -149,58 +149,58 @@ class Http2:
         self._pump(number, outgoing)
 
     def queued(self, number: int) -> int:
-        """Bytes of a stream that wait for the windows."""
+        """Returns the bytes of a stream that wait for the windows."""
         outgoing = self._outgoing.get(number)
         return 0 if outgoing is None else outgoing.queued
 
     def reset(self, number: int, code: int = CANCEL) -> None:
-        """Give up a stream."""
+        """Resets a stream."""
         self.forget(number)
         if not self._has_left:
             with contextlib.suppress(exceptions.StreamClosedError):
                 self._h2.reset_stream(number, code)
 
     def forget(self, number: int) -> bool:
-        """Drop what is known of a stream that is over; tells whether its sending side was still open."""
-        self.consumed(number, self._unread.get(number, 0))  # the window of the connection is for all streams
+        """Drops the state of a stream that is over; returns whether its sending side was still open."""
+        self.consumed(number, self._unread.get(number, 0))  # all streams share the connection's window
         self._unread.pop(number, None)
         return self._outgoing.pop(number, None) is not None
 
     def consumed(self, number: int, size: int) -> None:
-        """Give window back for data that was taken; told to the server when it is worth a frame."""
+        """Returns window for consumed data; h2 sends the update once it is worth a frame."""
         size = min(size, self._unread.get(number, 0))
         if size and not self._has_left:
             self._unread[number] -= size
             self._h2.acknowledge_received_data(size, number)
 
     def ping(self) -> None:
-        """Ask for a sign of life."""
+        """Queues a PING."""
         self._h2.ping(bytes(8))
 
     def leave(self) -> None:
-        """Tell the server that the connection ends; nothing is sent after it."""
+        """Queues a GOAWAY; nothing is sent after it."""
         self._h2.close_connection()
         self._has_left = True
 
     def receive(self, data: bytes) -> list[Event]:
-        """Take bytes of the server; returns what they say about the streams.
+        """Parses bytes from the server; returns the events in them.
 
         Raises:
-            ProtocolError: They are no HTTP/2.
+            ProtocolError: They are not valid HTTP/2.
         """
         if not self.is_greeted and (bytes(self._head) + data).startswith(b"HTTP/"):
-            raise ProtocolError("the server speaks HTTP/1.1: is this the address of its gRPC?")
+            raise ProtocolError("the server speaks HTTP/1.1: is this its gRPC address?")
         found: list[Event] = []
         try:
             rest = memoryview(data)
             while rest:
                 rest = self._take(rest, found)
         except (exceptions.H2Error, ValueError, IndexError) as error:
-            raise ProtocolError(f"no HTTP/2: {error or type(error).__name__}") from error
+            raise ProtocolError(f"not HTTP/2: {error or type(error).__name__}") from error
         return found
 
     def _take(self, data: memoryview, found: list[Event]) -> memoryview:
-        """Give h2 the next bytes, or keep those of a GOAWAY; returns what follows them."""
+        """Passes the next bytes to h2, or keeps those of a GOAWAY; returns the rest."""
         if not self._left:
             missing = _HEAD_BYTES - len(self._head)
             self._head += data[:missing]
@@ -221,7 +221,7 @@ class Http2:
     def _begin_frame(self, found: list[Event]) -> None:
         head, self._head = bytes(self._head), bytearray()
         kind, self._left = head[3], int.from_bytes(head[:3])
-        # h2 looks at the size of a frame when all of it has come, and bounds header blocks by their number of frames.
+        # h2 checks a frame's size only once it is complete, and limits header blocks by number of frames.
         if self._left > (FRAME_BYTES_MAX if kind == _DATA else HEADER_BYTES_MAX):
             raise ProtocolError(f"a frame of {self._left} bytes")
         if kind != _GOAWAY:
@@ -250,7 +250,7 @@ class Http2:
                     self._pump(number, outgoing)
 
     def _pump(self, number: int, outgoing: _Outgoing) -> None:
-        """Send what the windows allow."""
+        """Sends as much as the windows allow."""
         if self._has_left:
             return
         queue = outgoing.queue

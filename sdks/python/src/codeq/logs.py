@@ -1,4 +1,4 @@
-"""The SDK's logger. A filter or handler of the program that raises costs a line, never the work that wrote it."""
+"""The SDK's logger. If a filter or handler of the program raises, only the log line is lost, not the caller's work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ else:
     _Adapter = logging.LoggerAdapter
 
 _OF_THE_CALLER: Final = 2
-"""Frames above this module's that the line is attributed to."""
+"""Stack level of the caller, to which the line is attributed."""
 
 
 class _Guarded(_Adapter):

@@ -1,8 +1,8 @@
-"""What a handler says about a delivery: Completed, Failed, Nack or Abandon, and their form on the wire.
+"""The outcome of a delivery: Completed, Failed, Nack or Abandon, and its encoding.
 
 Verdict (an exception, so that a handler may raise it or return it)
-├── Failed      the task becomes FAILED and is not tried again
-├── Nack        the task is tried again later, or goes to the dead-letter queue after its last delivery
+├── Failed      the task becomes FAILED and is not retried
+├── Nack        the task is retried later, or goes to the dead-letter queue after its last delivery
 └── Abandon     the delivery is given back unused
 Completed       the task becomes COMPLETED (a plain value: success is returned, never raised)
 """
@@ -22,7 +22,7 @@ from codeq.texts import printable, text_of
 from codeq.v1 import task_pb2
 
 NO_ERROR: Final = "no error was given"
-"""Error of a Failed without a text: the server wants one."""
+"""Error of a Failed without a text: the server requires one."""
 
 _INT32_MAX: Final = 2**31 - 1
 
@@ -32,7 +32,7 @@ class Completed:
     """The work is done.
 
     Attributes:
-        result: Any JSON-able object, bytes or RawJson; None: no result (`RawJson("null")` is the JSON null).
+        result: Any JSON-serialisable object, bytes or RawJson; None: no result (`RawJson("null")` is the JSON null).
         artifacts: Files that belong to the result.
     """
 
@@ -45,11 +45,11 @@ class Verdict(Exception):  # noqa: N818
 
 
 class Failed(Verdict):
-    """The work cannot be done: the task ends as FAILED with this error and is not tried again.
+    """The work cannot be done: the task ends as FAILED with this error and is not retried.
 
     Attributes:
-        error: Text. Made of whatever was given, such as an exception.
-        artifacts: Files that tell more, such as a log.
+        error: Text of the given object, such as an exception.
+        artifacts: Files with details, such as a log.
     """
 
     def __init__(self, error: object, artifacts: Iterable[NewArtifact] = ()) -> None:
@@ -59,12 +59,12 @@ class Failed(Verdict):
 
 
 class Nack(Verdict):
-    """The delivery failed: the task is tried again.
+    """The delivery failed: the task is retried.
 
     Attributes:
-        reason: Text kept as the task's error; may be empty. Made of whatever was given, such as an exception.
-        delay: Time to wait (a fraction of a second counts as a whole one, at most 12 h); 0: at once; None: by the
-            server's backoff policy.
+        reason: Text of the given object, such as an exception; stored as the task's error; may be empty.
+        delay: Time to wait, rounded up to whole seconds, at most 12 h; 0: at once; None: by the server's backoff
+            policy.
     """
 
     def __init__(self, reason: object = "", delay: float | timedelta | None = None) -> None:
@@ -81,10 +81,10 @@ Outcome = Completed | Failed | Nack | Abandon
 
 
 def whole_seconds(time: float | timedelta | None, name: str = "delay") -> int | None:
-    """Seconds of a time, rounded up; None for None. `name` is the argument's, for errors.
+    """Returns a time in seconds, rounded up; None for None. Errors call the argument `name`.
 
     Raises:
-        InvalidField: It is no number, or none that the wire can carry.
+        InvalidField: It is not a number, negative, or over the range of int32.
     """
     if time is None:
         return None
@@ -99,23 +99,23 @@ def whole_seconds(time: float | timedelta | None, name: str = "delay") -> int | 
 
 
 def of_return_value(value: object) -> Outcome:
-    """The outcome that a handler's return value stands for."""
+    """Returns the outcome that a handler's return value stands for."""
     return value if isinstance(value, Completed | Failed | Nack | Abandon) else Completed(value)
 
 
 def of_exception(error: BaseException) -> Outcome:
-    """The outcome that an exception of a handler stands for: itself if it is one, else a Nack by backoff."""
+    """Returns the outcome that a handler's exception stands for: itself if it is one, else a Nack by backoff."""
     if isinstance(error, Failed | Nack | Abandon):
         return error
     return Nack(error)
 
 
 def to_message(outcome: Outcome, task_id: str, lease_token: int) -> task_pb2.Outcome:
-    """The outcome of one delivery on the wire, without its artifacts.
+    """Encodes the outcome of one delivery, without its artifacts.
 
     Raises:
-        InvalidField: The result cannot be written as JSON, or the delay is no number of seconds.
-        TooLarge: The result is over payloads.VALUE_BYTES_MAX.
+        InvalidField: The result cannot be encoded as JSON, or the delay is not a valid number of seconds.
+        TooLarge: The result exceeds payloads.VALUE_BYTES_MAX.
     """
     message = task_pb2.Outcome(task_id=task_id, lease_token=lease_token)
     match outcome:
@@ -137,6 +137,6 @@ def to_message(outcome: Outcome, task_id: str, lease_token: int) -> task_pb2.Out
 
 
 def error_of(outcome: Failed) -> str:
-    """The error of a failure as the server takes it: never blank."""
+    """Returns the error of a failure in a form that the server accepts: never blank."""
     text = printable(outcome.error)
     return text if text.strip() else NO_ERROR

@@ -1,4 +1,4 @@
-"""Which process an object belongs to: what was made before a fork is the parent's, and the child must not use it."""
+"""Which process owns an object: one created before a fork is the parent's, and the child must not use it."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from codeq.errors import Forked
 
 
 class Owner:
-    """The process that made an object."""
+    """The process that created an object."""
 
     __slots__ = ("_name", "_process")
 
     def __init__(self, name: str) -> None:
-        """The present process is the owner.
+        """Makes the current process the owner.
 
         Args:
-            name: What is owned, for the error: the name of its class.
+            name: Name of the object's class, for errors.
         """
         self._name = name
         self._process = os.getpid()
 
     @property
     def is_here(self) -> bool:
-        """Whether this is still the process that made the object."""
+        """Whether the current process created the object."""
         return os.getpid() == self._process
 
     def check(self) -> None:
-        """Refuse the use of an object that came over a fork.
+        """Checks that the current process created the object.
 
         Raises:
-            Forked: Another process made it.
+            Forked: Another process did, before a fork.
         """
         if os.getpid() != self._process:
-            text = f"the {self._name} was made before the fork, by process {self._process}: make one in this process"
+            text = f"the {self._name} was created by process {self._process}, before a fork: create one in this process"
             raise Forked(text)

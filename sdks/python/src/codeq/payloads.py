@@ -1,4 +1,4 @@
-"""JSON values on their way to the server: payloads and results as bytes, checked before they are sent."""
+"""Encodes, checks and decodes the JSON of payloads and results."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ VALUE_BYTES_MAX: Final = 1024 * 1024
 
 
 class RawJson(bytes):
-    """JSON text that is sent byte for byte instead of being encoded."""
+    """JSON text that is sent byte for byte, without encoding."""
 
     __slots__ = ()
 
     def __new__(cls, text: str | bytes) -> Self:
-        """JSON text.
+        """Wraps JSON text.
 
         Args:
             text: One JSON value; a str is encoded as UTF-8. The server checks that it is JSON.
@@ -31,21 +31,21 @@ _encode_escaped = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encod
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 _check = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=_refuse).decode  # numbers of any length
 
 
 def encode(value: object, field: str) -> bytes:
-    """The compact JSON of a value; bytes and RawJson as they are.
+    """Returns the compact JSON of a value; bytes and RawJson as is.
 
     Args:
         value: Anything that the standard json module can encode, or bytes.
-        field: Name of the field for errors.
+        field: Name of the field, for errors.
 
     Raises:
-        InvalidField: The value cannot be written as JSON: NaN, and integers of over 4300 digits, included.
+        InvalidField: The value cannot be encoded as JSON, such as NaN or an integer of over 4300 digits.
         TooLarge: More than VALUE_BYTES_MAX bytes.
     """
     if isinstance(value, bytes):
@@ -54,19 +54,19 @@ def encode(value: object, field: str) -> bytes:
         try:
             try:
                 data = _encode(value).encode()
-            except UnicodeEncodeError:  # half of a surrogate pair, which JSON can only say as \uD83D
+            except UnicodeEncodeError:  # an unpaired surrogate, which JSON can only write as an escape such as \uD83D
                 data = _encode_escaped(value).encode()
-        except Exception as error:  # noqa: BLE001 - code of the value's own types runs here
+        except Exception as error:  # noqa: BLE001 - runs code of the value's own types
             text = f"not JSON: {text_of(error)}"
             raise InvalidField(f"{field} is {text}", violations=[FieldViolation(field, text)]) from None
     if len(data) > VALUE_BYTES_MAX:
-        text = f"{field} has {len(data)} bytes, at most {VALUE_BYTES_MAX} are allowed"
+        text = f"{field} has {len(data)} bytes, the limit is {VALUE_BYTES_MAX}"
         raise TooLarge(text, violations=[FieldViolation(field, text)])
     return data
 
 
 def check_json(data: bytes, field: str) -> None:
-    """Check what the server would refuse later, where nobody is told.
+    """Checks JSON that the server would reject later, where no caller could see the error.
 
     Raises:
         InvalidField: It is not one JSON value in UTF-8.
@@ -79,16 +79,16 @@ def check_json(data: bytes, field: str) -> None:
 
 
 def decode(data: bytes, name: str) -> object:
-    """The value of JSON that the server keeps.
+    """Decodes JSON from the server.
 
     Args:
         data: JSON.
-        name: What it is, for errors.
+        name: Name of the field, for errors.
 
     Raises:
-        ValueError: Python does not read it: an integer of over 4300 digits, or nesting that is too deep.
+        ValueError: Python cannot read it: an integer of over 4300 digits, or too deep nesting.
     """
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name} has {len(data)} bytes of JSON that Python does not read: {text_of(error)}") from error
+        raise ValueError(f"{name} has {len(data)} bytes of JSON that Python cannot read: {text_of(error)}") from error

@@ -1,4 +1,4 @@
-"""Producers: create tasks over one stream. Calls that run at the same time share frames, so many are cheap."""
+"""Producers: create tasks over one stream. Concurrent calls share frames, which makes many small creates cheap."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from codeq.unary import Caller, check_loop
 from codeq.v1 import producer_service_pb2
 
 TIMEOUT_SECONDS: Final = 30.0
-"""Time within which a create ends where the caller sets none."""
+"""Default timeout of a create."""
 
 
 GRACE_SECONDS: Final = 0.5
-"""Wait for the shared thread beyond a call's timeout, which the thread itself keeps."""
+"""Extra wait for the shared thread, which enforces a call's timeout itself."""
 
 
 class AsyncProducer:
     """Creates tasks from one event loop.
 
-    Use it with `async with`, or call `close`. It connects at the first create and again whenever the stream breaks.
+    Use it with `async with`, or call `close`. It connects on the first create and reconnects when the stream breaks.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class AsyncProducer:
         client_name: str = "",
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
-        """A producer.
+        """Creates a producer.
 
         Args:
             address: Host and port, or those of several members of a cluster; None: CODEQ_PRODUCER_ADDR, else
@@ -58,10 +58,10 @@ class AsyncProducer:
             token: Token, or a function that returns one; None: CODEQ_TOKEN, else no token.
             tls: False: plaintext; True: TLS with the system's roots; or an ssl.SSLContext.
             client_name: Name for the server's logs, at most 128 characters.
-            timeout_seconds: Seconds within which a call ends unless it says otherwise, over 0 and at most a day.
+            timeout_seconds: Default timeout of a call in seconds, over 0 and at most a day.
 
         Raises:
-            ValueError, TypeError: An argument is out of its bounds, or of another type.
+            ValueError, TypeError: An argument is out of range or has the wrong type.
         """
         self._endpoint = Endpoint.for_producer(address, token, tls)
         self._client_name = arguments.client_name(client_name)
@@ -83,32 +83,32 @@ class AsyncProducer:
         task_id: str | None = None,
         timeout_seconds: float | None = None,
     ) -> str:
-        """Create a task; when this returns it is durable.
+        """Creates a task; once this returns, the task is durable.
 
         Args:
             command: Name of the queue.
-            payload: Any JSON-able object; bytes and RawJson are sent as they are. At most 1 MiB.
+            payload: Any JSON-serialisable object; bytes and RawJson are sent as is. At most 1 MiB.
             priority: 0 to 9; the highest is delivered first.
-            delay: Time before which the task is not delivered; a fraction of a second counts as a whole one.
-            run_at: Time with a time zone before which it is not delivered. Not together with delay.
-            expire: Time after which the task ends as FAILED with the error EXPIRED if it still waits then.
+            delay: Time before the first delivery, rounded up to whole seconds.
+            run_at: Earliest delivery, with a time zone. Not together with delay.
+            expire: Time after which the task, if still waiting, ends as FAILED with the error EXPIRED.
             max_attempts: Deliveries after which it goes to the dead-letter queue.
-            idempotency_key: Key under which the same task is made once only: a create whose answer is lost is then sent
-                again, until the timeout. 1 to 256 printable ASCII characters.
+            idempotency_key: Makes the create idempotent: if its answer is lost, it is retried until the timeout. 1 to
+                256 printable ASCII characters.
             task_id: Id of the task, unique within the tenant; None: the server makes one. Not together with a key.
-            timeout_seconds: Seconds within which the call ends, waiting for a connection included: over 0 and at most
+            timeout_seconds: Seconds within which the call ends, including the wait for a connection: over 0 and at most
                 a day.
 
         Returns:
             Id of the task.
 
         Raises:
-            Rejected: The task was refused (InvalidField, TooLarge, …), or the producer (Unauthenticated, …).
-            OutcomeUnknown: The task was sent and the answer did not come: it may exist. Only with a key is it repeated;
-                a producer that knows several servers of a cluster gives it one, unless it has an id.
+            Rejected: The server rejected the task (InvalidField, TooLarge, …) or the producer (Unauthenticated, …).
+            OutcomeUnknown: The task was sent but the answer did not arrive: it may exist. A create is retried only with
+                a key; a producer that knows several servers of a cluster adds one, unless the task has an id.
             DeadlineExceeded: The task was not sent within the timeout.
             Closed: The producer is closed.
-            ValueError, TypeError: timeout_seconds is out of its bounds, or no number.
+            ValueError, TypeError: timeout_seconds is out of range or not a number.
         """
         task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
         [result] = await self._create([_to_item(task, self._endpoint)], timeout_seconds)
@@ -117,22 +117,22 @@ class AsyncProducer:
     async def create_batch(
         self, tasks: Iterable[NewTask], *, timeout_seconds: float | None = None
     ) -> list[str | CodeqError]:
-        """Create tasks; each succeeds or fails by itself.
+        """Creates tasks; each succeeds or fails independently.
 
         Returns:
             For each task in order, its id or the error that `create` would raise.
 
         Raises:
-            TypeError: One is no NewTask.
-            ValueError: timeout_seconds is out of its bounds.
+            TypeError: An item is not a NewTask.
+            ValueError: timeout_seconds is out of range.
         """
         results, items = _to_batch(tasks, self._endpoint)
         return _merge(results, await self._create(items, timeout_seconds) if items else [])
 
     async def close(self) -> None:
-        """Wait for the calls under way, and disconnect. Creates are refused from now on.
+        """Waits for the calls in flight, then disconnects. Later creates raise Closed.
 
-        In a forked child there is nothing to do: the connection is the parent's.
+        Does nothing in a forked child: the connection is the parent's.
         """
         if self._owner.is_here:
             await self._connected().close()
@@ -167,9 +167,9 @@ class AsyncProducer:
 class Producer:
     """Creates tasks from any number of threads; their calls share frames.
 
-    Use it with `with`, or call `close`. The connection lives on a thread that all producers and workers of the process
-    share, and begins with the first create. Where that thread cannot be waited for, at the very end of the interpreter
-    or on the thread itself, a create is a call of its own. One that came over a fork raises Forked.
+    Use it with `with`, or call `close`. It connects on the first create, on a thread that all producers and workers of
+    the process share. Where it cannot wait for that thread (during interpreter shutdown, or on the thread itself), it
+    creates each task by a unary call. In a forked child, the parent's producer raises Forked.
     """
 
     def __init__(
@@ -181,12 +181,12 @@ class Producer:
         client_name: str = "",
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
-        """A producer; the arguments are those of AsyncProducer."""
+        """Creates a producer; takes the arguments of AsyncProducer."""
         self._endpoint = Endpoint.for_producer(address, token, tls)
         self._client_name = arguments.client_name(client_name)
         self._timeout_seconds = arguments.seconds(timeout_seconds, "timeout_seconds")
         self._owner = Owner(type(self).__name__)
-        self._guard = threading.RLock()  # of the two below; a signal may interrupt its holder
+        self._guard = threading.RLock()  # guards the next two; reentrant, as a signal may interrupt its holder
         self._inbox: Inbox[Job] | None = None
         self._is_closed = False
         self._stream: ProducerStream | None = None  # belongs to the shared thread
@@ -206,20 +206,20 @@ class Producer:
         task_id: str | None = None,
         timeout_seconds: float | None = None,
     ) -> str:
-        """Create a task and return its id; as AsyncProducer.create."""
+        """Creates a task and returns its id; see AsyncProducer.create."""
         task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
         [result] = self._create([_to_item(task, self._endpoint)], timeout_seconds)
         return _id_of(result)
 
     def create_batch(self, tasks: Iterable[NewTask], *, timeout_seconds: float | None = None) -> list[str | CodeqError]:
-        """Create tasks and return, in order, their ids or errors; as AsyncProducer.create_batch."""
+        """Creates tasks and returns, in order, their ids or errors; see AsyncProducer.create_batch."""
         results, items = _to_batch(tasks, self._endpoint)
         return _merge(results, self._create(items, timeout_seconds) if items else [])
 
     def close(self) -> None:
-        """Wait for the calls under way, for timeout_seconds at most, and disconnect. Creates are refused from now on.
+        """Waits for the calls in flight, at most timeout_seconds, then disconnects. Later creates raise Closed.
 
-        In a forked child there is nothing to do: the connection is the parent's.
+        Does nothing in a forked child: the connection is the parent's.
         """
         if not self._owner.is_here:
             return
@@ -252,17 +252,17 @@ class Producer:
         return attempts.results
 
     def _connected(self) -> Inbox[Job] | None:
-        """The way to the stream; None: its thread cannot be waited for."""
+        """Returns the inbox of the stream; None: the shared thread cannot be waited for."""
         if not runtime.may_wait():
             return None
         if self._inbox is None:
-            with self._guard, contextlib.suppress(RuntimeError):  # no thread can be started any more
+            with self._guard, contextlib.suppress(RuntimeError):  # no more threads can be started
                 if self._inbox is None:
                     self._inbox = Inbox(runtime.loop(), self._submit)
         return self._inbox
 
     def _submit(self, job: Job) -> None:
-        """Take a job, on the shared thread."""
+        """Passes a job to the stream; runs on the shared thread."""
         if self._stream is None:
             self._stream = ProducerStream(self._endpoint, self._client_name, Backoff())
             if self._is_closed:
@@ -274,7 +274,7 @@ class Producer:
             await self._stream.close()
 
     def _create_alone(self, data: bytes, deadline: float) -> Result:
-        """Create a task by a call of its own, on this thread."""
+        """Creates a task by a unary call on the calling thread."""
         spec = producer_service_pb2.ProduceRequest.FromString(data).tasks[0]
         try:
             return self._caller.call(calls.create_spec(spec), max(0.0, deadline - time.monotonic())).id
@@ -283,20 +283,20 @@ class Producer:
 
 
 def _timeout(given: float | None, default: float) -> float:
-    """The timeout of a call."""
+    """Returns the timeout of a call."""
     return default if given is None else arguments.seconds(given, "timeout_seconds")
 
 
 def _answers(future: concurrent.futures.Future[list[Result]], deadline: float, count: int) -> list[Result]:
-    """The answers of the stream, which keeps the deadline itself; where its thread is stuck, what can be said."""
+    """Returns the answers of the stream, which enforces the deadline itself; OutcomeUnknown if its thread is stuck."""
     try:
         return future.result(max(0.0, deadline - time.monotonic()) + GRACE_SECONDS)
     except concurrent.futures.TimeoutError:
-        return [OutcomeUnknown("not answered within the timeout: the SDK's thread is held up") for _ in range(count)]
+        return [OutcomeUnknown("not answered within the timeout: the SDK's thread is stuck") for _ in range(count)]
 
 
 def _to_item(task: NewTask, endpoint: Endpoint) -> Item:
-    """The task on the wire; in a cluster with a key, so that it is made once however often its answer is lost."""
+    """Encodes a task; in a cluster it gets a key, so that a create can be retried when its answer is lost."""
     if endpoint.servers.are_many:
         task = keyed(task)
     request = producer_service_pb2.ProduceRequest()
@@ -311,7 +311,7 @@ def _id_of(result: Result) -> str:
 
 
 def _to_batch(tasks: Iterable[NewTask], endpoint: Endpoint) -> tuple[list[Result | None], list[Item]]:
-    """Errors of the tasks that cannot be sent, each in its place, and the other tasks on the wire."""
+    """Returns the errors of tasks that cannot be encoded, each at its index, and the other tasks encoded."""
     results: list[Result | None] = []
     items: list[Item] = []
     for task in new_tasks(tasks):
@@ -324,6 +324,6 @@ def _to_batch(tasks: Iterable[NewTask], endpoint: Endpoint) -> tuple[list[Result
 
 
 def _merge(results: list[Result | None], answers: list[Result]) -> list[Result]:
-    """Put the answers into the open places."""
+    """Fills the open places of the results with the answers."""
     following = iter(answers)
     return [next(following) if result is None else result for result in results]

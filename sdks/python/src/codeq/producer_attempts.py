@@ -1,4 +1,4 @@
-"""Creates whose answer was lost: those with an idempotency key are sent again. Pure; no I/O."""
+"""Retries creates whose answer was lost, if they have an idempotency key. Pure; no I/O."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from codeq import errors
 from codeq.producer_frames import Result
 
 Item = tuple[bytes, bool]
-"""A task on the wire, and whether it has an idempotency key."""
+"""An encoded task, and whether it has an idempotency key."""
 
 _OF_THE_CONNECTION = (errors.Unauthenticated, errors.PermissionDenied, errors.BadHandshake, errors.Unsupported)
-"""Refusals that tell nothing of what became of the task when it was sent before."""
+"""Rejections that do not say whether an earlier attempt created the task."""
 
 
 class Attempts:
     """The creates of one call, over as many attempts as they need.
 
     Attributes:
-        waiting: Tasks to send now; none: every one has its result.
+        waiting: Tasks to send now; empty: every task has its result.
         results: Results, in the order of the tasks.
     """
 
     def __init__(self, items: Sequence[Item]) -> None:
-        """Creates to make; all of them wait."""
+        """Starts with every task waiting."""
         self._items = items
         self._indexes: Sequence[int] = range(len(items))
         self._lost: dict[int, Result] = {}
@@ -31,7 +31,7 @@ class Attempts:
         self.results: list[Result] = []
 
     def note(self, answers: Sequence[Result], *, may_repeat: bool) -> None:
-        """Note the answers of one attempt, and which tasks to send again: keyed ones whose outcome is unknown."""
+        """Records the answers of one attempt, and selects the tasks to retry: keyed ones whose outcome is unknown."""
         again = []
         if not self.results:
             self.results = list(answers)
@@ -46,7 +46,7 @@ class Attempts:
 
 
 def _is_verdict(answer: Result) -> bool:
-    """Tell whether an answer says what became of a task that was sent before."""
+    """Returns whether an answer settles a task that an earlier attempt had sent."""
     return isinstance(answer, str) or (
         isinstance(answer, errors.Rejected) and not isinstance(answer, _OF_THE_CONNECTION)
     )

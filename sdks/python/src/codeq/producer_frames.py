@@ -1,4 +1,4 @@
-"""Creates on their way into frames: which tasks go into the next frame, and where the answers belong. Pure; no I/O."""
+"""Packs creates into frames and routes the answers back to their callers. Pure; no I/O."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ class Job:
     """Tasks that one caller waits for. Owned by the stream's loop once it is submitted.
 
     Attributes:
-        items: Tasks on the wire, each a ProduceRequest with one task: joined together they are one with all of them.
+        items: Encoded tasks, each a ProduceRequest with one task; concatenated they form one request with all of them.
         deadline: Time of the stream's loop at which the caller stops waiting.
+        taken: Number of items that are in a frame.
     """
 
     __slots__ = ("_future", "_missing", "_results", "deadline", "items", "taken")
@@ -37,18 +38,18 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether nobody waits any more: answered, expired or cancelled."""
+        """Whether the caller no longer waits: answered, timed out or cancelled."""
         return self._future.done()
 
     def settle(self, start: int, results: Sequence[Result]) -> None:
-        """Note the answers of a run of items; the last ones wake the caller."""
+        """Records the answers of a run of items; the last one wakes the caller."""
         self._results[start : start + len(results)] = results
         self._missing -= len(results)
         if not self._missing:
             self._finish()
 
     def fail(self, untaken: Callable[[], errors.CodeqError], taken: Callable[[], errors.CodeqError]) -> None:
-        """End the job now: items that were never sent and items that were and have no answer fail differently."""
+        """Ends the job now; unsent items fail with `untaken`, sent but unanswered ones with `taken`."""
         for index, result in enumerate(self._results):
             if result is None:
                 self._results[index] = untaken() if index >= self.taken else taken()
@@ -70,11 +71,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A frame as it is sent.
+    """An encoded frame.
 
     Attributes:
-        data: A ProduceRequest on the wire.
-        parts: Whose tasks it carries, in order.
+        data: An encoded ProduceRequest.
+        parts: The runs of items that it carries, in order.
         tasks: Number of tasks.
     """
 
@@ -83,7 +84,7 @@ class Frame:
     tasks: int
 
     def settle(self, ack: producer_service_pb2.FrameAck) -> None:
-        """Give the answers of the frame to its jobs.
+        """Passes the answers of the frame to its jobs.
 
         Raises:
             ServerFault: The ack does not fit the frame.
@@ -95,7 +96,7 @@ class Frame:
             if error.index >= self.tasks:
                 raise errors.ServerFault(f"ack with an error of item {error.index} for a frame of {self.tasks}")
             results[error.index] = errors.from_item(error)
-        if len(self.parts) == len(results):  # lone creates only
+        if len(self.parts) == len(results):  # one task per part
             for part, result in zip(self.parts, results, strict=True):
                 part.job.settle(part.start, (result,))
             return
@@ -105,13 +106,13 @@ class Frame:
             offset += part.count
 
     def fail(self, error: Callable[[], errors.CodeqError]) -> None:
-        """Let every task of the frame fail."""
+        """Fails every task of the frame."""
         for part in self.parts:
             part.job.settle(part.start, [error() for _ in range(part.count)])
 
 
 class Pending:
-    """Jobs with items that are in no frame yet, first come first served. Its bound is the number of waiting callers."""
+    """FIFO queue of jobs with items that are in no frame yet. Bounded by the number of waiting callers."""
 
     def __init__(self) -> None:
         self._jobs: deque[Job] = deque()
@@ -125,11 +126,11 @@ class Pending:
         return iter(self._jobs)
 
     def add(self, job: Job) -> None:
-        """Take a job with at least one item."""
+        """Adds a job with at least one item."""
         self._jobs.append(job)
 
     def cut(self, tasks_max: int, bytes_max: int) -> Frame | None:
-        """The next frame; None when nothing waits or the next item is over bytes_max."""
+        """Returns the next frame; None if nothing waits or the next item exceeds bytes_max."""
         chunks: list[bytes] = []
         parts: list[Part] = []
         size = 0

@@ -1,7 +1,8 @@
-"""The producer's stream: collects creates while a frame is being written, keeps to the server's window, reconnects.
+"""The producer's stream: collects creates while a frame is being written, respects the server's window, reconnects.
 
-All of it runs on one event loop. A create is in one of three places: in `_pending` (in no frame yet: safe to send over
-any stream), in a frame of `_unacked` (sent: after a break its outcome is unknown), or answered. Nothing is sent twice.
+All of it runs on one event loop. A create is in one of three states: in `_pending` (in no frame yet, safe to send on
+any stream), in a frame of `_unacked` (sent; if the stream breaks, its outcome is unknown), or answered. The stream
+sends nothing twice.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from codeq.v1 import producer_service_pb2 as pb
 _METHOD: Final = "/codeq.v1.ProducerService/Produce"
 
 _SWEEP_SECONDS_MIN: Final = 0.01
-"""Shortest time between two searches for expired jobs."""
+"""Shortest time between two searches for jobs past their deadline."""
 
 CLOSE_SECONDS_MAX: Final = 5.0
-"""Longest wait of a close for the server, when every call under way has ended."""
+"""Longest wait of a close for the server, once every call in flight has ended."""
 
 _ITEM_BYTES_MAX: Final = payloads.VALUE_BYTES_MAX + 4096
-"""Most bytes of one task on the wire; every frame must have room for one."""
+"""Largest encoded task; every frame must have room for one."""
 
 
 class ProducerStream:
-    """One producer's connection to the server, opened when there is something to send. Made and used on one loop."""
+    """One producer's connection to the server, opened when there is something to send. Bound to one event loop."""
 
     def __init__(self, endpoint: Endpoint, client_name: str, backoff: Backoff) -> None:
         self._endpoint = endpoint
@@ -51,7 +52,7 @@ class ProducerStream:
         self._task = asyncio.create_task(self._run(), name="codeq-producer")
 
     def submit(self, job: Job) -> None:
-        """Take a job with at least one item; it ends by its deadline."""
+        """Queues a job with at least one item; it ends by its deadline."""
         if self._is_closing:
             job.fail(_closed, _closed)
             return
@@ -64,12 +65,12 @@ class ProducerStream:
         self._wake.set()
 
     def refuse(self) -> None:
-        """Take no more jobs from now on."""
+        """Stops accepting jobs; later ones fail with Closed."""
         self._is_closing = True
         self._wake.set()
 
     async def close(self) -> None:
-        """Take no more jobs, wait for the end of those taken (their deadlines bound it), and end the stream."""
+        """Stops accepting jobs, waits for the accepted ones (bounded by their deadlines), and ends the stream."""
         self.refuse()
         unacked = (part.job for frame in self._unacked for part in frame.parts)
         last = max((job.deadline for job in (*self._pending, *unacked) if not job.done), default=self._loop.time())
@@ -109,7 +110,7 @@ class ProducerStream:
         return True
 
     async def _rest(self, seconds: float) -> None:
-        """Sleep, unless the producer is closed and owes nothing."""
+        """Sleeps; returns early once the producer is closing with nothing pending."""
         try:
             async with asyncio.timeout(seconds):
                 while self._pending or not self._is_closing:
@@ -119,7 +120,7 @@ class ProducerStream:
             pass
 
     async def _attempt(self) -> errors.CodeqError:
-        """Run one stream to its end and tell why it ended."""
+        """Runs one stream to its end and returns why it ended."""
         self._is_welcomed = self._is_leaving = False
         self._address, self._leader = self._endpoint.address, ""
         try:
@@ -136,7 +137,7 @@ class ProducerStream:
             call, answer = await streams.open_call(self._endpoint, channel, _METHOD, hello, metadata)
             first = pb.ProduceResponse.FromString(answer)
             if not first.HasField("welcome") or first.welcome.frame_bytes_max < _ITEM_BYTES_MAX:
-                raise errors.BadHandshake("the server's first message is no usable welcome")
+                raise errors.BadHandshake("the server's first message is not a valid welcome")
             self._limits = first.welcome
             self._is_welcomed = True
             servers.reached()
@@ -169,7 +170,7 @@ class ProducerStream:
                 self._unacked_bytes += len(frame.data)
                 await call.write(frame.data)
             elif self._is_leaving or (self._is_closing and not self._pending):
-                # The server answers what it has taken and then ends the call.
+                # The server answers the frames it has read, then ends the call.
                 await call.done_writing()
                 return
             else:
@@ -185,7 +186,7 @@ class ProducerStream:
 
     def _lose_unacked(self, error: errors.CodeqError) -> None:
         while self._unacked:
-            self._unacked.popleft().fail(lambda: errors.OutcomeUnknown(f"sent, and the stream broke: {error}"))
+            self._unacked.popleft().fail(lambda: errors.OutcomeUnknown(f"sent, but the stream broke: {error}"))
         self._unacked_bytes = 0
 
     def _fail_pending(self, error: errors.CodeqError) -> None:
@@ -193,7 +194,7 @@ class ProducerStream:
             job.fail(error.again, _unanswered)
 
     def _expire(self) -> None:
-        """End the jobs whose deadline has passed and set the timer to the next deadline."""
+        """Ends the jobs whose deadline has passed, and sets the timer to the next deadline."""
         now = self._loop.time()
         following: float | None = None
         unacked = (part.job for frame in self._unacked for part in frame.parts)
@@ -217,4 +218,4 @@ def _unsent() -> errors.CodeqError:
 
 
 def _unanswered() -> errors.CodeqError:
-    return errors.OutcomeUnknown("sent, and not answered within the timeout")
+    return errors.OutcomeUnknown("sent, but not answered within the timeout")

@@ -1,4 +1,4 @@
-"""The public names of the SDK; `import codeq` offers all of them."""
+"""The public names of the SDK, all available after `import codeq`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The error table, read from the options of the enum codeq.v1.ErrorReason: reason, gRPC code, HTTP status, retryable.
 
-Server, gateway and SDK all use this module; no other place maps reasons to codes.
+Server, gateway and SDK share this module; nothing else maps reasons to codes.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Reason:
 
 
 def table_of(enum: EnumDescriptor) -> dict[int, Reason]:
-    """Returns the reasons of an enum, by number: codeq.v1.ErrorReason as this version has it, or another one."""
+    """Returns the reasons of an enum by number; takes codeq.v1.ErrorReason of this or of another version."""
     table = {}
     for value in enum.values:
-        options: Any = value.GetOptions()  # the stubs of extensions say too little
+        options: Any = value.GetOptions()  # the stubs do not type extensions precisely
         code = options.Extensions[options_pb2.grpc_code]
         name = value.name.removeprefix(_PREFIX)
         table[value.number] = Reason(
@@ -63,7 +63,7 @@ BY_NUMBER: Final[dict[int, Reason]] = table_of(error_pb2.ErrorReason.DESCRIPTOR)
 """Every reason by the number of its enum value."""
 
 BY_NAME: Final[dict[str, Reason]] = {reason.name: reason for reason in BY_NUMBER.values()}
-"""Every reason by its name without prefix, as it stands in google.rpc.ErrorInfo and in HTTP error bodies."""
+"""Every reason by its name without prefix, as in google.rpc.ErrorInfo and HTTP error bodies."""
 
 INTERNAL: Final = BY_NUMBER[error_pb2.ERROR_REASON_UNSPECIFIED]
-"""The reason of failures that were not foreseen."""
+"""The reason of unexpected failures."""

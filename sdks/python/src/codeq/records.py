@@ -1,7 +1,6 @@
-"""Values that users see: tasks to create, tasks as the server tells them, results.
+"""Public values: tasks to create, tasks as the server returns them, results.
 
-Task and TaskResult read their fields from the message when asked, so that a delivery costs nothing that a handler does
-not look at.
+Task and TaskResult decode their fields lazily, so that a delivery pays only for what its handler reads.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from codeq.outcomes import whole_seconds
 from codeq.v1 import task_pb2, task_service_pb2
 
 OrderBy = Literal["oldest", "newest"]
-"""What comes first in a list."""
+"""Sort order of a list, by age."""
 
 
 class TaskStatus(StrEnum):
-    """Where a task is in its life."""
+    """Status of a task."""
 
     UNSPECIFIED = "UNSPECIFIED"
     PENDING = "PENDING"
@@ -41,7 +40,7 @@ class TaskStatus(StrEnum):
 
     @classmethod
     def from_number(cls, number: int) -> TaskStatus:
-        """The status of a number on the wire; one of a newer server is UNSPECIFIED."""
+        """Returns the status for a number on the wire; UNSPECIFIED for one that only a newer server knows."""
         return _STATUS_BY_NUMBER.get(number, cls.UNSPECIFIED)
 
 
@@ -50,19 +49,19 @@ _STATUS_BY_NUMBER: Final = {
 }
 
 COMMAND_CHARACTERS_MAX: Final = 128
-"""Most characters of a command."""
+"""Longest command, in characters."""
 
 NEEDS_ZONE: Final = "needs a time zone"
-"""What is wrong with a naive datetime: it means another time on another machine."""
+"""Error of a naive datetime, whose meaning would depend on the machine."""
 
 PROGRESS_BYTES_MAX: Final = 65_536
-"""Most bytes of a progress as JSON."""
+"""Largest progress value, in bytes of JSON."""
 
 _lost_guard = threading.Lock()
 
 
 def _renew_guard() -> None:
-    """Give a forked child a lock of its own: a thread that it does not have may have held it."""
+    """Gives a forked child a new lock: a thread that exists only in the parent may have held the old one."""
     global _lost_guard  # noqa: PLW0603 - see above
     _lost_guard = threading.Lock()
 
@@ -71,7 +70,7 @@ os.register_at_fork(after_in_child=_renew_guard)
 
 
 class _Done:
-    """What is over already: awaiting it takes no time, and nobody minds when it is not awaited."""
+    """A finished awaitable: awaiting it takes no time, and leaving it unawaited causes no warning."""
 
     __slots__ = ()
 
@@ -88,15 +87,15 @@ class NewTask:
 
     Attributes:
         command: Name of the queue.
-        payload: Any JSON-able object, or bytes or RawJson that are sent as they are; at most 1 MiB as JSON.
+        payload: Any JSON-serialisable object, or bytes or RawJson to send as is; at most 1 MiB as JSON.
         priority: 0 to 9; the highest is delivered first.
-        delay: Time from acceptance before which the task is not delivered; fractions of a second count as whole ones.
-        run_at: Time with a time zone before which the task is not delivered, in milliseconds. Not together with delay.
+        delay: Time from acceptance to the first delivery, rounded up to whole seconds.
+        run_at: Earliest delivery, with a time zone and in milliseconds. Not together with delay.
         max_attempts: Deliveries after which the task goes to the dead-letter queue; None: the server's default.
-        idempotency_key: Key under which the same task is made once only, however often it is created; printable ASCII.
+        idempotency_key: Key that makes the create idempotent: repeated creates make one task; printable ASCII.
         task_id: Id of the task, unique within the tenant; None: the server makes one. Not together with a key.
-        expire: Time from acceptance after which the task ends as FAILED with the error EXPIRED if it still waits then;
-            fractions of a second count as whole ones. None: it waits for as long as it takes.
+        expire: Time from acceptance after which the task, if still waiting, ends as FAILED with the error EXPIRED;
+            rounded up to whole seconds. None: it never expires.
     """
 
     command: str
@@ -110,11 +109,11 @@ class NewTask:
     expire: float | timedelta | None = None
 
     def fill(self, spec: task_pb2.TaskSpec) -> None:
-        """Write the task into a message; the server checks bounds.
+        """Writes the task into a message; the server checks ranges.
 
         Raises:
-            InvalidField: A field has no value of its type.
-            TooLarge: The payload is over payloads.VALUE_BYTES_MAX.
+            InvalidField: A field has a value of the wrong type, or one that cannot be encoded.
+            TooLarge: The payload exceeds payloads.VALUE_BYTES_MAX.
         """
         field = "payload"
         spec.payload = payloads.encode(self.payload, field)
@@ -152,10 +151,10 @@ class NewTask:
 
 
 def new_tasks(tasks: Iterable[NewTask]) -> list[NewTask]:
-    """The tasks of a batch.
+    """Returns the tasks of a batch as a list.
 
     Raises:
-        TypeError: One is no NewTask.
+        TypeError: An item is not a NewTask.
     """
     checked = list(tasks)
     for place, task in enumerate(checked):
@@ -165,7 +164,7 @@ def new_tasks(tasks: Iterable[NewTask]) -> list[NewTask]:
 
 
 class Task:
-    """A task as the server tells it; deliveries and claims carry their lease."""
+    """A task as the server returned it; deliveries and claims carry their lease."""
 
     __slots__ = ("_is_lost", "_lost_event", "_message", "renew_at", "reporter", "window_bytes")
 
@@ -174,8 +173,8 @@ class Task:
         self._is_lost = False
         self._lost_event: threading.Event | None = None
         # Owned by the worker's transport: bytes counted against its window, and loop time of the next renewal. The
-        # bytes are those of the whole message, not of the payload only: a window must not be given back less than it
-        # lent.
+        # bytes are those of the whole message, not only of its payload, so that the window never gets back less than
+        # it lent.
         self.window_bytes = window_bytes
         self.renew_at = 0.0
         self.reporter: Callable[[Task, bytes], None] | None = None
@@ -192,10 +191,10 @@ class Task:
 
     @property
     def payload(self) -> object:
-        """Payload as decoded from JSON, anew at each access; an absent one is None.
+        """Payload, decoded from JSON on each access; None if absent.
 
         Raises:
-            ValueError: Python does not read it, such as an integer of over 4300 digits; `payload_bytes` has it.
+            ValueError: Python cannot read it, such as an integer of over 4300 digits; use `payload_bytes`.
         """
         data = self._message.payload
         return payloads.decode(data, "payload") if data else None
@@ -212,12 +211,12 @@ class Task:
 
     @property
     def status(self) -> TaskStatus:
-        """Where the task is in its life."""
+        """Status of the task."""
         return TaskStatus.from_number(self._message.status)
 
     @property
     def attempts(self) -> int:
-        """Deliveries so far, a present one included."""
+        """Deliveries so far, including the current one."""
         return self._message.attempts
 
     @property
@@ -227,17 +226,17 @@ class Task:
 
     @property
     def tenant_id(self) -> str:
-        """Tenant; empty in deliveries of a Worker."""
+        """Tenant; empty in deliveries to a Worker."""
         return self._message.tenant_id
 
     @property
     def worker_id(self) -> str | None:
-        """Worker that holds the lease or ended the task; None in deliveries of a Worker."""
+        """Worker that holds the lease or ended the task; None in deliveries to a Worker."""
         return self._message.worker_id if self._message.HasField("worker_id") else None
 
     @property
     def lease_token(self) -> int | None:
-        """Token of the present lease."""
+        """Token of the current lease."""
         return self._message.lease_token if self._message.HasField("lease_token") else None
 
     @property
@@ -257,7 +256,7 @@ class Task:
 
     @property
     def expire_at(self) -> datetime | None:
-        """Time at which the task ends as FAILED if it waits then; None: it does not expire."""
+        """Time at which the task ends as FAILED if it is still waiting; None: it does not expire."""
         return to_datetime(self._message.expire_at) if self._message.HasField("expire_at") else None
 
     @property
@@ -267,7 +266,7 @@ class Task:
 
     @property
     def updated_at(self) -> datetime | None:
-        """Time of the last change of state; None in deliveries of a Worker."""
+        """Time of the last change of status; None in deliveries to a Worker."""
         return to_datetime(self._message.updated_at) if self._message.HasField("updated_at") else None
 
     @property
@@ -277,17 +276,17 @@ class Task:
 
     @property
     def last_progress(self) -> object:
-        """Progress as it was when the task was read, decoded from JSON; None where there is none."""
+        """Progress when the task was read, decoded from JSON; None if there is none."""
         return payloads.decode(self._message.progress, "progress") if self._message.HasField("progress") else None
 
     def progress(self, value: object) -> Awaitable[None]:
-        """Have a Worker tell the server how far the work is: any JSON-able value of at most 64 KiB.
+        """Reports progress through the Worker: any JSON-serialisable value of at most 64 KiB.
 
-        Returns at once; of several values told in quick succession the last one counts. Any thread may call it. An
-        async handler may await what it returns, and need not.
+        Returns at once; of several values in quick succession only the last is sent. Thread-safe. Awaiting the return
+        value is optional.
 
         Raises:
-            InvalidField, TooLarge: The value is no JSON, or larger than it may be.
+            InvalidField, TooLarge: The value is not JSON, or exceeds 64 KiB.
             Forked: This process is a child of the worker's.
             RuntimeError: The task was not delivered by a Worker; use Client.report_progress.
         """
@@ -303,17 +302,17 @@ class Task:
 
     @property
     def attempt_history(self) -> list[Attempt]:
-        """The last ten deliveries that have ended, oldest first; told by `Client.get` only."""
+        """The last ten ended deliveries, oldest first; filled only by `Client.get`."""
         return [Attempt.of(each) for each in self._message.attempt_history]
 
     @property
     def duplicate(self) -> bool:
-        """Whether the create that told the task was carried out before, with the same idempotency key."""
+        """Whether the create that returned this task repeated an earlier one with the same idempotency key."""
         return self._message.duplicate
 
     @property
     def lost(self) -> threading.Event:
-        """Set when a Worker learns that the lease is no more: stop working, the outcome will be refused."""
+        """Set when a Worker learns that the lease is lost: stop working, the outcome will be rejected."""
         if self._lost_event is None:
             with _lost_guard:
                 if self._lost_event is None:
@@ -323,13 +322,13 @@ class Task:
         return self._lost_event
 
     def mark_lost(self) -> None:
-        """Set `lost`; called by the worker's transport."""
+        """Sets `lost`; called by the worker's transport."""
         self._is_lost = True
         if (event := self._lost_event) is not None:
             event.set()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy tells what the task was; it can report no progress, and does not learn that the lease is lost."""
+        """Pickles the record only: a copy cannot report progress and does not notice a lost lease."""
         return _task_of, (self._message.SerializeToString(),)
 
     def __repr__(self) -> str:
@@ -356,26 +355,26 @@ class TaskResult:
 
     @property
     def result(self) -> object:
-        """Result as decoded from JSON; None where there is none (see result_bytes).
+        """Result, decoded from JSON; None if there is none (see result_bytes).
 
         Raises:
-            ValueError: Python does not read it, such as an integer of over 4300 digits; `result_bytes` has it.
+            ValueError: Python cannot read it, such as an integer of over 4300 digits; use `result_bytes`.
         """
         return payloads.decode(self._message.result, "result") if self._message.HasField("result") else None
 
     @property
     def result_bytes(self) -> bytes | None:
-        """Result, byte for byte as the worker sent it; None where it sent none."""
+        """Result, byte for byte as the worker sent it; None if it sent none."""
         return self._message.result if self._message.HasField("result") else None
 
     @property
     def error(self) -> str | None:
-        """Error of a task that did not end well."""
+        """Error of a task that did not complete."""
         return self._message.error if self._message.HasField("error") else None
 
     @property
     def artifacts(self) -> list[Artifact]:
-        """Files of the result; Client.artifact reads those that the server keeps."""
+        """Files of the result; Client.artifact reads those that the server stores."""
         return [Artifact.from_message(each) for each in self._message.artifacts]
 
     @property
@@ -392,11 +391,11 @@ class TaskResult:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """What became of a task that a worker gave back.
+    """New state of a task that a worker gave back.
 
     Attributes:
         status: PENDING, SCHEDULED or DLQ.
-        delay_seconds: Seconds until it is deliverable again.
+        delay_seconds: Seconds until the task is deliverable again.
     """
 
     status: TaskStatus
@@ -405,17 +404,17 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What a task waits for.
+    """Why a task is waiting.
 
     Attributes:
-        status: Where it is.
-        reason: What it waits for first of all: QUEUED, PAUSED, PURGING, DELAYED, NO_WORKER, LEASED or ENDED.
+        status: Status of the task.
+        reason: The main reason: QUEUED, PAUSED, PURGING, DELAYED, NO_WORKER, LEASED or ENDED.
         paused: Whether its queue is paused.
-        ahead: About how many tasks of its queue go first, while it is PENDING.
-        delay_seconds: Time until it is due, while it is SCHEDULED.
-        worker_id: Worker that holds it, while it is CLAIMED.
-        lease_until: End of the lease, while it is CLAIMED.
-        expire_at: Time at which it ends because it waited too long, while it waits and can expire.
+        ahead: Approximate number of tasks ahead of it in its queue, if PENDING.
+        delay_seconds: Time until it is due, if SCHEDULED.
+        worker_id: Worker that holds it, if CLAIMED.
+        lease_until: End of the lease, if CLAIMED.
+        expire_at: Time at which it expires, if it is waiting and can expire.
     """
 
     status: TaskStatus
@@ -429,7 +428,7 @@ class Explanation:
 
     @classmethod
     def from_message(cls, message: task_service_pb2.ExplainTaskResponse) -> Self:
-        """The explanation of a reply; a reason of a newer server is its number."""
+        """Returns the explanation in a reply; a reason that only a newer server knows becomes its number."""
         names = task_service_pb2.WaitReason.DESCRIPTOR.values_by_number
         named = names.get(message.reason)
         return cls(
@@ -445,15 +444,15 @@ class Explanation:
 
 
 def _task_of(data: bytes) -> Task:
-    """A task out of its pickle."""
+    """Rebuilds a task from its pickle."""
     return Task(task_pb2.Task.FromString(data))
 
 
 def _result_of(data: bytes) -> TaskResult:
-    """A result out of its pickle."""
+    """Rebuilds a result from its pickle."""
     return TaskResult(task_pb2.TaskResult.FromString(data))
 
 
 def to_datetime(timestamp: timestamp_pb2.Timestamp) -> datetime:
-    """The UTC time of a timestamp."""
+    """Returns the UTC time of a timestamp."""
     return timestamp.ToDatetime(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""One gRPC call over HTTP/2: its headers, its messages, and what its end means. Pure; no I/O."""
+"""One gRPC call over HTTP/2: headers, messages and final status. Pure; no I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from codeq.http2 import Headers
 from codeq.version import __version__
 
 MESSAGE_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Largest message taken from a server; the server's own bounds are far below."""
+"""Largest message accepted from a server; the server's own limits are far below."""
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -32,24 +32,24 @@ _BY_HTTP_STATUS: Final = {
     503: _UNAVAILABLE,
     504: _UNAVAILABLE,
 }
-"""gRPC codes of answers that are not gRPC's, as of a proxy."""
+"""gRPC codes of HTTP responses that are not gRPC, such as a proxy's."""
 
 _BY_RESET: Final = {8: _CANCELLED, 11: _RESOURCE_EXHAUSTED, 12: _PERMISSION_DENIED}
-"""gRPC codes of streams that were reset with an HTTP/2 error code; others are INTERNAL."""
+"""gRPC codes by the HTTP/2 error code of a reset stream; others are INTERNAL."""
 
 
 def headers_of(method: str, authority: str, scheme: str, metadata: Metadata, seconds: float | None) -> Headers:
-    """The headers of a call.
+    """Returns the headers of a call.
 
     Args:
         method: Full name of the method, such as "/codeq.v1.TaskService/GetTask".
         authority: Host and port of the server.
         scheme: "http" or "https".
-        metadata: What the caller tells besides.
-        seconds: Time after which the server need not answer any more; None: there is none.
+        metadata: Further headers of the caller.
+        seconds: Timeout sent to the server; None: no timeout.
 
     Raises:
-        ValueError: A value of the metadata cannot be sent.
+        ValueError: A metadata value contains characters that cannot be sent.
     """
     told = [
         (":method", "POST"),
@@ -64,25 +64,25 @@ def headers_of(method: str, authority: str, scheme: str, metadata: Metadata, sec
         told.append(("grpc-timeout", _timeout(seconds)))
     for name, value in metadata:
         if not value.isascii() or not value.isprintable():
-            raise ValueError(f"{name} has characters that cannot be sent")
+            raise ValueError(f"{name} contains characters that cannot be sent")
         told.append((name, value))
     return [(name.encode(), value.encode()) for name, value in told]
 
 
 def framed(message: bytes) -> bytes:
-    """A message as it is sent."""
+    """Returns a message with its gRPC length prefix."""
     return b"\0" + len(message).to_bytes(4) + message
 
 
 class Call:
-    """What the server said on one call.
+    """The receiving side of one call.
 
     Attributes:
-        messages: Messages that came and were not taken.
+        messages: Messages received but not yet popped.
         unread: Bytes of these.
-        is_over: Whether the call has ended; messages that were not taken stay.
+        is_over: Whether the call has ended; unpopped messages remain.
         error: Why it failed; None: it did not.
-        is_started: Whether the server said anything.
+        is_started: Whether any headers have arrived.
     """
 
     __slots__ = ("_buffer", "_http_status", "_status", "error", "is_over", "is_started", "messages", "unread")
@@ -98,7 +98,7 @@ class Call:
         self._status: dict[str, str] = {}
 
     def take_headers(self, headers: Headers, *, is_end: bool) -> None:
-        """Take a header block: the first, an informational one, or the trailers."""
+        """Handles a header block: the first one, an informational one, or the trailers."""
         self.is_started = True
         told = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in headers}
         if status := told.get(":status"):
@@ -108,7 +108,7 @@ class Call:
             self._end()
 
     def take_data(self, data: bytes, *, is_end: bool) -> None:
-        """Take data: messages, whole and in parts."""
+        """Handles data: whole messages and parts of messages."""
         buffer = self._buffer
         buffer += data
         at = 0
@@ -129,20 +129,20 @@ class Call:
             self._end()
 
     def take_reset(self, code: int) -> None:
-        """Take the server's giving up of the call."""
+        """Handles a reset by the server."""
         if code == _REFUSED_STREAM:
-            self.fail(errors.NotSent("the server refused the stream unseen"))
+            self.fail(errors.NotSent("the server refused the stream without processing it"))
         else:
             self.fail(errors.from_status(_BY_RESET.get(code, _INTERNAL), f"the stream was reset with code {code}", b""))
 
     def fail(self, error: errors.CodeqError) -> None:
-        """End the call with an error, if it has not ended."""
+        """Ends the call with an error, if it has not ended."""
         if not self.is_over:
             self.is_over = True
             self.error = error
 
     def pop(self) -> bytes:
-        """Take the next message; there must be one."""
+        """Returns and removes the next message; there must be one."""
         message = self.messages.popleft()
         self.unread -= len(message)
         return message
@@ -162,7 +162,7 @@ class Call:
 
 
 def _timeout(seconds: float) -> str:
-    """A time as gRPC says it: at most eight digits and a unit."""
+    """Returns a timeout in gRPC's format: at most eight digits and a unit."""
     milliseconds = max(1, int(seconds * 1000))
     return f"{milliseconds}m" if milliseconds < 10**8 else f"{min(milliseconds // 1000, 10**8 - 1)}S"
 

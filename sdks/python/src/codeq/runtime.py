@@ -1,6 +1,6 @@
-"""The thread that carries the streams of sync producers and of workers: one event loop, on which no user code runs.
+"""The thread that runs the streams of sync producers and of workers: one event loop, free of user code.
 
-It starts at the first use and lives as long as the process; a forked child gets its own.
+It starts on first use and lives as long as the process; a forked child gets its own.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import sys
 import threading
 from typing import Final
 
-_guard = threading.RLock()  # a signal may interrupt its holder
+_guard = threading.RLock()  # reentrant: a signal may interrupt its holder
 _loop: asyncio.AbstractEventLoop | None = None
 _thread: threading.Thread | None = None
 
 _of_parents: Final[list[object]] = []
-"""Loops that came over a fork. They are kept: taking one down would change what the parent waits for in the kernel."""
+"""Loops inherited by a fork. They are kept: closing one would change the parent's epoll set in the kernel."""
 
 
 def loop() -> asyncio.AbstractEventLoop:
-    """The running event loop of the shared thread."""
+    """Returns the event loop of the shared thread; starts both on first use."""
     global _loop, _thread
     with _guard:
         if _loop is None:
@@ -36,12 +36,12 @@ def loop() -> asyncio.AbstractEventLoop:
 
 
 def may_wait() -> bool:
-    """Whether this thread may wait for the shared one: not itself, and not when the interpreter has stopped threads."""
+    """Returns whether this thread may wait for the shared one: not from itself, and not during interpreter shutdown."""
     return not sys.is_finalizing() and threading.current_thread() is not _thread
 
 
 def _forget() -> None:
-    """Drop the parent's loop: its thread does not exist in a forked child."""
+    """Drops the parent's loop in a forked child, where its thread does not exist."""
     global _loop, _thread, _guard  # noqa: PLW0603 - see above
     if _loop is not None:
         _of_parents.append(_loop)

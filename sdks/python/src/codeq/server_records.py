@@ -1,4 +1,4 @@
-"""Values that users see: queues, the server, its backups."""
+"""Public values: queues, the server, its backups."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Queue:
         scheduled: Tasks waiting for their due time.
         claimed: Tasks leased.
         dlq: Tasks in the dead-letter queue.
-        oldest_age_seconds: Age of the oldest claimable task; 0 when there is none.
-        paused: Whether its tasks are accepted and not delivered.
-        created_rate: Tasks created per second, a mean over about a minute.
+        oldest_age_seconds: Age of the oldest claimable task; 0 if there is none.
+        paused: Whether the queue accepts tasks but delivers none.
+        created_rate: Tasks created per second, averaged over about a minute.
         completed_rate: Tasks completed per second, likewise.
-        purging: Whether a purge goes on: nothing is delivered, and what waited when it was asked for ends.
-        failed_total: Tasks that ended as FAILED since the queue was made, those redriven not counted.
+        purging: Whether a purge is running: nothing is delivered, and the tasks that waited when it was requested end.
+        failed_total: Tasks that ended as FAILED since the queue was created, not counting redriven ones.
     """
 
     command: str
@@ -42,7 +42,7 @@ class Queue:
 
     @classmethod
     def from_message(cls, message: queue_service_pb2.Queue) -> Self:
-        """The queue of a reply."""
+        """Returns the queue in a message."""
         return cls(
             command=message.command,
             ready=message.ready,
@@ -60,7 +60,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What the server tells about itself.
+    """Version, mode and limits of the server.
 
     Attributes:
         version: Version.
@@ -68,8 +68,8 @@ class ServerInfo:
         fsync: Whether every acknowledgement waits for fsync.
         persistence_provider: Storage engine.
         num_shards: Number of shards.
-        payload_bytes_max: Most bytes of a payload or result.
-        batch_items_max: Most items of a batch call.
+        payload_bytes_max: Largest payload or result, in bytes.
+        batch_items_max: Most items in a batch call.
     """
 
     version: str
@@ -82,7 +82,7 @@ class ServerInfo:
 
     @classmethod
     def from_message(cls, message: server_service_pb2.ServerInfo) -> Self:
-        """The server of a reply."""
+        """Returns the server's info in a message."""
         return cls(
             version=message.version,
             mode=message.mode,
@@ -99,9 +99,9 @@ class Backup:
     """A copy of the server's store and artifacts.
 
     Attributes:
-        name: Name of its folder in the server's folder for backups.
+        name: Name of its folder in the server's backup folder.
         created_at: Time at which it was complete.
-        artifacts: Files of artifacts in it.
+        artifacts: Number of artifact files in it.
     """
 
     name: str
@@ -110,5 +110,5 @@ class Backup:
 
     @classmethod
     def from_message(cls, message: server_service_pb2.Backup) -> Self:
-        """The backup of a reply."""
+        """Returns the backup in a message."""
         return cls(message.name, to_datetime(message.created_at), message.artifacts)

@@ -1,4 +1,4 @@
-"""The addresses of the servers that a client knows, and which of them it goes to now. Shared by threads; no I/O."""
+"""The servers that a client knows, and the one it currently uses. Thread-safe; no I/O."""
 
 from __future__ import annotations
 
@@ -8,69 +8,69 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 DELAY_SECONDS_MIN: Final = 0.05
-"""Shortest delay before another server is asked, but for the one that another named as the leader."""
+"""Shortest delay before trying another server, unless a server named that one as the leader."""
 
 DELAY_SECONDS_MAX: Final = 0.5
-"""Longest such delay: an election takes one or two seconds."""
+"""Longest such delay; an election takes one or two seconds."""
 
 REFRESH_SECONDS: Final = 60.0
-"""Time after which a server that answers is asked again for the members of its cluster."""
+"""Interval between refreshes of the cluster's members."""
 
 KNOWN_MAX: Final = 64
 """Addresses kept; a cluster has far fewer members."""
 
 
 class Servers:
-    """Servers that hold the same tasks, one of which leads. Calls go to it; the others name it, or it is looked for."""
+    """The members of a cluster. Calls go to the leader; the other members name it, or the client searches for it."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
-        """Servers by host and port; the first one is asked first.
+        """Starts with the given addresses; the first one is tried first.
 
         Raises:
-            ValueError: There is none.
+            ValueError: There is no address.
         """
         if not addresses:
             raise ValueError("an address is needed")
-        self._guard = threading.RLock()  # a signal may interrupt its holder
+        self._guard = threading.RLock()  # reentrant: a signal may interrupt its holder
         self._given = tuple(dict.fromkeys(addresses))[:KNOWN_MAX]
         self._known = list(self._given)
         self._current = self._given[0]
-        self._asked = self._current  # the last one that was chosen in turn, and not because it was named
-        self._followed: set[str] = set()  # leaders gone to since the last delay
+        self._asked = self._current  # the last one chosen in turn, not named as the leader
+        self._followed: set[str] = set()  # named leaders tried since the last delay
         self._failures = 0
         self._refreshed_at: float | None = None
 
     @property
     def current(self) -> str:
-        """The server to go to."""
+        """The server to use."""
         return self._current
 
     @property
     def known(self) -> tuple[str, ...]:
-        """Every server that is known, those that were given first."""
+        """Every known server, the configured ones first."""
         return tuple(self._known)
 
     @property
     def are_many(self) -> bool:
-        """Whether there is another server to go to."""
+        """Whether more than one server is known."""
         return len(self._known) > 1
 
     def reached(self) -> None:
-        """Note that the current server does what it is asked."""
+        """Records that the current server served a request."""
         if self._failures or self._followed:
             with self._guard:
                 self._failures = 0
                 self._followed.clear()
 
     def left(self, address: str, leader: str = "") -> float:
-        """Note that a server does not do what it is asked, and choose where to go next.
+        """Records that a server did not serve a request, and chooses the next server.
 
         Args:
             address: The server.
-            leader: The server that leads, if it said so.
+            leader: The leader that it named; empty: none.
 
         Returns:
-            Seconds to wait before going there: none to a leader that was just named, unless it was tried already.
+            Seconds to wait before using the next server: 0 for a leader just named, unless it was tried already.
         """
         with self._guard:
             if leader and leader != address and leader not in self._followed:
@@ -78,7 +78,7 @@ class Servers:
                 self._add(leader)
                 self._current = leader
                 return 0.0
-            if self._current != address:  # another call went on already
+            if self._current != address:  # another call has moved on already
                 return 0.0
             self._followed.clear()
             self._failures += 1
@@ -87,7 +87,7 @@ class Servers:
         return max(DELAY_SECONDS_MIN, bound * (0.5 + random.random() / 2))
 
     def learn(self, members: Iterable[str]) -> None:
-        """Take the members of the cluster: they replace those that were learned before, not those that were given."""
+        """Sets the members of the cluster; they replace those learned before, not the configured ones."""
         with self._guard:
             self._known = list(self._given)
             for address in members:
@@ -95,7 +95,7 @@ class Servers:
             self._add(self._current)
 
     def is_refresh_due(self, now: float) -> bool:
-        """Whether to ask for the members now; then not again for a while.
+        """Returns whether to refresh the members now; if so, starts the next interval.
 
         Args:
             now: Time of a monotonic clock, in seconds.
@@ -107,7 +107,7 @@ class Servers:
             return due
 
     def _next(self, address: str) -> str:
-        """The server after the one that was asked last in turn: who is misled in between still comes round to all."""
+        """Returns the next server in turn; wrong hints about the leader in between never make it skip a server."""
         others = [known for known in self._known if known != address]
         if not others:
             return address

@@ -1,7 +1,7 @@
-"""SIGTERM and SIGINT for the workers of the process: the first one has all of them drain, the second one stop.
+"""SIGTERM and SIGINT for the workers of the process: the first signal drains all of them, the second one stops them.
 
-The handlers are those of Python's signal module and not of an event loop: a loop's handlers, which asyncio calls beside
-them, stay as they are, and those that were there before come back when the last worker has ended.
+The handlers are set through Python's signal module, not on an event loop: a loop's own handlers still run beside them.
+The previous handlers are restored once the last worker in the main thread has ended.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, Final
 
 Stop = Callable[[float | None, str], None]
-"""Stops a worker within seconds (None: its own time to drain); the text names the signal that came."""
+"""Stops a worker within seconds (None: its own drain time); the text names the signal received."""
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -27,17 +27,17 @@ _count = 0
 
 @contextlib.contextmanager
 def stopping(stop: Stop) -> Iterator[None]:
-    """Have the signals stop a worker for the length of a block.
+    """Lets the signals stop a worker within the block.
 
-    Python runs handlers of signals in the main thread only, and lets only that one set them: a worker of another thread
-    is stopped as long as one of the main thread runs beside it.
+    Python runs and sets signal handlers in the main thread only: a worker on another thread is stopped only while
+    another worker runs in the main thread.
     """
     is_main = threading.current_thread() is threading.main_thread()
     _workers.append(stop)
     if is_main:
         _in_main_thread.append(stop)
         _install()
-    if _count:  # the process is draining already
+    if _count:  # the process is already draining
         stop(None, "")
     try:
         yield
@@ -66,14 +66,14 @@ def _restore() -> None:
     global _count  # noqa: PLW0603 - see above
     _count = 0
     for number, action in _former.items():
-        # One that the program set meanwhile stays; one that was not set from Python (None) cannot be set again.
+        # A handler that the program set meanwhile stays; one not set from Python (None) cannot be restored.
         if signal.getsignal(number) is _on_signal and action is not None:
             signal.signal(number, action)
     _former.clear()
 
 
 def _leave_to_the_parent() -> None:
-    """In a forked child signals do what they did before the parent's workers ran: those are not here."""
+    """Restores the previous signal handlers in a forked child, which has none of the parent's workers."""
     _workers.clear()
     _in_main_thread.clear()
     _restore()

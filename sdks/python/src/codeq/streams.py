@@ -1,4 +1,4 @@
-"""What producer and worker streams share: running the two directions of a call, and passing work between threads."""
+"""Shared by producer and worker streams: running both directions of a call, reconnecting, handing work to the loop."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from codeq.rpc import Metadata
 from codeq.servers import REFRESH_SECONDS, Servers
 
 WELCOME_SECONDS_MAX: Final = 10.0
-"""Longest wait for the first message of a server that took the connection."""
+"""Longest wait for the first message of a server that accepted the connection."""
 
 WELCOME_OF_MANY_SECONDS_MAX: Final = 3.0
-"""Such a wait where there are other servers to go to."""
+"""The same if other servers are known."""
 
 QUICK_ATTEMPTS: Final = 40
-"""Attempts in a row that seek the leader of a cluster without the growing delays: some 15 seconds of them."""
+"""Attempts in a row to find the leader of a cluster before backoff sets in: about 15 seconds."""
 
 STABLE_SECONDS: Final = 5.0
-"""A stream that lived this long counts as a success: the next attempt to connect starts from the shortest delay."""
+"""A stream that lived this long counts as a success: the next reconnect starts from the shortest delay."""
 
 REPEAT_SECONDS: Final = 30.0
-"""Time after which the log says again that there is no connection, for the same reason."""
+"""Interval at which the log repeats an unchanged reason for being disconnected."""
 
 _Item = TypeVar("_Item")
 
 
 class Inbox(Generic[_Item]):
-    """Hands items of any thread to an event loop; many items share one wake-up of the loop."""
+    """Hands items from any thread to an event loop; many items share one wake-up of the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, take: Callable[[_Item], None]) -> None:
         self._loop = loop
@@ -48,13 +48,13 @@ class Inbox(Generic[_Item]):
         self._waker = 0  # the thread that is about to wake the loop
 
     def put(self, item: _Item) -> None:
-        """Hand over an item; returns at once.
+        """Hands over an item; returns at once.
 
         Raises:
             RuntimeError: The loop is closed.
         """
         self._items.append(item)
-        # A signal's handler may interrupt a wake-up and put an item itself: then the wake-up that it sees never comes.
+        # A signal handler may interrupt a wake-up and put an item itself; it must not rely on the interrupted wake-up.
         if not self._woken or self._waker == threading.get_ident():
             self._waker = threading.get_ident()
             self._woken = True
@@ -70,33 +70,33 @@ class Inbox(Generic[_Item]):
 
 
 class Reconnects:
-    """Chooses where and when the next stream is opened after one has ended, and says so: each new trouble at once."""
+    """Chooses the server and the delay of the next stream after one has ended, and logs each new problem at once."""
 
     def __init__(self, name: str, servers: Servers, backoff: Backoff) -> None:
-        """For streams to servers.
+        """Starts without a stream.
 
         Args:
-            name: Whose streams they are, for the log.
-            servers: Servers that are known.
-            backoff: Delays where there is one server, and where none of many helps for long.
+            name: Owner of the streams, for the log.
+            servers: The known servers.
+            backoff: Delays with a single server, and after QUICK_ATTEMPTS with several.
         """
         self._name = name
         self._servers = servers
         self._backoff = backoff
         self._attempt = 0
-        self._broken_at: float | None = None  # since then there is no stream
+        self._broken_at: float | None = None  # time since which there is no stream
         self._failures = 0
         self._said = ""
         self._said_at = 0.0
 
     def delay_after(self, error: errors.CodeqError, address: str, *, leader: str, is_stable: bool) -> float:
-        """Seconds to wait before the next stream is opened, at the current server of those known.
+        """Returns the seconds to wait before opening the next stream, and selects its server.
 
         Args:
             error: Why the stream ended.
-            address: The server it was opened at.
-            leader: The server that a notice named; empty: none did.
-            is_stable: Whether the stream had lived for a while.
+            address: The server of the stream.
+            leader: The leader that a notice named; empty: none.
+            is_stable: Whether the stream had lived for STABLE_SECONDS.
         """
         self._attempt = 1 if is_stable else self._attempt + 1
         leader = leader or error.metadata.get("leaderGrpc", "")
@@ -108,11 +108,11 @@ class Reconnects:
         return delay
 
     def tell(self, error: errors.CodeqError, address: str, delay: float, now: float) -> None:
-        """Log that a stream ended and when the next attempt comes; the same again only every REPEAT_SECONDS.
+        """Logs that a stream ended and when the next attempt follows; an unchanged error only every REPEAT_SECONDS.
 
         Args:
             error: Why the stream ended.
-            address: The server it was opened at.
+            address: The server of the stream.
             delay: Seconds to the next attempt.
             now: Time of a monotonic clock, in seconds.
         """
@@ -125,7 +125,7 @@ class Reconnects:
         self._said, self._said_at = text, now
         following = self._servers.current
         trouble = f"{self._name} stream to {address} ended: {text}"
-        if delay == 0 and isinstance(error, errors.NotLeader):  # the way to a leader that was named is no trouble
+        if delay == 0 and isinstance(error, errors.NotLeader):  # a redirect to the leader is not a problem
             log.info("%s; going to %s", trouble, following)
         elif self._failures == 1:
             log.warning("%s; connecting to %s in %.1f s", trouble, following, delay)
@@ -135,7 +135,7 @@ class Reconnects:
             log.warning("%s; %s, connecting to %s in %.1f s", trouble, counted, following, delay)
 
     def opened(self, address: str, now: float) -> None:
-        """Note that a stream is open, and log it where there was trouble."""
+        """Records that a stream is open, and logs it if an earlier one broke."""
         if self._broken_at is not None:
             log.info("%s stream to %s is open again after %.1f s", self._name, address, now - self._broken_at)
             self._broken_at = None
@@ -143,7 +143,7 @@ class Reconnects:
 
 @contextlib.asynccontextmanager
 async def learning(endpoint: Endpoint, channel: AsyncChannel, metadata: Metadata) -> AsyncIterator[None]:
-    """Ask for the members of the cluster now and from time to time, beside a stream."""
+    """Refreshes the members of the cluster now and every REFRESH_SECONDS while a stream runs."""
 
     async def ask() -> None:
         while True:
@@ -161,7 +161,7 @@ async def learning(endpoint: Endpoint, channel: AsyncChannel, metadata: Metadata
 async def open_call(
     endpoint: Endpoint, channel: AsyncChannel, method: str, hello: bytes, metadata: Metadata
 ) -> tuple[AsyncCall, bytes]:
-    """Open a stream: send its first message and read the answer to it; returns the call and the answer.
+    """Opens a stream: sends its first message and reads the reply; returns the call and the reply.
 
     Raises:
         CodeqError: The call failed.
@@ -171,7 +171,7 @@ async def open_call(
     others = endpoint.servers.are_many
     async with asyncio.timeout(WELCOME_OF_MANY_SECONDS_MAX if others else WELCOME_SECONDS_MAX):
         call = await channel.stream(method, metadata)
-        with contextlib.suppress(CallEnded):  # over already: reading tells why
+        with contextlib.suppress(CallEnded):  # already over: reading raises the reason
             await call.write(hello)
         first = await call.read()
     if first is None:
@@ -180,10 +180,10 @@ async def open_call(
 
 
 async def metadata_of(endpoint: Endpoint) -> Metadata:
-    """Metadata of the next stream.
+    """Returns the metadata of the next stream.
 
     Raises:
-        Unavailable: The token's function failed.
+        Unavailable: The token function failed.
         TimeoutError: It did not return in time.
     """
     async with asyncio.timeout(TOKEN_SECONDS_MAX):
@@ -191,7 +191,7 @@ async def metadata_of(endpoint: Endpoint) -> Metadata:
 
 
 async def run_both(reading: Coroutine[None, None, None], writing: Coroutine[None, None, None]) -> None:
-    """Run both directions of a call until the reading one ends.
+    """Runs both directions of a call until the reading one ends.
 
     Raises:
         CodeqError: The call failed.
@@ -211,21 +211,21 @@ async def run_both(reading: Coroutine[None, None, None], writing: Coroutine[None
 
 
 CONNECTION_ERRORS: Final = (TimeoutError, DecodeError, errors.CodeqError)
-"""What may end a stream; anything else is a defect of the SDK."""
+"""Errors that may end a stream; anything else is a bug in the SDK."""
 
 
 def typed(error: Exception) -> errors.CodeqError:
-    """The typed error of what ended a stream, one of CONNECTION_ERRORS."""
+    """Returns the typed form of an error that ended a stream, one of CONNECTION_ERRORS."""
     if isinstance(error, errors.CodeqError):
         return error
     if isinstance(error, TimeoutError):
-        return errors.Unavailable("no welcome from the server in time")
-    return errors.ServerFault("a message of the server cannot be read")
+        return errors.Unavailable("the server sent no welcome in time")
+    return errors.ServerFault("a message of the server cannot be decoded")
 
 
 _FINAL: Final = errors.Unauthenticated | errors.PermissionDenied | errors.InvalidField | errors.Unsupported
 
 
 def is_final(error: errors.CodeqError) -> bool:
-    """Whether connecting again cannot help: the token or the request itself is refused, or this is no such server."""
+    """Returns whether reconnecting is pointless: the token or request was rejected, or the server lacks the call."""
     return isinstance(error, _FINAL)

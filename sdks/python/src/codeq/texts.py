@@ -1,17 +1,17 @@
-"""Text of anything: what people give as an error or a reason is never refused, whatever it is."""
+"""Text of arbitrary objects: an error or reason is never rejected, whatever its type."""
 
 from __future__ import annotations
 
 from typing import Final
 
 TEXT_CHARACTERS_MAX: Final = 4096
-"""Most characters of an error or of a reason; longer ones are cut, and end with a mark."""
+"""Longest error or reason, in characters; longer ones are truncated and end with an ellipsis."""
 
 _CUT_MARK: Final = "…"
 
 
 def text_of(value: object) -> str:
-    """The text of a value: an exception with its type, bytes as UTF-8, None as nothing. Never raises."""
+    """Returns the text of a value: exceptions with their type, bytes as UTF-8, None as the empty text. Never raises."""
     if value is None:
         return ""
     try:
@@ -21,13 +21,16 @@ def text_of(value: object) -> str:
         if isinstance(value, BaseException):
             name = type(value).__name__
             text = f"{name}: {text}" if text else name
-        return text[:]  # of str itself, also where a subclass came
-    except BaseException:  # noqa: BLE001 - the value's own code runs here, and nobody must lose a task to it
+        return text[:]  # a plain str, even from a subclass
+    except BaseException:  # noqa: BLE001 - runs the value's own code, which must not cost a task its outcome
         return f"{type(value).__name__} without a text"
 
 
 def printable(value: object) -> str:
-    """The text of a value as the server takes it: at most TEXT_CHARACTERS_MAX, unpaired surrogates as U+FFFD."""
+    """Returns the text of a value in a form that the server accepts.
+
+    It has at most TEXT_CHARACTERS_MAX characters, and U+FFFD for unpaired surrogates.
+    """
     text = text_of(value)
     if len(text) > TEXT_CHARACTERS_MAX:
         text = text[: TEXT_CHARACTERS_MAX - 1] + _CUT_MARK

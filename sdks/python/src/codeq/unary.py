@@ -1,4 +1,4 @@
-"""Sending unary calls, in either style: over a channel to each server, and on to the one that leads."""
+"""Sends unary calls, blocking or async: one channel per server, following the leader."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ _Value = TypeVar("_Value")
 
 
 class Caller:
-    """Sends calls that block. Threads may share one, and so may handlers of signals."""
+    """Sends blocking calls. Safe for threads and signal handlers."""
 
     def __init__(self, endpoint: Endpoint, timeout_seconds: float, owner: Owner) -> None:
         self._endpoint = endpoint
         self._timeout_seconds = arguments.seconds(timeout_seconds, "timeout_seconds")
         self._owner = owner
-        self._channels: dict[str, BlockingChannel] = {}  # as many as there are known servers
+        self._channels: dict[str, BlockingChannel] = {}  # bounded by the number of known servers
         self._is_closed = False
 
     def call(self, call: Call[_Value], timeout_seconds: float | None = None) -> _Value:
-        """Send a call and return its value.
+        """Sends a call and returns its value.
 
         Args:
             call: The call.
-            timeout_seconds: Seconds within which it ends, its own wait not included; None: the client's.
+            timeout_seconds: Seconds within which it ends, not counting its `wait`; None: the client's timeout.
 
         Raises:
-            CodeqError: It failed.
+            CodeqError: The call failed.
         """
         self._owner.check()
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
@@ -61,7 +61,7 @@ class Caller:
             time.sleep(delay)
 
     def close(self) -> None:
-        """Disconnect; calls under way fail. A forked child has nothing to do: the connections are the parent's."""
+        """Disconnects; calls in flight fail. Does nothing in a forked child: the connections are the parent's."""
         if self._owner.is_here:
             self._is_closed = True
             for channel in self._channels.copy().values():
@@ -73,7 +73,7 @@ class Caller:
         if self._is_closed:
             raise _closed()
         channel = self._channels.get(following.address)
-        if channel is None:  # two threads may make one each: one of them is kept
+        if channel is None:  # two threads may each make one; only one is kept
             channel = self._channels.setdefault(following.address, self._endpoint.channel(following.address))
         left = max(0.0, deadline - time.monotonic())
         reply = decoded(call, channel.unary(call.method, call.request.SerializeToString(), metadata, left))
@@ -81,18 +81,18 @@ class Caller:
         return reply
 
     def _refresh(self, channel: BlockingChannel, metadata: Metadata) -> None:
-        """Ask for the members of the cluster from time to time; nobody waits for the answer."""
+        """Refreshes the members of the cluster in the background, at most once every REFRESH_SECONDS."""
         if threading.main_thread().is_alive() and self._endpoint.servers.is_refresh_due(time.monotonic()):
             aside(lambda: self._learn(channel, metadata))
 
     def _learn(self, channel: BlockingChannel, metadata: Metadata) -> None:
-        with contextlib.suppress(errors.CodeqError, DecodeError):  # it will be asked again
+        with contextlib.suppress(errors.CodeqError, DecodeError):  # the next refresh asks again
             reply = channel.unary(cluster.TOPOLOGY, cluster.QUESTION, metadata, cluster.TOPOLOGY_SECONDS_MAX)
             self._endpoint.servers.learn(cluster.addresses(cluster_service_pb2.GetTopologyResponse.FromString(reply)))
 
 
 class AsyncCaller:
-    """Sends calls on one event loop; on another one when that is closed."""
+    """Sends calls on one event loop; moves to another one once that is closed."""
 
     def __init__(self, endpoint: Endpoint, timeout_seconds: float, owner: Owner) -> None:
         self._endpoint = endpoint
@@ -103,7 +103,7 @@ class AsyncCaller:
         self._is_closed = False
 
     async def call(self, call: Call[_Value]) -> _Value:
-        """Send a call and return its value; as Caller.call."""
+        """Sends a call and returns its value; see Caller.call."""
         self._owner.check()
         loop = asyncio.get_running_loop()
         following = _following(self._endpoint, call, loop.time(), self._timeout_seconds)
@@ -121,7 +121,7 @@ class AsyncCaller:
             await asyncio.sleep(delay)
 
     async def close(self) -> None:
-        """Disconnect; calls under way fail. A forked child has nothing to do: the connections are the parent's."""
+        """Disconnects; calls in flight fail. Does nothing in a forked child: the connections are the parent's."""
         if not self._owner.is_here:
             return
         self._is_closed = True
@@ -138,7 +138,7 @@ class AsyncCaller:
             async with asyncio.timeout(timeout):
                 metadata = await self._endpoint.aio_metadata()
         except TimeoutError:
-            raise errors.Unavailable("no token: its function did not return in time") from None
+            raise errors.Unavailable("no token: the token function did not return in time") from None
         if self._is_closed:
             raise _closed()
         channel = self._channel(following.address, loop)
@@ -162,25 +162,25 @@ class AsyncCaller:
 
 
 def check_loop(loop: asyncio.AbstractEventLoop | None) -> None:
-    """Refuse what is used on a second event loop while the first one is there.
+    """Checks that the first event loop of an object is closed before a second one uses the object.
 
     Raises:
         RuntimeError: The loop is not closed.
     """
     if loop is not None and not loop.is_closed():
-        raise RuntimeError("it is in use on another event loop: make one for each loop")
+        raise RuntimeError("already in use on another event loop: create one per loop")
 
 
 def decoded(call: Call[Any], reply: bytes) -> Any:
-    """The reply as a message.
+    """Decodes the reply of a call.
 
     Raises:
-        ServerFault: It is none.
+        ServerFault: The reply is malformed.
     """
     try:
         return call.reply.FromString(reply)
     except DecodeError:
-        raise errors.ServerFault("the reply cannot be read") from None
+        raise errors.ServerFault("the reply cannot be decoded") from None
 
 
 def _following(endpoint: Endpoint, call: Call[_Value], now: float, timeout: float) -> Following:

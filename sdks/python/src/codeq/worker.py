@@ -19,16 +19,16 @@ from codeq.worker_handlers import Handler, HandlerExecutor, Handlers, check_hand
 from codeq.worker_stream import WorkerOptions, WorkerStats, WorkerStream
 
 CONCURRENCY: Final = 16
-"""Tasks that run at a time where the worker does not say."""
+"""Default concurrency: tasks that run at once."""
 
 LEASE_SECONDS: Final = 60
-"""Length of leases where the worker does not say; they are renewed while a task runs, whatever their length."""
+"""Default length of leases, which are renewed for as long as a task runs."""
 
 DRAIN_SECONDS: Final = 30.0
-"""Time that running tasks have to end once the worker is stopped, where it does not say."""
+"""Default time for running tasks to finish once the worker is stopped."""
 
 WINDOW_BYTES: Final = 16 * 1024 * 1024
-"""Bytes of payload that may be with the worker at a time, where it does not say."""
+"""Default bytes of payload that the worker holds at once."""
 
 _CREDITS_MAX: Final = 65536
 _LEASE_SECONDS_MAX: Final = 43_200
@@ -40,7 +40,7 @@ _AnyHandler = TypeVar("_AnyHandler", bound=Handler)
 
 
 class _Worker:
-    """What both workers are: handlers, and one run at a time of the stream on the SDK's own thread."""
+    """Base of both workers: the handlers, and at most one stream, which runs on the SDK's own thread."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class _Worker:
         drain_seconds: float = DRAIN_SECONDS,
         window_bytes: int = WINDOW_BYTES,
     ) -> None:
-        """A worker; it connects when it runs.
+        """Creates a worker; it connects when it runs.
 
         Args:
             address: Host and port, or those of several members of a cluster; None: CODEQ_WORKER_ADDR, else
@@ -62,13 +62,13 @@ class _Worker:
             token: Token, or a function that returns one; None: CODEQ_TOKEN, else no token.
             tls: False: plaintext; True: TLS with the system's roots; or an ssl.SSLContext.
             name: Name within the token's subject, at most 64 characters of A-Z a-z 0-9 . _ -.
-            concurrency: Tasks that run at a time, 1 to 65536. Sync handlers have a thread each.
-            lease_seconds: Time after which a task of a worker that vanished is delivered again, 1 to 43200.
-            drain_seconds: Time that running tasks have to end once the worker is stopped, 0 to 86400.
-            window_bytes: Bytes of payload that may be with the worker at a time, 1 to 1 GiB.
+            concurrency: Tasks that run at once, 1 to 65536. Each sync handler gets a thread.
+            lease_seconds: Time until the tasks of a vanished worker are redelivered, 1 to 43200.
+            drain_seconds: Time for running tasks to finish once the worker is stopped, 0 to 86400.
+            window_bytes: Bytes of payload that the worker holds at once, 1 to 1 GiB.
 
         Raises:
-            ValueError, TypeError: An argument is out of its bounds, or of another type.
+            ValueError, TypeError: An argument is out of range or has the wrong type.
         """
         self._owner = Owner(type(self).__name__)
         self._endpoint = Endpoint.for_worker(address, token, tls)
@@ -82,49 +82,49 @@ class _Worker:
         )
         self._by_command: dict[str, Handler] = {}
         self._stats = WorkerStats()
-        self._guard = threading.RLock()  # of the two below; a signal may interrupt its holder with a stop
+        self._guard = threading.RLock()  # guards the fields below; reentrant, as a signal may call stop in its holder
         self._stream: WorkerStream | None = None
         self._stop_asked: float | None = None
         self._is_running = False
 
     @property
     def stats(self) -> WorkerStats:
-        """What the worker has seen since it was made."""
+        """Counters since the worker was created."""
         return replace(self._stats)
 
     def task(self, *commands: str) -> Callable[[_AnyHandler], _AnyHandler]:
-        """Decorator: the function takes the tasks of these commands.
+        """Returns a decorator that registers a function as the handler of these commands.
 
-        What the function returns is the result (None: no result), or a Completed, Failed, Nack or Abandon. It may raise
-        the latter three; any other exception is a Nack with its text, tried again after the server's backoff.
+        The function returns the result (None: no result), or a Completed, Failed, Nack or Abandon. It may raise the
+        latter three; any other exception counts as a Nack with its text, retried after the server's backoff.
 
         Raises:
-            ValueError: No command, or one that has a handler already.
-            TypeError: A command is no text, or the function cannot be called with a task alone.
+            ValueError: No command, or one that already has a handler.
+            TypeError: A command is not a str, or the function cannot be called with a task as its only argument.
         """
         if not commands or "" in commands:
             raise ValueError("task() needs a command")
         if not all(isinstance(command, str) for command in commands):
-            raise TypeError('commands are texts: write @worker.task("COMMAND") above the handler')
+            raise TypeError('commands must be str: write @worker.task("COMMAND") above the handler')
 
         def register(handler: _AnyHandler) -> _AnyHandler:
             check_handler(handler)
             for command in commands:
                 if command in self._by_command:
-                    raise ValueError(f"command {command} has a handler already")
+                    raise ValueError(f"command {command} already has a handler")
                 self._by_command[command] = handler
             return handler
 
         return register
 
     def stop(self, drain_seconds: float | None = None) -> None:
-        """Take no more tasks, and let `run` return when those running have ended; any thread may call it.
+        """Stops taking tasks and makes `run` return once the running ones have ended. Thread-safe.
 
-        What has not ended within the time (None: the worker's drain_seconds) is given back to the server. Called before
-        `run`, it lets the next one return at once.
+        Tasks that do not end within the time (None: the worker's drain_seconds) go back to the server. If called before
+        `run`, the next `run` returns at once.
 
         Raises:
-            ValueError, TypeError: drain_seconds is out of its bounds, or no number.
+            ValueError, TypeError: drain_seconds is out of range or not a number.
         """
         self._owner.check()
         if drain_seconds is not None:
@@ -143,7 +143,7 @@ class _Worker:
         handlers = Handlers(self._by_command, handler, commands)
         with self._guard:
             if self._is_running:
-                raise RuntimeError("the worker runs already")
+                raise RuntimeError("the worker is already running")
             self._is_running = True
         loop = asyncio.get_running_loop()
         executor = HandlerExecutor(handlers, loop, self._options.concurrency)
@@ -164,7 +164,7 @@ class _Worker:
                 self._stop_asked = None
 
     async def _transport(self, options: WorkerOptions, executor: HandlerExecutor) -> None:
-        """The part that runs on the transport's loop."""
+        """Runs the stream on the transport's loop."""
         stream = WorkerStream(self._endpoint, options, executor, self._stats, Backoff())
         with self._guard:
             self._stream = stream
@@ -178,33 +178,35 @@ class _Worker:
 
 
 class AsyncWorker(_Worker):
-    """A worker within a running event loop, on which its async handlers run; sync ones run in threads."""
+    """A worker inside a running event loop, which runs its async handlers; sync ones run in threads."""
 
     async def run(
         self, handler: Handler | None = None, *, commands: Sequence[str] = (), handle_signals: bool = True
     ) -> None:
-        """Work until `stop` is called, SIGTERM or SIGINT comes, or the task is cancelled (then without a drain).
+        """Works until `stop` is called, SIGTERM or SIGINT arrives, or the asyncio task is cancelled (without a drain).
 
         Args:
-            handler: Handler of the commands that have none by decorator.
-            commands: Commands to take beside the decorated ones; none with a handler: all that the token allows.
-            handle_signals: Whether to drain at SIGTERM and SIGINT, together with all other workers of the process; only
-                in the main thread. False leaves signals alone: call `stop`.
+            handler: Handler of commands without a decorated one.
+            commands: Commands to take besides the decorated ones; none, with a handler: all that the token allows.
+            handle_signals: Whether SIGTERM and SIGINT drain this worker, together with all others of the process; they
+                need a worker in the main thread. False leaves signals alone: call `stop`.
 
         Raises:
-            Unauthenticated, PermissionDenied, InvalidField, Unsupported: The server refuses the worker for good. While
-                it cannot be reached, the worker keeps trying.
-            ValueError: A command without a handler.
-            Forked: The worker was made in another process, before a fork.
+            Unauthenticated, PermissionDenied, InvalidField, Unsupported: The server rejects the worker for good. While
+                the server is unreachable, the worker keeps trying.
+            ValueError: There is no handler, or a command without one.
+            TypeError: The handler cannot be called with a task, or the commands are not a list of str.
+            RuntimeError: The worker is already running.
+            Forked: The worker was created in another process, before a fork.
         """
         await self._run(handler, commands, handle_signals=handle_signals)
 
 
 class Worker(_Worker):
-    """A worker for programs without an event loop: `run` blocks. Sync handlers run in threads, async ones on a loop."""
+    """A worker for programs without an event loop; `run` blocks. Sync handlers run in threads, async ones on a loop."""
 
     def run(self, handler: Handler | None = None, *, commands: Sequence[str] = (), handle_signals: bool = True) -> None:
-        """Work until `stop` is called from another thread, or SIGTERM or SIGINT comes; see AsyncWorker.run."""
+        """Works until another thread calls `stop`, or SIGTERM or SIGINT arrives; see AsyncWorker.run."""
         runner = asyncio.Runner()
         try:
             runner.run(self._run(handler, commands, handle_signals=handle_signals))
@@ -213,13 +215,13 @@ class Worker(_Worker):
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:
-    """Close a loop. Handlers that do not let themselves be cancelled are left behind, as those in threads are."""
+    """Closes a loop. Handlers that swallow their cancellation are left behind, as those in threads are."""
     if left := asyncio.all_tasks(loop):
         for task in left:
             task.cancel()
         _, deaf = loop.run_until_complete(asyncio.wait(left, timeout=CANCELLED_SECONDS_MAX))
         if deaf:
-            log.warning("%d handlers do not end though they were cancelled", len(deaf))
+            log.warning("%d handlers are still running after their cancellation", len(deaf))
     loop.run_until_complete(loop.shutdown_asyncgens())
     asyncio.set_event_loop(None)
     loop.close()

@@ -1,7 +1,7 @@
-"""Running handlers: sync ones in threads of the worker, async ones on the user's event loop.
+"""Runs handlers: sync ones in threads of the worker, async ones on the user's event loop.
 
-Whatever a handler does, its task is reported once: each task begins, runs and ends by itself, and nothing it raises
-reaches the thread or the loop that carries it.
+Whatever a handler does, its task is reported exactly once: tasks are independent, and no exception of a handler reaches
+the thread or loop that runs it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from codeq.records import Task
 from codeq.worker_reports import Finish, Report, report
 
 Handler = Callable[[Task], object]
-"""Does the work of a task; sync or async. What it returns or raises is the task's outcome."""
+"""Processes a task; sync or async. Its return value or exception is the task's outcome."""
 
 _END: Final = None
 
 
 def check_handler(handler: object) -> None:
-    """Check that something can be called with a task.
+    """Checks that a handler can be called with a task.
 
     Raises:
-        TypeError: It cannot, or it yields instead of returning.
+        TypeError: It cannot, or it is a generator.
     """
     name = getattr(handler, "__qualname__", repr(handler))
     if not callable(handler):
@@ -42,7 +42,7 @@ def check_handler(handler: object) -> None:
         raise TypeError(f"handler {name} must return its result, not yield it")
     try:
         signature = inspect.signature(handler)
-    except (TypeError, ValueError):  # written in C, some have none
+    except (TypeError, ValueError):  # some functions written in C have no signature
         return
     try:
         signature.bind(None)
@@ -58,16 +58,16 @@ class Handlers:
     """
 
     def __init__(self, by_command: Mapping[str, Handler], default: Handler | None, commands: Sequence[str]) -> None:
-        """Handlers for commands, and one for the others.
+        """Combines the decorated handlers with the default one.
 
         Args:
-            by_command: Handlers of their commands.
+            by_command: Handlers by command.
             default: Handler of all other commands.
-            commands: Commands to ask for beside those of by_command; none with a default: all that the token allows.
+            commands: Commands to ask for besides those of by_command; none, with a default: all that the token allows.
 
         Raises:
-            ValueError: There is no handler at all, or there are commands without one.
-            TypeError: The default cannot be called with a task, or the commands are no list of texts.
+            ValueError: There is no handler at all, or a command without one.
+            TypeError: The default cannot be called with a task, or the commands are not a list of str.
         """
         commands = arguments.several(commands, "commands")
         if default is None and not by_command:
@@ -82,15 +82,15 @@ class Handlers:
         self._default = None if default is None else (default, _is_async(default))
 
     def of(self, task: Task) -> tuple[Handler, bool] | None:
-        """The handler of a task and whether it is async; None: nobody asked for its command."""
+        """Returns the handler of a task and whether it is async; None: no handler for its command."""
         return self._by_command.get(task.command, self._default)
 
 
 class HandlerExecutor:
-    """Runs tasks as the transport delivers them. `start` and `cancel` are called on its thread, `close` on any."""
+    """Runs the tasks that the transport delivers. Only `close` is thread-safe; the rest belongs to its thread."""
 
     def __init__(self, handlers: Handlers, loop: asyncio.AbstractEventLoop, threads_max: int) -> None:
-        """Made where the worker is run: each task runs in a copy of the context of that place."""
+        """Captures the current context; each task runs in a copy of it."""
         self._handlers = handlers
         self._loop = loop
         self._threads_max = threads_max
@@ -102,7 +102,7 @@ class HandlerExecutor:
         self._coroutines: dict[Task, asyncio.Task[Outcome]] = {}  # owned by the user's loop
 
     def start(self, tasks: Sequence[Task], finish: Finish) -> None:
-        """Run tasks; each is reported once."""
+        """Runs tasks; each is reported once."""
         coroutines: list[tuple[Handler, Task]] = []
         for task in tasks:
             if (found := self._handlers.of(task)) is None:
@@ -117,23 +117,23 @@ class HandlerExecutor:
             self._call_on_users_loop(functools.partial(self._start_coroutines, coroutines, finish))
 
     def cancel(self, task: Task) -> None:
-        """Cancel the coroutine of a task; a sync handler can only look at `task.lost`."""
+        """Cancels the coroutine of a task; a sync handler must check `task.lost` itself."""
         self._call_on_users_loop(functools.partial(self._cancel_coroutine, task))
 
     def close(self) -> None:
-        """Let the threads end after what they are doing. Those that do not end do not keep the process alive."""
+        """Ends the threads after their current tasks. They do not keep the process alive."""
         for _ in self._threads:
             self._queue.put(_END)
 
     def _has_thread(self) -> bool:
-        """Whether there is a thread that will come to the next task: an idle one, a new one, or one that is busy."""
+        """Ensures a thread for the next task (idle, new, or busy at the limit); returns False if there is none."""
         if self._idle.acquire(blocking=False) or len(self._threads) >= self._threads_max:
             return True
         thread = threading.Thread(target=self._work, name=f"codeq-handler-{len(self._threads)}", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
-            log.error("no further thread for handlers beside %d: %s", len(self._threads), error)
+            log.error("cannot start another handler thread, %d are running: %s", len(self._threads), error)
             return bool(self._threads)
         self._threads.append(thread)
         return True
@@ -143,13 +143,13 @@ class HandlerExecutor:
             handler, task, finish = item
             done = self._context.copy().run(_run, handler, task)
             if os.getpid() != self._process:
-                return  # the handler forked, and this is the child: its end says nothing of the task
+                return  # the handler forked and this is the child: its end is not the task's
             self._idle.release()
             if isinstance(done, Report):
                 finish(done)
-            else:  # a sync function made the awaitable: it belongs on the loop
+            else:  # a sync function returned an awaitable: it runs on the loop
                 self._call_on_users_loop(functools.partial(self._start_coroutine, _returning(done), task, finish))
-            del item, handler, task, finish, done  # nothing is kept while the thread waits
+            del item, handler, task, finish, done  # keeps nothing alive while the thread waits
 
     def _call_on_users_loop(self, function: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the worker is about to be stopped
@@ -164,7 +164,7 @@ class HandlerExecutor:
         try:
             create = functools.partial(self._loop.create_task, name=f"codeq-task-{task.id}")
             running = self._context.copy().run(create, work)
-        except Exception as error:  # noqa: BLE001 - of a task factory of the program
+        except Exception as error:  # noqa: BLE001 - from the program's own task factory
             work.close()
             finish(report(task, _outcome_of(error, task)))
             return
@@ -172,7 +172,7 @@ class HandlerExecutor:
         running.add_done_callback(functools.partial(self._end_coroutine, task, finish))
 
     async def _await(self, handler: Handler, task: Task) -> Outcome:
-        """Run an async handler to its outcome. Only its cancellation is passed on: SystemExit would end the loop."""
+        """Runs an async handler to its outcome. Propagates only its cancellation: SystemExit would end the loop."""
         try:
             return outcomes.of_return_value(await cast("Awaitable[object]", handler(task)))
         except asyncio.CancelledError:
@@ -180,7 +180,7 @@ class HandlerExecutor:
         except BaseException as error:  # noqa: BLE001 - as in _run
             return _outcome_of(error, task)
         finally:
-            if os.getpid() != self._process:  # the handler forked: this is the child, and the loop is the parent's
+            if os.getpid() != self._process:  # the handler forked and this is the child: the loop is the parent's
                 os._exit(os.EX_OK)
 
     def _cancel_coroutine(self, task: Task) -> None:
@@ -199,7 +199,7 @@ class HandlerExecutor:
 
 
 def _run(handler: Handler, task: Task) -> Report | Awaitable[object]:
-    """Run a sync handler to its report; or to an awaitable, where it was a function around an async one."""
+    """Runs a sync handler; returns its report, or the awaitable that it returned (a sync wrapper of an async one)."""
     try:
         value = handler(task)
         if hasattr(type(value), "__await__"):

@@ -1,4 +1,4 @@
-"""How the end of a task is reported: whatever came of it, there is a report."""
+"""Encodes the outcome of a task as a report. Every outcome yields one."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Report:
 
     Attributes:
         task: The task.
-        data: A WorkRequest with its outcome on the wire; None: there is none to send.
-        is_replacement: Whether it replaces an outcome that the server refused as malformed.
+        data: An encoded WorkRequest with its outcome; None: nothing to send.
+        is_replacement: Whether it replaces an outcome that the server rejected.
     """
 
     task: Task
@@ -29,16 +29,16 @@ class Report:
 
 
 Finish = Callable[[Report], None]
-"""Takes a report, in any thread."""
+"""Accepts a report, on any thread."""
 
 
 def report(task: Task, outcome: Outcome) -> Report:
-    """The report of a task; an outcome that cannot be sent becomes a Nack that says why. Never raises."""
+    """Returns the report of a task; an outcome that cannot be encoded becomes a Nack with the reason. Never raises."""
     try:
         return Report(task, _to_request(task, outcome))
     except errors.InvalidRequest as error:
         refusal = text_of(error)
-    except BaseException as error:  # noqa: BLE001 - results and artifacts run code of the program
+    except BaseException as error:  # noqa: BLE001 - results and artifacts run the program's code
         log.error("the outcome of task %s cannot be sent", task.id, exc_info=error)
         refusal = text_of(error)
     return Report(task, _to_request(task, Nack(refusal)))

@@ -1,9 +1,9 @@
-"""The worker's stream: takes deliveries within credits, keeps their leases alive, sends outcomes, reconnects.
+"""The worker's stream: receives deliveries within its credits, renews their leases, sends outcomes, reconnects.
 
-All of it runs on the event loop of the SDK's own thread, where no user code runs: a handler that blocks cannot cost a
+All of it runs on the event loop of the SDK's own thread, where no user code runs: a blocking handler cannot cost a
 lease. A delivery is *running* from its arrival to `finish` (it occupies one of `concurrency` places), and *held* while
-its lease is to be renewed. An outcome is kept until the server has settled it: after a break it is sent again over the
-next stream, which its lease token makes harmless.
+its lease needs renewal. An outcome is kept until the server has settled it: if the stream breaks, the next one sends it
+again, which its lease token makes idempotent.
 """
 
 from __future__ import annotations
@@ -31,41 +31,41 @@ from codeq.worker_reports import Finish, Report, report
 _METHOD: Final = "/codeq.v1.WorkerService/Work"
 
 PROGRESS_ITEMS_MAX: Final = 16
-"""Progress values in one message: 1 MiB at the most."""
+"""Most progress values per message: at most 1 MiB."""
 
 MESSAGE_ITEMS_MAX: Final = 4096
-"""Most outcomes, and most heartbeats, of a message."""
+"""Most outcomes, and most heartbeats, per message."""
 
 MESSAGE_BYTES_MAX: Final = 2 * 1024 * 1024
-"""Bytes of outcomes that a message takes, unless the first one has more: with artifacts up to 7 MiB and a little."""
+"""Most bytes of outcomes per message, unless the first one is larger: with artifacts, slightly over 7 MiB."""
 
 UNSETTLED_MAX: Final = 4096
-"""Outcomes beside those of running tasks that may wait for the server; beyond, no new tasks are asked for."""
+"""Most outcomes waiting for the server to settle them; at this limit the worker requests no new tasks."""
 
 LEAVE_SECONDS_MAX: Final = 5.0
-"""Longest wait for the server to settle what it has when it, or the worker, is leaving."""
+"""Longest wait for the server to settle outcomes when the server or the worker is leaving."""
 
 RENEWALS_PER_LEASE: Final = 3
-"""A lease is renewed when a third of it has passed: two renewals may go missing."""
+"""A lease is renewed after a third of its length, so that two renewals may get lost."""
 
 _REPLACED: Final = (errors.InvalidRequest, errors.LimitReached, errors.StorageFull)
-"""Refusals after which the task is given back for another try."""
+"""Rejections after which a Nack replaces the outcome, so that the task is retried."""
 
 _UNDECIDED: Final = (errors.OutcomeUnknown, errors.Unavailable)
-"""Answers of a server that has lost the say over the task's queue."""
+"""Answers of a server that no longer leads the task's queue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """What a worker asks the server for.
+    """Options of a worker.
 
     Attributes:
         name: Name within the token's subject; may be empty.
         commands: Commands to take; none: all that the token allows.
-        concurrency: Tasks that run at a time.
+        concurrency: Tasks that run at once.
         lease_seconds: Length of the leases.
-        window_bytes: Bytes of payload that may be with the worker at a time; the last task may exceed them.
-        drain_seconds: Time that running tasks have to end once the worker is stopped.
+        window_bytes: Bytes of payload that the worker holds at once; the last task may exceed them.
+        drain_seconds: Time for running tasks to finish once the worker is stopped.
     """
 
     name: str
@@ -78,14 +78,14 @@ class WorkerOptions:
 
 @dataclass(slots=True)
 class WorkerStats:
-    """What a worker has seen since its start.
+    """Counters of a worker.
 
     Attributes:
-        streams: Streams that were opened.
+        streams: Streams opened.
         received: Tasks delivered.
-        settled: Outcomes that the server took.
-        refused: Outcomes that it refused, such as late ones with a stale token.
-        lost: Leases that ended while their task was running.
+        settled: Outcomes that the server accepted.
+        refused: Outcomes that it rejected, such as late ones with a stale token.
+        lost: Leases lost while their task was running.
     """
 
     streams: int = 0
@@ -97,20 +97,20 @@ class WorkerStats:
 
 @dataclass(frozen=True, slots=True)
 class _Progress:
-    """What a handler told of a running task, as JSON."""
+    """Progress that a handler reported for a running task, as JSON."""
 
     task: Task
     data: bytes
 
 
 class Executor(Protocol):
-    """Runs tasks somewhere else; called on the transport's loop, must not block."""
+    """Runs tasks elsewhere; its methods are called on the transport's loop and must not block."""
 
     def start(self, tasks: Sequence[Task], finish: Finish) -> None:
-        """Run tasks and call finish, in any thread, once for each."""
+        """Runs tasks and calls finish once for each, on any thread."""
 
     def cancel(self, task: Task) -> None:
-        """Stop a running task if that is possible."""
+        """Stops a running task if possible."""
 
 
 class WorkerStream:
@@ -132,10 +132,10 @@ class WorkerStream:
         self._running = 0
         self._running_bytes = 0
         self._held: dict[str, Task] = {}  # in the order of renew_at
-        # Outcomes: first those to send, then those that the stream has, in the order of their numbers.
+        # Outcomes: those to send, then those sent on the stream, in the order of their numbers.
         self._unsent: deque[Report] = deque()
         self._unsettled: deque[Report] = deque()
-        self._undecided: list[Report] = []  # the server could not say what became of them
+        self._undecided: list[Report] = []  # the server could not tell whether they took effect
         # State of the stream.
         self._renewal_seconds = options.lease_seconds / RENEWALS_PER_LEASE
         self._renewal: asyncio.TimerHandle | None = None
@@ -155,16 +155,16 @@ class WorkerStream:
         self._limit: asyncio.Timeout | None = None
 
     def finish(self, done: Report) -> None:
-        """Report the end of a task; any thread may call it."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
+        """Reports the end of a task. Thread-safe."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is exiting
             self._inbox.put(done)
 
     def stop(self, drain_seconds: float, cause: str = "") -> None:
-        """Take no more tasks, and end `run` when those running have ended, at the latest after the given seconds.
+        """Stops taking tasks and ends `run` once the running ones have ended, at the latest after the given seconds.
 
         Args:
-            drain_seconds: Time for running tasks.
-            cause: What a person did for it, and can do again to stop at once; empty: nothing.
+            drain_seconds: Time for running tasks to finish.
+            cause: Signal that a user sent, and can repeat to stop at once; empty: none.
         """
         if cause and self._running and drain_seconds > 0:
             tasks = f"{self._running} task" if self._running == 1 else f"{self._running} tasks"
@@ -177,10 +177,10 @@ class WorkerStream:
         self._wake.set()
 
     async def run(self) -> None:
-        """Work until stopped, over as many streams as it takes.
+        """Works until stopped, reconnecting as needed.
 
         Raises:
-            Unauthenticated, PermissionDenied, InvalidField, Unsupported: Connecting again cannot help.
+            Unauthenticated, PermissionDenied, InvalidField, Unsupported: Reconnecting cannot help.
         """
         try:
             while not self._is_over():
@@ -204,10 +204,10 @@ class WorkerStream:
             for task in list(self._held.values()):
                 self._lose(task)
             if self._unsent:
-                log.warning("worker ends with %d outcomes that the server may not have", len(self._unsent))
+                log.warning("worker ends with %d outcomes that the server may not have received", len(self._unsent))
 
     def _is_over(self) -> bool:
-        """Whether the worker is stopped and owes nothing, or may not wait any longer."""
+        """Returns whether the worker is stopped and owes nothing, or its time is up."""
         if self._stop_at is None:
             return False
         late = self._loop.time() - self._stop_at
@@ -215,7 +215,7 @@ class WorkerStream:
         return self._is_ended or owes_nothing or late >= LEAVE_SECONDS_MAX
 
     async def _rest(self, seconds: float) -> None:
-        """Sleep, unless the worker is stopped and owes nothing."""
+        """Sleeps; returns early once the worker is over."""
         try:
             async with asyncio.timeout(seconds):
                 while not self._is_over():
@@ -225,7 +225,7 @@ class WorkerStream:
             pass
 
     async def _attempt(self) -> errors.CodeqError:
-        """Run one stream to its end and tell why it ended."""
+        """Runs one stream to its end and returns why it ended."""
         self._is_welcomed = self._is_leaving = self._is_drain_told = False
         self._address, self._leader = self._endpoint.address, ""
         try:
@@ -251,7 +251,7 @@ class WorkerStream:
             first = pb.WorkResponse.FromString(answer)
             welcome = first.welcome
             if not first.HasField("welcome") or welcome.lease_seconds < 1 or welcome.credits_max < 1:
-                raise errors.BadHandshake("the server's first message is no usable welcome")
+                raise errors.BadHandshake("the server's first message is not a valid welcome")
             self._is_welcomed = True
             servers.reached()
             self._reconnects.opened(self._address, self._loop.time())
@@ -260,7 +260,7 @@ class WorkerStream:
             self._renewal_seconds = welcome.lease_seconds / RENEWALS_PER_LEASE
             self._credits_owed = max(0, min(options.concurrency, welcome.credits_max) - self._running)
             self._bytes_owed = max(0, options.window_bytes - self._running_bytes)
-            self._renew(self._held.values())  # leases of earlier streams may be about to end, or lost
+            self._renew(self._held.values())  # leases of earlier streams may be lost or about to expire
             self._take(first)
             async with streams.learning(self._endpoint, channel, metadata):
                 await streams.run_both(self._read(call), self._write(call))
@@ -275,25 +275,25 @@ class WorkerStream:
             if (message := self._next_message()) is not None:
                 await call.write(message)
             elif self._may_half_close():
-                # The server settles what it has read, takes back what is unresolved, and ends the call.
+                # The server settles what it has read, takes back unfinished deliveries, and ends the call.
                 await call.done_writing()
                 await asyncio.sleep(LEAVE_SECONDS_MAX)
-                raise errors.Unavailable("the server does not end the stream")
+                raise errors.Unavailable("the server did not end the stream")
             elif self._is_leaving and not self._unsettled:
-                # Tasks still run: a half-close would give them back, a break lets their leases live on.
+                # Tasks are still running: a half-close would give them back, a broken stream keeps their leases.
                 raise errors.Draining("the server is stopping")
             else:
                 self._wake.clear()
                 await self._wake.wait()
 
     def _may_half_close(self) -> bool:
-        """Whether everything that will be said over this stream is said."""
+        """Returns whether nothing more will be sent on this stream."""
         if self._running == 0 and (self._is_leaving or self._stop_at is not None):
             return True
         return self._stop_at is not None and self._loop.time() >= self._stop_at
 
     def _next_message(self) -> bytes | None:
-        """Everything there is to say, up to the bounds of a message; None for nothing."""
+        """Returns the next message with everything waiting, up to the message limits; None if nothing waits."""
         chunks: list[bytes] = []
         size = 0
         told = list(self._progress.values())[:PROGRESS_ITEMS_MAX] if self._progress else ()
@@ -301,7 +301,7 @@ class WorkerStream:
             del self._progress[each.task.id]
         while self._unsent and len(chunks) < MESSAGE_ITEMS_MAX and size < MESSAGE_BYTES_MAX:
             done = self._unsent[0]
-            # The server keeps the progress of a message before it takes its outcomes; what did not fit goes first.
+            # The server handles a message's progress before its outcomes; progress still waiting must go out first.
             if (size + len(done.data or b"") > MESSAGE_BYTES_MAX and chunks) or done.task.id in self._progress:
                 break
             self._unsent.popleft()
@@ -339,7 +339,7 @@ class WorkerStream:
 
     def _receive(self, messages: Iterable[task_pb2.Task]) -> None:
         tasks = [Task(message, message.ByteSize()) for message in messages]
-        if self._stop_at is not None:  # crossed the drain on its way
+        if self._stop_at is not None:  # these deliveries crossed the drain in flight
             self._unsent.extend(report(task, Abandon()) for task in tasks)
             return
         renew_at = self._loop.time() + self._renewal_seconds
@@ -357,7 +357,7 @@ class WorkerStream:
 
     def _report_progress(self, task: Task, data: bytes) -> None:
         self._owner.check()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the worker has ended
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is exiting
             self._inbox.put(_Progress(task, data))
 
     def _take_told(self, told: Report | _Progress) -> None:
@@ -390,7 +390,7 @@ class WorkerStream:
             if (error := refusals.get(index)) is None:
                 self._stats.settled += 1
             elif isinstance(errors.from_reason(error.reason, ""), _UNDECIDED):
-                # Said again over the next stream: its token has it answered as it was decided, if it was.
+                # Sent again on the next stream; if it took effect before, its lease token makes that harmless.
                 self._undecided.append(done)
                 self._is_leaving = True
             else:
@@ -400,15 +400,15 @@ class WorkerStream:
     def _refuse(self, done: Report, error: pb.OutcomeError) -> None:
         self._stats.refused += 1
         task, reason = done.task, errors.from_reason(error.reason, error.message)
-        log.warning("outcome of task %s (lease token %s) refused: %s", task.id, task.lease_token, reason)
+        log.warning("outcome of task %s (lease token %s) rejected: %s", task.id, task.lease_token, reason)
         if isinstance(reason, errors.LeaseLost):
             task.mark_lost()
         elif isinstance(reason, _REPLACED) and not done.is_replacement:
-            # Without any outcome the task would come back when its lease ends, and nobody would see why.
-            self._unsent.append(replace(report(task, Nack(f"outcome refused: {reason}")), is_replacement=True))
+            # Without an outcome the task would be redelivered when its lease expires, with no trace of the reason.
+            self._unsent.append(replace(report(task, Nack(f"outcome rejected: {reason}")), is_replacement=True))
 
     def _lose(self, task: Task) -> None:
-        """Give up the lease of a running task, and have its handler stopped."""
+        """Gives up the lease of a running task and stops its handler."""
         del self._held[task.id]
         self._due.pop(task.id, None)
         self._progress.pop(task.id, None)
@@ -426,15 +426,15 @@ class WorkerStream:
         now = self._loop.time()
         if self._held and (late := now - next(iter(self._held.values())).renew_at) > self._renewal_seconds:
             log.warning(
-                "leases are renewed %.1f s late: something kept the whole process from running, such as a handler in "
-                "C code that holds the interpreter's lock (GIL); use longer leases, or a process for such work",
+                "leases are renewed %.1f s late: something blocked the whole process, such as a handler's "
+                "C code that holds the interpreter's lock (GIL); use longer leases, or a separate process",
                 late,
             )
-        soon = now + self._renewal_seconds / 10  # those due a little later share the message
+        soon = now + self._renewal_seconds / 10  # renewals due a little later share the message
         self._renew(itertools.takewhile(lambda task: task.renew_at <= soon, self._held.values()))
 
     def _renew(self, tasks: Iterable[Task]) -> None:
-        """Ask for the renewal of some leases, and set the timer to the next ones."""
+        """Queues the renewal of leases, and sets the timer for the next ones."""
         renew_at = self._loop.time() + self._renewal_seconds
         for task in list(tasks):
             task.renew_at = renew_at

@@ -1,4 +1,4 @@
-// The generated messages and services, as a client would use them.
+// Tests the generated messages and services as a client would use them.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { create, fromBinary, fromJson, toBinary, toJson } from "@bufbuild/protobuf";

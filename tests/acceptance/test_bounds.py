@@ -436,7 +436,7 @@ REACH: dict[str, Callable[[Path, int], Awaitable[None]]] = {
     "bytes of a gRPC message": message_bytes,
     "bytes of gRPC metadata": metadata_bytes,
     "fields of a gRPC message": fields,
-    "bytes of a refused HTTP body": refused_body,
+    "bytes of a rejected HTTP body": refused_body,
     "bytes of a producer's frame": frame_bytes,
     "tasks of a producer's frame": frame_tasks,
     "outcomes of a worker's message": message_outcomes,

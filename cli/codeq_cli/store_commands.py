@@ -27,7 +27,7 @@ app = typer.Typer(no_args_is_help=False, help="Work on a store without its serve
 @app.callback()
 def group() -> None:
     """Has what these commands write be private, as a server's files are."""
-    from codeq_server.private_files import write_privately
+    from codeq_server.node.private_files import write_privately
 
     write_privately()
 

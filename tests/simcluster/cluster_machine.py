@@ -15,7 +15,7 @@ from codeq_internal.v1 import raft_rows_pb2
 from codeq_server.core import recovery
 from codeq_server.core.shard import Shard, ShardSettings
 from codeq_server.engine.runner import ShardRunner
-from codeq_server.leading import Leading, Opening
+from codeq_server.node.leading import Leading, Opening
 from codeq_server.replication.log import Log
 from codeq_server.replication.raft.log_rows import read_applied
 from codeq_server.replication.raft.member import RAFT_ID_BYTES, Member, MemberSettings, prepare, raft_id_from

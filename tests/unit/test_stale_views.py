@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from codeq.v1 import queue_service_pb2, task_pb2
 from codeq.v1 import task_service_pb2 as pb
-from codeq_server import stale
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.claims import WORKER_SCOPES, Token
 from codeq_server.config import Settings, load
 from codeq_server.core.errors import Reason, Rejection
-from codeq_server.opening import load_shard, make_serving
+from codeq_server.node import stale
+from codeq_server.node.opening import load_shard, make_serving
+from codeq_server.node.stale import StaleViews
 from codeq_server.replication.local import LocalLog
 from codeq_server.services.calls import Calls
 from codeq_server.services.serving import Serving
-from codeq_server.stale import StaleViews
 from codeq_server.storage.identity import next_identity, save
 from codeq_server.storage.rocks import RocksStore
 

@@ -51,6 +51,7 @@ from codeq_server.services.metrics import ShardCollector
 from codeq_server.services.reflection import enable_reflection
 from codeq_server.services.server_info import ServerService
 from codeq_server.services.serving import Serving
+from codeq_server.services.shard_table import ShardTable
 from codeq_server.services.tokenless import TokenlessServer
 from codeq_server.storage.errors import StoreError
 
@@ -119,7 +120,7 @@ class Node:
         self._door = self._doorkeeper.door(files.grpc)
         self._host = _host(settings, files, self._doorkeeper, self._on_fatal, verify=verify)
         self._in_flight = InFlight()
-        self._calls = Calls(_authenticator(settings.auth), self._host.absence, self._host.stale)
+        self._calls = Calls(_authenticator(settings.auth), ShardTable(self._host.absence, self._host.stale))
         self._readiness = Readiness(self._calls, self._host.absence)
 
     async def run(self) -> int:
@@ -228,7 +229,10 @@ class Node:
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
         registry.register(LostLines(self._logs, "codeq"))
-        for collector in (ShardCollector(lambda: self._calls.serving, self._host.upkeep.space), *self._host.collectors):
+        for collector in (
+            ShardCollector(lambda: self._calls.shards.serving, self._host.upkeep.space),
+            *self._host.collectors,
+        ):
             registry.register(collector)
         return registry
 
@@ -268,7 +272,7 @@ class Node:
             raise ListenError(str(error)) from None
 
     def _present(self, serving: Serving | None) -> None:
-        self._calls.present(serving)
+        self._calls.shards.present(serving)
         self._readiness.changed()
 
     def _told(self, unready: str) -> tuple[bool, Mapping[str, object]]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 
 from codeq_cli.main import main
-from codeq_server import app
 from codeq_server.auth.claims import WILDCARD, WORKER_SCOPES, Token
 from codeq_server.auth.static import StaticToken
+from codeq_server.node import app
 
 
 class _TokenOfTenant:

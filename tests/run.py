@@ -1,5 +1,7 @@
 """Runs the steps of `make test` in sequence, even if one fails, and prints the time of each.
 
+At the end come the ten slowest tests of all pytest runs.
+
 A step is a target of the Makefile, with two exceptions. "test-python" is one pytest run per suite, a folder of `tests`;
 the suites that search for broken promises run in parallel. "check" is a set of quick checks that run in parallel in
 less than a minute. The acceptance suite runs twice: with server and gateway in one process, then with a standalone
@@ -8,10 +10,14 @@ gateway. `tests/host` is not included: it needs root and has its own command.
 
 from __future__ import annotations
 
+import heapq
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTEST = [sys.executable, "-m", "pytest"]
@@ -23,6 +29,7 @@ ONE_PROCESS = ["test_three_nodes.py", "test_bounds.py", "test_memory_of_mixes.py
 SEARCHES = [Path("tests/model"), Path("tests/sim"), Path("tests/simcluster"), Path("tests/schema")]
 QUICK = ["tests/unit", "tests/raft/test_raft_apply.py"]
 SHORT_SEARCH = ["env", "CODEQ_SEARCH_SECONDS=0", "CODEQ_MODEL_ROUNDS=1", "CODEQ_MODEL_EXAMPLES=60"]
+SLOWEST = 10
 Step = tuple[str, list[list[str]]]
 
 
@@ -67,14 +74,33 @@ def run(commands: list[list[str]]) -> int:
     return status
 
 
+def reported(commands: list[list[str]], reports: Path) -> list[list[str]]:
+    """Returns the commands, those of pytest with a report of their own in a folder."""
+    before = len(list(reports.iterdir()))
+    paths = [f"--junitxml={reports}/{before + number}.xml" for number in range(len(commands))]
+    return [[*command, path] if "pytest" in command else command for command, path in zip(commands, paths, strict=True)]
+
+
+def durations(reports: Path) -> Iterator[tuple[float, str]]:
+    """Yields seconds and name of each test that the reports of a folder have."""
+    for report in reports.iterdir():
+        for case in ElementTree.parse(report).iter("testcase"):
+            yield float(case.get("time", 0)), f"{case.get('classname')}::{case.get('name')}"
+
+
 def main(names: list[str]) -> int:
     """Runs the steps; returns 1 if one failed."""
     outcomes = []
-    for title, commands in steps(names):
-        print(f"\n=== {title}", flush=True)
-        begin = time.monotonic()
-        status = run(commands)
-        outcomes.append((title, time.monotonic() - begin, status))
+    with TemporaryDirectory() as folder:
+        for title, commands in steps(names):
+            print(f"\n=== {title}", flush=True)
+            begin = time.monotonic()
+            status = run(reported(commands, Path(folder)))
+            outcomes.append((title, time.monotonic() - begin, status))
+        slowest = heapq.nlargest(SLOWEST, durations(Path(folder)))
+    print("\n    seconds  slowest tests")
+    for seconds, name in slowest:
+        print(f"    {seconds:7.1f}  {name}")
     print("\n    seconds  step")
     for title, seconds, status in outcomes:
         print(f"{'ok' if status == 0 else 'BAD':>3} {seconds:7.1f}  {title}")

@@ -165,7 +165,7 @@ def _conversion() -> Iterator[None]:
     Raises:
         Failure: The store cannot be converted.
     """
-    from codeq_server.private_files import write_privately
+    from codeq_server.node.private_files import write_privately
     from codeq_server.storage.errors import StoreError
 
     write_privately()

@@ -96,7 +96,7 @@ def serve(
         )
     # gRPC would warn at each start of a child process; ours do not use gRPC.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    from codeq_server.app import serve as run
+    from codeq_server.node.app import serve as run
 
     raise typer.Exit(run(settings, verify=verify))
 
@@ -128,7 +128,7 @@ def server(
     }
     settings = load_settings(config, flags, dev=dev, store=store, no_fsync=no_fsync)
     refuse_silence(settings)
-    from codeq_server.app import serve as run
+    from codeq_server.node.app import serve as run
 
     raise typer.Exit(run(settings, verify=verify, rest=False))
 
@@ -168,7 +168,7 @@ def gateway(
         "ready_file": ready_file,
     }
     settings = load_gateway_settings(config, flags, dev=dev)
-    from codeq_server.gateway_app import serve_gateway
+    from codeq_server.node.gateway_app import serve_gateway
 
     raise typer.Exit(serve_gateway(settings))
 

@@ -27,7 +27,7 @@ app = typer.Typer(no_args_is_help=False, help="Check, back up and restore a stor
 @app.callback()
 def group() -> None:
     """Makes the files that these commands write private, like a server's."""
-    from codeq_server.private_files import write_privately
+    from codeq_server.node.private_files import write_privately
 
     write_privately()
 

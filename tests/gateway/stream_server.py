@@ -12,7 +12,7 @@ from codeq_gateway.links import open_channel
 from codeq_gateway.reflection import Schema, read_schema
 from codeq_gateway.remote import RemoteDispatcher
 from codeq_server.core.errors import Reason, Rejection
-from codeq_server.listeners import new_server
+from codeq_server.node.listeners import new_server
 from codeq_server.services.call_stream import CallMethod, CallStreams, ServerProbes
 from google.protobuf import message_factory
 from google.protobuf.message import Message

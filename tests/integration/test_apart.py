@@ -103,7 +103,7 @@ def test_server_that_is_told_to_stop_does_not_wait_for_its_gateways(apart: Serve
 
 
 def test_gateway_has_nothing_of_engine_and_store() -> None:
-    program = "import sys, codeq_server.gateway_app; print(sorted(sys.modules))"
+    program = "import sys, codeq_server.node.gateway_app; print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     for name in ("rocksdict", "codeq_server.engine", "codeq_server.storage", "codeq_server.services", "codeq_internal"):
         assert f"'{name}" not in loaded

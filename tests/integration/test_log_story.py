@@ -13,7 +13,7 @@ import grpc
 import httpx
 import pytest
 from codeq.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
-from codeq_server.task_events import LINES_MAX
+from codeq_server.log.task_events import LINES_MAX
 from server_process import DEV_TOKEN, ServerProcess
 
 pytestmark = pytest.mark.timeout(120)

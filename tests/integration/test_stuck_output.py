@@ -132,7 +132,7 @@ def test_text_of_other_languages_on_stderr_does_not_block(kind: str) -> None:
     """Libraries write to the file descriptor, past Python."""
     program = """
 import os
-from codeq_server.logs import configure_logging
+from codeq_server.log.setup import configure_logging
 configure_logging("info", "json")
 for _ in range(10_000):
     try:

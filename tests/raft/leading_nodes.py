@@ -13,7 +13,7 @@ from codeq_server.core.creates import create
 from codeq_server.core.errors import Rejection
 from codeq_server.core.shard import Shard, ShardSettings
 from codeq_server.engine.runner import ShardRunner, system_clock
-from codeq_server.leading import Leading, Opening
+from codeq_server.node.leading import Leading, Opening
 from codeq_server.replication.log import Log
 from codeq_server.services.serving import Serving
 from members_net import TICK_SECONDS, Cluster, MemberNode

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from codeq_internal.v1 import raft_rows_pb2
-from codeq_server import raft_cluster
 from codeq_server.config import Address, RaftSettings
 from codeq_server.core.errors import Reason, Rejection
-from codeq_server.raft_cluster import RaftCluster
+from codeq_server.node import raft_cluster
+from codeq_server.node.raft_cluster import RaftCluster
 from codeq_server.replication.raft.network import Unwelcome
 from members_net import TICK_SECONDS, WAIT_SECONDS, Cluster, MemberNode
 from test_raft_membership import change

@@ -18,6 +18,7 @@ from codeq_server.engine.runner import ShardRunner
 from codeq_server.replication.local import LocalLog
 from codeq_server.services.calls import Calls
 from codeq_server.services.serving import Serving
+from codeq_server.services.shard_table import ShardTable
 from codeq_server.storage.identity import next_identity, save
 from google.protobuf.message import Message
 from sim_audit import Audit
@@ -62,8 +63,8 @@ class Server:
         shard = recovery.open_shard(self.store, node.settings, identity.epoch, *node.clock())
         runner = ShardRunner(shard, LocalLog(self.store), node.clock, node.chance.random, node.broke)
         self.serving = Serving(runner, None, lease_seconds=LEASE_SECONDS, artifact_bytes_max=0)
-        self.calls = Calls(Trust(), lambda: Rejection(Reason.DRAINING, "not started"))  # type: ignore[arg-type]
-        self.calls.present(self.serving)
+        self.calls = Calls(Trust(), ShardTable(lambda: Rejection(Reason.DRAINING, "not started")))  # type: ignore[arg-type]
+        self.calls.shards.present(self.serving)
         runner.changed()
 
 
@@ -299,7 +300,7 @@ class Stream:
     async def _serve(self, calls: Calls) -> None:
         if calls.draining:
             raise Rejection(Reason.DRAINING, "the server is stopping")
-        serving = calls.current()
+        serving = calls.shards.current()
         claims = claims_of(self._holder)
         await (serving.produce(claims, self, InFlight()) if self._kind == "produce" else serving.work(claims, self))
 

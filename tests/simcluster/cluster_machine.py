@@ -15,7 +15,7 @@ from codeq_internal.v1 import raft_rows_pb2
 from codeq_server.core import recovery
 from codeq_server.core.shard import Shard, ShardSettings
 from codeq_server.engine.runner import ShardRunner
-from codeq_server.leading import Leading, Opening
+from codeq_server.node.leading import Leading, Opening
 from codeq_server.replication.log import Log
 from codeq_server.replication.raft.log_rows import read_applied
 from codeq_server.replication.raft.member import RAFT_ID_BYTES, Member, MemberSettings, prepare, raft_id_from
@@ -23,6 +23,7 @@ from codeq_server.replication.raft.network import Hello, Unwelcome
 from codeq_server.replication.raft.ports import Made, Ticks
 from codeq_server.services.calls import Calls
 from codeq_server.services.serving import Serving
+from codeq_server.services.shard_table import ShardTable
 from codeq_server.storage.export import MANIFEST
 from sim_audit import Audit
 from sim_disk import DiskStore, export
@@ -56,7 +57,7 @@ class Server:
         self.member = Member(self._store, row, settings, machine.chance.randbytes, self, machine.broke)
         opening = Opening(1, lambda: machine.clock()[0] // 1000, self._load, self._serve)
         self.leading = Leading(self._store, opening, self._present, machine.broke)
-        self.calls = Calls(Trust(), self.member.refusal)  # type: ignore[arg-type]
+        self.calls = Calls(Trust(), ShardTable(self.member.refusal))  # type: ignore[arg-type]
         self.serving: Serving | None = None
         self._ticks = 0
         self.port = Port(machine.net, machine, process, self.member.hello)
@@ -113,7 +114,7 @@ class Server:
             assert group is not None
             self._machine.net.oracle.serves(self._machine.disk, group.leading_term)
         self.serving = serving
-        self.calls.present(serving)
+        self.calls.shards.present(serving)
 
     # -- time and end --------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from cluster_oracle import KEYS
 from codeq_raft_core import read_conf_state
 from codeq_server.core.errors import Rejection
 from codeq_server.core.shard import ShardSettings
-from codeq_server.raft_cluster import RaftCluster
+from codeq_server.node.raft_cluster import RaftCluster
 from sim_audit import Audit
 
 MACHINES_MAX = 6

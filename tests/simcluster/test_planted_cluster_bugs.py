@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 from cluster_run import simulate
 from codeq_server.engine.runner import ShardRunner
-from codeq_server.leading import Leading
+from codeq_server.node.leading import Leading
 from codeq_server.replication.raft.disk import Disk
 from codeq_server.replication.raft.group import Group
 from codeq_server.replication.raft.leadership import LeaderLog

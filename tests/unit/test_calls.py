@@ -15,6 +15,7 @@ from codeq_server.core.model import Caller
 from codeq_server.services.calls import Calls
 from codeq_server.services.local_dispatch import LocalDispatcher
 from codeq_server.services.serving import Serving
+from codeq_server.services.shard_table import ShardTable
 from google.protobuf.message import Message
 from held_log import HeldRunner, turns, until
 
@@ -38,8 +39,8 @@ def calls(runner: HeldRunner) -> Calls:
         raw={"tenantId": "acme"},
     )
     validator = StaticValidator(token)
-    made = Calls(Authenticator(validator, validator), lambda: Rejection(Reason.NOT_LEADER, "elsewhere"))
-    made.present(Serving(runner, None, lease_seconds=60, artifact_bytes_max=0))
+    made = Calls(Authenticator(validator, validator), ShardTable(lambda: Rejection(Reason.NOT_LEADER, "elsewhere")))
+    made.shards.present(Serving(runner, None, lease_seconds=60, artifact_bytes_max=0))
     return made
 
 
@@ -78,7 +79,7 @@ LEADER = {"leader": "node-2", "leaderGrpc": "node-2:9092"}
 async def test_call_is_passed_on_to_the_leader_if_that_is_wished_and_known(
     calls: Calls, metadata: dict[str, str], *, wished: bool, forwarded: list[str]
 ) -> None:
-    calls = Calls(calls.authenticator, lambda: Rejection(Reason.NOT_LEADER, "elsewhere", (), metadata))
+    calls = Calls(calls.authenticator, ShardTable(lambda: Rejection(Reason.NOT_LEADER, "elsewhere", (), metadata)))
     asked = []
     answer = task_service_pb2.SubmitResultResponse()
 
@@ -99,7 +100,7 @@ async def test_call_is_passed_on_to_the_leader_if_that_is_wished_and_known(
 
 async def test_call_that_came_over_a_call_stream_is_not_passed_on(calls: Calls) -> None:
     """What serves call streams is `Calls` itself: it refuses, and knows no way to another server."""
-    calls = Calls(calls.authenticator, lambda: Rejection(Reason.NOT_LEADER, "elsewhere", (), LEADER))
+    calls = Calls(calls.authenticator, ShardTable(lambda: Rejection(Reason.NOT_LEADER, "elsewhere", (), LEADER)))
     with pytest.raises(Rejection) as refusal:
         await calls.call(SUBMIT, task_service_pb2.SubmitResultRequest(), f"Bearer {TOKEN}", stale=False)
     assert refusal.value.reason is Reason.NOT_LEADER

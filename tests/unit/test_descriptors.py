@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from codeq_server.descriptors import COPIES_MAX, FILES_MAX, FILES_MIN, OWN_FILES, share
+from codeq_server.node.descriptors import COPIES_MAX, FILES_MAX, FILES_MIN, OWN_FILES, share
 
 RAISE = (
-    "from codeq_server.descriptors import *\ntry: print(raise_limit())\nexcept TooFewFilesError as error: print(error)"
+    "from codeq_server.node.descriptors import *\n"
+    "try: print(raise_limit())\nexcept TooFewFilesError as error: print(error)"
 )
 
 

@@ -6,7 +6,7 @@ import asyncio
 import socket
 
 import pytest
-from codeq_server.event_loop import ServerLoop
+from codeq_server.node.event_loop import ServerLoop
 
 
 async def _heard(ours: socket.socket, theirs: socket.socket, count: int) -> tuple[int, int]:

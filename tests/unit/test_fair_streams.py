@@ -16,6 +16,7 @@ from codeq_server.services.artifacts import Artifacts
 from codeq_server.services.calls import Calls
 from codeq_server.services.produce import ProducerStream
 from codeq_server.services.serving import Serving
+from codeq_server.services.shard_table import ShardTable
 from codeq_server.services.streams import StreamRegistry
 from codeq_server.services.work import WorkerStream
 from held_log import HeldRunner, turns, until
@@ -59,8 +60,10 @@ async def runner() -> HeldRunner:
 
 @pytest.fixture
 def calls(runner: HeldRunner) -> Calls:
-    made = Calls(Authenticator(TenantTokens(), TenantTokens()), lambda: Rejection(Reason.NOT_LEADER, "elsewhere"))
-    made.present(Serving(runner, None, lease_seconds=60, artifact_bytes_max=0))
+    made = Calls(
+        Authenticator(TenantTokens(), TenantTokens()), ShardTable(lambda: Rejection(Reason.NOT_LEADER, "elsewhere"))
+    )
+    made.shards.present(Serving(runner, None, lease_seconds=60, artifact_bytes_max=0))
     return made
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from codeq_server.log_writer import QUEUE_BYTES_MAX, LineWriter
+from codeq_server.log.writer import QUEUE_BYTES_MAX, LineWriter
 
 LINE = b"x" * 1023 + b"\n"
 WAIT_SECONDS = 20.0

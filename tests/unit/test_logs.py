@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import structlog
-from codeq_server.access_log import well_formed_request_id
-from codeq_server.log_lines import LINE_CHARS_MAX, TRACEBACK_CHARS_MAX, VALUE_CHARS_MAX
-from codeq_server.logs import Logs
+from codeq_server.log.access_log import well_formed_request_id
+from codeq_server.log.lines import LINE_CHARS_MAX, TRACEBACK_CHARS_MAX, VALUE_CHARS_MAX
+from codeq_server.log.setup import Logs
 
 FORGED = '\n2026-01-01T00:00:00.000Z [error] store_failed error="all is lost"'
 """What a stranger would add to the log."""

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from codeq_server.summary import Ready, forget_ready_file, write_ready_file
+from codeq_server.node.summary import Ready, forget_ready_file, write_ready_file
 
 NOWHERE = Ready(None, None, None)
 

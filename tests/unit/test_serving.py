@@ -22,6 +22,7 @@ from codeq_server.services.grpc_front import status_of
 from codeq_server.services.local_dispatch import failed
 from codeq_server.services.server_info import ServerService
 from codeq_server.services.serving import Serving
+from codeq_server.services.shard_table import ShardTable
 from codeq_server.storage.memory import MemoryStore
 from codeq_server.storage.rocks import RocksStore
 from google.rpc import error_details_pb2
@@ -81,8 +82,8 @@ def serving(runner: HeldRunner) -> Serving:
 
 @pytest.fixture
 def calls(serving: Serving) -> Calls:
-    made = Calls(Authenticator(TenantTokens(), TenantTokens()), ELSEWHERE.again)
-    made.present(serving)
+    made = Calls(Authenticator(TenantTokens(), TenantTokens()), ShardTable(ELSEWHERE.again))
+    made.shards.present(serving)
     return made
 
 
@@ -95,7 +96,7 @@ def started(calls: Calls, method: str, request: Any) -> asyncio.Task[Any]:
 
 
 def lead_elsewhere(calls: Calls, serving: Serving) -> None:
-    calls.present(None)
+    calls.shards.present(None)
     serving.end(ELSEWHERE)
 
 
@@ -179,8 +180,8 @@ async def test_cleanup_that_ends_half_way_gets_outcome_unknown_only_if_it_remove
         runner = HeldRunner(ShardSettings(), store=store, epoch=epoch)
         runner.log.free = True
         serving = serving_of(runner)
-        calls = Calls(Authenticator(TenantTokens(), TenantTokens()), ELSEWHERE.again)
-        calls.present(serving)
+        calls = Calls(Authenticator(TenantTokens(), TenantTokens()), ShardTable(ELSEWHERE.again))
+        calls.shards.present(serving)
         for _ in range(2):  # ends in batches of their own, so that the cleanup takes a step for each
             task_id = (await started(calls, "CreateTask", CREATE)).task.id
             await started(calls, "ClaimTask", pb.ClaimTaskRequest())
@@ -221,7 +222,7 @@ async def test_next_serving_is_not_touched_by_calls_of_the_old_one(
     assert refused.value.metadata == LEADER
     following = HeldRunner(store=store, epoch=8)
     following.log.free = True
-    calls.present(serving_of(following))
+    calls.shards.present(serving_of(following))
     rows = store.scan(b"", b"\xff", 1000)
     assert [await reason_of(task) for task in old] == [
         Reason.OUTCOME_UNKNOWN,
@@ -253,7 +254,7 @@ def server_service(calls: Calls, backups: Backups | None) -> ServerService:
 
 async def test_backup_is_refused_where_another_server_leads(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "store", fsync=False)
-    calls = Calls(Authenticator(TenantTokens(), TenantTokens()), ELSEWHERE.again)
+    calls = Calls(Authenticator(TenantTokens(), TenantTokens()), ShardTable(ELSEWHERE.again))
     calls.register("codeq.v1.ServerService", server_service(calls, Backups(store, None, tmp_path)))
     request = server_service_pb2.BackUpRequest(name="b")
     with pytest.raises(Rejection) as refused:
@@ -264,7 +265,7 @@ async def test_backup_is_refused_where_another_server_leads(tmp_path: Path) -> N
 
 
 async def test_calls_about_the_node_are_answered_whoever_serves_the_shard() -> None:
-    calls = Calls(Authenticator(TenantTokens(), TenantTokens()), ELSEWHERE.again)
+    calls = Calls(Authenticator(TenantTokens(), TenantTokens()), ShardTable(ELSEWHERE.again))
     service = server_service(calls, None)
     calls.register("codeq.v1.ServerService", service)
     name = "/codeq.v1.ServerService/GetServerInfo"

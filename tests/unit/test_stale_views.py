@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 from codeq.v1 import queue_service_pb2, task_pb2
 from codeq.v1 import task_service_pb2 as pb
-from codeq_server import stale
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.claims import WORKER_SCOPES, Token
 from codeq_server.config import Settings, load
 from codeq_server.core.errors import Reason, Rejection
-from codeq_server.opening import load_shard, make_serving
+from codeq_server.node import stale
+from codeq_server.node.opening import load_shard, make_serving
+from codeq_server.node.stale import StaleViews
 from codeq_server.replication.local import LocalLog
 from codeq_server.services.calls import Calls
 from codeq_server.services.serving import Serving
-from codeq_server.stale import StaleViews
+from codeq_server.services.shard_table import ShardTable
 from codeq_server.storage.identity import next_identity, save
 from codeq_server.storage.rocks import RocksStore
 
@@ -50,8 +51,11 @@ class Node:
         self.serving: Serving = make_serving(settings, shard, LocalLog(self.store), None, _broke)
         self.views = StaleViews(settings, self.store, 64, path.parent / "views")
         tokens = Authenticator(TenantTokens(), TenantTokens())
-        self.leader, self.follower = Calls(tokens, elsewhere), Calls(tokens, elsewhere, self.views.current)
-        self.leader.present(self.serving)
+        self.leader, self.follower = (
+            Calls(tokens, ShardTable(elsewhere)),
+            Calls(tokens, ShardTable(elsewhere, self.views.current)),
+        )
+        self.leader.shards.present(self.serving)
 
     async def create(self) -> str:
         request = pb.CreateTaskRequest(spec=task_pb2.TaskSpec(command="a", payload=b"1"))

@@ -7,84 +7,40 @@ durable. Calls about the node are carried out at once, whoever serves the shard.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Mapping
 
-from google.api import annotations_pb2
-from google.protobuf import descriptor_pool, message_factory
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
-from codeq_server.auth.access import Access, access_of
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.claims import Claims
 from codeq_server.core.errors import CorruptRows, Reason, Rejection
-from codeq_server.engine.admission import CALL_COST
 from codeq_server.engine.runner import ShardRunner
 
-from .counts import parser
-from .serving import SHARD_SERVICES, Handler, Serving, handlers_of
+from .methods import Method, methods_of
+from .serving import SHARD_SERVICES, Handler, handlers_of
+from .shard_table import ShardTable
 from .validation import check_message
-
-PAGE_COST: Final = 512
-"""Cost of a call that looks at thousands of rows for a page: not many of them in one turn."""
-
-_WAIT_FIELD: Final = "wait_seconds"
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """A unary method that can be called.
-
-    Attributes:
-        name: Full name such as "/codeq.v1.TaskService/CreateTask".
-        access: Who may call it.
-        handler: What carries it out; None: who serves the shard does.
-        reads: Whether it decides nothing.
-        parse: Returns its request from its bytes.
-        descriptor: Its descriptor.
-        cost: What a call costs its tenant beside what its request lists; see `admission`.
-        lists: Fields of its request that hold many messages.
-        may_wait: Whether its request can ask to wait for something.
-    """
-
-    name: str
-    access: Access
-    handler: Handler | None
-    reads: bool
-    parse: Callable[[bytes], Any]
-    descriptor: MethodDescriptor
-    cost: int
-    lists: tuple[str, ...]
-    may_wait: bool
 
 
 class Calls:
     """The table of unary methods, made from the services' descriptors.
 
     Attributes:
-        serving: What serves the shard at the moment; None: nothing does here.
+        shards: Where calls about a shard go.
         methods: The methods by full name.
         services: The services, those of the shard first.
         draining: Whether the server takes nothing new.
 
     Args:
         authenticator: Tells whose calls they are.
-        absence: Returns the refusal of calls about the shard while nothing serves it here.
-        stale: Returns what answers reads that may be stale while nothing serves the shard here; None: nothing does.
+        shards: Where calls about a shard go.
     """
 
-    def __init__(
-        self,
-        authenticator: Authenticator,
-        absence: Callable[[], Rejection],
-        stale: Callable[[], Awaitable[Serving]] | None = None,
-    ) -> None:
+    def __init__(self, authenticator: Authenticator, shards: ShardTable) -> None:
         self.authenticator = authenticator
-        self.serving: Serving | None = None
-        self._absence = absence
-        self._stale = stale
+        self.shards = shards
         self.methods: dict[str, Method] = {}
         self.services: list[ServiceDescriptor] = []
         self.draining = False
@@ -98,33 +54,7 @@ class Calls:
     def _add(self, service_name: str, handlers: Mapping[str, Handler]) -> None:
         descriptor = descriptor_pool.Default().FindServiceByName(service_name)
         self.services.append(descriptor)
-        for method in descriptor.methods:
-            name = f"/{service_name}/{method.name}"
-            self.methods[name] = Method(
-                name=name,
-                access=access_of(name),
-                handler=handlers.get(name),
-                reads=method.GetOptions().Extensions[annotations_pb2.http].HasField("get"),
-                parse=parser(message_factory.GetMessageClass(method.input_type)),
-                descriptor=method,
-                cost=PAGE_COST if method.name.startswith("List") else CALL_COST,
-                lists=tuple(f.name for f in method.input_type.fields if f.is_repeated and f.message_type is not None),
-                may_wait=_WAIT_FIELD in method.input_type.fields_by_name,
-            )
-
-    def present(self, serving: Serving | None) -> None:
-        """Takes what serves the shard from now on."""
-        self.serving = serving
-
-    def current(self) -> Serving:
-        """Returns what serves the shard.
-
-        Raises:
-            Rejection: Nothing does here.
-        """
-        if self.serving is None:
-            raise self._absence()
-        return self.serving
+        self.methods |= {method.name: method for method in methods_of(descriptor, handlers)}
 
     async def settled(self) -> None:
         """Waits until everything acknowledged so far stands in the rows of this server.
@@ -132,7 +62,7 @@ class Calls:
         Raises:
             Rejection: Another server leads, or none.
         """
-        await self.current().runner.wait_durable()
+        await self.shards.current().runner.wait_durable()
 
     async def call(self, name: str, request: Message, authorization: str, *, stale: bool = False) -> Message:
         """Returns the response of a call.
@@ -182,10 +112,8 @@ class Calls:
         if method.handler is not None:
             check_message(request)
             return await method.handler(claims, request)
-        if stale and self.serving is None and self._stale is not None and method.reads and not _waits(method, request):
-            serving = await self._stale()
-        else:
-            serving = self.current()
+        shards = self.shards
+        serving = await shards.route_stale(method, request) if stale else shards.route(method, request)
         check_message(request)
         cost = method.cost
         for name in method.lists:
@@ -198,11 +126,6 @@ class Calls:
             raise
         except CorruptRows as problem:
             raise Rejection(Reason.CORRUPT_DATA, f"stored data contradict each other: {problem}") from None
-
-
-def _waits(method: Method, request: Message) -> bool:
-    """Returns whether a call waits for something: that does not come to rows of a moment ago, the leader answers it."""
-    return method.may_wait and bool(getattr(request, _WAIT_FIELD))
 
 
 def _task_id_of(request: Message) -> str:

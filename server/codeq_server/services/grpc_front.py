@@ -23,8 +23,9 @@ from codeq_server.auth.access import access_of
 from codeq_server.auth.claims import Claims
 from codeq_server.core.errors import Reason, Rejection
 
-from .calls import Calls, Method
+from .calls import Calls
 from .counts import parser
+from .methods import Method
 from .serving import Serving
 from .unread import COUNTED_BYTES, UnreadReplies
 
@@ -161,7 +162,7 @@ class GrpcFront:
                 header = text_of(dict(context.invocation_metadata()).get("authorization", ""))
                 claims = self._calls.authenticator.authenticate(header, access.principal, access.scope)
                 self._on_known(context.peer())
-                await serve(self._calls.current(), claims, context)
+                await serve(self._calls.shards.current(), claims, context)
             except asyncio.CancelledError as cancelled:
                 let_go(cancelled)
                 raise

@@ -8,9 +8,9 @@ from typing import Protocol
 from prometheus_client.registry import Collector
 
 from codeq_server.core.errors import Rejection
+from codeq_server.node.upkeep import Upkeep
 from codeq_server.services.cluster import Cluster
 from codeq_server.services.serving import Serving
-from codeq_server.upkeep import Upkeep
 
 Present = Callable[[Serving | None], None]
 """Takes what serves the shard from now on; None: nothing does here."""

@@ -12,7 +12,7 @@ import structlog
 
 from codeq_server.core import keys
 from codeq_server.core.shard import Shard
-from codeq_server.hosting import Present
+from codeq_server.node.hosting import Present
 from codeq_server.replication.log import Log
 from codeq_server.replication.raft.leadership import LeaderLog
 from codeq_server.replication.raft.member import Member

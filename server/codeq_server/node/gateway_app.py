@@ -24,12 +24,12 @@ from codeq_gateway.remote import RemoteDispatcher
 from codeq_gateway.server import GatewayServer
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
-from codeq_server import summary
 from codeq_server.config import Address, GatewaySettings
-from codeq_server.descriptors import Files, TooFewFilesError, raise_limit, share
-from codeq_server.event_loop import ServerLoop
-from codeq_server.logs import Logs, LostLines, configure_logging
-from codeq_server.private_files import write_privately
+from codeq_server.log.setup import Logs, LostLines, configure_logging
+from codeq_server.node import summary
+from codeq_server.node.descriptors import Files, TooFewFilesError, raise_limit, share
+from codeq_server.node.event_loop import ServerLoop
+from codeq_server.node.private_files import write_privately
 
 START_SECONDS: Final = 60.0
 """Time in which a server must answer at the start."""

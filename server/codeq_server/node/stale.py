@@ -23,7 +23,7 @@ from codeq_server.core.errors import CorruptRows, Reason, Rejection
 from codeq_server.core.model import SealedBatch
 from codeq_server.core.parsing import parsed
 from codeq_server.core.shard import Shard
-from codeq_server.opening import load_shard, make_serving
+from codeq_server.node.opening import load_shard, make_serving
 from codeq_server.services.serving import Serving
 from codeq_server.storage.errors import StoreError, StoreFailed
 from codeq_server.storage.reading import open_stored

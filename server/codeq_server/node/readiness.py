@@ -62,7 +62,7 @@ class Readiness:
     def _unready(self, address_of_leader: str) -> str:
         if self._is_stopping:
             return "the server is stopping"
-        if self._calls.serving is not None:
+        if self._calls.shards.serving is not None:
             return ""
         refusal = self._absence()
         if refusal.metadata.get(address_of_leader):

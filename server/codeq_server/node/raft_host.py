@@ -15,14 +15,16 @@ from prometheus_client.registry import Collector
 
 from codeq_server.config import PAIR, ConfigError, RaftSettings, Settings, refuse_pair
 from codeq_server.core.errors import Rejection
-from codeq_server.descriptors import Files
-from codeq_server.doorkeeper import Door
-from codeq_server.hosting import Present
-from codeq_server.leading import Leading, Opening
-from codeq_server.listeners import ListenError
-from codeq_server.opening import load_shard, make_serving, verify
-from codeq_server.raft_cluster import RaftCluster
-from codeq_server.raft_metrics import RaftCollector
+from codeq_server.node.descriptors import Files
+from codeq_server.node.doorkeeper import Door
+from codeq_server.node.hosting import Present
+from codeq_server.node.leading import Leading, Opening
+from codeq_server.node.listeners import ListenError
+from codeq_server.node.opening import load_shard, make_serving, verify
+from codeq_server.node.raft_cluster import RaftCluster
+from codeq_server.node.raft_metrics import RaftCollector
+from codeq_server.node.stale import StaleViews
+from codeq_server.node.upkeep import Upkeep
 from codeq_server.replication.raft.channels import TlsFiles, TransportError, TransportSettings
 from codeq_server.replication.raft.exports import SnapshotMaker
 from codeq_server.replication.raft.log_rows import GroupKeys
@@ -31,10 +33,8 @@ from codeq_server.replication.raft.ports import Made, Ticks
 from codeq_server.replication.raft.transport import Transport
 from codeq_server.services.cluster import Cluster
 from codeq_server.services.serving import Serving
-from codeq_server.stale import StaleViews
 from codeq_server.storage.rocks import RocksStore
 from codeq_server.storage.scratch import scratch_of, take_scratch
-from codeq_server.upkeep import Upkeep
 
 TICKS_PER_ELECTION: Final = 20
 """Ticks in the shortest wait of an election: two members seldom begin in the same one."""

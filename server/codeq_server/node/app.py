@@ -27,20 +27,20 @@ from google.protobuf import descriptor_pool
 from grpc_health.v1 import health, health_pb2_grpc
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 
-from codeq_server import summary
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.static import StaticValidator
 from codeq_server.config import Address, AuthSettings, ConfigError, Settings
 from codeq_server.core.errors import CorruptRows
-from codeq_server.descriptors import Files, TooFewFilesError, raise_limit, share
-from codeq_server.doorkeeper import Doorkeeper
-from codeq_server.event_loop import ServerLoop
-from codeq_server.hosting import Host
-from codeq_server.listeners import ListenError, listen, new_server, refuse_taken
-from codeq_server.local_host import LocalHost
-from codeq_server.logs import Logs, LostLines, configure_logging
-from codeq_server.private_files import write_privately
-from codeq_server.readiness import Readiness
+from codeq_server.log.setup import Logs, LostLines, configure_logging
+from codeq_server.node import summary
+from codeq_server.node.descriptors import Files, TooFewFilesError, raise_limit, share
+from codeq_server.node.doorkeeper import Doorkeeper
+from codeq_server.node.event_loop import ServerLoop
+from codeq_server.node.hosting import Host
+from codeq_server.node.listeners import ListenError, listen, new_server, refuse_taken
+from codeq_server.node.local_host import LocalHost
+from codeq_server.node.private_files import write_privately
+from codeq_server.node.readiness import Readiness
 from codeq_server.replication.raft.channels import CONNECTIONS_MAX as PEER_CONNECTIONS_MAX
 from codeq_server.services.call_stream import CallStreams, ServerProbes
 from codeq_server.services.calls import Calls
@@ -51,6 +51,7 @@ from codeq_server.services.metrics import ShardCollector
 from codeq_server.services.reflection import enable_reflection
 from codeq_server.services.server_info import ServerService
 from codeq_server.services.serving import Serving
+from codeq_server.services.shard_table import ShardTable
 from codeq_server.services.tokenless import TokenlessServer
 from codeq_server.storage.errors import StoreError
 
@@ -119,7 +120,7 @@ class Node:
         self._door = self._doorkeeper.door(files.grpc)
         self._host = _host(settings, files, self._doorkeeper, self._on_fatal, verify=verify)
         self._in_flight = InFlight()
-        self._calls = Calls(_authenticator(settings.auth), self._host.absence, self._host.stale)
+        self._calls = Calls(_authenticator(settings.auth), ShardTable(self._host.absence, self._host.stale))
         self._readiness = Readiness(self._calls, self._host.absence)
 
     async def run(self) -> int:
@@ -228,7 +229,10 @@ class Node:
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
         registry.register(LostLines(self._logs, "codeq"))
-        for collector in (ShardCollector(lambda: self._calls.serving, self._host.upkeep.space), *self._host.collectors):
+        for collector in (
+            ShardCollector(lambda: self._calls.shards.serving, self._host.upkeep.space),
+            *self._host.collectors,
+        ):
             registry.register(collector)
         return registry
 
@@ -268,7 +272,7 @@ class Node:
             raise ListenError(str(error)) from None
 
     def _present(self, serving: Serving | None) -> None:
-        self._calls.present(serving)
+        self._calls.shards.present(serving)
         self._readiness.changed()
 
     def _told(self, unready: str) -> tuple[bool, Mapping[str, object]]:
@@ -394,7 +398,7 @@ def _host(
     if settings.raft is None:
         return LocalHost(settings, files, on_fatal, verify=verify)
     # A server by itself runs without the extension that this one needs.
-    from codeq_server.raft_host import RaftHost  # noqa: PLC0415
+    from codeq_server.node.raft_host import RaftHost  # noqa: PLC0415
 
     return RaftHost(settings, settings.raft, files, doorkeeper.door(files.peers), on_fatal, verify=verify)
 

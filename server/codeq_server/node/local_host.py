@@ -13,9 +13,10 @@ from codeq_server.config import Settings
 from codeq_server.core import keys
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.parsing import parsed
-from codeq_server.descriptors import Files
-from codeq_server.hosting import Present
-from codeq_server.opening import load_shard, make_serving, open_store, verify
+from codeq_server.node.descriptors import Files
+from codeq_server.node.hosting import Present
+from codeq_server.node.opening import load_shard, make_serving, open_store, verify
+from codeq_server.node.upkeep import Upkeep
 from codeq_server.replication.local import LocalLog
 from codeq_server.replication.raft.log_rows import load_node
 from codeq_server.services.cluster import Cluster, NoCluster
@@ -23,7 +24,6 @@ from codeq_server.services.serving import Serving
 from codeq_server.storage.errors import StoreFormat
 from codeq_server.storage.identity import CLUSTER_ID_BYTES, next_identity, save
 from codeq_server.storage.store import Store
-from codeq_server.upkeep import Upkeep
 
 
 class LocalHost:

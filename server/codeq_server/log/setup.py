@@ -27,8 +27,8 @@ from structlog.typing import EventDict, WrappedLogger
 
 from .access_log import AccessLog
 from .error_output import Errors
-from .log_lines import TRACEBACK, bounded, json_line, text_line
-from .log_writer import LAST_LINES_SECONDS, LineWriter, flush_all
+from .lines import TRACEBACK, bounded, json_line, text_line
+from .writer import LAST_LINES_SECONDS, LineWriter, flush_all
 
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 _NAMES: Final = {"warning": "warn", "critical": "error", "exception": "error"}

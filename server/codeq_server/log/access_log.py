@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
-from .log_lines import cut, json_line, text_line
+from .lines import cut, json_line, text_line
 
 FLUSH_SECONDS: Final = 0.1
 LINES_MAX: Final = 1000

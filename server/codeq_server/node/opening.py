@@ -14,6 +14,7 @@ from codeq_server.core.recovery import open_shard
 from codeq_server.core.shard import Shard, ShardSettings
 from codeq_server.engine.artifacts import ArtifactKeeper
 from codeq_server.engine.runner import ShardRunner, system_clock
+from codeq_server.log.task_events import TaskEvents
 from codeq_server.replication.log import Log
 from codeq_server.services.serving import Serving
 from codeq_server.storage.check import check_open
@@ -21,7 +22,6 @@ from codeq_server.storage.errors import StoreDamaged
 from codeq_server.storage.memory import MemoryStore
 from codeq_server.storage.rocks import RocksStore
 from codeq_server.storage.store import Store
-from codeq_server.task_events import TaskEvents
 
 
 def open_store(persistence: PersistenceSettings, files_max: int) -> Store:

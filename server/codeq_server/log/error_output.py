@@ -8,8 +8,8 @@ import stat
 import threading
 from typing import Final
 
-from .log_lines import LINE_CHARS_MAX, cut, printable
-from .log_writer import LineWriter
+from .lines import LINE_CHARS_MAX, cut, printable
+from .writer import LineWriter
 
 _STDERR: Final = 2
 

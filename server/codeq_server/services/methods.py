@@ -1,0 +1,71 @@
+"""The unary methods of a service, as its descriptor has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google.api import annotations_pb2
+from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+
+from codeq_server.auth.access import Access, access_of
+from codeq_server.engine.admission import CALL_COST
+
+from .counts import parser
+from .serving import Handler
+
+PAGE_COST: Final = 512
+"""Cost of a call that looks at thousands of rows for a page: not many of them in one turn."""
+
+_WAIT_FIELD: Final = "wait_seconds"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A unary method that can be called.
+
+    Attributes:
+        name: Full name such as "/codeq.v1.TaskService/CreateTask".
+        access: Who may call it.
+        handler: What carries it out; None: who serves the shard does.
+        reads: Whether it decides nothing.
+        parse: Returns its request from its bytes.
+        descriptor: Its descriptor.
+        cost: What a call costs its tenant beside what its request lists; see `admission`.
+        lists: Fields of its request that hold many messages.
+        may_wait: Whether its request can ask to wait for something.
+    """
+
+    name: str
+    access: Access
+    handler: Handler | None
+    reads: bool
+    parse: Callable[[bytes], Any]
+    descriptor: MethodDescriptor
+    cost: int
+    lists: tuple[str, ...]
+    may_wait: bool
+
+    def waits(self, request: Message) -> bool:
+        """Returns whether a call with this request may wait for something to happen."""
+        return self.may_wait and bool(getattr(request, _WAIT_FIELD))
+
+
+def methods_of(service: ServiceDescriptor, handlers: Mapping[str, Handler]) -> Iterator[Method]:
+    """Yields the methods of a service; `handlers`: what carries them out by full name, where no shard does."""
+    for method in service.methods:
+        name = f"/{service.full_name}/{method.name}"
+        yield Method(
+            name=name,
+            access=access_of(name),
+            handler=handlers.get(name),
+            reads=method.GetOptions().Extensions[annotations_pb2.http].HasField("get"),
+            parse=parser(message_factory.GetMessageClass(method.input_type)),
+            descriptor=method,
+            cost=PAGE_COST if method.name.startswith("List") else CALL_COST,
+            lists=tuple(f.name for f in method.input_type.fields if f.is_repeated and f.message_type is not None),
+            may_wait=_WAIT_FIELD in method.input_type.fields_by_name,
+        )

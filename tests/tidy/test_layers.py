@@ -1,0 +1,61 @@
+"""The import contracts are exhaustive: a module in the wrong layer, or in none, fails `make lint`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("sdks/python/src", "gateway", "server", "cli")
+
+
+def lint(root: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the import contracts on a copy of the packages."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(root / package) for package in PACKAGES)}
+    command = ["lint-imports", "--config", str(ROOT / ".importlinter"), "--no-cache"]
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """Returns the root of a copy of all packages."""
+    for package in PACKAGES:
+        ignored = shutil.ignore_patterns("__pycache__", "*.so", "*.json")
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=ignored)
+    return tmp_path
+
+
+def _stray(root: Path) -> None:
+    (root / "server/codeq_server/stray.py").write_text('"""In no layer."""\n')
+
+
+def _stray_in_node(root: Path) -> None:
+    (root / "server/codeq_server/node/stray.py").write_text('"""In no layer."""\n')
+
+
+def _upwards(root: Path) -> None:
+    with (root / "server/codeq_server/engine/space.py").open("a") as module:
+        module.write("\nimport codeq_server.services.calls\n")
+
+
+def _sideways(root: Path) -> None:
+    with (root / "server/codeq_server/node/upkeep.py").open("a") as module:
+        module.write("\nimport codeq_server.node.listeners\n")
+
+
+def test_contracts_hold(copy: Path) -> None:
+    run = lint(copy)
+    assert run.returncode == 0, run.stdout
+
+
+@pytest.mark.parametrize("change", [_stray, _stray_in_node, _upwards, _sideways])
+def test_module_in_a_layer_it_may_not_use_or_in_none_is_refused(copy: Path, change: Callable[[Path], None]) -> None:
+    change(copy)
+    run = lint(copy)
+    assert run.returncode == 1
+    assert "BROKEN" in run.stdout or "layer" in run.stdout.lower(), run.stdout

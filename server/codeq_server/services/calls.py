@@ -1,8 +1,8 @@
-"""Unary calls as both fronts make them: gRPC and the gateway in this process share everything here.
+"""Unary calls, shared by both front ends: gRPC and the gateway in this process.
 
-A call is authenticated by the option on its RPC and validated by the rules on its request. Calls about the shard are
-carried out by whatever serves it at the moment, when it is their tenant's turn, and answered when what they saw is
-durable. Calls about the node are carried out at once, whoever serves the shard.
+A call is authenticated according to the option on its RPC and validated by the rules of its request. Calls on the shard
+are executed by its current `Serving`, in their tenant's turn, and answered once everything they saw is durable. Calls
+on the node are executed at once, whether or not it serves the shard.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from .serving import SHARD_SERVICES, Handler, Serving, handlers_of
 from .validation import check_message
 
 PAGE_COST: Final = 512
-"""Cost of a call that looks at thousands of rows for a page: not many of them in one turn."""
+"""Cost of a call that examines thousands of rows for a page, so that only a few run in one turn."""
 
 _WAIT_FIELD: Final = "wait_seconds"
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A unary method that can be called.
+    """A callable unary method.
 
     Attributes:
         name: Full name such as "/codeq.v1.TaskService/CreateTask".
         access: Who may call it.
-        handler: What carries it out; None: who serves the shard does.
-        reads: Whether it decides nothing.
-        parse: Returns its request from its bytes.
+        handler: Executes it; None: the shard's current `Serving` does.
+        reads: Whether it only reads.
+        parse: Parses its request from bytes.
         descriptor: Its descriptor.
-        cost: What a call costs its tenant beside what its request lists; see `admission`.
-        lists: Fields of its request that hold many messages.
+        cost: What a call costs its tenant, not counting the items its request lists; see `admission`.
+        lists: Repeated message fields of its request.
         may_wait: Whether its request can ask to wait for something.
     """
 
@@ -61,18 +61,18 @@ class Method:
 
 
 class Calls:
-    """The table of unary methods, made from the services' descriptors.
+    """The table of unary methods, built from the services' descriptors.
 
     Attributes:
-        serving: What serves the shard at the moment; None: nothing does here.
+        serving: The current `Serving` of the shard; None: this node does not serve it.
         methods: The methods by full name.
         services: The services, those of the shard first.
-        draining: Whether the server takes nothing new.
+        draining: Whether the server rejects new calls.
 
     Args:
-        authenticator: Tells whose calls they are.
-        absence: Returns the refusal of calls about the shard while nothing serves it here.
-        stale: Returns what answers reads that may be stale while nothing serves the shard here; None: nothing does.
+        authenticator: Authenticates the callers.
+        absence: Returns the rejection of calls on the shard while this node does not serve it.
+        stale: Returns a `Serving` for stale reads while this node does not serve the shard; None: no stale reads.
     """
 
     def __init__(
@@ -113,24 +113,24 @@ class Calls:
             )
 
     def present(self, serving: Serving | None) -> None:
-        """Takes what serves the shard from now on."""
+        """Sets the `Serving` of the shard from now on; None: this node no longer serves it."""
         self.serving = serving
 
     def current(self) -> Serving:
-        """Returns what serves the shard.
+        """Returns the current `Serving` of the shard.
 
         Raises:
-            Rejection: Nothing does here.
+            Rejection: This node does not serve the shard.
         """
         if self.serving is None:
             raise self._absence()
         return self.serving
 
     async def settled(self) -> None:
-        """Waits until everything acknowledged so far stands in the rows of this server.
+        """Waits until everything acknowledged so far is in the rows of this server.
 
         Raises:
-            Rejection: Another server leads, or none.
+            Rejection: This server is not the leader.
         """
         await self.current().runner.wait_durable()
 
@@ -143,15 +143,15 @@ class Calls:
             name: Full name of the method.
             request: Its request.
             authorization: Value of the authorization header.
-            stale: Whether a read may be answered from what a server that does not lead has.
+            stale: Whether a follower may answer a read from its own, possibly stale, state.
 
         Raises:
-            Rejection: The call was refused.
+            Rejection: The call was rejected.
         """
         return await self.carry_out(name, self.authenticate(name, authorization), request, stale=stale)
 
     def authenticate(self, name: str, authorization: str) -> Claims:
-        """Returns who makes a call.
+        """Authenticates a call and returns the claims of its caller.
 
         Args:
             name: Full name of the method.
@@ -164,10 +164,10 @@ class Calls:
         return self.authenticator.authenticate(authorization, access.principal, access.scope)
 
     async def carry_out(self, name: str, claims: Claims, request: Message, *, stale: bool = False) -> Message:
-        """Returns the response of a call whose caller is known; see `call`.
+        """Returns the response of a call whose caller is authenticated; see `call`.
 
         Raises:
-            Rejection: The call was refused.
+            Rejection: The call was rejected.
         """
         method = self.methods[name]
         try:
@@ -201,18 +201,18 @@ class Calls:
 
 
 def _waits(method: Method, request: Message) -> bool:
-    """Returns whether a call waits for something: that does not come to rows of a moment ago, the leader answers it."""
+    """Returns whether a call waits for a change; such a call is never answered from stale rows."""
     return method.may_wait and bool(getattr(request, _WAIT_FIELD))
 
 
 def _task_id_of(request: Message) -> str:
-    """Returns the id of the task that a call is about or is to make; empty: none, or many."""
+    """Returns the id of the task that a call names or is to create; empty: none, or several."""
     task_id = getattr(request, "task_id", "") or getattr(getattr(request, "spec", None), "task_id", "")
     return task_id if isinstance(task_id, str) else ""
 
 
 async def _confirm(runner: ShardRunner, method: Method, refusal: Rejection) -> None:
-    """Waits until what a refusal rests on is durable: another caller may have decided it a moment ago.
+    """Waits until the state behind a rejection is durable: it may come from another caller's uncommitted decision.
 
     Raises:
         Rejection: The leadership has ended, and the call decided nothing.

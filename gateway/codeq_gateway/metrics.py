@@ -19,7 +19,7 @@ UNKNOWN_ROUTE: Final = "unknown"
 class HttpMetrics(Collector):
     """Requests by method, route and status, and their durations by route.
 
-    The series are bounded: routes are templates, and methods come from a short list.
+    The number of series is bounded: routes are templates, and methods come from a short list.
     """
 
     def __init__(self) -> None:

@@ -237,7 +237,7 @@ class RemoteDispatcher:
         self._admitted[method, authorization] = asyncio.get_running_loop().time() + ADMITTED_SECONDS
 
     async def readiness(self) -> tuple[bool, Mapping[str, object]]:
-        """Returns whether a server accepts calls, and its details: of the preferred server, or else of another one."""
+        """Returns the preferred server's readiness and details; if it is not ready, those of another server that is."""
         link = self._choose()
         if link is None:
             return False, {"server": None, "reason": "no server can be reached"}

@@ -20,11 +20,11 @@ OPEN_MAX: Final = 256
 """Maximum number of open unauthenticated calls; one more evicts the oldest."""
 
 OPEN_PER_CONNECTION_MAX: Final = 16
-"""Maximum number of them on one connection; further ones fail with RESOURCE_EXHAUSTED."""
+"""Maximum open unauthenticated calls of one connection; further ones fail with RESOURCE_EXHAUSTED."""
 
 READING_MAX: Final = 32
-"""Maximum number of them waiting for a request; one more evicts the oldest. gRPC buffers a whole message before the
-server can inspect it."""
+"""Maximum unauthenticated calls waiting for a request; one more evicts the oldest. gRPC buffers a whole message before
+the server can inspect it."""
 
 REQUEST_BYTES_MAX: Final = 4096
 """Maximum bytes of a request; a larger one fails with RESOURCE_EXHAUSTED."""

@@ -287,7 +287,7 @@ class _CallStream:
                 for number in frame.cancelled:
                     if (entry := self._open.get(number)) is not None:
                         entry.task.cancel()
-                frame = None  # not kept while the next one is awaited
+                frame = None  # frees it while waiting for the next one
                 await self._has_room.wait()
             self._is_closed = True
             self._wake.set()

@@ -60,7 +60,7 @@ class InFlight:
         self.held += size
 
     def hold(self, size: int) -> None:
-        """Counts bytes regardless of the limit: replies that the client has yet to read."""
+        """Counts bytes regardless of the limit, such as replies that the client has yet to read."""
         self.held += size
 
     def release(self, size: int) -> None:

@@ -97,7 +97,7 @@ def make_serving(
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Suspends garbage collection: opening creates no garbage, but with many queues would spend 80% on collections."""
+    """Suspends garbage collection, which finds nothing but takes four fifths of the time to open many queues."""
     collects = gc.isenabled()
     gc.disable()
     try:

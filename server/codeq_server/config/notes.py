@@ -15,7 +15,7 @@ _TELEMETRY: Final = "OTEL_"
 _TELEMETRY_OFF: Final = {"OTEL_SDK_DISABLED": "true"}
 _NOT_OF_MEMORY: Final = ("disk_reserve_bytes", "artifact_bytes_max")
 _RAFT_TAKEN: Final = ("mux_enabled", "leader_lease_ms", "commit_ms", "topic_catalog_protocol")
-"""Keys of `raft` that are accepted for compatibility with other versions; only their defaults match this version."""
+"""Keys of `raft` accepted for compatibility with other versions; their defaults describe this version's behaviour."""
 _RAFT_DEFAULTS: Final = keys.RaftKeys()
 
 

@@ -1,4 +1,4 @@
-"""The gateway: from HTTP requests to calls of a dispatcher and back. Connections are its callers' matter."""
+"""The gateway: turns HTTP requests into dispatcher calls and renders the replies. Connections are handled elsewhere."""
 
 from __future__ import annotations
 
@@ -30,47 +30,47 @@ from codeq_gateway.router import METHODS, MethodNotAllowedError, Router
 from codeq_gateway.routes import CALL_SECONDS, Operation, read_operations
 
 CLIENT_CLOSED_STATUS: Final = 499
-"""Status under which a request counts whose client left before the reply."""
+"""Status recorded for a request whose client disconnected before the reply."""
 
 PAGE_SECONDS: Final = 5.0
-"""Time that readiness and metrics have."""
+"""Timeout for readiness and metrics."""
 
 _OTHER_METHOD: Final = "OTHER"
-"""Method under which a request counts whose method is none of METHODS, so that words of strangers stand nowhere."""
+"""Method recorded for a request whose method is not in METHODS, so clients cannot inject text into metrics or logs."""
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _NO_HEAD: Final = Head("", b"", b"", b"", {}, keep_alive=False, length=0, expects_continue=False)
 _SAYS_STALE: Final = (b"x-codeq-consistency", STALE.encode())
-"""Header of a reply that may be behind what was acknowledged, because the request allowed it."""
+"""Header of a reply that may miss acknowledged changes, which the request allowed."""
 
 _LOG: Final = logging.getLogger("codeq.gateway")
 
 
 class AccessLog(Protocol):
-    """Takes one line for each request."""
+    """Writes one line per request."""
 
     def __call__(
         self, method: str, route: str, status: int, seconds: float, request_id: str, about: Mapping[str, str]
     ) -> None:
-        """Notes a request that has been answered or given up.
+        """Logs a request that was answered or abandoned.
 
         Args:
             method: HTTP method.
             route: Template of the route.
             status: HTTP status.
-            seconds: How long it took.
-            request_id: Id that the client has too.
-            about: What a refusal is about: reason, tenant, task.
+            seconds: Duration.
+            request_id: Id that was also sent to the client.
+            about: Details of a rejection: reason, tenant, task.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """What the gateway shows about the process it runs in.
+    """Readiness and metrics of the process the gateway runs in.
 
     Attributes:
-        ready: Returns whether requests can be served, and a JSON object that tells more.
-        metrics: Returns the metrics in Prometheus' text format.
+        ready: Returns whether requests can be served, and a JSON object with details.
+        metrics: Returns the metrics in the Prometheus text format.
     """
 
     ready: Callable[[], Awaitable[tuple[bool, Mapping[str, object]]]]
@@ -79,32 +79,32 @@ class Probes:
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """A route that no service has: health, metrics, documentation."""
+    """A route outside the services: health, metrics, documentation."""
 
     template: str
     render: Callable[[], Awaitable[Reply]]
 
 
 class Gateway:
-    """Serves the unary RPCs of services under their HTTP rules.
+    """Serves the unary RPCs of the services under their HTTP rules.
 
     Args:
         services: Services whose rules become routes.
         dispatcher: Carries out the calls.
-        probes: What /readyz and /metrics show.
-        metrics: Counts the requests; shown by whoever collects it.
-        access_log: Takes a line for each request; None: nobody does.
-        allowed_hosts: Host names that requests may be addressed to, without port; None: any. Guards a server without
-            secrets from web pages that make a browser on its machine call it under a name of their own.
-        version: Version that /openapi.json tells.
-        cors_origins: Origins whose web pages may call; none: browsers let no other page than one of this server's call.
-        bodies: Counts the bytes of large requests, with those of other fronts; None: those of the gateway alone.
+        probes: Sources of /readyz and /metrics.
+        metrics: Counts the requests; exposed by whoever collects it.
+        access_log: Writes one line per request; None: no access log.
+        allowed_hosts: Host names that requests may be addressed to, without port; None: any. Protects a server without
+            secrets against DNS rebinding: web pages that make a local browser call it under a name of their own.
+        version: Version shown in /openapi.json.
+        cors_origins: Origins whose web pages may call; empty: browsers allow only pages of this server's own origin.
+        bodies: Counts the bytes of large requests, shared with other front ends; None: the gateway counts its own.
 
     Attributes:
         bodies: Counts the bytes of large requests.
 
     Raises:
-        TypeError, ValueError: A rule or a type of the services is of a form that is not built.
+        TypeError, ValueError: A rule or a type of the services is not supported.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Gateway:
             self._router.add("GET", [page.template[1:]], page)
 
     def open(self, head: Head) -> Exchange:
-        """Begins a request whose head is complete. What needs no body, refusals above all, has its reply at once."""
+        """Begins a request whose head is complete. A request that is rejected by its head already has its reply."""
         exchange = Exchange(head, self._request_id(head.headers))
         exchange.route = UNKNOWN_ROUTE
         if self._cors is not None:
@@ -165,21 +165,21 @@ class Gateway:
         except CallFailed as failed:
             exchange.reply = _failure(failed)
             let_go(failed)
-        except Exception:  # noqa: BLE001 - a defect must not end the connection without a reply
+        except Exception:  # noqa: BLE001 - a bug must not end the connection without a reply
             exchange.reply = _defect(exchange)
         return exchange
 
     def malformed(self, failed: CallFailed) -> Exchange:
-        """Returns the exchange of bytes that are no HTTP request: it has a reply, and is the connection's last."""
+        """Returns an exchange with the reply to bytes that are not an HTTP request; it is the connection's last."""
         exchange = Exchange(_NO_HEAD, next(self._ids))
         exchange.reply = _failure(failed)
         return exchange
 
     def _options(self, head: Head) -> Reply:
-        """Returns what methods a path takes, or the server as a whole.
+        """Returns the reply that lists the methods of a path or, for `*`, of the whole server.
 
         Raises:
-            CallFailed: No route has the path.
+            CallFailed: No route matches the path.
         """
         methods = self._router.methods if head.path == ASTERISK else self._router.methods_of(head.path)
         allow = _allow(methods)
@@ -187,13 +187,13 @@ class Gateway:
         return Reply(204, b"", headers=[allow, *asked])
 
     def refuse(self, exchange: Exchange, failed: CallFailed) -> None:
-        """Gives a request its reply before its body was complete."""
+        """Rejects a request before its body is complete."""
         exchange.reply = _failure(failed)
 
     def answer(self, exchange: Exchange) -> Awaitable[None]:
-        """Carries out a request that is complete and gives it its reply. Does not raise.
+        """Executes a complete request and sets its reply. Never raises.
 
-        Who cancels the task says in `exchange.end` why; a client that left gets no reply.
+        Whoever cancels the task sets `exchange.end` to the reason; a disconnected client gets no reply.
         """
         return self._answer(exchange) if len(exchange.body) < LARGE_BYTES else self._answer_in_turn(exchange)
 
@@ -202,13 +202,13 @@ class Gateway:
         try:
             async with self.bodies.turn(len(exchange.body)):
                 await self._answer(exchange)
-        except asyncio.CancelledError:  # while it waited
+        except asyncio.CancelledError:  # while waiting for its turn
             _uncancel()
             self.cancelled(exchange)
 
     async def _answer(self, exchange: Exchange) -> None:
         operation = exchange.operation
-        # Services name fields as their request does, not as its JSON.
+        # Services name fields as in the protobuf message; errors need the JSON names.
         names: JsonNames | None = None
         try:
             if operation is None:
@@ -219,7 +219,7 @@ class Gateway:
             call = self._call(operation, exchange)
             if len(exchange.body) >= LARGE_BYTES:
                 exchange.body = b""
-                await asyncio.sleep(0)  # it took a while to decode: others have their turn
+                await asyncio.sleep(0)  # decoding took a while: yield to other requests
             exchange.deadline = time.perf_counter() + call.timeout_seconds
             names = operation.names
             reply = Reply(*operation.reply(await self._dispatcher.call(call), exchange.refused_items))
@@ -230,11 +230,11 @@ class Gateway:
         except asyncio.CancelledError:
             _uncancel()
             self.cancelled(exchange)
-        except Exception:  # noqa: BLE001 - a defect must not end the connection without a reply
+        except Exception:  # noqa: BLE001 - a bug must not end the connection without a reply
             exchange.reply = _defect(exchange)
 
     def _call(self, operation: Operation, exchange: Exchange) -> Call:
-        """Returns the call that a request asks for.
+        """Returns the call for a request.
 
         Raises:
             CallFailed: The request is malformed; the error names the field.
@@ -256,15 +256,15 @@ class Gateway:
         )
 
     def cancelled(self, exchange: Exchange) -> None:
-        """Gives a request whose call was cancelled its reply, unless the client has left."""
+        """Sets the reply of a request whose call was cancelled, unless the client has disconnected."""
         if exchange.end is End.TIMED_OUT:
-            reason, message = error_pb2.ERROR_REASON_DEADLINE_EXCEEDED, "no reply within the time of the call"
+            reason, message = error_pb2.ERROR_REASON_DEADLINE_EXCEEDED, "the call timed out before a reply"
         else:
             reason, message = error_pb2.ERROR_REASON_DRAINING, "the server is stopping"
         exchange.reply = None if exchange.end is End.DISCONNECTED else _failure(CallFailed(reason, message))
 
     def note(self, exchange: Exchange, now: float) -> None:
-        """Counts and logs a request that has been answered or given up, at the time `now` of `time.perf_counter`."""
+        """Counts and logs a request that was answered or abandoned; `now` is a time of `time.perf_counter`."""
         status = CLIENT_CLOSED_STATUS if exchange.reply is None else exchange.reply.status
         seconds = now - exchange.started
         method = exchange.method if exchange.method in METHODS else _OTHER_METHOD
@@ -273,7 +273,7 @@ class Gateway:
             self._access_log(method, exchange.route, status, seconds, exchange.request_id, _about(exchange))
 
     def _request_id(self, headers: Headers) -> str:
-        """Returns the client's id of the request where it is well-formed, else a new one."""
+        """Returns the client's request id if it is well-formed, otherwise a new one."""
         sent = headers.get(b"x-request-id")
         if sent is not None:
             text = sent.decode("latin-1")
@@ -283,7 +283,7 @@ class Gateway:
 
 
 def _about(exchange: Exchange) -> Mapping[str, str]:
-    """Returns what the log tells of a refusal: the task that the path names, too, if nobody else named one."""
+    """Returns the log details of a rejection; adds the task id from the path unless one is there already."""
     about = {} if exchange.reply is None else exchange.reply.about
     operation = exchange.operation
     if not about or "task_id" in about or operation is None:
@@ -301,18 +301,18 @@ def _check_host(authority: bytes, allowed: frozenset[str]) -> None:
     host = authority.decode("ascii")
     name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
     if name not in allowed:
-        raise refusals.invalid_field("Host", f"this server does not answer to the name {name!r}")
+        raise refusals.invalid_field("Host", f"{name!r} is not an allowed host name of this server")
 
 
 def _uncancel() -> None:
-    """Tells the current task that its cancellation has been dealt with."""
+    """Marks the current task's cancellation as handled."""
     task = asyncio.current_task()
     assert task is not None
     task.uncancel()
 
 
 def _still(template: str, reply: Reply) -> _Page:
-    """Returns a page that is always the same."""
+    """Returns a page with a fixed reply."""
 
     async def render() -> Reply:
         return reply

@@ -1,8 +1,8 @@
-"""Request bodies: what their heads may announce, and bounds for all that are in the process.
+"""Request bodies: checks of their headers, and limits on the bytes in flight in the process.
 
-Two bounds keep large requests from filling the memory, and the log of a cluster from falling behind: one for the bytes
-that are held, on every front, and one for the bytes that are worked at. To decode, decide and store a request takes a
-multiple of its size; so those that are large wait in line for it, in the order in which they came.
+Two limits keep large requests from exhausting memory and from making the log of a cluster fall behind: one on the bytes
+held across all front ends, one on the bytes being processed. Decoding, deciding and storing a request takes a multiple
+of its size in memory, so large requests wait in a queue for it, first come, first served.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from codeq_gateway.dispatch import CallFailed
 from codeq_gateway.exchange import JSON_TYPE, Headers
 
 HELD_BYTES_MAX: Final = 128 * 1024 * 1024
-"""Bytes of large requests that are held at a time, and of replies that their clients do not read; then further large
-requests are refused."""
+"""Limit on the bytes of large requests, and of replies that clients do not read, held at once; beyond it, further large
+requests are rejected."""
 
 WORKED_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Bytes of large requests that are worked at, from their decoding to their reply; further ones wait."""
+"""Limit on the bytes of large requests in processing, from decoding to reply; further ones wait."""
 
 LARGE_BYTES: Final = 256 * 1024
-"""Bytes from which on a request is large: smaller ones pass uncounted, bounded by the number of calls."""
+"""Size from which a request counts as large; smaller ones are not counted, only bounded by the number of calls."""
 
 _JSON_TYPES: Final = re.compile(rb'\s*application/json\s*(;\s*(charset="?utf-8"?\s*)?)*', re.IGNORECASE)
 
 
 class InFlight:
-    """Counts the bytes of large requests of a process, over all its fronts.
+    """Counts the bytes of large requests of a process, across all its front ends.
 
     Attributes:
-        held: Bytes that are held at the moment.
+        held: Bytes held at the moment.
     """
 
     def __init__(self) -> None:
@@ -46,30 +46,30 @@ class InFlight:
         self._line: deque[tuple[asyncio.Future[None], int]] = deque()
 
     def has_room(self, size: int) -> bool:
-        """Returns whether so many more bytes may be held."""
+        """Returns whether `size` more bytes fit within the limit."""
         return self.held + size <= HELD_BYTES_MAX
 
     def take(self, size: int) -> None:
         """Counts bytes that are held until their request is answered.
 
         Raises:
-            CallFailed: Too many are held already; these are not counted.
+            CallFailed: The limit is reached; these bytes are not counted.
         """
         if not self.has_room(size):
             raise too_many()
         self.held += size
 
     def hold(self, size: int) -> None:
-        """Counts bytes that are there, whether there is room or not: replies that wait for their reader."""
+        """Counts bytes regardless of the limit, such as replies that the client has yet to read."""
         self.held += size
 
     def release(self, size: int) -> None:
-        """Forgets bytes that were counted."""
+        """Stops counting bytes."""
         self.held -= size
 
     @asynccontextmanager
     async def turn(self, size: int) -> AsyncIterator[None]:
-        """Waits until a request of so many bytes may be worked at, and counts it while it is."""
+        """Waits until a request of `size` bytes may be processed, and counts it during the context."""
         if self._worked and (self._line or self._worked + size > WORKED_BYTES_MAX):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._line.append((turn, size))
@@ -87,7 +87,7 @@ class InFlight:
             self._end(size)
 
     def _end(self, size: int) -> None:
-        """Ends the turn of a request, and begins those that have room now."""
+        """Ends the turn of a request and admits waiting ones that now fit."""
         self._worked -= size
         while self._line:
             turn, wanted = self._line[0]
@@ -100,24 +100,24 @@ class InFlight:
 
 
 def too_many() -> CallFailed:
-    """Returns the refusal of a request for which there is no room."""
-    return CallFailed(error_pb2.ERROR_REASON_LIMIT_REACHED, "too many large requests at a time")
+    """Returns the rejection of a request beyond the limit."""
+    return CallFailed(error_pb2.ERROR_REASON_LIMIT_REACHED, "too many large requests in flight")
 
 
 def check_head(headers: Headers, bytes_max: int) -> None:
-    """Checks what a head says of the body to come.
+    """Checks the body as announced by its headers.
 
     Args:
         headers: Headers of the request.
-        bytes_max: Bytes the body may have; 0: there must be none.
+        bytes_max: Largest body in bytes; 0: no body allowed.
 
     Raises:
-        CallFailed: The body would be refused.
+        CallFailed: The body would be rejected.
     """
     content_type = headers.get(b"content-type", JSON_TYPE)
     if bytes_max and content_type != JSON_TYPE and not _JSON_TYPES.fullmatch(content_type):
         raise refusals.invalid_body("the content type must be application/json")
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise refusals.invalid_body("content-encoding: bodies are not unpacked")
+        raise refusals.invalid_body("content-encoding: compressed bodies are not supported")
     if int(headers.get(b"content-length", 0)) > bytes_max:
         raise refusals.oversized_body(bytes_max)

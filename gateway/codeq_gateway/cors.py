@@ -1,4 +1,4 @@
-"""Web pages of other origins: what tells a browser that it may let them call (CORS, as the Fetch Standard has it)."""
+"""CORS: headers that allow web pages of other origins to call (as in the Fetch Standard)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Final
 from codeq_gateway.exchange import Headers
 
 PREFLIGHT_SECONDS: Final = 600
-"""How long a browser may go by what it was told before a call."""
+"""How long a browser may cache the reply to a preflight request."""
 
 _Fields = tuple[tuple[bytes, bytes], ...]
 
 _REQUEST_HEADERS: Final = b"Authorization, Content-Type, Idempotency-Key, X-CodeQ-Forward, X-Request-Id"
 _REPLY_HEADERS: Final = b"Content-Disposition, Location, Retry-After, X-CodeQ-Consistency, X-Request-Id"
 _VARY: Final = (b"vary", b"Origin")
-"""Replies differ by origin: what keeps them must not show one origin's to another."""
+"""Replies differ by origin: a cache must not serve one origin's reply to another."""
 
 
 class Cors:
-    """Tells browsers of the origins whose pages may call.
+    """Adds the CORS headers for the origins whose pages may call.
 
     Args:
         origins: Origins as browsers write them, such as "https://console.example".
@@ -36,11 +36,11 @@ class Cors:
         }
 
     def fields(self, headers: Headers) -> _Fields:
-        """Returns what stands in each reply to a request with these headers."""
+        """Returns the headers of any reply to a request with these headers."""
         return self._allowed.get(headers.get(b"origin", b""), (_VARY,))
 
     def preflight_fields(self, headers: Headers, methods: bytes) -> _Fields:
-        """Returns what a browser is told besides that asks before a call of a path with these methods."""
+        """Returns the additional headers of a reply to a preflight request; `methods` are those of the path."""
         if b"access-control-request-method" not in headers or headers.get(b"origin") not in self._allowed:
             return ()
         return (

@@ -1,4 +1,4 @@
-"""The seam between the gateway and whoever carries out its calls: services in this process, or a server elsewhere."""
+"""The interface between the gateway and what executes its calls: local services or a remote server."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from google.protobuf.message import Message
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 LEADER_NAME: Final = "leader"
-"""Key of a refusal's metadata: name of the server that leads."""
+"""Key of a rejection's metadata: the leader's name."""
 
 LEADER_GRPC: Final = "leaderGrpc"
-"""Key of a refusal's metadata: where the gRPC of the server that leads listens, as host:port."""
+"""Key of a rejection's metadata: the leader's gRPC address, as host:port."""
 
 LEADER_HTTP: Final = "leaderHttp"
-"""Key of a refusal's metadata: base URL of the REST of the server that leads."""
+"""Key of a rejection's metadata: the base URL of the leader's REST API."""
 
 STALE: Final = "stale"
-"""Consistency of a read that a server which does not lead may answer from what it has."""
+"""Consistency of a read that a follower may answer from its own, possibly stale, state."""
 
 
 class Call(NamedTuple):
-    """One unary call made from an HTTP request.
+    """One unary call built from an HTTP request.
 
     Attributes:
         method: Full name such as "/codeq.v1.TaskService/CreateTask".
-        request: Request message, parsed and not yet validated.
-        authorization: Value of the Authorization header; empty when there was none.
+        request: Request message, parsed but not yet validated.
+        authorization: Value of the Authorization header; empty if there was none.
         request_id: Id for logs and traces, echoed to the client.
-        timeout_seconds: Time after which nobody waits for the reply.
-        consistency: STALE, or empty: the read must see what was acknowledged before it.
-        repeatable: Whether it does no harm to carry it out twice: it reads, or it has an idempotency key.
-        forward: Whether a server that does not lead is to pass the call on to the one that does.
+        timeout_seconds: Time after which the caller no longer waits for the reply.
+        consistency: STALE, or empty: the read must see everything acknowledged before it.
+        repeatable: Whether the call is safe to repeat: it only reads, or it has an idempotency key.
+        forward: Whether a follower should forward the call to the leader.
     """
 
     method: str
@@ -49,16 +49,16 @@ class Call(NamedTuple):
 
 
 class CallFailed(Exception):  # noqa: N818 - the call failed; this carries its status
-    """A call that was refused or failed.
+    """A call that was rejected or failed.
 
     Attributes:
         reason: Number of the codeq.v1.ErrorReason.
-        message: Text for people.
+        message: Human-readable text.
         violations: (field, description) of each malformed field.
-        retry_after_seconds: When to try again; None: no advice.
-        metadata: What programs are told besides, by name.
-        row: Row of the error table where the server has one of its own; None: that of this version.
-        about: What the log tells of it besides its reason.
+        retry_after_seconds: When to retry; None: no advice.
+        metadata: Further machine-readable details, by name.
+        row: Row of the remote server's own error table; None: use the table of this version.
+        about: Log details in addition to the reason.
     """
 
     def __init__(
@@ -82,21 +82,21 @@ class CallFailed(Exception):  # noqa: N818 - the call failed; this carries its s
 
 
 Admission = Callable[[], Awaitable[None]]
-"""Finds out elsewhere whether a caller may make a call; raises CallFailed if not."""
+"""Checks asynchronously whether a caller may make a call; raises CallFailed if not."""
 
 
 class Dispatcher(Protocol):
-    """Carries out unary calls."""
+    """Executes unary calls."""
 
     def admit(self, method: str, authorization: str) -> Admission | None:
-        """Looks, before the body is read, whether a caller may make a call.
+        """Checks, before the body is read, whether a caller may make a call.
 
         Args:
             method: Full name of the RPC.
-            authorization: Value of the Authorization header; empty when there was none.
+            authorization: Value of the Authorization header; empty if there was none.
 
         Returns:
-            None: the caller may, as far as is known here. Else what finds it out.
+            None if the caller may, as far as is known here; otherwise the check to await.
 
         Raises:
             CallFailed: The caller may not.
@@ -106,9 +106,9 @@ class Dispatcher(Protocol):
     async def call(self, call: Call) -> Message:
         """Returns the response message.
 
-        Cancelling the awaiting task means the client is gone: a waiting claim takes nothing.
+        Cancelling the awaiting task means that the client is gone: a waiting claim then takes no task.
 
         Raises:
-            CallFailed: The call was refused or failed.
+            CallFailed: The call was rejected or failed.
         """
         ...

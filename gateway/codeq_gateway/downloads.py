@@ -1,4 +1,4 @@
-"""Replies that are files: the bytes of a field, with the headers that make a browser save and not show them."""
+"""Replies that are files: the bytes of a field, with headers that make a browser save rather than display them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 def reply(
     status: int, fields: options_pb2.Download, message: Message
 ) -> tuple[int, bytes, bytes, list[tuple[bytes, bytes]]]:
-    """Returns HTTP status, body, content type and headers of a response message that is a file."""
+    """Returns the HTTP status, body, content type and headers of a response message that is a file."""
     content: bytes = getattr(message, fields.content_field)
     content_type: str = getattr(message, fields.type_field)
     headers = [
@@ -22,6 +22,6 @@ def reply(
 
 
 def disposition(name: str) -> str:
-    """Returns the header that has a file saved under a name: as it is, and for old clients in plain characters."""
+    """Returns the Content-Disposition value of a file name: encoded in full, with an ASCII fallback for old clients."""
     plain = "".join(char if char.isascii() and char.isprintable() and char not in '"\\%' else "_" for char in name)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"

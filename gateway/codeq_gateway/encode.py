@@ -1,4 +1,4 @@
-"""From protobuf to JSON: one chain of reads per message, built from its descriptor at start."""
+"""Encodes protobuf as JSON: one encoder per message type, compiled from its descriptor at startup."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Encode = Callable[[Message], bytes]
 """Returns a message as a line of JSON."""
 
 _SECONDS_CACHED: Final = 4_096
-"""Formatted seconds kept: times of tasks cluster around the present."""
+"""Size of the cache of formatted seconds: task times cluster around the present."""
 
 _MILLIS: Final = [f".{millis:03d}Z" for millis in range(1000)]
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC, written with a Z
@@ -26,11 +26,11 @@ _ENCODE: Final = msgspec.json.Encoder().encode
 
 
 def compile_encoder(descriptor: Descriptor) -> Encode:
-    """Returns the encoder of a message: one line of JSON, with the line feed that ends it.
+    """Returns the encoder of a message: one line of JSON, including the final line feed.
 
-    A field without presence is always written, others, and lists that say so, only when set. Signed 64-bit integers are
-    numbers, unsigned ones strings, enums short names, times UTC with three decimals. Embedded JSON is written byte for
-    byte; where a field without presence holds none, it is null.
+    Fields without presence are always written; fields with presence, and lists with the option `omit_empty`, only when
+    set. Signed 64-bit integers become numbers, unsigned ones strings, enums their short names, times UTC with three
+    decimals. Embedded JSON is written byte for byte; an empty field without presence becomes null.
 
     Raises:
         TypeError: A field's type has no JSON form.
@@ -40,7 +40,7 @@ def compile_encoder(descriptor: Descriptor) -> Encode:
 
 
 def _compile(descriptor: Descriptor) -> Callable[[Message], dict[str, Any]]:
-    """Returns the function that lays a message out for the encoder."""
+    """Returns a function that converts a message to a dict for the JSON encoder."""
     plan = [
         (field.json_name, field.name, field.has_presence, _shown(field))
         for field in descriptor.fields
@@ -66,7 +66,7 @@ def _compile(descriptor: Descriptor) -> Callable[[Message], dict[str, Any]]:
 
 
 def _shown(field: FieldDescriptor) -> Callable[[Any], Any] | None:
-    """Returns what shows a field's value to the encoder; None: the value as it is."""
+    """Returns the function that converts a field's value for the encoder; None: no conversion needed."""
     show = _shown_one(field)
     if not field.is_repeated:
         return show
@@ -86,7 +86,7 @@ def _shown_one(field: FieldDescriptor) -> Callable[[Any], Any] | None:
         return fields.json_names(fields.enum_names(fields.enum_of(field)))
     if field.type in {FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_FIXED64}:
         return str
-    fields.scalar(field)  # refuses types without a JSON form
+    fields.scalar(field)  # rejects types without a JSON form
     return None
 
 

@@ -1,4 +1,4 @@
-"""One HTTP request and what becomes of it, and the bytes of its reply."""
+"""An HTTP request and its reply, and the reply's bytes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from codeq_gateway.items import Refused
 from codeq_gateway.routes import Operation
 
 JSON_TYPE: Final = b"application/json"
-"""Content type of bodies."""
+"""Content type of request and reply bodies."""
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-"""What a client waits for that asked whether its body is wanted."""
+"""Interim reply to a request with `Expect: 100-continue`."""
 
 Headers = Mapping[bytes, bytes]
 """Headers of a request by their lower-case names."""
@@ -34,14 +34,14 @@ class End(Enum):
 
 
 class Reply(NamedTuple):
-    """An HTTP reply. Nothing in it but the body comes from a request, so that no request can add headers to it.
+    """An HTTP reply. Only the body contains data of the request, so no request can inject headers.
 
     Attributes:
         status: HTTP status.
         body: Body; empty: none.
         content_type: Content type of the body.
         headers: Further headers.
-        about: What the log tells of a refusal.
+        about: Log details of a rejection.
     """
 
     status: int
@@ -61,22 +61,22 @@ class Exchange:
         headers: Headers of the head.
         request_id: Id for logs and traces, echoed to the client.
         started: When the head was complete, on the clock of `time.perf_counter`.
-        keep_alive: Whether the connection may go on after the reply.
-        expects_continue: Whether the client waits to be told that its body is wanted.
-        route: Template of the route; empty: the bytes were no request, and nobody counts it.
-        admission: What finds out whether the caller may make the call; None: it is known.
-        operation: RPC that the request asks for; None: none.
-        page: What renders the page that the request asks for; None: none, or it has its reply already.
+        keep_alive: Whether the connection may stay open after the reply.
+        expects_continue: Whether the client waits for 100 Continue before it sends the body.
+        route: Template of the route; empty: the bytes were not a request, and it is not counted.
+        admission: Checks whether the caller may make the call; None: already known.
+        operation: RPC of the request; None: none.
+        page: Renders the requested page; None: no page, or the reply is set already.
         path_values: Values of the path's variables.
-        body_bytes_max: Bytes that the body may have.
+        body_bytes_max: Largest body in bytes.
         body: The body.
-        held_bytes: Bytes of the body that are counted until the reply.
+        held_bytes: Bytes of the body that stay counted until the reply.
         refused_items: Items of the body's list that could not be decoded.
-        is_complete: Whether the body has come to its end.
+        is_complete: Whether the body is complete.
         deadline: When the call is cancelled, on the clock of `started`.
         end: Why the call was cancelled; None: it was not.
-        reply: The reply; None: there is none yet, or nobody to read it.
-        fields: Further headers of the reply, whatever it is.
+        reply: The reply; None: none yet, or the client has disconnected.
+        fields: Headers added to every reply.
     """
 
     __slots__ = (
@@ -130,7 +130,7 @@ class Exchange:
 
 
 class _Dates:
-    """The date of replies, rendered once a second."""
+    """The Date header, rendered once a second."""
 
     __slots__ = ("_line", "_second")
 
@@ -151,7 +151,7 @@ _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}"
 
 
 def render(reply: Reply, exchange: Exchange, *, close: bool) -> bytes:
-    """Returns the bytes of a reply; `close`: it is the connection's last."""
+    """Returns the bytes of a reply; `close` marks it as the connection's last."""
     status, body, content_type, headers, _ = reply
     parts = [_STATUS_LINES[status], _dates.line(), b"\r\nx-request-id: ", exchange.request_id.encode()]
     for fields in (headers, exchange.fields):

@@ -1,4 +1,4 @@
-"""JSON form of single protobuf fields: the type a decoder checks, and the way a checked value enters a message."""
+"""JSON form of single protobuf fields: the type a decoder checks, and how a checked value is put into a message."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 
 TIMESTAMP: Final = "google.protobuf.Timestamp"
-"""Full name of the message that is an RFC 3339 string in JSON."""
+"""Full name of the message that JSON shows as an RFC 3339 string."""
 
 ITEMS_MAX: Final = 1000
-"""Items of a list whose field has no rule that says how many it takes."""
+"""Maximum items of a list whose field has no `max_items` rule."""
 
 ABSENT_RAW: Final = msgspec.Raw(b"")
-"""Value of an embedded JSON field that the body does not have; no JSON value is empty."""
+"""Value of an embedded JSON field missing from the body; no JSON value is empty."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS_MIN: Final = -62_135_596_800  # 0001-01-01T00:00:00Z, the earliest google.protobuf.Timestamp
@@ -44,7 +44,7 @@ class BadValueError(Exception):
     """A value of the right JSON type that its field cannot hold.
 
     Attributes:
-        path: JSON path of the field from where it was caught, such as "tasks[3].leaseToken".
+        path: JSON path of the field, relative to where the error was caught, such as "tasks[3].leaseToken".
         description: What is wrong, without the field's name.
     """
 
@@ -54,18 +54,18 @@ class BadValueError(Exception):
         self.description = description
 
     def under(self, parent: str) -> BadValueError:
-        """Returns the same error as seen from one level further out."""
+        """Returns the same error with its path prefixed by a parent field."""
         return BadValueError(f"{parent}.{self.path}", self.description)
 
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """JSON form of a field's single value, a message other than Timestamp excepted.
+    """JSON form of a field's single value, for scalars and Timestamp.
 
     Attributes:
         type: Type that msgspec checks the JSON value against.
-        convert: Turns the checked value into what the message takes, raising ValueError; None: it is taken as it is.
-        is_text: Whether the JSON value is a string, so that text of a URL is the value itself.
+        convert: Converts the checked value to the field's type or raises ValueError; None: no conversion needed.
+        is_text: Whether the JSON value is a string, so that text from a URL is the value itself.
     """
 
     type: Any
@@ -74,22 +74,22 @@ class Scalar:
 
 
 def is_embedded(field: FieldDescriptor) -> bool:
-    """Returns whether the field's bytes are one JSON value, shown byte for byte."""
+    """Returns whether the field's bytes are one JSON value, embedded byte for byte."""
     return bool(field.GetOptions().Extensions[options_pb2.json_embedded])  # type: ignore[index]
 
 
 def is_ignored(field: FieldDescriptor) -> bool:
-    """Returns whether the field is taken from JSON and dropped."""
+    """Returns whether the field is accepted in JSON but ignored."""
     return bool(field.GetOptions().Extensions[options_pb2.json_ignored])  # type: ignore[index]
 
 
 def is_free_text(field: FieldDescriptor) -> bool:
-    """Returns whether the field is text for people, which is never refused for its content."""
+    """Returns whether the field is human-readable text, which is never rejected for its content."""
     return bool(field.GetOptions().Extensions[options_pb2.free_text])  # type: ignore[index]
 
 
 def is_omitted_empty(field: FieldDescriptor) -> bool:
-    """Returns whether the repeated field is left out of JSON while it has no items."""
+    """Returns whether the repeated field is omitted from JSON when it has no items."""
     return bool(field.GetOptions().Extensions[options_pb2.omit_empty])  # type: ignore[index]
 
 
@@ -104,47 +104,47 @@ def is_nested(field: FieldDescriptor) -> bool:
 
 
 def items_max(field: FieldDescriptor) -> int:
-    """Returns how many items a repeated field takes in JSON."""
+    """Returns the maximum number of items of a repeated field in JSON."""
     rules: Any = field.GetOptions().Extensions[validate_pb2.field]  # type: ignore[index]
     return int(rules.repeated.max_items) or ITEMS_MAX
 
 
 class Lists:
-    """Counts the lists of a body while it is decoded, by their type.
+    """Counts the lists of a body by type while it is decoded.
 
-    A member may stand in an object any number of times, and the last one counts: so may a list, each with as many items
-    as it takes, and all of them would be decoded.
+    JSON allows duplicate keys, of which the last one wins. So a list could be repeated any number of times, each with
+    the maximum number of items, and all of them would be decoded.
     """
 
     def __init__(self) -> None:
         self._counts: dict[type, int] = {}
 
     def begin(self) -> None:
-        """Begins to count those of another body."""
+        """Resets the counts for a new body."""
         self._counts.clear()
 
     def add(self, kind: type, lists_max: int) -> None:
         """Counts a list that has been decoded.
 
         Raises:
-            ValueError: A body has no more than `lists_max` of the kind.
+            ValueError: The body has more than `lists_max` lists of this kind.
         """
         count = self._counts[kind] = self._counts.get(kind, 0) + 1
         if count > lists_max:
-            raise ValueError("must not be there twice")
+            raise ValueError("must not be given more than once")
 
 
 def list_of(field: FieldDescriptor, item: Any, lists: Lists | None, lists_max: int) -> Any:
     """Returns the type that msgspec decodes the list of a repeated field into: an iterable of items.
 
-    msgspec counts the items of a `list` when it has decoded them all: millions of them, where somebody sent so many.
-    A struct in the form of an array ends at the first item that is too many.
+    msgspec checks the length of a `list` only after decoding all its items, which may be millions. An array-like struct
+    fails at the first item beyond the limit.
 
     Args:
         field: The repeated field.
         item: Type of its items.
-        lists: Counts the lists of a body; None: a `list`, which is counted when it is decoded, will do.
-        lists_max: Lists of this field that a body has at most.
+        lists: Counts the lists of a body; None: use a plain `list` with a maximum length.
+        lists_max: Maximum number of lists of this field in a body.
     """
     if lists is None:
         return Annotated[list[item], msgspec.Meta(max_length=items_max(field))]
@@ -170,10 +170,10 @@ def list_of(field: FieldDescriptor, item: Any, lists: Lists | None, lists_max: i
 
 
 def message_of(field: FieldDescriptor) -> Descriptor:
-    """Returns the message that a field holds and JSON shows as an object.
+    """Returns the message type of a field that JSON shows as an object.
 
     Raises:
-        TypeError: The field holds none, or it is a map, which has no JSON form here.
+        TypeError: The field holds no such message, or is a map, which has no JSON form here.
     """
     message = field.message_type
     if message is None or is_timestamp(field) or message.GetOptions().map_entry:
@@ -182,7 +182,7 @@ def message_of(field: FieldDescriptor) -> Descriptor:
 
 
 def enum_of(field: FieldDescriptor) -> EnumDescriptor:
-    """Returns the enum whose values a field holds."""
+    """Returns the enum type of a field."""
     assert field.enum_type is not None, field.full_name
     return field.enum_type
 
@@ -190,7 +190,7 @@ def enum_of(field: FieldDescriptor) -> EnumDescriptor:
 def enum_names(enum: EnumDescriptor) -> dict[int, str]:
     """Returns the JSON name of each value: its name without the enum's prefix, such as "COMPLETED".
 
-    Error reasons have the names of the error table, which calls the unforeseen one INTERNAL.
+    Error reasons use the names of the error table, in which the unspecified one is INTERNAL.
     """
     if enum.full_name == error_pb2.ErrorReason.DESCRIPTOR.full_name:
         return {reason.number: reason.name for reason in reasons.table_of(enum).values()}
@@ -199,12 +199,12 @@ def enum_names(enum: EnumDescriptor) -> dict[int, str]:
 
 
 def enum_inputs(enum: EnumDescriptor) -> dict[str, int]:
-    """Returns the number of each name that JSON may use; the unspecified value has none."""
+    """Returns the number of each name accepted in JSON; the unspecified value has none."""
     return {name: number for number, name in enum_names(enum).items() if number != 0}
 
 
 def scalar(field: FieldDescriptor) -> Scalar:
-    """Returns the JSON form of one value of a field that is no nested message and no embedded JSON.
+    """Returns the JSON form of one value of a field that is neither a nested message nor embedded JSON.
 
     Raises:
         TypeError: The field's type has no JSON form here.
@@ -217,9 +217,9 @@ def scalar(field: FieldDescriptor) -> Scalar:
     if kind in _INT64:
         return Scalar(Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float, _whole, is_text=False)
     if kind in _UINT64:
-        # A string, because a JSON number loses digits in many clients; a number is taken where it is exact.
+        # A string, because many clients lose digits of large JSON numbers; an exact integer is accepted, too.
         unsigned = Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(pattern="^[0-9]{1,20}$")]
-        return Scalar(unsigned, int, is_text=True)  # the message refuses what is above 64 bits
+        return Scalar(unsigned, int, is_text=True)  # the message rejects values above 64 bits
     if kind in _FLOAT:
         return Scalar(float, None, is_text=False)
     if kind == FieldDescriptor.TYPE_BOOL:
@@ -235,7 +235,7 @@ def scalar(field: FieldDescriptor) -> Scalar:
 
 
 def assign_scalar(field: FieldDescriptor, form: Scalar) -> Assign:
-    """Returns the function that puts one checked value into the field."""
+    """Returns a function that sets the field to a checked value."""
     name, key = field.name, field.json_name
     convert = form.convert or _unchanged
 
@@ -263,7 +263,7 @@ def assign_scalar(field: FieldDescriptor, form: Scalar) -> Assign:
 
 
 def assign_scalars(field: FieldDescriptor, form: Scalar) -> Assign:
-    """Returns the function that puts a checked list into a repeated field."""
+    """Returns a function that appends the values of a checked list to a repeated field."""
     name, key = field.name, field.json_name
     convert = form.convert or _unchanged
 
@@ -281,12 +281,12 @@ def assign_scalars(field: FieldDescriptor, form: Scalar) -> Assign:
 
 
 def assign_embedded(field: FieldDescriptor) -> Assign:
-    """Returns the function that puts a JSON value into its bytes field, byte for byte."""
+    """Returns a function that copies a JSON value into its bytes field, byte for byte."""
     name, key = field.name, field.json_name
 
     def assign(message: Message, value: Any) -> None:
         text = bytes(value)
-        # The decoder checks the grammar of an embedded value, and not that its strings are UTF-8.
+        # The decoder checks an embedded value's grammar, but not that its strings are valid UTF-8.
         if not text.isascii():
             try:
                 text.decode()
@@ -298,12 +298,12 @@ def assign_embedded(field: FieldDescriptor) -> Assign:
 
 
 def json_names(names: Mapping[int, str]) -> Callable[[int], str | int]:
-    """Returns the function that shows an enum's number; numbers without a name stay numbers."""
+    """Returns a function that maps an enum's number to its name; unnamed numbers stay numbers."""
     return lambda number: names.get(number, number)
 
 
 def _from_base64(text: str) -> bytes:
-    """Returns the bytes of base64 text, whose padding may be missing."""
+    """Returns the bytes of base64 text; padding is optional."""
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError:
@@ -311,7 +311,7 @@ def _from_base64(text: str) -> bytes:
 
 
 def _whole(value: float) -> int:
-    """Returns an integer, which JSON may write with a fraction of zero: 5.0 is the same number as 5."""
+    """Returns a whole number as int: JSON may write 5 as 5.0."""
     if isinstance(value, int):
         return value
     if not value.is_integer():
@@ -324,7 +324,7 @@ def _unchanged(value: Any) -> Any:
 
 
 def _since_epoch(value: datetime) -> tuple[int, int]:
-    """Returns seconds and nanoseconds since 1970."""
+    """Returns the seconds and nanoseconds since the Unix epoch."""
     elapsed = value - _EPOCH
     seconds = elapsed.days * 86_400 + elapsed.seconds
     if not _SECONDS_MIN <= seconds <= _SECONDS_MAX:

@@ -1,4 +1,4 @@
-"""Fields of a body that may come in a header instead, as the option `http_header` says, and headers that come once."""
+"""Body fields that may be sent as a header instead (option `http_header`), and headers that must not be repeated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from codeq_gateway import refusals
 
 FORWARD: Final = "X-CodeQ-Forward"
-"""Header by which a client wishes that a server which does not lead passes the call on to the one that does."""
+"""Header by which a client asks a follower to forward the call to the leader."""
 
 _FORWARD: Final = FORWARD.lower().encode()
 
@@ -28,16 +28,16 @@ SINGLE: Final = frozenset(
         _FORWARD,
     }
 )
-"""Headers of which a request has one at most: with two, a proxy and this server might each go by another."""
+"""Headers that a request may have at most once: given two, a proxy and this server might pick different ones."""
 
 _YES_OR_NO: Final = {b"1": True, b"0": False}
 
 
 def forward(headers: Mapping[bytes, bytes]) -> bool:
-    """Returns whether the call is to be passed on to the server that leads.
+    """Returns whether a follower should forward the call to the leader.
 
     Raises:
-        CallFailed: The header says neither yes nor no.
+        CallFailed: The header is neither 1 nor 0.
     """
     sent = headers.get(_FORWARD)
     if sent is None:
@@ -48,16 +48,16 @@ def forward(headers: Mapping[bytes, bytes]) -> bool:
 
 
 def header_of(field: FieldDescriptor) -> str:
-    """Returns the name of the header that a field may come in; empty: none."""
+    """Returns the header that may carry a field; empty: none."""
     name: str = field.GetOptions().Extensions[options_pb2.http_header]  # type: ignore[index]
     return name
 
 
 def of_message(descriptor: Descriptor) -> dict[bytes, FieldDescriptor]:
-    """Returns the fields of a message that may come in a header, by the header's name in lower case.
+    """Returns the fields of a message that may be sent as a header, by the header's name in lower case.
 
     Raises:
-        TypeError: A field with a header is no single optional string.
+        TypeError: A field with a header is not a singular optional string.
     """
     found = {}
     for field in descriptor.fields:
@@ -71,20 +71,25 @@ def of_message(descriptor: Descriptor) -> dict[bytes, FieldDescriptor]:
 def refuse_others(
     known: Mapping[bytes, FieldDescriptor], taken: Collection[bytes], headers: Mapping[bytes, bytes]
 ) -> None:
-    """Refuses a header that other operations take as a field, where this one takes only those of `taken`.
+    """Rejects headers that carry a field of other operations, but not of this one.
+
+    Args:
+        known: Header fields of all operations.
+        taken: Headers that this operation accepts.
+        headers: Headers of the request.
 
     Raises:
-        CallFailed: There is one.
+        CallFailed: The request has such a header.
     """
     if known.keys().isdisjoint(headers):
         return
     for name, field in known.items():
         if name in headers and name not in taken:
-            raise refusals.invalid_field(header_of(field), "this operation takes no such header")
+            raise refusals.invalid_field(header_of(field), "this operation does not accept this header")
 
 
 def fill(message: Message, taken: Mapping[bytes, FieldDescriptor], headers: Mapping[bytes, bytes]) -> None:
-    """Sets the fields of a message that come in headers.
+    """Sets the fields of a message that were sent as headers.
 
     Raises:
         CallFailed: A header is not ASCII, or differs from its field in the body.
@@ -95,7 +100,7 @@ def fill(message: Message, taken: Mapping[bytes, FieldDescriptor], headers: Mapp
             continue
         header = header_of(field)
         if not sent.isascii():
-            raise refusals.invalid_field(header, "is not ASCII")
+            raise refusals.invalid_field(header, "must be ASCII")
         value = sent.decode("ascii")
         if message.HasField(field.name) and getattr(message, field.name) != value:
             raise refusals.invalid_field(header, f"differs from {field.json_name} in the body")

@@ -1,7 +1,7 @@
-"""Batches: what is wrong in one item of a list is that item's error, and not that of the call.
+"""Batches: a malformed item of a list fails that item only, not the whole call.
 
-The body of a batch is decoded as a whole. Only where that fails it is taken apart: an item that cannot be decoded goes
-to the service as an empty one, which the service refuses; in the reply that error is replaced by what is wrong with it.
+The body of a batch is decoded as a whole. Only if that fails are its items decoded one by one: an item that cannot be
+decoded is sent to the service as an empty one, which the service rejects; the reply shows the decoding error instead.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from codeq_gateway.decode import compile_apart, compile_decoder
 from codeq_gateway.dispatch import CallFailed
 
 ALL_OR_NONE: Final = "atomic"
-"""Field of a batch by which one bad item fails the call."""
+"""Field of a batch that makes one malformed item fail the whole call."""
 
 _ERROR: Final = "error"
 _TASK_ID: Final = "task_id"
@@ -36,9 +36,9 @@ class RefusedItem:
     """An item that could not be decoded.
 
     Attributes:
-        index: Its place in the list, from 0.
-        message: What is wrong with it.
-        task_id: The task that it names; empty: none, or none that can be read.
+        index: Index in the list, from 0.
+        message: What is wrong with the item.
+        task_id: The task that the item names; empty: none, or unreadable.
     """
 
     index: int
@@ -59,10 +59,10 @@ class _Batch:
         self._decode_item = compile_decoder(fields.message_of(listed))
 
     def decode(self, body: bytes, message: Message) -> Sequence[RefusedItem]:
-        """Fills a message; returns the items that stay empty there.
+        """Decodes a body into a message; returns the items left empty because they could not be decoded.
 
         Raises:
-            CallFailed: Something is wrong with the call itself, or with one item of a batch that is all or none.
+            CallFailed: The call itself is malformed, or an item of an atomic batch is.
         """
         try:
             self._decode_whole(body, message)
@@ -88,7 +88,7 @@ class _Batch:
 
 
 def compile_body(descriptor: Descriptor, without: Collection[str]) -> Callable[[bytes, Message], Refused | None]:
-    """Returns the decoder of bodies, as `compile_decoder`; that of a batch returns the items that are not decoded.
+    """Returns a decoder as `compile_decoder` does; a batch's decoder also returns the items it could not decode.
 
     Raises:
         TypeError: A field's type has no JSON form.
@@ -105,7 +105,7 @@ def _rules(field: FieldDescriptor) -> validate_pb2.RepeatedRules:
 
 
 def answers_of(reply: Descriptor) -> str:
-    """Returns the name of the field of a reply that answers each item with a value or an error; empty: it has none."""
+    """Returns the name of the reply field that answers each item with a value or an error; empty: none."""
     for field in reply.fields:
         if field.is_repeated and fields.is_nested(field):
             error = fields.message_of(field).fields_by_name.get(_ERROR)
@@ -115,7 +115,7 @@ def answers_of(reply: Descriptor) -> str:
 
 
 def correct(answers: Sequence[Any], refused: Refused, json_text: Callable[[str], str]) -> None:
-    """Gives items that could not be decoded their errors, and those of others the names of the JSON form."""
+    """Sets the errors of items that could not be decoded, and renames fields to JSON in the errors of the others."""
     for answer in answers:
         if answer.HasField(_ERROR) and answer.error.reason in _SPEAKS_OF_FIELDS:
             answer.error.message = json_text(answer.error.message)

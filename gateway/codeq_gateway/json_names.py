@@ -1,4 +1,4 @@
-"""What the fields of a request are called in JSON: services name them as their messages do."""
+"""Translates field names in errors: services use the protobuf names, REST clients expect the JSON names."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _PART: Final = re.compile(r"(?P<path>[a-z0-9_.\[\]]+): (?P<what>.*)", re.DOTALL)
 
 
 class JsonNames:
-    """The names of a request message.
+    """JSON names of the fields of a request message.
 
     Args:
         request: The message.
-        body_field: Field of it that the body fills; empty: the request itself.
+        body_field: Field that the body fills; empty: the request itself.
     """
 
     def __init__(self, request: Descriptor, body_field: str) -> None:
@@ -26,18 +26,18 @@ class JsonNames:
         self._words = words_of([request])
 
     def path(self, path: str) -> str:
-        """Returns the JSON name of a field that an error names by its path; other names, as of headers, stay."""
+        """Returns the JSON path of a field from an error's path; other names, such as headers, are unchanged."""
         first, _, rest = path.partition(".")
         if self._body_field and first == self._body_field:
             return _path(self._request.fields_by_name[first].message_type, rest)
         return _path(self._request, path)
 
     def words(self, text: str) -> str:
-        """Returns a description with the JSON names of the fields it mentions."""
+        """Returns a description with the fields it mentions renamed to JSON."""
         return in_json(text, self._words)
 
     def text(self, message: str) -> str:
-        """Returns the message of an item's error, "path: description" for each field, with JSON names."""
+        """Returns an item's error message, "path: description" for each field, with JSON names."""
         return "; ".join(map(self._part, message.split("; ")))
 
     def _part(self, text: str) -> str:
@@ -50,14 +50,14 @@ class JsonNames:
 
 
 def words_of(messages: Iterable[Descriptor]) -> dict[str, str]:
-    """Returns the JSON name of each field of these messages and of those within them, by its name in the protos."""
+    """Returns the JSON names of the fields of these messages and those nested in them, by protobuf name."""
     seen: dict[str, Descriptor] = {}
     found = [within for message in messages for within in _reachable(message, seen)]
     return {field.name: field.json_name for message in found for field in message.fields}
 
 
 def in_json(text: str, words: Mapping[str, str]) -> str:
-    """Returns a text with the JSON names of the fields it mentions."""
+    """Returns a text with the fields it mentions renamed to JSON."""
     return _WORD.sub(lambda found: words.get(found[0], found[0]), text)
 
 
@@ -72,7 +72,7 @@ def _path(descriptor: Descriptor | None, path: str) -> str:
 
 
 def _reachable(message: Descriptor, seen: dict[str, Descriptor]) -> Iterator[Descriptor]:
-    """Yields a message and those within it, each once."""
+    """Yields a message and those nested in it, each once."""
     if message.full_name not in seen:
         seen[message.full_name] = message
         yield message

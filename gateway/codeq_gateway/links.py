@@ -1,7 +1,7 @@
-"""A link to one server: a stream that carries many calls, opened again whenever it ends.
+"""A link to one server: a stream that carries many calls and is reopened whenever it ends.
 
-The calls of one turn of the event loop share a frame. What a stream has sent and not seen answered when it breaks may
-or may not have been carried out; what it had not sent was not.
+Calls made in the same iteration of the event loop share a frame. When a stream breaks, calls that were sent but not
+answered may or may not have been executed; calls that were not sent were not.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from codeq_gateway.dispatch import Call, CallFailed
 from codeq_gateway.reflection import CALL_FILE
 
 FRAME_BYTES: Final = 1024 * 1024
-"""Bytes of requests in a frame; a larger request has a frame of its own."""
+"""Bytes of requests in a frame; a larger request gets a frame of its own."""
 
 CALLS_MAX: Final = 10_000
-"""Calls of a link that are not answered yet; the server takes as many."""
+"""Limit on calls in flight on a link; the server has the same limit."""
 
 CONNECT_SECONDS: Final = 5.0
-"""Time that a server has to accept a stream."""
+"""Time for a server to accept a stream."""
 
 PAUSE_SECONDS_MIN: Final = 0.05
-"""Rest before a stream is opened again; it doubles with each vain try."""
+"""Initial backoff before a stream is reopened; it doubles with each failed attempt."""
 
 PAUSE_SECONDS_MAX: Final = 1.0
-"""Longest such rest."""
+"""Maximum backoff."""
 
 REPLY_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Largest frame of replies that is taken; servers keep far below."""
+"""Largest accepted frame of replies; servers stay far below."""
 
 REASONS: Final = "codeq.v1.ErrorReason"
-"""The enum that holds the error table."""
+"""Full name of the enum with the error table."""
 
 SECRET_KEY: Final = "codeq-gateway-secret"  # noqa: S105
-"""Key of the metadata that carries the secret of the gateways."""
+"""Metadata key of the gateways' shared secret."""
 
 _LOG: Final = logging.getLogger("codeq.gateway")
 _SERVICE: Final = "/codeq_internal.v1.CallService/"
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", REPLY_BYTES_MAX),
-    # A server that vanished without a word is noticed within 20 s; servers take a ping each 10 s.
+    # Detects a server that vanished silently within 20 s; servers allow a ping every 10 s.
     ("grpc.keepalive_time_ms", 15_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
@@ -63,21 +63,21 @@ _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 
 
 class NotSentError(Exception):
-    """There is no stream to the server: the call was not carried out."""
+    """There is no stream to the server: the call was not executed."""
 
 
 class LostError(Exception):
-    """The stream broke before the reply: the call may have been carried out."""
+    """The stream broke before the reply: the call may have been executed."""
 
 
 class Messages:
-    """Classes of the messages of call streams and the error table, made from a server's own descriptors.
+    """Message classes of call streams and the error table, built from a server's own descriptors.
 
     Attributes:
-        reasons: Reasons of failures by their names.
+        reasons: Failure reasons by name.
 
     Raises:
-        KeyError: The pool does not have them.
+        KeyError: The pool lacks them.
     """
 
     def __init__(self, pool: DescriptorPool) -> None:
@@ -103,13 +103,13 @@ def open_channel(address: str) -> grpc.aio.Channel:
 
 
 class Link:
-    """The way to one server. Opens its stream at once, within the running event loop, and again until `close`.
+    """A connection to one server. Opens its stream at once, in the running event loop, and reopens it until `close`.
 
     Args:
         address: The server's gRPC listener, host:port.
-        secret: What servers ask of gateways.
+        secret: Shared secret that servers require of gateways.
         messages: Messages of call streams.
-        on_change: Called when the stream has been opened or takes no calls any more.
+        on_change: Called when the stream was opened or stops accepting calls.
 
     Attributes:
         address: The server's gRPC listener.
@@ -137,12 +137,12 @@ class Link:
         return self._stream is not None and not self._stream.closed.is_set()
 
     async def call(self, call: Call) -> bytes:
-        """Returns the response of a call, serialised. A caller that is cancelled is told to the server.
+        """Returns the serialised response of a call. Cancelling the caller cancels the call on the server.
 
         Raises:
-            CallFailed: The server refused it, or too many calls are not answered yet.
+            CallFailed: The server rejected it, or too many calls are in flight.
             NotSentError: There is no stream.
-            LostError: The stream broke first.
+            LostError: The stream broke before the reply.
         """
         stream = self._stream
         if stream is None:
@@ -154,10 +154,10 @@ class Link:
             stream.cancel(number)
             raise
         finally:
-            del reply  # it holds the failure, whose frames hold the call
+            del reply  # breaks a cycle: it references the failure, whose traceback references the call
 
     async def ask(self, name: str, request: Any, response_class: Any, seconds: float) -> Any:
-        """Returns the response of an RPC of the internal service beside the stream.
+        """Returns the response of an RPC of the internal service, outside the stream.
 
         Raises:
             grpc.aio.AioRpcError: The server did not answer.
@@ -168,7 +168,7 @@ class Link:
         return await rpc(request, timeout=seconds, metadata=self._metadata)
 
     async def close(self) -> None:
-        """Ends the link. Calls that are not answered fail."""
+        """Closes the link. Calls in flight fail."""
         tasks = [self._task, *self._ending]
         for task in tasks:
             task.cancel()
@@ -201,7 +201,7 @@ class Link:
         return False
 
     async def _use(self, stream: _Stream) -> None:
-        """Sends calls over a stream until it takes no more; the replies that are to come are still taken."""
+        """Sends calls over a stream until it stops accepting them; outstanding replies are still received."""
         self._stream = stream
         self._refused = False
         self._on_change()
@@ -219,7 +219,7 @@ class _Stream:
     """One stream, from its opening to its end.
 
     Attributes:
-        closed: Set when it takes no calls any more.
+        closed: Set when it stops accepting calls.
     """
 
     def __init__(self, rpc: Any, messages: Messages) -> None:
@@ -231,20 +231,20 @@ class _Stream:
         self._frames: deque[Any] = deque()
         self._frame_bytes = 0
         self._sent = 0
-        """Number of the last call that was sent."""
+        """Number of the last call sent."""
         self._wake = asyncio.Event()
 
     def send(self, call: Call) -> tuple[int, asyncio.Future[bytes]]:
-        """Puts a call into the next frame; returns its number and what becomes its reply.
+        """Adds a call to the next frame; returns its number and the future of its reply.
 
         Raises:
-            CallFailed: Too many calls are not answered yet.
-            NotSentError: The stream takes no calls any more.
+            CallFailed: Too many calls are in flight.
+            NotSentError: The stream no longer accepts calls.
         """
         if self.closed.is_set():
             raise NotSentError
         if len(self._replies) >= CALLS_MAX:
-            raise CallFailed(error_pb2.ERROR_REASON_LIMIT_REACHED, f"{CALLS_MAX} calls wait for this server", (), 1)
+            raise CallFailed(error_pb2.ERROR_REASON_LIMIT_REACHED, f"{CALLS_MAX} calls are in flight, the limit", (), 1)
         content = call.request.SerializeToString()
         if not self._frames or self._frame_bytes + len(content) > FRAME_BYTES:
             self._frames.append(self._messages.exchange_request())
@@ -265,7 +265,7 @@ class _Stream:
         return number, reply
 
     def cancel(self, number: int) -> None:
-        """Tells the server that the caller is gone."""
+        """Cancels a call on the server because its caller is gone."""
         if self._replies.pop(number, None) is not None and not self._rpc.done():
             if not self._frames:
                 self._frames.append(self._messages.exchange_request())
@@ -274,13 +274,13 @@ class _Stream:
             self._wake.set()
 
     async def run(self) -> None:
-        """Carries calls and replies until the stream ends, and fails what is not answered then."""
+        """Exchanges calls and replies until the stream ends, then fails the calls in flight."""
         writer = asyncio.get_running_loop().create_task(self._write(), name="call frames")
         try:
             while (frame := await self._rpc.read()) is not grpc.aio.EOF:
                 self._take(frame)
         except grpc.aio.AioRpcError:
-            pass  # what it means for each call is said below
+            pass  # each call's outcome is set below
         finally:
             self.closed.set()
             writer.cancel()
@@ -319,7 +319,7 @@ class _Stream:
 
 
 def failed(status: status_pb2.Status, table: Mapping[str, reasons.Reason]) -> CallFailed:
-    """Returns the failure of a call as its google.rpc.Status tells it; `table` holds the server's reasons by name."""
+    """Returns the failure of a call from its google.rpc.Status; `table` maps the server's reasons by name."""
     info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     retry_after_seconds = None
     for detail in status.details:

@@ -1,4 +1,4 @@
-"""Counts and durations of HTTP requests, kept as plain integers and shown to Prometheus on demand."""
+"""Counts and durations of HTTP requests, kept as plain numbers and exported to Prometheus on demand."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SECONDS_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 """Upper bounds of the histogram's buckets in seconds; long polls take up to 60."""
 
 UNKNOWN_ROUTE: Final = "unknown"
-"""Route of requests that no template takes, so that paths of strangers add no series."""
+"""Route recorded for requests that match no template, so that arbitrary paths add no series."""
 
 
 class HttpMetrics(Collector):
     """Requests by method, route and status, and their durations by route.
 
-    The series are bounded: routes are templates, and methods come from a short list.
+    The number of series is bounded: routes are templates, and methods come from a short list.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class HttpMetrics(Collector):
         self._seconds: dict[str, float] = {}
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Counts one request that has been answered or given up; `method` is one of a short list."""
+        """Counts one request that was answered or abandoned; `method` comes from a short list."""
         key = (method, route, status)
         self._requests[key] = self._requests.get(key, 0) + 1
         buckets = self._buckets.get(route)
@@ -41,7 +41,7 @@ class HttpMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yields the counter and the histogram."""
         requests = CounterMetricFamily(
-            "codeq_http_requests", "HTTP requests answered or given up.", labels=("method", "route", "status")
+            "codeq_http_requests", "HTTP requests answered or abandoned.", labels=("method", "route", "status")
         )
         for (method, route, status), count in sorted(self._requests.items()):
             requests.add_metric((method, route, str(status)), count)

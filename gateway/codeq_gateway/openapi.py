@@ -1,7 +1,7 @@
-"""The OpenAPI 3.1 document: shapes and limits from the descriptors, words from the documents generated beside them.
+"""The OpenAPI 3.1 document: schemas and limits from the descriptors, texts from documents generated at build time.
 
-The generated documents carry the comments of the protos, which descriptors at run time lack. Their shapes are those of
-the usual JSON mapping and not ours, so they are built anew from what the gateway itself reads.
+The generated documents carry the comments of the protos, which descriptors lack at run time. Their schemas follow the
+standard JSON mapping, not this server's, so schemas are rebuilt from the descriptors that the gateway itself uses.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _LIMITS: Final = {
     "min_items": "minItems",
     "max_items": "maxItems",
 }
-"""JSON Schema's word for each rule of protovalidate that it knows."""
+"""JSON Schema keyword for each protovalidate rule that has one."""
 
 _NUMBERS: Final[dict[int, Json]] = {
     FieldDescriptor.TYPE_INT32: {"type": "integer", "format": "int32"},
@@ -54,16 +54,16 @@ _NUMBERS: Final[dict[int, Json]] = {
     FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
 }
 _ZEROS: Final[Json] = {"integer": 0, "number": 0, "boolean": False}
-"""What the absence of a field without presence means."""
+"""Default values of fields without presence, by JSON type."""
 
 _INT32_BOUNDS: Final[Json] = {"minimum": -(2**31), "maximum": 2**31 - 1}
-"""Bounds of numbers that are sent; its format alone says the same to few readers."""
+"""Bounds of 32-bit numbers in requests, spelled out because few tools derive them from the format."""
 
 _CONSISTENCY: Final[Json] = {
     "name": CONSISTENCY,
     "in": "query",
     "required": False,
-    "description": "`stale`: a server that does not lead may answer from what it has.",
+    "description": "`stale`: a follower may answer from its own state, which may lag behind the leader's.",
     "schema": {"type": "string", "enum": list(CONSISTENCIES)},
 }
 
@@ -71,13 +71,13 @@ _FORWARD: Final[Json] = {
     "name": FORWARD,
     "in": "header",
     "required": False,
-    "description": "1: a server that does not lead passes the call on to the one that does, instead of answering 307.",
+    "description": "1: a follower forwards the call to the leader instead of answering 307.",
     "schema": {"type": "string", "enum": ["0", "1"]},
 }
 
 
 def document(operations: Sequence[Operation], version: str) -> bytes:
-    """Returns the document of the operations as JSON."""
+    """Returns the OpenAPI document of the operations as JSON."""
     methods = [operation.descriptor for operation in operations]
     words = _Words(words_of(message for each in methods for message in (each.input_type, each.output_type)))
     schemas = _Schemas(words)
@@ -92,7 +92,7 @@ def document(operations: Sequence[Operation], version: str) -> bytes:
         {
             "openapi": "3.1.0",
             "info": {"title": "codeq", "version": version, "license": {"name": "MIT", "identifier": "MIT"}},
-            "servers": [{"url": "/", "description": "The server that this document comes from."}],
+            "servers": [{"url": "/", "description": "The server that serves this document."}],
             "security": [{"bearer": []}],
             "tags": [tag for tag in words.tags if tag["name"] in used],
             "paths": paths,
@@ -105,10 +105,10 @@ def document(operations: Sequence[Operation], version: str) -> bytes:
 
 
 class _Words:
-    """Comments of the protos, found in the generated documents, with the JSON names of the fields they mention.
+    """Comments of the protos, from the generated documents, with fields renamed to JSON.
 
     Attributes:
-        tags: Services and what they are for.
+        tags: Services and their descriptions.
     """
 
     def __init__(self, json_names: Mapping[str, str]) -> None:
@@ -124,7 +124,7 @@ class _Words:
             self._schemas |= generated["components"]["schemas"]
 
     def operation(self, operation: Operation) -> Json:
-        """Returns what was generated for an operation; empty where it is of a later binding."""
+        """Returns the generated part for an operation; empty for additional bindings."""
         found: Json = self._paths.get(operation.template, {}).get(operation.http_method.lower(), {})
         return found
 
@@ -140,7 +140,7 @@ class _Words:
 
 
 def _reworded(value: Any, json_names: Mapping[str, str]) -> Any:
-    """Returns a part of a generated document whose texts have the JSON names of fields."""
+    """Returns a part of a generated document with the fields in its texts renamed to JSON."""
     if isinstance(value, list):
         return [_reworded(part, json_names) for part in value]
     if not isinstance(value, dict):
@@ -228,7 +228,7 @@ def _operation(operation: Operation, words: _Words, schemas: _Schemas, links: Js
 
 
 def _links(operations: Iterable[Operation]) -> Json:
-    """Returns what may be done with the task that a reply shows: each call whose path needs its id and nothing else."""
+    """Returns links from a task in a reply to the operations whose path needs only its id."""
     return {
         operation.descriptor.name: {
             "operationId": _operation_id(operation),
@@ -257,7 +257,7 @@ def _content(schema: Json) -> Json:
 
 
 class _Schemas:
-    """Schemas of messages, each built when it is first referred to.
+    """Schemas of messages, each built on first reference.
 
     Attributes:
         built: Schemas by name.
@@ -268,7 +268,7 @@ class _Schemas:
         self._words = words
 
     def reference(self, message: Descriptor, *, is_input: bool) -> Json:
-        """Returns a reference to the schema of a message. No message is both sent and received."""
+        """Returns a reference to the schema of a message. No message is used in both requests and replies."""
         name, full_name = message.name, message.full_name
         if name not in self.built:
             self.built[name] = {}
@@ -277,11 +277,11 @@ class _Schemas:
         return {"$ref": _REF + name}
 
     def needs(self, schema: Json) -> bool:
-        """Returns whether an object of this schema, or of the one it refers to, has a field that must be there."""
+        """Returns whether this schema, or the one it refers to, has a required field."""
         return bool(self.built.get(schema.get("$ref", "").removeprefix(_REF), schema).get("required"))
 
     def message(self, message: Descriptor, said_of: Json, without: Collection[str], *, is_input: bool) -> Json:
-        """Returns the schema of a message, less some fields."""
+        """Returns the schema of a message without the fields in `without`."""
         described = [field for field in message.fields if field.name not in without]
         schema: Json = {
             "type": "object",
@@ -299,7 +299,7 @@ class _Schemas:
         return schema
 
     def _sent(self, field: FieldDescriptor) -> Json:
-        """Returns the schema of a field of a request's body: null is absence, where that is allowed."""
+        """Returns the schema of a field of a request body: null means absent, if the field is optional."""
         schema = self.field(field, is_input=True)
         if _is_needed(field) or "type" not in schema:
             return schema
@@ -350,17 +350,17 @@ def _limits(rules: Any) -> Json:
 
 
 def _is_told(field: FieldDescriptor, number: int) -> bool:
-    """Returns whether a value of an enum stands in JSON; the unspecified one does not, but for a reason of an error."""
+    """Returns whether an enum value appears in JSON; the unspecified one does only for error reasons."""
     return number != 0 or fields.enum_of(field).full_name == error_pb2.ErrorReason.DESCRIPTOR.full_name
 
 
 def _is_always_told(field: FieldDescriptor) -> bool:
-    """Returns whether a reply has the field in any case."""
+    """Returns whether a reply always contains the field."""
     return not field.has_presence and not fields.is_omitted_empty(field)
 
 
 def _is_needed(field: FieldDescriptor) -> bool:
-    """Returns whether a request without the field is refused, as its rules refuse the value that absence means."""
+    """Returns whether the field is required: its rules reject the value that absence means."""
     rules = _rules(field)
     if field.has_presence:
         return rules.required
@@ -379,7 +379,7 @@ def _error_schema() -> Json:
         "type": "object",
         "properties": {
             "field": {"type": "string", "description": "Field, parameter or header, such as tasks[3].priority."},
-            "description": {"type": "string", "description": "What is wrong with it, for people."},
+            "description": {"type": "string", "description": "What is wrong with it, human-readable."},
         },
         "required": ["field", "description"],
     }
@@ -387,14 +387,14 @@ def _error_schema() -> Json:
         "type": "object",
         "description": "Body of every failed call.",
         "properties": {
-            "error": {"type": "string", "description": "Message for people; not a contract."},
+            "error": {"type": "string", "description": "Human-readable message; not part of the contract."},
             "code": {"type": "string", "enum": codes, "description": "gRPC code of the reason."},
             "reason": {"type": "string", "enum": list(reasons.BY_NAME), "description": "What went wrong."},
             "details": {"type": "array", "items": detail, "description": "Malformed fields, if any."},
             "leader": {
                 "type": "object",
                 "properties": {name: {"type": "string"} for name in ("name", "http", "grpc")},
-                "description": "What is known of the server that leads, with the reason NOT_LEADER.",
+                "description": "What is known about the leader, with the reason NOT_LEADER.",
             },
         },
         "required": ["error", "code", "reason", "details"],

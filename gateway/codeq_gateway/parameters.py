@@ -1,4 +1,4 @@
-"""Values of the URL: path variables and query parameters."""
+"""Values from the URL: path variables and query parameters."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from codeq_gateway.dispatch import STALE
 from codeq_gateway.fields import Assign, BadValueError
 
 CONSISTENCY: Final = "consistency"
-"""Query parameter that every read takes: how far it may be behind what was acknowledged."""
+"""Query parameter of every read: whether the result may miss acknowledged changes."""
 
 CONSISTENCIES: Final = (STALE,)
-"""Its values; without it a read sees everything that was acknowledged."""
+"""Values of `consistency`; without the parameter a read sees everything acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ class Parameter:
     _assign: Assign
 
     def fill(self, message: Message, texts: list[str]) -> None:
-        """Puts the values, percent-decoded, into the message.
+        """Sets the field of a message to percent-decoded values.
 
         Raises:
-            CallFailed: A value is malformed, or a single field has several; the error names the parameter.
+            CallFailed: A value is malformed, or a singular field has several; the error names the parameter.
         """
         if len(texts) > 1 and not self.field.is_repeated:
             raise refusals.invalid_field(self.name, "given more than once")
@@ -63,12 +63,12 @@ def compile_parameter(field: FieldDescriptor, name: str) -> Parameter:
     assign = fields.assign_scalars(field, form) if field.is_repeated else fields.assign_scalar(field, form)
     if form.is_text:
         return Parameter(name, field, lambda text: msgspec.convert(text, form.type), assign)
-    # Numbers and booleans are written in a URL as in JSON.
+    # Numbers and booleans have the same form in a URL as in JSON.
     return Parameter(name, field, msgspec.json.Decoder(form.type).decode, assign)
 
 
 def read_query(query_string: bytes, known: Mapping[str, Parameter], message: Message) -> None:
-    """Puts the parameters of a query into the message.
+    """Sets the fields of a message from a query string.
 
     Raises:
         CallFailed: A parameter is unknown or malformed; the error names it.
@@ -86,10 +86,10 @@ def read_query(query_string: bytes, known: Mapping[str, Parameter], message: Mes
 
 
 def take_consistency(query_string: bytes) -> tuple[str, bytes]:
-    """Returns the consistency that a query asks for, empty when it names none, and the rest of the query.
+    """Returns the consistency requested by a query, empty if none, and the rest of the query.
 
     Raises:
-        CallFailed: It is given twice, or unknown.
+        CallFailed: The parameter is given more than once, or its value is unknown.
     """
     rest, found = [], []
     for pair in query_string.split(b"&"):

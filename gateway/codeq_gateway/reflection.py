@@ -1,7 +1,7 @@
-"""What a server serves, asked of the server itself: its services' descriptors by gRPC reflection.
+"""Reads a server's service descriptors by gRPC reflection.
 
-A gateway in a process of its own builds its routes from them, so it has the fields and calls of its server, whatever
-version that is.
+A standalone gateway builds its routes from them, so it offers exactly its server's calls and fields, whatever the
+server's version.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 CALL_FILE: Final = "codeq_internal/v1/call.proto"
-"""File of the messages of call streams: its service is not listed, and found by this name."""
+"""File with the messages of call streams; its service is not listed by reflection, so the file is requested by name."""
 
 ANSWER_SECONDS: Final = 10.0
-"""Time that a server has to tell everything."""
+"""Time for a server to answer all reflection requests."""
 
 _OF_GRPC: Final = "grpc."
-"""Start of the names of services that gRPC itself brings."""
+"""Name prefix of gRPC's own services."""
 
 
 class SchemaError(Exception):
-    """The server does not tell what it serves, or is none that takes call streams."""
+    """The server does not describe its services, or does not support call streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,11 @@ class Schema:
 
 
 async def read_schema(channel: grpc.aio.Channel) -> Schema:
-    """Returns what the server at the other end of a channel serves.
+    """Returns the schema of the server at the other end of a channel.
 
     Raises:
-        grpc.aio.AioRpcError: It cannot be reached, or did not answer in time.
-        SchemaError: It did not tell everything.
+        grpc.aio.AioRpcError: The server cannot be reached, or did not answer in time.
+        SchemaError: The server did not describe everything.
     """
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
     talk = stub.ServerReflectionInfo(timeout=ANSWER_SECONDS)
@@ -69,7 +69,7 @@ async def read_schema(channel: grpc.aio.Channel) -> Schema:
 
 
 async def _ask(talk: Any, request: reflection_pb2.ServerReflectionRequest) -> Any:
-    """Returns the answer to a request; the server answers one after the other."""
+    """Returns the answer to a request; the server answers in order."""
     await talk.write(request)
     answer = await talk.read()
     if answer is grpc.aio.EOF or answer.HasField("error_response"):
@@ -79,7 +79,7 @@ async def _ask(talk: Any, request: reflection_pb2.ServerReflectionRequest) -> An
 
 
 def _add(pool: descriptor_pool.DescriptorPool, files: dict[str, bytes]) -> None:
-    """Adds files to a pool, those that others need first."""
+    """Adds files to a pool, dependencies first."""
     done: set[str] = set()
 
     def add(names: Iterable[str]) -> None:

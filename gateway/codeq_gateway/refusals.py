@@ -1,4 +1,4 @@
-"""Refusals the gateway makes itself, and the JSON body of every failed call."""
+"""The gateway's own rejections, and the JSON body of every failed call."""
 
 from __future__ import annotations
 
@@ -15,55 +15,55 @@ from codeq_gateway.dispatch import LEADER_GRPC, LEADER_HTTP, LEADER_NAME, CallFa
 from codeq_gateway.json_names import JsonNames
 
 NAME_SHOWN_MAX: Final = 128
-"""Characters of a name sent by the client that an error repeats."""
+"""Characters of a client's field name that an error message repeats."""
 
 _AT: Final = re.compile(r"(.*) - at `\$([^`]*)`", re.DOTALL)
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _ENCODE: Final = msgspec.json.Encoder().encode
 _LEADER: Final = {LEADER_NAME: "name", LEADER_HTTP: "http", LEADER_GRPC: "grpc"}
-"""What the body shows of a refusal's metadata."""
+"""Metadata keys of a rejection that the body includes, and their JSON names."""
 
 _IN_PATH: Final = "/?%:@!$&'()*+,;=~"
-"""Characters that stay as they are; what is encoded already is not encoded again."""
+"""Characters left as they are; `%` is one of them, so nothing is encoded twice."""
 
 _RETRY_STATUSES: Final = frozenset({429, 503})
 
 
 def invalid_field(field: str, description: str) -> CallFailed:
-    """Returns the refusal of one field, parameter or header."""
+    """Returns the rejection of one field, parameter or header."""
     field = _shown(field)
     return CallFailed(error_pb2.ERROR_REASON_INVALID_FIELD, f"{field}: {description}", [(field, description)])
 
 
 def invalid_body(message: str) -> CallFailed:
-    """Returns the refusal of a body that is not one JSON object."""
+    """Returns the rejection of a body that is not a single JSON object."""
     return CallFailed(error_pb2.ERROR_REASON_INVALID_BODY, message)
 
 
 def malformed(message: str) -> CallFailed:
-    """Returns the refusal of bytes that are no HTTP request."""
+    """Returns the rejection of bytes that are not an HTTP request."""
     return CallFailed(error_pb2.ERROR_REASON_INVALID_BODY, message)
 
 
 def not_implemented(message: str) -> CallFailed:
-    """Returns the refusal of something that HTTP has and this server has not."""
+    """Returns the rejection of an HTTP feature that this server does not implement."""
     return CallFailed(error_pb2.ERROR_REASON_NOT_IMPLEMENTED, message)
 
 
 def request_timeout(seconds: float) -> CallFailed:
-    """Returns the refusal of a request whose end has not come."""
+    """Returns the rejection of a request that was not complete in time."""
     return CallFailed(error_pb2.ERROR_REASON_REQUEST_TIMEOUT, f"the request was not complete within {seconds:g} s")
 
 
 def oversized_body(bytes_max: int) -> CallFailed:
-    """Returns the refusal of a body of more than `bytes_max` bytes; 0: of any body."""
+    """Returns the rejection of a body of more than `bytes_max` bytes; 0: of any body."""
     if not bytes_max:
         return invalid_body("this operation takes no body")
     return CallFailed(error_pb2.ERROR_REASON_TOO_LARGE, f"the body is larger than {bytes_max} bytes")
 
 
 def from_decoding(error: Exception) -> CallFailed:
-    """Returns the refusal that says what msgspec found wrong with a body, naming the field."""
+    """Returns the rejection for an msgspec decoding error; it names the field."""
     if isinstance(error, msgspec.ValidationError):
         where = _AT.fullmatch(str(error))
         what, path = (where[1], where[2].removeprefix(".")) if where else (str(error), "")
@@ -82,13 +82,13 @@ def from_decoding(error: Exception) -> CallFailed:
 
 
 def of_text(name: str, error: msgspec.DecodeError) -> CallFailed:
-    """Returns the refusal of a path variable or query parameter."""
+    """Returns the rejection of a path variable or query parameter."""
     description = _plain(str(error)) if isinstance(error, msgspec.ValidationError) else "malformed value"
     return invalid_field(name, description)
 
 
 def error_body(failed: CallFailed, names: JsonNames | None) -> bytes:
-    """Returns the JSON body of a failed call; `names` are those of its request, where a service refused it."""
+    """Returns the JSON body of a failed call; `names` are the request's JSON names if a service rejected it."""
     reason = _row(failed)
     violations = failed.violations if names is None else [(names.path(f), names.words(t)) for f, t in failed.violations]
     details = [{"field": field, "description": text} for field, text in violations]
@@ -105,19 +105,19 @@ def error_body(failed: CallFailed, names: JsonNames | None) -> bytes:
 
 
 def reason_name(failed: CallFailed) -> str:
-    """Returns the name of the reason of a failed call."""
+    """Returns the reason name of a failed call."""
     return _row(failed).name
 
 
 def error_status(failed: CallFailed) -> int:
-    """Returns the HTTP status of a failed call: 307 where the server that leads is known by its URL."""
+    """Returns the HTTP status of a failed call: 307 if the leader's URL is known."""
     if leader_url(failed):
         return 307
     return _row(failed).http_status
 
 
 def error_headers(failed: CallFailed) -> list[tuple[bytes, bytes]]:
-    """Returns the headers that tell a client when to try again or how to authenticate."""
+    """Returns the headers that tell a client when to retry or how to authenticate."""
     status = error_status(failed)
     if status in _RETRY_STATUSES and _row(failed).retryable:
         return [(b"retry-after", b"%d" % max(1, math.ceil(failed.retry_after_seconds or 1)))]
@@ -127,12 +127,12 @@ def error_headers(failed: CallFailed) -> list[tuple[bytes, bytes]]:
 
 
 def leader_url(failed: CallFailed) -> str:
-    """Returns the base URL of the server that the call should go to; empty: none is known."""
+    """Returns the base URL of the leader, to which the call should go; empty: unknown."""
     return failed.metadata.get(LEADER_HTTP, "")
 
 
 def location(base_url: str, path: bytes, query: bytes) -> bytes:
-    """Returns the URL of a request on another server: the same path and query, with nothing that ends a header."""
+    """Returns the URL of the same path and query on another server, encoded so that it cannot break out of a header."""
     target = quote_from_bytes(path, safe=_IN_PATH) + ("?" + quote_from_bytes(query, safe=_IN_PATH) if query else "")
     return (base_url.rstrip("/") + target).encode()
 
@@ -146,6 +146,6 @@ def _shown(name: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Returns msgspec's description without its mark-up; that null stands for absence is no news to a caller."""
+    """Returns msgspec's description without its markup and without the `null` alternative, which only means absence."""
     text = text.replace(" | null`", "`").replace("int | float", "int").replace("`", "")
     return text[:1].lower() + text[1:]

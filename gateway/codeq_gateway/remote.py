@@ -1,8 +1,8 @@
-"""Calls carried out by servers in other processes, over links that stay open.
+"""Sends calls to servers in other processes, over persistent links.
 
-A call that was surely not carried out is tried again: on the server that leads when another one names it, else on the
-next one that can be reached. A call whose link broke before its reply may have been carried out: it is tried again when
-that does no harm, else its outcome is unknown and its caller decides.
+A call that was certainly not executed is retried: on the leader if a server named it, otherwise on the next reachable
+server. A call whose link broke before the reply may have been executed: it is retried only if that is safe, otherwise
+it fails with an unknown outcome and the caller decides.
 """
 
 from __future__ import annotations
@@ -27,37 +27,38 @@ from codeq_gateway.dispatch import LEADER_GRPC, Admission, Call, CallFailed
 from codeq_gateway.links import CONNECT_SECONDS, Link, LostError, Messages, NotSentError, failed
 
 RETRY_SECONDS: Final = 5.0
-"""How long a call is tried again, within its own time: longer than an election takes."""
+"""How long a call is retried, within its own timeout: longer than an election takes."""
 
 PAUSE_SECONDS_MIN: Final = 0.05
-"""Rest before a call is tried again; it doubles each time."""
+"""Initial backoff before a retry; it doubles each time."""
 
 PAUSE_SECONDS_MAX: Final = 0.5
-"""Longest such rest."""
+"""Maximum backoff."""
 
 LINKS_MAX: Final = 16
-"""Links to servers that others named; when one more is named, the one that was named first is given up."""
+"""Maximum links to servers named by other servers; one more closes the oldest of them."""
 
 PROBE_SECONDS: Final = 2.0
-"""Time that a server has to tell readiness or metrics."""
+"""Timeout of a server's readiness, metrics and authorization checks."""
 
 ADMITTED_SECONDS: Final = 60.0
-"""How long a gateway reads bodies of a caller without asking again; each call is authenticated all the same."""
+"""How long a gateway reads a caller's request bodies before it asks the server again; every call is authenticated
+regardless."""
 
 ADMITTED_MAX: Final = 1024
-"""Callers that are remembered so; when there are more, all are forgotten and asked about again."""
+"""Size of that cache of callers; when it is full, it is cleared."""
 
 _ELSEWHERE: Final = frozenset({error_pb2.ERROR_REASON_DRAINING, error_pb2.ERROR_REASON_NOT_LEADER})
-"""Refusals of calls that were not carried out and that another server may take."""
+"""Rejections of calls that were not executed and that another server may accept."""
 
 
 class Links:
-    """Links to servers by their addresses: those that are configured, and those that others name.
+    """Links to servers by address: the configured ones, and those named by other servers.
 
     Args:
         pool: Holds the messages of call streams.
-        secret: What servers ask of gateways.
-        configured: Addresses whose links are opened at once and kept.
+        secret: Shared secret that servers require of gateways.
+        configured: Addresses whose links are opened at once and kept open.
     """
 
     def __init__(self, pool: DescriptorPool, secret: str, configured: Sequence[str] = ()) -> None:
@@ -76,7 +77,7 @@ class Links:
         return self._messages
 
     def to(self, address: str) -> Link:
-        """Returns the link to a server, a new one if need be."""
+        """Returns the link to a server; creates it if needed."""
         link = self._links.get(address)
         if link is None:
             named = [other for other in self._links if other not in self._configured]
@@ -90,13 +91,13 @@ class Links:
         return [each for each in self._links.values() if each.is_up]
 
     def after(self, link: Link | None) -> Link | None:
-        """Returns the next link that is up, in the order in which they were made; None: none is."""
+        """Returns the next link that is up, in order of creation; None: none is up."""
         links = list(self._links.values())
         first = links.index(link) + 1 if link in links else 0
         return next((each for each in links[first:] + links[:first] if each.is_up), None)
 
     async def change(self, seconds: float) -> None:
-        """Returns when a link was opened or lost, at the latest after so long."""
+        """Waits until a link is opened or lost, for at most `seconds`."""
         try:
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
@@ -104,7 +105,7 @@ class Links:
             return
 
     async def close(self) -> None:
-        """Ends every link."""
+        """Closes every link."""
         links = [self._give_up(link) for link in self._links.values()]
         self._links.clear()
         await asyncio.gather(*links, *self._closing)
@@ -121,7 +122,7 @@ class Links:
 
 
 class Responses:
-    """Classes of the responses of services."""
+    """Response classes of services."""
 
     def __init__(self, services: Iterable[ServiceDescriptor]) -> None:
         self._classes = {
@@ -131,19 +132,19 @@ class Responses:
         }
 
     def parse(self, call: Call, content: bytes) -> Message:
-        """Returns the response of a call from its bytes."""
+        """Parses the response of a call."""
         return self._classes[call.method].FromString(content)
 
 
 class RemoteDispatcher:
-    """Carries out the gateway's calls on one of several servers, the one that leads.
+    """Executes the gateway's calls on the leader of several servers.
 
     Args:
-        addresses: gRPC listeners of the servers, host:port each; the first that can be reached is asked first.
+        addresses: gRPC listeners of the servers, host:port each; the first reachable one is tried first.
         pool: Holds the messages of call streams.
         services: Services of the calls.
-        secret: What servers ask of gateways.
-        retry_seconds: How long a call is tried again.
+        secret: Shared secret that servers require of gateways.
+        retry_seconds: How long a call is retried.
     """
 
     def __init__(
@@ -158,9 +159,9 @@ class RemoteDispatcher:
         self._responses = Responses(services)
         self._links = Links(pool, secret, addresses)
         self._admitted: dict[tuple[str, str], float] = {}
-        """Callers that a server lately said may make a call, and until when that holds."""
+        """Calls that a server recently authorized, by method and token, and when that expires."""
         self._tokenless_until = 0.0
-        """Until when it holds that callers without a token make no calls."""
+        """Until when unauthenticated calls are rejected without asking a server."""
         self._preferred: Link | None = self._links.to(addresses[0])
 
     @property
@@ -172,7 +173,7 @@ class RemoteDispatcher:
         """Returns the response message.
 
         Raises:
-            CallFailed: The call was refused, no server could be reached, or its outcome is unknown.
+            CallFailed: The call was rejected, no server could be reached, or its outcome is unknown.
         """
         loop = asyncio.get_running_loop()
         give_up = loop.time() + min(self._retry_seconds, call.timeout_seconds)
@@ -195,15 +196,15 @@ class RemoteDispatcher:
             except LostError:
                 if not call.repeatable or loop.time() + pause >= give_up:
                     raise _unknown() from None
-            # The first time another server is asked at once; then each has time to learn who leads.
+            # The first retry goes to another server at once; later ones wait, so that servers can elect a leader.
             if tries > 1 or self._choose() in {None, link}:
                 await self._links.change(pause)
 
     def admit(self, method: str, authorization: str) -> Admission | None:
-        """Looks whether a caller may make a call; see `Dispatcher.admit`.
+        """Checks whether a caller may make a call; see `Dispatcher.admit`.
 
         Raises:
-            CallFailed: There is no token, which a server lately refused.
+            CallFailed: The call has no token, and a server recently rejected such a call.
         """
         now = asyncio.get_running_loop().time()
         if not authorization and now < self._tokenless_until:
@@ -213,7 +214,7 @@ class RemoteDispatcher:
         return partial(self._ask_admission, method, authorization)
 
     async def _ask_admission(self, method: str, authorization: str) -> None:
-        """Asks a server whether a caller may make a call; any of them knows.
+        """Asks a server, any of them, whether a caller may make a call.
 
         Raises:
             CallFailed: The caller may not, or no server answers.
@@ -236,7 +237,7 @@ class RemoteDispatcher:
         self._admitted[method, authorization] = asyncio.get_running_loop().time() + ADMITTED_SECONDS
 
     async def readiness(self) -> tuple[bool, Mapping[str, object]]:
-        """Returns whether a server takes calls, and what it tells more: the one asked at present, else another."""
+        """Returns the preferred server's readiness and details; if it is not ready, those of another server that is."""
         link = self._choose()
         if link is None:
             return False, {"server": None, "reason": "no server can be reached"}
@@ -258,7 +259,7 @@ class RemoteDispatcher:
         return answer.ready, {"server": link.address, **msgspec.json.decode(answer.details or b"{}")}
 
     async def metrics(self) -> bytes:
-        """Returns the metrics of the server that is asked at present; nothing when it does not answer."""
+        """Returns the metrics of the preferred server; empty if it does not answer."""
         link, messages = self._choose(), self._links.messages
         if link is None:
             return b""
@@ -270,11 +271,11 @@ class RemoteDispatcher:
         return text
 
     async def close(self) -> None:
-        """Ends every link. Calls that are not answered fail."""
+        """Closes every link. Calls in flight fail."""
         await self._links.close()
 
     def _choose(self) -> Link | None:
-        """Returns the link to the server that leads, as far as is known; None: no server can be reached."""
+        """Returns the link to the leader, as far as is known; None: no server can be reached."""
         if self._preferred is None or not self._preferred.is_up:
             found = self._links.after(self._preferred)
             if found is None:
@@ -283,7 +284,7 @@ class RemoteDispatcher:
         return self._preferred
 
     def _leave(self, link: Link | None, refused: CallFailed) -> None:
-        """Turns from a server that takes no calls to the one that it named, else to the next."""
+        """Switches from a server that does not accept calls to the leader it named, or else to the next server."""
         leader = refused.metadata.get(LEADER_GRPC)
         if leader:
             self._preferred = self._links.to(leader)
@@ -292,12 +293,12 @@ class RemoteDispatcher:
 
 
 class Forwarder:
-    """Passes single calls on to the server that leads: one hop, because a server never passes on what it got so.
+    """Forwards single calls to the leader: one hop, because a server never forwards a forwarded call.
 
     Args:
         pool: Holds the messages of call streams.
         services: Services of the calls.
-        secret: What servers ask of gateways.
+        secret: Shared secret that servers require of gateways.
     """
 
     def __init__(self, pool: DescriptorPool, services: Iterable[ServiceDescriptor], secret: str) -> None:
@@ -308,7 +309,7 @@ class Forwarder:
         """Returns the response of the server at an address.
 
         Raises:
-            CallFailed: The call was refused, the server could not be reached, or the outcome is unknown.
+            CallFailed: The call was rejected, the server could not be reached, or the outcome is unknown.
         """
         link = self._links.to(address)
         loop = asyncio.get_running_loop()
@@ -323,7 +324,7 @@ class Forwarder:
             raise _unknown() from None
 
     async def close(self) -> None:
-        """Ends every link."""
+        """Closes every link."""
         await self._links.close()
 
 
@@ -334,7 +335,7 @@ async def _ask(link: Link | None, call: Call) -> bytes:
 
 
 def _is_final(refused: CallFailed, call: Call) -> bool:
-    """Returns whether a refusal is the answer to a call, which no other server is asked."""
+    """Returns whether a rejection is final, so that no other server is tried."""
     may_be_repeated = refused.reason == error_pb2.ERROR_REASON_OUTCOME_UNKNOWN and call.repeatable
     return refused.reason not in _ELSEWHERE and not may_be_repeated
 
@@ -346,7 +347,7 @@ def _unreachable() -> CallFailed:
 def _unknown() -> CallFailed:
     return CallFailed(
         error_pb2.ERROR_REASON_OUTCOME_UNKNOWN,
-        "the server was lost before its reply; the call may have happened",
+        "the connection to the server was lost before its reply; the call may have been executed",
         (),
         1,
     )

@@ -1,7 +1,7 @@
-"""From the bytes of a connection to requests: where each begins and ends.
+"""Splits the bytes of a connection into requests.
 
-It stops at once when it is told to, and goes on from there later, so that a client that sends many requests ahead has
-no more than one of them read before its turn.
+Parsing can be paused at any point and resumed later, so that of a client's pipelined requests no more than one is read
+ahead of its turn.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from codeq_gateway.dispatch import CallFailed
 from codeq_gateway.heads import CHUNKED, Head, check_trailers, read_head
 
 HEAD_BYTES_MAX: Final = 64 * 1024
-"""Bytes of a request's head, or of the trailers of its body."""
+"""Largest head of a request, or trailers of its body, in bytes."""
 
 CHUNK_LINE_BYTES_MAX: Final = 4_096
-"""Bytes of the line before a chunk, its extensions included."""
+"""Largest chunk header in bytes, extensions included."""
 
 CHUNK_FRAMING_BYTES_MAX: Final = 64 * 1024
-"""By how much the framing of a body's chunks may outweigh its content: many tiny chunks cost more than they carry."""
+"""How far a body's chunk framing may exceed its content: many tiny chunks cost more than they carry."""
 
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*;[\t -~\x80-\xff]*)?")
 _NEVER_IN_LINES: Final = re.compile(rb"[^\t\r\n -~\x80-\xff]|\r(?=[^\n])|(?<!\r)\n")
-"""What no head holds: controls, and carriage returns and line feeds that are alone."""
+"""Bytes not allowed in a head: control characters, and a carriage return or line feed on its own."""
 
 
 class Receiver(Protocol):
-    """Takes the requests of a connection, part by part."""
+    """Receives the requests of a connection, part by part."""
 
     def on_begin(self) -> None:
         """A request begins."""
@@ -40,41 +40,41 @@ class Receiver(Protocol):
         """The head of the request is complete."""
 
     def on_body(self, body: bytes) -> None:
-        """A piece of its body has come."""
+        """A piece of the body has arrived."""
 
     def on_end(self) -> None:
         """The request is complete."""
 
 
 class RequestParser:
-    """Takes the bytes of a connection apart.
+    """Parses the bytes of a connection.
 
     Args:
-        receiver: Takes the requests.
+        receiver: Receives the requests.
     """
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._step: Callable[[bytes, int], int] = self._read_head
-        """Takes bytes from a position on; returns the position behind them, or -1: it needs more."""
+        """Parses bytes from a position on; returns the position after them, or -1 if it needs more."""
         self._data = b""
-        """What is not taken yet, from `_at` on."""
+        """Buffer; the part from `_at` on is not parsed yet."""
         self._at = 0
         self._scanned = 0
-        """Bytes from `_at` on in which no end of a block of lines is."""
+        """Bytes from `_at` on that are known not to contain the end of a block of lines."""
         self._is_paused = False
         self._has_begun = False
         self._has_skipped = False
-        """Whether an empty line stood before the request."""
+        """Whether an empty line before the request was skipped."""
         self._left = 0
-        """Bytes to come of the body or the chunk."""
+        """Remaining bytes of the body or the chunk."""
         self._framing_bytes = 0
 
     def feed(self, data: bytes) -> None:
-        """Takes bytes, or goes on with those that are kept, and tells the receiver what they hold.
+        """Parses bytes, after any that are buffered, and reports the parts to the receiver.
 
         Raises:
-            CallFailed: They are no request. Nothing more can be understood.
+            CallFailed: The bytes are not a request. The rest of the connection cannot be parsed.
         """
         if data:
             self._data = self._data[self._at :] + data if self._data else data
@@ -93,19 +93,19 @@ class RequestParser:
 
     @property
     def unread_bytes(self) -> int:
-        """Bytes that are kept because what they belong to is not complete, or because of a pause."""
+        """Number of buffered bytes: of an incomplete part, or received during a pause."""
         return len(self._data) - self._at
 
     def pause(self) -> None:
-        """Stops behind the part that is being told of, until `resume`; what comes meanwhile is kept."""
+        """Stops after the part being reported until `resume`; bytes that arrive meanwhile are buffered."""
         self._is_paused = True
 
     def resume(self) -> None:
-        """Lets the next `feed` go on."""
+        """Makes the next `feed` continue."""
         self._is_paused = False
 
     def _read_head(self, data: bytes, at: int) -> int:
-        if data[at] == 0x0D and not self._has_skipped:  # some clients send an empty line behind a body
+        if data[at] == 0x0D and not self._has_skipped:  # some clients send an empty line after a body
             if len(data) == at + 1:
                 return -1
             if data[at + 1] == 0x0A:
@@ -138,11 +138,11 @@ class RequestParser:
         end = data.find(b"\r\n", at, at + CHUNK_LINE_BYTES_MAX + 2)
         if end < 0:
             if len(data) - at > CHUNK_LINE_BYTES_MAX:
-                raise refusals.malformed("the line before a chunk is too long")
+                raise refusals.malformed("the chunk header is too long")
             return -1
         line = _CHUNK_LINE.fullmatch(data, at, end)
         if line is None:
-            raise refusals.malformed("the line before a chunk is malformed")
+            raise refusals.malformed("the chunk header is malformed")
         self._left = int(line[1], 16)
         self._framing_bytes = max(0, self._framing_bytes + end - at + 4 - self._left)
         if self._framing_bytes > CHUNK_FRAMING_BYTES_MAX:
@@ -160,7 +160,7 @@ class RequestParser:
 
     def _read_chunk_end(self, data: bytes, at: int) -> int:
         if not b"\r\n".startswith(data[at : at + 2]):
-            raise refusals.malformed("a chunk is longer than it says")
+            raise refusals.malformed("a chunk is longer than its declared size")
         if len(data) == at + 1:
             return -1
         self._step = self._read_chunk_line
@@ -178,7 +178,7 @@ class RequestParser:
         return end + 2
 
     def _find_lines(self, data: bytes, at: int) -> int:
-        """Returns the position of the empty line that ends lines, or -1: it has not come."""
+        """Returns the position of the empty line that ends a block of lines, or -1 if it has not arrived."""
         end = data.find(b"\r\n\r\n", max(at, at + self._scanned - 3))
         size = (len(data) if end < 0 else end + 4) - at
         if size > HEAD_BYTES_MAX:
@@ -187,7 +187,7 @@ class RequestParser:
             raise CallFailed(error_pb2.ERROR_REASON_HEAD_TOO_LARGE, f"the head is larger than {HEAD_BYTES_MAX} bytes")
         if end < 0:
             if _NEVER_IN_LINES.search(data, max(at, at + self._scanned - 1)):
-                raise refusals.malformed("the bytes are no HTTP request")
+                raise refusals.malformed("the bytes are not an HTTP request")
             self._scanned = size
             return -1
         return end + 2

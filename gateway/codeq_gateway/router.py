@@ -1,4 +1,4 @@
-"""Which route has a path: a tree of path segments, literals before variables."""
+"""Finds the route of a path in a tree of path segments; literals come before variables."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from codeq_gateway import refusals
 from codeq_gateway.dispatch import CallFailed
 
 VARIABLE: Final = "{}"
-"""Segment of a template that takes any one segment of a path, which is not empty."""
+"""Template segment that matches any one non-empty segment of a path."""
 
 METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
-"""Methods that mean something here; a path takes some of them."""
+"""Methods that the server knows; each path supports some of them."""
 
 _OPTIONS: Final = "OPTIONS"
 
@@ -24,25 +24,25 @@ T = TypeVar("T")
 
 
 class MethodNotAllowedError(CallFailed):
-    """The path has routes, and none of them takes the method.
+    """The path has routes, but none for the method.
 
     Attributes:
-        allowed: Methods the path takes, in alphabetical order.
+        allowed: Methods the path supports, in alphabetical order.
     """
 
     def __init__(self, method: str, allowed: Sequence[str]) -> None:
-        super().__init__(error_pb2.ERROR_REASON_METHOD_NOT_ALLOWED, f"this path does not take {method}")
+        super().__init__(error_pb2.ERROR_REASON_METHOD_NOT_ALLOWED, f"this path does not support {method}")
         self.allowed = allowed
 
 
 @dataclass(slots=True)
 class _Node(Generic[T]):
-    """A prefix of paths.
+    """A common prefix of paths.
 
     Attributes:
-        targets: Target of each method where a template ends here.
-        literals: Continuations by their literal segment.
-        variable: Continuation by any segment.
+        targets: Targets by method, if a template ends here.
+        literals: Child nodes by literal segment.
+        variable: Child node for any other segment.
     """
 
     targets: dict[str, T] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class _Node(Generic[T]):
 
 
 class Router(Generic[T]):
-    """Targets by method and path."""
+    """Maps methods and paths to targets."""
 
     def __init__(self) -> None:
         self._root: _Node[T] = _Node()
@@ -60,14 +60,14 @@ class Router(Generic[T]):
 
     @property
     def methods(self) -> list[str]:
-        """Methods that any path takes, in alphabetical order."""
+        """All methods that at least one path supports, in alphabetical order."""
         return sorted(self._methods)
 
     def add(self, method: str, segments: Sequence[str], target: T) -> None:
-        """Adds a target; each segment is a literal or VARIABLE. What takes GET takes HEAD, too.
+        """Adds a target; each segment is a literal or VARIABLE. A GET route also serves HEAD.
 
         Raises:
-            ValueError: The method and path have a target already.
+            ValueError: The method and path already have a target.
         """
         node = self._root
         for segment in segments:
@@ -88,21 +88,21 @@ class Router(Generic[T]):
     def find(self, method: str, raw_path: bytes) -> tuple[T, list[str]]:
         """Returns the target and the values of the path's variables, percent-decoded.
 
-        Where several templates take the path, the one whose literals come first and that takes the method wins.
+        If several templates match the path, the one with the earliest literals that supports the method wins.
 
         Args:
             method: HTTP method.
             raw_path: Path as sent.
 
         Raises:
-            CallFailed: No route has the path (MethodNotAllowedError: none with this method) or any path the method, or
-                the path is not UTF-8.
+            CallFailed: No route matches the path (MethodNotAllowedError: none with this method), no path supports the
+                method, or the path is not valid UTF-8.
         """
-        target = self._literal.get((method, raw_path))  # what the walk would find, without the walk
+        target = self._literal.get((method, raw_path))  # shortcut: the same result as the walk
         if target is not None:
             return target, []
         if method not in METHODS:
-            raise refusals.not_implemented("no path takes this method")
+            raise refusals.not_implemented("no path supports this method")
         allowed: set[str] = set()
         values: list[str] = []
         target = _walk(self._root, method, _segments(raw_path), 0, values, allowed)
@@ -113,10 +113,10 @@ class Router(Generic[T]):
         raise _not_found()
 
     def methods_of(self, raw_path: bytes) -> list[str]:
-        """Returns the methods that a path takes, in alphabetical order.
+        """Returns the methods that a path supports, in alphabetical order.
 
         Raises:
-            CallFailed: No route has the path, or it is not UTF-8.
+            CallFailed: No route matches the path, or it is not valid UTF-8.
         """
         allowed: set[str] = set()
         _walk(self._root, _OPTIONS, _segments(raw_path), 0, [], allowed)
@@ -126,13 +126,13 @@ class Router(Generic[T]):
 
 
 def _not_found() -> CallFailed:
-    return CallFailed(error_pb2.ERROR_REASON_ROUTE_NOT_FOUND, "no route has this path")
+    return CallFailed(error_pb2.ERROR_REASON_ROUTE_NOT_FOUND, "no route matches this path")
 
 
 def _walk(
     node: _Node[T], method: str, segments: list[str], index: int, values: list[str], allowed: set[str]
 ) -> T | None:
-    """Returns the first target for the rest of a path, with `values` of its variables; notes methods it has else."""
+    """Returns the first target for the rest of a path; appends to `values`, and to `allowed` on a method mismatch."""
     if index == len(segments):
         target = node.targets.get(method)
         if target is None:

@@ -1,4 +1,4 @@
-"""Operations of the REST form, read from the google.api.http annotations of the services."""
+"""REST operations, read from the google.api.http annotations of the services."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from codeq_gateway.parameters import Parameter
 from codeq_gateway.router import VARIABLE
 
 _ROOM: Final = 64 * 1024
-"""Bytes of a body beside its payloads."""
+"""Bytes allowed in a body in addition to its payloads."""
 
 BODY_BYTES_MAX: Final = 1024 * 1024 + _ROOM
-"""Bytes of a body; a payload is at most 1 MiB."""
+"""Largest body in bytes; a payload is at most 1 MiB."""
 
 BATCH_BODY_BYTES_MAX: Final = 8 * 1024 * 1024 + _ROOM
-"""Bytes of a body that carries a list of messages."""
+"""Largest body in bytes if it carries a list of messages."""
 
 CALL_SECONDS: Final = 30.0
-"""Time a call has, beside the time it asks to wait."""
+"""Timeout of a call, on top of the time it asks to wait."""
 
 _WAIT_FIELD: Final = "wait_seconds"
-"""Field by which a request asks to wait; its bounds are the service's."""
+"""Field by which a request asks to wait; the service checks its bounds."""
 
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"
-"""Header of the field whose value makes repeated requests one."""
+"""Header of the field that makes repeated requests idempotent."""
 
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9._-]+|\{[a-z][a-z0-9_]*\}")
 
@@ -53,14 +53,15 @@ class Operation:
         path_parameters: Variables of the path, in order.
         query: Query parameters by name.
         body_field: Field that the body fills; empty: the request itself.
-        body_bytes_max: Bytes a body may have; 0: the operation takes none.
-        response_field: Field that the reply's body shows; empty: the response itself.
+        body_bytes_max: Largest body in bytes; 0: the operation takes no body.
+        response_field: Field that becomes the reply's body; empty: the response itself.
         status: HTTP status of a reply.
-        empty_status: HTTP status of a reply without content; None: as with content.
-        status_if_field: Field of the reply's body and the HTTP status of a reply where it is true; None: there is none.
-        download: The fields of a reply that is a file; None: it is JSON.
-        names: What fields of the request are called in JSON.
-        header_fields: Fields of the body that may also come in a header, by the header's name in lower case.
+        empty_status: HTTP status of a reply without content; None: the same as with content.
+        status_if_field: A boolean field of the reply's body and the HTTP status to use when it is true; None: no such
+            field.
+        download: The fields of a reply that is a file; None: the reply is JSON.
+        names: JSON names of the request's fields.
+        header_fields: Fields of the body that may also be sent as a header, by the header's name in lower case.
     """
 
     call_name: str
@@ -86,23 +87,23 @@ class Operation:
 
     @property
     def segments(self) -> list[str]:
-        """Segments of the template as the router takes them."""
+        """Segments of the template in the router's form."""
         return [VARIABLE if part.startswith("{") else part for part in self.template.split("/")[1:]]
 
     @property
     def reads(self) -> bool:
-        """Whether it changes nothing."""
+        """Whether the operation only reads."""
         return self.http_method == "GET"
 
     def is_repeatable(self, request: Message) -> bool:
-        """Returns whether carrying out this request twice does no harm: it reads, or it has an idempotency key."""
+        """Returns whether the request is safe to repeat: it only reads, or it has an idempotency key."""
         if self.reads:
             return True
         key = self.header_fields.get(_IDEMPOTENCY_KEY)
         return key is not None and self._body(request).HasField(key.name)
 
     def _body(self, request: Message) -> Message:
-        """Returns what of a request the body fills."""
+        """Returns the part of a request that the body fills."""
         body: Message = getattr(request, self.body_field) if self.body_field else request
         return body
 
@@ -112,7 +113,7 @@ class Operation:
         """Returns the request message of an HTTP request, and the items of its list that could not be decoded.
 
         Raises:
-            CallFailed: Body, headers, query or path are malformed; the error names the field.
+            CallFailed: The body, headers, query or path is malformed; the error names the field.
         """
         message, refused = self._new_request(), None
         if self._decode is not None:
@@ -131,7 +132,7 @@ class Operation:
     def reply(
         self, message: Message, refused: Refused = ()
     ) -> tuple[int, bytes] | tuple[int, bytes, bytes, Iterable[tuple[bytes, bytes]]]:
-        """Returns HTTP status and JSON body of a response message, or those of a file with its type and headers.
+        """Returns the HTTP status and JSON body of a response message; for a file also its content type and headers.
 
         Args:
             message: The response.
@@ -152,13 +153,13 @@ class Operation:
         return self._status_of(message), self._encode(message)
 
     def _status_of(self, shown: Message) -> int:
-        """Returns the HTTP status of a reply whose body shows this message."""
+        """Returns the HTTP status of a reply with this message as its body."""
         if self.status_if_field is not None and getattr(shown, self.status_if_field[0]):
             return self.status_if_field[1]
         return self.status
 
     def timeout_seconds(self, request: Message) -> float:
-        """Returns how long the call may take."""
+        """Returns the call's timeout."""
         return CALL_SECONDS + (max(0, getattr(request, _WAIT_FIELD)) if self._waits else 0)
 
 
@@ -167,7 +168,7 @@ def read_operations(services: Iterable[ServiceDescriptor]) -> Iterator[Operation
 
     Raises:
         TypeError: A field's type has no JSON form.
-        ValueError: A rule is malformed or of a form that is not built.
+        ValueError: A rule is malformed or not supported.
     """
     for service in services:
         for method in service.methods:
@@ -183,12 +184,12 @@ def _operation(method: MethodDescriptor, rule: http_pb2.HttpRule) -> Operation:
     verb = rule.WhichOneof("pattern")
     template = getattr(rule, verb)
     if verb == "custom" or not template.startswith("/"):
-        raise ValueError(f"{method.full_name}: HTTP rule of a form that is not built: {verb} {template}")
+        raise ValueError(f"{method.full_name}: unsupported HTTP rule: {verb} {template}")
     request = method.input_type
     variables = []
     for segment in template.split("/")[1:]:
         if not _SEGMENT.fullmatch(segment):
-            raise ValueError(f"{method.full_name}: path segment of a form that is not built: {segment}")
+            raise ValueError(f"{method.full_name}: unsupported path segment: {segment}")
         if segment.startswith("{"):
             variables.append(parameters.compile_parameter(_singular(request, segment[1:-1]), segment[1:-1]))
     in_path = {parameter.field.name for parameter in variables}

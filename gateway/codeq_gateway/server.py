@@ -1,4 +1,4 @@
-"""The HTTP server that carries the gateway, within the caller's event loop."""
+"""The gateway's HTTP server, running in the caller's event loop."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from codeq_gateway.connection import Connection
 from codeq_gateway.connections import CONNECTIONS_MAX, Connections
 
 BACKLOG: Final = 2_048
-"""Connections that the kernel holds until they are accepted, unless it is set otherwise."""
+"""Default length of the kernel's accept queue, in connections."""
 
 LOOK_SECONDS: Final = 0.5
-"""Time between two looks at what is over its time: how late a timeout may be noticed."""
+"""Interval between checks for timeouts, and so how late a timeout may fire."""
 
 _CANCEL_SECONDS: Final = 1.0
-"""Time that calls cancelled by a stop have for their last words."""
+"""Time that calls cancelled by a shutdown have to send their replies."""
 
 _POLL_SECONDS: Final = 0.01
-"""Time between two looks whether a stopping server has connections left."""
+"""Interval at which a stopping server checks for remaining connections."""
 
 
 class GatewayServer:
@@ -30,14 +30,14 @@ class GatewayServer:
 
     Args:
         gateway: Answers the requests.
-        host: Name or address to listen on; empty: every address of the machine.
-        port: Port; 0: one the system chooses.
-        connections_max: Connections that may be open at a time.
-        backlog: Connections that the kernel holds until they are accepted; so many may be accepted at once, also beyond
-            `connections_max`, before those that are too many are closed.
+        host: Name or address to listen on; empty: all interfaces.
+        port: Port; 0: the system picks one.
+        connections_max: Maximum number of open connections.
+        backlog: Length of the kernel's accept queue, in connections. Up to this many may be accepted at once, even
+            beyond `connections_max`, before the excess is closed.
 
     Attributes:
-        gateway: What answers the requests.
+        gateway: Answers the requests.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class GatewayServer:
         return len(self._connections)
 
     async def start(self) -> int:
-        """Starts to listen.
+        """Starts listening.
 
         Returns:
             The port.
 
         Raises:
-            OSError: The address cannot be listened on; the message names it.
+            OSError: The server cannot listen on the address; the message names it.
         """
         listener = await _listen(self._host, self._port, self._backlog)
         loop = asyncio.get_running_loop()
@@ -81,7 +81,7 @@ class GatewayServer:
         return port
 
     async def stop(self, grace_seconds: float) -> None:
-        """Stops listening, lets running requests finish, and cancels those that take longer than `grace_seconds`."""
+        """Stops listening, drains running requests and cancels those that take longer than `grace_seconds`."""
         if self._listener is None:
             return
         self._listener.close()
@@ -104,14 +104,14 @@ class GatewayServer:
         self._look = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._expire)
 
     async def _finish(self, seconds: float) -> None:
-        """Waits until no connection is left, at most so long."""
+        """Waits until all connections are closed, for at most `seconds`."""
         end = time.perf_counter() + seconds
-        while self._connections and time.perf_counter() < end:  # noqa: ASYNC110 - only a stop waits for this
+        while self._connections and time.perf_counter() < end:  # noqa: ASYNC110 - polled only during shutdown
             await asyncio.sleep(_POLL_SECONDS)
 
 
 async def _listen(host: str, port: int, backlog: int) -> socket.socket:
-    """Returns a bound socket; where a name has several addresses, on the first."""
+    """Returns a listening socket, on the first address if the name has several."""
     try:
         if not host and socket.has_dualstack_ipv6():
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog)

@@ -1,7 +1,7 @@
-r"""Halves of UTF-16 surrogate pairs in JSON text, as in "\ud83d": the grammar allows them, decoders refuse them.
+r"""Unpaired UTF-16 surrogates in JSON text, as in "\ud83d": the grammar allows them, decoders reject them.
 
-Such text is read with every unpaired half marked: the backslash and the letter of its escape give way to a mark that
-stands nowhere else in the text. What was read gets its escapes back, or tells that its field cannot hold them.
+Such text is decoded with every unpaired surrogate marked: a marker that occurs nowhere else in the text replaces the
+`\u` of its escape. After decoding the escapes are restored, or rejected in fields that cannot hold them.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from codeq_gateway.fields import BadValueError, is_embedded, is_free_text
 _HIGH: Final = rb"[dD][89abAB][0-9a-fA-F]{2}"
 _LOW: Final = rb"[dD][c-fC-F][0-9a-fA-F]{2}"
 _UNPAIRED: Final = re.compile(rb"\\u(?:(?=%b(?!\\u%b))|(?<!\\u%b\\u)(?=%b))" % (_HIGH, _LOW, _HIGH, _LOW))
-"""Beginning of an escape that is half of a pair without the other half."""
+"""Start of the escape of an unpaired surrogate."""
 _ESCAPED_BACKSLASH: Final = b"\\\\"
 _REPLACEMENT: Final = "\ufffd"
 
 
 def mark_unpaired(text: bytes) -> tuple[bytes, bytes]:
-    """Returns JSON text with its unpaired halves marked, and the mark; the same text and no mark where it has none."""
+    """Returns JSON text with unpaired surrogates marked, and the marker; the same text and b"" if there are none."""
     if b"\\u" not in text:
         return text, b""
-    # No escape begins with the second backslash of an escaped one.
+    # The second backslash of an escaped backslash does not start an escape.
     backslash, mark = _mark(text, b"!"), _mark(text, b"~")
     plain = text.replace(_ESCAPED_BACKSLASH, backslash)
     marked, count = _UNPAIRED.subn(mark, plain)
@@ -34,10 +34,12 @@ def mark_unpaired(text: bytes) -> tuple[bytes, bytes]:
 
 
 def restore(message: Message, mark: bytes) -> None:
-    """Gives a message that was read from marked text what the text said.
+    """Undoes the marking in a message that was decoded from marked text.
+
+    Embedded JSON gets its escapes back; in free text each unpaired surrogate becomes U+FFFD.
 
     Raises:
-        BadValueError: A text has half of a pair that is not text for people, and so must be what it says.
+        BadValueError: A string that is not free text contains an unpaired surrogate.
     """
     for field, value in message.ListFields():
         values = value if field.is_repeated else [value]
@@ -52,12 +54,12 @@ def restore(message: Message, mark: bytes) -> None:
                 setattr(message, field.name, each.replace(mark, b"\\u"))
             elif isinstance(each, str) and mark.decode() in each:
                 if not is_free_text(field):
-                    raise BadValueError(where, "has half of a surrogate pair, which is no character")
+                    raise BadValueError(where, "contains an unpaired surrogate, which is not a character")
                 setattr(message, field.name, re.sub(mark.decode() + "[0-9a-fA-F]{4}", _REPLACEMENT, each))
 
 
 def _mark(text: bytes, first: bytes) -> bytes:
-    """Returns a mark that the text does not have; random, so that nobody can fill a text with all there are."""
+    """Returns a marker that does not occur in the text; it is random, so no client can include every marker."""
     while True:
         mark = first + secrets.token_hex(4).encode()
         if mark not in text:

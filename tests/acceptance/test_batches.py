@@ -20,7 +20,7 @@ BAD_TASKS: list[tuple[Any, str]] = [
     ({**GOOD, "priority": "high"}, "priority: "),
     ({**GOOD, "delaySeconds": -1}, "delaySeconds: "),
     ({**GOOD, "delaySeconds": 1, "runAt": "2030-01-01T00:00:00Z"}, "delaySeconds and runAt cannot both be set"),
-    ({**GOOD, "idempotencyKey": "k", "taskId": "t"}, "taskId: does not go together with idempotencyKey"),
+    ({**GOOD, "idempotencyKey": "k", "taskId": "t"}, "taskId: cannot be combined with idempotencyKey"),
     ({**GOOD, "idempotencyKey": 5}, "idempotencyKey: "),
     ({**GOOD, "maxAttempts": 1.5}, "maxAttempts: "),
     ({**GOOD, "nothing": 1}, "nothing: unknown field"),
@@ -127,7 +127,7 @@ def test_single_calls_speak_the_names_of_json(http: httpx.Client) -> None:
     bodies: list[tuple[str, dict[str, object], str]] = [
         ("/tasks", {**GOOD, "delaySeconds": -1}, "delaySeconds: "),
         ("/tasks", {**GOOD, "delaySeconds": 1, "runAt": "2030-01-01T00:00:00Z"}, "delaySeconds and runAt cannot"),
-        ("/tasks", {**GOOD, "idempotencyKey": "k", "taskId": "t"}, "taskId: does not go together with idempotencyKey"),
+        ("/tasks", {**GOOD, "idempotencyKey": "k", "taskId": "t"}, "taskId: cannot be combined with idempotencyKey"),
         ("/tasks/claim", {"leaseSeconds": 0}, "leaseSeconds: "),
         ("/tasks/x/nack", {"delaySeconds": -1}, "delaySeconds: "),
         ("/admin/queues/GOOD/dlq/redrive", {"rate": 1, "dryRun": True}, "rate goes with neither dryRun nor limit"),

@@ -355,7 +355,7 @@ async def test_bytes_that_are_no_message_are_refused_as_the_fault_of_their_sende
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call_of_method
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert "no message of this call" in (caught.value.details() or "")
+    assert "malformed request message" in (caught.value.details() or "")
 
 
 @pytest.mark.parametrize("method", ["/codeq.v1.ProducerService/Produce", "/codeq.v1.WorkerService/Work"])

@@ -92,7 +92,7 @@ async def test_calls_without_a_token_are_bounded_for_each_connection(server: Ser
             assert await call.read()
         late = raw(channel, WATCH)()
         assert await late.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "16 calls without a token" in await late.details()
+        assert "16 unauthenticated calls" in await late.details()
         assert await check(server.worker_addr) == health_pb2.HealthCheckResponse.SERVING  # on another one
 
 

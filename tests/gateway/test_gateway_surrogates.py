@@ -49,7 +49,7 @@ def test_text_for_people_has_replacement_characters_in_place_of_halves(pieces: l
 def test_half_in_a_name_is_refused_by_field(name: str) -> None:
     with pytest.raises(CallFailed) as refused:
         created(b'{"%s":"a\\ud83d"}' % name.encode())
-    assert refused.value.violations == [(name, "has half of a surrogate pair, which is no character")]
+    assert refused.value.violations == [(name, "contains an unpaired surrogate, which is not a character")]
 
 
 def test_half_in_a_list_is_refused_with_its_place() -> None:

@@ -279,7 +279,7 @@ def test_load_with_variables_of_container_platform_starts() -> None:
 def test_load_with_a_key_twice_in_json_names_variable_and_key(config: str) -> None:
     error = refusal({"PERSISTENCE_CONFIG": config})
     assert error.key == "PERSISTENCE_CONFIG"
-    assert "key twice" in error.message
+    assert "duplicate key" in error.message
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800"])

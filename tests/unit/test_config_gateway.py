@@ -104,7 +104,7 @@ def test_origins_are_bounded() -> None:
 
 
 def test_gateway_without_secret_is_refused() -> None:
-    with pytest.raises(ConfigError, match="GATEWAY_SECRET: is needed: the secret of the servers, or their PRODUCER_"):
+    with pytest.raises(ConfigError, match="GATEWAY_SECRET: is required: the servers' secret, or their PRODUCER_"):
         load_gateway(None, {"SERVER_ADDRS": "a:1"}, {}, dev=False)
 
 

@@ -53,7 +53,7 @@ def test_settings_that_work_are_not_commented(environment: dict[str, str]) -> No
         ({"RAFT_ENABLED": "no", "RAFT_PEERS": "a=b:1"}, "RAFT_PEERS", "while RAFT_ENABLED is false"),
         ({**RAFT, "RAFT_LEADER_LEASE_MS": "500"}, "RAFT_LEADER_LEASE_MS", "without effect"),
         ({**RAFT, "RAFT_MUX_ENABLED": "false"}, "RAFT_MUX_ENABLED", "without effect"),
-        ({**RAFT, "RAFT_HEARTBEAT_MS": "1000"}, "RAFT_HEARTBEAT_MS", "100 ms are in force"),
+        ({**RAFT, "RAFT_HEARTBEAT_MS": "1000"}, "RAFT_HEARTBEAT_MS", "100 ms is used instead"),
         (worker(raw={"tenantId": "other"}), "WORKER_AUTH_CONFIG", "its tenant is other, the producer's is dev-tenant"),
         (
             producer(raw={"tenantId": "other"}),

@@ -223,7 +223,7 @@ def test_raft_with_impossible_combination_names_the_key(environment: dict[str, s
 def test_raft_with_excluded_part_in_file_says_that_both_exclude_each_other(tmp_path: Path, part: str) -> None:
     file = tmp_path / "codeq.yaml"
     file.write_text(f"{part}: {{enabled: true}}\n")
-    with pytest.raises(ConfigError, match=f"{part} and raft exclude each other") as caught:
+    with pytest.raises(ConfigError, match=f"{part} and raft are mutually exclusive") as caught:
         load(str(file), TOKENS | DOCUMENTED, {}, dev=False)
     assert caught.value.key == part
 

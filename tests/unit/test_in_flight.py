@@ -54,7 +54,7 @@ async def test_request_larger_than_the_bound_is_worked_at_alone() -> None:
 def test_bytes_beyond_the_bound_are_refused_until_others_are_answered() -> None:
     in_flight = InFlight()
     in_flight.take(HELD_BYTES_MAX)
-    with pytest.raises(CallFailed, match="too many large requests at a time"):
+    with pytest.raises(CallFailed, match="too many large requests in flight"):
         in_flight.take(1)
     in_flight.release(1)
     in_flight.take(1)

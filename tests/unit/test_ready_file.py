@@ -28,7 +28,7 @@ def test_ready_file_is_written_where_there_is_none_or_one_of_a_server(tmp_path: 
 def test_ready_file_replaces_and_removes_no_other_file(tmp_path: Path, content: str) -> None:
     path = tmp_path / "letter"
     path.write_text(content)
-    with pytest.raises(FileExistsError, match="no ready file of a server"):
+    with pytest.raises(FileExistsError, match="not a server's ready file"):
         write_ready_file(path, NOWHERE)
     forget_ready_file(path)
     assert path.read_text() == content

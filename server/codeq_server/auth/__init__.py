@@ -1,4 +1,4 @@
-"""Who calls and what they may do: validators of tokens, tenants from claims, access of RPCs from the protos.
+"""Authentication and authorization: token validators, tenants from claims, access rules of RPCs from the protos.
 
-Knows nothing of tasks, of gRPC or of HTTP: both fronts hand `Authenticator.authenticate` the header as they got it.
+Knows nothing about tasks, gRPC or HTTP: both front ends pass the header to `Authenticator.authenticate` unchanged.
 """

@@ -8,7 +8,7 @@ from typing import Any
 
 from codeq.options.v1 import options_pb2
 
-# Imported so that their methods are in the pool of descriptors.
+# Imported to register their methods in the descriptor pool.
 from codeq.v1 import (
     cluster_service_pb2,  # noqa: F401
     producer_service_pb2,  # noqa: F401
@@ -22,7 +22,7 @@ from google.protobuf import descriptor_pool
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What an RPC asks of its caller.
+    """What an RPC requires of its caller.
 
     Attributes:
         principal: Number of the codeq.options.v1.Principal.
@@ -33,7 +33,7 @@ class Access:
     scope: str
 
 
-@cache  # bounded by the number of RPCs: a name that is none raises
+@cache  # bounded by the number of RPCs: unknown names raise
 def access_of(method_full_name: str) -> Access:
     """Returns who may call an RPC.
 
@@ -48,7 +48,7 @@ def access_of(method_full_name: str) -> Access:
         method = descriptor_pool.Default().FindMethodByName(name)
     except KeyError:
         raise LookupError(f"no such RPC: {method_full_name}") from None
-    extensions: Any = method.GetOptions().Extensions  # the stubs know no descriptor as a key
+    extensions: Any = method.GetOptions().Extensions  # the stubs do not accept a descriptor as key
     option = extensions[options_pb2.access]
     if option.principal == options_pb2.PRINCIPAL_UNSPECIFIED:
         raise LookupError(f"the RPC names no principal: {method_full_name}")

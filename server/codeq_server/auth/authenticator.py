@@ -1,4 +1,4 @@
-"""Decides from the authorization header who calls and whether they may."""
+"""Authenticates and authorizes callers by the authorization header."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from codeq_server.auth.claims import WILDCARD, WORKER_SCOPES, Claims, InvalidTen
 from codeq_server.core.errors import Reason, Rejection
 
 CACHED_HEADERS_MAX: Final = 1024
-"""Accepted headers whose outcome is kept; when they are more, all are forgotten and looked at again."""
+"""Size of the cache of accepted headers; when it is full, it is cleared."""
 
 HEADER_CHARS_MAX: Final = 16 * 1024
-"""A longer authorization header is refused unread."""
+"""A longer authorization header is rejected without being parsed."""
 
 
 class Validator(Protocol):
-    """Knows the tokens of one kind of caller."""
+    """Validates the tokens of one kind of caller."""
 
     def validate(self, token: str) -> Token | None:
-        """Returns what an accepted token says, else None."""
+        """Returns the content of an accepted token, otherwise None."""
         ...
 
 
@@ -50,7 +50,7 @@ _NOT_ADMIN: Final = _Refusal(Reason.NOT_ADMIN, "the token is not an administrato
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """What one header is worth to each principal."""
+    """Outcome of one header for each kind of principal."""
 
     producer: _Outcome
     worker: _Outcome
@@ -74,15 +74,15 @@ _PICK: Final[dict[int, Callable[[_Verdict], _Outcome]]] = {
 
 
 class Authenticator:
-    """Holds the validators of producers and of workers. A token may be known to both."""
+    """Authenticates callers by the validators of producers and workers. A token may be valid for both."""
 
     def __init__(self, producer: Validator, worker: Validator, *, producer_as_worker: bool = False) -> None:
-        """Takes the two validators.
+        """Creates an authenticator.
 
         Args:
-            producer: Knows tokens of producers.
-            worker: Knows tokens of workers.
-            producer_as_worker: Whether a producer's token that no worker has may do all that a worker may.
+            producer: Validates tokens of producers.
+            worker: Validates tokens of workers.
+            producer_as_worker: Whether a token valid only for producers may also do everything a worker may.
         """
         self._producer = producer
         self._worker = worker
@@ -93,8 +93,8 @@ class Authenticator:
         """Returns the caller.
 
         Args:
-            authorization_header: Value as received, such as "Bearer t0k3n"; empty when there was none.
-            principal: Number of the codeq.options.v1.Principal that the RPC is for.
+            authorization_header: Value as received, such as "Bearer t0k3n"; empty if there was none.
+            principal: Number of the codeq.options.v1.Principal that the RPC requires.
             scope: Scope that the token must carry; empty: none.
 
         Raises:
@@ -119,7 +119,7 @@ class Authenticator:
         if worker_token is None and producer_token is not None and self._producer_as_worker:
             worker_token = replace(producer_token, scopes=WORKER_SCOPES, event_types=frozenset({WILDCARD}))
         verdict = _verdict(producer_token, worker_token)
-        if verdict.is_known:  # junk must not push out what is in use
+        if verdict.is_known:  # invalid tokens must not evict valid ones
             if len(self._verdicts) >= CACHED_HEADERS_MAX:
                 self._verdicts.clear()
             self._verdicts[header] = verdict

@@ -1,4 +1,4 @@
-"""What a token says about its holder, and the tenant that follows from it."""
+"""Claims of a token, and the tenant derived from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WILDCARD: Final = "*"
 """Event type that stands for every command."""
 
 ADMIN_SCOPE: Final = "codeq:admin"
-"""Scope that makes a producer token an administrator's; the role ADMIN does the same."""
+"""Scope that makes the holder of a producer token an administrator; the role ADMIN does the same."""
 
 ADMIN_ROLE: Final = "ADMIN"
 
@@ -22,11 +22,11 @@ WORKER_SCOPES: Final = frozenset(
 
 _TENANT_CLAIMS: Final = ("tid", "tenantId", "tenant_id", "organizationId", "organization_id")
 TENANT: Final = re.compile(r"[a-z][a-z0-9-]{1,62}", re.ASCII)
-"""What names of tenants look like."""
+"""Pattern of tenant names."""
 
 
 class InvalidTenantError(ValueError):
-    """The claims name no tenant, a malformed one, or two different ones. Values are not repeated in the text."""
+    """The claims contain no tenant, a malformed one, or two different ones. The text repeats no values."""
 
     def __init__(self) -> None:
         super().__init__("invalid tenant claims")
@@ -34,11 +34,11 @@ class InvalidTenantError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What a validator knows about the holder of a token that it accepted.
+    """Content of an accepted token.
 
     Attributes:
-        subject: Who holds the token; the worker id of a worker.
-        email: Address of the holder; empty when not told.
+        subject: Holder of the token; the worker id of a worker.
+        email: Email address of the holder; empty if not given.
         scopes: Scopes such as "codeq:claim".
         event_types: Commands that the holder may work on; "*" means all.
         raw: All claims, such as `role` and `tenantId`.
@@ -56,12 +56,12 @@ class Claims:
     """An authenticated caller.
 
     Attributes:
-        subject: Who calls; the worker id of a worker.
+        subject: Subject of the caller; the worker id of a worker.
         tenant_id: Tenant whose tasks the caller sees.
         scopes: Scopes such as "codeq:claim".
         event_types: Commands that the caller may work on; "*" means all.
-        role: Role in capitals; "USER" when the token names none.
-        is_admin: Whether calls for administrators are allowed, if the token is a producer's.
+        role: Role in capitals; "USER" if the token names none.
+        is_admin: Whether administrative calls are allowed, if the token is a producer's.
     """
 
     subject: str
@@ -73,7 +73,7 @@ class Claims:
 
     @property
     def allows_every_command(self) -> bool:
-        """Whether the token is limited to no command."""
+        """Whether the token allows every command."""
         return WILDCARD in self.event_types
 
     def allows_command(self, command: str) -> bool:
@@ -82,10 +82,10 @@ class Claims:
 
 
 def claims_of(token: Token) -> Claims:
-    """Returns the caller that a token stands for.
+    """Returns the claims of a token's holder.
 
     Raises:
-        InvalidTenantError: No tenant follows from the token.
+        InvalidTenantError: No valid tenant can be derived from the token.
     """
     named = token.raw.get("role")
     role = named.strip().upper() if isinstance(named, str) else ""
@@ -100,10 +100,11 @@ def claims_of(token: Token) -> Claims:
 
 
 def tenant_of(subject: str, raw: Mapping[str, object]) -> str:
-    """Returns the tenant: what all tenant claims that are present agree on, else the subject.
+    """Returns the tenant named by the tenant claims, which must agree; without any of them, the subject.
 
     Raises:
-        InvalidTenantError: A claim is no text or malformed, two differ, or there is none and the subject is malformed.
+        InvalidTenantError: A claim is not a string or is malformed, two claims differ, or there is none and the subject
+            is malformed.
     """
     named = [_tenant(raw[claim]) for claim in _TENANT_CLAIMS if claim in raw]
     if not named:

@@ -1,4 +1,4 @@
-"""The `static` provider: one token that stands in the configuration, never expires and carries fixed claims."""
+"""The `static` provider: one configured token that never expires and carries fixed claims."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from codeq_server.auth.claims import Token
 
 DEFAULT_SUBJECT = "static"
-"""Subject of a static token that names none."""
+"""Default subject of a static token."""
 
 
 @dataclass(frozen=True, slots=True)
 class StaticToken:
-    """Configuration of the provider; the keys are the camelCase forms of the names.
+    """Configuration of the provider; its keys are the camelCase forms of these names.
 
     Attributes:
         token: The secret itself; not blank.
-        subject: Who holds it; the worker id of a worker.
-        email: Address of the holder; kept and not used.
+        subject: Holder of the token; the worker id of a worker.
+        email: Email address of the holder; stored but not used.
         scopes: Scopes of a worker, or "codeq:admin".
         event_types: Commands of a worker; "*" means all.
         raw: Further claims, such as `role` and `tenantId`.
@@ -47,5 +47,5 @@ class StaticValidator:
         )
 
     def validate(self, token: str) -> Token | None:
-        """Returns what the token says, or None when it is another. Takes the same time wherever the two differ."""
+        """Returns the token's content, or None if it is not the configured token. Compares in constant time."""
         return self._token if hmac.compare_digest(token.encode(errors="replace"), self._secret) else None

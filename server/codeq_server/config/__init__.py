@@ -1,7 +1,7 @@
-"""Configuration: a YAML file, then the environment, then flags; checked as a whole before anything starts.
+"""Configuration from a YAML file, the environment and flags, in that order; validated completely before startup.
 
-`load` gives one frozen `Settings` or one `ConfigError` that names the key as the operator wrote it.
-Nothing here opens a file but the configuration file, and nothing here binds a port.
+`load` returns a frozen `Settings`, or raises a `ConfigError` that names the key as the operator wrote it.
+This package opens no file but the configuration file, and binds no port.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The one table of settings: every key with its type, bounds and default.
+"""The table of all settings: every key with its type, limits and default.
 
 A field `worker_stream_addr` is the key `workerStreamAddr` of the file, the variable `WORKER_STREAM_ADDR` and the flag
 `--worker-stream-addr`. A field `self_id` of `raft` is the key `raft.selfId` and the variable `RAFT_SELF_ID`.
-Keys that other versions have and this one has not are named too, so that they are refused.
+Keys of other versions that this one lacks are listed as well, so that they can be rejected by name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from codeq_server.config.settings import BackoffPolicy, LogFormat, LogLevel
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[int, Meta(ge=1, le=10 * 365 * 86400)]
-"""One second to ten years."""
+"""Duration in seconds, from one second to ten years."""
 
 Connections = Annotated[int, Meta(ge=16, le=30_000)]
 
@@ -111,23 +111,23 @@ class RaftKeys:
 
 
 ORIGINS_MAX: Final = 64
-"""Origins of web pages that may be named."""
+"""Maximum number of configured origins of web pages."""
 
 SERVERS_MAX: Final = 16
-"""Servers that a gateway may be given."""
+"""Maximum number of a gateway's configured servers."""
 
 JSON_KEYS: Final = frozenset({"persistence_config", "producer_auth_config", "worker_auth_config"})
-"""Keys whose variable holds JSON text."""
+"""Keys whose environment variable holds JSON."""
 
 EMPTY_IS_A_VALUE: Final = frozenset({"worker_stream_addr", "producer_stream_addr"})
-"""Keys whose empty variable means something; any other empty variable is as if it were not set."""
+"""Keys for which an empty variable is a value; any other empty variable counts as unset."""
 
 UNSUPPORTED_VALUES: Final[Mapping[str, frozenset[str]]] = {
     "persistence_provider": frozenset({"redis"}),
     "producer_auth_provider": frozenset({"jwks", "multi"}),
     "worker_auth_provider": frozenset({"jwks", "multi"}),
 }
-"""Values that other versions take and this one does not."""
+"""Values supported by other versions only."""
 
 UNSUPPORTED_VARIABLES: Final = frozenset(
     {
@@ -158,13 +158,13 @@ UNSUPPORTED_VARIABLES: Final = frozenset(
         "ALLOWED_CLOCK_SKEW_SECONDS",
     }
 )
-"""Variables that configure something which this version has not."""
+"""Variables of features that this version lacks."""
 
 UNSUPPORTED_PREFIXES: Final = ("TRACING_",)
-"""Starts of further such variables."""
+"""Prefixes of further such variables."""
 
 OWN_PREFIXES: Final = ("CODEQ_", "RAFT_")
-"""Starts of variables that are the product's: an unknown one is refused."""
+"""Prefixes of codeq's own variables: unknown ones are rejected."""
 
 UNSUPPORTED_FILE_KEYS: Final = frozenset(
     {
@@ -180,7 +180,7 @@ UNSUPPORTED_FILE_KEYS: Final = frozenset(
         "tracingServiceName",
     }
 )
-"""Keys of the file that have no variable and that this version has not."""
+"""Keys of the file without a variable, of features that this version lacks."""
 
 CLIENT_VARIABLES: Final = frozenset(
     {
@@ -192,7 +192,7 @@ CLIENT_VARIABLES: Final = frozenset(
         "CODEQ_CONFIG_DIR",
     }
 )
-"""Variables with the product's prefix that are known: the path of the file, and those of the command line client."""
+"""Known variables with codeq's prefix that are no server settings: the file's path, and those of the CLI."""
 
 
 _INITIALS: Final = frozenset({"ca", "grpc", "http", "ms", "tls"})
@@ -205,7 +205,7 @@ def file_key(name: str) -> str:
 
 
 def variable(name: str) -> str:
-    """Returns the variable of a field; one of `raft` is written `raft.self_id`."""
+    """Returns the variable of a field; fields of `raft` are named like `raft.self_id`."""
     return name.upper().replace(".", "_")
 
 

@@ -1,4 +1,4 @@
-"""Puts the sources together, converts every value strictly, checks combinations and fills in what --dev brings."""
+"""Merges the sources, converts every value strictly, checks combinations and fills in the defaults of --dev."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from codeq_server.config.sources import Raw
 
 DEV_TOKEN: Final = "dev-token"  # noqa: S105 - well known, and served on loopback only
 DEV_SERVER: Final = "127.0.0.1:9092"
-"""Server of a gateway for development that names none."""
+"""Default server of a gateway with --dev."""
 
 DEV_TENANT: Final = "dev-tenant"
 LOOPBACK: Final = "127.0.0.1"
 LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
-"""Names that the HTTP Host header may carry with --dev: pages of other sites cannot reach the server."""
+"""Allowed host names in the HTTP Host header with --dev, so that pages of other sites cannot reach the server."""
 
 MASK: Final = "***"
-"""Stands for a secret."""
+"""Shown in place of a secret."""
 
 _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*):(?P<port>[0-9]{1,5})")
 _HOST: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f:.]+|[A-Za-z0-9._-]*")
@@ -52,10 +52,10 @@ def load(path: str | None, env: Mapping[str, str], flags: Mapping[str, object], 
     """Returns the settings of a server.
 
     Args:
-        path: Configuration file; None: the one that CODEQ_CONFIG_PATH names, if any.
+        path: Configuration file; None: the one named by CODEQ_CONFIG_PATH, if any.
         env: Environment.
         flags: Flags by field name, such as `worker_stream_addr`; None: not given.
-        dev: Whether to fill in tokens that are not configured and to serve loopback only.
+        dev: Whether to fill in missing tokens and to serve loopback only.
 
     Raises:
         ConfigError: A key is unknown, a value malformed, or a combination impossible.
@@ -66,10 +66,10 @@ def load(path: str | None, env: Mapping[str, str], flags: Mapping[str, object], 
 
 
 def load_gateway(path: str | None, env: Mapping[str, str], flags: Mapping[str, object], dev: bool) -> GatewaySettings:  # noqa: FBT001
-    """Returns the settings of a gateway in a process of its own; what only servers use is checked and left aside.
+    """Returns the settings of a standalone gateway; settings that only servers use are checked but ignored.
 
     Args:
-        path: Configuration file; None: the one that CODEQ_CONFIG_PATH names, if any.
+        path: Configuration file; None: the one named by CODEQ_CONFIG_PATH, if any.
         env: Environment.
         flags: Flags by field name, such as `server_addrs`; None: not given.
         dev: Whether to serve loopback only, for the server of `codeq server --dev`.
@@ -91,7 +91,7 @@ def _raw(path: str | None, env: Mapping[str, str], flags: Mapping[str, object]) 
 
 
 def check(path: str | None, env: Mapping[str, str], flags: Mapping[str, object], dev: bool) -> dict[str, object]:  # noqa: FBT001
-    """Returns the effective settings with secrets masked, under the keys of the file. Starts nothing.
+    """Returns the effective settings with secrets masked, by the file's keys. Starts nothing.
 
     Raises:
         ConfigError: As `load`.
@@ -100,7 +100,7 @@ def check(path: str | None, env: Mapping[str, str], flags: Mapping[str, object],
 
 
 def describe(settings: Settings) -> dict[str, object]:
-    """Returns the settings under the keys of the file, with secrets masked."""
+    """Returns the settings by the file's keys, with secrets masked."""
     persistence = settings.persistence
     stored: dict[str, object] = {"numShards": persistence.num_shards}
     if persistence.path is not None:
@@ -163,7 +163,7 @@ def _described(replication: RaftSettings) -> dict[str, object]:
 
 
 def describe_gateway(settings: GatewaySettings) -> dict[str, object]:
-    """Returns the settings of a gateway under the keys of the file."""
+    """Returns the settings of a gateway by the file's keys, with secrets masked."""
     return {
         "port": settings.http.port,
         "httpHost": settings.http.host,
@@ -190,7 +190,7 @@ def _masked(token: StaticToken) -> dict[str, object]:
 
 
 class _Build:
-    """Makes settings from raw values; knows what the operator called each key."""
+    """Builds settings from raw values; errors name each key as the operator wrote it."""
 
     def __init__(self, raw: Mapping[str, Raw], *, dev: bool) -> None:
         self._raw = raw
@@ -211,9 +211,9 @@ class _Build:
         producer_stream = self._address("producer_stream_addr", given.producer_stream_addr)
         for name, address in (("worker_stream_addr", worker_stream), ("producer_stream_addr", producer_stream)):
             if address is not None and address.port == http.port != 0:
-                raise ConfigError(self._key(name), f"port {http.port} is the port of HTTP")
+                raise ConfigError(self._key(name), f"port {http.port} is already the HTTP port")
         if given.backoff_max_seconds < given.backoff_base_seconds:
-            raise ConfigError(self._key("backoff_max_seconds"), "is less than the base of the backoff")
+            raise ConfigError(self._key("backoff_max_seconds"), "is less than the backoff's base")
         auth = self._auth()
         return Settings(
             http=http,
@@ -260,25 +260,25 @@ class _Build:
         )
 
     def _producer_token(self) -> str:
-        """Returns the token of the servers' producers, where the gateway has it; "" where not."""
+        """Returns the servers' producer token if the gateway has it, otherwise ""."""
         producer = self._token("producer")
         if producer is not None:
             return producer.token
         return DEV_TOKEN if self._dev else ""
 
     def _gateway_secret(self, producer_token: str) -> str:
-        """Returns what gateways show servers: made from what is configured, else from the producers' token."""
+        """Returns the gateways' secret, derived from the configured one, or from the producer token."""
         text = self._keys.gateway_secret or producer_token
         if not text:
             config = keys.variable("producer_auth_config")
             raise ConfigError(
                 self._key("gateway_secret"),
-                f"is needed: the secret of the servers, or their {config}, from which they make it by default",
+                f"is required: the servers' secret, or their {config}, from which it is derived by default",
             )
         return hashlib.sha256(_SECRET_SALT + text.encode()).hexdigest()
 
     def _servers(self) -> tuple[str, ...]:
-        """Returns where servers are, each once."""
+        """Returns the servers' addresses without duplicates."""
         given = self._keys.server_addrs
         texts = given.split(",") if isinstance(given, str) else given
         servers = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
@@ -286,7 +286,7 @@ class _Build:
         for text in servers:
             match = _ADDRESS.fullmatch(text)
             if match is None or not match["host"] or not 0 < int(match["port"]) <= 65535:
-                raise ConfigError(key, f"expected host:port of a server, several with commas between; got {text!r}")
+                raise ConfigError(key, f"expected host:port of a server, or several separated by commas; got {text!r}")
         if len(servers) > keys.SERVERS_MAX:
             raise ConfigError(key, f"more than {keys.SERVERS_MAX} servers")
         if servers:
@@ -306,7 +306,7 @@ class _Build:
         return self._bound("http_host", text)
 
     def _address(self, name: str, text: str) -> Address | None:
-        """Returns the address, or None when the text is empty: no listener."""
+        """Returns the address, or None if the text is empty: no listener."""
         if not text.strip():
             return None
         match = _ADDRESS.fullmatch(text.strip())
@@ -315,7 +315,7 @@ class _Build:
         return Address(self._bound(name, match["host"]), int(match["port"]))
 
     def _bound(self, name: str, text: str) -> str:
-        """Returns the host to bind, without brackets; with --dev one of loopback."""
+        """Returns the host to bind, without brackets; with --dev a loopback address."""
         host = text.removeprefix("[").removesuffix("]")
         if ":" in host:
             try:
@@ -325,7 +325,7 @@ class _Build:
         if not self._dev:
             return host
         if host and not _is_loopback(host):
-            raise ConfigError(self._key(name), "with --dev only loopback addresses are served")
+            raise ConfigError(self._key(name), "with --dev only loopback addresses are allowed")
         return host or LOOPBACK
 
     def _persistence(self) -> PersistenceSettings:
@@ -334,13 +334,13 @@ class _Build:
         stored = _convert(keys.PersistenceKeys, config)
         if stored.num_shards != 1:
             key = config["num_shards"].key
-            raise ConfigError(key, f"{stored.num_shards} shards are {sources.NOT_SUPPORTED}: only 1 is")
+            raise ConfigError(key, f"{stored.num_shards} shards are {sources.NOT_SUPPORTED}: only 1 is allowed")
         if provider != "memory":
             path = _path(config["path"].key if "path" in config else "path", stored.path)
             return PersistenceSettings("rocksdb", path, stored.num_shards, stored.fsync_on_commit)
         for name in ("path", "fsync_on_commit"):
             if name in config:
-                raise ConfigError(config[name].key, "has no meaning with the provider memory")
+                raise ConfigError(config[name].key, "has no effect with the provider memory")
         return PersistenceSettings("memory", None, stored.num_shards, fsync_on_commit=False)
 
     def _replication(self, clients: Address | None, producer_token: str) -> RaftSettings | None:
@@ -353,14 +353,14 @@ class _Build:
         text = self._keys.local_artifacts_dir
         if text is not None and self._raft.enabled:
             raise ConfigError(
-                self._key("local_artifacts_dir"), "has no meaning with Raft: contents of artifacts are not kept there"
+                self._key("local_artifacts_dir"), "has no effect with Raft: artifact contents are not stored there"
             )
         return self._folder("local_artifacts_dir", text)
 
     def _folder(self, name: str, text: str | None) -> Path | None:
-        """Returns a folder beside the store, which a store in memory has not."""
+        """Returns the path of a folder; a store in memory does not support any."""
         if self._keys.persistence_provider == "memory" and text is not None:
-            raise ConfigError(self._key(name), "has no meaning with the provider memory")
+            raise ConfigError(self._key(name), "has no effect with the provider memory")
         return _path(self._key(name), text)
 
     def _auth(self) -> AuthSettings:
@@ -397,7 +397,7 @@ class _Build:
             raise ConfigError(self._key(f"{role}_auth_provider"), f"needs {keys.variable(name)}")
         key = self._key(name)
         if isinstance(config, str) and config.lstrip().startswith("{"):
-            raise ConfigError(key, "expected a mapping or a token, not the text of a mapping")
+            raise ConfigError(key, "expected a mapping or a token, not a mapping written as text")
         values = {"token": config} if isinstance(config, str) else config
         given = _convert(keys.StaticAuthKeys, _nested(name, key, values))
         if not given.token.strip():
@@ -409,7 +409,7 @@ class _Build:
             tenant_of(subject, given.raw)
         except InvalidTenantError:
             raise ConfigError(
-                key, f"names no tenant, a malformed one or two: set raw.tenantId to one that matches {TENANT.pattern}"
+                key, f"has no valid tenant, or several: set raw.tenantId to a name that matches {TENANT.pattern}"
             ) from None
         return StaticToken(
             token=given.token.strip(),
@@ -429,7 +429,7 @@ _NESTED: Final[Mapping[str, type]] = {
 
 
 def _nested(name: str, key: str, mapping: Mapping[str, object]) -> dict[str, Raw]:
-    """Returns the values of an inner mapping by field, each under the path of its key."""
+    """Returns the values of a nested mapping by field, each with the path of its key."""
     fields = {keys.file_key(field.name): field.name for field in dataclasses.fields(_NESTED[name])}
     found = {}
     for inner, value in mapping.items():
@@ -440,7 +440,7 @@ def _nested(name: str, key: str, mapping: Mapping[str, object]) -> dict[str, Raw
 
 
 def _convert(table: type[_T], raw: Mapping[str, Raw]) -> _T:
-    """Returns the table with the values that were set, each of exactly the type and within the bounds it names."""
+    """Returns the table with the given values, each strictly checked against its type and limits."""
     types = get_type_hints(table, include_extras=True)
     return table(**{name: _value(name, types[name], given) for name, given in raw.items()})
 
@@ -478,17 +478,17 @@ def _is_loopback(host: str) -> bool:
 
 
 def _path(key: str, text: str | None) -> Path | None:
-    """Returns a path that can be one.
+    """Returns a valid path.
 
     Raises:
-        ConfigError: No file can have this name.
+        ConfigError: The text cannot be a file name.
     """
     if text is None:
         return None
     try:
         encoded = os.fsencode(text)
     except UnicodeEncodeError:
-        raise ConfigError(key, "holds characters that no file name can have") from None
+        raise ConfigError(key, "contains characters that are not allowed in a file name") from None
     if b"\0" in encoded:
-        raise ConfigError(key, "holds a NUL, which no file name can have")
+        raise ConfigError(key, "contains a NUL, which is not allowed in a file name")
     return Path(text)

@@ -1,4 +1,4 @@
-"""Settings that do nothing, or with which nobody can work: they stop no start, and are told at it and by a check."""
+"""Warnings about settings without effect or of no use; shown at startup and by `codeq config check`, never fatal."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _TELEMETRY: Final = "OTEL_"
 _TELEMETRY_OFF: Final = {"OTEL_SDK_DISABLED": "true"}
 _NOT_OF_MEMORY: Final = ("disk_reserve_bytes", "artifact_bytes_max")
 _RAFT_TAKEN: Final = ("mux_enabled", "leader_lease_ms", "commit_ms", "topic_catalog_protocol")
-"""Keys of `raft` that are taken from configurations of other versions; their defaults say what happens here."""
+"""Keys of `raft` accepted for compatibility with other versions; their defaults describe this version's behaviour."""
 _RAFT_DEFAULTS: Final = keys.RaftKeys()
 
 
 def of_server(raw: Mapping[str, Raw], given: keys.RaftKeys, settings: Settings, env: Mapping[str, str]) -> list[Note]:
-    """Returns what to tell of a server's settings.
+    """Returns the warnings about a server's settings.
 
     Args:
-        raw: Everything that was set, by field.
+        raw: All given values, by field.
         given: The keys of `raft`.
         settings: The settings.
         env: The environment.
@@ -37,11 +37,11 @@ def of_server(raw: Mapping[str, Raw], given: keys.RaftKeys, settings: Settings, 
 
 
 def of_gateway(env: Mapping[str, str]) -> list[Note]:
-    """Returns what to tell of the environment of a gateway."""
+    """Returns the warnings about a gateway's environment."""
     names = [name for name, value in sorted(env.items()) if name.startswith(_TELEMETRY) and not sources.is_off(value)]
     if not names or any(env.get(name, "").lower() == value for name, value in _TELEMETRY_OFF.items()):
         return []
-    return [Note(", ".join(names), "without effect: this version sends no traces and no metrics to a collector")]
+    return [Note(", ".join(names), "without effect: this version exports no traces or metrics to a collector")]
 
 
 def _without_effect(raw: Mapping[str, Raw], settings: Settings) -> Iterator[Note]:
@@ -61,9 +61,9 @@ def _raft(raw: Mapping[str, Raw], given: keys.RaftKeys, settings: Settings) -> I
         return
     for name in _RAFT_TAKEN:
         if name in set_keys and getattr(given, name) != getattr(_RAFT_DEFAULTS, name):
-            yield Note(set_keys[name], "taken without effect; docs/configuration.md says what happens instead")
+            yield Note(set_keys[name], "accepted without effect; see docs/configuration.md for what happens instead")
     if settings.raft.heartbeat_ms != given.heartbeat_ms:
-        text = f"more than a fifth of the election's time: {settings.raft.heartbeat_ms} ms are in force"
+        text = f"more than a fifth of the election timeout: {settings.raft.heartbeat_ms} ms is used instead"
         yield Note(set_keys.get("heartbeat_ms", "raft.heartbeatMS"), text)
 
 
@@ -82,7 +82,7 @@ def _tokens(raw: Mapping[str, Raw], auth: AuthSettings) -> Iterator[Note]:
             worker_key, f"{ADMIN_ROLE} and {ADMIN_SCOPE} have no effect here: administrators use the producer's token"
         )
     if unknown := sorted(worker.scopes - WORKER_SCOPES - {ADMIN_SCOPE}):
-        yield Note(f"{worker_key}.scopes", f"there is no scope {', '.join(unknown)}")
+        yield Note(f"{worker_key}.scopes", f"unknown scope {', '.join(unknown)}")
     if others := sorted(producer.scopes - {ADMIN_SCOPE}):
         yield Note(f"{producer_key}.scopes", f"without effect on a producer's token: {', '.join(others)}")
     if producer.event_types:

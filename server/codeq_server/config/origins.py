@@ -1,4 +1,4 @@
-"""Origins of web pages, as an operator names them."""
+"""Parses the configured origins of web pages."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 
 def parse(key: str, given: Sequence[str] | str) -> tuple[str, ...]:
-    """Returns the origins of a list, or of text with commas, each once and as browsers write them.
+    """Returns the origins of a list or comma-separated text, without duplicates and as browsers write them.
 
     Raises:
-        ConfigError: One is malformed, or there are too many.
+        ConfigError: An origin is malformed, or there are too many.
     """
     texts = given.split(",") if isinstance(given, str) else given
     origins = tuple(dict.fromkeys(text.strip().lower() for text in texts if text.strip()))
@@ -25,7 +25,7 @@ def parse(key: str, given: Sequence[str] | str) -> tuple[str, ...]:
         if not _ORIGIN.fullmatch(origin):
             raise ConfigError(key, f"expected origins such as https://console.example, without a path; got {origin!r}")
         if origin.endswith(_DEFAULT_PORTS.get(origin.partition(":")[0], "/")):
-            raise ConfigError(key, f"browsers leave out the default port: {origin!r} would never fit")
+            raise ConfigError(key, f"browsers omit the default port: {origin!r} would never match")
     if len(origins) > keys.ORIGINS_MAX:
         raise ConfigError(key, f"more than {keys.ORIGINS_MAX} origins")
     return origins

@@ -1,4 +1,4 @@
-"""What the keys of `raft` say together: who the members are, how they reach each other, and what cannot be meant."""
+"""Builds the Raft settings from the keys of `raft`, and rejects combinations that make no sense."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from codeq_server.config.settings import Address, ConfigError, RaftSettings, Raf
 from codeq_server.config.sources import FOREIGN, RAFT, Raw
 
 PEERS_MAX: Final = 9
-"""Members that can be configured: five stand two failures, and each more makes every write slower."""
+"""Maximum number of configured members: five tolerate two failures, and every further one slows down all writes."""
 
 PAIR: Final = 2
-"""Members that need each other: worse than one."""
+"""A cluster of two members, which tolerates no failure: worse than a single node."""
 
 HEARTBEATS_PER_ELECTION_MIN: Final = 5
-"""Heartbeats that have to fit into the silence after which a leader is replaced."""
+"""Minimum number of heartbeats per election timeout."""
 
 HEARTBEATS_PER_ELECTION: Final = 10
-"""Heartbeats per election timeout where none that fits is configured."""
+"""Heartbeats per election timeout if the configured interval is too long."""
 
 EXCLUDED: Final = ("cluster", "sharding")
-"""Parts of other versions which replication rules out."""
+"""Features of other versions that cannot be combined with Raft."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PEER: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
-_EVERYWHERE: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - told apart, not bound
+_EVERYWHERE: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 _SECRET_SALT: Final = b"codeq raft cluster secret\n"
 
 
@@ -42,44 +42,44 @@ def is_raft(name: str) -> bool:
 
 
 def refuse_foreign(raw: Mapping[str, Raw], given: keys.RaftKeys, message: str) -> None:
-    """Refuses parts that this version has not.
+    """Rejects features that this version lacks.
 
     Args:
-        raw: Everything that was set.
+        raw: All given values, by field.
         given: The keys of `raft`.
-        message: What to say of such a part.
+        message: Error message for such a feature.
 
     Raises:
-        ConfigError: There is one; with Raft switched on, too, it says that the two exclude each other.
+        ConfigError: Such a feature is configured; if it also conflicts with an enabled Raft, the message says so.
     """
     for name, value in raw.items():
         if name.startswith(FOREIGN):
             part = name.removeprefix(FOREIGN)
             both = given.enabled and part in EXCLUDED
-            raise ConfigError(value.key, f"{part} and raft exclude each other" if both else message)
+            raise ConfigError(value.key, f"{part} and raft are mutually exclusive" if both else message)
 
 
 def refuse_pair(raft: RaftSettings) -> None:
-    """Refuses to found a cluster of two. A member of one that has come down to two goes on, whatever is configured.
+    """Rejects founding a cluster of two. A member of a cluster that has shrunk to two is not affected.
 
     Raises:
-        ConfigError: This node would found one.
+        ConfigError: This node would found a cluster of two.
     """
     if raft.bootstrap and len(raft.peers) == PAIR:
         raise ConfigError(
             keys.variable(RAFT + "bootstrap"),
-            "two members tolerate no failure and would stop with either: take 3, or 5",
+            "two members tolerate no failure: the cluster would stop with either; use 3 or 5",
         )
 
 
 class RaftBuild:
-    """Makes the settings of Raft.
+    """Builds the Raft settings.
 
     Args:
-        raw: Everything that was set, by field.
-        given: The keys of `raft`, each of its type.
-        clients: gRPC listener that clients of this node use; None: there is none.
-        producer_token: Token that the cluster's secret is made from when none is configured.
+        raw: All given values, by field.
+        given: The keys of `raft`, converted to their types.
+        clients: gRPC listener for clients of this node; None: none.
+        producer_token: Token from which the cluster secret is derived if none is configured.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class RaftBuild:
         self._producer_token = producer_token
 
     def settings(self, bind: Address | None) -> RaftSettings | None:
-        """Returns the settings, or None when Raft is not switched on.
+        """Returns the settings, or None if Raft is not enabled.
 
         Args:
-            bind: Where the transport listens.
+            bind: Address the Raft transport listens on.
 
         Raises:
             ConfigError: A value is malformed, or the values contradict each other.
@@ -127,11 +127,11 @@ class RaftBuild:
         return keys.variable(RAFT + name) if raw is None else raw.key
 
     def _refuse_unswitched(self) -> None:
-        """Refuses settings of members where nothing says yes or no: three nodes that serve alone are not a cluster."""
+        """Rejects Raft settings if `enabled` is not set: otherwise three nodes could run alone unnoticed."""
         if self._given.enabled is None:
             for name, value in self._raw.items():
                 if is_raft(name):
-                    raise ConfigError(value.key, f"has no meaning without {keys.variable(RAFT + 'enabled')}=true")
+                    raise ConfigError(value.key, f"has no effect without {keys.variable(RAFT + 'enabled')}=true")
 
     def _members(self, bind: Address) -> Mapping[str, str]:
         given = self._given
@@ -140,24 +140,24 @@ class RaftBuild:
         if not peers:
             if bind.host in _EVERYWHERE:
                 raise ConfigError(
-                    key, f"is needed where the transport listens on all interfaces: {given.self_id}=host:port"
+                    key, f"is required if the transport listens on all interfaces: {given.self_id}=host:port"
                 )
             peers = {given.self_id: str(bind)}
         if given.self_id not in peers:
             raise ConfigError(self._key("self_id"), f"{given.self_id} is not among the names of {key}")
         if len(peers) > PEERS_MAX:
-            raise ConfigError(key, f"has {len(peers)} members: at most {PEERS_MAX} are")
+            raise ConfigError(key, f"has {len(peers)} members, the limit is {PEERS_MAX}")
         return peers
 
     def _client_addresses(self, peers: Mapping[str, str]) -> Mapping[str, str]:
-        """Returns where clients find each member: as configured, else at its host and our own port."""
+        """Returns the client address of each member: as configured, or its host with this node's own port."""
         configured = self._addresses("peer_grpc_addrs", self._given.peer_grpc_addrs, _peer, peers)
         if self._clients is None or self._clients.port == 0:
             return configured
         port = self._clients.port
         found = {name: f"{address.rpartition(':')[0]}:{port}" for name, address in peers.items()} | dict(configured)
         if len(set(found.values())) < len(found):
-            # Members on one host have ports of their own: one guess for two of them is right for neither.
+            # Members share a host, so each has a port of its own: guessing the same address for two is wrong.
             return configured
         return MappingProxyType(found)
 
@@ -168,27 +168,27 @@ class RaftBuild:
         checked: Callable[[str], str | None],
         known: Mapping[str, str] | None,
     ) -> Mapping[str, str]:
-        """Returns what a mapping or a text `name=address,name=address` says.
+        """Returns the addresses by name from a mapping or a text `name=address,name=address`.
 
         Args:
             name: Field.
-            value: What was set.
-            checked: Gives the address in the form that is used; None: it is malformed.
-            known: Names that may stand there; None: any.
+            value: The given value.
+            checked: Returns the normalized address; None: it is malformed.
+            known: Allowed names; None: any.
         """
         key = self._key(name)
         found: dict[str, str] = {}
         for member, text in _pairs(key, value):
             address = checked(text.strip()) if isinstance(text, str) else None
             if _NAME.fullmatch(member) is None:
-                raise ConfigError(key, f"{member[:80]!r} is no name of a member")
+                raise ConfigError(key, f"{member[:80]!r} is not a valid member name")
             if address is None:
                 wanted = "a base URL such as http://host:8080" if checked is _base_url else "host:port"
                 raise ConfigError(key, f"{member}: expected {wanted}")
             if member in found:
-                raise ConfigError(key, f"{member} stands there twice")
+                raise ConfigError(key, f"{member} is given twice")
             if address in found.values():
-                raise ConfigError(key, f"{member}: {address} stands there twice")
+                raise ConfigError(key, f"{member}: {address} is given twice")
             if known is not None and member not in known:
                 raise ConfigError(key, f"{member} is not among the names of {self._key('peers')}")
             found[member] = address
@@ -204,13 +204,13 @@ class RaftBuild:
             return None
         for name, path in files.items():
             if path is None:
-                raise ConfigError(self._key(name), "certificate, key and CA belong together: all three or none")
+                raise ConfigError(self._key(name), "certificate, key and CA belong together: set all three or none")
             if not Path(path).is_file():
-                raise ConfigError(self._key(name), f"{path} is no file")
+                raise ConfigError(self._key(name), f"{path} is not a file")
         return RaftTls(*(Path(path) for path in files.values() if path is not None))
 
     def _heartbeat_ms(self) -> int:
-        """Returns the interval that is configured if it fits into the election timeout."""
+        """Returns the configured interval, or a shorter one if it is too long for the election timeout."""
         election = self._given.election_ms
         if self._given.heartbeat_ms * HEARTBEATS_PER_ELECTION_MIN <= election:
             return self._given.heartbeat_ms

@@ -1,4 +1,4 @@
-"""The settings of a server as the rest of it reads them: checked, complete and unchangeable."""
+"""The settings of a server: validated, complete and immutable."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LogFormat = Literal["text", "json"]
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used.
+    """The configuration is invalid.
 
     Attributes:
         key: The setting as the operator wrote it: a variable, a flag or the path of a key in the file.
@@ -30,11 +30,11 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something that an operator should know of a setting, though nothing is refused for it.
+    """A warning about a setting that does not prevent startup.
 
     Attributes:
-        key: The setting as the operator wrote it, or several.
-        message: What there is to know, in one line and without secrets.
+        key: The setting, or several, as the operator wrote it.
+        message: The warning, in one line and without secrets.
     """
 
     key: str
@@ -43,7 +43,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a listener binds.
+    """Address that a listener binds to.
 
     Attributes:
         host: Name or IP address without brackets; empty: all interfaces.
@@ -60,10 +60,10 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class PersistenceSettings:
-    """Where tasks are kept.
+    """Where tasks are stored.
 
     Attributes:
-        provider: "rocksdb", or "memory", which keeps nothing beyond the process.
+        provider: "rocksdb", or "memory", which loses everything when the process ends.
         path: Directory of the store; None with "memory".
         num_shards: Number of shards.
         fsync_on_commit: Whether every acknowledgement waits for fsync; false with "memory".
@@ -77,7 +77,7 @@ class PersistenceSettings:
 
 @dataclass(frozen=True, slots=True)
 class BackoffSettings:
-    """How long a task rests after a nack that names no delay: policy, base and longest rest in seconds."""
+    """Delay of a task after a nack without one: policy, base and maximum, in seconds."""
 
     policy: BackoffPolicy
     base_seconds: int
@@ -86,12 +86,12 @@ class BackoffSettings:
 
 @dataclass(frozen=True, slots=True)
 class AuthSettings:
-    """Tokens that are accepted.
+    """Accepted tokens.
 
     Attributes:
         producer: Token of producers and administrators.
         worker: Token of workers.
-        allow_producer_as_worker: Whether the producer's token may do all that a worker may.
+        allow_producer_as_worker: Whether the producer's token may do everything a worker may.
     """
 
     producer: StaticToken
@@ -101,7 +101,7 @@ class AuthSettings:
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """What is logged, and in which format; None: text on a terminal, else json."""
+    """Log level and format; format None: text on a terminal, otherwise json."""
 
     level: LogLevel
     format: LogFormat | None
@@ -109,7 +109,7 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class RaftTls:
-    """Files for TLS between members, PEM: certificate and key of this node, and what signed those of all members."""
+    """PEM files for TLS between members: certificate and key of this node, and the CA that signed all members'."""
 
     cert: Path
     key: Path
@@ -118,20 +118,20 @@ class RaftTls:
 
 @dataclass(frozen=True, slots=True)
 class RaftSettings:
-    """How this node replicates what it stores.
+    """How this node replicates its data.
 
     Attributes:
         self_id: Name of this node.
-        bind: Where the transport between members listens.
-        bootstrap: Whether this node may found a cluster when it is empty and meets none.
-        peers: Address (host:port) of each member's transport by name, this node included; addresses for dialling.
-        peer_http: Base URLs of members' REST by name, without a slash at the end; only those that are known.
-        peer_grpc: Addresses that clients are sent to, by name; only those that are known.
-        secret: What members show each other: 64 hexadecimal digits, the same at all members.
+        bind: Address the Raft transport listens on.
+        bootstrap: Whether this node may found a cluster if its store is empty and it finds no existing cluster.
+        peers: Raft address (host:port) to dial for each member by name, including this node.
+        peer_http: Base URLs of the members' REST APIs by name, without a trailing slash; only known ones.
+        peer_grpc: gRPC addresses of the members for clients, by name; only known ones.
+        secret: Shared secret of the members: 64 hexadecimal digits, the same on all of them.
         tls: Files for TLS between members; None: plain TCP.
-        heartbeat_ms: How often a leader says that it is there; at most a fifth of `election_ms`.
-        election_ms: Silence of the leader after which another is sought; at random up to twice that.
-        apply_timeout_seconds: How long a call waits for a majority before its outcome counts as unknown.
+        heartbeat_ms: Interval of the leader's heartbeats; at most a fifth of `election_ms`.
+        election_ms: Election timeout; randomized up to twice that.
+        apply_timeout_seconds: How long a call waits for a majority before its outcome is reported as unknown.
     """
 
     self_id: str
@@ -149,20 +149,20 @@ class RaftSettings:
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
-    """Everything that can be set of a gateway in a process of its own.
+    """Settings of a standalone gateway.
 
     Attributes:
-        http: Address of REST.
+        http: Address of the REST API.
         servers: gRPC listeners of the servers, as host:port each; at least one.
-        http_connections_max: Connections that may be open at a time.
-        gateway_secret: What it shows the servers.
-        allowed_hosts: Names that the HTTP Host header may carry; empty: any.
-        cors_origins: Origins whose web pages may call REST, as browsers write them.
-        log: What is logged and how.
-        shutdown_grace_seconds: Longest time between the signal to stop and the end of the process.
-        ready_file: File written when requests are served; None: none.
+        http_connections_max: Maximum number of open connections.
+        gateway_secret: Shared secret that the gateway presents to the servers.
+        allowed_hosts: Allowed host names in the HTTP Host header; empty: any.
+        cors_origins: Origins whose web pages may call the REST API, as browsers write them.
+        log: Logging.
+        shutdown_grace_seconds: Maximum time from the stop signal to the end of the process.
+        ready_file: File written once requests are served; None: none.
         dev: Whether it was started for development: loopback only.
-        notes: What to tell of the settings.
+        notes: Warnings about the settings.
     """
 
     http: Address
@@ -180,36 +180,36 @@ class GatewaySettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that can be set.
+    """Settings of a server.
 
     Attributes:
         http: Address of the REST gateway.
-        worker_stream: Address for workers' gRPC; None: no such listener.
-        producer_stream: Address for producers' gRPC; None: no such listener.
-        http_connections_max: Connections over HTTP that may be open at a time.
-        grpc_connections_max: Connections to each gRPC port that may be open at a time.
-        allowed_hosts: Names that the HTTP Host header may carry; empty: any.
-        cors_origins: Origins whose web pages may call REST, as browsers write them.
-        persistence: Where tasks are kept.
-        auth: Tokens that are accepted.
-        gateway_secret: What gateways in processes of their own, and other servers that forward calls, have to show.
-        default_lease_seconds: Length of a lease that names none.
-        max_attempts_default: Deliveries of a task that names none.
-        backoff: Rest of a task after a nack that names no delay.
+        worker_stream: gRPC address for workers; None: no such listener.
+        producer_stream: gRPC address for producers; None: no such listener.
+        http_connections_max: Maximum number of open HTTP connections.
+        grpc_connections_max: Maximum number of open connections to each gRPC port.
+        allowed_hosts: Allowed host names in the HTTP Host header; empty: any.
+        cors_origins: Origins whose web pages may call the REST API, as browsers write them.
+        persistence: Where tasks are stored.
+        auth: Accepted tokens.
+        gateway_secret: Shared secret required of standalone gateways and of other servers that forward calls.
+        default_lease_seconds: Default length of a lease.
+        max_attempts_default: Default maximum deliveries of a task.
+        backoff: Delay of a task after a nack without one.
         retention_seconds: How long COMPLETED, FAILED and CANCELLED tasks are kept after their end.
         dlq_retention_seconds: How long tasks in the dead-letter queue are kept after their end.
-        queues_per_tenant_max: Queues that a tenant may have.
-        queue_idle_seconds: How long a queue stays when no task of it is left, ended ones included.
-        log: What is logged and how.
-        disk_reserve_bytes: Free space of the store's disk below which new tasks are refused; 0: no such bound.
-        shutdown_grace_seconds: Longest time between the signal to stop and the end of the process.
-        ready_file: File written when the server is ready; None: none.
-        local_artifacts_dir: Where contents of artifacts are kept; None: in `artifacts` beside the store.
-        backup_dir: Where backups are made on request; None: such requests are refused.
-        artifact_bytes_max: Bytes that the content of one artifact may have.
-        raft: How this node replicates; None: it serves alone.
+        queues_per_tenant_max: Maximum number of queues of a tenant.
+        queue_idle_seconds: How long a queue is kept after its last task, including ended ones, is gone.
+        log: Logging.
+        disk_reserve_bytes: Free space on the store's disk below which new tasks are rejected; 0: no limit.
+        shutdown_grace_seconds: Maximum time from the stop signal to the end of the process.
+        ready_file: File written once the server is ready; None: none.
+        local_artifacts_dir: Folder for artifact contents; None: `artifacts` next to the store.
+        backup_dir: Folder for backups made on request; None: such requests are rejected.
+        artifact_bytes_max: Maximum bytes of one artifact's content.
+        raft: Replication of this node; None: a single node.
         dev: Whether the server was started for development: loopback only, well-known tokens.
-        notes: What to tell of the settings.
+        notes: Warnings about the settings.
     """
 
     http: Address
@@ -242,7 +242,7 @@ class Settings:
 
     @property
     def artifacts_path(self) -> Path | None:
-        """Folder for contents of artifacts; None: the store keeps nothing, and so they are not taken."""
+        """Folder for artifact contents; None: the store is in memory, so contents are not accepted."""
         if self.persistence.path is None:
             return None
         return self.local_artifacts_dir or self.persistence.path.parent / "artifacts"

@@ -1,4 +1,4 @@
-"""Reads the three places where settings come from into raw values that remember where they stood."""
+"""Reads the three sources of settings into raw values that remember their origin."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from codeq_server.config import keys
 from codeq_server.config.settings import ConfigError
 
 PATH_VARIABLE: Final = "CODEQ_CONFIG_PATH"
-"""Variable that names the file."""
+"""Environment variable with the path of the configuration file."""
 
 FILE_BYTES_MAX: Final = 1024 * 1024
-"""A longer configuration file is refused."""
+"""Maximum size of the configuration file."""
 
 NOT_SUPPORTED: Final = "not supported by this version"
 
 RAFT: Final = "raft."
-"""Start of the fields of `raft` among all others."""
+"""Prefix of the fields of `raft` among all fields."""
 
 FOREIGN: Final = "foreign."
-"""Start of settings that ask for something which this version has not; what follows is the part of the product."""
+"""Prefix of settings that require a feature this version lacks; the rest of the name is the feature."""
 
 _OFF: Final = frozenset({"", "0", "false", "no", "off"})
 _BOOLEANS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -40,7 +40,7 @@ _UNSUPPORTED_FILE_KEYS: Final = keys.UNSUPPORTED_FILE_KEYS | {
     keys.file_key(name.lower()) for name in keys.UNSUPPORTED_VARIABLES
 }
 
-# Container platforms describe every service of the network in variables, also one that is named "codeq", and every
+# Container platforms set variables that describe every service in the network, even one named "codeq", and every
 # variable of a linked container.
 _SERVICE_LINK: Final = re.compile(
     r".*_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR|START|END))*|ENV_.+)"
@@ -51,12 +51,12 @@ _CONTAINER_NAME: Final = re.compile(r"/[^/]+/[^/]+")
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """A value that was set.
+    """A value from one of the sources.
 
     Attributes:
-        value: As it stood there.
+        value: The value as given.
         key: The setting as the operator wrote it.
-        is_text: Whether every value has to be written as text there, so that "8080" is a number.
+        is_text: Whether the source holds only text, so that "8080" is accepted as a number.
     """
 
     value: object
@@ -65,10 +65,10 @@ class Raw:
 
 
 def read_file(path: str, named_by: str) -> dict[str, Raw]:
-    """Returns what the YAML file sets, by field.
+    """Returns the settings of the YAML file, by field.
 
     Raises:
-        ConfigError: The file cannot be read, is not one mapping, or has a key twice or an unknown one.
+        ConfigError: The file cannot be read, is not a single mapping, or has a duplicate or unknown key.
     """
     content = _content(path, named_by)
     found = _read_raft(content.pop("raft", None))
@@ -116,10 +116,10 @@ def _read_raft(mapping: object) -> dict[str, Raw]:
 
 
 def read_environment(environment: Mapping[str, str]) -> dict[str, Raw]:
-    """Returns what the environment sets, by field.
+    """Returns the settings of the environment, by field.
 
     Raises:
-        ConfigError: A variable of the product is unknown or not supported, or holds malformed JSON.
+        ConfigError: A variable with one of codeq's prefixes is unknown, or a variable holds malformed JSON.
     """
     found = _foreign(environment)
     for name in (*_FIELDS, *(RAFT + name for name in _RAFT_FIELDS.values())):
@@ -135,10 +135,10 @@ def read_environment(environment: Mapping[str, str]) -> dict[str, Raw]:
 
 
 def read_flags(flags: Mapping[str, object]) -> dict[str, Raw]:
-    """Returns what flags set, by field; a flag that is None was not given.
+    """Returns the settings of the flags, by field; a flag that is None was not given.
 
     Raises:
-        ConfigError: There is no such flag.
+        ConfigError: A flag is unknown.
     """
     found = {}
     for name, value in flags.items():
@@ -150,12 +150,12 @@ def read_flags(flags: Mapping[str, object]) -> dict[str, Raw]:
 
 
 def boolean(text: str) -> bool | None:
-    """Returns what a text says about yes and no, or None when it says neither."""
+    """Returns the boolean that a text stands for, or None if it is neither."""
     return _BOOLEANS.get(text.lower())
 
 
 def _foreign(environment: Mapping[str, str]) -> dict[str, Raw]:
-    """Returns what asks for parts that this version has not."""
+    """Returns settings that require features this version lacks."""
     found = {}
     for variable, text in sorted(environment.items()):
         if variable not in _OWN_VARIABLES and _is_service_link(variable, text):
@@ -170,7 +170,7 @@ def _foreign(environment: Mapping[str, str]) -> dict[str, Raw]:
 
 
 def _is_service_link(variable: str, text: str) -> bool:
-    """Returns whether a variable describes a service or a container that has the product's name."""
+    """Returns whether a container platform set a variable to describe a service or container named after codeq."""
     return bool(
         _SERVICE_LINK.fullmatch(variable)
         or _SERVICE_PORT.fullmatch(text)
@@ -179,7 +179,7 @@ def _is_service_link(variable: str, text: str) -> bool:
 
 
 def is_off(value: object) -> bool:
-    """Returns whether a setting of another version asks for nothing."""
+    """Returns whether a setting of another version is switched off."""
     if isinstance(value, str):
         return value.strip().lower() in _OFF
     if isinstance(value, dict):
@@ -197,22 +197,22 @@ def _json(variable: str, text: str) -> object:
 
 
 def _refuse_twice(pairs: list[tuple[str, object]]) -> None:
-    """Refuses an object that has a key twice: one of the two would be ignored."""
+    """Rejects an object with a duplicate key, of which one value would be ignored."""
     seen = set()
     for key, _ in pairs:
         if key in seen:
-            raise ValueError(f"key twice: {key}")
+            raise ValueError(f"duplicate key: {key}")
         seen.add(key)
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a mapping that has a key twice: one of the two would be ignored."""
+    """Rejects a mapping with a duplicate key, of which one value would be ignored."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=deep)
             if not isinstance(key, Hashable) or key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key twice: {key}", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key: {key}", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)

@@ -1,7 +1,7 @@
-"""Access lines of both fronts: one for each unary call, rendered at once and written together.
+"""The access log of both front ends: one line per unary call, rendered at once and written in batches.
 
-Requests are far more frequent than other events, so their lines skip the processors of `logs` and share writes: a line
-is handed over within FLUSH_SECONDS.
+Requests are far more frequent than other events, so their lines bypass the processors of `logs` and share writes; a
+line is passed to the writer within FLUSH_SECONDS.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from .lines import cut, json_line, text_line
 
 FLUSH_SECONDS: Final = 0.1
 LINES_MAX: Final = 1000
-"""Lines kept for one write."""
+"""Maximum lines buffered for one write."""
 
 _PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
 
 
 class AccessLog:
-    """Writes access lines.
+    """Writes the access log.
 
     Args:
-        put: Takes lines.
-        as_text: Whether lines are text for people, not JSON.
+        put: Writes lines.
+        as_text: Whether lines are human-readable text, not JSON.
         requests: Whether calls are logged.
-        probes: Whether probes and scrapes are logged too.
+        probes: Whether probes and scrapes are logged, too.
     """
 
     def __init__(self, put: Callable[[bytes], None], *, as_text: bool, requests: bool, probes: bool) -> None:
@@ -44,14 +44,14 @@ class AccessLog:
         self._time = ""
 
     def grpc(self, method: str, code: str, seconds: float, request_id: str, about: Mapping[str, str]) -> None:
-        """Logs one finished unary call that came over gRPC.
+        """Logs a finished unary gRPC call.
 
         Args:
             method: Full name of the RPC.
             code: Name of its gRPC code, such as "NOT_FOUND".
-            seconds: How long the call took.
-            request_id: Id that the client sent; when it sent none or a malformed one, a new one stands here.
-            about: What a refusal is about: reason, tenant, task.
+            seconds: Duration of the call.
+            request_id: Id sent by the client; if it is missing or malformed, a new one is logged.
+            about: Details of a rejection: reason, tenant, task.
         """
         if self._requests:
             fields = self._fields("grpc_call_finished", "info")
@@ -62,15 +62,15 @@ class AccessLog:
     def http(
         self, method: str, route: str, status: int, seconds: float, request_id: str, about: Mapping[str, str]
     ) -> None:
-        """Logs one HTTP request that was answered or given up; probes and scrapes only at the level debug.
+        """Logs an HTTP request that was answered or abandoned; probes and scrapes only at level debug.
 
         Args:
             method: HTTP method.
-            route: Template of the route, so that no id of a task stands in it.
+            route: Template of the route, which contains no task ids.
             status: HTTP status.
-            seconds: How long the request took.
-            request_id: Id that the client has too.
-            about: What a refusal is about: reason, tenant, task.
+            seconds: Duration of the request.
+            request_id: Id that was also sent to the client.
+            about: Details of a rejection: reason, tenant, task.
         """
         is_probe = route in _PROBES
         if self._probes if is_probe else self._requests:
@@ -80,7 +80,7 @@ class AccessLog:
             self._add(fields, about)
 
     def flush(self) -> None:
-        """Hands over what is there."""
+        """Writes the buffered lines."""
         lines, self._lines = self._lines, []
         if lines:
             self._put(b"".join(lines))
@@ -104,5 +104,5 @@ class AccessLog:
 
 
 def well_formed_request_id(given: str) -> str:
-    """Returns the id that a caller gave, or a new one when it gave none or one that does not fit on a line."""
+    """Returns the caller's request id, or a new one if it is missing or malformed."""
     return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)

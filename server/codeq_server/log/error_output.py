@@ -1,4 +1,4 @@
-"""What stands for stderr in a server: it does not block and does not raise, whoever writes to it."""
+"""Replacement for stderr in a server: writing to it neither blocks nor raises."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _STDERR: Final = 2
 
 
 class Errors(io.TextIOBase):
-    """Text for people that a thread writes to stderr, line by line.
+    """Text stream that a thread writes to stderr, line by line.
 
     Attributes:
-        writer: What writes the lines.
+        writer: Writes the lines.
     """
 
     encoding = "utf-8"
 
     def __init__(self) -> None:
         _never_block(_STDERR)
-        self.writer = LineWriter(_STDERR, lambda count: b"codeq: %d lines of stderr are lost\n" % count)
+        self.writer = LineWriter(_STDERR, lambda count: b"codeq: %d lines of stderr were lost\n" % count)
         self._lock = threading.RLock()
         self._rest = ""
 
     def write(self, text: str) -> int:
-        """Takes text; lines leave when they are complete."""
+        """Accepts text; complete lines are written."""
         with self._lock:
             *lines, self._rest = (self._rest + text).split("\n")
             for line in lines:
@@ -38,7 +38,7 @@ class Errors(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Ends a line that is not complete."""
+        """Writes an incomplete line, ending it."""
         with self._lock:
             if self._rest:
                 self._put(self._rest)
@@ -61,20 +61,20 @@ class Errors(io.TextIOBase):
 
 
 def _never_block(fd: int) -> None:
-    """Has writes by libraries in other languages fail rather than wait where nobody reads."""
+    """Makes direct writes by native libraries fail rather than block when nobody reads."""
     try:
         mode = os.fstat(fd).st_mode
         is_pipe, is_socket = stat.S_ISFIFO(mode), stat.S_ISSOCK(mode)
         if not (is_pipe or is_socket or os.isatty(fd)):
             return
         try:
-            # Opened anew, so that others who share the old opening notice nothing.
+            # Reopened, so that other processes sharing the open file description are not affected.
             again = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
         except OSError:
-            if is_pipe or is_socket:  # somebody else's, or one that cannot be opened anew
+            if is_pipe or is_socket:  # owned by another user, or cannot be reopened
                 os.set_blocking(fd, False)
             return
         os.dup2(again, fd)
         os.close(again)
     except OSError:
-        pass  # closed, say: then nothing blocks
+        pass  # e.g. closed: then nothing blocks

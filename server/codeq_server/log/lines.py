@@ -1,6 +1,7 @@
-"""The form of log lines: one event a line, as text for people or as JSON for machines.
+"""The format of log lines: one event per line, as human-readable text or as JSON.
 
-Whatever a value holds, it stays on its line, keeps to its bound, and moves no cursor: what is not printable is escaped.
+Whatever a value contains, it stays on its line, within its length limit, and cannot control the terminal: unprintable
+characters are escaped.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from typing import Final
 import msgspec
 
 VALUE_CHARS_MAX: Final = 1024
-"""Characters of one value that a line shows."""
+"""Maximum characters of one value on a line."""
 
 LINE_CHARS_MAX: Final = 8 * 1024
-"""Characters of all values of a line together, tracebacks apart; the last ones are cut to what is left."""
+"""Maximum characters of all values of a line, without tracebacks; the last values are cut to fit."""
 
 TRACEBACK_CHARS_MAX: Final = 8 * 1024
-"""Characters of a traceback that are shown: its end, which says what happened."""
+"""Maximum characters of a traceback; its end is kept, which contains the error."""
 
 CUT: Final = "…"
-"""Stands where something was cut off."""
+"""Marks where text was cut off."""
 
 TRACEBACK: Final = "exception"
-"""Key of a traceback; in text it follows the line, indented."""
+"""Key of a traceback; in the text format it follows the line, indented."""
 
 _QUOTED: Final = re.compile(r'[\s"=\\]')
 _RED, _YELLOW, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
@@ -34,7 +35,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def bounded(fields: Mapping[str, object]) -> dict[str, object]:
-    """Returns the fields of a line with their values cut, and made text unless they are numbers, booleans or None."""
+    """Returns the fields of a line with values truncated, and converted to text unless number, boolean or None."""
     left, found = LINE_CHARS_MAX, dict[str, object]()
     for key, value in fields.items():
         if value is None or isinstance(value, (bool, int, float)):
@@ -49,12 +50,12 @@ def bounded(fields: Mapping[str, object]) -> dict[str, object]:
 
 
 def cut(text: str, chars: int = VALUE_CHARS_MAX) -> str:
-    """Returns a text that fits a line, with a mark where it was cut."""
+    """Returns a text truncated to `chars` characters, with a mark if it was cut."""
     return _encodable(text if len(text) <= chars else text[: chars - 1] + CUT)
 
 
 def json_line(fields: Mapping[str, object]) -> bytes:
-    """Returns the line of fields that are bounded."""
+    """Returns the JSON line of bounded fields."""
     line = _encode(fields)
     if not line.isascii() or b"\x7f" in line:
         line = printable(line.decode()).encode()
@@ -62,7 +63,7 @@ def json_line(fields: Mapping[str, object]) -> bytes:
 
 
 def text_line(fields: Mapping[str, object], *, coloured: bool = False) -> bytes:
-    """Returns the line of fields that are bounded, the first three of which are time, level and event."""
+    """Returns the text line of bounded fields, the first three of which are time, level and event."""
     time, level, event, *_ = fields.values()
     mark, reset = (_COLOURS.get(str(level), ""), _RESET) if coloured and level in _COLOURS else ("", "")
     parts = [f"{time} [{mark}{level:<5}{reset}] {printable(str(event))}"]
@@ -81,14 +82,14 @@ def _value(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """Returns a text with what is not printable escaped as JSON does."""
+    """Returns a text with unprintable characters escaped as in JSON."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
 
 
 def _encodable(text: str) -> str:
-    """Returns the text with halves of characters escaped, which no encoding has."""
+    """Returns the text with lone surrogates escaped, which cannot be encoded."""
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 

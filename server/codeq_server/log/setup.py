@@ -1,10 +1,10 @@
-"""Logging: one line per event on stdout, as text for people or as JSON for machines, with UTC times in milliseconds.
+"""Logging: one line per event on stdout, as human-readable text or as JSON, with UTC times in milliseconds.
 
 Events are named by what happened, such as `server_started`, and carry keys and values: never a token, never a payload.
-Lines of libraries that use the standard library's logging come out in the same form.
+Lines that libraries log with the standard library have the same format.
 
-No line changes or delays what the process does: to log does not block, does not raise, and does not keep the process
-from ending, whatever became of stdout and stderr. Lines that nobody takes are lost, counted, and told by one line.
+Logging never affects the process: it does not block, raise or delay its end, whatever the state of stdout and stderr.
+Lines that cannot be written are lost, counted, and reported in one line.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Logs:
     """Logging of the whole process.
 
     Attributes:
-        access: Writes the lines of calls, in the same form to the same place.
+        access: The access log, in the same format and to the same output.
 
     Args:
-        level: Least level that is logged: debug, info, warn or error.
-        log_format: "text" or "json"; None: text on a terminal, else json.
-        fd: Where lines go.
+        level: Minimum level logged: debug, info, warn or error.
+        log_format: "text" or "json"; None: text on a terminal, otherwise json.
+        fd: File descriptor that lines are written to.
     """
 
     def __init__(self, level: str, log_format: str | None, fd: int = _STDOUT) -> None:
@@ -66,17 +66,17 @@ class Logs:
         )
         root = logging.getLogger()
         root.handlers[:] = [_Handler(self)]
-        # What libraries do in the ordinary course is told by events of our own.
+        # Routine messages of libraries are dropped: the server logs its own events.
         root.setLevel(max(least, logging.WARNING))
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_about_more_than_a_client_that_left)
 
     @property
     def lost(self) -> int:
-        """Number of lines, of stderr too, that nobody will read."""
+        """Number of lost lines of log and stderr."""
         return sum(writer.lost for writer in self._writers)
 
     def guard_stderr(self) -> None:
-        """Has stderr written like the log, and what Python itself tells of defects told by events."""
+        """Routes stderr through a writer like the log's, and logs Python's unhandled errors and warnings as events."""
         errors = Errors()
         self._writers.append(errors.writer)
         sys.stderr = errors
@@ -86,26 +86,26 @@ class Logs:
         logging.captureWarnings(True)  # noqa: FBT003 - its only parameter
 
     def flush(self, seconds: float = LAST_LINES_SECONDS) -> None:
-        """Has written what is there, and waits for it no longer than so many seconds."""
+        """Writes all buffered lines; waits for at most `seconds`."""
         self.access.flush()
         flush_all(self._writers, seconds)
 
     def line(self, level: str, fields: dict[str, Any]) -> bytes:
-        """Returns the line of an event; does not raise.
+        """Returns the line of an event; never raises.
 
         Args:
             level: Name of its level.
-            fields: Its name as "event", and its keys and values.
+            fields: The event's name under "event", and its keys and values.
         """
         head = {"time": _now(), "level": _NAMES.get(level, level)}
         event, trace = fields.pop("event", ""), fields.pop("exc_info", None)
         try:
             return self._render(bounded({**head, "event": event, **_without_secrets(fields), **_trace(trace)}))
-        except Exception as problem:  # noqa: BLE001 - a value that cannot be made text, say
+        except Exception as problem:  # noqa: BLE001 - e.g. a value that cannot be converted to text
             return self._render({**head, "event": "log_line_failed", "error": type(problem).__name__})
 
     def put(self, line: bytes) -> None:
-        """Has a line written."""
+        """Queues a line for writing."""
         self._out.put(line)
 
     def _notice(self, count: int) -> bytes:
@@ -120,20 +120,20 @@ class LostLines(Collector):
 
     Args:
         logs: Logging of the process.
-        process: Its first words: "codeq", "codeq_gateway".
+        process: Prefix of the metric's name: "codeq" or "codeq_gateway".
     """
 
     def __init__(self, logs: Logs, process: str) -> None:
         self._logs, self._process = logs, process
 
     def collect(self) -> Iterator[Metric]:
-        """Yields it."""
-        text = "Lines of log and stderr that nobody took, since the start."
+        """Yields the metric."""
+        text = "Lines of log and stderr that were lost since the start."
         yield CounterMetricFamily(f"{self._process}_log_lines_lost", text, value=self._logs.lost)
 
 
 def configure_logging(level: str, log_format: str | None) -> Logs:
-    """Sets up logging for the whole process, its stderr included, to its end; arguments are those of `Logs`."""
+    """Sets up logging and stderr for the whole process until it exits; the arguments are those of `Logs`."""
     logs = Logs(level, log_format)
     logs.guard_stderr()
     atexit.register(logs.flush)
@@ -141,14 +141,14 @@ def configure_logging(level: str, log_format: str | None) -> Logs:
 
 
 class _Sink:
-    """Takes rendered lines of structlog under the names of levels."""
+    """Passes structlog's rendered lines to a writer; has a method per level."""
 
     def __init__(self, writer: LineWriter) -> None:
         self.debug = self.info = self.warning = self.error = self.critical = writer.put
 
 
 class _Handler(logging.Handler):
-    """Takes lines of the standard library's logging."""
+    """Handles records of the standard library's logging."""
 
     def __init__(self, logs: Logs) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             event = record.getMessage()
-        except Exception:  # noqa: BLE001 - arguments that do not fit, or that cannot be made text
+        except Exception:  # noqa: BLE001 - arguments that do not match the format, or cannot be converted to text
             event = str(record.msg)
         fields = {"event": event, "logger": record.name, "exc_info": record.exc_info}
         self._logs.put(self._logs.line(record.levelname.lower(), fields))
@@ -172,7 +172,7 @@ def _without_secrets(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _trace(exc_info: object) -> dict[str, str]:
-    """Returns the traceback of a problem, without the values of variables: tokens and payloads are among them."""
+    """Returns the traceback of an exception, without variable values, which may include tokens and payloads."""
     problem = sys.exception() if exc_info is True else exc_info[1] if isinstance(exc_info, tuple) else exc_info
     if not isinstance(problem, BaseException):
         return {}
@@ -180,5 +180,5 @@ def _trace(exc_info: object) -> dict[str, str]:
 
 
 def _is_about_more_than_a_client_that_left(record: logging.LogRecord) -> bool:
-    """Returns whether a line of gRPC tells more than that a reply was not sent, because its client has gone."""
+    """Returns whether a gRPC log record is about more than a reply not sent because its client was gone."""
     return not record.getMessage().startswith("ExecuteBatchError")

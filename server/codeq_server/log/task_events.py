@@ -1,7 +1,7 @@
-"""What the log tells of tasks: leases that ran out, and tasks that went to the dead-letter queue.
+"""Logs notable events of tasks: expired leases, and tasks moved to the dead-letter queue.
 
-Ordinary creates, claims and outcomes have no lines. Of a herd the first ones of each second are told one by one, the
-others by their number.
+Ordinary creates, claims and outcomes are not logged. In a burst, the first events of each second are logged one by one,
+the rest as a count.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import structlog
 from codeq_server.core.notable import DEAD_LETTERED, Notable, Notables
 
 LINES_MAX: Final = 20
-"""Lines of each event in SECONDS; one more tells how many others there were."""
+"""Maximum lines of each event per SECONDS; one more line gives the number of further events."""
 
 SECONDS: Final = 1.0
 
@@ -24,7 +24,7 @@ _log = structlog.get_logger()
 
 
 class TaskEvents:
-    """Tells of batches. Must be used within an event loop."""
+    """Logs the notable events of batches. Must be used within an event loop."""
 
     def __init__(self) -> None:
         self._told: Counter[str] = Counter()
@@ -32,7 +32,7 @@ class TaskEvents:
         self._is_counting = False
 
     def take(self, notables: Notables) -> None:
-        """Tells of a batch that is durable."""
+        """Logs the notable events of a durable batch."""
         for notable in notables.listed:
             if self._told[notable.event] < LINES_MAX:
                 self._told[notable.event] += 1
@@ -53,7 +53,7 @@ class TaskEvents:
 
 
 def _level(event: str) -> Callable[..., None]:
-    """Returns what logs an event at its level: a lease that ran out is tried again by itself."""
+    """Returns the log method for an event: warning for dead letters, info for expired leases, which are retried."""
     log: Callable[..., None] = _log.warning if event == DEAD_LETTERED else _log.info
     return log
 

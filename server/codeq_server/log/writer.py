@@ -1,6 +1,6 @@
-"""A thread that writes lines, so that nobody else waits for whoever reads them, and nobody fails because of them.
+"""A thread that writes lines, so that a slow or broken output never blocks or fails the rest of the process.
 
-What cannot be written is counted, and told by one line as soon as writing works again.
+Lines that cannot be written are counted, and reported in one line once writing works again.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 QUEUE_BYTES_MAX: Final = 4 << 20
-"""Bytes of lines that may wait to be written; further lines are lost."""
+"""Maximum bytes of queued lines; further lines are lost."""
 
 LAST_LINES_SECONDS: Final = 1.0
-"""Time that the last lines of a process have at its end."""
+"""Time to write the last lines when the process ends."""
 
 
 class LineWriter:
-    """Writes lines to a file descriptor, from a thread that does not keep the process from ending.
+    """Writes lines to a file descriptor from a daemon thread.
 
     Args:
-        fd: The file descriptor; may be closed, broken, full, not read by anybody, or non-blocking.
-        notice: Returns the line that tells of a number of lost lines.
+        fd: The file descriptor; may be closed, broken, full, unread, or non-blocking.
+        notice: Returns the line that reports a number of lost lines.
 
     Attributes:
-        lost: Lines that nobody will read: those that found the queue full, and those that could not be written.
+        lost: Number of lost lines: because the queue was full, or because they could not be written.
     """
 
     def __init__(self, fd: int, notice: Callable[[int], bytes]) -> None:
         self.lost = 0
         self._fd = fd
         self._notice = notice
-        # Reentrant: a collection of garbage in the middle of `put` may log something.
+        # Reentrant: garbage collection during `put` may log something.
         self._changed = threading.Condition(threading.RLock())
         self._queue: list[bytes] = []
         self._bytes = 0
-        """Bytes in the queue and on their way."""
+        """Bytes queued or being written."""
         self._missed = 0
-        """Lines that found the queue full since it was taken last."""
+        """Lines lost to a full queue since the queue was last taken."""
         self._unwritten = 0
-        """Lines that could not be written since something could."""
+        """Lines that could not be written since the last successful write."""
         self._is_torn = False
-        """Whether the last line was written in part."""
+        """Whether the last line was written only in part."""
         threading.Thread(target=self._run, name="log-writer", daemon=True).start()
 
     def put(self, lines: bytes) -> None:
-        """Has whole lines written soon. Does not block, and does not raise.
+        """Queues complete lines for writing. Neither blocks nor raises.
 
         Args:
             lines: Lines, each with its end.
@@ -64,7 +64,7 @@ class LineWriter:
             self._changed.notify_all()
 
     def flush(self, seconds: float = LAST_LINES_SECONDS) -> None:
-        """Waits until everything is written or lost, but no longer than so many seconds."""
+        """Waits until every line is written or lost, for at most `seconds`."""
         with self._changed:
             self._changed.wait_for(lambda: not self._bytes and not self._missed, seconds)
 
@@ -81,7 +81,7 @@ class LineWriter:
                 self._changed.notify_all()
 
     def _deliver(self, lines: bytes, missed: int) -> int:
-        """Writes lines, and tells of those lost before and after them; returns how many could not be written."""
+        """Writes lines, and reports those lost before and after them; returns how many could not be written."""
         rest = lines
         if not self._unwritten or not self._write(self._notice(self._unwritten)):
             self._unwritten = 0
@@ -93,7 +93,7 @@ class LineWriter:
         return lost
 
     def _write(self, data: bytes) -> bytes:
-        """Returns what could not be written."""
+        """Writes data; returns the part that could not be written."""
         if self._is_torn and data:
             data = b"\n" + data
         at = 0
@@ -113,7 +113,7 @@ class LineWriter:
 
 
 def flush_all(writers: Iterable[LineWriter], seconds: float = LAST_LINES_SECONDS) -> None:
-    """Flushes writers within so many seconds in all."""
+    """Flushes writers within `seconds` in total."""
     end = time.monotonic() + seconds
     for writer in writers:
         writer.flush(max(0.0, end - time.monotonic()))

@@ -1,7 +1,7 @@
-"""One server: a host for the shard, the ports, and what goes with them, built from settings and taken down in order.
+"""The server: builds the shard's host, the listeners and the services from settings, and shuts them down in order.
 
-Order of a stop: health says NOT_SERVING and nothing new is taken; streams get their notice and calls their time; what
-is decided is committed; the store is closed. All of it ends within the grace that is configured.
+Shutdown: health reports NOT_SERVING and new calls are rejected; streams are notified and running calls drain; pending
+decisions are committed; the store is closed. All of this fits within the configured grace period.
 """
 
 from __future__ import annotations
@@ -56,22 +56,22 @@ from codeq_server.services.tokenless import TokenlessServer
 from codeq_server.storage.errors import StoreError
 
 HTTP_GRACE_SECONDS_MAX: Final = 2.0
-"""Time that HTTP requests have at a stop: what runs longer waits for work that will not come any more."""
+"""Maximum time to drain HTTP requests at shutdown; those that take longer wait for work that will not come."""
 
 FINISH_SECONDS: Final = 1.5
-"""Part of the grace that is kept for committing and closing after the last call."""
+"""Part of the grace period reserved for committing and closing after the last call."""
 
 FATAL_GRACE_SECONDS: Final = 2.0
-"""Time to tell callers that outcomes are unknown, after a commit failed."""
+"""Time to report unknown outcomes to callers after a failed commit."""
 
 GARBAGE_THRESHOLDS: Final = (100_000, 20, 100)
-"""Objects between looks for reference cycles: tasks make none, and looking costs a tenth of the CPU."""
+"""Garbage collector thresholds: tasks create no reference cycles, and default collections take a tenth of the CPU."""
 
 EXIT_FAILED: Final = 1
-"""Exit code of a server that could not start or could not go on."""
+"""Exit code of a server that failed to start or to continue."""
 
 EXIT_CONFIGURATION: Final = 2
-"""Exit code of a server whose settings do not fit its store."""
+"""Exit code of a server whose settings do not match its store."""
 
 _VERSION: Final = version("codeq-server")
 _log = structlog.get_logger()
@@ -82,12 +82,12 @@ def serve(settings: Settings, *, verify: bool = False, rest: bool = True) -> int
 
     Args:
         settings: Settings.
-        rest: Whether it serves REST too; else gateways in processes of their own do.
-        verify: Whether to check every row of the store first, and not to serve if they contradict each other.
+        rest: Whether to serve the REST API, too; otherwise standalone gateways do.
+        verify: Whether to check every row of the store first, and to refuse to start on contradictions.
 
     Returns:
-        The exit code: 0 after a stop that was asked for, else EXIT_FAILED or EXIT_CONFIGURATION. Why it could not start
-        stands on stderr.
+        The exit code: 0 after a requested shutdown, otherwise EXIT_FAILED or EXIT_CONFIGURATION. The reason for a
+        failed start is printed on stderr.
     """
     logs = configure_logging(settings.log.level, settings.log.format)
     try:
@@ -105,7 +105,7 @@ class _ReadyFileError(Exception):
 
 
 class Node:
-    """A server in this process."""
+    """The server of this process."""
 
     def __init__(self, settings: Settings, files: Files, logs: Logs, *, verify: bool, rest: bool) -> None:
         self._rest = rest
@@ -124,7 +124,7 @@ class Node:
         self._readiness = Readiness(self._calls, self._host.absence)
 
     async def run(self) -> int:
-        """Starts, serves until a signal or a failure, and stops.
+        """Starts the server, serves until a signal or a failure, and shuts down.
 
         Returns:
             The exit code.
@@ -168,7 +168,7 @@ class Node:
     # -- parts -------------------------------------------------------------------------------------------------------
 
     def _serve_grpc(self, server: grpc.aio.Server, probes: ServerProbes, stack: AsyncExitStack) -> CallStreams:
-        """Adds every service to the server, with reflection and health; returns the streams of gateways."""
+        """Adds every service to the server, with reflection and health; returns the gateways' call streams."""
         persistence = self._settings.persistence
         cluster = ClusterService(self._host.cluster, fsync=persistence.fsync_on_commit)
         self._calls.register("codeq.v1.ClusterService", cluster)
@@ -204,10 +204,10 @@ class Node:
         return streams
 
     def _refuse_taken_ports(self) -> None:
-        """Checks every port before anything is made on the disk.
+        """Checks every port before anything is created on disk.
 
         Raises:
-            ListenError: Some are taken.
+            ListenError: Some ports are in use.
         """
         settings = self._settings
         http = Address(settings.http.host, settings.http.port) if self._rest else None
@@ -216,7 +216,7 @@ class Node:
         refuse_taken({"PORT": http, **streams, "RAFT_BIND_ADDR": raft})
 
     def _listen(self, server: grpc.aio.Server) -> tuple[Address | None, Address | None]:
-        """Opens the gRPC ports; returns where workers and producers reach them."""
+        """Opens the gRPC ports; returns the addresses for workers and producers."""
         wanted = (self._settings.worker_stream, self._settings.producer_stream)
         ports = {address: listen(server, address) for address in dict.fromkeys(wanted) if address is not None}
         self._door.ports.update(ports.values())
@@ -224,7 +224,7 @@ class Node:
         return worker, producer
 
     def _registry(self) -> CollectorRegistry:
-        """Returns what holds the server's metrics, those of HTTP left out."""
+        """Returns the registry of the server's metrics, except those of HTTP."""
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
@@ -264,7 +264,7 @@ class Node:
         return GatewayServer(gateway, address.host, address.port, connections_max=files.http, backlog=files.backlog)
 
     async def _start_rest(self, stack: AsyncExitStack, gateway: GatewayServer) -> Address:
-        """Opens the port of REST; returns where clients reach it."""
+        """Opens the REST port; returns its address."""
         stack.push_async_callback(gateway.stop, 0)
         try:
             return Address(self._settings.http.host, await gateway.start())
@@ -276,20 +276,20 @@ class Node:
         self._readiness.changed()
 
     def _told(self, unready: str) -> tuple[bool, Mapping[str, object]]:
-        """Returns what is told of a node that is not ready for a reason; empty: it is ready."""
+        """Returns readiness and its details; `unready` is the reason why the node is not ready, empty: it is."""
         persistence = self._settings.persistence
         return not unready, {
             **({"reason": unready} if unready else {}),
             "persistence": persistence.provider,
             "fsync": persistence.fsync_on_commit,
-            # Who is not ready gets no calls; but what ends tasks must still come.
+            # Does not affect readiness: an unready node gets no calls, but calls that end tasks must still arrive.
             "storageFull": self._host.upkeep.space.full,
         }
 
     # -- life --------------------------------------------------------------------------------------------------------
 
     def _announce(self, ready: summary.Ready) -> None:
-        """Tells programs, log and people that requests are served."""
+        """Announces that requests are served: in the ready file, the log and on the terminal."""
         settings = self._settings
         if settings.ready_file is not None:
             try:
@@ -314,7 +314,7 @@ class Node:
                 limit=files.limit,
                 http_connections=files.http,
                 grpc_connections_per_port=files.grpc,
-                hint="raise RLIMIT_NOFILE (ulimit -Hn, LimitNOFILE of systemd) for as many connections as are set",
+                hint="raise RLIMIT_NOFILE (ulimit -Hn, systemd LimitNOFILE) to allow the configured connections",
             )
         for note in settings.notes:
             _log.warning("configuration_note", setting=note.key, hint=note.message)
@@ -330,7 +330,7 @@ class Node:
             summary.forget_ready_file(self._settings.ready_file)
 
     async def _drain(self, server: grpc.aio.Server, streams: CallStreams) -> None:
-        """Takes nothing new, tells streams, and gives calls and streams their time."""
+        """Rejects new calls, notifies streams, and drains calls and streams."""
         seconds = FATAL_GRACE_SECONDS if self._failed else float(self._settings.shutdown_grace_seconds)
         self._end_by = asyncio.get_running_loop().time() + seconds
         calls_seconds = max(0.0, seconds - FINISH_SECONDS)
@@ -344,13 +344,13 @@ class Node:
                 group.create_task(self._http.stop(min(calls_seconds, HTTP_GRACE_SECONDS_MAX)), name="gateway-stop")
 
     async def _close(self) -> None:
-        """Commits what is decided and closes store and artifacts; a disk that hangs does not keep the process."""
+        """Commits pending decisions and closes store and artifacts; a hanging disk does not keep the process alive."""
         least = asyncio.get_running_loop().time() + FINISH_SECONDS
         try:
             async with asyncio.timeout_at(max(least, self._end_by)):
                 await self._host.close()
         except TimeoutError:
-            _log.error("store_not_closed", hint="the disk does not answer; the next start recovers the store")
+            _log.error("store_not_closed", hint="the disk does not respond; the next start recovers the store")
             self._end_now(EXIT_FAILED)
 
     def _on_signal(self, number: int) -> None:
@@ -364,8 +364,8 @@ class Node:
     def _on_fatal(self, problem: BaseException) -> None:
         self._failed = True
         self._stop()
-        trace = None if isinstance(problem, StoreError) else problem  # what a store says is all there is to know
-        _log.error("store_failed", error=problem, exc_info=trace, hint="the server ends; start it again")
+        trace = None if isinstance(problem, StoreError) else problem  # a store error's message is sufficient
+        _log.error("store_failed", error=problem, exc_info=trace, hint="the server stops; restart it")
 
     def _stop(self) -> None:
         self._stopping.set()
@@ -397,7 +397,7 @@ def _host(
 ) -> Host:
     if settings.raft is None:
         return LocalHost(settings, files, on_fatal, verify=verify)
-    # A server by itself runs without the extension that this one needs.
+    # Imported only here: a single node runs without the extension that Raft needs.
     from codeq_server.node.raft_host import RaftHost  # noqa: PLC0415
 
     return RaftHost(settings, settings.raft, files, doorkeeper.door(files.peers), on_fatal, verify=verify)

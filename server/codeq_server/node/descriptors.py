@@ -1,7 +1,7 @@
-"""Open files of the process: how many it may have, and who may take how many of them.
+"""The process's limit on open files, and how it is divided.
 
 Every connection is an open file, and so is every file of the store. A store that cannot open its next file ends the
-server, so what it needs is set aside first, and connections share the rest.
+server, so its share is reserved first, and connections share the rest.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from dataclasses import dataclass
 from typing import Final
 
 FILES_MAX: Final = 65_536
-"""Open files that the process asks for, where it may have so many."""
+"""Limit on open files that the process requests, if allowed."""
 
 FILES_MIN: Final = 512
-"""Open files without which it does not start."""
+"""Minimum limit on open files to start."""
 
 OWN_FILES: Final = 128
-"""Open files that are none of the store's and no connections of clients: log, artifacts, links to other servers."""
+"""Open files of neither the store nor client connections: log, artifacts, links to other servers."""
 
 STORE_FILES_MAX: Final = 512
-"""Open files of the store; it opens and closes the others in turn."""
+"""Maximum open files of the store, which closes and reopens others as needed."""
 
 COPIES_MAX: Final = 3
-"""Copies of the store that a node which does not lead reads from at a time."""
+"""Maximum checkpoints of the store that a follower has open for stale reads."""
 
 BACKLOG_MAX: Final = 2_048
-"""Connections that the kernel holds for a listener until they are taken: so many may be taken at once."""
+"""Maximum length of a listener's accept queue, in connections; up to this many may be accepted at once."""
 
 
 class TooFewFilesError(Exception):
-    """The process may not have as many open files as it needs; the text says which limit to raise."""
+    """The limit on open files is too low; the text says which limit to raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,13 @@ class Files:
     """Shares of the open files.
 
     Attributes:
-        limit: Open files that the process may have.
-        store: Those of the store.
-        copy: Those of each copy of the store that is read from.
-        http: Connections over HTTP.
+        limit: Limit on open files of the process.
+        store: Share of the store.
+        copy: Share of each checkpoint of the store opened for stale reads.
+        http: HTTP connections.
         grpc: Connections to each gRPC port.
-        peers: Connections of other nodes.
-        backlog: Connections that wait to be taken, for each listener.
+        peers: Connections from other nodes.
+        backlog: Length of each listener's accept queue, in connections.
     """
 
     limit: int
@@ -57,10 +57,10 @@ class Files:
 
 
 def raise_limit() -> int:
-    """Raises the limit of open files as far as it may be raised, up to FILES_MAX; returns it.
+    """Raises the soft limit on open files as far as allowed, up to FILES_MAX; returns it.
 
     Raises:
-        TooFewFilesError: It is still below FILES_MIN.
+        TooFewFilesError: The limit is still below FILES_MIN.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
@@ -70,8 +70,8 @@ def raise_limit() -> int:
     limit = FILES_MAX if soft == resource.RLIM_INFINITY else min(soft, FILES_MAX)
     if limit < FILES_MIN:
         raise TooFewFilesError(
-            f"RLIMIT_NOFILE: this process may have {limit} open files, and needs {FILES_MIN} or more; raise the hard "
-            "limit (`ulimit -Hn`, LimitNOFILE of systemd, --ulimit nofile of Docker)"
+            f"RLIMIT_NOFILE: this process may open {limit} files, but needs at least {FILES_MIN}; raise the hard limit "
+            "(`ulimit -Hn`, systemd LimitNOFILE, Docker --ulimit nofile)"
         )
     return limit
 
@@ -79,15 +79,15 @@ def raise_limit() -> int:
 def share(limit: int, *, http: int, grpc: int, grpc_ports: int, peers: int) -> Files:
     """Returns the shares of the open files.
 
-    What the store, the process itself and bursts of connections need comes first; connections get what they are to
-    have, or equal parts of what is left.
+    The store, the process itself and bursts of connections come first; connections get their configured number, or
+    equal parts of what is left.
 
     Args:
-        limit: Open files that the process may have.
-        http: Connections that HTTP is to have; 0: it is not served.
-        grpc: Connections that each gRPC port is to have.
-        grpc_ports: gRPC ports; 0: there is no store either.
-        peers: Connections that other nodes are to have; 0: there are none.
+        limit: Limit on open files of the process.
+        http: Configured HTTP connections; 0: HTTP is not served.
+        grpc: Configured connections to each gRPC port.
+        grpc_ports: Number of gRPC ports; 0: there is no store either.
+        peers: Connections from other nodes; 0: there are none.
     """
     backlog = min(BACKLOG_MAX, limit // 16)
     store = min(STORE_FILES_MAX, limit // 4) if grpc_ports else 0

@@ -1,7 +1,7 @@
-"""Keeps places free at gRPC ports: when they are nearly taken, connections of strangers make room.
+"""Keeps gRPC ports available: when a port's connections near the limit, unauthenticated ones are evicted.
 
-gRPC accepts connections itself, tells nobody of them, and closes none when asked; at its bound it turns away whoever
-comes, with or without a token. So here the process looks at its own sockets, and shuts those down that are too many.
+gRPC accepts connections itself, does not report them and offers no way to close one; at its limit it rejects every new
+connection, authenticated or not. So the process inspects its own sockets and shuts down the excess ones.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from pathlib import Path
 from typing import Final
 
 LOOK_SECONDS: Final = 1.0
-"""Time between two counts of open files."""
+"""Interval between counts of open files."""
 
 PRESSED_LOOK_SECONDS: Final = 0.1
-"""Time between two looks at connections while a port has few places left."""
+"""Minimum interval between checks of connections while a port is near its limit."""
 
 REST_PER_LOOK: Final = 10
-"""Times as long as a look takes that nothing is looked at afterwards."""
+"""Minimum pause after such a check, as a multiple of its duration."""
 
 PRESSED_PART: Final = 0.75
-"""Part of a port's places that are taken when strangers begin to make room."""
+"""Fraction of a port's limit from which unauthenticated connections are evicted."""
 
 ROOM_PART: Final = 0.5
-"""Part of a port's places that may be taken when they stop."""
+"""Fraction of a port's limit down to which they are evicted."""
 
 _OPEN_FILES: Final = next(path for path in ("/proc/self/fd", "/dev/fd") if Path(path).is_dir())
-"""Folder of the process's open files."""
+"""Folder that lists the process's open files."""
 
 
 @dataclass(slots=True)
 class Door:
-    """Ports whose visitors are known by one kind of token.
+    """Ports that share one kind of authentication.
 
     Attributes:
-        connections_max: Connections that each of the ports may have.
+        connections_max: Maximum connections of each port.
         ports: The ports.
-        known: Peers of connections on which an accepted token was shown, as gRPC names them.
+        known: gRPC peers of authenticated connections.
     """
 
     connections_max: int
@@ -53,7 +53,7 @@ class Door:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """An open file: which one, and where it leads if it is a connection."""
+    """An open file, and the ends of the connection if it is one."""
 
     inode: int
     port: int
@@ -63,10 +63,10 @@ class _File:
 
 
 class Doorkeeper:
-    """Looks after doors.
+    """Watches the connections of all doors.
 
     Args:
-        others: Returns how many connections the process has that come through none of the doors.
+        others: Returns the number of the process's connections that belong to no door.
     """
 
     def __init__(self, others: Callable[[], int]) -> None:
@@ -77,17 +77,17 @@ class Doorkeeper:
         self._task: asyncio.Task[None] | None = None
 
     def door(self, connections_max: int) -> Door:
-        """Returns a new door, which has no ports yet."""
+        """Adds and returns a new door without ports."""
         door = Door(connections_max)
         self._doors.append(door)
         return door
 
     def start(self) -> None:
-        """Begins to look."""
+        """Starts watching."""
         self._task = asyncio.get_running_loop().create_task(self._watch(), name="doorkeeper")
 
     async def stop(self) -> None:
-        """Ends looking."""
+        """Stops watching."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -112,9 +112,9 @@ class Doorkeeper:
         )
 
     def look(self) -> bool:
-        """Has strangers make room where it is needed; returns whether it is needed anywhere.
+        """Evicts unauthenticated connections of ports near their limit; returns whether any port is near its limit.
 
-        Strangers that were not there at the look before are spared: their token may be on its way.
+        Connections that are new since the last check are spared: they may be about to authenticate.
         """
         seen_before, known_before = self._seen, [set(door.known) for door in self._doors]
         files = self._list_files()
@@ -139,7 +139,7 @@ class Doorkeeper:
 
     def _list_files(self) -> dict[int, _File]:
         before, self._files = self._files, {}
-        for name in os.listdir(_OPEN_FILES):  # noqa: PTH208 - thousands of names, and no paths are needed
+        for name in os.listdir(_OPEN_FILES):  # noqa: PTH208 - thousands of names, paths not needed
             fd = int(name)
             try:
                 status = os.fstat(fd)
@@ -159,7 +159,7 @@ def _open_files() -> int:
 
 
 def _ends(fd: int) -> tuple[int, str]:
-    """Returns the port of this end of a connection and the peer as gRPC names it; 0 if it is no connection over TCP."""
+    """Returns the local port and the gRPC peer of a connection; port 0 if it is not a TCP connection."""
     try:
         with _duplicate(fd) as connection:
             return _ends_of(connection)
@@ -168,10 +168,10 @@ def _ends(fd: int) -> tuple[int, str]:
 
 
 def _duplicate(fd: int) -> socket.socket:
-    """Returns a socket of our own: whatever becomes of the descriptor meanwhile, this is one and the same connection.
+    """Returns a duplicate socket, which stays the same connection even if the descriptor is closed and reused.
 
     Raises:
-        OSError: The descriptor is closed, or is that of something else.
+        OSError: The descriptor is closed, or is not a socket.
     """
     own = os.dup(fd)
     try:
@@ -194,7 +194,7 @@ def _ends_of(connection: socket.socket) -> tuple[int, str]:
 
 
 def _shut(fd: int, file: _File) -> None:
-    """Shuts a connection down, unless its descriptor is another's by now; gRPC then closes it."""
+    """Shuts down a connection, unless its descriptor has been reused; gRPC then closes it."""
     with suppress(OSError), _duplicate(fd) as connection:
         if _ends_of(connection) == (file.port, file.peer):
             connection.shutdown(socket.SHUT_RDWR)

@@ -1,9 +1,9 @@
-"""The server's event loop: uvloop, and a remedy for how grpc.aio wakes it.
+"""The server's event loop: uvloop with a workaround for grpc.aio's wake-ups.
 
-For each finished operation a thread of grpc.aio notes it in a list and sends one byte through a pair of sockets. The
-loop takes one byte and then all of the list, so that under load bytes are left over; as soon as they fill the socket,
-some hundred, the thread stands still until the loop has taken another one, and every operation of every call waits for
-hundreds of turns of the loop. Here all bytes but the one that grpc.aio takes itself are dropped before it looks.
+For each finished operation, a thread of grpc.aio appends to a list and sends one byte through a socket pair. The loop
+reads one byte and then processes the whole list, so under load bytes accumulate. Once a few hundred fill the socket,
+the thread blocks until the loop has read another byte, and every operation of every call is delayed by hundreds of loop
+iterations. This loop drops all bytes but the one that grpc.aio reads itself.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, Final
 import uvloop
 
 WAKE_UPS_MAX: Final = 4096
-"""Bytes dropped at a time: more than the socket holds."""
+"""Bytes dropped at once: more than the socket buffer holds."""
 
 
 class ServerLoop(uvloop.Loop):
-    """uvloop that hears many wake-ups of grpc.aio as one."""
+    """uvloop that coalesces grpc.aio's wake-ups."""
 
     def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
-        """See `asyncio.AbstractEventLoop.add_reader`; Unix sockets, which only grpc.aio watches, keep one byte."""
+        """See `asyncio.AbstractEventLoop.add_reader`; on Unix sockets, used only by grpc.aio, coalesces wake-ups."""
         if isinstance(fd, socket.socket) and fd.family == socket.AF_UNIX:
             super().add_reader(fd, _hear, fd, callback, args)
         else:

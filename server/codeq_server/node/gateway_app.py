@@ -1,6 +1,6 @@
-"""A gateway in a process of its own: REST here, everything else on servers that are reached over call streams.
+"""A standalone gateway: serves the REST API and sends all calls to servers over call streams.
 
-It reads from a server what to serve, so it starts when one answers. Tokens are checked by the server, call by call.
+It reads its routes from a server, so it starts once one answers. The server authenticates every call.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from codeq_server.node.event_loop import ServerLoop
 from codeq_server.node.private_files import write_privately
 
 START_SECONDS: Final = 60.0
-"""Time in which a server must answer at the start."""
+"""Time for a server to answer at startup."""
 
 ASK_SECONDS: Final = 0.2
-"""Rest before all servers are asked again."""
+"""Pause before all servers are asked again."""
 
 LAST_WORDS_SECONDS: Final = 1.0
-"""Part of the grace that is kept for telling clients that their calls are cancelled."""
+"""Part of the grace period reserved for replying to clients whose calls were cancelled."""
 
 EXIT_FAILED: Final = 1
-"""Exit code of a gateway that could not start."""
+"""Exit code of a gateway that failed to start."""
 
 _VERSION: Final = version("codeq-server")
 _log = structlog.get_logger()
@@ -55,7 +55,8 @@ def serve_gateway(settings: GatewaySettings) -> int:
     """Runs a gateway until SIGTERM or SIGINT; a second signal ends the process at once.
 
     Returns:
-        The exit code: 0 after a stop that was asked for, else EXIT_FAILED. Why it could not start stands on stderr.
+        The exit code: 0 after a requested shutdown, otherwise EXIT_FAILED. The reason for a failed start is printed on
+        stderr.
     """
     logs = configure_logging(settings.log.level, settings.log.format)
     try:
@@ -69,7 +70,7 @@ def serve_gateway(settings: GatewaySettings) -> int:
 
 
 class _Process:
-    """This process."""
+    """The gateway of this process."""
 
     def __init__(self, settings: GatewaySettings, files: Files, logs: Logs) -> None:
         self._settings, self._files = settings, files
@@ -78,10 +79,10 @@ class _Process:
         self._registry = CollectorRegistry()
 
     async def run(self) -> int:
-        """Starts, serves until a signal, and stops; returns the exit code.
+        """Starts the gateway, serves until a signal, and shuts down; returns the exit code.
 
         Raises:
-            StartError: No server answered, or the port or the ready file cannot be had.
+            StartError: No server answered, the port cannot be opened or the ready file cannot be written.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -110,10 +111,10 @@ class _Process:
         return 0
 
     async def _schema(self) -> Schema | None:
-        """Returns what the first server that answers serves; None: the process is to stop.
+        """Returns the schema of the first server that answers; None: the process was told to stop.
 
         Raises:
-            StartError: None answered in time.
+            StartError: No server answered in time, or one does not describe its services.
         """
         give_up = asyncio.get_running_loop().time() + START_SECONDS
         problem, is_told = "", False
@@ -127,7 +128,7 @@ class _Process:
                     except SchemaError as error:
                         raise StartError(f"{address}: {error}") from None
             if asyncio.get_running_loop().time() > give_up:
-                raise StartError(f"no server answered in {START_SECONDS:.0f} seconds; {problem}")
+                raise StartError(f"no server answered within {START_SECONDS:.0f} seconds; {problem}")
             if not is_told:
                 _log.info("server_awaited", servers=",".join(self._settings.servers), problem=problem)
                 is_told = True
@@ -161,14 +162,14 @@ class _Process:
                 cors_origins=self._settings.cors_origins,
             )
         except (TypeError, ValueError) as error:
-            raise StartError(f"the server has calls that this version cannot serve: {error}") from None
+            raise StartError(f"this version cannot serve the server's calls: {error}") from None
 
     def _server(self, gateway: Gateway) -> GatewayServer:
         address, files = self._settings.http, self._files
         return GatewayServer(gateway, address.host, address.port, connections_max=files.http, backlog=files.backlog)
 
     def _announce(self, http: Address) -> None:
-        """Tells programs, log and people that requests are served."""
+        """Announces that requests are served: in the ready file, the log and on the terminal."""
         settings = self._settings
         if settings.ready_file is not None:
             try:
@@ -185,7 +186,7 @@ class _Process:
                 "few_open_files",
                 limit=self._files.limit,
                 http_connections=self._files.http,
-                hint="raise RLIMIT_NOFILE (ulimit -Hn, LimitNOFILE of systemd) for as many connections as are set",
+                hint="raise RLIMIT_NOFILE (ulimit -Hn, systemd LimitNOFILE) to allow the configured connections",
             )
         if settings.dev or sys.stderr.isatty():
             lines = [f"codeq {_VERSION} gateway is ready", *summary.rest_line(http), f"  servers    {servers}  (gRPC)"]

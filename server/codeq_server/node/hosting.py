@@ -1,4 +1,4 @@
-"""The seam between a node and where its shard comes from: the node owns ports and drains, a host owns stores."""
+"""The interface between a node, which owns ports and draining, and a host, which owns the store and its shard."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from codeq_server.services.cluster import Cluster
 from codeq_server.services.serving import Serving
 
 Present = Callable[[Serving | None], None]
-"""Takes what serves the shard from now on; None: nothing does here."""
+"""Sets the `Serving` of the shard from now on; None: this node does not serve it."""
 
 
 class Host(Protocol):
-    """Opens the store, and makes what serves the shard: once, or once for each leadership of this node.
+    """Opens the store and creates the shard's `Serving`: once, or once per leadership of this node.
 
-    A host presents each Serving when it may take calls, and None before it ends it. At the end of a leadership, all in
-    one turn of the event loop: present None, let the upkeep follow None, `Serving.end` with what `absence` returns, and
-    only then settle what is on its way in the log. `Serving.close` releases the log afterwards.
+    A host presents each Serving once it may take calls, and None before it ends it. At the end of a leadership, all
+    within one iteration of the event loop: present None, call `upkeep.follow(None)`, call `Serving.end` with the result
+    of `absence`, and only then settle the batches in flight in the log. `Serving.close` releases the log afterwards.
 
     Attributes:
-        mode: Mode that GetServerInfo tells.
-        cluster: The members that hold the store together.
-        upkeep: What works beside the shard; there since `start`.
-        collectors: Metrics of its own; there since `start`.
+        mode: Mode reported by GetServerInfo.
+        cluster: Status and membership of the cluster.
+        upkeep: Background work on the store; set by `start`.
+        collectors: Its own metrics; set by `start`.
     """
 
     mode: str
@@ -36,11 +36,11 @@ class Host(Protocol):
     collectors: Sequence[Collector]
 
     async def start(self, present: Present, absence_changed: Callable[[], None]) -> None:
-        """Opens the store; on return calls may come, whether something is presented by then or not.
+        """Opens the store; on return calls may arrive, whether or not a Serving has been presented.
 
         Args:
-            present: Takes what serves the shard.
-            absence_changed: Called when what `absence` returns may be another from now on.
+            present: Sets the current Serving of the shard.
+            absence_changed: Called when the result of `absence` may have changed.
 
         Raises:
             StoreError, CorruptRows: The store cannot be opened. Nothing is left open.
@@ -48,24 +48,24 @@ class Host(Protocol):
         ...
 
     def absence(self) -> Rejection:
-        """Returns the refusal of calls while nothing is presented."""
+        """Returns the rejection of calls while no Serving is presented."""
         ...
 
     async def stale(self) -> Serving:
-        """Returns what answers reads that may be stale, and nothing else, while nothing is presented.
+        """Returns a Serving for stale reads only, while no Serving is presented.
 
         Raises:
-            Rejection: Nothing does.
+            Rejection: Stale reads are not possible.
         """
         ...
 
     async def drain(self, grace_ms: int) -> None:
-        """Ends waits, tells streams that they end in so many milliseconds, and hands the shard over if others can lead.
+        """Ends waits, notifies streams that they end in `grace_ms`, and hands over leadership if another node can lead.
 
-        What is presented may stay so: the node refuses new calls by now. Takes no longer than the time given.
+        A Serving may stay presented: the node already rejects new calls. Takes no longer than `grace_ms`.
         """
         ...
 
     async def close(self) -> None:
-        """Commits what is decided and closes the store; called once after `start`, also when it failed later on."""
+        """Commits pending decisions and closes the store; called once after `start`, even if startup failed later."""
         ...

@@ -1,4 +1,4 @@
-"""Serves the shard of a node while its member of the Raft group leads: one Serving for each leadership."""
+"""Serves a node's shard while its member of the Raft group is leader: one Serving per leadership."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from codeq_server.storage.identity import next_identity
 from codeq_server.storage.store import Store
 
 HAND_OVER_SECONDS: Final = 1.5
-"""Time at a stop for what is decided to get through, and for another member to take the lead."""
+"""Time at shutdown to commit pending decisions and for another member to take over leadership."""
 ASK_SECONDS: Final = 0.05
-"""Time between two looks for a member that can take it."""
+"""Interval between attempts to find a member that can take over."""
 
 _log = structlog.get_logger()
 
@@ -33,10 +33,10 @@ class Opening:
     """How a leader opens its shard.
 
     Attributes:
-        shards: Number of shards by the configuration.
-        unix_seconds: Returns the time.
-        load: Returns the shard as the store has it, opened in an epoch; called on a thread of an executor.
-        serve: Returns what serves a shard on a log.
+        shards: Configured number of shards.
+        unix_seconds: Returns the current time.
+        load: Loads the shard from the store in a given epoch; called on an executor thread.
+        serve: Returns the Serving of a shard on a log.
     """
 
     shards: int
@@ -46,13 +46,13 @@ class Opening:
 
 
 class Leading:
-    """The leaderships of a node, one after the other.
+    """The successive leaderships of a node.
 
     Args:
         store: The store.
         opening: How the shard is opened.
-        present: Takes what serves the shard from now on; None: nothing does here.
-        on_fatal: Called when the rows of the shard cannot be opened: the process must end.
+        present: Sets the Serving of the shard from now on; None: this node does not serve it.
+        on_fatal: Called when the shard's rows cannot be opened: the process must end.
     """
 
     def __init__(
@@ -65,15 +65,15 @@ class Leading:
         self._over = asyncio.Event()
         self._draining = False
         self._number = 0
-        """Counts beginnings and ends, so that an opening that was overtaken is noticed."""
+        """Counts begins and ends, so that an outdated opening is detected."""
 
     @property
     def serves(self) -> bool:
-        """Whether the shard is served here."""
+        """Whether this node serves the shard."""
         return self._serving is not None
 
     def begin(self, member: Member, term: int) -> None:
-        """Serves: the member leads in the term, and everything decided before stands in the rows."""
+        """Starts serving: the member leads in the term, and all earlier decisions are applied to the rows."""
         self._number += 1
         self._over.clear()
         if self._draining:
@@ -82,7 +82,7 @@ class Leading:
             self._spawn(self._open(member, term, self._number), "shard-opening")
 
     def end(self, member: Member) -> None:
-        """Serves no more: the member does not lead."""
+        """Stops serving: the member is no longer the leader."""
         self._number += 1
         self._over.set()
         serving, self._serving = self._serving, None
@@ -94,7 +94,7 @@ class Leading:
         _log.info("following", leader=member.leader_name())
 
     async def drain(self, member: Member, grace_ms: int) -> None:
-        """Hands the leadership over if there are other voters; else it ends waits, and tells streams."""
+        """Hands over leadership if there are other voters; otherwise ends waits and notifies streams."""
         self._draining = True
         if member.leads_others():
             await self._hand_over(member, min(HAND_OVER_SECONDS, grace_ms / 1000))
@@ -102,28 +102,28 @@ class Leading:
             self._serving.drain(grace_ms)
 
     async def _hand_over(self, member: Member, seconds: float) -> None:
-        """Gives the lead to another member; if that does not come about in time, they elect one without this one."""
+        """Hands leadership to another member; on timeout stops this member, so that the others elect a leader."""
         serving = self._serving
         try:
             async with asyncio.timeout(seconds):
                 if serving is not None:
-                    await serving.runner.close()  # what is decided gets through
-                while not self._over.is_set() and not member.hand_over():  # noqa: ASYNC110 - nobody tells
-                    await asyncio.sleep(ASK_SECONDS)  # a new leader does not know yet who is there
+                    await serving.runner.close()  # commits pending decisions
+                while not self._over.is_set() and not member.hand_over():  # noqa: ASYNC110 - there is no event
+                    await asyncio.sleep(ASK_SECONDS)  # a new leader does not know yet which members are active
                 await self._over.wait()
         except TimeoutError:
             member.stop()
-            _log.warning("leadership_not_handed_over", hint="the other members elect a leader by themselves")
+            _log.warning("leadership_not_handed_over", hint="the other members will elect a leader on their own")
         self.end(member)
 
     async def close(self) -> None:
-        """Waits for nothing that is still being opened or closed."""
+        """Cancels shards that are still being opened or closed."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _open(self, member: Member, term: int, number: int) -> None:
-        """Opens the shard from its rows, which nobody changes while this node leads and does not serve."""
+        """Opens the shard from its rows, which do not change while this node leads but does not serve."""
         group = member.group
         assert group is not None
         opening, started = self._opening, time.monotonic()
@@ -132,12 +132,12 @@ class Leading:
             shard = await self._loop.run_in_executor(None, opening.load, identity.epoch)
             if number != self._number or self._draining:
                 return
-            # The epoch is durable with the first batch, and so before the first reply.
+            # The epoch becomes durable with the first batch, and thus before the first reply.
             shard.batch.rows[keys.IDENTITY] = identity.SerializeToString()
             self._serving = serving = opening.serve(shard, LeaderLog(group, term))
             self._present(serving)
-        except Exception as problem:  # noqa: BLE001 - whatever it is, this node leads and cannot serve
-            if number == self._number:  # else another leader's batches were applied meanwhile
+        except Exception as problem:  # noqa: BLE001 - in any case, this node leads but cannot serve
+            if number == self._number:  # otherwise another leader's batches were applied meanwhile
                 self._on_fatal(problem)
             return
         _log.info("leading", term=term, seconds=round(time.monotonic() - started, 3))

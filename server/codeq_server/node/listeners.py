@@ -1,4 +1,4 @@
-"""How gRPC listeners bound and watch their connections, and why one of them cannot be opened."""
+"""gRPC listeners: limits and keepalive of connections, and checks of ports before opening them."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ import grpc.aio
 from codeq_server.config import Address
 
 FRAME_BYTES_MAX: Final = 9 * 1024 * 1024
-"""A larger gRPC message ends its call with RESOURCE_EXHAUSTED: the largest frame, and room for what is around it."""
+"""Maximum size of a gRPC message, the largest frame plus overhead; a larger one fails with RESOURCE_EXHAUSTED."""
 
 METADATA_BYTES_MAX: Final = 16 * 1024
-"""Bytes of a call's metadata, 32 for each key besides; a call with more fails with RESOURCE_EXHAUSTED."""
+"""Maximum bytes of a call's metadata, counting 32 extra per key; a call with more fails with RESOURCE_EXHAUSTED."""
 
 STREAMS_PER_CONNECTION_MAX: Final = 1000
-"""Calls that one connection may have open; further ones wait in the client."""
+"""Maximum open calls of one connection; further ones wait in the client."""
 
 CALLS_MAX: Final = 8_192
-"""gRPC calls that are served at a time, streams included; further ones fail with RESOURCE_EXHAUSTED."""
+"""Maximum concurrent gRPC calls, including streams; further ones fail with RESOURCE_EXHAUSTED."""
 
 _KEEPALIVE_MS: Final = 30_000
 _KEEPALIVE_ANSWER_MS: Final = 10_000
 _PING_INTERVAL_MS_MIN: Final = 5_000
-"""Pings that come sooner than this one after another end a connection; clients may ping every 10 s."""
+"""Pings at shorter intervals close the connection; clients may ping every 10 s."""
 
 HANDSHAKE_SECONDS: Final = 5
-"""Time from a connection's begin until it has said that it speaks HTTP/2."""
+"""Time for a new connection to complete the HTTP/2 handshake."""
 
 IDLE_SECONDS: Final = 75
-"""Time that a connection may be without a call; its client then opens another one for the next call."""
+"""Idle time after which a connection is closed; its client opens a new one for its next call."""
 
 _OPTIONS: Final[Sequence[tuple[str, int]]] = (
     # Two servers never share a port: the second one fails to start.
@@ -40,28 +40,28 @@ _OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.max_receive_message_length", FRAME_BYTES_MAX),
     ("grpc.max_metadata_size", METADATA_BYTES_MAX),
     ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
-    # As over HTTP: nothing is unpacked, so what a call takes is what was sent.
+    # As over HTTP, no decompression: a call uses no more memory than was sent.
     ("grpc.compression_enabled_algorithms_bitset", 1),
     ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION_MAX),
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
     ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),
-    # By itself gRPC cancels calls at random when more than 1000 come at once: thousands of workers that reconnect do.
+    # By default gRPC cancels calls at random if more than 1000 arrive at once, as when thousands of workers reconnect.
     ("grpc.server.max_pending_requests", CALLS_MAX),
     ("grpc.server.max_pending_requests_hard_limit", CALLS_MAX),
-    # A peer that vanished without a word is noticed after 40 s, also while its streams are silent.
+    # Detects a peer that vanished silently within 40 s, even while its streams are idle.
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", _KEEPALIVE_ANSWER_MS),
-    # The time for an answer to any ping, those of keepalive too; 60 s by itself.
+    # Timeout of any ping, including keepalive; the default is 60 s.
     ("grpc.http2.ping_timeout_ms", _KEEPALIVE_ANSWER_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", _PING_INTERVAL_MS_MIN),
 )
-"""How gRPC listeners bound and watch their connections."""
+"""Limits and keepalive of gRPC listeners."""
 
 
 def new_server(connections_max: int) -> grpc.aio.Server:
-    """Returns a gRPC server for clients, which listens nowhere yet; each of its ports may have so many connections."""
+    """Returns a gRPC server for clients without ports; each port allows up to `connections_max` connections."""
     options = [*_OPTIONS, ("grpc.max_allowed_incoming_connections", connections_max)]
     return grpc.aio.server(options=options, maximum_concurrent_rpcs=CALLS_MAX)
 
@@ -71,13 +71,13 @@ class ListenError(Exception):
 
 
 def refuse_taken(wanted: Mapping[str, Address | None]) -> None:
-    """Checks that every address can be listened on, so that a start that cannot succeed says all that is in its way.
+    """Checks that the server can listen on every address, and reports all that fail at once.
 
     Args:
         wanted: Address of each listener by the variable that sets it; None: no listener.
 
     Raises:
-        ListenError: Ports are taken, or hosts are not of this machine.
+        ListenError: Ports are in use, or hosts are not local.
     """
     problems = []
     for variable, address in wanted.items():
@@ -91,10 +91,10 @@ def refuse_taken(wanted: Mapping[str, Address | None]) -> None:
 
 
 def listen(server: grpc.aio.Server, address: Address) -> int:
-    """Lets a server that is not started yet listen on an address, and returns the port.
+    """Makes a server that is not started yet listen on an address; returns the port.
 
     Raises:
-        ListenError: The port is taken, or the host is not one of this machine.
+        ListenError: The port is in use, or the host is not local.
     """
     try:
         _probe(address)
@@ -104,13 +104,13 @@ def listen(server: grpc.aio.Server, address: Address) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """Returns why an address cannot be bound, without the address, which Python's text repeats."""
+    """Returns why an address cannot be bound, without the address itself, which Python's message repeats."""
     number = getattr(error, "errno", None) or 0
     return os.strerror(number) if number > 0 else getattr(error, "strerror", None) or str(error)
 
 
 def _probe(address: Address) -> None:
-    """Raises the OSError for which a port cannot be opened: gRPC does not tell it."""
+    """Raises the OSError that prevents opening a port, which gRPC does not report."""
     if address.host:
         family, *_, target = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
         socket.create_server(target[:2], family=family).close()

@@ -1,4 +1,4 @@
-"""One node by itself: it serves the shard of its store from the start to the stop."""
+"""A single node: serves the shard of its store from startup to shutdown."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LocalHost:
     Args:
         settings: Settings of the server.
         files: Shares of the open files.
-        on_fatal: Called once when a commit failed: nothing is decided any more, the process must end.
+        on_fatal: Called once when a commit has failed: nothing more is decided, and the process must end.
         verify: Whether to check every row first.
     """
 
@@ -50,7 +50,7 @@ class LocalHost:
         self._serving: Serving | None = None
 
     async def start(self, present: Present, absence_changed: Callable[[], None]) -> None:  # noqa: ARG002
-        """Opens the store and presents what serves its shard.
+        """Opens the store and presents the Serving of its shard.
 
         Raises:
             StoreError: The store, or the folder of artifacts, cannot be opened.
@@ -61,7 +61,7 @@ class LocalHost:
         store = open_store(settings.persistence, self._files.store)
         try:
             _refuse_member(store)
-            # Nothing may be written before the format is known and nothing durable is missing.
+            # Nothing may be written before the format is known and the store is known to be complete.
             shards = settings.persistence.num_shards
             identity = next_identity(store, shards, int(time.time()), os.urandom(CLUSTER_ID_BYTES))
             tick = store.get(keys.TICK)
@@ -86,29 +86,29 @@ class LocalHost:
         present(serving)
 
     def absence(self) -> Rejection:
-        """Returns the refusal of calls before the start."""
-        return Rejection(Reason.DRAINING, "the server does not serve yet")
+        """Returns the rejection of calls before startup is complete."""
+        return Rejection(Reason.DRAINING, "the server is starting")
 
     async def stale(self) -> Serving:
-        """Refuses: what there is is presented."""
+        """Never called in normal operation: a single node always serves. Raises the rejection of `absence`."""
         raise self.absence()
 
     async def drain(self, grace_ms: int) -> None:
-        """Ends waits, and tells streams."""
+        """Ends waits and notifies streams."""
         if self._serving is not None:
             self._serving.drain(grace_ms)
 
     async def close(self) -> None:
-        """Commits what is decided, and closes the store."""
+        """Commits pending decisions and closes the store."""
         if self._serving is not None:
             await self.upkeep.stop()
             await self._serving.close()
 
 
 def _refuse_member(store: Store) -> None:
-    """Refuses a store that belongs to a cluster: the other members decide on it, too."""
+    """Rejects a store that belongs to a cluster, because the other members write to it as well."""
     if load_node(store) is not None:
         raise StoreFormat(
-            "the store is that of a member of a cluster; start it with RAFT_ENABLED, or make it that of a single node "
+            "the store belongs to a member of a cluster; start it with RAFT_ENABLED, or convert it to a single node "
             "with `codeq cluster leave`"
         )

@@ -1,4 +1,4 @@
-"""Opens the store of a server, and what serves the shard in it."""
+"""Opens a server's store and shard, and creates the shard's Serving."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from codeq_server.storage.store import Store
 
 
 def open_store(persistence: PersistenceSettings, files_max: int) -> Store:
-    """Returns the store that the settings name, with so many of its files open at a time.
+    """Opens the configured store, with at most `files_max` open files.
 
     Raises:
-        StoreError: It cannot be opened.
+        StoreError: The store cannot be opened.
     """
     if persistence.path is None:
         return MemoryStore()
@@ -45,18 +45,18 @@ def verify(store: Store) -> None:
         differences, _ = check_open(store)
     if differences:
         raise StoreDamaged(
-            f"the store's rows contradict each other, {len(differences)} times or more; the first: {differences[0]}. "
-            "`codeq store check` lists them; restore a backup"
+            f"the store's rows contradict each other in at least {len(differences)} places; the first: "
+            f"{differences[0]}. `codeq store check` lists them; restore a backup"
         )
 
 
 def load_shard(settings: Settings, rows: RowReader, epoch: int) -> Shard:
-    """Returns the shard as the store has it; may run on any thread while nobody writes rows of it.
+    """Loads the shard from the store; may run on any thread as long as no other one writes its rows.
 
     Args:
         settings: Settings of the server.
         rows: The rows of the store.
-        epoch: Number of this opening, greater than all before it.
+        epoch: Epoch of this opening, greater than all earlier ones.
 
     Raises:
         CorruptRows: The rows contradict each other.
@@ -74,19 +74,19 @@ def make_serving(
     *,
     keeps_time: bool = True,
 ) -> Serving:
-    """Returns what serves a shard. Must be called within the event loop that serves it.
+    """Returns the Serving of a shard. Must be called within the event loop that serves it.
 
     Args:
         settings: Settings of the server.
-        shard: The shard; nobody else writes rows of it from now on.
+        shard: The shard; from now on only the Serving writes its rows.
         log: Makes batches durable; the Serving closes it.
-        keeper: Keeps contents of artifacts; None: they are refused.
-        on_fatal: Called once when a commit failed: nothing is decided any more, the process must end.
-        keeps_time: Whether what falls due is seen to.
+        keeper: Stores artifact contents; None: they are rejected.
+        on_fatal: Called once when a commit has failed: nothing more is decided, and the process must end.
+        keeps_time: Whether timers run: expiring leases and due tasks are processed.
     """
     runner = ShardRunner(shard, log, system_clock, random.SystemRandom().random, on_fatal, keeps_time=keeps_time)
     runner.on_notable = TaskEvents().take
-    runner.changed()  # leases and due times of before are watched from now on
+    runner.changed()  # starts the timers of existing leases and due times
     return Serving(
         runner,
         keeper,
@@ -97,7 +97,7 @@ def make_serving(
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Nothing that opening makes is garbage: looking for some would take four fifths of its time with many queues."""
+    """Suspends garbage collection, which finds nothing but takes four fifths of the time to open many queues."""
     collects = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""What this process writes is read by its own user only."""
+"""Restricts files that this process writes to its own user."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 from typing import Final
 
 PRIVATE_UMASK: Final = 0o077
-"""Leaves folders 0700 and files 0600, RocksDB's too."""
+"""Results in folders with mode 0700 and files with 0600, including RocksDB's."""
 
 
 def write_privately() -> None:
-    """Has all that this process and its children write from now on be private, whatever umask they were given."""
+    """Makes all files that this process and its children create from now on private, whatever the inherited umask."""
     os.umask(PRIVATE_UMASK)

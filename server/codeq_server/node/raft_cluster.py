@@ -1,4 +1,4 @@
-"""What operators see and change of the members: the port of ClusterService onto this node's part in the cluster."""
+"""Status and membership changes for operators: implements ClusterService's interface with this node's Raft member."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ MEET_SECONDS: Final = 5.0
 ASK_SECONDS: Final = 0.2
 """Time between two attempts to reach it."""
 READY_SECONDS: Final = 3.0
-"""Time for what an election leaves behind: for a leader to be known, to serve, and to hear of the other members."""
+"""Time for the cluster to settle after an election: for a leader to be known, to serve, and to hear from the others."""
 CHANGE_SECONDS: Final = 10.0
-"""Time for a change to be agreed on."""
+"""Time to commit a change."""
 TRANSFER_SECONDS: Final = 3.0
-"""Time for another member to take the lead."""
+"""Time for another member to take over leadership."""
 POLL_SECONDS: Final = 0.01
 
 Change = raft_rows_pb2.MembersChange
 
 
 class Connections(Protocol):
-    """What connects this node with others."""
+    """This node's connections to other nodes."""
 
     async def ask(self, name: str, address: str) -> Hello:
         """See `Transport.ask`."""
@@ -47,11 +47,11 @@ class Connections(Protocol):
 
 
 class RaftCluster:
-    """See `services.cluster.Cluster`. What is refused has changed nothing.
+    """See `services.cluster.Cluster`. Rejected requests have changed nothing.
 
     Args:
-        member: This node's part in the cluster.
-        connections: What connects it with the others.
+        member: This node's Raft member.
+        connections: Its connections to the others.
         raft: Settings.
         serves: Returns whether this node serves the shard.
     """
@@ -62,7 +62,7 @@ class RaftCluster:
         self._member, self._connections, self._raft, self._serves = member, connections, raft, serves
 
     def status(self) -> ClusterStatus:
-        """Returns what this node knows now."""
+        """Returns the current status as this node sees it."""
         group = self._member.group
         groups = [] if group is None else [self._group_status(group)]
         return ClusterStatus(self._raft.self_id, self._raft.peers[self._raft.self_id], groups)
@@ -89,13 +89,13 @@ class RaftCluster:
             await self._change(group, membership, Change(put=[moved]), [])
         invited = any(invitation.name == name for invitation in group.members.invitations)
         if peer.raft_id in conf.voters or (peer.raft_id in conf.learners and invited):
-            return  # a learner that nobody invites any more would stay one for ever
+            return  # a learner without an invitation would stay a learner forever
         replaces = existing.raft_id if existing is not None and not same else 0
         invitation = raft_rows_pb2.Invitation(name=name, address=address, replaces=replaces)
         await self._change(group, membership, Change(invited=[invitation]), [])
         if not await _until(lambda: _takes_part(group, peer.raft_id), CHANGE_SECONDS):
             raise Rejection(
-                Reason.MEMBERSHIP_CHANGE_IN_PROGRESS, f"{name} is invited, and not yet a learner; look at the status"
+                Reason.MEMBERSHIP_CHANGE_IN_PROGRESS, f"{name} is invited but not yet a learner; check the status"
             )
 
     async def remove(self, name: str) -> None:
@@ -105,15 +105,15 @@ class RaftCluster:
         invited = any(invitation.name == name for invitation in group.members.invitations)
         if member is None:
             if not invited:
-                raise Rejection(Reason.MEMBER_NOT_FOUND, f"id: {name} is no member")
+                raise Rejection(Reason.MEMBER_NOT_FOUND, f"id: {name} is not a member")
             await self._change(group, membership, Change(uninvited=[name]), [])
             return
-        # A leader that was elected a moment ago has not heard of the others yet.
+        # A newly elected leader has not heard from the others yet.
         if not await _until(lambda: self._can_spare(group, member.raft_id), READY_SECONDS):
-            raise Rejection(Reason.MEMBER_NOT_READY, f"too few of the other members are there to go on without {name}")
+            raise Rejection(Reason.MEMBER_NOT_READY, f"too few other members are active to continue without {name}")
         if member.raft_id == group.raft_id:
             await self.transfer(None)
-            raise self._member.refusal()  # who leads now takes this node out
+            raise self._member.refusal()  # the new leader removes this node
         change = Change(removed=[member.raft_id], uninvited=[name])
         await self._change(group, membership, change, [("remove", member.raft_id)])
 
@@ -124,7 +124,7 @@ class RaftCluster:
         if name is not None:
             member = members.named(group.members, name)
             if member is None:
-                raise Rejection(Reason.MEMBER_NOT_FOUND, f"id: {name} is no member")
+                raise Rejection(Reason.MEMBER_NOT_FOUND, f"id: {name} is not a member")
             if member.raft_id == group.raft_id:
                 return
             to = member.raft_id
@@ -134,14 +134,14 @@ class RaftCluster:
             return group.leader not in (0, group.raft_id)
 
         if not await _until(lambda: led_by_another() or self._member.hand_over(to), READY_SECONDS):
-            raise Rejection(Reason.MEMBER_NOT_READY, "no other voter is there to take the lead")
+            raise Rejection(Reason.MEMBER_NOT_READY, "no other voter is able to take over leadership")
         if not await _until(led_by_another, TRANSFER_SECONDS):
             raise Rejection(Reason.MEMBER_NOT_READY, "the other voter did not take over in time")
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
     async def _leading(self) -> tuple[Group, Membership]:
-        """Returns the group that this node leads, and how its members change; waits while nobody is known to lead.
+        """Returns the group that this node leads, and its membership; waits while no leader is known.
 
         Raises:
             Rejection: NOT_LEADER.
@@ -159,20 +159,20 @@ class RaftCluster:
         return group, membership
 
     def _is_there(self, group: Group, existing: raft_rows_pb2.Member) -> bool:
-        """Returns whether a member has its vote, and its disk as far as is known."""
+        """Returns whether a member is a voter and, as far as is known, still has its disk."""
         peer = self._member.peer(existing.name)
         same = peer is None or peer.raft_id == existing.raft_id
         return same and existing.raft_id in read_conf_state(group.conf_state).voters
 
     def _can_spare(self, group: Group, raft_id: int) -> bool:
-        """Returns whether enough voters are there to go on without a member."""
+        """Returns whether enough voters are active to continue without a member."""
         voters = read_conf_state(group.conf_state).voters
         staying = [other for other in voters if other != raft_id]
         there = {group.raft_id, *self._member.others_active()}
         return raft_id not in voters or len(there.intersection(staying)) >= len(staying) // 2 + 1
 
     async def _ask(self, name: str, address: str) -> Hello:
-        """Returns who answers at an address: a node with this name that can be made a member, or is one.
+        """Returns the node at an address: one with this name that is, or can become, a member.
 
         Raises:
             Rejection: MEMBER_NOT_READY.
@@ -193,7 +193,7 @@ class RaftCluster:
             mine = self._member.row.cluster_id.hex()
             raise Rejection(
                 Reason.MEMBER_NOT_READY,
-                f"raft_addr: {name} belongs to the cluster {peer.cluster_id.hex()}, this is {mine}; empty its store",
+                f"raft_addr: {name} belongs to the cluster {peer.cluster_id.hex()}, not to {mine}; empty its store",
             )
         return peer
 
@@ -205,7 +205,7 @@ class RaftCluster:
         except (TimeoutError, Rejection):
             raise Rejection(
                 Reason.OUTCOME_UNKNOWN,
-                "no majority agreed on the change in time; it may still come; look at the status",
+                "no majority confirmed the change in time; it may still take effect; check the status",
             ) from None
 
     # -- status --------------------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ class RaftCluster:
 
 
 def _votes(conf: ConfState, raft_id: int) -> bool:
-    """Returns whether a member has a vote of weight: while a replacement is on its way, those before count as well."""
+    """Returns whether a member has an effective vote: during a replacement only voters of both configurations do."""
     return raft_id in conf.voters and (not conf.voters_outgoing or raft_id in conf.voters_outgoing)
 
 
@@ -255,26 +255,26 @@ def _takes_part(group: Group, raft_id: int) -> bool:
 
 
 def _exists(name: str) -> Rejection:
-    text = f"id: {name} is a member with another address or disk; say replace to take it out in the same step"
+    text = f"id: {name} is a member with another address or disk; use replace to remove it in the same step"
     return Rejection(Reason.MEMBER_EXISTS, text)
 
 
 async def _idle(group: Group, membership: Membership) -> None:
-    """Returns when no change of the members is being made.
+    """Waits until no membership change is in progress.
 
     Raises:
-        Rejection: MEMBERSHIP_CHANGE_IN_PROGRESS: one takes long.
+        Rejection: MEMBERSHIP_CHANGE_IN_PROGRESS: a change takes too long.
     """
 
     def is_idle() -> bool:
         return not membership.busy and not read_conf_state(group.conf_state).voters_outgoing
 
     if not await _until(is_idle, READY_SECONDS):
-        raise Rejection(Reason.MEMBERSHIP_CHANGE_IN_PROGRESS, "another change of the members is being made; try again")
+        raise Rejection(Reason.MEMBERSHIP_CHANGE_IN_PROGRESS, "another membership change is in progress; try again")
 
 
 async def _until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Returns whether a condition came true in time."""
+    """Waits for a condition; returns whether it became true in time."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not condition():
         if asyncio.get_running_loop().time() >= deadline:

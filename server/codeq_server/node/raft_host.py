@@ -1,4 +1,4 @@
-"""A node of a cluster: it serves the shard while its member of the Raft group leads."""
+"""A node of a cluster: serves the shard while its member of the Raft group is leader."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from codeq_server.storage.rocks import RocksStore
 from codeq_server.storage.scratch import scratch_of, take_scratch
 
 TICKS_PER_ELECTION: Final = 20
-"""Ticks in the shortest wait of an election: two members seldom begin in the same one."""
+"""Ticks in the minimum election timeout, so that two members seldom start an election in the same tick."""
 
 _log = structlog.get_logger()
 
@@ -46,11 +46,11 @@ class RaftHost:
     """A host whose log is that of a Raft group; see `Host`.
 
     Args:
-        settings: Settings of the server, with those of Raft.
-        raft: Those of Raft.
+        settings: Settings of the server.
+        raft: Its Raft settings.
         files: Shares of the open files.
-        door: Where other nodes come in.
-        on_fatal: Called once when the node cannot go on: the process must end.
+        door: Door for connections from other nodes.
+        on_fatal: Called once when the node cannot continue: the process must end.
         verify: Whether to check every row first.
     """
 
@@ -76,13 +76,13 @@ class RaftHost:
         self._tick_seconds = raft.election_ms / 1000 / TICKS_PER_ELECTION
         self._ticker: asyncio.TimerHandle | None = None
         self._leader = ""
-        """Name of the leader that the log told of last."""
+        """Name of the leader last logged."""
 
     async def start(self, present: Present, absence_changed: Callable[[], None]) -> None:
-        """Opens the store and takes part in the cluster; what serves is presented when this node leads.
+        """Opens the store and joins the cluster; a Serving is presented when this node becomes leader.
 
         Raises:
-            ConfigError: It would found a cluster of two, or what is to be kept lies in a folder that is emptied.
+            ConfigError: It would found a cluster of two, or a configured folder lies in one that is emptied at startup.
             StoreError: The store cannot be opened.
             StoreDamaged: The check of every row found differences.
             ListenError: The port of the transport cannot be opened.
@@ -152,19 +152,19 @@ class RaftHost:
         )
 
     def absence(self) -> Rejection:
-        """Returns the refusal of calls while another node leads, or none."""
+        """Returns the rejection of calls while this node is not the leader."""
         return self.member.refusal()
 
     async def stale(self) -> Serving:
-        """Returns what answers reads from the rows as this node has them."""
+        """Returns a Serving that answers reads from this node's own rows."""
         return await self._views.current()
 
     async def drain(self, grace_ms: int) -> None:
-        """Hands the leadership over if another member can take it; else it ends waits, and tells streams."""
+        """Hands over leadership if another member can take it; otherwise ends waits and notifies streams."""
         await self._leading.drain(self.member, grace_ms)
 
     async def close(self) -> None:
-        """Takes no further part, and closes the store."""
+        """Stops the Raft member and closes the store."""
         if self._ticker is not None:
             self._ticker.cancel()
         self._leading.end(self.member)
@@ -185,7 +185,7 @@ class RaftHost:
         self._leading.end(self.member)
 
     def members_changed(self) -> None:
-        """See `member.Host.members_changed`: keeps the address book."""
+        """See `member.Host.members_changed`: updates the transport's peers."""
         group = self.member.group
         if group is None:
             return
@@ -207,7 +207,7 @@ class RaftHost:
         if self._leader:
             _log.info("leader_found", leader=self._leader, before=before)
         else:
-            _log.warning("leader_lost", leader=before, hint="calls are refused until the members have elected another")
+            _log.warning("leader_lost", leader=before, hint="calls are rejected until the members elect a new leader")
 
     def make_snapshot(self) -> Awaitable[Made]:
         """See `member.Host.make_snapshot`."""
@@ -221,22 +221,22 @@ class RaftHost:
             self._present(serving)
 
     def _fail(self, problem: BaseException) -> None:
-        """Takes no further part: a leader that cannot write must not keep the others from electing one that can."""
+        """Stops the Raft member: a leader that cannot write must not prevent the others from electing one that can."""
         self._on_fatal(problem)
         if self.member.group is not None:
             self.member.group.stop()
 
     def _tick(self) -> None:
-        # Ticks that were missed while the loop was busy are not made up for: they would all count at once.
+        # Ticks missed while the loop was busy are not made up for: they would all elapse at once.
         self._ticker = self._loop.call_later(self._tick_seconds * random.uniform(0.98, 1.02), self._tick)
         self.member.tick()
 
 
 def _take_scratch(settings: Settings, store: Path) -> Path:
-    """Returns the folder for files on their way, empty.
+    """Empties and returns the scratch folder.
 
     Raises:
-        ConfigError: A folder for what is to be kept lies in it.
+        ConfigError: A configured folder lies in it.
         StoreNotWritable: It cannot be used.
     """
     scratch = scratch_of(store)
@@ -248,10 +248,10 @@ def _take_scratch(settings: Settings, store: Path) -> Path:
 
 
 def _judge_bootstrap(raft: RaftSettings, established: bool) -> None:  # noqa: FBT001
-    """Refuses to found a cluster of two, and warns where there are two: an established member founds nothing.
+    """Rejects founding a cluster of two; only warns an established member, which founds nothing.
 
     Raises:
-        ConfigError: This node would found one.
+        ConfigError: This node would found a cluster of two.
     """
     if not established:
         refuse_pair(raft)
@@ -259,5 +259,5 @@ def _judge_bootstrap(raft: RaftSettings, established: bool) -> None:  # noqa: FB
         _log.warning(
             "two_members",
             peers=",".join(sorted(raft.peers)),
-            hint="two members stop when either does: add a third one; RAFT_BOOTSTRAP has no effect on them",
+            hint="a cluster of two stops when either member does: add a third; RAFT_BOOTSTRAP has no effect here",
         )

@@ -1,4 +1,4 @@
-"""Prometheus metrics of a node's part in its cluster, read when they are asked for. The same whoever leads."""
+"""Prometheus metrics of a node's Raft member, read at scrape time. Leaders and followers export the same families."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from codeq_server.services.cluster import Role
 
 _COUNTERS: Final = {
     "messages_sent": ("codeq_raft_messages_sent", "Messages sent to other nodes"),
-    "messages_received": ("codeq_raft_messages_received", "Messages of other nodes taken"),
+    "messages_received": ("codeq_raft_messages_received", "Messages received from other nodes"),
     "bytes_sent": ("codeq_raft_bytes_sent", "Bytes of messages sent"),
-    "bytes_received": ("codeq_raft_bytes_received", "Bytes of messages taken"),
-    "dropped": ("codeq_raft_messages_dropped", "Messages not sent because a node was away or slow"),
-    "refused": ("codeq_raft_messages_refused", "Messages that came and were not for this node"),
-    "reconnects": ("codeq_raft_reconnects", "Connections to a node made again"),
-    "snapshots_sent": ("codeq_raft_snapshots_sent", "Snapshots that arrived at another node"),
-    "snapshots_failed": ("codeq_raft_snapshots_failed", "Snapshots that did not arrive, or were not wanted"),
-    "snapshots_received": ("codeq_raft_snapshots_received", "Snapshots taken from another node"),
+    "bytes_received": ("codeq_raft_bytes_received", "Bytes of messages received"),
+    "dropped": ("codeq_raft_messages_dropped", "Messages dropped because a node was unreachable or slow"),
+    "refused": ("codeq_raft_messages_refused", "Messages received that were not for this node"),
+    "reconnects": ("codeq_raft_reconnects", "Reconnections to a node"),
+    "snapshots_sent": ("codeq_raft_snapshots_sent", "Snapshots delivered to another node"),
+    "snapshots_failed": ("codeq_raft_snapshots_failed", "Snapshots not delivered, or not wanted by the receiver"),
+    "snapshots_received": ("codeq_raft_snapshots_received", "Snapshots received from another node"),
     "snapshot_bytes_sent": ("codeq_raft_snapshot_bytes_sent", "Bytes of snapshots sent"),
-    "snapshot_bytes_received": ("codeq_raft_snapshot_bytes_received", "Bytes of snapshots taken"),
+    "snapshot_bytes_received": ("codeq_raft_snapshot_bytes_received", "Bytes of snapshots received"),
 }
 
 
 class RaftCollector(Collector):
-    """Tells the metrics of consensus, its disk and its transport.
+    """Exports the metrics of the Raft member, its disk and its transport.
 
     Args:
-        member: This node's part in the cluster.
-        transport: What connects it with the others.
+        member: This node's Raft member.
+        transport: Its transport to the others.
         maker: Makes its snapshots.
     """
 
@@ -46,7 +46,7 @@ class RaftCollector(Collector):
         self._member, self._transport, self._maker = member, transport, maker
 
     def collect(self) -> Iterator[Metric]:
-        """Yields every family; those of the group not before this node is in one."""
+        """Yields every family; those of the group only once this node has joined one."""
         group = self._member.group
         if group is not None:
             yield from _of_group(group)
@@ -66,29 +66,29 @@ class RaftCollector(Collector):
 def _of_group(group: Group) -> Iterator[Metric]:
     status = group.status
     mine = "learner" if group.raft_id in read_conf_state(group.conf_state).learners else status.role
-    roles = GaugeMetricFamily("codeq_raft_role", "1 for what this node is.", labels=("role",))
+    roles = GaugeMetricFamily("codeq_raft_role", "1 for the role of this node.", labels=("role",))
     for role in get_args(Role):
         roles.add_metric((role,), role == mine)
     yield roles
     gauges = (
         ("has_leader", "1 while a leader is known.", bool(group.leader)),
         ("term", "Term.", status.term),
-        ("commit_index", "Last entry that a majority has.", status.commit),
-        ("applied_index", "Last entry whose rows are in the store.", group.written),
-        ("apply_lag", "Entries that a majority has and the store has not.", status.commit - group.written),
-        ("proposals_waiting", "Batches of this leader that wait for a majority.", group.pending.proposals),
+        ("commit_index", "Last committed entry.", status.commit),
+        ("applied_index", "Last entry applied to the store.", group.written),
+        ("apply_lag", "Committed entries not yet applied to the store.", status.commit - group.written),
+        ("proposals_waiting", "Batches of this leader waiting for a majority.", group.pending.proposals),
         ("log_entries", "Entries in the log.", status.last_index - status.first_index + 1),
         ("log_bytes", "Size of the log.", status.log_bytes),
     )
     for name, text, value in gauges:
         yield GaugeMetricFamily(f"codeq_raft_{name}", text, value=value)
-    yield CounterMetricFamily("codeq_raft_elections", "Elections of a leader seen.", value=group.elections)
+    yield CounterMetricFamily("codeq_raft_elections", "Leader elections seen.", value=group.elections)
 
 
 def _of_members(group: Group) -> Iterator[Metric]:
-    """Yields what only a leader knows of the others."""
+    """Yields the metrics of the other members, which only a leader has."""
     lag = GaugeMetricFamily("codeq_raft_member_lag", "Entries that a member lacks.", labels=("member",))
-    active = GaugeMetricFamily("codeq_raft_member_active", "1 if a member was heard lately.", labels=("member",))
+    active = GaugeMetricFamily("codeq_raft_member_active", "1 if a member was heard from recently.", labels=("member",))
     progress = {each.id: each for each in group.node.progress()} if group.leading_term else {}
     for member in group.members.members:
         seen = progress.get(member.raft_id)
@@ -100,8 +100,8 @@ def _of_members(group: Group) -> Iterator[Metric]:
 
 
 def _of_disk(disk: Disk) -> Iterator[Metric]:
-    yield GaugeMetricFamily("codeq_raft_writes_waiting", "Writes that wait for the disk.", value=disk.waiting)
-    yield CounterMetricFamily("codeq_raft_syncs", "Syncs of the disk since the start.", value=disk.syncs.count)
+    yield GaugeMetricFamily("codeq_raft_writes_waiting", "Writes waiting for the disk.", value=disk.waiting)
+    yield CounterMetricFamily("codeq_raft_syncs", "Disk syncs since the start.", value=disk.syncs.count)
     yield CounterMetricFamily(
-        "codeq_raft_sync_seconds", "Time of writes with their syncs since the start.", value=disk.syncs.seconds
+        "codeq_raft_sync_seconds", "Time spent in writes with their syncs since the start.", value=disk.syncs.seconds
     )

@@ -1,4 +1,4 @@
-"""Whether a node is ready: it answers calls now, or sends callers to the node that does. Else it says why not."""
+"""Readiness of a node: whether it answers calls or redirects them to the leader; otherwise the reason why not."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from codeq_server.core.errors import Rejection
 from codeq_server.services.calls import Calls
 
 NODE_SERVICES: Final = frozenset({"codeq.v1.ClusterService", "codeq.v1.ServerService"})
-"""Services of the node itself: they answer whoever serves the shard, and where nobody does."""
+"""Services of the node itself: they answer even while no node serves the shard."""
 
 
 class Readiness:
-    """The readiness of a node, asked at any moment by REST and told to those who watch over gRPC.
+    """The readiness of a node, queried by REST and published through the gRPC health service.
 
     Args:
-        calls: Knows what serves the shard here.
-        absence: Returns the refusal of calls while nothing does, with the addresses of the leader where it is known.
+        calls: Holds the current Serving of the shard.
+        absence: Returns the rejection of calls without a Serving, with the leader's addresses if known.
     """
 
     def __init__(self, calls: Calls, absence: Callable[[], Rejection]) -> None:
@@ -30,24 +30,24 @@ class Readiness:
         self._is_stopping = False
 
     def stop(self) -> None:
-        """Is ready no more."""
+        """Makes the node unready for good: the server is stopping."""
         self._is_stopping = True
         self.changed()
 
     def changed(self) -> None:
-        """Takes notice that the node may be ready now, or not any more."""
+        """Signals that readiness may have changed."""
         self._may_differ.set()
 
     def rest(self) -> str:
-        """Returns why requests over HTTP are neither answered nor redirected; empty: they are."""
+        """Returns why HTTP requests are neither answered nor redirected; empty: they are."""
         return self._unready(LEADER_HTTP)
 
     def grpc(self) -> str:
-        """Returns why calls over gRPC are neither answered nor sent on; empty: they are."""
+        """Returns why gRPC calls are neither answered nor referred to the leader; empty: they are."""
         return self._unready(LEADER_GRPC)
 
     async def tell(self, servicer: health.aio.HealthServicer, names: Collection[str]) -> NoReturn:
-        """Keeps the health of services, and of the server as a whole, as it is. Does not return."""
+        """Keeps the health status of the services and of the server as a whole up to date. Does not return."""
         for name in NODE_SERVICES.intersection(names):
             await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
         while True:
@@ -68,5 +68,5 @@ class Readiness:
         if refusal.metadata.get(address_of_leader):
             return ""
         if LEADER_NAME in refusal.metadata:
-            return f"{refusal.message}; where clients reach it is not known"
+            return f"{refusal.message}; its address for clients is unknown"
         return refusal.message

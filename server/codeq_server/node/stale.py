@@ -1,7 +1,7 @@
-"""Reads on a node that does not lead: its rows as they were a moment ago, opened like a shard that nobody changes.
+"""Stale reads on a follower: its recent rows, opened as a read-only shard.
 
-A view is a checkpoint of the store, opened for reading: links to files of the store, and so of one moment.
-(Iterating over a snapshot of the binding shows rows that came after it.)
+A view is a checkpoint of the store, opened for reading: hard links to the store's files, and thus a consistent
+snapshot. (A snapshot of the RocksDB binding is not: iterating over it also shows later rows.)
 """
 
 from __future__ import annotations
@@ -31,42 +31,42 @@ from codeq_server.storage.rocks import RocksStore
 
 KEPT: Final = 2
 AGE_SECONDS: Final = 1.0
-"""Age from which a view is not shown any more, if a new one is quickly made."""
+"""Age from which a view is replaced, if creating a new one is fast."""
 AGE_PER_SECOND: Final = 10.0
-"""How much older a view may become for each second that making it took: a tenth of the time goes to making them."""
+"""Seconds that a view is used per second its creation took, so that at most a tenth of the time is spent on views."""
 
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What answers reads, and what there is to close when nobody reads it any more."""
+    """A Serving for reads, and what to close once it is no longer used."""
 
     serving: Serving
     files: ExitStack
 
 
 class StaleViews:
-    """Makes views and keeps the last one for a while.
+    """Creates views and caches the latest one.
 
     Args:
         settings: Settings of the server.
         store: The store.
-        files_max: Files of each that may be open at a time.
-        folder: Where checkpoints are made, empty or not there yet, on the disk of the store.
+        files_max: Maximum open files of each view.
+        folder: Folder for checkpoints, empty or missing, on the store's disk.
     """
 
     def __init__(self, settings: Settings, store: RocksStore, files_max: int, folder: Path) -> None:
         self._settings, self._store, self._files_max, self._folder = settings, store, files_max, folder
         self._views: deque[_View] = deque()
-        """The last one, behind the one before, which calls may still be reading."""
+        """The previous view, which calls may still be reading, and the latest one."""
         self._good_until = 0.0
         self._number = 0
         self._making: asyncio.Task[Serving] | None = None
 
     async def current(self) -> Serving:
-        """Returns what serves reads; nothing else may be asked of it.
+        """Returns a Serving that may be used for reads only.
 
         Raises:
-            Rejection: This node has no rows yet.
+            Rejection: This node's rows cannot be read, or it has none yet.
         """
         if self._views and time.monotonic() < self._good_until:
             return self._views[-1].serving
@@ -75,7 +75,7 @@ class StaleViews:
         return await asyncio.shield(self._making)
 
     async def close(self) -> None:
-        """Forgets what was made: the store can be closed afterwards."""
+        """Closes all views; afterwards the store can be closed."""
         self._good_until = 0.0
         if self._making is not None:
             await asyncio.gather(self._making, return_exceptions=True)
@@ -87,7 +87,7 @@ class StaleViews:
         try:
             shard, files = await asyncio.to_thread(self._load)
         except (StoreError, CorruptRows) as problem:
-            raise Rejection(Reason.NOT_LEADER, f"this node cannot read its rows now: {problem}") from None
+            raise Rejection(Reason.NOT_LEADER, f"this node cannot read its rows at the moment: {problem}") from None
         finally:
             self._making = None
         serving = make_serving(self._settings, shard, _NoLog(), None, _ignore, keeps_time=False)
@@ -99,7 +99,7 @@ class StaleViews:
         return serving
 
     def _load(self) -> tuple[Shard, ExitStack]:
-        """Returns the shard of a new checkpoint, and what closes it."""
+        """Returns the shard of a new checkpoint, and the stack that closes it."""
         self._number += 1
         folder = self._folder / str(self._number)
         with ExitStack() as files:
@@ -109,14 +109,14 @@ class StaleViews:
             rows = files.enter_context(open_stored(folder, self._files_max))
             value = rows.get(keys.IDENTITY)
             if value is None:
-                raise StoreFailed("it has none yet")
+                raise StoreFailed("it has no rows yet")
             shard = load_shard(self._settings, rows, parsed(rows_pb2.IdentityRow, keys.IDENTITY, value).epoch)
-            shard.batch.rows.clear()  # what an opening tidies up is left to the leader
+            shard.batch.rows.clear()  # the cleanup done by opening is left to the leader
             return shard, files.pop_all()
 
 
 class _NoLog:
-    """The log of a shard that decides nothing."""
+    """The log of a read-only shard."""
 
     window = 1
 
@@ -131,4 +131,4 @@ class _NoLog:
 
 
 def _ignore(_: BaseException) -> None:
-    """Nothing rests on a view."""
+    """Ignores a failure of a view, on which nothing depends."""

@@ -1,4 +1,4 @@
-"""What a server tells about itself once it is ready: a file for programs, a few lines for people."""
+"""Startup summary of a server: a ready file for programs, and a few lines on the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from codeq_server.config import DEV_TOKEN, Address, Settings
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Where a server can be reached; None: no such listener."""
+    """Addresses of a server's listeners; None: no such listener."""
 
     http: Address | None
     worker: Address | None
@@ -22,13 +22,13 @@ class Ready:
 
 
 def write_ready_file(path: Path, ready: Ready) -> None:
-    """Writes the addresses and the id of this process as JSON, whole or not at all.
+    """Writes the addresses and the process id as JSON, atomically.
 
     Raises:
-        OSError: The file cannot be written, or is there and none that a server wrote.
+        OSError: The file cannot be written, or exists and was not written by a server.
     """
     if _writer_of(path) == 0:
-        raise FileExistsError(errno.EEXIST, "it is there, and no ready file of a server")
+        raise FileExistsError(errno.EEXIST, "it exists and is not a server's ready file")
     content = {
         **{
             name: None if address is None else reachable(address)
@@ -42,14 +42,14 @@ def write_ready_file(path: Path, ready: Ready) -> None:
 
 
 def forget_ready_file(path: Path) -> None:
-    """Removes the ready file, if it is the one that this process wrote."""
+    """Removes the ready file if this process wrote it."""
     with suppress(OSError):
         if _writer_of(path) == os.getpid():
             path.unlink()
 
 
 def _writer_of(path: Path) -> int | None:
-    """Returns the id of the process that wrote a ready file; 0: it is none; None: nothing is there, or in it."""
+    """Returns the id of the process that wrote a ready file; 0: not a ready file; None: no file, or an empty one."""
     try:
         text = path.read_bytes()
         content = json.loads(text) if text else None
@@ -64,34 +64,34 @@ def _writer_of(path: Path) -> int | None:
 
 
 def reachable(address: Address) -> str:
-    """Returns how a client on this machine reaches an address."""
+    """Returns an address in the form in which a local client can reach it."""
     return str(Address(address.host or "localhost", address.port))
 
 
 def rest_line(http: Address | None) -> list[str]:
-    """Returns the line that tells where REST is, if it is served."""
+    """Returns the summary line of the REST API, if it is served."""
     if http is None:
         return []
     return [f"  REST       http://{reachable(http)}/v1/codeq  (also /openapi.json, /metrics, /readyz)"]
 
 
 def text(settings: Settings, ready: Ready, version: str, unready: str = "") -> str:
-    """Returns the lines that a person wants to see: where, how it stores, and a first task to paste.
+    """Returns the summary: addresses, storage and, with --dev, a command that creates a first task.
 
-    `unready` says why calls are not answered yet; empty: they are.
+    `unready` is the reason why calls are not answered yet; empty: they are.
     """
     persistence = settings.persistence
     fsync = "fsync on" if persistence.fsync_on_commit else "WITHOUT fsync: a crash may lose acknowledged tasks"
-    store = f"{persistence.path} ({fsync})" if persistence.path is not None else "memory: nothing is kept"
+    store = f"{persistence.path} ({fsync})" if persistence.path is not None else "memory: lost when the server stops"
     lines = [
-        f"codeq {version} has started, and is not ready yet: {unready}" if unready else f"codeq {version} is ready",
+        f"codeq {version} has started but is not ready yet: {unready}" if unready else f"codeq {version} is ready",
         *rest_line(ready.http),
         *(f"  workers    {reachable(a)}  (gRPC)" for a in [ready.worker] if a is not None),
         *(f"  producers  {reachable(a)}  (gRPC)" for a in [ready.producer] if a is not None),
         f"  store      {store}",
     ]
     if settings.dev:
-        # A token of the operator's own is never shown.
+        # The operator's own token is never shown.
         token = DEV_TOKEN if settings.auth.producer.token == DEV_TOKEN else "$PRODUCER_TOKEN"
         lines.append(f"  token      {token}")
     if settings.dev and ready.http is not None and not unready:

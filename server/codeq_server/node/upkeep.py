@@ -1,4 +1,4 @@
-"""What works beside a shard as long as its store is open, whether the shard is served here or not."""
+"""Background work on an open store, whether or not this node serves the shard."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _log = structlog.get_logger()
 
 
 class Upkeep:
-    """The watch over a store's space, the reclaiming of it, backups, and the files of artifacts.
+    """Watches and reclaims a store's disk space, and manages backups and artifact files.
 
     Attributes:
-        space: Free space of the store.
-        keeper: Keeps contents of artifacts; None: nobody does, so they are refused.
-        backups: Makes backups; None: they are refused.
+        space: Watches the store's free space.
+        keeper: Stores artifact contents; None: they are rejected.
+        backups: Makes backups; None: they are rejected.
     """
 
     def __init__(self, settings: Settings, store: Store, *, artifacts: bool = True) -> None:
-        """Begins with all of it; must be called within the event loop.
+        """Starts the background work; must be called within the event loop.
 
         Args:
             settings: Settings of the server.
-            store: The store; stays open until `stop` has returned.
-            artifacts: Whether contents of artifacts are kept.
+            store: The store; must stay open until `stop` has returned.
+            artifacts: Whether artifact contents are stored.
 
         Raises:
             StoreLocked: Another process uses the folder of artifacts for the same store.
-            StoreNotWritable: The folder of artifacts is configured, and cannot be used.
+            StoreNotWritable: The configured folder of artifacts cannot be used.
         """
         self._runner: ShardRunner | None = None
         self.keeper = _open_keeper(settings, store, _log_artifacts) if artifacts else None
@@ -54,7 +54,7 @@ class Upkeep:
         self._reclaiming.start()
 
     def follow(self, runner: ShardRunner | None) -> None:
-        """Works from now on for the shard of this runner; None: no shard is served here."""
+        """Sets the runner of the shard to work for; None: this node does not serve the shard."""
         self._runner = runner
         if runner is not None:
             runner.shard.storage_full = self.space.full
@@ -62,7 +62,7 @@ class Upkeep:
             self.keeper.follow(runner)
 
     async def stop(self) -> None:
-        """Ends all of it; on return nothing of it uses the store any more."""
+        """Stops the background work; on return it no longer uses the store."""
         self.space.stop()
         await self._reclaiming.stop()
         if self.backups is not None:
@@ -78,7 +78,7 @@ class Upkeep:
                 "storage_full",
                 free_bytes=free_bytes,
                 reserve_bytes=self._reserve_bytes,
-                hint="new tasks are refused until the store's disk has room again",
+                hint="new tasks are rejected until the store's disk has free space again",
             )
         else:
             _log.info("storage_has_room", free_bytes=free_bytes, reserve_bytes=self._reserve_bytes)
@@ -87,21 +87,19 @@ class Upkeep:
 def _open_keeper(
     settings: Settings, store: Store, on_trouble: Callable[[str, Exception], None]
 ) -> ArtifactKeeper | None:
-    """Returns who keeps the contents of artifacts; None: nobody does."""
+    """Returns the keeper of artifact contents; None: they are not stored."""
     path, identity = settings.artifacts_path, load_identity(store)
     if path is None or identity is None:
         return None
     fsync, reserve_bytes = settings.persistence.fsync_on_commit, settings.disk_reserve_bytes
-    # A folder that nobody named is made when there is something to keep in it, and never by a start that fails.
+    # The default folder is created when first needed, and never by a failed start.
     named = settings.local_artifacts_dir is not None
     try:
         files = ArtifactFiles(path, identity.cluster_id, fsync=fsync, reserve_bytes=reserve_bytes, at_once=named)
     except StoreNotWritable as problem:
         if settings.local_artifacts_dir is not None:
             raise
-        on_trouble(
-            "contents of artifacts are refused; set LOCAL_ARTIFACTS_DIR to a folder that can be written", problem
-        )
+        on_trouble("artifact contents are rejected; set LOCAL_ARTIFACTS_DIR to a writable folder", problem)
         return None
     return ArtifactKeeper(files, on_trouble)
 

@@ -1,1 +1,1 @@
-"""What clients can call: one thin class per proto service, the calls both fronts share, and the streams."""
+"""The client-facing services: one thin class per proto service, the calls shared by both front ends, the streams."""

@@ -1,4 +1,4 @@
-"""Artifacts of results: taken before the result is decided, told as files afterwards."""
+"""Artifacts of results: stored before the result is decided, served as files afterwards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from codeq_server.engine.runner import ShardRunner
 from .validation import check_message
 
 RESULT_BYTES_MAX: Final = 6 << 20
-"""Contents of all artifacts of one result: as base64 they fit into one body."""
+"""Maximum bytes of all artifacts of a result; as base64 they fit into one request body."""
 DEFAULT_TYPE: Final = "application/octet-stream"
 FILE_BYTES: Final = 16
 
@@ -32,12 +32,12 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Artifacts:
-    """Takes and tells the artifacts of a shard's results.
+    """Stores and serves the artifacts of a shard's results.
 
     Args:
         runner: Runner of the shard.
-        keeper: Keeps contents; None: contents are refused.
-        content_bytes_max: Bytes that one content may have.
+        keeper: Stores contents; None: contents are rejected.
+        content_bytes_max: Maximum bytes of one content.
     """
 
     def __init__(self, runner: ShardRunner, keeper: ArtifactKeeper | None, content_bytes_max: int) -> None:
@@ -54,7 +54,7 @@ class Artifacts:
             tenant: Tenant of the caller.
             task_id: The task.
             name: Name of the artifact.
-            look: Returns the task as it is.
+            look: Returns the current state of the task.
 
         Raises:
             Rejection: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND, CORRUPT_DATA, LIMIT_REACHED.
@@ -62,19 +62,19 @@ class Artifacts:
         kept = _named(look(), name)
         await self.runner.wait_durable()
         if kept.url:
-            raise Rejection(Reason.ARTIFACT_NOT_FOUND, f"the artifact is not kept here, but at {kept.url}")
+            raise Rejection(Reason.ARTIFACT_NOT_FOUND, f"the artifact is not stored here; its URL is {kept.url}")
         lane, position = outcomes.find_home(self.runner.shard, tenant, task_id)
         content = await self._read(keys.place_key(lane.state_prefix, position)[1:], kept)
         if content is None:
             if _named(look(), name).file != kept.file:
-                raise Rejection(Reason.ARTIFACT_NOT_FOUND, "the task has another life since")
+                raise Rejection(Reason.ARTIFACT_NOT_FOUND, "the task was redriven meanwhile")
             raise Rejection(Reason.CORRUPT_DATA, f"the file of the artifact is missing or damaged: {kept.file.hex()}")
         return pb.GetTaskArtifactResponse(
             name=name, content_type=kept.content_type or DEFAULT_TYPE, content=content, sha256=kept.sha256.hex()
         )
 
     async def _read(self, home: bytes, kept: rows_pb2.ArtifactRow) -> bytes | None:
-        """Returns the content of an artifact; None: it is missing, or not what it was."""
+        """Returns the content of an artifact; None: the file is missing or damaged."""
         keeper = self.keeper
         if keeper is None:
             return None
@@ -92,11 +92,11 @@ class Artifacts:
 
 
 class Uploads:
-    """The artifacts of results that are about to be decided: `async with` around taking them and the decisions.
+    """Artifacts of results about to be decided; use `async with` around both the uploads and the decisions.
 
     Args:
-        artifacts: Where they go.
-        caller: Whose results they are.
+        artifacts: Where they are stored.
+        caller: The worker that sent the results.
     """
 
     def __init__(self, artifacts: Artifacts, caller: Caller) -> None:
@@ -111,7 +111,7 @@ class Uploads:
     async def __aexit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Removes the files of results that were refused."""
+        """Removes the files of rejected results."""
         keeper = self._artifacts.keeper
         if keeper is not None and self._pending_bytes:
             keeper.pending_bytes -= self._pending_bytes
@@ -120,13 +120,13 @@ class Uploads:
     async def add(
         self, task_id: str, token: int | None, new: Sequence[task_pb2.NewArtifact], path: str = ""
     ) -> list[rows_pb2.ArtifactRow]:
-        """Returns the rows of a result's artifacts; their contents are on the disk if the caller holds the task.
+        """Returns the rows of a result's artifacts; the contents are on disk if the caller holds the task's lease.
 
         Args:
             task_id: Task of the result.
             token: Its lease token.
-            new: The artifacts, checked by the rules in their proto.
-            path: What leads to their list in the request.
+            new: The artifacts, already checked by the rules in their proto.
+            path: Path of the message with their list in the request.
 
         Raises:
             Rejection: INVALID_FIELD, TOO_LARGE, LIMIT_REACHED, STORAGE_FULL, CORRUPT_DATA.
@@ -142,7 +142,7 @@ class Uploads:
         await keeper.run(lambda: _describe(contents))
         home = self._home(task_id, token)
         if home is None:
-            return rows  # the decision tells why it is refused, or that it repeats
+            return rows  # the decision will reject the result, or recognise it as a repeat
         for row, _ in contents:
             row.file = secrets.token_bytes(FILE_BYTES)
             self._files.append((home, row.file))
@@ -153,7 +153,7 @@ class Uploads:
         return rows
 
     def _home(self, task_id: str, token: int | None) -> bytes | None:
-        """Returns the home of a task that the caller holds; None: it holds no such task."""
+        """Returns the home of a task whose lease the caller holds; None: the caller does not hold it."""
         try:
             _, delivery = outcomes.held(self._artifacts.runner.shard, self._caller, task_id, token)
         except Rejection:
@@ -164,14 +164,14 @@ class Uploads:
 
 
 Filed = dict[tuple[str, int], list[rows_pb2.ArtifactRow] | Rejection]
-"""Of outcomes of a message, by task and lease token: their artifacts, or why those are refused."""
+"""Artifacts of a message's outcomes by task and lease token, or the rejection of those artifacts."""
 
 
 async def take_filed(uploads: Uploads, message: worker_pb.WorkRequest) -> Filed:
-    """Takes the artifacts of a message's outcomes.
+    """Stores the artifacts of a message's outcomes.
 
     Raises:
-        Rejection: INVALID_FIELD: there is no such outcome; TOO_LARGE.
+        Rejection: INVALID_FIELD: the message has no outcome for them, or two lists for one; TOO_LARGE.
     """
     outcomes_of = {(each.task_id, each.lease_token) for each in message.outcomes}
     filed: Filed = {}
@@ -179,7 +179,7 @@ async def take_filed(uploads: Uploads, message: worker_pb.WorkRequest) -> Filed:
     for index, item in enumerate(message.artifacts):
         key = item.task_id, item.lease_token
         if key not in outcomes_of or key in filed:
-            raise invalid_field(f"artifacts[{index}]", "has no outcome of its own in the message")
+            raise invalid_field(f"artifacts[{index}]", "must match exactly one outcome of the message")
         size += sum(len(each.content) for each in item.artifacts)
         if size > RESULT_BYTES_MAX:
             raise Rejection(
@@ -194,18 +194,18 @@ async def take_filed(uploads: Uploads, message: worker_pb.WorkRequest) -> Filed:
 
 
 def take_room(keeper: ArtifactKeeper, size: int) -> None:
-    """Counts bytes as being on their way; the caller takes them off.
+    """Counts bytes as in flight; the caller subtracts them later.
 
     Raises:
         Rejection: LIMIT_REACHED.
     """
     if keeper.pending_bytes + size > PENDING_BYTES_MAX:
-        raise Rejection(Reason.LIMIT_REACHED, f"more than {PENDING_BYTES_MAX} bytes of artifacts are on their way")
+        raise Rejection(Reason.LIMIT_REACHED, f"more than {PENDING_BYTES_MAX} bytes of artifacts are in flight")
     keeper.pending_bytes += size
 
 
 def _checked(artifacts: Artifacts, new: Sequence[task_pb2.NewArtifact], path: str) -> ArtifactKeeper | None:
-    """Returns who keeps the contents of a result's artifacts; None: there are none.
+    """Returns the keeper for the contents of a result's artifacts; None: no artifact has content.
 
     Raises:
         Rejection: INVALID_FIELD, TOO_LARGE.
@@ -215,13 +215,13 @@ def _checked(artifacts: Artifacts, new: Sequence[task_pb2.NewArtifact], path: st
     for index, each in enumerate(new):
         field = f"{path}artifacts[{index}]"
         if each.name in names:
-            raise invalid_field(f"{field}.name", "is the name of another artifact of the result")
+            raise invalid_field(f"{field}.name", "is also the name of another artifact of the result")
         names.add(each.name)
         if each.HasField("content"):
             has_content = True
             size += len(each.content)
             if artifacts.keeper is None:
-                raise invalid_field(f"{field}.content", "is not kept: the server has no folder for artifacts")
+                raise invalid_field(f"{field}.content", "cannot be stored: the server has no folder for artifacts")
             for bytes_max, what in ((artifacts.content_bytes_max, len(each.content)), (RESULT_BYTES_MAX, size)):
                 if what > bytes_max:
                     text = f"{field}.content: {what} bytes, the limit is {bytes_max}"
@@ -244,6 +244,6 @@ def _named(view: TaskView, name: str) -> rows_pb2.ArtifactRow:
 
 def _refusal(keeper: ArtifactKeeper, problem: OSError) -> Rejection:
     if problem.errno in _FULL:
-        return Rejection(Reason.STORAGE_FULL, "the disk of the artifacts is nearly full")
+        return Rejection(Reason.STORAGE_FULL, "the disk for artifacts is nearly full")
     keeper.on_trouble("an artifact cannot be written or read", problem)
     return Rejection(Reason.INTERNAL, "the artifact cannot be written or read")

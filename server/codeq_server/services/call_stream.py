@@ -1,8 +1,8 @@
-"""The internal call stream: unary calls of gateways in other processes, many of them on one gRPC stream.
+"""The internal call stream: many unary calls of standalone gateways on one gRPC stream.
 
-Each call is carried out as if it had come alone: authenticated by its own token, ended at its own deadline or when its
-caller leaves, answered when what it saw is durable. Replies that are there in one turn of the event loop share a frame.
-A call that came this way is never passed on to another server.
+Each call is executed as if it had arrived on its own: authenticated by its own token, cancelled at its own deadline or
+when its caller leaves, and answered once everything it saw is durable. Replies that are ready in the same iteration of
+the event loop share a frame. Calls received this way are never forwarded to another server.
 """
 
 from __future__ import annotations
@@ -43,52 +43,52 @@ from .grpc_front import (
 )
 
 SERVICE: Final = "codeq_internal.v1.CallService"
-"""The service; reflection does not list it, because it is no part of the public API."""
+"""Name of the service; reflection does not list it, because it is not part of the public API."""
 
 STREAMS_MAX: Final = 1000
-"""Call streams open at a time."""
+"""Maximum number of open call streams."""
 
 CALLS_PER_STREAM_MAX: Final = 10_000
-"""Calls of a stream that are carried out at a time; further ones are refused."""
+"""Maximum calls in flight on a stream; further ones are rejected."""
 
 FRAME_BYTES: Final = 1024 * 1024
-"""Bytes of replies in a frame; a larger reply has a frame of its own."""
+"""Bytes of replies in a frame; a larger reply gets a frame of its own."""
 
 UNSENT_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Bytes of replies that wait to be sent; with more of them no further calls are read."""
+"""Bytes of unsent replies beyond which no further calls are read."""
 
 CALL_SECONDS_MAX: Final = 600.0
-"""Longest time that a call is given."""
+"""Maximum timeout of a call."""
 
 LOOK_SECONDS: Final = 0.5
-"""Time between two looks at deadlines: a gateway cancels its calls itself, this is for one that does not."""
+"""Interval between checks of deadlines: a fallback, since gateways normally cancel their calls themselves."""
 
 UNKNOWN_CALL: Final = "unknown"
-"""Stands in the access log for a call that the server has not: its name is anybody's text."""
+"""Access-log name of a call that the server does not know: the name sent could be any text."""
 
 STALE: Final = "stale"
-"""Value of a call's consistency."""
+"""Value of a call's `consistency` that allows a stale read."""
 
 
 class CallMethod(Protocol):
-    """A method that can be called."""
+    """A callable method."""
 
     @property
     def parse(self) -> Callable[[bytes], Any]:
-        """Returns its request from its bytes."""
+        """Parses its request from bytes."""
         ...
 
 
 class UnaryCalls(Protocol):
-    """What carries out calls; see `calls.Calls`."""
+    """Executes calls; see `calls.Calls`."""
 
     @property
     def methods(self) -> Mapping[str, CallMethod]:
-        """Methods by their full names."""
+        """Methods by full name."""
         ...
 
     def authenticate(self, name: str, authorization: str) -> Any:
-        """Returns who makes a call."""
+        """Returns the caller of a call."""
         ...
 
     def carry_out(self, name: str, claims: Any, request: Any, *, stale: bool) -> Awaitable[Message]:
@@ -98,11 +98,11 @@ class UnaryCalls(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ServerProbes:
-    """What a server tells gateways about itself.
+    """What a server reports to gateways about itself.
 
     Attributes:
-        ready: Returns whether calls are taken, and a JSON object that tells more.
-        metrics: Returns the server's metrics in Prometheus' text format, those of its own HTTP requests left out.
+        ready: Returns whether calls are accepted, and a JSON object with details.
+        metrics: Returns the server's metrics in the Prometheus text format, without those of its own HTTP requests.
     """
 
     ready: Callable[[], tuple[bool, Mapping[str, object]]]
@@ -113,16 +113,16 @@ class CallStreams(Collector):
     """Serves CallService.
 
     Args:
-        calls: Carries out the calls.
+        calls: Executes the calls.
         in_flight: Counts the bytes of large requests.
-        secret: What gateways have to know.
-        probes: What gateways ask beside calls.
-        on_known: Takes the peer of a connection, as gRPC names it, on which the secret was shown.
-        access_log: Takes a line for each call; None: nobody does.
-        on_defect: Takes what failed without being a refusal.
+        secret: Shared secret required of gateways.
+        probes: Readiness and metrics for gateways.
+        on_known: Called with the gRPC peer of a connection that presented the secret.
+        access_log: Writes one line per call; None: no access log.
+        on_defect: Called with the method and exception of an unexpected failure.
 
     Attributes:
-        frames: Frames of calls taken since the start.
+        frames: Frames of calls received since startup.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class CallStreams(Collector):
         )
 
     def end(self) -> None:
-        """Asks every gateway to send its next calls elsewhere; what it has sent is answered."""
+        """Asks every gateway to send further calls elsewhere; calls already sent are answered."""
         self._is_ending = True
         for stream in self._open:
             stream.end()
@@ -194,10 +194,10 @@ class CallStreams(Collector):
             refuse(context, refusal_of(problem))
             let_go(problem)
         except grpc.aio.InternalError:
-            return  # a write came to nothing, because the gateway has left
+            return  # a write failed because the gateway is gone
 
     def _unary(self, request_class: type[Message], answer: Callable[[Any], Message]) -> Any:
-        """Returns the handler of a unary call: served as a stream of one, so that the secret comes first."""
+        """Returns the handler of a unary call: served as a stream of one, so that the secret is checked first."""
 
         async def behaviour(_: Any, context: Any) -> Message | None:
             try:
@@ -222,12 +222,12 @@ class CallStreams(Collector):
         """
         given = text_of(dict(context.invocation_metadata()).get(SECRET_KEY, ""))
         if not hmac.compare_digest(given.encode(), self._secret):
-            raise Rejection(Reason.UNAUTHENTICATED, "the secret of the gateways is missing or wrong: see gatewaySecret")
+            raise Rejection(Reason.UNAUTHENTICATED, "the gateway secret is missing or wrong: see gatewaySecret")
         self._on_known(context.peer())
 
     def _authorize(self, request: call_pb2.AuthorizeRequest) -> call_pb2.AuthorizeResponse:
         if request.method not in self.calls.methods:
-            raise Rejection(Reason.ROUTE_NOT_FOUND, "the server has no such call")
+            raise Rejection(Reason.ROUTE_NOT_FOUND, "unknown method")
         self.calls.authenticate(request.method, request.authorization)
         return call_pb2.AuthorizeResponse()
 
@@ -241,7 +241,7 @@ class CallStreams(Collector):
 
 @dataclass(slots=True)
 class _Open:
-    """A call that is being carried out."""
+    """A call in flight."""
 
     task: asyncio.Task[None]
     deadline: float
@@ -262,21 +262,21 @@ class _CallStream:
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._is_closed = False
-        """Whether the gateway sends no more."""
+        """Whether the gateway has half-closed the stream."""
         self._says_ending = False
 
     def end(self) -> None:
-        """Tells the gateway that it should go elsewhere."""
+        """Tells the gateway to send further calls elsewhere."""
         self._says_ending = True
         self._wake.set()
 
     async def run(self) -> None:
-        """Carries out calls until the gateway closes its side and has its replies, or has left.
+        """Executes calls until the gateway has half-closed and received its replies, or is gone.
 
         Raises:
-            Rejection: The gateway used a number twice.
+            Rejection: The gateway reused the number of a call in flight.
         """
-        await self._context.send_initial_metadata(())  # tells the gateway that the stream is taken
+        await self._context.send_initial_metadata(())  # tells the gateway that the stream is accepted
         writer = self._loop.create_task(self._write(), name="call-stream-writer")
         look = self._loop.create_task(self._expire(), name="call-stream-deadlines")
         try:
@@ -287,7 +287,7 @@ class _CallStream:
                 for number in frame.cancelled:
                     if (entry := self._open.get(number)) is not None:
                         entry.task.cancel()
-                frame = None  # not kept while the next one is awaited
+                frame = None  # frees it while waiting for the next one
                 await self._has_room.wait()
             self._is_closed = True
             self._wake.set()
@@ -301,9 +301,9 @@ class _CallStream:
     def _begin(self, call: call_pb2.Call) -> None:
         number = call.number
         if number in self._open:
-            raise Rejection(Reason.BAD_HANDSHAKE, f"the number {number} is given to two calls")
+            raise Rejection(Reason.BAD_HANDSHAKE, f"the number {number} is used by two calls")
         if len(self._open) >= CALLS_PER_STREAM_MAX:
-            self._refuse(number, Rejection(Reason.LIMIT_REACHED, f"{CALLS_PER_STREAM_MAX} calls wait, the limit"))
+            self._refuse(number, Rejection(Reason.LIMIT_REACHED, f"{CALLS_PER_STREAM_MAX} calls in flight, the limit"))
             return
         deadline = self._loop.time() + min(max(call.timeout_ms, 0) / 1000, CALL_SECONDS_MAX)
         task = self._loop.create_task(self._carry_out(call))
@@ -313,7 +313,7 @@ class _CallStream:
     def _ended(self, number: int, task: asyncio.Task[None]) -> None:
         entry = self._open.pop(number)
         if task.cancelled() and entry.is_late:
-            self._refuse(number, Rejection(Reason.DEADLINE_EXCEEDED, "no reply within the time of the call"))
+            self._refuse(number, Rejection(Reason.DEADLINE_EXCEEDED, "the call timed out before a reply"))
         if self._is_closed:
             self._wake.set()
 
@@ -325,7 +325,7 @@ class _CallStream:
         name = UNKNOWN_CALL if method is None else call.method
         try:
             if method is None:
-                raise Rejection(Reason.ROUTE_NOT_FOUND, "the server has no such call")  # noqa: TRY301
+                raise Rejection(Reason.ROUTE_NOT_FOUND, "unknown method")  # noqa: TRY301
             claims = streams.calls.authenticate(name, call.authorization)
             stale, parse = call.consistency == STALE, method.parse
             if len(call.request) < LARGE_BYTES:
@@ -341,7 +341,7 @@ class _CallStream:
         except asyncio.CancelledError:
             code = "DEADLINE_EXCEEDED" if self._open[call.number].is_late else "CANCELLED"
             raise
-        except Exception as problem:  # noqa: BLE001 - a defect of ours: the caller gets INTERNAL, the log the rest
+        except Exception as problem:  # noqa: BLE001 - a bug: the caller gets INTERNAL, the log the details
             streams.on_defect(name, problem)
             code = self._refuse(call.number, Rejection(Reason.INTERNAL, "internal error"))
             let_go(problem)
@@ -350,7 +350,7 @@ class _CallStream:
                 streams.access_log(name, code, time.perf_counter() - started, call.request_id, about)
 
     def _refuse(self, number: int, rejection: Rejection) -> str:
-        """Answers a call with a refusal; returns the name of its code."""
+        """Answers a call with a rejection; returns the name of its code."""
         self._reply(call_pb2.Reply(number=number, status=status_of(rejection).SerializeToString()))
         return reasons.BY_NUMBER[rejection.reason.value].grpc_name
 
@@ -362,7 +362,7 @@ class _CallStream:
         self._wake.set()
 
     async def _write(self) -> None:
-        """Sends replies; ends after the last one when the gateway sends no more."""
+        """Sends replies; returns after the last one once the gateway has half-closed."""
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -387,7 +387,7 @@ class _CallStream:
         return frame
 
     async def _expire(self) -> None:
-        """Ends calls whose time is over."""
+        """Cancels calls past their deadline."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             now = self._loop.time()

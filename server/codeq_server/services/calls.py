@@ -1,8 +1,8 @@
-"""Unary calls as both fronts make them: gRPC and the gateway in this process share everything here.
+"""Unary calls, shared by both front ends: gRPC and the gateway in this process.
 
-A call is authenticated by the option on its RPC and validated by the rules on its request. Calls about the shard are
-carried out by whatever serves it at the moment, when it is their tenant's turn, and answered when what they saw is
-durable. Calls about the node are carried out at once, whoever serves the shard.
+A call is authenticated according to the option on its RPC and validated by the rules of its request. Calls on the shard
+are executed by its current `Serving`, in their tenant's turn, and answered once everything they saw is durable. Calls
+on the node are executed at once, whether or not it serves the shard.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from .validation import check_message
 
 
 class Calls:
-    """The table of unary methods, made from the services' descriptors.
+    """The table of unary methods, built from the services' descriptors.
 
     Attributes:
-        shards: Where calls about a shard go.
+        shards: Routes calls on a shard.
         methods: The methods by full name.
         services: The services, those of the shard first.
-        draining: Whether the server takes nothing new.
+        draining: Whether the server rejects new calls.
 
     Args:
-        authenticator: Tells whose calls they are.
-        shards: Where calls about a shard go.
+        authenticator: Authenticates the callers.
+        shards: Routes calls on a shard.
     """
 
     def __init__(self, authenticator: Authenticator, shards: ShardTable) -> None:
@@ -57,10 +57,10 @@ class Calls:
         self.methods |= {method.name: method for method in methods_of(descriptor, handlers)}
 
     async def settled(self) -> None:
-        """Waits until everything acknowledged so far stands in the rows of this server.
+        """Waits until everything acknowledged so far is in the rows of this server.
 
         Raises:
-            Rejection: Another server leads, or none.
+            Rejection: This server is not the leader.
         """
         await self.shards.current().runner.wait_durable()
 
@@ -73,15 +73,15 @@ class Calls:
             name: Full name of the method.
             request: Its request.
             authorization: Value of the authorization header.
-            stale: Whether a read may be answered from what a server that does not lead has.
+            stale: Whether a follower may answer a read from its own, possibly stale, state.
 
         Raises:
-            Rejection: The call was refused.
+            Rejection: The call was rejected.
         """
         return await self.carry_out(name, self.authenticate(name, authorization), request, stale=stale)
 
     def authenticate(self, name: str, authorization: str) -> Claims:
-        """Returns who makes a call.
+        """Authenticates a call and returns the claims of its caller.
 
         Args:
             name: Full name of the method.
@@ -94,10 +94,10 @@ class Calls:
         return self.authenticator.authenticate(authorization, access.principal, access.scope)
 
     async def carry_out(self, name: str, claims: Claims, request: Message, *, stale: bool = False) -> Message:
-        """Returns the response of a call whose caller is known; see `call`.
+        """Returns the response of a call whose caller is authenticated; see `call`.
 
         Raises:
-            Rejection: The call was refused.
+            Rejection: The call was rejected.
         """
         method = self.methods[name]
         try:
@@ -129,13 +129,13 @@ class Calls:
 
 
 def _task_id_of(request: Message) -> str:
-    """Returns the id of the task that a call is about or is to make; empty: none, or many."""
+    """Returns the id of the task that a call names or is to create; empty: none, or several."""
     task_id = getattr(request, "task_id", "") or getattr(getattr(request, "spec", None), "task_id", "")
     return task_id if isinstance(task_id, str) else ""
 
 
 async def _confirm(runner: ShardRunner, method: Method, refusal: Rejection) -> None:
-    """Waits until what a refusal rests on is durable: another caller may have decided it a moment ago.
+    """Waits until the state behind a rejection is durable: it may come from another caller's uncommitted decision.
 
     Raises:
         Rejection: The leadership has ended, and the call decided nothing.

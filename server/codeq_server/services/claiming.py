@@ -1,4 +1,4 @@
-"""Claims of unary calls: at once, or after a wait for work."""
+"""Claims of unary calls: immediate, or long-polling for work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Claimed = tuple[Claim, list[Delivered]]
 def claim_now(
     runner: ShardRunner, caller: Caller, commands: Sequence[str] | None, count: int, bytes_max: int, lease_ms: int
 ) -> Claimed | None:
-    """Returns what can be claimed now, or None. Not durable yet.
+    """Claims what is available now; returns None if there is nothing. Not durable yet.
 
     Raises:
         Rejection: OUTCOME_UNKNOWN.
@@ -32,7 +32,7 @@ def claim_now(
 
 
 def return_unused(runner: ShardRunner, claim: Claim, task_ids: Iterable[TaskKey]) -> None:
-    """Gives deliveries of a claim back that are still live and that nobody used, each to its place."""
+    """Gives back the unused deliveries of a claim that are still live, each to its place."""
     shard = runner.shard
     try:
         now = runner.now()
@@ -42,8 +42,8 @@ def return_unused(runner: ShardRunner, claim: Claim, task_ids: Iterable[TaskKey]
                 del shard.deliveries[task_id]
                 give_back(shard, delivery, task_id, Outcome.BY_SERVER, now)
     except Rejection:
-        return  # nothing is decided any more: the leases run out
-    except Exception as problem:  # noqa: BLE001 - half a decision may be in memory
+        return  # the runner no longer decides: the leases will expire
+    except Exception as problem:  # noqa: BLE001 - memory may hold half a decision
         runner.fail(problem)
         return
     runner.changed()
@@ -58,7 +58,7 @@ async def claim_or_wait(
     lease_ms: int,
     wait_seconds: float,
 ) -> Claimed | None:
-    """Waits for work and claims it; None: none came in time. A cancelled wait claims nothing.
+    """Waits for work and claims it; returns None on timeout. A cancelled wait claims nothing.
 
     Raises:
         Rejection: OUTCOME_UNKNOWN.
@@ -79,7 +79,7 @@ async def claim_or_wait(
 
 
 class _PollWaiter:
-    """A long poll that waits for work."""
+    """A long poll waiting for work."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class _PollWaiter:
         self._claim = (caller, commands, count, bytes_max, lease_ms)
 
     def wake(self) -> None:
-        """Claims for the caller; waits on where another took the work."""
+        """Claims for the caller; keeps waiting if another caller took the work."""
         if self.future.done():
             return
         try:
@@ -110,6 +110,6 @@ class _PollWaiter:
             self.future.set_result(self.claimed)
 
     def drain(self, refusal: Rejection) -> None:
-        """Ends the poll."""
+        """Ends the poll with the rejection."""
         if not self.future.done():
             self.future.set_exception(refusal.again())

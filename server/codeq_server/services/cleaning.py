@@ -1,4 +1,4 @@
-"""Removal of ended tasks before their retention is over, in bounded steps."""
+"""Removal of ended tasks before their retention ends, in bounded steps."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .listing import PAGE_ROWS_MAX
 from .page_tokens import last_key, page_token
 
 LIMIT_DEFAULT: Final = 1000
-"""Tasks removed by a call that names no limit."""
+"""Maximum tasks removed by a call without a limit."""
 _ENDED_KEY_BYTES: Final = 19
 
 
 async def clean(runner: ShardRunner, tenant: str, request: pb.CleanupTasksRequest) -> pb.CleanupTasksResponse:
-    """Removes ended tasks of a tenant, those first whose retention is over first.
+    """Removes ended tasks of a tenant, in the order in which their retention ends.
 
     Raises:
         Rejection: INVALID_PAGE_TOKEN.
@@ -31,7 +31,7 @@ async def clean(runner: ShardRunner, tenant: str, request: pb.CleanupTasksReques
     of = ("cleanup", tenant, before_ms)
     walk = Walk(b"r" + runner.shard.sweep_mark, b"s")
     if request.page_token:
-        # The list of the token is looked at again: some of its tasks may be left.
+        # Starts with the token's row again: some of its tasks may be left.
         walk.start = max(walk.start, last_key(request.page_token, _ENDED_KEY_BYTES, *of))
     deleted = examined = 0
     key, start = b"", None
@@ -43,7 +43,7 @@ async def clean(runner: ShardRunner, tenant: str, request: pb.CleanupTasksReques
                 if not rows:
                     break
                 key, start = rows[0][0], 0
-            runner.now()  # refuses where nothing is decided any more
+            runner.now()  # raises if the runner no longer decides
             try:
                 cleaned = cleanup(runner.shard, key, tenant, before_ms, start, limit - deleted)
             except Exception as problem:

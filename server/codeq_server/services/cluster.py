@@ -1,4 +1,4 @@
-"""ClusterService: the members that replicate the store with each other, and a port to whatever replicates it."""
+"""ClusterService: status and membership of the Raft cluster, and the interface to the replication layer."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class MemberStatus:
 
     Attributes:
         name: Name.
-        raft: Address of its transport between members.
-        http: Base URL of its REST API; empty: not known.
-        grpc: Address of its gRPC services; empty: not known.
-        voter: Whether it has a vote.
-        matched: Last entry that it has durably; None: the asked node does not lead, and so does not know.
-        active: Whether it has been heard lately; None: likewise.
-        problem: Why this node has no connection to it; empty: it has one, or needs none.
+        raft: Raft address, used between members.
+        http: Base URL of its REST API; empty: unknown.
+        grpc: Address of its gRPC services; empty: unknown.
+        voter: Whether it votes.
+        matched: Last entry known to be durable on it; None: unknown, because the reporting node is not the leader.
+        active: Whether the leader heard from it recently; None: unknown, likewise.
+        problem: Why this node has no connection to it; empty: connected, or no connection needed.
     """
 
     name: str
@@ -53,16 +53,16 @@ class GroupStatus:
 
     Attributes:
         shard: Number of the shard.
-        role: What this node is.
-        leader: Name of the leader; empty: none is known, or it is this node and does not serve yet.
+        role: Role of this node.
+        leader: Name of the leader; empty: unknown, or this node has been elected but does not serve yet.
         term: Term.
-        commit: Last entry that a majority has.
-        applied: Last entry whose rows are in the store.
+        commit: Last committed entry.
+        applied: Last entry applied to the store.
         first: First entry in the log.
         last: Last entry in the log.
-        snapshot: Entry up to which the log was cut, or replaced by a snapshot.
-        elections: Elections seen since the start.
-        members: Members, this node among them unless it has been taken out.
+        snapshot: Entry up to which the log was truncated, or replaced by a snapshot.
+        elections: Elections seen since startup.
+        members: Members, including this node unless it has been removed.
     """
 
     shard: int
@@ -80,7 +80,7 @@ class GroupStatus:
 
 @dataclass(frozen=True, slots=True)
 class ClusterStatus:
-    """What this node knows of its cluster: its own name and transport address, and its groups by shard."""
+    """The cluster as this node sees it: its own name and Raft address, and its groups by shard."""
 
     name: str
     raft: str
@@ -88,19 +88,19 @@ class ClusterStatus:
 
 
 class Cluster(Protocol):
-    """The members of a cluster. Changes are made by the leader only: others raise NOT_LEADER."""
+    """Membership of a cluster. Only the leader makes changes; other nodes raise NOT_LEADER."""
 
     def status(self) -> ClusterStatus | None:
-        """Returns what is known now; None: the server is no member of a cluster."""
+        """Returns the current status; None: the server is not a member of a cluster."""
         ...
 
     async def add(self, name: str, address: str, *, replace: bool) -> None:
-        """Takes a node in; returns when it is a learner. It becomes a voter by itself. Idempotent.
+        """Adds a node; returns when it is a learner. It is promoted to voter automatically. Idempotent.
 
         Args:
-            name: Its name.
-            address: Address of its transport between members, host:port.
-            replace: Whether the member that has this name goes in the same step.
+            name: Name of the node.
+            address: Its Raft address, host:port.
+            replace: Whether an existing member of this name is removed in the same step.
 
         Raises:
             Rejection: MEMBER_EXISTS, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY, NOT_LEADER, OUTCOME_UNKNOWN.
@@ -108,7 +108,7 @@ class Cluster(Protocol):
         ...
 
     async def remove(self, name: str) -> None:
-        """Takes a member out.
+        """Removes a member.
 
         Raises:
             Rejection: MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY, NOT_LEADER, OUTCOME_UNKNOWN.
@@ -116,10 +116,10 @@ class Cluster(Protocol):
         ...
 
     async def transfer(self, name: str | None) -> None:
-        """Makes another voter the leader; returns when it leads.
+        """Transfers leadership to another voter; returns when it leads.
 
         Args:
-            name: Its name; None: the one that has most of the log.
+            name: Name of the voter; None: the one whose log is most up to date.
 
         Raises:
             Rejection: MEMBER_NOT_FOUND, MEMBER_NOT_READY, MEMBERSHIP_CHANGE_IN_PROGRESS, NOT_LEADER.
@@ -128,44 +128,44 @@ class Cluster(Protocol):
 
 
 class NoCluster:
-    """A server that serves alone."""
+    """A single node without a cluster."""
 
     def status(self) -> ClusterStatus | None:
         """Returns None: there is no cluster."""
         return None
 
     async def add(self, name: str, address: str, *, replace: bool) -> None:  # noqa: ARG002
-        """Refuses."""
+        """Raises NOT_CLUSTERED."""
         raise _alone()
 
     async def remove(self, name: str) -> None:  # noqa: ARG002
-        """Refuses."""
+        """Raises NOT_CLUSTERED."""
         raise _alone()
 
     async def transfer(self, name: str | None) -> None:  # noqa: ARG002
-        """Refuses."""
+        """Raises NOT_CLUSTERED."""
         raise _alone()
 
 
 class ClusterService:
-    """Tells and changes the members. Methods have the names and contracts of the proto's RPCs."""
+    """Reports and changes cluster membership. Methods have the names and contracts of the proto's RPCs."""
 
     def __init__(self, cluster: Cluster, *, fsync: bool) -> None:
-        """A service.
+        """Creates the service.
 
         Args:
-            cluster: The members.
+            cluster: Status and membership of the cluster.
             fsync: Whether acknowledgements wait for fsync.
         """
         self._cluster = cluster
         self._fsync = fsync
 
     async def GetRaftStatus(self, claims: Claims, request: pb.GetRaftStatusRequest) -> pb.GetRaftStatusResponse:  # noqa: N802, ARG002
-        """Tells what this node knows."""
+        """Returns the Raft status as this node sees it."""
         return pb.GetRaftStatusResponse(status=self._status())
 
     async def GetTopology(self, claims: Claims, request: pb.GetTopologyRequest) -> pb.GetTopologyResponse:  # noqa: N802, ARG002
-        """Tells where clients go."""
+        """Returns the members and the leader, with the addresses for clients."""
         status = self._cluster.status()
         topology = pb.Topology(raft_enabled=status is not None)
         if status is not None and status.groups:
@@ -183,12 +183,12 @@ class ClusterService:
         return pb.GetTopologyResponse(topology=topology)
 
     async def AddMember(self, claims: Claims, request: pb.AddMemberRequest) -> pb.AddMemberResponse:  # noqa: N802, ARG002
-        """Takes a node in."""
+        """Adds a node to the cluster."""
         await self._cluster.add(request.id, request.raft_addr, replace=request.replace)
         return pb.AddMemberResponse(status=self._status())
 
     async def RemoveMember(self, claims: Claims, request: pb.RemoveMemberRequest) -> pb.RemoveMemberResponse:  # noqa: N802, ARG002
-        """Takes a member out."""
+        """Removes a member from the cluster."""
         await self._cluster.remove(request.id)
         return pb.RemoveMemberResponse(status=self._status())
 
@@ -197,7 +197,7 @@ class ClusterService:
         claims: Claims,  # noqa: ARG002
         request: pb.TransferLeadershipRequest,
     ) -> pb.TransferLeadershipResponse:
-        """Makes another voter the leader."""
+        """Transfers leadership to another voter."""
         await self._cluster.transfer(request.id or None)
         return pb.TransferLeadershipResponse(status=self._status())
 

@@ -1,4 +1,4 @@
-"""Between the core's values and the protos' messages."""
+"""Converts between the core's values and protobuf messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from codeq_server.core.reads import QueueView, TaskView
 
 
 def timestamp(unix_ms: int) -> Timestamp:
-    """Returns a time as a message."""
+    """Returns a time as a Timestamp message."""
     seconds, millis = divmod(unix_ms, 1000)
     return Timestamp(seconds=seconds, nanos=millis * 1_000_000)
 
@@ -30,14 +30,14 @@ def unix_ms(time: Timestamp) -> int:
 
 
 def set_time(time: Timestamp, unix_ms: int) -> None:
-    """Sets a time in its place within a message: cheaper than to copy one into it."""
+    """Sets a Timestamp field in place, which is cheaper than copying a message into it."""
     seconds, millis = divmod(unix_ms, 1000)
     time.seconds = seconds
     time.nanos = millis * 1_000_000
 
 
 def fill_new_task(task: task_pb2.Task, task_id: str, tenant: str, raw: bytes, due_ms: int | None) -> None:
-    """Fills an empty message with a task just accepted."""
+    """Fills an empty message with a task just created."""
     task.ParseFromString(raw)
     task.id = task_id
     task.tenant_id = tenant
@@ -103,7 +103,7 @@ def task_message(view: TaskView) -> task_pb2.Task:
 
 
 def add_history(task: task_pb2.Task, view: TaskView) -> None:
-    """Adds the deliveries of a task that have ended."""
+    """Adds the ended deliveries of a task."""
     for row in view.deliveries:
         attempt = task.attempt_history.add(worker_id=row.worker, end=cast("task_pb2.AttemptEnd", row.end))
         set_time(attempt.started_at, row.started_ms)
@@ -127,7 +127,7 @@ def result_message(view: TaskView) -> task_pb2.TaskResult:
 
 
 def add_artifacts(record: task_pb2.TaskResult, artifacts: Sequence[rows_pb2.ArtifactRow]) -> None:
-    """Adds artifacts to the record of an end."""
+    """Adds artifacts to the record of a task's end."""
     for row in artifacts:
         told = record.artifacts.add(name=row.name)
         if row.content_type:
@@ -182,15 +182,15 @@ def queue_message(view: QueueView, now: Now) -> queue_service_pb2.Queue:
 
 
 def status_number(status: Status) -> task_pb2.TaskStatus:
-    """Returns a status as the proto's number: they are the same."""
+    """Returns a status as the proto's number, which is the same."""
     return cast("task_pb2.TaskStatus", int(status))
 
 
 def reason_number(rejection: Rejection) -> error_pb2.ErrorReason:
-    """Returns the reason of a refusal as the proto's number: they are the same."""
+    """Returns the reason of a rejection as the proto's number, which is the same."""
     return cast("error_pb2.ErrorReason", rejection.reason.value)
 
 
 def item_error(index: int, rejection: Rejection) -> error_pb2.ItemError:
-    """Returns a refusal as the error of one item."""
+    """Returns a rejection as the error of one item."""
     return error_pb2.ItemError(index=index, reason=reason_number(rejection), message=rejection.message)

@@ -1,7 +1,7 @@
-"""How many items a message may list: looked at before it is parsed, where there may be too many, and before its rules.
+"""Limits on the items a message may list, checked before validation and, for large messages, before parsing.
 
-A few megabytes hold millions of empty items. Parsed, they take a hundred times the memory and stop the event loop for
-seconds; the rules of protovalidate would look at each, and only then count them.
+A few megabytes can hold millions of empty items. Parsing them takes a hundred times the memory and blocks the event
+loop for seconds; protovalidate would validate each item before counting them.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from google.protobuf.message import DecodeError, Message
 from codeq_server.core.errors import Rejection, invalid_field
 
 PARSED_ITEMS_MAX: Final = 65_536
-"""Items that are parsed without being counted first: that takes some milliseconds."""
+"""Items that may be parsed without counting them first; that takes a few milliseconds."""
 
 PARSED_BYTES_MAX: Final = 2 * PARSED_ITEMS_MAX
-"""Bytes of a message that cannot hold more items: an empty one has two."""
+"""Size up to which a message cannot hold more items than that: an empty item takes two bytes."""
 
 FIELDS_MAX: Final = 1 << 17
-"""Fields that counting passes; a message of ours has a third of them at most."""
+"""Maximum fields that counting visits; valid messages have at most a third of that."""
 
 _WIDTHS: Final = {1: 8, 5: 4}
-"""Bytes of a field by its wire type, where that says them."""
+"""Size in bytes of fields of fixed-size wire types."""
 _VARINT: Final = 0
 _DELIMITED: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """A field that lists, or leads to one that does.
+    """A repeated field with a limit, or a field whose messages contain one.
 
     Attributes:
-        name: Its name.
-        items_max: Items it may have; None: any number.
-        inner: Such fields of the messages that it holds, by number.
+        name: Name of the field.
+        items_max: Maximum number of items; None: unlimited.
+        inner: Such fields of the messages that the field holds, by number.
     """
 
     name: str
@@ -49,7 +49,7 @@ class _Field:
 
 @cache  # bounded by the number of messages
 def _fields(descriptor: Descriptor) -> Mapping[int, _Field]:
-    """Returns the fields of a message that list, or lead to such, by number."""
+    """Returns the limited repeated fields of a message, and fields that contain such, by number."""
     found = {}
     for field in descriptor.fields:
         inner = _fields(field.message_type) if field.message_type is not None else {}
@@ -65,9 +65,9 @@ def _items_max(field: FieldDescriptor) -> int | None:
 
 
 def parser(request_class: type[Message]) -> Callable[[bytes], Any]:
-    """Returns what parses requests, and refuses those that list too much before it has parsed them.
+    """Returns a parser of requests that rejects those with too many items before parsing them.
 
-    What it returns raises Rejection: INVALID_FIELD, or DecodeError.
+    The parser raises Rejection: INVALID_FIELD, or DecodeError.
     """
     parse, fields = request_class.FromString, _fields(request_class.DESCRIPTOR)
     tags = _first_bytes(fields)
@@ -83,7 +83,7 @@ def parser(request_class: type[Message]) -> Callable[[bytes], Any]:
 
 
 def check_counts(message: Message) -> None:
-    """Checks how many items a message lists.
+    """Checks the number of items of every list of a message.
 
     Raises:
         Rejection: INVALID_FIELD.
@@ -110,7 +110,7 @@ def _too_many(path: str, field: _Field) -> Rejection:
 
 
 def _first_bytes(fields: Mapping[int, _Field]) -> set[bytes]:
-    """Returns the bytes with which fields begin that list, those of inner messages included."""
+    """Returns the first tag bytes of limited repeated fields, including those of inner messages."""
     found = set()
     for number, field in fields.items():
         if field.items_max is not None:
@@ -121,7 +121,7 @@ def _first_bytes(fields: Mapping[int, _Field]) -> set[bytes]:
 
 
 def _is_frequent(tag: bytes, content: bytes) -> bool:
-    """Returns whether a byte is there more often than items may be without being counted."""
+    """Returns whether a byte occurs more than PARSED_ITEMS_MAX times, so that items must be counted exactly."""
     count = 0
     for first in range(0, len(content), PARSED_BYTES_MAX):
         count += content.count(tag, first, first + PARSED_BYTES_MAX)
@@ -131,11 +131,11 @@ def _is_frequent(tag: bytes, content: bytes) -> bool:
 
 
 def _count(content: bytes, at: int, end: int, fields: Mapping[int, _Field], path: str, budget: list[int]) -> None:
-    """Counts the items of a message in wire form; `budget`: fields that may still be passed.
+    """Counts the items of a message in wire form; `budget` holds the number of fields that may still be visited.
 
     Raises:
-        Rejection: INVALID_FIELD: too many.
-        DecodeError: The bytes are malformed, or more fields than any message of ours has.
+        Rejection: INVALID_FIELD: too many items.
+        DecodeError: The bytes are malformed, or have more fields than any valid message.
     """
     counts = dict.fromkeys(fields, 0)
     while at < end:
@@ -160,15 +160,15 @@ def _count(content: bytes, at: int, end: int, fields: Mapping[int, _Field], path
         elif kind in _WIDTHS:
             at += _WIDTHS[kind]
         else:
-            raise DecodeError("a field of a kind that no message has")
+            raise DecodeError("unsupported wire type")
 
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:
-    """Returns the number that begins at a place, and where it has ended."""
+    """Returns the varint at a position, and the position after it."""
     value = shift = 0
     while True:
         if at >= len(content) or shift > 63:
-            raise DecodeError("a number does not end")
+            raise DecodeError("truncated or oversized varint")
         byte = content[at]
         at += 1
         value |= (byte & 127) << shift

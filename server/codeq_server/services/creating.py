@@ -1,4 +1,4 @@
-"""From specs, as producers send them, to tasks that the core can accept."""
+"""Converts producers' task specs to tasks that the core accepts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .fingerprint import NULL, digest_of, meaning_of
 from .validation import check_json, check_message
 
 DUE_MAX_MS: Final = 253_402_300_799_000
-"""Last millisecond a timestamp can hold: the end of the year 9999."""
+"""Latest allowed due time, in Unix milliseconds: the last second of the year 9999."""
 
 
 def task_of(shard: Shard, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: str = "") -> names.NewTask:
-    """Returns the task that a spec asks for, checked but for the rules in its proto; `path` leads to it in the request.
+    """Returns the task of a spec that already passed the rules of its proto; `path` is the spec's path in the request.
 
     Raises:
         Rejection: INVALID_FIELD.
@@ -34,9 +34,7 @@ def task_of(shard: Shard, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: 
     naming = None
     if spec.HasField("idempotency_key"):
         if spec.HasField("task_id"):
-            raise invalid_field(
-                f"{path}task_id", "does not go together with idempotency_key, from which the id follows"
-            )
+            raise invalid_field(f"{path}task_id", "cannot be combined with idempotency_key, which determines the id")
         naming = _keyed(shard, names.keyed_id(tenant, spec.idempotency_key), (spec,))
     elif spec.HasField("task_id"):
         naming = names.Naming(spec.task_id)
@@ -46,7 +44,7 @@ def task_of(shard: Shard, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: 
 def batch_of(
     shard: Shard, tenant: str, specs: Iterable[task_pb2.TaskSpec], key: str, now: Now
 ) -> tuple[list[names.NewTask], names.Naming | None]:
-    """Returns the tasks of an atomic batch, and the naming that follows from its key; "": it has none.
+    """Returns the tasks of an atomic batch, and the naming derived from its key; None if the key is "".
 
     Raises:
         Rejection: INVALID_FIELD or TOO_LARGE, naming the field of the first malformed task.
@@ -61,9 +59,11 @@ def batch_of(
             violations = [(path + field if field else path[:-1], text) for field, text in rejection.violations]
             raise Rejection(rejection.reason, f"{path[:-1]}: {rejection.message}", violations) from None
         if spec.HasField("idempotency_key"):
-            raise invalid_field(f"{path}idempotency_key", "is for single tasks; an atomic batch has one key for all")
+            raise invalid_field(
+                f"{path}idempotency_key", "is only for single tasks; an atomic batch has one key for all"
+            )
         if key and spec.HasField("task_id"):
-            raise invalid_field(f"{path}task_id", "does not go together with the key of the batch")
+            raise invalid_field(f"{path}task_id", "cannot be combined with the batch's idempotency key")
         tasks.append(task_of(shard, tenant, spec, now, path))
     if not key:
         return tasks, None
@@ -77,7 +77,7 @@ def _keyed(shard: Shard, task_id: str, specs: Sequence[task_pb2.TaskSpec]) -> na
 
 
 def due_of(spec: task_pb2.TaskSpec, now: Now, path: str = "") -> int:
-    """Returns the due time of a new task in Unix milliseconds; 0: at once. `path` leads to the spec in the request.
+    """Returns the due time of a new task in Unix milliseconds; 0: at once. `path` is the spec's path in the request.
 
     Raises:
         Rejection: INVALID_FIELD.
@@ -88,5 +88,5 @@ def due_of(spec: task_pb2.TaskSpec, now: Now, path: str = "") -> int:
         return 0
     due_ms = unix_ms(spec.run_at)
     if due_ms > DUE_MAX_MS or not 0 <= spec.run_at.nanos < 1_000_000_000:
-        raise invalid_field(f"{path}run_at", "is not a time before the year 10000")
+        raise invalid_field(f"{path}run_at", "must be a valid time before the year 10000")
     return max(due_ms, 0)

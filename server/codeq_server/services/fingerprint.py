@@ -1,4 +1,4 @@
-"""By what a request with an idempotency key is known when it comes again: see docs/adr/0021."""
+"""Fingerprints by which a repeated request with an idempotency key is recognised: see docs/adr/0021."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from codeq.v1 import task_pb2
 from codeq_gateway.surrogates import mark_unpaired
 
 NULL: Final = b"null"
-"""Payload of a task that names none."""
+"""Payload of a task without one."""
 DIGEST_BYTES: Final = 16
 CANONICAL_VALUES_MAX: Final = 50_000
-"""Values of a payload, roughly; one with more counts as it was sent, because the event loop waits meanwhile."""
+"""Approximate limit on a payload's JSON values. A larger payload is fingerprinted as sent, because canonicalizing it
+would block the event loop."""
 
 _decode: Final = msgspec.json.Decoder(float_hook=msgspec.Raw).decode
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
 
 
 def digest_of(specs: Iterable[task_pb2.TaskSpec]) -> bytes:
-    """Returns the digest of a request as it was sent, byte for byte, but for keys and ids.
+    """Returns the digest of a request as sent, byte for byte, except for keys and ids.
 
-    It is all that rows of servers before this one hold, and all that such a server reads. So it is stored and compared
-    with digests of other versions: a field that a spec does not set must never count.
+    Earlier versions of the server store and compare only this digest. It must stay comparable across versions: a field
+    that a spec does not set must never change it.
     """
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for spec in specs:
@@ -44,14 +45,14 @@ def digest_of(specs: Iterable[task_pb2.TaskSpec]) -> bytes:
 
 
 def meaning_of(specs: Iterable[task_pb2.TaskSpec], max_attempts: int) -> bytes:
-    """Returns the digest of what a request means: its payloads in canonical form, and its fields.
+    """Returns the digest of a request's meaning: its payloads in canonical form, and its fields.
 
-    A field counts only where it is not its default, so that to leave it out and to set it to that is the same, and so
-    that fields of later versions change no digest of requests without them.
+    A field counts only if it differs from its default: omitting it and setting it to the default are the same, and
+    fields of later versions do not change the digest of requests without them.
 
     Args:
-        specs: Tasks of the request, with payloads that are JSON.
-        max_attempts: What `max_attempts` is where a spec does not say.
+        specs: Tasks of the request; their payloads are valid JSON.
+        max_attempts: Default of `max_attempts`.
     """
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES, person=b"meaning")
     for spec in specs:
@@ -74,11 +75,11 @@ def meaning_of(specs: Iterable[task_pb2.TaskSpec], max_attempts: int) -> bytes:
 
 
 def canonical_json(text: bytes) -> bytes | None:
-    """Returns the form that JSON texts of the same meaning share; None: the text has none, and counts as it is.
+    """Returns the canonical form of a JSON text; None: it has none, and is compared as it is.
 
-    White space, the order of keys and the way in which strings are escaped do not matter; numbers count by their text;
-    of a key that stands twice in an object the last one counts. None is for texts with more than CANONICAL_VALUES_MAX
-    values, with an integer of thousands of digits, or nested deeper than a parser follows.
+    White space, the order of keys and the escaping of strings do not matter; numbers are compared by their text; of
+    duplicate keys in an object the last one counts. None for texts with more than CANONICAL_VALUES_MAX values, with an
+    integer of thousands of digits, or nested too deeply for the parser.
     """
     if text.count(b",") + text.count(b"[") + text.count(b"{") > CANONICAL_VALUES_MAX:
         return None
@@ -89,7 +90,7 @@ def canonical_json(text: bytes) -> bytes | None:
             return None
         except msgspec.DecodeError:
             marked, mark = mark_unpaired(text)
-            # A byte that no UTF-8 has stands for what the mark stood for.
+            # 0xFF, which never occurs in UTF-8, stands for the marked surrogates.
             return _encode(_decode(marked)).replace(mark, b"\xff") if mark else None
     except (msgspec.MsgspecError, RecursionError):
         return None

@@ -1,4 +1,4 @@
-"""The gRPC front: every registered service on a grpc.aio server, refusals as google.rpc statuses."""
+"""The gRPC front end: every registered service on a grpc.aio server, with rejections as google.rpc statuses."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from .serving import Serving
 from .unread import COUNTED_BYTES, UnreadReplies
 
 RETRY_AFTER_SECONDS: Final = 1
-"""Advice to callers whose call may succeed later."""
+"""Retry delay advised to callers whose call may succeed later."""
 
 AccessLog = Callable[[str, str, float, str, Mapping[str, str]], None]
-"""Takes method, name of the gRPC code, seconds and request id of a unary call, and what else a refusal is about."""
+"""Logs a unary call: its method, gRPC code name, seconds, request id, and details of a rejection."""
 
 NOTHING_ELSE: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -41,11 +41,11 @@ PRODUCE: Final = "/codeq.v1.ProducerService/Produce"
 WORK: Final = "/codeq.v1.WorkerService/Work"
 
 REFUSALS: Final = (Rejection, DecodeError)
-"""What the caller brought about."""
+"""Exceptions that the caller caused."""
 
 
 def status_of(rejection: Rejection) -> status_pb2.Status:
-    """Returns a refusal as a google.rpc.Status with ErrorInfo, and BadRequest or RetryInfo where they apply."""
+    """Returns a rejection as a google.rpc.Status with ErrorInfo, and BadRequest or RetryInfo where they apply."""
     reason = reasons.BY_NUMBER[rejection.reason.value]
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=reason.name, domain=reasons.DOMAIN, metadata=rejection.metadata)
@@ -67,14 +67,14 @@ def status_of(rejection: Rejection) -> status_pb2.Status:
 
 
 class GrpcFront:
-    """Makes handlers for a grpc.aio server.
+    """Creates the handlers of a grpc.aio server.
 
     Args:
-        calls: Carries out the calls.
+        calls: Executes the calls.
         in_flight: Counts the bytes of large requests.
-        on_known: Takes the peer of a connection, as gRPC names it, on which an accepted token was shown.
-        access_log: Takes a line for each unary call; None: nobody does.
-        on_defect: Takes what failed without being a refusal.
+        on_known: Called with the gRPC peer of a connection that presented a valid token.
+        access_log: Writes one line per unary call; None: no access log.
+        on_defect: Called with the method and exception of an unexpected failure.
     """
 
     def __init__(
@@ -97,10 +97,10 @@ class GrpcFront:
         handlers: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
         for method in self._calls.methods.values():
             _, service, name = method.name.split("/")
-            # Served as a stream of one request, so that nothing is read before the caller is known.
+            # Served as a stream of one request, so that nothing is read before the caller is authenticated.
             handlers.setdefault(service, {})[name] = grpc.stream_unary_rpc_method_handler(
                 self._unary(method),
-                request_deserializer=None,  # parsed below: grpc answers UNKNOWN to bytes that are no message
+                request_deserializer=None,  # parsed below: grpc would answer malformed bytes with UNKNOWN
                 response_serializer=serialize,
             )
         handlers["codeq.v1.ProducerService"] = {
@@ -141,8 +141,8 @@ class GrpcFront:
                         reply = await self._calls.carry_out(method.name, claims, parse(content))
                 if (size := reply.ByteSize()) >= COUNTED_BYTES:
                     self._unread.hold(context, size)
-                return reply  # noqa: TRY300 - what follows is about calls that fail
-            except Exception as problem:  # noqa: BLE001 - every end of a call is told
+                return reply  # noqa: TRY300 - the rest handles failures
+            except Exception as problem:  # noqa: BLE001 - every call gets a status
                 code, about = self._refuse(method.name, context, problem)
             finally:
                 if self._access_log is not None:
@@ -166,7 +166,7 @@ class GrpcFront:
             except asyncio.CancelledError as cancelled:
                 let_go(cancelled)
                 raise
-            except (Exception, BaseExceptionGroup) as problem:  # noqa: BLE001 - every end of a stream is told
+            except (Exception, BaseExceptionGroup) as problem:  # noqa: BLE001 - every stream gets a status
                 self._refuse(name, context, problem)
 
         return behaviour
@@ -175,10 +175,10 @@ class GrpcFront:
         await serving.produce(claims, context, self._in_flight)
 
     def _refuse(self, name: str, context: Any, problem: BaseException) -> tuple[str, Mapping[str, str]]:
-        """Ends an RPC for a refusal, or for a defect of ours, which goes to the log.
+        """Fails an RPC with a rejection, or with INTERNAL for a bug, which is logged.
 
         Returns:
-            Name of the code, and what the log tells of a refusal.
+            Name of the code, and the log details of a rejection.
         """
         about = NOTHING_ELSE
         cause = _first(problem) if isinstance(problem, BaseExceptionGroup) else problem
@@ -186,7 +186,7 @@ class GrpcFront:
             refusal = refusal_of(cause)
             code, about = refuse(context, refusal), refusal.about()
         elif isinstance(cause, grpc.aio.InternalError):
-            code = "CANCELLED"  # a write came to nothing, because the client has left
+            code = "CANCELLED"  # a write failed because the client is gone
         else:
             self._on_defect(name, cause)
             code = refuse(context, Rejection(Reason.INTERNAL, "internal error"))
@@ -196,10 +196,10 @@ class GrpcFront:
 
 @asynccontextmanager
 async def working_at(in_flight: InFlight, size: int) -> AsyncIterator[None]:
-    """Counts a large request while it is carried out, which begins when there is room for it.
+    """Waits until a large request fits within the limit, and counts it while it is executed.
 
     Raises:
-        Rejection: LIMIT_REACHED: too many wait already.
+        Rejection: LIMIT_REACHED: too many bytes are held already.
     """
     if not in_flight.has_room(size):
         raise Rejection(Reason.LIMIT_REACHED, too_many().message)
@@ -212,11 +212,11 @@ async def working_at(in_flight: InFlight, size: int) -> AsyncIterator[None]:
 
 
 async def only_message(context: Any) -> Any:
-    """Returns the message of a unary call that is served as a stream of one.
+    """Reads the message of a unary call that is served as a stream of one.
 
     Raises:
-        Rejection: INVALID_BODY: there is none.
-        DecodeError: It is malformed.
+        Rejection: INVALID_BODY: the call has no message.
+        DecodeError: The message is malformed.
     """
     message = await context.read()
     if message is grpc.aio.EOF:
@@ -225,9 +225,9 @@ async def only_message(context: Any) -> Any:
 
 
 def refuse(context: Any, rejection: Rejection) -> str:
-    """Has an RPC end with a refusal as soon as its handler returns; returns the name of the code.
+    """Makes an RPC end with a rejection as soon as its handler returns; returns the name of the code.
 
-    gRPC's own `abort` would keep the call alive: its exception stands in the call, and the call in its frames.
+    gRPC's own `abort` would create a reference cycle: the call holds the exception, whose traceback holds the call.
     """
     status = rpc_status.to_status(status_of(rejection))
     context.set_code(status.code)
@@ -237,14 +237,14 @@ def refuse(context: Any, rejection: Rejection) -> str:
 
 
 def refusal_of(problem: Rejection | DecodeError) -> Rejection:
-    """Returns the refusal of a call; bytes that are no message of it are the caller's fault."""
+    """Returns the rejection for an exception that the caller caused; malformed bytes become INVALID_BODY."""
     if isinstance(problem, Rejection):
         return problem
-    return Rejection(Reason.INVALID_BODY, f"the bytes are no message of this call: {problem}")
+    return Rejection(Reason.INVALID_BODY, f"malformed request message: {problem}")
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Returns the refusal in a group of exceptions, else the first of them."""
+    """Returns the first rejection in a group of exceptions, or else its first exception."""
     leaves: list[BaseException] = []
     stack: list[BaseException] = [group]
     while stack:
@@ -262,5 +262,5 @@ def serialize(message: Message) -> bytes:
 
 
 def text_of(value: str | bytes) -> str:
-    """Returns a value of metadata as text."""
+    """Returns a metadata value as text."""
     return value if isinstance(value, str) else value.decode("latin-1")

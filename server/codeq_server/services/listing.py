@@ -1,4 +1,4 @@
-"""Lists of tasks, oldest first, and of dead letters, page by page and within each page slice by slice."""
+"""Lists of tasks, oldest first, and of dead letters: in pages, each read in slices."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from .page_tokens import last_key, page_token
 
 PAGE_DEFAULT: Final = 100
 PAGE_ROWS_MAX: Final = 10_000
-"""Rows that one page looks at."""
+"""Maximum rows examined for one page."""
 PAGE_BYTES_MAX: Final = 2 << 20
-"""Bytes of a page's tasks; the first one is told whatever its size."""
+"""Approximate maximum bytes of a page; its first task is always included, whatever its size."""
 SLICE_DEAD: Final = 128
-"""Dead letters looked at in one step: each has a state row to read, and perhaps to change."""
+"""Dead letters examined in one step: each has a state row to read, and perhaps to change."""
 NEWEST: Final = "newest"
-"""The value of `order_by` that asks for the newest first."""
+"""Value of `order_by` for newest first."""
 GROUPS_MAX: Final = 100
-"""Groups of dead letters told."""
+"""Maximum groups of dead letters in a reply."""
 _HOME_KEY_BYTES: Final = 12
 _DEAD_KEY_BYTES: Final = 20
 
 
 class Page:
-    """Tasks of one answer, until it is full."""
+    """Collects the tasks of one page until it is full."""
 
     def __init__(self, tasks_max: int) -> None:
         self.tasks: list[task_pb2.Task] = []
@@ -46,14 +46,14 @@ class Page:
         self._bytes = 0
 
     def add(self, task: task_pb2.Task) -> None:
-        """Takes a task."""
+        """Adds a task."""
         self.tasks.append(task)
         self._left -= 1
         self._bytes += task.ByteSize()
 
     @property
     def full(self) -> bool:
-        """Whether no other task is taken."""
+        """Whether the page is full."""
         return self._left <= 0 or self._bytes >= PAGE_BYTES_MAX
 
 
@@ -91,7 +91,7 @@ async def list_tasks(runner: ShardRunner, tenant: str, request: pb.ListTasksRequ
 async def list_dead_letters(
     runner: ShardRunner, queue: Queue, request: queues_pb.ListDeadLettersRequest
 ) -> queues_pb.ListDeadLettersResponse:
-    """Returns a page of a queue's dead letters; the first one with the groups.
+    """Returns a page of a queue's dead letters; the first page includes the groups.
 
     Raises:
         Rejection: INVALID_PAGE_TOKEN, CORRUPT_DATA.
@@ -137,12 +137,12 @@ async def list_dead_letters(
 
 
 def dead_letters(queue: Queue) -> Walk:
-    """Returns the way through a queue's dead letters."""
+    """Returns a walk over a queue's dead letters."""
     return Walk(b"z" + queue.key[1:], b"z" + (queue.number + 1).to_bytes(4, "big"), SLICE_DEAD)
 
 
 def _dead_letter(runner: ShardRunner, key: bytes) -> rows_pb2.StateRow | None:
-    """Returns the state row that a row of the dead-letter index stands for; None: it was redriven or removed."""
+    """Returns the state row of a dead-letter index row; None: the task was redriven or removed."""
     number, ended_ms, lane, position = keys.split_dead_key(key)
     queue = runner.shard.queues.get(number)
     try:
@@ -160,7 +160,7 @@ def _home_key(dead_key: bytes) -> bytes:
 
 
 class Filter:
-    """What a request wants to see."""
+    """Filter of a list request."""
 
     def __init__(self, request: pb.ListTasksRequest) -> None:
         self._status = frozenset(request.status)
@@ -169,11 +169,11 @@ class Filter:
         self.said = (sorted(self._status), self._from, self._to)
 
     def status(self, status: task_pb2.TaskStatus) -> bool:
-        """Tells whether tasks of a status are wanted."""
+        """Returns whether tasks of a status match."""
         return not self._status or status in self._status
 
     def task(self, task: task_pb2.Task) -> bool:
-        """Tells whether a task of a wanted status is wanted."""
+        """Returns whether a task of a matching status matches."""
         created_ms = unix_ms(task.created_at)
         return (self._from is None or created_ms >= self._from) and (self._to is None or created_ms < self._to)
 
@@ -187,7 +187,7 @@ def _look(runner: ShardRunner, key: bytes, wanted: Filter, page: Page) -> None:
 
 
 def view_of(runner: ShardRunner, key: bytes) -> TaskView | None:
-    """Returns the task whose home has this key; None: it was removed, or the row is a pointer.
+    """Returns the task with this home key; None: it was removed, or the row is a pointer.
 
     Raises:
         Rejection: CORRUPT_DATA.
@@ -199,5 +199,5 @@ def view_of(runner: ShardRunner, key: bytes) -> TaskView | None:
 
 
 def corrupt(problem: CorruptRows) -> Rejection:
-    """Returns what a reader of a corrupt row is told."""
+    """Returns the rejection of a read that found a corrupt row."""
     return Rejection(Reason.CORRUPT_DATA, f"the stored data of a task contradict each other: {problem}")

@@ -1,4 +1,4 @@
-"""The gateway's way to the services in its own process: plain function calls."""
+"""Dispatches the gateway's calls to services in the same process, as plain function calls."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .calls import Calls
 from .grpc_front import RETRY_AFTER_SECONDS
 
 Forward = Callable[[str, Call], Awaitable[Message]]
-"""Passes a call on to the server at an address."""
+"""Forwards a call to the server at an address."""
 
 
 class LocalDispatcher:
-    """Carries out the gateway's calls.
+    """Executes the gateway's calls.
 
     Args:
         calls: The services.
-        forward: Passes calls on to the server that leads, where this one does not and the caller wishes it.
+        forward: Forwards calls to the leader, if this server is a follower and the caller asks for it.
     """
 
     def __init__(self, calls: Calls, forward: Forward) -> None:
@@ -30,7 +30,7 @@ class LocalDispatcher:
         self._forward = forward
 
     def admit(self, method: str, authorization: str) -> None:
-        """Looks whether a caller may make a call.
+        """Checks whether a caller may make a call.
 
         Raises:
             CallFailed: The caller may not.
@@ -44,7 +44,7 @@ class LocalDispatcher:
         """Returns the response message.
 
         Raises:
-            CallFailed: The call was refused.
+            CallFailed: The call was rejected.
         """
         try:
             return await self._calls.call(
@@ -58,7 +58,7 @@ class LocalDispatcher:
 
 
 def failed(rejection: Rejection) -> CallFailed:
-    """Returns a refusal as the gateway knows it."""
+    """Converts a rejection to the gateway's form."""
     retry = RETRY_AFTER_SECONDS if reasons.BY_NUMBER[rejection.reason.value].retryable else None
     reason, about = rejection.reason.value, rejection.about()
     return CallFailed(reason, rejection.message, rejection.violations, retry, rejection.metadata, about=about)

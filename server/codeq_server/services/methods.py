@@ -18,24 +18,24 @@ from .counts import parser
 from .serving import Handler
 
 PAGE_COST: Final = 512
-"""Cost of a call that looks at thousands of rows for a page: not many of them in one turn."""
+"""Cost of a call that examines thousands of rows for a page, so that only a few run in one turn."""
 
 _WAIT_FIELD: Final = "wait_seconds"
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A unary method that can be called.
+    """A callable unary method.
 
     Attributes:
         name: Full name such as "/codeq.v1.TaskService/CreateTask".
         access: Who may call it.
-        handler: What carries it out; None: who serves the shard does.
-        reads: Whether it decides nothing.
-        parse: Returns its request from its bytes.
+        handler: Executes it; None: the shard's current `Serving` does.
+        reads: Whether it only reads.
+        parse: Parses its request from bytes.
         descriptor: Its descriptor.
-        cost: What a call costs its tenant beside what its request lists; see `admission`.
-        lists: Fields of its request that hold many messages.
+        cost: What a call costs its tenant, not counting the items its request lists; see `admission`.
+        lists: Repeated message fields of its request.
         may_wait: Whether its request can ask to wait for something.
     """
 

@@ -1,4 +1,4 @@
-"""Prometheus metrics, read from the shard's own counters when they are asked for: counting costs nothing."""
+"""Prometheus metrics, read from the shard's own counters at scrape time, so counting adds no cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from codeq_server.engine.space import SpaceWatch
 from .serving import Serving
 
 QUEUES_MAX: Final = 1000
-"""Queues that have series of their own: the first by number; names come from clients, so they are bounded."""
+"""Maximum number of queues with series of their own, the first by number: clients choose the names."""
 
 _TOTALS: Final = {
     "created": ("codeq_tasks_created", "Tasks accepted"),
@@ -21,25 +21,25 @@ _TOTALS: Final = {
     "completed": ("codeq_tasks_completed", "Tasks that ended as COMPLETED"),
     "failed": ("codeq_tasks_failed", "Tasks that ended as FAILED"),
     "nacked": ("codeq_tasks_nacked", "Deliveries that ended in a nack"),
-    "abandoned": ("codeq_tasks_abandoned", "Deliveries given back by workers"),
+    "abandoned": ("codeq_tasks_abandoned", "Deliveries abandoned by workers"),
     "dead": ("codeq_tasks_dead_lettered", "Tasks that went to the dead-letter queue"),
-    "expired": ("codeq_leases_expired", "Leases that ran out"),
+    "expired": ("codeq_leases_expired", "Leases that expired"),
     "outdated": ("codeq_tasks_expired", "Tasks that ended because they waited too long"),
-    "matured": ("codeq_tasks_matured", "Scheduled tasks that fell due"),
+    "matured": ("codeq_tasks_matured", "Scheduled tasks that became due"),
     "cancelled": ("codeq_tasks_cancelled", "Tasks cancelled"),
     "removed": ("codeq_tasks_removed", "Ended tasks removed after their retention"),
-    "redriven": ("codeq_tasks_redriven", "Ended tasks that were given another life"),
+    "redriven": ("codeq_tasks_redriven", "Ended tasks that were redriven"),
     "rows": ("codeq_rows_written", "Rows put or deleted in the store"),
 }
 
 
 class ShardCollector(Collector):
-    """Tells the metrics of whatever serves the shard at the moment, and of the store.
+    """Exports the metrics of the current `Serving` of the shard, and of the store.
 
     Args:
-        serving: Returns what serves the shard; None: nothing does here, and there is nothing to tell of it. Counters
-            begin at 0 with each that does.
-        space: Watches the space of the store.
+        serving: Returns the current `Serving`; None: this node does not serve the shard, so its metrics are absent.
+            Counters start at 0 with each new one.
+        space: Watches the store's disk space.
     """
 
     def __init__(self, serving: Callable[[], Serving | None], space: SpaceWatch) -> None:
@@ -47,7 +47,7 @@ class ShardCollector(Collector):
         self._space = space
 
     def collect(self) -> Iterator[Metric]:
-        """Yields every family."""
+        """Yields every metric family."""
         serving = self._serving()
         if serving is not None:
             yield from _families(serving)
@@ -56,7 +56,7 @@ class ShardCollector(Collector):
         )
         yield GaugeMetricFamily(
             "codeq_storage_full",
-            "1 while new tasks are refused because the disk is nearly full.",
+            "1 while new tasks are rejected because the disk is nearly full.",
             value=self._space.full,
         )
 
@@ -75,10 +75,10 @@ def _families(serving: Serving) -> Iterator[Metric]:
     yield GaugeMetricFamily("codeq_workers_waiting", "Claims and streams waiting.", value=len(runner.waiting))
     yield GaugeMetricFamily(
         "codeq_admission_waiting",
-        "Calls, frames and pushes that wait for their tenant's turn.",
+        "Calls, frames and pushes waiting for their tenant's turn.",
         value=len(runner.admission),
     )
-    yield GaugeMetricFamily("codeq_ends_watched", "Tasks whose end somebody waits for.", value=len(shard.watched))
+    yield GaugeMetricFamily("codeq_ends_watched", "Tasks whose end a call is waiting for.", value=len(shard.watched))
     yield GaugeMetricFamily("codeq_window_bytes", "Memory of loaded queue heads.", value=shard.windows_bytes)
     depth = GaugeMetricFamily("codeq_queue_tasks", "Tasks in a queue.", labels=("tenant", "command", "state"))
     for number, queue in enumerate(shard.queues.values()):

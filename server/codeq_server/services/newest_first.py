@@ -1,4 +1,4 @@
-"""Lists of tasks, newest first: the lanes of a queue are read from their tails and merged by the time of acceptance."""
+"""Lists of tasks, newest first: a queue's lanes are read from their tails and merged by creation time."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _TOKEN_BYTES: Final = 4 + _BOUND_BYTES * len(_LANES)
 
 
 class _Tail:
-    """A lane, read from its tail.
+    """A lane, read backwards from its tail.
 
     Attributes:
-        bound: Position from which on all of the lane was told or passed.
+        bound: Position from which on the whole lane has been listed or skipped.
         index: Index of the lane.
-        done: Whether the lane is read to its start.
+        done: Whether the lane has been read to its start.
     """
 
     def __init__(self, lane: Lane, bound: int) -> None:
@@ -45,7 +45,7 @@ class _Tail:
         return self._walk.done and not self._keys
 
     async def next(self, runner: ShardRunner, rows_max: int) -> tuple[task_pb2.Task | None, int]:
-        """Returns the next task, and how many rows were looked at; None: there is none among so many rows.
+        """Returns the next task, None if there is none among `rows_max` rows, and the number of rows examined.
 
         Raises:
             Rejection: CORRUPT_DATA.
@@ -66,12 +66,12 @@ class _Tail:
         return None, examined
 
     def told(self) -> None:
-        """Notes that the task returned last is in the list, or not wanted."""
+        """Marks the task returned last as listed or filtered out."""
         self.bound = self._head
 
 
 async def list_newest(runner: ShardRunner, tenant: str, request: pb.ListTasksRequest) -> pb.ListTasksResponse:
-    """Returns a page of a tenant's tasks: the newest queue first, in each the task accepted last.
+    """Returns a page of a tenant's tasks: the newest queue first, and within a queue the newest task first.
 
     Raises:
         Rejection: INVALID_PAGE_TOKEN, CORRUPT_DATA.
@@ -97,7 +97,7 @@ async def list_newest(runner: ShardRunner, tenant: str, request: pb.ListTasksReq
 
 
 async def _merge(runner: ShardRunner, tails: list[_Tail], wanted: Filter, page: Page, left: int) -> int:
-    """Adds the tasks of a queue to the page until it is full; returns how many more rows may be looked at."""
+    """Adds the tasks of a queue to the page until it is full; returns how many more rows may be examined."""
     heads: list[tuple[int, int, _Tail, task_pb2.Task]] = []
     waiting = tails
     while left > 0 and not page.full:
@@ -119,7 +119,7 @@ async def _merge(runner: ShardRunner, tails: list[_Tail], wanted: Filter, page: 
 
 
 def _tails(queue: Queue, bounds: bytes) -> dict[int, _Tail]:
-    """Returns the lanes of a queue by their index, each from its bound in a token, or whole where there is none."""
+    """Returns the lanes of a queue by index, each read from its bound in the page token, or from its tail."""
     tails = {}
     for slot, index in enumerate(_LANES):
         lane = queue.lanes[index]
@@ -131,6 +131,6 @@ def _tails(queue: Queue, bounds: bytes) -> dict[int, _Tail]:
 
 
 def _position(number: int, tails: dict[int, _Tail]) -> bytes:
-    """Returns where a page ended: its queue, and how far each lane of it was read. A lane that comes later is newer."""
+    """Returns the end of a page: its queue, and the bound of each lane. Lanes created later are skipped as newer."""
     bounds = (tails[index].bound if index in tails else 0 for index in _LANES)
     return number.to_bytes(4, "big") + b"".join(bound.to_bytes(_BOUND_BYTES, "big") for bound in bounds)

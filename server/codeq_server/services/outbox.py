@@ -1,4 +1,4 @@
-"""What a stream has yet to say: frames in order, each let out when everything it saw is durable."""
+"""Outgoing frames of a stream, in order; each is sent once everything it saw is durable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Frame = TypeVar("Frame")
 
 
 class Outbox(Generic[Frame]):
-    """Frames waiting for durability and for the reader at the other end."""
+    """Frames waiting for durability and for the client to read."""
 
     def __init__(self, runner: ShardRunner) -> None:
         self._runner = runner
@@ -22,11 +22,11 @@ class Outbox(Generic[Frame]):
         self._ended = False
 
     def __len__(self) -> int:
-        """Returns the number of frames not yet let out."""
+        """Returns the number of unsent frames."""
         return len(self._frames)
 
     def put(self, frame: Frame) -> None:
-        """Adds a frame that saw everything decided so far.
+        """Adds a frame that reflects everything decided so far.
 
         Raises:
             Rejection: OUTCOME_UNKNOWN.
@@ -35,12 +35,12 @@ class Outbox(Generic[Frame]):
         self._wake.set()
 
     def end(self) -> None:
-        """Says that no frame follows."""
+        """Marks the end: no further frames follow."""
         self._ended = True
         self._wake.set()
 
     async def run(self, send: Callable[[list[Frame]], Awaitable[None]]) -> None:
-        """Lets frames out, those that are durable together in one call, until the last one is out.
+        """Sends frames, those that are durable together in one call, until the last one is sent.
 
         Raises:
             Rejection: OUTCOME_UNKNOWN.
@@ -64,5 +64,5 @@ class Outbox(Generic[Frame]):
                 self._frames.popleft()
 
     def unsent(self) -> list[Frame]:
-        """Returns the frames that were not let out."""
+        """Returns the unsent frames."""
         return [frame for _, frame in self._frames]

@@ -1,4 +1,4 @@
-"""Page tokens: the last key looked at, bound to the list and the filters they were given out for."""
+"""Page tokens: the last key examined, bound to the list and filters they were issued for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DIGEST_BYTES: Final = 8
 
 
 def page_token(last: bytes, *of: object) -> str:
-    """Returns the token of the page that begins after the key `last`; `of` says whose and which list."""
+    """Returns the token of the page that begins after the key `last`; `of` identifies the tenant, list and filters."""
     return base64.urlsafe_b64encode(_digest(of) + last).decode().rstrip("=")
 
 
@@ -20,9 +20,9 @@ def last_key(token: str, key_bytes: int | None, *of: object) -> bytes:
     """Returns the key in a token.
 
     Args:
-        token: What the client sent.
-        key_bytes: Length of the list's keys; None: they differ.
-        of: The same as when the token was made.
+        token: Token sent by the client.
+        key_bytes: Length of the list's keys; None: it varies.
+        of: The same values as when the token was created.
 
     Raises:
         Rejection: INVALID_PAGE_TOKEN.
@@ -33,11 +33,11 @@ def last_key(token: str, key_bytes: int | None, *of: object) -> bytes:
         content = b""
     key = content[_DIGEST_BYTES:]
     if content[:_DIGEST_BYTES] != _digest(of) or key_bytes not in (None, len(key)):
-        text = "is malformed or belongs to other filters"
+        text = "is malformed, or was issued for other filters"
         raise Rejection(Reason.INVALID_PAGE_TOKEN, f"page_token: {text}", (("page_token", text),))
     return key
 
 
 def _digest(of: tuple[object, ...]) -> bytes:
-    """Returns what tells lists apart; it keeps no secret, and a key alone opens nothing."""
+    """Returns a digest that identifies a list; it need not be secret, since a key alone grants no access."""
     return hashlib.blake2b(repr(of).encode(), digest_size=_DIGEST_BYTES).digest()

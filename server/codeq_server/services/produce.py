@@ -31,7 +31,7 @@ UNACKED_BYTES_MAX: Final = 16 << 20
 FRAME_TASKS_MAX: Final = 4096
 FRAME_BYTES_MAX: Final = 8 << 20
 SLICE_TASKS_MAX: Final = 512
-"""Tasks of a frame that are created in one go; others may have their turn before the next."""
+"""Tasks of a frame created without yielding to other callers."""
 
 
 class ProducerStream:
@@ -51,7 +51,7 @@ class ProducerStream:
         self._acked = asyncio.Event()
         self._writing = asyncio.Lock()
         self._first: pb.ProduceRequest | None = None
-        """The message with the hello, until it is taken."""
+        """The message with the hello, until it is processed."""
 
     async def run(self) -> None:
         """Serves the stream until the client half-closes.
@@ -78,18 +78,18 @@ class ProducerStream:
                 self._outbox.end()
 
     async def notify(self, notice: pb.StreamNotice) -> None:
-        """Tells the client that the server will end the stream."""
+        """Notifies the client that the server will end the stream."""
         await self._write(pb.ProduceResponse(notice=notice))
 
     async def _read(self) -> None:
         message: Any = self._first
         while isinstance(message, pb.ProduceRequest):
             if message.HasField("hello") and self._first is None:
-                raise protocol_error("the hello is for the first message only")
+                raise protocol_error("only the first message may carry the hello")
             self._first = None
             if message.tasks:
                 await self._take(message)
-            message = None  # not kept while the next one is awaited
+            message = None  # frees it while waiting for the next one
             while len(self._outbox) >= UNACKED_FRAMES_MAX or self._unacked_bytes > UNACKED_BYTES_MAX:
                 self._acked.clear()
                 await self._acked.wait()
@@ -106,7 +106,7 @@ class ProducerStream:
         if size < LARGE_BYTES:
             await self._create_in_slices(frame, size)
             return
-        # Never refused: a stream that ends leaves its client not knowing what became of the frame.
+        # Never rejected: ending the stream would leave its client in doubt about the frame's outcome.
         self._in_flight.hold(size)
         try:
             async with self._in_flight.turn(size):
@@ -126,7 +126,7 @@ class ProducerStream:
         self._outbox.put((ack, size))
 
     def _create_all(self, specs: Sequence[task_pb2.TaskSpec], first: int, ack: pb.FrameAck) -> None:
-        """Creates tasks of a frame from its place `first` on, and notes in the ack what became of them."""
+        """Creates a slice of a frame's tasks, the first at index `first`, and records the outcomes in the ack."""
         shard, tenant, now = self._runner.shard, self._tenant, self._runner.now()
         create_in = creates.create_in
         queue: Queue | None = None
@@ -137,13 +137,13 @@ class ProducerStream:
             for spec in specs:
                 if spec.command != command or queue is None:
                     command = spec.command
-                    # With the disk nearly full, every task takes the long way and is refused there.
+                    # With the disk nearly full, every task takes the slow path and is rejected there.
                     queue = None if shard.storage_full else shard.by_name.get((tenant, command))
                     head_bytes = 3 + len(command)
                 payload, priority = spec.payload, spec.priority
                 size = len(payload)
-                # What is asked here is stricter than the rules of the proto, which cost more to ask. By its length a
-                # spec says that nothing but command, payload and priority is in it.
+                # Fast path: these checks are stricter than the proto's rules, and cheaper. The size of the spec shows
+                # that it contains only command, payload and priority.
                 if (
                     queue is not None
                     and 0 <= priority <= 9
@@ -159,7 +159,7 @@ class ProducerStream:
         ack.task_ids.extend(ids)
 
     def _create(self, spec: task_pb2.TaskSpec, index: int, now: Now, ack: pb.FrameAck) -> str:
-        """Creates one task by all the rules; returns its id, or "" beside a new entry of the ack's errors."""
+        """Creates one task with full validation; returns its id, or "" after adding an error to the ack."""
         try:
             check_message(spec)
             shard = self._runner.shard

@@ -20,14 +20,14 @@ PAGE_DEFAULT = 100
 
 
 class QueueService:
-    """Tells and governs queues. Methods have the names and contracts of the proto's RPCs."""
+    """Reports and manages queues. Methods have the names and contracts of the proto's RPCs."""
 
     def __init__(self, runner: ShardRunner) -> None:
         self._runner = runner
         self._redriver = Redriver(runner)
 
     async def ListQueues(self, claims: Claims, request: pb.ListQueuesRequest) -> pb.ListQueuesResponse:  # noqa: N802
-        """Tells a page of queues."""
+        """Returns a page of queues."""
         count = request.page_size or PAGE_DEFAULT
         of = ("queues", claims.tenant_id)
         after = last_key(request.page_token, None, *of).decode("ascii", "replace") if request.page_token else ""
@@ -41,24 +41,24 @@ class QueueService:
         )
 
     async def GetQueue(self, claims: Claims, request: pb.GetQueueRequest) -> pb.GetQueueResponse:  # noqa: N802
-        """Tells one queue."""
+        """Returns one queue."""
         return pb.GetQueueResponse(queue=await self._told(self._queue(claims, request.command)))
 
     async def PauseQueue(self, claims: Claims, request: pb.PauseQueueRequest) -> pb.PauseQueueResponse:  # noqa: N802
-        """Stops the deliveries of a queue, and makes it if need be."""
-        self._runner.now()  # refuses where nothing is decided any more
+        """Pauses the deliveries of a queue, and creates it if needed."""
+        self._runner.now()  # raises if the runner no longer decides
         queue = self._runner.shard.open_queue(claims.tenant_id, request.command)
         self._runner.shard.pause(queue)
         return pb.PauseQueueResponse(queue=await self._told(queue))
 
     async def ResumeQueue(self, claims: Claims, request: pb.ResumeQueueRequest) -> pb.ResumeQueueResponse:  # noqa: N802
-        """Lets the deliveries of a queue go on."""
+        """Resumes the deliveries of a queue."""
         queue = self._queue(claims, request.command)
         self._runner.shard.resume(queue)
         return pb.ResumeQueueResponse(queue=await self._told(queue))
 
     async def PurgeQueue(self, claims: Claims, request: pb.PurgeQueueRequest) -> pb.PurgeQueueResponse:  # noqa: N802
-        """Begins to end what waits in a queue."""
+        """Starts to purge the waiting tasks of a queue."""
         queue = self._queue(claims, request.command)
         purge(self._runner.shard, queue, self._runner.now())
         return pb.PurgeQueueResponse(queue=await self._told(queue))
@@ -66,7 +66,7 @@ class QueueService:
     async def ListDeadLetters(  # noqa: N802
         self, claims: Claims, request: pb.ListDeadLettersRequest
     ) -> pb.ListDeadLettersResponse:
-        """Tells a page of a queue's dead letters."""
+        """Returns a page of a queue's dead letters."""
         return await list_dead_letters(self._runner, self._queue(claims, request.command), request)
 
     async def RedriveTasks(self, claims: Claims, request: pb.RedriveTasksRequest) -> pb.RedriveTasksResponse:  # noqa: N802
@@ -74,14 +74,14 @@ class QueueService:
         return await self._redriver.redrive(self._queue(claims, request.command), request)
 
     def _queue(self, claims: Claims, command: str) -> Queue:
-        self._runner.now()  # refuses where nothing is decided any more
+        self._runner.now()  # raises if the runner no longer decides
         queue = self._runner.shard.by_name.get((claims.tenant_id, command))
         if queue is None:
             raise Rejection(Reason.QUEUE_NOT_FOUND, f"no queue has the command {command!r}")
         return queue
 
     async def _told(self, queue: Queue) -> pb.Queue:
-        """Returns a queue's message when what it tells is durable."""
+        """Returns a queue's message once the reported state is durable."""
         now = self._runner.now()
         view = reads.view_queue(self._runner.shard, queue)
         self._runner.changed()

@@ -1,4 +1,4 @@
-"""Redrive of many tasks: at once in bounded steps, or in the background at a rate."""
+"""Redrive of many tasks: in the call in bounded steps, or in the background at a limited rate."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from .listing import PAGE_ROWS_MAX, SLICE_DEAD, corrupt, dead_letters
 from .page_tokens import last_key, page_token
 
 LIMIT_DEFAULT: Final = 1000
-"""Tasks of a call that names no limit."""
+"""Maximum tasks of a call without a limit."""
 BACKGROUND_MAX: Final = 100
-"""Queues whose tasks are redriven in the background at a time."""
+"""Maximum number of concurrent background redrives; each queue has at most one."""
 STEPS_PER_SECOND: Final = 10
-"""Steps in which a rate is kept."""
+"""Steps per second of a background redrive; the rate is kept per step."""
 
 
 class Redriver:
     """Redrives tasks of queues.
 
-    What works in the background lives in memory: a stop of the server ends it, and what is done stays done.
+    Background redrives live in memory only: a server shutdown ends them, but tasks already redriven stay so.
     """
 
     def __init__(self, runner: ShardRunner) -> None:
@@ -40,7 +40,7 @@ class Redriver:
         self._background: dict[Queue, asyncio.Task[None]] = {}
 
     async def redrive(self, queue: Queue, request: pb.RedriveTasksRequest) -> pb.RedriveTasksResponse:
-        """Redrives the tasks of a queue that a request means, or begins to.
+        """Redrives the matching tasks of a queue, or starts to in the background.
 
         Raises:
             Rejection: INVALID_PAGE_TOKEN, LIMIT_REACHED.
@@ -103,11 +103,11 @@ class Redriver:
                 at = max(at + (step.matched - before) / rate, loop.time())
                 await asyncio.sleep(at - loop.time())
         except Rejection:
-            return  # the server stops, or rows are corrupt; what is done stays done
+            return  # shutdown or corrupt rows; tasks already redriven stay so
 
 
 class _Step:
-    """Where a redrive is in its queue, and what it wants."""
+    """Position of a redrive in its queue, and its filter."""
 
     def __init__(
         self, runner: ShardRunner, queue: Queue, request: pb.RedriveTasksRequest, status: Status, *, apply: bool
@@ -119,7 +119,7 @@ class _Step:
         self.task_ids = list(dict.fromkeys(request.task_ids))
         self.matched = 0
         self.last = b""
-        """Key looked at last."""
+        """Last key examined."""
         if status is Status.DLQ:
             self.walk, self._home, self.key_bytes = dead_letters(queue), _home_of_dead, 20
         else:
@@ -128,7 +128,7 @@ class _Step:
             self.walk, self._home, self.key_bytes = walk, _home_of_state, 12
 
     async def work(self, matched_max: int, examined_max: int) -> None:
-        """Goes on until so many matched or were looked at in all, or the end."""
+        """Continues until the totals of matched or examined rows reach their limits, or to the end of the queue."""
         walk = self.walk
         while not walk.done and self.matched < matched_max and walk.examined < examined_max:
             await self._runner.room(self._queue.tenant, SLICE_DEAD)
@@ -142,7 +142,7 @@ class _Step:
             await asyncio.sleep(0)
 
     async def named(self, task_ids: Sequence[str]) -> None:
-        """Works these tasks, a slice of them; those that are not there or not of the queue are passed over."""
+        """Redrives a slice of tasks by id; skips those that do not exist or belong to another queue."""
         await self._runner.room(self._queue.tenant, len(task_ids))
         for task_id in task_ids:
             try:
@@ -189,13 +189,13 @@ def _home_of_state(key: bytes) -> tuple[int, int]:
 
 
 def _said(request: pb.RedriveTasksRequest) -> tuple[object, ...]:
-    """Returns the filters of a request: what its page tokens are bound to."""
+    """Returns the filters of a request, to which its page tokens are bound."""
     times = (request.ended_from.SerializeToString(), request.ended_to.SerializeToString())
     return (request.error_contains, *times)
 
 
 def _filter(request: pb.RedriveTasksRequest, status: Status, started_ms: int) -> Callable[[rows_pb2.StateRow], bool]:
-    """Returns what tells whether a request means a task; never one that ends after its start, which may be again."""
+    """Returns the request's filter. It never matches tasks that ended after its start: they may have been redriven."""
     text = request.error_contains
     since = unix_ms(request.ended_from) if request.HasField("ended_from") else 0
     until = unix_ms(request.ended_to) if request.HasField("ended_to") else started_ms + 1

@@ -1,4 +1,4 @@
-"""gRPC reflection, as clients ask for it today (v1) and as older ones do (v1alpha): the messages are the same bytes."""
+"""gRPC reflection, v1 and, for older clients, v1alpha; both have the same wire format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME: Final = "grpc.reflection.v1.ServerReflection"
 
 
 def enable_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
-    """Adds reflection in both versions to a server, which tells these services and itself."""
+    """Adds both versions of reflection to a server; they list these services and themselves."""
     _know_v1()
     servicer = _Reflection((*services, NAME, OLD_NAME))
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
@@ -29,7 +29,7 @@ def enable_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
 
 
 class _Reflection(aio.ReflectionServicer):  # type: ignore[misc] # the package has no types
-    """Finds methods and fields, too, of which the pool does not know the file."""
+    """Also resolves names of methods and fields, which the descriptor pool does not map to files."""
 
     def _file_containing_symbol(self, request: Any, fully_qualified_name: str) -> Any:
         holder, _, member = fully_qualified_name.rpartition(".")
@@ -38,7 +38,7 @@ class _Reflection(aio.ReflectionServicer):  # type: ignore[misc] # the package h
 
 
 def _members(name: str) -> Iterable[str]:
-    """Returns the methods of a service, or the fields of a message, of this name."""
+    """Returns the method names of a service, or the field names of a message."""
     pool = descriptor_pool.Default()
     try:
         return pool.FindServiceByName(name).methods_by_name
@@ -51,7 +51,7 @@ def _members(name: str) -> Iterable[str]:
 
 
 def _know_v1() -> None:
-    """Makes the pool know the file of v1, of which the package has the older version only."""
+    """Adds the v1 file to the descriptor pool; the package contains only v1alpha."""
     pool = descriptor_pool.Default()
     old = descriptor_pb2.FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(old)

@@ -1,4 +1,4 @@
-"""ServerService: what the server is."""
+"""ServerService: information about the server, and backups."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BATCH_ITEMS_MAX = 1000
 
 
 class ServerService:
-    """Tells version, mode and limits."""
+    """Reports version, mode and limits, and makes backups."""
 
     def __init__(
         self,
@@ -32,17 +32,17 @@ class ServerService:
         settled: Callable[[], Awaitable[None]],
         on_trouble: Callable[[str, Exception], None],
     ) -> None:
-        """A service.
+        """Creates the service.
 
         Args:
             version: Version of the server.
-            mode: Whether it serves by itself or in a cluster.
+            mode: Whether it runs as a single node or in a cluster.
             fsync: Whether acknowledgements wait for fsync.
             persistence_provider: Storage engine.
-            backups: Makes backups; None: they are refused.
-            settled: Waits until everything acknowledged stands in this server's rows; raises a Rejection where another
-                server leads.
-            on_trouble: Called with what failed, and why.
+            backups: Makes backups; None: they are rejected.
+            settled: Waits until everything acknowledged is in this server's rows; raises a Rejection if another server
+                leads.
+            on_trouble: Called with a description of a failure and its exception.
         """
         self._backups = backups
         self._settled = settled
@@ -58,18 +58,18 @@ class ServerService:
         )
 
     async def GetServerInfo(self, claims: Claims, request: pb.GetServerInfoRequest) -> pb.GetServerInfoResponse:  # noqa: N802, ARG002
-        """Tells the server."""
+        """Returns information about the server."""
         return pb.GetServerInfoResponse(server=self._info)
 
     async def BackUp(self, claims: Claims, request: pb.BackUpRequest) -> pb.BackUpResponse:  # noqa: N802, ARG002
         """Makes a backup."""
         if self._backups is None:
-            raise Rejection(Reason.BACKUP_NOT_CONFIGURED, "the server has no folder for backups: set BACKUP_DIR")
+            raise Rejection(Reason.BACKUP_NOT_CONFIGURED, "backups are disabled: set BACKUP_DIR")
         await self._settled()
         try:
             artifacts = await self._backups.make(request.name)
         except StoreError as problem:
             self._on_trouble(f"the backup {request.name} failed", problem)
-            raise Rejection(Reason.INTERNAL, "the backup failed; the log of the server says why") from None
+            raise Rejection(Reason.INTERNAL, "the backup failed; see the server's log") from None
         made = pb.Backup(name=request.name, artifacts=artifacts, created_at=timestamp(time.time_ns() // 1_000_000))
         return pb.BackUpResponse(backup=made)

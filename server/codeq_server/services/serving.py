@@ -1,4 +1,4 @@
-"""What serves one shard for as long as this node leads it: a new object for each leadership."""
+"""Serves one shard while this node leads it: a new object for each leadership."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .work import WorkerStream
 TASKS: Final = "codeq.v1.TaskService"
 QUEUES: Final = "codeq.v1.QueueService"
 SHARD_SERVICES: Final = (TASKS, QUEUES)
-"""Services whose unary calls a Serving carries out."""
+"""Services whose unary calls a Serving executes."""
 
 Handler = Callable[[Claims, Any], Awaitable[Message]]
 
@@ -32,19 +32,19 @@ Handler = Callable[[Claims, Any], Awaitable[Message]]
 class Serving:
     """The runner of a shard, and the services, streams and waiters on it.
 
-    Everything that decides on the shard, or tells of it, hangs on this object and on nothing else. After `end` none of
-    it decides anything, so it cannot touch what the next leadership makes of the same store.
+    Everything that makes decisions on the shard or reads from it belongs to this object alone. After `end` it decides
+    nothing more, so it cannot interfere with the next leadership on the same store.
 
     Attributes:
         runner: Runner of the shard.
         streams: Open streams.
-        handlers: What carries out unary calls, by full name of the method.
+        handlers: Handlers of unary calls, by full name of the method.
 
     Args:
         runner: Runner of the shard.
-        keeper: Keeps contents of artifacts; None: contents are refused.
-        lease_seconds: Lease of workers that do not say.
-        artifact_bytes_max: Bytes that the content of one artifact may have.
+        keeper: Stores contents of artifacts; None: contents are rejected.
+        lease_seconds: Default lease of workers.
+        artifact_bytes_max: Maximum bytes of one artifact's content.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Serving:
         """Serves a producer stream to its end; `in_flight` counts the bytes of its large frames.
 
         Raises:
-            Rejection: Why it is ended; may be in an exception group.
+            Rejection: Why it ends; may be in an exception group.
         """
         await ProducerStream(self.runner, claims, self.streams, context, in_flight).run()
 
@@ -69,38 +69,38 @@ class Serving:
         """Serves a worker stream to its end.
 
         Raises:
-            Rejection: Why it is ended; may be in an exception group.
+            Rejection: Why it ends; may be in an exception group.
         """
         await WorkerStream(self.runner, claims, self.streams, self._lease_seconds, self._artifacts, context).run()
 
     def drain(self, grace_ms: int, leader: str = "") -> None:
-        """Ends every wait, and tells streams that they end in so many milliseconds.
+        """Ends every wait, and notifies streams that they will end.
 
         Args:
-            grace_ms: Time until the streams end.
-            leader: Where their gRPC services go on; "": nobody knows.
+            grace_ms: Time until the streams end, in milliseconds.
+            leader: gRPC address of the next leader; "": unknown.
         """
         self.runner.drain()
         self.streams.drain(grace_ms, leader)
 
     def end(self, refusal: Rejection) -> None:
-        """Ends the leadership: from now on nothing is decided, and everybody is told.
+        """Ends the leadership: nothing more is decided, and all callers are notified.
 
-        Calls that decided something whose fate is open get OUTCOME_UNKNOWN, all others the refusal; streams get a
-        notice, and end with the refusal a moment later.
+        Calls with an uncommitted decision get OUTCOME_UNKNOWN, all others the rejection; streams get a notice, and end
+        with the rejection a moment later.
 
         Args:
-            refusal: NOT_LEADER, with what is known of the next leader as metadata.
+            refusal: NOT_LEADER, with what is known about the next leader as metadata.
         """
         self.streams.end(refusal)
         self.runner.end(refusal)
 
     async def close(self) -> None:
-        """Commits what is decided, unless the leadership has ended, and releases the log."""
+        """Commits pending decisions, unless the leadership has ended, and releases the log."""
         await self.runner.close()
 
 
 def handlers_of(service_name: str, service: object) -> dict[str, Handler]:
-    """Returns the methods of an object with the names of a service's RPCs, by their full names."""
+    """Returns the methods of an object that implement a service's RPCs, by the RPCs' full names."""
     methods = descriptor_pool.Default().FindServiceByName(service_name).methods
     return {f"/{service_name}/{method.name}": getattr(service, method.name) for method in methods}

@@ -1,4 +1,4 @@
-"""What both streams share: the handshake, and the notice before the server stops or when another node leads."""
+"""Shared by producer and worker streams: the handshake, and notices of a shutdown or a change of leader."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from codeq_server.core.errors import Reason, Rejection
 from .convert import reason_number
 
 HELLO_SECONDS: Final = 10
-"""Time a client has for its hello."""
+"""Time for a client to send its hello."""
 STREAMS_MAX: Final = 6_000
-"""Streams open at a time."""
+"""Maximum number of open streams."""
 FAREWELL_SECONDS: Final = 0.2
-"""Time a client has to read that another node leads, before its stream ends."""
+"""Time for a client to read the notice of a new leader before its stream ends."""
 
 T = TypeVar("T", bound=Message)
 Ts = TypeVarTuple("Ts")
@@ -29,12 +29,12 @@ Notify = Callable[[pb.StreamNotice], Awaitable[None]]
 
 
 def protocol_error(message: str) -> Rejection:
-    """Returns the refusal of a stream that does not keep to the order of messages."""
+    """Returns the rejection of a stream that violates the protocol."""
     return Rejection(Reason.BAD_HANDSHAKE, message)
 
 
 async def hello_of(context: Any, request_class: type[T]) -> T:
-    """Returns the first message of a stream, which must carry the hello.
+    """Reads the first message of a stream, which must carry the hello.
 
     Raises:
         Rejection: BAD_HANDSHAKE.
@@ -50,12 +50,12 @@ async def hello_of(context: Any, request_class: type[T]) -> T:
 
 
 class StreamRegistry:
-    """The open streams, to be told when the server stops or another node leads."""
+    """The open streams; notifies them when the server shuts down or another node becomes leader."""
 
     def __init__(self) -> None:
         self._members: dict[Notify, asyncio.TaskGroup] = {}
         self._refusal: Rejection | None = None
-        """Why no further stream is served."""
+        """Why new streams are rejected; None: they are accepted."""
         self._ended = False
 
     def __len__(self) -> int:
@@ -67,7 +67,7 @@ class StreamRegistry:
         """Registers a stream while it is served.
 
         Raises:
-            Rejection: LIMIT_REACHED, or DRAINING once `drain` was called, or what `end` was told.
+            Rejection: LIMIT_REACHED; DRAINING after `drain`; the rejection given to `end` after `end`.
         """
         if self._refusal is not None:
             raise self._refusal.again()
@@ -80,7 +80,7 @@ class StreamRegistry:
             del self._members[notify]
 
     async def part(self, work: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> None:
-        """Does a part of a stream's work; what that meets after `end` is no news: the stream is told why it ends."""
+        """Runs a part of a stream; drops its rejections after `end`, because the stream ends with that rejection."""
         try:
             await work(*args)
         except Rejection:
@@ -89,18 +89,18 @@ class StreamRegistry:
             await asyncio.get_running_loop().create_future()  # until the farewell ends the stream
 
     def drain(self, grace_ms: int, leader: str = "") -> None:
-        """Sends every stream the notice that the server will end it.
+        """Notifies every stream that the server will end it.
 
         Args:
-            grace_ms: When it will.
-            leader: Where its gRPC services go on; "": nobody knows.
+            grace_ms: Time until the stream ends.
+            leader: gRPC address of the next leader; "": unknown.
         """
         self._refusal = Rejection(Reason.DRAINING, "the server is stopping")
         notice = pb.StreamNotice(reason=error_pb2.ERROR_REASON_DRAINING, grace_ms=grace_ms, leader=leader)
         self._tell_all(lambda notify: self._tell(notify, notice))
 
     def end(self, refusal: Rejection) -> None:
-        """Sends every stream the notice that another node leads, and a moment later ends it with the refusal."""
+        """Notifies every stream that another node leads, and ends it with the rejection after FAREWELL_SECONDS."""
         self._refusal, self._ended = refusal, True
         notice = pb.StreamNotice(
             reason=reason_number(refusal),
@@ -115,12 +115,12 @@ class StreamRegistry:
             try:
                 group.create_task(telling, name="stream-notice")
             except RuntimeError:
-                telling.close()  # the stream ends by itself just now
+                telling.close()  # the stream is ending anyway
 
     async def _say_farewell(self, notify: Notify, notice: pb.StreamNotice, refusal: Rejection) -> None:
         loop = asyncio.get_running_loop()
         until = loop.time() + FAREWELL_SECONDS
-        with contextlib.suppress(TimeoutError):  # of a client that reads nothing
+        with contextlib.suppress(TimeoutError):  # the client does not read
             async with asyncio.timeout_at(until):
                 await self._tell(notify, notice)
         await asyncio.sleep(until - loop.time())
@@ -131,4 +131,4 @@ class StreamRegistry:
         try:
             await notify(notice)
         except (asyncio.InvalidStateError, RuntimeError):
-            return  # the stream ended by itself meanwhile
+            return  # the stream has ended meanwhile

@@ -1,4 +1,4 @@
-"""TaskService: tasks call by call."""
+"""TaskService: creates, claims, ends and reports tasks by unary calls."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ from .newest_first import list_newest
 from .validation import check_json, check_message, kept_text
 
 SLICE_TASKS: Final = 128
-"""Tasks of a batch that are created in one go; others may have their turn before the next."""
+"""Tasks of a batch created without yielding to other callers."""
 BATCH_BYTES_MAX: Final = 8 << 20
-"""Bytes of a batch's payloads or results."""
+"""Maximum bytes of a batch's payloads or results."""
 _ENDED: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.DLQ, Status.CANCELLED})
 _WAITING: Final = frozenset({Status.PENDING, Status.SCHEDULED})
 _OUTCOMES: Final = {
@@ -55,7 +55,7 @@ T = TypeVar("T")
 
 
 class TaskService:
-    """Creates, claims, ends and tells tasks. Methods have the names and contracts of the proto's RPCs."""
+    """Creates, claims, ends and reports tasks. Methods have the names and contracts of the proto's RPCs."""
 
     def __init__(self, runner: ShardRunner, default_lease_seconds: int, artifacts: Artifacts) -> None:
         self._runner = runner
@@ -63,7 +63,7 @@ class TaskService:
         self._default_lease_ms = default_lease_seconds * 1000
 
     async def CreateTask(self, claims: Claims, request: pb.CreateTaskRequest) -> pb.CreateTaskResponse:  # noqa: N802
-        """Accepts one task."""
+        """Creates one task."""
         response = pb.CreateTaskResponse()
         self._create(response.task, claims.tenant_id, request.spec, self._runner.now(), "spec.")
         await self._settled()
@@ -72,10 +72,10 @@ class TaskService:
     async def BatchCreateTasks(  # noqa: N802
         self, claims: Claims, request: pb.BatchCreateTasksRequest
     ) -> pb.BatchCreateTasksResponse:
-        """Accepts several tasks, each by itself or all or none."""
+        """Creates several tasks, independently or atomically."""
         _check_batch_bytes("tasks", sum(len(spec.payload) for spec in request.tasks))
         if request.HasField("idempotency_key") and not request.atomic:
-            raise invalid_field("idempotency_key", "is for atomic batches; otherwise each task may have its own")
+            raise invalid_field("idempotency_key", "is only for atomic batches; in others each task may have its own")
         response = pb.BatchCreateTasksResponse()
         if request.atomic:
             self._create_all(response, claims.tenant_id, request)
@@ -85,14 +85,14 @@ class TaskService:
         return response
 
     async def ClaimTask(self, claims: Claims, request: pb.ClaimTaskRequest) -> pb.ClaimTaskResponse:  # noqa: N802
-        """Leases one task, or none after the wait."""
+        """Claims one task; the response is empty if none becomes available in time."""
         lease_ms = request.lease_seconds * 1000 if request.HasField("lease_seconds") else self._default_lease_ms
         response = pb.ClaimTaskResponse()
         await self._claim(claims, request.commands, 1, lease_ms, request.wait_seconds, lambda: response.task)
         return response
 
     async def ClaimTasks(self, claims: Claims, request: pb.ClaimTasksRequest) -> pb.ClaimTasksResponse:  # noqa: N802
-        """Leases several tasks, or none after the wait."""
+        """Claims several tasks; the response is empty if none becomes available in time."""
         lease_ms = request.lease_seconds * 1000 if request.HasField("lease_seconds") else self._default_lease_ms
         response = pb.ClaimTasksResponse()
         await self._claim(claims, request.commands, request.count, lease_ms, request.wait_seconds, response.tasks.add)
@@ -124,7 +124,7 @@ class TaskService:
     async def BatchSubmitResults(  # noqa: N802
         self, claims: Claims, request: pb.BatchSubmitResultsRequest
     ) -> pb.BatchSubmitResultsResponse:
-        """Ends several tasks, each by itself."""
+        """Ends several tasks independently."""
         contents = sum(len(each.content) for item in request.results for each in item.artifacts)
         _check_batch_bytes("results", sum(len(item.result) for item in request.results) + contents)
         now, decided = self._runner.now(), False
@@ -147,7 +147,7 @@ class TaskService:
         return response
 
     async def NackTask(self, claims: Claims, request: pb.NackTaskRequest) -> pb.NackTaskResponse:  # noqa: N802
-        """Gives a delivery back for another try."""
+        """Nacks a delivery, so that the task is tried again."""
         token = request.lease_token if request.HasField("lease_token") else None
         delay_ms = request.delay_seconds * 1000 if request.HasField("delay_seconds") else None
         reason = kept_text(request.reason)
@@ -155,7 +155,7 @@ class TaskService:
         return pb.NackTaskResponse(status=status_number(verdict.status), delay_seconds=-(-verdict.delay_ms // 1000))
 
     async def AbandonTask(self, claims: Claims, request: pb.AbandonTaskRequest) -> pb.AbandonTaskResponse:  # noqa: N802
-        """Gives a delivery back unused."""
+        """Abandons a delivery: gives it back unused."""
         token = request.lease_token if request.HasField("lease_token") else None
         verdict = await self._settle(claims, request.task_id, token, Outcome.ABANDON, "", None)
         return pb.AbandonTaskResponse(status=status_number(verdict.status))
@@ -163,7 +163,7 @@ class TaskService:
     async def ReportProgress(  # noqa: N802
         self, claims: Claims, request: pb.ReportProgressRequest
     ) -> pb.ReportProgressResponse:
-        """Keeps a progress on a leased task."""
+        """Stores the progress of a leased task."""
         progress = request.progress or NULL
         check_json(progress, "progress")
         token = request.lease_token if request.HasField("lease_token") else None
@@ -176,7 +176,7 @@ class TaskService:
         return pb.ReportProgressResponse(lease_token=token, lease_until=timestamp(until_ms))
 
     async def CancelTask(self, claims: Claims, request: pb.CancelTaskRequest) -> pb.CancelTaskResponse:  # noqa: N802
-        """Ends a task by its producer's word."""
+        """Cancels a task at its producer's request."""
         shard, now = self._runner.shard, self._runner.now()
         self._view(claims.tenant_id, request.task_id)
         reason = kept_text(request.reason)
@@ -186,7 +186,7 @@ class TaskService:
         return pb.CancelTaskResponse(task=task_message(view))
 
     async def GetTask(self, claims: Claims, request: pb.GetTaskRequest) -> pb.GetTaskResponse:  # noqa: N802
-        """Tells a task."""
+        """Returns a task with its delivery history."""
         view = self._view(claims.tenant_id, request.task_id)
         await self._settled()
         response = pb.GetTaskResponse(task=task_message(view))
@@ -194,13 +194,13 @@ class TaskService:
         return response
 
     async def ListTasks(self, claims: Claims, request: pb.ListTasksRequest) -> pb.ListTasksResponse:  # noqa: N802
-        """Tells a page of tasks."""
+        """Returns a page of tasks."""
         if request.order_by == NEWEST:
             return await list_newest(self._runner, claims.tenant_id, request)
         return await list_tasks(self._runner, claims.tenant_id, request)
 
     async def ExplainTask(self, claims: Claims, request: pb.ExplainTaskRequest) -> pb.ExplainTaskResponse:  # noqa: N802
-        """Tells what a task waits for."""
+        """Explains what a task is waiting for."""
         runner, now = self._runner, self._runner.now()
         view = self._view(claims.tenant_id, request.task_id)
         task = task_message(view)
@@ -231,7 +231,7 @@ class TaskService:
         return answer
 
     async def RedriveTask(self, claims: Claims, request: pb.RedriveTaskRequest) -> pb.RedriveTaskResponse:  # noqa: N802
-        """Gives an ended task another life."""
+        """Redrives an ended task."""
         shard, now = self._runner.shard, self._runner.now()
         self._view(claims.tenant_id, request.task_id)
         self._decide(lambda: redrive_task(shard, claims.tenant_id, request.task_id, now))
@@ -240,13 +240,13 @@ class TaskService:
         return pb.RedriveTaskResponse(task=task_message(view))
 
     async def CleanupTasks(self, claims: Claims, request: pb.CleanupTasksRequest) -> pb.CleanupTasksResponse:  # noqa: N802
-        """Removes ended tasks before their time."""
+        """Removes ended tasks before their retention ends."""
         return await clean(self._runner, claims.tenant_id, request)
 
     async def GetTaskResult(  # noqa: N802
         self, claims: Claims, request: pb.GetTaskResultRequest
     ) -> pb.GetTaskResultResponse:
-        """Tells a task's end, waiting for it if asked to."""
+        """Returns a task's result, waiting for its end if requested."""
         view = self._view(claims.tenant_id, request.task_id)
         until = self._runner.loop.time() + request.wait_seconds
         while view.status not in _ENDED and self._runner.loop.time() < until:
@@ -259,7 +259,7 @@ class TaskService:
                 pass
             finally:
                 self._runner.unwatch_end(key, future)
-            # It may have been redriven since it ended: then its next end is waited for.
+            # The task may have been redriven since it ended: then wait for its next end.
             view = self._view(claims.tenant_id, request.task_id)
         await self._settled()
         if view.status not in _ENDED:
@@ -269,14 +269,14 @@ class TaskService:
     async def GetTaskArtifact(  # noqa: N802
         self, claims: Claims, request: pb.GetTaskArtifactRequest
     ) -> pb.GetTaskArtifactResponse:
-        """Tells an artifact with its content."""
+        """Returns an artifact with its content."""
         tenant, task_id = claims.tenant_id, request.task_id
         return await self._artifacts.tell(tenant, task_id, request.name, lambda: self._view(tenant, task_id))
 
     # ----------------------------------------------------------------------------------------------------------------
 
     async def _go_on(self, tenant: str, *, decided: bool) -> Now:
-        """Lets others have their turn, and returns the time when the batch has room again."""
+        """Yields to other callers until the batch has room again; returns the current time."""
         self._runner.changed()
         try:
             await asyncio.sleep(0)
@@ -286,10 +286,10 @@ class TaskService:
             raise self._runner.refused(refusal, decided=decided) from None
 
     async def _settled(self, *, decided: bool = False) -> None:
-        """Waits until what the call saw is durable.
+        """Waits until everything the call saw is durable.
 
         Args:
-            decided: Whether it decided something, and waited for other things since.
+            decided: Whether the call decided something and has awaited other things since.
         """
         self._runner.changed()
         try:
@@ -348,7 +348,7 @@ class TaskService:
         created: names.Created | names.Duplicate,
         now: Now,
     ) -> None:
-        """Fills a message with a task just accepted, or with the one that the same request made earlier."""
+        """Fills a message with a task just created, or with the one an earlier identical request created."""
         if isinstance(created, names.Created):
             due_ms = task.due_ms if task.due_ms > now.wall_ms else None
             fill_new_task(message, created.task_id, tenant, created.raw, due_ms)
@@ -455,23 +455,23 @@ def _check_batch_bytes(field: str, size: int) -> None:
 
 
 def check_ending(outcome: Outcome, result: bytes | None, error: str) -> None:
-    """Checks what the rules in the protos cannot say about an outcome.
+    """Checks what the rules in the protos cannot express about an outcome.
 
     Raises:
         Rejection: INVALID_FIELD.
     """
     if result is not None:
         if outcome is not Outcome.COMPLETED:
-            raise invalid_field("result", "belongs to COMPLETED only")
+            raise invalid_field("result", "is allowed only for COMPLETED")
         check_json(result, "result")
     if outcome is Outcome.FAILED and not error.strip():
         raise invalid_field("error", "must not be blank for FAILED")
     if error and outcome is Outcome.COMPLETED:
-        raise invalid_field("error", "does not belong to COMPLETED")
+        raise invalid_field("error", "is not allowed for COMPLETED")
 
 
 def allowed_commands(claims: Claims, commands: Sequence[str]) -> list[str] | None:
-    """Returns the commands to claim from; None: every one of the tenant.
+    """Returns the commands to claim from; None: all commands of the tenant.
 
     Raises:
         Rejection: COMMAND_NOT_ALLOWED.

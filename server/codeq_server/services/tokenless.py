@@ -1,7 +1,7 @@
-"""Calls that need no token, health and reflection, within bounds of their own.
+"""Unauthenticated calls, health and reflection, within limits of their own.
 
-Whoever reaches the port can make them, so they never take what calls with a token need. When as many are open as may
-be, the oldest one makes room: a check that takes a moment gets through, whatever strangers hold open.
+Anyone who can reach the port can make them, so they must never use up what authenticated calls need. When the limit is
+reached, the oldest call is evicted: a short health check gets through, however many calls others hold open.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 OPEN_MAX: Final = 256
-"""Calls without a token that are open at a time; the oldest one ends when another comes."""
+"""Maximum number of open unauthenticated calls; one more evicts the oldest."""
 
 OPEN_PER_CONNECTION_MAX: Final = 16
-"""Those of one connection; further ones fail with RESOURCE_EXHAUSTED."""
+"""Maximum open unauthenticated calls of one connection; further ones fail with RESOURCE_EXHAUSTED."""
 
 READING_MAX: Final = 32
-"""Those of them whose request is still to come; the oldest one ends when another comes. gRPC takes in a whole message
-before anybody can look at it."""
+"""Maximum unauthenticated calls waiting for a request; one more evicts the oldest. gRPC buffers a whole message before
+the server can inspect it."""
 
 REQUEST_BYTES_MAX: Final = 4096
-"""Bytes of a request; a larger one fails with RESOURCE_EXHAUSTED."""
+"""Maximum bytes of a request; a larger one fails with RESOURCE_EXHAUSTED."""
 
 REQUEST_SECONDS: Final = 5.0
-"""Time in which the request of a call has to come."""
+"""Time for the request of a unary or server-streaming call to arrive."""
 
 LIFETIME_SECONDS: Final = {
     "/grpc.health.v1.Health/Check": 5.0,
@@ -38,14 +38,14 @@ LIFETIME_SECONDS: Final = {
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": 60.0,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": 60.0,
 }
-"""Methods that need no token, and how long a call may last; then it ends with UNAVAILABLE, and clients call again."""
+"""Maximum duration of a call by unauthenticated method; then it ends with UNAVAILABLE, and clients call again."""
 
 _LOG: Final = logging.getLogger("codeq.tokenless")
 _SHOWN_CHARS: Final = 200
 
 
 class TokenlessServer:
-    """What the services of other packages are added to, in place of a server; bounds their calls.
+    """Stands in for a server when services of other packages are added, and limits their calls.
 
     Args:
         server: Serves the calls.
@@ -54,26 +54,26 @@ class TokenlessServer:
     def __init__(self, server: grpc.aio.Server) -> None:
         self._server = server
         self._open: dict[asyncio.Timeout, None] = {}
-        """The calls that are open, the oldest first."""
+        """Open calls, oldest first."""
         self._reading: dict[asyncio.Timeout, None] = {}
-        """Those whose request is still to come, likewise."""
+        """Open calls waiting for a request, oldest first."""
         self._by_peer: Counter[str] = Counter()
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """See `grpc.aio.Server.add_generic_rpc_handlers`; methods that are not in LIFETIME_SECONDS are left out."""
+        """See `grpc.aio.Server.add_generic_rpc_handlers`; methods not in LIFETIME_SECONDS are left out."""
         self._server.add_generic_rpc_handlers([_Bounded(handler, self._bounded) for handler in handlers])
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: dict[str, Any]) -> None:
-        """See `grpc.aio.Server.add_registered_method_handlers`, which does nothing either."""
+        """Does nothing, like `grpc.aio.Server.add_registered_method_handlers`."""
 
     def _bounded(self, method: str, inner: Any) -> Any:
-        """Returns a handler that is entered before a request has come, and keeps the bounds."""
+        """Returns a handler that starts before the request has arrived, and enforces the limits."""
         seconds = LIFETIME_SECONDS[method]
 
         async def behaviour(_: Any, context: Any) -> None:
             peer = context.peer()
             if self._by_peer[peer] >= OPEN_PER_CONNECTION_MAX:
-                text = f"{OPEN_PER_CONNECTION_MAX} calls without a token are open on this connection, the limit"
+                text = f"{OPEN_PER_CONNECTION_MAX} unauthenticated calls are open on this connection, the limit"
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
             _make_room(self._open, OPEN_MAX)
             self._by_peer[peer] += 1
@@ -83,9 +83,9 @@ class TokenlessServer:
                 async with scope:
                     await _serve(inner, context, self._requests(inner, context, scope))
             except TimeoutError:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "the time of a call without a token is over")
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "an unauthenticated call may not last longer")
             except DecodeError as error:
-                text = f"the bytes are no message of this call: {error}"
+                text = f"malformed request message: {error}"
                 _LOG.debug("call_refused method=%s: %s", method, text[:_SHOWN_CHARS])
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
             except _TooLargeError as error:
@@ -103,8 +103,8 @@ class TokenlessServer:
         """Yields the requests of a call.
 
         Raises:
-            DecodeError: Bytes of the caller are no request.
-            _TooLargeError: They are too many.
+            DecodeError: A request is malformed.
+            _TooLargeError: A request is too large.
         """
         while True:
             _make_room(self._reading, READING_MAX)
@@ -114,16 +114,16 @@ class TokenlessServer:
             if content is grpc.aio.EOF:
                 return
             if len(content) > REQUEST_BYTES_MAX:
-                raise _TooLargeError(f"a request without a token has at most {REQUEST_BYTES_MAX} bytes")
+                raise _TooLargeError(f"an unauthenticated request may have at most {REQUEST_BYTES_MAX} bytes")
             yield inner.request_deserializer(content)
 
 
 class _TooLargeError(Exception):
-    """A request is larger than those of calls without a token are."""
+    """A request exceeds the limit of unauthenticated calls."""
 
 
 def _make_room(calls: dict[asyncio.Timeout, None], most: int) -> None:
-    """Ends the oldest of some calls where there are as many as may be."""
+    """Evicts the oldest call if the limit is reached."""
     if len(calls) >= most:
         oldest = next(iter(calls))
         del calls[oldest]
@@ -131,7 +131,7 @@ def _make_room(calls: dict[asyncio.Timeout, None], most: int) -> None:
 
 
 class _Bounded(grpc.GenericRpcHandler):
-    """Handlers of some services, each within bounds."""
+    """Wraps the handlers of a service with the limits."""
 
     def __init__(self, inner: grpc.GenericRpcHandler, bounded: Callable[[str, Any], Any]) -> None:
         self._inner, self._bounded = inner, bounded
@@ -145,11 +145,11 @@ class _Bounded(grpc.GenericRpcHandler):
 
 
 async def _serve(inner: Any, context: Any, requests: AsyncIterator[Any]) -> None:
-    """Serves a call by the handler that it would have without bounds.
+    """Serves a call with the original handler.
 
     Raises:
-        DecodeError: Bytes of the caller are no request.
-        TimeoutError: No request came in time.
+        DecodeError: A request is malformed.
+        TimeoutError: No request arrived in time.
     """
     if inner.request_streaming:
         async for response in inner.stream_stream(requests, context):

@@ -1,7 +1,7 @@
-"""Replies over gRPC that their clients do not read: how many bytes of them are kept.
+"""Limits on the bytes of gRPC replies that clients do not read.
 
-A client that opens no window for a reply leaves it in our memory. What its next calls may add is bounded here, for each
-connection and for all together; who reads notices nothing.
+A client that opens no flow-control window leaves its replies in the server's memory. These limits, per connection and
+in total, bound what its next calls may add; clients that read their replies are not affected.
 """
 
 from __future__ import annotations
@@ -12,31 +12,31 @@ from typing import Any, Final
 from codeq_server.core.errors import Reason, Rejection
 
 COUNTED_BYTES: Final = 16 * 1024
-"""Bytes from which on a reply is counted; smaller ones are bounded by the number of calls."""
+"""Size from which a reply is counted; smaller ones are bounded by the number of calls."""
 
 CONNECTION_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Bytes of unread replies of a connection from which on its calls are refused."""
+"""Unread bytes of a connection from which its calls are rejected."""
 
 BYTES_MAX: Final = 64 * 1024 * 1024
-"""Bytes of unread replies of all connections from which on those that have any are refused."""
+"""Unread bytes of all connections from which calls of connections with unread replies are rejected."""
 
 
 class UnreadReplies:
-    """Counts the bytes of replies from when they are made until gRPC has sent them, or their client has left."""
+    """Counts the bytes of replies until gRPC has sent them or their client has disconnected."""
 
     def __init__(self) -> None:
         self._by_peer: Counter[str] = Counter()
         self._total = 0
 
     def refuse_more(self, peer: str) -> None:
-        """Refuses a call while too much is unread.
+        """Rejects a call while too many bytes are unread.
 
         Raises:
             Rejection: LIMIT_REACHED.
         """
         unread = self._by_peer.get(peer, 0)
         if unread >= CONNECTION_BYTES_MAX or (unread and self._total >= BYTES_MAX):
-            raise Rejection(Reason.LIMIT_REACHED, "too many replies wait to be read")
+            raise Rejection(Reason.LIMIT_REACHED, "too many unread replies")
 
     def hold(self, context: Any, size: int) -> None:
         """Counts a reply until its call is over."""

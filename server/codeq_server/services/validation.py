@@ -1,4 +1,4 @@
-"""Requests against the rules in the protos, and JSON against its grammar."""
+"""Validates requests against the rules in the protos, and JSON against its grammar."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .counts import check_counts
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 _TOO_LARGE_RULES = frozenset({"bytes.max_len"})
 _ONE_OF: Final = frozenset({"enum.in", "string.in"})
-"""Rules whose messages list what may be sent in a form that nobody writes, such as the numbers of an enum."""
+"""Rules whose standard messages list allowed values in an unhelpful form, such as enum numbers."""
 _is_command = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}").fullmatch
 TEXT_CHARACTERS_MAX: Final = 4096
-"""Characters kept of an error or a reason."""
+"""Maximum characters stored of an error or a reason."""
 _USUAL_COMMANDS_MAX: Final = 16
-"""Commands of a claim that are looked at here; longer lists are left to the rules."""
+"""Maximum commands of a claim for the fast path; longer lists are left to the rules."""
 
 
 _UNUSUAL: Final = ("max_attempts", "run_at", "delay_seconds", "expire_seconds", "idempotency_key", "task_id")
@@ -71,8 +71,8 @@ _USUAL: Final[dict[type[Message], Callable[[Any], bool]]] = {
     pb.ClaimTaskRequest: _is_usual_claim,
     pb.SubmitResultRequest: _is_usual_result,
 }
-"""What accepts the usual messages of the most frequent calls, at a fraction of what the rules cost to ask. Never more
-than the rules: what it does not accept is left to them."""
+"""Fast checks that accept typical messages of the most frequent calls, at a fraction of the cost of the rules. They
+never accept more than the rules; everything else is left to the rules."""
 
 
 def check_message(message: Message) -> None:
@@ -92,7 +92,7 @@ def check_message(message: Message) -> None:
 
 
 def is_json(content: bytes) -> bool:
-    """Returns whether bytes are one JSON value in UTF-8, not nested deeper than a parser follows: some 900 levels."""
+    """Returns whether bytes are one JSON value in UTF-8, nested no deeper than the parser allows: about 900 levels."""
     try:
         try:
             _check_json(content)
@@ -113,11 +113,11 @@ def check_json(content: bytes, field: str) -> None:
         Rejection: INVALID_FIELD.
     """
     if not is_json(content):
-        raise invalid_field(field, "is not one JSON value in UTF-8, or is nested too deeply")
+        raise invalid_field(field, "must be one JSON value in UTF-8, not nested too deeply")
 
 
 def kept_text(text: str) -> str:
-    """Returns a text for people, such as an error, as it is kept: cut, with an ellipsis, where it is too long."""
+    """Returns a human-readable text, such as an error, as stored: truncated with an ellipsis if it is too long."""
     return text if len(text) <= TEXT_CHARACTERS_MAX else text[: TEXT_CHARACTERS_MAX - 1] + "…"
 
 
@@ -137,7 +137,7 @@ def _rejection(message: Message, error: protovalidate.ValidationError) -> Reject
 
 
 def _wanted(message: Message, path: str) -> str:
-    """Returns the values that a field of a message may have, as users write them."""
+    """Returns a message that lists the allowed values of a field, as users write them."""
     descriptor: Any = message.DESCRIPTOR
     for part in path.split("."):
         field = descriptor.fields_by_name[part.partition("[")[0]]

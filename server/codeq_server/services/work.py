@@ -35,17 +35,17 @@ CREDITS_MAX: Final = 65_536
 CREDIT_BYTES_MAX: Final = 1 << 30
 RESULT_BYTES_MAX: Final = 1 << 20
 ITEMS_MAX: Final = 4096
-"""Outcomes, and heartbeats, of one message."""
+"""Maximum outcomes, and heartbeats, and progress reports, of one message."""
 SLICE_OUTCOMES_MAX: Final = 64
-"""Outcomes that are decided before the batch is looked at: each may take the progress of its task along."""
+"""Outcomes decided before the size of the batch is checked: each may carry along its task's progress."""
 FRAMES_AHEAD: Final = 2
-"""Responses that may wait for the disk or the client; what comes meanwhile goes into one more."""
+"""Responses that may wait for the disk or the client; everything that arrives meanwhile goes into one more."""
 OPEN_CLAIMS_MIN: Final = 64
-"""Claims of a stream that are kept before those that are over are looked for."""
+"""Claims of a stream that are kept before finished ones are purged."""
 FRAME_TASKS_MAX: Final = 512
-"""Tasks in one response: what it takes to make one keeps all others waiting."""
+"""Maximum tasks in one response; bounds how long encoding blocks the event loop."""
 FRAME_BYTES_MAX: Final = 1 << 20
-"""Task bytes in one response but for its last task: clients take messages of 4 MiB unless they ask for more."""
+"""Maximum task bytes in one response, not counting its last task: clients accept messages of 4 MiB by default."""
 
 _SCOPES: Final = {
     Outcome.COMPLETED: "codeq:result",
@@ -56,12 +56,12 @@ _SCOPES: Final = {
 _ENDS: Final = frozenset({Outcome.COMPLETED, Outcome.FAILED})
 _OUTCOMES: Final = {int(outcome): outcome for outcome in _SCOPES}
 _ID_FIELD: Final = b"\xa2\x01\x24"
-"""Tag of Task.id and the length of a server id."""
+"""Tag of Task.id and the length of a server-generated id."""
 
 
 @dataclass(slots=True)
 class _Frame:
-    """A response: the encoded tasks, the claims of those not yet sent, and everything else."""
+    """A response: the encoded tasks, their claims until they are sent, and everything else."""
 
     tasks: bytes
     claims: list[tuple[Claim, list[Delivered]]]
@@ -85,7 +85,7 @@ class WorkerStream:
         self._registry = registry
         self._artifacts = artifacts
         self._filed: Filed = {}
-        """Artifacts of outcomes of the message being taken."""
+        """Artifacts of the outcomes of the message being processed."""
         self._context = context
         self._caller = Caller(claims.tenant_id, claims.subject, claims.subject)
         self._commands: list[str] | None = None
@@ -103,13 +103,13 @@ class WorkerStream:
         self._outbox: Outbox[_Frame] = Outbox(runner)
         self._writing = asyncio.Lock()
         self._first: pb.WorkRequest | None = None
-        """The message with the hello, until it is taken."""
+        """The message with the hello, until it is processed."""
 
     async def run(self) -> None:
         """Serves the stream until the client half-closes.
 
         Raises:
-            Rejection: Why the stream is ended.
+            Rejection: Why the stream ends.
         """
         self._first = await hello_of(self._context, pb.WorkRequest)
         self._greet(self._first.hello)
@@ -136,33 +136,33 @@ class WorkerStream:
                     return_unused(self._runner, claim, [d.task_id for d in delivered])
 
     async def notify(self, notice: producer_service_pb2.StreamNotice) -> None:
-        """Tells the client that the server will end the stream, and pushes nothing more."""
+        """Notifies the client that the server will end the stream, and stops pushing tasks."""
         self._draining = True
         await self._write(pb.WorkResponse(notice=notice).SerializeToString())
 
     def wake(self) -> None:
-        """Claims what has come for the waiting stream."""
+        """Claims tasks that have become available for the waiting stream."""
         try:
             self._pump()
         except Rejection:
-            return  # nothing is decided any more; the sender learns it from its next frame
+            return  # the runner no longer decides; the client learns it from its next frame
 
     def _go_on(self) -> int:
-        """Pushes what is there, in the tenant's turn; returns what that cost."""
+        """Pushes available tasks in the tenant's turn; returns the cost."""
         totals = self._runner.shard.totals
         before = totals.claimed
         self.wake()
         return CALL_COST + totals.claimed - before
 
     def cancelled(self, task_id: str, token: int) -> None:
-        """Tells the client of a task that was cancelled."""
+        """Notifies the client that a task was cancelled."""
         reason = error_pb2.ERROR_REASON_TASK_ENDED
         self._answer.cancelled.add(task_id=task_id, lease_token=token, reason=reason)
         self._answers = True
         self._runner.admission.push(self._caller.tenant, self._go_on)
 
     def drain(self, _: Rejection) -> None:
-        """Stops waiting for work; the notice tells the client."""
+        """Stops waiting for work; the client is notified separately."""
         self._draining = True
 
     # -- in ----------------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ class WorkerStream:
         self._commands = allowed_commands(self._claims, hello.commands)
 
     async def _take_all(self) -> None:
-        """Takes what the client says, to its half-close."""
+        """Processes the client's messages up to its half-close."""
         await self._read()
         await self._confirm_half_close()
         await self._close()
@@ -185,7 +185,7 @@ class WorkerStream:
         message: Any = self._first
         while isinstance(message, pb.WorkRequest):
             if message.HasField("hello") and self._first is None:
-                raise protocol_error("the hello is for the first message only")
+                raise protocol_error("only the first message may carry the hello")
             self._first = None
             items = len(message.outcomes) + len(message.heartbeats) + len(message.progress)
             await self._runner.room(self._caller.tenant, CALL_COST + items)
@@ -196,7 +196,7 @@ class WorkerStream:
             before = self._runner.shard.totals.claimed
             self._pump()
             self._runner.admission.charge(self._caller.tenant, self._runner.shard.totals.claimed - before)
-            message = None  # not kept while the next one is awaited
+            message = None  # frees it while waiting for the next one
             message = await self._context.read()
 
     async def _take_with_artifacts(self, message: pb.WorkRequest) -> None:
@@ -224,10 +224,10 @@ class WorkerStream:
 
     def _add_credits(self, count: int, size: int) -> None:
         if count < 0 or self._credits + count > CREDITS_MAX:
-            raise invalid_field("add_credits", f"makes more than {CREDITS_MAX} credits, or is negative")
+            raise invalid_field("add_credits", f"is negative, or makes the total more than {CREDITS_MAX}")
         self._credits += count
         if not 0 <= size <= CREDIT_BYTES_MAX:
-            raise invalid_field("add_credit_bytes", f"is not between 0 and {CREDIT_BYTES_MAX}")
+            raise invalid_field("add_credit_bytes", f"must be between 0 and {CREDIT_BYTES_MAX}")
         if size:
             self._credit_bytes = min((self._credit_bytes or 0) + size, CREDIT_BYTES_MAX)
 
@@ -239,7 +239,7 @@ class WorkerStream:
             for item in items:
                 self._number += 1
                 result = item.result
-                # What is asked here is stricter than the rules of the proto, which cost more to ask.
+                # Fast path: these checks are stricter than the proto's rules, and cheaper.
                 if not (
                     may_complete
                     and item.kind == task_pb2.OUTCOME_KIND_COMPLETED
@@ -255,7 +255,7 @@ class WorkerStream:
         self._answers = True
 
     def _settle_one(self, item: task_pb2.Outcome, now: Now) -> None:
-        """Settles an outcome by all the rules; a refusal goes into the answer."""
+        """Settles an outcome with full validation; a rejection goes into the answer."""
         try:
             outcome, result = self._checked(item)
             artifacts = self._artifacts_of(item, outcome)
@@ -284,12 +284,12 @@ class WorkerStream:
             )
 
     def _checked(self, item: task_pb2.Outcome) -> tuple[Outcome, bytes | None]:
-        """Returns what an outcome says, checked."""
+        """Returns the validated kind and result of an outcome."""
         outcome = _OUTCOMES.get(item.kind)
         result = item.result if item.HasField("result") else None
         check_message(item)
         if outcome is None:
-            raise invalid_field("kind", "is not an outcome")
+            raise invalid_field("kind", "must be an outcome")
         if _SCOPES[outcome] not in self._claims.scopes:
             raise Rejection(Reason.MISSING_SCOPE, f"missing scope {_SCOPES[outcome]}")
         check_ending(outcome, result, item.error)
@@ -300,7 +300,7 @@ class WorkerStream:
         if isinstance(artifacts, Rejection):
             raise artifacts
         if artifacts and outcome not in _ENDS:
-            raise invalid_field("artifacts", "belong to COMPLETED and FAILED only")
+            raise invalid_field("artifacts", "are allowed only for COMPLETED and FAILED")
         return artifacts
 
     def _extend(self, message: pb.WorkRequest) -> None:
@@ -344,15 +344,16 @@ class WorkerStream:
                 raise runner.fail(problem) from problem
 
     async def _confirm_half_close(self) -> None:
-        """Returns when the client has half-closed, not when its call broke: reading ends in the same way for both.
+        """Returns if the client has half-closed the stream, but not if the call broke.
 
-        A write tells them apart, for it is cancelled with a broken call. Leases outlive a break and not a half-close.
+        Reading ends the same way for both; a write tells them apart, because it is cancelled when the call is broken.
+        Leases survive a broken call, but not a half-close.
         """
         self._draining = True
         await self._write(pb.WorkResponse().SerializeToString())
 
     async def _close(self) -> None:
-        """Gives every unresolved lease of the stream back: the client has said its last word."""
+        """Gives back every unresolved lease of the stream, which the client can no longer resolve."""
         self._closing = self._draining = True
         self._runner.waiting.leave(self)
         for claim in list(self._open.values()):
@@ -364,7 +365,7 @@ class WorkerStream:
     # -- out ---------------------------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Puts what there is to say and to push into frames, until enough of them are on their way."""
+        """Puts pending answers and claimed tasks into frames, until enough frames are in flight."""
         while True:
             if len(self._outbox) >= FRAMES_AHEAD and not self._closing:
                 self._full = True
@@ -406,7 +407,7 @@ class WorkerStream:
         return got
 
     def _remember(self, claim: Claim) -> None:
-        """Keeps a claim for `_close`, and forgets those that are over whenever their number has doubled."""
+        """Keeps a claim for `_close`, and purges finished claims whenever the number of claims has doubled."""
         self._open[claim.token] = claim
         claim.holder = self
         if len(self._open) > self._open_max:
@@ -414,7 +415,7 @@ class WorkerStream:
             self._open_max = max(OPEN_CLAIMS_MIN, 2 * len(self._open))
 
     def _encode(self, claims: list[tuple[Claim, list[Delivered]]]) -> bytes:
-        """Returns WorkResponse.tasks in wire form: stored task bytes with the rest appended, nothing rebuilt."""
+        """Returns WorkResponse.tasks in wire form: stored task bytes with further fields appended, not re-encoded."""
         pieces: list[bytes] = []
         add = pieces.extend
         now = self._runner.now()
@@ -441,9 +442,9 @@ class WorkerStream:
 
     async def _send(self, frames: list[_Frame]) -> None:
         for frame in frames:
-            # A closing stream has given the deliveries back that were not sent.
+            # A closing stream has already given back its unsent deliveries.
             body = frame.rest if self._closing else frame.tasks + frame.rest
-            # From here on the client may have them, even where the write is broken off: their leases run out then.
+            # From here on the client may have them, even if the write is interrupted: then their leases expire.
             frame.claims = []
             if body:
                 await self._write(body)
@@ -453,7 +454,7 @@ class WorkerStream:
 
 
 def _encode_named(claim: Claim, delivered: list[Delivered], now: Now, pieces: list[bytes]) -> int:
-    """Adds the pieces of a claim whose ids may have any length; returns the bytes of its tasks."""
+    """Appends the pieces of a claim whose ids may have any length; returns the size of its tasks in bytes."""
     size = 0
     tails: dict[int, bytes] = {}
     for key, raw, attempts in delivered:
@@ -467,7 +468,7 @@ def _encode_named(claim: Claim, delivered: list[Delivered], now: Now, pieces: li
 
 
 def delivery_tail(claim: Claim, attempts: int, now: Now) -> bytes:
-    """Returns the fields that deliveries of a claim share, in wire form."""
+    """Returns the fields shared by the deliveries of a claim, in wire form."""
     return task_pb2.Task(
         status=task_pb2.TASK_STATUS_CLAIMED,
         attempts=attempts,

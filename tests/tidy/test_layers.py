@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,12 @@ PACKAGES = ("sdks/python/src", "gateway", "server", "cli")
 def lint(root: Path) -> subprocess.CompletedProcess[str]:
     """Runs the import contracts on a copy of the packages."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(root / package) for package in PACKAGES)}
-    command = ["lint-imports", "--config", str(ROOT / ".importlinter"), "--no-cache"]
+    command = [
+        str(Path(sys.executable).with_name("lint-imports")),
+        "--config",
+        str(ROOT / ".importlinter"),
+        "--no-cache",
+    ]
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
 
 

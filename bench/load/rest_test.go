@@ -57,7 +57,7 @@ func TestPostWithChunkedReplyFails(t *testing.T) {
 		w.(http.Flusher).Flush()
 		io.WriteString(w, "a reply of unknown length")
 	})
-	if _, err := client.post("/", nil, 200); err == nil || !strings.Contains(err.Error(), "without its length") {
+	if _, err := client.post("/", nil, 200); err == nil || !strings.Contains(err.Error(), "without a content length") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -151,8 +151,7 @@ class Connection(asyncio.Protocol):
         self._read(data)
         if self._incoming is not None and self._incoming.reply is not None:
             self._wait()
-        elif self._is_paused:
-            self._listen()
+        self._listen()
 
     def _read(self, data: bytes) -> None:
         """Has the parser read on. Parts of what it reads never have it read more: it goes on by itself."""
@@ -188,7 +187,7 @@ class Connection(asyncio.Protocol):
         self._incoming = exchange
         self._body_bytes = self._discarded_bytes = 0
         self._line.append(exchange)
-        if len(self._line) > 1:
+        if len(self._line) > 1 or self._is_waiting:
             self._stop_parser()
         elif exchange.reply is not None and self._answers_at_once >= ANSWERS_AT_ONCE_MAX:
             self._wait()
@@ -203,7 +202,10 @@ class Connection(asyncio.Protocol):
         if self._is_waiting:
             return
         self._is_waiting = True
-        self._stop_parser()
+        if self._incoming is not None and self._incoming.reply is not None:
+            self._listen()  # what has come of a refused body is dropped at once
+        else:
+            self._stop_parser()
         if self._is_known:
             self._loop.call_soon(self._go_on)
         else:
@@ -223,12 +225,9 @@ class Connection(asyncio.Protocol):
         self._listen()
 
     def _listen(self) -> None:
-        """Has the transport read, unless what it read would only be kept here, or nobody knows yet whether to take it.
-
-        A client that waits for its turn is heard until it has sent something more, so that its end is noticed.
-        """
+        """Has the transport read, unless that would only be kept; who waits is heard, so that its end is noticed."""
         is_full = len(self._line) > 1 or self._incoming is not None or self._is_broken or self._parser.unread_bytes
-        if self._admission is not None or (self._is_paused and is_full):
+        if self._admission is not None or ((self._is_paused or self._is_waiting) and is_full):
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()

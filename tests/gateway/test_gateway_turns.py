@@ -152,5 +152,6 @@ async def test_stop_waits_for_nobody_in_line(served: Served, monkeypatch: pytest
     writer.write(REFUSED * 3)
     assert await _statuses(reader, 1) == [404]
     await asyncio.wait_for(served.server.stop(NEVER), 10)
+    assert await _statuses(reader, 1) == [404]
     assert await asyncio.wait_for(reader.read(), 10) == b""
     writer.close()

@@ -191,21 +191,22 @@ async def test_call_whose_server_was_lost_is_repeated_only_if_that_does_no_harm(
 async def test_server_that_stops_answers_what_it_has_and_the_rest_goes_elsewhere() -> None:
     first, second = TaskDouble(), TaskDouble()
     first.hold = True
+    other = StreamServer(second)
     async with (
-        StreamServer(second) as other,
         StreamServer(first) as leaving,
         remote(leaving.address, other.address, retry_seconds=LONG) as (_, dispatcher),
     ):
         await until(lambda: dispatcher.is_up)
         begun = asyncio.ensure_future(dispatcher.call(creating("BEGUN")))
         await asyncio.wait_for(first.waiting.wait(), 10)
-        first.failure = CallFailed(error_pb2.ERROR_REASON_DRAINING, "stopping", (), 1)
-        stopping = asyncio.ensure_future(leaving.drain())
-        for number in range(20):
-            await dispatcher.call(creating(f"NEXT{number}"))
-        first.released.set()
-        assert (await asyncio.wait_for(begun, 10)).task.command == "BEGUN"
-        await asyncio.wait_for(stopping, 5)
+        async with other:
+            first.failure = CallFailed(error_pb2.ERROR_REASON_DRAINING, "stopping", (), 1)
+            stopping = asyncio.ensure_future(leaving.drain())
+            for number in range(20):
+                await dispatcher.call(creating(f"NEXT{number}"))
+            first.released.set()
+            assert (await asyncio.wait_for(begun, 10)).task.command == "BEGUN"
+            await asyncio.wait_for(stopping, 5)
     assert [call.request.spec.command for call in second.calls] == [f"NEXT{number}" for number in range(20)]
 
 

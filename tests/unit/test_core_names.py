@@ -9,7 +9,8 @@ from codeq_server.core import keys, names
 from codeq_server.core.claims import claim
 from codeq_server.core.errors import Rejection
 from codeq_server.core.model import Caller, Name, id_of
-from codeq_server.core.names import Created, Duplicate, Naming, NewTask
+from codeq_server.core.names import Created, Duplicate
+from codeq_server.core.new_task import Naming, NewTask
 from codeq_server.core.outcomes import Outcome, find_home, settle
 from driven_shard import TENANT, DrivenShard
 

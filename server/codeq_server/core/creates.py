@@ -8,6 +8,7 @@ from . import keys
 from .clock import Now
 from .errors import Reason, Rejection
 from .model import WINDOW_ENTRY_BYTES, Entry, Lane, Name, Queue
+from .new_task import NewTask
 from .shard import Shard
 
 HEADS_MAX: Final = 8
@@ -65,38 +66,6 @@ def max_attempts_of(task: bytes) -> int:
     return low if low < 128 else low & 127 | high << 7
 
 
-def create(
-    shard: Shard,
-    tenant: str,
-    command: str,
-    payload: bytes,
-    priority: int,
-    max_attempts: int,
-    due_ms: int,
-    now: Now,
-    expire_ms: int = 0,
-) -> tuple[str, bytes]:
-    """Accepts a task and returns its id and its task bytes.
-
-    Args:
-        shard: Shard that takes it.
-        tenant: Tenant of the producer.
-        command: Command; validated.
-        payload: JSON; validated.
-        priority: 0 to 9.
-        max_attempts: Deliveries allowed; 0: the shard's default.
-        due_ms: Unix milliseconds before which it is not delivered; 0 or in the past: deliverable at once.
-        now: Time of acceptance.
-        expire_ms: Unix milliseconds, after `now`, at which it ends if it is still waiting; 0: never.
-
-    Raises:
-        Rejection: TOO_MANY_QUEUES, STORAGE_FULL.
-    """
-    check_storage(shard)
-    queue = shard.by_name.get((tenant, command)) or shard.open_queue(tenant, command)
-    return create_in(shard, queue, payload, priority, max_attempts, due_ms, now, expire_ms=expire_ms)
-
-
 def check_storage(shard: Shard) -> None:
     """Checks that the store has room for new tasks.
 
@@ -108,22 +77,26 @@ def check_storage(shard: Shard) -> None:
 
 
 def create_in(
-    shard: Shard,
-    queue: Queue,
-    payload: bytes,
-    priority: int,
-    max_attempts: int,
-    due_ms: int,
-    now: Now,
-    name: str = "",
-    expire_ms: int = 0,
+    shard: Shard, queue: Queue, payload: bytes, priority: int, now: Now, task: NewTask | None = None
 ) -> tuple[str, bytes]:
-    """Accepts a task into a queue like `create`, but without checking that the store has room.
+    """Accepts a task into its queue and returns its id and its task bytes; the caller checks that the store has room.
 
-    `name` is the task's id if the server does not assign one; it must be free.
+    Args:
+        shard: Shard that takes it.
+        queue: Queue of its command.
+        payload: JSON; validated.
+        priority: 0 to 9.
+        now: Time of acceptance.
+        task: The whole task; None: everything but payload and priority has its default.
     """
+    due_ms = expire_ms = 0
+    name, kept = "", b""
+    max_attempts = shard.settings.max_attempts
+    if task is not None:
+        max_attempts = task.max_attempts or max_attempts
+        due_ms, expire_ms, kept = task.due_ms, task.expire_ms, task.kept
+        name = task.naming.task_id if task.naming is not None else ""
     lane = queue.lanes[9 - priority] or queue.lane(9 - priority)
-    max_attempts = max_attempts or shard.settings.max_attempts
     head = lane.heads.get(max_attempts)
     if head is None:
         if len(lane.heads) >= HEADS_MAX:
@@ -133,6 +106,9 @@ def create_in(
         shard.created_of, shard.created = now.wall_ms, timestamp(16, now.wall_ms)
     size = len(payload)
     raw = b"".join((head, _LENGTHS[size] if size < 16_384 else varint(size), payload, shard.created))
+    if kept:
+        raw += kept
+        size += len(kept)
     if expire_ms:
         raw += timestamp(32, expire_ms)
         home = queue.lane(keys.PARKED_LANE) if due_ms > now.wall_ms else lane

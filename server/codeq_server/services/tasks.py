@@ -15,6 +15,7 @@ from codeq_server.core import names, outcomes, reads, withdrawal
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_field
 from codeq_server.core.model import Caller
+from codeq_server.core.new_task import NewTask
 from codeq_server.core.outcomes import Outcome, Status, Verdict
 from codeq_server.core.redrive import redrive_task
 from codeq_server.engine.runner import ShardRunner
@@ -344,7 +345,7 @@ class TaskService:
         self,
         message: task_pb2.Task,
         tenant: str,
-        task: names.NewTask,
+        task: NewTask,
         created: names.Created | names.Duplicate,
         now: Now,
     ) -> None:

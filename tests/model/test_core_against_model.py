@@ -87,9 +87,8 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
         self, tenant: str, command: str, priority: int, max_attempts: int, delays: list[int], size: int, expire: int
     ) -> None:
         now = self.now()
-        until = now.wall_ms + expire if expire else 0
+        until, payload = (now.wall_ms + expire if expire else 0), b"1" * size
         for delay in delays:
-            payload = b"1" * size
             due = now.wall_ms + delay if delay else 0
             task_id, raw = create(self.shard, tenant, command, payload, priority, max_attempts, due, now, until)
             assert (tenant, task_id) not in self.model.tasks

@@ -9,8 +9,8 @@ import pytest
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys
 from codeq_server.replication.raft.conversion import found_from_store, leave
+from codeq_server.replication.raft.disk_identity import prepare
 from codeq_server.replication.raft.log_rows import load_node
-from codeq_server.replication.raft.member import prepare
 from codeq_server.storage.errors import StoreFormat
 from codeq_server.storage.identity import next_identity, save
 from codeq_server.storage.rocks import RocksStore

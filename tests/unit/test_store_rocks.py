@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from codeq_server.storage.durable import FILE_NAME, read_durable
 from codeq_server.storage.errors import StoreDamaged, StoreError, StoreFailed, StoreLocked, StoreNotWritable
-from codeq_server.storage.families import make_options
 from codeq_server.storage.reading import stored_rows
 from codeq_server.storage.rocks import RECLAIM_BUSY_ROWS, RocksStore
+from codeq_server.storage.rocks_options import make_options
 
 ROWS = 1000
 

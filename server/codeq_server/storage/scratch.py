@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from .durable import make_directory, sync_directory, sync_file
-from .errors import StoreNotWritable
-from .families import reason_of
+from .errors import StoreNotWritable, reason_of
 
 MARK: Final = ".codeq-scratch"
 """File that marks such a folder."""

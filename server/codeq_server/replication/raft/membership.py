@@ -63,7 +63,7 @@ class Membership:
 
     def propose(self, change: Change, voters: Voters) -> asyncio.Future[None]:
         """Proposes a change; only one at a time."""
-        self._change = future = self._group.change_members(change, voters)
+        self._change = future = self._group.leadership.change_members(change, voters)
         future.add_done_callback(lambda done: done.exception())  # a lost change is retried
         return future
 
@@ -105,7 +105,7 @@ class Membership:
         last = self._group.status.last_index
         # An empty disk has never caught up, however short the log is.
         return any(
-            p.id == raft_id and self._group.hears(p.id) and 0 < p.matched >= last - CAUGHT_UP_ENTRIES
+            p.id == raft_id and self._group.leadership.hears(p.id) and 0 < p.matched >= last - CAUGHT_UP_ENTRIES
             for p in self._group.node.progress()
         )
 

@@ -6,9 +6,9 @@ from typing import Final
 
 from codeq_raft_core import RaftNode, conf_state, snapshot_of
 
-from .compaction import LogKeeper
 from .network import Network
 from .ports import Made
+from .stored_log import StoredLog
 
 KEPT_TICKS: Final = 600
 """Ticks that a snapshot is kept while nobody is receiving it: half a minute by default. Then its files are removed."""
@@ -25,7 +25,7 @@ class Outgoing:
         log: Keeps the entries after the snapshot while somebody is receiving it.
     """
 
-    def __init__(self, node: RaftNode, network: Network, group: int, raft_id: int, log: LogKeeper) -> None:
+    def __init__(self, node: RaftNode, network: Network, group: int, raft_id: int, log: StoredLog) -> None:
         self._node, self._network, self._group, self._raft_id, self._log = node, network, group, raft_id, log
         self._offered: Made | None = None
         self._older: list[Made] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -75,3 +75,27 @@ class Made:
     conf_state: bytes
     data: bytes
     remove: Callable[[], None] = _keep
+
+
+class Host(Protocol):
+    """Serves the shard while this member leads."""
+
+    def lead(self, term: int) -> None:
+        """Starts to serve: this member leads in the term, and the rows contain everything decided before."""
+        ...
+
+    def follow(self) -> None:
+        """Stops serving: this member does not lead."""
+        ...
+
+    def members_changed(self) -> None:
+        """The members have changed."""
+        ...
+
+    def leader_changed(self) -> None:
+        """The leader has changed or is unknown now, or more is known about it."""
+        ...
+
+    def make_snapshot(self) -> Awaitable[Made]:
+        """Makes a snapshot of the written rows."""
+        ...

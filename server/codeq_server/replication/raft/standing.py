@@ -15,7 +15,7 @@ def is_unsettled(group: Group) -> bool:
 
     This holds for a founder that nobody has joined, and for a learner of a cluster that is still being founded.
     """
-    if group.applied.lsn or group.applied.index != group.last_index:
+    if group.applied.lsn or group.applied.index != group.log.last:
         return False
     voters = list(read_conf_state(group.conf_state).voters)
     return voters == [group.raft_id] or (group.raft_id not in voters and group.members.founding_voters > 0)

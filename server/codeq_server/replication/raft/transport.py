@@ -19,7 +19,8 @@ from codeq_internal.v1 import raft_pb2
 from .channels import Credentials, TransportError, TransportSettings, new_server
 from .network import Handler, Hello
 from .peers import CONNECT_SECONDS, Peers, PeerState
-from .snapshots import SnapshotReceiver, SnapshotSender
+from .snapshot_receiver import SnapshotReceiver
+from .snapshot_sender import SnapshotSender
 from .wire import (
     LOG_SECONDS,
     SERVICE,

@@ -24,6 +24,12 @@ NAME_CHARS_MAX: Final = 255
 CLUSTER_ID_BYTES_MAX: Final = 64
 URL_CHARS_MAX: Final = 1024
 
+SNAPSHOT_ANSWER_SECONDS: Final = 30.0
+"""Time for the offer of a snapshot to arrive or be answered: the receiver reads what it already has of it."""
+
+SNAPSHOT_PROGRESS_SECONDS: Final = 30.0
+"""Time for each part of a snapshot to be sent or to arrive."""
+
 LOG_SECONDS: Final = 60.0
 """Shortest time between two log entries about the same trouble with the same peer."""
 

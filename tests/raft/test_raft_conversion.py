@@ -93,7 +93,7 @@ def test_store_that_was_started_for_a_cluster_and_never_joined_leaves(tmp_path: 
     save(store, next_identity(store, 1, 0, bytes(range(16))))
     store.check_recovered(0)
     store.close()
-    with pytest.raises(StoreFormat, match="no member"):
+    with pytest.raises(StoreFormat, match="not a member"):
         leave(tmp_path / "a", force=False)
 
 

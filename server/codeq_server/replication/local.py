@@ -23,7 +23,7 @@ class LocalLog:
         return asyncio.get_running_loop().run_in_executor(self._writer, self._write, batch)
 
     def confirm(self) -> None:
-        """Returns None: the store is locked, so nobody else decides."""
+        """Returns None: the store is locked, so no other process decides."""
 
     async def close(self) -> None:
         """Waits for the writer and closes the store."""

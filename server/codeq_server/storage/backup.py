@@ -1,7 +1,7 @@
-"""Backups of a store, and restoring them: a folder of the same form from one moment, with a folder of artifacts in it.
+"""Makes and restores backups: folders that are stores as of one moment, each with a folder of artifacts in it.
 
-A folder appears under its name only when all of it is durable. Until then it is `.NAME.partial`, which is removed on
-failure; what a killed process left is removed by the next attempt.
+A backup appears under its name only when all of it is durable. Until then it is in `.NAME.partial`, which is removed on
+failure; if the process was killed, the next attempt removes it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .scratch import drop_scratch, take_scratch
 from .store import ROWS_POINTER, RowSets, delete_log
 
 RESTORE_EPOCHS: Final = 1000
-"""Epochs that a restored store skips: allows for as many starts less than EPOCH_SECONDS apart."""
+"""Epochs that a restored store skips, in case of as many starts less than EPOCH_SECONDS apart."""
 
 _LEFT_OUT: Final = frozenset({"LOCK", "LOG"})
 ARTIFACTS: Final = "artifacts"
@@ -113,7 +113,7 @@ def restore(backup: Path, target: Path, unix_seconds: int, artifacts: Path) -> N
 
 
 def _become_another(path: Path, unix_seconds: int, installation: bytes) -> None:
-    """Turns the store in a folder into another installation.
+    """Makes the store in a folder an installation of its own.
 
     Its epoch is beyond all epochs used since the backup, so their ids and tokens are never issued again.
     """
@@ -135,7 +135,7 @@ def _make(target: Path, fill: Callable[[Path], None]) -> None:
     partial = staging / target.name
     try:
         if target.exists():
-            raise StoreNotWritable(f"{target} exists already: name a new folder")
+            raise StoreNotWritable(f"{target} already exists: name a new folder")
         take_scratch(staging)
         try:
             fill(partial)

@@ -1,4 +1,4 @@
-"""Faults of a store. Each message is one line that tells the operator what to do.
+"""Errors of a store. Each message is one line that tells the operator what to do.
 
 StoreError
 ├── StoreLocked        another process has the store open

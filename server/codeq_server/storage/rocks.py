@@ -71,7 +71,7 @@ class RocksStore(RocksRows):
             make_directory(path)
             tighten(path)
         except OSError as error:
-            raise StoreNotWritable(f"the store's directory {path} cannot be made: {reason_of(error)}") from error
+            raise StoreNotWritable(f"the store's directory {path} cannot be created: {reason_of(error)}") from error
         super().__init__(path, Families(path, options or make_options(files_max=files_max)))
         try:
             self._durable = DurableMark(path)
@@ -86,11 +86,6 @@ class RocksStore(RocksRows):
             if isinstance(error, StoreError) or not isinstance(error, Exception):
                 raise
             raise read_error(path, error) from error
-
-    @property
-    def durable_lsn(self) -> int:
-        """LSN that was known to be durable when the store was opened."""
-        return self._durable.lsn
 
     @property
     def row_sets(self) -> RowSets:
@@ -157,7 +152,7 @@ class RocksStore(RocksRows):
         if lsn < self._durable.lsn:
             raise StoreDamaged(
                 f"the store {self._path} lost durable rows: they end at batch {lsn}, but batch {self._durable.lsn} was "
-                "durable. Restore a backup; or, to go on without what is lost, run `codeq store check` and remove "
+                "durable. Restore a backup; or, to continue without the lost rows, run `codeq store check` and remove "
                 f"{self._path / 'DURABLE'}"
             )
 
@@ -178,7 +173,7 @@ class RocksStore(RocksRows):
         try:
             name = self._families.create()
             for file in files:
-                # RocksDB syncs it with the interpreter's lock held: do that here, so that it has nothing left to do.
+                # RocksDB would sync it with the interpreter's lock held: sync it here, so that nothing is left to do.
                 sync_file(file)
                 self._families.ingest(name, file)
         except Exception as error:
@@ -191,9 +186,9 @@ class RocksStore(RocksRows):
         """See `RowSets.switch_rows`."""
         old = self._families.current
         if name not in self._families.others():
-            raise StoreFailed(f"the store {self._path} has no rows {name} to switch to")
+            raise StoreFailed(f"the store {self._path} has no set of rows {name} to switch to")
         if any(key < LOG_PREFIX for key in rows):
-            raise StoreFailed("only rows of the log are written together with a switch of the rows")
+            raise StoreFailed("a switch of the rows can write rows of the log only")
         self.write({**rows, ROWS_POINTER: name.encode()})
         self.sync()
         self._families.use(name)
@@ -202,7 +197,7 @@ class RocksStore(RocksRows):
     def drop_rows(self, name: str) -> None:
         """See `RowSets.drop_rows`; RocksDB cannot drop the set "default", so its rows are deleted."""
         if name == self._families.current:
-            raise StoreFailed(f"the rows {name} of the store {self._path} are the current ones")
+            raise StoreFailed(f"the set of rows {name} of the store {self._path} is the current one")
         try:
             if name == DEFAULT:
                 self._persist(self._try_empty_default)
@@ -225,14 +220,14 @@ class RocksStore(RocksRows):
     def reclaim(self) -> None:
         """See `Space.reclaim`.
 
-        Deleted data disappears when files are merged, and files full of deletes are merged at once. But deletes stay in
-        memory until the buffer is full, and a few of them may stand for a store full of large rows.
+        RocksDB removes deleted rows when it merges files, and merges files full of deletes at once. But deletes stay in
+        memory until the buffer is full, and a few of them may have freed a store full of large rows.
         """
         changes, self._changes = self._changes, 0
         families = self._families
         try:
             if families.current != DEFAULT and families.db.property_int_value("rocksdb.live-sst-files-size"):
-                families.db.compact_range(None, None)  # all of it is deleted
+                families.db.compact_range(None, None)  # all its rows are deleted
             if changes >= RECLAIM_BUSY_ROWS:
                 return
             deletes = families.rows.property_int_value("rocksdb.num-deletes-active-mem-table") or 0
@@ -247,7 +242,7 @@ class RocksStore(RocksRows):
     def checkpoint(self, path: Path) -> None:
         """See `RowSets.checkpoint`: files are linked where the file system allows it, otherwise copied."""
         try:
-            # A flush lets other threads run, making the checkpoint does not: so leave it little to do.
+            # A flush lets other threads run, making a checkpoint does not: leave little to the latter.
             self._families.flush()
             Checkpoint(self._families.db).create_checkpoint(str(path))
         except Exception as error:

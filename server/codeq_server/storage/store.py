@@ -53,7 +53,7 @@ class Durability(Protocol):
         ...
 
     def reset_durable(self, number: int) -> None:
-        """Durably replaces the number that `check_recovered` compares with: from now on other writes are counted."""
+        """Replaces, durably, the number that `check_recovered` compares with: from now on other writes are counted."""
         ...
 
 

@@ -45,7 +45,7 @@ def found_from_store(path: Path, name: str, address: str, random: Callable[[int]
     store = _opened(path)
     try:
         if log_rows.load_node(store) is not None:
-            raise StoreFormat(f"the store {path} is a member of a cluster already")
+            raise StoreFormat(f"the store {path} is already a member of a cluster")
         if load_identity(store) is None:
             raise StoreFormat(f"the store {path} is empty; a new node founds a cluster with RAFT_BOOTSTRAP")
         lsn = _last_batch(store)
@@ -101,7 +101,7 @@ def _last_voter(store: DurableRows, *, force: bool) -> raft_rows_pb2.NodeRow | N
     """Returns the disk's identity; it is, or becomes, the only voter of its cluster. None: it is in no cluster yet."""
     row = log_rows.load_node(store)
     if row is None:
-        raise StoreFormat("the store is no member of a cluster")
+        raise StoreFormat("the store is not a member of a cluster")
     store.check_recovered(log_rows.read_written(store))
     stored = GroupKeys(GROUP).load(store)
     if not stored.conf_state:
@@ -111,7 +111,7 @@ def _last_voter(store: DurableRows, *, force: bool) -> raft_rows_pb2.NodeRow | N
         if not force:
             raise StoreFormat(
                 f"the cluster has {len(voters)} voters; remove the others with `codeq cluster remove` first. If they "
-                "are gone for ever, --force makes a single node of what this one has"
+                "are lost for good, --force makes a single node from the data of this one"
             )
         store.write({GroupKeys(GROUP).conf_state: conf_state([row.raft_id], [])})
         store.sync()
@@ -145,8 +145,8 @@ class _Alone:
         """Ignores the change."""
 
     def make_snapshot(self) -> Awaitable[Made]:
-        """Fails: no other member exists that could need one."""
-        raise LookupError("nobody is there to need a snapshot")
+        """Raises LookupError: no other member exists that could need one."""
+        raise LookupError("no other member exists that could need a snapshot")
 
     def send(self, to: int, group: int, message: bytes) -> None:
         """Drops the message."""
@@ -175,4 +175,4 @@ async def _settle(store: ReplaceableRows, row: raft_rows_pb2.NodeRow) -> None:
     if problems:
         raise problems[0]
     if not settled:
-        raise StoreFailed("the log could not be applied: it changes the members; start the node once more")
+        raise StoreFailed("the log could not be applied, because it changes the members; start the node again")

@@ -129,7 +129,7 @@ class Disk:
         try:
             while self._queue:
                 await self._work()
-        except BaseException as problem:  # noqa: BLE001 - whatever it is, the store can no longer be trusted
+        except BaseException as problem:  # noqa: BLE001 - after any failure the store can no longer be trusted
             self._failed = True
             self._queue.clear()
             self._on_fatal(problem)

@@ -52,13 +52,13 @@ def prepare(store: DurableRows, raft_id: int, name: str) -> raft_rows_pb2.NodeRo
         row = raft_rows_pb2.NodeRow(format=log_rows.FORMAT, raft_id=raft_id)
         store.write({log_rows.NODE: row.SerializeToString()})
     _check_name(row, GroupKeys(GROUP).load_members(store), name)
-    # A killed process may have left entries and votes that the host could still lose: none counts before it is synced.
+    # A killed process may have left entries and votes that a power cut could lose: none counts before it is synced.
     store.sync()
     return row
 
 
 def _check_name(row: raft_rows_pb2.NodeRow, table: raft_rows_pb2.MembersRow, name: str) -> None:
-    """Rejects the disk of another member: the others would mistake this node for that one.
+    """Rejects the disk of another member: the other members would mistake this node for that one.
 
     Raises:
         StoreFormat: It belongs to another member.
@@ -66,7 +66,7 @@ def _check_name(row: raft_rows_pb2.NodeRow, table: raft_rows_pb2.MembersRow, nam
     owner = members.with_id(table, row.raft_id)
     if owner is not None and owner.name != name:
         raise StoreFormat(
-            f"the store is that of the member {owner.name} of the cluster {row.cluster_id.hex()}, and this node is "
+            f"the store belongs to the member {owner.name} of the cluster {row.cluster_id.hex()}, and this node is "
             f"{name}: give each node its own volume back, or set RAFT_SELF_ID={owner.name}; names of members do not "
             "change"
         )
@@ -81,7 +81,7 @@ def founder_rows(
         row: Identity of the disk.
         cluster_id: Id of the cluster.
         name: Name of the node.
-        peers: Addresses of the nodes that are to found it, by name, including this one.
+        peers: Addresses of the nodes that found it, by name, including this one.
         lsn: Number of the last batch in its rows.
     """
     group = GroupKeys(GROUP)

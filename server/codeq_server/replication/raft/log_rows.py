@@ -35,7 +35,7 @@ _TWO = struct.Struct(">QQ")
 
 
 class HardState(NamedTuple):
-    """What a member must not forget: its term, its vote in that term, and how far it knows the log to be decided."""
+    """State that a member must not forget: its term, its vote in that term, and how far it knows the log is decided."""
 
     term: int = 0
     vote: int = 0
@@ -116,13 +116,15 @@ class GroupKeys:
             for key, value in page:
                 stored.last_index += 1
                 if key != self.entry(stored.last_index):
-                    raise StoreDamaged(f"the log has no entry {stored.last_index}; take the node out and add it anew")
+                    raise StoreDamaged(
+                        f"the log has no entry {stored.last_index}; remove the node from the cluster and add it again"
+                    )
                 stored.entries.append(value)
             start = page[-1][0] + b"\0"
         if stored.applied.index < stored.base[0] or stored.applied.index > stored.last_index:
             raise StoreDamaged(
                 f"the log covers entries {stored.base[0] + 1} to {stored.last_index}, but {stored.applied.index} is "
-                "applied; take the node out and add it anew"
+                "applied; remove the node from the cluster and add it again"
             )
         # Applied entries prove a commit that the stored hard state may not include yet.
         commit = max(stored.hard_state.commit, stored.applied.index)

@@ -1,8 +1,8 @@
-"""A node's part in a cluster: its identity on this disk, its group, and what becomes of both.
+"""A node in a cluster, or on its way into one.
 
-A new disk gets a random raft id and waits. It founds a cluster if it was told to, and if most of the nodes named with
-it respond and are as empty as it is; or a leader that was told of it takes it in. Nothing else makes it a member, so
-neither an emptied disk nor a forgotten setting can vote next to a living cluster.
+A new disk gets a random raft id and waits. It founds a cluster if it is configured to, and if most of the nodes named
+with it respond and are empty, too; or a leader that an operator told of it admits it. Nothing else makes it a member,
+so neither an emptied disk nor a forgotten setting can vote beside an existing cluster.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class Member:
         if self._making is None:
             self._making = self._loop.create_task(self._make_snapshot(), name="raft-snapshot")
 
-    # -- what others know of it --------------------------------------------------------------------------------------
+    # -- who leads --------------------------------------------------------------------------------------
 
     def leader_name(self) -> str:
         """Returns the name of the leader; empty: unknown."""
@@ -217,7 +217,7 @@ class Member:
             self.group.tick()
             self.membership.drive(self.may_join)
             if self.disk.round_seconds > HANG_SECONDS:
-                self.hand_over()  # it still communicates, but gets nothing done
+                self.hand_over()  # it still sends heartbeats, but commits nothing
         elif self.settings.bootstrap and not self._joining:
             self._found()
 
@@ -267,7 +267,7 @@ class Member:
         await self.disk.close()
 
     def _on_disk_failed(self, problem: BaseException) -> None:
-        # A leader that can store nothing any more must not keep the others from an election while the process ends.
+        # A leader that cannot write must not delay the election of another one while the process ends.
         self.stop()
         self._on_fatal(problem)
 
@@ -297,7 +297,7 @@ class Member:
         self._host.members_changed()
 
     def _found(self) -> None:
-        """Founds the cluster, if nothing speaks against it."""
+        """Founds the cluster, if nothing prevents it."""
         hindrance = why_not_found(self.settings.name, self.settings.peers, self.directory.met)
         if not hindrance:
             self._become(self._random(CLUSTER_ID_BYTES), {}, founder=True)
@@ -312,7 +312,7 @@ class Member:
             if self.group is None or not mine.unsettled or not gives_way(mine, leader):
                 return
             _log.warning(
-                "raft_founder_steps_back cluster=%s joins=%s of=%s reason=nothing was decided here",
+                "raft_founder_steps_back cluster=%s joins=%s of=%s reason=nothing was decided in it",
                 mine.cluster_id.hex(),
                 leader.cluster_id.hex(),
                 leader.name,

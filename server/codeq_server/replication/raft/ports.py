@@ -1,4 +1,4 @@
-"""The ports of a group: what it needs from others, and what it reports to them."""
+"""The ports of a member: whom it tells of leadership, and who serves the shard and makes snapshots."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ class Listener(Protocol):
         ...
 
     def leading(self, term: int) -> None:
-        """This member leads, and the rows contain everything decided before."""
+        """Reports that this member leads, and that the rows contain everything decided before."""
         ...
 
     def lost(self) -> None:
-        """This member led, and no longer does."""
+        """Reports that this member no longer leads."""
         ...
 
     def leader_changed(self) -> None:
-        """The leader has changed, or is unknown now."""
+        """Reports that the leader has changed, or is unknown now."""
         ...
 
     def members_changed(self) -> None:
-        """The table of members has changed."""
+        """Reports that the table of members has changed."""
         ...
 
     def snapshot_wanted(self) -> None:
-        """A follower needs a snapshot; `Group.offer` gives it one."""
+        """Reports that a follower needs a snapshot; `Group.offer` gives it one."""
         ...
 
 
@@ -89,13 +89,13 @@ class Host(Protocol):
         ...
 
     def members_changed(self) -> None:
-        """The members have changed."""
+        """Reports that the members have changed."""
         ...
 
     def leader_changed(self) -> None:
-        """The leader has changed or is unknown now, or more is known about it."""
+        """Reports that the leader has changed or is unknown now, or that more is known about it."""
         ...
 
     def make_snapshot(self) -> Awaitable[Made]:
-        """Makes a snapshot of the written rows."""
+        """Returns a new snapshot of the written rows."""
         ...

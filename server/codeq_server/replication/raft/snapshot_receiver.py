@@ -46,7 +46,7 @@ class _Transfer:
 
     Attributes:
         limit: When the transfer is given up.
-        superseded: Whether another snapshot of the group is to replace it.
+        superseded: Whether another snapshot of the group replaces it.
         installing: Whether it is complete and can no longer be given up.
         ended: Set when its files are no longer used.
     """
@@ -61,10 +61,10 @@ class _Transfer:
         """Extends its deadline.
 
         Raises:
-            Refused: Another one is to replace it.
+            Refused: Another one replaces it.
         """
         if self.superseded:
-            raise Refused(grpc.StatusCode.ABORTED, "another snapshot of the group comes")
+            raise Refused(grpc.StatusCode.ABORTED, "another snapshot of the group arrived")
         self.limit.reschedule(asyncio.get_running_loop().time() + seconds)
 
     def supersede(self) -> None:
@@ -128,13 +128,13 @@ class SnapshotReceiver:
                 if frame is grpc.aio.EOF:
                     return
                 task = await self._take(frame.offer, context, limit)
-            # A complete snapshot is installed even if the sender goes away.
+            # A complete snapshot is installed even if the sender disconnects.
             await asyncio.shield(task)
             await context.write(raft_pb2.InstallSnapshotResponse(installed=True))
         except Refused as refusal:
             self._refuse(context, refusal.code, str(refusal))
         except TimeoutError:
-            self._refuse(context, grpc.StatusCode.DEADLINE_EXCEEDED, "no progress, or a later snapshot comes")
+            self._refuse(context, grpc.StatusCode.DEADLINE_EXCEEDED, "no progress, or a later snapshot arrived")
 
     async def _take(self, offer: raft_pb2.SnapshotOffer, context: Any, limit: asyncio.Timeout) -> asyncio.Task[None]:
         """Receives a snapshot and starts to install it.
@@ -149,7 +149,9 @@ class SnapshotReceiver:
         mine, message = self._handler.hello(), offer.message
         peer = read_hello(offer.hello, mine)
         if message.to_id != mine.raft_id or message.from_id != peer.raft_id:
-            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, "offer.message: it is for another node, or not its own")
+            raise Refused(
+                grpc.StatusCode.FAILED_PRECONDITION, "offer.message: it is for another node, or not from its sender"
+            )
         if peer.cluster_id != mine.cluster_id:
             raise Refused(grpc.StatusCode.FAILED_PRECONDITION, "offer.hello: this node has not joined the cluster yet")
         meet(self._handler, peer, "")
@@ -183,7 +185,7 @@ class SnapshotReceiver:
         while not files.whole:
             frame = await context.read()
             if frame is grpc.aio.EOF:
-                raise Refused(grpc.StatusCode.ABORTED, "the sender ended before everything had come")
+                raise Refused(grpc.StatusCode.ABORTED, "the sender ended before everything arrived")
             chunk = frame.chunk
             before = files.taken
             try:
@@ -201,14 +203,14 @@ class SnapshotReceiver:
             await self._handler.install(group, message, folder)
             self._counters.snapshots_received += 1
         except Exception as error:
-            # Whatever the reason, it concerns the sender and is no fault of the transport.
+            # Any reason concerns the sender and is not an error of the transport.
             raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f"not installed: {error}") from error
         finally:
             await in_thread(remove_folders, self._incoming, group)
             self._release(group, transfer)
 
     def _release(self, group: int, transfer: _Transfer) -> None:
-        """Lets the next snapshot of the group come; the files of this one are removed later, unless one does."""
+        """Admits the next snapshot of the group; unless one arrives, the files of this one are removed later."""
         del self._transfers[group]
         transfer.ended.set()
         self._removals[group] = asyncio.get_running_loop().call_later(KEEP_SECONDS, self._remove, group)
@@ -227,7 +229,7 @@ class SnapshotReceiver:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # marks it as retrieved: whoever waits for the task still gets it
+            task.exception()  # marks it as retrieved: a caller that waits for the task still gets it
 
     def _refuse(self, context: Any, code: grpc.StatusCode, why: str) -> None:
         if self._logged.allows(code):

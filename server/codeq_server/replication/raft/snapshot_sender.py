@@ -82,7 +82,7 @@ class SnapshotSender:
             self._lines[to].add_done_callback(tell_failure)
 
     async def close(self) -> None:
-        """Gives up all transfers; nothing more is reported."""
+        """Cancels all transfers; nothing more is reported."""
         self._waiting.clear()
         tasks = [*self._lines.values(), *(task for _, task in self._running.values())]
         for task in tasks:
@@ -207,6 +207,6 @@ async def _read(call: Any) -> raft_pb2.InstallSnapshotResponse:
     """
     answer = await call.read()
     if answer is grpc.aio.EOF:
-        raise Refused(grpc.StatusCode.ABORTED, "the receiver ended before it had installed the snapshot")
+        raise Refused(grpc.StatusCode.ABORTED, "the receiver ended before it installed the snapshot")
     assert isinstance(answer, raft_pb2.InstallSnapshotResponse)
     return answer

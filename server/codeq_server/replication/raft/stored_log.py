@@ -27,7 +27,7 @@ class StoredLog:
     Args:
         keys: Keys of the group.
         disk: Writes the rows.
-        base: Index of the last entry that was cut off.
+        base: Index of the last entry cut off.
         last: Index of the last entry.
 
     Attributes:

@@ -49,7 +49,7 @@ BUGS: dict[str, Bug] = {
                 LeaderLog.append,
                 "return self._leadership.propose(self._term, batch)",
                 (
-                    "future = self._group.propose(self._term, batch); "
+                    "future = self._leadership.propose(self._term, batch); "
                     "future.done() or future.set_result(None); return future"
                 ),
             )

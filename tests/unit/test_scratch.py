@@ -63,7 +63,7 @@ def test_backup_removes_what_a_kill_left_of_one_and_nothing_else(tmp_path: Path)
     assert (tmp_path / "monday" / "CURRENT").exists()
     assert not (tmp_path / ".monday.partial").exists()
     assert (tmp_path / "monday.partial" / "of somebody").exists()
-    with pytest.raises(StoreNotWritable, match="holds of somebody"):
+    with pytest.raises(StoreNotWritable, match="contains of somebody"):
         back_up(store, tmp_path / "tuesday", None)
     assert (tmp_path / ".tuesday.partial" / "of somebody").exists()
     store.close()

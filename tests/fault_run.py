@@ -18,8 +18,8 @@ from cluster_load import Load
 from cluster_process import ClusterProcess, NodeProcess
 from codeq.v1 import task_pb2
 from codeq.v1 import task_service_pb2 as pb
+from codeq_server.replication.raft.disk_identity import GROUP
 from codeq_server.replication.raft.log_rows import Applied, GroupKeys, read_applied
-from codeq_server.replication.raft.member import GROUP
 from codeq_server.storage.check import check_store
 from codeq_server.storage.reading import open_stored
 from server_process import LOG_TAIL_CHARS

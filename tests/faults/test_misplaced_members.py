@@ -97,7 +97,7 @@ async def test_swapped_volumes_are_refused_with_both_names(tmp_path: Path) -> No
             node.spawn()
             assert await asyncio.to_thread(node.wait) == 1
             last = node.log.splitlines()[-1]
-            assert f"the store is that of the member {other.name}" in last
+            assert f"the store belongs to the member {other.name}" in last
             assert f"this node is {node.name}: " in last
         two.move(stores[0])
         three.move(stores[1])
@@ -132,9 +132,9 @@ async def test_orders_that_are_refused_change_nothing_and_one_command_takes_the_
             gone.kill()
             gone.spawn()
             leader = await client.led_by()
-            await until_said(cluster, leader, gone.name, "taken out of the cluster", event="raft_peer_refused")
-            await until_said(cluster, gone, leader.name, "taken out of the cluster", event="raft_peer_lost")
-            assert "taken out of the cluster" in await asyncio.to_thread(problems, gone)
+            await until_said(cluster, leader, gone.name, "removed from the cluster", event="raft_peer_refused")
+            await until_said(cluster, gone, leader.name, "removed from the cluster", event="raft_peer_lost")
+            assert "removed from the cluster" in await asyncio.to_thread(problems, gone)
 
 
 async def test_member_back_from_an_old_copy_is_told_and_replaced(tmp_path: Path) -> None:

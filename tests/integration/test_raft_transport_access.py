@@ -153,9 +153,9 @@ async def test_transport_tells_nothing_to_an_impostor(tmp_path: Path, authority:
         ("certificate", None, "cannot read .*node.pem: No such file"),
         ("key", None, "cannot read .*node.key: No such file"),
         ("authority", None, "cannot read .*ca.pem: No such file"),
-        ("certificate", b"?", "node.pem and .*node.key are no certificate and its key"),
-        ("key", b"?", "node.pem and .*node.key are no certificate and its key"),
-        ("authority", b"?", "ca.pem holds no certificate"),
+        ("certificate", b"?", "node.pem and .*node.key are not a certificate and its key"),
+        ("key", b"?", "node.pem and .*node.key are not a certificate and its key"),
+        ("authority", b"?", "ca.pem contains no certificate"),
     ],
 )
 def test_transport_file_for_tls_that_is_wrong_is_named(

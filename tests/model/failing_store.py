@@ -8,7 +8,7 @@ from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys
 from codeq_server.storage.errors import StoreFailed
 from codeq_server.storage.memory import MemoryStore
-from codeq_server.storage.store import Store
+from codeq_server.storage.store import DurableRows
 
 
 class FailingStore:
@@ -23,7 +23,7 @@ class FailingStore:
         durable_lsn: The last batch among them.
     """
 
-    def __init__(self, inner: Store, fail_at: int, *, late: bool) -> None:
+    def __init__(self, inner: DurableRows, fail_at: int, *, late: bool) -> None:
         """Wraps a store.
 
         Args:
@@ -41,19 +41,19 @@ class FailingStore:
         self.durable_lsn = 0
 
     def get(self, key: bytes) -> bytes | None:
-        """See `Store.get`."""
+        """See `RowReader.get`."""
         return self._inner.get(key)
 
     def scan(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """See `Store.scan`."""
+        """See `RowReader.scan`."""
         return self._inner.scan(start, end, limit)
 
     def scan_back(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """See `Store.scan_back`."""
+        """See `RowReader.scan_back`."""
         return self._inner.scan_back(start, end, limit)
 
     def write(self, rows: Mapping[bytes, bytes | None]) -> None:
-        """See `Store.write`."""
+        """See `Rows.write`."""
         fails = self._fails()
         if not fails or self._late:
             self._inner.write(rows)
@@ -61,7 +61,7 @@ class FailingStore:
         self._raise(fails)
 
     def sync(self) -> None:
-        """See `Store.sync`."""
+        """See `Durability.sync`."""
         fails = self._fails()
         if not fails or self._late:
             self._inner.sync()
@@ -73,30 +73,22 @@ class FailingStore:
         self._raise(fails)
 
     def note_durable(self, lsn: int) -> None:
-        """See `Store.note_durable`."""
+        """See `Durability.note_durable`."""
         fails = self._fails()
         if not fails or self._late:
             self._inner.note_durable(lsn)
         self._raise(fails)
 
+    def reset_durable(self, number: int) -> None:
+        """See `Durability.reset_durable`."""
+        self._inner.reset_durable(number)
+
     def check_recovered(self, lsn: int) -> None:
-        """See `Store.check_recovered`."""
+        """See `Durability.check_recovered`."""
         self._inner.check_recovered(lsn)
 
-    def approximate_bytes(self) -> int:
-        """See `Store.approximate_bytes`."""
-        return self._inner.approximate_bytes()
-
-    def free_bytes(self) -> int:
-        """See `Store.free_bytes`."""
-        return self._inner.free_bytes()
-
-    def reclaim(self) -> None:
-        """See `Store.reclaim`."""
-        self._inner.reclaim()
-
     def close(self) -> None:
-        """See `Store.close`."""
+        """See `DurableRows.close`."""
         self._inner.close()
 
     def _fails(self) -> bool:

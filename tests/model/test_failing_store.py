@@ -27,7 +27,7 @@ from codeq_server.storage.errors import StoreFailed
 from codeq_server.storage.identity import next_identity, save
 from codeq_server.storage.memory import MemoryStore
 from codeq_server.storage.rocks import RocksStore
-from codeq_server.storage.store import Store
+from codeq_server.storage.store import DurableRows
 from failing_store import FailingStore
 
 TENANT = "acme"
@@ -80,7 +80,7 @@ def judge_names(shard: Shard, heard: Heard, now: Now) -> None:
         assert again == {True} or (again == {False} and whole(number)[0][0].naming.task_id not in heard.created)
 
 
-def opened_shard(store: Store, unix_seconds: int) -> tuple[ShardRunner, list[BaseException]]:
+def opened_shard(store: DurableRows, unix_seconds: int) -> tuple[ShardRunner, list[BaseException]]:
     """Opens the shard in a store, like the server."""
     identity = next_identity(store, 1, unix_seconds, b"c" * 16)
     save(store, identity)
@@ -179,7 +179,7 @@ async def work(store: FailingStore) -> Heard:
     return heard
 
 
-async def judge(store: Store, heard: Heard) -> None:
+async def judge(store: DurableRows, heard: Heard) -> None:
     """Compares a reopened store with the answers that clients received."""
     assert [str(found) for found in check(store.scan(b"", b"\xff", 1 << 30))] == []
     runner, fatal = opened_shard(store, 16)
@@ -200,7 +200,7 @@ async def judge(store: Store, heard: Heard) -> None:
     assert fatal == []
 
 
-def store_of(kind: str, path: Path) -> Store:
+def store_of(kind: str, path: Path) -> DurableRows:
     return MemoryStore() if kind == "memory" else RocksStore(path, fsync=True)
 
 

@@ -14,10 +14,11 @@ from typing import Self
 from codeq_internal.v1 import raft_rows_pb2
 from codeq_raft_core import read_conf_state
 from codeq_server.core.model import SealedBatch
+from codeq_server.replication.raft.disk_identity import GROUP, prepare
 from codeq_server.replication.raft.exports import SnapshotMaker
 from codeq_server.replication.raft.leadership import LeaderLog
 from codeq_server.replication.raft.log_rows import GroupKeys
-from codeq_server.replication.raft.member import GROUP, Member, MemberSettings, prepare
+from codeq_server.replication.raft.member import Member, MemberSettings
 from codeq_server.replication.raft.network import Hello, Unanswered, Unwelcome
 from codeq_server.replication.raft.ports import Made, Ticks
 from codeq_server.storage.rocks import RocksStore
@@ -145,7 +146,7 @@ class MemberNode:
         assert not self.term
         self.term = term
         self.leaderships.append(term)
-        self.log = LeaderLog(self.member.group, term)
+        self.log = LeaderLog(self.member.group.leadership, term)
 
     def follow(self) -> None:
         assert self.term

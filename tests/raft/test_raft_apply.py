@@ -22,7 +22,7 @@ async def test_batch_that_was_decided_in_another_term_changes_nothing(tmp_path: 
         term = group.leading_term
         stale = encode_batch(term - behind, leader.batch(leader.lsn + 1, {b"t2": b"two"}))
         with pytest.raises(Rejection):
-            await group._propose(term, lambda: group._node.propose(stale))
+            await group.leadership._propose(term, lambda: group.node.propose(stale))
         await cluster.until(
             lambda: all(node.member.group and node.member.group.skipped for node in cluster.nodes.values())
         )

@@ -9,8 +9,8 @@ import pytest
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys
 from codeq_server.replication.raft.conversion import found_from_store, leave
+from codeq_server.replication.raft.disk_identity import prepare
 from codeq_server.replication.raft.log_rows import load_node
-from codeq_server.replication.raft.member import prepare
 from codeq_server.storage.errors import StoreFormat
 from codeq_server.storage.identity import next_identity, save
 from codeq_server.storage.rocks import RocksStore
@@ -93,7 +93,7 @@ def test_store_that_was_started_for_a_cluster_and_never_joined_leaves(tmp_path: 
     save(store, next_identity(store, 1, 0, bytes(range(16))))
     store.check_recovered(0)
     store.close()
-    with pytest.raises(StoreFormat, match="no member"):
+    with pytest.raises(StoreFormat, match="not a member"):
         leave(tmp_path / "a", force=False)
 
 

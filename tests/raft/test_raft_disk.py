@@ -11,6 +11,7 @@ import pytest
 from codeq_server.replication.raft import disk as module
 from codeq_server.replication.raft.disk import Disk, Work
 from codeq_server.replication.raft.log_rows import read_written
+from codeq_server.storage.durable import read_durable
 from codeq_server.storage.errors import StoreFailed
 from codeq_server.storage.rocks import RocksStore
 from codeq_server.storage.store import LOG_PREFIX, WRITTEN
@@ -142,5 +143,5 @@ async def test_writes_are_counted_on_after_a_restart(tmp_path: Path) -> None:
         life.submit("a", sync=True)
         await life.close()
         store = RocksStore(tmp_path / "s", fsync=True, log=True)
-        assert (read_written(store), store.durable_lsn) == (expected, expected)
+        assert (read_written(store), read_durable(tmp_path / "s")) == (expected, expected)
         store.close()

@@ -9,9 +9,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from codeq_server.replication.raft.disk_identity import GROUP, founder_rows, prepare
 from codeq_server.replication.raft.exports import SnapshotMaker
 from codeq_server.replication.raft.log_rows import GroupKeys
-from codeq_server.replication.raft.member import GROUP, founder_rows, prepare
 from codeq_server.storage.errors import StoreError
 from codeq_server.storage.rocks import RocksStore
 from members_net import Cluster

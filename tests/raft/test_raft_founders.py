@@ -36,7 +36,7 @@ async def test_of_several_that_may_found_the_one_whose_name_comes_first_does(tmp
     a, b, c = cluster.nodes.values()
     b.start()
     c.start()
-    await cluster.until(lambda: b.member.peer("c") and c.member.peer("b"))
+    await cluster.until(lambda: "c" in b.member.directory.met and "b" in c.member.directory.met)
     for _ in range(TICKS):
         b.member.tick()
         c.member.tick()
@@ -101,7 +101,7 @@ async def test_node_joins_the_cluster_that_made_it_a_member_whatever_others_it_m
         await operated(leader).add("d", "d:7000", replace=False)
         await cluster.voters(4)
         assert len(clusters(leader, newcomer)) == 1
-        assert newcomer.member.peer("x") is None
+        assert "x" not in newcomer.member.directory.met
 
 
 async def test_who_calls_under_the_name_of_an_invited_node_is_not_taken_in(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from codeq_server.replication.raft.group import Group, SnapshotNotWanted
+from codeq_server.replication.raft.group import Group
+from codeq_server.replication.raft.installing import SnapshotNotWanted
 from members_net import Cluster, MemberNode
 
 
@@ -130,7 +131,7 @@ async def test_snapshot_that_cannot_be_taken_in_leaves_the_member_as_it_was(tmp_
         group, files = behind.group(follower), behind.files()
         bad = tmp_path / "bad.sst"
         bad.write_bytes(b"no rows")
-        with pytest.raises(Exception, match="taking rows"):
+        with pytest.raises(Exception, match="importing rows"):
             await group.install(behind.messages[0][0], [bad])
         assert follower.problems == []
         await group.install(behind.messages[0][0], files)

@@ -43,9 +43,9 @@ async def test_node_that_drains_gives_on_the_lead_that_comes_to_it(tmp_path: Pat
         await stopping.leading.drain(stopping.member, 60_000)
         elected = stopping.member.group
         assert elected is not None
-        before = elected.elections
+        before = elected.leadership.elections
         assert leader.member.hand_over(stopping.member.row.raft_id)
-        await cluster.until(lambda: elected.elections > before)
+        await cluster.until(lambda: elected.leadership.elections > before)
         await cluster.create(beside=stopping)
 
 

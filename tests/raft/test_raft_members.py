@@ -11,7 +11,7 @@ import pytest
 from codeq_raft_core import read_conf_state
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.replication.raft import entry, group, member, outgoing, wire
-from codeq_server.replication.raft.member import GROUP
+from codeq_server.replication.raft.disk_identity import GROUP
 from members_net import Cluster
 from raft_wire import Snapshot, message
 
@@ -192,7 +192,7 @@ async def test_refused_proposal_begins_the_leadership_anew(tmp_path: Path) -> No
         # A transfer to a member that is cut off comes to nothing, and refuses proposals while it lasts.
         other = next(node for node in cluster.nodes.values() if node is not leader)
         cluster.net.cut.add(frozenset((leader.name, other.name)))
-        group.transfer(other.member.row.raft_id)
+        group.leadership.transfer(other.member.row.raft_id)
         first, log = leader.batch(leader.lsn + 1, {b"t1": b"one"}), leader.log
         with pytest.raises(Rejection):
             await log.append(first)

@@ -164,7 +164,7 @@ async def test_removed_member_that_comes_back_is_told_so_by_the_leader(tmp_path:
         await other.stop()
         await operated(leader).remove(other.name)
         other.start()
-        with pytest.raises(Unwelcome, match=f"{other.name} .* was taken out of the cluster"):
+        with pytest.raises(Unwelcome, match=f"{other.name} .* was removed from the cluster"):
             leader.member.met(other.member.hello(), "")
 
 

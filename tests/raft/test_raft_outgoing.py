@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from codeq_raft_core import conf_state, snapshot_of
 from codeq_server.replication.raft import outgoing
-from codeq_server.replication.raft.compaction import LogKeeper
 from codeq_server.replication.raft.log_rows import GroupKeys
 from codeq_server.replication.raft.outgoing import Outgoing
 from codeq_server.replication.raft.ports import Made
+from codeq_server.replication.raft.stored_log import StoredLog
 from raft_cluster import Cluster, Member
 from test_raft_core_snapshots import lagging
 
@@ -44,7 +44,7 @@ class Lagging:
         self.cluster, self.leader, _ = lagging(offered=False)
         self.net, self.removed = Sent(), list[str]()
         disk: Any = None  # nothing is cut
-        self.log = LogKeeper(GroupKeys(GROUP), disk)
+        self.log = StoredLog(GroupKeys(GROUP), disk)
         self.outgoing = Outgoing(self.leader.node, self.net, GROUP, 1, self.log)
 
     def made(self, name: str) -> Made:

@@ -108,7 +108,7 @@ class Disk:
 
 
 class DiskStore:
-    """A `Store` on a disk, for the life of one process."""
+    """`ReplaceableRows` on a disk, for the life of one process."""
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
@@ -181,16 +181,6 @@ class DiskStore:
         path.mkdir()
         _save(path / _FILE, _everything(image.sets[image.current]) + _everything(image.log))
         pause()
-
-    def approximate_bytes(self) -> int:
-        image = self._disk.written
-        return image.sets[image.current].approximate_bytes() + image.log.approximate_bytes()
-
-    def free_bytes(self) -> int:
-        return 1 << 40
-
-    def reclaim(self) -> None:
-        """Does nothing: there is no space to reclaim."""
 
     def close(self) -> None:
         """Does nothing: there is nothing to release."""

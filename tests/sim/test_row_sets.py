@@ -14,7 +14,7 @@ import pytest
 from codeq_server.storage.errors import StoreFailed
 from codeq_server.storage.export import MANIFEST, export
 from codeq_server.storage.rocks import RocksStore
-from codeq_server.storage.store import LAST_KEY, LOG_PREFIX, Store
+from codeq_server.storage.store import LAST_KEY, LOG_PREFIX, ReplaceableRows
 from sim_disk import Disk, DiskStore
 from sim_disk import export as sim_export
 
@@ -32,7 +32,7 @@ class Home(Protocol):
 
     step: Callable[[], None]
 
-    def open(self) -> Store:
+    def open(self) -> ReplaceableRows:
         """Opens the store."""
         ...
 
@@ -53,7 +53,7 @@ class Files:
         self.step = lambda: None
         self._synced: dict[str, int] = {}
 
-    def open(self) -> Store:
+    def open(self) -> ReplaceableRows:
         home = self
 
         class Stepping(RocksStore):
@@ -105,7 +105,7 @@ class Simulated:
         self.disk = disk
         self.step = lambda: None
 
-    def open(self) -> Store:
+    def open(self) -> ReplaceableRows:
         home = self
 
         class Stepping(DiskStore):
@@ -158,7 +158,7 @@ def exported(home: Home, tmp_path: Path, rows: Mapping[bytes, bytes | None], nam
     return [folder / file["name"] for file in manifest["files"]]
 
 
-def rows_of(store: Store) -> dict[bytes, bytes]:
+def rows_of(store: ReplaceableRows) -> dict[bytes, bytes]:
     return dict(store.scan(b"", LAST_KEY, 100))
 
 

@@ -17,8 +17,9 @@ from codeq_server.core.shard import Shard, ShardSettings
 from codeq_server.engine.runner import ShardRunner
 from codeq_server.node.leading import Leading, Opening
 from codeq_server.replication.log import Log
+from codeq_server.replication.raft.disk_identity import RAFT_ID_BYTES, prepare, raft_id_from
 from codeq_server.replication.raft.log_rows import read_applied
-from codeq_server.replication.raft.member import RAFT_ID_BYTES, Member, MemberSettings, prepare, raft_id_from
+from codeq_server.replication.raft.member import Member, MemberSettings
 from codeq_server.replication.raft.network import Hello, Unwelcome
 from codeq_server.replication.raft.ports import Made, Ticks
 from codeq_server.services.calls import Calls

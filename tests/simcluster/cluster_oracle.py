@@ -12,10 +12,10 @@ from typing import Any
 
 from codeq_internal.v1 import raft_rows_pb2
 from codeq_raft_core import read_conf_state
+from codeq_server.replication.raft.applying import NORMAL
+from codeq_server.replication.raft.disk_identity import GROUP
 from codeq_server.replication.raft.entry import BatchEntry, decode
-from codeq_server.replication.raft.group import NORMAL
 from codeq_server.replication.raft.log_rows import NODE, Applied, GroupKeys, read_applied
-from codeq_server.replication.raft.member import GROUP
 from codeq_server.storage.check import check
 from codeq_server.storage.store import LOG_PREFIX, ROWS_POINTER
 from raft_wire import TYPES, Entry, read

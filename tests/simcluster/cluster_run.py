@@ -29,7 +29,7 @@ from cluster_net import Net
 from cluster_oracle import Oracle
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.shard import ShardSettings
-from codeq_server.replication.raft import compaction
+from codeq_server.replication.raft import stored_log
 from codeq_server.replication.raft.leadership import WINDOW
 from sim_audit import RETENTION_MS, Audit, Violation
 from sim_callers import produce_by_calls
@@ -84,7 +84,7 @@ class Simulation:
         problems: list[Any] = []
         with ExitStack() as stack:
             stack.enter_context(
-                patch.multiple(compaction, LOG_BYTES=self.log_bytes[0], LOG_BYTES_MAX=self.log_bytes[1])
+                patch.multiple(stored_log, LOG_BYTES=self.log_bytes[0], LOG_BYTES_MAX=self.log_bytes[1])
             )
             try:
                 self.loop.run_until_complete(self.loop.create_task(self._main(clients), context=contextvars.Context()))

@@ -11,11 +11,13 @@ import pytest
 from cluster_run import simulate
 from codeq_server.engine.runner import ShardRunner
 from codeq_server.node.leading import Leading
+from codeq_server.replication.raft.applying import AppliedState
 from codeq_server.replication.raft.disk import Disk
+from codeq_server.replication.raft.disk_identity import prepare
 from codeq_server.replication.raft.group import Group
-from codeq_server.replication.raft.leadership import LeaderLog
-from codeq_server.replication.raft.member import prepare
+from codeq_server.replication.raft.leadership import LeaderLog, Leadership
 from codeq_server.replication.raft.pending import Pending
+from codeq_server.replication.raft.stored_log import StoredLog
 from planting import planted
 
 SEEDS_MAX = 40
@@ -45,9 +47,9 @@ BUGS: dict[str, Bug] = {
         [
             (
                 LeaderLog.append,
-                "return self._group.propose(self._term, batch)",
+                "return self._leadership.propose(self._term, batch)",
                 (
-                    "future = self._group.propose(self._term, batch); "
+                    "future = self._leadership.propose(self._term, batch); "
                     "future.done() or future.set_result(None); return future"
                 ),
             )
@@ -58,8 +60,8 @@ BUGS: dict[str, Bug] = {
         [
             (
                 Group._apply,
-                "done.append((index, term, accepted))",
-                "done.append((index, term, accepted)); self.pending.applied(done)",
+                "self._disk.submit(",
+                "self.leadership.pending.applied(done); self._disk.submit(",
             )
         ],
         "not durable|writes rows|contradict|inconsistent|CorruptRows|CORRUPT",
@@ -67,7 +69,7 @@ BUGS: dict[str, Bug] = {
     "serves before its barrier": Bug(
         [
             (
-                Group._note_state,
+                Leadership.note_state,
                 "status.last_index if term else 0",
                 "0; term and self._loop.call_soon(self._listener.leading, term)",
             )
@@ -75,7 +77,7 @@ BUGS: dict[str, Bug] = {
         "serves in term . but has|contradict each other|inconsistent",
     ),
     "leads after it stepped down": Bug(
-        [(Group._note_state, "status.last_index if term else 0", "status.last_index")],
+        [(Leadership.note_state, "status.last_index if term else 0", "status.last_index")],
         "two members serve in term 0",
     ),
     "read without confirmation": Bug(
@@ -96,25 +98,29 @@ BUGS: dict[str, Bug] = {
         "writes rows without an entry",
     ),
     "stale end of the log kept": Bug(
-        [(Group._persist, "rows[keys.entry(index)] = None", "pass")],
+        [(StoredLog.append, "rows[keys.entry(index)] = None", "pass")],
         "the log of .* has entries after its last one",
     ),
     "batch applied whatever came before": Bug(
         [
-            (Group._apply_entry, "entry.term != term or entry.previous != self.applied.lsn", "False"),
+            (AppliedState._apply_entry, "entry.term != term or entry.previous != self.applied.lsn", "False"),
             # A batch that gets lost on its way to the log, as one would whose refusal nobody heeds.
             (LeaderLog.append, "return", "if batch.lsn % 7 == 0: return asyncio.Future()\n    return"),
         ],
         "applies rows that differ from the log's",
     ),
     "log kept when a snapshot comes": Bug(
-        [(Group._take_snapshot, "for index in range(self.log.base + 1, self.last_index + 1)", "for index in ()")],
+        [(StoredLog.replace, "for index in range(self.base + 1, self.last + 1)", "for index in ()")],
         "the log of .* has entry",
     ),
     "waiters told by index alone": Bug(
         [
             (Pending.applied, "accepted and wanted == term", "accepted"),
-            (Group._lose, "self._leading_term = self._barrier = 0", "self._leading_term = self._barrier = 0; return"),
+            (
+                Leadership._lose,
+                "self._leading_term = self._barrier = 0",
+                "self._leading_term = self._barrier = 0; return",
+            ),
         ],
         "not durable|CorruptRows|contradict|inconsistent|never ended|missing in the log|serve in term",
     ),

@@ -54,12 +54,17 @@ def _sideways(root: Path) -> None:
         module.write("\nimport codeq_server.node.listeners\n")
 
 
+def _kind_of_store(root: Path) -> None:
+    with (root / "server/codeq_server/node/upkeep.py").open("a") as module:
+        module.write("\nimport codeq_server.storage.rocks\n")
+
+
 def test_contracts_hold(copy: Path) -> None:
     run = lint(copy)
     assert run.returncode == 0, run.stdout
 
 
-@pytest.mark.parametrize("change", [_stray, _stray_in_node, _upwards, _sideways])
+@pytest.mark.parametrize("change", [_stray, _stray_in_node, _upwards, _sideways, _kind_of_store])
 def test_module_in_a_layer_it_may_not_use_or_in_none_is_refused(copy: Path, change: Callable[[Path], None]) -> None:
     change(copy)
     run = lint(copy)

@@ -31,7 +31,7 @@ def test_scratch_is_made_marked_and_emptied_when_it_is_taken_again(tmp_path: Pat
 
 def test_scratch_that_holds_something_and_has_no_mark_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "folder" / "monday").mkdir(parents=True)
-    with pytest.raises(StoreNotWritable, match="holds monday, which codeq did not put there"):
+    with pytest.raises(StoreNotWritable, match="contains monday, which codeq did not create"):
         take_scratch(tmp_path / "folder")
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["monday"]
     (tmp_path / "file").touch()
@@ -63,7 +63,7 @@ def test_backup_removes_what_a_kill_left_of_one_and_nothing_else(tmp_path: Path)
     assert (tmp_path / "monday" / "CURRENT").exists()
     assert not (tmp_path / ".monday.partial").exists()
     assert (tmp_path / "monday.partial" / "of somebody").exists()
-    with pytest.raises(StoreNotWritable, match="holds of somebody"):
+    with pytest.raises(StoreNotWritable, match="contains of somebody"):
         back_up(store, tmp_path / "tuesday", None)
     assert (tmp_path / ".tuesday.partial" / "of somebody").exists()
     store.close()

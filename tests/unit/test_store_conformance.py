@@ -154,12 +154,6 @@ def test_scan_many_rows_pages_through_all_in_order(store: Store) -> None:
     assert found == kept
 
 
-def test_approximate_bytes_grows_with_rows(store: Store) -> None:
-    before = store.approximate_bytes()
-    store.write({b"%06d" % number: b"x" * 1000 for number in range(1000)})
-    assert store.approximate_bytes() - before > 900_000
-
-
 def test_free_bytes_is_positive(store: Store) -> None:
     assert store.free_bytes() > 0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from codeq_server.core.errors import Reason, Rejection, invalid_field
 from codeq_server.storage.backup import back_up
-from codeq_server.storage.rocks import RocksStore
+from codeq_server.storage.store import RowSets
 
 from .artifacts import ArtifactKeeper
 
@@ -16,13 +16,13 @@ class Backups:
     """Makes backups in a folder, one at a time. The operator decides how many to keep.
 
     Args:
-        store: Store of the shard.
+        row_sets: Sets of rows of the store.
         keeper: Keeper of its artifacts; None: it has none.
         folder: Where to make backups.
     """
 
-    def __init__(self, store: RocksStore, keeper: ArtifactKeeper | None, folder: Path) -> None:
-        self._store = store
+    def __init__(self, row_sets: RowSets, keeper: ArtifactKeeper | None, folder: Path) -> None:
+        self._row_sets = row_sets
         self._keeper = keeper
         self._folder = folder
         self._making: asyncio.Task[int] | None = None
@@ -51,6 +51,6 @@ class Backups:
         if await asyncio.to_thread(target.exists):
             raise invalid_field("name", "is the name of a backup that exists")
         if self._keeper is None:
-            return await asyncio.to_thread(back_up, self._store, target, None)
+            return await asyncio.to_thread(back_up, self._row_sets, target, None)
         async with self._keeper.held() as files:
-            return await asyncio.to_thread(back_up, self._store, target, files)
+            return await asyncio.to_thread(back_up, self._row_sets, target, files)

@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from codeq_server.core import keys
+from codeq_server.core.parsing import RowReader
 from codeq_server.core.shard import Shard
 from codeq_server.node.hosting import Present
 from codeq_server.replication.log import Log
@@ -18,7 +19,6 @@ from codeq_server.replication.raft.leadership import LeaderLog
 from codeq_server.replication.raft.member import Member
 from codeq_server.services.serving import Serving
 from codeq_server.storage.identity import next_identity
-from codeq_server.storage.store import Store
 
 HAND_OVER_SECONDS: Final = 1.5
 """Time at shutdown to commit pending decisions and for another member to take over leadership."""
@@ -49,16 +49,16 @@ class Leading:
     """The successive leaderships of a node.
 
     Args:
-        store: The store.
+        rows: Rows of the store.
         opening: How the shard is opened.
         present: Sets the Serving of the shard from now on; None: this node does not serve it.
         on_fatal: Called when the shard's rows cannot be opened: the process must end.
     """
 
     def __init__(
-        self, store: Store, opening: Opening, present: Present, on_fatal: Callable[[BaseException], None]
+        self, rows: RowReader, opening: Opening, present: Present, on_fatal: Callable[[BaseException], None]
     ) -> None:
-        self._store, self._opening, self._present, self._on_fatal = store, opening, present, on_fatal
+        self._rows, self._opening, self._present, self._on_fatal = rows, opening, present, on_fatal
         self._loop = asyncio.get_running_loop()
         self._serving: Serving | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -128,13 +128,13 @@ class Leading:
         assert group is not None
         opening, started = self._opening, time.monotonic()
         try:
-            identity = next_identity(self._store, opening.shards, opening.unix_seconds(), member.row.cluster_id)
+            identity = next_identity(self._rows, opening.shards, opening.unix_seconds(), member.row.cluster_id)
             shard = await self._loop.run_in_executor(None, opening.load, identity.epoch)
             if number != self._number or self._draining:
                 return
             # The epoch becomes durable with the first batch, and thus before the first reply.
             shard.batch.rows[keys.IDENTITY] = identity.SerializeToString()
-            self._serving = serving = opening.serve(shard, LeaderLog(group, term))
+            self._serving = serving = opening.serve(shard, LeaderLog(group.leadership, term))
             self._present(serving)
         except Exception as problem:  # noqa: BLE001 - in any case, this node leads but cannot serve
             if number == self._number:  # otherwise another leader's batches were applied meanwhile

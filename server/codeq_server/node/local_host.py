@@ -12,10 +12,10 @@ from prometheus_client.registry import Collector
 from codeq_server.config import Settings
 from codeq_server.core import keys
 from codeq_server.core.errors import Reason, Rejection
-from codeq_server.core.parsing import parsed
+from codeq_server.core.parsing import RowReader, parsed
 from codeq_server.node.descriptors import Files
 from codeq_server.node.hosting import Present
-from codeq_server.node.opening import load_shard, make_serving, open_store, verify
+from codeq_server.node.opening import load_shard, make_serving, verify
 from codeq_server.node.upkeep import Upkeep
 from codeq_server.replication.local import LocalLog
 from codeq_server.replication.raft.log_rows import load_node
@@ -23,7 +23,7 @@ from codeq_server.services.cluster import Cluster, NoCluster
 from codeq_server.services.serving import Serving
 from codeq_server.storage.errors import StoreFormat
 from codeq_server.storage.identity import CLUSTER_ID_BYTES, next_identity, save
-from codeq_server.storage.store import Store
+from codeq_server.storage.opening import open_store
 
 
 class LocalHost:
@@ -58,12 +58,13 @@ class LocalHost:
             CorruptRows: Its rows contradict each other.
         """
         settings = self._settings
-        store = open_store(settings.persistence, self._files.store)
+        persistence = settings.persistence
+        store = open_store(persistence.path, fsync=persistence.fsync_on_commit, files_max=self._files.store)
         try:
             _refuse_member(store)
             # Nothing may be written before the format is known and the store is known to be complete.
-            shards = settings.persistence.num_shards
-            identity = next_identity(store, shards, int(time.time()), os.urandom(CLUSTER_ID_BYTES))
+            unix_seconds = int(time.time())
+            identity = next_identity(store, persistence.num_shards, unix_seconds, os.urandom(CLUSTER_ID_BYTES))
             tick = store.get(keys.TICK)
             store.check_recovered(0 if tick is None else parsed(rows_pb2.TickRow, keys.TICK, tick).lsn)
             if self._verify:
@@ -105,9 +106,9 @@ class LocalHost:
             await self._serving.close()
 
 
-def _refuse_member(store: Store) -> None:
+def _refuse_member(rows: RowReader) -> None:
     """Rejects a store that belongs to a cluster, because the other members write to it as well."""
-    if load_node(store) is not None:
+    if load_node(rows) is not None:
         raise StoreFormat(
             "the store belongs to a member of a cluster; start it with RAFT_ENABLED, or convert it to a single node "
             "with `codeq cluster leave`"

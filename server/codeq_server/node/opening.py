@@ -1,4 +1,4 @@
-"""Opens a server's store and shard, and creates the shard's Serving."""
+"""Checks a store's rows, opens the shard, and creates the shard's Serving."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from codeq_server.config import PersistenceSettings, Settings
+from codeq_server.config import Settings
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.parsing import RowReader
 from codeq_server.core.recovery import open_shard
@@ -19,30 +19,16 @@ from codeq_server.replication.log import Log
 from codeq_server.services.serving import Serving
 from codeq_server.storage.check import check_open
 from codeq_server.storage.errors import StoreDamaged
-from codeq_server.storage.memory import MemoryStore
-from codeq_server.storage.rocks import RocksStore
-from codeq_server.storage.store import Store
 
 
-def open_store(persistence: PersistenceSettings, files_max: int) -> Store:
-    """Opens the configured store, with at most `files_max` open files.
-
-    Raises:
-        StoreError: The store cannot be opened.
-    """
-    if persistence.path is None:
-        return MemoryStore()
-    return RocksStore(persistence.path, fsync=persistence.fsync_on_commit, files_max=files_max)
-
-
-def verify(store: Store) -> None:
+def verify(rows: RowReader) -> None:
     """Checks every row.
 
     Raises:
         StoreDamaged: Rows contradict each other.
     """
     with _no_collection():
-        differences, _ = check_open(store)
+        differences, _ = check_open(rows)
     if differences:
         raise StoreDamaged(
             f"the store's rows contradict each other in at least {len(differences)} places; the first: "

@@ -12,8 +12,9 @@ from codeq_raft_core import ConfState, read_conf_state
 from codeq_server.config import RaftSettings
 from codeq_server.core.errors import Reason, Rejection, invalid_field
 from codeq_server.replication.raft import members
+from codeq_server.replication.raft.disk_identity import GROUP
 from codeq_server.replication.raft.group import Group
-from codeq_server.replication.raft.member import GROUP, Member
+from codeq_server.replication.raft.member import Member
 from codeq_server.replication.raft.membership import Membership
 from codeq_server.replication.raft.network import Hello, Unanswered
 from codeq_server.replication.raft.ports import Step
@@ -160,7 +161,7 @@ class RaftCluster:
 
     def _is_there(self, group: Group, existing: raft_rows_pb2.Member) -> bool:
         """Returns whether a member is a voter and, as far as is known, still has its disk."""
-        peer = self._member.peer(existing.name)
+        peer = self._member.directory.met.get(existing.name)
         same = peer is None or peer.raft_id == existing.raft_id
         return same and existing.raft_id in read_conf_state(group.conf_state).voters
 
@@ -220,11 +221,11 @@ class RaftCluster:
                 MemberStatus(
                     name=member.name,
                     raft=self._raft.peers.get(member.name, member.address),
-                    http=self._member.http_of(member.name),
-                    grpc=self._member.grpc_of(member.name),
+                    http=self._member.directory.http_of(member.name),
+                    grpc=self._member.directory.grpc_of(member.name),
                     voter=_votes(conf, member.raft_id),
                     matched=None if seen is None else seen.matched,
-                    active=None if seen is None else group.hears(member.raft_id),
+                    active=None if seen is None else group.leadership.hears(member.raft_id),
                     problem=self._connections.problem_of(member.name),
                 )
             )
@@ -239,7 +240,7 @@ class RaftCluster:
             first=status.first_index,
             last=status.last_index,
             snapshot=group.log.base,
-            elections=group.elections,
+            elections=group.leadership.elections,
             members=described,
         )
 

@@ -26,9 +26,10 @@ from codeq_server.node.raft_metrics import RaftCollector
 from codeq_server.node.stale import StaleViews
 from codeq_server.node.upkeep import Upkeep
 from codeq_server.replication.raft.channels import TlsFiles, TransportError, TransportSettings
+from codeq_server.replication.raft.disk_identity import GROUP, RAFT_ID_BYTES, prepare, raft_id_from
 from codeq_server.replication.raft.exports import SnapshotMaker
 from codeq_server.replication.raft.log_rows import GroupKeys
-from codeq_server.replication.raft.member import GROUP, RAFT_ID_BYTES, Member, MemberSettings, prepare, raft_id_from
+from codeq_server.replication.raft.member import Member, MemberSettings
 from codeq_server.replication.raft.ports import Made, Ticks
 from codeq_server.replication.raft.transport import Transport
 from codeq_server.services.cluster import Cluster
@@ -177,15 +178,15 @@ class RaftHost:
     # -- the host of the member --------------------------------------------------------------------------------------
 
     def lead(self, term: int) -> None:
-        """See `member.Host.lead`."""
+        """See `ports.Host.lead`."""
         self._leading.begin(self.member, term)
 
     def follow(self) -> None:
-        """See `member.Host.follow`."""
+        """See `ports.Host.follow`."""
         self._leading.end(self.member)
 
     def members_changed(self) -> None:
-        """See `member.Host.members_changed`: updates the transport's peers."""
+        """See `ports.Host.members_changed`: updates the transport's peers."""
         group = self.member.group
         if group is None:
             return
@@ -199,7 +200,7 @@ class RaftHost:
                 self.transport.add(name, self._raft.peers.get(name, address))
 
     def leader_changed(self) -> None:
-        """See `member.Host.leader_changed`."""
+        """See `ports.Host.leader_changed`."""
         self._absence_changed()
         before, self._leader = self._leader, self.member.leader_name()
         if before == self._leader:
@@ -210,7 +211,7 @@ class RaftHost:
             _log.warning("leader_lost", leader=before, hint="calls are rejected until the members elect a new leader")
 
     def make_snapshot(self) -> Awaitable[Made]:
-        """See `member.Host.make_snapshot`."""
+        """See `ports.Host.make_snapshot`."""
         return self._maker.make()
 
     def _lead_with(self, serving: Serving | None) -> None:

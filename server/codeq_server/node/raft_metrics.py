@@ -76,13 +76,13 @@ def _of_group(group: Group) -> Iterator[Metric]:
         ("commit_index", "Last committed entry.", status.commit),
         ("applied_index", "Last entry applied to the store.", group.written),
         ("apply_lag", "Committed entries not yet applied to the store.", status.commit - group.written),
-        ("proposals_waiting", "Batches of this leader waiting for a majority.", group.pending.proposals),
+        ("proposals_waiting", "Batches of this leader waiting for a majority.", group.leadership.pending.proposals),
         ("log_entries", "Entries in the log.", status.last_index - status.first_index + 1),
         ("log_bytes", "Size of the log.", status.log_bytes),
     )
     for name, text, value in gauges:
         yield GaugeMetricFamily(f"codeq_raft_{name}", text, value=value)
-    yield CounterMetricFamily("codeq_raft_elections", "Leader elections seen.", value=group.elections)
+    yield CounterMetricFamily("codeq_raft_elections", "Leader elections seen.", value=group.leadership.elections)
 
 
 def _of_members(group: Group) -> Iterator[Metric]:
@@ -94,7 +94,7 @@ def _of_members(group: Group) -> Iterator[Metric]:
         seen = progress.get(member.raft_id)
         if seen is not None and member.raft_id != group.raft_id:
             lag.add_metric((member.name,), group.status.last_index - seen.matched)
-            active.add_metric((member.name,), group.hears(seen.id))
+            active.add_metric((member.name,), group.leadership.hears(seen.id))
     yield lag
     yield active
 

@@ -27,7 +27,7 @@ from codeq_server.node.opening import load_shard, make_serving
 from codeq_server.services.serving import Serving
 from codeq_server.storage.errors import StoreError, StoreFailed
 from codeq_server.storage.reading import open_stored
-from codeq_server.storage.rocks import RocksStore
+from codeq_server.storage.store import RowSets
 
 KEPT: Final = 2
 AGE_SECONDS: Final = 1.0
@@ -49,13 +49,13 @@ class StaleViews:
 
     Args:
         settings: Settings of the server.
-        store: The store.
+        row_sets: Sets of rows of the store.
         files_max: Maximum open files of each view.
         folder: Folder for checkpoints, empty or missing, on the store's disk.
     """
 
-    def __init__(self, settings: Settings, store: RocksStore, files_max: int, folder: Path) -> None:
-        self._settings, self._store, self._files_max, self._folder = settings, store, files_max, folder
+    def __init__(self, settings: Settings, row_sets: RowSets, files_max: int, folder: Path) -> None:
+        self._settings, self._row_sets, self._files_max, self._folder = settings, row_sets, files_max, folder
         self._views: deque[_View] = deque()
         """The previous view, which calls may still be reading, and the latest one."""
         self._good_until = 0.0
@@ -105,7 +105,7 @@ class StaleViews:
         with ExitStack() as files:
             files.callback(shutil.rmtree, folder, ignore_errors=True)
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._store.checkpoint(folder)
+            self._row_sets.checkpoint(folder)
             rows = files.enter_context(open_stored(folder, self._files_max))
             value = rows.get(keys.IDENTITY)
             if value is None:

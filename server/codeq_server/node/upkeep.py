@@ -7,6 +7,7 @@ from collections.abc import Callable
 import structlog
 
 from codeq_server.config import Settings
+from codeq_server.core.parsing import RowReader
 from codeq_server.engine.artifacts import ArtifactKeeper
 from codeq_server.engine.backups import Backups
 from codeq_server.engine.reclaiming import Reclaiming
@@ -15,7 +16,6 @@ from codeq_server.engine.space import SpaceWatch
 from codeq_server.storage.artifacts import ArtifactFiles
 from codeq_server.storage.errors import StoreNotWritable
 from codeq_server.storage.identity import load_identity
-from codeq_server.storage.rocks import RocksStore
 from codeq_server.storage.store import Store
 
 _log = structlog.get_logger()
@@ -45,8 +45,8 @@ class Upkeep:
         self._runner: ShardRunner | None = None
         self.keeper = _open_keeper(settings, store, _log_artifacts) if artifacts else None
         self.backups: Backups | None = None
-        if settings.backup_dir is not None and isinstance(store, RocksStore):
-            self.backups = Backups(store, self.keeper, settings.backup_dir)
+        if settings.backup_dir is not None and store.row_sets is not None:
+            self.backups = Backups(store.row_sets, self.keeper, settings.backup_dir)
         self._reserve_bytes = settings.disk_reserve_bytes
         self.space = SpaceWatch(store.free_bytes, self._reserve_bytes, self._on_space)
         self.space.start()
@@ -85,10 +85,10 @@ class Upkeep:
 
 
 def _open_keeper(
-    settings: Settings, store: Store, on_trouble: Callable[[str, Exception], None]
+    settings: Settings, rows: RowReader, on_trouble: Callable[[str, Exception], None]
 ) -> ArtifactKeeper | None:
     """Returns the keeper of artifact contents; None: they are not stored."""
-    path, identity = settings.artifacts_path, load_identity(store)
+    path, identity = settings.artifacts_path, load_identity(rows)
     if path is None or identity is None:
         return None
     fsync, reserve_bytes = settings.persistence.fsync_on_commit, settings.disk_reserve_bytes

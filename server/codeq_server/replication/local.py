@@ -6,7 +6,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from codeq_server.core.model import SealedBatch
-from codeq_server.storage.store import Store
+from codeq_server.storage.store import DurableRows
 
 
 class LocalLog:
@@ -14,7 +14,7 @@ class LocalLog:
 
     window = 1
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: DurableRows) -> None:
         self._store = store
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="codeq-writer")
 
@@ -23,7 +23,7 @@ class LocalLog:
         return asyncio.get_running_loop().run_in_executor(self._writer, self._write, batch)
 
     def confirm(self) -> None:
-        """Returns None: the store is locked, so nobody else decides."""
+        """Returns None: the store is locked, so no other process decides."""
 
     async def close(self) -> None:
         """Waits for the writer and closes the store."""

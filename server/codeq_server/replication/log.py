@@ -11,8 +11,8 @@ from codeq_server.core.model import SealedBatch
 class Log(Protocol):
     """Makes batches durable in the order of their numbers.
 
-    A log that stands for a leadership ends with it: whoever learns that the leadership is over calls `ShardRunner.end`
-    first, and completes the futures in flight afterwards, in any way.
+    The log of a leadership ends with it: first `ShardRunner.end` is called, then the futures in flight are completed,
+    with any outcome.
 
     Attributes:
         window: Most batches in flight.
@@ -32,7 +32,7 @@ class Log(Protocol):
     def confirm(self) -> asyncio.Future[None] | None:
         """Returns a future that is done once it is certain that nobody else had decided anything when this was called.
 
-        None: nobody else can. The future may be shared by many callers, so none of them may cancel it.
+        None: nobody else can decide. Many callers may share the future, so none of them may cancel it.
 
         Raises:
             Rejection: Another node decides. The future fails with the same.

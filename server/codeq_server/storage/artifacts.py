@@ -1,4 +1,4 @@
-"""Files with the contents of artifacts, in a folder of their own apart from the rows that refer to them.
+"""Files with the contents of artifacts, in a folder of their own, separate from the rows that refer to them.
 
 A file is stored as ROOT/INSTALLATION/BUCKET/NAME. All parts are hexadecimal numbers: the store's installation id, the
 upper and the lower part of the task's home, and a random number. Nothing named by clients is part of a path. Each step
@@ -63,7 +63,7 @@ class ArtifactFiles:
         else:
             above = next(folder for folder in root.absolute().parents if folder.exists())
             if not os.access(root if root.exists() else above, os.W_OK | os.X_OK):
-                raise StoreNotWritable(f"the folder of artifacts {root} cannot be made: {os.strerror(errno.EACCES)}")
+                raise StoreNotWritable(f"the folder of artifacts {root} cannot be created: {os.strerror(errno.EACCES)}")
 
     def _make(self) -> int:
         """Creates the folder if it is missing, and returns it open and locked."""
@@ -127,7 +127,7 @@ class ArtifactFiles:
                 self._sync(bucket)
                 self._sync(self._folder)
                 return
-        raise OSError(errno.EAGAIN, "the bucket is removed again and again")
+        raise OSError(errno.EAGAIN, "the bucket keeps being removed")
 
     def read(self, home: bytes, file: bytes, size: int) -> bytes:
         """Returns the content of a file; reads at most one byte more than `size`.
@@ -171,7 +171,7 @@ class ArtifactFiles:
             try:
                 bucket = os.open(entry, _FOLDER, dir_fd=self._folder)
             except (FileNotFoundError, NotADirectoryError):
-                continue  # removed since, or a link that somebody put here
+                continue  # removed meanwhile, or a link that codeq did not create
             try:
                 names = _names(bucket)
             finally:
@@ -182,12 +182,12 @@ class ArtifactFiles:
                     yield head + bytes.fromhex(match[1]), bytes.fromhex(match[2])
 
     def copy_to(self, target: Path) -> int:
-        """Creates a folder with every complete file, durably, and returns their number; none may be removed meanwhile.
+        """Copies every complete file to a new folder, durably, and returns their number; none may be removed meanwhile.
 
         Files are linked where the file system allows it, otherwise copied: a file never changes once it has its name.
 
         Raises:
-            OSError: It failed.
+            OSError: Copying failed.
         """
         target.mkdir(mode=0o700)
         count = 0
@@ -266,13 +266,13 @@ def restore_files(backup: Path, root: Path, installation: bytes) -> None:
     """Copies files made by `ArtifactFiles.copy_to` into a folder of artifacts, for a new installation.
 
     Raises:
-        OSError: It failed, or the installation has files already.
+        OSError: Copying failed, or the installation has files already.
     """
     make_directory(root)
     shutil.copytree(backup, root / installation.hex(), copy_function=shutil.copyfile)
     for folder, _, names in os.walk(root / installation.hex()):
         for name in names:
             sync_file(Path(folder, name))
-        Path(folder).chmod(0o700)  # whatever mode the backup's has
+        Path(folder).chmod(0o700)  # the backup may have another mode
         sync_directory(Path(folder))
     sync_directory(root)

@@ -1,7 +1,7 @@
-"""Backups of a store, and restoring them: a folder of the same form from one moment, with a folder of artifacts in it.
+"""Makes and restores backups: folders that are stores as of one moment, each with a folder of artifacts in it.
 
-A folder appears under its name only when all of it is durable. Until then it is `.NAME.partial`, which is removed on
-failure; what a killed process left is removed by the next attempt.
+A backup appears under its name only when all of it is durable. Until then it is in `.NAME.partial`, which is removed on
+failure; if the process was killed, the next attempt removes it.
 """
 
 from __future__ import annotations
@@ -19,24 +19,21 @@ from .errors import StoreDamaged, StoreFailed, StoreNotWritable
 from .identity import CLUSTER_ID_BYTES, EPOCH_SECONDS, load_identity, save
 from .rocks import RocksStore
 from .scratch import drop_scratch, take_scratch
-from .store import LAST_KEY, LOG_PREFIX, ROWS_POINTER
+from .store import ROWS_POINTER, RowSets, delete_log
 
 RESTORE_EPOCHS: Final = 1000
-"""Epochs that a restored store skips: allows for as many starts less than EPOCH_SECONDS apart."""
+"""Epochs that a restored store skips, in case of as many starts less than EPOCH_SECONDS apart."""
 
-_PAGE_ROWS: Final = 256
 _LEFT_OUT: Final = frozenset({"LOCK", "LOG"})
-
-
 ARTIFACTS: Final = "artifacts"
 """Folder within a backup with the contents of artifacts."""
 
 
-def back_up(store: RocksStore, target: Path, artifacts: ArtifactFiles | None) -> int:
+def back_up(row_sets: RowSets, target: Path, artifacts: ArtifactFiles | None) -> int:
     """Makes a backup of an open store, with everything written before the call and perhaps some later writes.
 
     Args:
-        store: The store.
+        row_sets: Sets of rows of the store.
         target: Folder to create.
         artifacts: Its artifacts, none of which may be removed meanwhile; None: it has none.
 
@@ -51,7 +48,7 @@ def back_up(store: RocksStore, target: Path, artifacts: ArtifactFiles | None) ->
 
     def fill(partial: Path) -> None:
         nonlocal count
-        store.checkpoint(partial)
+        row_sets.checkpoint(partial)
         # After the rows: a file written between the two has no row, and the restored store drops it.
         if artifacts is not None:
             count = artifacts.copy_to(partial / ARTIFACTS)
@@ -116,7 +113,7 @@ def restore(backup: Path, target: Path, unix_seconds: int, artifacts: Path) -> N
 
 
 def _become_another(path: Path, unix_seconds: int, installation: bytes) -> None:
-    """Turns the store in a folder into another installation.
+    """Makes the store in a folder an installation of its own.
 
     Its epoch is beyond all epochs used since the backup, so their ids and tokens are never issued again.
     """
@@ -127,18 +124,10 @@ def _become_another(path: Path, unix_seconds: int, installation: bytes) -> None:
             raise StoreDamaged("the backup has no identity")
         identity.epoch = max(identity.epoch, unix_seconds // EPOCH_SECONDS) + RESTORE_EPOCHS
         identity.cluster_id = installation
-        _forget_log(store)
+        delete_log(store, {ROWS_POINTER})  # the store is not a member of any group
         save(store, identity)
     finally:
         store.close()
-
-
-def _forget_log(store: RocksStore) -> None:
-    """Deletes the log and the rows of its keeper, so that the store is not a member of any group."""
-    start = LOG_PREFIX
-    while page := store.scan(start, LAST_KEY, _PAGE_ROWS):
-        store.write({key: None for key, _ in page if key != ROWS_POINTER})
-        start = page[-1][0] + b"\0"
 
 
 def _make(target: Path, fill: Callable[[Path], None]) -> None:
@@ -146,7 +135,7 @@ def _make(target: Path, fill: Callable[[Path], None]) -> None:
     partial = staging / target.name
     try:
         if target.exists():
-            raise StoreNotWritable(f"{target} exists already: name a new folder")
+            raise StoreNotWritable(f"{target} already exists: name a new folder")
         take_scratch(staging)
         try:
             fill(partial)

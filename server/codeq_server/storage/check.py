@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Final
 
 from codeq_server.core import keys
+from codeq_server.core.parsing import RowReader
 
 from .checker import Checker
 from .durable import read_durable
 from .errors import StoreDamaged, StoreFailed
 from .findings import Difference, Summary
 from .reading import open_stored
-from .store import LOG_PREFIX, WRITTEN, Store
+from .store import LOG_PREFIX, WRITTEN
 
 PAGE_ROWS: Final = 1024
 """Rows of an open store per read."""
@@ -39,20 +40,20 @@ def check(rows: Iterable[tuple[bytes, bytes]], summary: Summary | None = None) -
     yield from checker.found
 
 
-def check_open(store: Store) -> tuple[list[Difference], Summary]:
+def check_open(rows: RowReader) -> tuple[list[Difference], Summary]:
     """Checks the rows of a store that is open but not in use, like `check_store`.
 
     Raises:
         StoreError: It cannot be read.
     """
     summary = Summary()
-    differences = list(islice(check(_rows(store), summary), DIFFERENCES_MAX))
+    differences = list(islice(check(_every(rows), summary), DIFFERENCES_MAX))
     return differences, summary
 
 
-def _rows(store: Store) -> Iterator[tuple[bytes, bytes]]:
+def _every(rows: RowReader) -> Iterator[tuple[bytes, bytes]]:
     start = b""
-    while page := store.scan(start, LOG_PREFIX, PAGE_ROWS):
+    while page := rows.scan(start, LOG_PREFIX, PAGE_ROWS):
         yield from page
         start = page[-1][0] + b"\0"
 

@@ -8,8 +8,8 @@ every other task a number or two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterable
+from typing import Final
 
 from codeq.v1.task_pb2 import Task, TaskStatus
 from codeq_internal.v1 import rows_pb2
@@ -19,13 +19,14 @@ from codeq_server.core import keys
 from codeq_server.core.parsing import UNREADABLE
 
 from .checker_ended import ENDED, EndedRows
+from .checker_keys import key_of, listed_homes, number, pack, queues_match
+from .checker_leases import TOKEN_COUNTER_BITS, LeaseRows, Slot
 from .checker_names import NameRows
+from .checker_places import PlaceRows
 from .checker_queues import CheckedLane, CheckedQueue
 from .checker_times import TimeRows
 from .findings import Difference, Summary
 
-_TOKEN_COUNTER_BITS: Final = 34
-_LEASE_SLOTS_MAX: Final = 256
 _TIME: Final = keys.TIME_KEY_BYTES
 _KEY_BYTES: Final = {
     b"d": _TIME,
@@ -44,28 +45,6 @@ _DUE: Final = rows_pb2.PLACE_KIND_DUE
 _RETURNED: Final = rows_pb2.PLACE_KIND_RETURNED
 
 
-class _Slot(NamedTuple):
-    """A delivery listed in a lease row."""
-
-    token: int
-    place: int
-    attempts: int
-
-
-def _pack(queue: int, lane: int, position: int) -> int:
-    """Returns a home or a place as one number, the one in its key."""
-    return queue << 56 | lane << 48 | position
-
-
-def _number(key: bytes) -> int:
-    return int.from_bytes(key[1:], "big")
-
-
-def _key(table: bytes, packed: int) -> bytes:
-    """Returns the key of a packed home or place in table "t", "s" or "u"."""
-    return table + packed.to_bytes(11, "big")
-
-
 class Checker:
     """Takes rows in key order, and collects differences in `found`.
 
@@ -80,17 +59,12 @@ class Checker:
         self._tick: rows_pb2.TickRow | None = None
         self._queues: dict[int, CheckedQueue] = {}
         self._names: set[tuple[str, str]] = set()
-        self._tokens: set[int] = set()
         self._due_rows = TimeRows("due index")
         self._expiry_rows = TimeRows("expiry index")
-        self._slots: dict[int, list[_Slot]] = {}
-        """By home: its deliveries in lease rows."""
+        self._lease_rows = LeaseRows()
         self._moved: dict[int, int] = {}
         """By home with a state row: the lane in which it should wait, or -1."""
-        self._pointers: dict[int, tuple[int, int]] = {}
-        """By place where a pointer should be: home and attempts."""
-        self._returned: dict[int, tuple[int, int]] = {}
-        """The same for the returned index."""
+        self._place_rows = PlaceRows()
         self._dead: dict[int, int] = {}
         """By home that should be in the dead-letter index: end time."""
         self._ended_rows = EndedRows()
@@ -151,46 +125,27 @@ class Checker:
         self._report_all(key, self._name_rows.row(key, value))
 
     def _lease_row(self, key: bytes, value: bytes) -> None:
-        token = int.from_bytes(key[1:], "big")
-        self._tokens.add(token)
         self.summary.leases += 1
-        row = rows_pb2.LeaseRow.FromString(value)
-        count = len(row.homes)
-        if not 0 < count <= _LEASE_SLOTS_MAX:
-            self._report(key, f"lists {count} deliveries")
-        if len(row.places) not in {0, count} or len(row.attempts) not in {0, count}:
-            self._report(key, "places or attempts do not match the homes")
-            return
-        places: Sequence[int] = row.places or [0] * count
-        attempts: Sequence[int] = row.attempts or [0] * count
-        for index, home in enumerate(self._homes(key, row.queues, row.homes)):
-            self._slots.setdefault(home, []).append(_Slot(token, places[index], attempts[index]))
-
-    def _homes(self, key: bytes, queues: Sequence[int], homes: Sequence[int]) -> list[int]:
-        if len(queues) == 1:
-            queues = [queues[0]] * len(homes)
-        if len(queues) != len(homes):
-            self._report(key, "queues do not match the homes")
-        return [queue << 56 | home for queue, home in zip(queues, homes, strict=False)]
+        self._report_all(key, self._lease_rows.row(key, value))
 
     def _meta_row(self, key: bytes, value: bytes) -> None:
         if key == keys.IDENTITY:
             self._identity = rows_pb2.IdentityRow.FromString(value)
             if self._identity.format != keys.FORMAT:
                 self._report(key, f"format {self._identity.format}, not {keys.FORMAT}")
-            for token in self._tokens:
+            for token in self._lease_rows.tokens:
                 self._check_token(keys.lease_key(token), token)
         elif key == keys.TICK:
             self._tick = rows_pb2.TickRow.FromString(value)
             self.summary.lsn = self._tick.lsn
-            oldest = min(self._tokens, default=self._tick.oldest_lease)
+            oldest = min(self._lease_rows.tokens, default=self._tick.oldest_lease)
             if oldest < self._tick.oldest_lease:
                 self._report(key, f"oldest lease {self._tick.oldest_lease}, but {oldest} exists")
         else:
             self._report(key, "unknown name")
 
     def _check_token(self, key: bytes, token: int) -> None:
-        if self._identity is not None and token >> _TOKEN_COUNTER_BITS > self._identity.epoch:
+        if self._identity is not None and token >> TOKEN_COUNTER_BITS > self._identity.epoch:
             self._report(key, f"token {token} is above the epoch {self._identity.epoch}")
 
     def _check_lsn(self, key: bytes, lsn: int) -> None:
@@ -203,35 +158,36 @@ class Checker:
         if name in self._names:
             self._report(key, f"another queue has the name {name}")
         self._names.add(name)
-        number = int.from_bytes(key[1:], "big")
-        if self._tick is not None and number > self._tick.last_queue:
+        queue_number = number(key)
+        if self._tick is not None and queue_number > self._tick.last_queue:
             self._report(key, f"is above the number of the queue opened last, {self._tick.last_queue}")
-        self._queues[number] = queue = CheckedQueue(row)
+        self._queues[queue_number] = queue = CheckedQueue(row)
         self.summary.queues += 1
-        number = int.from_bytes(key[1:], "big")
-        self._report_all(key, self._due_rows.queue(number, row.due_mark))
-        self._report_all(key, self._expiry_rows.queue(number, row.expire_mark))
+        self._report_all(key, self._due_rows.queue(queue_number, row.due_mark))
+        self._report_all(key, self._expiry_rows.queue(queue_number, row.expire_mark))
         self._report_all(key, queue.malformed(self._tick))
-        queue.expiring = self._expiry_rows.count(number)
+        queue.expiring = self._expiry_rows.count(queue_number)
 
     def _ended_row(self, key: bytes, value: bytes) -> None:
-        _, lsn, number = keys.split_ended_key(key)
+        _, lsn, entry = keys.split_ended_key(key)
         row = rows_pb2.EndedRow.FromString(value)
         if row.lsn != lsn:
             self._report(key, f"the value says batch {row.lsn}")
         self._check_lsn(key, lsn)
         if self._tick is not None and key[1:] <= self._tick.sweep_mark:
             self._report(key, "lies before the sweep's mark")
-        for home in self._ended_rows.row(lsn, self._homes(key, row.queues, row.homes), dead=bool(number & 1)):
-            self._report(key, f"task {_key(b't', home).hex()} is listed as ended twice")
+        if not queues_match(row.queues, row.homes):
+            self._report(key, "queues do not match the homes")
+        for home in self._ended_rows.row(lsn, listed_homes(row.queues, row.homes), dead=bool(entry & 1)):
+            self._report(key, f"task {key_of(b't', home).hex()} is listed as ended twice")
 
     # -- state rows ----------------------------------------------------------------------------------------------
 
     def _state_row(self, key: bytes, value: bytes) -> None:
-        home = _number(key)
+        home = number(key)
         state = rows_pb2.StateRow.FromString(value)
         self._check_token(key, state.ended_token)
-        live = [slot for slot in self._slots.pop(home, ()) if slot.token > state.ended_token]
+        live = [slot for slot in self._lease_rows.take(home) if slot.token > state.ended_token]
         queue = self._queue(key)
         queue.filed += any(each.file for each in state.artifacts)
         if state.artifacts and not state.ended_lsn:
@@ -286,11 +242,9 @@ class Checker:
                 self._report(key, "attempts differ from those in the due index")
             self._moved[home] = lane
         elif state.place in {_QUEUED, _RETURNED} and state.place_lane < keys.LANES:
-            places = self._pointers if state.place == _QUEUED else self._returned
-            place = _pack(home >> 56, state.place_lane, state.place_at)
-            if place in places:
-                self._report(key, f"shares its place with task {_key(b't', places[place][0]).hex()}")
-            places[place] = (home, state.attempts)
+            table = b"t" if state.place == _QUEUED else b"u"
+            place = pack(home >> 56, state.place_lane, state.place_at)
+            self._report_all(key, self._place_rows.waits(table, place, home, state.attempts))
             self._moved[home] = state.place_lane
         else:
             self._report(key, "has not ended, is not leased and waits nowhere")
@@ -298,11 +252,11 @@ class Checker:
     # -- tasks and the indexes that come after them --------------------------------------------------------------
 
     def _queue(self, key: bytes) -> CheckedQueue:
-        number = int.from_bytes(key[1:5], "big")
-        queue = self._queues.get(number)
+        queue_number = int.from_bytes(key[1:5], "big")
+        queue = self._queues.get(queue_number)
         if queue is None:
-            self._report(key, f"queue {number} has no row")
-            queue = self._queues[number] = CheckedQueue(rows_pb2.QueueRow())
+            self._report(key, f"queue {queue_number} has no row")
+            queue = self._queues[queue_number] = CheckedQueue(rows_pb2.QueueRow())
         return queue
 
     def _lane(self, key: bytes) -> CheckedLane:
@@ -323,7 +277,7 @@ class Checker:
         elif kind == keys.HOME and lane.index < keys.LANES:
             self._home_row(key, value, lane, position, lane.index)
         elif kind == keys.DEAD and lane.index < keys.LANES:
-            if _number(key) not in self._moved:
+            if number(key) not in self._moved:
                 self._report(key, "was left by its task, which has no state row")
             self._home_row(key, value, lane, position, lane.index)
         elif kind == keys.PARKED and lane.index == keys.PARKED_LANE:
@@ -334,21 +288,17 @@ class Checker:
     def _pointer_row(self, key: bytes, value: bytes, lane: CheckedLane, position: int) -> None:
         if position <= lane.mark:
             self._report(key, f"a pointer not above the lane's mark, {lane.mark}")
-        if _number(key) in self._slots or _number(key) in self._moved:
+        if self._lease_rows.lists(number(key)) or number(key) in self._moved:
             self._report(key, "rows take this pointer for a task's home")
-        if self._leads_home(key, value, self._pointers):
-            lane.ready += 1
+        self._lead_home(key, value, lane)
 
-    def _leads_home(self, key: bytes, value: bytes, expected: dict[int, tuple[int, int]]) -> bool:
-        """Returns whether the task that a pointer leads to waits at this place."""
-        place = _number(key)
-        home_lane, home_position, attempts = keys.split_pointer(value)
-        if expected.get(place) != (_pack(place >> 56, home_lane, home_position), attempts):
+    def _lead_home(self, key: bytes, value: bytes, lane: CheckedLane) -> None:
+        """Counts the task that a pointer leads to, if it waits at this place."""
+        if self._place_rows.pointer(key, value):
+            self.summary.pending += 1
+            lane.ready += 1
+        else:
             self._report(key, "leads to a task that does not wait here with these attempts")
-            return False
-        del expected[place]
-        self.summary.pending += 1
-        return True
 
     def _home_row(self, key: bytes, value: bytes, lane: CheckedLane, position: int, priority_lane: int) -> None:
         if self._identity is not None and not 0 < keys.home_epoch(value) <= self._identity.epoch:
@@ -356,14 +306,14 @@ class Checker:
         queue = self._queue(key)
         queue.homes += 1
         queue.named += bool(keys.name_of(value))
-        self._report_all(key, self._name_rows.home(_number(key), queue.row.tenant, value))
+        self._report_all(key, self._name_rows.home(number(key), queue.row.tenant, value))
         task = Task.FromString(keys.task_bytes(value))
         if task.command != lane.command or task.priority != keys.LANES - 1 - priority_lane:
             self._report(key, "command or priority are not those of its queue and lane")
-        home = _number(key)
+        home = number(key)
         self._report_all(key, self._expiry_rows.expires(home, task, self._tick.wall_ms if self._tick else 0))
         waits_in = self._moved.pop(home, None)
-        slots = self._slots.pop(home, None)
+        slots = self._lease_rows.take(home)
         if waits_in is not None:
             if value[:1] == keys.HOME and position > lane.mark:
                 self._report(key, f"has a state row, yet lies above the lane's mark, {lane.mark}")
@@ -372,11 +322,11 @@ class Checker:
         else:
             self._new_task(key, value, lane, position, slots)
 
-    def _new_task(self, key: bytes, value: bytes, lane: CheckedLane, position: int, slots: list[_Slot] | None) -> None:
+    def _new_task(self, key: bytes, value: bytes, lane: CheckedLane, position: int, slots: list[Slot]) -> None:
         """Takes the home of a task without a state row."""
-        parked, home = lane.index == keys.PARKED_LANE, _number(key)
+        parked, home = lane.index == keys.PARKED_LANE, number(key)
         self._report_all(key, self._ended_rows.home(home))
-        if slots is not None:
+        if slots:
             self._first_delivery(key, slots, above=parked or position > lane.mark)
         elif parked:
             self._first_due(key, value, home)
@@ -386,7 +336,7 @@ class Checker:
         else:
             self._report(key, f"lies not above the lane's mark, {lane.mark}, and has neither a state row nor a lease")
 
-    def _first_delivery(self, key: bytes, slots: list[_Slot], *, above: bool) -> None:
+    def _first_delivery(self, key: bytes, slots: list[Slot], *, above: bool) -> None:
         self._queue(key).claimed += 1
         self.summary.claimed += 1
         if len(slots) > 1:
@@ -407,19 +357,14 @@ class Checker:
         lane = self._lane(key)
         if int.from_bytes(key[6:], "big") > lane.mark:
             self._report(key, f"was given back to a place above the lane's mark, {lane.mark}")
-        if self._leads_home(key, value, self._returned):
-            lane.ready += 1
+        self._lead_home(key, value, lane)
 
     def _extension_row(self, key: bytes, value: bytes) -> None:
-        row = rows_pb2.ExtensionRow.FromString(value)
-        if int.from_bytes(key[1:], "big") not in self._tokens:
-            self._report(key, "extends a lease that has no row")
-        if not len(row.homes) == len(row.lease_ms) == len(row.queues):
-            self._report(key, "homes, lengths and queues do not match")
+        self._report_all(key, self._lease_rows.extension(key, value))
 
     def _dead_row(self, key: bytes, value: bytes) -> None:
         queue, ended_ms, lane, position = keys.split_dead_key(key)
-        home = _pack(queue, lane, position)
+        home = pack(queue, lane, position)
         if self._dead.get(home) == ended_ms and not value:
             del self._dead[home]
         else:
@@ -437,12 +382,11 @@ class Checker:
             self._report(key, problem)
         self._check_listed()
         for home in self._moved:
-            self._report(_key(b"s", home), "has no home")
-        for table, expected in ((b"t", self._pointers), (b"u", self._returned)):
-            for place, (home, _) in expected.items():
-                self._report(_key(b"s", home), f"waits at {_key(table, place).hex()}, where there is no pointer to it")
+            self._report(key_of(b"s", home), "has no home")
+        for key, problem in self._place_rows.finish():
+            self._report(key, problem)
         for home in self._dead:
-            self._report(_key(b"s", home), "is not in the dead-letter index with this end")
+            self._report(key_of(b"s", home), "is not in the dead-letter index with this end")
         for key, problem in self._name_rows.finish():
             self._report(key, problem)
         self._check_counters()
@@ -456,8 +400,8 @@ class Checker:
             index, position = keys.unpack_home(home & (1 << 56) - 1)
             lane = None if queue is None else queue.lanes.get(index)
             if lane is None or not 0 < position <= lane.tail:
-                self._report(_key(b"t", home), problem)
+                self._report(key_of(b"t", home), problem)
 
     def _check_counters(self) -> None:
-        for number, queue in self._queues.items():
-            self._report_all(keys.queue_key(number), queue.miscounted())
+        for queue_number, queue in self._queues.items():
+            self._report_all(keys.queue_key(queue_number), queue.miscounted())

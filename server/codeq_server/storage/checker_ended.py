@@ -32,7 +32,7 @@ class EndedRows:
         """The same for further ends of tasks with several."""
 
     def row(self, lsn: int, homes: Sequence[int], *, dead: bool) -> Iterator[int]:
-        """Takes a row; yields homes already listed with this end."""
+        """Takes a row; yields the homes already listed with this end."""
         entry = lsn << 1 | dead
         for home in homes:
             if home not in self._listed:
@@ -43,7 +43,7 @@ class EndedRows:
                 self._more.setdefault(home, []).append(entry)
 
     def state(self, home: int, state: rows_pb2.StateRow) -> Iterator[str]:
-        """Takes a state row; yields what is wrong: its end must be listed, others only from earlier lives."""
+        """Takes a state row; yields problems: its end must be listed, other ends only from earlier lives."""
         listed = self._taken(home)
         own = state.ended_lsn << 1 | (state.status == TaskStatus.TASK_STATUS_DLQ)
         if state.ended_lsn and own not in listed:
@@ -51,17 +51,17 @@ class EndedRows:
         yield from _history(state)
         for entry in listed:
             if entry != own and entry >> 1 >= (state.ended_lsn or state.redriven_lsn):
-                yield _not_so(entry)
+                yield _wrong(entry)
 
     def home(self, home: int) -> Iterator[str]:
-        """Takes a home without a state row; yields what is wrong: such a task never ended."""
+        """Takes a home without a state row; yields problems: such a task never ended."""
         for entry in self._taken(home):
-            yield _not_so(entry)
+            yield _wrong(entry)
 
     def finish(self) -> Iterator[tuple[int, str]]:
         """Yields home and problem of listed tasks without rows; no problem if the task was ever redriven."""
         for home, entry in self._listed.items():
-            yield home, _not_so(entry)
+            yield home, _wrong(entry)
 
     def _of(self, home: int) -> list[int]:
         return [self._listed[home], *self._more.get(home, ())]
@@ -73,12 +73,12 @@ class EndedRows:
         return [self._listed.pop(home), *self._more.pop(home, ())]
 
 
-def _not_so(entry: int) -> str:
-    return f"is listed as ended in batch {entry >> 1}, which is not so"
+def _wrong(entry: int) -> str:
+    return f"is listed as ended in batch {entry >> 1}, but did not end then"
 
 
 def _history(state: rows_pb2.StateRow) -> Iterator[str]:
-    """Yields what is wrong with the deliveries in a state row: they must be few and in order."""
+    """Yields problems of the deliveries in a state row: they must be few and in order."""
     if len(state.deliveries) > DELIVERIES_KEPT:
         yield f"keeps {len(state.deliveries)} deliveries"
     ended = 0

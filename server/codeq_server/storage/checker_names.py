@@ -20,18 +20,18 @@ class _Named(NamedTuple):
 
 
 class NameRows:
-    """Rows "i" met so far, and what homes and other rows of the table have yet to confirm."""
+    """Rows "i" met so far, until homes and other rows of the table confirm them."""
 
     def __init__(self) -> None:
         self._named: dict[int, _Named] = {}
         """By home: the row that leads to it."""
         self._batches: dict[bytes, int] = {}
-        """By row of an atomic batch's key: tasks that should be left."""
+        """By row of an atomic batch's key: number of tasks that should be left."""
         self._left: dict[bytes, int] = {}
         """The same, as counted."""
 
     def row(self, key: bytes, value: bytes) -> Iterator[str]:
-        """Takes a row; yields what is wrong with it alone."""
+        """Takes a row; yields the problems of the row by itself."""
         row = rows_pb2.NameRow.FromString(value)
         tenant_end = 2 + key[1]
         if len(key) <= tenant_end:
@@ -54,7 +54,7 @@ class NameRows:
             self._left[batch] = self._left.get(batch, 0) + 1
 
     def home(self, home: int, tenant: str, value: bytes) -> Iterator[str]:
-        """Takes a home, of a named task or not; yields what contradicts the rows."""
+        """Takes a home, of a named task or not; yields its contradictions to the rows."""
         name = keys.name_of(value)
         row = self._named.pop(home, None)
         if not name:

@@ -1,4 +1,4 @@
-"""Checker rules about queues: what a queue's row says, and what was found in the queue."""
+"""Checker rules about queues: a queue's row must agree with the rows found in the queue."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class CheckedLane:
 
 
 class CheckedQueue:
-    """A queue according to its row, and what was found in it."""
+    """A queue according to its row, and counts of the tasks found in it."""
 
     __slots__ = ("claimed", "dlq", "ended", "expiring", "filed", "homes", "lanes", "named", "row", "scheduled")
 
@@ -35,14 +35,14 @@ class CheckedQueue:
         self.ended = {"completed": 0, "failed": 0}
 
     def malformed(self, tick: rows_pb2.TickRow | None) -> Iterator[str]:
-        """Yields what is wrong with the row alone, as of the last batch."""
+        """Yields the problems of the row by itself, as of the last batch."""
         if len(self.lanes) != len(self.row.lanes):
-            yield "a lane stands there twice"
+            yield "a lane is listed twice"
         for lane in self.row.lanes:
             if lane.mark > lane.tail:
                 yield f"lane {lane.lane}: mark {lane.mark} is above the tail {lane.tail}"
             if lane.lane >= keys.LANES and (lane.lane != keys.PARKED_LANE or lane.mark or lane.ready):
-                yield f"lane {lane.lane} has a mark or ready tasks, or is none"
+                yield f"lane {lane.lane} is unknown, or has a mark or ready tasks"
         if self.row.HasField("purge"):
             yield from self._malformed_purge(tick)
 
@@ -50,11 +50,11 @@ class CheckedQueue:
         purge = self.row.purge
         # A purge sets the shard's clock past its own time, so the last batch is later.
         if not purge.at_ms or (tick is not None and purge.at_ms >= tick.wall_ms):
-            yield f"a purge was asked for at {purge.at_ms}, which is not before the last batch"
+            yield f"a purge was requested at {purge.at_ms}, which is not before the last batch"
         seen: set[int] = set()
         for index, tail in map(keys.unpack_home, purge.tails):
             if index in seen or index not in self.lanes or not 0 < tail <= self.lanes[index].tail:
-                yield f"a purge goes up to place {tail} of lane {index}: there is none, or it stands there twice"
+                yield f"a purge goes up to place {tail} of lane {index}, which does not exist or is listed twice"
             seen.add(index)
 
     def miscounted(self) -> Iterator[str]:

@@ -10,7 +10,7 @@ from codeq_server.core import keys
 
 
 class TimeRows:
-    """Rows of one such table met so far, and what other rows have yet to confirm."""
+    """Rows of one such table met so far, until other rows confirm them."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -21,7 +21,7 @@ class TimeRows:
         """First key of each queue, without the queue."""
 
     def row(self, key: bytes, value: bytes) -> Iterator[str]:
-        """Takes a row; yields what is wrong with it alone."""
+        """Takes a row; yields the problems of the row by itself."""
         queue, _, lane, position = keys.split_time_key(key)
         home = queue << 56 | keys.pack_home(lane, position)
         if home in self._rows:
@@ -31,7 +31,7 @@ class TimeRows:
         self._first.setdefault(queue, key[5:])
 
     def queue(self, queue: int, mark: bytes) -> Iterator[str]:
-        """Takes a queue with its mark; yields what contradicts its rows."""
+        """Takes a queue with its mark; yields contradictions to its rows."""
         first = self._first.get(queue)
         if first is not None and first <= mark:
             yield f"a row of the {self._name} lies before its mark"

@@ -43,7 +43,7 @@ def read_durable(directory: Path) -> int:
     records = _records(content)
     if not records:
         raise StoreDamaged(
-            f"{path} is damaged, so nobody can tell whether rows were lost; check the store with "
+            f"{path} is damaged, so a loss of rows cannot be detected; check the store with "
             "`codeq store check`, then restore a backup or remove the file"
         )
     return max(records)[0]
@@ -76,7 +76,7 @@ def sync_file(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Creates a directory and its missing parents, durably: a store that is lost looks like a new one.
+    """Creates a directory and its missing parents, durably: a lost store would look like a new one.
 
     Raises:
         OSError: A directory cannot be created.
@@ -89,9 +89,9 @@ def make_directory(path: Path) -> None:
 
 
 def tighten(directory: Path) -> None:
-    """Denies other users access to a store's directory and its files; a directory with other contents is left as it is.
+    """Denies other users access to a store's directory and its files.
 
-    Files of another owner are left as well: whoever gave them to this user decides who else may read them.
+    A directory with other contents is left unchanged, and so are files of another owner, who decides who may read them.
 
     Raises:
         OSError: It cannot be read.
@@ -181,7 +181,7 @@ class DurableMark:
         self._next_write = time.monotonic() + NOTE_SECONDS
 
     def _create(self, lsn: int) -> None:
-        """Creates the file with both records, whole or not at all; at full size, so that a full disk does no harm."""
+        """Creates the file with both records, atomically, and at full size, so that a full disk does no harm later."""
         draft = self._path.with_suffix(".new")
         with draft.open("wb") as file:
             file.write(_record(lsn).ljust(_SECTOR, b"\0") * 2)

@@ -1,4 +1,4 @@
-"""Faults of a store. Each message is one line that tells the operator what to do.
+"""Errors of a store. Each message is one line that tells the operator what to do.
 
 StoreError
 ├── StoreLocked        another process has the store open
@@ -33,3 +33,9 @@ class StoreDamaged(StoreError):  # noqa: N818 - names the fault
 
 class StoreFailed(StoreError):  # noqa: N818 - names the fault
     """A read or write failed. After a failed write nothing can be written until the store is opened again."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns the first line of an error's text."""
+    text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    return text.partition("\n")[0]

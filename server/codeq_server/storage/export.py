@@ -1,4 +1,4 @@
-"""Exports the rows of a checkpoint as files for another store: `Store.import_rows`.
+"""Exports the rows of a checkpoint as files that another store can import (`RowSets.import_rows`).
 
     python -m codeq_server.storage.export CHECKPOINT FOLDER [KEY...]
 
@@ -19,9 +19,9 @@ from typing import Final
 from rocksdict import SstFileWriter
 
 from .durable import sync_directory, sync_file
-from .errors import StoreError, StoreFailed
-from .families import make_options, reason_of
+from .errors import StoreError, StoreFailed, reason_of
 from .reading import open_stored
+from .rocks_options import make_options
 
 FILE_BYTES_MAX: Final = 64 << 20
 MANIFEST: Final = "manifest.json"

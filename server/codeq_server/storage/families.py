@@ -1,106 +1,30 @@
 """The column families of the store's RocksDB: the log, and the sets of rows, one of which is current.
 
-The rows of a shard are in the family "default" until an imported set takes their place, which is the family "rows-N".
-The row ROWS_POINTER of the log says which set is current. Keys of the log are in the family "log", which only members
-of a group have. All families share one write-ahead log: a batch that changes several of them is written whole or not at
-all, and RocksDB makes that log durable before it installs the files of a single family.
+The rows of a shard are in the family "default" until an imported set, the family "rows-N", replaces them. The row
+ROWS_POINTER of the log names the current set. Keys of the log are in the family "log", which only members of a group
+have. All families share one write-ahead log: a batch that changes several of them is written whole or not at all, and
+RocksDB makes that log durable before it installs the files of a single family.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from itertools import islice, takewhile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
-from rocksdict import (
-    AccessType,
-    BlockBasedOptions,
-    Cache,
-    ColumnFamily,
-    DBCompressionType,
-    DBRecoveryMode,
-    IngestExternalFileOptions,
-    Options,
-    Rdict,
-    ReadOptions,
-    WriteBatch,
-)
+from rocksdict import AccessType, ColumnFamily, IngestExternalFileOptions, Options, Rdict, WriteBatch
 
-from .errors import StoreDamaged, StoreError, StoreFailed, StoreLocked, StoreNotWritable
+from .errors import StoreDamaged, StoreError, StoreFailed
+from .rocks_errors import is_dropped, open_error, read_error
+from .rocks_options import make_log_options
+from .scanning import scan
 from .store import LAST_KEY, LOG_PREFIX, ROWS_POINTER
-
-WRITE_BUFFER_BYTES: Final = 64 << 20
-WRITE_BUFFERS_MAX: Final = 3
-LOG_WRITE_BUFFER_BYTES: Final = 16 << 20
-"""Rows of the log are deleted soon; those deleted while still in this buffer are never written to a file."""
-BLOCK_CACHE_BYTES: Final = 32 << 20
-LOG_BLOCK_CACHE_BYTES: Final = 4 << 20
-OPEN_FILES_MAX: Final = 512
-WAL_BYTES_MAX: Final = 512 << 20
-MANIFEST_BYTES_MAX: Final = 16 << 20
-INFO_LOGS_MAX: Final = 3
-INFO_LOG_BYTES_MAX: Final = 4 << 20
 
 DEFAULT: Final = "default"
 LOG: Final = "log"
 
 _SET: Final = re.compile(r"rows-([1-9][0-9]*)")
-
-
-def make_options(write_buffer_bytes: int = WRITE_BUFFER_BYTES, files_max: int = OPEN_FILES_MAX) -> Options:
-    """Returns the database settings: bounded memory and open files, and deleted rows soon gone from disk."""
-    options = Options(raw_mode=True)
-    options.create_if_missing(True)  # noqa: FBT003
-    # Point in time: a torn or zero-filled end of the log is normal after a power cut. DURABLE tells it from damage.
-    options.set_wal_recovery_mode(DBRecoveryMode.point_in_time())
-    options.set_max_total_wal_size(WAL_BYTES_MAX)
-    # Two full buffers may wait for their flush while the third fills.
-    options.set_write_buffer_size(write_buffer_bytes)
-    options.set_max_write_buffer_number(WRITE_BUFFERS_MAX)
-    options.set_max_background_jobs(2)
-    options.set_compression_type(DBCompressionType.lz4())
-    # Most rows live for their retention, then go: level sizes follow the data, files full of deletes come first.
-    options.set_level_compaction_dynamic_level_bytes(True)
-    # Merging eight buffers at a time rewrites each row half as often as four do: with four, ten million creates in a
-    # thousand queues end at 0.7 to 0.9 of the speed they begin with, with eight at 1.0 (bench/depth.py).
-    options.set_level_zero_file_num_compaction_trigger(8)
-    options.set_max_bytes_for_level_base(8 * write_buffer_bytes)
-    options.set_target_file_size_base(write_buffer_bytes)
-    options.add_compact_on_deletion_collector_factory(1024, 512, 0.5)
-    table = BlockBasedOptions()
-    table.set_block_cache(Cache(BLOCK_CACHE_BYTES))
-    table.set_block_size(8 << 10)
-    # Lookups of missing rows are common: most tasks have no state row.
-    table.set_bloom_filter(10, False)  # noqa: FBT003
-    options.set_block_based_table_factory(table)
-    options.set_max_open_files(files_max)
-    # Memtables and files are freed in the background, as reads run on the event loop.
-    options.set_avoid_unnecessary_blocking_io(True)
-    options.set_max_manifest_file_size(MANIFEST_BYTES_MAX)
-    options.set_keep_log_file_num(INFO_LOGS_MAX)
-    options.set_max_log_file_size(INFO_LOG_BYTES_MAX)
-    options.set_stats_dump_period_sec(0)
-    options.set_stats_persist_period_sec(0)
-    return options
-
-
-def make_log_options() -> Options:
-    """Returns the settings of the log: written once, read when the store opens, deleted after minutes."""
-    options = Options(raw_mode=True)
-    options.set_write_buffer_size(LOG_WRITE_BUFFER_BYTES)
-    options.set_max_write_buffer_number(WRITE_BUFFERS_MAX)
-    options.set_compression_type(DBCompressionType.none())
-    options.set_level_compaction_dynamic_level_bytes(True)
-    options.set_max_bytes_for_level_base(4 * LOG_WRITE_BUFFER_BYTES)
-    options.set_target_file_size_base(LOG_WRITE_BUFFER_BYTES)
-    options.add_compact_on_deletion_collector_factory(1024, 512, 0.5)
-    table = BlockBasedOptions()
-    table.set_block_cache(Cache(LOG_BLOCK_CACHE_BYTES))
-    table.set_block_size(32 << 10)
-    options.set_block_based_table_factory(table)
-    return options
 
 
 class Families:
@@ -245,85 +169,3 @@ class Families:
     def _use_log(self, log: Rdict) -> None:
         self.log = log
         self._log_handle = self.db.get_column_family_handle(LOG)
-
-
-def is_dropped(error: Exception) -> bool:
-    """Returns whether an operation failed because its family was dropped meanwhile."""
-    return "Column family dropped" in str(error)
-
-
-def scan(family: Rdict, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-    """Returns at most `limit` rows of [start, end) of a family.
-
-    Raises:
-        Exception: They cannot be read; `read_error` turns it into a StoreError.
-    """
-    bound = ReadOptions()
-    bound.set_iterate_upper_bound(end)
-    items = cast("Iterator[tuple[bytes, bytes]]", family.items(from_key=start, read_opt=bound))
-    rows = list(islice(items, limit))
-    if len(rows) < limit:
-        _check_end(family, rows[-1][0] + b"\0" if rows else start, bound)
-    return rows
-
-
-def scan_back(family: Rdict, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-    """Returns at most `limit` rows of [start, end) of a family, last one first.
-
-    Raises:
-        Exception: They cannot be read; `read_error` turns it into a StoreError.
-    """
-    bound = ReadOptions()
-    bound.set_iterate_upper_bound(end)
-    items = cast("Iterator[tuple[bytes, bytes]]", family.items(backwards=True, from_key=end, read_opt=bound))
-    # The binding's backward iterator has no lower bound.
-    rows = list(islice(takewhile(lambda row: row[0] >= start, items), limit))
-    if len(rows) < limit:
-        iterator = family.iter(bound)
-        iterator.seek_for_prev(end)
-        if rows:
-            iterator.seek_for_prev(rows[-1][0])
-            iterator.prev()
-        iterator.status()
-    return rows
-
-
-def every_row(family: Rdict) -> Iterator[tuple[bytes, bytes]]:
-    """Yields all rows of a family in key order, as they were at the first read; fails like `scan`."""
-    key = b""
-    for key, value in cast("Iterator[tuple[bytes, bytes]]", family.items()):
-        yield key, value
-    _check_end(family, key + b"\0" if key else b"", ReadOptions())
-
-
-def _check_end(family: Rdict, start: bytes, bound: ReadOptions) -> None:
-    # The fast iterator stops at an unreadable block as it does at the end of the rows; find out which it was.
-    iterator = family.iter(bound)
-    iterator.seek(start)
-    iterator.status()
-
-
-def reason_of(error: BaseException) -> str:
-    """Returns the first line of an error's text."""
-    text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-    return text.partition("\n")[0]
-
-
-def open_error(path: Path, error: Exception) -> StoreError:
-    """Returns the StoreError for a failed open."""
-    text = reason_of(error)
-    if "LOCK:" in text and ("Resource temporarily unavailable" in text or "lock hold by current process" in text):
-        return StoreLocked(f"the store {path} is open in another process; stop that one, or set another path")
-    if any(sign in text for sign in ("Permission denied", "Read-only file system", "No space left")):
-        return StoreNotWritable(f"the store's directory {path} cannot be written: {text}")
-    if "Corruption" in text:
-        return StoreDamaged(f"the store {path} is damaged, restore a backup: {text}")
-    return StoreFailed(f"the store {path} cannot be opened: {text}")
-
-
-def read_error(path: Path, error: BaseException) -> StoreError:
-    """Returns the StoreError for a failed read."""
-    text = reason_of(error)
-    if "Corruption" in text:
-        return StoreDamaged(f"the store {path} is damaged, restore a backup: {text}")
-    return StoreFailed(f"reading the store {path} failed: {text}")

@@ -3,7 +3,7 @@
 The epoch follows the clock (Unix seconds / 8) as well as the stored epoch, so that a store restored from a backup jumps
 past every id and lease token issued since the backup was made.
 
-Steps of an opening: recover the rows' LSN, `Store.check_recovered`, `next_identity`, `save`, then serve.
+Steps of an opening: read the LSN of the rows, `Durability.check_recovered`, `next_identity`, `save`, then serve.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from codeq_internal.v1 import rows_pb2
 from google.protobuf.message import DecodeError
 
 from codeq_server.core import ids, keys
+from codeq_server.core.parsing import RowReader
 
 from .errors import StoreDamaged, StoreFailed, StoreFormat
-from .store import Store
+from .store import DurableRows
 
 SHARD: Final = 0
 """Index of the shard in a store."""
@@ -25,11 +26,11 @@ EPOCH_SECONDS: Final = 8
 """Seconds of the clock per epoch: 30 bits last until the year 2242."""
 
 
-def next_identity(store: Store, num_shards: int, unix_seconds: int, random16: bytes) -> rows_pb2.IdentityRow:
+def next_identity(rows: RowReader, num_shards: int, unix_seconds: int, random16: bytes) -> rows_pb2.IdentityRow:
     """Returns the identity with which to open the store now; writes nothing.
 
     Args:
-        store: The store.
+        rows: Rows of the store.
         num_shards: Number of shards in the configuration.
         unix_seconds: Time.
         random16: 16 random bytes: the installation id of a new store.
@@ -39,9 +40,9 @@ def next_identity(store: Store, num_shards: int, unix_seconds: int, random16: by
         StoreDamaged: The identity is unreadable, or missing although there are rows.
         StoreFailed: All epochs are used up.
     """
-    stored = load_identity(store)
+    stored = load_identity(rows)
     if stored is None:
-        if store.scan(b"", b"\xff", 1):
+        if rows.scan(b"", b"\xff", 1):
             raise StoreDamaged("the store has rows but no identity; restore a backup")
         stored = rows_pb2.IdentityRow(
             format=keys.FORMAT, shard=SHARD, num_shards=num_shards, cluster_id=random16, epoch=0
@@ -58,14 +59,14 @@ def next_identity(store: Store, num_shards: int, unix_seconds: int, random16: by
     return stored
 
 
-def load_identity(store: Store) -> rows_pb2.IdentityRow | None:
+def load_identity(rows: RowReader) -> rows_pb2.IdentityRow | None:
     """Returns the stored identity, None in a new store.
 
     Raises:
         StoreFormat: The store has a newer format.
         StoreDamaged: The identity is unreadable.
     """
-    value = store.get(keys.IDENTITY)
+    value = rows.get(keys.IDENTITY)
     if value is None:
         return None
     try:
@@ -82,7 +83,7 @@ def load_identity(store: Store) -> rows_pb2.IdentityRow | None:
     return identity
 
 
-def save(store: Store, identity: rows_pb2.IdentityRow) -> None:
+def save(store: DurableRows, identity: rows_pb2.IdentityRow) -> None:
     """Writes an identity and makes it durable; nothing may be served before."""
     store.write({keys.IDENTITY: identity.SerializeToString()})
     store.sync()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from threading import Lock
 from typing import Final
 
-from .errors import StoreFailed
 from .store import LOG_PREFIX
 
 CHUNK_KEYS_MAX: Final = 1024
@@ -88,20 +86,21 @@ class _SortedKeys:
 class MemoryStore:
     """A `Store` that forgets everything when the process ends."""
 
+    row_sets = None
+
     def __init__(self) -> None:
         self._rows: dict[bytes, bytes] = {}
         self._keys = _SortedKeys()
-        self._bytes = 0
         self._lock = Lock()
-        """A write and a scan on two threads never see each other halfway."""
+        """Makes writes atomic for readers on other threads."""
 
     def get(self, key: bytes) -> bytes | None:
-        """See `Store.get`."""
+        """See `RowReader.get`."""
         with self._lock:
             return self._rows.get(key)
 
     def scan(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """See `Store.scan`."""
+        """See `RowReader.scan`."""
         if start < LOG_PREFIX:
             end = min(end, LOG_PREFIX)
         with self._lock:
@@ -109,7 +108,7 @@ class MemoryStore:
             return [(key, rows[key]) for key in self._keys.page(start, end, limit)]
 
     def scan_back(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """See `Store.scan_back`."""
+        """See `RowReader.scan_back`."""
         if start < LOG_PREFIX:
             end = min(end, LOG_PREFIX)
         with self._lock:
@@ -117,60 +116,35 @@ class MemoryStore:
             return [(key, rows[key]) for key in self._keys.page_back(start, end, limit)]
 
     def write(self, rows: Mapping[bytes, bytes | None]) -> None:
-        """See `Store.write`."""
+        """See `Rows.write`."""
         with self._lock:
             stored = self._rows
             for key, value in rows.items():
-                old = stored.get(key)
-                if old is not None:
-                    self._bytes -= len(key) + len(old)
                 if value is not None:
-                    stored[key] = value
-                    self._bytes += len(key) + len(value)
-                    if old is None:
+                    if key not in stored:
                         self._keys.add(key)
-                elif old is not None:
-                    del stored[key]
+                    stored[key] = value
+                elif stored.pop(key, None) is not None:
                     self._keys.remove(key)
 
     def sync(self) -> None:
-        """See `Store.sync`; memory is as durable as it gets."""
+        """See `Durability.sync`; rows in memory are never durable."""
 
     def note_durable(self, lsn: int) -> None:
-        """See `Store.note_durable`; no later opening could ask for it."""
+        """See `Durability.note_durable`; the rows do not outlive the process."""
 
     def check_recovered(self, lsn: int) -> None:
-        """See `Store.check_recovered`; nothing was ever recovered."""
+        """See `Durability.check_recovered`; a store in memory starts empty."""
 
     def reset_durable(self, number: int) -> None:
-        """See `Store.reset_durable`; no later opening could ask for it."""
-
-    def import_rows(self, files: Iterable[Path]) -> str:
-        """Always fails: a store in memory has no files."""
-        raise StoreFailed(f"a store in memory takes no files: {', '.join(map(str, files))}")
-
-    def switch_rows(self, name: str, rows: Mapping[bytes, bytes | None]) -> None:  # noqa: ARG002 - part of the port
-        """Always fails: there is only one set of rows."""
-        raise StoreFailed(f"a store in memory has no rows {name} to switch to")
-
-    def drop_rows(self, name: str) -> None:
-        """Always fails: there is only one set of rows."""
-        raise StoreFailed(f"a store in memory has no rows {name} to drop")
-
-    def checkpoint(self, path: Path) -> None:
-        """Always fails: a store in memory has no files."""
-        raise StoreFailed(f"a store in memory makes no files: {path}")
-
-    def approximate_bytes(self) -> int:
-        """See `Store.approximate_bytes`."""
-        return self._bytes
+        """See `Durability.reset_durable`; the rows do not outlive the process."""
 
     def free_bytes(self) -> int:
-        """See `Store.free_bytes`; memory is bounded by other means, so there is always plenty."""
+        """See `Space.free_bytes`; other limits bound memory, so this one never applies."""
         return 1 << 62
 
     def reclaim(self) -> None:
-        """See `Store.reclaim`; a deleted row is gone at once."""
+        """See `Space.reclaim`; deleting a row frees its memory at once."""
 
     def close(self) -> None:
-        """See `Store.close`."""
+        """See `DurableRows.close`."""

@@ -10,52 +10,15 @@ from tempfile import TemporaryDirectory
 from rocksdict import AccessType
 
 from .errors import StoreFailed
-from .families import Families, every_row, make_options, read_error, scan, scan_back
+from .families import Families
+from .rocks_errors import read_error
+from .rocks_options import make_options
+from .rocks_rows import RocksRows
+from .scanning import every_row
 
 
-class Stored:
+class Stored(RocksRows):
     """Stored rows as of one moment."""
-
-    def __init__(self, path: Path, families: Families) -> None:
-        self._path = path
-        self._families = families
-
-    def get(self, key: bytes) -> bytes | None:
-        """Returns the value of a row or of a row of the log, or None.
-
-        Raises:
-            StoreError: It cannot be read.
-        """
-        family = self._families.of(key)
-        try:
-            value: bytes | None = None if family is None else family.get(key)
-        except Exception as error:
-            raise read_error(self._path, error) from error
-        return value
-
-    def scan(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Returns at most `limit` rows of [start, end) in key order.
-
-        Raises:
-            StoreError: They cannot be read.
-        """
-        family = self._families.of(start)
-        try:
-            return [] if family is None else scan(family, start, end, limit)
-        except Exception as error:
-            raise read_error(self._path, error) from error
-
-    def scan_back(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Returns at most `limit` rows of [start, end), last one first.
-
-        Raises:
-            StoreError: They cannot be read.
-        """
-        family = self._families.of(start)
-        try:
-            return [] if family is None else scan_back(family, start, end, limit)
-        except Exception as error:
-            raise read_error(self._path, error) from error
 
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
         """Yields every row of the shard in key order, without those of the log.
@@ -75,7 +38,7 @@ def open_stored(path: Path, files_max: int = -1) -> Iterator[Stored]:
 
     Args:
         path: The store.
-        files_max: Most files open at a time, if nobody removes any; -1: all are opened at once.
+        files_max: Most files open at a time, if the server removes none meanwhile; -1: all are opened at once.
 
     Raises:
         StoreError: There is no store, or it cannot be read.

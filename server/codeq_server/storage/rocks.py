@@ -1,8 +1,8 @@
 """The store on disk: one RocksDB in its own directory.
 
-Reads, iterations and writes of the binding hold the interpreter's lock, for microseconds per row; waiting for the disk
-(`sync`) and RocksDB's background work do not. RocksDB rejects a write that would have to wait for background work
-(`no_slowdown`); it is retried here from the kept rows, so that the process never stands still.
+The binding holds the interpreter's lock during reads and writes, for microseconds per row, but not while it waits for
+the disk (`sync`), nor during RocksDB's background work. RocksDB rejects a write that would have to wait for background
+work (`no_slowdown`); the write is retried here, so that the event loop never stops.
 """
 
 from __future__ import annotations
@@ -16,19 +16,12 @@ from typing import Final
 from rocksdict import Checkpoint, Options, WriteBatch, WriteOptions
 
 from .durable import DurableMark, make_directory, sync_file, tighten
-from .errors import StoreDamaged, StoreError, StoreFailed, StoreNotWritable
-from .families import (
-    DEFAULT,
-    OPEN_FILES_MAX,
-    Families,
-    is_dropped,
-    make_options,
-    read_error,
-    reason_of,
-    scan,
-    scan_back,
-)
-from .store import LAST_KEY, LOG_PREFIX, ROWS_POINTER
+from .errors import StoreDamaged, StoreError, StoreFailed, StoreNotWritable, reason_of
+from .families import DEFAULT, Families
+from .rocks_errors import is_busy, is_dropped, read_error
+from .rocks_options import OPEN_FILES_MAX, make_options
+from .rocks_rows import RocksRows
+from .store import LAST_KEY, LOG_PREFIX, ROWS_POINTER, RowSets
 
 STALL_SECONDS_MAX: Final = 60.0
 """Longest time that one write may be held up by RocksDB's background work."""
@@ -42,8 +35,8 @@ RECLAIM_BUSY_ROWS: Final = 50_000
 """Row changes since the previous call from which `reclaim` leaves deletes to the buffer, which will soon be full."""
 
 
-class RocksStore:
-    """A `Store` in a directory.
+class RocksStore(RocksRows):
+    """A `Store` in a directory, with sets of rows.
 
     Args:
         path: The directory; created if missing.
@@ -68,7 +61,6 @@ class RocksStore:
         files_max: int = OPEN_FILES_MAX,
         options: Options | None = None,
     ) -> None:
-        self._path = path
         self._fsync = fsync
         self._closed = False
         self._changes = 0
@@ -79,8 +71,8 @@ class RocksStore:
             make_directory(path)
             tighten(path)
         except OSError as error:
-            raise StoreNotWritable(f"the store's directory {path} cannot be made: {reason_of(error)}") from error
-        self._families = Families(path, options or make_options(files_max=files_max))
+            raise StoreNotWritable(f"the store's directory {path} cannot be created: {reason_of(error)}") from error
+        super().__init__(path, Families(path, options or make_options(files_max=files_max)))
         try:
             self._durable = DurableMark(path)
             if log:
@@ -96,37 +88,12 @@ class RocksStore:
             raise read_error(path, error) from error
 
     @property
-    def durable_lsn(self) -> int:
-        """LSN that was known to be durable when the store was opened."""
-        return self._durable.lsn
-
-    def get(self, key: bytes) -> bytes | None:
-        """See `Store.get`."""
-        try:
-            family = self._families.rows if key < LOG_PREFIX else self._families.log
-            value: bytes | None = None if family is None else family.get(key)
-        except Exception as error:
-            raise read_error(self._path, error) from error
-        return value
-
-    def scan(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """See `Store.scan`."""
-        try:
-            family = self._families.of(start)
-            return [] if family is None else scan(family, start, end, limit)
-        except Exception as error:
-            raise read_error(self._path, error) from error
-
-    def scan_back(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """See `Store.scan_back`."""
-        try:
-            family = self._families.of(start)
-            return [] if family is None else scan_back(family, start, end, limit)
-        except Exception as error:
-            raise read_error(self._path, error) from error
+    def row_sets(self) -> RowSets:
+        """See `Store.row_sets`: every store on disk has them."""
+        return self
 
     def write(self, rows: Mapping[bytes, bytes | None]) -> None:
-        """See `Store.write`; waits up to STALL_SECONDS_MAX while RocksDB rejects writes."""
+        """See `Rows.write`; waits up to STALL_SECONDS_MAX while RocksDB rejects writes."""
         self._changes += len(rows)
         self._persist(lambda: self._try_write(rows))
 
@@ -139,7 +106,7 @@ class RocksStore:
             deadline = deadline or now + STALL_SECONDS_MAX
             if now >= deadline:
                 raise StoreFailed(
-                    f"the store {self._path} refused a write for {STALL_SECONDS_MAX:.0f} s: its disk is too slow"
+                    f"the store {self._path} rejected every write for {STALL_SECONDS_MAX:.0f} s: its disk is too slow"
                 )
             time.sleep(pause)
             pause = min(2 * pause, STALL_PAUSE_SECONDS_MAX)
@@ -157,13 +124,13 @@ class RocksStore:
         try:
             self._families.db.write(batch, self._write_options)
         except Exception as error:
-            if str(error).startswith("Result incomplete"):
+            if is_busy(error):
                 return False
             raise StoreFailed(f"writing to the store {self._path} failed: {reason_of(error)}") from error
         return True
 
     def sync(self) -> None:
-        """See `Store.sync`; does nothing when the store was opened without fsync."""
+        """See `Durability.sync`; does nothing when the store was opened without fsync."""
         if not self._fsync:
             return
         try:
@@ -172,7 +139,7 @@ class RocksStore:
             raise StoreFailed(f"making writes of the store {self._path} durable failed: {reason_of(error)}") from error
 
     def note_durable(self, lsn: int) -> None:
-        """See `Store.note_durable`; does nothing when the store was opened without fsync."""
+        """See `Durability.note_durable`; does nothing when the store was opened without fsync."""
         if not self._fsync:
             return
         try:
@@ -181,23 +148,23 @@ class RocksStore:
             raise StoreFailed(f"writing to the store {self._path} failed: {reason_of(error)}") from error
 
     def check_recovered(self, lsn: int) -> None:
-        """See `Store.check_recovered`."""
+        """See `Durability.check_recovered`."""
         if lsn < self._durable.lsn:
             raise StoreDamaged(
                 f"the store {self._path} lost durable rows: they end at batch {lsn}, but batch {self._durable.lsn} was "
-                "durable. Restore a backup; or, to go on without what is lost, run `codeq store check` and remove "
+                "durable. Restore a backup; or, to continue without the lost rows, run `codeq store check` and remove "
                 f"{self._path / 'DURABLE'}"
             )
 
     def reset_durable(self, number: int) -> None:
-        """See `Store.reset_durable`; done even without fsync."""
+        """See `Durability.reset_durable`; done even without fsync."""
         try:
             self._durable.reset(number)
         except OSError as error:
             raise StoreFailed(f"writing to the store {self._path} failed: {reason_of(error)}") from error
 
     def import_rows(self, files: Iterable[Path]) -> str:
-        """See `Store.import_rows`.
+        """See `RowSets.import_rows`.
 
         Importing a file holds the interpreter's lock for a millisecond, or while it is copied if it is on another file
         system.
@@ -206,31 +173,31 @@ class RocksStore:
         try:
             name = self._families.create()
             for file in files:
-                # RocksDB syncs it with the interpreter's lock held: do that here, so that it has nothing left to do.
+                # RocksDB would sync it with the interpreter's lock held: sync it here, so that nothing is left to do.
                 sync_file(file)
                 self._families.ingest(name, file)
         except Exception as error:
             if name:
                 self.drop_rows(name)
-            raise StoreFailed(f"taking rows into the store {self._path} failed: {reason_of(error)}") from error
+            raise StoreFailed(f"importing rows into the store {self._path} failed: {reason_of(error)}") from error
         return name
 
     def switch_rows(self, name: str, rows: Mapping[bytes, bytes | None]) -> None:
-        """See `Store.switch_rows`."""
+        """See `RowSets.switch_rows`."""
         old = self._families.current
         if name not in self._families.others():
-            raise StoreFailed(f"the store {self._path} has no rows {name} to switch to")
+            raise StoreFailed(f"the store {self._path} has no set of rows {name} to switch to")
         if any(key < LOG_PREFIX for key in rows):
-            raise StoreFailed("only rows of the log are written together with a switch of the rows")
+            raise StoreFailed("a switch of the rows can write rows of the log only")
         self.write({**rows, ROWS_POINTER: name.encode()})
         self.sync()
         self._families.use(name)
         self.drop_rows(old)
 
     def drop_rows(self, name: str) -> None:
-        """See `Store.drop_rows`; RocksDB cannot drop the set "default", so its rows are deleted."""
+        """See `RowSets.drop_rows`; RocksDB cannot drop the set "default", so its rows are deleted."""
         if name == self._families.current:
-            raise StoreFailed(f"the rows {name} of the store {self._path} are the current ones")
+            raise StoreFailed(f"the set of rows {name} of the store {self._path} is the current one")
         try:
             if name == DEFAULT:
                 self._persist(self._try_empty_default)
@@ -242,14 +209,8 @@ class RocksStore:
         except Exception as error:
             raise StoreFailed(f"dropping rows of the store {self._path} failed: {reason_of(error)}") from error
 
-    def approximate_bytes(self) -> int:
-        """See `Store.approximate_bytes`."""
-        names = ("rocksdb.live-sst-files-size", "rocksdb.cur-size-all-mem-tables")
-        families = [family for family in (self._families.rows, self._families.log) if family is not None]
-        return sum(family.property_int_value(name) or 0 for family in families for name in names)
-
     def free_bytes(self) -> int:
-        """See `Store.free_bytes`: the space the file system has left for this user."""
+        """See `Space.free_bytes`: the space the file system has left for this user."""
         try:
             disk = os.statvfs(self._path)
         except OSError as error:
@@ -257,16 +218,16 @@ class RocksStore:
         return disk.f_bavail * disk.f_frsize
 
     def reclaim(self) -> None:
-        """See `Store.reclaim`.
+        """See `Space.reclaim`.
 
-        Deleted data disappears when files are merged, and files full of deletes are merged at once. But deletes stay in
-        memory until the buffer is full, and a few of them may stand for a store full of large rows.
+        RocksDB removes deleted rows when it merges files, and merges files full of deletes at once. But deletes stay in
+        memory until the buffer is full, and a few of them may have freed a store full of large rows.
         """
         changes, self._changes = self._changes, 0
         families = self._families
         try:
             if families.current != DEFAULT and families.db.property_int_value("rocksdb.live-sst-files-size"):
-                families.db.compact_range(None, None)  # all of it is deleted
+                families.db.compact_range(None, None)  # all its rows are deleted
             if changes >= RECLAIM_BUSY_ROWS:
                 return
             deletes = families.rows.property_int_value("rocksdb.num-deletes-active-mem-table") or 0
@@ -279,16 +240,16 @@ class RocksStore:
             raise StoreFailed(f"writing to the store {self._path} failed: {reason_of(error)}") from error
 
     def checkpoint(self, path: Path) -> None:
-        """See `Store.checkpoint`: files are linked where the file system allows it, otherwise copied."""
+        """See `RowSets.checkpoint`: files are linked where the file system allows it, otherwise copied."""
         try:
-            # A flush lets other threads run, making the checkpoint does not: so leave it little to do.
+            # A flush lets other threads run, making a checkpoint does not: leave little to the latter.
             self._families.flush()
             Checkpoint(self._families.db).create_checkpoint(str(path))
         except Exception as error:
             raise StoreFailed(f"backing up the store {self._path} failed: {reason_of(error)}") from error
 
     def close(self) -> None:
-        """See `Store.close`."""
+        """See `DurableRows.close`."""
         if self._closed:
             return
         self._closed = True

@@ -1,4 +1,4 @@
-"""Folders for temporary files, which are worthless after a crash: the next user of a folder empties it.
+"""Folders for temporary files, which are worthless after a crash: the next use of a folder empties it.
 
 Only folders made here are emptied: such a folder carries a mark, which is durable before anything else is in it. Their
 names begin with a dot, which no name given by a client does.
@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from .durable import make_directory, sync_directory, sync_file
-from .errors import StoreNotWritable
-from .families import reason_of
+from .errors import StoreNotWritable, reason_of
 
 MARK: Final = ".codeq-scratch"
 """File that marks such a folder."""
@@ -37,8 +36,8 @@ def take_scratch(folder: Path) -> None:
             return
         if names:
             raise StoreNotWritable(
-                f"{folder} is needed for files on their way, and holds {min(names)}, which codeq did not put "
-                "there: move it away"
+                f"{folder} is needed for temporary files, but contains {min(names)}, which codeq did not create: "
+                "move it elsewhere"
             )
         (folder / MARK).touch(mode=0o600)
         sync_file(folder / MARK)
@@ -48,7 +47,7 @@ def take_scratch(folder: Path) -> None:
 
 
 def drop_scratch(folder: Path) -> None:
-    """Removes such a folder; the mark goes last, so that leftovers can be taken again.
+    """Removes such a folder; the mark goes last, so that a half-removed folder can be emptied later.
 
     Raises:
         StoreNotWritable: It cannot be removed.

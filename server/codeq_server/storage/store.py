@@ -1,13 +1,15 @@
-"""The port of a store: what the engine needs, and what all stores have in common."""
+"""The parts of a store, as protocols. Each user names the parts that it needs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
+from codeq_server.core.parsing import RowReader
+
 LOG_PREFIX: Final = b"\xf0"
-"""Keys from here on belong to the log and its keeper; the ones below are rows of the shard."""
+"""Keys from here on belong to the log of a group and to its member; the keys below it are rows of the shard."""
 ROWS_POINTER: Final = LOG_PREFIX + b"rows"
 """Row of the log with the name of the current set of rows; used by the store only."""
 WRITTEN: Final = LOG_PREFIX + b"written"
@@ -15,36 +17,24 @@ WRITTEN: Final = LOG_PREFIX + b"written"
 LAST_KEY: Final = b"\xff" * 32
 """Greater than every key."""
 
+_PAGE_ROWS: Final = 256
 
-class Store(Protocol):
-    """Rows in key order, and next to them the rows of a log.
 
-    Only a store opened with a log keeps one. Rows of the log are recognised by their keys, and written together with
-    the others. The rows of the shard are a set that can be replaced as a whole by an imported one.
+class Rows(RowReader, Protocol):
+    """Rows in key order: those of the shard, and beside them those of a log, told apart by their keys.
 
-    `get`, `scan` and `scan_back` are called on the thread of the event loop, `write`, `sync`, `note_durable` and
-    `switch_rows` on one writer thread, `import_rows` and `drop_rows` on any one thread. Every method may raise a
-    StoreError.
+    Only a store opened with a log keeps rows of the log. A scan returns rows of the shard or rows of the log, depending
+    on its start. Reads happen on the event loop's thread, writes on one writer thread. Every method of every part may
+    raise a StoreError.
     """
-
-    def get(self, key: bytes) -> bytes | None:
-        """Returns the value of a written row, or None."""
-        ...
-
-    def scan(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Returns at most `limit` written rows of [start, end) in key order; no iterator outlives the call.
-
-        All of them are rows of the shard or all are rows of the log, depending on `start`.
-        """
-        ...
-
-    def scan_back(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Returns at most `limit` written rows of [start, end), last one first; otherwise like `scan`."""
-        ...
 
     def write(self, rows: Mapping[bytes, bytes | None]) -> None:
         """Writes rows, all or none; None deletes. They are readable on return and survive the process, not the host."""
         ...
+
+
+class Durability(Protocol):
+    """Makes writes durable, and detects on the next opening that durable ones were lost. Used by the writer thread."""
 
     def sync(self) -> None:
         """Makes everything written durable."""
@@ -63,25 +53,29 @@ class Store(Protocol):
         ...
 
     def reset_durable(self, number: int) -> None:
-        """Makes `number` what `check_recovered` compares with, durably: from now on other writes are counted."""
+        """Replaces, durably, the number that `check_recovered` compares with: from now on other writes are counted."""
         ...
+
+
+class RowSets(Protocol):
+    """Moves whole sets of rows: snapshots come in as files, checkpoints go out as folders. Only a store on disk can."""
 
     def import_rows(self, files: Iterable[Path]) -> str:
         """Imports files made by `export` as a new set of rows, durably, and returns its name; it is not yet current.
 
-        The files are moved if they are on the store's file system.
+        The files are moved if they are on the store's file system. May be called on any one thread.
         """
         ...
 
     def switch_rows(self, name: str, rows: Mapping[bytes, bytes | None]) -> None:
         """Makes a set of rows current and writes rows of the log, atomically and durably; drops the old set.
 
-        A concurrent read finds a row of either the old set or the new one.
+        A concurrent read finds a row of either the old set or the new one. Called on the writer thread.
         """
         ...
 
     def drop_rows(self, name: str) -> None:
-        """Drops a set of rows that is not current, as the next opening would."""
+        """Drops a set of rows that is not current, as the next opening would. May be called on any one thread."""
         ...
 
     def checkpoint(self, path: Path) -> None:
@@ -91,21 +85,43 @@ class Store(Protocol):
         """
         ...
 
-    def approximate_bytes(self) -> int:
-        """Returns approximately how many bytes the rows and the log take."""
-        ...
+
+class Space(Protocol):
+    """Reports and reclaims the space that rows take. May be called on any thread, and must return before `close`."""
 
     def free_bytes(self) -> int:
         """Returns how many bytes can still be stored."""
         ...
 
     def reclaim(self) -> None:
-        """Reclaims the space of deleted rows if they are many compared with the remaining ones; may take seconds.
-
-        May be called on any thread while the store is in use, and must have returned before `close`.
-        """
+        """Reclaims the space of deleted rows if they are many compared with the remaining ones; may take seconds."""
         ...
+
+
+class DurableRows(Rows, Durability, Protocol):
+    """The parts that a log writes to; the log closes them."""
 
     def close(self) -> None:
         """Closes the store; a second call does nothing. No other method may be called afterwards."""
         ...
+
+
+class ReplaceableRows(DurableRows, RowSets, Protocol):
+    """The parts that a member of a group writes to: a snapshot replaces its rows as a whole."""
+
+
+class Store(DurableRows, Space, Protocol):
+    """An open store, as the host sees it that hands its parts to their users."""
+
+    @property
+    def row_sets(self) -> RowSets | None:
+        """Its sets of rows; None: it is in memory, so it has no files."""
+        ...
+
+
+def delete_log(rows: Rows, keep: Container[bytes]) -> None:
+    """Deletes the rows of the log except those with the keys `keep`."""
+    start = LOG_PREFIX
+    while page := rows.scan(start, LAST_KEY, _PAGE_ROWS):
+        rows.write({key: None for key, _ in page if key not in keep})
+        start = page[-1][0] + b"\0"

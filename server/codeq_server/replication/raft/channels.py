@@ -189,11 +189,11 @@ def _read(tls: TlsFiles) -> tuple[bytes, bytes, bytes]:
         check.load_cert_chain(tls.certificate, tls.key, password="")
     except ssl.SSLError as error:
         reason = error.reason or error
-        raise TransportError(f"{tls.certificate} and {tls.key} are no certificate and its key: {reason}") from None
+        raise TransportError(f"{tls.certificate} and {tls.key} are not a certificate and its key: {reason}") from None
     try:
         check.load_verify_locations(tls.authority)
     except ssl.SSLError as error:
-        raise TransportError(f"{tls.authority} holds no certificate: {error.reason or error}") from None
+        raise TransportError(f"{tls.authority} contains no certificate: {error.reason or error}") from None
     authority, key, certificate = contents
     return authority, key, certificate
 

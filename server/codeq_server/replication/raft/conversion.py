@@ -12,18 +12,18 @@ from codeq_internal.v1 import raft_rows_pb2, rows_pb2
 from codeq_raft_core import conf_state, read_conf_state
 
 from codeq_server.core import keys
-from codeq_server.core.parsing import parsed
+from codeq_server.core.parsing import RowReader, parsed
 from codeq_server.storage.errors import StoreFailed, StoreFormat
 from codeq_server.storage.identity import load_identity
 from codeq_server.storage.rocks import RocksStore
-from codeq_server.storage.store import LAST_KEY, LOG_PREFIX, ROWS_POINTER, WRITTEN
+from codeq_server.storage.store import ROWS_POINTER, WRITTEN, DurableRows, ReplaceableRows, delete_log
 
 from . import log_rows
+from .disk_identity import CLUSTER_ID_BYTES, GROUP, RAFT_ID_BYTES, founder_rows, raft_id_from
 from .log_rows import GroupKeys
-from .member import CLUSTER_ID_BYTES, GROUP, RAFT_ID_BYTES, Member, MemberSettings, founder_rows, raft_id_from
+from .member import Member, MemberSettings
 from .ports import Made, Ticks
 
-PAGE: Final = 1024
 SETTLE_TICKS_MAX: Final = 3000
 SETTLE_SECONDS: Final = 0.01
 """Time between two ticks while the log is applied: with SETTLE_TICKS_MAX, half a minute at most."""
@@ -45,7 +45,7 @@ def found_from_store(path: Path, name: str, address: str, random: Callable[[int]
     store = _opened(path)
     try:
         if log_rows.load_node(store) is not None:
-            raise StoreFormat(f"the store {path} is a member of a cluster already")
+            raise StoreFormat(f"the store {path} is already a member of a cluster")
         if load_identity(store) is None:
             raise StoreFormat(f"the store {path} is empty; a new node founds a cluster with RAFT_BOOTSTRAP")
         lsn = _last_batch(store)
@@ -89,18 +89,19 @@ def leave(path: Path, *, force: bool) -> None:
     try:
         lsn = _last_batch(store)
         store.reset_durable(0)  # the count of writes has no meaning without the log
-        _forget_log(store)
+        delete_log(store, {ROWS_POINTER, log_rows.NODE})
+        store.write({log_rows.NODE: None})  # last: until then it is not a single node's store
         store.sync()
         store.reset_durable(lsn)
     finally:
         store.close()
 
 
-def _last_voter(store: RocksStore, *, force: bool) -> raft_rows_pb2.NodeRow | None:
+def _last_voter(store: DurableRows, *, force: bool) -> raft_rows_pb2.NodeRow | None:
     """Returns the disk's identity; it is, or becomes, the only voter of its cluster. None: it is in no cluster yet."""
     row = log_rows.load_node(store)
     if row is None:
-        raise StoreFormat("the store is no member of a cluster")
+        raise StoreFormat("the store is not a member of a cluster")
     store.check_recovered(log_rows.read_written(store))
     stored = GroupKeys(GROUP).load(store)
     if not stored.conf_state:
@@ -110,7 +111,7 @@ def _last_voter(store: RocksStore, *, force: bool) -> raft_rows_pb2.NodeRow | No
         if not force:
             raise StoreFormat(
                 f"the cluster has {len(voters)} voters; remove the others with `codeq cluster remove` first. If they "
-                "are gone for ever, --force makes a single node of what this one has"
+                "are lost for good, --force makes a single node from the data of this one"
             )
         store.write({GroupKeys(GROUP).conf_state: conf_state([row.raft_id], [])})
         store.sync()
@@ -123,8 +124,8 @@ def _opened(path: Path) -> RocksStore:
     return RocksStore(path, fsync=True, log=True)
 
 
-def _last_batch(store: RocksStore) -> int:
-    tick = store.get(keys.TICK)
+def _last_batch(rows: RowReader) -> int:
+    tick = rows.get(keys.TICK)
     return 0 if tick is None else parsed(rows_pb2.TickRow, keys.TICK, tick).lsn
 
 
@@ -144,8 +145,8 @@ class _Alone:
         """Ignores the change."""
 
     def make_snapshot(self) -> Awaitable[Made]:
-        """Fails: no other member exists that could need one."""
-        raise LookupError("nobody is there to need a snapshot")
+        """Raises LookupError: no other member exists that could need one."""
+        raise LookupError("no other member exists that could need a snapshot")
 
     def send(self, to: int, group: int, message: bytes) -> None:
         """Drops the message."""
@@ -154,7 +155,7 @@ class _Alone:
         """Drops the snapshot."""
 
 
-async def _settle(store: RocksStore, row: raft_rows_pb2.NodeRow) -> None:
+async def _settle(store: ReplaceableRows, row: raft_rows_pb2.NodeRow) -> None:
     """Applies the whole log as the only voter, and closes the store."""
     problems: list[BaseException] = []
     alone, settled = _Alone(), False
@@ -174,12 +175,4 @@ async def _settle(store: RocksStore, row: raft_rows_pb2.NodeRow) -> None:
     if problems:
         raise problems[0]
     if not settled:
-        raise StoreFailed("the log could not be applied: it changes the members; start the node once more")
-
-
-def _forget_log(store: RocksStore) -> None:
-    start = LOG_PREFIX
-    while page := store.scan(start, LAST_KEY, PAGE):
-        store.write({key: None for key, _ in page if key not in (ROWS_POINTER, log_rows.NODE)})
-        start = page[-1][0] + b"\0"
-    store.write({log_rows.NODE: None})  # last: until then it is not a single node's store
+        raise StoreFailed("the log could not be applied, because it changes the members; start the node again")

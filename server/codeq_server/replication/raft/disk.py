@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from codeq_server.storage.store import WRITTEN, Store
+from codeq_server.storage.store import WRITTEN, ReplaceableRows
 
 from . import log_rows
 
@@ -72,7 +72,7 @@ class Disk:
         on_fatal: Called once when a write or a sync failed: nothing is written any more, the process must end.
     """
 
-    def __init__(self, store: Store, on_fatal: Callable[[BaseException], None]) -> None:
+    def __init__(self, store: ReplaceableRows, on_fatal: Callable[[BaseException], None]) -> None:
         self.syncs = Syncs()
         self._store = store
         self._on_fatal = on_fatal
@@ -129,7 +129,7 @@ class Disk:
         try:
             while self._queue:
                 await self._work()
-        except BaseException as problem:  # noqa: BLE001 - whatever it is, the store can no longer be trusted
+        except BaseException as problem:  # noqa: BLE001 - after any failure the store can no longer be trusted
             self._failed = True
             self._queue.clear()
             self._on_fatal(problem)

@@ -1,4 +1,4 @@
-"""Entries of the log: a batch of rows, or a change of the members' table.
+"""Entries of the log: batches of rows, and changes of the table of members.
 
 The first byte is the version of the entry, the second its kind. An unknown version is never skipped but ends the
 process, because otherwise a member would silently apply less than the others.
@@ -67,7 +67,7 @@ def encode_batch(term: int, batch: SealedBatch) -> bytes:
 
 
 def encode_members(change: raft_rows_pb2.MembersChange) -> bytes:
-    """Returns the entry of a change of the members' table."""
+    """Returns the entry of a change of the table of members."""
     return bytes((VERSION, MEMBERS)) + change.SerializeToString()
 
 

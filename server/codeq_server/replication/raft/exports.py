@@ -16,7 +16,7 @@ from typing import Final
 from codeq_internal.v1 import raft_rows_pb2
 
 from codeq_server.storage.errors import StoreFailed
-from codeq_server.storage.rocks import RocksStore
+from codeq_server.storage.store import RowSets
 
 from .log_rows import GroupKeys, read_applied
 from .ports import Made
@@ -31,7 +31,7 @@ class SnapshotMaker:
     """Makes snapshots of a group's rows.
 
     Args:
-        store: The store.
+        row_sets: Sets of rows of the store.
         group: Keys of the group.
         folder: Where snapshots are kept; empty or missing at first. On the disk of the store, so that files can be
             linked.
@@ -41,8 +41,8 @@ class SnapshotMaker:
         made_at: When the last one was made, on the monotonic clock.
     """
 
-    def __init__(self, store: RocksStore, group: GroupKeys, folder: Path) -> None:
-        self._store, self._keys, self._folder = store, group, folder
+    def __init__(self, row_sets: RowSets, group: GroupKeys, folder: Path) -> None:
+        self._row_sets, self._keys, self._folder = row_sets, group, folder
         self._number = 0
         self.made = 0
         self.made_at = 0.0
@@ -64,7 +64,7 @@ class SnapshotMaker:
     async def _make(self, folder: Path) -> Made:
         checkpoint, files = folder / "checkpoint", folder / "files"
         await in_thread(_make_folder, folder)
-        await in_thread(self._store.checkpoint, checkpoint)
+        await in_thread(self._row_sets.checkpoint, checkpoint)
         keys = self._keys
         wanted = [key.hex() for key in (keys.applied, keys.conf_state, keys.members)]
         await _export(checkpoint, files, wanted)

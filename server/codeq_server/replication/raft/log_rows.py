@@ -20,8 +20,9 @@ from typing import Final, NamedTuple
 
 from codeq_internal.v1 import raft_rows_pb2
 
+from codeq_server.core.parsing import RowReader
 from codeq_server.storage.errors import StoreDamaged, StoreFormat
-from codeq_server.storage.store import LOG_PREFIX, WRITTEN, Store
+from codeq_server.storage.store import LOG_PREFIX, WRITTEN
 
 FORMAT: Final = 1
 NODE: Final = LOG_PREFIX + b"node"
@@ -34,7 +35,7 @@ _TWO = struct.Struct(">QQ")
 
 
 class HardState(NamedTuple):
-    """What a member must not forget: its term, its vote in that term, and how far it knows the log to be decided."""
+    """State that a member must not forget: its term, its vote in that term, and how far it knows the log is decided."""
 
     term: int = 0
     vote: int = 0
@@ -90,38 +91,40 @@ class GroupKeys:
         rows = [self.hard_state, self.base, self.applied, self.conf_state, self.members]
         return dict.fromkeys([*rows, *(self.entry(index) for index in range(base + 1, last + 1))])
 
-    def load_members(self, store: Store) -> raft_rows_pb2.MembersRow:
+    def load_members(self, rows: RowReader) -> raft_rows_pb2.MembersRow:
         """Returns the stored table of members; empty if there is none."""
-        return raft_rows_pb2.MembersRow.FromString(store.get(self.members) or b"")
+        return raft_rows_pb2.MembersRow.FromString(rows.get(self.members) or b"")
 
-    def load(self, store: Store) -> Stored:
+    def load(self, rows: RowReader) -> Stored:
         """Returns the stored state of the group.
 
         Raises:
             StoreDamaged: The log has a gap, or does not fit the applied index.
         """
         stored = Stored()
-        if (value := store.get(self.hard_state)) is not None:
+        if (value := rows.get(self.hard_state)) is not None:
             stored.hard_state = HardState(*_THREE.unpack(value))
-        if (value := store.get(self.base)) is not None:
+        if (value := rows.get(self.base)) is not None:
             stored.base = _TWO.unpack(value)
-        if (value := store.get(self.applied)) is not None:
+        if (value := rows.get(self.applied)) is not None:
             stored.applied = Applied(*_THREE.unpack(value))
-        stored.conf_state = store.get(self.conf_state) or b""
-        stored.members = self.load_members(store)
+        stored.conf_state = rows.get(self.conf_state) or b""
+        stored.members = self.load_members(rows)
         stored.last_index = stored.base[0]
         start, end = self.entry(stored.base[0] + 1), self._log[:-1] + b"m"
-        while page := store.scan(start, end, PAGE):
+        while page := rows.scan(start, end, PAGE):
             for key, value in page:
                 stored.last_index += 1
                 if key != self.entry(stored.last_index):
-                    raise StoreDamaged(f"the log has no entry {stored.last_index}; take the node out and add it anew")
+                    raise StoreDamaged(
+                        f"the log has no entry {stored.last_index}; remove the node from the cluster and add it again"
+                    )
                 stored.entries.append(value)
             start = page[-1][0] + b"\0"
         if stored.applied.index < stored.base[0] or stored.applied.index > stored.last_index:
             raise StoreDamaged(
                 f"the log covers entries {stored.base[0] + 1} to {stored.last_index}, but {stored.applied.index} is "
-                "applied; take the node out and add it anew"
+                "applied; remove the node from the cluster and add it again"
             )
         # Applied entries prove a commit that the stored hard state may not include yet.
         commit = max(stored.hard_state.commit, stored.applied.index)
@@ -154,19 +157,19 @@ def written_value(number: int) -> bytes:
     return _U64.pack(number)
 
 
-def read_written(store: Store) -> int:
+def read_written(rows: RowReader) -> int:
     """Returns the number of the last write in the store."""
-    value = store.get(WRITTEN)
+    value = rows.get(WRITTEN)
     return 0 if value is None else int(_U64.unpack(value)[0])
 
 
-def load_node(store: Store) -> raft_rows_pb2.NodeRow | None:
+def load_node(rows: RowReader) -> raft_rows_pb2.NodeRow | None:
     """Returns the identity of the disk; None: it was never in a cluster.
 
     Raises:
         StoreFormat: A newer server wrote it.
     """
-    value = store.get(NODE)
+    value = rows.get(NODE)
     if value is None:
         return None
     row = raft_rows_pb2.NodeRow.FromString(value)

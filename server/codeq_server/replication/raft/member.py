@@ -1,8 +1,8 @@
-"""A node's part in a cluster: its identity on this disk, its group, and what becomes of both.
+"""A node in a cluster, or on its way into one.
 
-A new disk gets a random raft id and waits. It founds a cluster if it was told to, and if most of the nodes named with
-it respond and are as empty as it is; or a leader that was told of it takes it in. Nothing else makes it a member, so
-neither an emptied disk nor a forgotten setting can vote next to a living cluster.
+A new disk gets a random raft id and waits. It founds a cluster if it is configured to, and if most of the nodes named
+with it respond and are empty, too; or a leader that an operator told of it admits it. Nothing else makes it a member,
+so neither an emptied disk nor a forgotten setting can vote beside an existing cluster.
 """
 
 from __future__ import annotations
@@ -10,34 +10,29 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from codeq_internal.v1 import raft_rows_pb2
-from codeq_raft_core import conf_state, read_conf_state
+from codeq_raft_core import read_conf_state
 
-from codeq_server.core import keys
 from codeq_server.core.errors import Reason, Rejection
-from codeq_server.storage.errors import StoreError, StoreFormat
-from codeq_server.storage.store import Store
+from codeq_server.storage.errors import StoreError
+from codeq_server.storage.store import ReplaceableRows
 
 from . import log_rows, members
+from .directory import Directory
 from .disk import Disk, Work
+from .disk_identity import CLUSTER_ID_BYTES, GROUP, founder_rows
 from .group import Group
-from .log_rows import Applied, GroupKeys, Stored
-from .membership import Membership, founding
+from .log_rows import GroupKeys, Stored
+from .membership import Membership
 from .network import Hello, Network, Unwelcome
-from .ports import Made, Ticks
+from .ports import Host, Ticks
 from .standing import gives_way, is_unsettled, why_not_found, why_unwelcome
 
-GROUP: Final = 0
-"""Number of the group, which is the index of its shard."""
-BASE: Final = (1, 1)
-"""Index and term of the entry that stands for a founder's state before the first entry of the log."""
-CLUSTER_ID_BYTES: Final = 16
-RAFT_ID_BYTES: Final = 8
 HANG_SECONDS: Final = 2.0
 """Time that a disk may take for one round of writes before its member, if it leads, asks another one to lead."""
 RETRY_SECONDS: Final = 5.0
@@ -67,103 +62,6 @@ class MemberSettings:
     grpc: Mapping[str, str] = field(default_factory=dict)
 
 
-class Host(Protocol):
-    """Serves the shard while this member leads."""
-
-    def lead(self, term: int) -> None:
-        """Starts to serve: this member leads in the term, and the rows contain everything decided before."""
-        ...
-
-    def follow(self) -> None:
-        """Stops serving: this member does not lead."""
-        ...
-
-    def members_changed(self) -> None:
-        """The members have changed."""
-        ...
-
-    def leader_changed(self) -> None:
-        """The leader has changed or is unknown now, or more is known about it."""
-        ...
-
-    def make_snapshot(self) -> Awaitable[Made]:
-        """Makes a snapshot of the written rows."""
-        ...
-
-
-def raft_id_from(random: bytes) -> int:
-    """Returns a raft id, never 0, from RAFT_ID_BYTES random bytes."""
-    return int.from_bytes(random, "big") >> 1 | 1
-
-
-def prepare(store: Store, raft_id: int, name: str) -> raft_rows_pb2.NodeRow:
-    """Returns the identity of the disk; a new disk becomes `raft_id`, durably.
-
-    Args:
-        store: The store.
-        raft_id: Random id for a new disk.
-        name: Name of this node.
-
-    Raises:
-        StoreFormat: The store belongs to a single node, to a member with another name, or to a newer server.
-        StoreDamaged: Durable rows are missing.
-    """
-    row = log_rows.load_node(store)
-    if row is None and store.get(keys.IDENTITY) is not None:
-        raise StoreFormat(
-            "the store belongs to a single node; make it the first member of a cluster with "
-            "`codeq cluster init --from-store`, or start with another path"
-        )
-    store.check_recovered(log_rows.read_written(store))
-    if row is None:
-        row = raft_rows_pb2.NodeRow(format=log_rows.FORMAT, raft_id=raft_id)
-        store.write({log_rows.NODE: row.SerializeToString()})
-    _check_name(row, GroupKeys(GROUP).load_members(store), name)
-    # A killed process may have left entries and votes that the host could still lose: none counts before it is synced.
-    store.sync()
-    return row
-
-
-def _check_name(row: raft_rows_pb2.NodeRow, table: raft_rows_pb2.MembersRow, name: str) -> None:
-    """Rejects the disk of another member: the others would mistake this node for that one.
-
-    Raises:
-        StoreFormat: It belongs to another member.
-    """
-    owner = members.with_id(table, row.raft_id)
-    if owner is not None and owner.name != name:
-        raise StoreFormat(
-            f"the store is that of the member {owner.name} of the cluster {row.cluster_id.hex()}, and this node is "
-            f"{name}: give each node its own volume back, or set RAFT_SELF_ID={owner.name}; names of members do not "
-            "change"
-        )
-
-
-def founder_rows(
-    row: raft_rows_pb2.NodeRow, cluster_id: bytes, name: str, peers: Mapping[str, str], lsn: int
-) -> dict[bytes, bytes | None]:
-    """Returns the rows that make a disk the first member of a new cluster.
-
-    Args:
-        row: Identity of the disk.
-        cluster_id: Id of the cluster.
-        name: Name of the node.
-        peers: Addresses of the nodes that are to found it, by name, including this one.
-        lsn: Number of the last batch in its rows.
-    """
-    group = GroupKeys(GROUP)
-    node = raft_rows_pb2.NodeRow(format=row.format, raft_id=row.raft_id, cluster_id=cluster_id)
-    index, term = BASE
-    return {
-        log_rows.NODE: node.SerializeToString(),
-        group.base: log_rows.base_value(index, term),
-        group.hard_state: log_rows.hard_state_value((term, 0, index)),
-        group.applied: log_rows.applied_value(Applied(index, term, lsn)),
-        group.conf_state: conf_state([row.raft_id], []),
-        group.members: founding(row.raft_id, name, peers).SerializeToString(),
-    }
-
-
 class Member:
     """A node in a cluster, or on its way into one. It is the handler of its network and the listener of its group.
 
@@ -178,7 +76,7 @@ class Member:
 
     def __init__(
         self,
-        store: Store,
+        store: ReplaceableRows,
         row: raft_rows_pb2.NodeRow,
         settings: MemberSettings,
         random: Callable[[int], bytes],
@@ -188,11 +86,11 @@ class Member:
         self.row, self.settings = row, settings
         self.group: Group | None = None
         self.membership: Membership | None = None
+        self.directory = Directory(settings.http, settings.grpc)
         self.disk = Disk(store, self._on_disk_failed)
         self._store, self._random, self._host, self._on_fatal = store, random, host, on_fatal
         self._loop = asyncio.get_running_loop()
         self._network: Network | None = None
-        self._met: dict[str, Hello] = {}
         self._joining = False
         self._hindrance = ""
         self._serving_term = 0
@@ -218,7 +116,7 @@ class Member:
             settings.grpc.get(name, ""),
             founds=settings.bootstrap,
             unsettled=group is not None and is_unsettled(group),
-            last_index=0 if group is None else group.last_index,
+            last_index=0 if group is None else group.log.last,
         )
 
     def met(self, peer: Hello, address: str) -> None:
@@ -227,10 +125,10 @@ class Member:
             why = why_unwelcome(self.group, peer)
             if why:
                 raise Unwelcome(why)
-        known = self._met.get(peer.name)
+        known = self.directory.met.get(peer.name)
         if not address and (known is None or known.raft_id != peer.raft_id):
             return  # a caller can give any name: the node meant is the one that answers at the address
-        self._met[peer.name] = peer
+        self.directory.met[peer.name] = peer
         if self.membership is not None:
             self.membership.met(peer)
         if known is None or (known.http, known.grpc) != (peer.http, peer.grpc):
@@ -269,7 +167,8 @@ class Member:
         """See `Listener.refusal`: names the leader if it is known."""
         name, metadata = self.leader_name(), {}
         if name and name != self.settings.name:
-            metadata = {"leader": name, "leaderHttp": self.http_of(name), "leaderGrpc": self.grpc_of(name)}
+            directory = self.directory
+            metadata = {"leader": name, "leaderHttp": directory.http_of(name), "leaderGrpc": directory.grpc_of(name)}
             metadata = {key: value for key, value in metadata.items() if value}
             return Rejection(Reason.NOT_LEADER, f"this node does not lead; {name} does", metadata=metadata)
         return Rejection(Reason.NOT_LEADER, "no leader is known; try again")
@@ -301,7 +200,7 @@ class Member:
         if self._making is None:
             self._making = self._loop.create_task(self._make_snapshot(), name="raft-snapshot")
 
-    # -- what others know of it --------------------------------------------------------------------------------------
+    # -- who leads --------------------------------------------------------------------------------------
 
     def leader_name(self) -> str:
         """Returns the name of the leader; empty: unknown."""
@@ -309,20 +208,6 @@ class Member:
             return ""
         member = members.with_id(self.group.members, self.group.leader)
         return "" if member is None else member.name
-
-    def peer(self, name: str) -> Hello | None:
-        """Returns what a node last said about itself; None: it was never met."""
-        return self._met.get(name)
-
-    def http_of(self, name: str) -> str:
-        """Returns the URL under which clients reach a node over HTTP; empty: unknown."""
-        peer = self._met.get(name)
-        return self.settings.http.get(name, "") or (peer.http if peer is not None else "")
-
-    def grpc_of(self, name: str) -> str:
-        """Returns the address under which clients reach a node over gRPC; empty: unknown."""
-        peer = self._met.get(name)
-        return self.settings.grpc.get(name, "") or (peer.grpc if peer is not None else "")
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -332,7 +217,7 @@ class Member:
             self.group.tick()
             self.membership.drive(self.may_join)
             if self.disk.round_seconds > HANG_SECONDS:
-                self.hand_over()  # it still communicates, but gets nothing done
+                self.hand_over()  # it still sends heartbeats, but commits nothing
         elif self.settings.bootstrap and not self._joining:
             self._found()
 
@@ -349,7 +234,11 @@ class Member:
         if group is None or not group.leading_term:
             return []
         voters = read_conf_state(group.conf_state).voters
-        others = [p for p in group.node.progress() if p.id in voters and p.id != group.raft_id and group.hears(p.id)]
+        others = [
+            p
+            for p in group.node.progress()
+            if p.id in voters and p.id != group.raft_id and group.leadership.hears(p.id)
+        ]
         return [p.id for p in sorted(others, key=lambda p: -p.matched)]
 
     def leads_others(self) -> bool:
@@ -362,7 +251,7 @@ class Member:
         others = self.others_active()
         if self.group is None or not others or (to and to not in others):
             return False
-        return self.group.transfer(to or others[0])
+        return self.group.leadership.transfer(to or others[0])
 
     def stop(self) -> None:
         """Stops taking part: the others elect a leader if this one led."""
@@ -378,7 +267,7 @@ class Member:
         await self.disk.close()
 
     def _on_disk_failed(self, problem: BaseException) -> None:
-        # A leader that can store nothing any more must not keep the others from an election while the process ends.
+        # A leader that cannot write must not delay the election of another one while the process ends.
         self.stop()
         self._on_fatal(problem)
 
@@ -403,13 +292,13 @@ class Member:
             self._on_fatal,
         )
         self.membership = Membership(self.group)
-        for peer in self._met.values():
+        for peer in self.directory.met.values():
             self.membership.met(peer)
         self._host.members_changed()
 
     def _found(self) -> None:
-        """Founds the cluster, if nothing speaks against it."""
-        hindrance = why_not_found(self.settings.name, self.settings.peers, self._met)
+        """Founds the cluster, if nothing prevents it."""
+        hindrance = why_not_found(self.settings.name, self.settings.peers, self.directory.met)
         if not hindrance:
             self._become(self._random(CLUSTER_ID_BYTES), {}, founder=True)
         elif hindrance != self._hindrance:
@@ -423,7 +312,7 @@ class Member:
             if self.group is None or not mine.unsettled or not gives_way(mine, leader):
                 return
             _log.warning(
-                "raft_founder_steps_back cluster=%s joins=%s of=%s reason=nothing was decided here",
+                "raft_founder_steps_back cluster=%s joins=%s of=%s reason=nothing was decided in it",
                 mine.cluster_id.hex(),
                 leader.cluster_id.hex(),
                 leader.name,
@@ -431,7 +320,7 @@ class Member:
             forgotten = self.group.abandon()
             self.group = self.membership = None
             self.row.cluster_id = b""
-        self._met = {name: peer for name, peer in self._met.items() if peer.cluster_id in (b"", leader.cluster_id)}
+        self.directory.keep(leader.cluster_id)
         self._become(leader.cluster_id, forgotten, founder=False)
 
     def _become(self, cluster_id: bytes, rows: dict[bytes, bytes | None], *, founder: bool) -> None:

@@ -1,8 +1,9 @@
 """How nodes become members: the leader admits invited nodes, one step at a time.
 
-A node is invited by name: at the founding of the cluster, or by an operator. Once it is met with a raft id that belongs
-to no cluster yet, it becomes a learner; once it has caught up, it becomes a voter, and the member it replaces leaves in
-the same change. A disk that lost its content has another raft id: it is never mistaken for the voter it was.
+A node is invited by name: at the founding of the cluster, or by an operator. Once it identifies itself with a raft id
+that belongs to no cluster yet, it becomes a learner; once it has caught up, it becomes a voter, and the member that it
+replaces leaves in the same change. A disk that lost its content has another raft id: it is never mistaken for the voter
+that it was.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Membership:
         """Takes the next step, if there is one and this node leads; called on every tick.
 
         Args:
-            may_join: Returns whether a node that was met can be made a member.
+            may_join: Returns whether a node that was met can become a member.
         """
         group = self._group
         if not group.leading_term or self.busy or not group.members.invitations:
@@ -63,7 +64,7 @@ class Membership:
 
     def propose(self, change: Change, voters: Voters) -> asyncio.Future[None]:
         """Proposes a change; only one at a time."""
-        self._change = future = self._group.change_members(change, voters)
+        self._change = future = self._group.leadership.change_members(change, voters)
         future.add_done_callback(lambda done: done.exception())  # a lost change is retried
         return future
 
@@ -103,9 +104,9 @@ class Membership:
 
     def _caught_up(self, raft_id: int) -> bool:
         last = self._group.status.last_index
-        # An empty disk has never caught up, however short the log is.
+        # An empty disk has not caught up, however short the log is.
         return any(
-            p.id == raft_id and self._group.hears(p.id) and 0 < p.matched >= last - CAUGHT_UP_ENTRIES
+            p.id == raft_id and self._group.leadership.hears(p.id) and 0 < p.matched >= last - CAUGHT_UP_ENTRIES
             for p in self._group.node.progress()
         )
 
@@ -116,7 +117,7 @@ def founding(raft_id: int, name: str, peers: Mapping[str, str]) -> raft_rows_pb2
     Args:
         raft_id: Raft id of the founder.
         name: Its name.
-        peers: Addresses of the nodes that are to found the cluster, by name, including the founder.
+        peers: Addresses of the nodes that found the cluster, by name, including the founder.
     """
     majority = len(peers) // 2 + 1
     return raft_rows_pb2.MembersRow(

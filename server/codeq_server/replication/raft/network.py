@@ -1,4 +1,4 @@
-"""The two ports between a node's groups and the network: what they ask of it, and what it reports to them."""
+"""The ports between a node's groups and the network: `Network` takes their messages, `Handler` is told of events."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Hello:
 
 
 class Unwelcome(Exception):  # noqa: N818 - who it is
-    """This node does not talk to a node; the text tells that node's operator why, and what to do."""
+    """This node rejects another node; the text tells that node's operator why, and what to do."""
 
 
 class Unanswered(Exception):  # noqa: N818 - what it was
-    """Nobody answers at an address, or not the expected node; the text says why."""
+    """No node answers at an address, or another one than expected; the text says why."""
 
 
 class Network(Protocol):
@@ -64,27 +64,27 @@ class Handler(Protocol):
         ...
 
     def met(self, peer: Hello, address: str) -> None:
-        """A node has identified itself.
+        """Reports that a node has identified itself.
 
         Args:
             peer: The node; its messages come after this call.
             address: Where it answered; empty if it called: then its name is only a claim.
 
         Raises:
-            Unwelcome: This node does not talk to it.
+            Unwelcome: This node rejects it.
         """
         ...
 
     def receive(self, group: int, message: bytes, sender: Hello) -> None:
-        """A message for this node arrived, from a node that was met."""
+        """Delivers a message for this node, from a node that was met."""
         ...
 
     def unreachable(self, raft_id: int) -> None:
-        """Messages for a node were lost; called at most a few times a second for each."""
+        """Reports that messages for a node were lost; called at most a few times a second for each."""
         ...
 
     def snapshot_sent(self, group: int, to: int, ok: bool) -> None:  # noqa: FBT001
-        """A snapshot was installed by the node it was sent to, or was not."""
+        """Reports whether a node has installed the snapshot that was sent to it."""
         ...
 
     async def install(self, group: int, message: bytes, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Snapshots for followers: which one is offered, who is receiving it, and when its files are removed."""
+"""Snapshots for followers: which one is offered, which members receive it, and when its files are removed."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from typing import Final
 
 from codeq_raft_core import RaftNode, conf_state, snapshot_of
 
-from .compaction import LogKeeper
 from .network import Network
 from .ports import Made
+from .stored_log import StoredLog
 
 KEPT_TICKS: Final = 600
-"""Ticks that a snapshot is kept while nobody is receiving it: half a minute by default. Then its files are removed."""
+"""Ticks that a snapshot is kept while no member receives it: half a minute by default. Then its files are removed."""
 
 
 class Outgoing:
     """The snapshots that one member offers.
 
     Args:
-        node: The consensus core, which knows who needs one.
+        node: The consensus core, which knows the members that need one.
         network: Sends them.
         group: Number of the group.
         raft_id: Raft id of this member.
-        log: Keeps the entries after the snapshot while somebody is receiving it.
+        log: Keeps the entries after the snapshot while a member receives it.
     """
 
-    def __init__(self, node: RaftNode, network: Network, group: int, raft_id: int, log: LogKeeper) -> None:
+    def __init__(self, node: RaftNode, network: Network, group: int, raft_id: int, log: StoredLog) -> None:
         self._node, self._network, self._group, self._raft_id, self._log = node, network, group, raft_id, log
         self._offered: Made | None = None
         self._older: list[Made] = []
@@ -33,7 +33,7 @@ class Outgoing:
         self._idle_ticks = 0
 
     def offer(self, made: Made) -> None:
-        """Offers a snapshot to all who need one; earlier ones are removed once nobody is receiving them."""
+        """Offers a snapshot to all members that need one; earlier ones are removed once no member receives them."""
         if self._offered is not None:
             self._older.append(self._offered)
         self._offered = made
@@ -60,7 +60,7 @@ class Outgoing:
         self._clean()
 
     def tick(self) -> None:
-        """Withdraws a snapshot that nobody has needed for KEPT_TICKS: the next one will be newer."""
+        """Withdraws a snapshot that no member has needed for KEPT_TICKS: the next one will be newer."""
         made = self._offered
         if made is None or self._sending:
             return

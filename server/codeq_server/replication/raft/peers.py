@@ -47,7 +47,7 @@ CONNECT_SECONDS: Final = 2.0
 
 RETRY_SECONDS_MIN: Final = 0.05
 RETRY_SECONDS_MAX: Final = 0.5
-"""Bounds of the delay before a reconnect; it doubles each time. There is none after a connection that had held."""
+"""Bounds of the delay before a reconnect; it doubles each time. After a connection that had held there is none."""
 
 HELD_SECONDS: Final = 1.0
 """A connection that lived longer than this has held."""
@@ -139,7 +139,7 @@ class Peers:
         """Returns the identity of the node at an address, which must have a given name. The address book is unchanged.
 
         Raises:
-            Unanswered: Nobody answers, or another node does.
+            Unanswered: No node answers, or another one does.
         """
         channel = self.credentials.open_channel(address)
         try:
@@ -156,7 +156,7 @@ class Peers:
 
         Raises:
             AioRpcError: It cannot be opened, or the other node rejects this one.
-            Refused: This node does not talk to the other one.
+            Refused: This node rejects the other one.
             TimeoutError: It does not answer.
         """
         call: Any = channel.stream_stream(
@@ -187,7 +187,7 @@ class Peers:
         other = self._routes.get(hello.raft_id)
         if other is not None or hello.raft_id == self.handler.hello().raft_id:
             name = "this node" if other is None else other.name
-            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f"it has the Raft id of {name}: its disk is a copy")
+            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f"it has the Raft id of {name}, so its disk is a copy")
         meet(self.handler, hello, peer.address)
         peer.raft_id, peer.problem = hello.raft_id, ""
         self._routes[hello.raft_id] = peer
@@ -363,7 +363,7 @@ def _reason(error: BaseException) -> str:
     """Returns why there is no stream."""
     if isinstance(error, grpc.aio.AioRpcError):
         return f"{error.code().name}: {error.details()}"
-    return f"it did not say who it is within {CONNECT_SECONDS:g} s" if isinstance(error, TimeoutError) else str(error)
+    return f"it did not identify itself within {CONNECT_SECONDS:g} s" if isinstance(error, TimeoutError) else str(error)
 
 
 async def _read_to_end(call: Any) -> None:

@@ -58,7 +58,7 @@ class Pending:
                 _fail(future, self._refusal())
 
     def ask(self, leads: bool, ask: Callable[[bytes], None]) -> asyncio.Future[None]:  # noqa: FBT001
-        """Returns a future for the confirmation of a read, shared by all who ask in one turn of the loop.
+        """Returns a future for the confirmation of a read, shared by all callers in one turn of the loop.
 
         The other members are asked at the end of that turn.
 
@@ -96,7 +96,7 @@ class Pending:
                 future.set_result(None)
 
     def fail(self) -> None:
-        """Fails all waiters because the leadership is gone."""
+        """Fails all waiters because the leadership has ended."""
         waiting = [future for _, future in self._proposals.values()]
         waiting += [*self._reads.values(), *(future for _, future in self._answered)]
         if self._asking is not None:

@@ -1,8 +1,8 @@
-"""The ports of a group: what it needs from others, and what it reports to them."""
+"""The ports of a member: whom it tells of leadership, and who serves the shard and makes snapshots."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -19,23 +19,23 @@ class Listener(Protocol):
         ...
 
     def leading(self, term: int) -> None:
-        """This member leads, and the rows contain everything decided before."""
+        """Reports that this member leads, and that the rows contain everything decided before."""
         ...
 
     def lost(self) -> None:
-        """This member led, and no longer does."""
+        """Reports that this member no longer leads."""
         ...
 
     def leader_changed(self) -> None:
-        """The leader has changed, or is unknown now."""
+        """Reports that the leader has changed, or is unknown now."""
         ...
 
     def members_changed(self) -> None:
-        """The table of members has changed."""
+        """Reports that the table of members has changed."""
         ...
 
     def snapshot_wanted(self) -> None:
-        """A follower needs a snapshot; `Group.offer` gives it one."""
+        """Reports that a follower needs a snapshot; `Group.offer` gives it one."""
         ...
 
 
@@ -75,3 +75,27 @@ class Made:
     conf_state: bytes
     data: bytes
     remove: Callable[[], None] = _keep
+
+
+class Host(Protocol):
+    """Serves the shard while this member leads."""
+
+    def lead(self, term: int) -> None:
+        """Starts to serve: this member leads in the term, and the rows contain everything decided before."""
+        ...
+
+    def follow(self) -> None:
+        """Stops serving: this member does not lead."""
+        ...
+
+    def members_changed(self) -> None:
+        """Reports that the members have changed."""
+        ...
+
+    def leader_changed(self) -> None:
+        """Reports that the leader has changed or is unknown now, or that more is known about it."""
+        ...
+
+    def make_snapshot(self) -> Awaitable[Made]:
+        """Returns a new snapshot of the written rows."""
+        ...

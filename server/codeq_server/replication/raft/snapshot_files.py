@@ -1,7 +1,7 @@
-"""Files of an incoming snapshot: where they are, what is missing, whether they are intact.
+"""Files of an incoming snapshot: where they are, which parts are missing, whether they are intact.
 
-They are in INCOMING/SNAPSHOT, where SNAPSHOT consists of numbers only: the group, and a digest of the manifest. So
-whatever is there when a transfer restarts belongs to the same snapshot. A file gets its name once its digest is
+They are in INCOMING/SNAPSHOT, where SNAPSHOT consists of the group's number and a digest of the manifest. So files
+found when a transfer restarts belong to the same snapshot. A file gets its name once its digest is
 verified; until then it is called ".part".
 """
 
@@ -63,11 +63,11 @@ def read_manifest(content: bytes) -> list[SnapshotFile]:
         raise _malformed(f"more than {FILES_MAX} files")
     for number, file in enumerate(files):
         if not isinstance(file.name, str) or not _NAME.fullmatch(file.name) or file.name == MANIFEST:
-            raise _malformed(f"files[{number}].name: not a name of such a file")
+            raise _malformed(f"files[{number}].name: not a valid name")
         if type(file.bytes) is not int or not 0 < file.bytes <= FILE_BYTES_MAX:
             raise _malformed(f"files[{number}].bytes: not 1 to {FILE_BYTES_MAX}")
         if not isinstance(file.sha256, str) or not _SHA256.fullmatch(file.sha256):
-            raise _malformed(f"files[{number}].sha256: not a SHA-256 in small hexadecimal digits")
+            raise _malformed(f"files[{number}].sha256: not a SHA-256 in lower-case hexadecimal digits")
     if len({file.name for file in files}) < len(files):
         raise _malformed("the same name twice")
     return files
@@ -113,7 +113,7 @@ class IncomingFiles:
         return self.file == len(self._files)
 
     def begin(self) -> None:
-        """Finds what is already there, and removes files of other snapshots of the group.
+        """Finds files that are already there, and removes those of other snapshots of the group.
 
         Raises:
             Refused: The manifest is malformed, or there is not enough space.
@@ -131,7 +131,7 @@ class IncomingFiles:
         if disk.f_bavail * disk.f_frsize < missing - self.offset + self._reserve_bytes:
             raise Refused(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"the disk has no room for the {missing - self.offset} bytes that are missing",
+                f"the disk has no room for the {missing - self.offset} missing bytes",
             )
 
     def write(self, file: int, offset: int, content: bytes) -> None:
@@ -148,7 +148,7 @@ class IncomingFiles:
             )
         expected = self._files[file]
         if not 0 < len(content) <= min(CHUNK_BYTES, expected.bytes - offset):
-            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"chunk.content: {len(content)} bytes are not asked for")
+            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"chunk.content: {len(content)} bytes were not requested")
         part = self.folder / _PART
         with part.open("ab", buffering=0) as out:
             rest = memoryview(content)
@@ -162,9 +162,7 @@ class IncomingFiles:
             os.fsync(out.fileno())
         if self._digest.hexdigest() != expected.sha256:
             part.unlink()
-            raise Refused(
-                grpc.StatusCode.DATA_LOSS, f"{expected.name} came with another SHA-256 than the manifest says"
-            )
+            raise Refused(grpc.StatusCode.DATA_LOSS, f"{expected.name} has another SHA-256 than the manifest says")
         part.rename(self.folder / expected.name)
         self.file += 1
         self.offset = 0

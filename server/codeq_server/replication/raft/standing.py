@@ -1,4 +1,4 @@
-"""Relations between nodes: who founds, who gives up its cluster for another, and whom a leader does not talk to."""
+"""Relations between nodes: which one founds, which one gives up its cluster, and which one a leader rejects."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .network import Hello
 
 
 def is_unsettled(group: Group) -> bool:
-    """Returns whether nothing was ever decided that could be lost if this member forgot the group.
+    """Returns whether this member could forget the group without losing a decision.
 
     This holds for a founder that nobody has joined, and for a learner of a cluster that is still being founded.
     """
-    if group.applied.lsn or group.applied.index != group.last_index:
+    if group.applied.lsn or group.applied.index != group.log.last:
         return False
     voters = list(read_conf_state(group.conf_state).voters)
     return voters == [group.raft_id] or (group.raft_id not in voters and group.members.founding_voters > 0)
@@ -27,7 +27,7 @@ def gives_way(peer: Hello, other: Hello) -> bool:
 
 
 def why_not_found(mine: str, peers: Mapping[str, str], met: Mapping[str, Hello]) -> str:
-    """Returns why a node does not found its cluster now; empty: nothing speaks against it.
+    """Returns why a node does not found its cluster now; empty: nothing prevents it.
 
     If several nodes may found it, all with the same peers, the one whose name comes first does.
 
@@ -39,25 +39,25 @@ def why_not_found(mine: str, peers: Mapping[str, str], met: Mapping[str, Hello])
     others = {name: met.get(name) for name in sorted(peers) if name != mine}
     for name, peer in others.items():
         if peer is not None and peer.cluster_id:
-            return f"{name} belongs to the cluster {peer.cluster_id.hex()}, which must take this node in"
+            return f"{name} belongs to the cluster {peer.cluster_id.hex()}, which must admit this node"
     there = 1 + sum(peer is not None for peer in others.values())
     if there < len(peers) // 2 + 1:
-        return f"{there} of {len(peers)} founders are there, which is no majority"
+        return f"only {there} of {len(peers)} founders respond, which is not a majority"
     for name, peer in others.items():
         if name < mine and (peer is None or peer.founds):
-            return f"{name} comes first: it founds the cluster, unless it answers and has no RAFT_BOOTSTRAP"
+            return f"{name} comes first by name: it founds the cluster, unless it responds and has no RAFT_BOOTSTRAP"
     return ""
 
 
 def why_unwelcome(group: Group, peer: Hello) -> str:
-    """Returns why a leader does not talk to a node that claims to be a member; empty: it does."""
+    """Returns why a leader rejects a node that claims to be a member; empty: it does not."""
     if not group.leading_term:
         return ""
     conf, raft_id = read_conf_state(group.conf_state), peer.raft_id
     listed = [member.raft_id for member in group.members.members]
     if raft_id not in (*conf.voters, *conf.voters_outgoing, *conf.learners, *listed):
         return (
-            f"{peer.name} (disk {raft_id:016x}) was taken out of the cluster: stop it; to have it again, empty its "
+            f"{peer.name} (disk {raft_id:016x}) was removed from the cluster: stop it; to bring it back, empty its "
             f"store, start it, and run `codeq cluster add {peer.name} HOST:PORT`"
         )
     matched = max((p.matched for p in group.node.progress() if p.id == raft_id), default=0)

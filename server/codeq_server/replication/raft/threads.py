@@ -1,4 +1,4 @@
-"""Work in threads that must have ended before the things it uses are closed."""
+"""Work in threads that must end before the resources it uses are closed."""
 
 from __future__ import annotations
 

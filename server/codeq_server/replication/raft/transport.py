@@ -1,7 +1,7 @@
 """Messages between nodes over gRPC: RaftTransportService for all groups of a node, on its own port.
 
-A caller that does not know the cluster's secret, or has no certificate of its authority, is neither heard nor told
-anything. A node of another cluster is rejected, and its messages are not delivered.
+A caller without the cluster's secret, or without a certificate from its authority, is rejected before its messages are
+read. A node of another cluster is rejected, and its messages are not delivered.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from codeq_internal.v1 import raft_pb2
 from .channels import Credentials, TransportError, TransportSettings, new_server
 from .network import Handler, Hello
 from .peers import CONNECT_SECONDS, Peers, PeerState
-from .snapshots import SnapshotReceiver, SnapshotSender
+from .snapshot_receiver import SnapshotReceiver
+from .snapshot_sender import SnapshotSender
 from .wire import (
     LOG_SECONDS,
     SERVICE,
@@ -119,7 +120,7 @@ class Transport:
         """Returns the identity of the node at an address, which must have a given name. The address book is unchanged.
 
         Raises:
-            Unanswered: Nobody answers, or another node does.
+            Unanswered: No node answers, or another one does.
         """
         return await self._peers.ask(name, address)
 
@@ -160,13 +161,13 @@ class Transport:
                 _LOG.warning("raft_peer_refused from=%s reason=%s", context.peer(), refusal)
             refuse(context, refusal.code, str(refusal))
         except TimeoutError:
-            refuse(context, grpc.StatusCode.DEADLINE_EXCEEDED, "hello: did not come in time")
+            refuse(context, grpc.StatusCode.DEADLINE_EXCEEDED, "hello: did not arrive in time")
 
     def _meet(self, frame: raft_pb2.DeliverRequest) -> Hello:
         """Returns the identity that the sender of a frame claims, after the groups have been told.
 
         Raises:
-            Refused: This node does not talk to it.
+            Refused: This node rejects it.
         """
         if not frame.HasField("hello"):
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "hello: must be in the first frame")

@@ -24,15 +24,21 @@ NAME_CHARS_MAX: Final = 255
 CLUSTER_ID_BYTES_MAX: Final = 64
 URL_CHARS_MAX: Final = 1024
 
+SNAPSHOT_ANSWER_SECONDS: Final = 30.0
+"""Time for the offer of a snapshot to arrive or be answered: the receiver reads what it already has of it."""
+
+SNAPSHOT_PROGRESS_SECONDS: Final = 30.0
+"""Time for each part of a snapshot to be sent or to arrive."""
+
 LOG_SECONDS: Final = 60.0
-"""Shortest time between two log entries about the same trouble with the same peer."""
+"""Shortest time between two log entries about the same problem with the same peer."""
 
 SERVICE: Final[str] = raft_pb2.DESCRIPTOR.services_by_name["RaftTransportService"].full_name
 
 
 @dataclass(slots=True)
 class Counters:
-    """What a transport has done since it started. `refused` counts received messages that were not for this node."""
+    """Counters of a transport since it started. `refused` counts received messages that were not for this node."""
 
     frames_sent: int = 0
     frames_received: int = 0
@@ -52,7 +58,7 @@ class Counters:
 
 
 class Refused(Exception):  # noqa: N818
-    """This node does not talk to a peer; the text says why, the code what kind of reason it is."""
+    """This node rejects a peer; the text says why, and the code what kind of reason it is."""
 
     def __init__(self, code: grpc.StatusCode, why: str) -> None:
         super().__init__(why)
@@ -112,12 +118,12 @@ def read_hello(said: raft_pb2.RaftHello, mine: Hello) -> Hello:
     """Returns the identity of a peer.
 
     Raises:
-        Refused: This node does not talk to it, or its hello is malformed.
+        Refused: This node rejects it, or its hello is malformed.
     """
     if said.protocol != PROTOCOL:
         raise Refused(
             grpc.StatusCode.FAILED_PRECONDITION,
-            f"the nodes speak different versions, {said.protocol} and {PROTOCOL}: upgrade the older one",
+            f"the nodes speak different protocol versions, {said.protocol} and {PROTOCOL}: upgrade the older one",
         )
     for field, length, least, most in (
         ("name", len(said.name), 1, NAME_CHARS_MAX),
@@ -138,7 +144,7 @@ def read_hello(said: raft_pb2.RaftHello, mine: Hello) -> Hello:
 
 
 def check_cluster(peer: Hello, mine: Hello) -> None:
-    """Checks that a peer is in the same cluster, or may still come to be.
+    """Checks that a peer is in the same cluster, or may still join it.
 
     Raises:
         Refused: It is in another cluster.
@@ -148,8 +154,8 @@ def check_cluster(peer: Hello, mine: Hello) -> None:
     if peer.cluster_id != mine.cluster_id:
         raise Refused(
             grpc.StatusCode.FAILED_PRECONDITION,
-            f"the nodes are of different clusters: {peer.name} of {peer.cluster_id.hex()}, "
-            f"{mine.name} of {mine.cluster_id.hex()}",
+            f"the nodes belong to different clusters: {peer.name} to {peer.cluster_id.hex()}, "
+            f"{mine.name} to {mine.cluster_id.hex()}",
         )
 
 
@@ -157,7 +163,7 @@ def meet(handler: Handler, peer: Hello, address: str) -> None:
     """Tells the groups of a node about a peer that identified itself; see `Handler.met`.
 
     Raises:
-        Refused: This node does not talk to it.
+        Refused: This node rejects it.
     """
     try:
         handler.met(peer, address)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from codeq_server.replication.raft import compaction
+from codeq_server.replication.raft import stored_log
 from codeq_server.replication.raft.disk import Work
 from members_net import Cluster
 
@@ -13,8 +13,8 @@ BIG = 1 << 40
 
 
 async def test_long_log_is_cut_in_slices_until_it_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compaction, "LOG_BYTES", BIG)
-    monkeypatch.setattr(compaction, "LOG_BYTES_MAX", BIG)
+    monkeypatch.setattr(stored_log, "LOG_BYTES", BIG)
+    monkeypatch.setattr(stored_log, "LOG_BYTES_MAX", BIG)
     async with Cluster(tmp_path, "a") as cluster:
         node = await cluster.leader()
         group = node.member.group
@@ -29,9 +29,9 @@ async def test_long_log_is_cut_in_slices_until_it_is_short(tmp_path: Path, monke
             submit(work)
 
         monkeypatch.setattr(node.member.disk, "submit", note)
-        monkeypatch.setattr(compaction, "CUT_ENTRIES_MAX", 10)
-        monkeypatch.setattr(compaction, "LOG_BYTES", 30 * compaction.ENTRY_BYTES)
-        monkeypatch.setattr(compaction, "LOG_BYTES_MAX", 60 * compaction.ENTRY_BYTES)
+        monkeypatch.setattr(stored_log, "CUT_ENTRIES_MAX", 10)
+        monkeypatch.setattr(stored_log, "LOG_BYTES", 30 * stored_log.ENTRY_BYTES)
+        monkeypatch.setattr(stored_log, "LOG_BYTES_MAX", 60 * stored_log.ENTRY_BYTES)
         for number in range(10):
             await node.write({b"u%d" % number: b"x"})
         assert max(cuts) == 10

@@ -1,7 +1,8 @@
-"""Keeps the log short: cuts off applied entries at its front."""
+"""The log of a group on the disk: grows at its end, is cut at its front, and gives way to a snapshot as a whole."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from codeq_raft_core import RaftNode
@@ -10,9 +11,9 @@ from .disk import Disk, Work
 from .log_rows import GroupKeys, base_value
 
 LOG_BYTES: Final = 64 << 20
-"""Log length from which it is cut, leaving at least half of this; a leader keeps what any member lacks."""
+"""Log length from which it is cut, leaving at least half of this; a leader keeps the entries that a member lacks."""
 LOG_BYTES_MAX: Final = 256 << 20
-"""Length from which a leader cuts whatever members lack: they get a snapshot. About ten seconds at full load."""
+"""Length from which a leader cuts even entries that a member lacks: it gets a snapshot. About 10 s at full load."""
 CUT_ENTRIES_MAX: Final = 8_000
 """Most entries cut off at once: deleting them blocks the event loop for about 10 ms. The rest follows with the next
 applied entries."""
@@ -20,18 +21,45 @@ ENTRY_BYTES: Final = 256
 """Memory of an entry in addition to its content."""
 
 
-class LogKeeper:
-    """Cuts the log of a group.
+class StoredLog:
+    """The entries of a group that were handed to the disk.
+
+    Args:
+        keys: Keys of the group.
+        disk: Writes the rows.
+        base: Index of the last entry cut off.
+        last: Index of the last entry.
 
     Attributes:
         base: Index of the last entry cut off.
+        last: Index of the last entry handed to the disk.
         held: Index after which entries are kept for a snapshot in transit; None: there is none.
     """
 
-    def __init__(self, keys: GroupKeys, disk: Disk, base: int = 0) -> None:
-        self.base = base
+    def __init__(self, keys: GroupKeys, disk: Disk, base: int = 0, last: int = 0) -> None:
+        self.base, self.last = base, last
         self.held: int | None = None
         self._keys, self._disk = keys, disk
+
+    def append(self, entries: Sequence[tuple[int, int, bytes]], rows: dict[bytes, bytes | None]) -> int:
+        """Adds the row changes of new entries, which replace all stored from the first one on; returns their bytes."""
+        keys, size = self._keys, 0
+        for index, _, content in entries:
+            rows[keys.entry(index)] = content
+            size += len(content)
+        last = entries[-1][0]
+        for index in range(last + 1, self.last + 1):
+            rows[keys.entry(index)] = None  # after a restart, a stale tail would count as decided
+        self.last = last
+        return size
+
+    def replace(self, index: int, term: int) -> dict[bytes, bytes | None]:
+        """Returns the row changes that replace the whole log by a snapshot of the entries up to `index`."""
+        keys = self._keys
+        rows: dict[bytes, bytes | None] = {keys.entry(index): None for index in range(self.base + 1, self.last + 1)}
+        rows[keys.base] = base_value(index, term)
+        self.last = self.base = index
+        return rows
 
     def keep_short(self, node: RaftNode, written: int, *, leading: bool) -> None:
         """Cuts the log if it is long.

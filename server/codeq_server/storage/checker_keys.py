@@ -1,0 +1,32 @@
+"""Homes and places as the checker keeps them: as one number, the one in their key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def pack(queue: int, lane: int, position: int) -> int:
+    """Returns a home or a place as one number."""
+    return queue << 56 | lane << 48 | position
+
+
+def number(key: bytes) -> int:
+    """Returns the number in a key: of a home or a place, or a lease token."""
+    return int.from_bytes(key[1:], "big")
+
+
+def key_of(table: bytes, packed: int) -> bytes:
+    """Returns the key of a packed home or place in table "t", "s" or "u"."""
+    return table + packed.to_bytes(11, "big")
+
+
+def listed_homes(queues: Sequence[int], homes: Sequence[int]) -> list[int]:
+    """Returns the packed homes that a row lists: one queue for all of them, or a queue for each."""
+    if len(queues) == 1:
+        queues = [queues[0]] * len(homes)
+    return [queue << 56 | home for queue, home in zip(queues, homes, strict=False)]
+
+
+def queues_match(queues: Sequence[int], homes: Sequence[int]) -> bool:
+    """Returns whether a row names as many queues as `listed_homes` needs."""
+    return len(queues) in {1, len(homes)}

@@ -1,0 +1,23 @@
+"""Opens the store that a server of its own serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .memory import MemoryStore
+from .rocks import RocksStore
+from .store import Store
+
+
+def open_store(path: Path | None, *, fsync: bool, files_max: int) -> Store:
+    """Opens the store in a directory, which is created if missing; None: in memory.
+
+    Args:
+        path: The directory.
+        fsync: Whether `sync` waits for the disk.
+        files_max: Most database files open at a time.
+
+    Raises:
+        StoreError: It cannot be opened.
+    """
+    return MemoryStore() if path is None else RocksStore(path, fsync=fsync, files_max=files_max)

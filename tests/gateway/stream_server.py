@@ -43,9 +43,18 @@ class _Calls:
             for method in service.methods
         }
 
-    def authenticate(self, name: str, authorization: str) -> str:
+    def known(self, name: str, authorization: str) -> str | None:
         try:
-            self._answers.admit(name, authorization)
+            check = self._answers.admit(name, authorization)
+        except CallFailed as failed:
+            raise Rejection(Reason(failed.reason), failed.message, failed.violations, failed.metadata) from None
+        return authorization if check is None else None
+
+    async def authenticate(self, name: str, authorization: str) -> str:
+        try:
+            check = self._answers.admit(name, authorization)
+            if check is not None:
+                await check()
         except CallFailed as failed:
             raise Rejection(Reason(failed.reason), failed.message, failed.violations, failed.metadata) from None
         return authorization

@@ -98,6 +98,24 @@ async def test_refusal_arrives_whole(server: tuple[TaskDouble, StreamServer]) ->
     assert refused.value.retry_after_seconds is None
 
 
+async def test_call_waits_for_the_validation_of_its_token(server: tuple[TaskDouble, StreamServer]) -> None:
+    double, started = server
+    validated = asyncio.Event()
+    asked = asyncio.Event()
+
+    async def validate() -> None:
+        asked.set()
+        await validated.wait()
+
+    double.admission = validate
+    async with remote(started.address) as (_, dispatcher):
+        waiting = asyncio.create_task(dispatcher.call(creating()))
+        await asyncio.wait_for(asked.wait(), 10)
+        assert double.calls == []
+        validated.set()
+        assert (await waiting).task.command == "A"
+
+
 async def test_stale_read_is_passed_on(server: tuple[TaskDouble, StreamServer]) -> None:
     double, started = server
     async with remote(started.address) as (_, dispatcher):

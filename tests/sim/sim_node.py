@@ -19,6 +19,7 @@ from codeq_server.replication.local import LocalLog
 from codeq_server.services.calls import Calls
 from codeq_server.services.serving import Serving
 from codeq_server.services.shard_table import ShardTable
+from codeq_server.services.stream_token import StreamToken
 from codeq_server.storage.identity import next_identity, save
 from google.protobuf.message import Message
 from sim_audit import Audit
@@ -49,7 +50,7 @@ def claims_of(holder: str) -> Claims:
 class Trust:
     """An authenticator that accepts every token."""
 
-    def authenticate(self, authorization: str, _principal: int, _scope: str = "") -> Claims:
+    def known(self, authorization: str, _principal: int, _scope: str = "") -> Claims:
         return claims_of(authorization)
 
 
@@ -237,6 +238,10 @@ class Node:
         return stream
 
 
+async def _renewed(holder: str) -> Claims:
+    return claims_of(holder)
+
+
 def _lose(future: asyncio.Future[Any]) -> None:
     _give(future, Lost())
 
@@ -301,8 +306,8 @@ class Stream:
         if calls.draining:
             raise Rejection(Reason.DRAINING, "the server is stopping")
         serving = calls.shards.current()
-        claims = claims_of(self._holder)
-        await (serving.produce(claims, self, InFlight()) if self._kind == "produce" else serving.work(claims, self))
+        token = StreamToken(claims_of(self._holder), _renewed, self._node.loop.time)
+        await (serving.produce(token, self, InFlight()) if self._kind == "produce" else serving.work(token, self))
 
     async def read(self) -> Any:
         return await self._up.get()

@@ -18,6 +18,7 @@ from codeq_server.services.serving import Serving
 from codeq_server.services.shard_table import ShardTable
 from google.protobuf.message import Message
 from held_log import HeldRunner, turns, until
+from scripted_validator import ScriptedValidator, token_of
 
 TOKEN = "secret"
 SUBMIT = "/codeq.v1.TaskService/SubmitResult"
@@ -104,3 +105,25 @@ async def test_call_that_came_over_a_call_stream_is_not_passed_on(calls: Calls) 
     with pytest.raises(Rejection) as refusal:
         await calls.call(SUBMIT, task_service_pb2.SubmitResultRequest(), f"Bearer {TOKEN}", stale=False)
     assert refusal.value.reason is Reason.NOT_LEADER
+
+
+async def no_forward(address: str, _: Call) -> Message:
+    raise AssertionError(f"forwarded to {address}")
+
+
+async def test_body_of_a_caller_whose_token_has_to_be_validated_waits_for_that() -> None:
+    """The gateway learns at once who is known, and otherwise gets the check to await before it reads a body."""
+    validator = ScriptedValidator(good=token_of())
+    calls = Calls(Authenticator(validator, validator), ShardTable(lambda: Rejection(Reason.NOT_LEADER, "elsewhere")))
+    dispatcher = LocalDispatcher(calls, no_forward)
+    validator.waits = True
+    good, bad = (dispatcher.admit(SUBMIT, f"Bearer {name}") for name in ("good", "bad"))
+    assert good is not None
+    assert bad is not None
+    validator.release()
+    await good()
+    with pytest.raises(CallFailed) as refused:
+        await bad()
+    assert refused.value.reason == Reason.UNAUTHENTICATED.value
+    assert dispatcher.admit(SUBMIT, "Bearer good") is None
+    await turns()

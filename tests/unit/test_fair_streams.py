@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from codeq_server.services.calls import Calls
 from codeq_server.services.produce import ProducerStream
 from codeq_server.services.serving import Serving
 from codeq_server.services.shard_table import ShardTable
+from codeq_server.services.stream_token import StreamToken
 from codeq_server.services.streams import StreamRegistry
 from codeq_server.services.work import WorkerStream
 from held_log import HeldRunner, turns, until
@@ -67,15 +69,20 @@ def calls(runner: HeldRunner) -> Calls:
     return made
 
 
-def flood_claims() -> Claims:
-    return Claims("flood", "flood", WORKER_SCOPES, frozenset({"*"}), "USER", is_admin=False)
+def flood_token() -> StreamToken:
+    claims = Claims("flood", "flood", WORKER_SCOPES, frozenset({"*"}), "USER", is_admin=False)
+    return StreamToken(claims, no_renewal, time.time)
+
+
+async def no_renewal(_: str) -> Claims:
+    raise Rejection(Reason.UNAUTHENTICATED, "invalid token")
 
 
 def producer(runner: HeldRunner) -> ProducerStream:
     """Returns a stream whose client sends full frames without end."""
     frame = producer_service_pb2.ProduceRequest(tasks=[task_pb2.TaskSpec(command="F", payload=b"1")] * FRAME_TASKS)
     hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
-    return ProducerStream(runner, flood_claims(), StreamRegistry(), EndlessClient(hello, frame), InFlight())
+    return ProducerStream(runner, flood_token(), StreamRegistry(), EndlessClient(hello, frame), InFlight())
 
 
 def worker(runner: HeldRunner) -> WorkerStream:
@@ -83,7 +90,7 @@ def worker(runner: HeldRunner) -> WorkerStream:
     more = worker_service_pb2.WorkRequest(add_credits=FRAME_TASKS)
     hello = worker_service_pb2.WorkRequest(hello=worker_service_pb2.WorkerHello(), add_credits=FRAME_TASKS)
     return WorkerStream(
-        runner, flood_claims(), StreamRegistry(), 60, Artifacts(runner, None, 0), EndlessClient(hello, more)
+        runner, flood_token(), StreamRegistry(), 60, Artifacts(runner, None, 0), EndlessClient(hello, more)
     )
 
 
@@ -130,7 +137,7 @@ async def test_large_frame_waits_for_its_turn_among_large_requests(runner: HeldR
     hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
     client = EndlessClient(hello, frame)
     async with in_flight.turn(WORKED_BYTES_MAX):
-        stream = asyncio.create_task(ProducerStream(runner, flood_claims(), StreamRegistry(), client, in_flight).run())
+        stream = asyncio.create_task(ProducerStream(runner, flood_token(), StreamRegistry(), client, in_flight).run())
         await until(lambda: in_flight.held > LARGE_BYTES)
         await turns(10)
         assert runner.shard.totals.created == 0
@@ -144,7 +151,7 @@ async def test_frame_of_thousands_of_tasks_is_created_in_parts(runner: HeldRunne
     frame = producer_service_pb2.ProduceRequest(tasks=[task_pb2.TaskSpec(command="F", payload=b"1")] * 4096)
     hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
     stream = asyncio.create_task(
-        ProducerStream(runner, flood_claims(), StreamRegistry(), EndlessClient(hello, frame), InFlight()).run()
+        ProducerStream(runner, flood_token(), StreamRegistry(), EndlessClient(hello, frame), InFlight()).run()
     )
     most, before = 0, 0
     while before < 4096:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from codeq_server.services.local_dispatch import failed
 from codeq_server.services.server_info import ServerService
 from codeq_server.services.serving import Serving
 from codeq_server.services.shard_table import ShardTable
+from codeq_server.services.stream_token import StreamToken
 from codeq_server.storage.memory import MemoryStore
 from codeq_server.storage.rocks import RocksStore
 from google.rpc import error_details_pb2
@@ -32,6 +34,13 @@ LEADER = {"leader": "two", "leaderHttp": "http://two:8080", "leaderGrpc": "two:9
 ELSEWHERE = Rejection(Reason.NOT_LEADER, "another node leads", metadata=LEADER)
 SCOPES = WORKER_SCOPES
 CREATE = pb.CreateTaskRequest(spec=task_pb2.TaskSpec(command="a", payload=b"1"))
+
+
+CLAIMS = Claims("w", "acme", SCOPES, frozenset({"*"}), "USER", is_admin=False)
+
+
+async def no_renewal(_: str) -> Claims:
+    raise Rejection(Reason.UNAUTHENTICATED, "invalid token")
 
 
 class TenantTokens:
@@ -279,15 +288,15 @@ async def test_calls_about_the_node_are_answered_whoever_serves_the_shard() -> N
 
 def open_streams(serving: Serving) -> list[tuple[Client, asyncio.Task[None]]]:
     """Opens a producer with a frame that is not acked, and a worker with a task that is not pushed."""
-    claims = Claims("w", "acme", SCOPES, frozenset({"*"}), "USER", is_admin=False)
+    token = StreamToken(CLAIMS, no_renewal, time.time)
     frame = producer_service_pb2.ProduceRequest(
         hello=producer_service_pb2.ProducerHello(), tasks=[task_pb2.TaskSpec(command="a", payload=b"1")]
     )
     more = worker_service_pb2.WorkRequest(hello=worker_service_pb2.WorkerHello(), add_credits=5)
     producer, worker = Client(frame), Client(more)
     return [
-        (producer, asyncio.create_task(serving.produce(claims, producer, InFlight()))),
-        (worker, asyncio.create_task(serving.work(claims, worker))),
+        (producer, asyncio.create_task(serving.produce(token, producer, InFlight()))),
+        (worker, asyncio.create_task(serving.work(token, worker))),
     ]
 
 

@@ -1,96 +1,100 @@
-"""Authenticates and authorizes callers by the authorization header."""
+"""Authenticates and authorizes callers by the authorization header.
+
+A verdict is cached until its token expires, so only the first call with a token may have to wait. All calls with that
+token share one validation.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from operator import attrgetter
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final, Protocol
 
-from codeq.options.v1 import options_pb2
-
-from codeq_server.auth.claims import WILDCARD, WORKER_SCOPES, Claims, InvalidTenantError, Token, claims_of
+from codeq_server.auth.claims import NEVER, WILDCARD, WORKER_SCOPES, Claims, Token
+from codeq_server.auth.verdict import NOBODY, Verdict, expired, refusing, verdict_of
 from codeq_server.core.errors import Reason, Rejection
 
-CACHED_HEADERS_MAX: Final = 1024
-"""Size of the cache of accepted headers; when it is full, it is cleared."""
+CACHED_TOKENS_MAX: Final = 1024
+"""Size of the cache of accepted tokens; when it is full, the one that was validated first is evicted."""
 
 HEADER_CHARS_MAX: Final = 16 * 1024
 """A longer authorization header is rejected without being parsed."""
+
+VALIDATIONS_MAX: Final = 256
+"""Maximum validations in flight; at the limit, tokens that are not cached are rejected with LIMIT_REACHED."""
+
+VALIDATION_SECONDS_MAX: Final = 5.0
+"""Maximum duration of a validation; then its callers get SERVER_UNREACHABLE."""
+
+TROUBLE_SECONDS: Final = 10.0
+"""Shortest time between two reports of failed validations."""
+
+_BEARER: Final = "Bearer "
+
+_BUSY: Final = refusing(
+    Rejection(Reason.LIMIT_REACHED, f"{VALIDATIONS_MAX} tokens are being validated, the limit: try again")
+)
+_UNTOLD: Final = refusing(
+    Rejection(Reason.SERVER_UNREACHABLE, "the token cannot be validated at the moment: try again")
+)
+
+Validation = Callable[[], Awaitable[Token | None]]
+"""Validates a token by waiting for something, such as a key; returns its content, or None if it is rejected."""
 
 
 class Validator(Protocol):
     """Validates the tokens of one kind of caller."""
 
-    def validate(self, token: str) -> Token | None:
-        """Returns the content of an accepted token, otherwise None."""
+    def validate(self, token: str) -> Token | Validation | None:
+        """Validates a token without blocking the event loop.
+
+        Returns:
+            The content of an accepted token, even if it has expired; None for any other token; or, if this cannot be
+            told at once, the validation to await.
+        """
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    reason: Reason
-    message: str
-
-
-_Outcome = Claims | _Refusal
-
-_NO_TOKEN: Final = _Refusal(Reason.UNAUTHENTICATED, "missing bearer token")
-_BAD_TOKEN: Final = _Refusal(Reason.UNAUTHENTICATED, "invalid token")
-_NO_EVENT_TYPES: Final = _Refusal(Reason.UNAUTHENTICATED, "the worker token carries no event types")
-_NO_SCOPES: Final = _Refusal(Reason.UNAUTHENTICATED, "the worker token carries no scopes")
-_BAD_TENANT: Final = _Refusal(Reason.INVALID_TENANT, "invalid tenant claims")
-_NOT_PRODUCER: Final = _Refusal(Reason.WRONG_TOKEN_KIND, "this is a worker's token, and the call needs a producer's")
-_NOT_PRODUCER_ADMIN: Final = _Refusal(
-    Reason.WRONG_TOKEN_KIND, "this is a worker's token, and the call needs an administrator's"
-)
-_NOT_WORKER: Final = _Refusal(Reason.WRONG_TOKEN_KIND, "this is a producer's token, and the call needs a worker's")
-_NOT_ADMIN: Final = _Refusal(Reason.NOT_ADMIN, "the token is not an administrator's")
-
-
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """Outcome of one header for each kind of principal."""
-
-    producer: _Outcome
-    worker: _Outcome
-    either: _Outcome
-    admin: _Outcome
-
-    @property
-    def is_known(self) -> bool:
-        """Whether any validator accepted the token."""
-        return not all(outcome in (_BAD_TOKEN, _NO_TOKEN) for outcome in (self.producer, self.worker, self.either))
-
-
-_NOBODY: Final = _Verdict(_NO_TOKEN, _NO_TOKEN, _NO_TOKEN, _NO_TOKEN)
-
-_PICK: Final[dict[int, Callable[[_Verdict], _Outcome]]] = {
-    options_pb2.PRINCIPAL_PRODUCER: attrgetter("producer"),
-    options_pb2.PRINCIPAL_WORKER: attrgetter("worker"),
-    options_pb2.PRINCIPAL_ANY: attrgetter("either"),
-    options_pb2.PRINCIPAL_ADMIN: attrgetter("admin"),
-}
-
-
 class Authenticator:
-    """Authenticates callers by the validators of producers and workers. A token may be valid for both."""
+    """Authenticates callers by the validators of producers and workers. A token may be valid for both.
 
-    def __init__(self, producer: Validator, worker: Validator, *, producer_as_worker: bool = False) -> None:
+    Attributes:
+        clock: Returns the Unix time in seconds, to which the expiry of tokens is compared.
+    """
+
+    def __init__(
+        self,
+        producer: Validator,
+        worker: Validator,
+        *,
+        producer_as_worker: bool = False,
+        clock: Callable[[], float] = time.time,
+        on_trouble: Callable[[Exception], None] | None = None,
+    ) -> None:
         """Creates an authenticator.
 
         Args:
             producer: Validates tokens of producers.
             worker: Validates tokens of workers.
             producer_as_worker: Whether a token valid only for producers may also do everything a worker may.
+            clock: Returns the Unix time in seconds.
+            on_trouble: Called with the exception of a failed validation, at most once in TROUBLE_SECONDS.
         """
         self._producer = producer
         self._worker = worker
         self._producer_as_worker = producer_as_worker
-        self._verdicts: dict[str, _Verdict] = {}
+        self.clock = clock
+        self._on_trouble = on_trouble
+        self._troubled_at = -TROUBLE_SECONDS
+        self._verdicts: dict[str, Verdict] = {}
+        """Verdicts on accepted tokens by header, in the order of their validation."""
+        self._validations: dict[str, asyncio.Task[Verdict]] = {}
+        """Validations in flight, by header."""
 
-    def authenticate(self, authorization_header: str, principal: int, scope: str = "") -> Claims:
-        """Returns the caller.
+    def known(self, authorization_header: str, principal: int, scope: str = "") -> Claims | None:
+        """Returns the caller, or None if the token's validation has to be awaited, with `authenticate`.
 
         Args:
             authorization_header: Value as received, such as "Bearer t0k3n"; empty if there was none.
@@ -98,49 +102,91 @@ class Authenticator:
             scope: Scope that the token must carry; empty: none.
 
         Raises:
-            Rejection: UNAUTHENTICATED, WRONG_TOKEN_KIND, INVALID_TENANT, MISSING_SCOPE or NOT_ADMIN.
+            Rejection: UNAUTHENTICATED, WRONG_TOKEN_KIND, INVALID_TENANT, MISSING_SCOPE or NOT_ADMIN; LIMIT_REACHED or
+                SERVER_UNREACHABLE if the token cannot be validated at the moment.
         """
-        verdict = self._verdicts.get(authorization_header)
-        if verdict is None:
-            verdict = self._judge(authorization_header)
-        outcome = _PICK[principal](verdict)
-        if isinstance(outcome, _Refusal):
-            raise Rejection(outcome.reason, outcome.message)
-        if scope and scope not in outcome.scopes:
-            raise Rejection(Reason.MISSING_SCOPE, f"missing scope {scope}")
-        return outcome
+        verdict = self._kept(authorization_header) or self._judge(authorization_header)
+        return None if isinstance(verdict, asyncio.Task) else verdict.claims(principal, scope)
 
-    def _judge(self, header: str) -> _Verdict:
-        token = _bearer(header)
-        if not token:
-            return _NOBODY
-        producer_token = self._producer.validate(token)
-        worker_token = self._worker.validate(token)
-        if worker_token is None and producer_token is not None and self._producer_as_worker:
-            worker_token = replace(producer_token, scopes=WORKER_SCOPES, event_types=frozenset({WILDCARD}))
-        verdict = _verdict(producer_token, worker_token)
-        if verdict.is_known:  # invalid tokens must not evict valid ones
-            if len(self._verdicts) >= CACHED_HEADERS_MAX:
-                self._verdicts.clear()
-            self._verdicts[header] = verdict
+    async def authenticate(self, authorization_header: str, principal: int, scope: str = "") -> Claims:
+        """Returns the caller, once its token is validated; see `known`.
+
+        Raises:
+            Rejection: As `known`.
+        """
+        verdict = self._kept(authorization_header) or self._judge(authorization_header)
+        if isinstance(verdict, asyncio.Task):
+            verdict = await asyncio.shield(verdict)  # others may be waiting for it
+        return verdict.claims(principal, scope)
+
+    def _kept(self, header: str) -> Verdict | None:
+        """Returns the cached verdict on a header; drops it if its token has expired."""
+        verdict = self._verdicts.get(header)
+        if verdict is not None and verdict.expires_at != NEVER and verdict.expires_at <= self.clock():
+            del self._verdicts[header]
+            return None
         return verdict
 
+    def _judge(self, header: str) -> Verdict | asyncio.Task[Verdict]:
+        token = _bearer(header)
+        if not token:
+            return NOBODY
+        header = _BEARER + token  # each token is cached once, however its header is written
+        found = self._kept(header) or self._validations.get(header)
+        if found is not None:
+            return found
+        try:
+            answers = self._producer.validate(token), self._worker.validate(token)
+        except Exception as problem:  # noqa: BLE001 - a validator's failure concerns only its tokens
+            return self._fail(problem)
+        producer, worker = answers
+        if not callable(producer) and not callable(worker):
+            return self._decide(header, producer, worker)
+        if len(self._validations) >= VALIDATIONS_MAX:
+            return _BUSY
+        validating = asyncio.get_running_loop().create_task(self._validate(header, *answers), name="token-validation")
+        self._validations[header] = validating
+        validating.add_done_callback(lambda _: self._validations.pop(header))
+        return validating
 
-def _verdict(producer_token: Token | None, worker_token: Token | None) -> _Verdict:
-    if worker_token is None:
-        producer = _outcome(producer_token)
-        no_worker = _BAD_TOKEN if producer_token is None else _NOT_WORKER
-        return _Verdict(producer, no_worker, either=producer, admin=_as_admin(producer))
-    worker = _worker_outcome(worker_token)
-    if producer_token is None:
-        return _Verdict(_NOT_PRODUCER, worker, either=worker, admin=_NOT_PRODUCER_ADMIN)
-    producer = _outcome(producer_token)
-    either = _outcome(worker_token) if worker_token.event_types else producer
-    return _Verdict(producer, worker, either=either, admin=_as_admin(producer))
+    async def _validate(
+        self, header: str, producer: Token | Validation | None, worker: Token | Validation | None
+    ) -> Verdict:
+        try:
+            async with asyncio.timeout(VALIDATION_SECONDS_MAX):
+                producer_token = await producer() if callable(producer) else producer
+                worker_token = await worker() if callable(worker) else worker
+        except Exception as problem:  # noqa: BLE001 - as above
+            return self._fail(problem)
+        return self._decide(header, producer_token, worker_token)
+
+    def _decide(self, header: str, producer_token: Token | None, worker_token: Token | None) -> Verdict:
+        """Returns the verdict on a validated token, and caches it if the token is accepted."""
+        accepted = [token for token in (producer_token, worker_token) if token is not None]
+        if not accepted:  # rejected tokens must not evict accepted ones
+            return verdict_of(None, None)
+        now = self.clock()
+        if not any(token.expires_at > now for token in accepted):
+            return refusing(expired(accepted[-1].expires_at))
+        producer_token, worker_token = _unexpired(producer_token, now), _unexpired(worker_token, now)
+        if worker_token is None and producer_token is not None and self._producer_as_worker:
+            worker_token = replace(producer_token, scopes=WORKER_SCOPES, event_types=frozenset({WILDCARD}))
+        if len(self._verdicts) >= CACHED_TOKENS_MAX:
+            del self._verdicts[next(iter(self._verdicts))]
+        verdict = self._verdicts[header] = verdict_of(producer_token, worker_token)
+        return verdict
+
+    def _fail(self, problem: Exception) -> Verdict:
+        """Reports a failed validation, and returns the verdict for its callers: the token may be good."""
+        now = self.clock()
+        if self._on_trouble is not None and not 0 <= now - self._troubled_at < TROUBLE_SECONDS:
+            self._troubled_at = now
+            self._on_trouble(problem)
+        return _UNTOLD
 
 
-def _as_admin(producer: _Outcome) -> _Outcome:
-    return _NOT_ADMIN if isinstance(producer, Claims) and not producer.is_admin else producer
+def _unexpired(token: Token | None, now: float) -> Token | None:
+    return token if token is not None and token.expires_at > now else None
 
 
 def _bearer(header: str) -> str:
@@ -148,20 +194,3 @@ def _bearer(header: str) -> str:
         return ""
     scheme, _, token = header.strip().partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
-
-
-def _outcome(token: Token | None) -> _Outcome:
-    if token is None:
-        return _BAD_TOKEN
-    try:
-        return claims_of(token)
-    except InvalidTenantError:
-        return _BAD_TENANT
-
-
-def _worker_outcome(token: Token | None) -> _Outcome:
-    if token is not None and not token.event_types:
-        return _NO_EVENT_TYPES
-    if token is not None and not token.scopes:
-        return _NO_SCOPES
-    return _outcome(token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ WORKER_SCOPES: Final = frozenset(
     {"codeq:claim", "codeq:heartbeat", "codeq:abandon", "codeq:nack", "codeq:result", "codeq:subscribe"}
 )
 """Every scope of a worker."""
+
+NEVER: Final = math.inf
+"""Expiry of a token that does not expire."""
 
 _TENANT_CLAIMS: Final = ("tid", "tenantId", "tenant_id", "organizationId", "organization_id")
 TENANT: Final = re.compile(r"[a-z][a-z0-9-]{1,62}", re.ASCII)
@@ -42,6 +46,7 @@ class Token:
         scopes: Scopes such as "codeq:claim".
         event_types: Commands that the holder may work on; "*" means all.
         raw: All claims, such as `role` and `tenantId`.
+        expires_at: When the token ends, in seconds of Unix time; NEVER if it does not.
     """
 
     subject: str
@@ -49,6 +54,7 @@ class Token:
     scopes: frozenset[str]
     event_types: frozenset[str]
     raw: Mapping[str, object]
+    expires_at: float = NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,7 @@ class Claims:
         event_types: Commands that the caller may work on; "*" means all.
         role: Role in capitals; "USER" if the token names none.
         is_admin: Whether administrative calls are allowed, if the token is a producer's.
+        expires_at: When the token ends, in seconds of Unix time; NEVER if it does not.
     """
 
     subject: str
@@ -70,6 +77,7 @@ class Claims:
     event_types: frozenset[str]
     role: str
     is_admin: bool
+    expires_at: float = NEVER
 
     @property
     def allows_every_command(self) -> bool:
@@ -79,6 +87,15 @@ class Claims:
     def allows_command(self, command: str) -> bool:
         """Returns whether the caller may work on tasks of the command."""
         return command in self.event_types or WILDCARD in self.event_types
+
+    def patience(self, seconds: float, now: float) -> float:
+        """Returns how long a call of the caller may wait: the given seconds, but not past the end of the token.
+
+        Args:
+            seconds: How long the caller is willing to wait.
+            now: Unix time in seconds.
+        """
+        return max(0.0, min(seconds, self.expires_at - now))
 
 
 def claims_of(token: Token) -> Claims:
@@ -96,6 +113,7 @@ def claims_of(token: Token) -> Claims:
         event_types=token.event_types,
         role=role or "USER",
         is_admin=role == ADMIN_ROLE or ADMIN_SCOPE in token.scopes,
+        expires_at=token.expires_at,
     )
 
 

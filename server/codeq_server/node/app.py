@@ -408,6 +408,15 @@ def _authenticator(auth: AuthSettings) -> Authenticator:
         StaticValidator(auth.producer),
         StaticValidator(auth.worker),
         producer_as_worker=auth.allow_producer_as_worker,
+        on_trouble=_log_validation,
+    )
+
+
+def _log_validation(problem: Exception) -> None:
+    _log.error(
+        "token_validation_failed",
+        exc_info=problem,
+        hint="calls with tokens that are not cached are rejected until tokens can be validated again",
     )
 
 

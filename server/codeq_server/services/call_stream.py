@@ -87,8 +87,12 @@ class UnaryCalls(Protocol):
         """Methods by full name."""
         ...
 
-    def authenticate(self, name: str, authorization: str) -> Any:
-        """Returns the caller of a call."""
+    def known(self, name: str, authorization: str) -> Any:
+        """Returns the caller of a call; None: its token has to be validated first."""
+        ...
+
+    async def authenticate(self, name: str, authorization: str) -> Any:
+        """Returns the caller of a call once its token is validated."""
         ...
 
     def carry_out(self, name: str, claims: Any, request: Any, *, stale: bool) -> Awaitable[Message]:
@@ -196,13 +200,13 @@ class CallStreams(Collector):
         except grpc.aio.InternalError:
             return  # a write failed because the gateway is gone
 
-    def _unary(self, request_class: type[Message], answer: Callable[[Any], Message]) -> Any:
+    def _unary(self, request_class: type[Message], answer: Callable[[Any], Awaitable[Message]]) -> Any:
         """Returns the handler of a unary call: served as a stream of one, so that the secret is checked first."""
 
         async def behaviour(_: Any, context: Any) -> Message | None:
             try:
                 self._check_secret(context)
-                return answer(await only_message(context))
+                return await answer(await only_message(context))
             except REFUSALS as problem:
                 refuse(context, refusal_of(problem))
                 let_go(problem)
@@ -225,17 +229,17 @@ class CallStreams(Collector):
             raise Rejection(Reason.UNAUTHENTICATED, "the gateway secret is missing or wrong: see gatewaySecret")
         self._on_known(context.peer())
 
-    def _authorize(self, request: call_pb2.AuthorizeRequest) -> call_pb2.AuthorizeResponse:
+    async def _authorize(self, request: call_pb2.AuthorizeRequest) -> call_pb2.AuthorizeResponse:
         if request.method not in self.calls.methods:
             raise Rejection(Reason.ROUTE_NOT_FOUND, "unknown method")
-        self.calls.authenticate(request.method, request.authorization)
+        await self.calls.authenticate(request.method, request.authorization)
         return call_pb2.AuthorizeResponse()
 
-    def _get_readiness(self, _: call_pb2.GetReadinessRequest) -> call_pb2.GetReadinessResponse:
+    async def _get_readiness(self, _: call_pb2.GetReadinessRequest) -> call_pb2.GetReadinessResponse:
         ready, details = self._probes.ready()
         return call_pb2.GetReadinessResponse(ready=ready, details=msgspec.json.encode(details))
 
-    def _get_metrics(self, _: call_pb2.GetMetricsRequest) -> call_pb2.GetMetricsResponse:
+    async def _get_metrics(self, _: call_pb2.GetMetricsRequest) -> call_pb2.GetMetricsResponse:
         return call_pb2.GetMetricsResponse(text=self._probes.metrics())
 
 
@@ -326,13 +330,14 @@ class _CallStream:
         try:
             if method is None:
                 raise Rejection(Reason.ROUTE_NOT_FOUND, "unknown method")  # noqa: TRY301
-            claims = streams.calls.authenticate(name, call.authorization)
+            calls, authorization = streams.calls, call.authorization
+            claims = calls.known(name, authorization) or await calls.authenticate(name, authorization)
             stale, parse = call.consistency == STALE, method.parse
             if len(call.request) < LARGE_BYTES:
-                response = await streams.calls.carry_out(name, claims, parse(call.request), stale=stale)
+                response = await calls.carry_out(name, claims, parse(call.request), stale=stale)
             else:
                 async with working_at(streams.in_flight, len(call.request)):
-                    response = await streams.calls.carry_out(name, claims, parse(call.request), stale=stale)
+                    response = await calls.carry_out(name, claims, parse(call.request), stale=stale)
             self._reply(call_pb2.Reply(number=call.number, response=response.SerializeToString()))
         except REFUSALS as problem:
             refusal = refusal_of(problem)

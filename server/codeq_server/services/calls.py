@@ -78,20 +78,33 @@ class Calls:
         Raises:
             Rejection: The call was rejected.
         """
-        return await self.carry_out(name, self.authenticate(name, authorization), request, stale=stale)
+        claims = self.known(name, authorization) or await self.authenticate(name, authorization)
+        return await self.carry_out(name, claims, request, stale=stale)
 
-    def authenticate(self, name: str, authorization: str) -> Claims:
-        """Authenticates a call and returns the claims of its caller.
+    def known(self, name: str, authorization: str) -> Claims | None:
+        """Authenticates a call and returns the claims of its caller; see `Authenticator.known`.
 
         Args:
             name: Full name of the method.
             authorization: Value of the authorization header.
 
+        Returns:
+            None: the token's validation has to be awaited, with `authenticate`.
+
         Raises:
-            Rejection: UNAUTHENTICATED, INVALID_TENANT, MISSING_SCOPE or NOT_ADMIN.
+            Rejection: The caller may not make the call.
         """
         access = self.methods[name].access
-        return self.authenticator.authenticate(authorization, access.principal, access.scope)
+        return self.authenticator.known(authorization, access.principal, access.scope)
+
+    async def authenticate(self, name: str, authorization: str) -> Claims:
+        """Returns the claims of a caller that is not `known`, once its token is validated.
+
+        Raises:
+            Rejection: The caller may not make the call.
+        """
+        access = self.methods[name].access
+        return await self.authenticator.authenticate(authorization, access.principal, access.scope)
 
     async def carry_out(self, name: str, claims: Claims, request: Message, *, stale: bool = False) -> Message:
         """Returns the response of a call whose caller is authenticated; see `call`.

@@ -27,6 +27,7 @@ from .calls import Calls
 from .counts import parser
 from .methods import Method
 from .serving import Serving
+from .stream_token import StreamToken
 from .unread import COUNTED_BYTES, UnreadReplies
 
 RETRY_AFTER_SECONDS: Final = 1
@@ -130,7 +131,8 @@ class GrpcFront:
             authorization = text_of(metadata.get("authorization", ""))
             code, about = "OK", NOTHING_ELSE
             try:
-                claims = self._calls.authenticate(method.name, authorization)
+                claims = self._calls.known(method.name, authorization)
+                claims = claims or await self._calls.authenticate(method.name, authorization)
                 self._on_known(context.peer())
                 content = await only_message(context)
                 self._unread.refuse_more(context.peer())
@@ -152,17 +154,20 @@ class GrpcFront:
 
         return behaviour
 
-    def _stream(self, name: str, serve: Callable[[Serving, Claims, Any], Awaitable[None]]) -> Any:
-        access = access_of(name)
+    def _stream(self, name: str, serve: Callable[[Serving, StreamToken, Any], Awaitable[None]]) -> Any:
+        access, authenticator = access_of(name), self._calls.authenticator
+
+        async def validate(token: str) -> Claims:
+            return await authenticator.authenticate(f"Bearer {token}", access.principal, access.scope)
 
         async def behaviour(_: Any, context: Any) -> None:
             try:
                 if self._calls.draining:
                     raise Rejection(Reason.DRAINING, "the server is stopping")  # noqa: TRY301
                 header = text_of(dict(context.invocation_metadata()).get("authorization", ""))
-                claims = self._calls.authenticator.authenticate(header, access.principal, access.scope)
+                claims = await authenticator.authenticate(header, access.principal, access.scope)
                 self._on_known(context.peer())
-                await serve(self._calls.shards.current(), claims, context)
+                await serve(self._calls.shards.current(), StreamToken(claims, validate, authenticator.clock), context)
             except asyncio.CancelledError as cancelled:
                 let_go(cancelled)
                 raise
@@ -171,8 +176,8 @@ class GrpcFront:
 
         return behaviour
 
-    async def _produce(self, serving: Serving, claims: Claims, context: Any) -> None:
-        await serving.produce(claims, context, self._in_flight)
+    async def _produce(self, serving: Serving, token: StreamToken, context: Any) -> None:
+        await serving.produce(token, context, self._in_flight)
 
     def _refuse(self, name: str, context: Any, problem: BaseException) -> tuple[str, Mapping[str, str]]:
         """Fails an RPC with a rejection, or with INTERNAL for a bug, which is logged.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from codeq import reasons
-from codeq_gateway.dispatch import LEADER_GRPC, STALE, Call, CallFailed
+from codeq_gateway.dispatch import LEADER_GRPC, STALE, Admission, Call, CallFailed
 from google.protobuf.message import Message
 
 from codeq_server.core.errors import Rejection
@@ -29,14 +30,21 @@ class LocalDispatcher:
         self._calls = calls
         self._forward = forward
 
-    def admit(self, method: str, authorization: str) -> None:
-        """Checks whether a caller may make a call.
+    def admit(self, method: str, authorization: str) -> Admission | None:
+        """Checks whether a caller may make a call; see `Dispatcher.admit`.
 
         Raises:
             CallFailed: The caller may not.
         """
         try:
-            self._calls.authenticate(method, authorization)
+            claims = self._calls.known(method, authorization)
+        except Rejection as rejection:
+            raise failed(rejection) from None
+        return None if claims is not None else partial(self._admit, method, authorization)
+
+    async def _admit(self, method: str, authorization: str) -> None:
+        try:
+            await self._calls.authenticate(method, authorization)
         except Rejection as rejection:
             raise failed(rejection) from None
 

@@ -10,7 +10,6 @@ from codeq.v1 import producer_service_pb2 as pb
 from codeq.v1 import task_pb2
 from codeq_gateway.bodies import LARGE_BYTES, InFlight
 
-from codeq_server.auth.claims import Claims
 from codeq_server.core import creates, names
 from codeq_server.core.clock import Now
 from codeq_server.core.creates import varint
@@ -23,6 +22,7 @@ from .convert import item_error
 from .creating import task_of
 from .outbox import Outbox
 from .server_info import PAYLOAD_BYTES_MAX
+from .stream_token import StreamToken
 from .streams import StreamRegistry, hello_of, protocol_error
 from .validation import check_message, is_json
 
@@ -38,12 +38,13 @@ class ProducerStream:
     """One producer's stream."""
 
     def __init__(
-        self, runner: ShardRunner, claims: Claims, registry: StreamRegistry, context: Any, in_flight: InFlight
+        self, runner: ShardRunner, token: StreamToken, registry: StreamRegistry, context: Any, in_flight: InFlight
     ) -> None:
         self._runner = runner
         self._in_flight = in_flight
-        self._tenant = claims.tenant_id
-        self._subject = claims.subject
+        self._token = token
+        self._tenant = token.claims.tenant_id
+        self._subject = token.claims.subject
         self._registry = registry
         self._context = context
         self._outbox: Outbox[tuple[pb.FrameAck, int]] = Outbox(runner)
@@ -57,7 +58,7 @@ class ProducerStream:
         """Serves the stream until the client half-closes.
 
         Raises:
-            Rejection: BAD_HANDSHAKE, TOO_LARGE, INVALID_FIELD or OUTCOME_UNKNOWN.
+            Rejection: BAD_HANDSHAKE, TOO_LARGE, INVALID_FIELD, OUTCOME_UNKNOWN, or why a token is no longer accepted.
         """
         self._first = await hello_of(self._context, pb.ProduceRequest)
         check_message(self._first.hello)
@@ -69,7 +70,7 @@ class ProducerStream:
             frame_tasks_max=FRAME_TASKS_MAX,
             frame_bytes_max=FRAME_BYTES_MAX,
         )
-        async with asyncio.TaskGroup() as group, self._registry.member(self.notify, group):
+        async with asyncio.TaskGroup() as group, self._registry.member(self.notify, group, self._token):
             await self._write(pb.ProduceResponse(welcome=welcome))
             group.create_task(self._registry.part(self._outbox.run, self._send), name="producer-acks")
             try:
@@ -87,6 +88,8 @@ class ProducerStream:
             if message.HasField("hello") and self._first is None:
                 raise protocol_error("only the first message may carry the hello")
             self._first = None
+            if message.token:
+                await self._token.renew(message.token)
             if message.tasks:
                 await self._take(message)
             message = None  # frees it while waiting for the next one

@@ -17,6 +17,7 @@ from codeq_server.engine.runner import ShardRunner
 from .artifacts import Artifacts
 from .produce import ProducerStream
 from .queues import QueueService
+from .stream_token import StreamToken
 from .streams import StreamRegistry
 from .tasks import TaskService
 from .work import WorkerStream
@@ -57,21 +58,21 @@ class Serving:
         self.handlers: dict[str, Handler] = handlers_of(TASKS, TaskService(runner, lease_seconds, self._artifacts))
         self.handlers |= handlers_of(QUEUES, QueueService(runner))
 
-    async def produce(self, claims: Claims, context: Any, in_flight: InFlight) -> None:
+    async def produce(self, token: StreamToken, context: Any, in_flight: InFlight) -> None:
         """Serves a producer stream to its end; `in_flight` counts the bytes of its large frames.
 
         Raises:
             Rejection: Why it ends; may be in an exception group.
         """
-        await ProducerStream(self.runner, claims, self.streams, context, in_flight).run()
+        await ProducerStream(self.runner, token, self.streams, context, in_flight).run()
 
-    async def work(self, claims: Claims, context: Any) -> None:
+    async def work(self, token: StreamToken, context: Any) -> None:
         """Serves a worker stream to its end.
 
         Raises:
             Rejection: Why it ends; may be in an exception group.
         """
-        await WorkerStream(self.runner, claims, self.streams, self._lease_seconds, self._artifacts, context).run()
+        await WorkerStream(self.runner, token, self.streams, self._lease_seconds, self._artifacts, context).run()
 
     def drain(self, grace_ms: int, leader: str = "") -> None:
         """Ends every wait, and notifies streams that they will end.

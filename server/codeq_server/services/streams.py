@@ -1,11 +1,12 @@
-"""Shared by producer and worker streams: the handshake, and notices of a shutdown or a change of leader."""
+"""Shared by producer and worker streams: the handshake, notices, and the end with the server, leader or token."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final, TypeVar, TypeVarTuple
 
 from codeq.v1 import error_pb2
@@ -15,6 +16,7 @@ from google.protobuf.message import Message
 from codeq_server.core.errors import Reason, Rejection
 
 from .convert import reason_number
+from .stream_token import StreamToken
 
 HELLO_SECONDS: Final = 10
 """Time for a client to send its hello."""
@@ -63,8 +65,8 @@ class StreamRegistry:
         return len(self._members)
 
     @asynccontextmanager
-    async def member(self, notify: Notify, group: asyncio.TaskGroup) -> AsyncIterator[None]:
-        """Registers a stream while it is served.
+    async def member(self, notify: Notify, group: asyncio.TaskGroup, token: StreamToken) -> AsyncIterator[None]:
+        """Registers a stream while it is served, and ends it with its token.
 
         Raises:
             Rejection: LIMIT_REACHED; DRAINING after `drain`; the rejection given to `end` after `end`.
@@ -74,9 +76,12 @@ class StreamRegistry:
         if len(self._members) >= STREAMS_MAX:
             raise Rejection(Reason.LIMIT_REACHED, f"{STREAMS_MAX} streams are open, the limit")
         self._members[notify] = group
+        tell = partial(self._start, group, notify)
+        watching = group.create_task(self.part(token.watch, tell), name="stream-token")
         try:
             yield
         finally:
+            watching.cancel()
             del self._members[notify]
 
     async def part(self, work: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> None:
@@ -97,7 +102,8 @@ class StreamRegistry:
         """
         self._refusal = Rejection(Reason.DRAINING, "the server is stopping")
         notice = pb.StreamNotice(reason=error_pb2.ERROR_REASON_DRAINING, grace_ms=grace_ms, leader=leader)
-        self._tell_all(lambda notify: self._tell(notify, notice))
+        for notify, group in self._members.items():
+            self._start(group, notify, notice)
 
     def end(self, refusal: Rejection) -> None:
         """Notifies every stream that another node leads, and ends it with the rejection after FAREWELL_SECONDS."""
@@ -107,15 +113,18 @@ class StreamRegistry:
             grace_ms=int(FAREWELL_SECONDS * 1000),
             leader=refusal.metadata.get("leaderGrpc", ""),
         )
-        self._tell_all(lambda notify: self._say_farewell(notify, notice, refusal))
-
-    def _tell_all(self, tell: Callable[[Notify], Coroutine[None, None, None]]) -> None:
         for notify, group in self._members.items():
-            telling = tell(notify)
-            try:
-                group.create_task(telling, name="stream-notice")
-            except RuntimeError:
-                telling.close()  # the stream is ending anyway
+            self._start(group, notify, notice, refusal)
+
+    def _start(
+        self, group: asyncio.TaskGroup, notify: Notify, notice: pb.StreamNotice, refusal: Rejection | None = None
+    ) -> None:
+        """Sends a notice without waiting; with a rejection, the stream ends with it after FAREWELL_SECONDS."""
+        telling = self._tell(notify, notice) if refusal is None else self._say_farewell(notify, notice, refusal)
+        try:
+            group.create_task(telling, name="stream-notice")
+        except RuntimeError:
+            telling.close()  # the stream is ending anyway
 
     async def _say_farewell(self, notify: Notify, notice: pb.StreamNotice, refusal: Rejection) -> None:
         loop = asyncio.get_running_loop()

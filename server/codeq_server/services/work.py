@@ -11,7 +11,6 @@ from codeq.v1 import error_pb2, producer_service_pb2, task_pb2
 from codeq.v1 import worker_service_pb2 as pb
 from codeq_internal.v1 import rows_pb2
 
-from codeq_server.auth.claims import Claims
 from codeq_server.core import claims as core_claims
 from codeq_server.core import outcomes
 from codeq_server.core.claims import CLAIM_MAX, Delivered
@@ -27,6 +26,7 @@ from .artifacts import Artifacts, Filed, Uploads, take_filed
 from .claiming import return_unused
 from .convert import reason_number, timestamp
 from .outbox import Outbox
+from .stream_token import StreamToken
 from .streams import StreamRegistry, hello_of, protocol_error
 from .tasks import allowed_commands, check_ending
 from .validation import check_json, check_message, is_json, kept_text
@@ -74,20 +74,23 @@ class WorkerStream:
     def __init__(
         self,
         runner: ShardRunner,
-        claims: Claims,
+        token: StreamToken,
         registry: StreamRegistry,
         default_lease_seconds: int,
         artifacts: Artifacts,
         context: Any,
     ) -> None:
         self._runner = runner
-        self._claims = claims
+        self._token = token
+        self._claims = claims = token.claims
         self._registry = registry
         self._artifacts = artifacts
         self._filed: Filed = {}
         """Artifacts of the outcomes of the message being processed."""
         self._context = context
         self._caller = Caller(claims.tenant_id, claims.subject, claims.subject)
+        self._asked: Sequence[str] = ()
+        """The commands of the hello."""
         self._commands: list[str] | None = None
         self._lease_seconds = default_lease_seconds
         self._credits = 0
@@ -120,7 +123,7 @@ class WorkerStream:
             credits_max=CREDITS_MAX,
         )
         try:
-            async with asyncio.TaskGroup() as group, self._registry.member(self.notify, group):
+            async with asyncio.TaskGroup() as group, self._registry.member(self.notify, group, self._token):
                 await self._write(pb.WorkResponse(welcome=welcome).SerializeToString())
                 group.create_task(self._registry.part(self._outbox.run, self._send), name="worker-pushes")
                 try:
@@ -136,8 +139,8 @@ class WorkerStream:
                     return_unused(self._runner, claim, [d.task_id for d in delivered])
 
     async def notify(self, notice: producer_service_pb2.StreamNotice) -> None:
-        """Notifies the client that the server will end the stream, and stops pushing tasks."""
-        self._draining = True
+        """Notifies the client that the server will end the stream; stops pushing tasks, unless only the token ends."""
+        self._draining |= notice.reason != error_pb2.ERROR_REASON_UNAUTHENTICATED
         await self._write(pb.WorkResponse(notice=notice).SerializeToString())
 
     def wake(self) -> None:
@@ -173,7 +176,13 @@ class WorkerStream:
             self._caller = self._caller._replace(worker=f"{self._caller.subject}/{hello.name}")
         if hello.HasField("lease_seconds"):
             self._lease_seconds = hello.lease_seconds
-        self._commands = allowed_commands(self._claims, hello.commands)
+        self._asked = hello.commands
+        self._commands = allowed_commands(self._claims, self._asked)
+
+    async def _renew(self, token: str) -> None:
+        self._claims = await self._token.renew(token)
+        self._commands = allowed_commands(self._claims, self._asked)
+        self._runner.waiting.leave(self)  # it may be waiting for commands that the fresh token does not allow
 
     async def _take_all(self) -> None:
         """Processes the client's messages up to its half-close."""
@@ -189,6 +198,8 @@ class WorkerStream:
             self._first = None
             items = len(message.outcomes) + len(message.heartbeats) + len(message.progress)
             await self._runner.room(self._caller.tenant, CALL_COST + items)
+            if message.token:
+                await self._renew(message.token)
             if message.artifacts:
                 await self._take_with_artifacts(message)
             else:

@@ -32,7 +32,8 @@ TOKEN_SECONDS_MAX: Final = 30.0
 """Longest wait for a token function, unless the call times out earlier."""
 
 Token = str | Callable[[], str] | None
-"""A token, or a function that returns one; it is called for each call and stream, in a thread where it may block.
+"""A token, or a function that returns one; it is called for each call and stream, in a thread where it may block, and
+when the token of a stream is about to expire.
 
 Calls that start while it runs share its result.
 """
@@ -54,7 +55,7 @@ class Endpoint:
             Target.parse(each)
         self.servers = Servers(known)
         self._token = token
-        self._asked: Future[Metadata] | None = None
+        self._asked: Future[str | None] | None = None
         self._context = context_of(tls)
 
     @classmethod
@@ -74,7 +75,7 @@ class Endpoint:
 
     @property
     def token_is_renewable(self) -> bool:
-        """Whether the next metadata may carry a different token."""
+        """Whether the next call may carry a different token."""
         return callable(self._token)
 
     def channel(self, address: str) -> BlockingChannel:
@@ -98,20 +99,24 @@ class Endpoint:
             return _bearer(self._token)
         asked = self._ask()
         try:
-            return asked.result(seconds)
+            return _bearer(asked.result(seconds))
         except TimeoutError:
             raise Unavailable(f"no token: the token function did not return within {seconds:.1f} s") from None
         except Exception as error:
             raise Unavailable(f"no token: {text_of(error)}") from error
 
     async def aio_metadata(self) -> Metadata:
-        """Returns the metadata of the next call; the caller sets the timeout.
+        """Returns the metadata of the next call; see `aio_token`."""
+        return _bearer(await self.aio_token())
+
+    async def aio_token(self) -> str | None:
+        """Returns the token of the next call; the caller sets the timeout.
 
         Raises:
             Unavailable: The token function failed.
         """
         if not callable(self._token):
-            return _bearer(self._token)
+            return self._token
         try:
             return await asyncio.shield(asyncio.wrap_future(self._ask()))
         except Exception as error:
@@ -123,11 +128,10 @@ class Endpoint:
             reply = await channel.unary(cluster.TOPOLOGY, cluster.QUESTION, metadata, cluster.TOPOLOGY_SECONDS_MAX)
             self.servers.learn(cluster.addresses(cluster_service_pb2.GetTopologyResponse.FromString(reply)))
 
-    def _ask(self) -> Future[Metadata]:
+    def _ask(self) -> Future[str | None]:
         """Calls the token function, unless a call is in flight: a function that hangs costs one thread."""
-        function = cast("Callable[[], str]", self._token)
         if self._asked is None or self._asked.done():
-            self._asked = aside(lambda: _bearer(function()))
+            self._asked = aside(cast("Callable[[], str | None]", self._token))
         return self._asked
 
 

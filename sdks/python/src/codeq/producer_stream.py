@@ -16,6 +16,7 @@ from codeq.async_transport import AsyncCall
 from codeq.backoff import Backoff
 from codeq.endpoint import Endpoint
 from codeq.producer_frames import Frame, Job, Pending
+from codeq.v1 import error_pb2
 from codeq.v1 import producer_service_pb2 as pb
 
 _METHOD: Final = "/codeq.v1.ProducerService/Produce"
@@ -127,7 +128,7 @@ class ProducerStream:
             await self._session()
         except streams.CONNECTION_ERRORS as error:
             return streams.typed(error)
-        return errors.Draining("the server is stopping") if self._is_leaving else errors.Unavailable("the stream ended")
+        return errors.Draining("the stream is ending") if self._is_leaving else errors.Unavailable("the stream ended")
 
     async def _session(self) -> None:
         metadata = await streams.metadata_of(self._endpoint)
@@ -142,15 +143,16 @@ class ProducerStream:
             self._is_welcomed = True
             servers.reached()
             self._reconnects.opened(self._address, self._loop.time())
-            self._take(first)
-            async with streams.learning(self._endpoint, channel, metadata):
-                await streams.run_both(self._read(call), self._write(call))
+            with streams.TokenRenewal(self._endpoint, metadata, self._wake.set) as tokens:
+                self._take(first, tokens)
+                async with streams.learning(self._endpoint, channel, metadata):
+                    await streams.run_both(self._read(call, tokens), self._write(call, tokens))
 
-    async def _read(self, call: AsyncCall) -> None:
+    async def _read(self, call: AsyncCall, tokens: streams.TokenRenewal) -> None:
         while (response := await call.read()) is not None:
-            self._take(pb.ProduceResponse.FromString(response))
+            self._take(pb.ProduceResponse.FromString(response), tokens)
 
-    def _take(self, response: pb.ProduceResponse) -> None:
+    def _take(self, response: pb.ProduceResponse, tokens: streams.TokenRenewal) -> None:
         for ack in response.acks:
             if not self._unacked:
                 raise errors.ServerFault("ack without a frame")
@@ -159,13 +161,20 @@ class ProducerStream:
             self._unacked.popleft()
             self._unacked_bytes -= len(frame.data)
         if response.HasField("notice"):
-            self._is_leaving = True
-            self._leader = response.notice.leader
+            notice = response.notice
+            if notice.reason == error_pb2.ERROR_REASON_UNAUTHENTICATED:
+                tokens.start(notice.grace_ms / 1000)
+            else:
+                self._is_leaving = True
+                self._leader = notice.leader
         self._wake.set()
 
-    async def _write(self, call: AsyncCall) -> None:
+    async def _write(self, call: AsyncCall, tokens: streams.TokenRenewal) -> None:
         while not call.done():
-            if (frame := self._cut()) is not None:
+            self._is_leaving |= tokens.is_late
+            if tokens.fresh:
+                await call.write(pb.ProduceRequest(token=tokens.take()).SerializeToString())
+            elif (frame := self._cut()) is not None:
                 self._unacked.append(frame)
                 self._unacked_bytes += len(frame.data)
                 await call.write(frame.data)

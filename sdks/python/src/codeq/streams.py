@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Self, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -33,6 +33,15 @@ STABLE_SECONDS: Final = 5.0
 
 REPEAT_SECONDS: Final = 30.0
 """Interval at which the log repeats an unchanged reason for being disconnected."""
+
+LEAVE_SECONDS: Final = 1.0
+"""How long before the end of its token a stream is left, if there is no fresh one; a quarter of a shorter notice."""
+
+ASKING_SECONDS_MAX: Final = 5.0
+"""Longest time between two requests for a fresh token; half of the remaining time if that is less."""
+
+ASKING_SECONDS_MIN: Final = 0.02
+"""Remaining time below which no fresh token is requested."""
 
 _Item = TypeVar("_Item")
 
@@ -146,9 +155,12 @@ async def learning(endpoint: Endpoint, channel: AsyncChannel, metadata: Metadata
     """Refreshes the members of the cluster now and every REFRESH_SECONDS while a stream runs."""
 
     async def ask() -> None:
+        current = metadata
         while True:
-            await endpoint.refresh(channel, metadata)
+            await endpoint.refresh(channel, current)
             await asyncio.sleep(REFRESH_SECONDS)
+            with contextlib.suppress(errors.CodeqError):  # the next refresh asks again
+                current = await endpoint.aio_metadata()
 
     asking = asyncio.create_task(ask(), name="codeq-topology")
     try:
@@ -156,6 +168,71 @@ async def learning(endpoint: Endpoint, channel: AsyncChannel, metadata: Metadata
     finally:
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
+
+
+class TokenRenewal:
+    """Gets a fresh token for one stream when the server announces that its token ends.
+
+    Attributes:
+        fresh: Token to send on the stream; empty: none.
+        is_late: Whether no fresh token came in time: the stream should be left before the server breaks it.
+    """
+
+    def __init__(self, endpoint: Endpoint, metadata: Metadata, wake: Callable[[], None]) -> None:
+        """Prepares for the announcement.
+
+        Args:
+            endpoint: Gives the tokens.
+            metadata: Metadata with which the stream was opened.
+            wake: Called when an attribute has changed.
+        """
+        self._endpoint = endpoint
+        self._wake = wake
+        self._current = token_of(metadata)
+        self._asking: asyncio.Task[None] | None = None
+        self.fresh = ""
+        self.is_late = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+
+    def start(self, grace_seconds: float) -> None:
+        """Starts to ask for a token, since the present one ends after the given seconds."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask(grace_seconds), name="codeq-token")
+
+    def take(self) -> str:
+        """Returns the fresh token, to be sent now."""
+        token, self.fresh = self.fresh, ""
+        return token
+
+    async def _ask(self, grace_seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + grace_seconds - min(LEAVE_SECONDS, grace_seconds / 4)
+        trouble = "the token function returned the same token again"
+        while (left := until - loop.time()) > ASKING_SECONDS_MIN:
+            try:
+                async with asyncio.timeout(left):
+                    token = await self._endpoint.aio_token()
+                if token and token != self._current:
+                    self.fresh = self._current = token
+                    self._wake()
+                    return
+            except (TimeoutError, errors.CodeqError) as error:
+                trouble = str(error) or "the token function did not return in time"
+            await asyncio.sleep(min(ASKING_SECONDS_MAX, max(0.0, until - loop.time()) / 2))
+        log.warning("the token of a stream expires, and there is no fresh one: %s", trouble)
+        self.is_late = True
+        self._wake()
+
+
+def token_of(metadata: Metadata) -> str:
+    """Returns the token in the metadata of a call; empty: none."""
+    return dict(metadata).get("authorization", "").removeprefix("Bearer ")
 
 
 async def open_call(

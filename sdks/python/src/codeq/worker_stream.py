@@ -24,7 +24,7 @@ from codeq.logs import log
 from codeq.outcomes import Abandon, Nack
 from codeq.ownership import Owner
 from codeq.records import Task
-from codeq.v1 import task_pb2
+from codeq.v1 import error_pb2, task_pb2
 from codeq.v1 import worker_service_pb2 as pb
 from codeq.worker_reports import Finish, Report, report
 
@@ -238,7 +238,7 @@ class WorkerStream:
         finally:
             self._limit = None
             self._stop_renewing()
-        return errors.Draining("the server is stopping") if self._is_leaving else errors.Unavailable("the stream ended")
+        return errors.Draining("the stream is ending") if self._is_leaving else errors.Unavailable("the stream ended")
 
     async def _session(self) -> None:
         metadata = await streams.metadata_of(self._endpoint)
@@ -261,18 +261,20 @@ class WorkerStream:
             self._credits_owed = max(0, min(options.concurrency, welcome.credits_max) - self._running)
             self._bytes_owed = max(0, options.window_bytes - self._running_bytes)
             self._renew(self._held.values())  # leases of earlier streams may be lost or about to expire
-            self._take(first)
-            async with streams.learning(self._endpoint, channel, metadata):
-                await streams.run_both(self._read(call), self._write(call))
+            with streams.TokenRenewal(self._endpoint, metadata, self._wake.set) as tokens:
+                self._take(first, tokens)
+                async with streams.learning(self._endpoint, channel, metadata):
+                    await streams.run_both(self._read(call, tokens), self._write(call, tokens))
 
-    async def _read(self, call: AsyncCall) -> None:
+    async def _read(self, call: AsyncCall, tokens: streams.TokenRenewal) -> None:
         while (response := await call.read()) is not None:
-            self._take(pb.WorkResponse.FromString(response))
+            self._take(pb.WorkResponse.FromString(response), tokens)
         self._is_ended = self._stop_at is not None and not (self._unsent or self._unsettled or self._undecided)
 
-    async def _write(self, call: AsyncCall) -> None:
+    async def _write(self, call: AsyncCall, tokens: streams.TokenRenewal) -> None:
         while not call.done():
-            if (message := self._next_message()) is not None:
+            self._is_leaving |= tokens.is_late
+            if (message := self._next_message(tokens.take())) is not None:
                 await call.write(message)
             elif self._may_half_close():
                 # The server settles what it has read, takes back unfinished deliveries, and ends the call.
@@ -281,7 +283,7 @@ class WorkerStream:
                 raise errors.Unavailable("the server did not end the stream")
             elif self._is_leaving and not self._unsettled:
                 # Tasks are still running: a half-close would give them back, a broken stream keeps their leases.
-                raise errors.Draining("the server is stopping")
+                raise errors.Draining("the stream is ending")
             else:
                 self._wake.clear()
                 await self._wake.wait()
@@ -292,8 +294,12 @@ class WorkerStream:
             return True
         return self._stop_at is not None and self._loop.time() >= self._stop_at
 
-    def _next_message(self) -> bytes | None:
-        """Returns the next message with everything waiting, up to the message limits; None if nothing waits."""
+    def _next_message(self, token: str) -> bytes | None:
+        """Returns the next message with everything waiting, up to the message limits; None if nothing waits.
+
+        Args:
+            token: Fresh token to send along; empty: none.
+        """
         chunks: list[bytes] = []
         size = 0
         told = list(self._progress.values())[:PROGRESS_ITEMS_MAX] if self._progress else ()
@@ -310,7 +316,7 @@ class WorkerStream:
                 chunks.append(done.data)
                 size += len(done.data)
         is_stopping = self._stop_at is not None
-        request = pb.WorkRequest(drain=is_stopping and not self._is_drain_told)
+        request = pb.WorkRequest(drain=is_stopping and not self._is_drain_told, token=token)
         self._is_drain_told = is_stopping
         for task in list(self._due.values())[:MESSAGE_ITEMS_MAX]:
             del self._due[task.id]
@@ -323,7 +329,7 @@ class WorkerStream:
         chunks.append(request.SerializeToString())
         return b"".join(chunks) or None
 
-    def _take(self, response: pb.WorkResponse) -> None:
+    def _take(self, response: pb.WorkResponse, tokens: streams.TokenRenewal) -> None:
         if response.tasks:
             self._receive(response.tasks)
         if response.settled:
@@ -333,8 +339,12 @@ class WorkerStream:
             if task is not None and task.lease_token == lost.lease_token:
                 self._lose(task)
         if response.HasField("notice"):
-            self._is_leaving = True
-            self._leader = response.notice.leader
+            notice = response.notice
+            if notice.reason == error_pb2.ERROR_REASON_UNAUTHENTICATED:
+                tokens.start(notice.grace_ms / 1000)
+            else:
+                self._is_leaving = True
+                self._leader = notice.leader
         self._wake.set()
 
     def _receive(self, messages: Iterable[task_pb2.Task]) -> None:

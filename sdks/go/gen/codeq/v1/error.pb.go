@@ -35,7 +35,8 @@ const (
 	ErrorReason_ERROR_REASON_INVALID_BODY ErrorReason = 2
 	// The request, a frame of it or a payload is larger than its bound.
 	ErrorReason_ERROR_REASON_TOO_LARGE ErrorReason = 3
-	// The token is missing, malformed or not accepted.
+	// The token is missing, malformed, expired or not accepted. For an expired token the metadata of google.rpc.ErrorInfo
+	// has `expiredAt`, its expiry in UTC.
 	ErrorReason_ERROR_REASON_UNAUTHENTICATED ErrorReason = 4
 	// The token is valid and lacks the scope of the RPC.
 	ErrorReason_ERROR_REASON_MISSING_SCOPE ErrorReason = 5
@@ -105,7 +106,8 @@ const (
 	// The server's disk is nearly full, so it takes no new tasks and no contents of artifacts; whatever else ends or removes
 	// tasks goes on.
 	ErrorReason_ERROR_REASON_STORAGE_FULL ErrorReason = 27
-	// The gateway reaches no server. The call was not carried out.
+	// The gateway reaches no server, or the server cannot validate the token at the moment, because what it needs for that
+	// does not answer. The call was not carried out.
 	ErrorReason_ERROR_REASON_SERVER_UNREACHABLE ErrorReason = 45
 	// The task is not DLQ, FAILED or CANCELLED: there is nothing to redrive.
 	ErrorReason_ERROR_REASON_TASK_NOT_REDRIVABLE ErrorReason = 29

@@ -29,7 +29,10 @@ type ProduceRequest struct {
 	// Hello, in the first message only.
 	Hello *ProducerHello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
 	// Tasks to create, at most 4096 and 8 MiB. A message without tasks is no frame and gets no ack.
-	Tasks         []*TaskSpec `protobuf:"bytes,2,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	Tasks []*TaskSpec `protobuf:"bytes,2,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	// Fresh token of the same subject and tenant, without "Bearer"; empty: none. It replaces the stream's token before the
+	// tasks of the message are created. A token that is not accepted ends the call.
+	Token         string `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -76,6 +79,13 @@ func (x *ProduceRequest) GetTasks() []*TaskSpec {
 		return x.Tasks
 	}
 	return nil
+}
+
+func (x *ProduceRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
 }
 
 // ProduceResponse carries any of its fields.
@@ -346,7 +356,8 @@ func (x *FrameAck) GetDuplicates() []uint32 {
 // StreamNotice announces that the server will end the stream.
 type StreamNotice struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Why: DRAINING, or NOT_LEADER when another node of the cluster leads from now on.
+	// Why: DRAINING; NOT_LEADER when another node of the cluster leads from now on; or UNAUTHENTICATED when the token ends.
+	// A fresh token, sent in time, keeps the stream open.
 	Reason ErrorReason `protobuf:"varint,1,opt,name=reason,proto3,enum=codeq.v1.ErrorReason" json:"reason,omitempty"`
 	// Milliseconds after which the server ends the stream.
 	GraceMs int32 `protobuf:"varint,2,opt,name=grace_ms,json=graceMs,proto3" json:"grace_ms,omitempty"`
@@ -411,10 +422,11 @@ var File_codeq_v1_producer_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_producer_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1fcodeq/v1/producer_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x14codeq/v1/error.proto\x1a\x13codeq/v1/task.proto\"t\n" +
+	"\x1fcodeq/v1/producer_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x14codeq/v1/error.proto\x1a\x13codeq/v1/task.proto\"\x94\x01\n" +
 	"\x0eProduceRequest\x12-\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.codeq.v1.ProducerHelloR\x05hello\x123\n" +
-	"\x05tasks\x18\x02 \x03(\v2\x12.codeq.v1.TaskSpecB\t\xbaH\x06\x92\x01\x03\x10\x80 R\x05tasks\"\x9e\x01\n" +
+	"\x05tasks\x18\x02 \x03(\v2\x12.codeq.v1.TaskSpecB\t\xbaH\x06\x92\x01\x03\x10\x80 R\x05tasks\x12\x1e\n" +
+	"\x05token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xf8\x7fR\x05token\"\x9e\x01\n" +
 	"\x0fProduceResponse\x123\n" +
 	"\awelcome\x18\x01 \x01(\v2\x19.codeq.v1.ProducerWelcomeR\awelcome\x12&\n" +
 	"\x04acks\x18\x02 \x03(\v2\x12.codeq.v1.FrameAckR\x04acks\x12.\n" +

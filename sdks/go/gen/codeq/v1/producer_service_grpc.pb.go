@@ -33,6 +33,7 @@ type ProducerServiceClient interface {
 	// unanswered. When the client half-closes, the server answers what it has taken and ends the call with OK.
 	// The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame over 8 MiB or 4096 tasks) or
 	// OUTCOME_UNKNOWN; bad items are refused one by one and harm nothing else.
+	// When its token expires, the call ends with UNAUTHENTICATED; a notice comes before, and `token` renews it.
 	Produce(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ProduceRequest, ProduceResponse], error)
 }
 
@@ -68,6 +69,7 @@ type ProducerServiceServer interface {
 	// unanswered. When the client half-closes, the server answers what it has taken and ends the call with OK.
 	// The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame over 8 MiB or 4096 tasks) or
 	// OUTCOME_UNKNOWN; bad items are refused one by one and harm nothing else.
+	// When its token expires, the call ends with UNAUTHENTICATED; a notice comes before, and `token` renews it.
 	Produce(grpc.BidiStreamingServer[ProduceRequest, ProduceResponse]) error
 	mustEmbedUnimplementedProducerServiceServer()
 }

@@ -44,7 +44,10 @@ type WorkRequest struct {
 	Progress []*Progress `protobuf:"bytes,7,rep,name=progress,proto3" json:"progress,omitempty"`
 	// Artifacts of outcomes of this message that are COMPLETED or FAILED. All of the message together count as those of one
 	// result for the bound of their contents.
-	Artifacts     []*OutcomeArtifacts `protobuf:"bytes,8,rep,name=artifacts,proto3" json:"artifacts,omitempty"`
+	Artifacts []*OutcomeArtifacts `protobuf:"bytes,8,rep,name=artifacts,proto3" json:"artifacts,omitempty"`
+	// Fresh token of the same subject and tenant, without "Bearer"; empty: none. It replaces the stream's token before the
+	// rest of the message is processed. A token that is not accepted ends the call; leases are not affected.
+	Token         string `protobuf:"bytes,9,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -135,6 +138,13 @@ func (x *WorkRequest) GetArtifacts() []*OutcomeArtifacts {
 	return nil
 }
 
+func (x *WorkRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
 // WorkResponse carries any of its fields.
 type WorkResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -152,7 +162,8 @@ type WorkResponse struct {
 	Lost []*LostLease `protobuf:"bytes,6,rep,name=lost,proto3" json:"lost,omitempty"`
 	// Leases that a cancel ended: stop working on these tasks.
 	Cancelled []*LostLease `protobuf:"bytes,7,rep,name=cancelled,proto3" json:"cancelled,omitempty"`
-	// Notice before the server ends the stream: it pushes nothing more and still takes outcomes.
+	// Notice before the server ends the stream: it pushes nothing more and still takes outcomes. If only the token ends
+	// (UNAUTHENTICATED), it pushes tasks until then.
 	Notice        *StreamNotice `protobuf:"bytes,8,opt,name=notice,proto3" json:"notice,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -778,7 +789,7 @@ var File_codeq_v1_worker_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_worker_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1dcodeq/v1/worker_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x14codeq/v1/error.proto\x1a\x1fcodeq/v1/producer_service.proto\x1a\x13codeq/v1/task.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x03\n" +
+	"\x1dcodeq/v1/worker_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x14codeq/v1/error.proto\x1a\x1fcodeq/v1/producer_service.proto\x1a\x13codeq/v1/task.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd1\x03\n" +
 	"\vWorkRequest\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.codeq.v1.WorkerHelloR\x05hello\x12,\n" +
 	"\vadd_credits\x18\x02 \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\x80\x04(\x00R\n" +
@@ -791,7 +802,8 @@ const file_codeq_v1_worker_service_proto_rawDesc = "" +
 	"heartbeats\x12\x14\n" +
 	"\x05drain\x18\x06 \x01(\bR\x05drain\x129\n" +
 	"\bprogress\x18\a \x03(\v2\x12.codeq.v1.ProgressB\t\xbaH\x06\x92\x01\x03\x10\x80 R\bprogress\x12C\n" +
-	"\tartifacts\x18\b \x03(\v2\x1a.codeq.v1.OutcomeArtifactsB\t\xbaH\x06\x92\x01\x03\x10\x80 R\tartifacts\"\xfe\x02\n" +
+	"\tartifacts\x18\b \x03(\v2\x1a.codeq.v1.OutcomeArtifactsB\t\xbaH\x06\x92\x01\x03\x10\x80 R\tartifacts\x12\x1e\n" +
+	"\x05token\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\xf8\x7fR\x05token\"\xfe\x02\n" +
 	"\fWorkResponse\x121\n" +
 	"\awelcome\x18\x01 \x01(\v2\x17.codeq.v1.WorkerWelcomeR\awelcome\x12$\n" +
 	"\x05tasks\x18\x02 \x03(\v2\x0e.codeq.v1.TaskR\x05tasks\x12\x18\n" +

@@ -35,6 +35,7 @@ type WorkerServiceClient interface {
 	// come over any stream or call of the same subject.
 	// The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED,
 	// INVALID_FIELD, TOO_LARGE or OUTCOME_UNKNOWN. Outcomes need the scopes of their unary forms.
+	// When its token expires, the call breaks with UNAUTHENTICATED; a notice comes before, and `token` renews it.
 	Work(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WorkRequest, WorkResponse], error)
 }
 
@@ -72,6 +73,7 @@ type WorkerServiceServer interface {
 	// come over any stream or call of the same subject.
 	// The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED,
 	// INVALID_FIELD, TOO_LARGE or OUTCOME_UNKNOWN. Outcomes need the scopes of their unary forms.
+	// When its token expires, the call breaks with UNAUTHENTICATED; a notice comes before, and `token` renews it.
 	Work(grpc.BidiStreamingServer[WorkRequest, WorkResponse]) error
 	mustEmbedUnimplementedWorkerServiceServer()
 }

@@ -11,12 +11,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ProduceRequest(_message.Message):
-    __slots__ = ("hello", "tasks")
+    __slots__ = ("hello", "tasks", "token")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
     hello: ProducerHello
     tasks: _containers.RepeatedCompositeFieldContainer[_task_pb2.TaskSpec]
-    def __init__(self, hello: _Optional[_Union[ProducerHello, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.TaskSpec, _Mapping]]] = ...) -> None: ...
+    token: str
+    def __init__(self, hello: _Optional[_Union[ProducerHello, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.TaskSpec, _Mapping]]] = ..., token: _Optional[str] = ...) -> None: ...
 
 class ProduceResponse(_message.Message):
     __slots__ = ("welcome", "acks", "notice")

@@ -52,6 +52,7 @@ class ProducerServiceServicer:
         unanswered. When the client half-closes, the server answers what it has taken and ends the call with OK.
         The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame over 8 MiB or 4096 tasks) or
         OUTCOME_UNKNOWN; bad items are refused one by one and harm nothing else.
+        When its token expires, the call ends with UNAUTHENTICATED; a notice comes before, and `token` renews it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

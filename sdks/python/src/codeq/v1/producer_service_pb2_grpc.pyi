@@ -39,6 +39,7 @@ class ProducerServiceStub:
     unanswered. When the client half-closes, the server answers what it has taken and ends the call with OK.
     The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame over 8 MiB or 4096 tasks) or
     OUTCOME_UNKNOWN; bad items are refused one by one and harm nothing else.
+    When its token expires, the call ends with UNAUTHENTICATED; a notice comes before, and `token` renews it.
     """
 
 @_typing.type_check_only
@@ -52,6 +53,7 @@ class ProducerServiceAsyncStub(ProducerServiceStub):
     unanswered. When the client half-closes, the server answers what it has taken and ends the call with OK.
     The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame over 8 MiB or 4096 tasks) or
     OUTCOME_UNKNOWN; bad items are refused one by one and harm nothing else.
+    When its token expires, the call ends with UNAUTHENTICATED; a notice comes before, and `token` renews it.
     """
 
 class ProducerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -68,6 +70,7 @@ class ProducerServiceServicer(metaclass=_abc_1.ABCMeta):
         unanswered. When the client half-closes, the server answers what it has taken and ends the call with OK.
         The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame over 8 MiB or 4096 tasks) or
         OUTCOME_UNKNOWN; bad items are refused one by one and harm nothing else.
+        When its token expires, the call ends with UNAUTHENTICATED; a notice comes before, and `token` renews it.
         """
 
 def add_ProducerServiceServicer_to_server(servicer: ProducerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -15,7 +15,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class WorkRequest(_message.Message):
-    __slots__ = ("hello", "add_credits", "add_credit_bytes", "outcomes", "heartbeats", "drain", "progress", "artifacts")
+    __slots__ = ("hello", "add_credits", "add_credit_bytes", "outcomes", "heartbeats", "drain", "progress", "artifacts", "token")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     ADD_CREDITS_FIELD_NUMBER: _ClassVar[int]
     ADD_CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,7 @@ class WorkRequest(_message.Message):
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     ARTIFACTS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
     hello: WorkerHello
     add_credits: int
     add_credit_bytes: int
@@ -32,7 +33,8 @@ class WorkRequest(_message.Message):
     drain: bool
     progress: _containers.RepeatedCompositeFieldContainer[Progress]
     artifacts: _containers.RepeatedCompositeFieldContainer[OutcomeArtifacts]
-    def __init__(self, hello: _Optional[_Union[WorkerHello, _Mapping]] = ..., add_credits: _Optional[int] = ..., add_credit_bytes: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[_task_pb2.Outcome, _Mapping]]] = ..., heartbeats: _Optional[_Iterable[_Union[Heartbeat, _Mapping]]] = ..., drain: _Optional[bool] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., artifacts: _Optional[_Iterable[_Union[OutcomeArtifacts, _Mapping]]] = ...) -> None: ...
+    token: str
+    def __init__(self, hello: _Optional[_Union[WorkerHello, _Mapping]] = ..., add_credits: _Optional[int] = ..., add_credit_bytes: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[_task_pb2.Outcome, _Mapping]]] = ..., heartbeats: _Optional[_Iterable[_Union[Heartbeat, _Mapping]]] = ..., drain: _Optional[bool] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., artifacts: _Optional[_Iterable[_Union[OutcomeArtifacts, _Mapping]]] = ..., token: _Optional[str] = ...) -> None: ...
 
 class WorkResponse(_message.Message):
     __slots__ = ("welcome", "tasks", "settled", "outcome_errors", "extended", "lost", "cancelled", "notice")

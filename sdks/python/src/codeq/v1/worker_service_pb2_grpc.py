@@ -54,6 +54,7 @@ class WorkerServiceServicer:
         come over any stream or call of the same subject.
         The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED,
         INVALID_FIELD, TOO_LARGE or OUTCOME_UNKNOWN. Outcomes need the scopes of their unary forms.
+        When its token expires, the call breaks with UNAUTHENTICATED; a notice comes before, and `token` renews it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,6 +41,7 @@ class WorkerServiceStub:
     come over any stream or call of the same subject.
     The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED,
     INVALID_FIELD, TOO_LARGE or OUTCOME_UNKNOWN. Outcomes need the scopes of their unary forms.
+    When its token expires, the call breaks with UNAUTHENTICATED; a notice comes before, and `token` renews it.
     """
 
 @_typing.type_check_only
@@ -56,6 +57,7 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     come over any stream or call of the same subject.
     The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED,
     INVALID_FIELD, TOO_LARGE or OUTCOME_UNKNOWN. Outcomes need the scopes of their unary forms.
+    When its token expires, the call breaks with UNAUTHENTICATED; a notice comes before, and `token` renews it.
     """
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -74,6 +76,7 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         come over any stream or call of the same subject.
         The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED,
         INVALID_FIELD, TOO_LARGE or OUTCOME_UNKNOWN. Outcomes need the scopes of their unary forms.
+        When its token expires, the call breaks with UNAUTHENTICATED; a notice comes before, and `token` renews it.
         """
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

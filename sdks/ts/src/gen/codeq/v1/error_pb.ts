@@ -84,7 +84,8 @@ export enum ErrorReason {
   TOO_LARGE = 3,
 
   /**
-   * The token is missing, malformed or not accepted.
+   * The token is missing, malformed, expired or not accepted. For an expired token the metadata of google.rpc.ErrorInfo
+   * has `expiredAt`, its expiry in UTC.
    *
    * @generated from enum value: ERROR_REASON_UNAUTHENTICATED = 4;
    */
@@ -324,7 +325,8 @@ export enum ErrorReason {
   STORAGE_FULL = 27,
 
   /**
-   * The gateway reaches no server. The call was not carried out.
+   * The gateway reaches no server, or the server cannot validate the token at the moment, because what it needs for that
+   * does not answer. The call was not carried out.
    *
    * @generated from enum value: ERROR_REASON_SERVER_UNREACHABLE = 45;
    */

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/v1/producer_service.proto.
  */
 export const file_codeq_v1_producer_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch9jb2RlcS92MS9wcm9kdWNlcl9zZXJ2aWNlLnByb3RvEghjb2RlcS52MSJmCg5Qcm9kdWNlUmVxdWVzdBImCgVoZWxsbxgBIAEoCzIXLmNvZGVxLnYxLlByb2R1Y2VySGVsbG8SLAoFdGFza3MYAiADKAsyEi5jb2RlcS52MS5UYXNrU3BlY0IJukgGkgEDEIAgIocBCg9Qcm9kdWNlUmVzcG9uc2USKgoHd2VsY29tZRgBIAEoCzIZLmNvZGVxLnYxLlByb2R1Y2VyV2VsY29tZRIgCgRhY2tzGAIgAygLMhIuY29kZXEudjEuRnJhbWVBY2sSJgoGbm90aWNlGAMgASgLMhYuY29kZXEudjEuU3RyZWFtTm90aWNlIi4KDVByb2R1Y2VySGVsbG8SHQoLY2xpZW50X25hbWUYASABKAlCCLpIBXIDGIABIp4BCg9Qcm9kdWNlcldlbGNvbWUSEQoJdGVuYW50X2lkGAEgASgJEg8KB3N1YmplY3QYAiABKAkSGgoSdW5hY2tlZF9mcmFtZXNfbWF4GAMgASgFEhkKEXVuYWNrZWRfYnl0ZXNfbWF4GAQgASgDEhcKD2ZyYW1lX3Rhc2tzX21heBgFIAEoBRIXCg9mcmFtZV9ieXRlc19tYXgYBiABKAMiVQoIRnJhbWVBY2sSEAoIdGFza19pZHMYASADKAkSIwoGZXJyb3JzGAIgAygLMhMuY29kZXEudjEuSXRlbUVycm9yEhIKCmR1cGxpY2F0ZXMYAyADKA0iVwoMU3RyZWFtTm90aWNlEiUKBnJlYXNvbhgBIAEoDjIVLmNvZGVxLnYxLkVycm9yUmVhc29uEhAKCGdyYWNlX21zGAIgASgFEg4KBmxlYWRlchgDIAEoCTJdCg9Qcm9kdWNlclNlcnZpY2USSgoHUHJvZHVjZRIYLmNvZGVxLnYxLlByb2R1Y2VSZXF1ZXN0GhkuY29kZXEudjEuUHJvZHVjZVJlc3BvbnNlIgaKtRgCCAEoATABQj5aPGdpdGh1Yi5jb20vb3N2YWxkb2FuZHJhZGUvY29kZXEvc2Rrcy9nby9nZW4vY29kZXEvdjE7Y29kZXF2MWIGcHJvdG8z", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_error, file_codeq_v1_task]);
+  fileDesc("Ch9jb2RlcS92MS9wcm9kdWNlcl9zZXJ2aWNlLnByb3RvEghjb2RlcS52MSJ/Cg5Qcm9kdWNlUmVxdWVzdBImCgVoZWxsbxgBIAEoCzIXLmNvZGVxLnYxLlByb2R1Y2VySGVsbG8SLAoFdGFza3MYAiADKAsyEi5jb2RlcS52MS5UYXNrU3BlY0IJukgGkgEDEIAgEhcKBXRva2VuGAMgASgJQgi6SAVyAxj4fyKHAQoPUHJvZHVjZVJlc3BvbnNlEioKB3dlbGNvbWUYASABKAsyGS5jb2RlcS52MS5Qcm9kdWNlcldlbGNvbWUSIAoEYWNrcxgCIAMoCzISLmNvZGVxLnYxLkZyYW1lQWNrEiYKBm5vdGljZRgDIAEoCzIWLmNvZGVxLnYxLlN0cmVhbU5vdGljZSIuCg1Qcm9kdWNlckhlbGxvEh0KC2NsaWVudF9uYW1lGAEgASgJQgi6SAVyAxiAASKeAQoPUHJvZHVjZXJXZWxjb21lEhEKCXRlbmFudF9pZBgBIAEoCRIPCgdzdWJqZWN0GAIgASgJEhoKEnVuYWNrZWRfZnJhbWVzX21heBgDIAEoBRIZChF1bmFja2VkX2J5dGVzX21heBgEIAEoAxIXCg9mcmFtZV90YXNrc19tYXgYBSABKAUSFwoPZnJhbWVfYnl0ZXNfbWF4GAYgASgDIlUKCEZyYW1lQWNrEhAKCHRhc2tfaWRzGAEgAygJEiMKBmVycm9ycxgCIAMoCzITLmNvZGVxLnYxLkl0ZW1FcnJvchISCgpkdXBsaWNhdGVzGAMgAygNIlcKDFN0cmVhbU5vdGljZRIlCgZyZWFzb24YASABKA4yFS5jb2RlcS52MS5FcnJvclJlYXNvbhIQCghncmFjZV9tcxgCIAEoBRIOCgZsZWFkZXIYAyABKAkyXQoPUHJvZHVjZXJTZXJ2aWNlEkoKB1Byb2R1Y2USGC5jb2RlcS52MS5Qcm9kdWNlUmVxdWVzdBoZLmNvZGVxLnYxLlByb2R1Y2VSZXNwb25zZSIGirUYAggBKAEwAUI+WjxnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL3YxO2NvZGVxdjFiBnByb3RvMw", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_error, file_codeq_v1_task]);
 
 /**
  * ProduceRequest is one frame.
@@ -37,6 +37,14 @@ export type ProduceRequest = Message<"codeq.v1.ProduceRequest"> & {
    * @generated from field: repeated codeq.v1.TaskSpec tasks = 2;
    */
   tasks: TaskSpec[];
+
+  /**
+   * Fresh token of the same subject and tenant, without "Bearer"; empty: none. It replaces the stream's token before the
+   * tasks of the message are created. A token that is not accepted ends the call.
+   *
+   * @generated from field: string token = 3;
+   */
+  token: string;
 };
 
 /**
@@ -200,7 +208,8 @@ export const FrameAckSchema: GenMessage<FrameAck> = /*@__PURE__*/
  */
 export type StreamNotice = Message<"codeq.v1.StreamNotice"> & {
   /**
-   * Why: DRAINING, or NOT_LEADER when another node of the cluster leads from now on.
+   * Why: DRAINING; NOT_LEADER when another node of the cluster leads from now on; or UNAUTHENTICATED when the token ends.
+   * A fresh token, sent in time, keeps the stream open.
    *
    * @generated from field: codeq.v1.ErrorReason reason = 1;
    */
@@ -240,6 +249,7 @@ export const ProducerService: GenService<{
    * unanswered. When the client half-closes, the server answers what it has taken and ends the call with OK.
    * The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame over 8 MiB or 4096 tasks) or
    * OUTCOME_UNKNOWN; bad items are refused one by one and harm nothing else.
+   * When its token expires, the call ends with UNAUTHENTICATED; a notice comes before, and `token` renews it.
    *
    * @generated from rpc codeq.v1.ProducerService.Produce
    */

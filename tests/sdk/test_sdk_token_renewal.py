@@ -1,0 +1,197 @@
+"""Streams whose token ends: a fresh one is sent on the stream; without one, the stream is left and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Callable
+
+import codeq
+import pytest
+from codeq.v1 import error_pb2, task_pb2
+from codeq.v1 import producer_service_pb2 as producer_pb
+from codeq.v1 import worker_service_pb2 as pb
+from scripted_server import (
+    Produce,
+    ScriptedServer,
+    Work,
+    ack,
+    answer,
+    answer_after_welcome,
+    delivery,
+    has_outcomes,
+    settled,
+    welcome_producer,
+    welcome_worker,
+)
+from waiting import eventually
+from worker_runs import running
+
+
+def ending(grace_ms: int) -> producer_pb.StreamNotice:
+    return producer_pb.StreamNotice(reason=error_pb2.ERROR_REASON_UNAUTHENTICATED, grace_ms=grace_ms)
+
+
+def tokens(*names: str) -> Callable[[], str]:
+    """Returns a function that returns one token after the other, and the last one from then on."""
+    remaining = itertools.chain(names, itertools.repeat(names[-1]))
+    return lambda: next(remaining)
+
+
+async def test_worker_sends_a_fresh_token_and_its_task_ends_on_the_same_stream() -> None:
+    may_end = threading.Event()
+
+    async def script(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(delivery("a"))
+        await stream.write(pb.WorkResponse(notice=ending(10_000)))
+        request = await stream.read_until(lambda request: request.token)
+        assert (stream.token, request.token) == ("Bearer t1", "t2")
+        may_end.set()
+        request = await stream.read_until(has_outcomes)
+        assert (request.outcomes[0].lease_token, request.token) == (7, "")
+        await stream.write(settled(1))
+        await answer(stream)
+
+    async with ScriptedServer(script) as server:
+        worker = codeq.AsyncWorker(server.address, token=tokens("t1", "t2"))
+        async with running(worker, lambda _: may_end.wait(10)):
+            await eventually(lambda: worker.stats.settled == 1)
+    assert worker.stats == codeq.WorkerStats(streams=1, received=1, settled=1)
+
+
+async def test_each_notice_is_answered_with_another_token() -> None:
+    async def script(stream: Work) -> None:
+        await welcome_worker(stream)
+        for expected in ("t2", "t3"):
+            await stream.write(pb.WorkResponse(notice=ending(10_000)))
+            assert (await stream.read_until(lambda request: request.token)).token == expected
+        done.set()
+        await answer(stream)
+
+    done = asyncio.Event()
+    async with ScriptedServer(script) as server:
+        worker = codeq.AsyncWorker(server.address, token=tokens("t1", "t2", "t3"))
+        async with running(worker, lambda _: None):
+            await asyncio.wait_for(done.wait(), 10)
+
+
+async def test_token_function_that_returns_the_old_token_or_fails_is_asked_again() -> None:
+    answers = iter(["t1", "t1", None, "t2"])
+
+    def token() -> str:
+        told = next(answers)
+        if told is None:
+            raise OSError("the issuer does not answer")
+        return told
+
+    async def script(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(pb.WorkResponse(notice=ending(1000)))
+        assert (await stream.read_until(lambda request: request.token)).token == "t2"
+        done.set()
+        await answer(stream)
+
+    done = asyncio.Event()
+    async with ScriptedServer(script) as server:
+        worker = codeq.AsyncWorker(server.address, token=token)
+        async with running(worker, lambda _: None):
+            await asyncio.wait_for(done.wait(), 10)
+    assert server.streams == 1
+
+
+async def test_worker_without_a_fresh_token_leaves_early_and_its_task_ends_on_the_next_stream() -> None:
+    may_end = threading.Event()
+    outcomes: list[task_pb2.Outcome] = []
+
+    async def first(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(delivery("a"))
+        await stream.write(pb.WorkResponse(notice=ending(400)))
+        await stream.read_break(pb.WorkResponse())
+
+    async def second(stream: Work) -> None:
+        await welcome_worker(stream)
+        may_end.set()
+        outcomes.extend((await stream.read_until(has_outcomes)).outcomes)
+        await stream.write(settled(1))
+        await answer(stream)
+
+    async with ScriptedServer(first, second) as server:
+        worker = codeq.AsyncWorker(server.address, token=lambda: "same")
+        async with running(worker, lambda _: may_end.wait(10)):
+            await eventually(lambda: worker.stats.settled == 1)
+    assert [(outcome.task_id, outcome.lease_token) for outcome in outcomes] == [("a", 7)]
+    assert worker.stats == codeq.WorkerStats(streams=2, received=1, settled=1)
+
+
+async def test_worker_whose_stream_breaks_with_its_token_goes_on_with_a_fresh_one() -> None:
+    async def expiring(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.abort("UNAUTHENTICATED", "the token has expired")
+
+    async with ScriptedServer(expiring, answer_after_welcome) as server:
+        worker = codeq.AsyncWorker(server.address, token=tokens("t1", "t2"))
+        async with running(worker, lambda _: None):
+            await eventually(lambda: worker.stats.streams == 2)
+
+
+async def test_worker_with_a_plain_token_ends_once_the_server_rejects_it() -> None:
+    async def first(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(pb.WorkResponse(notice=ending(200)))
+        await answer(stream)
+
+    async def expired(stream: Work) -> None:
+        await stream.abort("UNAUTHENTICATED", "the token has expired")
+
+    async with ScriptedServer(first, expired) as server:
+        worker = codeq.AsyncWorker(server.address, token="plain")
+        with pytest.raises(codeq.Unauthenticated, match="the token has expired"):
+            await worker.run(lambda _: None, handle_signals=False)
+
+
+async def test_producer_sends_a_fresh_token_between_its_frames() -> None:
+    async def script(stream: Produce) -> None:
+        await welcome_producer(stream)
+        frame = await stream.read()
+        await stream.write(ack(frame))
+        await stream.write(producer_pb.ProduceResponse(notice=ending(10_000)))
+        fresh = await stream.read()
+        assert (fresh.token, len(fresh.tasks)) == ("t2", 0)
+        renewed.set()
+        await stream.write(ack(await stream.read()))
+        await stream.read_end()
+
+    renewed = asyncio.Event()
+    async with (
+        ScriptedServer(script) as server,
+        codeq.AsyncProducer(server.address, token=tokens("t1", "t2")) as producer,
+    ):
+        assert await producer.create("X", 1) == "1"
+        await asyncio.wait_for(renewed.wait(), 10)
+        assert await producer.create("X", 2) == "2"
+    assert server.streams == 1
+
+
+async def test_producer_without_a_fresh_token_leaves_early_and_no_create_is_in_doubt() -> None:
+    async def first(stream: Produce) -> None:
+        await welcome_producer(stream)
+        frame = await stream.read()
+        await stream.write(producer_pb.ProduceResponse(notice=ending(400)))
+        rest = await stream.read_end()
+        await stream.write(ack(frame, *rest))
+
+    async def second(stream: Produce) -> None:
+        await welcome_producer(stream)
+        async for frame in stream:
+            await stream.write(ack(frame))
+
+    async with (
+        ScriptedServer(first, second) as server,
+        codeq.AsyncProducer(server.address, token=lambda: "same") as producer,
+    ):
+        assert await producer.create("X", 1) == "1"
+        assert await producer.create("X", 2) == "2"
+    assert server.streams == 2

@@ -1,0 +1,143 @@
+"""A server and the SDK with tokens that live for a second: work goes on while they are renewed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import codeq
+import pytest
+from codeq_gateway.bodies import InFlight
+from codeq_server.auth.authenticator import Authenticator, Validation
+from codeq_server.auth.claims import WORKER_SCOPES, Token
+from codeq_server.core import recovery
+from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.shard import ShardSettings
+from codeq_server.engine.runner import ShardRunner, system_clock
+from codeq_server.node.listeners import new_server
+from codeq_server.replication.local import LocalLog
+from codeq_server.services.calls import Calls
+from codeq_server.services.grpc_front import GrpcFront
+from codeq_server.services.serving import Serving
+from codeq_server.services.shard_table import ShardTable
+from codeq_server.storage.memory import MemoryStore
+from waiting import eventually
+from worker_runs import running
+
+LIFE_SECONDS = 1.0
+
+
+class Issuer:
+    """Issues tokens that carry their expiry, and validates them after a moment, as one that fetches a key."""
+
+    def __init__(self) -> None:
+        self.issued = 0
+        self.refused = 0
+        self.validated = 0
+        self.ahead = 0.0
+        self.is_open = True
+
+    def token(self) -> str:
+        if not self.is_open:
+            self.refused += 1
+            raise OSError("the issuer is closed")
+        self.issued += 1
+        return f"{self.issued}:{time.time() + LIFE_SECONDS}"
+
+    def clock(self) -> float:
+        """Returns the Unix time of the server."""
+        return time.time() + self.ahead
+
+    def validate(self, token: str) -> Validation:
+        return lambda: self._validate(token)
+
+    async def _validate(self, token: str) -> Token | None:
+        await asyncio.sleep(0)
+        self.validated += 1
+        number, _, expires_at = token.partition(":")
+        if not number.isdecimal():
+            return None
+        return Token("w", "", WORKER_SCOPES, frozenset({"*"}), {"tenantId": "acme"}, float(expires_at))
+
+
+@asynccontextmanager
+async def served(issuer: Issuer, problems: list[BaseException]) -> AsyncIterator[str]:
+    """Serves a shard in memory on a free port; yields the address."""
+    store = MemoryStore()
+    shard = recovery.open_shard(store, ShardSettings(), 1, *system_clock())
+    runner = ShardRunner(shard, LocalLog(store), system_clock, random.random, problems.append)
+    authenticator = Authenticator(issuer, issuer, clock=issuer.clock)
+    calls = Calls(authenticator, ShardTable(lambda: Rejection(Reason.NOT_LEADER, "elsewhere")))
+    calls.shards.present(Serving(runner, None, lease_seconds=60, artifact_bytes_max=0))
+    front = GrpcFront(calls, InFlight(), lambda _: None, None, lambda _, problem: problems.append(problem))
+    server = new_server(64)
+    front.register(server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+        await runner.close()
+
+
+async def test_worker_and_producer_outlive_their_tokens_on_one_stream_each() -> None:
+    issuer, problems = Issuer(), list[BaseException]()
+    may_end = threading.Event()
+    async with served(issuer, problems) as address:
+        worker = codeq.AsyncWorker(address, token=issuer.token, concurrency=8)
+        async with (
+            codeq.AsyncProducer(address, token=issuer.token) as producer,
+            running(worker, lambda task: may_end.wait(20) if task.payload == "long" else None),
+        ):
+            await producer.create("X", "long")
+            await eventually(lambda: worker.stats.received == 1)
+            started = time.monotonic()
+            created = 1
+            while time.monotonic() - started < 3 * LIFE_SECONDS:
+                await producer.create("X", created)
+                created += 1
+            may_end.set()
+            await eventually(lambda: worker.stats.settled == created)
+        assert worker.stats == codeq.WorkerStats(streams=1, received=created, settled=created)
+        assert issuer.validated < 100
+    assert problems == []
+
+
+async def test_call_with_an_expired_token_is_unauthenticated_and_says_since_when() -> None:
+    issuer, problems = Issuer(), list[BaseException]()
+    token = issuer.token()
+    async with served(issuer, problems) as address, codeq.AsyncClient(address, token=token) as client:
+        await client.create("X", 1)
+        (task,) = await client.claim(count=1)
+        issuer.ahead = LIFE_SECONDS
+        for attempt in (client.heartbeat(task.id), client.complete(task.id, 1), client.get(task.id)):
+            with pytest.raises(codeq.Unauthenticated, match="the token has expired") as caught:
+                await attempt
+            assert caught.value.metadata["expiredAt"].endswith("Z")
+    assert problems == []
+
+
+async def test_worker_whose_issuer_is_closed_for_a_while_keeps_its_task() -> None:
+    issuer, problems = Issuer(), list[BaseException]()
+    may_end = threading.Event()
+    async with served(issuer, problems) as address:
+        worker = codeq.AsyncWorker(address, token=issuer.token)
+        async with (
+            running(worker, lambda _: may_end.wait(20)),
+            codeq.AsyncClient(address, token=issuer.token) as client,
+        ):
+            await client.create("X", 1)
+            await eventually(lambda: worker.stats.received == 1)
+            issuer.is_open = False
+            await eventually(lambda: issuer.refused >= 10)
+            issuer.is_open = True
+            await eventually(lambda: worker.stats.streams == 2)
+            may_end.set()
+            await eventually(lambda: worker.stats.settled == 1)
+        assert (worker.stats.received, worker.stats.lost) == (1, 0)
+    assert problems == []

@@ -1,0 +1,338 @@
+"""Streams end with their token: a notice first, then the end, unless a fresh token arrives; and waits end with it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from codeq.options.v1 import options_pb2
+from codeq.v1 import error_pb2, task_pb2, task_service_pb2, worker_service_pb2
+from codeq.v1 import producer_service_pb2 as producer_pb
+from codeq_gateway.bodies import InFlight
+from codeq_server.auth.authenticator import Authenticator
+from codeq_server.auth.claims import Claims, Token
+from codeq_server.core.errors import Reason, Rejection
+from codeq_server.services.calls import Calls
+from codeq_server.services.serving import Serving
+from codeq_server.services.shard_table import ShardTable
+from codeq_server.services.stream_token import LOOK_SECONDS, NOTICE_SECONDS, StreamToken
+from held_log import HeldRunner, turns, until
+from scripted_validator import NOW, Nobody, ScriptedValidator, clocked, in_clocked_loop, token_of
+
+LIFE = 300.0
+KINDS = ["produce", "work"]
+
+
+class Client:
+    """The other end of a stream, which the test drives."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.reads = True
+        self.received: list[Any] = []
+        self._sent: asyncio.Queue[Any] = asyncio.Queue()
+        self.send(hello=producer_pb.ProducerHello() if kind == "produce" else worker_service_pb2.WorkerHello())
+
+    def send(self, **fields: Any) -> None:
+        request = producer_pb.ProduceRequest if self.kind == "produce" else worker_service_pb2.WorkRequest
+        self._sent.put_nowait(request(**fields))
+
+    def half_close(self) -> None:
+        self._sent.put_nowait(grpc.aio.EOF)
+
+    async def read(self) -> Any:
+        return await self._sent.get()
+
+    async def write(self, message: Any) -> None:
+        if not self.reads:
+            await asyncio.get_running_loop().create_future()
+        if isinstance(message, bytes):
+            message = worker_service_pb2.WorkResponse.FromString(message)
+        self.received.append(message)
+
+    @property
+    def notices(self) -> list[producer_pb.StreamNotice]:
+        return [message.notice for message in self.received if message.HasField("notice")]
+
+    @property
+    def tasks(self) -> list[task_pb2.Task]:
+        return [task for message in self.received for task in getattr(message, "tasks", ())]
+
+
+class Desk:
+    """A served shard, a validator, and one stream with the token "first"."""
+
+    def __init__(self, kind: str, **tokens: Token) -> None:
+        self.runner = HeldRunner()
+        self.runner.log.free = True
+        self.serving = Serving(self.runner, None, lease_seconds=600, artifact_bytes_max=0)
+        self.validator = ScriptedValidator(**tokens)
+        self.client = Client(kind)
+        authenticator = Authenticator(self.validator, self.validator, clock=clocked().wall)
+        principal = options_pb2.PRINCIPAL_PRODUCER if kind == "produce" else options_pb2.PRINCIPAL_WORKER
+
+        async def validate(token: str) -> Claims:
+            return await authenticator.authenticate(f"Bearer {token}", principal)
+
+        async def serve() -> None:
+            token = StreamToken(await validate("first"), validate, clocked().wall)
+            await (
+                self.serving.produce(token, self.client, InFlight())
+                if kind == "produce"
+                else self.serving.work(token, self.client)
+            )
+
+        self.stream = asyncio.create_task(serve())
+
+    async def forward(self, seconds: float) -> None:
+        clocked().forward(seconds)
+        await turns()
+
+    async def refusal(self) -> Rejection:
+        """Returns why the stream ended."""
+        async with asyncio.timeout(10):
+            with pytest.raises(ExceptionGroup) as caught:
+                await self.stream
+        (problem,) = caught.value.exceptions
+        assert isinstance(problem, Rejection)
+        return problem
+
+
+@asynccontextmanager
+async def streaming(kind: str, **tokens: Token) -> AsyncIterator[Desk]:
+    desk = Desk(kind, **tokens)
+    try:
+        await until(lambda: desk.client.received or desk.stream.done())
+        yield desk
+    finally:
+        desk.stream.cancel()
+        await asyncio.gather(desk.stream, return_exceptions=True)
+
+
+def expiring(seconds: float = LIFE, **changes: Any) -> Token:
+    return token_of(expires_at=NOW + seconds, **changes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stream_whose_token_ends_is_told_and_then_ended(kind: str) -> None:
+    async def test() -> None:
+        async with streaming(kind, first=expiring()) as desk:
+            await desk.forward(LIFE - NOTICE_SECONDS - 1)
+            assert desk.client.notices == []
+            await desk.forward(1)
+            (notice,) = desk.client.notices
+            assert notice.reason == error_pb2.ERROR_REASON_UNAUTHENTICATED
+            assert abs(notice.grace_ms - NOTICE_SECONDS * 1000) <= 1000
+            await desk.forward(NOTICE_SECONDS - 1)
+            assert not desk.stream.done()
+            await desk.forward(1)
+            refusal = await desk.refusal()
+            assert (refusal.reason, refusal.message) == (Reason.UNAUTHENTICATED, "the token has expired")
+            assert refusal.metadata == {"expiredAt": "2027-01-15T08:05:00Z"}
+            assert len(desk.client.notices) == 1
+            assert len(desk.serving.streams) == 0
+
+    in_clocked_loop(test())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fresh_token_keeps_the_stream_until_its_own_end(kind: str) -> None:
+    async def test() -> None:
+        async with streaming(kind, first=expiring(), second=expiring(2 * LIFE)) as desk:
+            await desk.forward(LIFE - NOTICE_SECONDS)
+            desk.client.send(token="second")
+            await turns()
+            await desk.forward(LIFE)
+            assert len(desk.client.notices) == 2
+            assert not desk.stream.done()
+            await desk.forward(NOTICE_SECONDS)
+            assert (await desk.refusal()).metadata == {"expiredAt": "2027-01-15T08:10:00Z"}
+
+    in_clocked_loop(test())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fresh_token_that_never_expires_ends_the_watch(kind: str) -> None:
+    async def test() -> None:
+        async with streaming(kind, first=expiring(), second=token_of()) as desk:
+            desk.client.send(token="second")
+            await turns()
+            await desk.forward(100 * LIFE)
+            assert (desk.client.notices, desk.stream.done()) == ([], False)
+
+    in_clocked_loop(test())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stream_whose_token_never_expires_is_told_nothing_and_may_end_as_ever(kind: str) -> None:
+    async def test() -> None:
+        async with streaming(kind, first=token_of()) as desk:
+            await desk.forward(100 * LIFE)
+            assert desk.client.notices == []
+            desk.client.half_close()
+            async with asyncio.timeout(10):
+                await desk.stream
+
+    in_clocked_loop(test())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fresh", [None, expiring(subject="other"), expiring(tenant="other"), expiring(-1)], ids=str)
+def test_fresh_token_that_is_not_the_callers_ends_the_stream(kind: str, fresh: Token | None) -> None:
+    async def test() -> None:
+        tokens = {"first": expiring()} | ({} if fresh is None else {"second": fresh})
+        async with streaming(kind, **tokens) as desk:
+            desk.client.send(token="second")
+            assert (await desk.refusal()).reason is Reason.UNAUTHENTICATED
+
+    in_clocked_loop(test())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_short_token_is_told_of_at_half_its_time(kind: str) -> None:
+    async def test() -> None:
+        async with streaming(kind, first=expiring(10)) as desk:
+            await desk.forward(4)
+            assert desk.client.notices == []
+            await desk.forward(1)
+            (notice,) = desk.client.notices
+            assert 4000 <= notice.grace_ms <= 5000
+            await desk.forward(5)
+            assert (await desk.refusal()).reason is Reason.UNAUTHENTICATED
+
+    in_clocked_loop(test())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_client_that_reads_nothing_does_not_outlive_its_token(kind: str) -> None:
+    async def test() -> None:
+        async with streaming(kind, first=expiring()) as desk:
+            desk.client.reads = False
+            await desk.forward(LIFE - NOTICE_SECONDS)
+            await desk.forward(NOTICE_SECONDS)
+            assert (await desk.refusal()).reason is Reason.UNAUTHENTICATED
+
+    in_clocked_loop(test())
+
+
+def test_wall_clock_that_is_set_forward_is_noticed() -> None:
+    async def test() -> None:
+        async with streaming("work", first=expiring()) as desk:
+            clocked().set_wall(LIFE)
+            await desk.forward(LOOK_SECONDS)
+            await desk.forward(NOTICE_SECONDS)
+            assert (await desk.refusal()).reason is Reason.UNAUTHENTICATED
+
+    in_clocked_loop(test())
+
+
+# -- workers -------------------------------------------------------------------------------------------------------
+
+
+def test_worker_gets_tasks_until_the_end_and_keeps_their_leases_beyond_it() -> None:
+    async def test() -> None:
+        async with streaming("work", first=expiring()) as desk:
+            desk.client.send(add_credits=5)
+            await desk.forward(LIFE - NOTICE_SECONDS)
+            assert desk.client.notices
+            task_id = desk.runner.create()
+            desk.runner.changed()
+            await until(lambda: desk.client.tasks)
+            assert [task.id for task in desk.client.tasks] == [task_id]
+            await desk.forward(NOTICE_SECONDS)
+            await desk.refusal()
+            assert len(desk.runner.shard.deliveries) == 1
+            late = desk.runner.create()
+            desk.runner.changed()
+            await turns()
+            assert late not in {task.id for task in desk.client.tasks}
+            assert len(desk.runner.shard.deliveries) == 1
+
+    in_clocked_loop(test())
+
+
+def test_worker_with_a_fresh_token_goes_on_with_its_credits_and_outcomes() -> None:
+    async def test() -> None:
+        async with streaming("work", first=expiring(), second=expiring(2 * LIFE)) as desk:
+            desk.client.send(add_credits=2)
+            desk.runner.create()
+            desk.runner.changed()
+            await until(lambda: desk.client.tasks)
+            (held,) = desk.client.tasks
+            await desk.forward(LIFE - NOTICE_SECONDS)
+            outcome = task_pb2.Outcome(
+                task_id=held.id, lease_token=held.lease_token, kind=task_pb2.OUTCOME_KIND_COMPLETED, result=b"1"
+            )
+            desk.client.send(token="second", outcomes=[outcome])
+            await until(lambda: sum(message.settled for message in desk.client.received))
+            await desk.forward(LIFE / 2)
+            desk.runner.create()
+            desk.runner.changed()
+            await until(lambda: len(desk.client.tasks) == 2)
+            assert not desk.runner.shard.deliveries.keys() & {held.id}
+            assert desk.validator.asked.count("second") == 2  # once as a producer's, once as a worker's
+
+    in_clocked_loop(test())
+
+
+def test_fresh_token_of_a_worker_sets_its_commands_from_then_on() -> None:
+    async def test() -> None:
+        fresh = expiring(2 * LIFE, commands=frozenset({"b"}))
+        async with streaming("work", first=expiring(), second=fresh) as desk:
+            desk.client.send(add_credits=5)
+            await turns()
+            desk.client.send(token="second")
+            await turns()
+            for command in ("a", "b"):
+                desk.runner.create(command)
+            desk.runner.changed()
+            await until(lambda: desk.client.tasks)
+            await turns()
+            assert [task.command for task in desk.client.tasks] == ["b"]
+
+    in_clocked_loop(test())
+
+
+# -- calls that wait -----------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def waiting_call(method: str, request: Any) -> AsyncIterator[tuple[asyncio.Task[Any], HeldRunner]]:
+    """Makes a call with a token that soon expires."""
+    runner = HeldRunner()
+    runner.log.free = True
+    validator = ScriptedValidator(short=token_of(expires_at=time.time() + 0.2))
+    calls = Calls(Authenticator(Nobody(), validator), ShardTable(lambda: Rejection(Reason.NOT_LEADER, "elsewhere")))
+    calls.shards.present(Serving(runner, None, lease_seconds=60, artifact_bytes_max=0))
+    call = asyncio.create_task(calls.call(f"/codeq.v1.TaskService/{method}", request(runner), "Bearer short"))
+    try:
+        async with asyncio.timeout(10):
+            yield call, runner
+    finally:
+        call.cancel()
+
+
+async def test_claim_that_waits_beyond_its_token_gets_no_work() -> None:
+    claim = task_service_pb2.ClaimTaskRequest(wait_seconds=30)
+    async with waiting_call("ClaimTask", lambda _: claim) as (call, runner):
+        answer = await call
+        assert not answer.HasField("task")
+        runner.create()
+        runner.changed()
+        await turns()
+        assert not runner.shard.deliveries
+
+
+async def test_wait_for_a_result_ends_with_the_token() -> None:
+    def request(runner: HeldRunner) -> Any:
+        return task_service_pb2.GetTaskResultRequest(task_id=runner.create(), wait_seconds=30)
+
+    async with waiting_call("GetTaskResult", request) as (call, _):
+        with pytest.raises(Rejection) as caught:
+            await call
+        assert caught.value.reason is Reason.RESULT_NOT_FOUND

@@ -81,6 +81,8 @@ def _default(each: Setting) -> str:
         return "required"
     if isinstance(each.form, Group):
         return ""
+    if each.default is None:
+        return "none"
     shown = each.form.show(each.default)
     if isinstance(shown, bool):
         return str(shown).lower()

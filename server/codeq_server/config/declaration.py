@@ -1,10 +1,10 @@
-"""Declares settings: one field of a dataclass each. Everything else about a setting is derived from its declaration.
+"""Declares each setting as one field of a dataclass; everything else about it is derived from that.
 
 A field `worker_stream_addr` is the key `workerStreamAddr` of the file, the variable `WORKER_STREAM_ADDR` and the flag
 `--worker-stream-addr`. A field `self_id` of the group `raft` is the key `raft.selfId` and the variable `RAFT_SELF_ID`.
 Its form reads and checks values; the same declaration gives error messages, `codeq config check` and the tables of
-docs/configuration.md. No settings library is used: names and origins of values are part of the product, and pydantic
-alone takes longer to import than a command of the CLI takes to run.
+docs/configuration.md. No settings library is used: names and origins of values are part of the product, and importing
+pydantic alone takes longer than running a command of the CLI.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Setting:
         form: Form of its value.
         default: Value if it is not given; `dataclasses.MISSING`: it must be given.
         meaning: What it does, for the table of settings.
-        unset: What applies if it is not given, for the table; empty: the default.
+        unset: What applies if it is not given, in words for the table; empty: the default.
         secret: Whether its value is never shown.
         ignored: Whether it is only accepted for the sake of configurations of other versions.
         own_flag: Its flag if that does not follow from its name.
@@ -80,7 +80,7 @@ def setting(
 ) -> D | T:
     """Declares a setting as a field; see `Setting`.
 
-    `unset` is needed for a default that says nothing to operators, such as None.
+    `unset` is needed if the default does not tell operators what happens.
     """
     words = {"meaning": meaning, "unset": unset, "secret": secret, "ignored": ignored, "own_flag": flag}
     metadata = {_METADATA: {"form": form, "default": default, **words}}

@@ -1,7 +1,7 @@
-"""All settings: each is declared here once, as declaration.py says, and read by the rest of the server from here.
+"""All settings. Each is declared once, here (see declaration.py); the rest of the server reads its value from here.
 
-A class holds the settings of one kind of process or of one mapping of the file. `load` completes them: it checks how
-settings go together and fills in what follows from others, such as secrets.
+A class holds the settings of one kind of process, or of one mapping in the file. `load` completes them: it checks
+combinations, and fills in values that follow from others, such as secrets.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _STATIC: Final = Choice(["static"], others=["jwks", "multi"])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersistenceSettings:
-    """Where tasks are stored. Once complete, `path` is None and `fsync_on_commit` false with the provider memory."""
+    """Where tasks are stored. With the provider memory, complete settings have no `path`, and no fsync."""
 
     path: Path | None = setting(
         FilePath(),
@@ -109,18 +109,18 @@ class StaticAuthSettings:
 class RaftSettings:
     """How this node replicates its data.
 
-    Once complete, `cluster_secret` is 64 hexadecimal digits, `heartbeat_ms` at most a fifth of `election_ms`, and
-    members without an entry in `peer_http_addrs` or `peer_grpc_addrs` have no known address.
+    In complete settings `cluster_secret` is 64 hexadecimal digits, `heartbeat_ms` is at most a fifth of `election_ms`,
+    and a member without an entry in `peer_http_addrs` or `peer_grpc_addrs` has no known address.
     """
 
     enabled: bool | None = setting(
         Boolean(),
         None,
-        "whether this node is a member of a cluster. If unset, the other keys are rejected; if "
-        "false, they have no effect",
+        "whether this node is a member of a cluster. If unset, the other keys are rejected; if false, they have no "
+        "effect",
         unset="false",
     )
-    self_id: str = setting(MEMBER, "", "name of this node; required", unset="none")
+    self_id: str = setting(MEMBER, "", "name of this node; required")
     bind_addr: Address = setting(Listener(), Address("", 7000), "listen address of the transport between members")
     bootstrap: bool = setting(
         Boolean(),
@@ -140,7 +140,6 @@ class RaftSettings:
         PEER_URLS,
         MappingProxyType({}),
         "base URL of each member's REST, for redirects. Use the names of `peers`",
-        unset="none",
     )
     peer_grpc_addrs: Mapping[str, str] = setting(
         PEER_SERVERS,
@@ -155,16 +154,13 @@ class RaftSettings:
         unset="derived from the producer's token",
         secret=True,
     )
-    tls_cert: Path | None = setting(
-        FilePath(), None, "PEM file with this node's certificate for TLS between members", unset="none"
-    )
-    tls_key: Path | None = setting(FilePath(), None, "PEM file with its private key", unset="none")
+    tls_cert: Path | None = setting(FilePath(), None, "PEM file with this node's certificate for TLS between members")
+    tls_key: Path | None = setting(FilePath(), None, "PEM file with its private key")
     tls_ca: Path | None = setting(
         FilePath(),
         None,
         "PEM file of the CA that signed all members' certificates. Set all three or none; without them members speak "
         "plain TCP, and the secret can be read on the wire",
-        unset="none",
     )
     election_ms: int = setting(
         Whole(200, 60_000, "milliseconds"),
@@ -215,7 +211,7 @@ class ProcessSettings:
     """Settings of every process: `codeq serve`, `codeq server` and `codeq gateway`.
 
     Attributes:
-        gateway_secret: Once complete, 64 hexadecimal digits.
+        gateway_secret: In complete settings, 64 hexadecimal digits.
         dev: Whether the process was started for development: loopback only, well-known tokens.
         notes: Warnings about the settings.
     """
@@ -232,7 +228,7 @@ class ProcessSettings:
         Choice(get_args(LogFormat)), None, "format of log lines", unset="`text` on a terminal, else `json`"
     )
     shutdown_grace_seconds: int = setting(Whole(0, 600, "seconds"), 10, "longest time from the stop signal to exit")
-    ready_file: Path | None = setting(FilePath(), None, "file to write once the process has started", unset="none")
+    ready_file: Path | None = setting(FilePath(), None, "file to write once the process has started")
     dev: bool = False
     notes: tuple[Note, ...] = ()
 
@@ -283,7 +279,7 @@ class GatewaySettings(RestSettings):
 class Settings(RestSettings):
     """Settings of a server, with REST or without.
 
-    Once complete, both tokens are there, and `raft` is None on a single node.
+    Complete settings have both tokens; `raft` is None on a single node.
     """
 
     worker_stream_addr: Address | None = setting(
@@ -305,17 +301,13 @@ class Settings(RestSettings):
     persistence_config: PersistenceSettings = setting(
         Group(PersistenceSettings), PersistenceSettings(), "where and how the store is kept; JSON in the environment"
     )
-    producer_auth_provider: Literal["static"] | None = setting(
-        _STATIC, None, "how tokens of producers are checked", unset="none"
-    )
+    producer_auth_provider: Literal["static"] | None = setting(_STATIC, None, "how tokens of producers are checked")
     producer_auth_config: StaticAuthSettings | None = setting(
         Group(StaticAuthSettings, shorthand="token"),
         None,
         "the producers' token; JSON in the environment",
     )
-    worker_auth_provider: Literal["static"] | None = setting(
-        _STATIC, None, "how tokens of workers are checked", unset="none"
-    )
+    worker_auth_provider: Literal["static"] | None = setting(_STATIC, None, "how tokens of workers are checked")
     worker_auth_config: StaticAuthSettings | None = setting(
         Group(StaticAuthSettings, shorthand="token"), None, "the workers' token; JSON in the environment"
     )
@@ -351,7 +343,6 @@ class Settings(RestSettings):
         FilePath(),
         None,
         "folder for backups made on request; without it such requests are rejected; not with `memory`",
-        unset="none",
     )
     disk_reserve_bytes: int = setting(
         Whole(0, 1 << 50, "bytes"),

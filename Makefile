@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PACKAGES := sdks/python gateway server cli
 PACKAGE_FILES := $(addsuffix /pyproject.toml,$(PACKAGES))
-TYPED := sdks/python/src/codeq server/codeq_server gateway/codeq_gateway cli/codeq_cli bench deploy/local-cluster
+TYPED := sdks/python/src/codeq server/codeq_server gateway/codeq_gateway cli/codeq_cli bench deploy/local-cluster docs
 RAFT_CORE := server/raft_core
 RAFT_CORE_FILES := $(addprefix $(RAFT_CORE)/,Cargo.toml pyproject.toml codeq_raft_core.pyi py.typed) $(wildcard $(RAFT_CORE)/src/*.rs)
 # What cargo makes; a later build takes up from here.
@@ -207,8 +207,9 @@ format: setup-dev ## Put Python, Rust and protos into the project's form
 # -------------------------------------------------------------------------------------------------- generated code
 
 .PHONY: generate
-generate: setup-dev ## Generate code and OpenAPI from the protos
+generate: setup-dev ## Generate code and OpenAPI from the protos, and the tables of settings in docs/configuration.md
 	@for template in $(BUF_TEMPLATES); do buf generate --template $$template; done
+	@$(VENV)/bin/python docs/generate.py
 
 .PHONY: check-generated
 check-generated: setup-dev ## Fail when the generated files are not what the protos give

@@ -94,11 +94,11 @@ def check_(
 
     Starts nothing.
     """
-    from codeq_server.config import describe, describe_gateway
+    from codeq_server.config import describe
 
     if mode is Mode.GATEWAY:
         gateway = load_gateway_settings(config, {}, dev=dev)
-        notes, shown = gateway.notes, describe_gateway(gateway)
+        notes, shown = gateway.notes, describe(gateway)
     else:
         settings = load_settings(config, {}, dev=dev)
         if mode is Mode.SERVER:

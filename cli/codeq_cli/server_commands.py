@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -84,11 +82,13 @@ def serve(
         "http_host": http_host,
         "worker_stream_addr": worker_stream_addr,
         "producer_stream_addr": producer_stream_addr,
+        "persistence_config.path": store,
+        "persistence_config.fsync_on_commit": False if no_fsync else None,
         "log_level": log_level,
         "log_format": log_format,
         "ready_file": ready_file,
     }
-    settings = load_settings(config, flags, dev=dev, store=store, no_fsync=no_fsync)
+    settings = load_settings(config, flags, dev=dev)
     if settings.raft is not None and find_spec("codeq_raft_core") is None:
         raise configuration_failure(
             "RAFT_ENABLED: needs the extension codeq_raft_core, which is not installed; get cargo from "
@@ -122,11 +122,13 @@ def server(
     flags = {
         "worker_stream_addr": worker_stream_addr,
         "producer_stream_addr": producer_stream_addr,
+        "persistence_config.path": store,
+        "persistence_config.fsync_on_commit": False if no_fsync else None,
         "log_level": log_level,
         "log_format": log_format,
         "ready_file": ready_file,
     }
-    settings = load_settings(config, flags, dev=dev, store=store, no_fsync=no_fsync)
+    settings = load_settings(config, flags, dev=dev)
     refuse_silence(settings)
     from codeq_server.node.app import serve as run
 
@@ -186,22 +188,13 @@ def backup(
     render.show_object(reply or "", options.format)
 
 
-def load_settings(
-    config: str | None,
-    flags: Mapping[str, object],
-    *,
-    dev: bool,
-    store: str | None = None,
-    no_fsync: bool = False,
-) -> Settings:
+def load_settings(config: str | None, flags: Mapping[str, object], *, dev: bool) -> Settings:
     """Returns the settings of a server.
 
     Args:
         config: Configuration file; None: the one that the environment names, if any.
         flags: Flags by setting name; None: not given.
         dev: Whether --dev is given.
-        store: Folder of the store, overriding the configured one; other settings of the store are unchanged.
-        no_fsync: Whether to turn fsync off.
 
     Raises:
         Failure: A setting is invalid; the message begins with its name as the operator wrote it.
@@ -210,22 +203,12 @@ def load_settings(
 
     try:
         settings = load(config, os.environ, flags, dev)
-        path = settings.persistence.path if store is None else Path(store)
+        path = settings.persistence.path
         if settings.raft is not None and path is not None and not (path / "CURRENT").is_file():
             refuse_pair(settings.raft)  # with an existing store, startup checks whether it is already a member
     except ConfigError as error:
         raise configuration_failure(f"{error.key}: {error.message}") from None
-    persistence = settings.persistence
-    for flag, given in (("--store", store is not None), ("--no-fsync", no_fsync)):
-        if given and persistence.path is None:
-            raise configuration_failure(f"{flag}: has no effect with the provider {persistence.provider}")
-    if store == "":
-        raise configuration_failure("--store: expected a path")
-    if store is not None:
-        persistence = dataclasses.replace(persistence, path=Path(store))
-    if no_fsync:
-        persistence = dataclasses.replace(persistence, fsync_on_commit=False)
-    return dataclasses.replace(settings, persistence=persistence)
+    return settings
 
 
 def load_gateway_settings(config: str | None, flags: Mapping[str, object], *, dev: bool) -> GatewaySettings:
@@ -253,5 +236,5 @@ def refuse_silence(settings: Settings) -> None:
     Raises:
         Failure: No listener is configured.
     """
-    if settings.worker_stream is None and settings.producer_stream is None:
+    if settings.worker_stream_addr is None and settings.producer_stream_addr is None:
         raise configuration_failure("PRODUCER_STREAM_ADDR: a server without REST needs a gRPC listener")

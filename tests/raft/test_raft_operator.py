@@ -24,16 +24,8 @@ def operated(node: MemberNode, *, peers: dict[str, str] | None = None) -> RaftCl
     """Returns what an operator changes the members with, on a node with these peers configured."""
     raft = RaftSettings(
         self_id=node.name,
-        bind=Address("127.0.0.1", 0),
-        bootstrap=False,
+        bind_addr=Address("127.0.0.1", 0),
         peers=node.peers | {"d": "d:7000"} if peers is None else peers,
-        peer_http={},
-        peer_grpc={},
-        secret="",
-        tls=None,
-        heartbeat_ms=100,
-        election_ms=1000,
-        apply_timeout_seconds=10,
     )
     return RaftCluster(node.member, node.port, raft, lambda: bool(node.term))
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
+import runpy
 from pathlib import Path
 
 import pytest
 from codeq.reasons import BY_NUMBER, Reason
 from codeq.v1 import cluster_service_pb2, queue_service_pb2, server_service_pb2, task_service_pb2
-from codeq_server.config import keys
 from google.api import annotations_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 API = (ROOT / "docs/api.md").read_text()
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
+fresh = runpy.run_path(str(ROOT / "docs/generate.py"))["fresh"]
 
 
 def _routes() -> list[str]:
@@ -39,28 +38,15 @@ def test_api_document_tells_every_reason_with_its_codes(reason: Reason) -> None:
     assert f"| `{reason.name}` | {reason.grpc_name} | {reason.http_status} |{again}|" in API
 
 
-@pytest.mark.parametrize("field", dataclasses.fields(keys.Keys), ids=lambda field: field.name)
-def test_configuration_document_has_every_setting_with_its_default(field: dataclasses.Field[object]) -> None:
-    row = re.search(
-        rf"^\| `{keys.file_key(field.name)}` \| `{keys.variable(field.name)}` \| (.*?) \|", CONFIGURATION, re.MULTILINE
-    )
-    assert row is not None
-    if isinstance(field.default, int) and not isinstance(field.default, bool):
-        assert row[1].split()[0] == str(field.default)
-    elif isinstance(field.default, str) and field.default:
-        assert row[1] == f"`{field.default}`"
+def test_configuration_document_has_the_tables_that_the_declarations_give() -> None:
+    assert fresh(CONFIGURATION) == CONFIGURATION, "run `make generate`"
 
 
-@pytest.mark.parametrize("field", dataclasses.fields(keys.RaftKeys), ids=lambda field: field.name)
-def test_configuration_document_has_every_key_of_raft_with_its_default(field: dataclasses.Field[object]) -> None:
-    name = keys.variable(f"raft.{field.name}")
-    row = re.search(rf"^\| `{keys.file_key(field.name)}` \| `{name}` \| (.*?) \|", CONFIGURATION, re.MULTILINE)
-    assert row is not None
-    if isinstance(field.default, int) and not isinstance(field.default, bool):
-        assert row[1].split()[0] == str(field.default)
+@pytest.mark.parametrize(("old", "new"), [("8080", "8081"), ("| `port` |", "| `prot` |"), ("lowest level", "level")])
+def test_stale_table_of_the_configuration_document_is_written_anew(old: str, new: str) -> None:
+    assert fresh(CONFIGURATION.replace(old, new, 1)) == CONFIGURATION
 
 
-@pytest.mark.parametrize("table", [keys.PersistenceKeys, keys.StaticAuthKeys])
-def test_configuration_document_has_every_inner_key(table: type) -> None:
-    for field in dataclasses.fields(table):
-        assert f"| `{keys.file_key(field.name)}` |" in CONFIGURATION
+def test_configuration_document_without_a_table_is_refused() -> None:
+    with pytest.raises(ValueError, match="no table of RaftSettings"):
+        fresh(CONFIGURATION.replace("settings: RaftSettings", "elsewhere"))

@@ -39,18 +39,18 @@ def refusal(environment: Mapping[str, str], *, dev: bool = True) -> ConfigError:
 def test_load_with_tokens_only_gives_documented_defaults() -> None:
     settings = load_env({})
     assert settings.http == Address("", 8080)
-    assert settings.worker_stream == Address("", 9091)
-    assert settings.producer_stream == Address("", 9092)
+    assert settings.worker_stream_addr == Address("", 9091)
+    assert settings.producer_stream_addr == Address("", 9092)
     assert settings.allowed_hosts == frozenset()
-    assert settings.persistence.provider == "rocksdb"
+    assert settings.persistence_provider == "rocksdb"
     assert settings.persistence.path == Path("data")
     assert settings.persistence.fsync_on_commit
     assert (settings.default_lease_seconds, settings.max_attempts_default) == (60, 5)
-    assert settings.backoff.policy == "exp_full_jitter"
-    assert (settings.backoff.base_seconds, settings.backoff.max_seconds) == (5, 900)
+    assert settings.backoff_policy == "exp_full_jitter"
+    assert (settings.backoff_base_seconds, settings.backoff_max_seconds) == (5, 900)
     assert (settings.retention_seconds, settings.dlq_retention_seconds) == (86400, 1209600)
     assert (settings.queues_per_tenant_max, settings.queue_idle_seconds) == (10_000, 3600)
-    assert (settings.log.level, settings.log.format) == ("info", None)
+    assert (settings.log_level, settings.log_format) == ("info", None)
     assert settings.shutdown_grace_seconds == 10
     assert settings.disk_reserve_bytes == 256 << 20
 
@@ -76,12 +76,12 @@ def test_load_with_environment_of_container_guide_takes_every_variable() -> None
         dev=False,
     )
     assert settings.http.port == 8090
-    assert settings.persistence.provider == "rocksdb"
+    assert settings.persistence_provider == "rocksdb"
     assert settings.persistence.path == Path("/var/lib/codeq/pebble")
-    assert settings.worker_stream == Address("", 9191)
-    assert settings.producer_stream == Address("", 9192)
+    assert settings.worker_stream_addr == Address("", 9191)
+    assert settings.producer_stream_addr == Address("", 9192)
     assert settings.artifacts_path == Path("/var/lib/codeq/artifacts")
-    assert settings.log.format == "json"
+    assert settings.log_format == "json"
     assert settings.auth.producer.raw == {"role": "ADMIN", "tenantId": "dev-tenant"}
     assert settings.auth.worker.scopes == {"codeq:claim"}
 
@@ -89,7 +89,7 @@ def test_load_with_environment_of_container_guide_takes_every_variable() -> None
 def test_load_when_sources_disagree_prefers_flag_then_environment_then_file(tmp_path: Path) -> None:
     file = write(tmp_path, "port: 1001\nlogLevel: warn\nmaxAttemptsDefault: 7\n")
     settings = load(file, {"PORT": "1002", "LOG_LEVEL": "error"}, {"port": 1003, "log_level": None}, dev=True)
-    assert (settings.http.port, settings.log.level, settings.max_attempts_default) == (1003, "error", 7)
+    assert (settings.http.port, settings.log_level, settings.max_attempts_default) == (1003, "error", 7)
 
 
 def test_load_reads_file_named_by_environment_with_mappings(tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_load_reads_file_named_by_environment_with_mappings(tmp_path: Path) -> N
 @pytest.mark.parametrize("value", ["", "  "])
 def test_load_with_empty_stream_address_turns_listener_off(value: str) -> None:
     settings = load_env({"WORKER_STREAM_ADDR": value, "PRODUCER_STREAM_ADDR": value})
-    assert settings.worker_stream is None
-    assert settings.producer_stream is None
+    assert settings.worker_stream_addr is None
+    assert settings.producer_stream_addr is None
 
 
 def test_load_with_other_empty_variable_keeps_default() -> None:
@@ -120,7 +120,7 @@ def test_load_with_other_empty_variable_keeps_default() -> None:
 
 
 def test_load_with_bracketed_ipv6_address_keeps_host_without_brackets() -> None:
-    address = load_env({"WORKER_STREAM_ADDR": "[::1]:0"}).worker_stream
+    address = load_env({"WORKER_STREAM_ADDR": "[::1]:0"}).worker_stream_addr
     assert address == Address("::1", 0)
     assert str(address) == "[::1]:0"
 
@@ -138,8 +138,9 @@ def test_load_with_folder_of_artifacts_for_memory_is_refused() -> None:
 
 
 def test_load_with_memory_provider_has_no_path_and_no_fsync() -> None:
-    persistence = load_env({"PERSISTENCE_PROVIDER": "memory"}).persistence
-    assert (persistence.provider, persistence.path, persistence.fsync_on_commit) == ("memory", None, False)
+    settings = load_env({"PERSISTENCE_PROVIDER": "memory"})
+    assert settings.persistence_provider == "memory"
+    assert (settings.persistence.path, settings.persistence.fsync_on_commit) == (None, False)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("true", True), ("1", True), ("YES", True), ("0", False)])
@@ -345,9 +346,9 @@ def test_load_with_dev_fills_in_tokens_and_binds_loopback() -> None:
     assert settings.auth.producer.raw == {"role": "ADMIN", "tenantId": "dev-tenant"}
     assert len(settings.auth.worker.scopes) == 6
     assert settings.auth.worker.event_types == {"*"}
-    assert settings.worker_stream is not None
-    assert settings.producer_stream is not None
-    assert {settings.http.host, settings.worker_stream.host, settings.producer_stream.host} == {"127.0.0.1"}
+    assert settings.worker_stream_addr is not None
+    assert settings.producer_stream_addr is not None
+    assert {settings.http.host, settings.worker_stream_addr.host, settings.producer_stream_addr.host} == {"127.0.0.1"}
     assert settings.allowed_hosts == {"localhost", "127.0.0.1", "[::1]"}
 
 
@@ -356,7 +357,7 @@ def test_load_with_dev_keeps_what_is_configured() -> None:
     settings = load(None, environment | {"WORKER_STREAM_ADDR": "[::1]:7"}, {}, dev=True)
     assert settings.auth.producer.token == "p-secret"
     assert settings.auth.worker.token == "dev-token"
-    assert settings.worker_stream == Address("::1", 7)
+    assert settings.worker_stream_addr == Address("::1", 7)
 
 
 @pytest.mark.parametrize(("variable", "value"), [("HTTP_HOST", "0.0.0.0"), ("WORKER_STREAM_ADDR", "queue.example:1")])

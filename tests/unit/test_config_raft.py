@@ -56,13 +56,13 @@ def test_raft_when_not_configured_is_off() -> None:
 def test_raft_with_documented_environment_takes_every_variable() -> None:
     settings = raft(DOCUMENTED)
     assert settings.self_id == "node-a"
-    assert settings.bind == Address("", 7000)
+    assert settings.bind_addr == Address("", 7000)
     assert settings.bootstrap
     assert settings.peers == PEERS
-    assert settings.peer_http == {name: f"http://{name}:8080" for name in PEERS}
-    assert settings.peer_grpc == {name: f"{name}:9092" for name in PEERS}
+    assert settings.peer_http_addrs == {name: f"http://{name}:8080" for name in PEERS}
+    assert settings.peer_grpc_addrs == {name: f"{name}:9092" for name in PEERS}
     assert (settings.election_ms, settings.heartbeat_ms, settings.apply_timeout_seconds) == (1000, 100, 10)
-    assert settings.tls is None
+    assert settings.tls_cert is None
 
 
 def test_raft_with_mapping_in_file_equals_environment(tmp_path: Path) -> None:
@@ -72,6 +72,7 @@ def test_raft_with_mapping_in_file_equals_environment(tmp_path: Path) -> None:
         f"raft:\n  enabled: true\n  selfId: node-a\n  bindAddr: ':7000'\n  bootstrap: true\n  peers: {names}\n"
         "  peerHTTPAddrs: {node-a: http://node-a:8080, node-b: http://node-b:8080, node-c: http://node-c:8080}\n"
         "  heartbeatMS: 1000\n  electionMS: 1000\n  muxEnabled: true\n"
+        "  leaderLeaseMS: 500\n  commitMS: 50\n  topicCatalogProtocol: v1\n"
     )
     assert load(str(file), TOKENS, {}, dev=False).raft == raft(DOCUMENTED)
 
@@ -116,29 +117,29 @@ def test_raft_heartbeat_that_does_not_fit_is_a_tenth_of_the_election(
 
 def test_raft_addresses_for_clients_follow_own_ports_unless_named() -> None:
     peers = {"RAFT_PEERS": "a=h1:7000,b=h2:7001,c=[::1]:7000"}
-    assert raft(ALONE | peers | {"PRODUCER_STREAM_ADDR": ":9999", "RAFT_PEER_GRPC_ADDRS": "b=x:1"}).peer_grpc == {
+    assert raft(ALONE | peers | {"PRODUCER_STREAM_ADDR": ":9999", "RAFT_PEER_GRPC_ADDRS": "b=x:1"}).peer_grpc_addrs == {
         "a": "h1:9999",
         "b": "x:1",
         "c": "[::1]:9999",
     }
-    assert raft(ALONE | peers | {"PRODUCER_STREAM_ADDR": ""}).peer_grpc["a"] == "h1:9091"
-    assert raft(ALONE | peers | {"PRODUCER_STREAM_ADDR": "", "WORKER_STREAM_ADDR": ""}).peer_grpc == {}
+    assert raft(ALONE | peers | {"PRODUCER_STREAM_ADDR": ""}).peer_grpc_addrs["a"] == "h1:9091"
+    assert raft(ALONE | peers | {"PRODUCER_STREAM_ADDR": "", "WORKER_STREAM_ADDR": ""}).peer_grpc_addrs == {}
 
 
 def test_raft_addresses_for_clients_of_members_on_one_host_are_not_guessed() -> None:
     one_host = {"RAFT_PEERS": "a=localhost:7001,b=localhost:7002,c=localhost:7003"}
-    assert raft(ALONE | one_host).peer_grpc == {}
+    assert raft(ALONE | one_host).peer_grpc_addrs == {}
     named = "a=localhost:1,b=localhost:2,c=localhost:3"
-    assert len(raft(ALONE | one_host | {"RAFT_PEER_GRPC_ADDRS": named}).peer_grpc) == 3
+    assert len(raft(ALONE | one_host | {"RAFT_PEER_GRPC_ADDRS": named}).peer_grpc_addrs) == 3
 
 
 def test_raft_secret_is_made_from_the_producer_token_unless_configured() -> None:
     first, again = raft(ALONE), raft(ALONE | {"RAFT_SELF_ID": "b", "ALLOW_PRODUCER_AS_WORKER": "true"})
-    assert first.secret == again.secret
-    assert len(first.secret) == 64
-    assert raft(ALONE | {"PRODUCER_AUTH_CONFIG": '"other"'}).secret != first.secret
-    configured = raft(ALONE | {"RAFT_CLUSTER_SECRET": "sixteen characters"}).secret
-    assert configured not in {first.secret, "sixteen characters"}
+    assert first.cluster_secret == again.cluster_secret
+    assert len(first.cluster_secret) == 64
+    assert raft(ALONE | {"PRODUCER_AUTH_CONFIG": '"other"'}).cluster_secret != first.cluster_secret
+    configured = raft(ALONE | {"RAFT_CLUSTER_SECRET": "sixteen characters"}).cluster_secret
+    assert configured not in {first.cluster_secret, "sixteen characters"}
 
 
 def test_raft_files_for_tls_are_taken_together(tmp_path: Path) -> None:
@@ -146,9 +147,8 @@ def test_raft_files_for_tls_are_taken_together(tmp_path: Path) -> None:
     for path in files.values():
         path.touch()
     environment = {f"RAFT_TLS_{name}": str(path) for name, path in files.items()}
-    tls = raft(ALONE | environment).tls
-    assert tls is not None
-    assert (tls.cert, tls.key, tls.ca) == tuple(files.values())
+    settings = raft(ALONE | environment)
+    assert (settings.tls_cert, settings.tls_key, settings.tls_ca) == tuple(files.values())
     del environment["RAFT_TLS_KEY"]
     assert refusal(ALONE | environment).key == "RAFT_TLS_KEY"
     assert refusal(ALONE | environment | {"RAFT_TLS_KEY": str(tmp_path / "no")}).key == "RAFT_TLS_KEY"
@@ -252,7 +252,7 @@ def test_raft_with_dev_binds_loopback_only() -> None:
     peers = {"RAFT_ENABLED": "true", "RAFT_SELF_ID": "a", "RAFT_PEERS": "a=localhost:7000"}
     settings = load(None, peers, {}, dev=True).raft
     assert settings is not None
-    assert settings.bind == Address("127.0.0.1", 7000)
+    assert settings.bind_addr == Address("127.0.0.1", 7000)
     with pytest.raises(ConfigError, match="RAFT_BIND_ADDR"):
         load(None, peers | {"RAFT_BIND_ADDR": "0.0.0.0:7000"}, {}, dev=True)
 
@@ -263,5 +263,5 @@ def test_check_shows_raft_without_its_secret() -> None:
     assert isinstance(shown, dict)
     assert shown["peers"] == PEERS
     assert (shown["electionMS"], shown["heartbeatMS"], shown["clusterSecret"]) == (1000, 100, "***")
-    assert raft(DOCUMENTED | secret).secret not in repr(raft(DOCUMENTED | secret))
+    assert raft(DOCUMENTED | secret).cluster_secret not in repr(raft(DOCUMENTED | secret))
     assert check(None, TOKENS, {}, dev=False)["raft"] == {"enabled": False}

@@ -6,43 +6,26 @@ This package opens no file but the configuration file, and binds no port.
 
 from __future__ import annotations
 
-from codeq_server.config.load import DEV_TOKEN, check, describe, describe_gateway, load, load_gateway
+from codeq_server.config.addresses import Address
+from codeq_server.config.given import ConfigError, Note
+from codeq_server.config.load import check, describe, load, load_gateway
 from codeq_server.config.raft import PAIR, refuse_pair
-from codeq_server.config.settings import (
-    Address,
-    AuthSettings,
-    BackoffSettings,
-    ConfigError,
-    GatewaySettings,
-    LogFormat,
-    LogLevel,
-    LogSettings,
-    Note,
-    PersistenceSettings,
-    RaftSettings,
-    RaftTls,
-    Settings,
-)
+from codeq_server.config.settings import AuthSettings, GatewaySettings, PersistenceSettings, RaftSettings, Settings
+from codeq_server.config.tokens import DEV_TOKEN
 
 __all__ = [
     "DEV_TOKEN",
     "PAIR",
     "Address",
     "AuthSettings",
-    "BackoffSettings",
     "ConfigError",
     "GatewaySettings",
-    "LogFormat",
-    "LogLevel",
-    "LogSettings",
     "Note",
     "PersistenceSettings",
     "RaftSettings",
-    "RaftTls",
     "Settings",
     "check",
     "describe",
-    "describe_gateway",
     "load",
     "load_gateway",
     "refuse_pair",

@@ -1,87 +1,194 @@
-"""The settings of a server: validated, complete and immutable."""
+"""All settings. Each is declared once, here (see declaration.py); the rest of the server reads its value from here.
+
+A class holds the settings of one kind of process, or of one mapping in the file. `load` completes them: it checks
+combinations, and fills in values that follow from others, such as secrets.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Final, Literal, get_args
 
-from codeq_server.auth.static import StaticToken
+from codeq_gateway.connections import CONNECTIONS_MAX
+
+from codeq_server.auth.static import DEFAULT_SUBJECT, StaticToken
+from codeq_server.config.addresses import (
+    MEMBER,
+    ORIGINS,
+    PEER_SERVERS,
+    PEER_URLS,
+    PEERS,
+    PORT_MAX,
+    SERVERS,
+    Address,
+    Host,
+    Listener,
+    OptionalListener,
+)
+from codeq_server.config.declaration import Group, required, setting
+from codeq_server.config.forms import AnyMapping, Boolean, Choice, FilePath, Text, Texts, Whole
+from codeq_server.config.given import Note
 
 BackoffPolicy = Literal["fixed", "linear", "exponential", "exp_equal_jitter", "exp_full_jitter"]
 LogLevel = Literal["debug", "info", "warn", "error"]
 LogFormat = Literal["text", "json"]
 
+LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+"""Allowed host names in the HTTP Host header with --dev, so that pages of other sites cannot reach the server."""
 
-class ConfigError(Exception):
-    """The configuration is invalid.
-
-    Attributes:
-        key: The setting as the operator wrote it: a variable, a flag or the path of a key in the file.
-        message: What is wrong, in one line and without secrets.
-    """
-
-    def __init__(self, key: str, message: str) -> None:
-        self.key = key
-        self.message = " ".join(message.split())
-        super().__init__(f"{key}: {self.message}")
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A warning about a setting that does not prevent startup.
-
-    Attributes:
-        key: The setting, or several, as the operator wrote it.
-        message: The warning, in one line and without secrets.
-    """
-
-    key: str
-    message: str
+_COMMAND: Final = Text(
+    1, 128, r"\*|[A-Za-z0-9][A-Za-z0-9._-]*", "a command of at most 128 letters, digits, `.`, `_` and `-`, or `*`"
+)
+_CONNECTIONS: Final = Whole(16, 30_000)
+_DURATION: Final = Whole(1, 10 * 365 * 86400, "seconds")
+_LEASE: Final = Whole(1, 43200, "seconds")
+_MILLISECONDS: Final = Whole(0, 60_000, "milliseconds")
+_SECRET: Final = Text(16, 1024)
+_STATIC: Final = Choice(["static"], others=["jwks", "multi"])
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Address that a listener binds to.
-
-    Attributes:
-        host: Name or IP address without brackets; empty: all interfaces.
-        port: Port; 0: any free one.
-    """
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PersistenceSettings:
-    """Where tasks are stored.
+    """Where tasks are stored. With the provider memory, complete settings have no `path`, and no fsync."""
 
-    Attributes:
-        provider: "rocksdb", or "memory", which loses everything when the process ends.
-        path: Directory of the store; None with "memory".
-        num_shards: Number of shards.
-        fsync_on_commit: Whether every acknowledgement waits for fsync; false with "memory".
+    path: Path | None = setting(
+        FilePath(),
+        Path("data"),
+        "folder of the store, created if missing; used by one process at a time",
+        unset="`./data`",
+        flag="--store",
+    )
+    fsync_on_commit: bool = setting(
+        Boolean(),
+        True,
+        "reply only after fsync. With false, a crash of the machine can lose acknowledged changes",
+        flag="--no-fsync",
+    )
+    num_shards: int = setting(Whole(1, 1), 1, "number of shards: only 1 in this version")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaticAuthSettings:
+    """Configuration of the provider `static`: one token."""
+
+    token: str = required(Text(pattern=r".*\S.*", expects="a text that is not blank"), "the secret", secret=True)
+    subject: str = setting(Text(), DEFAULT_SUBJECT, "identity of the token; a worker's id")
+    scopes: frozenset[str] = setting(
+        Texts(Text(1)),
+        frozenset(),
+        "what a worker may do: `codeq:claim`, `codeq:heartbeat`, `codeq:result`, `codeq:nack`, `codeq:abandon`, "
+        "`codeq:subscribe`. A worker needs at least one. `codeq:admin` makes a producer an administrator",
+    )
+    event_types: frozenset[str] = setting(
+        Texts(_COMMAND), frozenset(), "commands a worker may take; `*` means all. A worker needs at least one"
+    )
+    email: str = setting(Text(), "", "accepted but unused")
+    raw: Mapping[str, object] = setting(
+        AnyMapping(),
+        MappingProxyType({}),
+        "further claims: `tenantId`, and `role`; `ADMIN` makes a producer an administrator",
+    )
+
+    @property
+    def static_token(self) -> StaticToken:
+        """The token that it configures."""
+        return StaticToken(
+            token=self.token,
+            subject=self.subject,
+            email=self.email,
+            scopes=self.scopes,
+            event_types=self.event_types,
+            raw=self.raw,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaftSettings:
+    """How this node replicates its data.
+
+    In complete settings `cluster_secret` is 64 hexadecimal digits, `heartbeat_ms` is at most a fifth of `election_ms`,
+    and a member without an entry in `peer_http_addrs` or `peer_grpc_addrs` has no known address.
     """
 
-    provider: Literal["rocksdb", "memory"]
-    path: Path | None
-    num_shards: int
-    fsync_on_commit: bool
-
-
-@dataclass(frozen=True, slots=True)
-class BackoffSettings:
-    """Delay of a task after a nack without one: policy, base and maximum, in seconds."""
-
-    policy: BackoffPolicy
-    base_seconds: int
-    max_seconds: int
+    enabled: bool | None = setting(
+        Boolean(),
+        None,
+        "whether this node is a member of a cluster. If unset, the other keys are rejected; if false, they have no "
+        "effect",
+        unset="false",
+    )
+    self_id: str = setting(MEMBER, "", "name of this node; required")
+    bind_addr: Address = setting(Listener(), Address("", 7000), "listen address of the transport between members")
+    bootstrap: bool = setting(
+        Boolean(),
+        False,
+        "whether this node may found the cluster when it is empty and meets none: true on one node, or on all; of "
+        "several, the one whose name comes first founds it. Has no effect on a member. Not with two `peers`, since "
+        "such a cluster stops when either does: an empty node then refuses to start, a member starts with a warning",
+    )
+    peers: Mapping[str, str] = setting(
+        PEERS,
+        MappingProxyType({}),
+        "transport address of each member, including this node; all addresses different. Without it "
+        "`bindAddr` needs a host",
+        unset="this node at its `bindAddr`",
+    )
+    peer_http_addrs: Mapping[str, str] = setting(
+        PEER_URLS,
+        MappingProxyType({}),
+        "base URL of each member's REST, for redirects. Use the names of `peers`",
+    )
+    peer_grpc_addrs: Mapping[str, str] = setting(
+        PEER_SERVERS,
+        MappingProxyType({}),
+        "gRPC address of each member for clients. Members that share a host must be listed: they have no default",
+        unset="each member's host in `peers` with this node's producer port",
+    )
+    cluster_secret: str = setting(
+        _SECRET,
+        "",
+        "secret that members authenticate with, the same everywhere; peers without it are rejected",
+        unset="derived from the producer's token",
+        secret=True,
+    )
+    tls_cert: Path | None = setting(FilePath(), None, "PEM file with this node's certificate for TLS between members")
+    tls_key: Path | None = setting(FilePath(), None, "PEM file with its private key")
+    tls_ca: Path | None = setting(
+        FilePath(),
+        None,
+        "PEM file of the CA that signed all members' certificates. Set all three or none; without them members speak "
+        "plain TCP, and the secret can be read on the wire",
+    )
+    election_ms: int = setting(
+        Whole(200, 60_000, "milliseconds"),
+        1000,
+        "time without hearing from the leader before an election; randomized up to twice that",
+    )
+    heartbeat_ms: int = setting(
+        Whole(10, 60_000, "milliseconds"),
+        100,
+        "interval of the leader's heartbeats. A value above a fifth of `electionMS` is taken as a tenth of it, so that "
+        "configurations with 1000 and 1000 do not lose their leader with one lost message",
+    )
+    apply_timeout_seconds: int = setting(
+        Whole(1, 600, "seconds"), 10, "how long a call waits for a majority before it fails with an unknown outcome"
+    )
+    mux_enabled: bool = setting(
+        Boolean(), True, "accepted without effect: all groups always share one port", ignored=True
+    )
+    leader_lease_ms: int = setting(
+        _MILLISECONDS,
+        0,
+        "accepted without effect: a leader asks a majority before it answers a read, and trusts no clock",
+        ignored=True,
+    )
+    commit_ms: int = setting(
+        _MILLISECONDS, 0, "accepted without effect: followers learn of commits at once", ignored=True
+    )
+    topic_catalog_protocol: str = setting(Choice(["", "v1"]), "", "accepted without effect", ignored=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,146 +206,170 @@ class AuthSettings:
     allow_producer_as_worker: bool
 
 
-@dataclass(frozen=True, slots=True)
-class LogSettings:
-    """Log level and format; format None: text on a terminal, otherwise json."""
-
-    level: LogLevel
-    format: LogFormat | None
-
-
-@dataclass(frozen=True, slots=True)
-class RaftTls:
-    """PEM files for TLS between members: certificate and key of this node, and the CA that signed all members'."""
-
-    cert: Path
-    key: Path
-    ca: Path
-
-
-@dataclass(frozen=True, slots=True)
-class RaftSettings:
-    """How this node replicates its data.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSettings:
+    """Settings of every process: `codeq serve`, `codeq server` and `codeq gateway`.
 
     Attributes:
-        self_id: Name of this node.
-        bind: Address the Raft transport listens on.
-        bootstrap: Whether this node may found a cluster if its store is empty and it finds no existing cluster.
-        peers: Raft address (host:port) to dial for each member by name, including this node.
-        peer_http: Base URLs of the members' REST APIs by name, without a trailing slash; only known ones.
-        peer_grpc: gRPC addresses of the members for clients, by name; only known ones.
-        secret: Shared secret of the members: 64 hexadecimal digits, the same on all of them.
-        tls: Files for TLS between members; None: plain TCP.
-        heartbeat_ms: Interval of the leader's heartbeats; at most a fifth of `election_ms`.
-        election_ms: Election timeout; randomized up to twice that.
-        apply_timeout_seconds: How long a call waits for a majority before its outcome is reported as unknown.
-    """
-
-    self_id: str
-    bind: Address
-    bootstrap: bool
-    peers: Mapping[str, str]
-    peer_http: Mapping[str, str]
-    peer_grpc: Mapping[str, str]
-    secret: str = field(repr=False)
-    tls: RaftTls | None
-    heartbeat_ms: int
-    election_ms: int
-    apply_timeout_seconds: int
-
-
-@dataclass(frozen=True, slots=True)
-class GatewaySettings:
-    """Settings of a standalone gateway.
-
-    Attributes:
-        http: Address of the REST API.
-        servers: gRPC listeners of the servers, as host:port each; at least one.
-        http_connections_max: Maximum number of open connections.
-        gateway_secret: Shared secret that the gateway presents to the servers.
-        allowed_hosts: Allowed host names in the HTTP Host header; empty: any.
-        cors_origins: Origins whose web pages may call the REST API, as browsers write them.
-        log: Logging.
-        shutdown_grace_seconds: Maximum time from the stop signal to the end of the process.
-        ready_file: File written once requests are served; None: none.
-        dev: Whether it was started for development: loopback only.
+        gateway_secret: In complete settings, 64 hexadecimal digits.
+        dev: Whether the process was started for development: loopback only, well-known tokens.
         notes: Warnings about the settings.
     """
 
-    http: Address
-    servers: tuple[str, ...]
-    http_connections_max: int
-    gateway_secret: str = field(repr=False)
-    allowed_hosts: frozenset[str]
-    cors_origins: tuple[str, ...]
-    log: LogSettings
-    shutdown_grace_seconds: int
-    ready_file: Path | None
-    dev: bool
+    gateway_secret: str = setting(
+        _SECRET,
+        "",
+        "secret of gateways and servers that forward calls to a server; the same everywhere",
+        unset="derived from the producers' token",
+        secret=True,
+    )
+    log_level: LogLevel = setting(Choice(get_args(LogLevel)), "info", "lowest level logged")
+    log_format: LogFormat | None = setting(
+        Choice(get_args(LogFormat)), None, "format of log lines", unset="`text` on a terminal, else `json`"
+    )
+    shutdown_grace_seconds: int = setting(Whole(0, 600, "seconds"), 10, "longest time from the stop signal to exit")
+    ready_file: Path | None = setting(FilePath(), None, "file to write once the process has started")
+    dev: bool = False
     notes: tuple[Note, ...] = ()
 
+    @property
+    def allowed_hosts(self) -> frozenset[str]:
+        """Allowed host names in the HTTP Host header; empty: any."""
+        return LOOPBACK_HOSTS if self.dev else frozenset()
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Settings of a server.
 
-    Attributes:
-        http: Address of the REST gateway.
-        worker_stream: gRPC address for workers; None: no such listener.
-        producer_stream: gRPC address for producers; None: no such listener.
-        http_connections_max: Maximum number of open HTTP connections.
-        grpc_connections_max: Maximum number of open connections to each gRPC port.
-        allowed_hosts: Allowed host names in the HTTP Host header; empty: any.
-        cors_origins: Origins whose web pages may call the REST API, as browsers write them.
-        persistence: Where tasks are stored.
-        auth: Accepted tokens.
-        gateway_secret: Shared secret required of standalone gateways and of other servers that forward calls.
-        default_lease_seconds: Default length of a lease.
-        max_attempts_default: Default maximum deliveries of a task.
-        backoff: Delay of a task after a nack without one.
-        retention_seconds: How long COMPLETED, FAILED and CANCELLED tasks are kept after their end.
-        dlq_retention_seconds: How long tasks in the dead-letter queue are kept after their end.
-        queues_per_tenant_max: Maximum number of queues of a tenant.
-        queue_idle_seconds: How long a queue is kept after its last task, including ended ones, is gone.
-        log: Logging.
-        disk_reserve_bytes: Free space on the store's disk below which new tasks are rejected; 0: no limit.
-        shutdown_grace_seconds: Maximum time from the stop signal to the end of the process.
-        ready_file: File written once the server is ready; None: none.
-        local_artifacts_dir: Folder for artifact contents; None: `artifacts` next to the store.
-        backup_dir: Folder for backups made on request; None: such requests are rejected.
-        artifact_bytes_max: Maximum bytes of one artifact's content.
-        raft: Replication of this node; None: a single node.
-        dev: Whether the server was started for development: loopback only, well-known tokens.
-        notes: Warnings about the settings.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestSettings(ProcessSettings):
+    """Settings of processes that serve REST: `codeq serve` and `codeq gateway`."""
+
+    port: int = setting(Whole(0, PORT_MAX), 8080, "HTTP port; 0: any free port")
+    http_host: str = setting(Host(), "", "host or address that HTTP binds", unset="all interfaces")
+    http_connections_max: int = setting(
+        _CONNECTIONS,
+        CONNECTIONS_MAX,
+        "concurrent HTTP connections; [fewer if the open file limit is low](operations.md#connections)",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        ORIGINS,
+        (),
+        "origins whose web pages may call REST: `https://console.example,http://localhost:3000`. Write each as "
+        "browsers do; `*` is rejected",
+    )
+
+    @property
+    def http(self) -> Address:
+        """Address of the REST API."""
+        return Address(self.http_host, self.port)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings(RestSettings):
+    """Settings of a standalone gateway."""
+
+    server_addrs: tuple[str, ...] = setting(
+        SERVERS,
+        (),
+        "gRPC addresses of the gateway's servers: `host:port,host:port`",
+        unset="required; with `--dev` `127.0.0.1:9092`",
+        flag="--server",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(RestSettings):
+    """Settings of a server, with REST or without.
+
+    Complete settings have both tokens; `raft` is None on a single node.
     """
 
-    http: Address
-    worker_stream: Address | None
-    producer_stream: Address | None
-    http_connections_max: int
-    grpc_connections_max: int
-    allowed_hosts: frozenset[str]
-    cors_origins: tuple[str, ...]
-    persistence: PersistenceSettings
-    auth: AuthSettings
-    gateway_secret: str = field(repr=False)
-    default_lease_seconds: int
-    max_attempts_default: int
-    backoff: BackoffSettings
-    retention_seconds: int
-    dlq_retention_seconds: int
-    queues_per_tenant_max: int
-    queue_idle_seconds: int
-    log: LogSettings
-    disk_reserve_bytes: int
-    shutdown_grace_seconds: int
-    ready_file: Path | None
-    local_artifacts_dir: Path | None
-    backup_dir: Path | None
-    artifact_bytes_max: int
-    raft: RaftSettings | None
-    dev: bool
-    notes: tuple[Note, ...] = ()
+    worker_stream_addr: Address | None = setting(
+        OptionalListener(), Address("", 9091), "gRPC listener for workers; empty: none"
+    )
+    producer_stream_addr: Address | None = setting(
+        OptionalListener(), Address("", 9092), "gRPC listener for producers; empty: none"
+    )
+    grpc_connections_max: int = setting(
+        _CONNECTIONS,
+        2_048,
+        "concurrent connections to each gRPC port; [fewer if the open file limit is low](operations.md#connections)",
+    )
+    persistence_provider: Literal["rocksdb", "memory"] = setting(
+        Choice(["rocksdb", "memory"], {"pebble": "rocksdb"}, others=["redis"]),
+        "rocksdb",
+        "`pebble` means the same as `rocksdb`; `memory` loses everything when the process ends",
+    )
+    persistence_config: PersistenceSettings = setting(
+        Group(PersistenceSettings), PersistenceSettings(), "where and how the store is kept; JSON in the environment"
+    )
+    producer_auth_provider: Literal["static"] | None = setting(_STATIC, None, "how tokens of producers are checked")
+    producer_auth_config: StaticAuthSettings | None = setting(
+        Group(StaticAuthSettings, shorthand="token"),
+        None,
+        "the producers' token; JSON in the environment",
+    )
+    worker_auth_provider: Literal["static"] | None = setting(_STATIC, None, "how tokens of workers are checked")
+    worker_auth_config: StaticAuthSettings | None = setting(
+        Group(StaticAuthSettings, shorthand="token"), None, "the workers' token; JSON in the environment"
+    )
+    allow_producer_as_worker: bool = setting(Boolean(), False, "the producer token may do everything a worker may")
+    default_lease_seconds: int = setting(_LEASE, 60, "lease length when the claim gives none")
+    max_attempts_default: int = setting(Whole(1, 1000), 5, "deliveries of a task that gives no `maxAttempts`")
+    backoff_policy: BackoffPolicy = setting(
+        Choice(get_args(BackoffPolicy)), "exp_full_jitter", "[backoff](#backoff) after a nack without a delay"
+    )
+    backoff_base_seconds: int = setting(_LEASE, 5, "first step of the backoff")
+    backoff_max_seconds: int = setting(_LEASE, 900, "longest backoff, at least `backoffBaseSeconds`")
+    retention_seconds: int = setting(
+        _DURATION, 86400, "how long completed, failed and cancelled tasks are kept after their end"
+    )
+    dlq_retention_seconds: int = setting(_DURATION, 1209600, "how long dead-lettered tasks are kept")
+    queues_per_tenant_max: int = setting(
+        Whole(1, 100_000),
+        10_000,
+        "queues per tenant; a task that would need one more is rejected with `TOO_MANY_QUEUES`",
+    )
+    queue_idle_seconds: int = setting(
+        _DURATION, 3600, "how long a queue stays once no task of it is left, ended ones included; paused queues stay"
+    )
+    local_artifacts_dir: Path | None = setting(
+        FilePath(),
+        None,
+        "folder for artifact contents, created if missing: at startup if configured, else with the first artifact; not "
+        "with `memory` or Raft",
+        unset="`artifacts` beside the store",
+    )
+    artifact_bytes_max: int = setting(Whole(1, 6 << 20, "bytes"), 4 << 20, "maximum size of one artifact's content")
+    backup_dir: Path | None = setting(
+        FilePath(),
+        None,
+        "folder for backups made on request; without it such requests are rejected; not with `memory`",
+    )
+    disk_reserve_bytes: int = setting(
+        Whole(0, 1 << 50, "bytes"),
+        256 << 20,
+        "free space on the store's disk below which new tasks are rejected, so that running work can finish; 0: never",
+    )
+    raft: RaftSettings | None = setting(
+        Group(RaftSettings, has_variables=True),
+        None,
+        "replication over several nodes; each key has a variable of its own",
+    )
+
+    @property
+    def persistence(self) -> PersistenceSettings:
+        """Where tasks are stored."""
+        return self.persistence_config
+
+    @property
+    def auth(self) -> AuthSettings:
+        """The tokens of complete settings."""
+        assert self.producer_auth_config is not None
+        assert self.worker_auth_config is not None
+        return AuthSettings(
+            self.producer_auth_config.static_token,
+            self.worker_auth_config.static_token,
+            self.allow_producer_as_worker,
+        )
 
     @property
     def artifacts_path(self) -> Path | None:

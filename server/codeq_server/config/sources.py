@@ -1,20 +1,19 @@
-"""Reads the three sources of settings into raw values that remember their origin."""
+"""Reads the file, the environment and the flags into given values by setting."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import re
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import yaml
 
-from codeq_server.config import keys
-from codeq_server.config.settings import ConfigError
+from codeq_server.config import foreign
+from codeq_server.config.declaration import Group, Setting, hint, read_all, settings_of, variable
+from codeq_server.config.given import ConfigError, Given
+from codeq_server.config.settings import GatewaySettings, Settings
 
 PATH_VARIABLE: Final = "CODEQ_CONFIG_PATH"
 """Environment variable with the path of the configuration file."""
@@ -22,65 +21,110 @@ PATH_VARIABLE: Final = "CODEQ_CONFIG_PATH"
 FILE_BYTES_MAX: Final = 1024 * 1024
 """Maximum size of the configuration file."""
 
-NOT_SUPPORTED: Final = "not supported by this version"
+OWN_PREFIXES: Final = ("CODEQ_", "RAFT_")
+"""Prefixes of codeq's own variables: unknown ones are rejected."""
 
-RAFT: Final = "raft."
-"""Prefix of the fields of `raft` among all fields."""
-
-FOREIGN: Final = "foreign."
-"""Prefix of settings that require a feature this version lacks; the rest of the name is the feature."""
-
-_OFF: Final = frozenset({"", "0", "false", "no", "off"})
-_BOOLEANS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-_FIELDS: Final = {field.name: field for field in dataclasses.fields(keys.Keys)}
-_RAFT_FIELDS: Final = {keys.file_key(field.name): field.name for field in dataclasses.fields(keys.RaftKeys)}
-_OWN_VARIABLES: Final = keys.CLIENT_VARIABLES | {keys.variable(RAFT + name) for name in _RAFT_FIELDS.values()}
-_NAMES_BY_FILE_KEY: Final = {keys.file_key(name): name for name in _FIELDS}
-_UNSUPPORTED_FILE_KEYS: Final = keys.UNSUPPORTED_FILE_KEYS | {
-    keys.file_key(name.lower()) for name in keys.UNSUPPORTED_VARIABLES
-}
-
-# Container platforms set variables that describe every service in the network, even one named "codeq", and every
-# variable of a linked container.
-_SERVICE_LINK: Final = re.compile(
-    r".*_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR|START|END))*|ENV_.+)"
+CLIENT_VARIABLES: Final = frozenset(
+    {PATH_VARIABLE, "CODEQ_ENDPOINT", "CODEQ_TOKEN", "CODEQ_PRODUCER_ADDR", "CODEQ_WORKER_ADDR", "CODEQ_CONFIG_DIR"}
 )
-_SERVICE_PORT: Final = re.compile(r"(tcp|udp|sctp)://.*", re.IGNORECASE)
-_CONTAINER_NAME: Final = re.compile(r"/[^/]+/[^/]+")
+"""Known variables with codeq's prefix that are no settings of a server: the file's path, and those of the CLI."""
+
+SETTINGS: Final[Mapping[str, Setting]] = {**settings_of(GatewaySettings), **settings_of(Settings)}
+"""The settings of all kinds of processes, by name: one file may hold them all."""
+
+_KEYS: Final = {each.key: name for name, each in SETTINGS.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Raw:
-    """A value from one of the sources.
+class GivenSettings:
+    """The given values of all sources by setting: a name such as `port`, or `raft.self_id` for one of a group.
 
     Attributes:
-        value: The value as given.
-        key: The setting as the operator wrote it.
-        is_text: Whether the source holds only text, so that "8080" is accepted as a number.
+        values: The given values. A group may be given as a whole, and settings of it besides, which then prevail.
+        foreign: Given values of features that this version lacks, by feature.
     """
 
-    value: object
-    key: str
-    is_text: bool = False
+    def __init__(self, values: Mapping[str, Given], foreign: Mapping[str, Given]) -> None:
+        self.values, self.foreign = values, foreign
+
+    def get(self, name: str) -> Given | None:
+        """Returns the given value of a setting; None: it is not given."""
+        group, _, inner = name.partition(".")
+        return self._parts(group).get(inner) if inner else self.values.get(name)
+
+    def has(self, name: str) -> bool:
+        """Returns whether a setting is given, other than as a null of the file."""
+        given = self.get(name)
+        return given is not None and given.value is not None
+
+    def key(self, name: str) -> str:
+        """Returns a setting as the operator wrote it, or its variable if it is not given."""
+        given = self.get(name)
+        return variable(name) if given is None else given.key
+
+    def error(self, name: str, message: str) -> ConfigError:
+        """Returns an error that names a setting as the operator wrote it."""
+        given = self.get(name)
+        return ConfigError(variable(name), message) if given is None else given.error(message)
+
+    def checked(self) -> dict[str, Any]:
+        """Returns the value of each given setting of the top level, strictly checked.
+
+        Raises:
+            ConfigError: A value is malformed.
+        """
+        found = {}
+        for name, each in SETTINGS.items():
+            given, parts = self.values.get(name), self._parts(name)
+            if isinstance(each.form, Group) and parts:
+                found[name] = each.form.build(parts, given or Given(None, variable(name)))
+            elif given is not None:
+                found |= read_all({name: each}, {name: given})
+        return found
+
+    def _parts(self, group: str) -> dict[str, Given]:
+        """Returns the given settings of a group, by field."""
+        form, whole = SETTINGS[group].form, self.values.get(group)
+        if not isinstance(form, Group):
+            return {}
+        parts = {} if whole is None or whole.value is None else form.parts(whole)
+        prefix = f"{group}."
+        return parts | {
+            name.removeprefix(prefix): each for name, each in self.values.items() if name.startswith(prefix)
+        }
 
 
-def read_file(path: str, named_by: str) -> dict[str, Raw]:
-    """Returns the settings of the YAML file, by field.
+def read(path: str | None, environment: Mapping[str, str], flags: Mapping[str, object]) -> GivenSettings:
+    """Returns what the sources give; a flag overrides the environment, which overrides the file.
+
+    Args:
+        path: Configuration file; None: the one named by CODEQ_CONFIG_PATH, if any.
+        environment: Environment.
+        flags: Flags by setting, such as `worker_stream_addr`; None: not given.
 
     Raises:
-        ConfigError: The file cannot be read, is not a single mapping, or has a duplicate or unknown key.
+        ConfigError: A source cannot be read, or names an unknown setting.
     """
-    content = _content(path, named_by)
-    found = _read_raft(content.pop("raft", None))
-    for key, value in content.items():
-        name = _NAMES_BY_FILE_KEY.get(key)
-        if name is not None:
-            found[name] = Raw(value, key)
-        elif key not in _UNSUPPORTED_FILE_KEYS:
-            raise ConfigError(str(key), f"unknown key in {path}")
-        elif not is_off(value):
-            found[FOREIGN + key] = Raw(value, key)
-    return found
+    named_by, file = ("--config", path) if path else (PATH_VARIABLE, environment.get(PATH_VARIABLE, ""))
+    values, others = _read_file(file, named_by) if file else ({}, {})
+    others |= _foreign_variables(environment)
+    return GivenSettings(values | _read_environment(environment) | _read_flags(flags), others)
+
+
+def _read_file(path: str, named_by: str) -> tuple[dict[str, Given], dict[str, Given]]:
+    """Returns the settings of the YAML file, and those of features that this version lacks."""
+    found: dict[str, Given] = {}
+    others = {}
+    for key, value in _content(path, named_by).items():
+        given, name = Given(value, str(key), file=path), _KEYS.get(key)
+        if name is not None and _has_variables(SETTINGS[name]):
+            found |= {} if value is None else _by_variable(name, given)
+        elif name is not None:
+            found[name] = given
+        elif not foreign.is_key(key):
+            raise given.error("unknown key" + hint(key, _KEYS))
+        elif not foreign.is_off(value):
+            others[key] = given
+    return found, others
 
 
 def _content(path: str, named_by: str) -> dict[Any, object]:
@@ -93,106 +137,92 @@ def _content(path: str, named_by: str) -> dict[Any, object]:
     try:
         content = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a safe loader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(named_by, f"{path} is not YAML: {error}") from None
+        raise ConfigError(named_by, f"{path} is not valid YAML: {error}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(named_by, f"{path} is not a mapping")
+        raise ConfigError(named_by, f"{path} must be a mapping of settings")
     return content
 
 
-def _read_raft(mapping: object) -> dict[str, Raw]:
-    if mapping is None:
-        return {}
-    if not isinstance(mapping, dict):
-        raise ConfigError("raft", "expected a mapping")
-    found = {}
-    for key, value in mapping.items():
-        if key not in _RAFT_FIELDS:
-            raise ConfigError(f"raft.{key}", "unknown key")
-        if value is not None:
-            found[RAFT + _RAFT_FIELDS[key]] = Raw(value, f"raft.{key}")
-    return found
+def _has_variables(each: Setting) -> bool:
+    return isinstance(each.form, Group) and each.form.has_variables
 
 
-def read_environment(environment: Mapping[str, str]) -> dict[str, Raw]:
-    """Returns the settings of the environment, by field.
+def _by_variable(name: str, given: Given) -> dict[str, Given]:
+    """Returns the settings of a group whose settings have variables, so that these override them one by one."""
+    form = SETTINGS[name].form
+    assert isinstance(form, Group)
+    return {f"{name}.{inner}": each for inner, each in form.parts(given).items() if each.value is not None}
 
-    Raises:
-        ConfigError: A variable with one of codeq's prefixes is unknown, or a variable holds malformed JSON.
-    """
-    found = _foreign(environment)
-    for name in (*_FIELDS, *(RAFT + name for name in _RAFT_FIELDS.values())):
-        variable = keys.variable(name)
-        text = environment.get(variable)
-        if text is None or (not text.strip() and name not in keys.EMPTY_IS_A_VALUE):
-            continue
-        if name in keys.JSON_KEYS:
-            found[name] = Raw(_json(variable, text), variable)
+
+def _with_variables() -> dict[str, Setting]:
+    """Returns every setting that has a variable, by name."""
+    found: dict[str, Setting] = {}
+    for name, each in SETTINGS.items():
+        if isinstance(each.form, Group) and each.form.has_variables:
+            found |= {f"{name}.{inner}": setting for inner, setting in each.form.settings.items()}
         else:
-            found[name] = Raw(text.strip(), variable, is_text=True)
+            found[name] = each
     return found
 
 
-def read_flags(flags: Mapping[str, object]) -> dict[str, Raw]:
-    """Returns the settings of the flags, by field; a flag that is None was not given.
+_VARIABLES: Final = {variable(name): (name, each) for name, each in _with_variables().items()}
 
-    Raises:
-        ConfigError: A flag is unknown.
-    """
+
+def _read_environment(environment: Mapping[str, str]) -> dict[str, Given]:
+    found = {}
+    for key, (name, each) in _VARIABLES.items():
+        text = environment.get(key)
+        if text is None or (not text.strip() and not each.form.takes_empty):
+            continue
+        if isinstance(each.form, Group):
+            found[name] = Given(_json(key, text), key)
+        else:
+            found[name] = Given(text.strip(), key, is_text=True)
+    return found
+
+
+def _read_flags(flags: Mapping[str, object]) -> dict[str, Given]:
     found = {}
     for name, value in flags.items():
-        if name not in _FIELDS:
-            raise ConfigError(keys.flag(name), "unknown flag")
+        group, _, inner = name.partition(".")
+        known: Setting | None = SETTINGS.get(group)
+        if inner and known is not None:
+            known = known.form.settings.get(inner) if isinstance(known.form, Group) else None
+        if known is None:
+            raise ConfigError("--" + name.replace("_", "-"), "unknown flag")
         if value is not None:
-            found[name] = Raw(value, keys.flag(name), is_text=isinstance(value, str))
+            found[name] = Given(value, known.flag, is_text=isinstance(value, str))
     return found
 
 
-def boolean(text: str) -> bool | None:
-    """Returns the boolean that a text stands for, or None if it is neither."""
-    return _BOOLEANS.get(text.lower())
+def _foreign_variables(environment: Mapping[str, str]) -> dict[str, Given]:
+    """Returns the variables of features that this version lacks.
 
-
-def _foreign(environment: Mapping[str, str]) -> dict[str, Raw]:
-    """Returns settings that require features this version lacks."""
+    Raises:
+        ConfigError: A variable with one of codeq's prefixes is unknown.
+    """
     found = {}
-    for variable, text in sorted(environment.items()):
-        if variable not in _OWN_VARIABLES and _is_service_link(variable, text):
+    known = CLIENT_VARIABLES | _VARIABLES.keys()
+    for key, text in sorted(environment.items()):
+        if key not in known and foreign.is_service_link(key, text):
             continue
-        if variable in keys.UNSUPPORTED_VARIABLES or variable.startswith(keys.UNSUPPORTED_PREFIXES):
-            if not is_off(text):
-                part = "cluster" if variable == "CLUSTER_ENABLED" else variable
-                found[FOREIGN + part] = Raw(text, variable)
-        elif variable.startswith(keys.OWN_PREFIXES) and variable not in _OWN_VARIABLES:
-            raise ConfigError(variable, "unknown variable")
+        if foreign.is_variable(key):
+            if not foreign.is_off(text):
+                found["cluster" if key == "CLUSTER_ENABLED" else key] = Given(text, key)
+        elif key.startswith(OWN_PREFIXES) and key not in known:
+            meant = key.removeprefix("CODEQ_")
+            raise ConfigError(key, "unknown variable" + hint(meant if meant in known else key, known))
     return found
 
 
-def _is_service_link(variable: str, text: str) -> bool:
-    """Returns whether a container platform set a variable to describe a service or container named after codeq."""
-    return bool(
-        _SERVICE_LINK.fullmatch(variable)
-        or _SERVICE_PORT.fullmatch(text)
-        or (variable.endswith("_NAME") and _CONTAINER_NAME.fullmatch(text))
-    )
-
-
-def is_off(value: object) -> bool:
-    """Returns whether a setting of another version is switched off."""
-    if isinstance(value, str):
-        return value.strip().lower() in _OFF
-    if isinstance(value, dict):
-        return not value or is_off(value.get("enabled", True))
-    return not value
-
-
-def _json(variable: str, text: str) -> object:
+def _json(key: str, text: str) -> object:
     try:
         content: object = msgspec.json.decode(text)
         json.loads(text, object_pairs_hook=_refuse_twice)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise ConfigError(variable, f"is not JSON: {error}") from None
+        raise ConfigError(key, f"is not valid JSON: {error}") from None
     return content
 
 

@@ -89,7 +89,7 @@ def serve(settings: Settings, *, verify: bool = False, rest: bool = True) -> int
         The exit code: 0 after a requested shutdown, otherwise EXIT_FAILED or EXIT_CONFIGURATION. The reason for a
         failed start is printed on stderr.
     """
-    logs = configure_logging(settings.log.level, settings.log.format)
+    logs = configure_logging(settings.log_level, settings.log_format)
     try:
         write_privately()
         files = _files(settings, rest=rest)
@@ -178,7 +178,7 @@ class Node:
                 version=_VERSION,
                 mode=self._host.mode,
                 fsync=persistence.fsync_on_commit,
-                persistence_provider=persistence.provider,
+                persistence_provider=self._settings.persistence_provider,
                 backups=self._host.upkeep.backups,
                 settled=self._calls.settled,
                 on_trouble=_log_backup,
@@ -211,13 +211,16 @@ class Node:
         """
         settings = self._settings
         http = Address(settings.http.host, settings.http.port) if self._rest else None
-        raft = None if settings.raft is None else settings.raft.bind
-        streams = {"WORKER_STREAM_ADDR": settings.worker_stream, "PRODUCER_STREAM_ADDR": settings.producer_stream}
+        raft = None if settings.raft is None else settings.raft.bind_addr
+        streams = {
+            "WORKER_STREAM_ADDR": settings.worker_stream_addr,
+            "PRODUCER_STREAM_ADDR": settings.producer_stream_addr,
+        }
         refuse_taken({"PORT": http, **streams, "RAFT_BIND_ADDR": raft})
 
     def _listen(self, server: grpc.aio.Server) -> tuple[Address | None, Address | None]:
         """Opens the gRPC ports; returns the addresses for workers and producers."""
-        wanted = (self._settings.worker_stream, self._settings.producer_stream)
+        wanted = (self._settings.worker_stream_addr, self._settings.producer_stream_addr)
         ports = {address: listen(server, address) for address in dict.fromkeys(wanted) if address is not None}
         self._door.ports.update(ports.values())
         worker, producer = (None if a is None else Address(a.host, ports[a]) for a in wanted)
@@ -280,7 +283,7 @@ class Node:
         persistence = self._settings.persistence
         return not unready, {
             **({"reason": unready} if unready else {}),
-            "persistence": persistence.provider,
+            "persistence": self._settings.persistence_provider,
             "fsync": persistence.fsync_on_commit,
             # Does not affect readiness: an unready node gets no calls, but calls that end tasks must still arrive.
             "storageFull": self._host.upkeep.space.full,
@@ -303,7 +306,7 @@ class Node:
             http=str(ready.http or ""),
             worker_stream=str(ready.worker or ""),
             producer_stream=str(ready.producer or ""),
-            persistence=settings.persistence.provider,
+            persistence=settings.persistence_provider,
             path=str(settings.persistence.path or ""),
             pid=os.getpid(),
         )
@@ -377,7 +380,7 @@ class Node:
 
 
 def _files(settings: Settings, *, rest: bool) -> Files:
-    ports = {address for address in (settings.worker_stream, settings.producer_stream) if address is not None}
+    ports = {address for address in (settings.worker_stream_addr, settings.producer_stream_addr) if address is not None}
     return share(
         raise_limit(),
         http=settings.http_connections_max if rest else 0,

@@ -58,7 +58,7 @@ def serve_gateway(settings: GatewaySettings) -> int:
         The exit code: 0 after a requested shutdown, otherwise EXIT_FAILED. The reason for a failed start is printed on
         stderr.
     """
-    logs = configure_logging(settings.log.level, settings.log.format)
+    logs = configure_logging(settings.log_level, settings.log_format)
     try:
         write_privately()
         files = share(raise_limit(), http=settings.http_connections_max, grpc=0, grpc_ports=0, peers=0)
@@ -91,7 +91,7 @@ class _Process:
         if schema is None:
             return 0
         dispatcher = RemoteDispatcher(
-            self._settings.servers, schema.pool, schema.services, self._settings.gateway_secret
+            self._settings.server_addrs, schema.pool, schema.services, self._settings.gateway_secret
         )
         try:
             gateway = self._server(self._gateway(schema, dispatcher))
@@ -119,7 +119,7 @@ class _Process:
         give_up = asyncio.get_running_loop().time() + START_SECONDS
         problem, is_told = "", False
         while not self._stopping.is_set():
-            for address in self._settings.servers:
+            for address in self._settings.server_addrs:
                 async with open_channel(address) as channel:
                     try:
                         return await read_schema(channel)
@@ -130,7 +130,7 @@ class _Process:
             if asyncio.get_running_loop().time() > give_up:
                 raise StartError(f"no server answered within {START_SECONDS:.0f} seconds; {problem}")
             if not is_told:
-                _log.info("server_awaited", servers=",".join(self._settings.servers), problem=problem)
+                _log.info("server_awaited", servers=",".join(self._settings.server_addrs), problem=problem)
                 is_told = True
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ASK_SECONDS):
@@ -177,7 +177,7 @@ class _Process:
             except OSError as error:
                 reason = error.strerror or error
                 raise StartError(f"cannot write the ready file {settings.ready_file}: {reason}") from None
-        servers = ",".join(settings.servers)
+        servers = ",".join(settings.server_addrs)
         _log.info("gateway_started", version=_VERSION, http=str(http), servers=servers, pid=os.getpid())
         for note in settings.notes:
             _log.warning("configuration_note", setting=note.key, hint=note.message)

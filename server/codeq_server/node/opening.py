@@ -96,9 +96,9 @@ def _no_collection() -> Iterator[None]:
 def _shard_settings(settings: Settings) -> ShardSettings:
     return ShardSettings(
         max_attempts=settings.max_attempts_default,
-        backoff_policy=BackoffPolicy(settings.backoff.policy),
-        backoff_base_seconds=settings.backoff.base_seconds,
-        backoff_max_seconds=settings.backoff.max_seconds,
+        backoff_policy=BackoffPolicy(settings.backoff_policy),
+        backoff_base_seconds=settings.backoff_base_seconds,
+        backoff_max_seconds=settings.backoff_max_seconds,
         retention_ms=settings.retention_seconds * 1000,
         dlq_retention_ms=settings.dlq_retention_seconds * 1000,
         queues_per_tenant_max=settings.queues_per_tenant_max,

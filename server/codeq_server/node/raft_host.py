@@ -120,8 +120,8 @@ class RaftHost:
             raft.peers,
             raft.bootstrap,
             Ticks(TICKS_PER_ELECTION, heartbeat),
-            raft.peer_http,
-            raft.peer_grpc,
+            raft.peer_http_addrs,
+            raft.peer_grpc_addrs,
         )
         self.member = Member(store, row, member_settings, os.urandom, self, self._fail)
         self.transport = Transport(
@@ -147,9 +147,12 @@ class RaftHost:
 
     def _transport_settings(self, incoming: Path) -> TransportSettings:
         raft = self._raft
-        tls = None if raft.tls is None else TlsFiles(raft.tls.cert, raft.tls.key, raft.tls.ca)
+        tls = None
+        if raft.tls_cert is not None and raft.tls_key is not None and raft.tls_ca is not None:
+            tls = TlsFiles(raft.tls_cert, raft.tls_key, raft.tls_ca)
+        address = raft.bind_addr
         return TransportSettings(
-            raft.bind.host, raft.bind.port, incoming, raft.secret, tls, connections_max=self._files.peers
+            address.host, address.port, incoming, raft.cluster_secret, tls, connections_max=self._files.peers
         )
 
     def absence(self) -> Rejection:

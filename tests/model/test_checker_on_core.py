@@ -16,9 +16,9 @@ from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
 from codeq_server.core.model import Caller, Name, SealedBatch, TaskKey, id_of
-from codeq_server.core.outcomes import Outcome
 from codeq_server.core.reads import get_task
 from codeq_server.core.shard import Shard, ShardSettings
+from codeq_server.core.status import Outcome, Status
 from codeq_server.storage.check import check
 from codeq_server.storage.identity import next_identity, save
 from codeq_server.storage.memory import MemoryStore
@@ -267,7 +267,7 @@ class ShardMachine(RuleBasedStateMachine):
             return
         if not live:
             assert self.shard.batch.rows == rows
-        elif verdict.status >= outcomes.Status.COMPLETED:
+        elif verdict.status >= Status.COMPLETED:
             assert task not in self.ended
             self.ended[task] = self.shard.batch.lsn
 
@@ -299,7 +299,7 @@ class ShardMachine(RuleBasedStateMachine):
                 continue
             self.redriven.append((self.shard.batch.lsn, task, self.ended.pop(task)))
             view = get_task(self.shard, task_tenant(self.shard, task), id_of(task), self.now)
-            assert (view.status, view.attempts, view.error, view.progress) == (outcomes.Status.PENDING, 0, None, None)
+            assert (view.status, view.attempts, view.error, view.progress) == (Status.PENDING, 0, None, None)
 
     @rule(tenant=st.sampled_from(TENANTS), age_ms=st.sampled_from([0, 1000, 9000]), limit=st.integers(1, 4))
     def cleanup(self, tenant: str, age_ms: int, limit: int) -> None:

@@ -15,8 +15,8 @@ from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
 from codeq_server.core.history import End as History
 from codeq_server.core.model import WINDOW_ENTRY_BYTES, Caller, SealedBatch, id_of
-from codeq_server.core.outcomes import Outcome
 from codeq_server.core.shard import Shard, ShardSettings
+from codeq_server.core.status import Outcome
 from codeq_server.storage.check import check
 from codeq_server.storage.memory import MemoryStore
 from expiring import Expiries, ExpiringTask, expiring

@@ -11,9 +11,10 @@ from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.claims import Delivered, claim
 from codeq_server.core.clock import Now
 from codeq_server.core.model import Caller, Queue, SealedBatch
-from codeq_server.core.outcomes import Outcome, Verdict, give_back, settle
+from codeq_server.core.outcomes import Verdict, give_back, settle
 from codeq_server.core.reads import QueueView, TaskView
 from codeq_server.core.shard import Shard, ShardSettings
+from codeq_server.core.status import Outcome
 from codeq_server.storage.check import check
 from codeq_server.storage.memory import MemoryStore
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from codeq_server.core.claims import claim
 from codeq_server.core.model import Caller
-from codeq_server.core.outcomes import Outcome, report_progress, settle
+from codeq_server.core.outcomes import report_progress, settle
+from codeq_server.core.status import Outcome
 from codeq_server.core.timers import SLICE
 from codeq_server.engine import runner as module
 from held_log import HeldRunner, until

@@ -7,8 +7,8 @@ from codeq_internal.v1.rows_pb2 import ArtifactRow
 from codeq_server.core import keys
 from codeq_server.core.artifacts import is_kept
 from codeq_server.core.errors import Rejection
-from codeq_server.core.outcomes import Outcome
 from codeq_server.core.redrive import redrive_task
+from codeq_server.core.status import Outcome
 from driven_shard import TENANT, DrivenShard
 
 FILED = ArtifactRow(name="a", file=b"f" * 16, size=3, sha256=b"s" * 32)

@@ -10,7 +10,7 @@ from codeq_server.core import claims, recovery
 from codeq_server.core.claims import claim
 from codeq_server.core.errors import CorruptRows
 from codeq_server.core.model import FIRST_PAGE, WINDOW_ENTRY_BYTES, Caller
-from codeq_server.core.outcomes import Outcome
+from codeq_server.core.status import Outcome
 from driven_shard import WORKER, DrivenShard
 
 

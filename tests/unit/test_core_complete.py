@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from codeq_server.core import names, outcomes
 from codeq_server.core.model import Caller
-from codeq_server.core.outcomes import Outcome
+from codeq_server.core.status import Outcome
 from driven_shard import TENANT, WORKER, DrivenShard
 
 

@@ -8,7 +8,7 @@ from codeq_server.core import names, redrive, timers
 from codeq_server.core.errors import CorruptRows
 from codeq_server.core.expiry import expire_ms_of
 from codeq_server.core.names import Created, Naming, NewTask
-from codeq_server.core.outcomes import Outcome
+from codeq_server.core.status import Outcome
 from driven_shard import START_MS, TENANT, DrivenShard
 from hypothesis import given
 from hypothesis import strategies as st

@@ -9,7 +9,8 @@ from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.creates import task_head
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Caller
-from codeq_server.core.outcomes import ABANDONS_MAX, SHRINK_FROM, Outcome, Status
+from codeq_server.core.outcomes import ABANDONS_MAX, SHRINK_FROM
+from codeq_server.core.status import Outcome, Status
 from driven_shard import TENANT, WORKER, DrivenShard
 
 OUTCOMES = [Outcome.COMPLETED, Outcome.FAILED, Outcome.NACK, Outcome.ABANDON]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from codeq_server.core.errors import Rejection
-from codeq_server.core.outcomes import Outcome
 from codeq_server.core.reads import TaskView
+from codeq_server.core.status import Outcome
 from codeq_server.core.withdrawal import cancel
 from driven_shard import TENANT, DrivenShard
 

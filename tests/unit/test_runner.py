@@ -9,8 +9,9 @@ import pytest
 from codeq_server.core.claims import claim
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Caller
-from codeq_server.core.outcomes import Outcome, settle
+from codeq_server.core.outcomes import settle
 from codeq_server.core.shard import ShardSettings
+from codeq_server.core.status import Outcome
 from codeq_server.engine import runner as runner_module
 from held_log import HeldRunner, turns, until
 

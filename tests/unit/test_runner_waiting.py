@@ -8,7 +8,8 @@ import pytest
 from codeq_server.core.claims import claim
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Caller, Queue
-from codeq_server.core.outcomes import Outcome, give_back
+from codeq_server.core.outcomes import give_back
+from codeq_server.core.status import Outcome
 from codeq_server.engine.waiting import WaitingRoom
 from held_log import HeldRunner, turns, until
 

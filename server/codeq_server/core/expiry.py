@@ -12,12 +12,13 @@ from codeq_internal.v1 import rows_pb2
 
 from . import keys
 from .clock import Now
+from .ending import end_with_state
 from .errors import CorruptRows
 from .model import Lane, Queue
-from .outcomes import Status
 from .parsing import unpacked
 from .shard import Shard
-from .withdrawal import end, withdraw
+from .status import Status
+from .withdrawal import withdraw
 
 EXPIRED: Final = "EXPIRED"
 """Error of a task that waited too long."""
@@ -40,9 +41,8 @@ def expire_entry(shard: Shard, queue: Queue, entry: bytes, now: Now) -> None:
     if state.ended_lsn or task_id in shard.deliveries:
         return
     withdraw(shard, home, position, state)
-    end(shard, home, position, task_id, state, Status.FAILED, EXPIRED, now)
-    queue.failed_total += 1
-    shard.totals.failed += 1
+    state.error = EXPIRED
+    end_with_state(shard, home, position, task_id, Status.FAILED, state, now)
     shard.totals.outdated += 1
 
 

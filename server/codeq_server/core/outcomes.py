@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import Final, NamedTuple
 
 from codeq_internal.v1 import rows_pb2
@@ -15,6 +14,7 @@ from .backoff import backoff_ms
 from .claims import lease_row
 from .clock import Now
 from .creates import append, max_attempts_of, varint
+from .ending import end_task, end_with_state, ended_row
 from .errors import CorruptRows, Reason, Rejection
 from .history import End, carried_over, note
 from .model import Caller, Delivery, Entry, Lane, Name, TaskKey
@@ -22,6 +22,7 @@ from .names import find_named
 from .notable import DEAD_LETTERED, LEASE_EXPIRED
 from .parsing import UNREADABLE, unreadable
 from .shard import Shard
+from .status import Outcome, Status
 
 ABANDONS_MAX: Final = 100
 """Abandons of a task that leave its attempts unchanged; later ones count as deliveries."""
@@ -33,28 +34,8 @@ EXPIRED_ERROR: Final = "LEASE_EXPIRED"
 MAX_ATTEMPTS_ERROR: Final = "MAX_ATTEMPTS"
 
 
-class Status(IntEnum):
-    """Status of a task; the numbers are those of codeq.v1.TaskStatus."""
-
-    PENDING = 1
-    SCHEDULED = 2
-    CLAIMED = 3
-    COMPLETED = 4
-    FAILED = 5
-    DLQ = 6
-    CANCELLED = 7
-
-
-class Outcome(IntEnum):
-    """How a delivery ended; the numbers are those of codeq.v1.OutcomeKind, 0 is the server's own action."""
-
-    BY_SERVER = 0
-    COMPLETED = 1
-    FAILED = 2
-    NACK = 3
-    ABANDON = 4
-
-
+# Each look at a member of an enumeration by name costs as much as a call; these are used once for each task.
+_COMPLETED: Final = Status.COMPLETED
 _FINAL: Final = {Outcome.COMPLETED: Status.COMPLETED, Outcome.FAILED: Status.FAILED}
 
 
@@ -117,10 +98,11 @@ def settle(
         raise Rejection(Reason.TASK_NOT_CLAIMED, "the task was not leased when its artifacts came")
     del shard.deliveries[key]
     if outcome is Outcome.COMPLETED or outcome is Outcome.FAILED:
-        _finish(shard, delivery, key, outcome, result, error, now)
+        status = _FINAL[outcome]
+        _finish(shard, delivery, key, status, result, error, now)
         if artifacts:
             filing.keep(shard, delivery.home, delivery.position, artifacts)
-        return Verdict(_FINAL[outcome], 0, now.wall_ms)
+        return Verdict(status, 0, now.wall_ms)
     if outcome is Outcome.NACK:
         return _nack(shard, delivery, key, error, delay_ms, random, now)
     return give_back(shard, delivery, key, Outcome.ABANDON, now)
@@ -139,29 +121,26 @@ def complete(shard: Shard, caller: Caller, task_id: str, token: int, result: byt
     if token != claim.token or claim.subject != caller.subject or delivery[1].queue.tenant != caller.tenant:
         return False
     del shard.deliveries[task_id]
-    _finish(shard, delivery, task_id, Outcome.COMPLETED, result, "", now)
+    _finish(shard, delivery, task_id, _COMPLETED, result, "", now)
     return True
 
 
 def _finish(
-    shard: Shard, delivery: Delivery, task_id: TaskKey, outcome: Outcome, result: bytes | None, error: str, now: Now
+    shard: Shard, delivery: Delivery, task_id: TaskKey, status: Status, result: bytes | None, error: str, now: Now
 ) -> None:
     claim, home, position, _, attempts = delivery
-    batch = shard.batch
-    of = (outcome, attempts, now.wall_ms, batch.lsn)
+    of = (status, attempts, now.wall_ms, shard.batch.lsn)
     if claim.head_of != of:
         claim.head_of = of
-        claim.head = rows_pb2.StateRow(
-            status=_FINAL[outcome],
+        state = rows_pb2.StateRow(
             ended_token=claim.token,
-            outcome=outcome,
+            outcome=Outcome.COMPLETED if status is _COMPLETED else Outcome.FAILED,
             attempts=attempts + 1,
             worker=claim.worker,
             subject="" if claim.subject == claim.worker else claim.subject,
-            changed_ms=now.wall_ms,
-            ended_lsn=batch.lsn,
             started_ms=claim.claimed_ms,
-        ).SerializeToString()
+        )
+        claim.head = ended_row(shard, state, status, now)
     row = claim.head
     if result is not None:
         row = b"".join((row, b"\x72", varint(len(result)), result))
@@ -170,17 +149,7 @@ def _finish(
         row += rows_pb2.StateRow(error=error).SerializeToString()
     if claim.progressed or claim.again:
         row += _kept(shard, delivery, task_id)
-    queue = home.queue
-    batch.rows[home.state_prefix + position.to_bytes(6, "big")] = row
-    batch.ended.append((queue.number, home.index << 48 | position, False))
-    if outcome is Outcome.COMPLETED:
-        queue.completed_total += 1
-        shard.totals.completed += 1
-    else:
-        queue.failed_total += 1
-        shard.totals.failed += 1
-    if shard.watched and task_id in shard.watched:
-        shard.ended_watched.append(task_id)
+    end_task(shard, home, position, task_id, status, row, now)
     leave_claim(shard, delivery)
 
 
@@ -292,20 +261,10 @@ def enqueue(shard: Shard, lane: Lane, home: Lane, home_position: int, state: row
 
 def _bury(shard: Shard, delivery: Delivery, task_id: TaskKey, state: rows_pb2.StateRow, now: Now) -> Verdict:
     """Puts a task into the dead-letter queue."""
-    home, queue = delivery.home, delivery.home.queue
-    state.status = Status.DLQ
-    state.place, state.place_lane, state.place_at = rows_pb2.PLACE_KIND_UNSPECIFIED, 0, 0
-    state.ended_lsn = shard.batch.lsn
     if not state.HasField("error"):
         state.error = MAX_ATTEMPTS_ERROR
-    shard.put_state(home, delivery.position, state)
-    shard.batch.rows[keys.dead_key(queue.number, now.wall_ms, home.index, delivery.position)] = b""
-    shard.batch.ended.append((queue.number, keys.pack_home(home.index, delivery.position), True))
-    queue.dlq += 1
-    shard.totals.dead += 1
     shard.batch.notable.note(DEAD_LETTERED, delivery, task_id, state.outcome)
-    if shard.watched and task_id in shard.watched:
-        shard.ended_watched.append(task_id)
+    end_with_state(shard, delivery.home, delivery.position, task_id, Status.DLQ, state, now)
     leave_claim(shard, delivery)
     return Verdict(Status.DLQ, 0, now.wall_ms)
 

@@ -12,11 +12,12 @@ from codeq_internal.v1 import rows_pb2
 
 from . import keys
 from .clock import Now
+from .ending import end_task, ended_row
 from .errors import CorruptRows
 from .model import Lane, Purge, Queue
-from .outcomes import Status
 from .parsing import unpacked
 from .shard import Shard
+from .status import Status
 from .withdrawal import end_cancelled, withdraw
 
 PURGED_ERROR: Final = "PURGED"
@@ -114,12 +115,10 @@ def _returned(shard: Shard, purge: Purge, most: int, now: Now) -> int:
 def _places(shard: Shard, purge: Purge, lane: Lane, most: int, now: Now) -> int:
     """Ends the tasks at the next places of a lane, and moves the lane's mark past them."""
     shard.forget_window(lane)
-    rows, listed, queue = shard.batch.rows, shard.batch.ended, purge.queue
+    queue = purge.queue
     first = lane.mark + 1
     last = lane.mark + min(most, purge.page)
-    ended = rows_pb2.StateRow(
-        status=Status.CANCELLED, error=PURGED_ERROR, changed_ms=now.wall_ms, ended_lsn=shard.batch.lsn
-    ).SerializeToString()
+    row = ended_row(shard, rows_pb2.StateRow(error=PURGED_ERROR), Status.CANCELLED, now)
     count = size = 0
     for position, value in shard.places(lane, first, last):
         size += len(value)
@@ -129,12 +128,9 @@ def _places(shard: Shard, purge: Purge, lane: Lane, most: int, now: Now) -> int:
         if value[:1] == keys.POINTER:
             _pointed(shard, lane, position, value, now)
             continue
-        # It has no state row yet: this is what `end_cancelled` would write.
-        rows[keys.place_key(lane.state_prefix, position)] = ended
-        listed.append((queue.number, keys.pack_home(lane.index, position), False))
-        shard.totals.cancelled += 1
-        if shard.watched and (key := lane.key_of(position, value)) in shard.watched:
-            shard.ended_watched.append(key)
+        # It has no state row yet, so all such tasks get the same one.
+        task_id = lane.key_of(position, value) if shard.watched else ""
+        end_task(shard, lane, position, task_id, Status.CANCELLED, row, now)
     purge.page = max(1, min(TURN, PAGE_BYTES * (last - lane.mark) // (size + 1)))
     lane.mark = lane.loaded = last
     lane.ready -= count

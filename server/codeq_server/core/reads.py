@@ -14,10 +14,11 @@ from .clock import Now
 from .errors import CorruptRows
 from .history import deliveries
 from .model import Lane, Queue, TaskKey, id_of
-from .outcomes import Outcome, Status, find_home
+from .outcomes import find_home
 from .parsing import UNREADABLE, unpacked, unreadable
 from .rates import Rates
 from .shard import Shard
+from .status import Outcome, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

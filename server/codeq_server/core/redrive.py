@@ -11,9 +11,10 @@ from .artifacts import let_go
 from .clock import Now
 from .errors import CorruptRows, Reason, Rejection
 from .model import Lane
-from .outcomes import Status, enqueue, find_home
+from .outcomes import enqueue, find_home
 from .parsing import listed, parsed, unpacked
 from .shard import Shard
+from .status import Status
 from .timers import remove_ended
 
 REDRIVABLE: Final = frozenset({Status.DLQ, Status.FAILED, Status.CANCELLED})

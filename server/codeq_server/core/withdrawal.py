@@ -8,13 +8,15 @@ from codeq_internal.v1 import rows_pb2
 
 from . import keys
 from .clock import Now
+from .ending import end_with_state
 from .errors import CorruptRows, Reason, Rejection
 from .history import End, note
 from .model import Lane, TaskKey
 from .names import task_key
-from .outcomes import Outcome, Status, find_home, find_live, leave_claim
+from .outcomes import find_home, find_live, leave_claim
 from .parsing import unpacked
 from .shard import Shard
+from .status import Outcome, Status
 
 CANCELLED_ERROR: Final = "CANCELLED"
 """Error of a task cancelled without a reason."""
@@ -59,29 +61,9 @@ def cancel(shard: Shard, tenant: str, task_id: str, reason: str, now: Now) -> No
 def end_cancelled(
     shard: Shard, home: Lane, position: int, task_id: TaskKey, state: rows_pb2.StateRow, reason: str, now: Now
 ) -> None:
-    """Records the end, as CANCELLED, of a task that has left its place."""
-    end(shard, home, position, task_id, state, Status.CANCELLED, reason or CANCELLED_ERROR, now)
-    shard.totals.cancelled += 1
-
-
-def end(
-    shard: Shard,
-    home: Lane,
-    position: int,
-    task_id: TaskKey,
-    state: rows_pb2.StateRow,
-    status: Status,
-    error: str,
-    now: Now,
-) -> None:
-    """Records in its state row the end of a task that has left its place; the caller counts it."""
-    state.status, state.error = status, error
-    state.place, state.place_lane, state.place_at = rows_pb2.PLACE_KIND_UNSPECIFIED, 0, 0
-    state.changed_ms, state.ended_lsn = now.wall_ms, shard.batch.lsn
-    shard.put_state(home, position, state)
-    shard.batch.ended.append((home.queue.number, keys.pack_home(home.index, position), False))
-    if shard.watched and task_id in shard.watched:
-        shard.ended_watched.append(task_id)
+    """Ends a task that has left its place as CANCELLED."""
+    state.error = reason or CANCELLED_ERROR
+    end_with_state(shard, home, position, task_id, Status.CANCELLED, state, now)
 
 
 def withdraw(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow) -> None:

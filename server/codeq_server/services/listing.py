@@ -15,8 +15,8 @@ from codeq_server.core import keys
 from codeq_server.core.errors import CorruptRows, Reason, Rejection
 from codeq_server.core.listing import Walk, next_queue, view_home
 from codeq_server.core.model import Queue
-from codeq_server.core.outcomes import Status
 from codeq_server.core.reads import TaskView
+from codeq_server.core.status import Status
 from codeq_server.engine.runner import ShardRunner
 
 from .convert import status_number, task_message, unix_ms

@@ -15,8 +15,9 @@ from codeq_server.core import names, outcomes, reads, withdrawal
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_field
 from codeq_server.core.model import Caller
-from codeq_server.core.outcomes import Outcome, Status, Verdict
+from codeq_server.core.outcomes import Verdict
 from codeq_server.core.redrive import redrive_task
+from codeq_server.core.status import Outcome, Status
 from codeq_server.engine.runner import ShardRunner
 
 from .artifacts import Artifacts, Uploads

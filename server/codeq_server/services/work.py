@@ -19,7 +19,7 @@ from codeq_server.core.clock import Now
 from codeq_server.core.creates import field, varint
 from codeq_server.core.errors import Reason, Rejection, invalid_field
 from codeq_server.core.model import Caller, Claim, id_of
-from codeq_server.core.outcomes import Outcome
+from codeq_server.core.status import Outcome
 from codeq_server.engine.admission import CALL_COST
 from codeq_server.engine.runner import ShardRunner
 

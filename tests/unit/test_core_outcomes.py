@@ -6,7 +6,6 @@ import pytest
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import outcomes
 from codeq_server.core.backoff import BackoffPolicy
-from codeq_server.core.creates import task_head
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Caller
 from codeq_server.core.outcomes import ABANDONS_MAX, SHRINK_FROM
@@ -392,19 +391,6 @@ def test_restart_finds_each_task_in_one_place(shard: DrivenShard) -> None:
 
 
 # -- the head of task bytes --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("length", range(1, 129))
-def test_max_attempts_is_read_behind_commands_of_every_length(length: int) -> None:
-    for lane in (0, 5, 9):
-        for attempts in (1, 127, 128, 1000):
-            head = task_head("c" * length, lane, attempts)
-            assert outcomes.max_attempts_of(head + b"\x02{}") == attempts
-
-
-def test_max_attempts_of_every_value_is_read() -> None:
-    for attempts in range(1, 1001):
-        assert outcomes.max_attempts_of(task_head("c", 9, attempts) + b"\x00") == attempts
 
 
 def test_max_attempts_of_many_values_keeps_few_heads(shard: DrivenShard) -> None:

@@ -13,7 +13,7 @@ from . import ids, keys
 from .backoff import backoff_ms
 from .claims import lease_row
 from .clock import Now
-from .creates import append, max_attempts_of, varint
+from .creates import append
 from .ending import end_task, end_with_state, ended_row
 from .errors import CorruptRows, Reason, Rejection
 from .history import End, carried_over, note
@@ -23,6 +23,7 @@ from .notable import DEAD_LETTERED, LEASE_EXPIRED
 from .parsing import UNREADABLE, unreadable
 from .shard import Shard
 from .status import Outcome, Status
+from .task_bytes import max_attempts_of, varint
 
 ABANDONS_MAX: Final = 100
 """Abandons of a task that leave its attempts unchanged; later ones count as deliveries."""

@@ -8,9 +8,9 @@ from codeq.v1.task_pb2 import Task, TaskStatus
 from codeq_server.core.model import Name
 from codeq_server.core.task_bytes import (
     created_at,
+    encode_task,
     expire_ms_of,
     max_attempts_of,
-    new_task,
     splice,
     task_head,
     varint,
@@ -33,15 +33,15 @@ def test_varint_is_that_of_protobuf(number: int) -> None:
     st.integers(0, 40_000),
     st.integers(1, 250_000_000_000_000),
 )
-def test_new_task_is_the_message_with_its_fields(
+def test_encoded_task_is_the_message_with_its_fields(
     command: str, priority: int, max_attempts: int, size: int, now_ms: int
 ) -> None:
     expected = Task(command=command, payload=b"1" * size, priority=priority, max_attempts=max_attempts)
     expected.created_at.FromMilliseconds(now_ms)
     head, created = task_head(command, 9 - priority, max_attempts), created_at(now_ms)
-    assert Task.FromString(new_task(head, b"1" * size, created, 0)) == expected
+    assert Task.FromString(encode_task(head, b"1" * size, created, 0)) == expected
     expected.expire_at.FromMilliseconds(now_ms + 1)
-    assert Task.FromString(new_task(head, b"1" * size, created, now_ms + 1)) == expected
+    assert Task.FromString(encode_task(head, b"1" * size, created, now_ms + 1)) == expected
 
 
 @given(

@@ -181,7 +181,7 @@ def _take(taking: _Taking, lane: Lane, count: int, bytes_max: int) -> tuple[int,
 
 def _take_returned(taking: _Taking, lane: Lane) -> int:
     position, home_lane, home_position, attempts = heapq.heappop(lane.returned)
-    taking.shard.batch.rows[b"u" + keys.place_key(lane.task_prefix, position)[1:]] = None
+    taking.shard.batch.rows[keys.returned_key(lane.task_prefix, position)] = None
     at_home = (home_lane, home_position) == (lane.index, position)
     return _follow(taking, lane, 0 if at_home else position, (home_lane, home_position, attempts))
 

@@ -9,7 +9,7 @@ from .clock import Now
 from .errors import Reason, Rejection
 from .model import WINDOW_ENTRY_BYTES, Entry, Lane, Name, Queue
 from .shard import Shard
-from .task_bytes import created_at, new_task, task_head
+from .task_bytes import created_at, encode_task, task_head
 
 HEADS_MAX: Final = 8
 """Values of max_attempts for which a lane caches the head of its task bytes."""
@@ -84,7 +84,7 @@ def create_in(
         head = lane.heads[max_attempts] = task_head(queue.command, lane.index, max_attempts)
     if shard.created_of != now.wall_ms:
         shard.created_of, shard.created = now.wall_ms, created_at(now.wall_ms)
-    raw = new_task(head, payload, shard.created, expire_ms)
+    raw = encode_task(head, payload, shard.created, expire_ms)
     if expire_ms:
         home = queue.lane(keys.PARKED_LANE) if due_ms > now.wall_ms else lane
         shard.expiry.put(queue, expire_ms, home.index, home.tail + 1, b"")

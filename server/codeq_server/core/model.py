@@ -114,8 +114,8 @@ class Lane:
         """Places to read next; depends on the size of those read before."""
         self.served = 0
         """Turn in which a claim last took from it."""
-        self.task_prefix = keys.lane_prefix(b"t", queue.number, index)
-        self.state_prefix = keys.lane_prefix(b"s", queue.number, index)
+        self.task_prefix = keys.lane_prefix(keys.TASKS, queue.number, index)
+        self.state_prefix = keys.lane_prefix(keys.STATES, queue.number, index)
         self.heads: dict[int, bytes] = {}
         """Task bytes up to the payload's length, by max_attempts."""
         self._head = ""
@@ -143,7 +143,7 @@ class Timeline:
     def __init__(self, table: bytes, queue: Queue) -> None:
         self.queue = queue
         self.tenant = queue.tenant
-        self.prefix = table + queue.number.to_bytes(4, "big")
+        self.prefix = keys.queue_prefix(table, queue.number)
         self.count = 0
         """Number of rows."""
         self.mark = b""
@@ -174,7 +174,7 @@ class Purge:
         """Tail of each lane at that time."""
         self.lsn = lsn
         """LSN of the batch with the request."""
-        self.following: dict[bytes, bytes | None] = {b"u": b"", b"d": b""}
+        self.following: dict[bytes, bytes | None] = {keys.RETURNED: b"", keys.DUE: b""}
         """Next key to read in each table it scans; empty: start at the beginning, None: done."""
         self.page = FIRST_PAGE
         """Places to read next; depends on the size of those read before."""

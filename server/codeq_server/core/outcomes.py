@@ -39,6 +39,8 @@ MAX_ATTEMPTS_ERROR: Final = "MAX_ATTEMPTS"
 _COMPLETED: Final = Status.COMPLETED
 _FINAL: Final = {Outcome.COMPLETED: Status.COMPLETED, Outcome.FAILED: Status.FAILED}
 
+_RESULT_TAG: Final = varint(rows_pb2.StateRow.RESULT_FIELD_NUMBER << 3 | 2)
+
 
 class Verdict(NamedTuple):
     """The effect of an outcome.
@@ -144,7 +146,7 @@ def _finish(
         claim.head = ended_row(shard, state, status, now)
     row = claim.head
     if result is not None:
-        row = b"".join((row, b"\x72", varint(len(result)), result))
+        row = b"".join((row, _RESULT_TAG, varint(len(result)), result))
         shard.batch.size += len(result)
     if error:
         row += rows_pb2.StateRow(error=error).SerializeToString()
@@ -294,7 +296,7 @@ def give_back(shard: Shard, delivery: Delivery, task_id: TaskKey, outcome: Outco
     state.place, state.place_lane, state.place_at = rows_pb2.PLACE_KIND_RETURNED, lane.index, position
     shard.put_state(home, delivery.position, state)
     target = (home.index, delivery.position, delivery.attempts)
-    shard.batch.rows[b"u" + keys.place_key(lane.task_prefix, position)[1:]] = keys.pointer(*target)
+    shard.batch.rows[keys.returned_key(lane.task_prefix, position)] = keys.pointer(*target)
     heapq.heappush(lane.returned, (position, *target))
     lane.ready += 1
     if lane.ready == 1:
@@ -406,7 +408,7 @@ def find_home(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int]:
             if lane is not None:
                 value = shard.get(keys.place_key(lane.task_prefix, ref.position))
                 # The epoch of a named task's home never matches: such a task has no id besides its own.
-                if value is not None and value[:1] != keys.POINTER and value[1:5] == ref.epoch.to_bytes(4, "big"):
+                if value is not None and keys.is_home_of_epoch(value, ref.epoch):
                     return lane, ref.position
     raise Rejection(Reason.TASK_NOT_FOUND, f"no task has the id {task_id[:64]!r}")
 

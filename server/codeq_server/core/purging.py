@@ -83,13 +83,13 @@ def _turn(shard: Shard, purge: Purge, most: int, now: Now) -> int:
     queue = purge.queue
     if queue.purge is not purge:
         return 0
-    if purge.following[b"u"] is not None:
+    if purge.following[keys.RETURNED] is not None:
         return _returned(shard, purge, most, now)
     for index, tail in purge.tails.items():
         lane = queue.lane(index)
         if index < keys.LANES and lane.mark < tail and lane.ready:
             return _places(shard, purge, lane, min(most, tail - lane.mark), now)
-    if purge.following[b"d"] is not None:
+    if purge.following[keys.DUE] is not None:
         return _scheduled(shard, purge, most, now)
     queue.purge = None
     shard.release(queue)
@@ -99,7 +99,7 @@ def _turn(shard: Shard, purge: Purge, most: int, now: Now) -> int:
 
 def _returned(shard: Shard, purge: Purge, most: int, now: Now) -> int:
     """Ends tasks that were given back before the purge."""
-    rows = _next_rows(shard, purge, b"u", most)
+    rows = _next_rows(shard, purge, keys.RETURNED, most)
     for key, value in rows:
         home_lane, home_position, _ = unpacked(keys.split_pointer, key, value)
         home = purge.queue.lane(home_lane)
@@ -154,7 +154,7 @@ def _pointed(shard: Shard, lane: Lane, position: int, value: bytes, now: Now) ->
 
 def _scheduled(shard: Shard, purge: Purge, most: int, now: Now) -> int:
     """Ends tasks that were scheduled before the purge; the timers end those that fall due meanwhile."""
-    rows = _next_rows(shard, purge, b"d", most)
+    rows = _next_rows(shard, purge, keys.DUE, most)
     for key, value in rows:
         _, due_ms, home_lane, position = keys.split_time_key(key)
         home = shard.lane_named(key, purge.queue.number, home_lane)
@@ -174,13 +174,9 @@ def _next_rows(shard: Shard, purge: Purge, table: bytes, most: int) -> list[tupl
 
     All rows that existed when the purge began are written: it starts work only after its own batch is written.
     """
-    number = purge.queue.number
-    start = purge.following[table] or _beginning(purge.queue, table)
-    stored = shard.stored.scan(start, table + (number + 1).to_bytes(4, "big"), most)
+    start, end = keys.queue_rows(table, purge.queue.number)
+    line = purge.queue.timelines.get(table)
+    start = purge.following[table] or start + (line.mark if line is not None else b"")
+    stored = shard.stored.scan(start, end, most)
     purge.following[table] = stored[-1][0] + b"\0" if len(stored) == most else None
     return shard.current(stored)
-
-
-def _beginning(queue: Queue, table: bytes) -> bytes:
-    line = queue.timelines.get(table)
-    return table + queue.key[1:] + (line.mark if line is not None else b"")

@@ -77,7 +77,7 @@ def created_at(unix_ms: int) -> bytes:
     return _timestamp(_CREATED_AT, unix_ms)
 
 
-def new_task(head: bytes, payload: bytes, created: bytes, expire_ms: int) -> bytes:
+def encode_task(head: bytes, payload: bytes, created: bytes, expire_ms: int) -> bytes:
     """Returns the task bytes of a new task.
 
     Args:

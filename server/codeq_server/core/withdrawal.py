@@ -89,7 +89,7 @@ def withdraw(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow) 
         leave_lane(shard, lane, state.place_at)
     elif state.place == rows_pb2.PLACE_KIND_RETURNED:
         lane = queue.lane(state.place_lane)
-        rows[b"u" + keys.place_key(lane.task_prefix, state.place_at)[1:]] = None
+        rows[keys.returned_key(lane.task_prefix, state.place_at)] = None
         leave_lane(shard, lane, state.place_at)
     elif state.place == rows_pb2.PLACE_KIND_DUE:
         shard.due.remove(queue, state.place_at, home.index, position)

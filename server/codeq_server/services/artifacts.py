@@ -64,7 +64,7 @@ class Artifacts:
         if kept.url:
             raise Rejection(Reason.ARTIFACT_NOT_FOUND, f"the artifact is not stored here; its URL is {kept.url}")
         lane, position = outcomes.find_home(self.runner.shard, tenant, task_id)
-        content = await self._read(keys.place_key(lane.state_prefix, position)[1:], kept)
+        content = await self._read(keys.home_of(keys.place_key(lane.state_prefix, position)), kept)
         if content is None:
             if _named(look(), name).file != kept.file:
                 raise Rejection(Reason.ARTIFACT_NOT_FOUND, "the task was redriven meanwhile")
@@ -160,7 +160,7 @@ class Uploads:
             return None
         except CorruptRows as problem:
             raise Rejection(Reason.CORRUPT_DATA, str(problem)) from None
-        return keys.place_key(delivery.home.state_prefix, delivery.position)[1:]
+        return keys.home_of(keys.place_key(delivery.home.state_prefix, delivery.position))
 
 
 Filed = dict[tuple[str, int], list[rows_pb2.ArtifactRow] | Rejection]

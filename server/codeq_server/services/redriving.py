@@ -122,11 +122,11 @@ class _Step:
         self.last = b""
         """Last key examined."""
         if status is Status.DLQ:
-            self.walk, self._home, self.key_bytes = dead_letters(queue), _home_of_dead, 20
+            self.walk, self._home = dead_letters(queue), _home_of_dead
+            self.key_bytes = keys.KEY_BYTES[keys.DEAD_LETTERS]
         else:
-            number = queue.number
-            walk = Walk(b"s" + number.to_bytes(4, "big"), b"s" + (number + 1).to_bytes(4, "big"), SLICE_DEAD)
-            self.walk, self._home, self.key_bytes = walk, _home_of_state, 12
+            walk = Walk(*keys.queue_rows(keys.STATES, queue.number), SLICE_DEAD)
+            self.walk, self._home, self.key_bytes = walk, _home_of_state, keys.KEY_BYTES[keys.STATES]
 
     async def work(self, matched_max: int, examined_max: int) -> None:
         """Continues until the totals of matched or examined rows reach their limits, or to the end of the queue."""

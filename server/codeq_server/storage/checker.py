@@ -26,19 +26,6 @@ from .findings import Difference, Summary
 
 _TOKEN_COUNTER_BITS: Final = 34
 _LEASE_SLOTS_MAX: Final = 256
-_TIME: Final = keys.TIME_KEY_BYTES
-_KEY_BYTES: Final = {
-    b"d": _TIME,
-    b"e": _TIME,
-    b"l": 9,
-    b"q": 5,
-    b"r": 19,
-    b"s": 12,
-    b"t": 12,
-    b"u": 12,
-    b"x": 9,
-    b"z": _TIME,
-}
 _QUEUED: Final = rows_pb2.PLACE_KIND_QUEUED
 _DUE: Final = rows_pb2.PLACE_KIND_DUE
 _RETURNED: Final = rows_pb2.PLACE_KIND_RETURNED
@@ -55,15 +42,6 @@ class _Slot(NamedTuple):
 def _pack(queue: int, lane: int, position: int) -> int:
     """Returns a home or a place as one number, the one in its key."""
     return queue << 56 | lane << 48 | position
-
-
-def _number(key: bytes) -> int:
-    return int.from_bytes(key[1:], "big")
-
-
-def _key(table: bytes, packed: int) -> bytes:
-    """Returns the key of a packed home or place in table "t", "s" or "u"."""
-    return table + packed.to_bytes(11, "big")
 
 
 class Checker:
@@ -98,18 +76,18 @@ class Checker:
         self._prefix = b""
         self._lane_now = CheckedLane(0, "", None)
         self._handlers = {
-            b"d": self._due_row,
-            b"e": self._expiry_row,
-            b"i": self._name_row,
-            b"l": self._lease_row,
-            b"m": self._meta_row,
-            b"q": self._queue_row,
-            b"r": self._ended_row,
-            b"s": self._state_row,
-            b"t": self._task_row,
-            b"u": self._returned_row,
-            b"x": self._extension_row,
-            b"z": self._dead_row,
+            keys.DUE: self._due_row,
+            keys.EXPIRY: self._expiry_row,
+            keys.NAMES: self._name_row,
+            keys.LEASES: self._lease_row,
+            keys.META: self._meta_row,
+            keys.QUEUES: self._queue_row,
+            keys.ENDED: self._ended_row,
+            keys.STATES: self._state_row,
+            keys.TASKS: self._task_row,
+            keys.RETURNED: self._returned_row,
+            keys.EXTENSIONS: self._extension_row,
+            keys.DEAD_LETTERS: self._dead_row,
         }
 
     def row(self, key: bytes, value: bytes) -> None:
@@ -122,7 +100,7 @@ class Checker:
         handler = self._handlers.get(table)
         if handler is None:
             self._report(key, "unknown prefix")
-        elif len(key) != _KEY_BYTES.get(table, len(key)):
+        elif len(key) != keys.KEY_BYTES.get(table, len(key)):
             self._report(key, "malformed key")
         else:
             try:
@@ -151,7 +129,7 @@ class Checker:
         self._report_all(key, self._name_rows.row(key, value))
 
     def _lease_row(self, key: bytes, value: bytes) -> None:
-        token = int.from_bytes(key[1:], "big")
+        token = keys.token_of(key)
         self._tokens.add(token)
         self.summary.leases += 1
         row = rows_pb2.LeaseRow.FromString(value)
@@ -203,12 +181,12 @@ class Checker:
         if name in self._names:
             self._report(key, f"another queue has the name {name}")
         self._names.add(name)
-        number = int.from_bytes(key[1:], "big")
+        number = keys.queue_of(key)
         if self._tick is not None and number > self._tick.last_queue:
             self._report(key, f"is above the number of the queue opened last, {self._tick.last_queue}")
         self._queues[number] = queue = CheckedQueue(row)
         self.summary.queues += 1
-        number = int.from_bytes(key[1:], "big")
+        number = keys.queue_of(key)
         self._report_all(key, self._due_rows.queue(number, row.due_mark))
         self._report_all(key, self._expiry_rows.queue(number, row.expire_mark))
         self._report_all(key, queue.malformed(self._tick))
@@ -223,12 +201,12 @@ class Checker:
         if self._tick is not None and key[1:] <= self._tick.sweep_mark:
             self._report(key, "lies before the sweep's mark")
         for home in self._ended_rows.row(lsn, self._homes(key, row.queues, row.homes), dead=bool(number & 1)):
-            self._report(key, f"task {_key(b't', home).hex()} is listed as ended twice")
+            self._report(key, f"task {keys.packed_key(keys.TASKS, home).hex()} is listed as ended twice")
 
     # -- state rows ----------------------------------------------------------------------------------------------
 
     def _state_row(self, key: bytes, value: bytes) -> None:
-        home = _number(key)
+        home = keys.split_packed_key(key)
         state = rows_pb2.StateRow.FromString(value)
         self._check_token(key, state.ended_token)
         live = [slot for slot in self._slots.pop(home, ()) if slot.token > state.ended_token]
@@ -289,7 +267,7 @@ class Checker:
             places = self._pointers if state.place == _QUEUED else self._returned
             place = _pack(home >> 56, state.place_lane, state.place_at)
             if place in places:
-                self._report(key, f"shares its place with task {_key(b't', places[place][0]).hex()}")
+                self._report(key, f"shares its place with task {keys.packed_key(keys.TASKS, places[place][0]).hex()}")
             places[place] = (home, state.attempts)
             self._moved[home] = state.place_lane
         else:
@@ -298,7 +276,7 @@ class Checker:
     # -- tasks and the indexes that come after them --------------------------------------------------------------
 
     def _queue(self, key: bytes) -> CheckedQueue:
-        number = int.from_bytes(key[1:5], "big")
+        number = keys.queue_of(key)
         queue = self._queues.get(number)
         if queue is None:
             self._report(key, f"queue {number} has no row")
@@ -314,7 +292,7 @@ class Checker:
 
     def _task_row(self, key: bytes, value: bytes) -> None:
         lane = self._lane(key)
-        position = int.from_bytes(key[6:], "big")
+        position = keys.split_place_key(key)[2]
         if position > lane.tail or not position:
             self._report(key, f"lies above the lane's tail, {lane.tail}")
         kind = value[:1]
@@ -323,7 +301,7 @@ class Checker:
         elif kind == keys.HOME and lane.index < keys.LANES:
             self._home_row(key, value, lane, position, lane.index)
         elif kind == keys.DEAD and lane.index < keys.LANES:
-            if _number(key) not in self._moved:
+            if keys.split_packed_key(key) not in self._moved:
                 self._report(key, "was left by its task, which has no state row")
             self._home_row(key, value, lane, position, lane.index)
         elif kind == keys.PARKED and lane.index == keys.PARKED_LANE:
@@ -334,14 +312,14 @@ class Checker:
     def _pointer_row(self, key: bytes, value: bytes, lane: CheckedLane, position: int) -> None:
         if position <= lane.mark:
             self._report(key, f"a pointer not above the lane's mark, {lane.mark}")
-        if _number(key) in self._slots or _number(key) in self._moved:
+        if keys.split_packed_key(key) in self._slots or keys.split_packed_key(key) in self._moved:
             self._report(key, "rows take this pointer for a task's home")
         if self._leads_home(key, value, self._pointers):
             lane.ready += 1
 
     def _leads_home(self, key: bytes, value: bytes, expected: dict[int, tuple[int, int]]) -> bool:
         """Returns whether the task that a pointer leads to waits at this place."""
-        place = _number(key)
+        place = keys.split_packed_key(key)
         home_lane, home_position, attempts = keys.split_pointer(value)
         if expected.get(place) != (_pack(place >> 56, home_lane, home_position), attempts):
             self._report(key, "leads to a task that does not wait here with these attempts")
@@ -356,11 +334,11 @@ class Checker:
         queue = self._queue(key)
         queue.homes += 1
         queue.named += bool(keys.name_of(value))
-        self._report_all(key, self._name_rows.home(_number(key), queue.row.tenant, value))
+        self._report_all(key, self._name_rows.home(keys.split_packed_key(key), queue.row.tenant, value))
         task = Task.FromString(keys.task_bytes(value))
         if task.command != lane.command or task.priority != keys.LANES - 1 - priority_lane:
             self._report(key, "command or priority are not those of its queue and lane")
-        home = _number(key)
+        home = keys.split_packed_key(key)
         self._report_all(key, self._expiry_rows.expires(home, task, self._tick.wall_ms if self._tick else 0))
         waits_in = self._moved.pop(home, None)
         slots = self._slots.pop(home, None)
@@ -374,7 +352,7 @@ class Checker:
 
     def _new_task(self, key: bytes, value: bytes, lane: CheckedLane, position: int, slots: list[_Slot] | None) -> None:
         """Takes the home of a task without a state row."""
-        parked, home = lane.index == keys.PARKED_LANE, _number(key)
+        parked, home = lane.index == keys.PARKED_LANE, keys.split_packed_key(key)
         self._report_all(key, self._ended_rows.home(home))
         if slots is not None:
             self._first_delivery(key, slots, above=parked or position > lane.mark)
@@ -405,14 +383,14 @@ class Checker:
 
     def _returned_row(self, key: bytes, value: bytes) -> None:
         lane = self._lane(key)
-        if int.from_bytes(key[6:], "big") > lane.mark:
+        if keys.split_place_key(key)[2] > lane.mark:
             self._report(key, f"was given back to a place above the lane's mark, {lane.mark}")
         if self._leads_home(key, value, self._returned):
             lane.ready += 1
 
     def _extension_row(self, key: bytes, value: bytes) -> None:
         row = rows_pb2.ExtensionRow.FromString(value)
-        if int.from_bytes(key[1:], "big") not in self._tokens:
+        if keys.token_of(key) not in self._tokens:
             self._report(key, "extends a lease that has no row")
         if not len(row.homes) == len(row.lease_ms) == len(row.queues):
             self._report(key, "homes, lengths and queues do not match")
@@ -437,12 +415,15 @@ class Checker:
             self._report(key, problem)
         self._check_listed()
         for home in self._moved:
-            self._report(_key(b"s", home), "has no home")
-        for table, expected in ((b"t", self._pointers), (b"u", self._returned)):
+            self._report(keys.packed_key(keys.STATES, home), "has no home")
+        for table, expected in ((keys.TASKS, self._pointers), (keys.RETURNED, self._returned)):
             for place, (home, _) in expected.items():
-                self._report(_key(b"s", home), f"waits at {_key(table, place).hex()}, where there is no pointer to it")
+                self._report(
+                    keys.packed_key(keys.STATES, home),
+                    f"waits at {keys.packed_key(table, place).hex()}, where there is no pointer to it",
+                )
         for home in self._dead:
-            self._report(_key(b"s", home), "is not in the dead-letter index with this end")
+            self._report(keys.packed_key(keys.STATES, home), "is not in the dead-letter index with this end")
         for key, problem in self._name_rows.finish():
             self._report(key, problem)
         self._check_counters()
@@ -456,7 +437,7 @@ class Checker:
             index, position = keys.unpack_home(home & (1 << 56) - 1)
             lane = None if queue is None else queue.lanes.get(index)
             if lane is None or not 0 < position <= lane.tail:
-                self._report(_key(b"t", home), problem)
+                self._report(keys.packed_key(keys.TASKS, home), problem)
 
     def _check_counters(self) -> None:
         for number, queue in self._queues.items():

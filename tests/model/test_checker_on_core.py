@@ -11,7 +11,19 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import pytest
-from codeq_server.core import claims, creates, names, outcomes, purging, recovery, redrive, timers, withdrawal
+from codeq_server.core import (
+    claims,
+    creates,
+    heartbeats,
+    lookup,
+    names,
+    outcomes,
+    purging,
+    recovery,
+    redrive,
+    timers,
+    withdrawal,
+)
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
@@ -338,7 +350,7 @@ class ShardMachine(RuleBasedStateMachine):
         claim = self.shard.deliveries[task].claim
         tenant = self.shard.deliveries[task].home.queue.tenant
         caller = Caller(tenant, claim.worker, claim.subject)
-        outcomes.heartbeat(self.shard, caller, id_of(task), claim.token, extend_ms, self.now)
+        heartbeats.heartbeat(self.shard, caller, id_of(task), claim.token, extend_ms, self.now)
 
     @precondition(lambda self: self.shard.deliveries)
     @rule(choice=st.integers(0, 20), extend_ms=st.sampled_from([None, 12_000]))
@@ -346,7 +358,7 @@ class ShardMachine(RuleBasedStateMachine):
         task = nth(self.shard.deliveries, choice)
         delivery = self.shard.deliveries[task]
         caller = Caller(delivery.home.queue.tenant, delivery.claim.worker, delivery.claim.subject)
-        outcomes.report_progress(self.shard, caller, id_of(task), delivery.claim.token, b"1", extend_ms, self.now)
+        heartbeats.report_progress(self.shard, caller, id_of(task), delivery.claim.token, b"1", extend_ms, self.now)
         assert get_task(self.shard, caller.tenant, id_of(task), self.now).progress == b"1"
 
     @rule(milliseconds=st.sampled_from([1, 400, 1500, 9000, RETENTION_MS]), slices=st.sampled_from([1, 2, 300]))
@@ -357,7 +369,7 @@ class ShardMachine(RuleBasedStateMachine):
             alive = self.created.keys() - self.ended.keys()
             more = timers.run_due(self.shard, self.now)
             for task in alive:
-                home, position = outcomes.find_home(self.shard, task_tenant(self.shard, task), id_of(task))
+                home, position = lookup.find_home(self.shard, task_tenant(self.shard, task), id_of(task))
                 state = self.shard.state(home, position)
                 if state is not None and state.ended_lsn:
                     self.ended[task] = state.ended_lsn

@@ -9,7 +9,19 @@ from typing import Any
 import pytest
 from codeq.v1.task_pb2 import Task as TaskMessage
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import claims, creates, keys, names, outcomes, reads, recovery, timers, withdrawal
+from codeq_server.core import (
+    claims,
+    creates,
+    heartbeats,
+    keys,
+    lookup,
+    names,
+    outcomes,
+    reads,
+    recovery,
+    timers,
+    withdrawal,
+)
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
@@ -248,7 +260,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
             caller = data.draw(st.sampled_from(CALLERS))
         now = self.now()
         self.both(
-            lambda: outcomes.heartbeat(self.shard, caller, task_id, said, extend, now)[1] - now.wall_ms + now.mono_ms,
+            lambda: heartbeats.heartbeat(self.shard, caller, task_id, said, extend, now)[1] - now.wall_ms + now.mono_ms,
             lambda: self.model.heartbeat(caller, task_id, said, extend, now.mono_ms),
         )
 
@@ -365,7 +377,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
 
     def place(self, task: Task) -> int:
         """Returns the place at which a task waits in its lane; 0: none."""
-        state = self.shard.state(*outcomes.find_home(self.shard, task.tenant, task.task_id))
+        state = self.shard.state(*lookup.find_home(self.shard, task.tenant, task.task_id))
         return state.place_at if state is not None and state.place == rows_pb2.PLACE_KIND_QUEUED else 0
 
     def check_due_order(self, moved: list[Task]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import creates, keys, outcomes, reads, recovery, timers
+from codeq_server.core import creates, heartbeats, keys, reads, recovery, timers
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.claims import Delivered, claim
 from codeq_server.core.clock import Now
@@ -103,7 +103,7 @@ class DrivenShard:
     def heartbeat(self, task_id: str, extend: int | None = None) -> int:
         """Returns the end of the lease on the monotonic clock."""
         now = self.now
-        return outcomes.heartbeat(self.shard, WORKER, task_id, None, extend, now)[1] - now.wall_ms + now.mono_ms
+        return heartbeats.heartbeat(self.shard, WORKER, task_id, None, extend, now)[1] - now.wall_ms + now.mono_ms
 
     def view(self, task_id: str) -> TaskView:
         return reads.get_task(self.shard, TENANT, task_id, self.now)

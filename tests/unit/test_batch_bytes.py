@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from codeq_server.core.claims import claim
+from codeq_server.core.heartbeats import report_progress
 from codeq_server.core.model import Caller
-from codeq_server.core.outcomes import report_progress, settle
+from codeq_server.core.outcomes import settle
 from codeq_server.core.status import Outcome
 from codeq_server.core.timers import SLICE
 from codeq_server.engine import runner as module

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import outcomes
+from codeq_server.core import heartbeats, outcomes
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Caller
@@ -308,7 +308,7 @@ def test_heartbeat_of_whoever_does_not_hold_the_lease_is_refused(
 ) -> None:
     task_id, token = claimed(shard)
     with pytest.raises(Rejection) as refused:
-        outcomes.heartbeat(shard.shard, by, task_id, token - stale, None, shard.now)
+        heartbeats.heartbeat(shard.shard, by, task_id, token - stale, None, shard.now)
     assert refused.value.reason is reason
 
 
@@ -317,7 +317,7 @@ def test_heartbeat_of_a_task_that_ended_is_refused(shard: DrivenShard) -> None:
     shard.settle(task_id)
     for said, reason in ((token, Reason.TASK_NOT_CLAIMED), (token + 1, Reason.STALE_LEASE_TOKEN)):
         with pytest.raises(Rejection) as refused:
-            outcomes.heartbeat(shard.shard, WORKER, task_id, said, None, shard.now)
+            heartbeats.heartbeat(shard.shard, WORKER, task_id, said, None, shard.now)
         assert refused.value.reason is reason
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys, names, purging
-from codeq_server.core.outcomes import find_home
+from codeq_server.core.lookup import find_home
 from codeq_server.core.purging import purge
 from codeq_server.core.redrive import redrive_task
 from codeq_server.core.withdrawal import cancel

@@ -1,4 +1,4 @@
-"""Ends of deliveries: complete, fail, nack, abandon and expiry; also heartbeats, which extend leases."""
+"""Ends of deliveries: complete, fail, nack, abandon and the expiry of leases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from codeq_internal.v1 import rows_pb2
 
 from . import artifacts as filing
-from . import ids, keys
+from . import keys
 from .backoff import backoff_ms
 from .claims import lease_row
 from .clock import Now
@@ -17,8 +17,9 @@ from .creates import append
 from .ending import end_task, end_with_state, ended_row
 from .errors import CorruptRows, Reason, Rejection
 from .history import End, carried_over, note
-from .model import Caller, Delivery, Entry, Lane, Name, TaskKey
-from .names import find_named
+from .holders import objection, rejection
+from .lookup import find_home, find_live
+from .model import Caller, Delivery, Entry, Lane, TaskKey
 from .notable import DEAD_LETTERED, LEASE_EXPIRED
 from .parsing import UNREADABLE, unreadable
 from .shard import Shard
@@ -90,12 +91,7 @@ def settle(
         Rejection: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
     key, delivery = find_live(shard, caller.tenant, task_id)
-    if (
-        delivery is None
-        or delivery.home.queue.tenant != caller.tenant
-        or (token is not None and token != delivery.claim.token)
-        or (delivery.claim.subject != caller.subject if token is not None else delivery.claim.worker != caller.worker)
-    ):
+    if delivery is None or objection(delivery, caller, token) is not None:
         return _repeat(shard, delivery, caller, task_id, token, outcome, result, error, artifacts)
     if artifacts and any(not each.url and not each.file for each in artifacts):
         raise Rejection(Reason.TASK_NOT_CLAIMED, "the task was not leased when its artifacts came")
@@ -118,10 +114,7 @@ def complete(shard: Shard, caller: Caller, task_id: str, token: int, result: byt
         True if it did. False: the caller is not the holder or the task is named; nothing changed, `settle` decides.
     """
     delivery = shard.deliveries.get(task_id)
-    if delivery is None:
-        return False
-    claim = delivery[0]
-    if token != claim.token or claim.subject != caller.subject or delivery[1].queue.tenant != caller.tenant:
+    if delivery is None or objection(delivery, caller, token) is not None:
         return False
     del shard.deliveries[task_id]
     _finish(shard, delivery, task_id, _COMPLETED, result, "", now)
@@ -316,117 +309,6 @@ def expire(shard: Shard, delivery: Delivery, task_id: TaskKey, now: Now) -> Verd
     return _try_again(shard, delivery, task_id, state, 0, now)
 
 
-def heartbeat(
-    shard: Shard,
-    caller: Caller,
-    task_id: str,
-    token: int | None,
-    extend_ms: int | None,
-    now: Now,
-) -> tuple[int, int]:
-    """Extends a lease to now + `extend_ms` (None: its length); never shortens it.
-
-    Returns:
-        The lease token, and the end of the lease in Unix milliseconds.
-
-    Raises:
-        Rejection: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
-    """
-    key, delivery = held(shard, caller, task_id, token)
-    claim = delivery.claim
-    extend_ms = extend_ms or claim.lease_ms
-    until, granted = claim.extended.get(key, (claim.until, claim.lease_ms))
-    if now.mono_ms + extend_ms > until:
-        until = now.mono_ms + extend_ms
-        claim.extended[key] = (until, max(granted, extend_ms))
-        if extend_ms > granted:
-            shard.batch.extended[claim] = None
-    return claim.token, now.wall_ms + until - now.mono_ms
-
-
-def report_progress(
-    shard: Shard,
-    caller: Caller,
-    task_id: str,
-    token: int | None,
-    progress: bytes,
-    extend_ms: int | None,
-    now: Now,
-) -> tuple[int, int]:
-    """Stores a task's progress under its lease, and extends the lease to `extend_ms` from now unless that is None.
-
-    Returns:
-        The lease token, and the end of the lease in Unix milliseconds.
-
-    Raises:
-        Rejection: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
-    """
-    key, (claim, home, position, _, _) = held(shard, caller, task_id, token)
-    state = shard.state(home, position) or rows_pb2.StateRow()
-    state.progress = progress
-    shard.put_state(home, position, state)
-    claim.progressed.add(key)
-    if extend_ms is not None:
-        return heartbeat(shard, caller, task_id, token, extend_ms, now)
-    return claim.token, now.wall_ms + claim.until_of(key) - now.mono_ms
-
-
-def held(shard: Shard, caller: Caller, task_id: str, token: int | None) -> tuple[TaskKey, Delivery]:
-    """Returns the key and the caller's live delivery of a task; raises the same rejections as `heartbeat`."""
-    key, delivery = find_live(shard, caller.tenant, task_id)
-    if delivery is None or delivery.home.queue.tenant != caller.tenant:
-        home, position = find_home(shard, caller.tenant, task_id)
-        raise _not_live(shard.state(home, position), token)
-    _check_holder(delivery, caller, token)
-    return key, delivery
-
-
-def find_live(shard: Shard, tenant: str, task_id: str) -> tuple[TaskKey, Delivery | None]:
-    """Returns the key and the live delivery of a task; without a delivery the key has no meaning."""
-    delivery = shard.deliveries.get(task_id)
-    if delivery is not None:
-        return task_id, delivery
-    name = Name(tenant, task_id)
-    return name, shard.deliveries.get(name)
-
-
-def find_home(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int]:
-    """Returns lane and position of a task's home.
-
-    Raises:
-        Rejection: TASK_NOT_FOUND, also for another tenant's task.
-    """
-    ref = ids.parse_id(task_id)
-    if ref is None:
-        named = find_named(shard, tenant, task_id)
-        if named is not None:
-            return named
-    else:
-        queue = shard.queues.get(ref.queue)
-        if queue is not None and queue.tenant == tenant:
-            lane = queue.lanes[ref.lane]
-            if lane is not None:
-                value = shard.get(keys.place_key(lane.task_prefix, ref.position))
-                # The epoch of a named task's home never matches: such a task has no id besides its own.
-                if value is not None and keys.is_home_of_epoch(value, ref.epoch):
-                    return lane, ref.position
-    raise Rejection(Reason.TASK_NOT_FOUND, f"no task has the id {task_id[:64]!r}")
-
-
-def _check_holder(delivery: Delivery, caller: Caller, token: int | None) -> None:
-    claim = delivery.claim
-    if token is not None and token != claim.token:
-        raise Rejection(Reason.STALE_LEASE_TOKEN, "the lease token is not that of the present lease")
-    if claim.subject != caller.subject if token is not None else claim.worker != caller.worker:
-        raise Rejection(Reason.NOT_LEASE_OWNER, "the task is leased to another worker")
-
-
-def _not_live(state: rows_pb2.StateRow | None, token: int | None) -> Rejection:
-    if token is not None and (state is None or state.ended_token != token):
-        return Rejection(Reason.STALE_LEASE_TOKEN, "the lease token is not that of a live lease")
-    return Rejection(Reason.TASK_NOT_CLAIMED, "the task is not leased")
-
-
 def _repeat(
     shard: Shard,
     delivery: Delivery | None,
@@ -454,8 +336,4 @@ def _repeat(
             status = Status.PENDING if since else Status(state.status)
             status = Status.SCHEDULED if state.delay_ms else status
             return Verdict(status, state.delay_ms, state.changed_ms)
-    if delivery is not None:
-        if token is not None and token != delivery.claim.token:
-            raise Rejection(Reason.STALE_LEASE_TOKEN, "the lease token is not that of the present lease")
-        raise Rejection(Reason.NOT_LEASE_OWNER, "the task is leased to another worker")
-    raise _not_live(state, token)
+    raise rejection(delivery, caller, token, state)

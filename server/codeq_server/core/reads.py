@@ -13,8 +13,8 @@ from .claims import load
 from .clock import Now
 from .errors import CorruptRows
 from .history import deliveries
+from .lookup import find_home
 from .model import Lane, Queue, TaskKey, id_of
-from .outcomes import find_home
 from .parsing import UNREADABLE, unpacked, unreadable
 from .rates import Rates
 from .shard import Shard

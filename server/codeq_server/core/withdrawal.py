@@ -11,9 +11,10 @@ from .clock import Now
 from .ending import end_with_state
 from .errors import CorruptRows, Reason, Rejection
 from .history import End, note
+from .lookup import find_home, find_live
 from .model import Lane, TaskKey
 from .names import task_key
-from .outcomes import find_home, find_live, leave_claim
+from .outcomes import leave_claim
 from .parsing import unpacked
 from .shard import Shard
 from .status import Outcome, Status

@@ -12,8 +12,8 @@ from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys
 from codeq_server.core.errors import CorruptRows, Reason, Rejection
 from codeq_server.core.listing import Walk
+from codeq_server.core.lookup import find_home
 from codeq_server.core.model import Lane, Queue
-from codeq_server.core.outcomes import find_home
 from codeq_server.core.redrive import redrive
 from codeq_server.core.status import Status
 from codeq_server.engine.runner import ShardRunner

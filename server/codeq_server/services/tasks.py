@@ -11,7 +11,7 @@ from codeq.v1 import task_service_pb2 as pb
 from codeq_internal.v1 import rows_pb2
 
 from codeq_server.auth.claims import Claims
-from codeq_server.core import names, outcomes, reads, withdrawal
+from codeq_server.core import heartbeats, lookup, names, outcomes, reads, withdrawal
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_field
 from codeq_server.core.model import Caller
@@ -107,7 +107,7 @@ class TaskService:
         extend_ms = request.extend_seconds * 1000 if request.HasField("extend_seconds") else None
         now = self._runner.now()
         token, until_ms = self._decide(
-            lambda: outcomes.heartbeat(self._runner.shard, _caller(claims), request.task_id, token, extend_ms, now)
+            lambda: heartbeats.heartbeat(self._runner.shard, _caller(claims), request.task_id, token, extend_ms, now)
         )
         await self._settled()
         return pb.HeartbeatTaskResponse(lease_token=token, lease_until=timestamp(until_ms))
@@ -171,7 +171,7 @@ class TaskService:
         extend_ms = request.extend_seconds * 1000 if request.HasField("extend_seconds") else None
         shard, now = self._runner.shard, self._runner.now()
         token, until_ms = self._decide(
-            lambda: outcomes.report_progress(shard, _caller(claims), request.task_id, token, progress, extend_ms, now)
+            lambda: heartbeats.report_progress(shard, _caller(claims), request.task_id, token, progress, extend_ms, now)
         )
         await self._settled()
         return pb.ReportProgressResponse(lease_token=token, lease_until=timestamp(until_ms))
@@ -205,7 +205,7 @@ class TaskService:
         runner, now = self._runner, self._runner.now()
         view = self._view(claims.tenant_id, request.task_id)
         task = task_message(view)
-        queue = outcomes.find_home(runner.shard, claims.tenant_id, request.task_id)[0].queue
+        queue = lookup.find_home(runner.shard, claims.tenant_id, request.task_id)[0].queue
         answer = pb.ExplainTaskResponse(task_id=view.task_id, status=status_number(view.status), paused=queue.paused)
         if view.status in _ENDED:
             answer.reason = pb.WAIT_REASON_ENDED

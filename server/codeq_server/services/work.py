@@ -13,7 +13,7 @@ from codeq_internal.v1 import rows_pb2
 
 from codeq_server.auth.claims import Claims
 from codeq_server.core import claims as core_claims
-from codeq_server.core import outcomes
+from codeq_server.core import heartbeats, outcomes
 from codeq_server.core.claims import CLAIM_MAX, Delivered
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Reason, Rejection, invalid_field
@@ -310,7 +310,7 @@ class WorkerStream:
             try:
                 check_message(item)
                 seconds = item.extend_seconds or self._lease_seconds
-                token, until_ms = outcomes.heartbeat(
+                token, until_ms = heartbeats.heartbeat(
                     runner.shard, self._caller, item.task_id, item.lease_token, seconds * 1000, now
                 )
                 self._answer.extended.add(task_id=item.task_id, lease_token=token, lease_until=timestamp(until_ms))
@@ -331,7 +331,7 @@ class WorkerStream:
                 check_message(item)
                 progress = item.progress or b"null"
                 check_json(progress, "progress")
-                outcomes.report_progress(
+                heartbeats.report_progress(
                     runner.shard, self._caller, item.task_id, item.lease_token, progress, None, now
                 )
             except Rejection as rejection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from codeq_server.core import names
+from codeq_server.core.new_task import Naming, NewTask
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 from reference import Task
@@ -32,12 +33,10 @@ class NamedWork:
         task_ids = [f"id-{number % 3 + index * (kind == 'batch')}" for index in range(size)]
         if digest:
             task_ids = [names.keyed_id(tenant, key, None if size == 1 else index) for index in range(size)]
-        batch = names.Naming(names.keyed_id(tenant, key), digest) if kind == "keyed batch" else None
+        batch = Naming(names.keyed_id(tenant, key), digest) if kind == "keyed batch" else None
         now = self.now()
         due = now.wall_ms + delay if delay else 0
-        wanted = [
-            names.NewTask(command, b"1", 5, max_attempts, due, names.Naming(task_id, digest)) for task_id in task_ids
-        ]
+        wanted = [NewTask(command, b"1", 5, max_attempts, due, Naming(task_id, digest)) for task_id in task_ids]
 
         def core() -> list[tuple[str, bool] | None]:
             if size == 1:

@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import pytest
+from accepted_tasks import create
 from codeq_server.core import (
     claims,
-    creates,
     heartbeats,
     lookup,
     names,
@@ -28,6 +28,7 @@ from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
 from codeq_server.core.model import Caller, Name, SealedBatch, TaskKey, id_of
+from codeq_server.core.new_task import Naming, NewTask
 from codeq_server.core.reads import get_task
 from codeq_server.core.shard import Shard, ShardSettings
 from codeq_server.core.status import Outcome, Status
@@ -173,9 +174,7 @@ class ShardMachine(RuleBasedStateMachine):
         due_ms = now.wall_ms + delay_ms if delay_ms else 0
         until = now.wall_ms + expire_ms if expire_ms else 0
         for _ in range(count):
-            task, _ = creates.create(
-                self.shard, tenant, command, b'{"n":1}', priority, max_attempts, due_ms, now, until
-            )
+            task, _ = create(self.shard, tenant, command, b'{"n":1}', priority, max_attempts, due_ms, now, until)
             assert task not in self.created
             self.created[task] = self.shard.batch.lsn
 
@@ -200,10 +199,9 @@ class ShardMachine(RuleBasedStateMachine):
         due_ms = now.wall_ms + delay_ms if delay_ms else 0
         until = now.wall_ms + expire_ms if expire_ms else 0
         tasks = [
-            names.NewTask(command, b"1", 4, max_attempts, due_ms, names.Naming(task_id, digest), until)
-            for task_id in task_ids
+            NewTask(command, b"1", 4, max_attempts, due_ms, Naming(task_id, digest), until) for task_id in task_ids
         ]
-        batch = names.Naming(names.keyed_id(tenant, key), digest) if kind == "batch" else None
+        batch = Naming(names.keyed_id(tenant, key), digest) if kind == "batch" else None
         names.create_all(self.shard, tenant, tasks, batch, now)
         for task_id in task_ids:
             self.created[Name(tenant, task_id)] = self.shard.batch.lsn
@@ -219,7 +217,7 @@ class ShardMachine(RuleBasedStateMachine):
         except Rejection:
             return
         rows = dict(self.shard.batch.rows)
-        again = names.NewTask("sms", b"1", 0, 0, 0, names.Naming(task.task_id, digest))
+        again = NewTask("sms", b"1", 0, 0, 0, Naming(task.task_id, digest))
         try:
             assert names.create(self.shard, task.tenant, again, now) == names.Duplicate(task.task_id)
         except Rejection:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from accepted_tasks import create
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import claims, creates, keys, outcomes, reads, recovery, timers
+from codeq_server.core import claims, keys, outcomes, reads, recovery, timers
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.clock import Now
 from codeq_server.core.model import Caller
@@ -47,7 +48,7 @@ class Jumping:
     def create(self, delay: int = 0, expire: int = 0) -> str:
         now = self.now
         due, until = (now.wall_ms + delay if delay else 0), (now.wall_ms + expire if expire else 0)
-        return creates.create(self.shard, TENANT, "a", b"1", 0, 0, due, now, until)[0]
+        return create(self.shard, TENANT, "a", b"1", 0, 0, due, now, until)[0]
 
     def claim(self) -> str:
         taken = claims.claim(self.shard, WORKER, None, 1, 1 << 20, LEASE_MS, self.now)

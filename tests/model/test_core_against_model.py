@@ -7,21 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from accepted_tasks import create
 from codeq.v1.task_pb2 import Task as TaskMessage
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import (
-    claims,
-    creates,
-    heartbeats,
-    keys,
-    lookup,
-    names,
-    outcomes,
-    reads,
-    recovery,
-    timers,
-    withdrawal,
-)
+from codeq_server.core import claims, heartbeats, keys, lookup, names, outcomes, reads, recovery, timers, withdrawal
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
@@ -98,11 +87,10 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
         self, tenant: str, command: str, priority: int, max_attempts: int, delays: list[int], size: int, expire: int
     ) -> None:
         now = self.now()
-        until = now.wall_ms + expire if expire else 0
+        until, payload = (now.wall_ms + expire if expire else 0), b"1" * size
         for delay in delays:
-            payload = b"1" * size
             due = now.wall_ms + delay if delay else 0
-            task_id, raw = creates.create(self.shard, tenant, command, payload, priority, max_attempts, due, now, until)
+            task_id, raw = create(self.shard, tenant, command, payload, priority, max_attempts, due, now, until)
             assert (tenant, task_id) not in self.model.tasks
             assert TaskMessage.FromString(raw).payload == payload
             task = ExpiringTask(task_id, tenant, command, priority, max_attempts, payload, expire=until)

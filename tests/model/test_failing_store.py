@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from accepted_tasks import create
 from codeq_server.core import names
 from codeq_server.core.claims import claim
 from codeq_server.core.clock import Now
-from codeq_server.core.creates import create
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Caller, id_of
+from codeq_server.core.new_task import Naming, NewTask
 from codeq_server.core.outcomes import settle
 from codeq_server.core.reads import get_task
 from codeq_server.core.recovery import open_shard
@@ -54,17 +55,17 @@ class Heard:
     """Highest number used in keys so far."""
 
 
-def keyed(number: int) -> list[names.NewTask]:
+def keyed(number: int) -> list[NewTask]:
     """Returns a task with a key, and one with an id chosen by its producer."""
-    namings = (names.Naming(names.keyed_id(TENANT, f"k{number}"), DIGEST), names.Naming(f"id-{number}"))
-    return [names.NewTask("a", b"1", 0, 0, 0, naming) for naming in namings]
+    namings = (Naming(names.keyed_id(TENANT, f"k{number}"), DIGEST), Naming(f"id-{number}"))
+    return [NewTask("a", b"1", 0, 0, 0, naming) for naming in namings]
 
 
-def whole(number: int) -> tuple[list[names.NewTask], names.Naming]:
+def whole(number: int) -> tuple[list[NewTask], Naming]:
     """Returns the tasks of an atomic batch, and the naming derived from its key."""
-    namings = [names.Naming(names.keyed_id(TENANT, f"b{number}", index), DIGEST) for index in (0, 1)]
-    tasks = [names.NewTask("a", b"1", 0, 0, 0, naming) for naming in namings]
-    return tasks, names.Naming(names.keyed_id(TENANT, f"b{number}"), DIGEST)
+    namings = [Naming(names.keyed_id(TENANT, f"b{number}", index), DIGEST) for index in (0, 1)]
+    tasks = [NewTask("a", b"1", 0, 0, 0, naming) for naming in namings]
+    return tasks, Naming(names.keyed_id(TENANT, f"b{number}"), DIGEST)
 
 
 def judge_names(shard: Shard, heard: Heard, now: Now) -> None:

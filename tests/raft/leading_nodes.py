@@ -8,8 +8,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from accepted_tasks import create
 from codeq_server.core import recovery
-from codeq_server.core.creates import create
 from codeq_server.core.errors import Rejection
 from codeq_server.core.shard import Shard, ShardSettings
 from codeq_server.engine.runner import ShardRunner, system_clock

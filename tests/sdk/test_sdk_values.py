@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import codeq
 import grpc
@@ -266,3 +269,9 @@ def test_import_of_the_stubs_leaves_the_sdk_alone_and_every_public_name_is_there
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60).stdout
     assert json.loads(out) == [[], [], False]
+
+
+@pytest.mark.parametrize("door", [codeq.Client, codeq.AsyncClient, codeq.Producer, codeq.AsyncProducer])
+def test_create_takes_every_field_of_a_new_task(door: Any) -> None:
+    taken = set(inspect.signature(door.create).parameters) - {"self", "timeout_seconds"}
+    assert taken == {field.name for field in dataclasses.fields(codeq.NewTask)}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from accepted_tasks import create
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import creates, heartbeats, keys, reads, recovery, timers
+from codeq_server.core import heartbeats, keys, reads, recovery, timers
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.claims import Delivered, claim
 from codeq_server.core.clock import Now
@@ -56,7 +57,7 @@ class DrivenShard:
     ) -> str:
         now = self.now
         due, expire_ms = (now.wall_ms + delay if delay else 0), (now.wall_ms + expire if expire else 0)
-        return creates.create(self.shard, tenant, command, b"1" * size, priority, attempts, due, now, expire_ms)[0]
+        return create(self.shard, tenant, command, b"1" * size, priority, attempts, due, now, expire_ms)[0]
 
     def claim(
         self, count: int = 1, commands: list[str] | None = None, *, by: Caller = WORKER, lease: int = 60_000

@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from accepted_tasks import create
 from codeq_server.core import recovery
-from codeq_server.core.creates import create
 from codeq_server.core.model import SealedBatch
 from codeq_server.core.shard import ShardSettings
 from codeq_server.engine.runner import ShardRunner

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys, names
-from codeq_server.core.names import Naming, NewTask
+from codeq_server.core.new_task import Naming, NewTask
 from codeq_server.storage.check import check
 from driven_shard import TENANT, DrivenShard
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from codeq_server.core import heartbeats, names, outcomes
 from codeq_server.core.model import Caller
+from codeq_server.core.new_task import Naming, NewTask
 from codeq_server.core.status import Outcome
 from driven_shard import TENANT, WORKER, DrivenShard
 
@@ -61,7 +62,7 @@ def test_complete_with_a_token_of_another_lease_or_of_no_task_changes_nothing() 
     stale = driven.token(task_id)
     driven.nack(task_id)
     driven.claim()
-    names.create(driven.shard, TENANT, names.NewTask("a", b"1", 0, 0, 0, names.Naming("mine")), driven.now)
+    names.create(driven.shard, TENANT, NewTask("a", b"1", 0, 0, 0, Naming("mine")), driven.now)
     rows = dict(driven.shard.batch.rows)
     for id_, token in ((task_id, stale), (task_id, stale + 9), ("mine", stale), ("nobody", stale)):
         assert outcomes.complete(driven.shard, WORKER, id_, token, b"1", driven.now) is False

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from accepted_tasks import create
 from codeq.v1.task_pb2 import Task
-from codeq_server.core.creates import create
 from codeq_server.core.errors import Reason, Rejection
 from driven_shard import START_MS, TENANT, DrivenShard
 

@@ -6,7 +6,8 @@ import pytest
 from codeq.v1.task_pb2 import Task
 from codeq_server.core import names, redrive, timers
 from codeq_server.core.errors import CorruptRows
-from codeq_server.core.names import Created, Naming, NewTask
+from codeq_server.core.names import Created
+from codeq_server.core.new_task import Naming, NewTask
 from codeq_server.core.status import Outcome
 from driven_shard import START_MS, TENANT, DrivenShard
 

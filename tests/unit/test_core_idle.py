@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from accepted_tasks import create
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import claims, creates, idle, keys, reads
+from codeq_server.core import claims, idle, keys, reads
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.ids import parse_id
 from codeq_server.core.listing import next_queue
@@ -208,7 +209,7 @@ def test_queues_of_one_tenant_are_bounded_and_others_have_their_own() -> None:
     assert refused.value.reason is Reason.TOO_MANY_QUEUES
     assert not shard.shard.batch
     for command in "cd":
-        creates.create(shard.shard, "globex", command, b"1", 0, 0, 0, shard.now)
+        create(shard.shard, "globex", command, b"1", 0, 0, 0, shard.now)
     shard.pass_time(IDLE_MS)
     shard.create("c")
     shard.write()
@@ -218,7 +219,7 @@ def test_queues_of_one_tenant_are_bounded_and_others_have_their_own() -> None:
 def test_list_queues_pages_in_order_while_queues_come_and_go(shard: DrivenShard) -> None:
     for command in ("m", "c", "x"):
         live_and_die(shard, command)
-        creates.create(shard.shard, "globex", command, b"1", 0, 0, 0, shard.now)
+        create(shard.shard, "globex", command, b"1", 0, 0, 0, shard.now)
     shard.create("b")
     shard.create("z")
 
@@ -239,7 +240,7 @@ def test_list_queues_pages_in_order_while_queues_come_and_go(shard: DrivenShard)
 
 def test_next_queue_goes_through_the_tenants_numbers(shard: DrivenShard) -> None:
     live_and_die(shard, "a")
-    creates.create(shard.shard, "globex", "a", b"1", 0, 0, 0, shard.now)
+    create(shard.shard, "globex", "a", b"1", 0, 0, 0, shard.now)
     shard.create("b")
     shard.create("c")
     shard.pass_time(IDLE_MS)

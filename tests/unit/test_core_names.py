@@ -10,7 +10,8 @@ from codeq_server.core.claims import claim
 from codeq_server.core.errors import Rejection
 from codeq_server.core.lookup import find_home
 from codeq_server.core.model import Caller, Name, id_of
-from codeq_server.core.names import Created, Duplicate, Naming, NewTask
+from codeq_server.core.names import Created, Duplicate
+from codeq_server.core.new_task import Naming, NewTask
 from codeq_server.core.outcomes import settle
 from codeq_server.core.status import Outcome
 from driven_shard import TENANT, DrivenShard

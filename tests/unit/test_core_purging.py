@@ -6,6 +6,7 @@ import pytest
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys, names, purging
 from codeq_server.core.lookup import find_home
+from codeq_server.core.new_task import Naming, NewTask
 from codeq_server.core.purging import purge
 from codeq_server.core.redrive import redrive_task
 from codeq_server.core.withdrawal import cancel
@@ -181,8 +182,8 @@ def test_task_that_falls_due_during_a_purge_ends_unless_it_came_later() -> None:
 def test_purge_wakes_watchers_and_counts_retention_from_its_ends() -> None:
     driven = DrivenShard(retention_ms=1000)
     plain = driven.create()
-    naming = names.Naming("mine")
-    names.create(driven.shard, TENANT, names.NewTask("a", b"1", 0, 0, 0, naming), driven.now)
+    naming = Naming("mine")
+    names.create(driven.shard, TENANT, NewTask("a", b"1", 0, 0, 0, naming), driven.now)
     parked = driven.create(delay=9000)
     watched = {plain, names.task_key(TENANT, "mine"), parked}
     driven.shard.watched |= watched
@@ -201,8 +202,8 @@ def test_purge_works_in_slices_with_turns_for_every_tenant(monkeypatch: pytest.M
     monkeypatch.setattr(purging, "TURN", 4)
     driven = DrivenShard()
     many = [driven.create(size=300) for _ in range(50)]
-    naming = names.Naming("x")
-    names.create(driven.shard, "globex", names.NewTask("a", b"1", 0, 0, 0, naming), driven.now)
+    naming = Naming("x")
+    names.create(driven.shard, "globex", NewTask("a", b"1", 0, 0, 0, naming), driven.now)
     queue, other = driven.queue(), driven.shard.by_name["globex", "a"]
     for each in (queue, other):
         purge(driven.shard, each, driven.now)

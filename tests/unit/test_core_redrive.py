@@ -7,6 +7,7 @@ from codeq_server.core import keys, names
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.heartbeats import report_progress
 from codeq_server.core.lookup import find_home
+from codeq_server.core.new_task import Naming, NewTask
 from codeq_server.core.redrive import cleanup, redrive_task
 from codeq_server.core.status import Outcome
 from codeq_server.core.withdrawal import cancel
@@ -196,8 +197,8 @@ def test_cleanup_of_dead_letters_counts_them_down() -> None:
 def test_cleanup_of_named_tasks_removes_the_rows_of_their_names() -> None:
     driven = DrivenShard()
     for number in range(3):
-        naming = names.Naming(f"n{number}")
-        names.create(driven.shard, TENANT, names.NewTask("a", b"1", 0, 0, 0, naming), driven.now)
+        naming = Naming(f"n{number}")
+        names.create(driven.shard, TENANT, NewTask("a", b"1", 0, 0, 0, naming), driven.now)
         driven.claim()
         driven.settle(naming.task_id)
     driven.write()
@@ -206,7 +207,7 @@ def test_cleanup_of_named_tasks_removes_the_rows_of_their_names() -> None:
     driven.write()
     assert driven.queue().named == 2
     assert [key[-2:] for key in driven.keys(b"i")] == [b"n0", b"n2"]
-    names.create(driven.shard, TENANT, names.NewTask("a", b"1", 0, 0, 0, names.Naming("n1")), driven.now)
+    names.create(driven.shard, TENANT, NewTask("a", b"1", 0, 0, 0, Naming("n1")), driven.now)
     driven.write()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from codeq_server.core import names, timers
+from codeq_server.core.new_task import Naming, NewTask
 from codeq_server.core.redrive import cleanup
 from codeq_server.storage.memory import MemoryStore
 from driven_shard import TENANT, DrivenShard
@@ -40,8 +41,8 @@ class CountedShard(DrivenShard):
     def end_all(self, order: Callable[[list[str]], list[str]], *, named: bool = False) -> list[str]:
         """Creates and claims many tasks, and ends those that `order` tells in this order, in one batch."""
         for number in range(TASKS):
-            naming = names.Naming(f"n{number}") if named else None
-            names.create(self.shard, TENANT, names.NewTask("a", b"1", 0, 0, 0, naming), self.now)
+            naming = Naming(f"n{number}") if named else None
+            names.create(self.shard, TENANT, NewTask("a", b"1", 0, 0, 0, naming), self.now)
         ids = [f"n{number}" for number in range(TASKS)] if named else []
         while claimed := self.claim(256, lease=3_600_000):
             ids += [] if named else [str(delivered.task_id) for delivered in claimed]

@@ -39,9 +39,11 @@ def test_encoded_task_is_the_message_with_its_fields(
     expected = Task(command=command, payload=b"1" * size, priority=priority, max_attempts=max_attempts)
     expected.created_at.FromMilliseconds(now_ms)
     head, created = task_head(command, 9 - priority, max_attempts), created_at(now_ms)
-    assert Task.FromString(encode_task(head, b"1" * size, created, 0)) == expected
+    assert Task.FromString(encode_task(head, b"1" * size, created, b"", 0)) == expected
+    kept = Task(tenant_id="kept").SerializeToString()
+    expected.tenant_id = "kept"
     expected.expire_at.FromMilliseconds(now_ms + 1)
-    assert Task.FromString(encode_task(head, b"1" * size, created, now_ms + 1)) == expected
+    assert Task.FromString(encode_task(head, b"1" * size, created, kept, now_ms + 1)) == expected
 
 
 @given(

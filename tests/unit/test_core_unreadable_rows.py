@@ -9,6 +9,7 @@ import pytest
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import ids, keys, names, reads, withdrawal
 from codeq_server.core.errors import CorruptRows
+from codeq_server.core.new_task import Naming, NewTask
 from codeq_server.core.redrive import cleanup, redrive_task
 from codeq_server.core.status import Outcome
 from codeq_server.storage.check import check
@@ -138,7 +139,7 @@ def rewrite(driven: DrivenShard, key: bytes, kind: type[Message], **changes: Any
 )
 def test_name_row_without_its_home_is_named(changes: dict[str, int]) -> None:
     driven = DrivenShard()
-    task = names.NewTask("a", b"1", 0, 0, 0, names.Naming("mine"))
+    task = NewTask("a", b"1", 0, 0, 0, Naming("mine"))
     names.create(driven.shard, TENANT, task, driven.now)
     driven.write()
     (key,) = driven.keys(b"i")

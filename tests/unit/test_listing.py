@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from accepted_tasks import create
 from codeq.v1 import task_service_pb2 as pb
 from codeq_server.core.claims import claim
-from codeq_server.core.creates import create
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Caller
 from codeq_server.core.outcomes import settle

@@ -8,6 +8,7 @@ from . import keys
 from .clock import Now
 from .errors import Reason, Rejection
 from .model import WINDOW_ENTRY_BYTES, Entry, Lane, Name, Queue
+from .new_task import NewTask
 from .shard import Shard
 from .task_bytes import created_at, encode_task, task_head
 
@@ -16,38 +17,6 @@ HEADS_MAX: Final = 8
 
 _new = tuple.__new__
 """Makes the same object as calling a NamedTuple's class, in a third of the time."""
-
-
-def create(
-    shard: Shard,
-    tenant: str,
-    command: str,
-    payload: bytes,
-    priority: int,
-    max_attempts: int,
-    due_ms: int,
-    now: Now,
-    expire_ms: int = 0,
-) -> tuple[str, bytes]:
-    """Accepts a task and returns its id and its task bytes.
-
-    Args:
-        shard: Shard that takes it.
-        tenant: Tenant of the producer.
-        command: Command; validated.
-        payload: JSON; validated.
-        priority: 0 to 9.
-        max_attempts: Deliveries allowed; 0: the shard's default.
-        due_ms: Unix milliseconds before which it is not delivered; 0 or in the past: deliverable at once.
-        now: Time of acceptance.
-        expire_ms: Unix milliseconds, after `now`, at which it ends if it is still waiting; 0: never.
-
-    Raises:
-        Rejection: TOO_MANY_QUEUES, STORAGE_FULL.
-    """
-    check_storage(shard)
-    queue = shard.by_name.get((tenant, command)) or shard.open_queue(tenant, command)
-    return create_in(shard, queue, payload, priority, max_attempts, due_ms, now, expire_ms=expire_ms)
 
 
 def check_storage(shard: Shard) -> None:
@@ -61,22 +30,26 @@ def check_storage(shard: Shard) -> None:
 
 
 def create_in(
-    shard: Shard,
-    queue: Queue,
-    payload: bytes,
-    priority: int,
-    max_attempts: int,
-    due_ms: int,
-    now: Now,
-    name: str = "",
-    expire_ms: int = 0,
+    shard: Shard, queue: Queue, payload: bytes, priority: int, now: Now, task: NewTask | None = None
 ) -> tuple[str, bytes]:
-    """Accepts a task into a queue like `create`, but without checking that the store has room.
+    """Accepts a task into its queue and returns its id and its task bytes; the caller checks that the store has room.
 
-    `name` is the task's id if the server does not assign one; it must be free.
+    Args:
+        shard: Shard that takes it.
+        queue: Queue of its command.
+        payload: JSON; validated.
+        priority: 0 to 9.
+        now: Time of acceptance.
+        task: The whole task; None: everything but payload and priority has its default.
     """
+    due_ms = expire_ms = 0
+    name, kept = "", b""
+    max_attempts = shard.settings.max_attempts
+    if task is not None:
+        max_attempts = task.max_attempts or max_attempts
+        due_ms, expire_ms, kept = task.due_ms, task.expire_ms, task.kept
+        name = task.naming.task_id if task.naming is not None else ""
     lane = queue.lanes[9 - priority] or queue.lane(9 - priority)
-    max_attempts = max_attempts or shard.settings.max_attempts
     head = lane.heads.get(max_attempts)
     if head is None:
         if len(lane.heads) >= HEADS_MAX:
@@ -84,11 +57,11 @@ def create_in(
         head = lane.heads[max_attempts] = task_head(queue.command, lane.index, max_attempts)
     if shard.created_of != now.wall_ms:
         shard.created_of, shard.created = now.wall_ms, created_at(now.wall_ms)
-    raw = encode_task(head, payload, shard.created, expire_ms)
+    raw = encode_task(head, payload, shard.created, kept, expire_ms)
     if expire_ms:
         home = queue.lane(keys.PARKED_LANE) if due_ms > now.wall_ms else lane
         shard.expiry.put(queue, expire_ms, home.index, home.tail + 1, b"")
-    shard.batch.size += len(payload)
+    shard.batch.size += len(payload) + len(kept)
     queue.created_total += 1
     shard.totals.created += 1
     if not queue.touched:

@@ -19,44 +19,12 @@ from .clock import Now
 from .creates import check_storage, create_in
 from .errors import CorruptRows, Reason, Rejection
 from .model import Lane, Name, TaskKey
+from .new_task import Naming, NewTask
 from .parsing import parsed, unpacked
 from .shard import Shard
 
 NAMESPACE: Final = uuid.UUID("7d3b0a5e-4c38-5e0f-9c3e-5b1f6a0c9d27")
 """Namespace of the ids derived from idempotency keys. Never changed: a retry must always lead to the same id."""
-
-
-@dataclass(frozen=True, slots=True)
-class Naming:
-    """The id of a task to create.
-
-    Attributes:
-        task_id: The id.
-        digest: Digest of the request as sent, if the id derives from an idempotency key; empty: the producer chose the
-            id.
-        meaning: Digest of the request's meaning, in the same case.
-    """
-
-    task_id: str
-    digest: bytes = b""
-    meaning: bytes = b""
-
-    def made(self, row: rows_pb2.NameRow) -> bool:
-        """Returns whether a row records this request; rows of earlier servers have no meaning digest."""
-        return row.digest == self.digest or (bool(self.meaning) and row.meaning == self.meaning)
-
-
-@dataclass(frozen=True, slots=True)
-class NewTask:
-    """A task to create, fully validated. The fields are the arguments of `creates.create`."""
-
-    command: str
-    payload: bytes
-    priority: int
-    max_attempts: int
-    due_ms: int
-    naming: Naming | None = None
-    expire_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +115,7 @@ def create_all(
 def _create(shard: Shard, tenant: str, task: NewTask, batch: str, now: Now) -> Created:
     queue = shard.by_name.get((tenant, task.command)) or shard.open_queue(tenant, task.command)
     naming = task.naming
-    name = naming.task_id if naming is not None else ""
-    task_id, raw = create_in(
-        shard, queue, task.payload, task.priority, task.max_attempts, task.due_ms, now, name, task.expire_ms
-    )
+    task_id, raw = create_in(shard, queue, task.payload, task.priority, now, task)
     if naming is not None:
         lane = queue.lane(keys.PARKED_LANE if task.due_ms > now.wall_ms else keys.LANES - 1 - task.priority)
         row = rows_pb2.NameRow(

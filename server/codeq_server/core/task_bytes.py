@@ -77,17 +77,18 @@ def created_at(unix_ms: int) -> bytes:
     return _timestamp(_CREATED_AT, unix_ms)
 
 
-def encode_task(head: bytes, payload: bytes, created: bytes, expire_ms: int) -> bytes:
+def encode_task(head: bytes, payload: bytes, created: bytes, kept: bytes, expire_ms: int) -> bytes:
     """Returns the task bytes of a new task.
 
     Args:
         head: The result of `task_head`.
         payload: Payload.
         created: The result of `created_at`.
+        kept: Serialised fields that only the producer and the worker read.
         expire_ms: Unix milliseconds at which the task expires if it still waits; 0: never.
     """
     size = len(payload)
-    raw = b"".join((head, _LENGTHS[size] if size < _SHORT else varint(size), payload, created))
+    raw = b"".join((head, _LENGTHS[size] if size < _SHORT else varint(size), payload, created, kept))
     return raw + _timestamp(_EXPIRE_AT, expire_ms) if expire_ms else raw
 
 

@@ -11,17 +11,19 @@ from codeq.v1 import task_pb2
 from codeq_server.core import names
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection, invalid_field
+from codeq_server.core.new_task import Naming, NewTask
 from codeq_server.core.shard import Shard
 
 from .convert import unix_ms
 from .fingerprint import NULL, digest_of, meaning_of
+from .spec_fields import kept_of
 from .validation import check_json, check_message
 
 DUE_MAX_MS: Final = 253_402_300_799_000
 """Latest allowed due time, in Unix milliseconds: the last second of the year 9999."""
 
 
-def task_of(shard: Shard, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: str = "") -> names.NewTask:
+def task_of(shard: Shard, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: str = "") -> NewTask:
     """Returns the task of a spec that already passed the rules of its proto; `path` is the spec's path in the request.
 
     Raises:
@@ -37,13 +39,14 @@ def task_of(shard: Shard, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: 
             raise invalid_field(f"{path}task_id", "cannot be combined with idempotency_key, which determines the id")
         naming = _keyed(shard, names.keyed_id(tenant, spec.idempotency_key), (spec,))
     elif spec.HasField("task_id"):
-        naming = names.Naming(spec.task_id)
-    return names.NewTask(spec.command, payload, spec.priority, spec.max_attempts, due_ms, naming, expire_ms)
+        naming = Naming(spec.task_id)
+    kept = kept_of(spec)
+    return NewTask(spec.command, payload, spec.priority, spec.max_attempts, due_ms, naming, expire_ms, kept)
 
 
 def batch_of(
     shard: Shard, tenant: str, specs: Iterable[task_pb2.TaskSpec], key: str, now: Now
-) -> tuple[list[names.NewTask], names.Naming | None]:
+) -> tuple[list[NewTask], Naming | None]:
     """Returns the tasks of an atomic batch, and the naming derived from its key; None if the key is "".
 
     Raises:
@@ -72,8 +75,8 @@ def batch_of(
     return [replace(task, naming=naming) for task, naming in zip(tasks, namings, strict=True)], batch
 
 
-def _keyed(shard: Shard, task_id: str, specs: Sequence[task_pb2.TaskSpec]) -> names.Naming:
-    return names.Naming(task_id, digest_of(specs), meaning_of(specs, shard.settings.max_attempts))
+def _keyed(shard: Shard, task_id: str, specs: Sequence[task_pb2.TaskSpec]) -> Naming:
+    return Naming(task_id, digest_of(specs), meaning_of(specs, shard.settings.max_attempts))
 
 
 def due_of(spec: task_pb2.TaskSpec, now: Now, path: str = "") -> int:

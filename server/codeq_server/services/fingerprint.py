@@ -9,6 +9,10 @@ from typing import Final
 import msgspec
 from codeq.v1 import task_pb2
 from codeq_gateway.surrogates import mark_unpaired
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from .spec_fields import DESCRIBING
 
 NULL: Final = b"null"
 """Payload of a task without one."""
@@ -16,6 +20,19 @@ DIGEST_BYTES: Final = 16
 CANONICAL_VALUES_MAX: Final = 50_000
 """Approximate limit on a payload's JSON values. A larger payload is fingerprinted as sent, because canonicalizing it
 would block the event loop."""
+
+_TAGS: Final = {
+    "command": b"c",
+    "payload": b"p",
+    "priority": b"n",
+    "max_attempts": b"a",
+    "run_at": b"r",
+    "delay_seconds": b"d",
+    "expire_seconds": b"e",
+}
+"""Tags that stored digests contain; the tag of any other field is its number."""
+_MORE: Final = tuple(field for field in DESCRIBING if field.name not in {"command", "payload"})
+_DEFAULTS: Final = {field.name: None if field.message_type else field.default_value for field in _MORE}
 
 _decode: Final = msgspec.json.Decoder(float_hook=msgspec.Raw).decode
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
@@ -29,17 +46,8 @@ def digest_of(specs: Iterable[task_pb2.TaskSpec]) -> bytes:
     """
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for spec in specs:
-        parts: list[tuple[bytes, bytes]] = [(b"c", spec.command.encode()), (b"p", spec.payload or NULL)]
-        if spec.priority:
-            parts.append((b"n", str(spec.priority).encode()))
-        if spec.HasField("max_attempts"):
-            parts.append((b"a", str(spec.max_attempts).encode()))
-        if spec.HasField("run_at"):
-            parts.append((b"r", f"{spec.run_at.seconds}.{spec.run_at.nanos:09}".encode()))
-        if spec.HasField("delay_seconds"):
-            parts.append((b"d", str(spec.delay_seconds).encode()))
-        if spec.HasField("expire_seconds"):
-            parts.append((b"e", str(spec.expire_seconds).encode()))
+        parts = [(_TAGS["command"], spec.command.encode()), (_TAGS["payload"], spec.payload or NULL)]
+        parts += [_part(spec, field) for field in _MORE if _is_set(spec, field)]
         _add(digest, parts)
     return digest.digest()
 
@@ -58,18 +66,14 @@ def meaning_of(specs: Iterable[task_pb2.TaskSpec], max_attempts: int) -> bytes:
     for spec in specs:
         payload = spec.payload or NULL
         canonical = canonical_json(payload)
-        content = (b"t", payload) if canonical is None else (b"p", canonical)
-        parts: list[tuple[bytes, bytes]] = [(b"c", spec.command.encode()), content]
-        if spec.priority:
-            parts.append((b"n", str(spec.priority).encode()))
-        if spec.max_attempts not in {0, max_attempts}:
-            parts.append((b"a", str(spec.max_attempts).encode()))
-        if spec.HasField("run_at"):
-            parts.append((b"r", f"{spec.run_at.seconds}.{spec.run_at.nanos:09}".encode()))
-        if spec.delay_seconds:
-            parts.append((b"d", str(spec.delay_seconds).encode()))
-        if spec.HasField("expire_seconds"):
-            parts.append((b"e", str(spec.expire_seconds).encode()))
+        content = (b"t", payload) if canonical is None else (_TAGS["payload"], canonical)
+        parts = [(_TAGS["command"], spec.command.encode()), content]
+        defaults = _DEFAULTS | {"max_attempts": max_attempts}
+        parts += [
+            _part(spec, field)
+            for field in _MORE
+            if _is_set(spec, field) and getattr(spec, field.name) != defaults[field.name]
+        ]
         _add(digest, parts)
     return digest.digest()
 
@@ -94,6 +98,20 @@ def canonical_json(text: bytes) -> bytes | None:
             return _encode(_decode(marked)).replace(mark, b"\xff") if mark else None
     except (msgspec.MsgspecError, RecursionError):
         return None
+
+
+def _is_set(spec: task_pb2.TaskSpec, field: FieldDescriptor) -> bool:
+    return bool(spec.HasField(field.name) if field.has_presence else getattr(spec, field.name))
+
+
+def _part(spec: task_pb2.TaskSpec, field: FieldDescriptor) -> tuple[bytes, bytes]:
+    """Returns tag and content of a field."""
+    value = getattr(spec, field.name)
+    if isinstance(value, Timestamp):
+        content = f"{value.seconds}.{value.nanos:09}".encode()
+    else:
+        content = value if isinstance(value, bytes) else str(value).encode()
+    return _TAGS.get(field.name) or b"f%d:" % field.number, content
 
 
 def _add(digest: hashlib.blake2b, parts: Iterable[tuple[bytes, bytes]]) -> None:

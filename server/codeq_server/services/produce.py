@@ -151,7 +151,7 @@ class ProducerStream:
                     and spec.ByteSize() == head_bytes + len(varint(size)) + size + (2 if priority else 0)
                     and is_json(payload)
                 ):
-                    ids.append(create_in(shard, queue, payload, priority, 0, 0, now)[0])
+                    ids.append(create_in(shard, queue, payload, priority, now)[0])
                 else:
                     ids.append(self._create(spec, first + len(ids), now, ack))
         except Exception as problem:

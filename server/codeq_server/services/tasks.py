@@ -15,6 +15,7 @@ from codeq_server.core import heartbeats, lookup, names, outcomes, reads, withdr
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_field
 from codeq_server.core.model import Caller
+from codeq_server.core.new_task import NewTask
 from codeq_server.core.outcomes import Verdict
 from codeq_server.core.redrive import redrive_task
 from codeq_server.core.status import Outcome, Status
@@ -345,7 +346,7 @@ class TaskService:
         self,
         message: task_pb2.Task,
         tenant: str,
-        task: names.NewTask,
+        task: NewTask,
         created: names.Created | names.Duplicate,
         now: Now,
     ) -> None:

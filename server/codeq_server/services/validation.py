@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from codeq_server.core.errors import Reason, Rejection, invalid_field
 
 from .counts import check_counts
+from .spec_fields import is_plain
 
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 _TOO_LARGE_RULES = frozenset({"bytes.max_len"})
@@ -29,16 +30,12 @@ _USUAL_COMMANDS_MAX: Final = 16
 """Maximum commands of a claim for the fast path; longer lists are left to the rules."""
 
 
-_UNUSUAL: Final = ("max_attempts", "run_at", "delay_seconds", "expire_seconds", "idempotency_key", "task_id")
-"""Fields of a TaskSpec that are left to the rules."""
-
-
 def _is_usual_spec(spec: task_pb2.TaskSpec) -> bool:
     return (
         0 <= spec.priority <= 9
         and len(spec.payload) <= 1 << 20
         and _is_command(spec.command) is not None
-        and not any(map(spec.HasField, _UNUSUAL))
+        and is_plain(spec)
     )
 
 

@@ -998,7 +998,7 @@ var File_codeq_v1_task_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_task_proto_rawDesc = "" +
 	"\n" +
-	"\x13codeq/v1/task.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc6\a\n" +
+	"\x13codeq/v1/task.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\a\n" +
 	"\bTaskSpec\x12B\n" +
 	"\acommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\acommand\x12'\n" +
 	"\apayload\x18\x02 \x01(\fB\r\xbaH\x06z\x04\x18\x80\x80@ص\x18\x01R\apayload\x12%\n" +
@@ -1007,10 +1007,10 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x01H\x00R\vmaxAttempts\x88\x01\x01\x121\n" +
 	"\x06run_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05runAt\x127\n" +
 	"\rdelay_seconds\x18\x06 \x01(\x05B\r\xbaH\n" +
-	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x00H\x01R\fdelaySeconds\x88\x01\x01\x12S\n" +
-	"\x0fidempotency_key\x18\b \x01(\tB%\xbaH\x0fr\r\x18\x80\x022\b^[ -~]+$\xea\xb5\x18\x0fIdempotency-KeyH\x02R\x0eidempotencyKey\x88\x01\x01\x12\x97\x02\n" +
-	"\atask_id\x18\t \x01(\tB\xf8\x01\xbaH\xf4\x01\xba\x01\xce\x01\n" +
-	"\x1ftask_spec.task_id_not_of_server\x12Jmust not have the form of an id that the server makes, a UUID of version 8\x1a_!this.matches('^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-8[0-9A-Fa-f]{3}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$')r \x18@2\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$H\x03R\x06taskId\x88\x01\x01\x129\n" +
+	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x00H\x01R\fdelaySeconds\x88\x01\x01\x12W\n" +
+	"\x0fidempotency_key\x18\b \x01(\tB)\xbaH\x0fr\r\x18\x80\x022\b^[ -~]+$\xea\xb5\x18\x0fIdempotency-Key\x88\xb6\x18\x01H\x02R\x0eidempotencyKey\x88\x01\x01\x12\x9b\x02\n" +
+	"\atask_id\x18\t \x01(\tB\xfc\x01\xbaH\xf4\x01\xba\x01\xce\x01\n" +
+	"\x1ftask_spec.task_id_not_of_server\x12Jmust not have the form of an id that the server makes, a UUID of version 8\x1a_!this.matches('^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-8[0-9A-Fa-f]{3}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$')r \x18@2\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$\x88\xb6\x18\x01H\x03R\x06taskId\x88\x01\x01\x129\n" +
 	"\x0eexpire_seconds\x18\n" +
 	" \x01(\x05B\r\xbaH\n" +
 	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x01H\x04R\rexpireSeconds\x88\x01\x01:z\xbaHw\x1au\n" +

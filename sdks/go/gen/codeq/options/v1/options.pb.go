@@ -392,6 +392,22 @@ var file_codeq_options_v1_options_proto_extTypes = []protoimpl.ExtensionInfo{
 		Filename:      "codeq/options/v1/options.proto",
 	},
 	{
+		ExtendedType:  (*descriptorpb.FieldOptions)(nil),
+		ExtensionType: (*bool)(nil),
+		Field:         50016,
+		Name:          "codeq.options.v1.kept",
+		Tag:           "varint,50016,opt,name=kept",
+		Filename:      "codeq/options/v1/options.proto",
+	},
+	{
+		ExtendedType:  (*descriptorpb.FieldOptions)(nil),
+		ExtensionType: (*bool)(nil),
+		Field:         50017,
+		Name:          "codeq.options.v1.identifies_request",
+		Tag:           "varint,50017,opt,name=identifies_request",
+		Filename:      "codeq/options/v1/options.proto",
+	},
+	{
 		ExtendedType:  (*descriptorpb.EnumValueOptions)(nil),
 		ExtensionType: (*code.Code)(nil),
 		Field:         50021,
@@ -451,6 +467,16 @@ var (
 	//
 	// optional bool omit_empty = 50015;
 	E_OmitEmpty = &file_codeq_options_v1_options_proto_extTypes[6]
+	// Field of a TaskSpec that the server stores as sent and never reads: optional, a scalar, and in Task under the same
+	// number, name and type. Deliveries and reads return it.
+	//
+	// optional bool kept = 50016;
+	E_Kept = &file_codeq_options_v1_options_proto_extTypes[7]
+	// Field of a TaskSpec that identifies the request instead of describing the task: it is not part of the fingerprint by
+	// which a repeated request is recognised.
+	//
+	// optional bool identifies_request = 50017;
+	E_IdentifiesRequest = &file_codeq_options_v1_options_proto_extTypes[8]
 )
 
 // Extension fields to descriptorpb.EnumValueOptions.
@@ -458,15 +484,15 @@ var (
 	// gRPC code of the error reason.
 	//
 	// optional google.rpc.Code grpc_code = 50021;
-	E_GrpcCode = &file_codeq_options_v1_options_proto_extTypes[7]
+	E_GrpcCode = &file_codeq_options_v1_options_proto_extTypes[9]
 	// HTTP status of the error reason.
 	//
 	// optional int32 http_status = 50022;
-	E_HttpStatus = &file_codeq_options_v1_options_proto_extTypes[8]
+	E_HttpStatus = &file_codeq_options_v1_options_proto_extTypes[10]
 	// Trying the same call again later may succeed.
 	//
 	// optional bool retryable = 50023;
-	E_Retryable = &file_codeq_options_v1_options_proto_extTypes[9]
+	E_Retryable = &file_codeq_options_v1_options_proto_extTypes[11]
 )
 
 var File_codeq_options_v1_options_proto protoreflect.FileDescriptor
@@ -506,7 +532,9 @@ const file_codeq_options_v1_options_proto_rawDesc = "" +
 	"httpHeader:<\n" +
 	"\tfree_text\x12\x1d.google.protobuf.FieldOptions\x18ކ\x03 \x01(\bR\bfreeText:>\n" +
 	"\n" +
-	"omit_empty\x12\x1d.google.protobuf.FieldOptions\x18߆\x03 \x01(\bR\tomitEmpty:R\n" +
+	"omit_empty\x12\x1d.google.protobuf.FieldOptions\x18߆\x03 \x01(\bR\tomitEmpty:3\n" +
+	"\x04kept\x12\x1d.google.protobuf.FieldOptions\x18\xe0\x86\x03 \x01(\bR\x04kept:N\n" +
+	"\x12identifies_request\x12\x1d.google.protobuf.FieldOptions\x18\xe1\x86\x03 \x01(\bR\x11identifiesRequest:R\n" +
 	"\tgrpc_code\x12!.google.protobuf.EnumValueOptions\x18\xe5\x86\x03 \x01(\x0e2\x10.google.rpc.CodeR\bgrpcCode:D\n" +
 	"\vhttp_status\x12!.google.protobuf.EnumValueOptions\x18\xe6\x86\x03 \x01(\x05R\n" +
 	"httpStatus:A\n" +
@@ -548,16 +576,18 @@ var file_codeq_options_v1_options_proto_depIdxs = []int32{
 	6,  // 7: codeq.options.v1.http_header:extendee -> google.protobuf.FieldOptions
 	6,  // 8: codeq.options.v1.free_text:extendee -> google.protobuf.FieldOptions
 	6,  // 9: codeq.options.v1.omit_empty:extendee -> google.protobuf.FieldOptions
-	7,  // 10: codeq.options.v1.grpc_code:extendee -> google.protobuf.EnumValueOptions
-	7,  // 11: codeq.options.v1.http_status:extendee -> google.protobuf.EnumValueOptions
-	7,  // 12: codeq.options.v1.retryable:extendee -> google.protobuf.EnumValueOptions
-	1,  // 13: codeq.options.v1.access:type_name -> codeq.options.v1.Access
-	2,  // 14: codeq.options.v1.rest_reply:type_name -> codeq.options.v1.RestReply
-	8,  // 15: codeq.options.v1.grpc_code:type_name -> google.rpc.Code
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	13, // [13:16] is the sub-list for extension type_name
-	3,  // [3:13] is the sub-list for extension extendee
+	6,  // 10: codeq.options.v1.kept:extendee -> google.protobuf.FieldOptions
+	6,  // 11: codeq.options.v1.identifies_request:extendee -> google.protobuf.FieldOptions
+	7,  // 12: codeq.options.v1.grpc_code:extendee -> google.protobuf.EnumValueOptions
+	7,  // 13: codeq.options.v1.http_status:extendee -> google.protobuf.EnumValueOptions
+	7,  // 14: codeq.options.v1.retryable:extendee -> google.protobuf.EnumValueOptions
+	1,  // 15: codeq.options.v1.access:type_name -> codeq.options.v1.Access
+	2,  // 16: codeq.options.v1.rest_reply:type_name -> codeq.options.v1.RestReply
+	8,  // 17: codeq.options.v1.grpc_code:type_name -> google.rpc.Code
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	15, // [15:18] is the sub-list for extension type_name
+	3,  // [3:15] is the sub-list for extension extendee
 	0,  // [0:3] is the sub-list for field type_name
 }
 
@@ -573,7 +603,7 @@ func file_codeq_options_v1_options_proto_init() {
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_options_v1_options_proto_rawDesc), len(file_codeq_options_v1_options_proto_rawDesc)),
 			NumEnums:      1,
 			NumMessages:   4,
-			NumExtensions: 10,
+			NumExtensions: 12,
 			NumServices:   0,
 		},
 		GoTypes:           file_codeq_options_v1_options_proto_goTypes,

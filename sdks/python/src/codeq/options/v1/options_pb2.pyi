@@ -34,6 +34,10 @@ FREE_TEXT_FIELD_NUMBER: _ClassVar[int]
 free_text: _descriptor.FieldDescriptor
 OMIT_EMPTY_FIELD_NUMBER: _ClassVar[int]
 omit_empty: _descriptor.FieldDescriptor
+KEPT_FIELD_NUMBER: _ClassVar[int]
+kept: _descriptor.FieldDescriptor
+IDENTIFIES_REQUEST_FIELD_NUMBER: _ClassVar[int]
+identifies_request: _descriptor.FieldDescriptor
 GRPC_CODE_FIELD_NUMBER: _ClassVar[int]
 grpc_code: _descriptor.FieldDescriptor
 HTTP_STATUS_FIELD_NUMBER: _ClassVar[int]

@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/options/v1/options.proto.
  */
 export const file_codeq_options_v1_options: GenFile = /*@__PURE__*/
-  fileDesc("Ch5jb2RlcS9vcHRpb25zL3YxL29wdGlvbnMucHJvdG8SEGNvZGVxLm9wdGlvbnMudjEiRwoGQWNjZXNzEi4KCXByaW5jaXBhbBgBIAEoDjIbLmNvZGVxLm9wdGlvbnMudjEuUHJpbmNpcGFsEg0KBXNjb3BlGAIgASgJIpkBCglSZXN0UmVwbHkSDgoGc3RhdHVzGAEgASgFEhQKDGVtcHR5X3N0YXR1cxgCIAEoBRI4Cg9zdGF0dXNfaWZfZmllbGQYAyABKAsyHy5jb2RlcS5vcHRpb25zLnYxLlN0YXR1c0lmRmllbGQSLAoIZG93bmxvYWQYBCABKAsyGi5jb2RlcS5vcHRpb25zLnYxLkRvd25sb2FkIkkKCERvd25sb2FkEhUKDWNvbnRlbnRfZmllbGQYASABKAkSEgoKdHlwZV9maWVsZBgCIAEoCRISCgpuYW1lX2ZpZWxkGAMgASgJIi4KDVN0YXR1c0lmRmllbGQSDQoFZmllbGQYASABKAkSDgoGc3RhdHVzGAIgASgFKnwKCVByaW5jaXBhbBIZChVQUklOQ0lQQUxfVU5TUEVDSUZJRUQQABIWChJQUklOQ0lQQUxfUFJPRFVDRVIQARIUChBQUklOQ0lQQUxfV09SS0VSEAISEQoNUFJJTkNJUEFMX0FOWRADEhMKD1BSSU5DSVBBTF9BRE1JThAEOlIKBmFjY2VzcxIeLmdvb2dsZS5wcm90b2J1Zi5NZXRob2RPcHRpb25zGNGGAyABKAsyGC5jb2RlcS5vcHRpb25zLnYxLkFjY2Vzc1IGYWNjZXNzOlwKCnJlc3RfcmVwbHkSHi5nb29nbGUucHJvdG9idWYuTWV0aG9kT3B0aW9ucxjShgMgASgLMhsuY29kZXEub3B0aW9ucy52MS5SZXN0UmVwbHlSCXJlc3RSZXBseTpECg1qc29uX2VtYmVkZGVkEh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjbhgMgASgIUgxqc29uRW1iZWRkZWQ6QgoManNvbl9pZ25vcmVkEh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjchgMgASgIUgtqc29uSWdub3JlZDpACgtodHRwX2hlYWRlchIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY3YYDIAEoCVIKaHR0cEhlYWRlcjo8CglmcmVlX3RleHQSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGN6GAyABKAhSCGZyZWVUZXh0Oj4KCm9taXRfZW1wdHkSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGN+GAyABKAhSCW9taXRFbXB0eTpSCglncnBjX2NvZGUSIS5nb29nbGUucHJvdG9idWYuRW51bVZhbHVlT3B0aW9ucxjlhgMgASgOMhAuZ29vZ2xlLnJwYy5Db2RlUghncnBjQ29kZTpECgtodHRwX3N0YXR1cxIhLmdvb2dsZS5wcm90b2J1Zi5FbnVtVmFsdWVPcHRpb25zGOaGAyABKAVSCmh0dHBTdGF0dXM6QQoJcmV0cnlhYmxlEiEuZ29vZ2xlLnByb3RvYnVmLkVudW1WYWx1ZU9wdGlvbnMY54YDIAEoCFIJcmV0cnlhYmxlQkhaRmdpdGh1Yi5jb20vb3N2YWxkb2FuZHJhZGUvY29kZXEvc2Rrcy9nby9nZW4vY29kZXEvb3B0aW9ucy92MTtvcHRpb25zdjFiBnByb3RvMw", [file_google_protobuf_descriptor, file_google_rpc_code]);
+  fileDesc("Ch5jb2RlcS9vcHRpb25zL3YxL29wdGlvbnMucHJvdG8SEGNvZGVxLm9wdGlvbnMudjEiRwoGQWNjZXNzEi4KCXByaW5jaXBhbBgBIAEoDjIbLmNvZGVxLm9wdGlvbnMudjEuUHJpbmNpcGFsEg0KBXNjb3BlGAIgASgJIpkBCglSZXN0UmVwbHkSDgoGc3RhdHVzGAEgASgFEhQKDGVtcHR5X3N0YXR1cxgCIAEoBRI4Cg9zdGF0dXNfaWZfZmllbGQYAyABKAsyHy5jb2RlcS5vcHRpb25zLnYxLlN0YXR1c0lmRmllbGQSLAoIZG93bmxvYWQYBCABKAsyGi5jb2RlcS5vcHRpb25zLnYxLkRvd25sb2FkIkkKCERvd25sb2FkEhUKDWNvbnRlbnRfZmllbGQYASABKAkSEgoKdHlwZV9maWVsZBgCIAEoCRISCgpuYW1lX2ZpZWxkGAMgASgJIi4KDVN0YXR1c0lmRmllbGQSDQoFZmllbGQYASABKAkSDgoGc3RhdHVzGAIgASgFKnwKCVByaW5jaXBhbBIZChVQUklOQ0lQQUxfVU5TUEVDSUZJRUQQABIWChJQUklOQ0lQQUxfUFJPRFVDRVIQARIUChBQUklOQ0lQQUxfV09SS0VSEAISEQoNUFJJTkNJUEFMX0FOWRADEhMKD1BSSU5DSVBBTF9BRE1JThAEOlIKBmFjY2VzcxIeLmdvb2dsZS5wcm90b2J1Zi5NZXRob2RPcHRpb25zGNGGAyABKAsyGC5jb2RlcS5vcHRpb25zLnYxLkFjY2Vzc1IGYWNjZXNzOlwKCnJlc3RfcmVwbHkSHi5nb29nbGUucHJvdG9idWYuTWV0aG9kT3B0aW9ucxjShgMgASgLMhsuY29kZXEub3B0aW9ucy52MS5SZXN0UmVwbHlSCXJlc3RSZXBseTpECg1qc29uX2VtYmVkZGVkEh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjbhgMgASgIUgxqc29uRW1iZWRkZWQ6QgoManNvbl9pZ25vcmVkEh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjchgMgASgIUgtqc29uSWdub3JlZDpACgtodHRwX2hlYWRlchIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY3YYDIAEoCVIKaHR0cEhlYWRlcjo8CglmcmVlX3RleHQSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGN6GAyABKAhSCGZyZWVUZXh0Oj4KCm9taXRfZW1wdHkSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGN+GAyABKAhSCW9taXRFbXB0eTozCgRrZXB0Eh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjghgMgASgIUgRrZXB0Ok4KEmlkZW50aWZpZXNfcmVxdWVzdBIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY4YYDIAEoCFIRaWRlbnRpZmllc1JlcXVlc3Q6UgoJZ3JwY19jb2RlEiEuZ29vZ2xlLnByb3RvYnVmLkVudW1WYWx1ZU9wdGlvbnMY5YYDIAEoDjIQLmdvb2dsZS5ycGMuQ29kZVIIZ3JwY0NvZGU6RAoLaHR0cF9zdGF0dXMSIS5nb29nbGUucHJvdG9idWYuRW51bVZhbHVlT3B0aW9ucxjmhgMgASgFUgpodHRwU3RhdHVzOkEKCXJldHJ5YWJsZRIhLmdvb2dsZS5wcm90b2J1Zi5FbnVtVmFsdWVPcHRpb25zGOeGAyABKAhSCXJldHJ5YWJsZUJIWkZnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL29wdGlvbnMvdjE7b3B0aW9uc3YxYgZwcm90bzM", [file_google_protobuf_descriptor, file_google_rpc_code]);
 
 /**
  * Access says who may call an RPC.
@@ -257,12 +257,30 @@ export const omit_empty: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
   extDesc(file_codeq_options_v1_options, 6);
 
 /**
+ * Field of a TaskSpec that the server stores as sent and never reads: optional, a scalar, and in Task under the same
+ * number, name and type. Deliveries and reads return it.
+ *
+ * @generated from extension: bool kept = 50016;
+ */
+export const kept: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
+  extDesc(file_codeq_options_v1_options, 7);
+
+/**
+ * Field of a TaskSpec that identifies the request instead of describing the task: it is not part of the fingerprint by
+ * which a repeated request is recognised.
+ *
+ * @generated from extension: bool identifies_request = 50017;
+ */
+export const identifies_request: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
+  extDesc(file_codeq_options_v1_options, 8);
+
+/**
  * gRPC code of the error reason.
  *
  * @generated from extension: google.rpc.Code grpc_code = 50021;
  */
 export const grpc_code: GenExtension<EnumValueOptions, Code> = /*@__PURE__*/
-  extDesc(file_codeq_options_v1_options, 7);
+  extDesc(file_codeq_options_v1_options, 9);
 
 /**
  * HTTP status of the error reason.
@@ -270,7 +288,7 @@ export const grpc_code: GenExtension<EnumValueOptions, Code> = /*@__PURE__*/
  * @generated from extension: int32 http_status = 50022;
  */
 export const http_status: GenExtension<EnumValueOptions, number> = /*@__PURE__*/
-  extDesc(file_codeq_options_v1_options, 8);
+  extDesc(file_codeq_options_v1_options, 10);
 
 /**
  * Trying the same call again later may succeed.
@@ -278,5 +296,5 @@ export const http_status: GenExtension<EnumValueOptions, number> = /*@__PURE__*/
  * @generated from extension: bool retryable = 50023;
  */
 export const retryable: GenExtension<EnumValueOptions, boolean> = /*@__PURE__*/
-  extDesc(file_codeq_options_v1_options, 9);
+  extDesc(file_codeq_options_v1_options, 11);
 

@@ -1,0 +1,52 @@
+"""A task that a producer asks for, validated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from codeq_internal.v1 import rows_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """The id of a task to create.
+
+    Attributes:
+        task_id: The id.
+        digest: Digest of the request as sent, if the id derives from an idempotency key; empty: the producer chose the
+            id.
+        meaning: Digest of the request's meaning, in the same case.
+    """
+
+    task_id: str
+    digest: bytes = b""
+    meaning: bytes = b""
+
+    def made(self, row: rows_pb2.NameRow) -> bool:
+        """Returns whether a row records this request; rows of earlier servers have no meaning digest."""
+        return row.digest == self.digest or (bool(self.meaning) and row.meaning == self.meaning)
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task to create, fully validated.
+
+    Attributes:
+        command: Command, which names the queue.
+        payload: JSON.
+        priority: 0 to 9.
+        max_attempts: Deliveries allowed; 0: the shard's default.
+        due_ms: Unix milliseconds before which it is not delivered; 0 or in the past: deliverable at once.
+        naming: Its id, if the server does not assign one; the id must be free.
+        expire_ms: Unix milliseconds, in the future, at which it ends if it is still waiting; 0: never.
+        kept: Fields of codeq.v1.Task, serialised, that only the producer and the worker read.
+    """
+
+    command: str
+    payload: bytes
+    priority: int = 0
+    max_attempts: int = 0
+    due_ms: int = 0
+    naming: Naming | None = None
+    expire_ms: int = 0
+    kept: bytes = b""

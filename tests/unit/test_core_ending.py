@@ -98,7 +98,7 @@ def test_end_of_any_kind_is_listed_counted_and_told_once(end: Callable[[DrivenSh
     task_id = end(driven)
     view = driven.view(task_id)
     assert (view.status, view.finished_ms) == (status, driven.now.wall_ms)
-    assert driven.shard.ended_watched == [task_id]
+    assert driven.shard.affect().ended == [task_id]
     assert watched.asked == [task_id]
     queue, totals = driven.queue(), driven.shard.totals
     assert [dead for _, _, dead in driven.shard.batch.ended] == [status is Status.DLQ]
@@ -118,3 +118,14 @@ class _Everything(set[object]):
     def __contains__(self, key: object) -> bool:
         self.asked.append(key)
         return True
+
+
+def test_effects_are_handed_over_once() -> None:
+    driven = DrivenShard()
+    assert driven.shard.take_effects() is None
+    driven.create()
+    effects = driven.shard.take_effects()
+    assert effects is not None
+    assert list(effects.woken) == [driven.queue()]
+    driven.create()
+    assert driven.shard.take_effects() is None

@@ -148,7 +148,7 @@ def test_expiry_tells_whoever_waits_for_the_end(shard: DrivenShard) -> None:
     task_id = shard.create(expire=1000)
     shard.shard.watched.add(task_id)
     shard.pass_time(1000)
-    assert shard.shard.ended_watched == [task_id]
+    assert shard.shard.affect().ended == [task_id]
 
 
 @pytest.mark.parametrize("delay", [0, 500])

@@ -106,7 +106,7 @@ def test_purge_delivers_nothing_until_it_is_over_and_then_wakes() -> None:
     driven.reopen()
     assert driven.claim_ids(9) == []
     finish(driven)
-    assert list(driven.shard.woken) == [driven.queue()]
+    assert list(driven.shard.affect().woken) == [driven.queue()]
     assert driven.claim_ids(9) == [later]
 
 
@@ -189,7 +189,7 @@ def test_purge_wakes_watchers_and_counts_retention_from_its_ends() -> None:
     driven.shard.watched |= watched
     begin(driven)
     finish(driven)
-    assert set(driven.shard.ended_watched) == watched
+    assert set(driven.shard.affect().ended) == watched
     driven.pass_time(998)
     assert driven.status(plain) == "CANCELLED"
     driven.pass_time(10)

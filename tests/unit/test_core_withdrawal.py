@@ -171,7 +171,7 @@ def test_cancel_tells_who_holds_the_task(driven: DrivenShard) -> None:
     claim = driven.shard.deliveries[task_id].claim
     claim.holder = told
     cancelled(driven, task_id)
-    assert driven.shard.cancelled == [(told, task_id, claim.token)]
+    assert driven.shard.affect().cancelled == [(told, task_id, claim.token)]
 
 
 def test_cancel_of_unknown_task_is_not_found(driven: DrivenShard) -> None:
@@ -189,12 +189,12 @@ def test_paused_queue_gives_nothing_and_resumed_gives_all_in_order(driven: Drive
     later = driven.create(delay=50)
     driven.pass_time(50)
     driven.write()
-    driven.shard.woken.clear()
+    driven.shard.take_effects()
     driven.reopen()
     assert driven.claim_ids(9) == [other]
     assert [view.paused for view in driven.list_queues()] == [True, False]
     driven.shard.resume(driven.queue())
-    assert list(driven.shard.woken) == [driven.queue()]
+    assert list(driven.shard.affect().woken) == [driven.queue()]
     assert driven.claim_ids(9) == [first, second, later]
     driven.write()
 

@@ -32,7 +32,7 @@ def let_go(shard: Shard, queue: Queue, key: bytes, state: rows_pb2.StateRow) -> 
     if files:
         queue.filed -= 1
         shard.touch(queue)
-        shard.gone_files += [(keys.home_of(key), file) for file in files]
+        shard.affect().gone_files += [(keys.home_of(key), file) for file in files]
 
 
 def is_kept(shard: Shard, home: bytes, file: bytes) -> bool:

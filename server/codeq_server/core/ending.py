@@ -52,7 +52,7 @@ def end_task(shard: Shard, home: Lane, position: int, task_id: TaskKey, status: 
         queue.dlq += 1
         totals.dead += 1
     if shard.watched and task_id in shard.watched:
-        shard.ended_watched.append(task_id)
+        shard.affect().ended.append(task_id)
 
 
 def ended_row(shard: Shard, state: rows_pb2.StateRow, status: Status, now: Now) -> bytes:

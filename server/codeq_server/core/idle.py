@@ -39,7 +39,8 @@ def _drop(shard: Shard, queue: Queue) -> None:
     directory.tenants[tenant].remove(queue)
     if not directory.tenants[tenant].numbers:
         del directory.tenants[tenant], shard.ready[tenant]
-    shard.woken.pop(queue, None)
+    if shard.effects is not None:
+        shard.effects.woken.pop(queue, None)
     shard.due.forget(queue)
     shard.expiry.forget(queue)
     if queue.touched:

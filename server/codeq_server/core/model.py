@@ -163,17 +163,15 @@ class Timeline:
 class Purge:
     """A purge in progress: the tasks it ends, and its progress since the shard was opened; see `purging`."""
 
-    __slots__ = ("at_ms", "following", "lsn", "page", "queue", "tails", "tenant")
+    __slots__ = ("at_ms", "following", "page", "queue", "tails", "tenant")
 
-    def __init__(self, queue: Queue, at_ms: int, tails: dict[int, int], lsn: int) -> None:
+    def __init__(self, queue: Queue, at_ms: int, tails: dict[int, int]) -> None:
         self.queue = queue
         self.tenant = queue.tenant
         self.at_ms = at_ms
         """Time of the request, in Unix milliseconds."""
         self.tails = tails
         """Tail of each lane at that time."""
-        self.lsn = lsn
-        """LSN of the batch with the request."""
         self.following: dict[bytes, bytes | None] = {keys.RETURNED: b"", keys.DUE: b""}
         """Next key to read in each table it scans; empty: start at the beginning, None: done."""
         self.page = FIRST_PAGE
@@ -435,6 +433,7 @@ class Batch:
         touched: Queues whose rows are to be written.
         extended: Claims whose extension rows are to be written.
         ended: (queue, home, whether it went to the dead-letter queue) of each task that ended.
+        purges: Purges that begin once it is durable.
         revived: Those of them that were redriven in the same batch, once for each such end.
         size: Bytes of its payloads, results and state rows.
         notable: Events for the log.
@@ -447,6 +446,7 @@ class Batch:
     extended: dict[Claim, None] = field(default_factory=dict)
     ended: list[tuple[int, int, bool]] = field(default_factory=list)
     revived: list[tuple[int, int, bool]] = field(default_factory=list)
+    purges: list[Purge] = field(default_factory=list)
     size: int = 0
     notable: Notables = field(default_factory=Notables)
     kept_until: int | None = None

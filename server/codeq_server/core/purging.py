@@ -37,12 +37,12 @@ def purge(shard: Shard, queue: Queue, now: Now) -> None:
     if not queue.ready and not queue.scheduled:
         return
     tails = {lane.index: lane.tail for lane in queue.lanes if lane is not None and lane.tail}
-    queue.purge = Purge(queue, now.wall_ms, tails, shard.batch.lsn)
+    queue.purge = Purge(queue, now.wall_ms, tails)
     # Later decisions get a later time, so that the times of state rows separate before from after.
     shard.wall_ms = max(shard.wall_ms, now.wall_ms + 1)
     shard.hold(queue)
     shard.touch(queue)
-    shard.purges_begun.append(queue.purge)
+    shard.batch.purges.append(queue.purge)
 
 
 def adopt(shard: Shard, queue: Queue, row: rows_pb2.PurgeState) -> None:
@@ -50,7 +50,7 @@ def adopt(shard: Shard, queue: Queue, row: rows_pb2.PurgeState) -> None:
     tails = dict(keys.unpack_home(tail) for tail in row.tails)
     if any(lane > keys.PARKED_LANE or queue.lanes[lane] is None for lane in tails):
         raise CorruptRows(queue.key, "has a purge of a lane that was never used")
-    queue.purge = Purge(queue, row.at_ms, tails, 0)
+    queue.purge = Purge(queue, row.at_ms, tails)
     shard.purges.set(queue.purge, 0)
 
 

@@ -18,6 +18,7 @@ from . import keys
 from .alarms import Alarms
 from .backoff import BackoffPolicy
 from .clock import Now
+from .effects import Effects
 from .errors import CorruptRows, Reason, Rejection
 from .lease_ends import LeaseEnds
 from .model import (
@@ -26,7 +27,6 @@ from .model import (
     Claim,
     Delivery,
     Directory,
-    Holder,
     Lane,
     Purge,
     Queue,
@@ -122,8 +122,6 @@ class Shard:
         """Scheduled tasks, and tasks that expire if they wait too long."""
         self.purges: Alarms[Purge] = Alarms()
         """Purges in progress, in turn."""
-        self.purges_begun: list[Purge] = []
-        """Purges whose requests are not yet written."""
         self.sweep_mark, self.swept = b"", (b"", 0, 0)
         """The list of ended tasks swept last; the list being swept, with queue and home of the task examined last."""
         self.sweep_at: int | None = None
@@ -132,18 +130,12 @@ class Shard:
         """Whether that list is due but must wait until a batch in flight is written."""
         self.windows_bytes = 0
         self.loaded_lanes: dict[Lane, None] = {}
-        self.woken: dict[Queue, None] = {}
-        """Queues with new work since the caller last looked; the caller empties it."""
+        self.effects: Effects | None = None
+        """Effects of decisions since the caller last took them; None: there are none."""
         self.storage_full = False
         """Whether new tasks are rejected because the disk is nearly full; the caller maintains it."""
         self.watched: set[TaskKey] = set()
         """Keys of tasks whose end a caller waits for; the caller maintains it."""
-        self.ended_watched: list[TaskKey] = []
-        """Watched tasks that ended since the caller last looked; the caller empties it."""
-        self.cancelled: list[tuple[Holder, str, int]] = []
-        """Holder, id and lease token of tasks cancelled since the caller last looked; the caller empties it."""
-        self.gone_files: list[tuple[bytes, bytes]] = []
-        """Home (as in keys) and name of files that no row refers to any more; the caller empties it."""
         self.home_head = keys.home_head(epoch)
         """Head of the homes of tasks created in this epoch."""
         self.created_of, self.created = -1, b""
@@ -226,6 +218,20 @@ class Shard:
         if not queue.touched:
             queue.touched = True
             self.batch.touched.append(queue)
+
+    # -- effects ---------------------------------------------------------------------------------------------------
+
+    def affect(self) -> Effects:
+        """Returns the effects of the decisions so far, to add to them."""
+        effects = self.effects
+        if effects is None:
+            effects = self.effects = Effects()
+        return effects
+
+    def take_effects(self) -> Effects | None:
+        """Hands over the effects of the decisions so far; None: there are none."""
+        effects, self.effects = self.effects, None
+        return effects
 
     # -- queues --------------------------------------------------------------------------------------------------
 
@@ -328,7 +334,7 @@ class Shard:
         if lane.queue.held:
             return
         self.ready[lane.queue.tenant][lane.index][lane.queue] = None
-        self.woken[lane.queue] = None
+        self.affect().woken[lane.queue] = None
 
     def emptied(self, lane: Lane) -> None:
         """Unregisters a lane that lost its last pending task: nothing waits up to its tail."""
@@ -435,11 +441,8 @@ class Shard:
         batch = self.in_flight.popleft()
         self.in_flight_wall_ms.popleft()
         assert batch.lsn == lsn
-        if self.purges_begun:
-            for purge in self.purges_begun:
-                if purge.lsn <= lsn:
-                    self.purges.set(purge, 0)
-            self.purges_begun = [purge for purge in self.purges_begun if purge.lsn > lsn]
+        for purge in batch.purges:
+            self.purges.set(purge, 0)
         return batch
 
     def _extension_row(self, claim: Claim) -> bytes:

@@ -55,7 +55,7 @@ def cancel(shard: Shard, tenant: str, task_id: str, reason: str, now: Now) -> No
         note(state, claim, End.CANCELLED, "", now)
         leave_claim(shard, delivery)
         if claim.holder is not None:
-            shard.cancelled.append((claim.holder, task_id, claim.token))
+            shard.affect().cancelled.append((claim.holder, task_id, claim.token))
     end_cancelled(shard, home, position, task_key(tenant, task_id), state, reason, now)
 
 

@@ -22,6 +22,7 @@ from typing import Final
 from codeq_server.core import timers
 from codeq_server.core.alarms import NEVER
 from codeq_server.core.clock import Now
+from codeq_server.core.effects import Effects
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Queue, TaskKey
 from codeq_server.core.notable import Notables
@@ -147,15 +148,21 @@ class ShardRunner:
             self._busy = True
             # One turn later: callers answered together take more than one turn to decide together again.
             self.loop.call_soon(self.loop.call_soon, self._start_commit)
-        if self.shard.ended_watched:
-            self._wake_ends()
-        if self.shard.cancelled:
-            self._tell_holders()
-        if self.shard.gone_files:
-            self._let_files_go()
-        if self.shard.woken:
-            self._dispatch()
+        effects = self.shard.take_effects()
+        if effects is not None:
+            self._carry_out(effects)
         self._arm()
+
+    def _carry_out(self, effects: Effects) -> None:
+        """Tells those whom decisions concern, apart from their callers."""
+        for task_id in effects.ended:
+            self._wake_ends(task_id)
+        for holder, task_id, token in effects.cancelled:
+            holder.cancelled(task_id, token)
+        if effects.gone_files:
+            self._let_files_go(effects.gone_files)
+        if effects.woken:
+            self._dispatch(effects.woken)
 
     def durable(self) -> asyncio.Future[None] | None:
         """Returns a future that resolves when all decisions so far are durable and confirmed; None: they are already.
@@ -255,20 +262,12 @@ class ShardRunner:
             self._ends.pop(task_id, None)
             self.shard.watched.discard(task_id)
 
-    def _wake_ends(self) -> None:
-        ended, self.shard.ended_watched = self.shard.ended_watched, []
-        for task_id in ended:
-            for future in self._ends.get(task_id, ()):
-                if not future.done():
-                    future.set_result(None)
+    def _wake_ends(self, task_id: TaskKey) -> None:
+        for future in self._ends.get(task_id, ()):
+            if not future.done():
+                future.set_result(None)
 
-    def _tell_holders(self) -> None:
-        cancelled, self.shard.cancelled = self.shard.cancelled, []
-        for holder, task_id, token in cancelled:
-            holder.cancelled(task_id, token)
-
-    def _let_files_go(self) -> None:
-        gone, self.shard.gone_files = self.shard.gone_files, []
+    def _let_files_go(self, gone: list[tuple[bytes, bytes]]) -> None:
         future, call = self._written(), self.on_files_gone
         if future is not None and call is not None:
             future.add_done_callback(lambda done: None if done.cancelled() or done.exception() else call(gone))
@@ -408,9 +407,8 @@ class ShardRunner:
 
     # -- waking and time ---------------------------------------------------------------------------------------------
 
-    def _dispatch(self) -> None:
+    def _dispatch(self, woken: Iterable[Queue]) -> None:
         """Schedules wake-ups of waiters for the queues that got work, in their tenants' turns."""
-        woken, self.shard.woken = self.shard.woken, {}
         for queue in woken:
             if not self.waiting.has_waiter(queue):
                 continue

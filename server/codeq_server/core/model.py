@@ -6,15 +6,13 @@ lane only a window at its head is.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections import OrderedDict, deque
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from codeq_internal.v1 import rows_pb2
 
 from . import ids, keys
-from .alarms import NEVER
 from .notable import Notables
 from .rates import Rates
 
@@ -300,50 +298,6 @@ class Queue:
             filed=self.filed,
             purge=self.purge.row() if self.purge is not None else None,
         ).SerializeToString()
-
-
-class Tenant:
-    """The queues of a tenant, ordered by command and by number.
-
-    Attributes:
-        commands: Commands, sorted.
-        numbers: Numbers, sorted.
-    """
-
-    __slots__ = ("commands", "numbers")
-
-    def __init__(self) -> None:
-        self.commands: list[str] = []
-        self.numbers: list[int] = []
-
-    def add(self, queue: Queue) -> None:
-        """Adds a queue; it was opened after all others."""
-        insort(self.commands, queue.command)
-        self.numbers.append(queue.number)
-
-    def remove(self, queue: Queue) -> None:
-        """Forgets a queue."""
-        del self.commands[bisect_left(self.commands, queue.command)]
-        del self.numbers[bisect_left(self.numbers, queue.number)]
-
-
-class Directory:
-    """Data about all queues together, in addition to `Shard.queues` and `Shard.by_name`.
-
-    Attributes:
-        tenants: Queues of each tenant.
-        last_queue: Number of the most recently opened queue.
-        idle: Unused queues and since when, in monotonic milliseconds; the longest unused comes first.
-        retire_at: Monotonic milliseconds before which none of them leaves; NEVER if there are none.
-    """
-
-    __slots__ = ("idle", "last_queue", "retire_at", "tenants")
-
-    def __init__(self) -> None:
-        self.tenants: dict[str, Tenant] = {}
-        self.last_queue = 0
-        self.idle: OrderedDict[Queue, int] = OrderedDict()
-        self.retire_at = NEVER
 
 
 class Holder(Protocol):

@@ -96,7 +96,7 @@ def _adopt_queue(shard: Shard, key: bytes, row: rows_pb2.QueueRow, now: Now) -> 
     tenant.commands.append(queue.command)
     tenant.numbers.append(number)
     if queue.unused:
-        shard.note_unused(queue, now.mono_ms)
+        shard.directory.idle.add(queue, now.mono_ms, shard.settings.queue_idle_ms)
 
 
 def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> None:

@@ -18,6 +18,7 @@ from . import keys
 from .alarms import Alarms
 from .backoff import BackoffPolicy
 from .clock import Now
+from .directory import Directory, Tenant
 from .effects import Effects
 from .errors import CorruptRows, Reason, Rejection
 from .lease_ends import LeaseEnds
@@ -26,13 +27,11 @@ from .model import (
     Batch,
     Claim,
     Delivery,
-    Directory,
     Lane,
     Purge,
     Queue,
     SealedBatch,
     TaskKey,
-    Tenant,
 )
 from .parsing import RowReader, parsed
 from .time_index import TimeIndex
@@ -296,12 +295,6 @@ class Shard:
             if lane is not None and lane.ready and not queue.held:
                 self.ready[queue.tenant][lane.index][queue] = None
 
-    def note_unused(self, queue: Queue, mono_ms: int) -> None:
-        """Schedules a queue to leave after its idle time, unless it is used again."""
-        directory = self.directory
-        directory.idle.setdefault(queue, mono_ms)
-        directory.retire_at = min(directory.retire_at, mono_ms + self.settings.queue_idle_ms)
-
     def pause(self, queue: Queue) -> None:
         """Pauses the deliveries of a queue."""
         if queue.paused:
@@ -405,16 +398,16 @@ class Shard:
 
     def seal(self, now: Now) -> SealedBatch:
         """Closes the batch and opens the next one; the closed one is in flight until `settled`."""
-        batch = self.batch
+        batch, idle = self.batch, self.directory.idle
         rows = batch.rows
         for queue in batch.touched:
             rows[queue.key] = queue.row()
             queue.rates.note(queue.created_total, queue.completed_total, now.mono_ms)
             queue.touched = False
             if queue.unused:
-                self.note_unused(queue, now.mono_ms)
-            elif self.directory.idle:
-                self.directory.idle.pop(queue, None)
+                idle.add(queue, now.mono_ms, self.settings.queue_idle_ms)
+            elif idle.since:
+                idle.since.pop(queue, None)
         for claim in batch.extended:
             if claim.token in self.claims:
                 # Empty if every extended delivery has ended since; a row without grants is deleted.

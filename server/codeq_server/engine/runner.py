@@ -112,6 +112,7 @@ class ShardRunner:
         """Whether the filling batch is taken care of: its commit is scheduled, or waits for another batch."""
         self._waking: dict[Queue, int] = {}
         """Queues whose waiters are being woken one by one, each with the turn of the last waiter to wake."""
+        self._watch = timers.Watch(shard)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = Now(NEVER, NEVER)
         """When the timer fires; its wall time as of when it was set."""
@@ -428,7 +429,7 @@ class ShardRunner:
     def _arm(self) -> None:
         # Usually the timer fires early enough, which shows without reading the clocks.
         if (
-            timers.is_quiet(self.shard, self._timer_at)
+            self._watch.is_quiet(self._timer_at)
             or self._due_waits
             or not self._keeps_time
             or self._closed
@@ -463,7 +464,7 @@ class ShardRunner:
             self._held = True
             self.changed()
             return 0
-        before = self._worked()
+        before = timers.worked(self.shard)
         try:
             self._due_waits = timers.run_due(self.shard, self.now())
         except Exception as problem:  # noqa: BLE001 - half a decision may be in memory
@@ -472,12 +473,7 @@ class ShardRunner:
         if self._due_waits:
             self.admission.push(TIMERS, self._run_due)
         self.changed()
-        return CALL_COST + self._worked() - before
-
-    def _worked(self) -> int:
-        """Returns the tasks processed by timers so far, with all that were cancelled: some were by purges."""
-        totals = self.shard.totals
-        return totals.expired + totals.matured + totals.removed + totals.cancelled
+        return CALL_COST + timers.worked(self.shard) - before
 
 
 def _unknown() -> Rejection:

@@ -25,9 +25,10 @@ from codeq_server.core import (
     withdrawal,
 )
 from codeq_server.core.backoff import BackoffPolicy
+from codeq_server.core.batch import SealedBatch
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
-from codeq_server.core.model import Caller, Name, SealedBatch, TaskKey, id_of
+from codeq_server.core.model import Caller, Name, TaskKey, id_of
 from codeq_server.core.new_task import Naming, NewTask
 from codeq_server.core.reads import get_task
 from codeq_server.core.shard import Shard, ShardSettings

@@ -12,10 +12,11 @@ from codeq.v1.task_pb2 import Task as TaskMessage
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import claims, heartbeats, keys, lookup, names, outcomes, reads, recovery, timers, withdrawal
 from codeq_server.core.backoff import BackoffPolicy
+from codeq_server.core.batch import SealedBatch
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
 from codeq_server.core.history import End as History
-from codeq_server.core.model import WINDOW_ENTRY_BYTES, Caller, SealedBatch, id_of
+from codeq_server.core.model import WINDOW_ENTRY_BYTES, Caller, id_of
 from codeq_server.core.shard import Shard, ShardSettings
 from codeq_server.core.status import Outcome
 from codeq_server.storage.check import check

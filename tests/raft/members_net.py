@@ -13,7 +13,7 @@ from typing import Self
 
 from codeq_internal.v1 import raft_rows_pb2
 from codeq_raft_core import read_conf_state
-from codeq_server.core.model import SealedBatch
+from codeq_server.core.batch import SealedBatch
 from codeq_server.replication.raft.exports import SnapshotMaker
 from codeq_server.replication.raft.leadership import LeaderLog
 from codeq_server.replication.raft.log_rows import GroupKeys

@@ -11,7 +11,7 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 import pytest
-from codeq_server.core import claims, expiry, holders, names, outcomes, purging, recovery, redrive, timers
+from codeq_server.core import expiry, holders, names, outcomes, purging, recovery, redrive, timers, windows
 from codeq_server.core.shard import Shard
 from codeq_server.core.time_index import TimeIndex
 from codeq_server.engine.runner import ShardRunner
@@ -80,7 +80,7 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
         "is listed as ended|was removed and had not ended",
     ),
     "window refill skips a row": Bug(
-        [(claims.load, "first, last = lane.loaded + 1,", "first, last = lane.loaded + 2,")],
+        [(windows.load, "first, last = lane.loaded + 1,", "first, last = lane.loaded + 2,")],
         "lies not above the lane's mark|never ended|counts ready tasks",
     ),
     "one index row left behind": {

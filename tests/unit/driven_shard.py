@@ -9,9 +9,10 @@ from accepted_tasks import create
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import heartbeats, keys, reads, recovery, timers
 from codeq_server.core.backoff import BackoffPolicy
+from codeq_server.core.batch import SealedBatch
 from codeq_server.core.claims import Delivered, claim
 from codeq_server.core.clock import Now
-from codeq_server.core.model import Caller, Queue, SealedBatch
+from codeq_server.core.model import Caller, Queue
 from codeq_server.core.outcomes import Verdict, give_back, settle
 from codeq_server.core.reads import QueueView, TaskView
 from codeq_server.core.shard import Shard, ShardSettings

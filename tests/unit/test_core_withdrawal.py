@@ -6,6 +6,7 @@ import pytest
 from codeq_server.core.errors import Rejection
 from codeq_server.core.reads import TaskView
 from codeq_server.core.status import Outcome
+from codeq_server.core.windows import forget_others
 from codeq_server.core.withdrawal import cancel
 from driven_shard import TENANT, DrivenShard
 
@@ -133,7 +134,7 @@ def test_cancel_in_the_middle_of_the_window_then_eviction_skips_it(driven: Drive
     ids = [driven.create() for _ in range(4)]
     cancelled(driven, ids[1])
     driven.shard.settings = DrivenShard(window_bytes_max=0).settings
-    driven.shard.forget_windows(driven.queue("a").lane(0))
+    forget_others(driven.shard, driven.queue("a").lane(0))
     assert not driven.queue().lane(9).gone
     assert driven.claim_ids(9) == [ids[0], ids[2], ids[3]]
 

@@ -7,10 +7,11 @@ from typing import Final
 from . import keys
 from .clock import Now
 from .errors import Reason, Rejection
-from .model import WINDOW_ENTRY_BYTES, Entry, Lane, Name, Queue
+from .model import Entry, Lane, Name, Queue
 from .new_task import NewTask
 from .shard import Shard
 from .task_bytes import created_at, encode_task, task_head
+from .windows import append
 
 HEADS_MAX: Final = 8
 """Values of max_attempts for which a lane caches the head of its task bytes."""
@@ -78,22 +79,6 @@ def create_in(
     shard.batch.rows[lane.task_prefix + position.to_bytes(6, "big")] = shard.home_head + raw
     append(shard, lane, _new(Entry, (position, task_id, raw, None)))
     return task_id, raw
-
-
-def append(shard: Shard, lane: Lane, entry: Entry) -> None:
-    """Gives a task the place after the lane's tail; the caller writes the row."""
-    position = lane.tail = entry[0]
-    if lane.loaded == position - 1 and shard.windows_bytes < shard.settings.window_bytes_max:
-        lane.window.append(entry)
-        lane.loaded = position
-        size = len(entry[2]) + WINDOW_ENTRY_BYTES
-        lane.window_bytes += size
-        shard.windows_bytes += size
-        if lane not in shard.loaded_lanes:
-            shard.loaded_lanes[lane] = None
-    lane.ready += 1
-    if lane.ready == 1:
-        shard.became_ready(lane)
 
 
 def _park(shard: Shard, lane: Lane, raw: bytes, due_ms: int, name: str) -> str:

@@ -13,7 +13,6 @@ from . import keys
 from .backoff import backoff_ms
 from .claims import lease_row
 from .clock import Now
-from .creates import append
 from .ending import end_task, end_with_state, ended_row
 from .errors import CorruptRows, Reason, Rejection
 from .history import End, carried_over, note
@@ -25,6 +24,7 @@ from .parsing import UNREADABLE, unreadable
 from .shard import Shard
 from .status import Outcome, Status
 from .task_bytes import max_attempts_of, varint
+from .windows import append
 
 ABANDONS_MAX: Final = 100
 """Abandons of a task that leave its attempts unchanged; later ones count as deliveries."""

@@ -10,7 +10,7 @@ from typing import Final
 
 from codeq_internal.v1 import rows_pb2
 
-from . import keys
+from . import keys, windows
 from .clock import Now
 from .ending import end_task, ended_row
 from .errors import CorruptRows
@@ -114,7 +114,7 @@ def _returned(shard: Shard, purge: Purge, most: int, now: Now) -> int:
 
 def _places(shard: Shard, purge: Purge, lane: Lane, most: int, now: Now) -> int:
     """Ends the tasks at the next places of a lane, and moves the lane's mark past them."""
-    shard.forget_window(lane)
+    windows.forget(shard, lane)
     queue = purge.queue
     first = lane.mark + 1
     last = lane.mark + min(most, purge.page)
@@ -135,7 +135,7 @@ def _places(shard: Shard, purge: Purge, lane: Lane, most: int, now: Now) -> int:
     lane.mark = lane.loaded = last
     lane.ready -= count
     if not lane.ready:
-        shard.emptied(lane)
+        windows.emptied(shard, lane)
     shard.touch(queue)
     return last - first + 1
 

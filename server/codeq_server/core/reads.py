@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from codeq_internal.v1 import rows_pb2
 
 from . import keys
-from .claims import load
 from .clock import Now
 from .errors import CorruptRows
 from .history import deliveries
@@ -19,6 +18,7 @@ from .parsing import UNREADABLE, unpacked, unreadable
 from .rates import Rates
 from .shard import Shard
 from .status import Outcome, Status
+from .windows import load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ writes it, `settled` forgets it. While one batch is being written the next one f
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter, OrderedDict, deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -17,22 +16,13 @@ from codeq_internal.v1 import rows_pb2
 from . import keys
 from .alarms import Alarms
 from .backoff import BackoffPolicy
+from .batch import Batch, SealedBatch
 from .clock import Now
 from .directory import Directory, Tenant
 from .effects import Effects
 from .errors import CorruptRows, Reason, Rejection
 from .lease_ends import LeaseEnds
-from .model import (
-    WINDOW_ENTRY_BYTES,
-    Batch,
-    Claim,
-    Delivery,
-    Lane,
-    Purge,
-    Queue,
-    SealedBatch,
-    TaskKey,
-)
+from .model import Claim, Delivery, Lane, Purge, Queue, TaskKey
 from .parsing import RowReader, parsed
 from .time_index import TimeIndex
 
@@ -328,57 +318,6 @@ class Shard:
             return
         self.ready[lane.queue.tenant][lane.index][lane.queue] = None
         self.affect().woken[lane.queue] = None
-
-    def emptied(self, lane: Lane) -> None:
-        """Unregisters a lane that lost its last pending task: nothing waits up to its tail."""
-        self.ready[lane.queue.tenant][lane.index].pop(lane.queue, None)
-        self.windows_bytes -= lane.window_bytes
-        lane.window_bytes = 0
-        lane.mark = lane.loaded = lane.tail
-        if lane.window or lane.returned:
-            lane.window.clear()
-            lane.returned.clear()
-        lane.gone.clear()
-        self.loaded_lanes.pop(lane, None)
-
-    def prune(self, lane: Lane) -> None:
-        """Drops gone tasks from the heads of a lane: its first place and first returned task are then waiting ones."""
-        gone, window, size = lane.gone, lane.window, 0
-        while gone and lane.returned and lane.returned[0][0] in gone:
-            gone.remove(heapq.heappop(lane.returned)[0])
-        while gone and window and window[0].position in gone:
-            entry = window.popleft()
-            gone.remove(entry.position)
-            lane.mark = entry.position
-            size += len(entry.raw) + WINDOW_ENTRY_BYTES
-        lane.window_bytes -= size
-        self.windows_bytes -= size
-
-    def forget_windows(self, keep: Lane) -> None:
-        """Empties windows, starting with those in memory longest, until the budget holds again; `keep` stays."""
-        for lane in list(self.loaded_lanes):
-            if self.windows_bytes <= self.settings.window_bytes_max:
-                return
-            if lane is not keep:
-                self.forget_window(lane)
-
-    def forget_window(self, lane: Lane) -> None:
-        """Empties a lane's window; its places will be read again."""
-        self.windows_bytes -= lane.window_bytes
-        lane.window.clear()
-        lane.window_bytes = 0
-        lane.loaded = lane.mark
-        if lane.gone:
-            lane.gone = {position for position in lane.gone if position <= lane.mark}
-        self.loaded_lanes.pop(lane, None)
-
-    def charge_window(self, lane: Lane, size: int) -> None:
-        """Counts the memory of a page read into a lane's window; empties other windows when over budget."""
-        lane.window_bytes += size
-        self.windows_bytes += size
-        self.loaded_lanes[lane] = None
-        if self.windows_bytes > self.settings.window_bytes_max:
-            self.forget_windows(lane)
 
     # -- tokens and the life of a batch ----------------------------------------------------------------------------
 

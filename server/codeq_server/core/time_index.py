@@ -13,7 +13,8 @@ from typing import Final, Protocol
 
 from . import keys
 from .alarms import Alarms
-from .model import Batch, Queue, Timeline
+from .batch import Batch
+from .model import Queue, Timeline
 from .parsing import RowReader
 
 PAGE: Final = 256

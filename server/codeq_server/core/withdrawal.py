@@ -18,6 +18,7 @@ from .outcomes import leave_claim
 from .parsing import unpacked
 from .shard import Shard
 from .status import Outcome, Status
+from .windows import leave_lane
 
 CANCELLED_ERROR: Final = "CANCELLED"
 """Error of a task cancelled without a reason."""
@@ -102,16 +103,3 @@ def withdraw(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow) 
     else:
         raise CorruptRows(key, "a task neither waits, runs nor has ended")
     shard.touch(queue)
-
-
-def leave_lane(shard: Shard, lane: Lane, position: int) -> None:
-    """Removes a task from a place in a lane or from its returned tasks; the caller changes the place's row."""
-    lane.ready -= 1
-    if not lane.ready:
-        shard.emptied(lane)
-        return
-    if position <= lane.mark or position <= lane.loaded:
-        lane.gone.add(position)
-        shard.prune(lane)
-    elif position == lane.mark + 1:
-        lane.mark = lane.loaded = position

@@ -17,7 +17,7 @@ from typing import Final
 from codeq_internal.v1 import raft_rows_pb2
 from codeq_raft_core import ProposalRefused, RaftNode, Ready, Status, read_conf_state, snapshot_of
 
-from codeq_server.core.model import SealedBatch
+from codeq_server.core.batch import SealedBatch
 
 from . import members
 from .compaction import LogKeeper

@@ -253,14 +253,14 @@ class TaskService:
         until = self._runner.loop.time() + request.wait_seconds
         while view.status not in _ENDED and self._runner.loop.time() < until:
             key = names.task_key(claims.tenant_id, request.task_id)
-            future = self._runner.watch_end(key)
+            future = self._runner.ends.watch(key)
             try:
                 async with asyncio.timeout_at(until):
                     await future
             except TimeoutError:
                 pass
             finally:
-                self._runner.unwatch_end(key, future)
+                self._runner.ends.unwatch(key, future)
             # The task may have been redriven since it ended: then wait for its next end.
             view = self._view(claims.tenant_id, request.task_id)
         await self._settled()

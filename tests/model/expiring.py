@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from codeq_server.core import keys
 from codeq_server.core.clock import Now
-from codeq_server.core.outcomes import Status
 from codeq_server.core.shard import Shard
+from codeq_server.core.status import Status
 from homes import Home, Homes
 from reference import Model, Task
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from codeq_server.core import keys, outcomes
+from codeq_server.core import keys, lookup
 from codeq_server.core.errors import Rejection
 from codeq_server.core.shard import Shard
 from codeq_server.storage.memory import MemoryStore
@@ -32,7 +32,7 @@ class Homes:
 
     def home(self, task: Task) -> Home:
         """Returns the home encoded in the id of a task."""
-        lane, position = outcomes.find_home(self.shard, task.tenant, task.task_id)
+        lane, position = lookup.find_home(self.shard, task.tenant, task.task_id)
         return lane.queue.number, lane.index, position
 
     def exists(self, task: Task) -> bool:

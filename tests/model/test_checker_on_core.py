@@ -12,15 +12,27 @@ from typing import TypeVar
 
 import pytest
 from accepted_tasks import create
-from codeq_server.core import claims, names, outcomes, purging, recovery, redrive, timers, withdrawal
+from codeq_server.core import (
+    claims,
+    heartbeats,
+    lookup,
+    names,
+    outcomes,
+    purging,
+    recovery,
+    redrive,
+    timers,
+    withdrawal,
+)
 from codeq_server.core.backoff import BackoffPolicy
+from codeq_server.core.batch import SealedBatch
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
-from codeq_server.core.model import Caller, Name, SealedBatch, TaskKey, id_of
+from codeq_server.core.model import Caller, Name, TaskKey, id_of
 from codeq_server.core.new_task import Naming, NewTask
-from codeq_server.core.outcomes import Outcome
 from codeq_server.core.reads import get_task
 from codeq_server.core.shard import Shard, ShardSettings
+from codeq_server.core.status import Outcome, Status
 from codeq_server.storage.check import check
 from codeq_server.storage.identity import next_identity, save
 from codeq_server.storage.memory import MemoryStore
@@ -266,7 +278,7 @@ class ShardMachine(RuleBasedStateMachine):
             return
         if not live:
             assert self.shard.batch.rows == rows
-        elif verdict.status >= outcomes.Status.COMPLETED:
+        elif verdict.status >= Status.COMPLETED:
             assert task not in self.ended
             self.ended[task] = self.shard.batch.lsn
 
@@ -298,7 +310,7 @@ class ShardMachine(RuleBasedStateMachine):
                 continue
             self.redriven.append((self.shard.batch.lsn, task, self.ended.pop(task)))
             view = get_task(self.shard, task_tenant(self.shard, task), id_of(task), self.now)
-            assert (view.status, view.attempts, view.error, view.progress) == (outcomes.Status.PENDING, 0, None, None)
+            assert (view.status, view.attempts, view.error, view.progress) == (Status.PENDING, 0, None, None)
 
     @rule(tenant=st.sampled_from(TENANTS), age_ms=st.sampled_from([0, 1000, 9000]), limit=st.integers(1, 4))
     def cleanup(self, tenant: str, age_ms: int, limit: int) -> None:
@@ -337,7 +349,7 @@ class ShardMachine(RuleBasedStateMachine):
         claim = self.shard.deliveries[task].claim
         tenant = self.shard.deliveries[task].home.queue.tenant
         caller = Caller(tenant, claim.worker, claim.subject)
-        outcomes.heartbeat(self.shard, caller, id_of(task), claim.token, extend_ms, self.now)
+        heartbeats.heartbeat(self.shard, caller, id_of(task), claim.token, extend_ms, self.now)
 
     @precondition(lambda self: self.shard.deliveries)
     @rule(choice=st.integers(0, 20), extend_ms=st.sampled_from([None, 12_000]))
@@ -345,7 +357,7 @@ class ShardMachine(RuleBasedStateMachine):
         task = nth(self.shard.deliveries, choice)
         delivery = self.shard.deliveries[task]
         caller = Caller(delivery.home.queue.tenant, delivery.claim.worker, delivery.claim.subject)
-        outcomes.report_progress(self.shard, caller, id_of(task), delivery.claim.token, b"1", extend_ms, self.now)
+        heartbeats.report_progress(self.shard, caller, id_of(task), delivery.claim.token, b"1", extend_ms, self.now)
         assert get_task(self.shard, caller.tenant, id_of(task), self.now).progress == b"1"
 
     @rule(milliseconds=st.sampled_from([1, 400, 1500, 9000, RETENTION_MS]), slices=st.sampled_from([1, 2, 300]))
@@ -356,7 +368,7 @@ class ShardMachine(RuleBasedStateMachine):
             alive = self.created.keys() - self.ended.keys()
             more = timers.run_due(self.shard, self.now)
             for task in alive:
-                home, position = outcomes.find_home(self.shard, task_tenant(self.shard, task), id_of(task))
+                home, position = lookup.find_home(self.shard, task_tenant(self.shard, task), id_of(task))
                 state = self.shard.state(home, position)
                 if state is not None and state.ended_lsn:
                     self.ended[task] = state.ended_lsn

@@ -12,8 +12,8 @@ from codeq_server.core import claims, keys, outcomes, reads, recovery, timers
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.clock import Now
 from codeq_server.core.model import Caller
-from codeq_server.core.outcomes import Outcome
 from codeq_server.core.shard import ShardSettings
+from codeq_server.core.status import Outcome
 from codeq_server.storage.memory import MemoryStore
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from codeq_server.core import outcomes, purging, redrive
+from codeq_server.core import lookup, purging, redrive
 from codeq_server.core.clock import Now
 from codeq_server.core.expiry import EXPIRED
 from hypothesis import strategies as st
@@ -79,7 +79,7 @@ class ControlBesideModel(CoreBesideModel):
     def expire(self, now: Now, *, more: bool) -> None:
         """A task that expires while its queue is purged ends by either."""
         for tenant, task_id in sorted(self.model.doomed):
-            state = self.shard.state(*outcomes.find_home(self.shard, tenant, task_id))
+            state = self.shard.state(*lookup.find_home(self.shard, tenant, task_id))
             if state is not None and state.ended_lsn and state.error == EXPIRED:
                 self.model.doomed.discard((tenant, task_id))
             elif state is not None and state.ended_lsn:

@@ -10,14 +10,15 @@ import pytest
 from accepted_tasks import create
 from codeq.v1.task_pb2 import Task as TaskMessage
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import claims, keys, names, outcomes, reads, recovery, timers, withdrawal
+from codeq_server.core import claims, heartbeats, keys, lookup, names, outcomes, reads, recovery, timers, withdrawal
 from codeq_server.core.backoff import BackoffPolicy
+from codeq_server.core.batch import SealedBatch
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
 from codeq_server.core.history import End as History
-from codeq_server.core.model import WINDOW_ENTRY_BYTES, Caller, SealedBatch, id_of
-from codeq_server.core.outcomes import Outcome
+from codeq_server.core.model import WINDOW_ENTRY_BYTES, Caller, id_of
 from codeq_server.core.shard import Shard, ShardSettings
+from codeq_server.core.status import Outcome
 from codeq_server.storage.check import check
 from codeq_server.storage.memory import MemoryStore
 from expiring import Expiries, ExpiringTask, expiring
@@ -248,7 +249,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
             caller = data.draw(st.sampled_from(CALLERS))
         now = self.now()
         self.both(
-            lambda: outcomes.heartbeat(self.shard, caller, task_id, said, extend, now)[1] - now.wall_ms + now.mono_ms,
+            lambda: heartbeats.heartbeat(self.shard, caller, task_id, said, extend, now)[1] - now.wall_ms + now.mono_ms,
             lambda: self.model.heartbeat(caller, task_id, said, extend, now.mono_ms),
         )
 
@@ -365,7 +366,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
 
     def place(self, task: Task) -> int:
         """Returns the place at which a task waits in its lane; 0: none."""
-        state = self.shard.state(*outcomes.find_home(self.shard, task.tenant, task.task_id))
+        state = self.shard.state(*lookup.find_home(self.shard, task.tenant, task.task_id))
         return state.place_at if state is not None and state.place == rows_pb2.PLACE_KIND_QUEUED else 0
 
     def check_due_order(self, moved: list[Task]) -> None:

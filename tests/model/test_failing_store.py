@@ -16,10 +16,11 @@ from codeq_server.core.clock import Now
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Caller, id_of
 from codeq_server.core.new_task import Naming, NewTask
-from codeq_server.core.outcomes import Outcome, Status, settle
+from codeq_server.core.outcomes import settle
 from codeq_server.core.reads import get_task
 from codeq_server.core.recovery import open_shard
 from codeq_server.core.shard import Shard, ShardSettings
+from codeq_server.core.status import Outcome, Status
 from codeq_server.engine.runner import ShardRunner, system_clock
 from codeq_server.replication.local import LocalLog
 from codeq_server.storage.check import check

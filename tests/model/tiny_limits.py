@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from codeq_server.core import claims, outcomes, purging, recovery, redrive, time_index, timers
+from codeq_server.core import claims, outcomes, purging, recovery, redrive, time_index, timers, windows
 from codeq_server.core import shard as shard_module
 from reference import ABANDONS_MAX
 
@@ -14,6 +14,7 @@ def make_limits_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lowers limits so that pages end, windows are cut and rows are split within lives of fifty steps."""
     for module, name, value in (
         (claims, "CLAIM_MAX", CLAIM_MAX),
+        (windows, "PAGE_MAX", CLAIM_MAX),
         (time_index, "HEAD_MAX", 4),
         (time_index, "PAGE", 2),
         (time_index, "ENTRIES_MAX", 12),

@@ -13,7 +13,7 @@ from typing import Self
 
 from codeq_internal.v1 import raft_rows_pb2
 from codeq_raft_core import read_conf_state
-from codeq_server.core.model import SealedBatch
+from codeq_server.core.batch import SealedBatch
 from codeq_server.replication.raft.disk_identity import GROUP, prepare
 from codeq_server.replication.raft.exports import SnapshotMaker
 from codeq_server.replication.raft.leadership import LeaderLog

@@ -19,7 +19,8 @@ from codeq.v1 import producer_service_pb2, task_pb2
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import ids, keys
 from codeq_server.core.expiry import EXPIRED
-from codeq_server.core.outcomes import ABANDONS_MAX, EXPIRED_ERROR, Outcome, Status
+from codeq_server.core.outcomes import ABANDONS_MAX, EXPIRED_ERROR
+from codeq_server.core.status import Outcome, Status
 from codeq_server.services.convert import unix_ms
 from codeq_server.storage.check import check
 from codeq_server.storage.memory import MemoryStore

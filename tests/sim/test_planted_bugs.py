@@ -11,7 +11,7 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 import pytest
-from codeq_server.core import claims, expiry, names, outcomes, purging, recovery, redrive, timers
+from codeq_server.core import expiry, holders, names, outcomes, purging, recovery, redrive, timers, windows
 from codeq_server.core.shard import Shard
 from codeq_server.core.time_index import TimeIndex
 from codeq_server.engine.runner import ShardRunner
@@ -56,10 +56,7 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
     ),
     "token not checked": {
         "": Bug(
-            [
-                (outcomes.settle, "token != delivery.claim.token)", "False)"),
-                (outcomes.complete, "token != claim.token or", "False or"),
-            ],
+            [(holders.objection, "token != claim.token", "False")],
             "did not end as its worker was told|the end of .* is acknowledged|two ends",
         ),
         "forgotten in a redrive": Bug(
@@ -83,7 +80,7 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
         "is listed as ended|was removed and had not ended",
     ),
     "window refill skips a row": Bug(
-        [(claims.load, "first, last = lane.loaded + 1,", "first, last = lane.loaded + 2,")],
+        [(windows.load, "first, last = lane.loaded + 1,", "first, last = lane.loaded + 2,")],
         "lies not above the lane's mark|never ended|counts ready tasks",
     ),
     "one index row left behind": {

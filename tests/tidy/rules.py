@@ -19,6 +19,9 @@ IMPURE_MODULES = frozenset(
 IMPURE_CALLS = frozenset({"datetime.now", "datetime.utcnow", "date.today", "uuid.uuid1", "uuid.uuid4", "uuid4", "open"})
 """Calls the core does without, as they are written."""
 
+TABLES = frozenset(bytes((letter,)) for letter in b"deilmqrstuxz")
+"""Prefixes of the keys of rows."""
+
 # Written in pieces, so that no file names a registry's host, this one included.
 _ORG, _COM, _IO = r"\." + "org", r"\." + "com", r"\." + "io"
 _HOSTS = re.compile(
@@ -106,6 +109,19 @@ def impurities(source: str) -> list[str]:
             called = ast.unparse(node.func)
             if called in IMPURE_CALLS or called.removeprefix("datetime.") in IMPURE_CALLS:
                 found.append(f"{called}()")
+    return found
+
+
+def hand_made_keys(source: str) -> list[str]:
+    """Returns the expressions of a Python module of the server that build a row's key without `core/keys.py`."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and node.value in TABLES:
+            found.append(ast.unparse(node))
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            sides = [ast.unparse(side).removeprefix("self.") for side in (node.left, node.right)]
+            if any("_prefix" in side or ".to_bytes(" in side for side in sides):
+                found.append(ast.unparse(node))
     return found
 
 

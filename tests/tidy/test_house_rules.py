@@ -74,6 +74,44 @@ def test_core_is_pure() -> None:
     assert _found(core, rules.impurities) == []
 
 
+KEY_PACKAGES = ("core", "engine", "services", "node", "storage")
+"""Packages of the server that handle rows; `replication` has rows of its own, with keys in `log_rows.py`."""
+KEYS_ALONE = {
+    # Once for each task: the call would cost as much as the rest of the row.
+    "core/creates.py": {"lane.task_prefix + position.to_bytes(6, 'big')"},
+    "core/ending.py": {"home.state_prefix + position.to_bytes(6, 'big')"},
+    # The sweep goes over the rows of its lists in bulk.
+    "core/timers.py": {"b't'", "b'r'", "b's'"},
+    # No keys: a page token, tags of a digest, and a file beside the store.
+    "services/newest_first.py": {
+        "number.to_bytes(4, 'big') + b''.join((bound.to_bytes(_BOUND_BYTES, 'big') for bound in bounds))"
+    },
+    "services/fingerprint.py": {
+        "b't'",
+        "b'd'",
+        "b'e'",
+        "b'r'",
+        "tag + len(content).to_bytes(4, 'big')",
+        "tag + len(content).to_bytes(4, 'big') + content",
+    },
+    "storage/durable.py": {"_MAGIC + lsn.to_bytes(8, 'big')", "body + zlib.crc32(body).to_bytes(4, 'big')"},
+}
+"""Expressions that may look like hand-made keys, by module."""
+
+
+def test_only_one_module_builds_keys() -> None:
+    server = "server/codeq_server/"
+    found = {
+        path.removeprefix(server): set(rules.hand_made_keys(text))
+        for path, text in _python().items()
+        if path.startswith(tuple(f"{server}{package}/" for package in KEY_PACKAGES))
+        and not path.endswith("core/keys.py")
+    }
+    assert {
+        path: made for path, expressions in found.items() if (made := expressions - KEYS_ALONE.get(path, set()))
+    } == {}
+
+
 def test_files_name_no_package_registry() -> None:
     assert _found(_texts(), rules.registry_hosts) == []
 

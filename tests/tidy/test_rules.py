@@ -76,3 +76,15 @@ def test_unhashed_requirements_when_a_hash_or_pin_is_missing_names_it() -> None:
 
 def test_relative_links_when_mixed_tells_those_into_the_project() -> None:
     assert rules.relative_links("[a](docs/x.md#y) [b](https://x.y/z) [c](#here)") == ["docs/x.md"]
+
+
+@pytest.mark.parametrize(
+    "source", ["lane.task_prefix + position.to_bytes(6, 'big')", "b't'", "scan(start, number.to_bytes(4, 'big') + end)"]
+)
+def test_hand_made_keys_when_a_key_is_built_tells_the_expression(source: str) -> None:
+    assert rules.hand_made_keys(source)
+
+
+@pytest.mark.parametrize("source", ["keys.place_key(lane.task_prefix, position)", "key[1:] + b'\\0'", "b'\\xff'"])
+def test_hand_made_keys_when_keys_builds_them_is_empty(source: str) -> None:
+    assert rules.hand_made_keys(source) == []

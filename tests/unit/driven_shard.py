@@ -7,14 +7,16 @@ from typing import Any
 
 from accepted_tasks import create
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import keys, outcomes, reads, recovery, timers
+from codeq_server.core import heartbeats, keys, reads, recovery, timers
 from codeq_server.core.backoff import BackoffPolicy
+from codeq_server.core.batch import SealedBatch
 from codeq_server.core.claims import Delivered, claim
 from codeq_server.core.clock import Now
-from codeq_server.core.model import Caller, Queue, SealedBatch
-from codeq_server.core.outcomes import Outcome, Verdict, give_back, settle
+from codeq_server.core.model import Caller, Queue
+from codeq_server.core.outcomes import Verdict, give_back, settle
 from codeq_server.core.reads import QueueView, TaskView
 from codeq_server.core.shard import Shard, ShardSettings
+from codeq_server.core.status import Outcome
 from codeq_server.storage.check import check
 from codeq_server.storage.memory import MemoryStore
 
@@ -103,7 +105,7 @@ class DrivenShard:
     def heartbeat(self, task_id: str, extend: int | None = None) -> int:
         """Returns the end of the lease on the monotonic clock."""
         now = self.now
-        return outcomes.heartbeat(self.shard, WORKER, task_id, None, extend, now)[1] - now.wall_ms + now.mono_ms
+        return heartbeats.heartbeat(self.shard, WORKER, task_id, None, extend, now)[1] - now.wall_ms + now.mono_ms
 
     def view(self, task_id: str) -> TaskView:
         return reads.get_task(self.shard, TENANT, task_id, self.now)

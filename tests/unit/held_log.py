@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from accepted_tasks import create
 from codeq_server.core import recovery
-from codeq_server.core.model import SealedBatch
+from codeq_server.core.batch import SealedBatch
 from codeq_server.core.shard import ShardSettings
 from codeq_server.engine.runner import ShardRunner
 from codeq_server.storage.memory import MemoryStore

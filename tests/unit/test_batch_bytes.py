@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 from codeq_server.core.claims import claim
+from codeq_server.core.heartbeats import report_progress
 from codeq_server.core.model import Caller
-from codeq_server.core.outcomes import Outcome, report_progress, settle
+from codeq_server.core.outcomes import settle
+from codeq_server.core.status import Outcome
 from codeq_server.core.timers import SLICE
+from codeq_server.engine import due_work
 from codeq_server.engine import runner as module
 from held_log import HeldRunner, until
 
@@ -18,7 +21,7 @@ TASKS = 1200
 async def running(monkeypatch: pytest.MonkeyPatch, runner: HeldRunner) -> list[tuple[str, int]]:
     """Has tasks with progress running; returns their ids and tokens."""
     monkeypatch.setattr(module, "BATCH_BYTES_MAX", 1 << 20)
-    monkeypatch.setattr(module, "TIMER_BYTES_MAX", 1 << 19)
+    monkeypatch.setattr(due_work, "TIMER_BYTES_MAX", 1 << 19)
     runner.log.free = True
     held: list[tuple[str, int]] = []
     for _ in range(TASKS):

@@ -7,8 +7,8 @@ from codeq_internal.v1.rows_pb2 import ArtifactRow
 from codeq_server.core import keys
 from codeq_server.core.artifacts import is_kept
 from codeq_server.core.errors import Rejection
-from codeq_server.core.outcomes import Outcome
 from codeq_server.core.redrive import redrive_task
+from codeq_server.core.status import Outcome
 from driven_shard import TENANT, DrivenShard
 
 FILED = ArtifactRow(name="a", file=b"f" * 16, size=3, sha256=b"s" * 32)
@@ -46,7 +46,7 @@ def test_sweep_hands_over_the_files_of_removed_tasks(driven: DrivenShard) -> Non
     driven.write()
     driven.reopen()
     driven.pass_time(1000)
-    assert driven.shard.gone_files == [(home_of(1), FILED.file)]
+    assert driven.shard.affect().gone_files == [(home_of(1), FILED.file)]
     assert driven.queue().filed == 0
     driven.write()
     assert driven.keys(b"st") == []
@@ -80,6 +80,6 @@ def test_redrive_hands_over_the_files_of_the_former_life(driven: DrivenShard) ->
     driven.settle(task_id, Outcome.FAILED, error="x", artifacts=[FILED])
     driven.write()
     redrive_task(driven.shard, TENANT, task_id, driven.now)
-    assert driven.shard.gone_files == [(home_of(1), FILED.file)]
+    assert driven.shard.affect().gone_files == [(home_of(1), FILED.file)]
     assert (driven.status(task_id), driven.queue().filed) == ("PENDING", 0)
     driven.write()

@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 from codeq.v1.task_pb2 import Task
-from codeq_server.core import claims, recovery
+from codeq_server.core import claims, recovery, windows
 from codeq_server.core.claims import claim
 from codeq_server.core.errors import CorruptRows
 from codeq_server.core.model import FIRST_PAGE, WINDOW_ENTRY_BYTES, Caller
-from codeq_server.core.outcomes import Outcome
+from codeq_server.core.status import Outcome
 from driven_shard import WORKER, DrivenShard
 
 
@@ -151,6 +151,7 @@ def test_claim_after_a_restart_pages_through_the_queue_in_order(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claims, "CLAIM_MAX", 4)
+    monkeypatch.setattr(windows, "PAGE_MAX", 4)
     tasks = [shard.create() for _ in range(20)]
     shard.write()
     shard.reopen()
@@ -161,6 +162,7 @@ def test_claim_after_a_restart_pages_through_the_queue_in_order(
 def test_claim_with_batches_on_their_way_misses_no_place(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing fits the window: written, sealed and undecided places are all read back, in order."""
     monkeypatch.setattr(claims, "CLAIM_MAX", 4)
+    monkeypatch.setattr(windows, "PAGE_MAX", 4)
     shard = DrivenShard(window_bytes_max=1)
     tasks = [shard.create() for _ in range(5)]
     first = shard.seal()
@@ -186,7 +188,7 @@ def test_windows_keep_within_their_budget(shard: DrivenShard) -> None:
 
 def test_windows_of_large_tasks_read_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page is bounded in bytes: payloads of the largest size must not be read by the hundred."""
-    monkeypatch.setattr(claims, "PAGE_BYTES_MAX", 20_000)
+    monkeypatch.setattr(windows, "PAGE_BYTES_MAX", 20_000)
     shard = DrivenShard(window_bytes_max=1)
     tasks = [shard.create(size=5000) for _ in range(100)]
     shard.write()

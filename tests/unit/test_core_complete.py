@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from codeq_server.core import names, outcomes
+from codeq_server.core import heartbeats, names, outcomes
 from codeq_server.core.model import Caller
 from codeq_server.core.new_task import Naming, NewTask
-from codeq_server.core.outcomes import Outcome
+from codeq_server.core.status import Outcome
 from driven_shard import TENANT, WORKER, DrivenShard
 
 
@@ -19,7 +19,7 @@ def worked(way: str) -> DrivenShard:
     driven.nack(nacked)
     driven.settle(abandoned, Outcome.ABANDON)
     driven.claim(2)
-    outcomes.report_progress(driven.shard, WORKER, told, None, b"50", None, driven.now)
+    heartbeats.report_progress(driven.shard, WORKER, told, None, b"50", None, driven.now)
     driven.heartbeat(told, 600_000)
     driven.heartbeat(told, 1_000)
     driven.write()

@@ -5,11 +5,8 @@ from __future__ import annotations
 import pytest
 from accepted_tasks import create
 from codeq.v1.task_pb2 import Task
-from codeq_server.core import creates
 from codeq_server.core.errors import Reason, Rejection
 from driven_shard import START_MS, TENANT, DrivenShard
-from hypothesis import given
-from hypothesis import strategies as st
 
 SIZES = [0, 1, 127, 128, 129, 16_383, 16_384, 16_385, 1 << 20]
 
@@ -52,11 +49,6 @@ def test_task_bytes_hold_the_time_of_acceptance(millis: int) -> None:
     shard.create()
     times = [Task.FromString(delivered.raw).created_at.ToMilliseconds() for delivered in shard.claim(2)]
     assert times == [START_MS + millis, START_MS + millis + 5]
-
-
-@given(st.integers(0, (1 << 63) - 1))
-def test_varint_is_that_of_protobuf(number: int) -> None:
-    assert Task(lease_token=number).SerializeToString()[2:] == creates.varint(number)
 
 
 def test_create_without_max_attempts_takes_the_setting() -> None:

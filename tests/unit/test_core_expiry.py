@@ -6,13 +6,10 @@ import pytest
 from codeq.v1.task_pb2 import Task
 from codeq_server.core import names, redrive, timers
 from codeq_server.core.errors import CorruptRows
-from codeq_server.core.expiry import expire_ms_of
 from codeq_server.core.names import Created
 from codeq_server.core.new_task import Naming, NewTask
-from codeq_server.core.outcomes import Outcome
+from codeq_server.core.status import Outcome
 from driven_shard import START_MS, TENANT, DrivenShard
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @pytest.fixture
@@ -151,7 +148,7 @@ def test_expiry_tells_whoever_waits_for_the_end(shard: DrivenShard) -> None:
     task_id = shard.create(expire=1000)
     shard.shard.watched.add(task_id)
     shard.pass_time(1000)
-    assert shard.shard.ended_watched == [task_id]
+    assert shard.shard.affect().ended == [task_id]
 
 
 @pytest.mark.parametrize("delay", [0, 500])
@@ -226,21 +223,3 @@ def test_task_bytes_tell_the_expiry(shard: DrivenShard) -> None:
     task = Task.FromString(shard.view(task_id).raw)
     assert (task.expire_at.seconds * 1000 + task.expire_at.nanos // 1_000_000) == START_MS + 1500
     assert task.payload == b"1" * 300
-
-
-@given(
-    st.builds(
-        Task,
-        command=st.text(max_size=200),
-        payload=st.binary(max_size=300),
-        priority=st.integers(0, 9),
-        max_attempts=st.integers(1, 1000),
-    ),
-    st.one_of(st.none(), st.integers(1, 250_000_000_000_000)),
-)
-def test_expire_ms_of_task_bytes_is_what_the_message_tells(task: Task, expire_ms: int | None) -> None:
-    task.created_at.seconds = 1_700_000_000
-    if expire_ms is not None:
-        task.expire_at.seconds, millis = divmod(expire_ms, 1000)
-        task.expire_at.nanos = millis * 1_000_000
-    assert expire_ms_of(task.SerializeToString()) == (expire_ms or 0)

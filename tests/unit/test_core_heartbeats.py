@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from codeq_server.core.outcomes import Outcome
+from codeq_server.core.status import Outcome
 from driven_shard import DrivenShard
 
 LEASE_MS = 1_000

@@ -7,7 +7,7 @@ from codeq_internal.v1 import rows_pb2
 from codeq_server.core import redrive, withdrawal
 from codeq_server.core.history import DELIVERIES_KEPT, ERROR_CHARACTERS_KEPT, End
 from codeq_server.core.model import Caller
-from codeq_server.core.outcomes import Outcome
+from codeq_server.core.status import Outcome
 from codeq_server.storage.memory import MemoryStore
 from driven_shard import TENANT, DrivenShard
 

@@ -8,10 +8,12 @@ import pytest
 from codeq_server.core import keys, names
 from codeq_server.core.claims import claim
 from codeq_server.core.errors import Rejection
+from codeq_server.core.lookup import find_home
 from codeq_server.core.model import Caller, Name, id_of
 from codeq_server.core.names import Created, Duplicate
 from codeq_server.core.new_task import Naming, NewTask
-from codeq_server.core.outcomes import Outcome, find_home, settle
+from codeq_server.core.outcomes import settle
+from codeq_server.core.status import Outcome
 from driven_shard import TENANT, DrivenShard
 
 RETENTION_MS = 5_000

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import outcomes
+from codeq_server.core import heartbeats, outcomes
 from codeq_server.core.backoff import BackoffPolicy
-from codeq_server.core.creates import task_head
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Caller
-from codeq_server.core.outcomes import ABANDONS_MAX, SHRINK_FROM, Outcome, Status
+from codeq_server.core.outcomes import ABANDONS_MAX, SHRINK_FROM
+from codeq_server.core.status import Outcome, Status
 from driven_shard import TENANT, WORKER, DrivenShard
 
 OUTCOMES = [Outcome.COMPLETED, Outcome.FAILED, Outcome.NACK, Outcome.ABANDON]
@@ -308,7 +308,7 @@ def test_heartbeat_of_whoever_does_not_hold_the_lease_is_refused(
 ) -> None:
     task_id, token = claimed(shard)
     with pytest.raises(Rejection) as refused:
-        outcomes.heartbeat(shard.shard, by, task_id, token - stale, None, shard.now)
+        heartbeats.heartbeat(shard.shard, by, task_id, token - stale, None, shard.now)
     assert refused.value.reason is reason
 
 
@@ -317,7 +317,7 @@ def test_heartbeat_of_a_task_that_ended_is_refused(shard: DrivenShard) -> None:
     shard.settle(task_id)
     for said, reason in ((token, Reason.TASK_NOT_CLAIMED), (token + 1, Reason.STALE_LEASE_TOKEN)):
         with pytest.raises(Rejection) as refused:
-            outcomes.heartbeat(shard.shard, WORKER, task_id, said, None, shard.now)
+            heartbeats.heartbeat(shard.shard, WORKER, task_id, said, None, shard.now)
         assert refused.value.reason is reason
 
 
@@ -391,19 +391,6 @@ def test_restart_finds_each_task_in_one_place(shard: DrivenShard) -> None:
 
 
 # -- the head of task bytes --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("length", range(1, 129))
-def test_max_attempts_is_read_behind_commands_of_every_length(length: int) -> None:
-    for lane in (0, 5, 9):
-        for attempts in (1, 127, 128, 1000):
-            head = task_head("c" * length, lane, attempts)
-            assert outcomes.max_attempts_of(head + b"\x02{}") == attempts
-
-
-def test_max_attempts_of_every_value_is_read() -> None:
-    for attempts in range(1, 1001):
-        assert outcomes.max_attempts_of(task_head("c", 9, attempts) + b"\x00") == attempts
 
 
 def test_max_attempts_of_many_values_keeps_few_heads(shard: DrivenShard) -> None:

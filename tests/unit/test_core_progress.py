@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from codeq_server.core.errors import Rejection
+from codeq_server.core.heartbeats import report_progress
 from codeq_server.core.model import Caller
-from codeq_server.core.outcomes import Outcome, report_progress
+from codeq_server.core.status import Outcome
 from driven_shard import TENANT, WORKER, DrivenShard
 
 PROGRESS = b'{"done": 0.5}'

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys, names, purging
+from codeq_server.core.lookup import find_home
 from codeq_server.core.new_task import Naming, NewTask
-from codeq_server.core.outcomes import find_home
 from codeq_server.core.purging import purge
 from codeq_server.core.redrive import redrive_task
 from codeq_server.core.withdrawal import cancel
@@ -106,7 +106,7 @@ def test_purge_delivers_nothing_until_it_is_over_and_then_wakes() -> None:
     driven.reopen()
     assert driven.claim_ids(9) == []
     finish(driven)
-    assert list(driven.shard.woken) == [driven.queue()]
+    assert list(driven.shard.affect().woken) == [driven.queue()]
     assert driven.claim_ids(9) == [later]
 
 
@@ -189,7 +189,7 @@ def test_purge_wakes_watchers_and_counts_retention_from_its_ends() -> None:
     driven.shard.watched |= watched
     begin(driven)
     finish(driven)
-    assert set(driven.shard.ended_watched) == watched
+    assert set(driven.shard.affect().ended) == watched
     driven.pass_time(998)
     assert driven.status(plain) == "CANCELLED"
     driven.pass_time(10)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from codeq_server.core import keys, names
 from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.heartbeats import report_progress
+from codeq_server.core.lookup import find_home
 from codeq_server.core.new_task import Naming, NewTask
-from codeq_server.core.outcomes import Outcome, find_home, report_progress
 from codeq_server.core.redrive import cleanup, redrive_task
+from codeq_server.core.status import Outcome
 from codeq_server.core.withdrawal import cancel
 from driven_shard import TENANT, WORKER, DrivenShard
 

@@ -10,8 +10,8 @@ from codeq_internal.v1 import rows_pb2
 from codeq_server.core import ids, keys, names, reads, withdrawal
 from codeq_server.core.errors import CorruptRows
 from codeq_server.core.new_task import Naming, NewTask
-from codeq_server.core.outcomes import Outcome
 from codeq_server.core.redrive import cleanup, redrive_task
+from codeq_server.core.status import Outcome
 from codeq_server.storage.check import check
 from driven_shard import TENANT, DrivenShard
 from google.protobuf.message import Message

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from codeq_server.core.errors import Rejection
-from codeq_server.core.outcomes import Outcome
 from codeq_server.core.reads import TaskView
+from codeq_server.core.status import Outcome
+from codeq_server.core.windows import forget_others
 from codeq_server.core.withdrawal import cancel
 from driven_shard import TENANT, DrivenShard
 
@@ -133,7 +134,7 @@ def test_cancel_in_the_middle_of_the_window_then_eviction_skips_it(driven: Drive
     ids = [driven.create() for _ in range(4)]
     cancelled(driven, ids[1])
     driven.shard.settings = DrivenShard(window_bytes_max=0).settings
-    driven.shard.forget_windows(driven.queue("a").lane(0))
+    forget_others(driven.shard, driven.queue("a").lane(0))
     assert not driven.queue().lane(9).gone
     assert driven.claim_ids(9) == [ids[0], ids[2], ids[3]]
 
@@ -171,7 +172,7 @@ def test_cancel_tells_who_holds_the_task(driven: DrivenShard) -> None:
     claim = driven.shard.deliveries[task_id].claim
     claim.holder = told
     cancelled(driven, task_id)
-    assert driven.shard.cancelled == [(told, task_id, claim.token)]
+    assert driven.shard.affect().cancelled == [(told, task_id, claim.token)]
 
 
 def test_cancel_of_unknown_task_is_not_found(driven: DrivenShard) -> None:
@@ -189,12 +190,12 @@ def test_paused_queue_gives_nothing_and_resumed_gives_all_in_order(driven: Drive
     later = driven.create(delay=50)
     driven.pass_time(50)
     driven.write()
-    driven.shard.woken.clear()
+    driven.shard.take_effects()
     driven.reopen()
     assert driven.claim_ids(9) == [other]
     assert [view.paused for view in driven.list_queues()] == [True, False]
     driven.shard.resume(driven.queue())
-    assert list(driven.shard.woken) == [driven.queue()]
+    assert list(driven.shard.affect().woken) == [driven.queue()]
     assert driven.claim_ids(9) == [first, second, later]
     driven.write()
 

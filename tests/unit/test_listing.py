@@ -8,7 +8,8 @@ from codeq.v1 import task_service_pb2 as pb
 from codeq_server.core.claims import claim
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Caller
-from codeq_server.core.outcomes import Outcome, settle
+from codeq_server.core.outcomes import settle
+from codeq_server.core.status import Outcome
 from codeq_server.services import listing, newest_first
 from codeq_server.services.listing import list_tasks
 from codeq_server.services.newest_first import list_newest

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from types import ModuleType
 
 import pytest
 from codeq_server.core.claims import claim
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Caller
-from codeq_server.core.outcomes import Outcome, settle
+from codeq_server.core.outcomes import settle
 from codeq_server.core.shard import ShardSettings
+from codeq_server.core.status import Outcome
+from codeq_server.engine import due_work
 from codeq_server.engine import runner as runner_module
 from held_log import HeldRunner, turns, until
 
@@ -304,8 +307,8 @@ async def test_timer_when_it_fires_early_waits_on(runner: HeldRunner) -> None:
     runner.log.free = True
     runner.create(delay=5)
     runner.changed()
-    fired = runner._timer
-    await until(lambda: runner._timer is not fired)
+    fired = runner._due.timer
+    await until(lambda: runner._due.timer is not fired)
     queue = runner.shard.queues[1]
     assert queue.scheduled == 1
     runner.clock.forward(5)
@@ -316,7 +319,7 @@ async def test_timer_when_the_wall_clock_is_set_forward_sees_it(
     runner: HeldRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A task due in an hour is due at once when somebody sets the clock an hour forward, with nobody calling."""
-    monkeypatch.setattr(runner_module, "TIMER_MS_MAX", 5)
+    monkeypatch.setattr(due_work, "TIMER_MS_MAX", 5)
     runner.log.free = True
     runner.create(delay=3_600_000)
     runner.changed()
@@ -325,18 +328,20 @@ async def test_timer_when_the_wall_clock_is_set_forward_sees_it(
     await until(lambda: runner.shard.queues[1].ready)
 
 
-@pytest.mark.parametrize("limit", ["BATCH_ROWS_MAX", "TIMER_ROWS_MAX"])
+@pytest.mark.parametrize(
+    ("module", "limit"), [(runner_module, "BATCH_ROWS_MAX"), (due_work, "TIMER_ROWS_MAX")], ids=["callers", "timers"]
+)
 async def test_timer_when_the_batch_is_full_waits_for_the_next(
-    runner: HeldRunner, monkeypatch: pytest.MonkeyPatch, limit: str
+    runner: HeldRunner, monkeypatch: pytest.MonkeyPatch, module: ModuleType, limit: str
 ) -> None:
-    monkeypatch.setattr(runner_module, limit, 1)
+    monkeypatch.setattr(module, limit, 1)
     await runner.create_and_commit()
     runner.create()
     runner.create(delay=5)
     runner.changed()
     runner.clock.forward(5)
-    assert runner._timer is not None
-    await until(lambda: runner._timer is None)
+    assert runner._due.timer is not None
+    await until(lambda: runner._due.timer is None)
     await turns()
     queue = runner.shard.queues[1]
     assert queue.scheduled == 1
@@ -364,7 +369,7 @@ async def test_watch_end_is_told_when_the_task_ends_and_not_before(runner: HeldR
     runner.log.free = True
     task_id, other = runner.create(), runner.create()
     claim(runner.shard, WORKER, None, 2, 1 << 20, 60_000, runner.now())
-    watching = [runner.watch_end(task_id), runner.watch_end(task_id)]
+    watching = [runner.ends.watch(task_id), runner.ends.watch(task_id)]
     for ended in (other, task_id):
         assert not any(future.done() for future in watching)
         settle(runner.shard, WORKER, ended, None, Outcome.COMPLETED, None, "", None, 0.5, runner.now())
@@ -373,16 +378,16 @@ async def test_watch_end_is_told_when_the_task_ends_and_not_before(runner: HeldR
 
 
 async def test_unwatch_end_forgets_the_task_with_its_last_watcher(runner: HeldRunner) -> None:
-    first, second = runner.watch_end("x"), runner.watch_end("x")
-    runner.unwatch_end("x", first)
-    runner.unwatch_end("x", first)
+    first, second = runner.ends.watch("x"), runner.ends.watch("x")
+    runner.ends.unwatch("x", first)
+    runner.ends.unwatch("x", first)
     assert runner.shard.watched == {"x"}
-    runner.unwatch_end("x", second)
+    runner.ends.unwatch("x", second)
     assert runner.shard.watched == set()
-    assert runner._ends == {}
+    assert runner.ends.futures == {}
 
 
 async def test_drain_ends_every_wait(runner: HeldRunner) -> None:
-    watching = runner.watch_end("x")
+    watching = runner.ends.watch("x")
     runner.drain()
     assert await reason_of(watching) is Reason.DRAINING

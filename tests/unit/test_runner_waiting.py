@@ -8,7 +8,8 @@ import pytest
 from codeq_server.core.claims import claim
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Caller, Queue
-from codeq_server.core.outcomes import Outcome, give_back
+from codeq_server.core.outcomes import give_back
+from codeq_server.core.status import Outcome
 from codeq_server.engine.waiting import WaitingRoom
 from held_log import HeldRunner, turns, until
 
@@ -109,7 +110,7 @@ async def test_wake_asks_only_waiters_of_the_queue(runner: HeldRunner) -> None:
     await turns()
     assert [worker.woken for worker in strangers] == [0, 0, 0]
     assert runner.shard.queues[1].ready == 1
-    assert runner.shard.woken == {}
+    assert runner.shard.effects is None
 
 
 async def test_wake_when_a_task_is_given_back_lets_the_next_waiter_claim(runner: HeldRunner) -> None:

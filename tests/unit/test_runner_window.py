@@ -348,7 +348,7 @@ async def test_end_while_callers_wait_for_their_turn_refuses_them(monkeypatch: p
 
 async def test_end_while_somebody_waits_for_the_end_of_a_task_refuses_it() -> None:
     runner = HeldRunner()
-    watching = [runner.watch_end("x"), runner.watch_end("x")]
+    watching = [runner.ends.watch("x"), runner.ends.watch("x")]
     runner.end(ELSEWHERE)
     assert [await reason_of(each) for each in watching] == [Reason.NOT_LEADER] * 2
 
@@ -361,14 +361,14 @@ async def test_end_stops_the_timers() -> None:
     runner.create()
     assert claim(runner.shard, Caller("acme", "w", "w"), None, 1, 1 << 20, 20, runner.now()) is not None
     await runner.wait_durable()
-    timer = runner._timer
+    timer = runner._due.timer
     assert timer is not None
     runner.end(ELSEWHERE)
     assert timer.cancelled()
     left = len(runner.log.batches)
     runner.clock.forward(1000)
     runner.changed()
-    assert runner._run_due() == 0
+    assert runner._due.run() == 0
     await turns()
     assert len(runner.log.batches) == left
     assert runner.shard.queues[1].scheduled == 1

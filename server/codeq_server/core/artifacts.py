@@ -32,7 +32,7 @@ def let_go(shard: Shard, queue: Queue, key: bytes, state: rows_pb2.StateRow) -> 
     if files:
         queue.filed -= 1
         shard.touch(queue)
-        shard.gone_files += [(key[1:], file) for file in files]
+        shard.affect().gone_files += [(keys.home_of(key), file) for file in files]
 
 
 def is_kept(shard: Shard, home: bytes, file: bytes) -> bool:
@@ -41,7 +41,7 @@ def is_kept(shard: Shard, home: bytes, file: bytes) -> bool:
     Raises:
         CorruptRows: The state row is unreadable.
     """
-    key = b"s" + home
+    key = keys.state_key(home)
     value = shard.get(key)
     return value is not None and any(each.file == file for each in parsed(rows_pb2.StateRow, key, value).artifacts)
 

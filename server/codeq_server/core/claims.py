@@ -13,14 +13,13 @@ from codeq_internal.v1 import rows_pb2
 from . import keys
 from .clock import Now
 from .errors import CorruptRows
-from .model import WINDOW_ENTRY_BYTES, Caller, Claim, Delivery, Entry, Lane, Queue, TaskKey
+from .model import WINDOW_ENTRY_BYTES, Caller, Claim, Delivery, Lane, Queue, TaskKey
 from .parsing import UNREADABLE, unreadable
 from .shard import Shard
+from .windows import PAGE_MAX, emptied, load, prune
 
 CLAIM_MAX: Final = 256
-"""Most deliveries of one claim, and most places read at once."""
-PAGE_BYTES_MAX: Final = 4 << 20
-"""Memory that a page of places should take; estimated from the page before."""
+"""Most deliveries of one claim."""
 
 RETURNED_PLACE: Final = 1 << 56
 
@@ -141,7 +140,7 @@ def _take(taking: _Taking, lane: Lane, count: int, bytes_max: int) -> tuple[int,
     while got < count and bytes_max > 0:
         if not window:
             lane.mark = position
-            if position == lane.tail or not load(shard, lane, CLAIM_MAX):
+            if position == lane.tail or not load(shard, lane, PAGE_MAX):
                 position = lane.mark
                 break
             waiting += len(window)
@@ -173,15 +172,15 @@ def _take(taking: _Taking, lane: Lane, count: int, bytes_max: int) -> tuple[int,
     queue.claimed += got
     shard.touch(queue)
     if not lane.ready:
-        shard.emptied(lane)
+        emptied(shard, lane)
     elif lane.gone:
-        shard.prune(lane)
+        prune(shard, lane)
     return got, bytes_max
 
 
 def _take_returned(taking: _Taking, lane: Lane) -> int:
     position, home_lane, home_position, attempts = heapq.heappop(lane.returned)
-    taking.shard.batch.rows[b"u" + keys.place_key(lane.task_prefix, position)[1:]] = None
+    taking.shard.batch.rows[keys.returned_key(lane.task_prefix, position)] = None
     at_home = (home_lane, home_position) == (lane.index, position)
     return _follow(taking, lane, 0 if at_home else position, (home_lane, home_position, attempts))
 
@@ -205,34 +204,6 @@ def _follow(taking: _Taking, lane: Lane, position: int, target: tuple[int, int, 
     place = RETURNED_PLACE | lane.index << 48 | position if position else 0
     taking.add(task_id, raw, home, home_position, place, attempts)
     return len(raw)
-
-
-def load(shard: Shard, lane: Lane, most: int) -> bool:
-    """Reads the next places of a lane, at most `most`, into its empty window; returns whether it found a task."""
-    window = lane.window
-    while lane.loaded < lane.tail:
-        first, last = lane.loaded + 1, min(lane.loaded + min(lane.page, most), lane.tail)
-        size, position = 0, first
-        try:
-            for position, value in shard.places(lane, first, last):
-                if value[:1] == keys.DEAD:
-                    continue
-                if value[:1] == keys.POINTER:
-                    window.append(Entry(position, "", b"", keys.split_pointer(value)))
-                    size += WINDOW_ENTRY_BYTES
-                else:
-                    raw = keys.task_bytes(value)
-                    window.append(Entry(position, lane.key_of(position, value), raw, None))
-                    size += len(raw) + WINDOW_ENTRY_BYTES
-        except UNREADABLE:
-            raise unreadable(keys.place_key(lane.task_prefix, position)) from None
-        lane.loaded = last
-        if window:
-            lane.page = max(1, min(PAGE_BYTES_MAX * len(window) // size, CLAIM_MAX))
-            shard.charge_window(lane, size)
-            return True
-        lane.mark = last
-    return False
 
 
 def _lease(taking: _Taking) -> tuple[Claim, list[Delivered]]:

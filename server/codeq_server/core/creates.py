@@ -7,63 +7,17 @@ from typing import Final
 from . import keys
 from .clock import Now
 from .errors import Reason, Rejection
-from .model import WINDOW_ENTRY_BYTES, Entry, Lane, Name, Queue
+from .model import Entry, Lane, Name, Queue
 from .new_task import NewTask
 from .shard import Shard
+from .task_bytes import created_at, encode_task, task_head
+from .windows import append
 
 HEADS_MAX: Final = 8
 """Values of max_attempts for which a lane caches the head of its task bytes."""
 
 _new = tuple.__new__
 """Makes the same object as calling a NamedTuple's class, in a third of the time."""
-
-_LENGTHS: Final = [bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(16_384)]
-
-
-def varint(number: int) -> bytes:
-    """Returns a number as a protobuf varint."""
-    if number < 16_384:
-        return _LENGTHS[number]
-    out = bytearray()
-    while number >= 128:
-        out.append(number & 127 | 128)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def field(number: int, content: bytes) -> bytes:
-    """Returns a length-delimited protobuf field."""
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def timestamp(number: int, unix_ms: int) -> bytes:
-    """Returns a protobuf field with a google.protobuf.Timestamp."""
-    seconds, millis = divmod(unix_ms, 1000)
-    content = b"\x08" + varint(seconds)
-    if millis:
-        content += b"\x10" + varint(millis * 1_000_000)
-    return field(number, content)
-
-
-def task_head(command: str, lane: int, max_attempts: int) -> bytes:
-    """Returns the task bytes up to the payload's length; the field numbers are those of codeq.v1.Task."""
-    priority = keys.LANES - 1 - lane
-    head = field(1, command.encode())
-    if priority:
-        head += b"\x18" + varint(priority)
-    return head + b"\x20" + varint(max_attempts) + b"\x12"
-
-
-def max_attempts_of(task: bytes) -> int:
-    """Returns max_attempts from task bytes, where it follows command and priority."""
-    at = 2 + task[1] if task[1] < 128 else 3 + (task[1] & 127 | task[2] << 7)
-    if task[at] == 0x18:
-        at += 2
-    if task[at] != 0x20:
-        raise ValueError("no task bytes")
-    low, high = task[at + 1], task[at + 2]
-    return low if low < 128 else low & 127 | high << 7
 
 
 def check_storage(shard: Shard) -> None:
@@ -103,17 +57,12 @@ def create_in(
             lane.heads.clear()
         head = lane.heads[max_attempts] = task_head(queue.command, lane.index, max_attempts)
     if shard.created_of != now.wall_ms:
-        shard.created_of, shard.created = now.wall_ms, timestamp(16, now.wall_ms)
-    size = len(payload)
-    raw = b"".join((head, _LENGTHS[size] if size < 16_384 else varint(size), payload, shard.created))
-    if kept:
-        raw += kept
-        size += len(kept)
+        shard.created_of, shard.created = now.wall_ms, created_at(now.wall_ms)
+    raw = encode_task(head, payload, shard.created, kept, expire_ms)
     if expire_ms:
-        raw += timestamp(32, expire_ms)
         home = queue.lane(keys.PARKED_LANE) if due_ms > now.wall_ms else lane
         shard.expiry.put(queue, expire_ms, home.index, home.tail + 1, b"")
-    shard.batch.size += size
+    shard.batch.size += len(payload) + len(kept)
     queue.created_total += 1
     shard.totals.created += 1
     if not queue.touched:
@@ -130,22 +79,6 @@ def create_in(
     shard.batch.rows[lane.task_prefix + position.to_bytes(6, "big")] = shard.home_head + raw
     append(shard, lane, _new(Entry, (position, task_id, raw, None)))
     return task_id, raw
-
-
-def append(shard: Shard, lane: Lane, entry: Entry) -> None:
-    """Gives a task the place after the lane's tail; the caller writes the row."""
-    position = lane.tail = entry[0]
-    if lane.loaded == position - 1 and shard.windows_bytes < shard.settings.window_bytes_max:
-        lane.window.append(entry)
-        lane.loaded = position
-        size = len(entry[2]) + WINDOW_ENTRY_BYTES
-        lane.window_bytes += size
-        shard.windows_bytes += size
-        if lane not in shard.loaded_lanes:
-            shard.loaded_lanes[lane] = None
-    lane.ready += 1
-    if lane.ready == 1:
-        shard.became_ready(lane)
 
 
 def _park(shard: Shard, lane: Lane, raw: bytes, due_ms: int, name: str) -> str:

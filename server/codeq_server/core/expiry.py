@@ -12,12 +12,14 @@ from codeq_internal.v1 import rows_pb2
 
 from . import keys
 from .clock import Now
+from .ending import end_with_state
 from .errors import CorruptRows
 from .model import Lane, Queue
-from .outcomes import Status
 from .parsing import unpacked
 from .shard import Shard
-from .withdrawal import end, withdraw
+from .status import Status
+from .task_bytes import expire_ms_of
+from .withdrawal import withdraw
 
 EXPIRED: Final = "EXPIRED"
 """Error of a task that waited too long."""
@@ -40,9 +42,8 @@ def expire_entry(shard: Shard, queue: Queue, entry: bytes, now: Now) -> None:
     if state.ended_lsn or task_id in shard.deliveries:
         return
     withdraw(shard, home, position, state)
-    end(shard, home, position, task_id, state, Status.FAILED, EXPIRED, now)
-    queue.failed_total += 1
-    shard.totals.failed += 1
+    state.error = EXPIRED
+    end_with_state(shard, home, position, task_id, Status.FAILED, state, now)
     shard.totals.outdated += 1
 
 
@@ -56,44 +57,3 @@ def leave_expiry(shard: Shard, home: Lane, position: int) -> None:
         return
     if shard.get(keys.time_key(keys.EXPIRY, queue.number, expire_ms, home.index, position)) is not None:
         shard.expiry.remove(queue, expire_ms, home.index, position)
-
-
-def expire_ms_of(task: bytes) -> int:
-    """Returns expire_at from task bytes, in Unix milliseconds; 0: the task does not expire."""
-    content = _bytes_field(task, 32)
-    if content is None:
-        return 0
-    seconds = nanos = at = 0
-    while at < len(content):
-        tag, at = _varint(content, at)
-        number, at = _varint(content, at)
-        if tag >> 3 == 1:
-            seconds = number
-        else:
-            nanos = number
-    return seconds * 1000 + nanos // 1_000_000
-
-
-def _bytes_field(message: bytes, number: int) -> bytes | None:
-    """Returns the content of a length-delimited field, in a message that has only such fields and varints."""
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        size, at = _varint(message, at)
-        if tag & 7 == 2:
-            if tag >> 3 == number:
-                return message[at : at + size]
-            at += size
-    return None
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """Returns a varint and the offset after it."""
-    number = shift = 0
-    while True:
-        byte = message[at]
-        at += 1
-        number |= (byte & 127) << shift
-        if byte < 128:
-            return number, at
-        shift += 7

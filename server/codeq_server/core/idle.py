@@ -18,15 +18,15 @@ SLICE: Final = 256
 
 def retire(shard: Shard, now: Now) -> bool:
     """Drops queues that have been unused for long enough; returns whether more may be due."""
-    directory = shard.directory
-    if directory.retire_at > now.mono_ms:
+    idle = shard.directory.idle
+    if idle.first_ms > now.mono_ms:
         return False
     for _ in range(SLICE):
-        queue = next(iter(directory.idle), None)
-        directory.retire_at = NEVER if queue is None else directory.idle[queue] + shard.settings.queue_idle_ms
-        if queue is None or directory.retire_at > now.mono_ms:
+        queue = next(iter(idle.since), None)
+        idle.first_ms = NEVER if queue is None else idle.since[queue] + shard.settings.queue_idle_ms
+        if queue is None or idle.first_ms > now.mono_ms:
             return False
-        del directory.idle[queue]
+        del idle.since[queue]
         if queue.unused:
             _drop(shard, queue)
     return True
@@ -39,7 +39,8 @@ def _drop(shard: Shard, queue: Queue) -> None:
     directory.tenants[tenant].remove(queue)
     if not directory.tenants[tenant].numbers:
         del directory.tenants[tenant], shard.ready[tenant]
-    shard.woken.pop(queue, None)
+    if shard.effects is not None:
+        shard.effects.woken.pop(queue, None)
     shard.due.forget(queue)
     shard.expiry.forget(queue)
     if queue.touched:

@@ -27,6 +27,9 @@ highest bit of the epoch in its home is set, and its id, preceded by its length 
 
 The task bytes are a serialised codeq.v1.Task with the fields that never change: command, payload, priority,
 max_attempts, created_at and expire_at. Deliveries append the rest to them.
+
+No other module builds keys, with one exception: `create_in` and `end_task` append a position to a lane's prefix
+themselves, once for each task, because the call would cost as much as what they put into the row.
 """
 
 from __future__ import annotations
@@ -39,6 +42,21 @@ FORMAT: Final = 1
 
 IDENTITY: Final = b"midentity"
 TICK: Final = b"mtick"
+
+META: Final = b"m"
+QUEUES: Final = b"q"
+TASKS: Final = b"t"
+STATES: Final = b"s"
+LEASES: Final = b"l"
+EXTENSIONS: Final = b"x"
+DUE: Final = b"d"
+"""Table of scheduled tasks, by due time."""
+EXPIRY: Final = b"e"
+"""Table of tasks that may expire, by expiry time."""
+RETURNED: Final = b"u"
+ENDED: Final = b"r"
+DEAD_LETTERS: Final = b"z"
+NAMES: Final = b"i"
 
 QUEUE_NUMBER_MAX: Final = (1 << 32) - 1
 """Largest queue number; numbers are never reused."""
@@ -66,20 +84,65 @@ _TIME_KEY = struct.Struct(">cIQB6s")
 
 TIME_KEY_BYTES: Final = _TIME_KEY.size
 """Length of a key in a table ordered by queue and time."""
-DUE: Final = b"d"
-"""Table of scheduled tasks, by due time."""
-EXPIRY: Final = b"e"
-"""Table of tasks that may expire, by expiry time."""
+KEY_BYTES: Final = {
+    QUEUES: 5,
+    TASKS: 12,
+    STATES: 12,
+    LEASES: 9,
+    EXTENSIONS: 9,
+    DUE: TIME_KEY_BYTES,
+    EXPIRY: TIME_KEY_BYTES,
+    RETURNED: 12,
+    ENDED: _ENDED_KEY.size,
+    DEAD_LETTERS: TIME_KEY_BYTES,
+}
+"""Length of the keys of each table whose keys have one."""
+
+
+# -- ranges --------------------------------------------------------------------------------------------------------
+
+
+def table_rows(table: bytes) -> tuple[bytes, bytes]:
+    """Returns the range of a table's keys: its start, and the end that does not belong to it."""
+    return table, bytes((table[0] + 1,))
+
+
+def queue_prefix(table: bytes, queue: int) -> bytes:
+    """Returns the prefix of a queue's keys in a table whose keys begin with the queue."""
+    return table + queue.to_bytes(4, "big")
+
+
+def queue_rows(table: bytes, queue: int) -> tuple[bytes, bytes]:
+    """Returns the range of a queue's keys in such a table."""
+    return queue_prefix(table, queue), queue_prefix(table, queue + 1)
+
+
+def queue_of(key: bytes) -> int:
+    """Returns the queue in a key of such a table; 0 if the key is empty."""
+    return int.from_bytes(key[1:5], "big")
+
+
+def leases_from(token: int) -> tuple[bytes, bytes]:
+    """Returns the range of the keys of leases from this token on."""
+    return lease_key(token), table_rows(LEASES)[1]
+
+
+def ended_after(mark: bytes) -> tuple[bytes, bytes]:
+    """Returns the range of the lists of ended tasks after the sweep's mark."""
+    return ENDED + mark + b"\0", table_rows(ENDED)[1]
+
+
+# -- keys ----------------------------------------------------------------------------------------------------------
 
 
 def queue_key(queue: int) -> bytes:
     """Returns the key of a queue's row."""
-    return b"q" + queue.to_bytes(4, "big")
+    return queue_prefix(QUEUES, queue)
 
 
 def lane_prefix(table: bytes, queue: int, lane: int) -> bytes:
     """Returns the prefix of the keys of a lane's rows in table "t", "s" or "u"; a position follows."""
-    return table + queue.to_bytes(4, "big") + bytes((lane,))
+    return queue_prefix(table, queue) + bytes((lane,))
 
 
 def place_key(prefix: bytes, position: int) -> bytes:
@@ -87,19 +150,49 @@ def place_key(prefix: bytes, position: int) -> bytes:
     return prefix + position.to_bytes(6, "big")
 
 
+def returned_key(task_prefix: bytes, position: int) -> bytes:
+    """Returns the key in the index of returned tasks of a place in the lane of this prefix in table "t"."""
+    return RETURNED + task_prefix[1:] + position.to_bytes(6, "big")
+
+
+def state_key(home: bytes) -> bytes:
+    """Returns the key of the state row of the task with this home, given as in `home_of`."""
+    return STATES + home
+
+
+def home_of(key: bytes) -> bytes:
+    """Returns the home in the key of a home or a state row: queue, lane and position."""
+    return key[1:]
+
+
+def packed_key(table: bytes, packed: int) -> bytes:
+    """Returns the key in table "t", "s" or "u" whose queue, lane and position are this number."""
+    return table + packed.to_bytes(11, "big")
+
+
+def split_packed_key(key: bytes) -> int:
+    """Returns queue, lane and position of such a key as one number."""
+    return int.from_bytes(key[1:], "big")
+
+
 def split_place_key(key: bytes) -> tuple[int, int, int]:
     """Returns queue, lane and position of a key of table "t", "s" or "u"."""
-    return int.from_bytes(key[1:5], "big"), key[5], int.from_bytes(key[6:12], "big")
+    return queue_of(key), key[5], int.from_bytes(key[6:12], "big")
 
 
 def lease_key(token: int) -> bytes:
     """Returns the key of a claim's lease row."""
-    return b"l" + token.to_bytes(8, "big")
+    return LEASES + token.to_bytes(8, "big")
 
 
 def extension_key(token: int) -> bytes:
     """Returns the key of a claim's extension row."""
-    return b"x" + token.to_bytes(8, "big")
+    return EXTENSIONS + token.to_bytes(8, "big")
+
+
+def token_of(key: bytes) -> int:
+    """Returns the lease token in the key of a lease or extension row."""
+    return int.from_bytes(key[1:], "big")
 
 
 def time_key(table: bytes, queue: int, time_ms: int, lane: int, position: int) -> bytes:
@@ -111,6 +204,11 @@ def split_time_key(key: bytes) -> tuple[int, int, int, int]:
     """Returns queue, time, and lane and position of the home; bytes after the key are ignored."""
     _, queue, time_ms, lane, position = _TIME_KEY.unpack_from(key)
     return queue, time_ms, lane, int.from_bytes(position, "big")
+
+
+def time_bound(prefix: bytes, time_ms: int) -> bytes:
+    """Returns the start of a queue's keys from this time on, in such a table; `prefix` is that of the queue's keys."""
+    return prefix + time_ms.to_bytes(8, "big")
 
 
 def time_of(key: bytes) -> int:
@@ -131,7 +229,7 @@ def split_due_value(value: bytes) -> tuple[int, int, bool]:
 
 def ended_key(until_ms: int, lsn: int, number: int) -> bytes:
     """Returns the key of a list of ended tasks whose retention ends at `until_ms`."""
-    return _ENDED_KEY.pack(b"r", until_ms, lsn, number)
+    return _ENDED_KEY.pack(ENDED, until_ms, lsn, number)
 
 
 def split_ended_key(key: bytes) -> tuple[int, int, int]:
@@ -142,7 +240,7 @@ def split_ended_key(key: bytes) -> tuple[int, int, int]:
 
 def dead_key(queue: int, ended_ms: int, lane: int, position: int) -> bytes:
     """Returns the key of the task with this home in the dead-letter index."""
-    return time_key(b"z", queue, ended_ms, lane, position)
+    return time_key(DEAD_LETTERS, queue, ended_ms, lane, position)
 
 
 def split_dead_key(key: bytes) -> tuple[int, int, int, int]:
@@ -163,6 +261,11 @@ def parked_head(epoch: int, due_ms: int, lane: int) -> bytes:
 def home_epoch(value: bytes) -> int:
     """Returns the epoch in which a home's task was created."""
     return int.from_bytes(value[1:5], "big") & ~NAMED_EPOCH
+
+
+def is_home_of_epoch(value: bytes, epoch: int) -> bool:
+    """Returns whether a row is the home of a task that the server named in this epoch."""
+    return value[:1] != POINTER and value[1:5] == epoch.to_bytes(4, "big")
 
 
 def split_parked(value: bytes) -> tuple[int, int]:
@@ -195,7 +298,17 @@ def name_head(task_id: str) -> bytes:
 
 def name_key(tenant: str, task_id: str) -> bytes:
     """Returns the key of the row that maps a named task's id to its home."""
-    return b"i" + bytes((len(tenant),)) + tenant.encode() + task_id.encode()
+    return NAMES + bytes((len(tenant),)) + tenant.encode() + task_id.encode()
+
+
+def name_beside(key: bytes, task_id: str) -> bytes:
+    """Returns the key of the row of another task id of the same tenant."""
+    return key[: 2 + key[1]] + task_id.encode()
+
+
+def is_name_key(key: bytes) -> bool:
+    """Returns whether a key of table "i" holds a tenant and an id."""
+    return len(key) > 2 + key[1]
 
 
 def pointer(lane: int, position: int, attempts: int) -> bytes:

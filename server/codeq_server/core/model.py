@@ -1,4 +1,4 @@
-"""A shard's data in memory: queues with their lanes, claims with their live deliveries, and the current batch.
+"""A shard's data in memory: queues with their lanes, and claims with their live deliveries.
 
 Everything here is a cache over rows. Only running and returned tasks, counters and queues are held in full; of each
 lane only a window at its head is.
@@ -6,16 +6,12 @@ lane only a window at its head is.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from collections import deque
 from typing import Final, NamedTuple, Protocol
 
 from codeq_internal.v1 import rows_pb2
 
 from . import ids, keys
-from .alarms import NEVER
-from .notable import Notables
 from .rates import Rates
 
 WINDOW_ENTRY_BYTES: Final = 300
@@ -114,8 +110,8 @@ class Lane:
         """Places to read next; depends on the size of those read before."""
         self.served = 0
         """Turn in which a claim last took from it."""
-        self.task_prefix = keys.lane_prefix(b"t", queue.number, index)
-        self.state_prefix = keys.lane_prefix(b"s", queue.number, index)
+        self.task_prefix = keys.lane_prefix(keys.TASKS, queue.number, index)
+        self.state_prefix = keys.lane_prefix(keys.STATES, queue.number, index)
         self.heads: dict[int, bytes] = {}
         """Task bytes up to the payload's length, by max_attempts."""
         self._head = ""
@@ -143,7 +139,7 @@ class Timeline:
     def __init__(self, table: bytes, queue: Queue) -> None:
         self.queue = queue
         self.tenant = queue.tenant
-        self.prefix = table + queue.number.to_bytes(4, "big")
+        self.prefix = keys.queue_prefix(table, queue.number)
         self.count = 0
         """Number of rows."""
         self.mark = b""
@@ -163,18 +159,16 @@ class Timeline:
 class Purge:
     """A purge in progress: the tasks it ends, and its progress since the shard was opened; see `purging`."""
 
-    __slots__ = ("at_ms", "following", "lsn", "page", "queue", "tails", "tenant")
+    __slots__ = ("at_ms", "following", "page", "queue", "tails", "tenant")
 
-    def __init__(self, queue: Queue, at_ms: int, tails: dict[int, int], lsn: int) -> None:
+    def __init__(self, queue: Queue, at_ms: int, tails: dict[int, int]) -> None:
         self.queue = queue
         self.tenant = queue.tenant
         self.at_ms = at_ms
         """Time of the request, in Unix milliseconds."""
         self.tails = tails
         """Tail of each lane at that time."""
-        self.lsn = lsn
-        """LSN of the batch with the request."""
-        self.following: dict[bytes, bytes | None] = {b"u": b"", b"d": b""}
+        self.following: dict[bytes, bytes | None] = {keys.RETURNED: b"", keys.DUE: b""}
         """Next key to read in each table it scans; empty: start at the beginning, None: done."""
         self.page = FIRST_PAGE
         """Places to read next; depends on the size of those read before."""
@@ -304,50 +298,6 @@ class Queue:
         ).SerializeToString()
 
 
-class Tenant:
-    """The queues of a tenant, ordered by command and by number.
-
-    Attributes:
-        commands: Commands, sorted.
-        numbers: Numbers, sorted.
-    """
-
-    __slots__ = ("commands", "numbers")
-
-    def __init__(self) -> None:
-        self.commands: list[str] = []
-        self.numbers: list[int] = []
-
-    def add(self, queue: Queue) -> None:
-        """Adds a queue; it was opened after all others."""
-        insort(self.commands, queue.command)
-        self.numbers.append(queue.number)
-
-    def remove(self, queue: Queue) -> None:
-        """Forgets a queue."""
-        del self.commands[bisect_left(self.commands, queue.command)]
-        del self.numbers[bisect_left(self.numbers, queue.number)]
-
-
-class Directory:
-    """Data about all queues together, in addition to `Shard.queues` and `Shard.by_name`.
-
-    Attributes:
-        tenants: Queues of each tenant.
-        last_queue: Number of the most recently opened queue.
-        idle: Unused queues and since when, in monotonic milliseconds; the longest unused comes first.
-        retire_at: Monotonic milliseconds before which none of them leaves; NEVER if there are none.
-    """
-
-    __slots__ = ("idle", "last_queue", "retire_at", "tenants")
-
-    def __init__(self) -> None:
-        self.tenants: dict[str, Tenant] = {}
-        self.last_queue = 0
-        self.idle: OrderedDict[Queue, int] = OrderedDict()
-        self.retire_at = NEVER
-
-
 class Holder(Protocol):
     """A connected worker that holds deliveries."""
 
@@ -423,53 +373,3 @@ class Delivery(NamedTuple):
     position: int
     place: int
     attempts: int
-
-
-@dataclass(slots=True)
-class Batch:
-    """Row changes decided together, which become durable together.
-
-    Attributes:
-        lsn: Number of the batch, one more than that of the previous one.
-        rows: New value of each changed row; None deletes it.
-        touched: Queues whose rows are to be written.
-        extended: Claims whose extension rows are to be written.
-        ended: (queue, home, whether it went to the dead-letter queue) of each task that ended.
-        revived: Those of them that were redriven in the same batch, once for each such end.
-        size: Bytes of its payloads, results and state rows.
-        notable: Events for the log.
-        kept_until: Earliest time at which a task that ended in it may be removed, in Unix milliseconds; set by `seal`.
-    """
-
-    lsn: int
-    rows: dict[bytes, bytes | None] = field(default_factory=dict)
-    touched: list[Queue] = field(default_factory=list)
-    extended: dict[Claim, None] = field(default_factory=dict)
-    ended: list[tuple[int, int, bool]] = field(default_factory=list)
-    revived: list[tuple[int, int, bool]] = field(default_factory=list)
-    size: int = 0
-    notable: Notables = field(default_factory=Notables)
-    kept_until: int | None = None
-
-    def __bool__(self) -> bool:
-        """Returns whether anything was decided."""
-        return bool(self.rows or self.touched or self.extended)
-
-
-@dataclass(frozen=True, slots=True)
-class SealedBatch:
-    """A batch ready to be written.
-
-    Attributes:
-        lsn: Its number.
-        previous_lsn: Number of the previous batch.
-        epoch: Epoch in which it was decided.
-        wall_ms: Time of sealing in Unix milliseconds.
-        rows: Every row change.
-    """
-
-    lsn: int
-    previous_lsn: int
-    epoch: int
-    wall_ms: int
-    rows: dict[bytes, bytes | None]

@@ -1,27 +1,30 @@
-"""Ends of deliveries: complete, fail, nack, abandon and expiry; also heartbeats, which extend leases."""
+"""Ends of deliveries: complete, fail, nack, abandon and the expiry of leases."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import Final, NamedTuple
 
 from codeq_internal.v1 import rows_pb2
 
 from . import artifacts as filing
-from . import ids, keys
+from . import keys
 from .backoff import backoff_ms
 from .claims import lease_row
 from .clock import Now
-from .creates import append, max_attempts_of, varint
+from .ending import end_task, end_with_state, ended_row
 from .errors import CorruptRows, Reason, Rejection
 from .history import End, carried_over, note
-from .model import Caller, Delivery, Entry, Lane, Name, TaskKey
-from .names import find_named
+from .holders import objection, rejection
+from .lookup import find_home, find_live
+from .model import Caller, Delivery, Entry, Lane, TaskKey
 from .notable import DEAD_LETTERED, LEASE_EXPIRED
 from .parsing import UNREADABLE, unreadable
 from .shard import Shard
+from .status import Outcome, Status
+from .task_bytes import max_attempts_of, varint
+from .windows import append
 
 ABANDONS_MAX: Final = 100
 """Abandons of a task that leave its attempts unchanged; later ones count as deliveries."""
@@ -33,29 +36,11 @@ EXPIRED_ERROR: Final = "LEASE_EXPIRED"
 MAX_ATTEMPTS_ERROR: Final = "MAX_ATTEMPTS"
 
 
-class Status(IntEnum):
-    """Status of a task; the numbers are those of codeq.v1.TaskStatus."""
-
-    PENDING = 1
-    SCHEDULED = 2
-    CLAIMED = 3
-    COMPLETED = 4
-    FAILED = 5
-    DLQ = 6
-    CANCELLED = 7
-
-
-class Outcome(IntEnum):
-    """How a delivery ended; the numbers are those of codeq.v1.OutcomeKind, 0 is the server's own action."""
-
-    BY_SERVER = 0
-    COMPLETED = 1
-    FAILED = 2
-    NACK = 3
-    ABANDON = 4
-
-
+# Each look at a member of an enumeration by name costs as much as a call; these are used once for each task.
+_COMPLETED: Final = Status.COMPLETED
 _FINAL: Final = {Outcome.COMPLETED: Status.COMPLETED, Outcome.FAILED: Status.FAILED}
+
+_RESULT_TAG: Final = varint(rows_pb2.StateRow.RESULT_FIELD_NUMBER << 3 | 2)
 
 
 class Verdict(NamedTuple):
@@ -106,21 +91,17 @@ def settle(
         Rejection: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
     key, delivery = find_live(shard, caller.tenant, task_id)
-    if (
-        delivery is None
-        or delivery.home.queue.tenant != caller.tenant
-        or (token is not None and token != delivery.claim.token)
-        or (delivery.claim.subject != caller.subject if token is not None else delivery.claim.worker != caller.worker)
-    ):
+    if delivery is None or objection(delivery, caller, token) is not None:
         return _repeat(shard, delivery, caller, task_id, token, outcome, result, error, artifacts)
     if artifacts and any(not each.url and not each.file for each in artifacts):
         raise Rejection(Reason.TASK_NOT_CLAIMED, "the task was not leased when its artifacts came")
     del shard.deliveries[key]
     if outcome is Outcome.COMPLETED or outcome is Outcome.FAILED:
-        _finish(shard, delivery, key, outcome, result, error, now)
+        status = _FINAL[outcome]
+        _finish(shard, delivery, key, status, result, error, now)
         if artifacts:
             filing.keep(shard, delivery.home, delivery.position, artifacts)
-        return Verdict(_FINAL[outcome], 0, now.wall_ms)
+        return Verdict(status, 0, now.wall_ms)
     if outcome is Outcome.NACK:
         return _nack(shard, delivery, key, error, delay_ms, random, now)
     return give_back(shard, delivery, key, Outcome.ABANDON, now)
@@ -133,54 +114,38 @@ def complete(shard: Shard, caller: Caller, task_id: str, token: int, result: byt
         True if it did. False: the caller is not the holder or the task is named; nothing changed, `settle` decides.
     """
     delivery = shard.deliveries.get(task_id)
-    if delivery is None:
-        return False
-    claim = delivery[0]
-    if token != claim.token or claim.subject != caller.subject or delivery[1].queue.tenant != caller.tenant:
+    if delivery is None or objection(delivery, caller, token) is not None:
         return False
     del shard.deliveries[task_id]
-    _finish(shard, delivery, task_id, Outcome.COMPLETED, result, "", now)
+    _finish(shard, delivery, task_id, _COMPLETED, result, "", now)
     return True
 
 
 def _finish(
-    shard: Shard, delivery: Delivery, task_id: TaskKey, outcome: Outcome, result: bytes | None, error: str, now: Now
+    shard: Shard, delivery: Delivery, task_id: TaskKey, status: Status, result: bytes | None, error: str, now: Now
 ) -> None:
     claim, home, position, _, attempts = delivery
-    batch = shard.batch
-    of = (outcome, attempts, now.wall_ms, batch.lsn)
+    of = (status, attempts, now.wall_ms, shard.batch.lsn)
     if claim.head_of != of:
         claim.head_of = of
-        claim.head = rows_pb2.StateRow(
-            status=_FINAL[outcome],
+        state = rows_pb2.StateRow(
             ended_token=claim.token,
-            outcome=outcome,
+            outcome=Outcome.COMPLETED if status is _COMPLETED else Outcome.FAILED,
             attempts=attempts + 1,
             worker=claim.worker,
             subject="" if claim.subject == claim.worker else claim.subject,
-            changed_ms=now.wall_ms,
-            ended_lsn=batch.lsn,
             started_ms=claim.claimed_ms,
-        ).SerializeToString()
+        )
+        claim.head = ended_row(shard, state, status, now)
     row = claim.head
     if result is not None:
-        row = b"".join((row, b"\x72", varint(len(result)), result))
+        row = b"".join((row, _RESULT_TAG, varint(len(result)), result))
         shard.batch.size += len(result)
     if error:
         row += rows_pb2.StateRow(error=error).SerializeToString()
     if claim.progressed or claim.again:
         row += _kept(shard, delivery, task_id)
-    queue = home.queue
-    batch.rows[home.state_prefix + position.to_bytes(6, "big")] = row
-    batch.ended.append((queue.number, home.index << 48 | position, False))
-    if outcome is Outcome.COMPLETED:
-        queue.completed_total += 1
-        shard.totals.completed += 1
-    else:
-        queue.failed_total += 1
-        shard.totals.failed += 1
-    if shard.watched and task_id in shard.watched:
-        shard.ended_watched.append(task_id)
+    end_task(shard, home, position, task_id, status, row, now)
     leave_claim(shard, delivery)
 
 
@@ -292,20 +257,10 @@ def enqueue(shard: Shard, lane: Lane, home: Lane, home_position: int, state: row
 
 def _bury(shard: Shard, delivery: Delivery, task_id: TaskKey, state: rows_pb2.StateRow, now: Now) -> Verdict:
     """Puts a task into the dead-letter queue."""
-    home, queue = delivery.home, delivery.home.queue
-    state.status = Status.DLQ
-    state.place, state.place_lane, state.place_at = rows_pb2.PLACE_KIND_UNSPECIFIED, 0, 0
-    state.ended_lsn = shard.batch.lsn
     if not state.HasField("error"):
         state.error = MAX_ATTEMPTS_ERROR
-    shard.put_state(home, delivery.position, state)
-    shard.batch.rows[keys.dead_key(queue.number, now.wall_ms, home.index, delivery.position)] = b""
-    shard.batch.ended.append((queue.number, keys.pack_home(home.index, delivery.position), True))
-    queue.dlq += 1
-    shard.totals.dead += 1
     shard.batch.notable.note(DEAD_LETTERED, delivery, task_id, state.outcome)
-    if shard.watched and task_id in shard.watched:
-        shard.ended_watched.append(task_id)
+    end_with_state(shard, delivery.home, delivery.position, task_id, Status.DLQ, state, now)
     leave_claim(shard, delivery)
     return Verdict(Status.DLQ, 0, now.wall_ms)
 
@@ -334,7 +289,7 @@ def give_back(shard: Shard, delivery: Delivery, task_id: TaskKey, outcome: Outco
     state.place, state.place_lane, state.place_at = rows_pb2.PLACE_KIND_RETURNED, lane.index, position
     shard.put_state(home, delivery.position, state)
     target = (home.index, delivery.position, delivery.attempts)
-    shard.batch.rows[b"u" + keys.place_key(lane.task_prefix, position)[1:]] = keys.pointer(*target)
+    shard.batch.rows[keys.returned_key(lane.task_prefix, position)] = keys.pointer(*target)
     heapq.heappush(lane.returned, (position, *target))
     lane.ready += 1
     if lane.ready == 1:
@@ -352,117 +307,6 @@ def expire(shard: Shard, delivery: Delivery, task_id: TaskKey, now: Now) -> Verd
     state.error = EXPIRED_ERROR
     shard.batch.notable.note(LEASE_EXPIRED, delivery, task_id, Outcome.BY_SERVER)
     return _try_again(shard, delivery, task_id, state, 0, now)
-
-
-def heartbeat(
-    shard: Shard,
-    caller: Caller,
-    task_id: str,
-    token: int | None,
-    extend_ms: int | None,
-    now: Now,
-) -> tuple[int, int]:
-    """Extends a lease to now + `extend_ms` (None: its length); never shortens it.
-
-    Returns:
-        The lease token, and the end of the lease in Unix milliseconds.
-
-    Raises:
-        Rejection: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
-    """
-    key, delivery = held(shard, caller, task_id, token)
-    claim = delivery.claim
-    extend_ms = extend_ms or claim.lease_ms
-    until, granted = claim.extended.get(key, (claim.until, claim.lease_ms))
-    if now.mono_ms + extend_ms > until:
-        until = now.mono_ms + extend_ms
-        claim.extended[key] = (until, max(granted, extend_ms))
-        if extend_ms > granted:
-            shard.batch.extended[claim] = None
-    return claim.token, now.wall_ms + until - now.mono_ms
-
-
-def report_progress(
-    shard: Shard,
-    caller: Caller,
-    task_id: str,
-    token: int | None,
-    progress: bytes,
-    extend_ms: int | None,
-    now: Now,
-) -> tuple[int, int]:
-    """Stores a task's progress under its lease, and extends the lease to `extend_ms` from now unless that is None.
-
-    Returns:
-        The lease token, and the end of the lease in Unix milliseconds.
-
-    Raises:
-        Rejection: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
-    """
-    key, (claim, home, position, _, _) = held(shard, caller, task_id, token)
-    state = shard.state(home, position) or rows_pb2.StateRow()
-    state.progress = progress
-    shard.put_state(home, position, state)
-    claim.progressed.add(key)
-    if extend_ms is not None:
-        return heartbeat(shard, caller, task_id, token, extend_ms, now)
-    return claim.token, now.wall_ms + claim.until_of(key) - now.mono_ms
-
-
-def held(shard: Shard, caller: Caller, task_id: str, token: int | None) -> tuple[TaskKey, Delivery]:
-    """Returns the key and the caller's live delivery of a task; raises the same rejections as `heartbeat`."""
-    key, delivery = find_live(shard, caller.tenant, task_id)
-    if delivery is None or delivery.home.queue.tenant != caller.tenant:
-        home, position = find_home(shard, caller.tenant, task_id)
-        raise _not_live(shard.state(home, position), token)
-    _check_holder(delivery, caller, token)
-    return key, delivery
-
-
-def find_live(shard: Shard, tenant: str, task_id: str) -> tuple[TaskKey, Delivery | None]:
-    """Returns the key and the live delivery of a task; without a delivery the key has no meaning."""
-    delivery = shard.deliveries.get(task_id)
-    if delivery is not None:
-        return task_id, delivery
-    name = Name(tenant, task_id)
-    return name, shard.deliveries.get(name)
-
-
-def find_home(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int]:
-    """Returns lane and position of a task's home.
-
-    Raises:
-        Rejection: TASK_NOT_FOUND, also for another tenant's task.
-    """
-    ref = ids.parse_id(task_id)
-    if ref is None:
-        named = find_named(shard, tenant, task_id)
-        if named is not None:
-            return named
-    else:
-        queue = shard.queues.get(ref.queue)
-        if queue is not None and queue.tenant == tenant:
-            lane = queue.lanes[ref.lane]
-            if lane is not None:
-                value = shard.get(keys.place_key(lane.task_prefix, ref.position))
-                # The epoch of a named task's home never matches: such a task has no id besides its own.
-                if value is not None and value[:1] != keys.POINTER and value[1:5] == ref.epoch.to_bytes(4, "big"):
-                    return lane, ref.position
-    raise Rejection(Reason.TASK_NOT_FOUND, f"no task has the id {task_id[:64]!r}")
-
-
-def _check_holder(delivery: Delivery, caller: Caller, token: int | None) -> None:
-    claim = delivery.claim
-    if token is not None and token != claim.token:
-        raise Rejection(Reason.STALE_LEASE_TOKEN, "the lease token is not that of the present lease")
-    if claim.subject != caller.subject if token is not None else claim.worker != caller.worker:
-        raise Rejection(Reason.NOT_LEASE_OWNER, "the task is leased to another worker")
-
-
-def _not_live(state: rows_pb2.StateRow | None, token: int | None) -> Rejection:
-    if token is not None and (state is None or state.ended_token != token):
-        return Rejection(Reason.STALE_LEASE_TOKEN, "the lease token is not that of a live lease")
-    return Rejection(Reason.TASK_NOT_CLAIMED, "the task is not leased")
 
 
 def _repeat(
@@ -492,8 +336,4 @@ def _repeat(
             status = Status.PENDING if since else Status(state.status)
             status = Status.SCHEDULED if state.delay_ms else status
             return Verdict(status, state.delay_ms, state.changed_ms)
-    if delivery is not None:
-        if token is not None and token != delivery.claim.token:
-            raise Rejection(Reason.STALE_LEASE_TOKEN, "the lease token is not that of the present lease")
-        raise Rejection(Reason.NOT_LEASE_OWNER, "the task is leased to another worker")
-    raise _not_live(state, token)
+    raise rejection(delivery, caller, token, state)

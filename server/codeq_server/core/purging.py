@@ -10,13 +10,14 @@ from typing import Final
 
 from codeq_internal.v1 import rows_pb2
 
-from . import keys
+from . import keys, windows
 from .clock import Now
+from .ending import end_task, ended_row
 from .errors import CorruptRows
 from .model import Lane, Purge, Queue
-from .outcomes import Status
 from .parsing import unpacked
 from .shard import Shard
+from .status import Status
 from .withdrawal import end_cancelled, withdraw
 
 PURGED_ERROR: Final = "PURGED"
@@ -36,12 +37,12 @@ def purge(shard: Shard, queue: Queue, now: Now) -> None:
     if not queue.ready and not queue.scheduled:
         return
     tails = {lane.index: lane.tail for lane in queue.lanes if lane is not None and lane.tail}
-    queue.purge = Purge(queue, now.wall_ms, tails, shard.batch.lsn)
+    queue.purge = Purge(queue, now.wall_ms, tails)
     # Later decisions get a later time, so that the times of state rows separate before from after.
     shard.wall_ms = max(shard.wall_ms, now.wall_ms + 1)
     shard.hold(queue)
     shard.touch(queue)
-    shard.purges_begun.append(queue.purge)
+    shard.batch.purges.append(queue.purge)
 
 
 def adopt(shard: Shard, queue: Queue, row: rows_pb2.PurgeState) -> None:
@@ -49,7 +50,7 @@ def adopt(shard: Shard, queue: Queue, row: rows_pb2.PurgeState) -> None:
     tails = dict(keys.unpack_home(tail) for tail in row.tails)
     if any(lane > keys.PARKED_LANE or queue.lanes[lane] is None for lane in tails):
         raise CorruptRows(queue.key, "has a purge of a lane that was never used")
-    queue.purge = Purge(queue, row.at_ms, tails, 0)
+    queue.purge = Purge(queue, row.at_ms, tails)
     shard.purges.set(queue.purge, 0)
 
 
@@ -82,13 +83,13 @@ def _turn(shard: Shard, purge: Purge, most: int, now: Now) -> int:
     queue = purge.queue
     if queue.purge is not purge:
         return 0
-    if purge.following[b"u"] is not None:
+    if purge.following[keys.RETURNED] is not None:
         return _returned(shard, purge, most, now)
     for index, tail in purge.tails.items():
         lane = queue.lane(index)
         if index < keys.LANES and lane.mark < tail and lane.ready:
             return _places(shard, purge, lane, min(most, tail - lane.mark), now)
-    if purge.following[b"d"] is not None:
+    if purge.following[keys.DUE] is not None:
         return _scheduled(shard, purge, most, now)
     queue.purge = None
     shard.release(queue)
@@ -98,7 +99,7 @@ def _turn(shard: Shard, purge: Purge, most: int, now: Now) -> int:
 
 def _returned(shard: Shard, purge: Purge, most: int, now: Now) -> int:
     """Ends tasks that were given back before the purge."""
-    rows = _next_rows(shard, purge, b"u", most)
+    rows = _next_rows(shard, purge, keys.RETURNED, most)
     for key, value in rows:
         home_lane, home_position, _ = unpacked(keys.split_pointer, key, value)
         home = purge.queue.lane(home_lane)
@@ -113,13 +114,11 @@ def _returned(shard: Shard, purge: Purge, most: int, now: Now) -> int:
 
 def _places(shard: Shard, purge: Purge, lane: Lane, most: int, now: Now) -> int:
     """Ends the tasks at the next places of a lane, and moves the lane's mark past them."""
-    shard.forget_window(lane)
-    rows, listed, queue = shard.batch.rows, shard.batch.ended, purge.queue
+    windows.forget(shard, lane)
+    queue = purge.queue
     first = lane.mark + 1
     last = lane.mark + min(most, purge.page)
-    ended = rows_pb2.StateRow(
-        status=Status.CANCELLED, error=PURGED_ERROR, changed_ms=now.wall_ms, ended_lsn=shard.batch.lsn
-    ).SerializeToString()
+    row = ended_row(shard, rows_pb2.StateRow(error=PURGED_ERROR), Status.CANCELLED, now)
     count = size = 0
     for position, value in shard.places(lane, first, last):
         size += len(value)
@@ -129,17 +128,14 @@ def _places(shard: Shard, purge: Purge, lane: Lane, most: int, now: Now) -> int:
         if value[:1] == keys.POINTER:
             _pointed(shard, lane, position, value, now)
             continue
-        # It has no state row yet: this is what `end_cancelled` would write.
-        rows[keys.place_key(lane.state_prefix, position)] = ended
-        listed.append((queue.number, keys.pack_home(lane.index, position), False))
-        shard.totals.cancelled += 1
-        if shard.watched and (key := lane.key_of(position, value)) in shard.watched:
-            shard.ended_watched.append(key)
+        # It has no state row yet, so all such tasks get the same one.
+        task_id = lane.key_of(position, value) if shard.watched else ""
+        end_task(shard, lane, position, task_id, Status.CANCELLED, row, now)
     purge.page = max(1, min(TURN, PAGE_BYTES * (last - lane.mark) // (size + 1)))
     lane.mark = lane.loaded = last
     lane.ready -= count
     if not lane.ready:
-        shard.emptied(lane)
+        windows.emptied(shard, lane)
     shard.touch(queue)
     return last - first + 1
 
@@ -158,7 +154,7 @@ def _pointed(shard: Shard, lane: Lane, position: int, value: bytes, now: Now) ->
 
 def _scheduled(shard: Shard, purge: Purge, most: int, now: Now) -> int:
     """Ends tasks that were scheduled before the purge; the timers end those that fall due meanwhile."""
-    rows = _next_rows(shard, purge, b"d", most)
+    rows = _next_rows(shard, purge, keys.DUE, most)
     for key, value in rows:
         _, due_ms, home_lane, position = keys.split_time_key(key)
         home = shard.lane_named(key, purge.queue.number, home_lane)
@@ -178,13 +174,9 @@ def _next_rows(shard: Shard, purge: Purge, table: bytes, most: int) -> list[tupl
 
     All rows that existed when the purge began are written: it starts work only after its own batch is written.
     """
-    number = purge.queue.number
-    start = purge.following[table] or _beginning(purge.queue, table)
-    stored = shard.stored.scan(start, table + (number + 1).to_bytes(4, "big"), most)
+    start, end = keys.queue_rows(table, purge.queue.number)
+    line = purge.queue.timelines.get(table)
+    start = purge.following[table] or start + (line.mark if line is not None else b"")
+    stored = shard.stored.scan(start, end, most)
     purge.following[table] = stored[-1][0] + b"\0" if len(stored) == most else None
     return shard.current(stored)
-
-
-def _beginning(queue: Queue, table: bytes) -> bytes:
-    line = queue.timelines.get(table)
-    return table + queue.key[1:] + (line.mark if line is not None else b"")

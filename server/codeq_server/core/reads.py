@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from codeq_internal.v1 import rows_pb2
 
 from . import keys
-from .claims import load
 from .clock import Now
 from .errors import CorruptRows
 from .history import deliveries
+from .lookup import find_home
 from .model import Lane, Queue, TaskKey, id_of
-from .outcomes import Outcome, Status, find_home
 from .parsing import UNREADABLE, unpacked, unreadable
 from .rates import Rates
 from .shard import Shard
+from .status import Outcome, Status
+from .windows import load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

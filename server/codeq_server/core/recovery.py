@@ -46,17 +46,17 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
     shard.sweep_mark = tick.sweep_mark
     now = shard.at(wall_ms, mono_ms)
     shard.directory.last_queue = tick.last_queue
-    for key, value in _all(rows, b"q", b"r"):
+    for key, value in _all(rows, *keys.table_rows(keys.QUEUES)):
         _adopt_queue(shard, key, parsed(rows_pb2.QueueRow, key, value), now)
     for tenant in shard.directory.tenants.values():
         tenant.commands.sort()
-    for key, value in _all(rows, keys.lease_key(tick.oldest_lease), b"m"):
+    for key, value in _all(rows, *keys.leases_from(tick.oldest_lease)):
         _adopt_claim(shard, key, parsed(rows_pb2.LeaseRow, key, value), now)
-    for key, value in _all(rows, b"u", b"v"):
+    for key, value in _all(rows, *keys.table_rows(keys.RETURNED)):
         number, index, position = keys.split_place_key(key)
         lane = shard.lane_named(key, number, index)
         heapq.heappush(lane.returned, (position, *unpacked(keys.split_pointer, key, value)))
-    first = rows.scan(b"r" + shard.sweep_mark + b"\0", b"s", 1)
+    first = rows.scan(*keys.ended_after(shard.sweep_mark), 1)
     shard.sweep_at = keys.split_ended_key(first[0][0])[0] if first else None
     return shard
 
@@ -72,7 +72,7 @@ def _all(rows: RowReader, start: bytes, end: bytes) -> list[tuple[bytes, bytes]]
 
 
 def _adopt_queue(shard: Shard, key: bytes, row: rows_pb2.QueueRow, now: Now) -> None:
-    number = int.from_bytes(key[1:], "big")
+    number = keys.queue_of(key)
     if number > shard.directory.last_queue:
         raise CorruptRows(key, f"is above the number of the queue opened last, {shard.directory.last_queue}")
     queue = Queue(number, row.tenant, row.command)
@@ -96,11 +96,11 @@ def _adopt_queue(shard: Shard, key: bytes, row: rows_pb2.QueueRow, now: Now) -> 
     tenant.commands.append(queue.command)
     tenant.numbers.append(number)
     if queue.unused:
-        shard.note_unused(queue, now.mono_ms)
+        shard.directory.idle.add(queue, now.mono_ms, shard.settings.queue_idle_ms)
 
 
 def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> None:
-    token = int.from_bytes(key[1:], "big")
+    token = keys.token_of(key)
     claim = Claim(
         token, row.worker, row.subject or row.worker, row.lease_ms, row.claimed_ms, now.mono_ms + row.lease_ms
     )
@@ -156,7 +156,7 @@ def _aligned(key: bytes, values: Sequence[int], row: rows_pb2.LeaseRow) -> Seque
 def _home(shard: Shard, key: bytes, number: int, packed: int, place: int) -> tuple[Lane, int, bytes] | None:
     """Returns lane, position and value of a home listed in a lease row; None: it was removed, maybe with its queue."""
     index, position = keys.unpack_home(packed)
-    value = shard.get(keys.place_key(keys.lane_prefix(b"t", number, index), position))
+    value = shard.get(keys.place_key(keys.lane_prefix(keys.TASKS, number, index), position))
     if value is None:
         return None
     if place:

@@ -10,10 +10,12 @@ from . import history, keys
 from .artifacts import let_go
 from .clock import Now
 from .errors import CorruptRows, Reason, Rejection
+from .lookup import find_home
 from .model import Lane
-from .outcomes import Status, enqueue, find_home
+from .outcomes import enqueue
 from .parsing import listed, parsed, unpacked
 from .shard import Shard
+from .status import Status
 from .timers import remove_ended
 
 REDRIVABLE: Final = frozenset({Status.DLQ, Status.FAILED, Status.CANCELLED})

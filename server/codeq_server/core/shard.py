@@ -6,7 +6,6 @@ writes it, `settled` forgets it. While one batch is being written the next one f
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter, OrderedDict, deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -17,23 +16,13 @@ from codeq_internal.v1 import rows_pb2
 from . import keys
 from .alarms import Alarms
 from .backoff import BackoffPolicy
+from .batch import Batch, SealedBatch
 from .clock import Now
+from .directory import Directory, Tenant
+from .effects import Effects
 from .errors import CorruptRows, Reason, Rejection
 from .lease_ends import LeaseEnds
-from .model import (
-    WINDOW_ENTRY_BYTES,
-    Batch,
-    Claim,
-    Delivery,
-    Directory,
-    Holder,
-    Lane,
-    Purge,
-    Queue,
-    SealedBatch,
-    TaskKey,
-    Tenant,
-)
+from .model import Claim, Delivery, Lane, Purge, Queue, TaskKey
 from .parsing import RowReader, parsed
 from .time_index import TimeIndex
 
@@ -122,8 +111,6 @@ class Shard:
         """Scheduled tasks, and tasks that expire if they wait too long."""
         self.purges: Alarms[Purge] = Alarms()
         """Purges in progress, in turn."""
-        self.purges_begun: list[Purge] = []
-        """Purges whose requests are not yet written."""
         self.sweep_mark, self.swept = b"", (b"", 0, 0)
         """The list of ended tasks swept last; the list being swept, with queue and home of the task examined last."""
         self.sweep_at: int | None = None
@@ -132,18 +119,12 @@ class Shard:
         """Whether that list is due but must wait until a batch in flight is written."""
         self.windows_bytes = 0
         self.loaded_lanes: dict[Lane, None] = {}
-        self.woken: dict[Queue, None] = {}
-        """Queues with new work since the caller last looked; the caller empties it."""
+        self.effects: Effects | None = None
+        """Effects of decisions since the caller last took them; None: there are none."""
         self.storage_full = False
         """Whether new tasks are rejected because the disk is nearly full; the caller maintains it."""
         self.watched: set[TaskKey] = set()
         """Keys of tasks whose end a caller waits for; the caller maintains it."""
-        self.ended_watched: list[TaskKey] = []
-        """Watched tasks that ended since the caller last looked; the caller empties it."""
-        self.cancelled: list[tuple[Holder, str, int]] = []
-        """Holder, id and lease token of tasks cancelled since the caller last looked; the caller empties it."""
-        self.gone_files: list[tuple[bytes, bytes]] = []
-        """Home (as in keys) and name of files that no row refers to any more; the caller empties it."""
         self.home_head = keys.home_head(epoch)
         """Head of the homes of tasks created in this epoch."""
         self.created_of, self.created = -1, b""
@@ -227,6 +208,20 @@ class Shard:
             queue.touched = True
             self.batch.touched.append(queue)
 
+    # -- effects ---------------------------------------------------------------------------------------------------
+
+    def affect(self) -> Effects:
+        """Returns the effects of the decisions so far, to add to them."""
+        effects = self.effects
+        if effects is None:
+            effects = self.effects = Effects()
+        return effects
+
+    def take_effects(self) -> Effects | None:
+        """Hands over the effects of the decisions so far; None: there are none."""
+        effects, self.effects = self.effects, None
+        return effects
+
     # -- queues --------------------------------------------------------------------------------------------------
 
     def open_queue(self, tenant: str, command: str) -> Queue:
@@ -290,12 +285,6 @@ class Shard:
             if lane is not None and lane.ready and not queue.held:
                 self.ready[queue.tenant][lane.index][queue] = None
 
-    def note_unused(self, queue: Queue, mono_ms: int) -> None:
-        """Schedules a queue to leave after its idle time, unless it is used again."""
-        directory = self.directory
-        directory.idle.setdefault(queue, mono_ms)
-        directory.retire_at = min(directory.retire_at, mono_ms + self.settings.queue_idle_ms)
-
     def pause(self, queue: Queue) -> None:
         """Pauses the deliveries of a queue."""
         if queue.paused:
@@ -328,58 +317,7 @@ class Shard:
         if lane.queue.held:
             return
         self.ready[lane.queue.tenant][lane.index][lane.queue] = None
-        self.woken[lane.queue] = None
-
-    def emptied(self, lane: Lane) -> None:
-        """Unregisters a lane that lost its last pending task: nothing waits up to its tail."""
-        self.ready[lane.queue.tenant][lane.index].pop(lane.queue, None)
-        self.windows_bytes -= lane.window_bytes
-        lane.window_bytes = 0
-        lane.mark = lane.loaded = lane.tail
-        if lane.window or lane.returned:
-            lane.window.clear()
-            lane.returned.clear()
-        lane.gone.clear()
-        self.loaded_lanes.pop(lane, None)
-
-    def prune(self, lane: Lane) -> None:
-        """Drops gone tasks from the heads of a lane: its first place and first returned task are then waiting ones."""
-        gone, window, size = lane.gone, lane.window, 0
-        while gone and lane.returned and lane.returned[0][0] in gone:
-            gone.remove(heapq.heappop(lane.returned)[0])
-        while gone and window and window[0].position in gone:
-            entry = window.popleft()
-            gone.remove(entry.position)
-            lane.mark = entry.position
-            size += len(entry.raw) + WINDOW_ENTRY_BYTES
-        lane.window_bytes -= size
-        self.windows_bytes -= size
-
-    def forget_windows(self, keep: Lane) -> None:
-        """Empties windows, starting with those in memory longest, until the budget holds again; `keep` stays."""
-        for lane in list(self.loaded_lanes):
-            if self.windows_bytes <= self.settings.window_bytes_max:
-                return
-            if lane is not keep:
-                self.forget_window(lane)
-
-    def forget_window(self, lane: Lane) -> None:
-        """Empties a lane's window; its places will be read again."""
-        self.windows_bytes -= lane.window_bytes
-        lane.window.clear()
-        lane.window_bytes = 0
-        lane.loaded = lane.mark
-        if lane.gone:
-            lane.gone = {position for position in lane.gone if position <= lane.mark}
-        self.loaded_lanes.pop(lane, None)
-
-    def charge_window(self, lane: Lane, size: int) -> None:
-        """Counts the memory of a page read into a lane's window; empties other windows when over budget."""
-        lane.window_bytes += size
-        self.windows_bytes += size
-        self.loaded_lanes[lane] = None
-        if self.windows_bytes > self.settings.window_bytes_max:
-            self.forget_windows(lane)
+        self.affect().woken[lane.queue] = None
 
     # -- tokens and the life of a batch ----------------------------------------------------------------------------
 
@@ -399,16 +337,16 @@ class Shard:
 
     def seal(self, now: Now) -> SealedBatch:
         """Closes the batch and opens the next one; the closed one is in flight until `settled`."""
-        batch = self.batch
+        batch, idle = self.batch, self.directory.idle
         rows = batch.rows
         for queue in batch.touched:
             rows[queue.key] = queue.row()
             queue.rates.note(queue.created_total, queue.completed_total, now.mono_ms)
             queue.touched = False
             if queue.unused:
-                self.note_unused(queue, now.mono_ms)
-            elif self.directory.idle:
-                self.directory.idle.pop(queue, None)
+                idle.add(queue, now.mono_ms, self.settings.queue_idle_ms)
+            elif idle.since:
+                idle.since.pop(queue, None)
         for claim in batch.extended:
             if claim.token in self.claims:
                 # Empty if every extended delivery has ended since; a row without grants is deleted.
@@ -435,11 +373,8 @@ class Shard:
         batch = self.in_flight.popleft()
         self.in_flight_wall_ms.popleft()
         assert batch.lsn == lsn
-        if self.purges_begun:
-            for purge in self.purges_begun:
-                if purge.lsn <= lsn:
-                    self.purges.set(purge, 0)
-            self.purges_begun = [purge for purge in self.purges_begun if purge.lsn > lsn]
+        for purge in batch.purges:
+            self.purges.set(purge, 0)
         return batch
 
     def _extension_row(self, claim: Claim) -> bytes:

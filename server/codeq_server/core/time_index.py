@@ -13,7 +13,8 @@ from typing import Final, Protocol
 
 from . import keys
 from .alarms import Alarms
-from .model import Batch, Queue, Timeline
+from .batch import Batch
+from .model import Queue, Timeline
 from .parsing import RowReader
 
 PAGE: Final = 256
@@ -119,7 +120,7 @@ class TimeIndex:
         if line is None:
             return None
         taken: list[bytes] = []
-        rows, bound = self._rows.batch.rows, line.prefix + (now_ms + 1).to_bytes(8, "big")
+        rows, bound = self._rows.batch.rows, keys.time_bound(line.prefix, now_ms + 1)
         entry = self._first(line)
         while entry is not None and entry < bound and len(taken) < most:
             taken.append(entry)
@@ -159,7 +160,7 @@ class TimeIndex:
         """Reads the next page of a queue."""
         assert line.loaded is not None
         unwritten = [batch.rows for batch in (*self._rows.in_flight, self._rows.batch)]
-        end = self.table + (line.queue.number + 1).to_bytes(4, "big")
+        _, end = keys.queue_rows(self.table, line.queue.number)
         found = self._rows.stored.scan(line.loaded, end, line.page)
         line.loaded = found[-1][0] + _AFTER if len(found) == line.page else None
         line.page = min(4 * line.page, PAGE)

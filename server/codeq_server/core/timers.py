@@ -1,13 +1,13 @@
 """Time-driven work: leases expire, scheduled tasks fall due, ended tasks are removed after their retention.
 
-Every function processes a bounded slice and is called again at once while there is more; otherwise `next_wake` says
-when.
+`SOURCES` lists everything that falls due. Each source processes a bounded slice and is called again at once while there
+is more; otherwise `next_wake` says when.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple, Protocol
 
 from codeq_internal.v1 import rows_pb2
 
@@ -22,7 +22,7 @@ from .model import Lane, Queue
 from .names import forget
 from .outcomes import enqueue, expire
 from .parsing import listed, parsed, unpacked
-from .shard import Shard
+from .shard import Shard, Totals
 
 SLICE: Final = 512
 """Tasks of each kind processed per call, roughly."""
@@ -38,37 +38,22 @@ SCAN_READS: Final = 8
 
 def run_due(shard: Shard, now: Now) -> bool:
     """Processes one slice of everything that is due; returns whether more is due already."""
-    more = expire_leases(shard, now)
-    more |= mature(shard, now)
-    more |= expire_tasks(shard, now)
-    more |= sweep(shard, now)
-    more |= retire(shard, now)
-    more |= purging.work(shard, now)
+    more = False
+    for source in SOURCES:
+        more |= source.work(shard, now)
     return more
 
 
 def next_wake(shard: Shard, now: Now) -> int | None:
     """Returns the milliseconds until something may fall due; None: nothing will."""
-    wait = shard.lease_ends.alarms.first_ms - now.mono_ms
-    wait = min(wait, shard.due.alarms.first_ms - now.wall_ms, shard.purges.first_ms - now.wall_ms)
-    wait = min(wait, shard.expiry.alarms.first_ms - now.wall_ms)
-    if shard.sweep_at is not None and not shard.sweep_blocked:
-        wait = min(wait, shard.sweep_at - now.wall_ms)
-    wait = min(wait, shard.directory.retire_at - now.mono_ms)
+    wait = min(source.alarm(shard).first_ms - now[source.clock] for source in SOURCES)
     return max(0, wait) if wait < NEVER // 2 else None
 
 
-def is_quiet(shard: Shard, until: Now) -> bool:
-    """Returns whether nothing falls due before `until` on either clock."""
-    sweep_at = shard.sweep_at
-    return (
-        shard.lease_ends.alarms.first_ms >= until.mono_ms
-        and shard.directory.retire_at >= until.mono_ms
-        and shard.due.alarms.first_ms >= until.wall_ms
-        and shard.purges.first_ms >= until.wall_ms
-        and shard.expiry.alarms.first_ms >= until.wall_ms
-        and (sweep_at is None or sweep_at >= until.wall_ms)
-    )
+def worked(shard: Shard) -> int:
+    """Returns the tasks processed so far by everything that falls due, with all that were cancelled by others."""
+    totals = shard.totals
+    return sum(source.done(totals) for source in SOURCES)
 
 
 def expire_leases(shard: Shard, now: Now) -> bool:
@@ -260,3 +245,77 @@ def _runs(key: bytes, ended: rows_pb2.EndedRow) -> Iterator[tuple[int, int, int]
         previous = (number, home)
     if first is not None:
         yield (*first, previous[1])
+
+
+class _SweepAlarm:
+    """When the next list of ended tasks may be due and written."""
+
+    __slots__ = ("_shard",)
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+
+    @property
+    def first_ms(self) -> int:
+        shard = self._shard
+        return NEVER if shard.sweep_at is None or shard.sweep_blocked else shard.sweep_at
+
+
+class Alarm(Protocol):
+    """When a source of work may next be due: early, perhaps, but never late; NEVER: nothing will be."""
+
+    @property
+    def first_ms(self) -> int:
+        """The time, on the source's clock."""
+        ...
+
+
+class Timed(NamedTuple):
+    """A source of work that falls due.
+
+    Attributes:
+        alarm: Returns its alarm, the same for each shard at all times.
+        clock: Clock of the alarm: _WALL or _MONO.
+        work: Processes a bounded slice of what is due; returns whether more is due already.
+        done: Returns the tasks that it has processed so far, the cost of its turns.
+    """
+
+    alarm: Callable[[Shard], Alarm]
+    clock: int
+    work: Callable[[Shard, Now], bool]
+    done: Callable[[Totals], int]
+
+
+_WALL: Final = Now._fields.index("wall_ms")
+_MONO: Final = Now._fields.index("mono_ms")
+
+SOURCES: Final = (
+    Timed(lambda shard: shard.lease_ends.alarms, _MONO, expire_leases, lambda totals: totals.expired),
+    Timed(lambda shard: shard.due.alarms, _WALL, mature, lambda totals: totals.matured),
+    Timed(lambda shard: shard.expiry.alarms, _WALL, expire_tasks, lambda totals: totals.outdated),
+    Timed(_SweepAlarm, _WALL, sweep, lambda totals: totals.removed),
+    Timed(lambda shard: shard.directory.idle, _MONO, retire, lambda _: 0),
+    Timed(lambda shard: shard.purges, _WALL, purging.work, lambda totals: totals.cancelled),
+)
+"""Everything that falls due, in the order in which it is processed."""
+
+
+class Watch:
+    """The alarms of a shard, looked at after every decision."""
+
+    __slots__ = ("_mono", "_wall")
+
+    def __init__(self, shard: Shard) -> None:
+        self._mono = [source.alarm(shard) for source in SOURCES if source.clock == _MONO]
+        self._wall = [source.alarm(shard) for source in SOURCES if source.clock == _WALL]
+
+    def is_quiet(self, until: Now) -> bool:
+        """Returns whether nothing falls due before `until` on either clock."""
+        wall_ms, mono_ms = until
+        for alarm in self._mono:
+            if alarm.first_ms < mono_ms:
+                return False
+        for alarm in self._wall:  # noqa: SIM110 - a generator costs more than the loop
+            if alarm.first_ms < wall_ms:
+                return False
+        return True

@@ -8,13 +8,17 @@ from codeq_internal.v1 import rows_pb2
 
 from . import keys
 from .clock import Now
+from .ending import end_with_state
 from .errors import CorruptRows, Reason, Rejection
 from .history import End, note
+from .lookup import find_home, find_live
 from .model import Lane, TaskKey
 from .names import task_key
-from .outcomes import Outcome, Status, find_home, find_live, leave_claim
+from .outcomes import leave_claim
 from .parsing import unpacked
 from .shard import Shard
+from .status import Outcome, Status
+from .windows import leave_lane
 
 CANCELLED_ERROR: Final = "CANCELLED"
 """Error of a task cancelled without a reason."""
@@ -52,36 +56,16 @@ def cancel(shard: Shard, tenant: str, task_id: str, reason: str, now: Now) -> No
         note(state, claim, End.CANCELLED, "", now)
         leave_claim(shard, delivery)
         if claim.holder is not None:
-            shard.cancelled.append((claim.holder, task_id, claim.token))
+            shard.affect().cancelled.append((claim.holder, task_id, claim.token))
     end_cancelled(shard, home, position, task_key(tenant, task_id), state, reason, now)
 
 
 def end_cancelled(
     shard: Shard, home: Lane, position: int, task_id: TaskKey, state: rows_pb2.StateRow, reason: str, now: Now
 ) -> None:
-    """Records the end, as CANCELLED, of a task that has left its place."""
-    end(shard, home, position, task_id, state, Status.CANCELLED, reason or CANCELLED_ERROR, now)
-    shard.totals.cancelled += 1
-
-
-def end(
-    shard: Shard,
-    home: Lane,
-    position: int,
-    task_id: TaskKey,
-    state: rows_pb2.StateRow,
-    status: Status,
-    error: str,
-    now: Now,
-) -> None:
-    """Records in its state row the end of a task that has left its place; the caller counts it."""
-    state.status, state.error = status, error
-    state.place, state.place_lane, state.place_at = rows_pb2.PLACE_KIND_UNSPECIFIED, 0, 0
-    state.changed_ms, state.ended_lsn = now.wall_ms, shard.batch.lsn
-    shard.put_state(home, position, state)
-    shard.batch.ended.append((home.queue.number, keys.pack_home(home.index, position), False))
-    if shard.watched and task_id in shard.watched:
-        shard.ended_watched.append(task_id)
+    """Ends a task that has left its place as CANCELLED."""
+    state.error = reason or CANCELLED_ERROR
+    end_with_state(shard, home, position, task_id, Status.CANCELLED, state, now)
 
 
 def withdraw(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow) -> None:
@@ -107,7 +91,7 @@ def withdraw(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow) 
         leave_lane(shard, lane, state.place_at)
     elif state.place == rows_pb2.PLACE_KIND_RETURNED:
         lane = queue.lane(state.place_lane)
-        rows[b"u" + keys.place_key(lane.task_prefix, state.place_at)[1:]] = None
+        rows[keys.returned_key(lane.task_prefix, state.place_at)] = None
         leave_lane(shard, lane, state.place_at)
     elif state.place == rows_pb2.PLACE_KIND_DUE:
         shard.due.remove(queue, state.place_at, home.index, position)
@@ -119,16 +103,3 @@ def withdraw(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow) 
     else:
         raise CorruptRows(key, "a task neither waits, runs nor has ended")
     shard.touch(queue)
-
-
-def leave_lane(shard: Shard, lane: Lane, position: int) -> None:
-    """Removes a task from a place in a lane or from its returned tasks; the caller changes the place's row."""
-    lane.ready -= 1
-    if not lane.ready:
-        shard.emptied(lane)
-        return
-    if position <= lane.mark or position <= lane.loaded:
-        lane.gone.add(position)
-        shard.prune(lane)
-    elif position == lane.mark + 1:
-        lane.mark = lane.loaded = position

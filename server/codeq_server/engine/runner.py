@@ -19,30 +19,23 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
-from codeq_server.core import timers
-from codeq_server.core.alarms import NEVER
 from codeq_server.core.clock import Now
+from codeq_server.core.effects import Effects
 from codeq_server.core.errors import Reason, Rejection
-from codeq_server.core.model import Queue, TaskKey
+from codeq_server.core.model import Queue
 from codeq_server.core.notable import Notables
 from codeq_server.core.shard import Shard
 from codeq_server.replication.log import Log
 
 from .admission import CALL_COST, Admission
+from .due_work import DueWork
+from .ends import TaskEnds, refuse_all
 from .waiting import WaitingRoom
 
 BATCH_ROWS_MAX: Final = 16_000
 """Row changes a batch may hold before callers wait for the next: writing them blocks the loop for about 20 ms."""
 BATCH_BYTES_MAX: Final = 16 << 20
 """Payloads, results and progress (bytes) a batch may hold before callers wait; writing them takes about as long."""
-TIMER_ROWS_MAX: Final = 10_000
-"""Row changes in the batch at which the timers wait for the next one; the rest is reserved for callers."""
-TIMER_BYTES_MAX: Final = 8 << 20
-"""The same for bytes of payloads, results and progress: tasks whose leases expire carry their progress along."""
-TIMERS: Final = ""
-"""Name under which due work stands in line, as if it were a tenant."""
-TIMER_MS_MAX: Final = 1000
-"""Longest timer wait while anything is to come: how late a wall clock that was set forward is noticed."""
 
 Clock = Callable[[], tuple[int, int]]
 
@@ -98,8 +91,6 @@ class ShardRunner:
         self._log = log
         self._clock = clock
         self._on_fatal = on_fatal
-        self._keeps_time = keeps_time
-        """Whether due work is processed; a shard that is only read leaves it alone."""
         self.loop = asyncio.get_running_loop()
         self._next: list[asyncio.Future[None]] = []
         """Waiters of the filling batch."""
@@ -111,14 +102,10 @@ class ShardRunner:
         """Whether the filling batch is taken care of: its commit is scheduled, or waits for another batch."""
         self._waking: dict[Queue, int] = {}
         """Queues whose waiters are being woken one by one, each with the turn of the last waiter to wake."""
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = Now(NEVER, NEVER)
-        """When the timer fires; its wall time as of when it was set."""
-        self._due_waits = False
-        """Whether due work is waiting for its turn; no timer is needed until then."""
-        self._held = False
-        """Whether due work waits for the next batch."""
-        self._ends: dict[TaskKey, dict[asyncio.Future[None], None]] = {}
+        self.ends = TaskEnds(shard.watched)
+        self._due = DueWork(shard, self.admission, self._time, self.changed, self._poison)
+        if not keeps_time:
+            self._due.stop()  # a shard that is only read leaves due work alone
         self.refusal: Rejection | None = None
         """Why the runner has ended; None: it has not."""
         self._refuse: Callable[[], Rejection] | None = None
@@ -137,6 +124,9 @@ class ShardRunner:
             raise self._refuse()
         if self._closed:
             raise Rejection(Reason.DRAINING, "the server is stopping")
+        return self._time()
+
+    def _time(self) -> Now:
         return self.shard.at(*self._clock())
 
     def changed(self) -> None:
@@ -147,15 +137,21 @@ class ShardRunner:
             self._busy = True
             # One turn later: callers answered together take more than one turn to decide together again.
             self.loop.call_soon(self.loop.call_soon, self._start_commit)
-        if self.shard.ended_watched:
-            self._wake_ends()
-        if self.shard.cancelled:
-            self._tell_holders()
-        if self.shard.gone_files:
-            self._let_files_go()
-        if self.shard.woken:
-            self._dispatch()
-        self._arm()
+        effects = self.shard.take_effects()
+        if effects is not None:
+            self._carry_out(effects)
+        self._due.arm()
+
+    def _carry_out(self, effects: Effects) -> None:
+        """Tells those whom decisions concern, apart from their callers."""
+        for task_id in effects.ended:
+            self.ends.tell(task_id)
+        for holder, task_id, token in effects.cancelled:
+            holder.cancelled(task_id, token)
+        if effects.gone_files:
+            self._let_files_go(effects.gone_files)
+        if effects.woken:
+            self._dispatch(effects.woken)
 
     def durable(self) -> asyncio.Future[None] | None:
         """Returns a future that resolves when all decisions so far are durable and confirmed; None: they are already.
@@ -238,37 +234,7 @@ class ShardRunner:
         batch = self.shard.batch
         return len(batch.rows) > BATCH_ROWS_MAX or batch.size > BATCH_BYTES_MAX
 
-    # -- the ends of tasks -----------------------------------------------------------------------------------------
-
-    def watch_end(self, task_id: TaskKey) -> asyncio.Future[None]:
-        """Returns a future that resolves when the task ends; release it with `unwatch_end`."""
-        future = self.loop.create_future()
-        self._ends.setdefault(task_id, {})[future] = None
-        self.shard.watched.add(task_id)
-        return future
-
-    def unwatch_end(self, task_id: TaskKey, future: asyncio.Future[None]) -> None:
-        """Stops watching the end of a task."""
-        futures = self._ends.get(task_id, {})
-        futures.pop(future, None)
-        if not futures:
-            self._ends.pop(task_id, None)
-            self.shard.watched.discard(task_id)
-
-    def _wake_ends(self) -> None:
-        ended, self.shard.ended_watched = self.shard.ended_watched, []
-        for task_id in ended:
-            for future in self._ends.get(task_id, ()):
-                if not future.done():
-                    future.set_result(None)
-
-    def _tell_holders(self) -> None:
-        cancelled, self.shard.cancelled = self.shard.cancelled, []
-        for holder, task_id, token in cancelled:
-            holder.cancelled(task_id, token)
-
-    def _let_files_go(self) -> None:
-        gone, self.shard.gone_files = self.shard.gone_files, []
+    def _let_files_go(self, gone: list[tuple[bytes, bytes]]) -> None:
         future, call = self._written(), self.on_files_gone
         if future is not None and call is not None:
             future.add_done_callback(lambda done: None if done.cancelled() or done.exception() else call(gone))
@@ -279,8 +245,7 @@ class ShardRunner:
 
     def _end_waits(self, refusal: Rejection) -> None:
         self.waiting.drain(refusal)
-        for futures in self._ends.values():
-            _refuse_all(futures, refusal.again)
+        self.ends.refuse(refusal.again)
 
     # -- commits ---------------------------------------------------------------------------------------------------
 
@@ -296,14 +261,12 @@ class ShardRunner:
 
     def _commit_batch(self) -> None:
         shard = self.shard
-        sealed = shard.seal(shard.at(*self._clock()))
+        sealed = shard.seal(self._time())
         flight = _Flight(sealed.lsn, self._next)
         self._flights.append(flight)
         self._next = []
         self._busy = len(self._flights) >= self._log.window
-        if self._held:
-            self._held = False
-            self.admission.push(TIMERS, self._run_due)
+        self._due.resume()
         self.admission.reopen()
         self._log.append(sealed).add_done_callback(partial(self._on_appended, flight))
 
@@ -324,7 +287,7 @@ class ShardRunner:
             self._busy = False
             if self.shard.batch:
                 self._commit_batch()
-            self._arm()  # the retention of ended tasks counts from the seal
+            self._due.arm()  # the retention of ended tasks counts from the seal
         except BaseException as problem:  # noqa: BLE001 - see above
             self._poison(problem)
 
@@ -363,7 +326,7 @@ class ShardRunner:
         for future, lsn in self._confirming.pop(confirmation):
             if problem is not None:
                 # A caller that waited for a batch as well may have decided something in it.
-                _refuse_all((future,), _unknown if lsn else problem.again)
+                refuse_all((future,), _unknown if lsn else problem.again)
             elif flights and flights[0].lsn <= lsn:
                 flights[lsn - flights[0].lsn].waiters.append(future)
             elif not future.done():
@@ -374,8 +337,7 @@ class ShardRunner:
     async def close(self) -> None:
         """Commits what is decided, unless the runner has ended, then releases the log; later decisions are rejected."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._due.stop()
         while self._refuse is None and (future := self._written()) is not None:
             with contextlib.suppress(Rejection):  # the waiters were told, and so was `on_fatal`
                 await future
@@ -397,20 +359,18 @@ class ShardRunner:
         """Stops deciding, and fails everyone who waits to decide or for a decision to become durable."""
         self._refuse = refuse
         self.on_files_gone = None
-        if self._timer is not None:
-            self._timer.cancel()
+        self._due.stop()
         self.admission.fail(refuse)
         for waiters in (self._next, *(flight.waiters for flight in self._flights)):
-            _refuse_all(waiters, _unknown)
+            refuse_all(waiters, _unknown)
         for confirming in self._confirming.values():
             for future, lsn in confirming:
-                _refuse_all((future,), _unknown if lsn else refuse)
+                refuse_all((future,), _unknown if lsn else refuse)
 
-    # -- waking and time ---------------------------------------------------------------------------------------------
+    # -- waking ------------------------------------------------------------------------------------------------------
 
-    def _dispatch(self) -> None:
+    def _dispatch(self, woken: Iterable[Queue]) -> None:
         """Schedules wake-ups of waiters for the queues that got work, in their tenants' turns."""
-        woken, self.shard.woken = self.shard.woken, {}
         for queue in woken:
             if not self.waiting.has_waiter(queue):
                 continue
@@ -427,60 +387,6 @@ class ShardRunner:
         self.admission.push(queue.tenant, partial(self._wake, queue))
         return CALL_COST + self.shard.totals.claimed - before
 
-    def _arm(self) -> None:
-        # Usually the timer fires early enough, which shows without reading the clocks.
-        if (
-            timers.is_quiet(self.shard, self._timer_at)
-            or self._due_waits
-            or not self._keeps_time
-            or self._closed
-            or self._refuse is not None
-        ):
-            return
-        now = self.shard.at(*self._clock())
-        wait = timers.next_wake(self.shard, now)
-        if wait is None:
-            return
-        wait = min(wait, TIMER_MS_MAX)
-        at = now.mono_ms + wait
-        if at < self._timer_at.mono_ms:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._set_timer(now, wait)
-
-    def _set_timer(self, now: Now, wait_ms: int) -> None:
-        self._timer_at = Now(now.wall_ms + wait_ms, now.mono_ms + wait_ms)
-        self._timer = self.loop.call_later(wait_ms / 1000, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer, self._timer_at = None, Now(NEVER, NEVER)
-        self._due_waits = True
-        self.admission.push(TIMERS, self._run_due)
-
-    def _run_due(self) -> int:
-        """Processes a slice of due work and schedules the next one; returns the cost."""
-        if self._refuse is not None or self._closed:
-            return 0
-        if len(self.shard.batch.rows) > TIMER_ROWS_MAX or self.shard.batch.size > TIMER_BYTES_MAX:
-            self._held = True
-            self.changed()
-            return 0
-        before = self._worked()
-        try:
-            self._due_waits = timers.run_due(self.shard, self.now())
-        except Exception as problem:  # noqa: BLE001 - half a decision may be in memory
-            self._poison(problem)
-            return 0
-        if self._due_waits:
-            self.admission.push(TIMERS, self._run_due)
-        self.changed()
-        return CALL_COST + self._worked() - before
-
-    def _worked(self) -> int:
-        """Returns the tasks processed by timers so far, with all that were cancelled: some were by purges."""
-        totals = self.shard.totals
-        return totals.expired + totals.matured + totals.removed + totals.cancelled
-
 
 def _unknown() -> Rejection:
     return Rejection(Reason.OUTCOME_UNKNOWN, "what was decided could not be made durable; the outcome is unknown")
@@ -488,10 +394,3 @@ def _unknown() -> Rejection:
 
 def _problem_of(future: asyncio.Future[None]) -> BaseException | None:
     return asyncio.CancelledError() if future.cancelled() else future.exception()
-
-
-def _refuse_all(futures: Iterable[asyncio.Future[None]], refuse: Callable[[], Rejection]) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_exception(refuse())
-            future.exception()  # marks it as retrieved: the waiter may be gone

@@ -19,8 +19,8 @@ from codeq_internal.v1 import rows_pb2
 
 from codeq_server.config import Settings
 from codeq_server.core import keys
+from codeq_server.core.batch import SealedBatch
 from codeq_server.core.errors import CorruptRows, Reason, Rejection
-from codeq_server.core.model import SealedBatch
 from codeq_server.core.parsing import parsed
 from codeq_server.core.shard import Shard
 from codeq_server.node.opening import load_shard, make_serving

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from codeq_server.core.model import SealedBatch
+from codeq_server.core.batch import SealedBatch
 from codeq_server.storage.store import DurableRows
 
 

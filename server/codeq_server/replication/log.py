@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from codeq_server.core.model import SealedBatch
+from codeq_server.core.batch import SealedBatch
 
 
 class Log(Protocol):

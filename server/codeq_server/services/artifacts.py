@@ -14,7 +14,7 @@ from codeq.v1 import task_service_pb2 as pb
 from codeq.v1 import worker_service_pb2 as worker_pb
 from codeq_internal.v1 import rows_pb2
 
-from codeq_server.core import keys, outcomes
+from codeq_server.core import holders, keys, lookup
 from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_field
 from codeq_server.core.model import Caller
 from codeq_server.core.reads import TaskView
@@ -63,8 +63,8 @@ class Artifacts:
         await self.runner.wait_durable()
         if kept.url:
             raise Rejection(Reason.ARTIFACT_NOT_FOUND, f"the artifact is not stored here; its URL is {kept.url}")
-        lane, position = outcomes.find_home(self.runner.shard, tenant, task_id)
-        content = await self._read(keys.place_key(lane.state_prefix, position)[1:], kept)
+        lane, position = lookup.find_home(self.runner.shard, tenant, task_id)
+        content = await self._read(keys.home_of(keys.place_key(lane.state_prefix, position)), kept)
         if content is None:
             if _named(look(), name).file != kept.file:
                 raise Rejection(Reason.ARTIFACT_NOT_FOUND, "the task was redriven meanwhile")
@@ -155,12 +155,12 @@ class Uploads:
     def _home(self, task_id: str, token: int | None) -> bytes | None:
         """Returns the home of a task whose lease the caller holds; None: the caller does not hold it."""
         try:
-            _, delivery = outcomes.held(self._artifacts.runner.shard, self._caller, task_id, token)
+            _, delivery = holders.held(self._artifacts.runner.shard, self._caller, task_id, token)
         except Rejection:
             return None
         except CorruptRows as problem:
             raise Rejection(Reason.CORRUPT_DATA, str(problem)) from None
-        return keys.place_key(delivery.home.state_prefix, delivery.position)[1:]
+        return keys.home_of(keys.place_key(delivery.home.state_prefix, delivery.position))
 
 
 Filed = dict[tuple[str, int], list[rows_pb2.ArtifactRow] | Rejection]

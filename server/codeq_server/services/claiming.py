@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from codeq_server.core.claims import Delivered, claim
 from codeq_server.core.errors import Rejection
 from codeq_server.core.model import Caller, Claim, TaskKey
-from codeq_server.core.outcomes import Outcome, give_back
+from codeq_server.core.outcomes import give_back
+from codeq_server.core.status import Outcome
 from codeq_server.engine.runner import ShardRunner
 
 Claimed = tuple[Claim, list[Delivered]]

@@ -7,6 +7,7 @@ from typing import Final
 
 from codeq.v1 import task_service_pb2 as pb
 
+from codeq_server.core import keys
 from codeq_server.core.errors import Rejection
 from codeq_server.core.listing import Walk
 from codeq_server.core.redrive import CLEANUP_SLICE, cleanup
@@ -18,7 +19,6 @@ from .page_tokens import last_key, page_token
 
 LIMIT_DEFAULT: Final = 1000
 """Maximum tasks removed by a call without a limit."""
-_ENDED_KEY_BYTES: Final = 19
 
 
 async def clean(runner: ShardRunner, tenant: str, request: pb.CleanupTasksRequest) -> pb.CleanupTasksResponse:
@@ -29,10 +29,10 @@ async def clean(runner: ShardRunner, tenant: str, request: pb.CleanupTasksReques
     """
     limit, before_ms = request.limit or LIMIT_DEFAULT, unix_ms(request.before)
     of = ("cleanup", tenant, before_ms)
-    walk = Walk(b"r" + runner.shard.sweep_mark, b"s")
+    walk = Walk(*keys.ended_after(runner.shard.sweep_mark))
     if request.page_token:
         # Starts with the token's row again: some of its tasks may be left.
-        walk.start = max(walk.start, last_key(request.page_token, _ENDED_KEY_BYTES, *of))
+        walk.start = max(walk.start, last_key(request.page_token, keys.KEY_BYTES[keys.ENDED], *of))
     deleted = examined = 0
     key, start = b"", None
     try:

@@ -14,8 +14,9 @@ from codeq_server.core.claims import Delivered
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Claim, id_of
-from codeq_server.core.outcomes import Status, Verdict
+from codeq_server.core.outcomes import Verdict
 from codeq_server.core.reads import QueueView, TaskView
+from codeq_server.core.status import Status
 
 
 def timestamp(unix_ms: int) -> Timestamp:

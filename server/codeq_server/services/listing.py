@@ -15,8 +15,8 @@ from codeq_server.core import keys
 from codeq_server.core.errors import CorruptRows, Reason, Rejection
 from codeq_server.core.listing import Walk, next_queue, view_home
 from codeq_server.core.model import Queue
-from codeq_server.core.outcomes import Status
 from codeq_server.core.reads import TaskView
+from codeq_server.core.status import Status
 from codeq_server.engine.runner import ShardRunner
 
 from .convert import status_number, task_message, unix_ms
@@ -33,8 +33,6 @@ NEWEST: Final = "newest"
 """Value of `order_by` for newest first."""
 GROUPS_MAX: Final = 100
 """Maximum groups of dead letters in a reply."""
-_HOME_KEY_BYTES: Final = 12
-_DEAD_KEY_BYTES: Final = 20
 
 
 class Page:
@@ -67,11 +65,11 @@ async def list_tasks(runner: ShardRunner, tenant: str, request: pb.ListTasksRequ
     of = ("tasks", tenant, request.command, *wanted.said)
     page, last, examined = Page(request.page_size or PAGE_DEFAULT), b"", 0
     if request.page_token:
-        last = last_key(request.page_token, _HOME_KEY_BYTES, *of)
-    number = next_queue(runner.shard, tenant, request.command, int.from_bytes(last[1:5], "big") or 1)
+        last = last_key(request.page_token, keys.KEY_BYTES[keys.TASKS], *of)
+    number = next_queue(runner.shard, tenant, request.command, keys.queue_of(last) or 1)
     while number is not None:
-        prefix = b"t" + number.to_bytes(4, "big")
-        walk = Walk(max(prefix, last + b"\0"), b"t" + (number + 1).to_bytes(4, "big"))
+        start, end = keys.queue_rows(keys.TASKS, number)
+        walk = Walk(max(start, last + b"\0"), end)
         while not walk.done:
             for key, _ in walk.read(runner.shard, PAGE_ROWS_MAX - examined):
                 last = key
@@ -102,7 +100,7 @@ async def list_dead_letters(
     walk, page, last = dead_letters(queue), Page(request.page_size or PAGE_DEFAULT), b""
     walk.back = newest
     if not first:
-        last = last_key(request.page_token, _DEAD_KEY_BYTES, *of)
+        last = last_key(request.page_token, keys.KEY_BYTES[keys.DEAD_LETTERS], *of)
         walk.go_on(last)
     errors: Counter[str] = Counter()
     more = False
@@ -138,7 +136,7 @@ async def list_dead_letters(
 
 def dead_letters(queue: Queue) -> Walk:
     """Returns a walk over a queue's dead letters."""
-    return Walk(b"z" + queue.key[1:], b"z" + (queue.number + 1).to_bytes(4, "big"), SLICE_DEAD)
+    return Walk(*keys.queue_rows(keys.DEAD_LETTERS, queue.number), SLICE_DEAD)
 
 
 def _dead_letter(runner: ShardRunner, key: bytes) -> rows_pb2.StateRow | None:
@@ -156,7 +154,7 @@ def _dead_letter(runner: ShardRunner, key: bytes) -> rows_pb2.StateRow | None:
 
 def _home_key(dead_key: bytes) -> bytes:
     number, _, lane, position = keys.split_dead_key(dead_key)
-    return keys.place_key(keys.lane_prefix(b"t", number, lane), position)
+    return keys.place_key(keys.lane_prefix(keys.TASKS, number, lane), position)
 
 
 class Filter:

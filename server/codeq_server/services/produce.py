@@ -12,9 +12,9 @@ from codeq_gateway.bodies import LARGE_BYTES, InFlight
 
 from codeq_server.core import creates, names
 from codeq_server.core.clock import Now
-from codeq_server.core.creates import varint
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Queue
+from codeq_server.core.task_bytes import varint
 from codeq_server.engine.admission import CALL_COST
 from codeq_server.engine.runner import ShardRunner
 

@@ -12,9 +12,10 @@ from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys
 from codeq_server.core.errors import CorruptRows, Reason, Rejection
 from codeq_server.core.listing import Walk
+from codeq_server.core.lookup import find_home
 from codeq_server.core.model import Lane, Queue
-from codeq_server.core.outcomes import Status, find_home
 from codeq_server.core.redrive import redrive
+from codeq_server.core.status import Status
 from codeq_server.engine.runner import ShardRunner
 
 from .convert import unix_ms
@@ -121,11 +122,11 @@ class _Step:
         self.last = b""
         """Last key examined."""
         if status is Status.DLQ:
-            self.walk, self._home, self.key_bytes = dead_letters(queue), _home_of_dead, 20
+            self.walk, self._home = dead_letters(queue), _home_of_dead
+            self.key_bytes = keys.KEY_BYTES[keys.DEAD_LETTERS]
         else:
-            number = queue.number
-            walk = Walk(b"s" + number.to_bytes(4, "big"), b"s" + (number + 1).to_bytes(4, "big"), SLICE_DEAD)
-            self.walk, self._home, self.key_bytes = walk, _home_of_state, 12
+            walk = Walk(*keys.queue_rows(keys.STATES, queue.number), SLICE_DEAD)
+            self.walk, self._home, self.key_bytes = walk, _home_of_state, keys.KEY_BYTES[keys.STATES]
 
     async def work(self, matched_max: int, examined_max: int) -> None:
         """Continues until the totals of matched or examined rows reach their limits, or to the end of the queue."""

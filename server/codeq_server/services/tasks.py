@@ -12,13 +12,14 @@ from codeq.v1 import task_service_pb2 as pb
 from codeq_internal.v1 import rows_pb2
 
 from codeq_server.auth.claims import Claims
-from codeq_server.core import names, outcomes, reads, withdrawal
+from codeq_server.core import heartbeats, lookup, names, outcomes, reads, withdrawal
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_field
 from codeq_server.core.model import Caller
 from codeq_server.core.new_task import NewTask
-from codeq_server.core.outcomes import Outcome, Status, Verdict
+from codeq_server.core.outcomes import Verdict
 from codeq_server.core.redrive import redrive_task
+from codeq_server.core.status import Outcome, Status
 from codeq_server.engine.runner import ShardRunner
 
 from .artifacts import Artifacts, Uploads
@@ -108,7 +109,7 @@ class TaskService:
         extend_ms = request.extend_seconds * 1000 if request.HasField("extend_seconds") else None
         now = self._runner.now()
         token, until_ms = self._decide(
-            lambda: outcomes.heartbeat(self._runner.shard, _caller(claims), request.task_id, token, extend_ms, now)
+            lambda: heartbeats.heartbeat(self._runner.shard, _caller(claims), request.task_id, token, extend_ms, now)
         )
         await self._settled()
         return pb.HeartbeatTaskResponse(lease_token=token, lease_until=timestamp(until_ms))
@@ -172,7 +173,7 @@ class TaskService:
         extend_ms = request.extend_seconds * 1000 if request.HasField("extend_seconds") else None
         shard, now = self._runner.shard, self._runner.now()
         token, until_ms = self._decide(
-            lambda: outcomes.report_progress(shard, _caller(claims), request.task_id, token, progress, extend_ms, now)
+            lambda: heartbeats.report_progress(shard, _caller(claims), request.task_id, token, progress, extend_ms, now)
         )
         await self._settled()
         return pb.ReportProgressResponse(lease_token=token, lease_until=timestamp(until_ms))
@@ -206,7 +207,7 @@ class TaskService:
         runner, now = self._runner, self._runner.now()
         view = self._view(claims.tenant_id, request.task_id)
         task = task_message(view)
-        queue = outcomes.find_home(runner.shard, claims.tenant_id, request.task_id)[0].queue
+        queue = lookup.find_home(runner.shard, claims.tenant_id, request.task_id)[0].queue
         answer = pb.ExplainTaskResponse(task_id=view.task_id, status=status_number(view.status), paused=queue.paused)
         if view.status in _ENDED:
             answer.reason = pb.WAIT_REASON_ENDED
@@ -253,14 +254,14 @@ class TaskService:
         until = self._runner.loop.time() + claims.patience(request.wait_seconds, time.time())
         while view.status not in _ENDED and self._runner.loop.time() < until:
             key = names.task_key(claims.tenant_id, request.task_id)
-            future = self._runner.watch_end(key)
+            future = self._runner.ends.watch(key)
             try:
                 async with asyncio.timeout_at(until):
                     await future
             except TimeoutError:
                 pass
             finally:
-                self._runner.unwatch_end(key, future)
+                self._runner.ends.unwatch(key, future)
             # The task may have been redriven since it ended: then wait for its next end.
             view = self._view(claims.tenant_id, request.task_id)
         await self._settled()

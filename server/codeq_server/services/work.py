@@ -12,13 +12,13 @@ from codeq.v1 import worker_service_pb2 as pb
 from codeq_internal.v1 import rows_pb2
 
 from codeq_server.core import claims as core_claims
-from codeq_server.core import outcomes
+from codeq_server.core import heartbeats, outcomes
 from codeq_server.core.claims import CLAIM_MAX, Delivered
 from codeq_server.core.clock import Now
-from codeq_server.core.creates import field, varint
 from codeq_server.core.errors import Reason, Rejection, invalid_field
-from codeq_server.core.model import Caller, Claim, id_of
-from codeq_server.core.outcomes import Outcome
+from codeq_server.core.model import Caller, Claim
+from codeq_server.core.status import Outcome
+from codeq_server.core.task_bytes import splice
 from codeq_server.engine.admission import CALL_COST
 from codeq_server.engine.runner import ShardRunner
 
@@ -55,8 +55,7 @@ _SCOPES: Final = {
 }
 _ENDS: Final = frozenset({Outcome.COMPLETED, Outcome.FAILED})
 _OUTCOMES: Final = {int(outcome): outcome for outcome in _SCOPES}
-_ID_FIELD: Final = b"\xa2\x01\x24"
-"""Tag of Task.id and the length of a server-generated id."""
+_TASKS: Final = pb.WorkResponse.TASKS_FIELD_NUMBER
 
 
 @dataclass(slots=True)
@@ -322,7 +321,7 @@ class WorkerStream:
             try:
                 check_message(item)
                 seconds = item.extend_seconds or self._lease_seconds
-                token, until_ms = outcomes.heartbeat(
+                token, until_ms = heartbeats.heartbeat(
                     runner.shard, self._caller, item.task_id, item.lease_token, seconds * 1000, now
                 )
                 self._answer.extended.add(task_id=item.task_id, lease_token=token, lease_until=timestamp(until_ms))
@@ -343,7 +342,7 @@ class WorkerStream:
                 check_message(item)
                 progress = item.progress or b"null"
                 check_json(progress, "progress")
-                outcomes.report_progress(
+                heartbeats.report_progress(
                     runner.shard, self._caller, item.task_id, item.lease_token, progress, None, now
                 )
             except Rejection as rejection:
@@ -428,21 +427,11 @@ class WorkerStream:
     def _encode(self, claims: list[tuple[Claim, list[Delivered]]]) -> bytes:
         """Returns WorkResponse.tasks in wire form: stored task bytes with further fields appended, not re-encoded."""
         pieces: list[bytes] = []
-        add = pieces.extend
         now = self._runner.now()
         size = 0
         for claim, delivered in claims:
-            if claim.named:
-                size += _encode_named(claim, delivered, now, pieces)
-                continue
-            tails: dict[int, bytes] = {}
-            for task_id, raw, attempts in delivered:
-                tail = tails.get(attempts)
-                if tail is None:
-                    tail = tails[attempts] = delivery_tail(claim, attempts, now)
-                length = len(raw) + 39 + len(tail)
-                size += length
-                add((b"\x12", varint(length), raw, _ID_FIELD, task_id.encode(), tail))  # type: ignore[union-attr]
+            until_ms = now.wall_ms + claim.until - now.mono_ms
+            size += splice(pieces, _TASKS, delivered, claim.token, until_ms, named=claim.named)
         if self._credit_bytes is not None:
             self._credit_bytes = max(0, self._credit_bytes - size)
         return b"".join(pieces)
@@ -462,27 +451,3 @@ class WorkerStream:
         if self._full:
             self._full = False
             self._runner.admission.push(self._caller.tenant, self._go_on)
-
-
-def _encode_named(claim: Claim, delivered: list[Delivered], now: Now, pieces: list[bytes]) -> int:
-    """Appends the pieces of a claim whose ids may have any length; returns the size of its tasks in bytes."""
-    size = 0
-    tails: dict[int, bytes] = {}
-    for key, raw, attempts in delivered:
-        tail = tails.get(attempts)
-        if tail is None:
-            tail = tails[attempts] = delivery_tail(claim, attempts, now)
-        task = b"".join((raw, field(20, id_of(key).encode()), tail))
-        size += len(task)
-        pieces.append(field(2, task))
-    return size
-
-
-def delivery_tail(claim: Claim, attempts: int, now: Now) -> bytes:
-    """Returns the fields shared by the deliveries of a claim, in wire form."""
-    return task_pb2.Task(
-        status=task_pb2.TASK_STATUS_CLAIMED,
-        attempts=attempts,
-        lease_token=claim.token,
-        lease_until=timestamp(now.wall_ms + claim.until - now.mono_ms),
-    ).SerializeToString()

@@ -19,7 +19,7 @@ from codeq_server.core import keys
 from codeq_server.core.parsing import UNREADABLE
 
 from .checker_ended import ENDED, EndedRows
-from .checker_keys import key_of, listed_homes, number, pack, queues_match
+from .checker_homes import listed_homes, pack, queues_match
 from .checker_leases import TOKEN_COUNTER_BITS, LeaseRows, Slot
 from .checker_names import NameRows
 from .checker_places import PlaceRows
@@ -27,19 +27,6 @@ from .checker_queues import CheckedLane, CheckedQueue
 from .checker_times import TimeRows
 from .findings import Difference, Summary
 
-_TIME: Final = keys.TIME_KEY_BYTES
-_KEY_BYTES: Final = {
-    b"d": _TIME,
-    b"e": _TIME,
-    b"l": 9,
-    b"q": 5,
-    b"r": 19,
-    b"s": 12,
-    b"t": 12,
-    b"u": 12,
-    b"x": 9,
-    b"z": _TIME,
-}
 _QUEUED: Final = rows_pb2.PLACE_KIND_QUEUED
 _DUE: Final = rows_pb2.PLACE_KIND_DUE
 _RETURNED: Final = rows_pb2.PLACE_KIND_RETURNED
@@ -72,18 +59,18 @@ class Checker:
         self._prefix = b""
         self._lane_now = CheckedLane(0, "", None)
         self._handlers = {
-            b"d": self._due_row,
-            b"e": self._expiry_row,
-            b"i": self._name_row,
-            b"l": self._lease_row,
-            b"m": self._meta_row,
-            b"q": self._queue_row,
-            b"r": self._ended_row,
-            b"s": self._state_row,
-            b"t": self._task_row,
-            b"u": self._returned_row,
-            b"x": self._extension_row,
-            b"z": self._dead_row,
+            keys.DUE: self._due_row,
+            keys.EXPIRY: self._expiry_row,
+            keys.NAMES: self._name_row,
+            keys.LEASES: self._lease_row,
+            keys.META: self._meta_row,
+            keys.QUEUES: self._queue_row,
+            keys.ENDED: self._ended_row,
+            keys.STATES: self._state_row,
+            keys.TASKS: self._task_row,
+            keys.RETURNED: self._returned_row,
+            keys.EXTENSIONS: self._extension_row,
+            keys.DEAD_LETTERS: self._dead_row,
         }
 
     def row(self, key: bytes, value: bytes) -> None:
@@ -96,7 +83,7 @@ class Checker:
         handler = self._handlers.get(table)
         if handler is None:
             self._report(key, "unknown prefix")
-        elif len(key) != _KEY_BYTES.get(table, len(key)):
+        elif len(key) != keys.KEY_BYTES.get(table, len(key)):
             self._report(key, "malformed key")
         else:
             try:
@@ -158,7 +145,7 @@ class Checker:
         if name in self._names:
             self._report(key, f"another queue has the name {name}")
         self._names.add(name)
-        queue_number = number(key)
+        queue_number = keys.queue_of(key)
         if self._tick is not None and queue_number > self._tick.last_queue:
             self._report(key, f"is above the number of the queue opened last, {self._tick.last_queue}")
         self._queues[queue_number] = queue = CheckedQueue(row)
@@ -179,12 +166,12 @@ class Checker:
         if not queues_match(row.queues, row.homes):
             self._report(key, "queues do not match the homes")
         for home in self._ended_rows.row(lsn, listed_homes(row.queues, row.homes), dead=bool(entry & 1)):
-            self._report(key, f"task {key_of(b't', home).hex()} is listed as ended twice")
+            self._report(key, f"task {keys.packed_key(keys.TASKS, home).hex()} is listed as ended twice")
 
     # -- state rows ----------------------------------------------------------------------------------------------
 
     def _state_row(self, key: bytes, value: bytes) -> None:
-        home = number(key)
+        home = keys.split_packed_key(key)
         state = rows_pb2.StateRow.FromString(value)
         self._check_token(key, state.ended_token)
         live = [slot for slot in self._lease_rows.take(home) if slot.token > state.ended_token]
@@ -242,7 +229,7 @@ class Checker:
                 self._report(key, "attempts differ from those in the due index")
             self._moved[home] = lane
         elif state.place in {_QUEUED, _RETURNED} and state.place_lane < keys.LANES:
-            table = b"t" if state.place == _QUEUED else b"u"
+            table = keys.TASKS if state.place == _QUEUED else keys.RETURNED
             place = pack(home >> 56, state.place_lane, state.place_at)
             self._report_all(key, self._place_rows.waits(table, place, home, state.attempts))
             self._moved[home] = state.place_lane
@@ -252,7 +239,7 @@ class Checker:
     # -- tasks and the indexes that come after them --------------------------------------------------------------
 
     def _queue(self, key: bytes) -> CheckedQueue:
-        queue_number = int.from_bytes(key[1:5], "big")
+        queue_number = keys.queue_of(key)
         queue = self._queues.get(queue_number)
         if queue is None:
             self._report(key, f"queue {queue_number} has no row")
@@ -268,7 +255,7 @@ class Checker:
 
     def _task_row(self, key: bytes, value: bytes) -> None:
         lane = self._lane(key)
-        position = int.from_bytes(key[6:], "big")
+        position = keys.split_place_key(key)[2]
         if position > lane.tail or not position:
             self._report(key, f"lies above the lane's tail, {lane.tail}")
         kind = value[:1]
@@ -277,7 +264,7 @@ class Checker:
         elif kind == keys.HOME and lane.index < keys.LANES:
             self._home_row(key, value, lane, position, lane.index)
         elif kind == keys.DEAD and lane.index < keys.LANES:
-            if number(key) not in self._moved:
+            if keys.split_packed_key(key) not in self._moved:
                 self._report(key, "was left by its task, which has no state row")
             self._home_row(key, value, lane, position, lane.index)
         elif kind == keys.PARKED and lane.index == keys.PARKED_LANE:
@@ -288,7 +275,7 @@ class Checker:
     def _pointer_row(self, key: bytes, value: bytes, lane: CheckedLane, position: int) -> None:
         if position <= lane.mark:
             self._report(key, f"a pointer not above the lane's mark, {lane.mark}")
-        if self._lease_rows.lists(number(key)) or number(key) in self._moved:
+        if self._lease_rows.lists(keys.split_packed_key(key)) or keys.split_packed_key(key) in self._moved:
             self._report(key, "rows take this pointer for a task's home")
         self._lead_home(key, value, lane)
 
@@ -306,11 +293,11 @@ class Checker:
         queue = self._queue(key)
         queue.homes += 1
         queue.named += bool(keys.name_of(value))
-        self._report_all(key, self._name_rows.home(number(key), queue.row.tenant, value))
+        self._report_all(key, self._name_rows.home(keys.split_packed_key(key), queue.row.tenant, value))
         task = Task.FromString(keys.task_bytes(value))
         if task.command != lane.command or task.priority != keys.LANES - 1 - priority_lane:
             self._report(key, "command or priority are not those of its queue and lane")
-        home = number(key)
+        home = keys.split_packed_key(key)
         self._report_all(key, self._expiry_rows.expires(home, task, self._tick.wall_ms if self._tick else 0))
         waits_in = self._moved.pop(home, None)
         slots = self._lease_rows.take(home)
@@ -324,7 +311,7 @@ class Checker:
 
     def _new_task(self, key: bytes, value: bytes, lane: CheckedLane, position: int, slots: list[Slot]) -> None:
         """Takes the home of a task without a state row."""
-        parked, home = lane.index == keys.PARKED_LANE, number(key)
+        parked, home = lane.index == keys.PARKED_LANE, keys.split_packed_key(key)
         self._report_all(key, self._ended_rows.home(home))
         if slots:
             self._first_delivery(key, slots, above=parked or position > lane.mark)
@@ -355,7 +342,7 @@ class Checker:
 
     def _returned_row(self, key: bytes, value: bytes) -> None:
         lane = self._lane(key)
-        if int.from_bytes(key[6:], "big") > lane.mark:
+        if keys.split_place_key(key)[2] > lane.mark:
             self._report(key, f"was given back to a place above the lane's mark, {lane.mark}")
         self._lead_home(key, value, lane)
 
@@ -382,11 +369,11 @@ class Checker:
             self._report(key, problem)
         self._check_listed()
         for home in self._moved:
-            self._report(key_of(b"s", home), "has no home")
+            self._report(keys.packed_key(keys.STATES, home), "has no home")
         for key, problem in self._place_rows.finish():
             self._report(key, problem)
         for home in self._dead:
-            self._report(key_of(b"s", home), "is not in the dead-letter index with this end")
+            self._report(keys.packed_key(keys.STATES, home), "is not in the dead-letter index with this end")
         for key, problem in self._name_rows.finish():
             self._report(key, problem)
         self._check_counters()
@@ -400,7 +387,7 @@ class Checker:
             index, position = keys.unpack_home(home & (1 << 56) - 1)
             lane = None if queue is None else queue.lanes.get(index)
             if lane is None or not 0 < position <= lane.tail:
-                self._report(key_of(b"t", home), problem)
+                self._report(keys.packed_key(keys.TASKS, home), problem)
 
     def _check_counters(self) -> None:
         for queue_number, queue in self._queues.items():

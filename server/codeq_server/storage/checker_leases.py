@@ -7,7 +7,9 @@ from typing import Final, NamedTuple
 
 from codeq_internal.v1 import rows_pb2
 
-from .checker_keys import listed_homes, number, queues_match
+from codeq_server.core import keys
+
+from .checker_homes import listed_homes, queues_match
 
 TOKEN_COUNTER_BITS: Final = 34
 """Bits of a lease token below its epoch."""
@@ -37,7 +39,7 @@ class LeaseRows:
 
     def row(self, key: bytes, value: bytes) -> Iterator[str]:
         """Takes a row; yields the problems of the row by itself."""
-        token = number(key)
+        token = keys.token_of(key)
         self.tokens.add(token)
         row = rows_pb2.LeaseRow.FromString(value)
         count = len(row.homes)
@@ -56,7 +58,7 @@ class LeaseRows:
     def extension(self, key: bytes, value: bytes) -> Iterator[str]:
         """Takes a row "x"; yields its problems."""
         row = rows_pb2.ExtensionRow.FromString(value)
-        if number(key) not in self.tokens:
+        if keys.token_of(key) not in self.tokens:
             yield "extends a lease that has no row"
         if not len(row.homes) == len(row.lease_ms) == len(row.queues):
             yield "homes, lengths and queues do not match"

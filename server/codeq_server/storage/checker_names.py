@@ -33,8 +33,7 @@ class NameRows:
     def row(self, key: bytes, value: bytes) -> Iterator[str]:
         """Takes a row; yields the problems of the row by itself."""
         row = rows_pb2.NameRow.FromString(value)
-        tenant_end = 2 + key[1]
-        if len(key) <= tenant_end:
+        if not keys.is_name_key(key):
             yield "malformed key"
         if len(row.digest) not in {0, _DIGEST_BYTES}:
             yield f"a digest of {len(row.digest)} bytes"
@@ -50,7 +49,7 @@ class NameRows:
             yield "leads to a task that has another id as well"
         self._named[home] = _Named(key, row.epoch)
         if row.batch:
-            batch = key[:tenant_end] + row.batch.encode()
+            batch = keys.name_beside(key, row.batch)
             self._left[batch] = self._left.get(batch, 0) + 1
 
     def home(self, home: int, tenant: str, value: bytes) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from codeq_internal.v1 import raft_rows_pb2
 
-from codeq_server.core.model import SealedBatch
+from codeq_server.core.batch import SealedBatch
 
 VERSION: Final = 1
 BATCH: Final = 0

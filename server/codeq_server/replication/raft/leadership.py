@@ -10,7 +10,7 @@ from typing import Final
 from codeq_internal.v1 import raft_rows_pb2
 from codeq_raft_core import ProposalRefused, RaftNode
 
-from codeq_server.core.model import SealedBatch
+from codeq_server.core.batch import SealedBatch
 
 from .entry import EntryTooLong, encode_batch, encode_members
 from .pending import Pending

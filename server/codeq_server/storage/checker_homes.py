@@ -10,16 +10,6 @@ def pack(queue: int, lane: int, position: int) -> int:
     return queue << 56 | lane << 48 | position
 
 
-def number(key: bytes) -> int:
-    """Returns the number in a key: of a home or a place, or a lease token."""
-    return int.from_bytes(key[1:], "big")
-
-
-def key_of(table: bytes, packed: int) -> bytes:
-    """Returns the key of a packed home or place in table "t", "s" or "u"."""
-    return table + packed.to_bytes(11, "big")
-
-
 def listed_homes(queues: Sequence[int], homes: Sequence[int]) -> list[int]:
     """Returns the packed homes that a row lists: one queue for all of them, or a queue for each."""
     if len(queues) == 1:

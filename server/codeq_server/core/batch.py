@@ -1,0 +1,60 @@
+"""The row changes of decisions: the batch that they fill, and the form in which it is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .model import Claim, Purge, Queue
+from .notable import Notables
+
+
+@dataclass(slots=True)
+class Batch:
+    """Row changes decided together, which become durable together.
+
+    Attributes:
+        lsn: Number of the batch, one more than that of the previous one.
+        rows: New value of each changed row; None deletes it.
+        touched: Queues whose rows are to be written.
+        extended: Claims whose extension rows are to be written.
+        ended: (queue, home, whether it went to the dead-letter queue) of each task that ended.
+        purges: Purges that begin once it is durable.
+        revived: Those of them that were redriven in the same batch, once for each such end.
+        size: Bytes of its payloads, results and state rows.
+        notable: Events for the log.
+        kept_until: Earliest time at which a task that ended in it may be removed, in Unix milliseconds; set by `seal`.
+    """
+
+    lsn: int
+    rows: dict[bytes, bytes | None] = field(default_factory=dict)
+    touched: list[Queue] = field(default_factory=list)
+    extended: dict[Claim, None] = field(default_factory=dict)
+    ended: list[tuple[int, int, bool]] = field(default_factory=list)
+    revived: list[tuple[int, int, bool]] = field(default_factory=list)
+    purges: list[Purge] = field(default_factory=list)
+    size: int = 0
+    notable: Notables = field(default_factory=Notables)
+    kept_until: int | None = None
+
+    def __bool__(self) -> bool:
+        """Returns whether anything was decided."""
+        return bool(self.rows or self.touched or self.extended)
+
+
+@dataclass(frozen=True, slots=True)
+class SealedBatch:
+    """A batch ready to be written.
+
+    Attributes:
+        lsn: Its number.
+        previous_lsn: Number of the previous batch.
+        epoch: Epoch in which it was decided.
+        wall_ms: Time of sealing in Unix milliseconds.
+        rows: Every row change.
+    """
+
+    lsn: int
+    previous_lsn: int
+    epoch: int
+    wall_ms: int
+    rows: dict[bytes, bytes | None]

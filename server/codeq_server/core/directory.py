@@ -1,0 +1,71 @@
+"""The queues of a shard all together: by tenant, and those that are unused."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import OrderedDict
+
+from .alarms import NEVER
+from .model import Queue
+
+
+class Tenant:
+    """The queues of a tenant, ordered by command and by number.
+
+    Attributes:
+        commands: Commands, sorted.
+        numbers: Numbers, sorted.
+    """
+
+    __slots__ = ("commands", "numbers")
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+        self.numbers: list[int] = []
+
+    def add(self, queue: Queue) -> None:
+        """Adds a queue; it was opened after all others."""
+        insort(self.commands, queue.command)
+        self.numbers.append(queue.number)
+
+    def remove(self, queue: Queue) -> None:
+        """Forgets a queue."""
+        del self.commands[bisect_left(self.commands, queue.command)]
+        del self.numbers[bisect_left(self.numbers, queue.number)]
+
+
+class IdleQueues:
+    """Unused queues, which leave some time after their last task.
+
+    Attributes:
+        first_ms: Monotonic milliseconds before which none of them leaves; NEVER if there are none.
+        since: Since when each is unused, in monotonic milliseconds; the longest unused comes first.
+    """
+
+    __slots__ = ("first_ms", "since")
+
+    def __init__(self) -> None:
+        self.first_ms = NEVER
+        self.since: OrderedDict[Queue, int] = OrderedDict()
+
+    def add(self, queue: Queue, mono_ms: int, idle_ms: int) -> None:
+        """Adds a queue, which leaves after `idle_ms` unless it is used again."""
+        self.since.setdefault(queue, mono_ms)
+        self.first_ms = min(self.first_ms, mono_ms + idle_ms)
+
+
+class Directory:
+    """Data about all queues together, in addition to `Shard.queues` and `Shard.by_name`.
+
+    Attributes:
+        tenants: Queues of each tenant.
+        last_queue: Number of the most recently opened queue.
+        idle: Unused queues.
+    """
+
+    __slots__ = ("idle", "last_queue", "tenants")
+
+    def __init__(self) -> None:
+        self.tenants: dict[str, Tenant] = {}
+        self.last_queue = 0
+        self.idle = IdleQueues()

@@ -1,0 +1,24 @@
+"""What the caller of the core must do after decisions, besides making their batch durable."""
+
+from __future__ import annotations
+
+from .model import Holder, Queue, TaskKey
+
+
+class Effects:
+    """Effects of decisions, handed over once; the shard has none while nothing is to be done.
+
+    Attributes:
+        woken: Queues with new work.
+        ended: Watched tasks that ended.
+        cancelled: Holder, id and lease token of tasks cancelled while a connected worker had them.
+        gone_files: Home (as in keys) and name of files that no row refers to any more.
+    """
+
+    __slots__ = ("cancelled", "ended", "gone_files", "woken")
+
+    def __init__(self) -> None:
+        self.woken: dict[Queue, None] = {}
+        self.ended: list[TaskKey] = []
+        self.cancelled: list[tuple[Holder, str, int]] = []
+        self.gone_files: list[tuple[bytes, bytes]] = []

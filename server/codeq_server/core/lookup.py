@@ -1,0 +1,41 @@
+"""Finding a task by its id: its home, and its live delivery."""
+
+from __future__ import annotations
+
+from . import ids, keys
+from .errors import Reason, Rejection
+from .model import Delivery, Lane, Name, TaskKey
+from .names import find_named
+from .shard import Shard
+
+
+def find_live(shard: Shard, tenant: str, task_id: str) -> tuple[TaskKey, Delivery | None]:
+    """Returns the key and the live delivery of a task; without a delivery the key has no meaning."""
+    delivery = shard.deliveries.get(task_id)
+    if delivery is not None:
+        return task_id, delivery
+    name = Name(tenant, task_id)
+    return name, shard.deliveries.get(name)
+
+
+def find_home(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int]:
+    """Returns lane and position of a task's home.
+
+    Raises:
+        Rejection: TASK_NOT_FOUND, also for another tenant's task.
+    """
+    ref = ids.parse_id(task_id)
+    if ref is None:
+        named = find_named(shard, tenant, task_id)
+        if named is not None:
+            return named
+    else:
+        queue = shard.queues.get(ref.queue)
+        if queue is not None and queue.tenant == tenant:
+            lane = queue.lanes[ref.lane]
+            if lane is not None:
+                value = shard.get(keys.place_key(lane.task_prefix, ref.position))
+                # The epoch of a named task's home never matches: such a task has no id besides its own.
+                if value is not None and keys.is_home_of_epoch(value, ref.epoch):
+                    return lane, ref.position
+    raise Rejection(Reason.TASK_NOT_FOUND, f"no task has the id {task_id[:64]!r}")

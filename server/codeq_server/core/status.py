@@ -1,0 +1,27 @@
+"""What a task can be, and how a delivery can end."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """Status of a task; the numbers are those of codeq.v1.TaskStatus."""
+
+    PENDING = 1
+    SCHEDULED = 2
+    CLAIMED = 3
+    COMPLETED = 4
+    FAILED = 5
+    DLQ = 6
+    CANCELLED = 7
+
+
+class Outcome(IntEnum):
+    """How a delivery ended; the numbers are those of codeq.v1.OutcomeKind, 0 is the server's own action."""
+
+    BY_SERVER = 0
+    COMPLETED = 1
+    FAILED = 2
+    NACK = 3
+    ABANDON = 4

@@ -1,0 +1,192 @@
+"""Task bytes: a serialised codeq.v1.Task, built, read and spliced by hand. The field numbers are those of its proto.
+
+A home stores the fields that never change: command, payload, priority, max_attempts, created_at and expire_at. Each
+delivery appends the id and the fields of its lease, so that stored bytes go to the worker without being encoded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from . import keys
+from .model import TaskKey, id_of
+from .status import Status
+
+_COMMAND: Final = 1
+_PAYLOAD_TAG: Final = b"\x12"
+_PRIORITY_TAG: Final = b"\x18"
+_MAX_ATTEMPTS_TAG: Final = b"\x20"
+_CREATED_AT: Final = 16
+_ID: Final = 20
+_ASSIGNED_ID: Final = b"\xa2\x01\x24"
+"""Tag of the id, and the length of one that the server assigned."""
+_ASSIGNED_ID_BYTES: Final = 39
+"""Length of the whole field with such an id."""
+_STATUS_TAG: Final = b"\xa8\x01"
+_ATTEMPTS_TAG: Final = b"\xb8\x01"
+_LEASE_TOKEN_TAG: Final = b"\xc8\x01"
+_LEASE_UNTIL: Final = 26
+_EXPIRE_AT: Final = 32
+
+_SHORT: Final = 16_384
+_LENGTHS: Final = [bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(_SHORT)]
+"""Varints of numbers below _SHORT."""
+
+
+# -- building ------------------------------------------------------------------------------------------------------
+
+
+def varint(number: int) -> bytes:
+    """Returns a number as a protobuf varint."""
+    if number < _SHORT:
+        return _LENGTHS[number]
+    out = bytearray()
+    while number >= 128:
+        out.append(number & 127 | 128)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def field(number: int, content: bytes) -> bytes:
+    """Returns a length-delimited protobuf field."""
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def _timestamp(number: int, unix_ms: int) -> bytes:
+    """Returns a field with a google.protobuf.Timestamp."""
+    seconds, millis = divmod(unix_ms, 1000)
+    content = b"\x08" + varint(seconds)
+    if millis:
+        content += b"\x10" + varint(millis * 1_000_000)
+    return field(number, content)
+
+
+def task_head(command: str, lane: int, max_attempts: int) -> bytes:
+    """Returns the task bytes up to the payload's length; many tasks share them."""
+    priority = keys.LANES - 1 - lane
+    head = field(_COMMAND, command.encode())
+    if priority:
+        head += _PRIORITY_TAG + varint(priority)
+    return head + _MAX_ATTEMPTS_TAG + varint(max_attempts) + _PAYLOAD_TAG
+
+
+def created_at(unix_ms: int) -> bytes:
+    """Returns the field with the time of acceptance, which tasks of one decision share."""
+    return _timestamp(_CREATED_AT, unix_ms)
+
+
+def encode_task(head: bytes, payload: bytes, created: bytes, kept: bytes, expire_ms: int) -> bytes:
+    """Returns the task bytes of a new task.
+
+    Args:
+        head: The result of `task_head`.
+        payload: Payload.
+        created: The result of `created_at`.
+        kept: Serialised fields that only the producer and the worker read.
+        expire_ms: Unix milliseconds at which the task expires if it still waits; 0: never.
+    """
+    size = len(payload)
+    raw = b"".join((head, _LENGTHS[size] if size < _SHORT else varint(size), payload, created, kept))
+    return raw + _timestamp(_EXPIRE_AT, expire_ms) if expire_ms else raw
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+def max_attempts_of(task: bytes) -> int:
+    """Returns max_attempts from task bytes, where it follows command and priority."""
+    at = 2 + task[1] if task[1] < 128 else 3 + (task[1] & 127 | task[2] << 7)
+    if task[at] == _PRIORITY_TAG[0]:
+        at += 2
+    if task[at] != _MAX_ATTEMPTS_TAG[0]:
+        raise ValueError("no task bytes")
+    low, high = task[at + 1], task[at + 2]
+    return low if low < 128 else low & 127 | high << 7
+
+
+def expire_ms_of(task: bytes) -> int:
+    """Returns expire_at from task bytes, in Unix milliseconds; 0: the task does not expire."""
+    content = _bytes_field(task, _EXPIRE_AT)
+    if content is None:
+        return 0
+    seconds = nanos = at = 0
+    while at < len(content):
+        tag, at = _varint(content, at)
+        number, at = _varint(content, at)
+        if tag >> 3 == 1:
+            seconds = number
+        else:
+            nanos = number
+    return seconds * 1000 + nanos // 1_000_000
+
+
+def _bytes_field(message: bytes, number: int) -> bytes | None:
+    """Returns the content of a length-delimited field, in a message that has only such fields and varints."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        size, at = _varint(message, at)
+        if tag & 7 == 2:
+            if tag >> 3 == number:
+                return message[at : at + size]
+            at += size
+    return None
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """Returns a varint and the offset after it."""
+    number = shift = 0
+    while True:
+        byte = message[at]
+        at += 1
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number, at
+        shift += 7
+
+
+# -- deliveries ----------------------------------------------------------------------------------------------------
+
+
+def splice(
+    pieces: list[bytes],
+    number: int,
+    delivered: Iterable[tuple[TaskKey, bytes, int]],
+    token: int,
+    until_ms: int,
+    *,
+    named: bool,
+) -> int:
+    """Appends the deliveries of a claim to the pieces of a message; returns the size of the tasks in bytes.
+
+    Args:
+        pieces: Parts of the message so far.
+        number: Field of the message that takes the tasks.
+        delivered: Key, task bytes and attempts of each delivery.
+        token: Their lease token.
+        until_ms: End of their leases in Unix milliseconds.
+        named: Whether there may be ids that the server did not assign.
+    """
+    tag, tails, size = varint(number << 3 | 2), dict[int, bytes](), 0
+    add = pieces.extend
+    for key, raw, attempts in delivered:
+        tail = tails.get(attempts)
+        if tail is None:
+            tail = tails[attempts] = _delivery_tail(attempts, token, until_ms)
+        if named:
+            task = b"".join((raw, field(_ID, id_of(key).encode()), tail))
+            length = len(task)
+            add((tag, varint(length), task))
+        else:
+            length = len(raw) + _ASSIGNED_ID_BYTES + len(tail)
+            add((tag, varint(length), raw, _ASSIGNED_ID, key.encode(), tail))  # type: ignore[union-attr]
+        size += length
+    return size
+
+
+def _delivery_tail(attempts: int, token: int, until_ms: int) -> bytes:
+    """Returns the fields after the id that deliveries of a claim share."""
+    lease = _ATTEMPTS_TAG + varint(attempts) + _LEASE_TOKEN_TAG + varint(token)
+    return _STATUS_TAG + varint(Status.CLAIMED) + lease + _timestamp(_LEASE_UNTIL, until_ms)

@@ -1,0 +1,129 @@
+"""The windows of lanes: their heads in memory, read before they run dry and emptied when memory is short."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Final
+
+from . import keys
+from .model import WINDOW_ENTRY_BYTES, Entry, Lane
+from .parsing import UNREADABLE, unreadable
+from .shard import Shard
+
+PAGE_MAX: Final = 256
+"""Most places read at once."""
+PAGE_BYTES_MAX: Final = 4 << 20
+"""Memory that a page of places should take; estimated from the page before."""
+
+
+def append(shard: Shard, lane: Lane, entry: Entry) -> None:
+    """Gives a task the place after the lane's tail; the caller writes the row."""
+    position = lane.tail = entry[0]
+    if lane.loaded == position - 1 and shard.windows_bytes < shard.settings.window_bytes_max:
+        lane.window.append(entry)
+        lane.loaded = position
+        size = len(entry[2]) + WINDOW_ENTRY_BYTES
+        lane.window_bytes += size
+        shard.windows_bytes += size
+        if lane not in shard.loaded_lanes:
+            shard.loaded_lanes[lane] = None
+    lane.ready += 1
+    if lane.ready == 1:
+        shard.became_ready(lane)
+
+
+def load(shard: Shard, lane: Lane, most: int) -> bool:
+    """Reads the next places of a lane, at most `most`, into its empty window; returns whether it found a task."""
+    window = lane.window
+    while lane.loaded < lane.tail:
+        first, last = lane.loaded + 1, min(lane.loaded + min(lane.page, most), lane.tail)
+        size, position = 0, first
+        try:
+            for position, value in shard.places(lane, first, last):
+                if value[:1] == keys.DEAD:
+                    continue
+                if value[:1] == keys.POINTER:
+                    window.append(Entry(position, "", b"", keys.split_pointer(value)))
+                    size += WINDOW_ENTRY_BYTES
+                else:
+                    raw = keys.task_bytes(value)
+                    window.append(Entry(position, lane.key_of(position, value), raw, None))
+                    size += len(raw) + WINDOW_ENTRY_BYTES
+        except UNREADABLE:
+            raise unreadable(keys.place_key(lane.task_prefix, position)) from None
+        lane.loaded = last
+        if window:
+            lane.page = max(1, min(PAGE_BYTES_MAX * len(window) // size, PAGE_MAX))
+            _charge(shard, lane, size)
+            return True
+        lane.mark = last
+    return False
+
+
+def leave_lane(shard: Shard, lane: Lane, position: int) -> None:
+    """Removes a task from a place in a lane or from its returned tasks; the caller changes the place's row."""
+    lane.ready -= 1
+    if not lane.ready:
+        emptied(shard, lane)
+        return
+    if position <= lane.mark or position <= lane.loaded:
+        lane.gone.add(position)
+        prune(shard, lane)
+    elif position == lane.mark + 1:
+        lane.mark = lane.loaded = position
+
+
+def emptied(shard: Shard, lane: Lane) -> None:
+    """Unregisters a lane that lost its last pending task: nothing waits up to its tail."""
+    shard.ready[lane.queue.tenant][lane.index].pop(lane.queue, None)
+    shard.windows_bytes -= lane.window_bytes
+    lane.window_bytes = 0
+    lane.mark = lane.loaded = lane.tail
+    if lane.window or lane.returned:
+        lane.window.clear()
+        lane.returned.clear()
+    lane.gone.clear()
+    shard.loaded_lanes.pop(lane, None)
+
+
+def prune(shard: Shard, lane: Lane) -> None:
+    """Drops gone tasks from the heads of a lane: its first place and first returned task are then waiting ones."""
+    gone, window, size = lane.gone, lane.window, 0
+    while gone and lane.returned and lane.returned[0][0] in gone:
+        gone.remove(heapq.heappop(lane.returned)[0])
+    while gone and window and window[0].position in gone:
+        entry = window.popleft()
+        gone.remove(entry.position)
+        lane.mark = entry.position
+        size += len(entry.raw) + WINDOW_ENTRY_BYTES
+    lane.window_bytes -= size
+    shard.windows_bytes -= size
+
+
+def forget(shard: Shard, lane: Lane) -> None:
+    """Empties a lane's window; its places will be read again."""
+    shard.windows_bytes -= lane.window_bytes
+    lane.window.clear()
+    lane.window_bytes = 0
+    lane.loaded = lane.mark
+    if lane.gone:
+        lane.gone = {position for position in lane.gone if position <= lane.mark}
+    shard.loaded_lanes.pop(lane, None)
+
+
+def forget_others(shard: Shard, keep: Lane) -> None:
+    """Empties windows, starting with those in memory longest, until the budget holds again; `keep` stays."""
+    for lane in list(shard.loaded_lanes):
+        if shard.windows_bytes <= shard.settings.window_bytes_max:
+            return
+        if lane is not keep:
+            forget(shard, lane)
+
+
+def _charge(shard: Shard, lane: Lane, size: int) -> None:
+    """Counts the memory of a page read into a lane's window; empties other windows when over budget."""
+    lane.window_bytes += size
+    shard.windows_bytes += size
+    shard.loaded_lanes[lane] = None
+    if shard.windows_bytes > shard.settings.window_bytes_max:
+        forget_others(shard, lane)

@@ -1,0 +1,81 @@
+"""Everything that falls due says so early enough, and tells how much it did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from codeq_server.core import timers
+from codeq_server.core.clock import Now
+from codeq_server.core.purging import purge
+from driven_shard import DrivenShard
+
+
+def _lease(driven: DrivenShard) -> int:
+    driven.create()
+    driven.claim(lease=1000)
+    return 1000
+
+
+def _scheduled(driven: DrivenShard) -> int:
+    driven.create(delay=1000)
+    return 1000
+
+
+def _expiring(driven: DrivenShard) -> int:
+    driven.create(expire=1000)
+    return 1000
+
+
+def _ended(driven: DrivenShard) -> int:
+    driven.complete_one()
+    return 5000
+
+
+def _idle(driven: DrivenShard) -> int:
+    driven.shard.open_queue("acme", "a")
+    return 7000
+
+
+def _purged(driven: DrivenShard) -> int:
+    driven.create()
+    driven.write()
+    driven.pass_time(0)
+    purge(driven.shard, driven.queue(), driven.now)
+    return 0
+
+
+KINDS: dict[str, tuple[Callable[[DrivenShard], int], int]] = {
+    "lease": (_lease, 1),
+    "scheduled task": (_scheduled, 1),
+    "expiring task": (_expiring, 1),
+    "ended task": (_ended, 1),
+    "idle queue": (_idle, 0),
+    "purge": (_purged, 1),
+}
+
+
+@pytest.mark.parametrize(("prepare", "tasks"), KINDS.values(), ids=KINDS.keys())
+def test_whatever_falls_due_is_announced_done_and_counted(prepare: Callable[[DrivenShard], int], tasks: int) -> None:
+    driven = DrivenShard(retention_ms=5000, queue_idle_ms=7000)
+    watch = timers.Watch(driven.shard)
+    assert watch.is_quiet(_in(driven, 1 << 40))
+    due_ms = prepare(driven)
+    driven.write()
+    assert timers.next_wake(driven.shard, driven.now) == due_ms
+    assert watch.is_quiet(_in(driven, due_ms)) is (due_ms > 0)
+    assert not watch.is_quiet(_in(driven, due_ms + 1))
+    before = timers.worked(driven.shard)
+    driven.wall, driven.mono = driven.wall + due_ms, driven.mono + due_ms
+    driven.run_due()
+    assert timers.worked(driven.shard) - before == tasks
+    assert timers.next_wake(driven.shard, driven.now) != 0
+
+
+def test_every_source_is_tried() -> None:
+    assert len(KINDS) == len(timers.SOURCES)
+
+
+def _in(driven: DrivenShard, ms: int) -> Now:
+    now = driven.now
+    return Now(now.wall_ms + ms, now.mono_ms + ms)

@@ -82,8 +82,8 @@ def text(settings: Settings, ready: Ready, version: str, unready: str = "") -> s
     """
     persistence = settings.persistence
     fsync = "fsync on" if persistence.fsync_on_commit else "WITHOUT fsync: a crash may lose acknowledged tasks"
-    in_memory = persistence.provider == "memory"
-    store = "memory: lost when the server stops" if in_memory else f"{persistence.path} ({fsync})"
+    lost = "memory: lost when the server stops"
+    store = lost if persistence.path is None else f"{persistence.path} ({fsync})"
     lines = [
         f"codeq {version} has started but is not ready yet: {unready}" if unready else f"codeq {version} is ready",
         *rest_line(ready.http),

@@ -88,7 +88,7 @@ async def test_token_function_that_returns_the_old_token_or_fails_is_asked_again
 
     async def script(stream: Work) -> None:
         await welcome_worker(stream)
-        await stream.write(pb.WorkResponse(notice=ending(1000)))
+        await stream.write(pb.WorkResponse(notice=ending(2000)))
         assert (await stream.read_until(lambda request: request.token)).token == "t2"
         done.set()
         await answer(stream)

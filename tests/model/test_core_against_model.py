@@ -329,8 +329,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
         self.run_due(slices=1)
 
     def run_due(self, slices: int = 10_000) -> None:
-        now = self.now()
-        more = True
+        now, more = self.now(), True
         while more and slices:
             more = timers.run_due(self.shard, now)
             slices -= 1

@@ -169,8 +169,8 @@ def splice(
         until_ms: End of their leases in Unix milliseconds.
         named: Whether there may be ids that the server did not assign.
     """
-    tag, tails, size = varint(number << 3 | 2), dict[int, bytes](), 0
-    add = pieces.extend
+    tails: dict[int, bytes] = {}
+    tag, add, size = varint(number << 3 | 2), pieces.extend, 0
     for key, raw, attempts in delivered:
         tail = tails.get(attempts)
         if tail is None:

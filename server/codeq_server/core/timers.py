@@ -274,10 +274,10 @@ class Timed(NamedTuple):
     """A source of work that falls due.
 
     Attributes:
-        alarm: Returns its alarm, the same for each shard at all times.
+        alarm: Returns its alarm on a shard, which stays valid as long as the shard.
         clock: Clock of the alarm: _WALL or _MONO.
         work: Processes a bounded slice of what is due; returns whether more is due already.
-        done: Returns the tasks that it has processed so far, the cost of its turns.
+        done: Returns the tasks that it has processed so far; 0 if it processes none.
     """
 
     alarm: Callable[[Shard], Alarm]

@@ -11,7 +11,7 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 import pytest
-from codeq_server.core import claims, expiry, names, outcomes, purging, recovery, redrive, timers
+from codeq_server.core import claims, expiry, names, outcomes, purging, recovery, redrive, sweep
 from codeq_server.core.shard import Shard
 from codeq_server.core.time_index import TimeIndex
 from codeq_server.engine.runner import ShardRunner
@@ -78,9 +78,19 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
                 "return Verdict(Status(state.status)",
                 LISTED + "; return Verdict(Status(state.status)",
             ),
-            (timers._remove_run, "if value.startswith(head)", "if True"),
+            (sweep._remove_run, "if value.startswith(head)", "if True"),
         ],
         "is listed as ended|was removed and had not ended",
+    ),
+    "retention of a redriven task": Bug(
+        [
+            (
+                outcomes._finish,
+                "batch.ended.append((queue.number, home.index << 48 | position, False))",
+                "batch.completed.append((queue.number, home.index << 48 | position))",
+            )
+        ],
+        "is listed as completed|was removed and had not ended",
     ),
     "window refill skips a row": Bug(
         [(claims.load, "first, last = lane.loaded + 1,", "first, last = lane.loaded + 2,")],
@@ -90,7 +100,7 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
         "dead letter": Bug(
             [
                 (
-                    timers._remove_run,
+                    sweep._remove_run,
                     "shard.batch.rows[keys.dead_key(number, ended_ms, *keys.split_place_key(key)[1:])] = None",
                     "pass",
                 )

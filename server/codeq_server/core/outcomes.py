@@ -172,11 +172,12 @@ def _finish(
         row += _kept(shard, delivery, task_id)
     queue = home.queue
     batch.rows[home.state_prefix + position.to_bytes(6, "big")] = row
-    batch.ended.append((queue.number, home.index << 48 | position, False))
     if outcome is Outcome.COMPLETED:
+        batch.completed.append((queue.number, home.index << 48 | position))
         queue.completed_total += 1
         shard.totals.completed += 1
     else:
+        batch.ended.append((queue.number, home.index << 48 | position, False))
         queue.failed_total += 1
         shard.totals.failed += 1
     if shard.watched and task_id in shard.watched:

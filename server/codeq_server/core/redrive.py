@@ -14,7 +14,7 @@ from .model import Lane
 from .outcomes import Status, enqueue, find_home
 from .parsing import listed, parsed, unpacked
 from .shard import Shard
-from .timers import remove_ended
+from .sweep import remove_ended
 
 REDRIVABLE: Final = frozenset({Status.DLQ, Status.FAILED, Status.CANCELLED})
 CLEANUP_SLICE: Final = 64

@@ -222,7 +222,9 @@ class Checker:
         self._check_lsn(key, lsn)
         if self._tick is not None and key[1:] <= self._tick.sweep_mark:
             self._report(key, "lies before the sweep's mark")
-        for home in self._ended_rows.row(lsn, self._homes(key, row.queues, row.homes), dead=bool(number & 1)):
+        dead, completed = bool(number & keys.ENDED_DEAD), bool(number & keys.ENDED_COMPLETED)
+        homes = self._homes(key, row.queues, row.homes)
+        for home in self._ended_rows.row(lsn, homes, dead=dead, completed=completed):
             self._report(key, f"task {_key(b't', home).hex()} is listed as ended twice")
 
     # -- state rows ----------------------------------------------------------------------------------------------

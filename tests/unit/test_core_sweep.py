@@ -168,6 +168,19 @@ def test_sweep_of_tasks_of_many_queues_that_completed_in_one_batch_removes_all()
     assert [driven.queue(command).removed_total for command in "abc"] == [34, 33, 33]
 
 
+def test_sweep_of_completed_tasks_that_could_have_expired_leaves_nothing_in_the_expiry_index() -> None:
+    driven = CountedShard()
+    for _ in range(3):
+        driven.create(expire=10 * RETENTION_MS)
+    for task_id in driven.claim_ids(3):
+        driven.settle(task_id)
+    driven.write()
+    driven.pass_retention()
+    driven.swept()
+    driven.write()
+    assert driven.keys(b"tsre") == []
+
+
 def test_sweep_of_completed_tasks_listed_by_an_earlier_server_removes_all() -> None:
     driven = CountedShard()
     ended = driven.end_all(every_other)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from codeq_server.core import claims, outcomes, purging, recovery, redrive, time_index, timers, windows
+from codeq_server.core import claims, outcomes, purging, recovery, redrive, sweep, time_index, timers, windows
 from codeq_server.core import shard as shard_module
 from reference import ABANDONS_MAX
 
@@ -19,6 +19,10 @@ def make_limits_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         (time_index, "PAGE", 2),
         (time_index, "ENTRIES_MAX", 12),
         (timers, "SLICE", 2),
+        (sweep, "SWEEP_READS", 3),
+        (sweep, "SCAN_READS", 2),
+        (sweep, "SCAN_MAX", 2),
+        (sweep, "LISTS_MAX", 2),
         (purging, "SLICE", 4),
         (purging, "TURN", 2),
         (purging, "TURN_COST", 1),

@@ -11,7 +11,18 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 import pytest
-from codeq_server.core import expiry, holders, names, outcomes, purging, recovery, redrive, timers, windows
+from codeq_server.core import (
+    ending,
+    expiry,
+    holders,
+    names,
+    outcomes,
+    purging,
+    recovery,
+    redrive,
+    sweep,
+    windows,
+)
 from codeq_server.core.shard import Shard
 from codeq_server.core.time_index import TimeIndex
 from codeq_server.engine.runner import ShardRunner
@@ -75,9 +86,19 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
                 "return Verdict(Status(state.status)",
                 LISTED + "; return Verdict(Status(state.status)",
             ),
-            (timers._remove_run, "if value.startswith(head)", "if True"),
+            (sweep._remove_run, "if value.startswith(head)", "if True"),
         ],
         "is listed as ended|was removed and had not ended",
+    ),
+    "retention of a redriven task": Bug(
+        [
+            (
+                ending.end_task,
+                "batch.ended.append((queue.number, home.index << 48 | position, status is _DLQ))",
+                "batch.completed.append((queue.number, home.index << 48 | position))",
+            )
+        ],
+        "is listed as completed|was removed and had not ended",
     ),
     "window refill skips a row": Bug(
         [(windows.load, "first, last = lane.loaded + 1,", "first, last = lane.loaded + 2,")],
@@ -87,7 +108,7 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
         "dead letter": Bug(
             [
                 (
-                    timers._remove_run,
+                    sweep._remove_run,
                     "shard.batch.rows[keys.dead_key(number, ended_ms, *keys.split_place_key(key)[1:])] = None",
                     "pass",
                 )

@@ -80,8 +80,6 @@ KEYS_ALONE = {
     # Once for each task: the call would cost as much as the rest of the row.
     "core/creates.py": {"lane.task_prefix + position.to_bytes(6, 'big')"},
     "core/ending.py": {"home.state_prefix + position.to_bytes(6, 'big')"},
-    # The sweep goes over the rows of its lists in bulk.
-    "core/timers.py": {"b't'", "b'r'", "b's'"},
     # No keys: a page token, tags of a digest, and a file beside the store.
     "services/newest_first.py": {
         "number.to_bytes(4, 'big') + b''.join((bound.to_bytes(_BOUND_BYTES, 'big') for bound in bounds))"

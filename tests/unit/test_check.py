@@ -165,6 +165,12 @@ def test_check_consistent_rows_finds_nothing_and_counts() -> None:
     )
 
 
+def test_check_list_of_completed_tasks_finds_nothing() -> None:
+    rows = consistent_rows()
+    rows[C40] = rows.pop(R40)
+    assert differences(rows) == []
+
+
 def test_check_empty_store_finds_nothing() -> None:
     assert differences({}) == []
 
@@ -241,6 +247,7 @@ State, Lease, Ended = rows_pb2.StateRow, rows_pb2.LeaseRow, rows_pb2.EndedRow
 S1, S3, S4, S5, S6, S7 = (place(b"s", LANE, position) for position in (1, 3, 4, 5, 6, 7))
 L1, L2 = keys.lease_key(FIRST), keys.lease_key(SECOND)
 R40, R41 = keys.ended_key(2000, 40, 0), keys.ended_key(3000, 41, 1)
+C39, C40, C42 = (keys.ended_key(2000, lsn, keys.ENDED_COMPLETED) for lsn in (39, 40, 42))
 HIGH = (EPOCH + 1) << 34 | 1
 OTHER_QUEUE = rows_pb2.QueueRow(tenant="acme", command="email").SerializeToString()
 
@@ -426,6 +433,18 @@ MUTATIONS: dict[str, tuple[Mutation, bytes]] = {
         ),
         S5,
     ),
+    "listed as completed twice": (
+        put(C40, Ended(lsn=40, queues=[QUEUE], homes=[4 << 48 | 1]).SerializeToString()),
+        C40,
+    ),
+    "failed, listed as completed": (
+        both(
+            drop(keys.ended_key(2000, 42, 0)),
+            put(C42, Ended(lsn=42, queues=[1], homes=[15 << 48 | 3]).SerializeToString()),
+        ),
+        place(b"s", 15, 3),
+    ),
+    "completed in an earlier life": (put(C39, Ended(lsn=39, queues=[1], homes=[4 << 48 | 1]).SerializeToString()), S1),
     "list of another batch": (edit(R40, Ended, lsn=39), R40),
     "ended with no batch": (edit(S1, State, ended_lsn=0), S1),
     "not ended with a batch": (edit(S3, State, ended_lsn=40), S3),

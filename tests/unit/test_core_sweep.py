@@ -6,15 +6,16 @@ import random
 from collections.abc import Callable
 
 import pytest
-from codeq_server.core import names, timers
+from codeq_server.core import keys, names, sweep
 from codeq_server.core.new_task import Naming, NewTask
-from codeq_server.core.redrive import cleanup
+from codeq_server.core.outcomes import Outcome
+from codeq_server.core.redrive import cleanup, redrive_task
 from codeq_server.storage.memory import MemoryStore
 from driven_shard import TENANT, DrivenShard
 
 RETENTION_MS = 10_000
 TASKS = 1200
-READS_MOST = timers.SWEEP_READS + 2 * timers.SCAN_READS
+READS_MOST = sweep.SWEEP_READS + 2 * sweep.SCAN_READS
 """Reads of one slice: its last run may go beyond the budget."""
 
 
@@ -38,7 +39,13 @@ class CountedShard(DrivenShard):
         self.store = self.counted = CountedStore()
         self.reopen()
 
-    def end_all(self, order: Callable[[list[str]], list[str]], *, named: bool = False) -> list[str]:
+    def end_all(
+        self,
+        order: Callable[[list[str]], list[str]],
+        *,
+        named: bool = False,
+        outcome: Outcome = Outcome.COMPLETED,
+    ) -> list[str]:
         """Creates and claims many tasks, and ends those that `order` tells in this order, in one batch."""
         for number in range(TASKS):
             naming = Naming(f"n{number}") if named else None
@@ -49,15 +56,22 @@ class CountedShard(DrivenShard):
         self.write()
         ended = order(ids)
         for task_id in ended:
-            self.settle(task_id)
+            self.settle(task_id, outcome)
         self.write()
         return ended
+
+    def list_as_before(self) -> None:
+        """Lists completed tasks as earlier servers did: with those that ended otherwise."""
+        for key in self.keys(b"r"):
+            until, lsn, number = keys.split_ended_key(key)
+            plain = keys.ended_key(until, lsn, number & ~keys.ENDED_COMPLETED)
+            self.store.write({key: None, plain: self.store.get(key)})
 
     def slice(self) -> int:
         """Works a slice of the sweep; returns what it read."""
         self.counted.gets = self.counted.scans = 0
-        timers.sweep(self.shard, self.now)
-        return self.counted.gets + self.counted.scans * timers.SCAN_READS
+        sweep.sweep(self.shard, self.now)
+        return self.counted.gets + self.counted.scans * sweep.SCAN_READS
 
     def pass_retention(self) -> None:
         self.wall, self.mono = self.wall + RETENTION_MS + 1, self.mono + RETENTION_MS + 1
@@ -84,12 +98,15 @@ def shuffled_half(ids: list[str]) -> list[str]:
     return random.Random(7).sample(ids, len(ids) // 2)
 
 
-@pytest.mark.parametrize("order", [every_other, every_third_run, shuffled_half])
+ORDERS = [every_other, every_third_run, shuffled_half]
+
+
+@pytest.mark.parametrize("order", ORDERS)
 def test_slice_of_the_sweep_reads_little_in_whatever_order_tasks_ended(
     order: Callable[[list[str]], list[str]],
 ) -> None:
     driven = CountedShard()
-    ended = driven.end_all(order)
+    ended = driven.end_all(order, outcome=Outcome.FAILED)
     driven.pass_retention()
     reads = driven.swept()
     assert len(reads) > 1
@@ -98,6 +115,100 @@ def test_slice_of_the_sweep_reads_little_in_whatever_order_tasks_ended(
     assert driven.shard.totals.removed == len(ended)
     assert len(driven.keys(b"t")) == TASKS - len(ended)
     assert driven.keys(b"sr") == []
+
+
+@pytest.mark.parametrize("order", [*ORDERS, list])
+def test_sweep_of_completed_tasks_reads_one_row_for_each_list(order: Callable[[list[str]], list[str]]) -> None:
+    driven = CountedShard()
+    ended = driven.end_all(order)
+    lists = len(driven.keys(b"r"))
+    driven.pass_retention()
+    assert driven.swept() == [lists + sweep.SCAN_READS]  # and the lists themselves
+    driven.write()
+    assert driven.shard.totals.removed == driven.queue().removed_total == len(ended)
+    assert len(driven.keys(b"t")) == TASKS - len(ended)
+    assert driven.keys(b"sr") == []
+
+
+def test_slice_of_the_sweep_removes_a_bounded_number_of_completed_tasks() -> None:
+    driven = CountedShard()
+    for _ in range(3):
+        driven.end_all(list)
+    driven.pass_retention()
+    removed = 0
+    while driven.keys(b"r"):
+        sweep.sweep(driven.shard, driven.now)
+        assert driven.shard.totals.removed - removed <= sweep.SWEEP_READS * sweep.REMOVED_PER_READ + 1024
+        removed = driven.shard.totals.removed
+        driven.write()
+    assert removed == 3 * TASKS
+
+
+def test_slice_of_the_sweep_takes_a_bounded_number_of_lists() -> None:
+    driven = CountedShard()
+    for _ in range(3 * sweep.LISTS_MAX):
+        driven.complete_one()
+        driven.write()
+    driven.pass_retention()
+    assert len(driven.swept()) == 3
+    driven.write()
+    assert driven.keys(b"tsr") == []
+
+
+def test_sweep_of_tasks_of_many_queues_that_completed_in_one_batch_removes_all() -> None:
+    driven = CountedShard()
+    for number in range(100):
+        driven.create("abc"[number % 3], priority=number % 2)
+    for task_id in driven.claim_ids(100):
+        driven.settle(task_id)
+    driven.write()
+    driven.pass_retention()
+    driven.swept()
+    driven.write()
+    assert driven.keys(b"tsr") == []
+    assert [driven.queue(command).removed_total for command in "abc"] == [34, 33, 33]
+
+
+def test_sweep_of_completed_tasks_that_could_have_expired_leaves_nothing_in_the_expiry_index() -> None:
+    driven = CountedShard()
+    for _ in range(3):
+        driven.create(expire=10 * RETENTION_MS)
+    for task_id in driven.claim_ids(3):
+        driven.settle(task_id)
+    driven.write()
+    driven.pass_retention()
+    driven.swept()
+    driven.write()
+    assert driven.keys(b"tsre") == []
+
+
+def test_sweep_of_completed_tasks_listed_by_an_earlier_server_removes_all() -> None:
+    driven = CountedShard()
+    ended = driven.end_all(every_other)
+    driven.list_as_before()
+    driven.reopen()
+    driven.pass_retention()
+    assert max(driven.swept()) <= READS_MOST
+    driven.write()
+    assert driven.shard.totals.removed == len(ended)
+    assert driven.keys(b"sr") == []
+
+
+@pytest.mark.parametrize("outcome", [Outcome.COMPLETED, Outcome.FAILED])
+def test_sweep_of_a_list_with_a_redriven_task_keeps_that_task(outcome: Outcome) -> None:
+    driven = CountedShard()
+    first, second = driven.create(), driven.create()
+    driven.claim(2)
+    driven.settle(first, outcome)
+    driven.settle(second, Outcome.FAILED)
+    driven.write()
+    redrive_task(driven.shard, TENANT, second, driven.now)
+    driven.write()
+    driven.pass_retention()
+    driven.swept()
+    driven.write()
+    assert driven.status(second) == "PENDING"
+    assert len(driven.keys(b"s")) == 1
 
 
 def test_slice_of_the_sweep_counts_what_named_tasks_make_it_read() -> None:
@@ -111,18 +222,53 @@ def test_slice_of_the_sweep_counts_what_named_tasks_make_it_read() -> None:
     assert len(driven.keys(b"i")) == TASKS // 2
 
 
+def test_slice_of_the_sweep_reads_a_bounded_number_of_named_neighbours() -> None:
+    driven = CountedShard()
+    driven.end_all(list, named=True)
+    driven.pass_retention()
+    reads = driven.swept()
+    assert max(reads) <= READS_MOST + 2 * sweep.SCAN_MAX
+    driven.write()
+    assert driven.keys(b"tsri") == []
+
+
+def test_sweep_of_a_list_half_done_when_the_last_named_task_goes_counts_each_task_once() -> None:
+    """While a queue has named tasks, the sweep reads every state row, and may stop in the middle of a list."""
+    driven = CountedShard()
+    ended = driven.end_all(every_other)
+    naming = names.Naming("named")
+    names.create(driven.shard, TENANT, names.NewTask("a", b"1", 0, 0, 0, naming), driven.now)
+    driven.claim(1)
+    driven.settle("named")
+    driven.write()
+    driven.pass_retention()
+    driven.slice()
+    driven.write()
+    assert 0 < driven.queue().removed_total < len(ended)
+    _, of_named = driven.keys(b"r")
+    assert cleanup(driven.shard, of_named, TENANT, driven.wall, 0, 1).removed == 1
+    driven.write()
+    assert not driven.queue().named
+    driven.swept()
+    driven.write()
+    assert driven.queue().removed_total == len(ended) + 1
+    assert driven.keys(b"sr") == []
+
+
 def test_sweep_of_neighbours_reads_them_together() -> None:
     driven = CountedShard()
-    driven.end_all(list)
+    driven.end_all(list, outcome=Outcome.FAILED)
     driven.pass_retention()
-    assert len(driven.swept()) == 2  # lists, of up to 1024
+    (reads,) = driven.swept()
+    assert reads == sweep.SCAN_READS * (1 + 1024 // sweep.SCAN_MAX + (TASKS - 1024) // sweep.SCAN_MAX + 1)
     driven.write()
     assert driven.keys(b"tsr") == []
 
 
-def test_sweep_that_a_restart_meets_within_a_list_removes_the_rest() -> None:
+@pytest.mark.parametrize("outcome", [Outcome.COMPLETED, Outcome.FAILED])
+def test_sweep_that_a_restart_meets_within_a_list_removes_the_rest(outcome: Outcome) -> None:
     driven = CountedShard()
-    driven.end_all(every_other)
+    driven.end_all(every_other, named=outcome is Outcome.COMPLETED, outcome=outcome)
     driven.pass_retention()
     driven.slice()
     driven.write()
@@ -136,7 +282,7 @@ def test_sweep_that_a_restart_meets_within_a_list_removes_the_rest() -> None:
 
 def test_sweep_of_a_list_that_a_cleanup_shortens_meanwhile_removes_the_rest() -> None:
     driven = CountedShard()
-    driven.end_all(every_other)
+    driven.end_all(every_other, outcome=Outcome.FAILED)
     driven.pass_retention()
     driven.slice()
     driven.write()
@@ -147,4 +293,18 @@ def test_sweep_of_a_list_that_a_cleanup_shortens_meanwhile_removes_the_rest() ->
     driven.swept()
     driven.write()
     assert len(driven.keys(b"t")) == TASKS // 2
+    assert driven.keys(b"sr") == []
+
+
+def test_sweep_of_completed_tasks_some_of_which_a_cleanup_removed_counts_each_once() -> None:
+    driven = CountedShard()
+    ended = driven.end_all(every_other)
+    (key,) = driven.keys(b"r")
+    driven.pass_retention()
+    assert cleanup(driven.shard, key, TENANT, driven.wall, 0, 30).removed == 30
+    assert cleanup(driven.shard, key, TENANT, driven.wall, 300, 20).removed == 20
+    driven.write()
+    driven.swept()
+    driven.write()
+    assert driven.queue().removed_total == len(ended)
     assert driven.keys(b"sr") == []

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from codeq_server.core import shard as shard_module
-from codeq_server.core import time_index, timers
+from codeq_server.core import sweep, time_index, timers
 from codeq_server.core.model import Caller
 from driven_shard import DrivenShard
 
@@ -347,7 +347,7 @@ def test_sweep_when_the_batch_of_the_end_is_not_written_waits_for_it(shard: Driv
     shard.complete_one()
     sealed = shard.seal()
     shard.wall, shard.mono = shard.wall + 10_000, shard.mono + 10_000
-    assert timers.sweep(shard.shard, shard.now) is False
+    assert sweep.sweep(shard.shard, shard.now) is False
     assert timers.next_wake(shard.shard, shard.now) == 50_000  # the end of the lease
     shard.write(sealed)
     assert timers.next_wake(shard.shard, shard.now) == 0

@@ -17,7 +17,8 @@ class Batch:
         rows: New value of each changed row; None deletes it.
         touched: Queues whose rows are to be written.
         extended: Claims whose extension rows are to be written.
-        ended: (queue, home, whether it went to the dead-letter queue) of each task that ended.
+        completed: (queue, home) of each task that completed.
+        ended: (queue, home, whether it went to the dead-letter queue) of each task that ended otherwise.
         purges: Purges that begin once it is durable.
         revived: Those of them that were redriven in the same batch, once for each such end.
         size: Bytes of its payloads, results and state rows.
@@ -29,6 +30,7 @@ class Batch:
     rows: dict[bytes, bytes | None] = field(default_factory=dict)
     touched: list[Queue] = field(default_factory=list)
     extended: dict[Claim, None] = field(default_factory=dict)
+    completed: list[tuple[int, int]] = field(default_factory=list)
     ended: list[tuple[int, int, bool]] = field(default_factory=list)
     revived: list[tuple[int, int, bool]] = field(default_factory=list)
     purges: list[Purge] = field(default_factory=list)

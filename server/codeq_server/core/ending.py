@@ -38,16 +38,18 @@ def end_task(shard: Shard, home: Lane, position: int, task_id: TaskKey, status: 
     """
     batch, queue, totals = shard.batch, home.queue, shard.totals
     batch.rows[home.state_prefix + position.to_bytes(6, "big")] = row
-    batch.ended.append((queue.number, home.index << 48 | position, status is _DLQ))
     if status is _COMPLETED:
+        batch.completed.append((queue.number, home.index << 48 | position))
         queue.completed_total += 1
         totals.completed += 1
-    elif status is _FAILED:
+    else:
+        batch.ended.append((queue.number, home.index << 48 | position, status is _DLQ))
+    if status is _FAILED:
         queue.failed_total += 1
         totals.failed += 1
     elif status is _CANCELLED:
         totals.cancelled += 1
-    else:
+    elif status is _DLQ:
         batch.rows[keys.dead_key(queue.number, now.wall_ms, home.index, position)] = b""
         queue.dlq += 1
         totals.dead += 1

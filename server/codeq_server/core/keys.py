@@ -11,7 +11,7 @@
 | d      | queue u32, due ms u64, lane, position    | lane u8, attempts u16, state row 0|1         |
 | e      | queue u32, expiry ms u64, lane, position | empty                                        |
 | u      | place: queue u32, lane u8, position u48  | pointer                                      |
-| r      | end of retention ms u64, LSN u64, n u16  | EndedRow; n is odd for the dead-letter queue |
+| r      | end of retention ms u64, LSN u64, n u16  | EndedRow; see ENDED_DEAD, ENDED_COMPLETED    |
 | z      | queue u32, end ms u64, lane, position    | empty                                        |
 | i      | tenant length u8, tenant, task id        | NameRow                                      |
 
@@ -35,6 +35,7 @@ themselves, once for each task, because the call would cost as much as what they
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import Final
 
 FORMAT: Final = 1
@@ -75,6 +76,11 @@ HOME_HEAD: Final = 5
 """Bytes before the task bytes in a home's value."""
 PARKED_HEAD: Final = 14
 """Bytes before the task bytes in a parked home's value."""
+
+ENDED_DEAD: Final = 1
+"""Bit set in the number of a list of tasks in the dead-letter queue."""
+ENDED_COMPLETED: Final = 1 << 15
+"""Bit set in the number of a list of tasks that all completed: ends that nothing takes back."""
 
 _PARKED = struct.Struct(">cIQB")
 _POINTER = struct.Struct(">cB6sH")
@@ -163,6 +169,11 @@ def state_key(home: bytes) -> bytes:
 def home_of(key: bytes) -> bytes:
     """Returns the home in the key of a home or a state row: queue, lane and position."""
     return key[1:]
+
+
+def home_key(state_key: bytes) -> bytes:
+    """Returns the key of the home of the task with this state row."""
+    return TASKS + state_key[1:]
 
 
 def packed_key(table: bytes, packed: int) -> bytes:
@@ -325,6 +336,16 @@ def split_pointer(value: bytes) -> tuple[int, int, int]:
 def pack_home(lane: int, position: int) -> int:
     """Returns a home of a known queue as one number, the form used in lists of homes."""
     return lane << 48 | position
+
+
+def home_keys(table: bytes, queue: int, homes: Iterable[int]) -> list[bytes]:
+    """Returns the keys of packed homes in table "t" or "s".
+
+    Raises:
+        OverflowError: A home has more bits than a lane and a position.
+    """
+    prefix = queue_prefix(table, queue)
+    return [prefix + home.to_bytes(7, "big") for home in homes]
 
 
 def unpack_home(home: int) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from .outcomes import enqueue
 from .parsing import listed, parsed, unpacked
 from .shard import Shard
 from .status import Status
-from .timers import remove_ended
+from .sweep import remove_ended
 
 REDRIVABLE: Final = frozenset({Status.DLQ, Status.FAILED, Status.CANCELLED})
 CLEANUP_SLICE: Final = 64

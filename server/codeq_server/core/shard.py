@@ -401,20 +401,24 @@ class Shard:
     def _list_ended(self, batch: Batch, now: Now) -> None:
         if batch.revived:
             batch.ended = list((Counter(batch.ended) - Counter(batch.revived)).elements())
-        for dead in (False, True):
-            # In the order of places, so that the sweep reads and deletes neighbours together.
-            ended = sorted((queue, home) for queue, home, to_dlq in batch.ended if to_dlq is dead)
-            keep_ms = self.settings.dlq_retention_ms if dead else self.settings.retention_ms
-            until = now.wall_ms + keep_ms
-            for number, first in enumerate(range(0, len(ended), ENDED_ROW_MAX)):
-                part = ended[first : first + ENDED_ROW_MAX]
-                queues = [queue for queue, _ in part]
-                row = rows_pb2.EndedRow(
-                    lsn=batch.lsn,
-                    queues=queues[:1] if len(set(queues)) == 1 else queues,
-                    homes=[home for _, home in part],
-                )
-                batch.rows[keys.ended_key(until, batch.lsn, number * 2 + dead)] = row.SerializeToString()
-                batch.kept_until = min(until, batch.kept_until or until)
+        settings = self.settings
+        self._put_lists(batch, batch.completed, now.wall_ms + settings.retention_ms, keys.ENDED_COMPLETED)
+        for kind, keep_ms in ((0, settings.retention_ms), (keys.ENDED_DEAD, settings.dlq_retention_ms)):
+            ended = [(queue, home) for queue, home, to_dlq in batch.ended if to_dlq == kind]
+            self._put_lists(batch, ended, now.wall_ms + keep_ms, kind)
         if batch.kept_until is not None and (self.sweep_at is None or batch.kept_until < self.sweep_at):
             self.sweep_at = batch.kept_until
+
+    def _put_lists(self, batch: Batch, ended: list[tuple[int, int]], until: int, kind: int) -> None:
+        """Writes lists of tasks that ended, in the order of places: the sweep reads and deletes neighbours together."""
+        ended.sort()
+        for number, first in enumerate(range(0, len(ended), ENDED_ROW_MAX)):
+            part = ended[first : first + ENDED_ROW_MAX]
+            queues = [queue for queue, _ in part]
+            row = rows_pb2.EndedRow(
+                lsn=batch.lsn,
+                queues=queues[:1] if queues[0] == queues[-1] else queues,
+                homes=[home for _, home in part],
+            )
+            batch.rows[keys.ended_key(until, batch.lsn, kind | number * 2)] = row.SerializeToString()
+            batch.kept_until = min(until, batch.kept_until or until)

@@ -6,23 +6,22 @@ is more; otherwise `next_wake` says when.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from codeq_internal.v1 import rows_pb2
 
 from . import keys, purging
 from .alarms import NEVER
-from .artifacts import let_go
 from .clock import Now
 from .errors import CorruptRows
-from .expiry import expire_entry, leave_expiry
+from .expiry import expire_entry
 from .idle import retire
-from .model import Lane, Queue
-from .names import forget
+from .model import Queue
 from .outcomes import enqueue, expire
-from .parsing import listed, parsed, unpacked
+from .parsing import unpacked
 from .shard import Shard, Totals
+from .sweep import sweep
 
 SLICE: Final = 512
 """Tasks of each kind processed per call, roughly."""
@@ -30,10 +29,6 @@ TURN: Final = 32
 """Tasks processed for one tenant before the next tenant's turn."""
 TURN_COST: Final = 8
 """Minimum cost of a turn, in tasks: it may read rows and find nothing due."""
-SWEEP_READS: Final = 256
-"""Rows that one slice of the sweep reads by key, roughly; neighbours are read together and count less."""
-SCAN_READS: Final = 8
-"""Cost of reading a run of neighbours: as much as this many rows read one by one."""
 
 
 def run_due(shard: Shard, now: Now) -> bool:
@@ -128,123 +123,6 @@ def expire_tasks(shard: Shard, now: Now) -> bool:
             expire_entry(shard, queue, entry, now)
         left -= max(len(entries), TURN_COST)
     return shard.expiry.alarms.first_ms <= now.wall_ms
-
-
-def sweep(shard: Shard, now: Now) -> bool:
-    """Removes tasks whose retention has ended; returns whether more are due."""
-    if shard.sweep_at is None or shard.sweep_blocked or shard.sweep_at > now.wall_ms:
-        return False
-    # Lists of a batch in flight are due no earlier than its sealing; older ones are written, so the mark can pass them.
-    limit = min(now.wall_ms, *shard.in_flight_wall_ms) if shard.in_flight_wall_ms else now.wall_ms
-    rows = shard.stored.scan(b"r" + shard.sweep_mark + b"\0", b"s", 2)
-    if rows and keys.split_ended_key(rows[0][0])[0] <= limit:
-        key, value = rows.pop(0)
-        if not _sweep_list(shard, key, parsed(rows_pb2.EndedRow, key, value)):
-            return True
-        shard.batch.rows[key] = None
-        shard.sweep_mark = key[1:]
-    ends = [keys.split_ended_key(key)[0] for key, _ in rows[:1]]
-    if ends and ends[0] <= limit:
-        shard.sweep_at = ends[0]
-        return True
-    ends += [batch.kept_until for batch in shard.in_flight if batch.kept_until is not None]
-    shard.sweep_at = min(ends, default=None)
-    shard.sweep_blocked = shard.sweep_at is not None and shard.sweep_at <= now.wall_ms
-    return False
-
-
-def _sweep_list(shard: Shard, key: bytes, ended: rows_pb2.EndedRow) -> bool:
-    """Removes the next tasks of a list, as many as a slice allows; returns whether the list is finished.
-
-    Progress is not stored: a removed task is no longer there to be removed again. A cleanup may shorten the list
-    meanwhile, so the position is kept as the last task examined.
-    """
-    left = SWEEP_READS
-    list_key, *after = shard.swept
-    for number, first, last in _runs(key, ended):
-        if list_key == key and [number, last] <= after:
-            continue
-        left -= _remove_run(shard, key, ended.lsn, number, first, last)
-        if left <= 0:
-            shard.swept = (key, number, last)
-            return False
-    return True
-
-
-def remove_ended(shard: Shard, key: bytes, ended: rows_pb2.EndedRow) -> None:
-    """Deletes every row of the listed tasks whose end, as listed, still holds.
-
-    Args:
-        shard: Shard that owns them.
-        key: Key of the list.
-        ended: Tasks of the list, few enough for one call.
-    """
-    for number, first, last in _runs(key, ended):
-        _remove_run(shard, key, ended.lsn, number, first, last)
-
-
-def _remove_run(shard: Shard, list_key: bytes, lsn: int, number: int, home: int, last_home: int) -> int:
-    """Removes neighbours that ended in this batch; returns the cost, in rows read one by one."""
-    queue = shard.queues.get(number)
-    if queue is None:
-        return 1  # another list had its last task, and the queue has left
-    dead = bool(keys.split_ended_key(list_key)[2] & 1)
-    index, first = keys.unpack_home(home)
-    lane, last = shard.lane_named(list_key, number, index), keys.unpack_home(last_home)[1]
-    head = rows_pb2.StateRow(ended_lsn=lsn).SerializeToString()
-    gone = [(key, value) for key, value in _states(shard, lane, first, last) if value.startswith(head)]
-    cost = min(last - first + 1, SCAN_READS)
-    if not gone:
-        return cost
-    named, filed, expiring = queue.named, queue.filed, queue.expiring
-    for key, value in gone if named or filed or expiring or dead else ():
-        cost += 2
-        if filed:
-            let_go(shard, queue, key, parsed(rows_pb2.StateRow, key, value))
-        if named:
-            forget(shard, lane, b"t" + key[1:])
-        if expiring:
-            leave_expiry(shard, lane, keys.split_place_key(key)[2])
-        if dead:
-            ended_ms = parsed(rows_pb2.StateRow, key, value).changed_ms
-            shard.batch.rows[keys.dead_key(number, ended_ms, *keys.split_place_key(key)[1:])] = None
-    # Neighbours one after the other: the store inserts them faster.
-    shard.batch.rows.update(dict.fromkeys([key for key, _ in gone]))
-    shard.batch.rows.update(dict.fromkeys([b"t" + key[1:] for key, _ in gone]))
-    shard.totals.removed += len(gone)
-    queue.removed_total += len(gone)
-    if dead:
-        queue.dlq -= len(gone)
-    shard.touch(queue)
-    return cost
-
-
-def _states(shard: Shard, lane: Lane, first: int, last: int) -> list[tuple[bytes, bytes]]:
-    """Returns the state rows of neighbours: a long run in one scan, a short one by key, which is cheaper."""
-    count = last - first + 1
-    if count > SCAN_READS:
-        start, end = keys.place_key(lane.state_prefix, first), keys.place_key(lane.state_prefix, last + 1)
-        return shard.current(shard.stored.scan(start, end, count))
-    found = [keys.place_key(lane.state_prefix, position) for position in range(first, last + 1)]
-    return [(key, value) for key in found if (value := shard.get(key)) is not None]
-
-
-def _runs(key: bytes, ended: rows_pb2.EndedRow) -> Iterator[tuple[int, int, int]]:
-    """Yields queue, first and last home of each run of neighbours in a list, whose homes are in order."""
-    homes = ended.homes
-    if len(ended.queues) == 1 and homes and homes[-1] - homes[0] == len(homes) - 1:
-        yield ended.queues[0], homes[0], homes[-1]  # the whole list, as is usual
-        return
-    first: tuple[int, int] | None = None
-    previous = (0, 0)
-    for number, home in listed(key, ended.queues, homes):
-        if first is not None and (number, home - 1) != previous:
-            yield (*first, previous[1])
-            first = None
-        first = first or (number, home)
-        previous = (number, home)
-    if first is not None:
-        yield (*first, previous[1])
 
 
 class _SweepAlarm:

@@ -165,7 +165,9 @@ class Checker:
             self._report(key, "lies before the sweep's mark")
         if not queues_match(row.queues, row.homes):
             self._report(key, "queues do not match the homes")
-        for home in self._ended_rows.row(lsn, listed_homes(row.queues, row.homes), dead=bool(entry & 1)):
+        dead, completed = bool(entry & keys.ENDED_DEAD), bool(entry & keys.ENDED_COMPLETED)
+        homes = listed_homes(row.queues, row.homes)
+        for home in self._ended_rows.row(lsn, homes, dead=dead, completed=completed):
             self._report(key, f"task {keys.packed_key(keys.TASKS, home).hex()} is listed as ended twice")
 
     # -- state rows ----------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ ENDED: Final[dict[int, str]] = {
     TaskStatus.TASK_STATUS_CANCELLED: "cancelled",
 }
 """Statuses of an ended task, with their names in the summary."""
+_COMPLETED: Final = 2
+"""Bit of an end listed as one that nothing takes back."""
 
 
 class EndedRows:
@@ -27,30 +29,33 @@ class EndedRows:
 
     def __init__(self) -> None:
         self._listed: dict[int, int] = {}
-        """By home: batch << 1 | whether as a dead letter, of the first end met."""
+        """By home: the first end met, as `_entry`."""
         self._more: dict[int, list[int]] = {}
         """The same for further ends of tasks with several."""
 
-    def row(self, lsn: int, homes: Sequence[int], *, dead: bool) -> Iterator[int]:
+    def row(self, lsn: int, homes: Sequence[int], *, dead: bool, completed: bool) -> Iterator[int]:
         """Takes a row; yields the homes already listed with this end."""
-        entry = lsn << 1 | dead
+        entry = _entry(lsn, dead=dead, completed=completed)
         for home in homes:
             if home not in self._listed:
                 self._listed[home] = entry
-            elif entry in self._of(home):
+            elif any(entry | _COMPLETED == other | _COMPLETED for other in self._of(home)):
                 yield home
             else:
                 self._more.setdefault(home, []).append(entry)
 
     def state(self, home: int, state: rows_pb2.StateRow) -> Iterator[str]:
         """Takes a state row; yields problems: its end must be listed, other ends only from earlier lives."""
-        listed = self._taken(home)
-        own = state.ended_lsn << 1 | (state.status == TaskStatus.TASK_STATUS_DLQ)
-        if state.ended_lsn and own not in listed:
+        listed, status = self._taken(home), state.status
+        own = [_entry(state.ended_lsn, dead=status == TaskStatus.TASK_STATUS_DLQ, completed=False)]
+        if status == TaskStatus.TASK_STATUS_COMPLETED:
+            own.append(own[0] | _COMPLETED)
+        if state.ended_lsn and not any(entry in own for entry in listed):
             yield f"has ended in batch {state.ended_lsn}, but no ended row of that batch lists it"
         yield from _history(state)
         for entry in listed:
-            if entry != own and entry >> 1 >= (state.ended_lsn or state.redriven_lsn):
+            # Nothing takes back that a task completed; other ends may be of an earlier life.
+            if entry not in own and (entry & _COMPLETED or entry >> 2 >= (state.ended_lsn or state.redriven_lsn)):
                 yield _wrong(entry)
 
     def home(self, home: int) -> Iterator[str]:
@@ -73,8 +78,13 @@ class EndedRows:
         return [self._listed.pop(home), *self._more.pop(home, ())]
 
 
+def _entry(lsn: int, *, dead: bool, completed: bool) -> int:
+    return lsn << 2 | completed * _COMPLETED | dead
+
+
 def _wrong(entry: int) -> str:
-    return f"is listed as ended in batch {entry >> 1}, but did not end then"
+    how = "completed" if entry & _COMPLETED else "ended"
+    return f"is listed as {how} in batch {entry >> 2}, but did not end so then"
 
 
 def _history(state: rows_pb2.StateRow) -> Iterator[str]:

@@ -10,6 +10,8 @@ WRITE_BUFFER_BYTES: Final = 64 << 20
 WRITE_BUFFERS_MAX: Final = 3
 LOG_WRITE_BUFFER_BYTES: Final = 16 << 20
 """Rows of the log are deleted soon; those deleted while still in this buffer are never written to a file."""
+DELETES_RATIO: Final = 0.7
+"""Deletes among the entries of a file of rows from which it is merged at once."""
 BLOCK_CACHE_BYTES: Final = 32 << 20
 LOG_BLOCK_CACHE_BYTES: Final = 4 << 20
 OPEN_FILES_MAX: Final = 512
@@ -32,13 +34,15 @@ def make_options(write_buffer_bytes: int = WRITE_BUFFER_BYTES, files_max: int = 
     options.set_max_background_jobs(2)
     options.set_compression_type(DBCompressionType.lz4())
     # Most rows live for their retention, then go: level sizes follow the data, files full of deletes come first.
+    # Under load half of what is written are deletes, of neighbours, and so are those of leases: a file must have more
+    # of them than that, and no number of deletes in a row counts. Else each buffer would be merged as soon as flushed.
     options.set_level_compaction_dynamic_level_bytes(True)
+    options.add_compact_on_deletion_collector_factory(0, 0, DELETES_RATIO)
     # Merging eight buffers at a time rewrites each row half as often as four do: with four, ten million creates in a
     # thousand queues end at 0.7 to 0.9 of the speed they begin with, with eight at 1.0 (bench/depth.py).
     options.set_level_zero_file_num_compaction_trigger(8)
     options.set_max_bytes_for_level_base(8 * write_buffer_bytes)
     options.set_target_file_size_base(write_buffer_bytes)
-    options.add_compact_on_deletion_collector_factory(1024, 512, 0.5)
     table = BlockBasedOptions()
     table.set_block_cache(Cache(BLOCK_CACHE_BYTES))
     table.set_block_size(8 << 10)

@@ -130,7 +130,7 @@ def test_single_calls_speak_the_names_of_json(http: httpx.Client) -> None:
         ("/tasks", {**GOOD, "idempotencyKey": "k", "taskId": "t"}, "taskId: cannot be combined with idempotencyKey"),
         ("/tasks/claim", {"leaseSeconds": 0}, "leaseSeconds: "),
         ("/tasks/x/nack", {"delaySeconds": -1}, "delaySeconds: "),
-        ("/admin/queues/GOOD/dlq/redrive", {"rate": 1, "dryRun": True}, "rate goes with neither dryRun nor limit"),
+        ("/admin/queues/GOOD/dlq/redrive", {"rate": 1, "dryRun": True}, "rate cannot be combined with dryRun or limit"),
         ("/admin/tasks/cleanup", {"before": "2030-01-01T00:00:00Z", "pageToken": "x"}, "pageToken: "),
     ]
     for path, body, error in bodies:

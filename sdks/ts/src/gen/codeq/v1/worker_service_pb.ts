@@ -23,7 +23,7 @@ export const file_codeq_v1_worker_service: GenFile = /*@__PURE__*/
   fileDesc("Ch1jb2RlcS92MS93b3JrZXJfc2VydmljZS5wcm90bxIIY29kZXEudjEi3AIKC1dvcmtSZXF1ZXN0EiQKBWhlbGxvGAEgASgLMhUuY29kZXEudjEuV29ya2VySGVsbG8SIAoLYWRkX2NyZWRpdHMYAiABKAVCC7pICBoGGICABCgAEicKEGFkZF9jcmVkaXRfYnl0ZXMYAyABKANCDbpICiIIGICAgIAEKAASLgoIb3V0Y29tZXMYBCADKAsyES5jb2RlcS52MS5PdXRjb21lQgm6SAaSAQMQgCASMgoKaGVhcnRiZWF0cxgFIAMoCzITLmNvZGVxLnYxLkhlYXJ0YmVhdEIJukgGkgEDEIAgEg0KBWRyYWluGAYgASgIEi8KCHByb2dyZXNzGAcgAygLMhIuY29kZXEudjEuUHJvZ3Jlc3NCCbpIBpIBAxCAIBI4CglhcnRpZmFjdHMYCCADKAsyGi5jb2RlcS52MS5PdXRjb21lQXJ0aWZhY3RzQgm6SAaSAQMQgCAiswIKDFdvcmtSZXNwb25zZRIoCgd3ZWxjb21lGAEgASgLMhcuY29kZXEudjEuV29ya2VyV2VsY29tZRIdCgV0YXNrcxgCIAMoCzIOLmNvZGVxLnYxLlRhc2sSDwoHc2V0dGxlZBgDIAEoDRIuCg5vdXRjb21lX2Vycm9ycxgEIAMoCzIWLmNvZGVxLnYxLk91dGNvbWVFcnJvchImCghleHRlbmRlZBgFIAMoCzIULmNvZGVxLnYxLkxlYXNlR3JhbnQSIQoEbG9zdBgGIAMoCzITLmNvZGVxLnYxLkxvc3RMZWFzZRImCgljYW5jZWxsZWQYByADKAsyEy5jb2RlcS52MS5Mb3N0TGVhc2USJgoGbm90aWNlGAggASgLMhYuY29kZXEudjEuU3RyZWFtTm90aWNlIrYBCgtXb3JrZXJIZWxsbxIoCgRuYW1lGAEgASgJQhq6SBdyFRhAMhFeW0EtWmEtejAtOS5fLV0qJBJCCghjb21tYW5kcxgCIAMoCUIwukgtkgEqEIACIiVyIxABGIABMhxeW0EtWmEtejAtOV1bQS1aYS16MC05Ll8tXSokEicKDWxlYXNlX3NlY29uZHMYAyABKAVCC7pICBoGGMDRAigBSACIAQFCEAoOX2xlYXNlX3NlY29uZHMiYQoNV29ya2VyV2VsY29tZRIRCgl0ZW5hbnRfaWQYASABKAkSEQoJd29ya2VyX2lkGAIgASgJEhUKDWxlYXNlX3NlY29uZHMYAyABKAUSEwoLY3JlZGl0c19tYXgYBCABKAUiVgoJSGVhcnRiZWF0Eg8KB3Rhc2tfaWQYASABKAkSEwoLbGVhc2VfdG9rZW4YAiABKAQSIwoOZXh0ZW5kX3NlY29uZHMYAyABKAVCC7pICBoGGMDRAigAIk0KCFByb2dyZXNzEg8KB3Rhc2tfaWQYASABKAkSEwoLbGVhc2VfdG9rZW4YAiABKAQSGwoIcHJvZ3Jlc3MYAyABKAxCCbpIBnoEGICABCJsChBPdXRjb21lQXJ0aWZhY3RzEg8KB3Rhc2tfaWQYASABKAkSEwoLbGVhc2VfdG9rZW4YAiABKAQSMgoJYXJ0aWZhY3RzGAMgAygLMhUuY29kZXEudjEuTmV3QXJ0aWZhY3RCCLpIBZIBAhAQImMKCkxlYXNlR3JhbnQSDwoHdGFza19pZBgBIAEoCRITCgtsZWFzZV90b2tlbhgCIAEoBBIvCgtsZWFzZV91bnRpbBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiWAoJTG9zdExlYXNlEg8KB3Rhc2tfaWQYASABKAkSEwoLbGVhc2VfdG9rZW4YAiABKAQSJQoGcmVhc29uGAMgASgOMhUuY29kZXEudjEuRXJyb3JSZWFzb24iZwoMT3V0Y29tZUVycm9yEg4KBm51bWJlchgBIAEoBBIPCgd0YXNrX2lkGAIgASgJEiUKBnJlYXNvbhgDIAEoDjIVLmNvZGVxLnYxLkVycm9yUmVhc29uEg8KB21lc3NhZ2UYBCABKAkyXwoNV29ya2VyU2VydmljZRJOCgRXb3JrEhUuY29kZXEudjEuV29ya1JlcXVlc3QaFi5jb2RlcS52MS5Xb3JrUmVzcG9uc2UiE4q1GA8IAhILY29kZXE6Y2xhaW0oATABQj5aPGdpdGh1Yi5jb20vb3N2YWxkb2FuZHJhZGUvY29kZXEvc2Rrcy9nby9nZW4vY29kZXEvdjE7Y29kZXF2MWIGcHJvdG8z", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_error, file_codeq_v1_producer_service, file_codeq_v1_task, file_google_protobuf_timestamp]);
 
 /**
- * WorkRequest carries any of its fields.
+ * WorkRequest carries any combination of its fields.
  *
  * @generated from message codeq.v1.WorkRequest
  */
@@ -36,22 +36,23 @@ export type WorkRequest = Message<"codeq.v1.WorkRequest"> & {
   hello?: WorkerHello | undefined;
 
   /**
-   * Number of tasks the server may push more, 0 to 65536. A push costs one; nothing is refunded; the sum stays ≤ 65536.
+   * Number of further tasks that the server may push, 0 to 65536. Each push costs one credit; none is refunded. The
+   * total is capped at 65536.
    *
    * @generated from field: int32 add_credits = 2;
    */
   addCredits: number;
 
   /**
-   * Bytes of delivered Task messages the server may push more. Counted from the first message that sets it; before, bytes
-   * are not counted. Tasks are pushed while the sum is above 0: the last one may be larger than what is left.
+   * Number of further bytes of Task messages that the server may push. Bytes are counted from the first message that
+   * sets this field. The server pushes while the balance is positive, so the last task may overdraw it.
    *
    * @generated from field: int64 add_credit_bytes = 3;
    */
   addCreditBytes: bigint;
 
   /**
-   * Outcomes, at most 4096. They are numbered from 1 over the whole stream in the order sent.
+   * Outcomes, at most 4096. They are numbered from 1 over the whole stream, in the order sent.
    *
    * @generated from field: repeated codeq.v1.Outcome outcomes = 4;
    */
@@ -65,22 +66,23 @@ export type WorkRequest = Message<"codeq.v1.WorkRequest"> & {
   heartbeats: Heartbeat[];
 
   /**
-   * Push nothing more; outcomes and heartbeats are still taken. Undone by no later message.
+   * Push no more tasks; outcomes and heartbeats are still accepted. It cannot be undone.
    *
    * @generated from field: bool drain = 6;
    */
   drain: boolean;
 
   /**
-   * Progress of leased tasks, at most 4096; taken before the outcomes of the message. What is refused is told in WorkResponse.lost.
+   * Progress of leased tasks, at most 4096, applied before the outcomes of the same message. Rejected items appear in
+   * WorkResponse.lost.
    *
    * @generated from field: repeated codeq.v1.Progress progress = 7;
    */
   progress: Progress[];
 
   /**
-   * Artifacts of outcomes of this message that are COMPLETED or FAILED. All of the message together count as those of one
-   * result for the bound of their contents.
+   * Artifacts of COMPLETED and FAILED outcomes of this message. The size limit of a result's artifacts applies to all
+   * of the message together.
    *
    * @generated from field: repeated codeq.v1.OutcomeArtifacts artifacts = 8;
    */
@@ -95,7 +97,7 @@ export const WorkRequestSchema: GenMessage<WorkRequest> = /*@__PURE__*/
   messageDesc(file_codeq_v1_worker_service, 0);
 
 /**
- * WorkResponse carries any of its fields.
+ * WorkResponse carries any combination of its fields.
  *
  * @generated from message codeq.v1.WorkResponse
  */
@@ -108,49 +110,49 @@ export type WorkResponse = Message<"codeq.v1.WorkResponse"> & {
   welcome?: WorkerWelcome | undefined;
 
   /**
-   * Tasks delivered, with their leases.
+   * Delivered tasks, with their leases.
    *
    * @generated from field: repeated codeq.v1.Task tasks = 2;
    */
   tasks: Task[];
 
   /**
-   * Number of outcomes settled and durable since the last response. They are settled in the order sent.
+   * Number of outcomes settled and durable since the last response. Outcomes are settled in the order sent.
    *
    * @generated from field: uint32 settled = 3;
    */
   settled: number;
 
   /**
-   * Outcomes refused among the settled ones.
+   * Errors of rejected outcomes among the settled ones.
    *
    * @generated from field: repeated codeq.v1.OutcomeError outcome_errors = 4;
    */
   outcomeErrors: OutcomeError[];
 
   /**
-   * Leases extended.
+   * Leases that were extended.
    *
    * @generated from field: repeated codeq.v1.LeaseGrant extended = 5;
    */
   extended: LeaseGrant[];
 
   /**
-   * Leases that are no more: stop working on these tasks.
+   * Leases that no longer exist: stop working on these tasks.
    *
    * @generated from field: repeated codeq.v1.LostLease lost = 6;
    */
   lost: LostLease[];
 
   /**
-   * Leases that a cancel ended: stop working on these tasks.
+   * Leases ended by a cancel: stop working on these tasks.
    *
    * @generated from field: repeated codeq.v1.LostLease cancelled = 7;
    */
   cancelled: LostLease[];
 
   /**
-   * Notice before the server ends the stream: it pushes nothing more and still takes outcomes.
+   * Announces that the server will end the stream. It pushes no more tasks but still accepts outcomes.
    *
    * @generated from field: codeq.v1.StreamNotice notice = 8;
    */
@@ -171,21 +173,21 @@ export const WorkResponseSchema: GenMessage<WorkResponse> = /*@__PURE__*/
  */
 export type WorkerHello = Message<"codeq.v1.WorkerHello"> & {
   /**
-   * Name of the worker within its subject; empty: the worker id is the subject, else subject/name.
+   * Name of the worker within its subject; the worker id is then subject/name. Empty: the worker id is the subject.
    *
    * @generated from field: string name = 1;
    */
   name: string;
 
   /**
-   * Commands to take, at most 256; none: every command the token allows.
+   * Commands to receive, at most 256. Empty: all that the token allows.
    *
    * @generated from field: repeated string commands = 2;
    */
   commands: string[];
 
   /**
-   * Length of the leases in seconds, 1 to 43200; absent: 60.
+   * Length of the leases in seconds, 1 to 43200. Absent: 60.
    *
    * @generated from field: optional int32 lease_seconds = 3;
    */
@@ -213,7 +215,7 @@ export type WorkerWelcome = Message<"codeq.v1.WorkerWelcome"> & {
   tenantId: string;
 
   /**
-   * Worker id under which the leases run.
+   * Worker id that holds the leases.
    *
    * @generated from field: string worker_id = 2;
    */
@@ -227,7 +229,7 @@ export type WorkerWelcome = Message<"codeq.v1.WorkerWelcome"> & {
   leaseSeconds: number;
 
   /**
-   * Most credits the server keeps.
+   * Maximum number of credits.
    *
    * @generated from field: int32 credits_max = 4;
    */
@@ -262,7 +264,7 @@ export type Heartbeat = Message<"codeq.v1.Heartbeat"> & {
   leaseToken: bigint;
 
   /**
-   * Seconds from now, 1 to 43200; 0: the length of the stream's leases.
+   * New length of the lease in seconds from now, 1 to 43200. 0: the length of the stream's leases.
    *
    * @generated from field: int32 extend_seconds = 3;
    */
@@ -277,7 +279,7 @@ export const HeartbeatSchema: GenMessage<Heartbeat> = /*@__PURE__*/
   messageDesc(file_codeq_v1_worker_service, 4);
 
 /**
- * Progress tells how far the work on a leased task is.
+ * Progress reports the progress of a leased task.
  *
  * @generated from message codeq.v1.Progress
  */
@@ -297,7 +299,7 @@ export type Progress = Message<"codeq.v1.Progress"> & {
   leaseToken: bigint;
 
   /**
-   * Progress: one JSON value of at most 64 KiB; absent means null.
+   * One JSON value of at most 64 KiB; absent means null.
    *
    * @generated from field: bytes progress = 3;
    */
@@ -312,7 +314,7 @@ export const ProgressSchema: GenMessage<Progress> = /*@__PURE__*/
   messageDesc(file_codeq_v1_worker_service, 5);
 
 /**
- * OutcomeArtifacts is the artifacts of one outcome.
+ * OutcomeArtifacts lists the artifacts of one outcome.
  *
  * @generated from message codeq.v1.OutcomeArtifacts
  */
@@ -332,7 +334,7 @@ export type OutcomeArtifacts = Message<"codeq.v1.OutcomeArtifacts"> & {
   leaseToken: bigint;
 
   /**
-   * The artifacts, at most 16, with different names.
+   * Artifacts, at most 16, with distinct names.
    *
    * @generated from field: repeated codeq.v1.NewArtifact artifacts = 3;
    */
@@ -347,7 +349,7 @@ export const OutcomeArtifactsSchema: GenMessage<OutcomeArtifacts> = /*@__PURE__*
   messageDesc(file_codeq_v1_worker_service, 6);
 
 /**
- * LeaseGrant tells the new end of a lease.
+ * LeaseGrant reports the new end of a lease.
  *
  * @generated from message codeq.v1.LeaseGrant
  */
@@ -382,7 +384,7 @@ export const LeaseGrantSchema: GenMessage<LeaseGrant> = /*@__PURE__*/
   messageDesc(file_codeq_v1_worker_service, 7);
 
 /**
- * LostLease tells a lease that is no more.
+ * LostLease reports a lease that no longer exists.
  *
  * @generated from message codeq.v1.LostLease
  */
@@ -402,7 +404,7 @@ export type LostLease = Message<"codeq.v1.LostLease"> & {
   leaseToken: bigint;
 
   /**
-   * Why a heartbeat or a progress for it failed; TASK_ENDED for a cancelled task.
+   * Reason why a heartbeat or progress report failed; TASK_ENDED for a cancelled task.
    *
    * @generated from field: codeq.v1.ErrorReason reason = 3;
    */
@@ -417,7 +419,7 @@ export const LostLeaseSchema: GenMessage<LostLease> = /*@__PURE__*/
   messageDesc(file_codeq_v1_worker_service, 8);
 
 /**
- * OutcomeError tells an outcome that was refused. It changed nothing.
+ * OutcomeError reports a rejected outcome, which changed nothing.
  *
  * @generated from message codeq.v1.OutcomeError
  */
@@ -437,14 +439,14 @@ export type OutcomeError = Message<"codeq.v1.OutcomeError"> & {
   taskId: string;
 
   /**
-   * Why it was refused.
+   * Reason of the rejection.
    *
    * @generated from field: codeq.v1.ErrorReason reason = 3;
    */
   reason: ErrorReason;
 
   /**
-   * Message for people; not a contract.
+   * Text for people; it may change.
    *
    * @generated from field: string message = 4;
    */
@@ -465,13 +467,14 @@ export const OutcomeErrorSchema: GenMessage<OutcomeError> = /*@__PURE__*/
  */
 export const WorkerService: GenService<{
   /**
-   * Work pushes tasks within the client's credits and takes outcomes and heartbeats. The first message carries the hello
-   * and may carry the other fields. When the client half-closes, the server settles what it has read, gives every
-   * unresolved lease of the stream back (as an abandon that is not counted) and ends the call with OK. When the call
-   * breaks, tasks not yet sent are given back at once and leases of sent ones run until they expire: their outcomes may
-   * come over any stream or call of the same subject.
-   * The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED,
-   * INVALID_FIELD, TOO_LARGE or OUTCOME_UNKNOWN. Outcomes need the scopes of their unary forms.
+   * Work pushes tasks, within the client's credits, and takes outcomes and heartbeats. The first message carries the
+   * hello and may carry the other fields.
+   * When the client half-closes, the server settles the outcomes it has received, returns the tasks without an outcome
+   * to their places, uncounted, and ends the call with OK. When the connection breaks, tasks not yet sent are returned
+   * at once; leases of sent tasks keep running, and their outcomes may arrive over any stream or call of the same
+   * subject.
+   * Errors: BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED, INVALID_FIELD,
+   * TOO_LARGE, OUTCOME_UNKNOWN. Outcomes require the scopes of the corresponding unary calls.
    *
    * @generated from rpc codeq.v1.WorkerService.Work
    */

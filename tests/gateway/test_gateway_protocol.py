@@ -103,7 +103,7 @@ async def test_one_request_at_most_is_read_before_its_turn(served: Served) -> No
     writer.write(CLAIM + HEALTH * 5_000 + LAST)
     await served.double.waiting.wait()
     (standing,) = served.server._connections
-    assert len(standing._line) == 2
+    assert len(standing._pipeline) == 2
     served.double.released.set()
     replies = _replies(await asyncio.wait_for(reader.read(), 60))
     assert [status for status, _, _ in replies] == [204] + [200] * 5_001
@@ -238,7 +238,7 @@ async def test_client_that_closed_its_side_gets_the_reply_that_comes_soon(
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(_create("c"))
     writer.write_eof()
-    await until(lambda: any(c._is_deaf for c in served.server._connections))
+    await until(lambda: any(c._ignores_input for c in served.server._connections))
     served.double.released.set()
     ((status, headers, _),) = _replies(await asyncio.wait_for(reader.read(), 10))
     assert (status, headers["connection"]) == (202, "close")

@@ -1,4 +1,4 @@
-"""Bad requests: each is refused by name, and reaches no service."""
+"""Malformed requests: the error names the field and says what it takes; no service is called."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ TASKS = "/v1/codeq/tasks"
 RESULT = "/v1/codeq/tasks/t1/result"
 BATCH = "/v1/codeq/tasks/batch"
 QUEUES = "/v1/codeq/admin/queues"
+CLAIM = "/v1/codeq/tasks/claim"
 
 
 @pytest.mark.parametrize(
@@ -38,9 +39,9 @@ QUEUES = "/v1/codeq/admin/queues"
         (TASKS, b'{"payload":{"\xc3":1}}', "payload"),
         (BATCH, b'{"tasks":[{"command":"c"}],"tasks":[{"command":"c"}]}', "tasks"),
         (BATCH, b'{"tasks":[{"command":"c"}],"task\\u0073":[{"command":"c"}]}', "tasks"),
-        ("/v1/codeq/tasks/claim", b'{"commands":["a"],"command\\u0073":["b"]}', "commands"),
-        ("/v1/codeq/tasks/claim", b'{"commands":[' + b",".join([b'"a"'] * 257) + b"]}", "commands"),
-        ("/v1/codeq/tasks/claim", b'{"commands":[' + b",".join([b'"a"'] * 5000) + b"]}", "commands"),
+        (CLAIM, b'{"commands":["a"],"command\\u0073":["b"]}', "commands"),
+        (CLAIM, b'{"commands":[' + b",".join([b'"a"'] * 257) + b"]}", "commands"),
+        (CLAIM, b'{"commands":[' + b",".join([b'"a"'] * 5000) + b"]}", "commands"),
         (RESULT, b'{"status":"DONE"}', "status"),
         (RESULT, b'{"status":"UNSPECIFIED"}', "status"),
         (RESULT, b'{"status":"TASK_STATUS_COMPLETED"}', "status"),
@@ -51,8 +52,8 @@ QUEUES = "/v1/codeq/admin/queues"
         (RESULT, b'{"leaseToken":"18446744073709551616"}', "leaseToken"),
         (RESULT, b'{"leaseToken":18446744073709551616}', "leaseToken"),
         (RESULT, b'{"taskId":"t2"}', "taskId"),
-        ("/v1/codeq/tasks/claim", b'{"commands":"c"}', "commands"),
-        ("/v1/codeq/tasks/claim", b'{"commands":["a",null]}', "commands[1]"),
+        (CLAIM, b'{"commands":"c"}', "commands"),
+        (CLAIM, b'{"commands":["a",null]}', "commands[1]"),
         (BATCH, b'{"tasks":{}}', "tasks"),
         (BATCH, b'{"atomic":true,"tasks":[{},{"colour":1}]}', "tasks[1].colour"),
         (BATCH, b'{"atomic":true,"tasks":[{"priority":"x"}]}', "tasks[0].priority"),
@@ -68,6 +69,44 @@ async def test_malformed_field_is_named(served: Served, path: str, body: bytes, 
     assert [detail["field"] for detail in refused["details"]] == [field]
     assert refused["details"][0]["description"]
     assert served.double.calls == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "error"),
+    [
+        (TASKS, '{"command":5}', "command: must be text"),
+        (TASKS, '{"priority":"x"}', "priority: must be a whole number from 0 to 9"),
+        (TASKS, '{"priority":0.5}', "priority: must be a whole number from 0 to 9"),
+        (TASKS, '{"runAt":"soon"}', "runAt: must be a time with a time zone, such as 2030-01-31T12:00:00Z"),
+        (BATCH, '{"tasks":{}}', "tasks: must be a list"),
+        (BATCH, '{"atomic":true,"tasks":[5]}', "tasks[0]: must be an object"),
+        (BATCH, '{"atomic":"yes"}', "atomic: must be true or false"),
+        (f"{CLAIM}/batch", '{"commands":["a",5]}', "commands[1]: must be text"),
+        ("/v1/codeq/tasks/t1/nack", '{"delaySeconds":"x"}', "delaySeconds: must be a whole number, 0 or more"),
+        (RESULT, '{"status":"DONE"}', "status: must be COMPLETED or FAILED"),
+        (RESULT, '{"leaseToken":"x"}', "leaseToken: must be a whole number from 0 to 18446744073709551615"),
+        (RESULT, '{"artifacts":[{"name":"a","contentBase64":"*"}]}', "artifacts[0].contentBase64: must be base64"),
+        (f"{QUEUES}/c/dlq/redrive", '{"status":"x"}', "status: must be FAILED, DLQ or CANCELLED"),
+        (TASKS, "[]", "the body must be one JSON object"),
+        (TASKS, "{,}", "the body is not valid JSON: object keys must be strings (byte 1)"),
+    ],
+)
+async def test_error_says_what_the_field_takes(served_inside: Served, path: str, body: str, error: str) -> None:
+    answer = await served_inside.http.post(path, content=body, headers=JSON)
+    assert answer.json()["error"] == error
+
+
+@pytest.mark.parametrize(
+    ("query", "error"),
+    [
+        ("pageSize=x", "pageSize: must be a whole number from 0 to 500"),
+        ("pageSize=1&pageSize=2", "pageSize: must not be given more than once"),
+        ("status=x", "status: must be PENDING, SCHEDULED, CLAIMED, COMPLETED, FAILED, DLQ or CANCELLED"),
+    ],
+)
+async def test_error_says_what_the_parameter_takes(served_inside: Served, query: str, error: str) -> None:
+    answer = await served_inside.http.get(f"{TASKS}?{query}")
+    assert answer.json()["error"] == error
 
 
 @pytest.mark.parametrize(
@@ -300,4 +339,4 @@ async def test_item_with_too_many_of_something_is_refused_by_itself(served: Serv
     first, second = answer.json()["results"]
     assert (answer.status_code, first["result"]["status"]) == (200, "COMPLETED")
     assert (second["taskId"], second["error"]["reason"]) == (created[1], "INVALID_FIELD")
-    assert second["error"]["message"] == "artifacts: must contain no more than 16 item(s)"
+    assert second["error"]["message"] == "artifacts: must have at most 16 items"

@@ -220,7 +220,7 @@ def load_settings(
         if given and persistence.path is None:
             raise configuration_failure(f"{flag}: has no effect with the provider {persistence.provider}")
     if store == "":
-        raise configuration_failure("--store: expected a path")
+        raise configuration_failure("--store: must be a path")
     if store is not None:
         persistence = dataclasses.replace(persistence, path=Path(store))
     if no_fsync:

@@ -96,6 +96,12 @@ def test_dlq_list_shows_tasks_in_a_table_and_groups_in_json(client: Run, recorde
     ]
 
 
+def test_hint_to_the_next_page_names_only_options_of_the_command(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(page(TASKS, "t", ',"groups":[],"total":9'))
+    done = client("dlq", "list", "A", "-o", "table")
+    assert done.stderr == b"more tasks: --page-token t\n"
+
+
 @pytest.mark.parametrize(
     ("args", "path", "body"),
     [

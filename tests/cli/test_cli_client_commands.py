@@ -59,7 +59,9 @@ def test_create_reads_payload_from_file_and_stdin(client: Run, recorder: Recordi
     [
         (("create", "A", "--payload", "{x}"), b"", b"--payload: not JSON"),
         (("create", "A", "--payload", "NaN"), b"", b"NaN is not JSON"),
-        (("create", "A", "--payload", ""), b"", b"not JSON"),
+        (("create", "A", "--payload", ""), b"", b"--payload: is empty; it must be one JSON value"),
+        (("create", "A", "--payload", "-"), b" \n", b"--payload: is empty"),
+        (("create", "A", "--payload", "[1,"), b"", b"not JSON: expecting value, at line 1, column 4"),
         (("create", "A", "--payload", "-"), b'"\xff"', b"not UTF-8, at byte 1"),
         (("create", "A", "--payload", "-"), b"1" * (8 * 1024 * 1024 + 1), b"larger than 8388608 bytes"),
         (("create", "A", "--payload", "@missing"), b"", b"missing: No such file"),
@@ -72,6 +74,7 @@ def test_create_reads_payload_from_file_and_stdin(client: Run, recorder: Recordi
         (("claim", "--commands", "A,,B"), b"", b"'' is not a command"),
         (("complete", "t1", "--result", "}"), b"", b"--result: not JSON"),
         (("fail", "t1"), b"", b"--error"),
+        (("fail", "t1", "--error", " "), b"", b"--error: must not be blank"),
         (("nack", "t1", "--delay", "x"), b"", b"--delay"),
         (("explode",), b"", b"explode"),
         ((), b"", b"a command is missing"),

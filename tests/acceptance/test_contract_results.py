@@ -96,7 +96,7 @@ async def test_payload_and_result_are_kept_byte_for_byte_on_every_front(server: 
 
 
 @pytest.mark.parametrize("end", ["result", "nack", "cancel"])
-def test_texts_for_people_are_never_refused_for_their_content(server: ServerProcess, end: str) -> None:
+def test_texts_for_people_are_never_rejected_for_their_content(server: ServerProcess, end: str) -> None:
     texts = {'"half \\ud83d"': "half \ufffd", json.dumps("é" * 5000): "é" * 4095 + "…", '"\\u0000\x7f"': "\0\x7f"}
     for text, kept in texts.items():
         task = created(server, "texts", maxAttempts=1)
@@ -130,7 +130,7 @@ def test_result_that_is_absent_is_not_null(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("value", [b"\xff", b"{", b"", b"1 2", b"NaN", b'"\xc3"'], ids=repr)
-async def test_payload_and_result_that_are_no_json_are_refused_on_every_front(
+async def test_payload_and_result_that_are_not_json_are_rejected_on_every_front(
     server: ServerProcess, value: bytes
 ) -> None:
     answer = call(server, "POST", "/tasks", SECOND, content=b'{"command":"no","payload":%s}' % value, headers=JSON)

@@ -234,7 +234,7 @@ def counts_of_queues(server: ServerProcess) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=lambda name: repr(name[:8]))
-async def test_malformed_command_is_refused_on_every_front(two_workers: ServerProcess, name: str) -> None:
+async def test_malformed_command_is_rejected_on_every_front(two_workers: ServerProcess, name: str) -> None:
     before = counts_of_queues(two_workers)
     spec = {"command": name, "payload": 1}
     answer = refused(call(two_workers, "POST", "/tasks", token="producer", json=spec), 400, "INVALID_FIELD")

@@ -196,7 +196,7 @@ def test_local_cluster_when_ended_leaves_no_node_behind(tmp_path: Path) -> None:
         assert not any(map(alive, pids))
 
 
-def test_local_cluster_tells_every_port_that_is_taken_and_how_to_move_them(tmp_path: Path) -> None:
+def test_local_cluster_names_every_port_in_use_and_how_to_shift_them(tmp_path: Path) -> None:
     with ExitStack() as stack:
         cluster = LocalCluster(tmp_path / "local-cluster", stack)
         program = [sys.executable, str(cluster.folder / "cluster.py")]

@@ -110,13 +110,15 @@ async def test_oldest_call_without_a_token_makes_room(server: ServerProcess) -> 
         assert not calls[100].done()
 
 
-async def test_request_that_does_not_come_ends_the_call(server: ServerProcess) -> None:
+async def test_call_ends_if_its_request_does_not_arrive(server: ServerProcess) -> None:
     async with channel_to(server.worker_addr) as channel:
         assert await raw(channel, CHECK)().code() is grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.parametrize("method", [CHECK, WATCH, REFLECTION])
-async def test_bytes_that_are_no_request_are_refused_without_a_trace(server: ServerProcess, method: str) -> None:
+async def test_bytes_that_are_not_a_request_are_rejected_without_a_traceback(
+    server: ServerProcess, method: str
+) -> None:
     async with channel_to(server.worker_addr) as channel:
         call = raw(channel, method)()
         await call.write(b"\xff" * 10)

@@ -35,7 +35,7 @@ def test_task_list_with_every_filter_reads_page_after_page(client: Run, recorder
     assert second == first + "&pageToken=x%2Fy%3D"
 
 
-def test_task_list_stops_at_its_limit_and_says_how_to_go_on(client: Run, recorder: RecordingServer) -> None:
+def test_task_list_stops_at_its_limit_and_says_how_to_continue(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(page(TASKS[:2], "more"))
     done = client("task", "list", "--limit", "2", "-o", "table")
     assert done.stdout.decode().splitlines()[0].split()[:3] == ["ID", "COMMAND", "STATUS"]
@@ -44,7 +44,7 @@ def test_task_list_stops_at_its_limit_and_says_how_to_go_on(client: Run, recorde
     assert recorder.request.path == "/v1/codeq/tasks?pageSize=2&orderBy=newest"
 
 
-def test_task_list_goes_on_at_a_token_and_has_the_next_one_in_json(client: Run, recorder: RecordingServer) -> None:
+def test_task_list_continues_at_a_token_and_has_the_next_one_in_json(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(page(TASKS[:2], "more"))
     done = client("task", "list", "--order", "oldest", "--limit", "2", "--page-token", "t", "-o", "json")
     assert json.loads(done.stdout)["nextPageToken"] == "more"

@@ -220,27 +220,29 @@ def test_queue_stats_asks_for_the_queue(client: Run, recorder: RecordingServer) 
 ERROR = b'{"error":"no task\\nt1 \\u001b[2J","code":"NOT_FOUND","reason":"TASK_NOT_FOUND","details":[]}'
 
 
-def test_refusal_is_one_line_with_the_reason_and_exit_code_1(client: Run, recorder: RecordingServer) -> None:
+def test_rejection_is_one_line_with_the_reason_and_exit_code_1(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(ERROR, 404)
     done = client("task", "get", "t1")
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr == b"error: no task t1 \\x1b[2J (TASK_NOT_FOUND)\n"
 
 
-def test_refusal_when_json_is_asked_for_is_the_error_body(client: Run, recorder: RecordingServer) -> None:
+def test_rejection_when_json_is_asked_for_is_the_error_body(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(ERROR, 404)
     done = client("task", "get", "t1", "-o", "json")
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", ERROR + b"\n")
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"error":1}', b""])
-def test_refusal_by_something_else_tells_the_status(client: Run, recorder: RecordingServer, body: bytes) -> None:
+def test_rejection_by_another_kind_of_server_shows_the_status(
+    client: Run, recorder: RecordingServer, body: bytes
+) -> None:
     recorder.reply(body, 502)
     done = client("task", "get", "t1")
     assert (done.returncode, done.stderr) == (1, b"error: the server answered 502 Bad Gateway (HTTP_502)\n")
 
 
-def test_redirect_is_refused(client: Run, recorder: RecordingServer) -> None:
+def test_redirect_is_rejected(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(b"", 307)
     done = client("task", "get", "t1")
     assert done.returncode == 1

@@ -250,7 +250,7 @@ def test_check_for_a_server_without_rest_needs_a_listener(run: Run) -> None:
 
 
 @pytest.mark.parametrize("command", [["server", "--dev"], ["gateway"]])
-def test_start_that_cannot_be_is_refused_by_name(run: Run, command: list[str]) -> None:
+def test_impossible_start_names_the_setting(run: Run, command: list[str]) -> None:
     refused = run(*command, WORKER_STREAM_ADDR="", PRODUCER_STREAM_ADDR="")
     assert refused.returncode == 2
     assert refused.stderr.count(b"_ADDR") >= 1

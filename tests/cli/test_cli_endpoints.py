@@ -39,7 +39,7 @@ def test_write_whose_outcome_is_unknown_is_not_sent_to_another_endpoint(run: Run
     assert (done.returncode, recorder.requests) == (1, [])
 
 
-def test_refusal_after_a_redirect_names_who_refused(client: Run, recorder: RecordingServer) -> None:
+def test_rejection_after_a_redirect_names_the_rejecting_server(client: Run, recorder: RecordingServer) -> None:
     with recording_server() as leader:
         recorder.location = f"{leader.endpoint}/v1/codeq/tasks/t1"
         recorder.reply(b'{"error":"node-b leads","code":"UNAVAILABLE","reason":"NOT_LEADER"}', 307)
@@ -48,7 +48,7 @@ def test_refusal_after_a_redirect_names_who_refused(client: Run, recorder: Recor
     assert done.stderr.decode() == f"error: no task (from {leader.endpoint}) (TASK_NOT_FOUND)\n"
 
 
-def test_leader_that_is_gone_is_named_not_who_was_asked(client: Run, recorder: RecordingServer) -> None:
+def test_lost_leader_is_named_rather_than_the_asked_node(client: Run, recorder: RecordingServer) -> None:
     gone = f"http://127.0.0.1:{_unused_port()}"
     recorder.location = f"{gone}/v1/codeq/tasks/t1"
     recorder.reply(b'{"error":"node-b leads","code":"UNAVAILABLE","reason":"NOT_LEADER"}', 307)

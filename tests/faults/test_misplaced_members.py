@@ -84,7 +84,7 @@ async def until_said(cluster: ClusterProcess, node: NodeProcess, *words: str, ev
     assert len(lines) <= LINES_MAX, cluster.logs
 
 
-async def test_swapped_volumes_are_refused_with_both_names(tmp_path: Path) -> None:
+async def test_swapped_volumes_are_rejected_with_both_names(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         async with served(cluster) as client:
             task = await client.create()
@@ -105,7 +105,7 @@ async def test_swapped_volumes_are_refused_with_both_names(tmp_path: Path) -> No
             await client.call("tasks", "GetTask", pb.GetTaskRequest(task_id=task), again=True)
 
 
-async def test_orders_that_are_refused_change_nothing_and_one_command_takes_the_leader_out(tmp_path: Path) -> None:
+async def test_orders_that_are_rejected_change_nothing_and_one_command_takes_the_leader_out(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         async with served(cluster) as client:
             extra = cluster.add("node-4")
@@ -137,7 +137,7 @@ async def test_orders_that_are_refused_change_nothing_and_one_command_takes_the_
             assert "taken out of the cluster" in await asyncio.to_thread(problems, gone)
 
 
-async def test_member_back_from_an_old_copy_is_told_and_replaced(tmp_path: Path) -> None:
+async def test_member_back_from_an_old_copy_is_reported_and_replaced(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         async with served(cluster) as client:
             leader = await client.led_by()

@@ -131,31 +131,31 @@ async def test_error_says_what_the_parameter_takes(served_inside: Served, query:
         b'{"payload":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     ],
 )
-async def test_broken_json_is_refused(served: Served, body: bytes) -> None:
+async def test_broken_json_is_rejected(served: Served, body: bytes) -> None:
     answer = await served.http.post(TASKS, content=body, headers=JSON)
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_BODY")
     assert answer.json()["details"] == []
     assert served.double.calls == []
 
 
-async def test_broken_json_in_an_ignored_field_is_refused(served: Served) -> None:
+async def test_broken_json_in_an_ignored_field_is_rejected(served: Served) -> None:
     answer = await served.http.post(RESULT, content=b'{"workerId":nope}')
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_BODY")
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/json2", "x"])
-async def test_content_type_other_than_json_is_refused(served: Served, content_type: str) -> None:
+async def test_content_type_other_than_json_is_rejected(served: Served, content_type: str) -> None:
     answer = await served.http.post(TASKS, content=b"{}", headers={"content-type": content_type})
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_BODY")
 
 
-async def test_json_in_another_charset_is_refused(served: Served) -> None:
+async def test_json_in_another_charset_is_rejected(served: Served) -> None:
     answer = await served.http.post(TASKS, content=b"{}", headers={"content-type": "application/json; charset=latin-1"})
     assert answer.json()["reason"] == "INVALID_BODY"
 
 
 @pytest.mark.parametrize("value", ["gzip", ""])
-async def test_body_that_is_packed_is_refused(served: Served, value: str) -> None:
+async def test_compressed_body_is_rejected(served: Served, value: str) -> None:
     head = f"POST {TASKS} HTTP/1.1\r\nhost: h\r\ncontent-encoding: {value}\r\nconnection: close\r\n\r\n".encode()
     answer = await served.exchange(head)
     assert answer.startswith(b"HTTP/1.1 400 ")
@@ -165,7 +165,7 @@ async def test_body_that_is_packed_is_refused(served: Served, value: str) -> Non
 
 
 @pytest.mark.parametrize("header", ["Authorization", "Content-Type", "Host", "Idempotency-Key"])
-async def test_header_that_is_given_twice_is_refused(served: Served, header: str) -> None:
+async def test_header_that_is_given_twice_is_rejected(served: Served, header: str) -> None:
     head = f"POST {TASKS} HTTP/1.1\r\n{header}: application/json\r\n{header.upper()}: other\r\n\r\n"
     answer = await served.exchange(head.encode())
     assert answer.startswith(b"HTTP/1.1 400 ")
@@ -183,7 +183,7 @@ async def test_header_that_is_given_twice_is_refused(served: Served, header: str
         'application/json;charset="utf-8"',
     ],
 )
-async def test_json_content_types_are_taken(served: Served, content_type: str | None) -> None:
+async def test_json_content_types_are_accepted(served: Served, content_type: str | None) -> None:
     headers = {} if content_type is None else {"content-type": content_type}
     assert (await served.http.post(TASKS, content=b'{"command":"c"}', headers=headers)).status_code == 202
 
@@ -210,13 +210,13 @@ async def test_malformed_query_parameter_is_named(served: Served, query: str, fi
     assert served.double.calls == []
 
 
-async def test_query_of_an_operation_without_parameters_is_refused(served: Served) -> None:
+async def test_query_of_an_operation_without_parameters_is_rejected(served: Served) -> None:
     answer = await served.http.post(f"{TASKS}?priority=5", json={"command": "c"})
     assert answer.json()["details"][0]["field"] == "priority"
 
 
 @pytest.mark.parametrize("sent", [b"other", b"k\xff"])
-async def test_idempotency_key_header_that_differs_from_the_body_is_refused_by_name(
+async def test_idempotency_key_header_that_differs_from_the_body_is_rejected_by_name(
     served: Served, sent: bytes
 ) -> None:
     body = {"command": "c", "idempotencyKey": "k"}
@@ -227,19 +227,19 @@ async def test_idempotency_key_header_that_differs_from_the_body_is_refused_by_n
 
 
 @pytest.mark.parametrize("path", [RESULT, f"{TASKS}/claim"])
-async def test_idempotency_key_header_of_an_operation_that_takes_none_is_refused(served: Served, path: str) -> None:
+async def test_idempotency_key_header_of_an_operation_that_takes_none_is_rejected(served: Served, path: str) -> None:
     answer = await served.http.post(path, json={}, headers={"Idempotency-Key": "k"})
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_FIELD")
     assert answer.json()["details"][0]["field"] == "Idempotency-Key"
     assert served.double.calls == []
 
 
-async def test_body_of_an_operation_without_one_is_refused(served: Served) -> None:
+async def test_body_of_an_operation_without_one_is_rejected(served: Served) -> None:
     answer = await served.http.request("GET", f"{TASKS}/t1", content=b"{}")
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_BODY")
 
 
-async def test_path_that_is_not_utf8_is_refused(served: Served) -> None:
+async def test_path_that_is_not_utf8_is_rejected(served: Served) -> None:
     answer = await served.http.get(f"{TASKS}/%FF")
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_FIELD")
 
@@ -247,7 +247,7 @@ async def test_path_that_is_not_utf8_is_refused(served: Served) -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/v1/codeq", "/v1/codeq/tasks/", "/v1/codeq/tasks/t1/none", "/v1/codeq/Tasks", "//healthz"]
 )
-async def test_unknown_path_is_told(served: Served, path: str) -> None:
+async def test_unknown_path_is_reported(served: Served, path: str) -> None:
     answer = await served.http.get(f"http://127.0.0.1:{served.port}{path}")
     assert (answer.status_code, answer.json()["code"], answer.json()["reason"]) == (
         404,
@@ -267,7 +267,7 @@ async def test_unknown_path_is_told(served: Served, path: str) -> None:
         ("POST", "/healthz", "GET, HEAD, OPTIONS"),
     ],
 )
-async def test_wrong_method_is_told_with_the_right_ones(served: Served, method: str, path: str, allowed: str) -> None:
+async def test_wrong_method_gets_the_allowed_ones(served: Served, method: str, path: str, allowed: str) -> None:
     answer = await served.http.request(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
     if method != "HEAD":
@@ -285,7 +285,7 @@ async def test_failed_call_has_the_status_of_the_error_table(served: Served, rea
     assert answer.headers["x-request-id"] == "r1"
 
 
-async def test_retry_after_is_told_in_whole_seconds(served_inside: Served) -> None:
+async def test_retry_after_is_sent_in_whole_seconds(served_inside: Served) -> None:
     served_inside.double.failure = CallFailed(error_pb2.ERROR_REASON_DRAINING, "stopping", retry_after_seconds=1.2)
     assert (await served_inside.http.get(f"{TASKS}/t1")).headers["retry-after"] == "2"
 
@@ -306,7 +306,7 @@ async def test_violations_have_the_names_of_the_json_form(served: Served) -> Non
     assert answer.json()["details"] == [{"field": "tasks[3].runAt", "description": "early"}]
 
 
-async def test_defect_is_an_internal_error_without_its_words(served: Served) -> None:
+async def test_defect_is_an_internal_error_without_details(served: Served) -> None:
     served.double.failure = RuntimeError("the secret cause")
     answer = await served.http.get(f"{TASKS}/t1")
     assert (answer.status_code, answer.json()["reason"], answer.json()["code"]) == (500, "INTERNAL", "INTERNAL")
@@ -321,7 +321,7 @@ async def test_long_names_are_repeated_in_part(served: Served) -> None:
     assert len(answer.content) < 1_000
 
 
-async def test_other_host_names_are_refused_where_hosts_are_named() -> None:
+async def test_other_host_names_are_rejected_where_hosts_are_named() -> None:
     async with serving(allowed_hosts=frozenset({"localhost", "127.0.0.1", "[::1]"})) as served:
         for host in ("localhost", f"localhost:{served.port}", "LOCALHOST", "127.0.0.1:1", "[::1]", "[::1]:8080"):
             assert (await served.http.get("/healthz", headers={"Host": host})).status_code == 200
@@ -331,7 +331,7 @@ async def test_other_host_names_are_refused_where_hosts_are_named() -> None:
 
 
 @pytest.mark.parametrize("padding", [0, 5000])
-async def test_item_with_too_many_of_something_is_refused_by_itself(served: Served, padding: int) -> None:
+async def test_item_with_too_many_entries_is_rejected_alone(served: Served, padding: int) -> None:
     created = [(await served.http.post("/v1/codeq/tasks", json={"command": "c"})).json()["id"] for _ in range(2)]
     good = {"taskId": created[0], "status": "COMPLETED", "result": "," * padding}
     bad = {"taskId": created[1], "status": "COMPLETED", "artifacts": [{"name": f"a{n}"} for n in range(17)]}

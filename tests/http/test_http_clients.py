@@ -24,7 +24,7 @@ STOCK: dict[str, Callable[[str], AbstractContextManager[Send]]] = {
 
 
 @pytest.mark.parametrize("client", STOCK.values(), ids=STOCK.keys())
-def test_stock_client_walks_through_every_route(
+def test_stock_client_calls_every_route(
     server: ServerProcess, client: Callable[[str], AbstractContextManager[Send]]
 ) -> None:
     with client(server.http_url) as send:

@@ -50,7 +50,7 @@ def test_client_that_closes_its_side_within_a_request_gets_nothing(server: Serve
     ],
     ids=["length", "other letters", "chunks"],
 )
-def test_body_follows_when_it_is_wanted(server: ServerProcess, lines: list[bytes], body: bytes) -> None:
+def test_body_is_sent_after_100_continue(server: ServerProcess, lines: list[bytes], body: bytes) -> None:
     with connect(server.http_url) as connection:
         connection.sendall(create(*lines, body=b""))
         assert read_until(connection, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -85,7 +85,7 @@ def test_head_has_the_headers_of_get(server: ServerProcess, path: str) -> None:
     assert told[0] == told[1]
 
 
-def test_reply_to_a_broken_request_is_read_also_by_who_sends_on(server: ServerProcess) -> None:
+def test_reply_to_a_broken_request_reaches_a_client_that_goes_on_sending(server: ServerProcess) -> None:
     """A server that just closes has the system drop its reply where bytes are unread."""
     for _ in range(20):
         with connect(server.http_url) as connection:

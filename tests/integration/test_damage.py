@@ -46,7 +46,7 @@ async def test_torn_end_of_log_opens_with_everything_acknowledged(tmp_path: Path
         assert check_store(server.store)[0] == []
 
 
-async def test_flipped_bit_among_acknowledged_rows_refuses_the_start(tmp_path: Path) -> None:
+async def test_flipped_bit_among_acknowledged_rows_rejects_the_start(tmp_path: Path) -> None:
     ledger = Ledger()
     with ServerProcess(tmp_path / "server") as server:
         await create_some(server, ledger)

@@ -83,7 +83,7 @@ async def until(server: ServerProcess, command: str, **wanted: int) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_one_grant_of_many_credits_brings_as_many_tasks_in_order(server: ServerProcess) -> None:
+async def test_grant_of_many_credits_delivers_as_many_tasks_in_order(server: ServerProcess) -> None:
     """More than one response holds: the server goes on by itself, without another message of the client."""
     ids = await create(server, "MANY", [b"%d" % n for n in range(7000)])
     async with worker(server, "MANY", add_credits=6500) as stream:

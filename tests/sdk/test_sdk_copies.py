@@ -112,7 +112,7 @@ class NoZone(tzinfo):
         (lambda time: calls.create(codeq.NewTask("X", run_at=time), with_key=False), "run_at"),
     ],
 )
-def test_time_without_a_zone_is_refused_wherever_times_are_taken(
+def test_time_without_a_zone_is_rejected_wherever_times_are_accepted(
     make: Callable[[datetime], object], field: str, time: datetime
 ) -> None:
     with pytest.raises(codeq.InvalidField, match="needs a time zone") as caught:

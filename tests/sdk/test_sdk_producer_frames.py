@@ -45,7 +45,7 @@ def test_cut_joins_jobs_in_order_into_one_message() -> None:
     assert pending.cut(10, 1000) is None
 
 
-def test_cut_splits_a_job_at_the_bound_of_tasks_and_the_answers_find_their_places() -> None:
+def test_cut_splits_a_job_at_the_limit_of_tasks_and_the_answers_find_their_places() -> None:
     batch, future = _job(*(_item(name) for name in "abcde"))
     lone, lone_future = _job(_item("f"))
     pending = _pending(batch, lone)
@@ -59,7 +59,7 @@ def test_cut_splits_a_job_at_the_bound_of_tasks_and_the_answers_find_their_place
     assert lone_future.result(0) == ["id-f"]
 
 
-def test_cut_stops_before_the_bound_of_bytes_and_waits_for_room_for_the_next_item() -> None:
+def test_cut_stops_before_the_limit_of_bytes_and_waits_for_room_for_the_next_item() -> None:
     job, _ = _job(_item("a", 100), _item("b", 100), _item("c", 100))
     size = len(_item("a", 100))
     pending = _pending(job)
@@ -72,7 +72,7 @@ def test_cut_stops_before_the_bound_of_bytes_and_waits_for_room_for_the_next_ite
     assert _commands(frame.data) == ["c"]
 
 
-def test_cut_leaves_out_jobs_for_which_nobody_waits() -> None:
+def test_cut_omits_jobs_without_a_waiter() -> None:
     gone, future = _job(_item("a"))
     future.cancel()
     stays, _ = _job(_item("b"))
@@ -81,7 +81,7 @@ def test_cut_leaves_out_jobs_for_which_nobody_waits() -> None:
     assert _commands(frame.data) == ["b"]
 
 
-def test_settle_puts_the_errors_of_refused_items_into_their_places() -> None:
+def test_settle_puts_the_errors_of_rejected_items_into_their_places() -> None:
     job, future = _job(_item("a"), _item("b"))
     frame = _pending(job).cut(10, 1000)
     assert frame is not None

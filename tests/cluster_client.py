@@ -1,4 +1,4 @@
-"""A client that follows the leader over gRPC, and tells apart what was refused from what may have been done."""
+"""A client that follows the leader over gRPC and separates rejected calls from those with an unknown outcome."""
 
 from __future__ import annotations
 

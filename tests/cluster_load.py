@@ -1,4 +1,4 @@
-"""Load of every kind on a cluster, with a ledger of what was acknowledged: it follows the leader through failures."""
+"""Load of every kind on a cluster through failures, with a ledger of what was acknowledged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cluster of real server processes, as the tests that need one start, kill, pause and restart its nodes."""
+"""A cluster of real server processes that tests can start, kill, pause and restart."""
 
 from __future__ import annotations
 

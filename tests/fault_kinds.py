@@ -1,4 +1,4 @@
-"""Faults that befall a cluster under load, one round after the other."""
+"""Kinds of faults that hit a cluster under load, round after round."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run of load on a cluster, its end, and the verdict: what was acknowledged, what is missing, what is doubled."""
+"""A run of load on a cluster under faults, and its verdict: acknowledged, missing and doubled tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults of a cluster's members: one is away for long, loses its disk or a part of it, comes or goes."""
+"""Faults of a cluster's members: long absence, a lost or damaged disk, joining and leaving."""
 
 from __future__ import annotations
 

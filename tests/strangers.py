@@ -1,4 +1,4 @@
-"""Connections of strangers: thousands that come, say little or nothing, show no token and stay."""
+"""Thousands of connections that send little or nothing, show no token and stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stdout and stderr of a server may be without anybody taking what it writes."""
+"""Kinds of stdout and stderr from which nobody reads."""
 
 from __future__ import annotations
 

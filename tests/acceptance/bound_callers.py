@@ -1,4 +1,4 @@
-"""What callers do who come to a bound of a server."""
+"""Callers that reach a limit of a server."""
 
 from __future__ import annotations
 

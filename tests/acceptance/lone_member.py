@@ -1,4 +1,4 @@
-"""A cluster of one member, which leads it: a node in Raft mode for tests that need no others."""
+"""A cluster with a single member: a node in Raft mode for tests that need no others."""
 
 from __future__ import annotations
 

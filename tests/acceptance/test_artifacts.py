@@ -1,4 +1,4 @@
-"""Artifacts of results, against a real server: by URL and by content, over every way that ends a task."""
+"""Artifacts of results, against a real server: by URL and by content, through every call that ends a task."""
 
 from __future__ import annotations
 

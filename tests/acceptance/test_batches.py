@@ -1,4 +1,4 @@
-"""Batches: what is wrong in one item is that item's error, in the names that its caller wrote."""
+"""Batches: an error in one item is that item's error, in the caller's field names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of bounds in docs/operations.md: as much as each says is taken, and more meets what it says."""
+"""The table of limits in docs/operations.md: the server accepts up to each limit and handles more as documented."""
 
 from __future__ import annotations
 

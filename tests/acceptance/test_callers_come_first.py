@@ -1,4 +1,4 @@
-"""Who calls is known before anything else is read, and what strangers send leaves no trace."""
+"""Callers are authenticated before anything else is read, and strangers leave no trace."""
 
 from __future__ import annotations
 

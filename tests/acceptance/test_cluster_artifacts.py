@@ -1,4 +1,4 @@
-"""Artifacts of a node in a cluster: their contents are not replicated, so they are refused; URLs are kept."""
+"""Artifacts on a cluster node: contents are not replicated, so they are rejected; URLs are kept."""
 
 from __future__ import annotations
 

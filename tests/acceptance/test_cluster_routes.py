@@ -1,4 +1,4 @@
-"""Routes of the cluster, as a server that serves alone answers them."""
+"""Routes of the cluster on a single server."""
 
 from __future__ import annotations
 

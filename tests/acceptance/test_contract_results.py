@@ -1,4 +1,4 @@
-"""Contract rows on what a task carries and leaves: payload, result, completion, dead letters, retention, durability."""
+"""Contract rows about a task's data: payload, result, completion, dead letters, retention, durability."""
 
 from __future__ import annotations
 

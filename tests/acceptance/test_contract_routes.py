@@ -1,4 +1,4 @@
-"""Contract rows on the routes of tasks and queues: what they answer, and the bounds of what they take."""
+"""Contract rows about the routes of tasks and queues: their replies and their limits."""
 
 from __future__ import annotations
 

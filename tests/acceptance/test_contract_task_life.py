@@ -1,4 +1,4 @@
-"""Contract rows on the life of a task, from its status names to its delay, against a real server."""
+"""Contract rows about the life of a task, from status names to delays, against a real server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dead letters and ended tasks by HTTP: listed, grouped by error, redriven, removed."""
+"""Dead letters and ended tasks over HTTP: listed, grouped by error, redriven, removed."""
 
 from __future__ import annotations
 

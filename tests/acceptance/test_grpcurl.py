@@ -1,4 +1,4 @@
-"""The server as grpcurl sees it: reflection, health, and a task that both fronts work on."""
+"""The server as grpcurl sees it: reflection, health, and a task created over gRPC and completed over HTTP."""
 
 from __future__ import annotations
 

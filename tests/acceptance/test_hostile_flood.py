@@ -1,4 +1,4 @@
-"""Strangers send what they can on every port at once: a tenant is served all the while, and the log stays short."""
+"""Strangers flood every port at once: a tenant is served throughout, and the log stays short."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a hostile or careless client sends to each front: a clear error that names the field, and the server goes on."""
+"""Hostile and careless input on each interface: the error names the field, and the server carries on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tenants and workers are kept apart, and what nobody checked elsewhere is checked here: names, roles, identities."""
+"""Tenants and workers are isolated: names, roles, identities."""
 
 from __future__ import annotations
 

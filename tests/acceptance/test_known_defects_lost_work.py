@@ -1,4 +1,4 @@
-"""Work that is accepted is delivered, whatever waits, dies or idles; what is done is kept as long as promised."""
+"""Accepted work is delivered despite waits, deaths and idle times, and finished work is kept as long as promised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many large calls at a time: memory stays bounded, nobody loses the lead, and who finds no room is told."""
+"""Many large calls at a time: memory stays bounded, no leadership is lost, and callers beyond the limit are told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server within 512 MB, whoever comes together: strangers of every kind, and users at work."""
+"""A server stays within 512 MB under any mix of strangers and users."""
 
 from __future__ import annotations
 

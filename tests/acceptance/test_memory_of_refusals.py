@@ -1,4 +1,4 @@
-"""The memory of a refused call is free when its reply is out, on every front: measured at once, not after a pause.
+"""The memory of a rejected call is freed once its reply is sent, on every interface; measured at once, without a pause.
 
 With CODEQ_REFUSALS=10 in the environment ten times as many calls are made: 4,000 of 1 MB on each front, and 250 batches
 and frames of 8 MB. They may leave no more than a tenth of them does.

@@ -1,4 +1,4 @@
-"""Purge of a queue, against a real server: what waited ends, what comes stays, and a killed server goes on with it."""
+"""Purge of a queue, against a real server: waiting tasks end, later ones stay, a killed server resumes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Queues of a tenant are bounded, and those that nobody uses leave, on a real server."""
+"""Limits on a tenant's queues, and the removal of unused ones, on a real server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics of a node in a cluster: what they tell, and that the operator's guide names each of them."""
+"""The metrics of a cluster node: their values, and that the operator's guide documents each."""
 
 from __future__ import annotations
 

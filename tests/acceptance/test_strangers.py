@@ -1,4 +1,4 @@
-"""Thousands of connections without a token on every port of a server that may have 1024 open files."""
+"""Thousands of connections without a token on every port of a server with 1024 open files."""
 
 from __future__ import annotations
 

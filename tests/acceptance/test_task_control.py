@@ -1,4 +1,4 @@
-"""The contract's rows on control of tasks and queues, against a real server."""
+"""The contract's rows about controlling tasks and queues, against a real server."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_pause_of_a_queue_that_does_not_exist_makes_it_and_it_stays_while_paused
         assert [claimed.id for claimed in client.claim(["ahead"])] == [task.id]
 
 
-def test_pause_checks_the_command_and_resume_makes_no_queue(server: ServerProcess) -> None:
+def test_pause_checks_the_command_and_resume_creates_no_queue(server: ServerProcess) -> None:
     status, body = rest(server, "POST", "/admin/queues/not%20a%20command/pause", {})
     assert (status, body["reason"]) == (400, "INVALID_FIELD")
     status, body = rest(server, "POST", "/admin/queues/never-used/resume", {})

@@ -1,4 +1,4 @@
-"""Three nodes as README and compose file have them: the lines of the README as printed, and what the nodes are told."""
+"""Three nodes from README and compose file: the README's lines as printed, and the nodes' settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls that need no token: many of them, held open or malformed, take nothing from those that have one."""
+"""Calls that need no token, many of them held open or malformed, take nothing from callers with one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replies that are not read, compressed calls, and bodies in crumbs take no more memory than was sent or is allowed."""
+"""Unread replies, compressed calls and bodies in tiny chunks take no more memory than allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark driver measures a real server, and refuses figures whose counts do not add up."""
+"""The benchmark driver measures a real server, and rejects figures whose counts do not add up."""
 
 from __future__ import annotations
 

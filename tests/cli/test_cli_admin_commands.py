@@ -1,4 +1,4 @@
-"""Lists of tasks, dead letters, redrive and cleanup: commands against a server that records what it is sent."""
+"""Lists of tasks, dead letters, redrive and cleanup, against a server that records its requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every client command against a server that records what it is sent."""
+"""Every client command against a server that records its requests."""
 
 from __future__ import annotations
 

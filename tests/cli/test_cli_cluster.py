@@ -1,4 +1,4 @@
-"""codeq cluster …, and the way to the leader, against a server that records what it is sent."""
+"""codeq cluster …, and finding the leader, against a server that records its requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How commands start and end: wrong usage, interrupts, readers that leave."""
+"""How commands start and end: wrong usage, interrupts, readers that exit early."""
 
 from __future__ import annotations
 

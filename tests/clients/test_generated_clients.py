@@ -1,4 +1,4 @@
-"""Clients that stock generators make of the OpenAPI document complete a task, one in each language."""
+"""Clients generated from the OpenAPI document by stock generators complete a task, one in each language."""
 
 from __future__ import annotations
 

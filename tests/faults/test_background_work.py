@@ -1,4 +1,4 @@
-"""Work that runs by itself goes on at the next leader where the one before left it."""
+"""The next leader resumes background work where the previous one stopped."""
 
 from __future__ import annotations
 

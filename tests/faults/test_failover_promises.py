@@ -1,4 +1,4 @@
-"""What a change of the leader must not change: one promise after the other, each in so many words."""
+"""Promises that a change of leader must keep, one test each."""
 
 from __future__ import annotations
 

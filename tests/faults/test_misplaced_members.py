@@ -1,4 +1,4 @@
-"""Volumes in the wrong place, members that were taken out, and orders that must be refused: what nodes do and say."""
+"""Misplaced volumes, removed members and orders that must be rejected: what nodes do and log."""
 
 from __future__ import annotations
 

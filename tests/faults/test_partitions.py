@@ -1,4 +1,4 @@
-"""Nodes of a cluster do not hear each other for a while, clients hear all: nothing is lost, nothing ends twice."""
+"""Network partitions between nodes that clients can all reach: nothing is lost, nothing ends twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Users of the Python SDK see no error while leaders are killed, and none of their tasks is lost or made twice."""
+"""Users of the Python SDK see no error while leaders are killed; no task is lost or created twice."""
 
 from __future__ import annotations
 

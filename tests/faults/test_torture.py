@@ -1,4 +1,4 @@
-"""The long form of the fault suite: it goes on where it stopped, and tells what it came to."""
+"""The long form of the fault suite resumes where it stopped, and reports its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A gateway that serves on a port of its own, with a small queue behind it: in its process, or over a call stream."""
+"""A gateway on a port of its own in front of a small queue, in its process or over a call stream."""
 
 from __future__ import annotations
 

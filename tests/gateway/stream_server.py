@@ -1,4 +1,4 @@
-"""A gRPC server whose call streams and reflection lead to something that answers calls, and the way to it."""
+"""A gRPC server whose call streams and reflection lead to a dispatcher, and a gateway's connection to it."""
 
 from __future__ import annotations
 

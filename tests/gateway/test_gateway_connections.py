@@ -1,4 +1,4 @@
-"""Connections: clients that leave, that are slow, that send too much; and a server that starts and stops."""
+"""Connections: clients that leave, are slow or send too much; a server that starts and stops."""
 
 from __future__ import annotations
 

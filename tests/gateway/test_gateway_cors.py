@@ -1,4 +1,4 @@
-"""Web pages of other origins: what a browser is told, for origins that are named and for others."""
+"""CORS: replies to web pages of allowed and of other origins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What HTTP clients see where another server leads, and how they ask for reads that may be behind."""
+"""Replies to HTTP clients while another server leads, and stale reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document tells the REST form that the gateway serves."""
+"""The OpenAPI document describes the REST API that the gateway serves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as the connection speaks it: order, framing, malformed requests, and clients that close one side."""
+"""HTTP/1.1 on one connection: order, framing, malformed requests, and clients that close one side."""
 
 from __future__ import annotations
 

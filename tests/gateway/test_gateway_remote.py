@@ -1,4 +1,4 @@
-"""The gateway apart from its servers: one that leaves, one that leads, one that is not there."""
+"""A standalone gateway and its servers: one that leaves, one that leads, one that is unreachable."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ async def test_gateway_that_leaves_ends_its_calls(server: tuple[TaskDouble, Stre
     await until(lambda: len(started.streams) == 0)
 
 
-async def test_call_that_nobody_cancels_ends_at_its_time(server: tuple[TaskDouble, StreamServer]) -> None:
+async def test_uncancelled_call_ends_at_its_timeout(server: tuple[TaskDouble, StreamServer]) -> None:
     double, started = server
     double.hold = True
     async with remote(started.address) as (_, dispatcher):

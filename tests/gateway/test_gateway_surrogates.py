@@ -1,4 +1,4 @@
-"""Halves of surrogate pairs in JSON bodies: kept in payloads, replaced in texts for people, refused elsewhere."""
+"""Unpaired surrogates in JSON bodies: kept in payloads, replaced in texts for people, rejected elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The services' calls over HTTP: what a request becomes, and what an answer looks like."""
+"""Calls of the services over HTTP: requests become messages, and messages become replies."""
 
 from __future__ import annotations
 

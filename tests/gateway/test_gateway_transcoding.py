@@ -1,4 +1,4 @@
-"""The transcoder on messages of every kind of field, and on rules it does not take."""
+"""Transcoding of messages with every kind of field, and of rules that are not supported."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_decoded_message_is_encoded_as_it_was(value: dict[str, object]) -> None:
     assert json.loads(ENCODE(_decoded(value))) == value
 
 
-def test_numbers_outside_their_field_are_rejected() -> None:
+def test_numbers_beyond_the_range_of_their_field_are_rejected() -> None:
     cases = {
         "aInt32": 2**31,
         "aUint32": -1,

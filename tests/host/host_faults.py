@@ -1,4 +1,4 @@
-"""Faults of a cluster that need root, a compiler or namespaces of the network."""
+"""Faults of a cluster that need root, a compiler or network namespaces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk that forgets what was not synced: the preloaded library of power_loss.c, and the restoring of its image."""
+"""A disk that forgets unsynced data: the preloaded library of power_loss.c, and the restoration of its image."""
 
 from __future__ import annotations
 

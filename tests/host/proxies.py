@@ -1,4 +1,4 @@
-"""nginx and HAProxy in front of a server, set up as people set them up."""
+"""nginx and HAProxy in front of a server, in their usual configurations."""
 
 from __future__ import annotations
 

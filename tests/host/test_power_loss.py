@@ -1,4 +1,4 @@
-"""The power fails under load: what was not synced is dropped, and everything that was acknowledged is there."""
+"""The power fails under load: unsynced data is dropped, and everything acknowledged is there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proxies of Debian in front, REST and gRPC through them; and the JDK's client as it comes."""
+"""Debian's proxies in front of REST and gRPC, and the JDK's client with its defaults."""
 
 from __future__ import annotations
 

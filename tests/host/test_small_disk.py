@@ -1,4 +1,4 @@
-"""A small disk that really fills up: creates are refused in time, and a write that fails loses nothing acknowledged."""
+"""A small disk that fills up: creates are rejected in time, and a failed write loses nothing acknowledged."""
 
 from __future__ import annotations
 

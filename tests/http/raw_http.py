@@ -1,4 +1,4 @@
-"""HTTP on bare sockets: bytes as they are, and the replies to them one by one."""
+"""HTTP on bare sockets: exact bytes, and the replies to them one by one."""
 
 from __future__ import annotations
 

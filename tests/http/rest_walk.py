@@ -1,4 +1,4 @@
-"""A walk through every route of the REST API, made by whatever sends the requests."""
+"""A walk through every route of the REST API with any HTTP client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients as they come, each as something that sends requests: programs, and libraries of Python."""
+"""Stock HTTP clients behind one interface: programs and Python libraries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients as they come walk through every route, and find what bare sockets find."""
+"""Stock clients call every route and get the same replies as bare sockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections over time: ends of one side, pipelines that nobody reads, and what comes in small pieces."""
+"""Connections over time: half-closes, unread pipelines, and input in small pieces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every route answers requests that ask for another protocol as it answers others."""
+"""Every route answers requests with an Upgrade header as it answers others."""
 
 from __future__ import annotations
 

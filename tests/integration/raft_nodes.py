@@ -1,4 +1,4 @@
-"""Nodes that talk over real connections and note what they are told, and ways to disturb them."""
+"""Nodes that talk over real connections and record what they receive, and ways to disturb them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Server and gateway in two processes, each of which may be lost."""
+"""Server and gateway in separate processes, either of which may be lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store is backed up, lives on, and is put back."""
+"""A store is backed up, changes, and is restored."""
 
 from __future__ import annotations
 

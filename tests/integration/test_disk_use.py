@@ -1,4 +1,4 @@
-"""The space of removed tasks comes back by itself, and nothing else goes with them."""
+"""The space of removed tasks is reclaimed, and nothing else is lost with them."""
 
 from __future__ import annotations
 

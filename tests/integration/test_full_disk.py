@@ -1,4 +1,4 @@
-"""A disk with less than the reserve: no new tasks, and everything else goes on."""
+"""A disk below its reserve: new tasks are rejected, and everything else carries on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the log tells of tasks and calls: the story of a task, in a bounded number of lines, without its contents."""
+"""The log of tasks and calls: the life of a task in a bounded number of lines, without its contents."""
 
 from __future__ import annotations
 

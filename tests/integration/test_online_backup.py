@@ -1,4 +1,4 @@
-"""Backups that a server makes of itself while it serves."""
+"""Backups of a running server."""
 
 from __future__ import annotations
 

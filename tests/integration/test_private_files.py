@@ -1,4 +1,4 @@
-"""Whatever a server, a member or an offline command writes is private, whatever umask and modes it met."""
+"""All files of servers, members and offline commands are private, regardless of umask and existing modes."""
 
 from __future__ import annotations
 

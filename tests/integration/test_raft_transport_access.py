@@ -1,4 +1,4 @@
-"""Who may speak to a node: those with the secret of the cluster and, where it is asked for, a certificate."""
+"""Access to a node: only with the cluster's secret and, if required, a certificate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A node of a cluster is ready when it answers calls or sends callers to the leader, and says why when it is not."""
+"""A cluster node is ready if it answers calls or redirects them to the leader; otherwise it gives the reason."""
 
 from __future__ import annotations
 

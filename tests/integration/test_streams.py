@@ -1,4 +1,4 @@
-"""The two streams as a bare client sees them: credits, windows, slow readers, and what a close gives back."""
+"""The two streams as a bare client sees them: credits, windows, slow readers, and tasks returned on close."""
 
 from __future__ import annotations
 

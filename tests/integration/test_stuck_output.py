@@ -1,4 +1,4 @@
-"""Nobody takes what a server writes to stdout and stderr: it serves, stops and fails as if somebody did."""
+"""A server whose stdout and stderr nobody reads serves, stops and fails as usual."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A process that has clients in some state, makes children in some way, and goes on, closes its clients or exits.
+"""A process with clients in some state, which forks children in some way, then carries on, closes its clients or exits.
 
 Usage: forking.py DIRECTORY PRODUCER_ADDRESS WORKER_ADDRESS TOKEN STATE WAY THEN CHILDREN
 
-Each child leaves child-N.json in the directory, the parent parent.json; children begin when the file "go" is there.
+Each child leaves child-N.json in the directory, the parent parent.json; children begin once the file "go" exists.
 """
 
 from __future__ import annotations

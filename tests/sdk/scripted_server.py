@@ -1,4 +1,4 @@
-"""A server that follows a script: it breaks, stalls and refuses on demand, as a real one cannot be made to."""
+"""A server that follows a script: it breaks, stalls and rejects on demand, unlike a real one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients, producers and workers of a cluster whose leaders change and die: their users see nothing of it."""
+"""Clients, producers and workers of a cluster whose leaders change and die, unnoticed by their users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments that no producer, client or worker can use are refused by name, before anything is sent."""
+"""Invalid arguments of producers, clients and workers are rejected by name before anything is sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users keep and pass on: pickles and copies of errors and records, and times that mean the same everywhere."""
+"""Pickles and copies of errors and records, and times that mean the same everywhere."""
 
 from __future__ import annotations
 

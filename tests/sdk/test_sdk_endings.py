@@ -1,4 +1,4 @@
-"""Whatever a handler returns or raises, its task is reported, alone and in a batch, and the worker goes on."""
+"""Whatever a handler returns or raises, alone or in a batch, its task is reported and the worker carries on."""
 
 from __future__ import annotations
 

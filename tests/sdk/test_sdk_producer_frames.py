@@ -1,4 +1,4 @@
-"""Frames: which tasks go into one, and where the answers belong."""
+"""Frames: how tasks are packed into them, and how answers find their tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Producers against a server that breaks, stalls and refuses on demand."""
+"""Producers against a server that breaks, stalls and rejects on demand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which server a client goes to, and which failures a call survives: rules without a connection."""
+"""Choice of a server, and the failures that a call survives: rules without a connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals: all workers of the process drain, and everything is as it was before when they have ended."""
+"""Signals drain all workers of the process; previous handlers are restored afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The transport: TLS, servers that speak something else, windows, big messages, many calls, and what ends a call."""
+"""The transport: TLS, servers of other protocols, windows, large messages, many calls, and how calls end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker does for its handlers and its people: order, context, bounds on what does not end, words in the log."""
+"""A worker's care for its handlers and operators: order, context, time limits, log messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How runs of workers begin and end, against a server that breaks, stalls and refuses on demand."""
+"""How runs of workers begin and end, against a server that breaks, stalls and rejects on demand."""
 
 from __future__ import annotations
 

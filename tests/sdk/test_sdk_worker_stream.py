@@ -1,4 +1,4 @@
-"""Deliveries, leases and outcomes of workers, against a server that breaks, stalls and refuses on demand."""
+"""Deliveries, leases and outcomes of workers, against a server that breaks, stalls and rejects on demand."""
 
 from __future__ import annotations
 

@@ -27,7 +27,10 @@ _FOREIGN = ("proto/vendor/", "tests/clients/")
 _END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\"(])")
 _CODE = re.compile(r"`[^`]*`")
 _WORD = re.compile(r"[A-Za-z_]{2,}")
-_MARKS = re.compile(r"\*\*|\]\([^)]*\)|^\s*(?:[-#>|]|\d+\.)+\s*|\[")
+_LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
+_MARKS = re.compile(r"\*\*|^\s*(?:[-#>|]|\d+\.)+\s*")
+_ENTRY = re.compile(r"\n(?=\s*[\w*]+(?:, [\w*]+)*: )|^(?:Args|Attributes|Raises|Returns|Yields):", re.MULTILINE)
+"""Where an entry of a docstring's section begins."""
 _LOGS = frozenset({"debug", "info", "warning", "error", "exception"})
 
 
@@ -78,9 +81,16 @@ def _of_document(path: str, text: str) -> Iterator[Sentence]:
             began = number
         if line.startswith("|"):
             for cell in line.strip("|").split("|"):
-                yield from _split("documents", path, number, _MARKS.sub("", cell))
+                yield from _split("documents", path, number, _plain(cell))
+        elif line.startswith("#"):
+            yield from _split("documents", path, number, _plain(line))
         else:
-            paragraph += " " + _MARKS.sub("", line)
+            paragraph += " " + _plain(line)
+
+
+def _plain(text: str) -> str:
+    """Returns text without the marks of Markdown."""
+    return _MARKS.sub("", _LINK.sub(r"\1", text))
 
 
 def _of_proto(path: str, text: str) -> Iterator[Sentence]:
@@ -101,7 +111,8 @@ def _of_node(path: str, node: ast.AST) -> Iterator[Sentence]:
         yield from _split("test names", path, node.lineno, node.name.removeprefix("test_").replace("_", " "))
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
         for part in node.value.value.split("\n\n"):
-            yield from _split("docstrings", path, node.lineno, part)
+            for entry in _ENTRY.split(part):
+                yield from _split("docstrings", path, node.lineno, entry)
     elif is_test:
         return
     elif isinstance(node, ast.Raise) and node.exc is not None:

@@ -50,7 +50,7 @@ class Attempt:
     cancelled: str = ""
 
     def payload(self) -> bytes:
-        """Returns what the task carries."""
+        """Returns the task's payload."""
         return json.dumps({"n": self.number, "kind": self.kind}).encode()
 
 

@@ -23,7 +23,7 @@ class StuckOutput:
     reader: int | None = None
 
     def read(self) -> bytes:
-        """Returns what waits to be read, at least one byte."""
+        """Returns the bytes waiting to be read, at least one."""
         assert self.reader is not None
         return os.read(self.reader, 1 << 20)
 

@@ -360,7 +360,7 @@ def test_artifacts_without_a_store_are_rejected(tmp_path: Path) -> None:
 
 
 def work(server: ServerProcess, command: str, acknowledged: dict[str, bytes], stop: threading.Event) -> None:
-    """Creates, claims and ends tasks with an artifact each until it is told to stop."""
+    """Creates, claims and ends tasks with one artifact each until stopped."""
     with codeq.Client(server.producer_addr, token=DEV_TOKEN, timeout_seconds=5) as client:
         while not stop.is_set():
             try:
@@ -407,7 +407,7 @@ def test_server_killed_under_load_keeps_every_acknowledged_artifact_and_leaks_no
 
 
 async def test_client_that_leaves_while_its_artifact_is_written_leaves_no_file(tmp_path: Path) -> None:
-    """A file without a result goes when nobody waits for the answer; one with a result stays."""
+    """A file without a result is removed if its caller is gone; one with a result stays."""
     with ServerProcess(tmp_path / "server") as server, codeq.Client(server.producer_addr, token=DEV_TOKEN) as client:
         tasks = [claimed(client, "art-left") for _ in range(8)]
         for number, task in enumerate(tasks):

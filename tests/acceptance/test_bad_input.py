@@ -36,7 +36,7 @@ def static(token: str, tenant: str, **more: object) -> str:
 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server whose worker may claim only, and whose producer is no administrator."""
+    """A server whose worker may only claim and whose producer is not an administrator."""
     env = {
         **ENVIRONMENT,
         "PRODUCER_AUTH_CONFIG": static("producer", "acme"),
@@ -61,7 +61,7 @@ def call(server: ServerProcess, method: str, path: str, token: str = "dev-token"
 
 
 def refused(answer: httpx.Response, status: int, reason: str) -> dict[str, Any]:
-    """Checks a refusal and returns its body."""
+    """Checks a rejection and returns its body."""
     body: dict[str, Any] = answer.json()
     assert (answer.status_code, body["reason"]) == (status, reason), body
     assert body["error"]
@@ -253,7 +253,7 @@ async def test_stream_without_hello_or_with_two_is_a_bad_handshake(running: Serv
 
 
 async def test_stream_that_breaks_silently_returns_undelivered_tasks(running: ServerProcess) -> None:
-    """A client that never reads and then vanishes must not keep what was never sent to it."""
+    """A client that never reads and then vanishes must not keep undelivered tasks."""
     reader, writer = await asyncio.open_connection(*running.worker_addr.split(":"))
     writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
     await writer.drain()
@@ -275,7 +275,7 @@ async def test_stream_that_breaks_silently_returns_undelivered_tasks(running: Se
 
 
 def start_fails(server: ServerProcess) -> tuple[int, str]:
-    """Starts a server that must not start; returns its exit code and what it said."""
+    """Starts a server that must fail to start; returns its exit code and output."""
     server.spawn()
     try:
         return server.wait(), server.log

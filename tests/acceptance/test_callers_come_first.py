@@ -29,7 +29,7 @@ FORGED: Final = "x\n2026-01-01T00:00:00.000Z [info ] forged"
 
 @pytest.fixture(scope="module", params=[False, True], ids=["in process", "apart"])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server whose worker may claim only, with the gateway in its process and in one of its own."""
+    """A server whose worker may only claim, with the gateway in its process and standalone."""
     worker = {"token": "worker", "scopes": ["codeq:claim"], "eventTypes": ["*"], "raw": {"tenantId": "acme"}}
     env = {**ENVIRONMENT, "WORKER_AUTH_CONFIG": json.dumps(worker), "LOG_FORMAT": "text", "LOG_LEVEL": "debug"}
     del env["PERSISTENCE_CONFIG"]
@@ -86,7 +86,7 @@ async def nothing() -> AsyncIterator[bytes]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server whose log is text."""
+    """A server that logs as text."""
     env = {"LOG_FORMAT": "text"}
     with ServerProcess(tmp_path_factory.mktemp("server"), env=env, apart=False) as server:
         yield server

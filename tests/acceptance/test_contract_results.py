@@ -22,7 +22,7 @@ from two_workers import FIRST, SECOND, claimed, created, environment, said, show
 
 JSON = {"Content-Type": "application/json"}
 ODD = '{"n":1.10, "big":12345678901234567890123, "e":1e400,\t"s":"\\u00e9\\ud83d\\ude00 é"}'
-"""JSON that comes back as it was only where nobody reads and writes it anew."""
+"""JSON that comes back unchanged only if nothing parses and prints it again."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ ALLOWED = [
     *('"\\ud83d"', '{"\\uDE00":"a\\ud83dé\\\\"}', "[" * 400 + "]" * 400, "9" * 4000, "-0.0e-999999"),
     *('{"a":1,"a":2}', '"\\u0000\x7f"', " \t1 "),
 ]
-"""JSON of the grammar that many decoders refuse or change."""
+"""Valid JSON that many decoders reject or change."""
 
 
 @pytest.mark.parametrize("value", [ODD, "null", "0", '""', "[]", " [ ] ", "false", *ALLOWED])

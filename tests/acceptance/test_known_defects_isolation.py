@@ -228,7 +228,7 @@ BAD_NAMES = ["", " ", "a/b", "/", "a b", ".a", "-a", "ä", "a\n", "a\x00", "a" *
 
 
 def counts_of_queues(server: ServerProcess) -> list[dict[str, object]]:
-    """Returns what is told of every queue, but for rates, which fade by themselves."""
+    """Returns every queue without its rates, which change with time."""
     queues = call(server, "GET", "/admin/queues?pageSize=500", token="producer").json()["queues"]
     return [{name: value for name, value in queue.items() if not name.endswith("Rate")} for queue in queues]
 

@@ -24,7 +24,7 @@ from codeq.v1.task_service_pb2_grpc import TaskServiceStub
 from server_process import DEV_TOKEN, ServerProcess
 
 GROWTH_MAX: Final = 60 << 20
-"""Bytes by which refusals may have grown a process."""
+"""Maximum growth of a process by rejections, in bytes."""
 
 TIMES: Final = int(os.environ.get("CODEQ_REFUSALS", "1"))
 """How many times as many calls are made."""
@@ -85,7 +85,7 @@ def stays_small(server: ServerProcess, call: Callable[[], None], count: int, *, 
 def posting(
     server: ServerProcess, path: str, body: bytes, status: int, token: str = ""
 ) -> Iterator[Callable[[], None]]:
-    """Yields what posts a body over one connection and checks that it is refused."""
+    """Yields a function that posts a body over one connection and checks that it is rejected."""
     host, _, port = server.http_url.removeprefix("http://").partition(":")
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
 
@@ -120,7 +120,7 @@ def test_rejected_rest_batches_leave_no_memory(served: ServerProcess) -> None:
 
 
 def refused(rpc: Any, request: Any, metadata: Any, code: grpc.StatusCode) -> Callable[[], None]:
-    """Returns what makes a gRPC call and checks that it is refused."""
+    """Returns a function that makes a gRPC call and checks that it is rejected."""
 
     def call() -> None:
         with pytest.raises(grpc.RpcError) as error:

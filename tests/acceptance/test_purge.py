@@ -135,7 +135,7 @@ def purge_and_kill(server: ServerProcess) -> None:
 
 
 def is_purging(store: Path) -> bool:
-    """Tells whether a purge goes on in a store that nobody has open."""
+    """Returns whether a purge is in progress in a closed store."""
     rows = RocksStore(store, fsync=False)
     [(_, value)] = rows.scan(b"q", b"r", 2)
     rows.close()

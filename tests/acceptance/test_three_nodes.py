@@ -52,7 +52,7 @@ def checked(env: dict[str, str], *flags: str) -> None:
 
 
 def end_group(group: int) -> None:
-    """Ends what is left of a process group."""
+    """Kills the remaining processes of a group."""
     with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
 
@@ -61,7 +61,7 @@ class LocalCluster:
     """The nodes of `make cluster` in a folder and on ports of their own."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        """Copies what runs them, with other ports."""
+        """Copies the scripts that run them, with other ports."""
         self.folder = folder
         shutil.copytree(LOCAL, folder, ignore=shutil.ignore_patterns("data", "__pycache__"))
         self.ports: dict[str, str] = {}
@@ -82,7 +82,7 @@ class LocalCluster:
         return PORTS.sub(lambda found: self.ports[found[0]], text)
 
     def run(self, script: str) -> subprocess.CompletedProcess[str]:
-        """Runs lines of the README; what they leave running is gone with the cluster."""
+        """Runs lines of the README; processes that they start end with the cluster."""
         command = ["bash", "-euc", script]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -92,7 +92,7 @@ class LocalCluster:
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     def status(self, port: str) -> dict[str, object]:
-        """Returns what the node with a port of the README tells of its group; empty: nothing yet."""
+        """Returns the group as reported by the node with a port of the README; empty: none yet."""
         url = f"http://{LOOPBACK}:{self.ports[port]}/v1/codeq/raft/status"
         try:
             groups = httpx.get(url, headers={"Authorization": f"Bearer {DEV_TOKEN}"}).json()["groups"]

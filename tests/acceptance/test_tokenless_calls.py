@@ -21,7 +21,7 @@ from server_process import ServerProcess
 CONNECTIONS = 20
 STREAMS = 1000
 RSS_GROWTH_KB_MAX = 200_000
-"""What thousands of calls take that come in the same moment, until they are refused."""
+"""Memory of thousands of simultaneous calls until they are rejected."""
 
 WATCH = "/grpc.health.v1.Health/Watch"
 CHECK = "/grpc.health.v1.Health/Check"
@@ -30,7 +30,7 @@ OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 
 
 def raw(channel: grpc.aio.Channel, method: str) -> Any:
-    """Returns a method whose requests and responses are bytes."""
+    """Returns a method with bytes as requests and responses."""
     return channel.stream_stream(method)
 
 

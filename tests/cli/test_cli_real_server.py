@@ -27,7 +27,7 @@ class Codeq:
         return done
 
     def json(self, *args: str) -> Any:
-        """Returns what a command that succeeds shows."""
+        """Returns the output of a command that must succeed."""
         done = self("-o", "json", *args)
         assert (done.returncode, done.stderr) == (0, b"")
         return json.loads(done.stdout)

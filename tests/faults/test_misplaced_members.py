@@ -51,7 +51,7 @@ class Client(Follower):
 
 @asynccontextmanager
 async def served(cluster: ClusterProcess) -> AsyncIterator[Client]:
-    """Gives a client of a cluster whose nodes all vote."""
+    """Yields a client of a cluster in which every node has a vote."""
     await cluster.start_all()
     async with Client(cluster) as client:
         await client.create()
@@ -67,7 +67,7 @@ def command(node: NodeProcess, *args: str) -> subprocess.CompletedProcess[str]:
 
 
 def problems(node: NodeProcess) -> str:
-    """Returns what a node says of its connections to members."""
+    """Returns a node's view of its connections to members."""
     done = command(node, "status", "-o", "json")
     groups = json.loads(done.stdout)["groups"] if done.returncode == 0 else []
     return "\n".join(member.get("problem", "") for group in groups for member in group["members"])

@@ -60,7 +60,7 @@ class Users:
 
 
 async def until(condition: object, users: list[asyncio.Task[None]]) -> None:
-    """Waits for a condition; what went wrong for a user is raised."""
+    """Waits for a condition; raises any error that a user saw."""
     assert callable(condition)
     async with asyncio.timeout(WAIT_SECONDS_MAX):
         while not condition():

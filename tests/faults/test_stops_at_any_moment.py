@@ -1,4 +1,4 @@
-"""Nodes that are told to stop at any moment of their start, of the founding, of a snapshot and of a stop end in order.
+"""Nodes stopped at any moment of a start, a founding, a snapshot or a stop shut down cleanly.
 
 Every moment is STEP_SECONDS after the one before; CODEQ_STOPS tells how many of each kind are tried (`make torture`
 tries the fault `stop-any-time` at random moments).
@@ -40,7 +40,7 @@ def moments() -> Iterator[float]:
 
 
 async def stop_after(node: NodeProcess, seconds: float) -> None:
-    """Lets a node that has just been started run for a moment, tells it to stop, and judges how it ended."""
+    """Lets a started node run for a moment, stops it, and judges how it ended."""
     await asyncio.sleep(seconds)  # the moment is what is tried
     await asyncio.to_thread(ended_in_order, node)
 

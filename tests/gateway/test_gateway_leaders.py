@@ -15,7 +15,7 @@ LEADER = {"leader": "node-2", "leaderHttp": "http://node-2:8080", "leaderGrpc": 
 
 @pytest.fixture
 async def following(served_inside: Served) -> AsyncIterator[Served]:
-    """A gateway whose server does not lead."""
+    """A gateway with a server that does not lead."""
     served_inside.double.failure = CallFailed(error_pb2.ERROR_REASON_NOT_LEADER, "node-2 leads", (), 1, LEADER)
     return served_inside
 

@@ -28,7 +28,7 @@ def _create(command: str) -> bytes:
 
 
 def _replies(answer: bytes) -> list[tuple[int, dict[str, str], bytes]]:
-    """Returns status, headers and body of every reply in what a connection sent."""
+    """Returns status, headers and body of every reply in the bytes of a connection."""
     replies = []
     while answer:
         head, found, answer = answer.partition(b"\r\n\r\n")
@@ -44,7 +44,7 @@ def _replies(answer: bytes) -> list[tuple[int, dict[str, str], bytes]]:
 
 
 class _Recorder(asyncio.Transport):
-    """Keeps what is written to it."""
+    """Records what is written to it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -108,7 +108,7 @@ async def test_stale_read_is_passed_on(server: tuple[TaskDouble, StreamServer]) 
 
 
 async def test_gateway_follows_the_leader(server: tuple[TaskDouble, StreamServer]) -> None:
-    """One server is given; it names another one, which the gateway was never told of."""
+    """The configured server names another one that the gateway does not know."""
     follower, at = server
     leader = TaskDouble()
     async with StreamServer(leader) as leading, remote(at.address, retry_seconds=LONG) as (_, dispatcher):
@@ -236,7 +236,7 @@ async def test_calls_made_while_streams_come_and_go_are_all_answered() -> None:
 
 
 async def test_stream_that_has_ended_takes_no_call(server: tuple[TaskDouble, StreamServer]) -> None:
-    """A call could come in the turn of the loop in which the stream ends; nobody would ever answer it."""
+    """A call made in the same turn of the loop as the end of its stream would never be answered."""
     _, started = server
     async with remote(started.address) as (_, dispatcher):
         await dispatcher.call(creating())

@@ -59,7 +59,7 @@ def test_body_is_sent_after_100_continue(server: ServerProcess, lines: list[byte
 
 
 def test_pipeline_that_nobody_reads_is_not_taken_in(server: ServerProcess) -> None:
-    """The server stops reading: what the client can send is bounded by the buffers of the sockets."""
+    """The server stops reading: the client can send no more than the sockets' buffers hold."""
     many = request(b"GET", b"/openapi.json") * 1_000
     with connect(server.http_url) as connection:
         connection.setblocking(False)

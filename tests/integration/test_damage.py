@@ -33,7 +33,7 @@ def log_of(store: Path) -> Path:
 
 @pytest.mark.parametrize("tail", [b"\x07torn record", bytes(4000)], ids=["torn", "zeros"])
 async def test_torn_end_of_log_opens_with_everything_acknowledged(tmp_path: Path, tail: bytes) -> None:
-    """What a cut of the power leaves of a write that nobody was told of."""
+    """The remains of an unacknowledged write after a power cut."""
     ledger = Ledger()
     with ServerProcess(tmp_path / "server") as server:
         await create_some(server, ledger)

@@ -18,7 +18,7 @@ OPEN = ("sh", "-c", 'umask 022; exec "$@"', "sh")
 
 
 def readable(*tops: Path) -> list[str]:
-    """Returns what others than the owner may read, write or enter."""
+    """Returns the paths that users other than the owner may read, write or enter."""
     found = []
     for top in tops:
         for path in (top, *top.rglob("*")):

@@ -53,7 +53,7 @@ async def send(sender: tuple[Node, Transport], snapshot: Snapshot, group: int = 
 
 
 def incoming(folder: Path, receiver: str = "b") -> list[Path]:
-    """Returns what lies in the receiver's folder for snapshots."""
+    """Returns the files in the receiver's folder for snapshots."""
     return sorted((folder / receiver).rglob("*"))
 
 

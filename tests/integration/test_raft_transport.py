@@ -113,7 +113,7 @@ async def test_transport_peer_that_does_not_read_messages_are_dropped_beyond_the
 
 @asynccontextmanager
 async def _deaf_node() -> AsyncIterator[str]:
-    """Runs a node that says who it is and reads no further."""
+    """Runs a node that identifies itself and reads no further."""
 
     async def deliver(_: object, context: Any) -> None:
         await context.read()

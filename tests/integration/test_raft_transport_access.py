@@ -18,7 +18,7 @@ STRANGER = Node("stranger", 9).me
 
 
 def first_frame(method: str) -> Any:
-    """Returns what a node that calls a method sends first."""
+    """Returns the first message of a node that calls a method."""
     hello = write_hello(STRANGER)
     message = raft_pb2.RaftMessage(group_id=1, from_id=9, to_id=1, content=b"let me in")
     if method == "InstallSnapshot":

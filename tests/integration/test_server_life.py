@@ -37,7 +37,7 @@ METADATA = (("authorization", AUTHORIZATION),)
 
 
 def failed_start(server: ServerProcess) -> tuple[int, list[str]]:
-    """Starts a server that must not start; returns its exit code and what it wrote."""
+    """Starts a server that must fail to start; returns its exit code and output."""
     try:
         return server.spawn().wait(), server.log.splitlines()
     finally:

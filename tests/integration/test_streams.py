@@ -77,7 +77,7 @@ async def queue_of(server: ServerProcess, command: str) -> dict[str, int]:
 
 
 async def until(server: ServerProcess, command: str, **wanted: int) -> None:
-    """Waits until the counters of a queue are what they should be."""
+    """Waits until the counters of a queue have the expected values."""
     async with asyncio.timeout(DEADLINE_SECONDS):
         while wanted.items() - (await queue_of(server, command)).items():  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.02)
@@ -188,7 +188,7 @@ async def test_heartbeats_extend_and_tell_lost_leases(server: ServerProcess) -> 
 
 
 async def test_slow_reader_never_grows_the_server(server: ServerProcess) -> None:
-    """A worker with credits for everything reads nothing: what is not taken stays in the store."""
+    """A worker with ample credits reads nothing: tasks that it does not take stay in the store."""
     payload = b'"%s"' % (b"x" * 100_000)
     await create(server, "SLOW", [payload] * 500)
     process = psutil.Process(server.pid)

@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
 
 
 class Parent:
-    """The clients of the parent, and what they did."""
+    """The parent's clients and their results."""
 
     def __init__(self, place: Place, state: str) -> None:
         self.state = state
@@ -113,7 +113,7 @@ class Parent:
             self.client.close()
 
     def end(self, *, closed: bool) -> None:
-        """Checks that the clients still work, and tells what became of them."""
+        """Checks that the clients still work and reports their state."""
         lost = 0
         if self.objects:
             if not closed and self.state != "closed":
@@ -135,7 +135,7 @@ class Parent:
 
 
 def start(way: str, place: Place, number: int, parent: Parent) -> Callable[[], object]:
-    """Starts a child; returns what waits for its end."""
+    """Starts a child; returns a function that waits for its end."""
     objects = parent.objects if parent.state == "inherited" else []
     if way == "os.fork":
         if pid := os.fork():

@@ -75,7 +75,7 @@ class Front(grpc.GenericRpcHandler):
         self._deposed = asyncio.Event()
 
     def service(self, details: Any) -> Any:
-        """Returns what handles a method."""
+        """Returns the handler of a method."""
         method = details.method
         if method == TOPOLOGY:
             return grpc.unary_unary_rpc_method_handler(self._topology)

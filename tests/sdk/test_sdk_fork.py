@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(SECONDS_MAX * 3)
 
 
 def run(directory: Path, server: ServerProcess, state: str, way: str, then: str) -> list[dict[str, object]]:
-    """Runs a parent and its children; returns what the children told, and checks what the parent did."""
+    """Runs a parent and its children, checks the parent, and returns the children's reports."""
     place = (str(directory), server.producer_addr, server.worker_addr, DEV_TOKEN)
     command = [sys.executable, forking.__file__, *place, state, way, then, str(CHILDREN)]
     with (directory / "stderr").open("w") as stderr:

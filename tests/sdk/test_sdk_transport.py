@@ -26,7 +26,7 @@ SECONDS = 20.0
 
 
 class Echo(grpc.GenericRpcHandler):
-    """A gRPC server whose methods do what their names say."""
+    """A gRPC server with methods named after their behaviour."""
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None, **options: int) -> None:
         self._options = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1), *options.items())

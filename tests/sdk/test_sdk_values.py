@@ -160,7 +160,7 @@ def test_reason_of_a_newer_server_is_a_rejection() -> None:
 
 
 def _refusal(code: grpc.StatusCode, *details: Message) -> errors.CodeqError:
-    """The error of a failed call whose status comes with these details."""
+    """The error of a failed call with these status details."""
     number: int = code.value[0]
     status = status_pb2.Status(code=number, message="text")
     for detail in details:

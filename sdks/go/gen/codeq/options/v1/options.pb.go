@@ -90,7 +90,7 @@ func (Principal) EnumDescriptor() ([]byte, []int) {
 // Access declares who may call an RPC.
 type Access struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Principal that may call.
+	// Principal that may call the RPC.
 	Principal Principal `protobuf:"varint,1,opt,name=principal,proto3,enum=codeq.options.v1.Principal" json:"principal,omitempty"`
 	// Scope that the token must have, such as "codeq:claim". Empty: none.
 	Scope         string `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`

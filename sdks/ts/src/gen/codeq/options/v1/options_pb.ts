@@ -26,7 +26,7 @@ export const file_codeq_options_v1_options: GenFile = /*@__PURE__*/
  */
 export type Access = Message<"codeq.options.v1.Access"> & {
   /**
-   * Principal that may call.
+   * Principal that may call the RPC.
    *
    * @generated from field: codeq.options.v1.Principal principal = 1;
    */

@@ -34,7 +34,7 @@ PROFILE_VARIABLE: Final = "CODEQ_PROFILE"
 DEFAULT_ENDPOINT: Final = "http://localhost:8080"
 
 ENDPOINTS_MAX: Final = 16
-"""Most endpoints in one setting."""
+"""Maximum endpoints in one setting."""
 
 FILE_BYTES_MAX: Final = 65536
 """Largest profile file accepted, in bytes."""

@@ -129,7 +129,7 @@ def list_(
     created_to: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted before.")] = None,
     order: Annotated[Order, typer.Option(help="Sort order.")] = Order.NEWEST,
     limit: Annotated[
-        int, typer.Option(parser=usage.whole(1, 100_000), metavar="N", help="Most tasks to show.")
+        int, typer.Option(parser=usage.whole(1, 100_000), metavar="N", help="Maximum number of tasks to show.")
     ] = LIST_LENGTH,
     all_: Annotated[bool, typer.Option("--all", help="Show all tasks; ignores --limit.")] = False,
     page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the last page.")] = None,
@@ -334,7 +334,8 @@ def cleanup(
     options: ClientOptions,
     before: Annotated[str, typer.Option(metavar="RFC3339", help="Delete tasks that ended before this time.")],
     limit: Annotated[
-        int | None, typer.Option(parser=usage.whole(1, 10_000), metavar="N", help="Most tasks; default 1000.")
+        int | None,
+        typer.Option(parser=usage.whole(1, 10_000), metavar="N", help="Maximum number of tasks; default 1000."),
     ] = None,
     page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the last call.")] = None,
 ) -> None:

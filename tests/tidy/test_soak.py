@@ -1,4 +1,4 @@
-"""The long search: it goes on where it stopped, tells what it came to, and starts over with another commit."""
+"""The long search resumes where it stopped, reports its results, and starts over for another commit."""
 
 from __future__ import annotations
 

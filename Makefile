@@ -46,7 +46,7 @@ setup: ## Make the Python environment; leaves the command at .venv/bin/codeq (ne
 	@$(LOCKED) $(MAKE) --silent $(VENV)/.installed
 
 .PHONY: setup-raft
-setup-raft: setup ## Build the extension for Raft (several nodes) besides; needs cargo, and some minutes the first time
+setup-raft: setup ## Also build the Raft extension, for several nodes; needs cargo, and some minutes the first time
 	@command -v cargo >/dev/null || { echo "make: several nodes need the Rust toolchain, to build their extension; see https://rustup.rs (1.85 or newer)" >&2; exit 1; }
 	@$(LOCKED) $(MAKE) --silent $(VENV)/.installed-raft-core
 
@@ -70,7 +70,7 @@ $(VENV)/.installed-raft-core: requirements-build.txt $(RAFT_CORE_FILES) | $(VENV
 	@touch $@
 
 .PHONY: setup-dev
-setup-dev: setup ## Get what tests and code generation need besides (Go, Node and Rust must be there)
+setup-dev: setup ## Also install the tools for tests and code generation (Go, Node and Rust must be installed)
 	@command -v cargo >/dev/null || { echo "make: the Rust toolchain is missing; see https://rustup.rs (1.85 or newer)" >&2; exit 1; }
 	@command -v go >/dev/null || { echo "make: the Go toolchain is missing; see https://go.dev/doc/install (1.26 or newer)" >&2; exit 1; }
 	@command -v npm >/dev/null || { echo "make: Node.js is missing; see https://nodejs.org/en/download (20 or newer, with npm)" >&2; exit 1; }
@@ -146,31 +146,31 @@ test-node: setup-dev ## Compile and test the TypeScript package
 	@cd sdks/ts && npm test --silent
 
 .PHONY: test-host
-test-host: setup-dev ## Run the tests that need root or tools of the machine
+test-host: setup-dev ## Run the tests that need root or system tools
 	@missing=""; for tool in $(HOST_TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	[ -z "$$missing" ] || { echo "make: test-host needs on this machine:$$missing (Debian packages of the same names; ip: iproute2, nft: nftables, nginx: nginx-light, javac: openjdk-17-jdk-headless)" >&2; exit 1; }
 	@[ "$$(id -u)" = 0 ] || { echo "make: test-host needs root" >&2; exit 1; }
 	@$(VENV)/bin/python -m pytest tests/host
 
 .PHONY: sim
-sim: setup-dev ## Simulate the life of a node from a seed (SEED=7, COUNT=100: further ones)
+sim: setup-dev ## Simulate the life of a node from a seed (SEED=7; COUNT=100: 100 of them)
 	@$(VENV)/bin/python tests/sim/sim_run.py --seed $(or $(SEED),0) --count $(or $(COUNT),1)
 
 .PHONY: sim-cluster
-sim-cluster: setup-dev ## Simulate the life of a cluster from a seed (SEED=7, COUNT=100: further ones)
+sim-cluster: setup-dev ## Simulate the life of a cluster from a seed (SEED=7; COUNT=100: 100 of them)
 	@$(VENV)/bin/python tests/simcluster/cluster_run.py --seed $(or $(SEED),0) --count $(or $(COUNT),1)
 
 .PHONY: model
-model: setup-dev ## Work on the core at random again, as a test named it (SEED=7)
+model: setup-dev ## Repeat a random workload on the core, as named by a test (SEED=7)
 	@CODEQ_MODEL_SEED=$(or $(SEED),0) CODEQ_MODEL_ROUNDS=1 CODEQ_SEARCH_SECONDS=0 \
 		$(VENV)/bin/python -m pytest -n 0 tests/model -k "random_work or beside"
 
 .PHONY: soak
-soak: setup-dev ## Search long: 10000 simulated lives of a node, 1000 of a cluster, 60000 random works on the core, forks under the SDK (hours; goes on where it stopped)
+soak: setup-dev ## Search for hours: 10000 simulated nodes, 1000 clusters, 60000 workloads on the core, forks under the SDK (resumes where it stopped)
 	@$(VENV)/bin/python tests/soak.py $(ARGS)
 
 .PHONY: torture
-torture: setup-dev ## Torture clusters, fault by fault (hours; goes on where it stopped; ARGS='kill-leader --rounds 20': less)
+torture: setup-dev ## Torture clusters for hours, fault by fault (resumes where it stopped; ARGS='kill-leader --rounds 20': less)
 	@$(VENV)/bin/python tests/torture.py $(ARGS)
 
 .PHONY: lint
@@ -191,14 +191,14 @@ CHANGED_FROM = $(shell git merge-base HEAD main 2>/dev/null || echo HEAD)
 CHANGED = $(shell git diff --name-only --diff-filter=d $(CHANGED_FROM); git ls-files --others --exclude-standard)
 
 .PHONY: lint-changed
-lint-changed: setup-dev ## Check style and types of what changed
+lint-changed: setup-dev ## Check style and types of changed files
 	@files="$(filter %.py,$(CHANGED))"; if [ -n "$$files" ]; then \
 		ruff check --force-exclude $$files; ruff format --check --force-exclude $$files; mypy $(TYPED); lint-imports; fi
 	@if [ -n "$(filter %.proto,$(CHANGED))" ]; then buf lint; buf format -d --exit-code; fi
 	@if [ -n "$(filter %.rs,$(CHANGED))" ]; then cargo fmt --check --manifest-path $(RAFT_CORE)/Cargo.toml; fi
 
 .PHONY: format
-format: setup-dev ## Put Python, Rust and protos into the project's form
+format: setup-dev ## Format Python, Rust and protos
 	cargo fmt --manifest-path $(RAFT_CORE)/Cargo.toml
 	ruff check --fix-only .
 	ruff format .
@@ -212,17 +212,17 @@ generate: setup-dev ## Generate code and OpenAPI from the protos, and the tables
 	@$(VENV)/bin/python docs/generate.py
 
 .PHONY: check-generated
-check-generated: setup-dev ## Fail when the generated files are not what the protos give
+check-generated: setup-dev ## Fail if generated files are out of date
 	@python proto/check_generated.py $(BUF_TEMPLATES)
 
 .PHONY: check-breaking
-check-breaking: setup-dev ## Fail when the protos break clients or stores of the last release
+check-breaking: setup-dev ## Fail if the protos break clients or stores of the last release
 	@tag=$$(git describe --tags --abbrev=0 2>/dev/null || true); \
 	if [ -z "$$tag" ]; then echo "No release is tagged in this clone: nothing to compare the protos with."; \
 	else echo "Comparing the protos with $$tag"; buf breaking --against ".git#tag=$$tag"; fi
 
 .PHONY: requirements
-requirements: setup-dev ## Renew requirements*.txt from their .in files
+requirements: setup-dev ## Update requirements*.txt from their .in files
 	uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 requirements.in -o requirements.txt
 	uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 requirements-build.in -o requirements-build.txt
 	uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 -c requirements.txt requirements-dev.in -o requirements-dev.txt
@@ -231,7 +231,7 @@ requirements: setup-dev ## Renew requirements*.txt from their .in files
 # --------------------------------------------------------------------------------------------------------- measure
 
 .PHONY: bench-single
-bench-single: setup-dev ## Measure one node over gRPC streams, fsync on (ARGS='--lone 32': further options)
+bench-single: setup-dev ## Measure one node over gRPC streams, fsync on (ARGS='--lone 32' for options)
 	@$(VENV)/bin/python bench/run.py single $(ARGS)
 
 .PHONY: bench-rest
@@ -243,6 +243,6 @@ bench-raft: setup-dev ## Measure three nodes of a Raft cluster on this machine, 
 	@$(VENV)/bin/python bench/run.py raft $(ARGS)
 
 .PHONY: clean
-clean: ## Remove what setup, tests and builds left behind; never the store in ./data
+clean: ## Remove the files of setup, tests and builds, but never the store in ./data
 	rm -rf $(VENV) $(TOOLS) .make.lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis $(addsuffix /node_modules,$(NODE_PACKAGES)) sdks/ts/dist build $(RAFT_CORE)/Cargo.lock
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

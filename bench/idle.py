@@ -210,8 +210,12 @@ def main() -> int:
     """Runs the bench; returns the exit code."""
     parser = argparse.ArgumentParser(description="Measures the cost of idle workers; prints one JSON line.")
     parser.add_argument("--waiters", type=int, default=5000, help="waiting workers (default 5000)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="measured time per way (default 60)")
-    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="how they wait (default all)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="seconds measured for each kind of waiting (default 60)"
+    )
+    parser.add_argument(
+        "--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="kinds of waiting (default all)"
+    )
     parser.add_argument("--save", action="store_true", help="append the result to bench/results")
     options = parser.parse_args()
     BUILD.mkdir(exist_ok=True)

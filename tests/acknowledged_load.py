@@ -22,7 +22,7 @@ AUTH = (("authorization", f"Bearer {DEV_TOKEN}"),)
 
 
 class Ledger:
-    """What clients were told: the truth that the server has to keep."""
+    """What was acknowledged to clients, and so must be true on the server."""
 
     def __init__(self, payload_chars: int = 0) -> None:
         self.fill = "x" * payload_chars
@@ -38,7 +38,7 @@ class Ledger:
 
 
 async def produce(address: str, ledger: Ledger) -> None:
-    """Creates one task after the other with the SDK; creates whose outcome stays unknown are not counted on.
+    """Creates one task after the other with the SDK; creates with an unknown outcome are ignored.
 
     A broken stream gets a new producer, because the SDK's own waits longer each time a server keeps dying.
     """
@@ -110,7 +110,7 @@ async def drain(server: ServerProcess, ledger: Ledger) -> None:
 
 
 async def missing(server: ServerProcess, ledger: Ledger) -> list[str]:
-    """Returns what the server does not have of what was acknowledged."""
+    """Returns the acknowledged changes that the server lacks."""
     ids = sorted(ledger.created | ledger.completed)
     lost = []
     async with codeq.AsyncClient(server.producer_addr, token=DEV_TOKEN) as client:

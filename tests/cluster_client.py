@@ -1,4 +1,4 @@
-"""A client that follows the leader over gRPC, and tells apart what was refused from what may have been done."""
+"""A client that follows the leader over gRPC and separates rejected calls from those with an unknown outcome."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class OutcomeUnknown(Exception):  # noqa: N818 - as the product names it
 
 
 class Refused(Exception):  # noqa: N818 - what it is
-    """A leader refused the call.
+    """A leader rejected the call.
 
     Attributes:
         reason: Name of the reason; where there is none, that of the gRPC code.
@@ -47,7 +47,7 @@ class Refused(Exception):  # noqa: N818 - what it is
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> tuple[str, dict[str, str]]:
-    """Returns the reason of an error and what comes with it; "" where there is none."""
+    """Returns the reason of an error and its metadata; "" if there is none."""
     for key, value in error.trailing_metadata() or ():
         if key == _STATUS_KEY and isinstance(value, bytes):
             for detail in status_pb2.Status.FromString(value).details:
@@ -72,7 +72,7 @@ class Node:
 
 
 class Follower:
-    """Calls whoever leads.
+    """Calls the current leader.
 
     Attributes:
         leader: Address that answered last, or that was named as the leader's; "" when nobody knows.

@@ -1,4 +1,4 @@
-"""What clients of a cluster were told, and what must be true because of it."""
+"""The ledger of a cluster's clients: what was acknowledged to them, and what must hold because of it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Attempt:
     cancelled: str = ""
 
     def payload(self) -> bytes:
-        """Returns what the task carries."""
+        """Returns the task's payload."""
         return json.dumps({"n": self.number, "kind": self.kind}).encode()
 
 

@@ -1,4 +1,4 @@
-"""Load of every kind on a cluster, with a ledger of what was acknowledged: it follows the leader through failures."""
+"""Load of every kind on a cluster through failures, with a ledger of what was acknowledged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ATTEMPTS_MAX: Final = 1000
 HOLD_SECONDS: Final = 1.5 * LEASE_SECONDS
 BATCH_TASKS: Final = 4
 SETTLE_SECONDS: Final = 60.0
-"""Time for the answer to what is sent again until it is answered."""
+"""Time for an answer to a call that is retried until it is answered."""
 COMPLETED, FAILED, NACK = (
     task_pb2.OUTCOME_KIND_COMPLETED,
     task_pb2.OUTCOME_KIND_FAILED,
@@ -38,7 +38,7 @@ COMPLETED, FAILED, NACK = (
 )
 _STATUS: Final = {COMPLETED: "COMPLETED", FAILED: "FAILED"}
 _OVER: Final = frozenset({"STALE_LEASE_TOKEN", "TASK_NOT_CLAIMED", "NOT_LEASE_OWNER", "TASK_ENDED"})
-"""Refusals of an outcome whose lease is over."""
+"""Rejections of an outcome whose lease has ended."""
 
 
 def seconds_of(stamp: Any) -> float:
@@ -68,7 +68,7 @@ class Load:
 
     @property
     def followers(self) -> list[Follower]:
-        """Everybody who follows the leader."""
+        """Every client that follows the leader."""
         return [self.client, self._stranger, *self._streams]
 
     def start(self) -> None:
@@ -78,13 +78,13 @@ class Load:
         self._working += [asyncio.create_task(self._poll()), asyncio.create_task(self._trespass())]
 
     def check(self) -> None:
-        """Raises what went wrong in a client, if anything did."""
+        """Raises the first error of a client, if any."""
         for task in [*self._producing, *self._working, *self._late]:
             if task.done() and not task.cancelled() and (problem := task.exception()) is not None:
                 raise problem
 
     async def stop_creating(self) -> None:
-        """Lets producers finish what they are at; workers go on."""
+        """Lets producers finish; workers carry on."""
         self._stop.set()
         await asyncio.gather(*self._producing)
 
@@ -200,7 +200,7 @@ class Load:
             await asyncio.sleep(PAUSE_SECONDS)
 
     def received(self, task: task_pb2.Task, address: str) -> task_pb2.Outcome | None:
-        """Notes a delivery and returns what to say of it at once."""
+        """Records a delivery and returns the outcome to send at once."""
         body = json.loads(task.payload)
         until = seconds_of(task.lease_until)
         delivery = Delivery(task.lease_token, until - LEASE_SECONDS, until)
@@ -269,14 +269,14 @@ class Load:
             self.accepted(outcome, newest)
 
     def _refused(self, task_id: str, refused: Refused, counted: str) -> None:
-        """Notes that a worker was refused, which is no fault if its lease is over."""
+        """Records a worker's rejection, which is no fault if its lease has ended."""
         if refused.reason in _OVER:
             self.ledger.counts[counted] += 1
         else:
             self.ledger.problem(f"I1: what a worker said of {task_id} was refused: {refused}")
 
     async def _trespass(self) -> None:
-        """Claims the same commands as another tenant, who must get nothing."""
+        """Claims the same commands as another tenant, which must get nothing."""
         request = pb.ClaimTasksRequest(commands=COMMANDS, lease_seconds=LEASE_SECONDS, wait_seconds=1, count=5)
         while True:
             with suppress(OutcomeUnknown):

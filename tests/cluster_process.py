@@ -1,4 +1,4 @@
-"""A cluster of real server processes, as the tests that need one start, kill, pause and restart its nodes."""
+"""A cluster of real server processes that tests can start, kill, pause and restart."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOKEN: Final = "cluster-producer"
 """Token of TENANT: producer, worker and administrator."""
 STRANGER_TENANT: Final = "umbrella"
 STRANGER_TOKEN: Final = "cluster-stranger"
-"""Token of a worker of STRANGER_TENANT, who must never see anything."""
+"""Token of a worker of STRANGER_TENANT, which must never see a task."""
 SCOPES: Final = ["codeq:claim", "codeq:heartbeat", "codeq:abandon", "codeq:nack", "codeq:result"]
 POLL_SECONDS: Final = 0.02
 VOTE_SECONDS_MAX: Final = 60.0
@@ -158,7 +158,7 @@ class ClusterProcess:
         return {name: getattr(node, kind) for name, node in self.nodes.items()}
 
     def add(self, name: str, *, peers: Mapping[str, str] | None = None) -> NodeProcess:
-        """Prepares one more node, with an empty disk; somebody has to take it in.
+        """Prepares one more node with an empty disk; it must still be added to the cluster.
 
         Args:
             name: Its name.
@@ -210,7 +210,7 @@ class ClusterProcess:
             await asyncio.sleep(POLL_SECONDS)
 
     def kill(self) -> None:
-        """Ends every node at once, as the cut of the power would, were the disks not to keep what was written."""
+        """Kills every node at once, as a power cut would, except that the disks keep unsynced writes."""
         running = [node for node in self.nodes.values() if node.is_running]
         for node in running:
             node.pause()  # so that none goes on without another
@@ -224,7 +224,7 @@ class ClusterProcess:
 
     @property
     def logs(self) -> str:
-        """The end of what each node wrote."""
+        """The last output of each node."""
         return "\n".join(f"--- {name}\n{node.log[-LOG_TAIL_CHARS:]}" for name, node in self.nodes.items())
 
     def _make(self, name: str) -> NodeProcess:

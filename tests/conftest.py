@@ -1,4 +1,4 @@
-"""Resources that tests of every kind share."""
+"""Fixtures shared by tests of every kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults that befall a cluster under load, one round after the other."""
+"""Kinds of faults that hit a cluster under load, round after round."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from strangers import HTTP2, LIMITED, strangers
 from tcp_links import Links
 
 AGAIN_SECONDS_MAX = 60.0
-"""Time within which somebody else must serve, or a change of members must be made."""
+"""Time within which another node must serve, or a change of members must be complete."""
 
 CROWD = 1000
 """Connections of strangers at each port."""
 
 ENTRY_SECONDS = 5.0
-"""Time in which somebody with a token gets in, however many strangers there are."""
+"""Time within which a client with a token is served, regardless of strangers."""
 
 
 @dataclass(slots=True)
@@ -250,7 +250,7 @@ class Partition(Fault):
         return cluster
 
     def lost(self, leader: str, others: list[str]) -> Cut:  # noqa: ARG002
-        """Returns what is lost in a round; `others` come in any order."""
+        """Returns the losses of a round; `others` may be in any order."""
         return set()
 
     async def strike(self, run: Run) -> None:
@@ -269,14 +269,14 @@ class Partition(Fault):
 
     @asynccontextmanager
     async def cut(self, lost: Cut) -> AsyncIterator[None]:
-        """Loses what nodes send to each other while the context lasts."""
+        """Drops messages between nodes during the context."""
         self.links.set(lost)
         yield
         self.links.set()
 
 
 class IsolateLeader(Partition):
-    """The leader reaches nobody."""
+    """The leader is cut off from all other nodes."""
 
     name = "isolate-leader"
     elsewhere = True
@@ -286,7 +286,7 @@ class IsolateLeader(Partition):
 
 
 class SplitOne(Partition):
-    """One node, whichever, reaches nobody."""
+    """A random node is cut off from all others."""
 
     name = "split-2-1"
 

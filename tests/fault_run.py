@@ -1,4 +1,4 @@
-"""A run of load on a cluster, its end, and the verdict: what was acknowledged, what is missing, what is doubled."""
+"""A run of load on a cluster under faults, and its verdict: acknowledged, missing and doubled tasks."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ class Run:
 
 
 def applied(store: Path) -> Applied:
-    """Returns how far the rows of a member are; nobody has its store open."""
+    """Returns the last applied batch of a member whose store is closed."""
     with open_stored(store) as stored:
         value = stored.get(GroupKeys(GROUP).applied)
     return Applied() if value is None else read_applied(value)
@@ -249,7 +249,7 @@ def rows_hash(store: Path) -> str:
 
 
 def assert_clean(verdict: Verdict, cluster: ClusterProcess) -> None:
-    """Fails with every broken promise, and what the nodes logged last.
+    """Fails with every broken promise and the last log lines of the nodes.
 
     Raises:
         AssertionError: A promise was broken.

@@ -1,4 +1,4 @@
-"""Faults of a cluster's members: one is away for long, loses its disk or a part of it, comes or goes."""
+"""Faults of a cluster's members: long absence, a lost or damaged disk, joining and leaving."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Lagging(Fault):
         self.note_gap(run, struck)
 
     async def _status(self, run: Run) -> cluster_pb.RaftGroup:
-        """Returns what the leader says of the group."""
+        """Returns the leader's view of the group."""
         await run.leader()
         request = cluster_pb.GetRaftStatusRequest()
         answer, _ = await run.load.client.call("cluster", "GetRaftStatus", request, again=True)
@@ -129,7 +129,7 @@ class OneMore(Fault):
 
 
 class StopAnyTime(Fault):
-    """A node is told to stop at any moment of its start, and of what its start brings about; it ends in order."""
+    """A node is stopped at any moment during and after its start; it shuts down cleanly."""
 
     name = "stop-any-time"
     rounds = 200
@@ -207,7 +207,7 @@ class TornLog(Damage):
 
 
 class CutLog(Damage):
-    """The last bytes of the log are gone, and with them what the node had promised to keep."""
+    """The last bytes of the log are lost, and with them entries that the node had acknowledged."""
 
     name = "cut-log"
 

@@ -163,12 +163,12 @@ class ServerProcess:
         return self._wait_until_ready()
 
     def start_server(self) -> None:
-        """Starts the server again whose process has ended, and leaves its gateway as it is."""
+        """Restarts an ended server process without touching its gateway."""
         self._spawn_server()
         self._wait_until_ready()
 
     def start_gateway(self) -> None:
-        """Starts the gateway again whose process has ended, and leaves the server as it is."""
+        """Restarts an ended gateway process without touching the server."""
         self._kill_gateway()
         self._spawn_gateway()
         self._wait_until_ready()
@@ -287,7 +287,7 @@ class ServerProcess:
 
 
 def reserved_port() -> socket.socket:
-    """Returns a bound socket that never listens: a server may listen on its port, and nobody else gets it."""
+    """Returns a bound socket that never listens: it reserves the port for a server."""
     port = socket.socket()
     port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     port.bind((LOOPBACK, 0))

@@ -1,4 +1,4 @@
-"""Connections of strangers: thousands that come, say little or nothing, show no token and stay."""
+"""Thousands of connections that send little or nothing, show no token and stay."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Strangers:
                 await asyncio.get_running_loop().sock_sendall(stranger, self._greeting)
 
     def open(self) -> int:
-        """Returns how many connections the other side has not closed, after what it has said was dropped."""
+        """Drops the replies and returns the number of connections that the other side has not closed."""
         return sum(map(_is_open, self._sockets))
 
     def leave(self) -> None:
@@ -77,7 +77,7 @@ def _is_open(stranger: socket.socket) -> bool:
 
 @contextmanager
 def strangers(ports: Sequence[int], count: int, greeting: bytes) -> Iterator[Strangers]:
-    """Yields strangers who leave at the end; this process may have as many open files as they need."""
+    """Yields strangers that leave at the end, and raises the open file limit of this process as needed."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     crowd = Strangers(ports, count, greeting)

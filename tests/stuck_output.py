@@ -1,4 +1,4 @@
-"""What stdout and stderr of a server may be without anybody taking what it writes."""
+"""Kinds of stdout and stderr from which nobody reads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class StuckOutput:
     reader: int | None = None
 
     def read(self) -> bytes:
-        """Returns what waits to be read, at least one byte."""
+        """Returns the bytes waiting to be read, at least one."""
         assert self.reader is not None
         return os.read(self.reader, 1 << 20)
 

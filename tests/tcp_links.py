@@ -31,7 +31,7 @@ class _Network:
         self.changed = asyncio.Condition()
 
     async def follow(self) -> None:
-        """Does what stdin says, to its end."""
+        """Executes the commands from stdin until its end."""
         lines = asyncio.StreamReader()
         loop = asyncio.get_running_loop()
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
@@ -143,7 +143,7 @@ class Links:
         self._process.wait()
 
     def set(self, lost: Iterable[tuple[str, str]] = (), delay: float = 0.0) -> None:
-        """Replaces what is lost, as (from, to), and the seconds that all else takes."""
+        """Sets which links, as (from, to), drop everything, and the delay of all others in seconds."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"lost": list(lost), "delay": delay}) + "\n")
         self._process.stdin.flush()

@@ -63,7 +63,7 @@ def fields(given: Sequence[str]) -> dict[str, str]:
 def _artifact(text: str) -> str:
     name, _, source = text.partition("=")
     if not name or not source:
-        raise usage_failure("--artifact: expected NAME=FILE or NAME=URL")
+        raise usage_failure("--artifact: must be NAME=FILE or NAME=URL")
     artifact = {"name": json_text.quote(name)}
     if "://" in source:
         return json_text.join(artifact | {"url": json_text.quote(source)})

@@ -15,24 +15,32 @@ from codeq_cli import __version__, render, usage
 from codeq_cli.client_options import ClientOptions, EndpointOption, OutputOption, ProfileOption, TokenOption
 from codeq_cli.failures import ExitCode, Failure
 
-_EPILOG: Final = (
+_CLIENT_CODES: Final = (
     "Exit codes: 0 done; 1 rejected, or no such task, result or queue; 2 invalid usage, input or configuration; "
     "3 nothing to claim; 4 no connection, or no usable reply."
 )
+_SERVER_CODES: Final = (
+    "Exit codes: 0 stopped as asked; 1 could not start or continue; 2 invalid usage or configuration."
+)
+_STORE_CODES: Final = (
+    "Exit codes: 0 done; 1 check found differences; 2 invalid usage, unusable store or backup, or existing target."
+)
+_CONFIG_CODES: Final = "Exit codes: 0 done; 1 get: the setting has no value; 2 invalid usage or configuration."
 
 _MODULES: Final = {
-    "serve": "server_commands",
-    "server": "server_commands",
-    "gateway": "server_commands",
-    "backup": "server_commands",
-    "task": "task_commands",
-    "queue": "queue_commands",
-    "dlq": "dlq_commands",
-    "cluster": "cluster_commands",
-    "config": "config_commands",
-    "store": "store_commands",
+    "serve": ("server_commands", _SERVER_CODES),
+    "server": ("server_commands", _SERVER_CODES),
+    "gateway": ("server_commands", _SERVER_CODES),
+    "backup": ("server_commands", _CLIENT_CODES),
+    "task": ("task_commands", _CLIENT_CODES),
+    "queue": ("queue_commands", _CLIENT_CODES),
+    "dlq": ("dlq_commands", _CLIENT_CODES),
+    "cluster": ("cluster_commands", _CLIENT_CODES),
+    "config": ("config_commands", _CONFIG_CODES),
+    "store": ("store_commands", _STORE_CODES),
 }
-"""Module of each command, in the order of the help. Its app is the command group, or (server_commands) contains it."""
+"""Module of each command and the exit codes that its help shows, in the order of the help. The module's app is the
+command group, or (server_commands) contains it."""
 
 
 class _LazyGroup(TyperGroup):
@@ -42,16 +50,16 @@ class _LazyGroup(TyperGroup):
         return list(_MODULES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
-        module = _MODULES.get(cmd_name)
-        if module is None:
+        if cmd_name not in _MODULES:
             return None
+        module, exit_codes = _MODULES[cmd_name]
         group: Any = typer.main.get_group(import_module(f"codeq_cli.{module}").app)
         command = group.commands.get(cmd_name) if module == "server_commands" else group
-        command.name, command.epilog = cmd_name, _EPILOG
+        command.name, command.epilog = cmd_name, exit_codes
         return command
 
 
-app = typer.Typer(cls=_LazyGroup, add_completion=True, pretty_exceptions_enable=False, epilog=_EPILOG)
+app = typer.Typer(cls=_LazyGroup, add_completion=True, pretty_exceptions_enable=False, epilog=_CLIENT_CODES)
 
 
 def _show_version(wanted: bool) -> None:

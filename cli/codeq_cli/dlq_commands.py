@@ -34,7 +34,7 @@ def list_(
         str | None, typer.Argument(metavar="[COMMAND]", help="Command of the queue; default: list the queues.")
     ] = None,
     limit: Annotated[
-        int, typer.Option(parser=usage.whole(1, 500), metavar="N", help="Most tasks to show.")
+        int, typer.Option(parser=usage.whole(1, 500), metavar="N", help="Maximum number of tasks to show.")
     ] = LIST_LENGTH,
     page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the last page.")] = None,
 ) -> None:
@@ -76,7 +76,8 @@ def redrive(
     task_ids: Annotated[str | None, typer.Option("--ids", metavar="A,B", help="Only these tasks.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only, change nothing.")] = False,
     limit: Annotated[
-        int | None, typer.Option(parser=usage.whole(1, 10_000), metavar="N", help="Most tasks; default 1000.")
+        int | None,
+        typer.Option(parser=usage.whole(1, 10_000), metavar="N", help="Maximum number of tasks; default 1000."),
     ] = None,
     rate: Annotated[
         int | None,

@@ -29,7 +29,9 @@ def command(text: str) -> str:
         Failure: It is not.
     """
     if not _COMMAND.fullmatch(text):
-        raise usage_failure(f"{text!r} is not a command: 1 to 128 of A-Z a-z 0-9 . _ -, the first a letter or digit")
+        raise usage_failure(
+            f"{text!r} is not a command; use 1 to 128 of A-Z a-z 0-9 . _ -, starting with a letter or digit"
+        )
     return text
 
 
@@ -40,5 +42,7 @@ def member(text: str) -> str:
         Failure: It is not.
     """
     if not _ID.fullmatch(text):
-        raise usage_failure(f"{text!r} is not a member name: 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit")
+        raise usage_failure(
+            f"{text!r} is not a member name; use 1 to 64 of A-Z a-z 0-9 . _ -, starting with a letter or digit"
+        )
     return text

@@ -34,7 +34,7 @@ PROFILE_VARIABLE: Final = "CODEQ_PROFILE"
 DEFAULT_ENDPOINT: Final = "http://localhost:8080"
 
 ENDPOINTS_MAX: Final = 16
-"""Most endpoints in one setting."""
+"""Maximum endpoints in one setting."""
 
 FILE_BYTES_MAX: Final = 65536
 """Largest profile file accepted, in bytes."""
@@ -222,7 +222,9 @@ def store(key: str, value: str, profile: str | None = None) -> Path:
     if value:
         check(key, value, "argument")
     if profile is not None and not _PROFILE.fullmatch(profile):
-        raise configuration_failure(f"profile {profile!r}: 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit")
+        raise configuration_failure(
+            f"profile {profile!r}: use 1 to 64 of A-Z a-z 0-9 . _ -, starting with a letter or digit"
+        )
     path = file_path()
     document = _document()
     profiles = {name: dict(settings) for name, settings in _profiles(document).items()}

@@ -71,8 +71,15 @@ def show_list(name: str, items: Sequence[str], columns: Sequence[str], output: F
         _show_text(f"{{{json_text.quote(name)}:[{','.join(items)}]}}", output)
 
 
-def show_page(name: str, items: Items, columns: Sequence[str], output: Format) -> None:
+def show_page(name: str, items: Items, columns: Sequence[str], output: Format, *, also: str = "") -> None:
     """Prints JSON objects like `show_list`; if there are more, JSON and YAML include the token and stderr has a hint.
+
+    Args:
+        name: Member of the page that holds the objects.
+        items: The objects.
+        columns: Columns of a table.
+        output: Format.
+        also: Another option of the command that shows more, for the hint.
 
     Raises:
         Failure: They are nested too deeply for YAML.
@@ -83,7 +90,8 @@ def show_page(name: str, items: Items, columns: Sequence[str], output: Format) -
         token = json_text.quote(items.next_page_token)
         _show_text(f'{{{json_text.quote(name)}:[{",".join(items.texts)}],"nextPageToken":{token}}}', output)
     if items.next_page_token:
-        sys.stderr.write(f"more {name}: --page-token {items.next_page_token}, or --all for all of them\n")
+        alternative = f", or {also}" if also else ""
+        sys.stderr.write(f"more {name}: --page-token {items.next_page_token}{alternative}\n")
         sys.stderr.flush()
 
 

@@ -19,7 +19,7 @@ REPLY_SECONDS_MAX: Final = 30.0
 """Longest gap between two reads of the reply, on top of the wait that the request asks for."""
 
 REDIRECTS_MAX: Final = 3
-"""Most redirects to a leader that a node names; needing more means that the nodes disagree about the leader."""
+"""Maximum redirects to a leader that a node names; needing more means that the nodes disagree about the leader."""
 
 Query = Mapping[str, str | int | list[str]]
 """Query parameters."""
@@ -193,7 +193,7 @@ def pages(server: Server, path: str, query: Query, name: str, most: int | None =
         path: Path of the list.
         query: Filters, page size and first page token.
         name: Member of a page that holds its items.
-        most: Most items to return; None: all.
+        most: Maximum number of items to return; None: all.
 
     Raises:
         Failure: A call failed, or a reply is not a page.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import os
 import sys
 from pathlib import Path
@@ -56,7 +57,9 @@ app.add_typer(artifacts.app, name="artifact")
 def create(
     options: ClientOptions,
     command: Annotated[str, typer.Argument(metavar="COMMAND", help="Command, which names the task's queue.")],
-    payload: Annotated[str, typer.Option(metavar="JSON|@FILE|-", help="Payload, sent byte for byte; - reads stdin.")],
+    payload: Annotated[
+        str, typer.Option(metavar="JSON|@FILE|-", help="Payload, one JSON value, sent byte for byte; - reads stdin.")
+    ],
     priority: Annotated[
         int | None, typer.Option(parser=usage.whole(0, 9), metavar="0-9", help="9 is delivered first; default 0.")
     ] = None,
@@ -64,7 +67,7 @@ def create(
         int | None,
         typer.Option(parser=usage.duration(0, YEARS_10), metavar=DURATION, help="Deliver after this delay."),
     ] = None,
-    run_at: Annotated[str | None, typer.Option(metavar="RFC3339", help="Deliver not before this time.")] = None,
+    run_at: Annotated[str | None, typer.Option(metavar="RFC3339", help="Do not deliver before this time.")] = None,
     expire: Annotated[
         int | None,
         typer.Option(parser=usage.duration(1, YEARS_10), metavar=DURATION, help="End as FAILED if it waits longer."),
@@ -76,13 +79,14 @@ def create(
         ),
     ] = None,
     idempotency_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Create only once: a repeated command shows the first task.")
+        str | None,
+        typer.Option(metavar="KEY", help="Create the task only once: repeating the command shows the first task."),
     ] = None,
     task_id: Annotated[
-        str | None, typer.Option(metavar="ID", help="Id of the task; default: the server makes one.")
+        str | None, typer.Option(metavar="ID", help="Id of the task; default: the server assigns one.")
     ] = None,
 ) -> None:
-    """Creates a task and shows it as accepted."""
+    """Creates a task and shows it."""
     if delay is not None and run_at is not None:
         raise usage_failure("--delay and --run-at cannot be combined")
     if idempotency_key is not None and task_id is not None:
@@ -125,7 +129,7 @@ def list_(
     created_to: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted before.")] = None,
     order: Annotated[Order, typer.Option(help="Sort order.")] = Order.NEWEST,
     limit: Annotated[
-        int, typer.Option(parser=usage.whole(1, 100_000), metavar="N", help="Most tasks to show.")
+        int, typer.Option(parser=usage.whole(1, 100_000), metavar="N", help="Maximum number of tasks to show.")
     ] = LIST_LENGTH,
     all_: Annotated[bool, typer.Option("--all", help="Show all tasks; ignores --limit.")] = False,
     page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the last page.")] = None,
@@ -142,7 +146,8 @@ def list_(
         query["status"] = [name.strip().upper() for name in status.split(",")]
     others = {"createdFrom": created_from, "createdTo": created_to, "pageToken": page_token}
     query |= {name: text for name, text in others.items() if text is not None}
-    render.show_page("tasks", pages(options.server(), "/tasks", query, "tasks", most), COLUMNS, options.format)
+    tasks = pages(options.server(), "/tasks", query, "tasks", most)
+    render.show_page("tasks", tasks, COLUMNS, options.format, also="--all for all of them")
 
 
 @app.command()
@@ -237,6 +242,8 @@ def fail(
     lease_token: LeaseToken = None,
 ) -> None:
     """Ends a claimed task as FAILED, without a retry, and shows its result."""
+    if not error.strip():
+        raise usage_failure("--error: must not be blank")
     fields = {"status": '"FAILED"', "error": json_text.quote(error), **_lease_fields(lease_token)}
     fields |= artifacts.fields(artifact or ())
     _post(options, task_id, "result", fields)
@@ -269,7 +276,7 @@ def nack(
 @app.command()
 @client_command
 def abandon(options: ClientOptions, task_id: Id, lease_token: LeaseToken = None) -> None:
-    """Gives a delivery back unused: the task keeps its place and its attempts."""
+    """Returns a task unused: it keeps its place and its attempts."""
     _post(options, task_id, "abandon", _lease_fields(lease_token))
 
 
@@ -327,7 +334,8 @@ def cleanup(
     options: ClientOptions,
     before: Annotated[str, typer.Option(metavar="RFC3339", help="Delete tasks that ended before this time.")],
     limit: Annotated[
-        int | None, typer.Option(parser=usage.whole(1, 10_000), metavar="N", help="Most tasks; default 1000.")
+        int | None,
+        typer.Option(parser=usage.whole(1, 10_000), metavar="N", help="Maximum number of tasks; default 1000."),
     ] = None,
     page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the last call.")] = None,
 ) -> None:
@@ -378,8 +386,13 @@ def _json_input(name: str, value: str) -> str:
             raise usage_failure(f"{name}: {value[1:]}: {getattr(error, 'strerror', error)}") from None
     else:
         text = _decoded(name, os.fsencode(value))  # the original bytes, whatever the locale
+    if not text.strip():
+        raise usage_failure(f"{name}: is empty; it must be one JSON value, such as null, 42, '\"text\"' or '{{}}'")
     try:
         json_text.parse(text)
+    except json.JSONDecodeError as error:
+        what = f"{error.msg[:1].lower()}{error.msg[1:]}, at line {error.lineno}, column {error.colno}"
+        raise usage_failure(f"{name}: not JSON: {what}") from None
     except ValueError as error:
         raise usage_failure(f"{name}: not JSON: {error}") from None
     return text

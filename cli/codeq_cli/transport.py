@@ -17,6 +17,10 @@ REPLY_BYTES_MAX: Final = 16 * 1024 * 1024
 """Largest reply accepted, in bytes."""
 
 
+_HTTP2_SETTINGS: Final = "\0\0"
+"""How the first frame of an HTTP/2 server begins, by which a gRPC port is recognised."""
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """An HTTP response.
@@ -90,6 +94,10 @@ def _failed(url: str, reason: object) -> ExchangeError:
     if isinstance(cause, TimeoutError):
         what = "no reply from" if connected else "no connection to"
         return ExchangeError(f"{what} {origin(url)} in time", is_sent=connected)
+    if isinstance(cause, http.client.BadStatusLine) and not isinstance(cause, http.client.RemoteDisconnected):
+        is_grpc = str(cause).startswith(_HTTP2_SETTINGS)
+        what = "is a gRPC port; REST has a port of its own, by default 8080" if is_grpc else "does not speak HTTP/1.1"
+        return ExchangeError(f"{origin(url)} {what}", is_sent=connected)
     text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
     return ExchangeError(f"{origin(url)}: {text}", is_sent=connected)
 

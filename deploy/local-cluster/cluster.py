@@ -1,4 +1,4 @@
-"""Runs a three-node Raft cluster on this machine, to try out what happens when a node dies.
+"""Runs a three-node Raft cluster on this machine, to try out failures of nodes.
 
     cluster.py          starts all three nodes and stops them on Ctrl-C
     cluster.py node-a   restarts one node in the foreground
@@ -199,7 +199,7 @@ def wait_for_leader(nodes: dict[str, subprocess.Popen[bytes]]) -> str:
 
 
 def tell(leading: str) -> None:
-    """Prints what to try."""
+    """Prints commands to try."""
     other = next(name for name in NAMES if name != leading)
     paths = {
         key: os.path.relpath(path)

@@ -1,8 +1,7 @@
-"""One HTTP/1.1 connection: requests in, replies out in their order, with every wait and size bounded.
+"""One HTTP/1.1 connection: reads requests and sends replies in order, with a limit on every wait and size.
 
-Requests of a connection stand in line: the first one is being answered, the others wait for it. While others wait,
-nothing more is read. The clock of all bounds is `time.perf_counter`; `expire` looks at them, so that a request costs no
-timer.
+Requests of a connection form a pipeline: the first is being answered, the others wait. While any wait, nothing more is
+read. All timeouts use `time.perf_counter` and are checked by `expire`, so that a request needs no timer.
 """
 
 from __future__ import annotations
@@ -24,36 +23,36 @@ from codeq_gateway.heads import Head
 from codeq_gateway.request_parser import RequestParser
 
 REQUEST_SECONDS: Final = 60.0
-"""Time from a connection's or a request's first byte to the request's last."""
+"""Timeout for receiving a request, from the connection's start or the request's first byte."""
 
 IDLE_SECONDS: Final = 75.0
-"""Time a kept connection may be without a request, or take to read the last reply."""
+"""Timeout of a kept connection without a request, and of a client that does not read its last reply."""
 
 HALF_CLOSED_SECONDS: Final = 0.1
-"""Time in which calls may still be answered after the client has closed its side: most have left, few still read."""
+"""Time for replies after the client has closed its side: most such clients have gone, a few still read."""
 
 DISCARD_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Bytes of a refused body that are read and dropped, so that its sender sees the refusal; then the connection ends."""
+"""Bytes of a rejected body that are read and dropped so that its sender sees the reply; beyond, the connection ends."""
 
 ANSWERS_AT_ONCE_MAX: Final = 8
-"""Requests of a known client that are refused one after the other before others have their turn; a stranger waits
-after each."""
+"""Rejections that an authenticated client gets in a row before other connections have a turn; a stranger waits after
+each."""
 
 SMALL_PIECE_BYTES: Final = 4096
-"""Pieces of a body that are smaller are put together at once."""
+"""Smaller pieces of a body are joined as they arrive."""
 
 LINGER_SECONDS: Final = 2.0
-"""Time in which a client that is cut off in the middle of a request may still send, so that it reads why."""
+"""Time for a client whose request was cut off to go on sending, so that it reads the reply."""
 
 _LOG: Final = logging.getLogger("codeq.gateway")
 
 
 class Connection(asyncio.Protocol):
-    """A client's connection, as its transport and its parser see it.
+    """A client's connection: the protocol of its transport and the receiver of its parser.
 
     Args:
         gateway: Answers the requests.
-        connections: Where the connection stands while it is open or its call runs.
+        connections: Lists the connection while it is open or its call runs.
     """
 
     def __init__(self, gateway: Gateway, connections: Connections[Connection]) -> None:
@@ -62,53 +61,53 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._parser = RequestParser(self)
         self._transport: asyncio.Transport
-        self._line: deque[Exchange] = deque()
+        self._pipeline: deque[Exchange] = deque()
         self._task: asyncio.Task[None] | None = None
-        """Answers the first in line."""
+        """Answers the first request of the pipeline."""
         self._admission: asyncio.Task[None] | None = None
-        """Finds out whether the sender of the body that comes may make the call; until then no more is read."""
+        """Checks whether the sender of the arriving body may make the call; reading stops until then."""
         self._deadline = 0.0
-        """When the connection ends, unless a call runs."""
+        """Time at which the connection is closed, unless a call is running."""
         self._is_writable = True
         self._is_paused = False
-        self._is_deaf = False
-        """Whether what comes is no request any more: the connection ends after the replies to those in line."""
+        self._ignores_input = False
+        """Whether further input is no request; the connection ends after the replies to its pipeline."""
         self._is_ending = False
         """Whether the next reply is the last."""
         self._is_broken = False
-        """Whether the client is cut off in the middle of what it sends."""
+        """Whether the client was cut off in the middle of a request."""
         self._is_lost = False
-        self._is_known = False
-        """Whether a call of it came with a token that is accepted."""
+        self._is_stranger = True
+        """Whether none of its calls has had an accepted token yet."""
         self._head_bytes = 0
-        """Bytes of an unfinished head that are counted among those of strangers."""
+        """Bytes of an unfinished head, as counted towards the limit of strangers."""
         self._is_reading = False
         self._answers_at_once = 0
-        """Replies that were there with their heads, since others had their turn."""
+        """Requests rejected by their heads since other connections had a turn."""
         self._incoming: Exchange | None = None
-        """The request whose body comes."""
+        """The request whose body is arriving."""
         self._pieces: list[bytes | bytearray] = []
         self._body_bytes = 0
         self._discarded_bytes = 0
         self._is_waiting = False
         self._is_parsing = False
         self._pending_bytes = 0
-        """Bytes of the body that are counted as on their way."""
+        """Bytes of the body that are counted as in flight."""
         self._unread_bytes = 0
-        """Bytes of replies that the client has yet to read, once they are many."""
+        """Bytes of replies that the client has yet to read, counted while writing is paused."""
 
-    # -- what the transport tells --------------------------------------------------------------------------------------
+    # -- callbacks of the transport ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Takes a connection, or closes it where there is no place for it."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
+        """Admits a connection, or closes it at the limit."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's class does not derive from it
         self._deadline = time.perf_counter() + REQUEST_SECONDS
         if not self._connections.admit(self):
             self._transport.abort()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why does not matter
-        """Cancels the call that runs, and lets go of everything."""
-        self._is_lost = self._is_deaf = True
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reason does not matter
+        """Cancels the running call and releases everything held."""
+        self._is_lost = self._ignores_input = True
         self._incoming = None
         self._drop_body()
         self._forget_unread()
@@ -118,30 +117,30 @@ class Connection(asyncio.Protocol):
             self._connections.discard(self)
         else:
             self._cancel(End.DISCONNECTED)
-            self._line.popleft()
-        self._give_up_line()
+            self._pipeline.popleft()
+        self._drop_pipeline()
 
     def eof_received(self) -> bool:
-        """Gives a client that closed its side the replies that come soon; returns whether there are any to come."""
-        self._is_deaf = True
-        if not self._line or self._line[-1] is self._incoming:
+        """Lets a client that closed its side get replies that are ready soon; returns whether any are due."""
+        self._ignores_input = True
+        if not self._pipeline or self._pipeline[-1] is self._incoming:
             return False
         self._loop.call_later(HALF_CLOSED_SECONDS, self._transport.abort)
         return True
 
     def pause_writing(self) -> None:
-        """Answers nothing more until the client has read."""
+        """Holds replies back until the client has read."""
         self._is_writable = False
 
     def resume_writing(self) -> None:
-        """Goes on."""
+        """Sends the replies that were held back."""
         self._is_writable = True
         self._forget_unread()
         self._advance()
 
     def data_received(self, data: bytes) -> None:
-        """Takes bytes of requests."""
-        if self._is_deaf:
+        """Parses bytes of requests, or drops those that follow the last one."""
+        if self._ignores_input:
             if self._is_broken:
                 self._discard(len(data))
                 self._wait()
@@ -151,43 +150,43 @@ class Connection(asyncio.Protocol):
         self._read(data)
         if self._incoming is not None and self._incoming.reply is not None:
             self._wait()
-        self._listen()
+        self._update_reading()
 
     def _read(self, data: bytes) -> None:
-        """Has the parser read on. Parts of what it reads never have it read more: it goes on by itself."""
+        """Feeds the parser. Its callbacks never feed it again, because it continues by itself."""
         self._is_parsing = True
         try:
             self._parser.feed(data)
         except CallFailed as failed:
             self._break_off(failed)
         except Exception:  # noqa: BLE001 - a defect must not leave the connection without a reply
-            _LOG.exception("bytes of a request were not understood")
-            self._break_off(refusals.malformed("the bytes were not understood"))
+            _LOG.exception("a request could not be parsed")
+            self._break_off(refusals.malformed("the request could not be parsed"))
         finally:
             self._is_parsing = False
-        if not self._is_known and self._head_bytes != self._parser.unread_bytes:
+        if self._is_stranger and self._head_bytes != self._parser.unread_bytes:
             self._head_bytes = self._parser.unread_bytes
             self._connections.hold(self, self._head_bytes)
         if self._incoming is not None:
             self._count_body(self._incoming)
 
-    # -- what the parser tells -----------------------------------------------------------------------------------------
+    # -- callbacks of the parser ---------------------------------------------------------------------------------------
 
     def on_begin(self) -> None:
-        """Begins to read a request."""
+        """Starts the timeout of a request."""
         self._is_reading = True
         self._deadline = time.perf_counter() + REQUEST_SECONDS
 
     def on_head(self, head: Head) -> None:
-        """Begins a request."""
+        """Adds a request to the pipeline."""
         if self._is_ending:
-            self._hear_nothing_more()
+            self._ignore_input()
             return
         exchange = self._gateway.open(head)
         self._incoming = exchange
         self._body_bytes = self._discarded_bytes = 0
-        self._line.append(exchange)
-        if len(self._line) > 1 or self._is_waiting:
+        self._pipeline.append(exchange)
+        if len(self._pipeline) > 1 or self._is_waiting:
             self._stop_parser()
         elif exchange.reply is not None and self._answers_at_once >= ANSWERS_AT_ONCE_MAX:
             self._wait()
@@ -198,42 +197,42 @@ class Connection(asyncio.Protocol):
     # -- turns ---------------------------------------------------------------------------------------------------------
 
     def _wait(self) -> None:
-        """Neither answers nor parses more until others have had their turn: strangers stand in line for theirs."""
+        """Stops answering and parsing until other connections have had a turn; strangers queue for theirs."""
         if self._is_waiting:
             return
         self._is_waiting = True
         if self._incoming is not None and self._incoming.reply is not None:
-            self._listen()  # what has come of a refused body is dropped at once
+            self._update_reading()  # a rejected body is dropped as it arrives, so nothing of it is held
         else:
             self._stop_parser()
-        if self._is_known:
-            self._loop.call_soon(self._go_on)
+        if self._is_stranger:
+            self._connections.wait_turn(self, self._resume)
         else:
-            self._connections.in_turn(self, self._go_on)
+            self._loop.call_soon(self._resume)
 
-    def _go_on(self) -> None:
-        """Takes the connection's turn."""
+    def _resume(self) -> None:
+        """Continues when it is the connection's turn."""
         self._is_waiting = False
         self._answers_at_once = 0
         if not self._is_lost:
             self._advance()
-            self._listen()
+            self._update_reading()
 
     def _stop_parser(self) -> None:
         self._is_paused = True
         self._parser.pause()
-        self._listen()
+        self._update_reading()
 
-    def _listen(self) -> None:
-        """Has the transport read, unless that would only be kept; who waits is heard, so that its end is noticed."""
-        is_full = len(self._line) > 1 or self._incoming is not None or self._is_broken or self._parser.unread_bytes
+    def _update_reading(self) -> None:
+        """Resumes reading unless input would only be buffered. A waiting connection reads on, to notice its end."""
+        is_full = len(self._pipeline) > 1 or self._incoming is not None or self._is_broken or self._parser.unread_bytes
         if self._admission is not None or ((self._is_paused or self._is_waiting) and is_full):
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
 
     def on_body(self, body: bytes) -> None:
-        """Takes a piece of a body."""
+        """Stores a piece of a body, or drops it if the request was rejected."""
         exchange = self._incoming
         if exchange is None:
             return
@@ -247,17 +246,17 @@ class Connection(asyncio.Protocol):
             self._pieces.append(body)
         elif isinstance(self._pieces[-1], bytearray):
             self._pieces[-1] += body
-        else:  # each object has a size of its own: a body in tiny chunks would take many times what is counted
+        else:  # every object has overhead: a body in tiny chunks would take many times the counted bytes
             self._pieces.append(bytearray(body))
 
     def on_end(self) -> None:
-        """Ends the reading of a request."""
+        """Answers a request that is complete."""
         self._is_reading = False
         exchange, self._incoming = self._incoming, None
         if exchange is None:
             return
         if not exchange.keep_alive:
-            self._hear_nothing_more()
+            self._ignore_input()
         if exchange.reply is None:
             pieces = self._pieces
             if pieces:
@@ -265,9 +264,9 @@ class Connection(asyncio.Protocol):
                 exchange.held_bytes, self._pending_bytes = self._pending_bytes, 0
                 self._drop_body()
             exchange.is_complete = True
-            if self._line[0] is exchange:
+            if self._pipeline[0] is exchange:
                 self._advance()
-        elif not self._line:  # it was answered before its end
+        elif not self._pipeline:  # it was answered before it was complete
             if self._is_ending:
                 self._transport.close()
             self._deadline = time.perf_counter() + IDLE_SECONDS
@@ -275,11 +274,11 @@ class Connection(asyncio.Protocol):
     # -- bounds --------------------------------------------------------------------------------------------------------
 
     def _count_body(self, exchange: Exchange) -> None:
-        """Counts what has come of a body whose end has not."""
+        """Counts the bytes of an incomplete body, and starts the check of its sender."""
         if exchange.reply is None and exchange.admission is not None:
             check, exchange.admission = exchange.admission, None
             self._admission = self._loop.create_task(self._admit(exchange, check))
-            self._listen()
+            self._update_reading()
         if exchange.reply is None and self._body_bytes > self._pending_bytes:
             try:
                 self._gateway.bodies.take(self._body_bytes - self._pending_bytes)
@@ -289,7 +288,7 @@ class Connection(asyncio.Protocol):
                 self._pending_bytes = self._body_bytes
 
     async def _admit(self, exchange: Exchange, check: Admission) -> None:
-        """Refuses a request whose sender may not make the call, and reads on."""
+        """Rejects a request whose sender may not make the call, then resumes reading."""
         try:
             await check()
         except CallFailed as failed:
@@ -302,25 +301,25 @@ class Connection(asyncio.Protocol):
                 self._advance()
                 if exchange.reply is not None and self._incoming is exchange:
                     self._wait()
-                self._listen()
+                self._update_reading()
 
     def expire(self, now: float) -> None:
-        """Cancels the call, or ends the connection, whose time is over."""
+        """Cancels a call or closes a connection that has timed out."""
         if self._task is None:
             if now < self._deadline:
                 return
-            if self._is_reading and self._is_writable and not self._is_deaf:
+            if self._is_reading and self._is_writable and not self._ignores_input:
                 self._break_off(refusals.request_timeout(REQUEST_SECONDS))
             else:
                 self._transport.abort()
-        elif not self._is_lost and now >= self._line[0].deadline and self._line[0].end is None:
+        elif not self._is_lost and now >= self._pipeline[0].deadline and self._pipeline[0].end is None:
             self._cancel(End.TIMED_OUT)
 
     def _refuse(self, exchange: Exchange, failed: CallFailed) -> None:
-        """Refuses a request whose body comes; the rest of it is dropped."""
+        """Rejects a request whose body is arriving; the rest of it is dropped."""
         self._drop_body()
         self._gateway.refuse(exchange, failed)
-        if self._line[0] is exchange:
+        if self._pipeline[0] is exchange:
             self._advance()
 
     def _forget_unread(self) -> None:
@@ -334,35 +333,35 @@ class Connection(asyncio.Protocol):
             self._pending_bytes = 0
 
     def _discard(self, size: int) -> None:
-        """Counts bytes that are dropped."""
+        """Counts dropped bytes; aborts the connection at the limit."""
         self._discarded_bytes += size
         if self._discarded_bytes > DISCARD_BYTES_MAX:
             self._transport.abort()
 
-    def _hear_nothing_more(self) -> None:
-        self._is_deaf = True
+    def _ignore_input(self) -> None:
+        self._ignores_input = True
         self._parser.pause()
 
     def _break_off(self, failed: CallFailed) -> None:
-        """Refuses bytes that are no request, in the place of the request that they should be; hears nothing more."""
-        if self._is_deaf:
-            return  # what follows the last request
-        self._hear_nothing_more()
+        """Rejects bytes that are not a request, in their place in the pipeline; ignores further input."""
+        if self._ignores_input:
+            return  # the bytes follow the last request
+        self._ignore_input()
         self._is_broken = True
         self._drop_body()
         exchange, self._incoming = self._incoming, None
         if exchange is None:
-            self._line.append(self._gateway.malformed(failed))
+            self._pipeline.append(self._gateway.malformed(failed))
         elif exchange.reply is None:
             self._gateway.refuse(exchange, failed)
             exchange.keep_alive = False
-        if self._line:
+        if self._pipeline:
             self._advance()
         else:
             self._close()
 
     def _close(self) -> None:
-        """Ends the connection. Who is cut off may send on for a while: else the reply would be lost on its way."""
+        """Closes the connection. A client that was cut off may send a while longer, or its reply would be lost."""
         if not self._is_broken:
             self._transport.close()
             return
@@ -372,13 +371,13 @@ class Connection(asyncio.Protocol):
     # -- answering -----------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Does what can be done for the first in line, and for those that follow when it is answered."""
-        while self._line and self._task is None and self._is_writable and not self._is_waiting:
-            exchange = self._line[0]
+        """Answers the requests of the pipeline in order, as far as possible now."""
+        while self._pipeline and self._task is None and self._is_writable and not self._is_waiting:
+            exchange = self._pipeline[0]
             if exchange.reply is not None:
                 self._send(exchange)
             elif exchange.is_complete:
-                if not self._is_known:
+                if self._is_stranger:
                     self._connections.busy(self)
                 self._task = self._loop.create_task(self._answer(exchange))
             else:
@@ -386,13 +385,13 @@ class Connection(asyncio.Protocol):
                 if exchange.expects_continue and is_admitted and not self._body_bytes:
                     self._transport.write(CONTINUE)
                 break
-        if self._is_paused and len(self._line) <= 1 and not self._is_waiting and not self._is_lost:
+        if self._is_paused and len(self._pipeline) <= 1 and not self._is_waiting and not self._is_lost:
             self._is_paused = False
-            if not self._is_deaf:
+            if not self._ignores_input:
                 self._parser.resume()
                 if not self._is_parsing:
                     self._read(b"")
-            self._listen()
+            self._update_reading()
 
     async def _answer(self, exchange: Exchange) -> None:
         await self._gateway.answer(exchange)
@@ -405,25 +404,26 @@ class Connection(asyncio.Protocol):
             self._connections.discard(self)
             self._note(exchange, time.perf_counter())
             return
-        if not self._is_known:
-            self._meet(exchange)
+        if self._is_stranger:
+            self._learn(exchange)
         self._advance()
 
-    def _meet(self, exchange: Exchange) -> None:
-        """Notes whether the call that has ended came with a token that was accepted."""
+    def _learn(self, exchange: Exchange) -> None:
+        """Learns from a reply whether the call had an accepted token."""
         status = 0 if exchange.operation is None or exchange.reply is None else exchange.reply.status
-        self._is_known = 0 < status < 400 or status in {404, 409}  # what is or is not there, only who may call is told
-        if self._is_known:
-            self._connections.hold(self, 0)
-        else:
+        # Only permitted callers learn whether something exists.
+        self._is_stranger = not (0 < status < 400 or status in {404, 409})
+        if self._is_stranger:
             self._connections.idle(self)
+        else:
+            self._connections.hold(self, 0)
 
     def _send(self, exchange: Exchange) -> None:
-        """Sends the reply to the first in line."""
+        """Sends the reply to the first request of the pipeline."""
         assert exchange.reply is not None
-        self._line.popleft()
-        is_unheard = exchange is self._incoming and exchange.expects_continue and not self._body_bytes
-        if not exchange.keep_alive or is_unheard or (self._is_deaf and not self._line):
+        self._pipeline.popleft()
+        is_unread = exchange is self._incoming and exchange.expects_continue and not self._body_bytes
+        if not exchange.keep_alive or is_unread or (self._ignores_input and not self._pipeline):
             self._is_ending = True
         content = render(exchange.reply, exchange, close=self._is_ending)
         self._transport.write(content)
@@ -433,21 +433,21 @@ class Connection(asyncio.Protocol):
         now = time.perf_counter()
         self._deadline = now + (REQUEST_SECONDS if self._is_reading else IDLE_SECONDS)
         self._note(exchange, now)
-        if exchange.reply.status >= 400 and not self._is_known and exchange.page is None and not self._is_ending:
+        if exchange.reply.status >= 400 and self._is_stranger and exchange.page is None and not self._is_ending:
             self._wait()
         if self._is_ending:
-            self._give_up_line()
-            self._is_broken = self._is_broken or is_unheard  # its body may come or not
-            if is_unheard or self._incoming is not exchange:  # else the rest of its body is dropped first
-                self._hear_nothing_more()
+            self._drop_pipeline()
+            self._is_broken = self._is_broken or is_unread  # its body may or may not arrive
+            if is_unread or self._incoming is not exchange:  # otherwise the rest of its body is dropped first
+                self._ignore_input()
                 self._incoming = None
                 self._close()
 
-    def _give_up_line(self) -> None:
-        """Forgets requests that get no reply."""
+    def _drop_pipeline(self) -> None:
+        """Drops the requests that get no reply."""
         now = time.perf_counter()
-        while self._line:
-            exchange = self._line.popleft()
+        while self._pipeline:
+            exchange = self._pipeline.popleft()
             exchange.reply = None
             self._note(exchange, now)
 
@@ -459,41 +459,41 @@ class Connection(asyncio.Protocol):
             self._gateway.note(exchange, now)
 
     def _cancel(self, end: End) -> None:
-        task, exchange = self._task, self._line[0]
+        task, exchange = self._task, self._pipeline[0]
         assert task is not None
         exchange.end = end
         task.cancel()
 
-        def settle(_: asyncio.Task[None]) -> None:
-            if self._task is task:  # it was cancelled before it began
+        def finish(_: asyncio.Task[None]) -> None:
+            if self._task is task:  # it was cancelled before it started
                 self._gateway.cancelled(exchange)
                 self._answered(exchange)
 
-        task.add_done_callback(settle)
+        task.add_done_callback(finish)
 
     # -- stopping ------------------------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
-        """Ends the connection after the next reply; without a request, at once."""
+        """Closes the connection after the next reply; without a request, at once."""
         self._is_ending = True
         if self._is_waiting:
-            self._connections.leave_line(self)
-            self._go_on()
-        if not self._line:
+            self._connections.leave_queue(self)
+            self._resume()
+        if not self._pipeline:
             self._transport.close()
 
     def cut(self) -> None:
-        """Tells the client that its request will not be carried out, and ends the connection."""
+        """Rejects the first request because the server stops, and closes the connection."""
         if self._is_lost:
             return
         if self._task is not None:
             self._cancel(End.STOPPED)
-        elif self._line and self._line[0].reply is None:
+        elif self._pipeline and self._pipeline[0].reply is None:
             self._incoming = None
-            self._line[0].end = End.STOPPED
-            self._gateway.cancelled(self._line[0])
+            self._pipeline[0].end = End.STOPPED
+            self._gateway.cancelled(self._pipeline[0])
             self._advance()
 
     def abort(self) -> None:
-        """Ends the connection at once."""
+        """Closes the connection at once."""
         self._transport.abort()

@@ -1,4 +1,4 @@
-"""The open connections of a gateway: how many there may be, and which of them makes room for a new one."""
+"""The open connections of a gateway: their limit, which one is evicted for a new one, and the turns of strangers."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ from collections.abc import Callable, Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
 CONNECTIONS_MAX: Final = 8_192
-"""Open connections unless it is set otherwise."""
+"""Default limit on open connections."""
 
 UNREAD_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Bytes of unfinished heads that strangers' connections may hold together; the oldest of them ends for more."""
-
+"""Limit on the bytes of strangers' unfinished heads in total; beyond it, the oldest of these connections is closed."""
 
 TURNS_AT_ONCE: Final = 4
-"""Strangers' connections that go on at a time."""
+"""Strangers' connections that continue at each turn."""
 
 TURN_SECONDS: Final = 0.005
-"""Time between two such times."""
+"""Interval between two turns."""
 
 
 class Open(Protocol):
     """An open connection."""
 
     def abort(self) -> None:
-        """Ends the connection at once."""
+        """Closes the connection at once."""
         ...
 
 
@@ -33,38 +32,37 @@ _Connection = TypeVar("_Connection", bound=Open)
 
 
 class Connections(Generic[_Connection]):
-    """Holds the open connections.
+    """Tracks the open connections.
 
-    A connection is a stranger's until a call of it has shown a token that is accepted. With as many connections as
-    there may be, a new one takes the place of the stranger that has been silent for the longest time; only where there
-    is none, the new one is turned away.
+    A connection is a stranger until one of its calls has shown an accepted token. At the limit, a new connection evicts
+    the stranger that has been silent the longest; if there is none, the new one is closed.
 
     Args:
-        connections_max: How many there may be.
+        connections_max: Limit on open connections.
     """
 
     def __init__(self, connections_max: int = CONNECTIONS_MAX) -> None:
         self._max = connections_max
         self._open: set[_Connection] = set()
         self._idle_strangers: dict[_Connection, None] = {}
-        """Strangers' connections without a call that runs; the one that has been silent for the longest time first."""
+        """Strangers without a running call, the longest silent one first."""
         self._unread: dict[_Connection, int] = {}
-        """Bytes of unfinished heads that strangers' connections hold."""
+        """Bytes of unfinished heads, by stranger; the oldest first."""
         self._unread_bytes = 0
-        self._in_line: dict[_Connection, Callable[[], None]] = {}
-        """What goes on when it is a connection's turn."""
+        self._waiting: dict[_Connection, Callable[[], None]] = {}
+        """Callback of each connection that waits for its turn, first come, first served."""
         self._turns: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        """Returns how many are open."""
+        """Returns the number of open connections."""
         return len(self._open)
 
     def __iter__(self) -> Iterator[_Connection]:
-        """Iterates over those that were open when it began."""
+        """Iterates over the connections that are open now."""
         return iter(list(self._open))
 
     def admit(self, connection: _Connection) -> bool:
-        """Takes a new connection; returns whether there is a place for it."""
+        """Adds a new connection; returns False if there is no room for it."""
         if len(self._open) >= self._max:
             stranger = next(iter(self._idle_strangers), None)
             if stranger is None:
@@ -76,14 +74,14 @@ class Connections(Generic[_Connection]):
         return True
 
     def discard(self, connection: _Connection) -> None:
-        """Forgets a connection that has ended."""
+        """Removes a connection that has ended."""
         self._open.discard(connection)
         self._idle_strangers.pop(connection, None)
-        self._in_line.pop(connection, None)
+        self._waiting.pop(connection, None)
         self.hold(connection, 0)
 
     def hold(self, connection: _Connection, size: int) -> None:
-        """Notes how many bytes of an unfinished head a stranger's connection holds."""
+        """Counts the bytes of a stranger's unfinished head, in place of the previous count."""
         self._unread_bytes += size - self._unread.pop(connection, 0)
         if size:
             self._unread[connection] = size
@@ -92,38 +90,38 @@ class Connections(Generic[_Connection]):
             self.discard(oldest)
             oldest.abort()
 
-    def in_turn(self, connection: _Connection, go_on: Callable[[], None]) -> None:
-        """Has a connection go on when it is its turn: one that was refused something.
+    def wait_turn(self, connection: _Connection, resume: Callable[[], None]) -> None:
+        """Calls `resume` when it is the turn of a connection whose request was rejected.
 
-        What is refused costs its sender nothing, and the next of it is there as soon as one is dealt with: the rest of
-        a body, which is read so that its sender sees why it was refused, or one request more. Unless they wait, such
-        senders keep everybody else from being heard.
+        A rejected request costs its sender nothing, and the next input follows at once: another request, or the rest of
+        the body, which is read so that the sender sees the reply. Without turns, such senders would take all the time
+        of the event loop.
         """
-        self._in_line[connection] = go_on
+        self._waiting[connection] = resume
         self._await_turns()
 
-    def leave_line(self, connection: _Connection) -> None:
-        """Has a connection wait no more."""
-        self._in_line.pop(connection, None)
+    def leave_queue(self, connection: _Connection) -> None:
+        """Removes a connection from those that wait for their turn."""
+        self._waiting.pop(connection, None)
 
     def _take_turns(self) -> None:
         self._turns = None
         try:
-            for connection in list(itertools.islice(self._in_line, TURNS_AT_ONCE)):
-                if (go_on := self._in_line.pop(connection, None)) is not None:
-                    go_on()
+            for connection in list(itertools.islice(self._waiting, TURNS_AT_ONCE)):
+                if (resume := self._waiting.pop(connection, None)) is not None:
+                    resume()
         finally:
             self._await_turns()
 
     def _await_turns(self) -> None:
-        if self._in_line and self._turns is None:
+        if self._waiting and self._turns is None:
             self._turns = asyncio.get_running_loop().call_later(TURN_SECONDS, self._take_turns)
 
     def busy(self, connection: _Connection) -> None:
-        """Notes that a call of a connection runs, or that a token came with one: it keeps its place."""
+        """Protects a connection from eviction, because a call of it is running or had an accepted token."""
         self._idle_strangers.pop(connection, None)
 
     def idle(self, connection: _Connection) -> None:
-        """Notes that a call of a stranger's connection has ended."""
+        """Makes a stranger whose call has ended evictable again."""
         if connection in self._open:
             self._idle_strangers[connection] = None

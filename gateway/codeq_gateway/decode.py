@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -14,12 +15,12 @@ from codeq_gateway import fields, refusals, surrogates
 from codeq_gateway.fields import Assign, BadValueError, Lists
 
 _FEW: Final = 4_096
-"""Commas of a body whose lists take so little that nobody needs to count their items before there are too many."""
+"""Below this many commas, the lists of a body are too short to need counting while they are decoded."""
 
 _TOO_MANY: Final = re.compile(
     "Expected `array` of at most length ([0-9]+)|Expected `array` of length <= ([0-9]+)(?: - at .*)?"
 )
-"""What msgspec says of a list that is too long: of a struct in the form of an array, and of a list with a bound."""
+"""msgspec's errors for a list that is too long: for an array-like struct, and for a list with a maximum length."""
 
 _Parse = Callable[[bytes], Any]
 
@@ -51,7 +52,7 @@ def compile_decoder(descriptor: Descriptor, without: Collection[str] = ()) -> De
 def compile_apart(
     descriptor: Descriptor, without: Collection[str], listed: FieldDescriptor
 ) -> Callable[[bytes, Message], Sequence[bytes]]:
-    """Returns a decoder like that of `compile_decoder` that leaves out a list and returns its items as they stand."""
+    """Returns a decoder like `compile_decoder`'s that leaves one list out and returns its items undecoded."""
     read = _reader(descriptor, frozenset(without), listed)
 
     def decode(body: bytes, message: Message) -> Sequence[bytes]:
@@ -65,7 +66,7 @@ def compile_apart(
 def _reader(
     descriptor: Descriptor, without: frozenset[str], listed: FieldDescriptor | None
 ) -> Callable[[bytes, Message], tuple[msgspec.Struct, bytes]]:
-    """Returns what fills a message from a body; it returns what was decoded and the mark of its unpaired surrogates."""
+    """Returns a function that fills a message from a body, and returns the decoded struct and its surrogates' mark."""
     lists = _lists(descriptor)
     struct, fill = _compile(descriptor, without, None, 1, listed)
     parse: _Parse = msgspec.json.Decoder(struct).decode
@@ -87,8 +88,8 @@ def _reader(
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             if many := _TOO_MANY.fullmatch(str(error)):  # msgspec does not say where
                 most = int(many[1] or many[2])
-                raise refusals.invalid_field(lists[most], f"must contain no more than {most} item(s)") from None
-            raise refusals.from_decoding(error) from None
+                raise refusals.invalid_field(lists[most], f"must have at most {most} items") from None
+            raise refusals.from_decoding(error, partial(_wanted, descriptor)) from None
         try:
             fill(message, value)
             if mark:
@@ -100,8 +101,18 @@ def _reader(
     return read
 
 
+def _wanted(descriptor: Descriptor, path: str) -> str:
+    """Returns what the field at a path of a body takes; the path names fields of the descriptor in JSON."""
+    first, _, rest = path.partition(".")
+    name, _, index = first.partition("[")
+    field = next(field for field in descriptor.fields if field.json_name == name)
+    if rest:
+        return _wanted(fields.message_of(field), rest)
+    return fields.wanted_item(field) if index else fields.wanted(field)
+
+
 def _by_commas(few: _Parse, many: _Parse, counted: Lists, names: Collection[str]) -> _Parse:
-    """Returns what decodes few items at once, and has items and lists counted where they may be too many."""
+    """Returns a parser that counts items and lists while it decodes, but only in bodies that may have too many."""
     keys = [f'"{name}"'.encode() for name in names]
 
     def parse(body: bytes) -> Any:
@@ -118,13 +129,13 @@ def _by_commas(few: _Parse, many: _Parse, counted: Lists, names: Collection[str]
 
 
 def _list_names(descriptor: Descriptor) -> set[str]:
-    """Returns the names of all lists of a message in JSON."""
+    """Returns the JSON names of all lists of a message."""
     inner = [_list_names(fields.message_of(field)) for field in descriptor.fields if fields.is_nested(field)]
     return {field.json_name for field in descriptor.fields if field.is_repeated}.union(*inner)
 
 
 def _lists(descriptor: Descriptor) -> dict[int, str]:
-    """Returns the lists of a message in JSON, by how many items they take."""
+    """Returns the JSON paths of the lists of a message, by their maximum number of items."""
     found: dict[int, str] = {}
     for field in descriptor.fields:
         if field.is_repeated:
@@ -142,14 +153,14 @@ def _compile(
     copies_max: int,
     listed: FieldDescriptor | None = None,
 ) -> tuple[type[msgspec.Struct], Assign]:
-    """Returns the struct that msgspec decodes a message's JSON into, and what fills the message from it.
+    """Returns the struct that msgspec decodes a message's JSON into, and a function that fills the message from it.
 
     Args:
         descriptor: The message.
         without: Names of fields that do not come from the body.
-        counted: Counts the lists of a body; None: they may be of any number and length.
-        copies_max: How many of the message a body has at most.
-        listed: The list whose items stay in the struct as they are.
+        counted: Counts the lists of a body; None: they are not counted.
+        copies_max: Maximum number of these messages in a body.
+        listed: The list whose items stay undecoded in the struct.
     """
     members: list[tuple[str, Any, Any]] = []
     steps: list[tuple[str, Any, Assign]] = []
@@ -183,7 +194,7 @@ def _compile(
 
 
 def _member(field: FieldDescriptor, counted: Lists | None, copies_max: int) -> tuple[Any, Assign]:
-    """Returns the type and the assignment of a field that is not embedded JSON."""
+    """Returns the type of a field that is not embedded JSON, and the function that sets it."""
     if not fields.is_nested(field):
         form = fields.scalar(field)
         if field.is_repeated:

@@ -1,10 +1,10 @@
-"""JSON form of single protobuf fields: the type a decoder checks, and how a checked value is put into a message."""
+"""JSON form of single fields: the type a decoder checks, how a value is set, and what a field takes, in words."""
 
 from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
@@ -64,7 +64,7 @@ class Scalar:
 
     Attributes:
         type: Type that msgspec checks the JSON value against.
-        convert: Converts the checked value to the field's type or raises ValueError; None: no conversion needed.
+        convert: Converts the checked value to the field's type, or raises ValueError; None: no conversion needed.
         is_text: Whether the JSON value is a string, so that text from a URL is the value itself.
     """
 
@@ -105,8 +105,11 @@ def is_nested(field: FieldDescriptor) -> bool:
 
 def items_max(field: FieldDescriptor) -> int:
     """Returns the maximum number of items of a repeated field in JSON."""
-    rules: Any = field.GetOptions().Extensions[validate_pb2.field]  # type: ignore[index]
-    return int(rules.repeated.max_items) or ITEMS_MAX
+    return int(_rules(field).repeated.max_items) or ITEMS_MAX
+
+
+def _rules(field: FieldDescriptor) -> Any:
+    return field.GetOptions().Extensions[validate_pb2.field]  # type: ignore[index]
 
 
 class Lists:
@@ -234,6 +237,53 @@ def scalar(field: FieldDescriptor) -> Scalar:
     raise TypeError(f"{field.full_name}: no JSON form for this type")
 
 
+def wanted(field: FieldDescriptor) -> str:
+    """Returns what the field takes in JSON, as the description of an error: "must be a whole number from 0 to 9"."""
+    if field.is_repeated:
+        return "must be a list"
+    return wanted_item(field)
+
+
+def wanted_item(field: FieldDescriptor) -> str:
+    """Returns what the field takes as one value; of a list, as an item."""
+    kind = field.type
+    if kind == FieldDescriptor.TYPE_STRING:
+        return "must be text"
+    if kind == FieldDescriptor.TYPE_BYTES:
+        return "must be base64"
+    if kind == FieldDescriptor.TYPE_BOOL:
+        return "must be true or false"
+    if kind == FieldDescriptor.TYPE_ENUM:
+        return f"must be {_either(_allowed(field))}"
+    if is_timestamp(field):
+        return "must be a time with a time zone, such as 2030-01-31T12:00:00Z"
+    if field.message_type is not None:
+        return "must be an object"
+    return "must be a number" if kind in _FLOAT else f"must be a whole number{_bounds(field)}"
+
+
+def _allowed(field: FieldDescriptor) -> list[str]:
+    """Returns the names that an enum field takes."""
+    rules = _rules(field)
+    enum_rules = rules.repeated.items.enum if field.is_repeated else rules.enum
+    numbers = set(getattr(enum_rules, "in"))
+    return [name for name, number in enum_inputs(enum_of(field)).items() if not numbers or number in numbers]
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+
+
+def _bounds(field: FieldDescriptor) -> str:
+    """Returns the bounds of a whole number, as the end of a sentence."""
+    rules = _rules(field)
+    kind = rules.WhichOneof("type")
+    if kind in {"int32", "int64"}:
+        limits = getattr(rules, kind)
+        return f" from {limits.gte} to {limits.lte}" if limits.HasField("lte") else f", {limits.gte} or more"
+    return f" from 0 to {2**64 - 1}" if field.type in _UINT64 else ""
+
+
 def assign_scalar(field: FieldDescriptor, form: Scalar) -> Assign:
     """Returns a function that sets the field to a checked value."""
     name, key = field.name, field.json_name
@@ -245,8 +295,8 @@ def assign_scalar(field: FieldDescriptor, form: Scalar) -> Assign:
     def assign_converted(message: Message, value: Any) -> None:
         try:
             setattr(message, name, convert(value))
-        except ValueError as error:
-            raise BadValueError(key, str(error)) from None
+        except ValueError:
+            raise BadValueError(key, wanted(field)) from None
 
     def assign_time(message: Message, value: Any) -> None:
         try:
@@ -272,8 +322,8 @@ def assign_scalars(field: FieldDescriptor, form: Scalar) -> Assign:
         for index, value in enumerate(values):
             try:
                 target.append(convert(value))
-            except ValueError as error:
-                raise BadValueError(f"{key}[{index}]", str(error)) from None
+            except ValueError:
+                raise BadValueError(f"{key}[{index}]", wanted_item(field)) from None
 
     if is_timestamp(field):
         raise TypeError(f"{field.full_name}: no JSON form for a list of times")
@@ -303,19 +353,16 @@ def json_names(names: Mapping[int, str]) -> Callable[[int], str | int]:
 
 
 def _from_base64(text: str) -> bytes:
-    """Returns the bytes of base64 text; padding is optional."""
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except ValueError:
-        raise ValueError("must be base64") from None
+    """Returns the bytes of base64 text; padding is optional. Raises ValueError."""
+    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
 
 
 def _whole(value: float) -> int:
-    """Returns a whole number as int: JSON may write 5 as 5.0."""
+    """Returns a whole number as int: JSON may write 5 as 5.0. Raises ValueError."""
     if isinstance(value, int):
         return value
     if not value.is_integer():
-        raise ValueError("must be a whole number")
+        raise ValueError
     return int(value)
 
 

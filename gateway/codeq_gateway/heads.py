@@ -1,7 +1,7 @@
-"""Heads of HTTP/1.1 requests, read as RFC 9110 and RFC 9112 have them; of two readings always the strict one.
+"""Parses the heads of HTTP/1.1 requests by RFC 9110 and RFC 9112, strictly wherever these leave a choice.
 
-What another reader of the same bytes might take for another request is refused: a proxy in front and this server must
-never disagree about where a request ends and whom it is addressed to.
+Heads that another parser might read differently are rejected: a proxy in front of this server must never disagree with
+it about where a request ends or which host it is for.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from codeq_gateway import header_fields, refusals
 from codeq_gateway.dispatch import CallFailed
 
 HEADERS_MAX: Final = 100
-"""Header lines of a request."""
+"""Maximum header lines of a request."""
 
 CHUNKED: Final = -1
-"""Length of a body that comes in chunks."""
+"""Length of a body with chunked transfer coding."""
 
 ASTERISK: Final = b"*"
-"""Path of a request that asks about the server as a whole."""
+"""Path of a request about the server as a whole."""
 
-_KEPT_MAX: Final = 512
-"""Header lines of requests that are kept as they were read, and the bytes of each such block of lines at most."""
+_CACHED_MAX: Final = 512
+"""Maximum parsed blocks of header lines in the cache."""
 
-_KEPT_BYTES_MAX: Final = 1_024
+_CACHED_BYTES_MAX: Final = 1_024
+"""Maximum bytes of a block of header lines that is cached."""
 
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _REQUEST_LINE: Final = re.compile(rb"(%b) ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])" % _TOKEN)
 _PLAIN_LINE: Final = re.compile(rb"(%b) (/[!\"$&->@-~]*)(?:\?([!\"$&-~]*))? HTTP/1\.1\r\n" % _TOKEN)
-"""What most requests begin with: a path, and a query perhaps, in which nothing is encoded."""
+"""The usual request line: a path and an optional query, without escapes."""
 _FIELD_LINES: Final = re.compile(rb"(?:%b:[\t -~\x80-\xff]*\r\n)*" % _TOKEN)
 _FOLDED: Final = re.compile(rb"(?m)^[\t ]")
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
@@ -48,14 +49,14 @@ class Head(NamedTuple):
 
     Attributes:
         method: Method.
-        path: Path as sent; ASTERISK: the request asks about the server as a whole.
+        path: Path as sent; ASTERISK: the request is about the server as a whole.
         query: Query as sent, without the question mark.
-        host: Authority that the request is addressed to, in lower case; empty: it names none.
-        headers: Values by lower-case name, without the white space around them. What came on several lines is one
-            list, as if it had come on one.
-        keep_alive: Whether the connection may go on after the reply.
-        length: Bytes of the body; CHUNKED: it tells its end itself.
-        expects_continue: Whether the client waits to be told that its body is wanted.
+        host: Authority to which the request is addressed, in lower case; empty: none.
+        headers: Values by lower-case name, without surrounding white space. Repeated headers are joined into one
+            comma-separated list.
+        keep_alive: Whether the connection may be kept after the reply.
+        length: Bytes of the body; CHUNKED: the body marks its own end.
+        expects_continue: Whether the client waits for 100 Continue before it sends the body.
     """
 
     method: str
@@ -69,10 +70,10 @@ class Head(NamedTuple):
 
 
 def read_head(block: bytes) -> Head:
-    """Returns the head of a request from its lines, each with its CRLF, without the empty line at the end.
+    """Parses the lines of a request head, each with its CRLF, without the final empty line.
 
     Raises:
-        CallFailed: It is malformed, or of a kind that is not served; what follows it cannot be understood either.
+        CallFailed: The head is malformed or unsupported; the rest of the connection cannot be parsed.
     """
     plain = _PLAIN_LINE.match(block)
     if plain is not None:
@@ -81,7 +82,7 @@ def read_head(block: bytes) -> Head:
         authority = None
     else:
         fields, is_old, method, authority, path, query = _read_line(block)
-    read = _read_framing_once if len(fields) <= _KEPT_BYTES_MAX else _read_framing
+    read = _read_framing_cached if len(fields) <= _CACHED_BYTES_MAX else _read_framing
     headers, host, keep_alive, length, expects_continue = read(fields, is_old)
     if authority is not None:
         host = authority.lower()
@@ -89,22 +90,22 @@ def read_head(block: bytes) -> Head:
 
 
 def _read_line(block: bytes) -> tuple[bytes, bool, bytes, bytes | None, bytes, bytes]:
-    """Returns what follows the request line, whether it is one of HTTP/1.0, method, authority, path and query."""
+    """Returns the lines after the request line, whether it is HTTP/1.0, method, authority, path and query."""
     line_end = block.index(b"\r\n")
     line = _REQUEST_LINE.fullmatch(block, 0, line_end)
     if line is None:
         raise refusals.malformed("the request line is not METHOD TARGET HTTP/1.1")
     method, target, major, minor = line.groups()
     if major != b"1":
-        raise CallFailed(error_pb2.ERROR_REASON_HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.1 and HTTP/1.0 are served here")
+        raise CallFailed(error_pb2.ERROR_REASON_HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.1 and HTTP/1.0 are supported")
     return block[line_end + 2 :], minor == b"0", method, *_read_target(method, target)
 
 
 def check_trailers(block: bytes) -> None:
-    """Checks the lines that follow the last chunk of a body, each with its CRLF; they have no meaning here.
+    """Checks the trailers of a chunked body, lines with their CRLF; their content is ignored.
 
     Raises:
-        CallFailed: One is malformed, or there are too many.
+        CallFailed: A line is malformed, or there are too many.
     """
     _check_fields(block)
 
@@ -118,7 +119,7 @@ def _check_fields(block: bytes) -> None:
 
 
 def _read_framing(block: bytes, is_old: bool) -> tuple[Mapping[bytes, bytes], bytes, bool, int, bool]:  # noqa: FBT001
-    """Returns headers, host, whether the connection may go on, length, and whether 100 is expected."""
+    """Returns headers, host, whether the connection may be kept, length, and whether 100 Continue is expected."""
     headers = _read_fields(block)
     host = headers.get(b"host")
     if host is None:
@@ -132,8 +133,8 @@ def _read_framing(block: bytes, is_old: bool) -> tuple[Mapping[bytes, bytes], by
     return headers, (host or b"").lower(), keep_alive, length, expects_continue
 
 
-_read_framing_once = functools.lru_cache(maxsize=_KEPT_MAX)(_read_framing)
-"""The same; clients send the same lines with most of their requests. What is refused is not kept."""
+_read_framing_cached = functools.lru_cache(maxsize=_CACHED_MAX)(_read_framing)
+"""Cached `_read_framing`, because clients repeat the same lines in most requests. Rejected input is not cached."""
 
 
 def _read_fields(block: bytes) -> dict[bytes, bytes]:
@@ -151,55 +152,55 @@ def _read_fields(block: bytes) -> dict[bytes, bytes]:
 
 
 def _read_target(method: bytes, target: bytes) -> tuple[bytes | None, bytes, bytes]:
-    """Returns authority (None: it has none), path and query of a target."""
+    """Returns authority (None: none given), path and query of a request target."""
     if b"#" in target or (b"%" in target and _BAD_ENCODING.search(target)):
-        raise refusals.malformed("the target of the request is malformed")
+        raise refusals.malformed("the request target is malformed")
     if target.startswith(b"/"):
         path, _, query = target.partition(b"?")
         return None, path, query
     if method == b"CONNECT":
-        raise refusals.not_implemented("CONNECT is not served: this is no proxy")
+        raise refusals.not_implemented("CONNECT is not supported: this server is not a proxy")
     if target == ASTERISK and method == b"OPTIONS":
         return None, ASTERISK, b""
     absolute = _ABSOLUTE.fullmatch(target)
     if absolute is None or not absolute[1]:
-        raise refusals.malformed("the target of the request is malformed")
+        raise refusals.malformed("the request target is malformed")
     path = absolute[2]
-    if not path:  # RFC 9112, 3.2.4: such a question is about the whole server
+    if not path:  # RFC 9112, 3.2.4: OPTIONS without a path is about the whole server
         path = ASTERISK if method == b"OPTIONS" and absolute[3] is None else b"/"
     return absolute[1], path, absolute[3] or b""
 
 
 def _read_length(headers: Mapping[bytes, bytes], *, is_old: bool) -> int:
-    """Returns the length of the body that follows."""
+    """Returns the length of the body."""
     coding = headers.get(b"transfer-encoding")
     length = headers.get(b"content-length")
     if coding is None:
         if length is None:
             return 0
         if not _LENGTH.fullmatch(length):
-            raise refusals.malformed("content-length: is no number of bytes")
+            raise refusals.malformed("content-length: must be a number of bytes")
         return int(length)
     if length is not None:
-        raise refusals.malformed("content-length and transfer-encoding exclude each other")
+        raise refusals.malformed("content-length and transfer-encoding cannot be combined")
     if is_old:
-        raise refusals.malformed("transfer-encoding: HTTP/1.0 has none")
+        raise refusals.malformed("transfer-encoding: not allowed in HTTP/1.0")
     if coding.lower() == b"chunked":
         return CHUNKED
     codings = _members(coding)
     if codings[-1] != b"chunked" or b"chunked" in codings[:-1] or b"" in codings:
         raise refusals.malformed("transfer-encoding: the last coding, and only the last, must be chunked")
-    raise refusals.not_implemented("transfer-encoding: none but chunked is served")
+    raise refusals.not_implemented("transfer-encoding: only chunked is supported")
 
 
 def _expects_continue(expectation: bytes | None) -> bool:
     if expectation is None:
         return False
     if expectation.lower() != b"100-continue":
-        raise CallFailed(error_pb2.ERROR_REASON_EXPECTATION_FAILED, "expect: nothing but 100-continue can be expected")
+        raise CallFailed(error_pb2.ERROR_REASON_EXPECTATION_FAILED, "expect: only 100-continue is supported")
     return True
 
 
 def _members(value: bytes) -> list[bytes]:
-    """Returns the members of a list, in lower case."""
+    """Returns the members of a comma-separated list, in lower case."""
     return [member.strip(b"\t ") for member in value.lower().split(b",")]

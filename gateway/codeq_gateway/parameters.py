@@ -43,12 +43,12 @@ class Parameter:
             CallFailed: A value is malformed, or a singular field has several; the error names the parameter.
         """
         if len(texts) > 1 and not self.field.is_repeated:
-            raise refusals.invalid_field(self.name, "given more than once")
+            raise refusals.invalid_field(self.name, "must not be given more than once")
         try:
             values = [self._read(text) for text in texts]
             self._assign(message, values if self.field.is_repeated else values[0])
-        except msgspec.DecodeError as error:
-            raise refusals.of_text(self.name, error) from None
+        except msgspec.DecodeError:
+            raise refusals.invalid_field(self.name, fields.wanted_item(self.field)) from None
         except BadValueError as bad:
             raise refusals.invalid_field(self.name, bad.description) from None
 
@@ -99,9 +99,9 @@ def take_consistency(query_string: bytes) -> tuple[str, bytes]:
         else:
             rest.append(pair)
     if len(found) > 1:
-        raise refusals.invalid_field(CONSISTENCY, "given more than once")
+        raise refusals.invalid_field(CONSISTENCY, "must not be given more than once")
     if found and found[0] not in CONSISTENCIES:
-        raise refusals.invalid_field(CONSISTENCY, f"must be one of: {', '.join(CONSISTENCIES)}")
+        raise refusals.invalid_field(CONSISTENCY, f"must be {' or '.join(CONSISTENCIES)}")
     return "".join(found), b"&".join(rest)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import quote_from_bytes
 
@@ -62,8 +63,13 @@ def oversized_body(bytes_max: int) -> CallFailed:
     return CallFailed(error_pb2.ERROR_REASON_TOO_LARGE, f"the body is larger than {bytes_max} bytes")
 
 
-def from_decoding(error: Exception) -> CallFailed:
-    """Returns the rejection for an msgspec decoding error; it names the field."""
+def from_decoding(error: Exception, wanted: Callable[[str], str]) -> CallFailed:
+    """Returns the rejection for an msgspec decoding error; it names the field.
+
+    Args:
+        error: The error.
+        wanted: Returns what the field at a path takes, as a description.
+    """
     if isinstance(error, msgspec.ValidationError):
         where = _AT.fullmatch(str(error))
         what, path = (where[1], where[2].removeprefix(".")) if where else (str(error), "")
@@ -72,19 +78,14 @@ def from_decoding(error: Exception) -> CallFailed:
             name = _shown(unknown[1])
             return invalid_field(f"{path}.{name}" if path else name, "unknown field")
         if path:
-            return invalid_field(path, _plain(what))
-        return invalid_body(f"the body must be one JSON object: {_plain(what)}")
+            return invalid_field(path, what if what.startswith("must ") else wanted(path))
+        return invalid_body("the body must be one JSON object")
     if isinstance(error, UnicodeDecodeError):
         return invalid_body("the body is not valid UTF-8")
     if isinstance(error, RecursionError):
         return invalid_body("the body is nested too deeply")
-    return invalid_body(f"the body is not valid JSON: {error}")
-
-
-def of_text(name: str, error: msgspec.DecodeError) -> CallFailed:
-    """Returns the rejection of a path variable or query parameter."""
-    description = _plain(str(error)) if isinstance(error, msgspec.ValidationError) else "malformed value"
-    return invalid_field(name, description)
+    why = str(error).removeprefix("JSON is malformed: ")
+    return invalid_body(f"the body is not valid JSON: {why[:1].lower()}{why[1:]}")
 
 
 def error_body(failed: CallFailed, names: JsonNames | None) -> bytes:
@@ -143,9 +144,3 @@ def _row(failed: CallFailed) -> reasons.Reason:
 
 def _shown(name: str) -> str:
     return name if len(name) <= NAME_SHOWN_MAX else name[:NAME_SHOWN_MAX] + "…"
-
-
-def _plain(text: str) -> str:
-    """Returns msgspec's description without its markup and without the `null` alternative, which only means absence."""
-    text = text.replace(" | null`", "`").replace("int | float", "int").replace("`", "")
-    return text[:1].lower() + text[1:]

@@ -183,7 +183,7 @@ class RequestParser:
         size = (len(data) if end < 0 else end + 4) - at
         if size > HEAD_BYTES_MAX:
             if self._step == self._read_head and data.find(b"\r\n", at, at + HEAD_BYTES_MAX) < 0:
-                raise CallFailed(error_pb2.ERROR_REASON_TARGET_TOO_LONG, "the target of the request is too long")
+                raise CallFailed(error_pb2.ERROR_REASON_TARGET_TOO_LONG, "the request target is too long")
             raise CallFailed(error_pb2.ERROR_REASON_HEAD_TOO_LARGE, f"the head is larger than {HEAD_BYTES_MAX} bytes")
         if end < 0:
             if _NEVER_IN_LINES.search(data, max(at, at + self._scanned - 1)):

@@ -1,4 +1,4 @@
-"""The two streams as a bare client has them, for tests that send what an SDK never would."""
+"""The two streams as seen by a bare client, for tests that send what an SDK never would."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def produce(stream: Any, tasks: Sequence[task_pb2.TaskSpec]) -> producer_p
 
 
 async def create_many(server: ServerProcess, command: str, count: int, **more: Any) -> list[str]:
-    """Creates tasks whose payloads are their numbers; `more` are further fields of each. Returns their ids in order."""
+    """Creates tasks with their numbers as payloads and the further fields `more`; returns their ids in order."""
     ids: list[str] = []
     async with producing(server) as stream:
         for first in range(0, count, _FRAME_TASKS):
@@ -74,7 +74,7 @@ async def take(stream: Any, count: int) -> list[task_pb2.Task]:
 
 
 async def settle(stream: Any, outcomes: Sequence[task_pb2.Outcome]) -> list[worker_pb.OutcomeError]:
-    """Sends outcomes and returns those that were refused, when all are durable."""
+    """Sends outcomes and returns the rejected ones once all are durable."""
     await stream.write(worker_pb.WorkRequest(outcomes=outcomes))
     refused: list[worker_pb.OutcomeError] = []
     settled = 0

@@ -1,4 +1,4 @@
-"""What callers do who come to a bound of a server."""
+"""Callers that reach a limit of a server."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def create(
 
 
 def padded(message: bytes, size: int) -> bytes:
-    """Returns a message with a field that nobody knows, so that it has so many bytes: between 2 and 256 MiB."""
+    """Returns a message padded to a size by an unknown field: between 2 and 256 MiB."""
     missing = size - len(message) - 5
     length = bytes([missing & 127 | 128, missing >> 7 & 127 | 128, missing >> 14 & 127 | 128, missing >> 21])
     return message + b"\x7a" + length + bytes(missing)
@@ -87,7 +87,7 @@ async def watching(channel: grpc.aio.Channel, count: int) -> list[Any]:
 
 
 async def closed_after(port: int, said: bytes, seconds: float) -> bytes:
-    """Says something, and returns what comes until the connection is closed, which is after so many seconds."""
+    """Sends bytes and returns the reply, and after how many seconds the connection was closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     began = time.monotonic()
     writer.write(said)
@@ -114,7 +114,7 @@ async def left_idle(address: str, seconds: float) -> None:
 
 
 async def exchange(port: int, request: bytes) -> bytes:
-    """Returns what comes for a request until its connection is closed."""
+    """Returns everything received for a request until its connection is closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
     answer = b""

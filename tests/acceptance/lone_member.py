@@ -1,4 +1,4 @@
-"""A cluster of one member, which leads it: a node in Raft mode for tests that need no others."""
+"""A cluster with a single member: a node in Raft mode for tests that need no others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def lone_member(folder: Path) -> Iterator[ServerProcess]:
 
 
 def post(server: ServerProcess, path: str, body: Mapping[str, object]) -> httpx.Response:
-    """Sends a call, again while nobody leads."""
+    """Sends a call, and retries it while no node leads."""
     deadline = time.monotonic() + SECONDS_MAX
     while True:
         url = f"{server.http_url}/v1/codeq{path}"

@@ -1,4 +1,4 @@
-"""Artifacts of results, against a real server: by URL and by content, over every way that ends a task."""
+"""Artifacts of results, against a real server: by URL and by content, through every call that ends a task."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def eventually(condition: Callable[[], bool]) -> None:
 # -- POST /tasks/{id}/result: artifacts[]; GET /tasks/{id}/artifacts/{name} ------------------------------------------
 
 
-def test_artifacts_of_a_result_by_url_and_by_content_are_told_in_order_and_fetched(
+def test_artifacts_by_url_and_by_content_are_listed_in_order_and_fetched(
     server: ServerProcess, client: codeq.Client
 ) -> None:
     task = claimed(client, "art-rest")
@@ -113,7 +113,7 @@ def test_artifacts_of_a_result_by_url_and_by_content_are_told_in_order_and_fetch
     assert client.artifact(task.id, "report ü 1.html").content == CONTENT
 
 
-def test_artifact_that_is_not_there_or_elsewhere_is_404(server: ServerProcess, client: codeq.Client) -> None:
+def test_missing_or_external_artifact_is_404(server: ServerProcess, client: codeq.Client) -> None:
     task = claimed(client, "art-404")
     assert rest(server, "GET", f"/tasks/{task.id}/artifacts/a").json()["reason"] == "ARTIFACT_NOT_FOUND"
     client.submit(task, codeq.Failed("broken", [codeq.NewArtifact("a", url="s3://bucket/a")]))
@@ -170,7 +170,7 @@ def test_artifacts_of_a_worker_go_with_its_outcome(server: ServerProcess, client
 # -- refusals leave nothing behind --------------------------------------------------------------------------------
 
 
-def test_refused_result_leaves_no_file(server: ServerProcess, client: codeq.Client) -> None:
+def test_rejected_result_leaves_no_file(server: ServerProcess, client: codeq.Client) -> None:
     task = claimed(client, "art-stale")
     before = files(server)
     outcome = codeq.Completed(1, [codeq.NewArtifact("a", CONTENT)])
@@ -184,7 +184,9 @@ def test_refused_result_leaves_no_file(server: ServerProcess, client: codeq.Clie
     assert files(server) == before
 
 
-def test_result_said_again_is_told_again_and_another_is_refused(server: ServerProcess, client: codeq.Client) -> None:
+def test_repeated_result_gets_the_stored_record_and_another_is_rejected(
+    server: ServerProcess, client: codeq.Client
+) -> None:
     task = claimed(client, "art-again")
     outcome = codeq.Completed(1, [codeq.NewArtifact("a", CONTENT)])
     client.submit(task, outcome)
@@ -237,7 +239,7 @@ def test_many_equal_results_at_once_keep_one_file(server: ServerProcess, client:
         ({"name": "a", "contentBase64": "YQ", "path": "/etc/passwd"}, "artifacts[0].path"),
     ],
 )
-def test_malformed_artifact_is_refused_by_field(
+def test_malformed_artifact_is_rejected_by_field(
     server: ServerProcess, client: codeq.Client, artifact: dict[str, str], field: str
 ) -> None:
     task = claimed(client, "art-malformed")
@@ -250,13 +252,13 @@ def test_malformed_artifact_is_refused_by_field(
     assert client.get(task.id).status is codeq.TaskStatus.CLAIMED
 
 
-def test_two_artifacts_of_one_name_are_refused(client: codeq.Client) -> None:
+def test_two_artifacts_of_one_name_are_rejected(client: codeq.Client) -> None:
     task = claimed(client, "art-twice")
     with pytest.raises(codeq.InvalidField):
         client.submit(task, codeq.Completed(1, [codeq.NewArtifact("a", b"1"), codeq.NewArtifact("a", b"2")]))
 
 
-def test_artifact_beyond_its_bound_is_too_large(server: ServerProcess, client: codeq.Client) -> None:
+def test_artifact_beyond_its_limit_is_too_large(server: ServerProcess, client: codeq.Client) -> None:
     task = claimed(client, "art-large")
     before = files(server)
     with pytest.raises(codeq.TooLarge):
@@ -343,7 +345,7 @@ def test_artifacts_are_removed_with_their_task(tmp_path: Path) -> None:
             client.artifact(task.id, "a")
 
 
-def test_artifacts_without_a_store_are_refused(tmp_path: Path) -> None:
+def test_artifacts_without_a_store_are_rejected(tmp_path: Path) -> None:
     with (
         ServerProcess(tmp_path / "server", env={"PERSISTENCE_PROVIDER": "memory"}) as server,
         codeq.Client(server.producer_addr, token=DEV_TOKEN) as client,
@@ -358,7 +360,7 @@ def test_artifacts_without_a_store_are_refused(tmp_path: Path) -> None:
 
 
 def work(server: ServerProcess, command: str, acknowledged: dict[str, bytes], stop: threading.Event) -> None:
-    """Creates, claims and ends tasks with an artifact each until it is told to stop."""
+    """Creates, claims and ends tasks with one artifact each until stopped."""
     with codeq.Client(server.producer_addr, token=DEV_TOKEN, timeout_seconds=5) as client:
         while not stop.is_set():
             try:
@@ -405,7 +407,7 @@ def test_server_killed_under_load_keeps_every_acknowledged_artifact_and_leaks_no
 
 
 async def test_client_that_leaves_while_its_artifact_is_written_leaves_no_file(tmp_path: Path) -> None:
-    """A file without a result goes when nobody waits for the answer; one with a result stays."""
+    """A file without a result is removed if its caller is gone; one with a result stays."""
     with ServerProcess(tmp_path / "server") as server, codeq.Client(server.producer_addr, token=DEV_TOKEN) as client:
         tasks = [claimed(client, "art-left") for _ in range(8)]
         for number, task in enumerate(tasks):

@@ -36,7 +36,7 @@ def static(token: str, tenant: str, **more: object) -> str:
 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server whose worker may claim only, and whose producer is no administrator."""
+    """A server whose worker may only claim and whose producer is not an administrator."""
     env = {
         **ENVIRONMENT,
         "PRODUCER_AUTH_CONFIG": static("producer", "acme"),
@@ -61,7 +61,7 @@ def call(server: ServerProcess, method: str, path: str, token: str = "dev-token"
 
 
 def refused(answer: httpx.Response, status: int, reason: str) -> dict[str, Any]:
-    """Checks a refusal and returns its body."""
+    """Checks a rejection and returns its body."""
     body: dict[str, Any] = answer.json()
     assert (answer.status_code, body["reason"]) == (status, reason), body
     assert body["error"]
@@ -82,7 +82,7 @@ def test_call_without_a_valid_token_is_unauthenticated(running: ServerProcess, h
     assert call(running, "GET", "/admin/queues").json()["queues"] == []
 
 
-def test_call_without_the_scope_is_refused(limited: ServerProcess) -> None:
+def test_call_without_the_scope_is_rejected(limited: ServerProcess) -> None:
     refused(call(limited, "POST", "/tasks/x/nack", token="worker", json={}), 403, "MISSING_SCOPE")
 
 
@@ -101,11 +101,11 @@ def test_call_with_a_token_of_the_other_kind_says_which_is_needed(limited: Serve
         producer.create("A", {}, timeout_seconds=20)
 
 
-def test_call_of_no_administrator_is_refused(limited: ServerProcess) -> None:
+def test_call_by_a_non_administrator_is_rejected(limited: ServerProcess) -> None:
     refused(call(limited, "GET", "/admin/queues", token="producer"), 403, "NOT_ADMIN")
 
 
-def test_claim_of_a_command_the_token_lacks_is_refused(limited: ServerProcess) -> None:
+def test_claim_of_a_command_the_token_lacks_is_rejected(limited: ServerProcess) -> None:
     answer = call(limited, "POST", "/tasks/claim", token="worker", json={"commands": ["OTHER"]})
     refused(answer, 403, "COMMAND_NOT_ALLOWED")
 
@@ -161,7 +161,7 @@ def test_create_with_a_bad_field_names_it(running: ServerProcess, body: dict[str
     refused(call(running, "GET", "/admin/queues/BAD"), 404, "QUEUE_NOT_FOUND")
 
 
-def test_payload_of_one_mebibyte_is_taken_and_one_byte_more_is_not(running: ServerProcess) -> None:
+def test_payload_of_one_mebibyte_is_accepted_and_one_byte_more_rejected(running: ServerProcess) -> None:
     largest = '"' + "x" * ((1 << 20) - 2) + '"'
     headers = {"Content-Type": "application/json"}
     body = '{"command":"BIG","payload":%s}'
@@ -252,8 +252,8 @@ async def test_stream_without_hello_or_with_two_is_a_bad_handshake(running: Serv
             assert await ended_with(stream) == (grpc.StatusCode.FAILED_PRECONDITION, "BAD_HANDSHAKE")
 
 
-async def test_stream_that_breaks_without_a_word_gives_undelivered_tasks_back(running: ServerProcess) -> None:
-    """A client that never reads and then vanishes must not keep what was never sent to it."""
+async def test_stream_that_breaks_silently_returns_undelivered_tasks(running: ServerProcess) -> None:
+    """A client that never reads and then vanishes must not keep undelivered tasks."""
     reader, writer = await asyncio.open_connection(*running.worker_addr.split(":"))
     writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
     await writer.drain()
@@ -275,7 +275,7 @@ async def test_stream_that_breaks_without_a_word_gives_undelivered_tasks_back(ru
 
 
 def start_fails(server: ServerProcess) -> tuple[int, str]:
-    """Starts a server that must not start; returns its exit code and what it said."""
+    """Starts a server that must fail to start; returns its exit code and output."""
     server.spawn()
     try:
         return server.wait(), server.log

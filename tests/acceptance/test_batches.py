@@ -1,4 +1,4 @@
-"""Batches: what is wrong in one item is that item's error, in the names that its caller wrote."""
+"""Batches: an error in one item is that item's error, in the caller's field names."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def told(answer: httpx.Response) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("bad", "error"), BAD_TASKS)
-def test_bad_task_among_good_ones_is_refused_alone(http: httpx.Client, bad: object, error: str) -> None:
+def test_bad_task_among_good_ones_is_rejected_alone(http: httpx.Client, bad: object, error: str) -> None:
     results = told(http.post("/tasks/batch", json={"tasks": [GOOD, bad, GOOD]}))
     assert [list(each) for each in results] == [["task"], ["error"], ["task"]]
     refused = results[1]["error"]
@@ -73,7 +73,7 @@ def test_bad_task_among_good_ones_is_refused_alone(http: httpx.Client, bad: obje
     assert "_" not in refused["message"].replace("INVALID_FIELD", "").split(" match ")[0]
 
 
-def test_all_bad_tasks_at_once_are_refused_each_for_its_own_reason(http: httpx.Client) -> None:
+def test_each_bad_task_of_a_batch_is_rejected_for_its_own_reason(http: httpx.Client) -> None:
     results = told(http.post("/tasks/batch", json={"tasks": [bad for bad, _ in BAD_TASKS]}))
     for index, ((_, error), each) in enumerate(zip(BAD_TASKS, results, strict=True)):
         assert each["error"]["index"] == index
@@ -91,7 +91,7 @@ def test_bad_task_of_an_atomic_batch_fails_the_call_by_its_path(http: httpx.Clie
 
 
 @pytest.mark.parametrize(("bad", "error"), BAD_RESULTS)
-def test_bad_result_among_good_ones_is_refused_alone(http: httpx.Client, bad: dict[str, Any], error: str) -> None:
+def test_bad_result_among_good_ones_is_rejected_alone(http: httpx.Client, bad: dict[str, Any], error: str) -> None:
     for _ in range(2):
         http.post("/tasks", json={"command": "RESULTS"})
     claimed = http.post("/tasks/claim/batch", json={"commands": ["RESULTS"], "count": 2}).json()["tasks"]
@@ -116,7 +116,7 @@ def test_bad_result_among_good_ones_is_refused_alone(http: httpx.Client, bad: di
         ({"tasks": [GOOD], "idempotencyKey": "k"}, "idempotencyKey"),
     ],
 )
-def test_what_is_wrong_with_the_batch_fails_the_call(http: httpx.Client, body: object, field: str) -> None:
+def test_error_of_the_batch_itself_fails_the_call(http: httpx.Client, body: object, field: str) -> None:
     refused = http.post("/tasks/batch", json=body)
     assert refused.status_code == 400
     assert [detail["field"] for detail in refused.json()["details"]] == [field]
@@ -130,7 +130,7 @@ def test_single_calls_speak_the_names_of_json(http: httpx.Client) -> None:
         ("/tasks", {**GOOD, "idempotencyKey": "k", "taskId": "t"}, "taskId: cannot be combined with idempotencyKey"),
         ("/tasks/claim", {"leaseSeconds": 0}, "leaseSeconds: "),
         ("/tasks/x/nack", {"delaySeconds": -1}, "delaySeconds: "),
-        ("/admin/queues/GOOD/dlq/redrive", {"rate": 1, "dryRun": True}, "rate goes with neither dryRun nor limit"),
+        ("/admin/queues/GOOD/dlq/redrive", {"rate": 1, "dryRun": True}, "rate cannot be combined with dryRun or limit"),
         ("/admin/tasks/cleanup", {"before": "2030-01-01T00:00:00Z", "pageToken": "x"}, "pageToken: "),
     ]
     for path, body, error in bodies:
@@ -173,7 +173,7 @@ def test_outcome_without_a_token_may_be_repeated_after_a_lost_answer(
                 client.submit(task, codeq.Failed("no"))
 
 
-def test_half_of_a_pair_is_kept_beside_an_item_that_is_malformed(http: httpx.Client) -> None:
+def test_unpaired_surrogate_is_kept_beside_a_malformed_item(http: httpx.Client) -> None:
     body = '{"tasks":[{"command":"GOOD","payload":"\\ud83d"},{"command":"GOOD","runAt":"x"}]}'
     answer = http.post("/tasks/batch", content=body, headers={"Content-Type": "application/json"})
     assert '"payload":"\\ud83d"' in answer.text

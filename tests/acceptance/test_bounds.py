@@ -1,4 +1,4 @@
-"""The table of bounds in docs/operations.md: as much as each says is taken, and more meets what it says."""
+"""The table of limits in docs/operations.md: the server accepts up to each limit and handles more as documented."""
 
 from __future__ import annotations
 
@@ -455,6 +455,6 @@ def test_every_bound_of_the_table_is_reached_below() -> None:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", REACH)
-async def test_as_much_as_a_bound_says_is_taken_and_more_meets_what_it_says(tmp_path: Path, name: str) -> None:
+async def test_each_limit_accepts_what_it_says_and_handles_more_as_documented(tmp_path: Path, name: str) -> None:
     bound, setting = rows()[name]
     await REACH[name](tmp_path, LOWERED.get(setting, bound))

@@ -1,4 +1,4 @@
-"""Who calls is known before anything else is read, and what strangers send leaves no trace."""
+"""Callers are authenticated before anything else is read, and strangers leave no trace."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FORGED: Final = "x\n2026-01-01T00:00:00.000Z [info ] forged"
 
 @pytest.fixture(scope="module", params=[False, True], ids=["in process", "apart"])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server whose worker may claim only, with the gateway in its process and in one of its own."""
+    """A server whose worker may only claim, with the gateway in its process and standalone."""
     worker = {"token": "worker", "scopes": ["codeq:claim"], "eventTypes": ["*"], "raw": {"tenantId": "acme"}}
     env = {**ENVIRONMENT, "WORKER_AUTH_CONFIG": json.dumps(worker), "LOG_FORMAT": "text", "LOG_LEVEL": "debug"}
     del env["PERSISTENCE_CONFIG"]
@@ -51,14 +51,14 @@ def reply_to_head(server: ServerProcess, *headers: str) -> str:
     ("token", "status"), [("", "401 Unauthorized"), ("junk", "401 Unauthorized"), ("worker", "403 Forbidden")]
 )
 @pytest.mark.parametrize("expects", [False, True])
-def test_head_of_a_call_that_may_not_be_made_is_answered_at_once(
+def test_forbidden_call_is_rejected_from_its_head_at_once(
     served: ServerProcess, token: str, status: str, expects: bool
 ) -> None:
     headers = [f"Authorization: Bearer {token}"] if token else []
     assert reply_to_head(served, *headers, *(["Expect: 100-continue"] if expects else [])) == f"HTTP/1.1 {status}"
 
 
-def test_body_is_asked_for_where_the_call_may_be_made(served: ServerProcess) -> None:
+def test_body_is_requested_if_the_call_is_permitted(served: ServerProcess) -> None:
     token = json.loads(ENVIRONMENT["PRODUCER_AUTH_CONFIG"])["token"]
     host, _, port = served.http_url.removeprefix("http://").partition(":")
     body = b'{"command":"A","payload":1}'
@@ -86,14 +86,14 @@ async def nothing() -> AsyncIterator[bytes]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server whose log is text."""
+    """A server that logs as text."""
     env = {"LOG_FORMAT": "text"}
     with ServerProcess(tmp_path_factory.mktemp("server"), env=env, apart=False) as server:
         yield server
 
 
 @pytest.mark.parametrize("name", [CREATE, PRODUCE, WORK, EXCHANGE])
-async def test_stranger_is_refused_before_the_first_message(server: ServerProcess, name: str) -> None:
+async def test_stranger_is_rejected_before_the_first_message(server: ServerProcess, name: str) -> None:
     async with grpc.aio.insecure_channel(server.producer_addr) as channel, asyncio.timeout(SECONDS_MAX):
         assert await _code(channel.stream_stream(name)(nothing())) is grpc.StatusCode.UNAUTHENTICATED
 
@@ -128,7 +128,7 @@ async def _code(call: Any) -> grpc.StatusCode:
     return grpc.StatusCode.OK
 
 
-async def test_what_is_wrong_with_a_call_leaves_no_trace_in_the_log(server: ServerProcess) -> None:
+async def test_malformed_call_leaves_no_traceback_in_the_log(server: ServerProcess) -> None:
     """One exchange of each kind that once left a traceback, a forged line or a line of megabytes."""
     before = len(server.log)
     invalid, unknown = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED

@@ -1,4 +1,4 @@
-"""Routes of the cluster, as a server that serves alone answers them."""
+"""Routes of the cluster on a single server."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 @pytest.mark.parametrize("token", [FIRST, SECOND])
-def test_raft_status_of_a_server_alone_says_that_raft_is_off(server: ServerProcess, token: str) -> None:
+def test_raft_status_of_a_single_server_says_that_raft_is_off(server: ServerProcess, token: str) -> None:
     answer = call(server, "GET", "/raft/status", token)
     assert (answer.status_code, answer.json()) == (200, {"enabled": False, "numGroups": 0, "groups": [], "fsync": True})
 
 
-def test_topology_of_a_server_alone_has_no_members(server: ServerProcess) -> None:
+def test_topology_of_a_single_server_has_no_members(server: ServerProcess) -> None:
     answer = call(server, "GET", "/cluster/topology", FIRST)
     assert (answer.status_code, answer.json()) == (200, {"raftEnabled": False, "leaderId": "", "members": []})
 
@@ -36,7 +36,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("method", "path", "body"), CHANGES)
-def test_changes_of_members_of_a_server_alone_are_refused(
+def test_changes_of_members_of_a_single_server_are_rejected(
     server: ServerProcess, method: str, path: str, body: object
 ) -> None:
     given: dict[str, object] = {} if body is None else {"json": body}

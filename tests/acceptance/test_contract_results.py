@@ -1,4 +1,4 @@
-"""Contract rows on what a task carries and leaves: payload, result, completion, dead letters, retention, durability."""
+"""Contract rows about a task's data: payload, result, completion, dead letters, retention, durability."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from two_workers import FIRST, SECOND, claimed, created, environment, said, show
 
 JSON = {"Content-Type": "application/json"}
 ODD = '{"n":1.10, "big":12345678901234567890123, "e":1e400,\t"s":"\\u00e9\\ud83d\\ude00 é"}'
-"""JSON that comes back as it was only where nobody reads and writes it anew."""
+"""JSON that comes back unchanged only if nothing parses and prints it again."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ ALLOWED = [
     *('"\\ud83d"', '{"\\uDE00":"a\\ud83dé\\\\"}', "[" * 400 + "]" * 400, "9" * 4000, "-0.0e-999999"),
     *('{"a":1,"a":2}', '"\\u0000\x7f"', " \t1 "),
 ]
-"""JSON of the grammar that many decoders refuse or change."""
+"""Valid JSON that many decoders reject or change."""
 
 
 @pytest.mark.parametrize("value", [ODD, "null", "0", '""', "[]", " [ ] ", "false", *ALLOWED])
@@ -96,7 +96,7 @@ async def test_payload_and_result_are_kept_byte_for_byte_on_every_front(server: 
 
 
 @pytest.mark.parametrize("end", ["result", "nack", "cancel"])
-def test_texts_for_people_are_never_refused_for_their_content(server: ServerProcess, end: str) -> None:
+def test_texts_for_people_are_never_rejected_for_their_content(server: ServerProcess, end: str) -> None:
     texts = {'"half \\ud83d"': "half \ufffd", json.dumps("é" * 5000): "é" * 4095 + "…", '"\\u0000\x7f"': "\0\x7f"}
     for text, kept in texts.items():
         task = created(server, "texts", maxAttempts=1)
@@ -130,7 +130,7 @@ def test_result_that_is_absent_is_not_null(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("value", [b"\xff", b"{", b"", b"1 2", b"NaN", b'"\xc3"'], ids=repr)
-async def test_payload_and_result_that_are_no_json_are_refused_on_every_front(
+async def test_payload_and_result_that_are_not_json_are_rejected_on_every_front(
     server: ServerProcess, value: bytes
 ) -> None:
     answer = call(server, "POST", "/tasks", SECOND, content=b'{"command":"no","payload":%s}' % value, headers=JSON)

@@ -1,4 +1,4 @@
-"""Contract rows on the routes of tasks and queues: what they answer, and the bounds of what they take."""
+"""Contract rows about the routes of tasks and queues: their replies and their limits."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_nack_and_abandon_answer_with_status_and_delay(server: ServerProcess) ->
     assert said(server, task, "abandon").json() == {"status": "PENDING", "delaySeconds": 0}
 
 
-def test_get_and_every_call_of_a_task_that_is_not_there_are_404(server: ServerProcess) -> None:
+def test_every_call_for_a_missing_task_is_404(server: ServerProcess) -> None:
     for path in ("", "/result", "/explain"):
         refused(call(server, "GET", f"/tasks/nobody{path}", FIRST), 404, "TASK_NOT_FOUND")
     for what, body in {"heartbeat": {}, "result": {"status": "COMPLETED"}, "nack": {}, "abandon": {}}.items():
@@ -150,7 +150,7 @@ def test_get_and_every_call_of_a_task_that_is_not_there_are_404(server: ServerPr
         refused(post(server, f"/tasks/nobody/{what}", {}, SECOND), 404, "TASK_NOT_FOUND")
 
 
-def test_unknown_fields_are_refused_by_name(server: ServerProcess) -> None:
+def test_unknown_fields_are_rejected_by_name(server: ServerProcess) -> None:
     task = created(server, "unknown")
     claimed(server, "unknown")
     for what in ("heartbeat", "nack", "abandon", "progress"):
@@ -159,7 +159,7 @@ def test_unknown_fields_are_refused_by_name(server: ServerProcess) -> None:
         assert "colour" in refused(post(server, path, {"colour": "red"}), 400, "INVALID_FIELD")["error"]
 
 
-def test_admin_queues_tell_counters_in_the_order_of_names(server: ServerProcess) -> None:
+def test_admin_queues_show_counters_ordered_by_name(server: ServerProcess) -> None:
     for command, fields in {"q.b": {}, "q.a": {"delaySeconds": 3600}}.items():
         created(server, command, **fields)
     page, names = {"nextPageToken": ""}, []

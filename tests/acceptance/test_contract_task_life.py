@@ -1,4 +1,4 @@
-"""Contract rows on the life of a task, from its status names to its delay, against a real server."""
+"""Contract rows about the life of a task, from status names to delays, against a real server."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_lease_is_extended_by_heartbeat_and_never_shortened(server: ServerProces
     refused(said(server, task, "heartbeat", extendSeconds=43_201), 400, "INVALID_FIELD")
 
 
-def test_lease_that_ran_out_gives_the_task_to_who_waits(server: ServerProcess) -> None:
+def test_lease_that_expired_gives_the_task_to_waiting_callers(server: ServerProcess) -> None:
     task = created(server, "out")
     first = claimed(server, "out", leaseSeconds=1)
     second = claimed(server, "out", token=SECOND)
@@ -213,7 +213,7 @@ def test_fence_stale_token_gets_409_and_changes_nothing(server: ServerProcess, w
     assert {**shown(server, task), "leaseUntil": ""} == {**before, "leaseUntil": ""}
 
 
-def test_fence_same_outcome_said_again_is_ok_and_tells_the_stored_result(server: ServerProcess) -> None:
+def test_fence_same_outcome_repeated_is_ok_and_tells_the_stored_result(server: ServerProcess) -> None:
     task = created(server, "again")
     token = claimed(server, "again")["leaseToken"]
     first = said(server, task, "result", leaseToken=token, status="COMPLETED", result=[1])
@@ -224,7 +224,7 @@ def test_fence_same_outcome_said_again_is_ok_and_tells_the_stored_result(server:
     assert call(server, "GET", f"/tasks/{task['id']}/result", FIRST).json()["result"]["result"] == [1]
 
 
-def test_identity_nobody_acts_for_another_subject_even_with_the_token(server: ServerProcess) -> None:
+def test_identity_no_caller_acts_for_another_subject_even_with_the_token(server: ServerProcess) -> None:
     task = created(server, "mine")
     lease = claimed(server, "mine")
     assert lease["workerId"] == "of-worker"
@@ -289,7 +289,7 @@ def test_backoff_of_a_nack_without_a_delay_follows_policy_and_attempts(server: S
     assert said(server, task, "nack").json() == {"status": "SCHEDULED", "delaySeconds": 4}
 
 
-def test_delay_in_seconds_and_as_a_time_wakes_who_waits_and_is_never_early(server: ServerProcess) -> None:
+def test_delay_in_seconds_and_as_a_time_wakes_waiting_callers_and_is_never_early(server: ServerProcess) -> None:
     for kind in ("delaySeconds", "runAt"):
         at = (datetime.now(UTC) + timedelta(milliseconds=2345)).isoformat(timespec="milliseconds")
         task = created(server, "delay", **{kind: 1 if kind == "delaySeconds" else at})

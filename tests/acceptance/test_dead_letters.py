@@ -1,4 +1,4 @@
-"""Dead letters and ended tasks by HTTP: listed, grouped by error, redriven, removed."""
+"""Dead letters and ended tasks over HTTP: listed, grouped by error, redriven, removed."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_redrive_by_the_time_of_the_end(client: codeq.Client) -> None:
     assert client.redrive_queue("TIMED", before).redriven == 3 - ends.count(ends[2])
 
 
-def test_result_of_a_redriven_task_is_waited_for_anew(server: ServerProcess, client: codeq.Client) -> None:
+def test_result_of_a_redriven_task_is_awaited_again(server: ServerProcess, client: codeq.Client) -> None:
     [task_id] = bury(client, "WATCHED", ["no"])
     assert client.result(task_id).error == "no"
     assert client.redrive(task_id).status is codeq.TaskStatus.PENDING

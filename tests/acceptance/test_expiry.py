@@ -56,7 +56,7 @@ def until(condition: Any) -> None:
         time.sleep(0.02)
 
 
-def test_task_not_claimed_in_time_ends_as_failed_expired_and_wakes_who_waits(
+def test_task_not_claimed_in_time_fails_as_expired_and_wakes_waiting_callers(
     server: ServerProcess, client: codeq.Client
 ) -> None:
     started = time.monotonic()
@@ -147,7 +147,7 @@ def test_expiry_belongs_to_the_request_of_an_idempotency_key(server: ServerProce
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 315_360_001])
-def test_expiry_out_of_bounds_is_refused_by_name(server: ServerProcess, seconds: int) -> None:
+def test_expiry_out_of_bounds_is_rejected_by_name(server: ServerProcess, seconds: int) -> None:
     status, refusal = rest(server, "POST", "/tasks", {"command": "late", "expireSeconds": seconds})
     assert (status, refusal["reason"]) == (400, "INVALID_FIELD")
     assert "expireSeconds" in str(refusal) or "expire_seconds" in str(refusal)

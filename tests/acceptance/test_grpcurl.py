@@ -1,4 +1,4 @@
-"""The server as grpcurl sees it: reflection, health, and a task that both fronts work on."""
+"""The server as grpcurl sees it: reflection, health, and a task created over gRPC and completed over HTTP."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_grpcurl_list_and_describe_tell_every_service_on_every_listener(server: 
 
 
 @pytest.mark.parametrize("symbol", ["codeq.v1.TaskService.None", "codeq.v1.None.CreateTask", "None"])
-def test_grpcurl_describe_says_what_there_is_not(server: ServerProcess, symbol: str) -> None:
+def test_grpcurl_describe_reports_an_unknown_symbol(server: ServerProcess, symbol: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as failed:
         grpcurl(server.producer_addr, "describe", symbol)
     assert "not found" in failed.value.stderr.lower()

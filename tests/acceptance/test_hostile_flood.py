@@ -1,4 +1,4 @@
-"""Strangers send what they can on every port at once: a tenant is served all the while, and the log stays short."""
+"""Strangers flood every port at once: a tenant is served throughout, and the log stays short."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def address(url: str) -> tuple[str, int]:
 
 
 def posts(server: ServerProcess, body: bytes, path: str) -> Callable[[], None]:
-    """Returns what posts a large body without a token, on a connection of its own."""
+    """Returns a function that posts a large body without a token on a new connection."""
 
     def post() -> None:
         with closing(http.client.HTTPConnection(*address(server.http_url), timeout=10)) as connection:
@@ -47,7 +47,7 @@ def posts(server: ServerProcess, body: bytes, path: str) -> Callable[[], None]:
 
 
 def calls(where: str, method: str, message: bytes) -> Callable[[], None]:
-    """Returns what makes a gRPC call without a token, as one message of bytes."""
+    """Returns a function that makes a gRPC call without a token, as one message of bytes."""
 
     def call() -> None:
         with grpc.insecure_channel(where) as channel:
@@ -59,7 +59,7 @@ def calls(where: str, method: str, message: bytes) -> Callable[[], None]:
 
 
 def bytes_to(where: tuple[str, int], content: bytes) -> Callable[[], None]:
-    """Returns what sends bytes that are no request of anything."""
+    """Returns a function that sends bytes of no protocol."""
 
     def send() -> None:
         with closing(socket.create_connection(where, 10)) as connection:

@@ -1,4 +1,4 @@
-"""What a hostile or careless client sends to each front: a clear error that names the field, and the server goes on."""
+"""Hostile and careless input on each interface: the error names the field, and the server carries on."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ def claimed(server: ServerProcess, command: str) -> dict[str, Any]:
         ("/tasks/claim", "%s"),
     ],
 )
-def test_deeply_nested_json_over_rest_is_refused(running: ServerProcess, path: str, body: str) -> None:
+def test_deeply_nested_json_over_rest_is_rejected(running: ServerProcess, path: str, body: str) -> None:
     answer = post(running, path, body % DEEP)
     assert answer.status_code == 400
     assert answer.json()["reason"] in ("INVALID_BODY", "INVALID_FIELD")
     refused(call(running, "GET", "/admin/queues/DEEP"), 404, "QUEUE_NOT_FOUND")
 
 
-async def test_deeply_nested_json_over_grpc_is_refused_and_harms_nothing_else(running: ServerProcess) -> None:
+async def test_deeply_nested_json_over_grpc_is_rejected_and_harms_nothing_else(running: ServerProcess) -> None:
     deep = DEEP.encode()
     async with grpc.aio.insecure_channel(running.producer_addr) as channel:
         spec = task_pb2.TaskSpec(command="NEST", payload=deep)
@@ -144,7 +144,7 @@ def fields_of(operation: Operation) -> list[FieldDescriptor]:
 
 
 @pytest.mark.parametrize(("method", "path", "field"), numeric_fields())
-def test_number_out_of_bounds_is_refused_by_the_name_of_its_field(
+def test_number_out_of_bounds_is_rejected_by_the_name_of_its_field(
     running: ServerProcess, method: str, path: str, field: str
 ) -> None:
     for number in BAD_NUMBERS:
@@ -159,7 +159,7 @@ def test_number_out_of_bounds_is_refused_by_the_name_of_its_field(
         assert field in [detail["field"] for detail in body["details"]], (number, body)
 
 
-async def test_times_out_of_bounds_over_grpc_are_refused_or_harmless(running: ServerProcess) -> None:
+async def test_times_out_of_bounds_over_grpc_are_rejected_or_harmless(running: ServerProcess) -> None:
     async with producing(running) as stream:
         never = [Timestamp(seconds=2**62), Timestamp(seconds=253_402_300_800), Timestamp(seconds=1, nanos=-5)]
         specs = [task_pb2.TaskSpec(command="TIMES", payload=b"1", run_at=time) for time in never]
@@ -179,7 +179,7 @@ async def test_times_out_of_bounds_over_grpc_are_refused_or_harmless(running: Se
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "01", "1.", "+1", "'a'", '"\x00"', "[1,]", "1 1", "\ufeff1"])
-def test_payload_that_is_no_json_is_refused(running: ServerProcess, value: str) -> None:
+def test_payload_that_is_not_json_is_rejected(running: ServerProcess, value: str) -> None:
     answer = post(running, "/tasks", f'{{"command":"ODD","payload":{value}}}')
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_BODY")
 
@@ -202,7 +202,7 @@ async def test_payload_of_an_odd_value_comes_back_byte_for_byte_on_every_front(
 
 
 @pytest.mark.parametrize("error", ["", " ", "\t\n"])
-def test_failure_without_an_error_is_refused(running: ServerProcess, error: str) -> None:
+def test_failure_without_an_error_is_rejected(running: ServerProcess, error: str) -> None:
     task = claimed(running, "BLANK")
     answer = call(running, "POST", f"/tasks/{task['id']}/result", json={"status": "FAILED", "error": error})
     assert refused(answer, 400, "INVALID_FIELD")["details"][0]["field"] == "error"
@@ -215,7 +215,7 @@ def test_failure_without_an_error_is_refused(running: ServerProcess, error: str)
 @pytest.mark.parametrize(
     "name", ["%2F", "a%2Fb", "%00", "..%2f..%2fetc", "%e2%82%ac", "00000001-0000-8000-8000-0000000000ff"]
 )
-def test_id_or_command_that_cannot_be_is_not_found(running: ServerProcess, name: str) -> None:
+def test_impossible_id_or_command_is_not_found(running: ServerProcess, name: str) -> None:
     refused(call(running, "GET", f"/tasks/{name}"), 404, "TASK_NOT_FOUND")
     refused(call(running, "POST", f"/tasks/{name}/nack", json={}), 404, "TASK_NOT_FOUND")
     refused(call(running, "GET", f"/admin/queues/{name}"), 404, "QUEUE_NOT_FOUND")
@@ -224,14 +224,14 @@ def test_id_or_command_that_cannot_be_is_not_found(running: ServerProcess, name:
 @pytest.mark.parametrize(
     ("name", "status"), [("x" * 65, 400), ("x" * 20_000, 400), ("%ff", 400), ("%zz", 400), ("", 404), ("a/", 404)]
 )
-def test_path_that_cannot_be_is_refused(running: ServerProcess, name: str, status: int) -> None:
+def test_impossible_path_is_rejected(running: ServerProcess, name: str, status: int) -> None:
     answer = call(running, "GET", f"/tasks/{name}")
     assert answer.status_code == status
     assert len(answer.content) < 1000
     assert answer.json()["error"]
 
 
-def test_page_token_of_another_list_or_none_at_all_is_refused(running: ServerProcess) -> None:
+def test_page_token_of_another_list_or_none_at_all_is_rejected(running: ServerProcess) -> None:
     for command in ("PAGE-1", "PAGE-2", "PAGE-3"):
         call(running, "POST", "/tasks", json={"command": command, "payload": 1})
     tasks = call(running, "GET", "/tasks?pageSize=1").json()["nextPageToken"]
@@ -273,7 +273,7 @@ def test_page_token_of_another_list_or_none_at_all_is_refused(running: ServerPro
         ("/tasks/batch/results", {"results": []}, "results"),
     ],
 )
-def test_list_out_of_bounds_is_refused_by_name(
+def test_list_out_of_bounds_is_rejected_by_name(
     running: ServerProcess, path: str, body: dict[str, Any], field: str
 ) -> None:
     answer = refused(call(running, "POST", path, json=body), 400, "INVALID_FIELD")
@@ -312,7 +312,7 @@ async def test_worker_stream_with_a_field_out_of_bounds_is_ended_with_its_name(
     assert field in (caught.value.details() or "")
 
 
-async def test_worker_stream_without_credits_gets_nothing_and_outcomes_of_nonsense_are_refused_one_by_one(
+async def test_worker_stream_without_credits_gets_nothing_and_bad_outcomes_are_rejected_one_by_one(
     running: ServerProcess,
 ) -> None:
     call(running, "POST", "/tasks", json={"command": "ZERO", "payload": 1})
@@ -342,7 +342,7 @@ async def test_worker_stream_without_credits_gets_nothing_and_outcomes_of_nonsen
     ],
 )
 @pytest.mark.parametrize("content", [b"\xff", b"\x0a\x05a"], ids=lambda content: content.hex())
-async def test_bytes_that_are_no_message_are_refused_as_the_fault_of_their_sender(
+async def test_bytes_that_are_not_a_message_are_rejected_as_the_senders_error(
     running: ServerProcess, method: str, content: bytes
 ) -> None:
     async with grpc.aio.insecure_channel(running.producer_addr) as channel:

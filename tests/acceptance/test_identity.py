@@ -123,7 +123,7 @@ def test_idempotency_is_exact_under_concurrency_over_every_front(running: Server
     assert queue_of(running, "MANY")["ready"] == 1
 
 
-def test_idempotency_holds_over_a_kill_and_a_stream_tells_duplicates(tmp_path: Path) -> None:
+def test_idempotency_survives_a_kill_and_a_stream_reports_duplicates(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         first = create(server, {"command": "A", "payload": 1, "idempotencyKey": "k"}).json()["id"]
         server.kill()

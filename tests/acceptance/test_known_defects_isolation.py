@@ -1,4 +1,4 @@
-"""Tenants and workers are kept apart, and what nobody checked elsewhere is checked here: names, roles, identities."""
+"""Tenants and workers are isolated: names, roles, identities."""
 
 from __future__ import annotations
 
@@ -228,13 +228,13 @@ BAD_NAMES = ["", " ", "a/b", "/", "a b", ".a", "-a", "ä", "a\n", "a\x00", "a" *
 
 
 def counts_of_queues(server: ServerProcess) -> list[dict[str, object]]:
-    """Returns what is told of every queue, but for rates, which fade by themselves."""
+    """Returns every queue without its rates, which change with time."""
     queues = call(server, "GET", "/admin/queues?pageSize=500", token="producer").json()["queues"]
     return [{name: value for name, value in queue.items() if not name.endswith("Rate")} for queue in queues]
 
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=lambda name: repr(name[:8]))
-async def test_malformed_command_is_refused_on_every_front(two_workers: ServerProcess, name: str) -> None:
+async def test_malformed_command_is_rejected_on_every_front(two_workers: ServerProcess, name: str) -> None:
     before = counts_of_queues(two_workers)
     spec = {"command": name, "payload": 1}
     answer = refused(call(two_workers, "POST", "/tasks", token="producer", json=spec), 400, "INVALID_FIELD")

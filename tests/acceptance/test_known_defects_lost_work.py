@@ -1,4 +1,4 @@
-"""Work that is accepted is delivered, whatever waits, dies or idles; what is done is kept as long as promised."""
+"""Accepted work is delivered despite waits, deaths and idle times, and finished work is kept as long as promised."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ async def test_thousands_of_leases_run_out_together_after_a_kill_and_every_task_
         assert {task.attempts for task in again} == {2}
 
 
-def test_delayed_task_comes_due_with_nobody_asking_and_as_the_only_one_of_its_queue(server: ServerProcess) -> None:
+def test_lone_delayed_task_comes_due_without_a_request(server: ServerProcess) -> None:
     create(server, "delayed", delaySeconds=1)
     assert queue_of(server, "delayed")["scheduled"] == 1
     until(lambda: queue_of(server, "delayed")["ready"] == 1, 5)
@@ -155,7 +155,7 @@ async def test_task_completed_without_a_result_is_completed_on_every_front(serve
 
 
 @pytest.mark.parametrize("end", ["nack", "expiry"])
-def test_dead_letter_is_told_as_a_result(server: ServerProcess, end: str) -> None:
+def test_dead_letter_is_reported_as_a_result(server: ServerProcess, end: str) -> None:
     made = create(server, end, maxAttempts=1)
     claim(server, end, leaseSeconds=1 if end == "expiry" else 60)
     if end == "nack":

@@ -1,4 +1,4 @@
-"""What must not grow with the load: rows of ended tasks, the cost of idle waiters, the cost of counters."""
+"""Costs that must not grow with the load: rows of ended tasks, idle waiters, counters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The life of a task where calls race, repeat or come late, and settings that must work or be refused."""
+"""The life of a task when calls race, repeat or come late; settings that must work or be rejected."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def metric(server: ServerProcess, name: str) -> float:
 # -- attempts ----------------------------------------------------------------------------------------------------------
 
 
-def test_task_is_delivered_as_often_as_allowed_and_no_less(running: ServerProcess) -> None:
+def test_task_is_delivered_exactly_as_often_as_allowed(running: ServerProcess) -> None:
     made = create(running, "five")
     assert made["maxAttempts"] == 5
     for attempt in range(1, 6):
@@ -234,7 +234,7 @@ def test_backoff_is_spread_and_differs_from_start_to_start(tmp_path: Path) -> No
 # -- what each front must refuse ---------------------------------------------------------------------------------------
 
 
-async def test_priority_beyond_9_is_refused_on_every_front_and_never_cut(running: ServerProcess) -> None:
+async def test_priority_beyond_9_is_rejected_on_every_front_and_never_cut(running: ServerProcess) -> None:
     for priority in (10, -1):
         body = {"command": "TEN", "payload": 1, "priority": priority}
         refused(call(running, "POST", "/tasks", json=body), 400, "INVALID_FIELD")
@@ -255,7 +255,7 @@ async def test_priority_beyond_9_is_refused_on_every_front_and_never_cut(running
 
 
 @pytest.mark.parametrize("payload", [b"{", b"\xff", b'"\xc3"', b"nope", b" ", b"{} {}"])
-async def test_payload_over_grpc_that_is_no_json_is_refused(running: ServerProcess, payload: bytes) -> None:
+async def test_payload_over_grpc_that_is_not_json_is_rejected(running: ServerProcess, payload: bytes) -> None:
     spec = task_pb2.TaskSpec(command="GRPC", payload=payload)
     async with producing(running) as stream:
         assert [error.index for error in (await produce(stream, [spec, spec])).errors] == [0, 1]
@@ -356,7 +356,7 @@ workerAuthConfig:
         assert call(server, "POST", "/tasks/claim", token="two", json={}).json()["id"] == made["id"]
 
 
-def test_command_line_refuses_a_priority_beyond_9(running: ServerProcess) -> None:
+def test_command_line_rejects_a_priority_beyond_9(running: ServerProcess) -> None:
     command = [sys.executable, "-m", "codeq_cli.main", "task", "create", "CLI", "--payload", "1", "--priority", "10"]
     env = {**os.environ, "CODEQ_ENDPOINT": running.http_url, "CODEQ_TOKEN": DEV_TOKEN}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)

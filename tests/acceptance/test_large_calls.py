@@ -1,4 +1,4 @@
-"""Many large calls at a time: memory stays bounded, nobody loses the lead, and who finds no room is told."""
+"""Many large calls at a time: memory stays bounded, no leadership is lost, and callers beyond the limit are told."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def test_large_batches_at_once_are_slowed_down_or_told_within_bounded_memo
 async def test_frame_of_nacks_with_large_progress_ends_no_leadership(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 2,150 tasks with 64 KiB of progress each: in one batch they would be larger than what members send."""
+    """2,150 tasks with 64 KiB of progress each: one batch of them would exceed what members send."""
     monkeypatch.setattr(bare_streams, "SECONDS_MAX", 170)
     with lone_member(tmp_path) as member:
         assert post(member, "/tasks", {"command": "FIRST", "payload": 1}).status_code == 202

@@ -1,4 +1,4 @@
-"""A server within 512 MB, whoever comes together: strangers of every kind, and users at work."""
+"""A server stays within 512 MB under any mix of strangers and users."""
 
 from __future__ import annotations
 
@@ -114,7 +114,9 @@ MIXES: tuple[tuple[Part, ...], ...] = (
 
 
 @pytest.mark.parametrize("mix", MIXES, ids=lambda mix: "+".join(part.__name__ for part in mix))
-async def test_server_stays_within_its_memory_whoever_comes(served: ServerProcess, mix: tuple[Part, ...]) -> None:
+async def test_server_stays_within_its_memory_whatever_strangers_send(
+    served: ServerProcess, mix: tuple[Part, ...]
+) -> None:
     most = 0.0
     async with AsyncExitStack() as stack:
         for part in mix:

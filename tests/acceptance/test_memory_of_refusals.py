@@ -1,4 +1,4 @@
-"""The memory of a refused call is free when its reply is out, on every front: measured at once, not after a pause.
+"""The memory of a rejected call is freed once its reply is sent, on every interface; measured at once, without a pause.
 
 With CODEQ_REFUSALS=10 in the environment ten times as many calls are made: 4,000 of 1 MB on each front, and 250 batches
 and frames of 8 MB. They may leave no more than a tenth of them does.
@@ -24,7 +24,7 @@ from codeq.v1.task_service_pb2_grpc import TaskServiceStub
 from server_process import DEV_TOKEN, ServerProcess
 
 GROWTH_MAX: Final = 60 << 20
-"""Bytes by which refusals may have grown a process."""
+"""Maximum growth of a process by rejections, in bytes."""
 
 TIMES: Final = int(os.environ.get("CODEQ_REFUSALS", "1"))
 """How many times as many calls are made."""
@@ -85,7 +85,7 @@ def stays_small(server: ServerProcess, call: Callable[[], None], count: int, *, 
 def posting(
     server: ServerProcess, path: str, body: bytes, status: int, token: str = ""
 ) -> Iterator[Callable[[], None]]:
-    """Yields what posts a body over one connection and checks that it is refused."""
+    """Yields a function that posts a body over one connection and checks that it is rejected."""
     host, _, port = server.http_url.removeprefix("http://").partition(":")
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
 
@@ -107,20 +107,20 @@ def test_rest_calls_of_strangers_leave_no_memory(served: ServerProcess, token: s
         stays_small(served, post, CALLS, gateway=True)
 
 
-def test_refused_rest_calls_leave_no_memory(served: ServerProcess) -> None:
+def test_rejected_rest_calls_leave_no_memory(served: ServerProcess) -> None:
     """The token is good, the task is not: its payload is beside an unknown field."""
     body = b'{"nonsense":1,' + MEGABYTE[1:]
     with posting(served, "/tasks", body, 400, DEV_TOKEN) as post:
         stays_small(served, post, CALLS, gateway=True)
 
 
-def test_refused_rest_batches_leave_no_memory(served: ServerProcess) -> None:
+def test_rejected_rest_batches_leave_no_memory(served: ServerProcess) -> None:
     with posting(served, "/tasks/batch", BATCH, 400, DEV_TOKEN) as post:
         stays_small(served, post, BATCHES, gateway=True)
 
 
 def refused(rpc: Any, request: Any, metadata: Any, code: grpc.StatusCode) -> Callable[[], None]:
-    """Returns what makes a gRPC call and checks that it is refused."""
+    """Returns a function that makes a gRPC call and checks that it is rejected."""
 
     def call() -> None:
         with pytest.raises(grpc.RpcError) as error:
@@ -138,14 +138,14 @@ def test_grpc_calls_of_strangers_leave_no_memory(server: ServerProcess, metadata
         stays_small(server, call, CALLS)
 
 
-def test_refused_grpc_calls_leave_no_memory(server: ServerProcess) -> None:
+def test_rejected_grpc_calls_leave_no_memory(server: ServerProcess) -> None:
     with grpc.insecure_channel(server.producer_addr) as channel:
         request = task_service_pb2.CreateTaskRequest(spec=task_pb2.TaskSpec(command="no name", payload=SPEC.payload))
         call = refused(TaskServiceStub(channel).CreateTask, request, auth(), grpc.StatusCode.INVALID_ARGUMENT)
         stays_small(server, call, CALLS)
 
 
-def test_refused_grpc_batches_leave_no_memory(server: ServerProcess) -> None:
+def test_rejected_grpc_batches_leave_no_memory(server: ServerProcess) -> None:
     with grpc.insecure_channel(server.producer_addr) as channel:
         request = task_service_pb2.BatchCreateTasksRequest(idempotency_key="k", tasks=[SPEC] * 8)
         call = refused(TaskServiceStub(channel).BatchCreateTasks, request, auth(), grpc.StatusCode.INVALID_ARGUMENT)
@@ -166,7 +166,7 @@ async def _worker(server: ServerProcess) -> AsyncIterator[tuple[Any, Any]]:
 
 
 @pytest.mark.parametrize("opened", [_producer, _worker])
-def test_refused_frames_leave_no_memory(server: ServerProcess, opened: Any) -> None:
+def test_rejected_frames_leave_no_memory(server: ServerProcess, opened: Any) -> None:
     """A second hello ends the stream, with 8 MB in the same frame."""
 
     async def send() -> None:

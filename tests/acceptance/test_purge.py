@@ -1,4 +1,4 @@
-"""Purge of a queue, against a real server: what waited ends, what comes stays, and a killed server goes on with it."""
+"""Purge of a queue, against a real server: waiting tasks end, later ones stay, a killed server resumes it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def create_many(client: codeq.Client, command: str, count: int) -> list[str]:
     return ids
 
 
-def test_purge_over_rest_ends_what_waits_and_keeps_the_rest(server: ServerProcess, client: codeq.Client) -> None:
+def test_purge_over_rest_ends_waiting_tasks_and_keeps_the_others(server: ServerProcess, client: codeq.Client) -> None:
     dead = client.create("mixed", max_attempts=1)
     client.nack(client.claim(["mixed"])[0], "no", delay=0)
     running, waiting, later = client.create("mixed"), client.create("mixed"), client.create("mixed", delay=3600)
@@ -88,7 +88,7 @@ def test_purge_of_no_queue_and_of_an_empty_one(server: ServerProcess, client: co
     assert client.purge_queue("empty").purging is False
 
 
-def test_purge_wakes_who_waits_for_a_result(client: codeq.Client) -> None:
+def test_purge_wakes_waiting_callers_for_a_result(client: codeq.Client) -> None:
     task = client.create("watched", delay=3600)
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(client.result, task.id, 20)
@@ -108,7 +108,7 @@ def test_creates_during_a_purge_stay_and_are_delivered_after_it(server: ServerPr
     assert {client.get(task_id).status for task_id in old[::3000]} == {codeq.TaskStatus.CANCELLED}
 
 
-def test_purge_goes_on_after_a_kill_in_its_middle(tmp_path: Path) -> None:
+def test_purge_continues_after_a_kill_in_its_middle(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         for _ in range(TRIES_MAX):
             purge_and_kill(server)
@@ -135,7 +135,7 @@ def purge_and_kill(server: ServerProcess) -> None:
 
 
 def is_purging(store: Path) -> bool:
-    """Tells whether a purge goes on in a store that nobody has open."""
+    """Returns whether a purge is in progress in a closed store."""
     rows = RocksStore(store, fsync=False)
     [(_, value)] = rows.scan(b"q", b"r", 2)
     rows.close()

@@ -1,4 +1,4 @@
-"""Queues of a tenant are bounded, and those that nobody uses leave, on a real server."""
+"""Limits on a tenant's queues, and the removal of unused ones, on a real server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def create(server: ServerProcess, command: str) -> tuple[int, dict[str, object]]
     return answer.status_code, answer.json()
 
 
-def test_queue_beyond_the_tenants_limit_is_refused_until_another_has_left(tmp_path: Path) -> None:
+def test_queue_beyond_the_tenants_limit_is_rejected_until_another_has_left(tmp_path: Path) -> None:
     with (
         ServerProcess(tmp_path, env=ENV) as server,
         codeq.Client(server.producer_addr, token=DEV_TOKEN) as client,

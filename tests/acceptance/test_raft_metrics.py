@@ -1,4 +1,4 @@
-"""The metrics of a node in a cluster: what they tell, and that the operator's guide names each of them."""
+"""The metrics of a cluster node: their values, and that the operator's guide documents each."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_metrics_of_a_member_tell_its_part_and_grow_with_its_work(member: Server
     assert "codeq_raft_snapshot_age_seconds" not in after
 
 
-def test_operations_document_tells_exactly_the_metrics_of_a_member(member: ServerProcess) -> None:
+def test_operations_document_lists_exactly_the_metrics_of_a_member(member: ServerProcess) -> None:
     shown = httpx.get(f"{member.http_url}/metrics").text
     families = set(re.findall(r"^# TYPE (codeq_raft_\w+) ", shown, re.MULTILINE))
     documented = re.findall(r"^\| `(codeq_raft_\w+)` \|", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)

@@ -70,7 +70,7 @@ def test_readme_python_worker_and_producer_as_printed_meet(server: ServerProcess
     assert worker.returncode == 0
 
 
-def test_operations_document_tells_exactly_the_metrics_shown(tmp_path: Path) -> None:
+def test_operations_document_lists_exactly_the_metrics_shown(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, apart=False) as server:
         shown = httpx.get(f"{server.http_url}/metrics").text
     families = set(re.findall(r"^# TYPE (codeq_\w+) ", shown, re.MULTILINE))

@@ -44,7 +44,7 @@ AGAIN = """curl -s "http://localhost:8080/v1/codeq/tasks/$1" -H 'Authorization: 
 
 
 def run_guide(server: ServerProcess, script: str, *arguments: str) -> list[str]:
-    """Runs lines of the guide against the server's own port; returns what they print."""
+    """Runs lines of the guide against the server's own port; returns their output."""
     lines = script.replace("http://localhost:8080", server.http_url)
     done = subprocess.run(["bash", "-c", lines, "guide", *arguments], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()

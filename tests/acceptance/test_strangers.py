@@ -1,4 +1,4 @@
-"""Thousands of connections without a token on every port of a server that may have 1024 open files."""
+"""Thousands of connections without a token on every port of a server with 1024 open files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COUNT = 3000
 """Connections on each port."""
 
 ENTRY_SECONDS = 5
-"""Time in which somebody with a token gets in."""
+"""Time within which a client with a token is served."""
 
 ROUNDS = 3
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
@@ -48,7 +48,7 @@ async def create_by_rest(client: httpx.AsyncClient, command: str) -> None:
 
 
 async def create_by_grpc(address: str, command: str) -> None:
-    """Creates a task over a new connection, which is opened again for as long as it is refused."""
+    """Creates a task over a new connection, which is reopened while it is rejected."""
     request = CreateTaskRequest(spec=task_pb2.TaskSpec(command=command, payload=b"1"))
     async with grpc.aio.insecure_channel(address, options=OWN_CONNECTION) as channel:
         while True:
@@ -58,7 +58,7 @@ async def create_by_grpc(address: str, command: str) -> None:
 
 
 async def create_by_new_rest(server: ServerProcess, command: str) -> None:
-    """Creates a task over a new connection, which is opened again for as long as it is refused."""
+    """Creates a task over a new connection, which is reopened while it is rejected."""
     while True:
         async with client_of(server) as client:
             with suppress(httpx.TransportError):
@@ -84,7 +84,7 @@ async def complete_one(producer: Any, worker: Any, command: str) -> None:
 
 
 @pytest.mark.parametrize("greeting", [b"", HTTP2, HEALTH], ids=["silent", "http2", "http"])
-async def test_idle_connections_without_a_token_keep_nobody_out(crowded: ServerProcess, greeting: bytes) -> None:
+async def test_idle_connections_without_a_token_shut_no_client_out(crowded: ServerProcess, greeting: bytes) -> None:
     async with client_of(crowded) as client, producing(crowded) as producer, working(crowded, "THERE") as worker:
         await create_by_rest(client, "REST")
         await complete_one(producer, worker, "THERE")

@@ -1,4 +1,4 @@
-"""The contract's rows on control of tasks and queues, against a real server."""
+"""The contract's rows about controlling tasks and queues, against a real server."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_cancel_of_ended_task_is_409_task_ended(server: ServerProcess, client: c
     assert client.get(task.id).status is codeq.TaskStatus.COMPLETED
 
 
-def test_cancel_of_claimed_task_refuses_the_later_outcome(client: codeq.Client) -> None:
+def test_cancel_of_claimed_task_rejects_the_later_outcome(client: codeq.Client) -> None:
     client.create("cancel-claimed")
     [task] = client.claim(["cancel-claimed"])
     client.cancel(task, "stop")
@@ -83,7 +83,7 @@ def test_cancel_of_claimed_task_refuses_the_later_outcome(client: codeq.Client) 
     assert client.result(task.id).status is codeq.TaskStatus.CANCELLED
 
 
-def test_cancel_wakes_who_waits_for_the_result(server: ServerProcess, client: codeq.Client) -> None:
+def test_cancel_wakes_waiting_callers_for_the_result(server: ServerProcess, client: codeq.Client) -> None:
     task = client.create("cancel-waited")
     records: list[codeq.TaskResult] = []
     thread = threading.Thread(target=lambda: records.append(client.result(task.id, wait=SECONDS_MAX)))
@@ -216,7 +216,7 @@ def test_pause_of_a_queue_that_does_not_exist_makes_it_and_it_stays_while_paused
         assert [claimed.id for claimed in client.claim(["ahead"])] == [task.id]
 
 
-def test_pause_checks_the_command_and_resume_makes_no_queue(server: ServerProcess) -> None:
+def test_pause_checks_the_command_and_resume_creates_no_queue(server: ServerProcess) -> None:
     status, body = rest(server, "POST", "/admin/queues/not%20a%20command/pause", {})
     assert (status, body["reason"]) == (400, "INVALID_FIELD")
     status, body = rest(server, "POST", "/admin/queues/never-used/resume", {})
@@ -226,7 +226,7 @@ def test_pause_checks_the_command_and_resume_makes_no_queue(server: ServerProces
 # -- GET /tasks/{id}: what became of its deliveries -------------------------------------------------------------------
 
 
-def test_last_deliveries_of_a_task_are_told_over_every_front_and_kept_over_a_kill(tmp_path: Path) -> None:
+def test_last_deliveries_of_a_task_are_reported_over_every_front_and_kept_over_a_kill(tmp_path: Path) -> None:
     with (
         ServerProcess(tmp_path) as server,
         codeq.Client(server.producer_addr, token=DEV_TOKEN) as client,
@@ -275,7 +275,7 @@ def test_progress_over_rest_is_kept_byte_for_byte_and_extends_if_asked(
     assert client.get(task.id).last_progress == [1]
 
 
-def test_progress_beyond_its_bound_or_not_json_is_refused(server: ServerProcess, client: codeq.Client) -> None:
+def test_progress_beyond_its_limit_or_not_json_is_rejected(server: ServerProcess, client: codeq.Client) -> None:
     client.create("progress-bad")
     [task] = client.claim(["progress-bad"])
     status, body = rest(server, "POST", f"/tasks/{task.id}/progress", {"progress": "x" * 65_536})
@@ -321,7 +321,7 @@ def test_progress_of_a_worker_is_on_the_task_while_it_runs_and_after(
 # -- GET /tasks/{id}/explain: why it waits -----------------------------------------------------------------------------
 
 
-def test_explain_tells_what_the_task_waits_for_in_each_state(server: ServerProcess, client: codeq.Client) -> None:
+def test_explain_names_what_the_task_waits_for_in_each_state(server: ServerProcess, client: codeq.Client) -> None:
     def explained(task: codeq.Task) -> dict[str, Any]:
         status, body = rest(server, "GET", f"/tasks/{task.id}/explain")
         assert status == 200

@@ -1,4 +1,4 @@
-"""Three nodes as README and compose file have them: the lines of the README as printed, and what the nodes are told."""
+"""Three nodes from README and compose file: the README's lines as printed, and the nodes' settings."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def checked(env: dict[str, str], *flags: str) -> None:
 
 
 def end_group(group: int) -> None:
-    """Ends what is left of a process group."""
+    """Kills the remaining processes of a group."""
     with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
 
@@ -61,7 +61,7 @@ class LocalCluster:
     """The nodes of `make cluster` in a folder and on ports of their own."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        """Copies what runs them, with other ports."""
+        """Copies the scripts that run them, with other ports."""
         self.folder = folder
         shutil.copytree(LOCAL, folder, ignore=shutil.ignore_patterns("data", "__pycache__"))
         self.ports: dict[str, str] = {}
@@ -82,7 +82,7 @@ class LocalCluster:
         return PORTS.sub(lambda found: self.ports[found[0]], text)
 
     def run(self, script: str) -> subprocess.CompletedProcess[str]:
-        """Runs lines of the README; what they leave running is gone with the cluster."""
+        """Runs lines of the README; processes that they start end with the cluster."""
         command = ["bash", "-euc", script]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -92,7 +92,7 @@ class LocalCluster:
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     def status(self, port: str) -> dict[str, object]:
-        """Returns what the node with a port of the README tells of its group; empty: nothing yet."""
+        """Returns the group as reported by the node with a port of the README; empty: none yet."""
         url = f"http://{LOOPBACK}:{self.ports[port]}/v1/codeq/raft/status"
         try:
             groups = httpx.get(url, headers={"Authorization": f"Bearer {DEV_TOKEN}"}).json()["groups"]
@@ -196,7 +196,7 @@ def test_local_cluster_when_ended_leaves_no_node_behind(tmp_path: Path) -> None:
         assert not any(map(alive, pids))
 
 
-def test_local_cluster_tells_every_port_that_is_taken_and_how_to_move_them(tmp_path: Path) -> None:
+def test_local_cluster_names_every_port_in_use_and_how_to_shift_them(tmp_path: Path) -> None:
     with ExitStack() as stack:
         cluster = LocalCluster(tmp_path / "local-cluster", stack)
         program = [sys.executable, str(cluster.folder / "cluster.py")]

@@ -1,4 +1,4 @@
-"""Calls that need no token: many of them, held open or malformed, take nothing from those that have one."""
+"""Calls that need no token, many of them held open or malformed, take nothing from callers with one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from server_process import ServerProcess
 CONNECTIONS = 20
 STREAMS = 1000
 RSS_GROWTH_KB_MAX = 200_000
-"""What thousands of calls take that come in the same moment, until they are refused."""
+"""Memory of thousands of simultaneous calls until they are rejected."""
 
 WATCH = "/grpc.health.v1.Health/Watch"
 CHECK = "/grpc.health.v1.Health/Check"
@@ -30,7 +30,7 @@ OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 
 
 def raw(channel: grpc.aio.Channel, method: str) -> Any:
-    """Returns a method whose requests and responses are bytes."""
+    """Returns a method with bytes as requests and responses."""
     return channel.stream_stream(method)
 
 
@@ -110,13 +110,15 @@ async def test_oldest_call_without_a_token_makes_room(server: ServerProcess) -> 
         assert not calls[100].done()
 
 
-async def test_request_that_does_not_come_ends_the_call(server: ServerProcess) -> None:
+async def test_call_ends_if_its_request_does_not_arrive(server: ServerProcess) -> None:
     async with channel_to(server.worker_addr) as channel:
         assert await raw(channel, CHECK)().code() is grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.parametrize("method", [CHECK, WATCH, REFLECTION])
-async def test_bytes_that_are_no_request_are_refused_without_a_trace(server: ServerProcess, method: str) -> None:
+async def test_bytes_that_are_not_a_request_are_rejected_without_a_traceback(
+    server: ServerProcess, method: str
+) -> None:
     async with channel_to(server.worker_addr) as channel:
         call = raw(channel, method)()
         await call.write(b"\xff" * 10)

@@ -1,4 +1,4 @@
-"""Replies that are not read, compressed calls, and bodies in crumbs take no more memory than was sent or is allowed."""
+"""Unread replies, compressed calls and bodies in tiny chunks take no more memory than allowed."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_replies_that_nobody_reads_are_bounded(server: ServerProcess) -> N
             assert rss(server) - before < GROWTH_MAX
 
 
-async def test_compressed_calls_are_refused_as_over_http(server: ServerProcess) -> None:
+async def test_compressed_calls_are_rejected_as_over_http(server: ServerProcess) -> None:
     async with grpc.aio.insecure_channel(server.worker_addr, compression=grpc.Compression.Gzip) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="x" * 1000), timeout=30)
@@ -82,7 +82,7 @@ async def test_compressed_calls_are_refused_as_over_http(server: ServerProcess) 
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_body_in_crumbs_takes_what_it_has(server: ServerProcess) -> None:
+def test_body_in_tiny_chunks_takes_only_its_size_in_memory(server: ServerProcess) -> None:
     before = rss(server)
     port = int(server.http_url.rpartition(":")[2])
     head = f"POST /v1/codeq/tasks/batch HTTP/1.1\r\nHost: localhost\r\nAuthorization: {AUTHORIZATION}\r\n"

@@ -63,7 +63,7 @@ def shown(server: ServerProcess, task: dict[str, Any]) -> dict[str, Any]:
 
 
 def until(condition: Callable[[], Any]) -> Any:
-    """Returns what a condition returns once that is true.
+    """Returns the value of a condition once it is true.
 
     Raises:
         AssertionError: It never was.

@@ -1,4 +1,4 @@
-"""The benchmark driver measures a real server, and refuses figures whose counts do not add up."""
+"""The benchmark driver measures a real server, and rejects figures whose counts do not add up."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_idle_when_short_prints_one_line_of_figures() -> None:
         ({"created": 10, "completed": 10, "outcomes_unanswered": 1}, {"ready": 0}),
     ],
 )
-def test_check_counts_when_something_is_missing_refuses(load: dict[str, object], queue: dict[str, int]) -> None:
+def test_check_counts_when_something_is_missing_rejects(load: dict[str, object], queue: dict[str, int]) -> None:
     nothing = {"refused": 0, "frames_unanswered": 0, "outcomes_unanswered": 0}
     with pytest.raises(BenchError):
         run.check_counts(nothing | load, queue)
@@ -155,7 +155,7 @@ def test_number_of_output_is_the_key_or_the_last_number(output: str, number: flo
 
 
 @pytest.mark.parametrize("output", ["", "nothing", '{"other": 3}'])
-def test_number_of_output_without_it_is_refused(output: str) -> None:
+def test_number_of_output_without_it_is_rejected(output: str) -> None:
     with pytest.raises(compare.CompareError):
         compare.number_of(output, "cycles_per_s")
 

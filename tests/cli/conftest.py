@@ -20,7 +20,7 @@ def recorder() -> Iterator[RecordingServer]:
 
 @pytest.fixture
 def plain_environment(tmp_path: Path) -> dict[str, str]:
-    """An environment in which the settings of whoever runs the tests are not seen."""
+    """An environment without the settings of the user who runs the tests."""
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     return {**kept, "CODEQ_CONFIG_DIR": str(tmp_path / "profile")}
 

@@ -1,4 +1,4 @@
-"""A server that records requests and answers as told."""
+"""A server that records requests and sends prepared replies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Request:
 
 @dataclass
 class RecordingServer:
-    """Answers each request with the next of `replies`, (status, body); records what it got.
+    """Answers each request with the next of `replies`, (status, body), and records it.
 
     With a status of 307 it names `location`.
     """

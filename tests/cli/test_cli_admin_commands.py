@@ -1,4 +1,4 @@
-"""Lists of tasks, dead letters, redrive and cleanup: commands against a server that records what it is sent."""
+"""Lists of tasks, dead letters, redrive and cleanup, against a server that records its requests."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_task_list_with_every_filter_reads_page_after_page(client: Run, recorder
     assert second == first + "&pageToken=x%2Fy%3D"
 
 
-def test_task_list_stops_at_its_limit_and_says_how_to_go_on(client: Run, recorder: RecordingServer) -> None:
+def test_task_list_stops_at_its_limit_and_says_how_to_continue(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(page(TASKS[:2], "more"))
     done = client("task", "list", "--limit", "2", "-o", "table")
     assert done.stdout.decode().splitlines()[0].split()[:3] == ["ID", "COMMAND", "STATUS"]
@@ -44,7 +44,7 @@ def test_task_list_stops_at_its_limit_and_says_how_to_go_on(client: Run, recorde
     assert recorder.request.path == "/v1/codeq/tasks?pageSize=2&orderBy=newest"
 
 
-def test_task_list_goes_on_at_a_token_and_has_the_next_one_in_json(client: Run, recorder: RecordingServer) -> None:
+def test_task_list_continues_at_a_token_and_has_the_next_one_in_json(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(page(TASKS[:2], "more"))
     done = client("task", "list", "--order", "oldest", "--limit", "2", "--page-token", "t", "-o", "json")
     assert json.loads(done.stdout)["nextPageToken"] == "more"
@@ -94,6 +94,12 @@ def test_dlq_list_shows_tasks_in_a_table_and_groups_in_json(client: Run, recorde
         "/v1/codeq/admin/queues/A/dlq?pageSize=100",
         "/v1/codeq/admin/queues/A/dlq?pageSize=3&pageToken=s",
     ]
+
+
+def test_hint_to_the_next_page_names_only_options_of_the_command(client: Run, recorder: RecordingServer) -> None:
+    recorder.reply(page(TASKS, "t", ',"groups":[],"total":9'))
+    done = client("dlq", "list", "A", "-o", "table")
+    assert done.stderr == b"more tasks: --page-token t\n"
 
 
 @pytest.mark.parametrize(

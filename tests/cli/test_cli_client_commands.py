@@ -1,4 +1,4 @@
-"""Every client command against a server that records what it is sent."""
+"""Every client command against a server that records its requests."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def test_create_reads_payload_from_file_and_stdin(client: Run, recorder: Recordi
     [
         (("create", "A", "--payload", "{x}"), b"", b"--payload: not JSON"),
         (("create", "A", "--payload", "NaN"), b"", b"NaN is not JSON"),
-        (("create", "A", "--payload", ""), b"", b"not JSON"),
+        (("create", "A", "--payload", ""), b"", b"--payload: is empty; it must be one JSON value"),
+        (("create", "A", "--payload", "-"), b" \n", b"--payload: is empty"),
+        (("create", "A", "--payload", "[1,"), b"", b"not JSON: expecting value, at line 1, column 4"),
         (("create", "A", "--payload", "-"), b'"\xff"', b"not UTF-8, at byte 1"),
         (("create", "A", "--payload", "-"), b"1" * (8 * 1024 * 1024 + 1), b"larger than 8388608 bytes"),
         (("create", "A", "--payload", "@missing"), b"", b"missing: No such file"),
@@ -72,6 +74,7 @@ def test_create_reads_payload_from_file_and_stdin(client: Run, recorder: Recordi
         (("claim", "--commands", "A,,B"), b"", b"'' is not a command"),
         (("complete", "t1", "--result", "}"), b"", b"--result: not JSON"),
         (("fail", "t1"), b"", b"--error"),
+        (("fail", "t1", "--error", " "), b"", b"--error: must not be blank"),
         (("nack", "t1", "--delay", "x"), b"", b"--delay"),
         (("explode",), b"", b"explode"),
         ((), b"", b"a command is missing"),
@@ -217,27 +220,29 @@ def test_queue_stats_asks_for_the_queue(client: Run, recorder: RecordingServer) 
 ERROR = b'{"error":"no task\\nt1 \\u001b[2J","code":"NOT_FOUND","reason":"TASK_NOT_FOUND","details":[]}'
 
 
-def test_refusal_is_one_line_with_the_reason_and_exit_code_1(client: Run, recorder: RecordingServer) -> None:
+def test_rejection_is_one_line_with_the_reason_and_exit_code_1(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(ERROR, 404)
     done = client("task", "get", "t1")
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr == b"error: no task t1 \\x1b[2J (TASK_NOT_FOUND)\n"
 
 
-def test_refusal_when_json_is_asked_for_is_the_error_body(client: Run, recorder: RecordingServer) -> None:
+def test_rejection_when_json_is_asked_for_is_the_error_body(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(ERROR, 404)
     done = client("task", "get", "t1", "-o", "json")
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", ERROR + b"\n")
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"error":1}', b""])
-def test_refusal_by_something_else_tells_the_status(client: Run, recorder: RecordingServer, body: bytes) -> None:
+def test_rejection_by_another_kind_of_server_shows_the_status(
+    client: Run, recorder: RecordingServer, body: bytes
+) -> None:
     recorder.reply(body, 502)
     done = client("task", "get", "t1")
     assert (done.returncode, done.stderr) == (1, b"error: the server answered 502 Bad Gateway (HTTP_502)\n")
 
 
-def test_redirect_is_refused(client: Run, recorder: RecordingServer) -> None:
+def test_redirect_is_rejected(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(b"", 307)
     done = client("task", "get", "t1")
     assert done.returncode == 1

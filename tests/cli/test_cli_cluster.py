@@ -1,4 +1,4 @@
-"""codeq cluster …, and the way to the leader, against a server that records what it is sent."""
+"""codeq cluster …, and finding the leader, against a server that records its requests."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_cluster_status_in_json_is_the_reply(client: Run, recorder: RecordingSer
     assert client("cluster", "status", "-o", "json").stdout == STATUS + b"\n"
 
 
-def test_cluster_status_of_a_server_alone_says_so(client: Run, recorder: RecordingServer) -> None:
+def test_cluster_status_of_a_single_server_says_so(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(b'{"enabled":false,"numGroups":0,"groups":[],"fsync":true}')
     lines = client("cluster", "status", "-o", "table").stdout.decode().splitlines()
     assert lines[0].split() == ["enabled", "false"]
@@ -78,14 +78,12 @@ def test_cluster_changes_send_what_was_asked(
 
 
 @pytest.mark.parametrize("args", ["remove a/b", "add .. x:1", "transfer two%20words"])
-def test_cluster_with_what_is_no_name_sends_nothing(client: Run, recorder: RecordingServer, args: str) -> None:
+def test_cluster_command_with_an_invalid_name_sends_nothing(client: Run, recorder: RecordingServer, args: str) -> None:
     assert client("cluster", *args.split()).returncode == 2
     assert recorder.requests == []
 
 
-def test_call_to_who_does_not_lead_goes_to_the_leader_with_body_and_token(
-    client: Run, recorder: RecordingServer
-) -> None:
+def test_call_to_a_follower_reaches_the_leader_with_body_and_token(client: Run, recorder: RecordingServer) -> None:
     with recording_server() as leader:
         recorder.location = f"{leader.endpoint}/v1/codeq/admin/cluster/transfer?"
         recorder.reply(NOT_LEADER, 307)
@@ -95,7 +93,7 @@ def test_call_to_who_does_not_lead_goes_to_the_leader_with_body_and_token(
         assert leader.request.headers["authorization"] == recorder.request.headers["authorization"]
 
 
-def test_call_that_nobody_takes_ends_with_the_refusal(client: Run, recorder: RecordingServer) -> None:
+def test_call_that_nobody_takes_ends_with_the_rejection(client: Run, recorder: RecordingServer) -> None:
     with recording_server() as other:
         recorder.location = f"{other.endpoint}/v1/codeq/raft/status"
         other.location = f"{recorder.endpoint}/v1/codeq/raft/status"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 from recording_server import RecordingServer, Run, recording_server
 
 
@@ -37,7 +39,7 @@ def test_write_whose_outcome_is_unknown_is_not_sent_to_another_endpoint(run: Run
     assert (done.returncode, recorder.requests) == (1, [])
 
 
-def test_refusal_after_a_redirect_names_who_refused(client: Run, recorder: RecordingServer) -> None:
+def test_rejection_after_a_redirect_names_the_rejecting_server(client: Run, recorder: RecordingServer) -> None:
     with recording_server() as leader:
         recorder.location = f"{leader.endpoint}/v1/codeq/tasks/t1"
         recorder.reply(b'{"error":"node-b leads","code":"UNAVAILABLE","reason":"NOT_LEADER"}', 307)
@@ -46,7 +48,7 @@ def test_refusal_after_a_redirect_names_who_refused(client: Run, recorder: Recor
     assert done.stderr.decode() == f"error: no task (from {leader.endpoint}) (TASK_NOT_FOUND)\n"
 
 
-def test_leader_that_is_gone_is_named_not_who_was_asked(client: Run, recorder: RecordingServer) -> None:
+def test_lost_leader_is_named_rather_than_the_asked_node(client: Run, recorder: RecordingServer) -> None:
     gone = f"http://127.0.0.1:{_unused_port()}"
     recorder.location = f"{gone}/v1/codeq/tasks/t1"
     recorder.reply(b'{"error":"node-b leads","code":"UNAVAILABLE","reason":"NOT_LEADER"}', 307)
@@ -64,3 +66,34 @@ def test_calls_of_workers_carry_the_worker_token(run: Run, recorder: RecordingSe
         assert run("task", *call.split(), **tokens).returncode == 0
     sent_tokens = [request.headers["authorization"].split()[1] for request in recorder.requests]
     assert sent_tokens == ["producer", *["worker"] * 7, "producer", "mine"]
+
+
+def test_grpc_port_given_as_an_endpoint_is_recognised(run: Run) -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        done = run("--endpoint", endpoint, "task", "list")
+    finally:
+        server.stop(None)
+    text = f"error: {endpoint} is a gRPC port; REST has a port of its own, by default 8080 (CONNECTION_FAILED)\n"
+    assert (done.returncode, done.stderr.decode()) == (4, text)
+
+
+def test_port_of_another_protocol_is_named_as_such(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        pool.submit(_greet, listener)
+        done = run("--endpoint", endpoint, "task", "list")
+    assert (done.returncode, done.stderr.decode()) == (
+        4,
+        f"error: {endpoint} does not speak HTTP/1.1 (CONNECTION_FAILED)\n",
+    )
+
+
+def _greet(listener: socket.socket) -> None:
+    """Answers a request as a mail server would."""
+    connection, _ = listener.accept()
+    with connection:
+        connection.sendall(b"220 mail ready\r\n")
+        connection.recv(65_536)

@@ -27,7 +27,7 @@ class Codeq:
         return done
 
     def json(self, *args: str) -> Any:
-        """Returns what a command that succeeds shows."""
+        """Returns the output of a command that must succeed."""
         done = self("-o", "json", *args)
         assert (done.returncode, done.stderr) == (0, b"")
         return json.loads(done.stdout)
@@ -44,7 +44,7 @@ def codeq(run: Run, server: ServerProcess) -> Codeq:
     return Codeq(run, server)
 
 
-def test_task_is_created_claimed_completed_and_told(codeq: Codeq) -> None:
+def test_task_is_created_claimed_completed_and_read(codeq: Codeq) -> None:
     created = codeq("task", "create", "ORDER", "--payload", PAYLOAD, "--priority", "5")
     assert f'"payload":{PAYLOAD}' in created.stdout.decode()
     task_id = json.loads(created.stdout)["id"]
@@ -87,7 +87,7 @@ def test_artifacts_are_sent_with_a_result_and_fetched(codeq: Codeq, tmp_path: Pa
     assert codeq.refused("task", "complete", "t", "--artifact", f"a={tmp_path}/absent")[0] == 2
 
 
-def test_nacked_task_is_scheduled_then_failed_task_tells_its_error(codeq: Codeq) -> None:
+def test_nacked_task_is_scheduled_and_failed_task_shows_its_error(codeq: Codeq) -> None:
     task_id = codeq.json("task", "create", "MAIL", "--payload", "null")["id"]
     codeq.json("task", "claim")
     nacked = codeq.json("task", "nack", task_id, "--delay", "3600", "--reason", "busy")
@@ -110,7 +110,7 @@ def test_schedule_and_attempts_of_a_task_are_those_asked_for(codeq: Codeq) -> No
     assert codeq.json(*create, "--delay", "60")["status"] == "SCHEDULED"
 
 
-def test_outputs_tell_the_same_task(codeq: Codeq) -> None:
+def test_output_formats_show_the_same_task(codeq: Codeq) -> None:
     task = codeq.json("task", "create", "ORDER", "--payload", PAYLOAD)
     shown = codeq("-o", "yaml", "task", "get", task["id"]).stdout.decode()
     assert yaml.safe_load(shown) == task
@@ -120,7 +120,7 @@ def test_outputs_tell_the_same_task(codeq: Codeq) -> None:
     assert table[b"payload"] == PAYLOAD.encode()
 
 
-def test_queue_list_tells_every_queue_in_order(codeq: Codeq) -> None:
+def test_queue_list_shows_every_queue_in_order(codeq: Codeq) -> None:
     for command in ("b", "A", "c"):
         codeq.json("task", "create", command, "--payload", "1")
     assert [queue["command"] for queue in codeq.json("queue", "list")["queues"]] == ["A", "b", "c"]
@@ -146,7 +146,7 @@ def test_failures_have_the_documented_exit_codes(codeq: Codeq, server: ServerPro
     assert codeq.refused("task", "get", task_id) == (4, "CONNECTION_FAILED")
 
 
-def test_store_check_refuses_the_store_of_a_running_server_and_finds_a_stopped_one_clean(
+def test_store_check_rejects_the_store_of_a_running_server_and_finds_a_stopped_one_clean(
     codeq: Codeq, server: ServerProcess
 ) -> None:
     codeq.json("task", "create", "A", "--payload", "1")
@@ -156,9 +156,7 @@ def test_store_check_refuses_the_store_of_a_running_server_and_finds_a_stopped_o
     assert (summary["pending"], summary["differences"]) == (1, 0)
 
 
-def test_payload_from_a_file_of_the_largest_size_is_accepted_and_one_byte_more_refused(
-    codeq: Codeq, tmp_path: Path
-) -> None:
+def test_payload_file_of_the_maximum_size_is_accepted_and_one_byte_more_rejected(codeq: Codeq, tmp_path: Path) -> None:
     (tmp_path / "largest.json").write_bytes(b'"' + b"x" * (1024 * 1024 - 2) + b'"')
     (tmp_path / "larger.json").write_bytes(b'"' + b"x" * (1024 * 1024 - 1) + b'"')
     task = codeq.json("task", "create", "A", "--payload", "@largest.json")

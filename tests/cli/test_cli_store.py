@@ -46,7 +46,7 @@ def test_check_when_rows_contradict_shows_each_key_and_ends_with_exit_code_1(run
     assert table[0].startswith(b"? " + b"unknown".hex().encode() + b": ")
 
 
-def test_check_when_store_is_open_elsewhere_refuses(run: Run, store: Path) -> None:
+def test_check_when_store_is_open_elsewhere_rejects(run: Run, store: Path) -> None:
     opened = RocksStore(store, fsync=False)
     done = run("store", "check", str(store), "-o", "json")
     opened.close()

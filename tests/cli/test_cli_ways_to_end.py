@@ -1,4 +1,4 @@
-"""How commands start and end: wrong usage, interrupts, readers that leave."""
+"""How commands start and end: wrong usage, interrupts, readers that exit early."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ TASK = '{"id":"t1"}'
         ("tsk", "no such command 'tsk'; see codeq --help"),
     ],
 )
-def test_wrong_usage_is_told_in_plain_words(client: Run, args: str, told: str) -> None:
+def test_wrong_usage_is_explained_in_plain_words(client: Run, args: str, told: str) -> None:
     assert client(*args.split()).stderr.decode().startswith(f"error: {told}")
 
 
 @pytest.mark.parametrize(
     ("written", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), ("1h30m", 5400), ("1D", 86400), ("0", 0)]
 )
-def test_durations_are_taken_as_people_write_them(
+def test_durations_are_accepted_in_the_usual_notations(
     client: Run, recorder: RecordingServer, written: str, seconds: int
 ) -> None:
     recorder.reply(b"{}")
@@ -64,7 +64,7 @@ def test_interrupt_while_the_command_starts_leaves_no_traceback(plain_environmen
     assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
 
 
-def test_help_whose_reader_leaves_ends_well(plain_environment: dict[str, str]) -> None:
+def test_help_exits_with_0_when_its_reader_leaves(plain_environment: dict[str, str]) -> None:
     command = f"set -o pipefail; {sys.executable} -m codeq_cli.main --help | head -2"
     done = subprocess.run(["bash", "-c", command], env=plain_environment, capture_output=True, timeout=30, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -104,7 +104,7 @@ def _interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_interruptible")
-def test_interrupted_command_ends_by_the_signal_without_a_word(plain_environment: dict[str, str]) -> None:
+def test_interrupted_command_dies_by_the_signal_silently(plain_environment: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         command = [sys.executable, "-m", "codeq_cli.main", "--endpoint", endpoint, "task", "claim", "--wait", "30"]
@@ -118,7 +118,7 @@ def test_interrupted_command_ends_by_the_signal_without_a_word(plain_environment
 
 
 @pytest.mark.parametrize("args", [("task", "get", "t1"), ("config", "get", "endpoint")])
-def test_reader_that_leaves_ends_the_command_quietly(
+def test_command_ends_quietly_when_its_reader_leaves(
     plain_environment: dict[str, str], recorder: RecordingServer, args: tuple[str, ...]
 ) -> None:
     recorder.reply(TASK.encode())

@@ -1,4 +1,4 @@
-"""Clients that stock generators make of the OpenAPI document complete a task, one in each language."""
+"""Clients generated from the OpenAPI document by stock generators complete a task, one in each language."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def document(server: ServerProcess, tmp_path: Path) -> Path:
 
 
 def run(folder: Path, *command: str | Path) -> str:
-    """Returns what a command printed; it has to end well."""
+    """Returns the output of a command that must succeed."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=SECONDS_MAX)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Work that runs by itself goes on at the next leader where the one before left it."""
+"""The next leader resumes background work where the previous one stopped."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def queue(client: Follower, command: str) -> queue_pb.Queue:
     return found
 
 
-async def test_purge_that_a_kill_interrupted_ends_what_waited_and_nothing_else(tmp_path: Path) -> None:
+async def test_purge_interrupted_by_a_kill_ends_the_waiting_tasks_and_no_others(tmp_path: Path) -> None:
     async with cluster(tmp_path) as (processes, client):
         for _ in range(BATCHES):
             await create(client, "purged", BATCH_TASKS)

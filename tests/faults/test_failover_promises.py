@@ -1,4 +1,4 @@
-"""What a change of the leader must not change: one promise after the other, each in so many words."""
+"""Promises that a change of leader must keep, one test each."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def test_failover_keeps_a_lease_valid_for_its_holder_and_closed_to_all_oth
     assert ended.task.status == task_pb2.TASK_STATUS_COMPLETED
 
 
-async def test_failover_fences_a_lease_that_ran_out(cluster: Cluster) -> None:
+async def test_failover_fences_a_lease_that_expired(cluster: Cluster) -> None:
     await cluster.create("short")
     ((task_id, first),) = (await cluster.claimed("short", 1, lease=1)).items()
     cluster.kill_leader()
@@ -132,7 +132,7 @@ async def test_failover_answers_a_keyed_create_with_the_same_id(cluster: Cluster
     assert (again.id, again.duplicate) == (first.id, True)
 
 
-async def test_failover_keeps_an_outcome_that_is_said_again(cluster: Cluster) -> None:
+async def test_failover_keeps_an_outcome_that_is_repeated(cluster: Cluster) -> None:
     await cluster.create("said")
     ((task_id, task),) = (await cluster.claimed("said", 1)).items()
     await cluster.complete(task_id, task.lease_token)

@@ -1,4 +1,4 @@
-"""Nodes that are killed while they found their cluster found one, and only one."""
+"""Nodes that are killed while founding a cluster found exactly one."""
 
 from __future__ import annotations
 

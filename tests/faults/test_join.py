@@ -1,4 +1,4 @@
-"""An empty fourth node joins a cluster with many tasks while creates go on; the bench is the long form of it."""
+"""An empty fourth node joins a cluster with many tasks under load; bench has the long form."""
 
 from __future__ import annotations
 

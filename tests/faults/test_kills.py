@@ -1,4 +1,4 @@
-"""Nodes of a cluster are killed under load, or stand still: nothing acknowledged is lost, nothing ends twice."""
+"""Nodes of a cluster are killed or paused under load: nothing acknowledged is lost, nothing ends twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger of the fault suite notices every broken promise that it is there for."""
+"""The ledger of the fault suite notices every kind of broken promise."""
 
 from __future__ import annotations
 

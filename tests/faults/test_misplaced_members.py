@@ -1,4 +1,4 @@
-"""Volumes in the wrong place, members that were taken out, and orders that must be refused: what nodes do and say."""
+"""Misplaced volumes, removed members and orders that must be rejected: what nodes do and log."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Client(Follower):
 
 @asynccontextmanager
 async def served(cluster: ClusterProcess) -> AsyncIterator[Client]:
-    """Gives a client of a cluster whose nodes all vote."""
+    """Yields a client of a cluster in which every node has a vote."""
     await cluster.start_all()
     async with Client(cluster) as client:
         await client.create()
@@ -67,7 +67,7 @@ def command(node: NodeProcess, *args: str) -> subprocess.CompletedProcess[str]:
 
 
 def problems(node: NodeProcess) -> str:
-    """Returns what a node says of its connections to members."""
+    """Returns a node's view of its connections to members."""
     done = command(node, "status", "-o", "json")
     groups = json.loads(done.stdout)["groups"] if done.returncode == 0 else []
     return "\n".join(member.get("problem", "") for group in groups for member in group["members"])
@@ -84,7 +84,7 @@ async def until_said(cluster: ClusterProcess, node: NodeProcess, *words: str, ev
     assert len(lines) <= LINES_MAX, cluster.logs
 
 
-async def test_swapped_volumes_are_refused_with_both_names(tmp_path: Path) -> None:
+async def test_swapped_volumes_are_rejected_with_both_names(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         async with served(cluster) as client:
             task = await client.create()
@@ -105,7 +105,7 @@ async def test_swapped_volumes_are_refused_with_both_names(tmp_path: Path) -> No
             await client.call("tasks", "GetTask", pb.GetTaskRequest(task_id=task), again=True)
 
 
-async def test_orders_that_are_refused_change_nothing_and_one_command_takes_the_leader_out(tmp_path: Path) -> None:
+async def test_orders_that_are_rejected_change_nothing_and_one_command_takes_the_leader_out(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         async with served(cluster) as client:
             extra = cluster.add("node-4")
@@ -137,7 +137,7 @@ async def test_orders_that_are_refused_change_nothing_and_one_command_takes_the_
             assert "removed from the cluster" in await asyncio.to_thread(problems, gone)
 
 
-async def test_member_back_from_an_old_copy_is_told_and_replaced(tmp_path: Path) -> None:
+async def test_member_back_from_an_old_copy_is_reported_and_replaced(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         async with served(cluster) as client:
             leader = await client.led_by()

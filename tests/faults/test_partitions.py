@@ -1,4 +1,4 @@
-"""Nodes of a cluster do not hear each other for a while, clients hear all: nothing is lost, nothing ends twice."""
+"""Network partitions between nodes that clients can all reach: nothing is lost, nothing ends twice."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def test_isolated_leader_answers_no_read_and_delivers_nothing(tmp_path: Pa
 
 
 async def answered(client: Follower, method: str, request: Any) -> list[tuple[float, Any]]:
-    """Asks for some seconds and returns what was answered, refusals apart, each with the time when it was asked for."""
+    """Sends reads for some seconds and returns the successful replies, each with the time of its request."""
     answers = []
     end = time.monotonic() + ASK_SECONDS
     while (asked := time.monotonic()) < end:

@@ -1,4 +1,4 @@
-"""Nodes of the last release and of this checkout serve together, and are replaced one by one under load."""
+"""Nodes of the last release and of this checkout serve together and are upgraded one by one under load."""
 
 from __future__ import annotations
 

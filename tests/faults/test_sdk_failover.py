@@ -1,4 +1,4 @@
-"""Users of the Python SDK see no error while leaders are killed, and none of their tasks is lost or made twice."""
+"""Users of the Python SDK see no error while leaders are killed; no task is lost or created twice."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Users:
 
 
 async def until(condition: object, users: list[asyncio.Task[None]]) -> None:
-    """Waits for a condition; what went wrong for a user is raised."""
+    """Waits for a condition; raises any error that a user saw."""
     assert callable(condition)
     async with asyncio.timeout(WAIT_SECONDS_MAX):
         while not condition():

@@ -1,4 +1,4 @@
-"""Nodes that are told to stop at any moment of their start, of the founding, of a snapshot and of a stop end in order.
+"""Nodes stopped at any moment of a start, a founding, a snapshot or a stop shut down cleanly.
 
 Every moment is STEP_SECONDS after the one before; CODEQ_STOPS tells how many of each kind are tried (`make torture`
 tries the fault `stop-any-time` at random moments).
@@ -40,7 +40,7 @@ def moments() -> Iterator[float]:
 
 
 async def stop_after(node: NodeProcess, seconds: float) -> None:
-    """Lets a node that has just been started run for a moment, tells it to stop, and judges how it ended."""
+    """Lets a started node run for a moment, stops it, and judges how it ended."""
     await asyncio.sleep(seconds)  # the moment is what is tried
     await asyncio.to_thread(ended_in_order, node)
 
@@ -66,7 +66,7 @@ async def take_in(client: Follower, node: NodeProcess) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_node_told_to_stop_at_any_moment_of_its_start_ends_and_starts_again(tmp_path: Path) -> None:
+async def test_node_stopped_at_any_moment_of_its_start_ends_and_starts_again(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         await cluster.start_all()
         async with Follower(list(cluster.addresses("grpc_addr").values()), TOKEN) as client:
@@ -81,7 +81,7 @@ async def test_node_told_to_stop_at_any_moment_of_its_start_ends_and_starts_agai
             await cluster.all_vote(client)
 
 
-async def test_nodes_told_to_stop_at_any_moment_of_the_founding_found_one_cluster(tmp_path: Path) -> None:
+async def test_nodes_stopped_at_any_moment_of_the_founding_found_one_cluster(tmp_path: Path) -> None:
     for number, moment in enumerate(moments()):
         with closing(ClusterProcess(tmp_path / str(number), env={"RAFT_BOOTSTRAP": "true"})) as cluster:
             for node in cluster.nodes.values():
@@ -93,7 +93,7 @@ async def test_nodes_told_to_stop_at_any_moment_of_the_founding_found_one_cluste
                 await cluster.all_vote(client)
 
 
-async def test_nodes_told_to_stop_at_any_moment_of_a_snapshot_go_on_with_it(tmp_path: Path) -> None:
+async def test_nodes_stopped_at_any_moment_of_a_snapshot_resume_it(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         await cluster.start_all()
         async with Follower(list(cluster.addresses("grpc_addr").values()), TOKEN) as client:
@@ -112,7 +112,7 @@ async def test_nodes_told_to_stop_at_any_moment_of_a_snapshot_go_on_with_it(tmp_
             await cluster.all_vote(client)
 
 
-async def test_node_told_again_to_stop_at_any_moment_of_a_stop_ends_at_once_and_starts_again(tmp_path: Path) -> None:
+async def test_second_stop_signal_at_any_moment_ends_a_node_that_starts_again(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         await cluster.start_all()
         async with Follower(list(cluster.addresses("grpc_addr").values()), TOKEN) as client:

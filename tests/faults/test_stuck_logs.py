@@ -1,4 +1,4 @@
-"""Nobody takes what the nodes log while the leader changes: the old leader follows, and work goes on."""
+"""Nobody reads the nodes' logs while the leader changes: the old leader follows, and work continues."""
 
 from __future__ import annotations
 

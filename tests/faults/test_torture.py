@@ -1,4 +1,4 @@
-"""The long form of the fault suite: it goes on where it stopped, and tells what it came to."""
+"""The long form of the fault suite resumes where it stopped, and reports its result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def torture(state: Path, rounds: int) -> list[str]:
 
 
 @pytest.mark.timeout(300)
-def test_torture_goes_on_where_it_stopped_and_tells_what_it_came_to(tmp_path: Path) -> None:
+def test_torture_resumes_where_it_stopped_and_reports_its_result(tmp_path: Path) -> None:
     state = tmp_path / "state" / "torture.json"
     first, line = torture(state, 1)
     assert first.startswith("kill-all: rounds 1, seed 0, ")

@@ -1,4 +1,4 @@
-"""The volumes of all nodes, copied at one moment, make the cluster again with everything acknowledged by then."""
+"""Copies of all nodes' volumes from one moment make the cluster again, with everything acknowledged by then."""
 
 from __future__ import annotations
 

@@ -10,13 +10,13 @@ from served_gateway import Served, serving
 
 @pytest.fixture(params=["inside", "apart"])
 async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
-    """A running gateway: with what answers its calls in its process, and with it behind a call stream."""
+    """A running gateway, with its dispatcher in the process and behind a call stream."""
     async with serving(apart=request.param == "apart") as running:
         yield running
 
 
 @pytest.fixture
 async def served_inside() -> AsyncIterator[Served]:
-    """A running gateway with what answers its calls in its process."""
+    """A running gateway with its dispatcher in the process."""
     async with serving() as running:
         yield running

@@ -1,4 +1,4 @@
-"""A gateway that serves on a port of its own, with a small queue behind it: in its process, or over a call stream."""
+"""A gateway on a port of its own in front of a small queue, in its process or over a call stream."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Served:
 async def serving(
     allowed_hosts: frozenset[str] | None = None, *, apart: bool = False, cors_origins: Sequence[str] = ()
 ) -> AsyncIterator[Served]:
-    """Serves a gateway while the block runs; `apart`: what answers its calls is reached over a call stream."""
+    """Serves a gateway during the block; `apart`: over a call stream to its dispatcher."""
     double = TaskDouble()
     async with AsyncExitStack() as stack:
         stack.callback(double.released.set)

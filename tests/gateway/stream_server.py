@@ -1,4 +1,4 @@
-"""A gRPC server whose call streams and reflection lead to something that answers calls, and the way to it."""
+"""A gRPC server whose call streams and reflection lead to a dispatcher, and a gateway's connection to it."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class StreamServer:
         await self._server.stop(0)
 
     async def drain(self) -> None:
-        """Stops as a server does that is told to: open calls are answered first."""
+        """Stops gracefully: open calls are answered first."""
         self.streams.end()
         await self._server.stop(10)
 
@@ -119,7 +119,7 @@ class StreamServer:
 async def remote(
     *addresses: str, retry_seconds: float = RETRY_SECONDS
 ) -> AsyncIterator[tuple[Schema, RemoteDispatcher]]:
-    """Yields what the first server serves and a dispatcher that uses all of them."""
+    """Yields the schema of the first server and a dispatcher that uses all of them."""
     async with open_channel(addresses[0]) as channel:
         schema = await read_schema(channel)
     dispatcher = RemoteDispatcher(addresses, schema.pool, schema.services, SECRET, retry_seconds)

@@ -1,4 +1,4 @@
-"""A queue in a few lines behind the gateway's seam: enough of the services to answer what the gateway asks."""
+"""A small queue behind the gateway's dispatcher interface: enough of the services to answer the tests' calls."""
 
 from __future__ import annotations
 

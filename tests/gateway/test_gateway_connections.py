@@ -1,4 +1,4 @@
-"""Connections: clients that leave, that are slow, that send too much; and a server that starts and stops."""
+"""Connections: clients that leave, are slow or send too much; a server that starts and stops."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ async def test_client_that_leaves_while_sending_is_noted(served: Served) -> None
     assert served.double.calls == []
 
 
-async def test_call_over_its_time_is_cancelled_and_told(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_call_beyond_its_timeout_is_cancelled_and_reported(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(routes, "CALL_SECONDS", 0.1)
     served.double.hold = True
     answer = await served.http.post("/v1/codeq/tasks/claim", json={})
@@ -63,7 +65,7 @@ async def test_call_over_its_time_is_cancelled_and_told(served: Served, monkeypa
 
 
 @pytest.mark.parametrize(("path", "limit"), [("/v1/codeq/tasks", MIB), ("/v1/codeq/tasks/batch", 8 * MIB)])
-async def test_announced_body_over_the_limit_is_refused_before_it_is_sent(
+async def test_announced_body_over_the_limit_is_rejected_before_it_is_sent(
     served: Served, path: str, limit: int
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
@@ -78,7 +80,7 @@ async def test_announced_body_over_the_limit_is_refused_before_it_is_sent(
     writer.close()
 
 
-async def test_each_refused_body_is_dropped_by_itself(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_rejected_body_is_dropped_by_itself(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     size = routes.BODY_BYTES_MAX + 1
     monkeypatch.setattr(connection, "DISCARD_BYTES_MAX", size)
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
@@ -89,7 +91,7 @@ async def test_each_refused_body_is_dropped_by_itself(served: Served, monkeypatc
     writer.close()
 
 
-async def test_body_of_unknown_length_is_refused_at_the_limit(served: Served) -> None:
+async def test_body_of_unknown_length_is_rejected_at_the_limit(served: Served) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
     piece = b"10000\r\n" + b" " * 65536 + b"\r\n"
@@ -102,13 +104,13 @@ async def test_body_of_unknown_length_is_refused_at_the_limit(served: Served) ->
 
 
 @pytest.mark.parametrize(("extra", "status"), [(0, 202), (1, 413)])
-async def test_body_at_the_limit_is_taken(served: Served, extra: int, status: int) -> None:
+async def test_body_at_the_limit_is_accepted(served: Served, extra: int, status: int) -> None:
     body = b'{"command":"c","payload":1}'
     body += b" " * (routes.BODY_BYTES_MAX + extra - len(body))
     assert (await served.http.post("/v1/codeq/tasks", content=body)).status_code == status
 
 
-async def test_bodies_on_their_way_are_bounded_together(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bodies_in_flight_share_one_limit(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     body = b'{"command":"c"' + b" " * 200_000 + b"}"
     monkeypatch.setattr(bodies, "HELD_BYTES_MAX", 100_000)
     first, writer = await asyncio.open_connection("127.0.0.1", served.port)
@@ -146,20 +148,20 @@ async def test_requests_sent_together_are_answered_in_order(served: Served) -> N
     writer.close()
 
 
-async def test_bytes_that_are_no_request_are_refused_and_the_connection_ends(served: Served) -> None:
+async def test_bytes_that_are_not_a_request_are_rejected_and_the_connection_ends(served: Served) -> None:
     answer = await served.exchange(b"\x16\x03\x01 hello\r\n\r\n")
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert json.loads(body)["reason"] == "INVALID_BODY"
 
 
-async def test_head_without_end_is_refused(served: Served) -> None:
+async def test_head_without_end_is_rejected(served: Served) -> None:
     start = b"GET /healthz HTTP/1.1\r\nX-Long: "
     answer = await served.exchange(start + b"x" * (request_parser.HEAD_BYTES_MAX + 1 - len(start)))
     assert answer.startswith(b"HTTP/1.1 431 ")
 
 
-async def test_too_many_headers_are_refused(served: Served) -> None:
+async def test_too_many_headers_are_rejected(served: Served) -> None:
     headers = b"X: y\r\n" * (heads.HEADERS_MAX + 1)
     assert (await served.exchange(b"GET /healthz HTTP/1.1\r\n%b\r\n" % headers)).startswith(b"HTTP/1.1 431 ")
 
@@ -182,7 +184,7 @@ async def test_connection_without_a_request_ends_in_time(
         b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{",
     ],
 )
-async def test_request_that_does_not_end_in_time_is_told_and_ends_the_connection(
+async def test_request_that_is_incomplete_in_time_gets_408_and_ends_the_connection(
     served: Served, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
     monkeypatch.setattr(connection, "REQUEST_SECONDS", 0.1)
@@ -222,7 +224,7 @@ async def bounded(served: Served) -> AsyncIterator[tuple[GatewayServer, int]]:
     await server.stop(1)
 
 
-async def test_over_the_bound_who_has_shown_a_token_stays_and_the_new_one_is_closed(served: Served) -> None:
+async def test_authenticated_connections_stay_at_the_limit_and_the_new_one_is_closed(served: Served) -> None:
     async with bounded(served) as (_, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(CREATE)
@@ -237,7 +239,7 @@ async def test_over_the_bound_who_has_shown_a_token_stays_and_the_new_one_is_clo
 
 
 @pytest.mark.parametrize("said", [b"", HEALTH, CREATE[:-1], b"GET /nowhere HTTP/1.1\r\nHost: h\r\n\r\n"])
-async def test_over_the_bound_a_stranger_makes_room(served: Served, said: bytes) -> None:
+async def test_stranger_is_evicted_at_the_limit(served: Served, said: bytes) -> None:
     async with bounded(served) as (server, port):
         stranger, first = await asyncio.open_connection("127.0.0.1", port)
         await until(lambda: server.connections == 1)
@@ -254,7 +256,7 @@ async def test_over_the_bound_a_stranger_makes_room(served: Served, said: bytes)
         writer.close()
 
 
-async def test_over_the_bound_a_call_that_runs_keeps_its_connection(served: Served) -> None:
+async def test_running_call_keeps_its_connection_at_the_limit(served: Served) -> None:
     served.double.hold = True
     async with bounded(served) as (_, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -278,7 +280,7 @@ async def test_head_that_is_never_finished_is_not_counted_among_bodies(served: S
     assert served.server.gateway.bodies.held == 0
 
 
-async def test_requests_that_are_refused_one_after_the_other_let_others_have_their_turn(served: Served) -> None:
+async def test_rejected_requests_in_a_row_let_other_connections_have_their_turn(served: Served) -> None:
     count = 500
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     reading = asyncio.create_task(reader.read(-1))
@@ -327,14 +329,14 @@ async def test_stop_ends_idle_connections_at_once(served: Served) -> None:
     await served.server.stop(1)  # a second time does nothing
 
 
-async def test_port_in_use_is_told_by_its_address(served: Served) -> None:
+async def test_port_in_use_is_reported_by_its_address(served: Served) -> None:
     other = GatewayServer(served.server.gateway, "127.0.0.1", served.port)
     with pytest.raises(OSError, match=f"127.0.0.1:{served.port}"):
         await other.start()
     await other.stop(1)
 
 
-async def test_host_without_address_is_told() -> None:
+async def test_host_without_address_is_reported() -> None:
     with pytest.raises(OSError, match=r"nowhere\.invalid:0"):
         await GatewayServer(None, "nowhere.invalid", 0).start()  # type: ignore[arg-type]  # fails before it serves
 

@@ -1,4 +1,4 @@
-"""Web pages of other origins: what a browser is told, for origins that are named and for others."""
+"""CORS: replies to web pages of allowed and of other origins."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_preflight_of_a_named_origin_tells_what_it_may(named: Served, orig
     assert named.double.calls == []
 
 
-async def test_replies_to_a_named_origin_may_be_read_refusals_too(named: Served) -> None:
+async def test_replies_to_a_named_origin_may_be_read_rejections_too(named: Served) -> None:
     page = {"Origin": PAGE}
     made = await named.http.post(TASKS, json={"command": "c"}, headers=page)
     refused = await named.http.post(TASKS, json={"no": 1}, headers=page)
@@ -58,7 +58,7 @@ async def test_replies_to_a_named_origin_may_be_read_refusals_too(named: Served)
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "null", "https://console.example:8443", "http://console.example", "*", ""]
 )
-async def test_other_origins_are_told_nothing(named: Served, origin: str) -> None:
+async def test_other_origins_get_no_cors_headers(named: Served, origin: str) -> None:
     asked = await named.http.options(TASKS, headers={"Origin": origin, **ASKED})
     got = await named.http.get("/healthz", headers={"Origin": origin})
     assert (asked.status_code, got.status_code) == (204, 200)
@@ -66,7 +66,7 @@ async def test_other_origins_are_told_nothing(named: Served, origin: str) -> Non
     assert got.headers["vary"] == "Origin"
 
 
-async def test_nothing_is_told_where_no_origin_is_named(served: Served) -> None:
+async def test_no_cors_headers_are_sent_without_configured_origins(served: Served) -> None:
     asked = await served.http.options(TASKS, headers={"Origin": PAGE, **ASKED})
     got = await served.http.get("/healthz", headers={"Origin": PAGE})
     assert (asked.status_code, _told(asked), _told(got)) == (204, {}, {})

@@ -1,4 +1,4 @@
-"""What HTTP clients see where another server leads, and how they ask for reads that may be behind."""
+"""Replies to HTTP clients while another server leads, and stale reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEADER = {"leader": "node-2", "leaderHttp": "http://node-2:8080", "leaderGrpc": 
 
 @pytest.fixture
 async def following(served_inside: Served) -> AsyncIterator[Served]:
-    """A gateway whose server does not lead."""
+    """A gateway with a server that does not lead."""
     served_inside.double.failure = CallFailed(error_pb2.ERROR_REASON_NOT_LEADER, "node-2 leads", (), 1, LEADER)
     return served_inside
 
@@ -57,14 +57,14 @@ async def test_unknown_leader_is_waited_for(served_inside: Served) -> None:
 
 
 @pytest.mark.parametrize(("sent", "forward"), [(None, False), ("0", False), ("1", True)])
-async def test_wish_to_forward_is_passed_on(served_inside: Served, sent: str | None, *, forward: bool) -> None:
+async def test_forward_header_is_passed_on(served_inside: Served, sent: str | None, *, forward: bool) -> None:
     headers = {} if sent is None else {"X-CodeQ-Forward": sent}
     await served_inside.http.post(TASKS, json={"command": "A"}, headers=headers)
     assert served_inside.double.calls[0].forward is forward
 
 
 @pytest.mark.parametrize("sent", ["", "yes", "2"])
-async def test_wish_to_forward_that_is_malformed_is_refused(served: Served, sent: str) -> None:
+async def test_malformed_forward_header_is_rejected(served: Served, sent: str) -> None:
     answer = await served.http.post(TASKS, json={"command": "A"}, headers={"X-CodeQ-Forward": sent})
     assert (answer.status_code, answer.json()["details"][0]["field"]) == (400, "X-CodeQ-Forward")
     assert served.double.calls == []
@@ -88,7 +88,7 @@ async def test_reads_may_be_behind_and_say_so(served: Served, target: str) -> No
 @pytest.mark.parametrize(
     "query", ["consistency=", "consistency=strong", "consistency=stale&consistency=stale", "%63onsistency=x"]
 )
-async def test_unknown_consistency_is_refused_by_name(served: Served, query: str) -> None:
+async def test_unknown_consistency_is_rejected_by_name(served: Served, query: str) -> None:
     answer = await served.http.get(f"{TASKS}/t1?{query}")
     assert (answer.status_code, answer.json()["details"][0]["field"]) == (400, "consistency")
     assert served.double.calls == []

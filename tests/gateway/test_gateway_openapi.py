@@ -1,4 +1,4 @@
-"""The OpenAPI document tells the REST form that the gateway serves."""
+"""The OpenAPI document describes the REST API that the gateway serves."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_replies_have_their_statuses() -> None:
     assert "TASK_NOT_FOUND" in SCHEMAS["Error"]["properties"]["reason"]["enum"]
 
 
-def test_calls_tell_what_they_take_where_another_server_leads() -> None:
+def test_calls_are_rejected_with_the_leader_where_another_server_leads() -> None:
     reads, writes = (
         {parameter["name"] for parameter in DOCUMENT["paths"][path][method]["parameters"]}
         for path, method in (("/v1/codeq/tasks/{task_id}", "get"), ("/v1/codeq/tasks", "post"))
@@ -167,7 +167,7 @@ def test_no_enum_has_a_value_that_is_never_there() -> None:
         assert "UNSPECIFIED" not in schema.get("enum", [])
 
 
-def test_needed_names_and_bodies_are_those_without_which_the_server_refuses() -> None:
+def test_needed_names_and_bodies_are_those_without_which_the_server_rejects() -> None:
     required = {
         described["operationId"]: described["requestBody"]["required"]
         for path in DOCUMENT["paths"].values()
@@ -186,7 +186,7 @@ def test_needed_names_and_bodies_are_those_without_which_the_server_refuses() ->
     assert SCHEMAS["NewArtifact"]["required"] == ["name"]
 
 
-def test_a_task_leads_to_the_calls_that_take_its_id() -> None:
+def test_task_links_to_the_calls_that_take_its_id() -> None:
     for path, status in (("/v1/codeq/tasks", "202"), ("/v1/codeq/tasks/claim", "200")):
         links = DOCUMENT["paths"][path]["post"]["responses"][status]["links"]
         assert links["SubmitResult"]["operationId"] == "TaskService_SubmitResult"
@@ -205,12 +205,12 @@ async def test_integer_may_be_written_as_any_number_of_that_value(served: Served
 
 
 @pytest.mark.parametrize("number", ["2.5", "1e10", "-2147483649", "2147483648.0"])
-async def test_number_that_is_no_integer_of_its_size_is_refused(served: Served, number: str) -> None:
+async def test_number_beyond_its_integer_type_is_rejected(served: Served, number: str) -> None:
     answer = await served.http.post("/v1/codeq/tasks", content=f'{{"command":"A","priority":{number}}}')
     assert (answer.status_code, answer.json()["details"][0]["field"]) == (400, "priority")
 
 
-def test_words_speak_of_fields_by_their_names_in_json() -> None:
+def test_error_texts_use_the_json_names_of_fields() -> None:
     run_at = SCHEMAS["TaskSpec"]["properties"]["runAt"]["description"]
     assert "delaySeconds" in run_at
     for described in _objects(DOCUMENT):

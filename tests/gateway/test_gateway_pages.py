@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from served_gateway import Served
 
 
-async def test_health_is_told_without_a_token(served: Served) -> None:
+async def test_health_is_reported_without_a_token(served: Served) -> None:
     answer = await served.http.get("/healthz")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as the connection speaks it: order, framing, malformed requests, and clients that close one side."""
+"""HTTP/1.1 on one connection: order, framing, malformed requests, and clients that close one side."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _create(command: str) -> bytes:
 
 
 def _replies(answer: bytes) -> list[tuple[int, dict[str, str], bytes]]:
-    """Returns status, headers and body of every reply in what a connection sent."""
+    """Returns status, headers and body of every reply in the bytes of a connection."""
     replies = []
     while answer:
         head, found, answer = answer.partition(b"\r\n\r\n")
@@ -44,7 +44,7 @@ def _replies(answer: bytes) -> list[tuple[int, dict[str, str], bytes]]:
 
 
 class _Recorder(asyncio.Transport):
-    """Keeps what is written to it."""
+    """Records what is written to it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ async def test_one_request_at_most_is_read_before_its_turn(served: Served) -> No
     writer.write(CLAIM + HEALTH * 5_000 + LAST)
     await served.double.waiting.wait()
     (standing,) = served.server._connections
-    assert len(standing._line) == 2
+    assert len(standing._pipeline) == 2
     served.double.released.set()
     replies = _replies(await asyncio.wait_for(reader.read(), 60))
     assert [status for status, _, _ in replies] == [204] + [200] * 5_001
@@ -158,14 +158,14 @@ async def test_trailers_are_no_headers_of_the_next_request(served: Served) -> No
         CREATE_HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}zz",
     ],
 )
-async def test_malformed_request_is_refused_and_ends_the_connection(served: Served, request_bytes: bytes) -> None:
+async def test_malformed_request_is_rejected_and_ends_the_connection(served: Served, request_bytes: bytes) -> None:
     (status, headers, body), *others = _replies(await served.exchange(request_bytes + HEALTH))
     assert (status, headers["connection"], json.loads(body)["reason"]) == (400, "close", "INVALID_BODY")
     assert others == []
     assert served.double.calls == []
 
 
-async def test_malformed_bytes_after_a_request_are_refused_in_their_turn(served: Served) -> None:
+async def test_malformed_bytes_after_a_request_are_rejected_in_their_turn(served: Served) -> None:
     served.double.hold = True
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(CLAIM + b"nonsense\r\n\r\n")
@@ -175,7 +175,7 @@ async def test_malformed_bytes_after_a_request_are_refused_in_their_turn(served:
     writer.close()
 
 
-async def test_what_follows_a_last_request_is_not_heard(served: Served) -> None:
+async def test_input_after_the_last_request_is_ignored(served: Served) -> None:
     assert [status for status, _, _ in _replies(await served.exchange(LAST + CLAIM))] == [200]
     assert [status for status, _, _ in _replies(await served.exchange(LAST + b"nonsense\r\n\r\n"))] == [200]
     assert served.double.calls == []
@@ -194,7 +194,7 @@ async def test_connection_that_is_not_kept_is_closed_after_the_reply(served: Ser
     assert (status, headers["connection"]) == (200, "close")
 
 
-async def test_wish_for_another_protocol_is_ignored(served: Served) -> None:
+async def test_upgrade_to_another_protocol_is_ignored(served: Served) -> None:
     upgrade = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
     created = CREATE_HEAD + upgrade + b'Content-Length: 15\r\n\r\n{"command":"c"}'
     (status, headers, _), _ = _replies(await served.exchange(created + LAST))
@@ -224,13 +224,13 @@ async def test_reply_has_a_date_and_the_request_id(served: Served) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"a\tb", b"a\x80", b"a b", b"a" * 129])
-async def test_request_id_that_is_no_token_is_not_echoed(served: Served, sent: bytes) -> None:
+async def test_malformed_request_id_is_not_echoed(served: Served, sent: bytes) -> None:
     get = b"GET /healthz HTTP/1.1\r\nHost: h\r\nX-Request-Id: %b\r\nConnection: close\r\n\r\n" % sent
     ((status, headers, _),) = _replies(await served.exchange(get))
     assert (status, len(headers["x-request-id"])) == (200, 32)
 
 
-async def test_client_that_closed_its_side_gets_the_reply_that_comes_soon(
+async def test_client_that_closed_its_side_gets_a_reply_that_is_ready_soon(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "HALF_CLOSED_SECONDS", 10)
@@ -238,7 +238,7 @@ async def test_client_that_closed_its_side_gets_the_reply_that_comes_soon(
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(_create("c"))
     writer.write_eof()
-    await until(lambda: any(c._is_deaf for c in served.server._connections))
+    await until(lambda: any(c._ignores_input for c in served.server._connections))
     served.double.released.set()
     ((status, headers, _),) = _replies(await asyncio.wait_for(reader.read(), 10))
     assert (status, headers["connection"]) == (202, "close")
@@ -258,7 +258,7 @@ async def test_client_that_closed_its_side_is_not_waited_for(served: Served) -> 
     writer.close()
 
 
-async def test_client_that_closed_its_side_within_a_request_is_left(served: Served) -> None:
+async def test_client_that_closed_its_side_within_a_request_is_disconnected(served: Served) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(CREATE_HEAD + b"Content-Length: 9\r\n\r\n{")
     writer.write_eof()
@@ -267,7 +267,7 @@ async def test_client_that_closed_its_side_within_a_request_is_left(served: Serv
     writer.close()
 
 
-async def test_bytes_that_come_one_by_one_do_not_keep_a_connection(
+async def test_bytes_that_arrive_one_by_one_do_not_keep_a_connection_open(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "REQUEST_SECONDS", 0.2)
@@ -297,7 +297,7 @@ async def test_idle_connection_is_closed(served: Served, monkeypatch: pytest.Mon
     writer.close()
 
 
-async def test_trailer_without_end_is_refused(served: Served) -> None:
+async def test_trailer_without_end_is_rejected(served: Served) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(CREATE_HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX-T: ")
     for _ in range(8):
@@ -309,7 +309,7 @@ async def test_trailer_without_end_is_refused(served: Served) -> None:
     writer.close()
 
 
-async def test_client_that_does_not_read_is_answered_no_further(
+async def test_client_that_does_not_read_gets_no_further_replies(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "IDLE_SECONDS", 1.0)
@@ -338,7 +338,7 @@ async def test_client_that_reads_slowly_gets_every_reply(served: Served) -> None
     writer.close()
 
 
-async def test_refusal_of_a_body_is_read_by_who_closes_after_it(served: Served) -> None:
+async def test_rejection_of_a_body_reaches_a_client_that_closes_after_it(served: Served) -> None:
     size = routes.BODY_BYTES_MAX + 1
     head = CREATE_HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)

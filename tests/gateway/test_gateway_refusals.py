@@ -1,4 +1,4 @@
-"""Bad requests: each is refused by name, and reaches no service."""
+"""Malformed requests: the error names the field and says what it takes; no service is called."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ TASKS = "/v1/codeq/tasks"
 RESULT = "/v1/codeq/tasks/t1/result"
 BATCH = "/v1/codeq/tasks/batch"
 QUEUES = "/v1/codeq/admin/queues"
+CLAIM = "/v1/codeq/tasks/claim"
 
 
 @pytest.mark.parametrize(
@@ -38,9 +39,9 @@ QUEUES = "/v1/codeq/admin/queues"
         (TASKS, b'{"payload":{"\xc3":1}}', "payload"),
         (BATCH, b'{"tasks":[{"command":"c"}],"tasks":[{"command":"c"}]}', "tasks"),
         (BATCH, b'{"tasks":[{"command":"c"}],"task\\u0073":[{"command":"c"}]}', "tasks"),
-        ("/v1/codeq/tasks/claim", b'{"commands":["a"],"command\\u0073":["b"]}', "commands"),
-        ("/v1/codeq/tasks/claim", b'{"commands":[' + b",".join([b'"a"'] * 257) + b"]}", "commands"),
-        ("/v1/codeq/tasks/claim", b'{"commands":[' + b",".join([b'"a"'] * 5000) + b"]}", "commands"),
+        (CLAIM, b'{"commands":["a"],"command\\u0073":["b"]}', "commands"),
+        (CLAIM, b'{"commands":[' + b",".join([b'"a"'] * 257) + b"]}", "commands"),
+        (CLAIM, b'{"commands":[' + b",".join([b'"a"'] * 5000) + b"]}", "commands"),
         (RESULT, b'{"status":"DONE"}', "status"),
         (RESULT, b'{"status":"UNSPECIFIED"}', "status"),
         (RESULT, b'{"status":"TASK_STATUS_COMPLETED"}', "status"),
@@ -51,8 +52,8 @@ QUEUES = "/v1/codeq/admin/queues"
         (RESULT, b'{"leaseToken":"18446744073709551616"}', "leaseToken"),
         (RESULT, b'{"leaseToken":18446744073709551616}', "leaseToken"),
         (RESULT, b'{"taskId":"t2"}', "taskId"),
-        ("/v1/codeq/tasks/claim", b'{"commands":"c"}', "commands"),
-        ("/v1/codeq/tasks/claim", b'{"commands":["a",null]}', "commands[1]"),
+        (CLAIM, b'{"commands":"c"}', "commands"),
+        (CLAIM, b'{"commands":["a",null]}', "commands[1]"),
         (BATCH, b'{"tasks":{}}', "tasks"),
         (BATCH, b'{"atomic":true,"tasks":[{},{"colour":1}]}', "tasks[1].colour"),
         (BATCH, b'{"atomic":true,"tasks":[{"priority":"x"}]}', "tasks[0].priority"),
@@ -68,6 +69,44 @@ async def test_malformed_field_is_named(served: Served, path: str, body: bytes, 
     assert [detail["field"] for detail in refused["details"]] == [field]
     assert refused["details"][0]["description"]
     assert served.double.calls == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "error"),
+    [
+        (TASKS, '{"command":5}', "command: must be text"),
+        (TASKS, '{"priority":"x"}', "priority: must be a whole number from 0 to 9"),
+        (TASKS, '{"priority":0.5}', "priority: must be a whole number from 0 to 9"),
+        (TASKS, '{"runAt":"soon"}', "runAt: must be a time with a time zone, such as 2030-01-31T12:00:00Z"),
+        (BATCH, '{"tasks":{}}', "tasks: must be a list"),
+        (BATCH, '{"atomic":true,"tasks":[5]}', "tasks[0]: must be an object"),
+        (BATCH, '{"atomic":"yes"}', "atomic: must be true or false"),
+        (f"{CLAIM}/batch", '{"commands":["a",5]}', "commands[1]: must be text"),
+        ("/v1/codeq/tasks/t1/nack", '{"delaySeconds":"x"}', "delaySeconds: must be a whole number, 0 or more"),
+        (RESULT, '{"status":"DONE"}', "status: must be COMPLETED or FAILED"),
+        (RESULT, '{"leaseToken":"x"}', "leaseToken: must be a whole number from 0 to 18446744073709551615"),
+        (RESULT, '{"artifacts":[{"name":"a","contentBase64":"*"}]}', "artifacts[0].contentBase64: must be base64"),
+        (f"{QUEUES}/c/dlq/redrive", '{"status":"x"}', "status: must be FAILED, DLQ or CANCELLED"),
+        (TASKS, "[]", "the body must be one JSON object"),
+        (TASKS, "{,}", "the body is not valid JSON: object keys must be strings (byte 1)"),
+    ],
+)
+async def test_error_says_what_the_field_takes(served_inside: Served, path: str, body: str, error: str) -> None:
+    answer = await served_inside.http.post(path, content=body, headers=JSON)
+    assert answer.json()["error"] == error
+
+
+@pytest.mark.parametrize(
+    ("query", "error"),
+    [
+        ("pageSize=x", "pageSize: must be a whole number from 0 to 500"),
+        ("pageSize=1&pageSize=2", "pageSize: must not be given more than once"),
+        ("status=x", "status: must be PENDING, SCHEDULED, CLAIMED, COMPLETED, FAILED, DLQ or CANCELLED"),
+    ],
+)
+async def test_error_says_what_the_parameter_takes(served_inside: Served, query: str, error: str) -> None:
+    answer = await served_inside.http.get(f"{TASKS}?{query}")
+    assert answer.json()["error"] == error
 
 
 @pytest.mark.parametrize(
@@ -92,31 +131,31 @@ async def test_malformed_field_is_named(served: Served, path: str, body: bytes, 
         b'{"payload":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     ],
 )
-async def test_broken_json_is_refused(served: Served, body: bytes) -> None:
+async def test_broken_json_is_rejected(served: Served, body: bytes) -> None:
     answer = await served.http.post(TASKS, content=body, headers=JSON)
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_BODY")
     assert answer.json()["details"] == []
     assert served.double.calls == []
 
 
-async def test_broken_json_in_an_ignored_field_is_refused(served: Served) -> None:
+async def test_broken_json_in_an_ignored_field_is_rejected(served: Served) -> None:
     answer = await served.http.post(RESULT, content=b'{"workerId":nope}')
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_BODY")
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/json2", "x"])
-async def test_content_type_other_than_json_is_refused(served: Served, content_type: str) -> None:
+async def test_content_type_other_than_json_is_rejected(served: Served, content_type: str) -> None:
     answer = await served.http.post(TASKS, content=b"{}", headers={"content-type": content_type})
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_BODY")
 
 
-async def test_json_in_another_charset_is_refused(served: Served) -> None:
+async def test_json_in_another_charset_is_rejected(served: Served) -> None:
     answer = await served.http.post(TASKS, content=b"{}", headers={"content-type": "application/json; charset=latin-1"})
     assert answer.json()["reason"] == "INVALID_BODY"
 
 
 @pytest.mark.parametrize("value", ["gzip", ""])
-async def test_body_that_is_packed_is_refused(served: Served, value: str) -> None:
+async def test_compressed_body_is_rejected(served: Served, value: str) -> None:
     head = f"POST {TASKS} HTTP/1.1\r\nhost: h\r\ncontent-encoding: {value}\r\nconnection: close\r\n\r\n".encode()
     answer = await served.exchange(head)
     assert answer.startswith(b"HTTP/1.1 400 ")
@@ -126,7 +165,7 @@ async def test_body_that_is_packed_is_refused(served: Served, value: str) -> Non
 
 
 @pytest.mark.parametrize("header", ["Authorization", "Content-Type", "Host", "Idempotency-Key"])
-async def test_header_that_is_given_twice_is_refused(served: Served, header: str) -> None:
+async def test_header_that_is_given_twice_is_rejected(served: Served, header: str) -> None:
     head = f"POST {TASKS} HTTP/1.1\r\n{header}: application/json\r\n{header.upper()}: other\r\n\r\n"
     answer = await served.exchange(head.encode())
     assert answer.startswith(b"HTTP/1.1 400 ")
@@ -144,7 +183,7 @@ async def test_header_that_is_given_twice_is_refused(served: Served, header: str
         'application/json;charset="utf-8"',
     ],
 )
-async def test_json_content_types_are_taken(served: Served, content_type: str | None) -> None:
+async def test_json_content_types_are_accepted(served: Served, content_type: str | None) -> None:
     headers = {} if content_type is None else {"content-type": content_type}
     assert (await served.http.post(TASKS, content=b'{"command":"c"}', headers=headers)).status_code == 202
 
@@ -171,13 +210,13 @@ async def test_malformed_query_parameter_is_named(served: Served, query: str, fi
     assert served.double.calls == []
 
 
-async def test_query_of_an_operation_without_parameters_is_refused(served: Served) -> None:
+async def test_query_of_an_operation_without_parameters_is_rejected(served: Served) -> None:
     answer = await served.http.post(f"{TASKS}?priority=5", json={"command": "c"})
     assert answer.json()["details"][0]["field"] == "priority"
 
 
 @pytest.mark.parametrize("sent", [b"other", b"k\xff"])
-async def test_idempotency_key_header_that_differs_from_the_body_is_refused_by_name(
+async def test_idempotency_key_header_that_differs_from_the_body_is_rejected_by_name(
     served: Served, sent: bytes
 ) -> None:
     body = {"command": "c", "idempotencyKey": "k"}
@@ -188,19 +227,19 @@ async def test_idempotency_key_header_that_differs_from_the_body_is_refused_by_n
 
 
 @pytest.mark.parametrize("path", [RESULT, f"{TASKS}/claim"])
-async def test_idempotency_key_header_of_an_operation_that_takes_none_is_refused(served: Served, path: str) -> None:
+async def test_idempotency_key_header_of_an_operation_that_takes_none_is_rejected(served: Served, path: str) -> None:
     answer = await served.http.post(path, json={}, headers={"Idempotency-Key": "k"})
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_FIELD")
     assert answer.json()["details"][0]["field"] == "Idempotency-Key"
     assert served.double.calls == []
 
 
-async def test_body_of_an_operation_without_one_is_refused(served: Served) -> None:
+async def test_body_of_an_operation_without_one_is_rejected(served: Served) -> None:
     answer = await served.http.request("GET", f"{TASKS}/t1", content=b"{}")
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_BODY")
 
 
-async def test_path_that_is_not_utf8_is_refused(served: Served) -> None:
+async def test_path_that_is_not_utf8_is_rejected(served: Served) -> None:
     answer = await served.http.get(f"{TASKS}/%FF")
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_FIELD")
 
@@ -208,7 +247,7 @@ async def test_path_that_is_not_utf8_is_refused(served: Served) -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/v1/codeq", "/v1/codeq/tasks/", "/v1/codeq/tasks/t1/none", "/v1/codeq/Tasks", "//healthz"]
 )
-async def test_unknown_path_is_told(served: Served, path: str) -> None:
+async def test_unknown_path_is_reported(served: Served, path: str) -> None:
     answer = await served.http.get(f"http://127.0.0.1:{served.port}{path}")
     assert (answer.status_code, answer.json()["code"], answer.json()["reason"]) == (
         404,
@@ -228,7 +267,7 @@ async def test_unknown_path_is_told(served: Served, path: str) -> None:
         ("POST", "/healthz", "GET, HEAD, OPTIONS"),
     ],
 )
-async def test_wrong_method_is_told_with_the_right_ones(served: Served, method: str, path: str, allowed: str) -> None:
+async def test_wrong_method_gets_the_allowed_ones(served: Served, method: str, path: str, allowed: str) -> None:
     answer = await served.http.request(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
     if method != "HEAD":
@@ -246,7 +285,7 @@ async def test_failed_call_has_the_status_of_the_error_table(served: Served, rea
     assert answer.headers["x-request-id"] == "r1"
 
 
-async def test_retry_after_is_told_in_whole_seconds(served_inside: Served) -> None:
+async def test_retry_after_is_sent_in_whole_seconds(served_inside: Served) -> None:
     served_inside.double.failure = CallFailed(error_pb2.ERROR_REASON_DRAINING, "stopping", retry_after_seconds=1.2)
     assert (await served_inside.http.get(f"{TASKS}/t1")).headers["retry-after"] == "2"
 
@@ -267,7 +306,7 @@ async def test_violations_have_the_names_of_the_json_form(served: Served) -> Non
     assert answer.json()["details"] == [{"field": "tasks[3].runAt", "description": "early"}]
 
 
-async def test_defect_is_an_internal_error_without_its_words(served: Served) -> None:
+async def test_defect_is_an_internal_error_without_details(served: Served) -> None:
     served.double.failure = RuntimeError("the secret cause")
     answer = await served.http.get(f"{TASKS}/t1")
     assert (answer.status_code, answer.json()["reason"], answer.json()["code"]) == (500, "INTERNAL", "INTERNAL")
@@ -282,7 +321,7 @@ async def test_long_names_are_repeated_in_part(served: Served) -> None:
     assert len(answer.content) < 1_000
 
 
-async def test_other_host_names_are_refused_where_hosts_are_named() -> None:
+async def test_other_host_names_are_rejected_where_hosts_are_named() -> None:
     async with serving(allowed_hosts=frozenset({"localhost", "127.0.0.1", "[::1]"})) as served:
         for host in ("localhost", f"localhost:{served.port}", "LOCALHOST", "127.0.0.1:1", "[::1]", "[::1]:8080"):
             assert (await served.http.get("/healthz", headers={"Host": host})).status_code == 200
@@ -292,7 +331,7 @@ async def test_other_host_names_are_refused_where_hosts_are_named() -> None:
 
 
 @pytest.mark.parametrize("padding", [0, 5000])
-async def test_item_with_too_many_of_something_is_refused_by_itself(served: Served, padding: int) -> None:
+async def test_item_with_too_many_entries_is_rejected_alone(served: Served, padding: int) -> None:
     created = [(await served.http.post("/v1/codeq/tasks", json={"command": "c"})).json()["id"] for _ in range(2)]
     good = {"taskId": created[0], "status": "COMPLETED", "result": "," * padding}
     bad = {"taskId": created[1], "status": "COMPLETED", "artifacts": [{"name": f"a{n}"} for n in range(17)]}
@@ -300,4 +339,4 @@ async def test_item_with_too_many_of_something_is_refused_by_itself(served: Serv
     first, second = answer.json()["results"]
     assert (answer.status_code, first["result"]["status"]) == (200, "COMPLETED")
     assert (second["taskId"], second["error"]["reason"]) == (created[1], "INVALID_FIELD")
-    assert second["error"]["message"] == "artifacts: must contain no more than 16 item(s)"
+    assert second["error"]["message"] == "artifacts: must have at most 16 items"

@@ -1,4 +1,4 @@
-"""The gateway apart from its servers: one that leaves, one that leads, one that is not there."""
+"""A standalone gateway and its servers: one that leaves, one that leads, one that is unreachable."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_schema_is_that_of_the_server_and_its_call_service_is_not_listed(
     assert schema.pool.FindServiceByName("codeq_internal.v1.CallService").methods
 
 
-async def test_server_without_call_streams_is_refused() -> None:
+async def test_server_without_call_streams_is_rejected() -> None:
     plain = grpc.aio.server()
     port = plain.add_insecure_port("127.0.0.1:0")
     reflection.enable_server_reflection(["codeq.v1.TaskService"], plain, descriptor_pool.DescriptorPool())
@@ -87,7 +87,7 @@ async def test_server_without_call_streams_is_refused() -> None:
         await plain.stop(0)
 
 
-async def test_refusal_arrives_whole(server: tuple[TaskDouble, StreamServer]) -> None:
+async def test_rejection_arrives_whole(server: tuple[TaskDouble, StreamServer]) -> None:
     double, started = server
     double.failure = CallFailed(error_pb2.ERROR_REASON_INVALID_FIELD, "bad", [("spec.priority", "too high")])
     async with remote(started.address) as (_, dispatcher):
@@ -126,7 +126,7 @@ async def test_stale_read_is_passed_on(server: tuple[TaskDouble, StreamServer]) 
 
 
 async def test_gateway_follows_the_leader(server: tuple[TaskDouble, StreamServer]) -> None:
-    """One server is given; it names another one, which the gateway was never told of."""
+    """The configured server names another one that the gateway does not know."""
     follower, at = server
     leader = TaskDouble()
     async with StreamServer(leader) as leading, remote(at.address, retry_seconds=LONG) as (_, dispatcher):
@@ -146,7 +146,7 @@ async def test_gateway_waits_for_a_leader(server: tuple[TaskDouble, StreamServer
         assert (await answer).task.command == "A"
 
 
-async def test_leader_that_does_not_come_is_told(server: tuple[TaskDouble, StreamServer]) -> None:
+async def test_leader_that_does_not_come_is_reported(server: tuple[TaskDouble, StreamServer]) -> None:
     double, started = server
     double.failure = not_leading({})
     async with remote(started.address) as (_, dispatcher):
@@ -166,7 +166,7 @@ async def test_servers_that_name_each_other_are_asked_a_bounded_number_of_times(
     assert len(one.calls) + len(other.calls) < 20
 
 
-async def test_no_server_is_told_and_found_when_it_comes() -> None:
+async def test_no_server_is_reported_and_found_when_it_comes() -> None:
     double = TaskDouble()
     async with StreamServer(double) as first, open_channel(first.address) as channel:
         schema = await read_schema(channel)
@@ -206,7 +206,7 @@ async def test_call_whose_server_was_lost_is_repeated_only_if_that_does_no_harm(
     assert (len(first.calls), len(second.calls)) == (1, int(repeatable))
 
 
-async def test_server_that_stops_answers_what_it_has_and_the_rest_goes_elsewhere() -> None:
+async def test_stopping_server_answers_its_calls_and_later_ones_go_elsewhere() -> None:
     first, second = TaskDouble(), TaskDouble()
     first.hold = True
     other = StreamServer(second)
@@ -254,7 +254,7 @@ async def test_calls_made_while_streams_come_and_go_are_all_answered() -> None:
 
 
 async def test_stream_that_has_ended_takes_no_call(server: tuple[TaskDouble, StreamServer]) -> None:
-    """A call could come in the turn of the loop in which the stream ends; nobody would ever answer it."""
+    """A call made in the same turn of the loop as the end of its stream would never be answered."""
     _, started = server
     async with remote(started.address) as (_, dispatcher):
         await dispatcher.call(creating())
@@ -289,7 +289,7 @@ async def test_gateway_that_leaves_ends_its_calls(server: tuple[TaskDouble, Stre
     await until(lambda: len(started.streams) == 0)
 
 
-async def test_call_that_nobody_cancels_ends_at_its_time(server: tuple[TaskDouble, StreamServer]) -> None:
+async def test_uncancelled_call_ends_at_its_timeout(server: tuple[TaskDouble, StreamServer]) -> None:
     double, started = server
     double.hold = True
     async with remote(started.address) as (_, dispatcher):
@@ -298,7 +298,9 @@ async def test_call_that_nobody_cancels_ends_at_its_time(server: tuple[TaskDoubl
     assert double.cancelled == 1
 
 
-async def test_defect_is_told_to_the_server_and_not_to_the_caller(server: tuple[TaskDouble, StreamServer]) -> None:
+async def test_defect_is_logged_by_the_server_and_hidden_from_the_caller(
+    server: tuple[TaskDouble, StreamServer],
+) -> None:
     double, started = server
     double.failure = RuntimeError("the secret cause")
     async with remote(started.address) as (_, dispatcher):

@@ -1,4 +1,4 @@
-"""Halves of surrogate pairs in JSON bodies: kept in payloads, replaced in texts for people, refused elsewhere."""
+"""Unpaired surrogates in JSON bodies: kept in payloads, replaced in texts for people, rejected elsewhere."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ def said(body: bytes) -> pb.SubmitResultRequest:
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12), st.sampled_from([b'"%s"', b'{"%s":[1, "%s"]}']))
-def test_payload_with_halves_is_kept_byte_for_byte(pieces: list[bytes], form: bytes) -> None:
+def test_payload_with_unpaired_surrogates_is_kept_byte_for_byte(pieces: list[bytes], form: bytes) -> None:
     payload = form.replace(b"%s", b"".join(pieces))
     json.loads(payload)
     assert created(b'{"payload": %s, "command":"A"}' % payload).spec.payload == payload
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12))
-def test_text_for_people_has_replacement_characters_in_place_of_halves(pieces: list[bytes]) -> None:
+def test_text_for_people_has_replacement_characters_for_unpaired_surrogates(pieces: list[bytes]) -> None:
     text = b"".join(pieces)
     expected = json.loads(b'"%s"' % text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     assert said(b'{"status":"FAILED","error":"%s"}' % text).error == expected
 
 
 @pytest.mark.parametrize("name", ["command", "idempotencyKey", "taskId"])
-def test_half_in_a_name_is_refused_by_field(name: str) -> None:
+def test_unpaired_surrogate_in_a_name_is_rejected_by_field(name: str) -> None:
     with pytest.raises(CallFailed) as refused:
         created(b'{"%s":"a\\ud83d"}' % name.encode())
     assert refused.value.violations == [(name, "contains an unpaired surrogate, which is not a character")]
 
 
-def test_half_in_a_list_is_refused_with_its_place() -> None:
+def test_unpaired_surrogate_in_a_list_is_rejected_with_its_index() -> None:
     request = pb.ClaimTaskRequest()
     with pytest.raises(CallFailed) as refused:
         compile_decoder(request.DESCRIPTOR)(b'{"commands":["a","\\ud83d"]}', request)
@@ -60,7 +60,7 @@ def test_half_in_a_list_is_refused_with_its_place() -> None:
 
 
 @pytest.mark.parametrize("body", [b'{"payload":\\ud83d}', b'{"payload":"\\ud83d}', b'{"payload":"\\ud83"}', b"\\ud83d"])
-def test_half_does_not_make_malformed_json_good(body: bytes) -> None:
+def test_unpaired_surrogate_does_not_make_malformed_json_valid(body: bytes) -> None:
     with pytest.raises(CallFailed):
         created(body)
 

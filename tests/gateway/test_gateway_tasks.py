@@ -1,4 +1,4 @@
-"""The services' calls over HTTP: what a request becomes, and what an answer looks like."""
+"""Calls of the services over HTTP: requests become messages, and messages become replies."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ async def test_lease_token_is_taken_as_string_and_as_number(served: Served, toke
     assert (request.task_id, request.lease_token, request.extend_seconds) == ("t1", 2**64 - 1, 90)
 
 
-async def test_worker_id_of_any_kind_is_taken_and_dropped(served: Served) -> None:
+async def test_worker_id_of_any_kind_is_accepted_and_ignored(served: Served) -> None:
     for worker_id in (b'"w1"', b"7", b'{"a":[null]}', b"null"):
         body = b'{"status":"COMPLETED","workerId":%b}' % worker_id
         assert (await served.http.post("/v1/codeq/tasks/t1/result", content=body)).status_code == 200

@@ -1,4 +1,4 @@
-"""The transcoder on messages of every kind of field, and on rules it does not take."""
+"""Transcoding of messages with every kind of field, and of rules that are not supported."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_decoded_message_is_encoded_as_it_was(value: dict[str, object]) -> None:
     assert json.loads(ENCODE(_decoded(value))) == value
 
 
-def test_numbers_outside_their_field_are_refused() -> None:
+def test_numbers_beyond_the_range_of_their_field_are_rejected() -> None:
     cases = {
         "aInt32": 2**31,
         "aUint32": -1,
@@ -221,7 +221,7 @@ def test_bodies_with_lists_of_messages_may_be_larger() -> None:
         http_pb2.HttpRule(custom=http_pb2.CustomHttpPattern(kind="GET", path="/every")),
     ],
 )
-def test_rule_that_is_not_built_is_refused_at_start(rule: http_pb2.HttpRule) -> None:
+def test_unsupported_rule_is_rejected_at_start(rule: http_pb2.HttpRule) -> None:
     with pytest.raises(ValueError, match=r"test\."):
         _operations(ALL, rule)
 
@@ -229,7 +229,7 @@ def test_rule_that_is_not_built_is_refused_at_start(rule: http_pb2.HttpRule) -> 
 @pytest.mark.parametrize(
     "rule", [http_pb2.HttpRule(post="/every", body="a_string"), http_pb2.HttpRule(get="/x", response_body="a_time")]
 )
-def test_body_that_is_no_message_is_refused_at_start(rule: http_pb2.HttpRule) -> None:
+def test_body_that_is_no_message_is_rejected_at_start(rule: http_pb2.HttpRule) -> None:
     with pytest.raises(TypeError, match=r"test\.Every"):
         _operations(ALL, rule)
 
@@ -244,7 +244,7 @@ def test_body_that_is_no_message_is_refused_at_start(rule: http_pb2.HttpRule) ->
         ],
     ],
 )
-def test_field_without_json_form_is_refused_at_start(fields: list[Field]) -> None:
+def test_field_without_json_form_is_rejected_at_start(fields: list[Field]) -> None:
     with pytest.raises(TypeError, match="no JSON form"):
         _operations(fields, http_pb2.HttpRule(post="/every", body="*"))
 

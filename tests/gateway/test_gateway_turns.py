@@ -1,4 +1,4 @@
-"""Connections that were refused something go on when it is their turn, and nobody waits for those that are gone."""
+"""Strangers wait their turn after a rejection: in order, one request at a time, holding no memory, delaying nobody."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import asyncio
 from functools import partial
 
 import pytest
+from codeq.v1 import error_pb2
 from codeq_gateway import connections as turns
 from codeq_gateway.connection import ANSWERS_AT_ONCE_MAX
 from codeq_gateway.connections import TURNS_AT_ONCE, Connections
+from codeq_gateway.dispatch import CallFailed
 from served_gateway import Served, until
 
 BODY_BYTES = 8 * 1024 * 1024
 NEVER = 3600.0
+STRANGERS = 20
+STRANGER_BYTES = 1024 * 1024
 REFUSED = b"GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n"
 PAGE = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
 CLAIM = b"POST /v1/codeq/tasks/claim HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -21,35 +25,35 @@ CLAIM = b"POST /v1/codeq/tasks/claim HTTP/1.1\r\nHost: h\r\n\r\n"
 
 class _Open:
     def abort(self) -> None:
-        """Needs none."""
+        """Does nothing."""
 
 
 async def _next(went: asyncio.Queue[int]) -> list[int]:
-    """Returns which connections go on at the next time."""
+    """Returns the connections that continue at the next turn."""
     return [await went.get(), *(went.get_nowait() for _ in range(went.qsize()))]
 
 
-async def test_connections_take_turns_in_the_order_in_which_they_came() -> None:
+async def test_connections_take_turns_in_order_of_arrival() -> None:
     connections: Connections[_Open] = Connections()
     went: asyncio.Queue[int] = asyncio.Queue()
     for number in range(2 * TURNS_AT_ONCE):
-        connections.in_turn(_Open(), partial(went.put_nowait, number))
+        connections.wait_turn(_Open(), partial(went.put_nowait, number))
     assert went.empty()
     assert await _next(went) == list(range(TURNS_AT_ONCE))
     assert await _next(went) == list(range(TURNS_AT_ONCE, 2 * TURNS_AT_ONCE))
 
 
-async def test_connection_that_is_gone_takes_no_turn() -> None:
+async def test_closed_connection_takes_no_turn() -> None:
     connections: Connections[_Open] = Connections()
     went: asyncio.Queue[int] = asyncio.Queue()
     gone, there = _Open(), _Open()
-    connections.in_turn(gone, partial(went.put_nowait, 1))
-    connections.in_turn(there, partial(went.put_nowait, 2))
+    connections.wait_turn(gone, partial(went.put_nowait, 1))
+    connections.wait_turn(there, partial(went.put_nowait, 2))
     connections.discard(gone)
     assert await _next(went) == [2]
 
 
-async def test_refused_body_is_read_in_pieces_with_everybody_else_between_them(served: Served) -> None:
+async def test_other_clients_are_served_between_the_pieces_of_a_rejected_body(served: Served) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     head = f"POST /nothing HTTP/1.1\r\nHost: h\r\nContent-Length: {BODY_BYTES}\r\n\r\n".encode()
     sending = asyncio.create_task(_send(writer, head + bytes(BODY_BYTES)))
@@ -88,12 +92,12 @@ async def _statuses(reader: asyncio.StreamReader, count: int) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("is_known", [False, True])
-async def test_requests_behind_refused_ones_are_carried_out_once_each(served: Served, is_known: bool) -> None:
+@pytest.mark.parametrize("is_authenticated", [False, True])
+async def test_requests_behind_rejected_ones_are_executed_exactly_once(served: Served, is_authenticated: bool) -> None:
     await served.http.post("/v1/codeq/tasks", json={"command": "c"})
     await served.http.post("/v1/codeq/tasks", json={"command": "c"})
     await served.http.post("/v1/codeq/tasks", json={"command": "c"})
-    if is_known:
+    if is_authenticated:
         reader, writer = await _met(served)
     else:
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
@@ -105,7 +109,7 @@ async def test_requests_behind_refused_ones_are_carried_out_once_each(served: Se
     writer.close()
 
 
-async def test_stranger_is_refused_one_request_a_turn(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stranger_gets_one_rejection_per_turn(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "TURN_SECONDS", 0.2)
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     began = asyncio.get_running_loop().time()
@@ -117,7 +121,7 @@ async def test_stranger_is_refused_one_request_a_turn(served: Served, monkeypatc
     writer.close()
 
 
-async def test_known_client_does_not_stand_in_line(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_authenticated_client_does_not_wait_for_turns(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "TURN_SECONDS", NEVER)
     reader, writer = await _met(served)
     size = 2 * 1024 * 1024
@@ -127,7 +131,7 @@ async def test_known_client_does_not_stand_in_line(served: Served, monkeypatch: 
     writer.close()
 
 
-async def test_page_that_says_no_is_no_refusal(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_readiness_failure_does_not_count_as_a_rejection(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "TURN_SECONDS", NEVER)
     served.is_ready[0] = False
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
@@ -136,7 +140,7 @@ async def test_page_that_says_no_is_no_refusal(served: Served, monkeypatch: pyte
     writer.close()
 
 
-async def test_end_of_a_client_in_line_is_noticed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_disconnect_of_a_waiting_client_is_noticed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "TURN_SECONDS", NEVER)
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(REFUSED)
@@ -146,7 +150,7 @@ async def test_end_of_a_client_in_line_is_noticed(served: Served, monkeypatch: p
     await until(lambda: served.server.connections == 0)
 
 
-async def test_stop_waits_for_nobody_in_line(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stop_does_not_wait_for_waiting_clients(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "TURN_SECONDS", NEVER)
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(REFUSED * 3)
@@ -155,3 +159,33 @@ async def test_stop_waits_for_nobody_in_line(served: Served, monkeypatch: pytest
     assert await _statuses(reader, 1) == [404]
     assert await asyncio.wait_for(reader.read(), 10) == b""
     writer.close()
+
+
+@pytest.mark.parametrize("when", ["by its head", "while its body arrives"])
+async def test_rejected_body_takes_no_memory_while_its_sender_waits_for_its_turn(
+    served_inside: Served, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    monkeypatch.setattr(turns, "TURN_SECONDS", NEVER)
+    rejection = CallFailed(error_pb2.ERROR_REASON_UNAUTHENTICATED, "invalid token")
+
+    async def reject() -> None:
+        raise rejection
+
+    if when == "by its head":
+        served_inside.double.refuses = rejection
+    else:
+        served_inside.double.admission = reject
+    request = b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % STRANGER_BYTES
+    writers = []
+    for _ in range(STRANGERS):
+        reader, writer = await asyncio.open_connection("127.0.0.1", served_inside.port)
+        writer.write(request + bytes(STRANGER_BYTES))
+        assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+        writers.append(writer)
+    strangers = list(served_inside.server._connections)
+    assert len(strangers) == STRANGERS
+    await until(lambda: all(one._is_waiting and not one._transport.is_reading() for one in strangers))
+    assert [one._parser.unread_bytes + sum(map(len, one._pieces)) for one in strangers] == [0] * STRANGERS
+    assert strangers[0]._gateway.bodies.held == 0
+    for writer in writers:
+        writer.close()

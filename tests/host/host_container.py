@@ -1,4 +1,4 @@
-"""Images and containers by buildah, in a folder of their own and without a daemon or namespaces of the kernel.
+"""Images and containers with buildah, in a folder of their own, without a daemon or kernel namespaces.
 
 Containers share the network of the machine, so servers in them get free ports.
 """

@@ -1,4 +1,4 @@
-"""Faults of a cluster that need root, a compiler or namespaces of the network."""
+"""Faults of a cluster that need root, a compiler or network namespaces."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ class Namespaces:
             run_command("ip", "link", "del", self._stem)
 
     def prefix(self, name: str) -> list[str]:
-        """Returns what starts a command in the namespace of a node."""
+        """Returns the prefix of a command that runs in the namespace of a node."""
         return ["ip", "netns", "exec", self._space(name)]
 
     def drop(self, rules: dict[str, list[str]]) -> None:
-        """Replaces what each node drops of what comes in: matches of nft by node."""
+        """Sets what each node drops on input, as nft matches by node."""
         for name in self.hosts:
             self._in(name, "nft", "flush", "ruleset")
             if rules.get(name):
@@ -127,13 +127,13 @@ class InNamespaces(Partition):
 
 
 class NetIsolateLeader(InNamespaces, IsolateLeader):
-    """The leader reaches nobody (namespaces)."""
+    """The leader is cut off from all other nodes (namespaces)."""
 
     name = "net-isolate-leader"
 
 
 class NetSplitOne(InNamespaces, SplitOne):
-    """One node, whichever, reaches nobody (namespaces)."""
+    """A random node is cut off from all others (namespaces)."""
 
     name = "net-split-2-1"
 
@@ -176,7 +176,7 @@ class NetLoss(InNamespaces):
 
 
 class PowerLoss(Fault):
-    """The power fails for all nodes at once: what was not synced is gone."""
+    """The power fails on all nodes at once: unsynced data is lost."""
 
     name = "power-loss"
     rounds = 30
@@ -204,7 +204,7 @@ class PowerLoss(Fault):
         self.note_gap(run, struck)
 
     def lose(self, cluster: ClusterProcess) -> None:
-        """Gives each node a disk with what it had synced."""
+        """Gives each node a disk with its synced data."""
         self._number += 1
         for name, node in cluster.nodes.items():
             disk = self._disks[name].after_power_loss(self._folder / f"disks-{self._number}" / name)
@@ -215,7 +215,7 @@ class PowerLoss(Fault):
 
 
 class PowerLossWithoutSync(PowerLoss):
-    """The same with fsync off: proves that power-loss can fail. It must lose what was acknowledged."""
+    """The same with fsync off: proves that power-loss can fail. It must lose acknowledged data."""
 
     name = "power-loss-no-fsync"
     rounds = rounds_of_run = 1
@@ -233,7 +233,7 @@ class Preloaded(Fault):
 
     @abstractmethod
     def place(self, name: str) -> dict[str, object]:
-        """Returns what is special about a node."""
+        """Returns the node's special settings."""
 
 
 class SyncError(Preloaded):

@@ -1,4 +1,4 @@
-"""A disk that forgets what was not synced: the preloaded library of power_loss.c, and the restoring of its image."""
+"""A disk that forgets unsynced data: the preloaded library of power_loss.c, and the restoration of its image."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Disk:
         }
 
     def after_power_loss(self, directory: Path) -> Disk:
-        """Returns a new disk with what was synced on this one; no process may use this one any more."""
+        """Returns a new disk with the synced content of this one, which no process may use any more."""
         disk = Disk(directory, self._library)
         self._restore((self._image / "root").read_text().strip(), disk.root)
         return disk

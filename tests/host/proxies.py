@@ -1,4 +1,4 @@
-"""nginx and HAProxy in front of a server, set up as people set them up."""
+"""nginx and HAProxy in front of a server, in their usual configurations."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def haproxy(folder: Path, server: ServerProcess) -> Iterator[Proxy]:
 
 
 def health_checks(proxy: Proxy) -> dict[str, tuple[str, str]]:
-    """Returns what HAProxy's last check of each backend found, and its state."""
+    """Returns the result of HAProxy's last check of each backend, and its state."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(os.fspath(proxy.folder / "stats"))
         connection.sendall(b"show stat\n")

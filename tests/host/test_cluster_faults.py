@@ -1,4 +1,4 @@
-"""Faults of a cluster that only root or a compiler can make: nothing acknowledged is lost, nothing ends twice."""
+"""Faults of a cluster that need root or a compiler: nothing acknowledged is lost, nothing ends twice."""
 
 from __future__ import annotations
 

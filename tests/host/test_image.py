@@ -1,4 +1,4 @@
-"""The image: built without a registry, started as the documents start it, stopped, killed and started again."""
+"""The image: built without a registry, started as documented, stopped, killed and started again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The power fails under load: what was not synced is dropped, and everything that was acknowledged is there."""
+"""The power fails under load: unsynced data is dropped, and everything acknowledged is there."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_power_fails_under_load_keeps_everything_acknowledged(tmp_path: Pa
 
 
 async def test_power_fails_under_load_without_fsync_loses_what_was_acknowledged(tmp_path: Path) -> None:
-    """Proves that the test above can fail: the same load and the same disk, only nobody syncs."""
+    """Proves that the test above can fail: the same load and disk without syncs."""
     ledger = Ledger()
     disk = Disk(tmp_path / "0", build(tmp_path))
     with ServerProcess(disk.root.parent, store=disk.root / "store", env=disk.env, flags=["--no-fsync"]) as server:

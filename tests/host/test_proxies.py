@@ -1,4 +1,4 @@
-"""Proxies of Debian in front, REST and gRPC through them; and the JDK's client as it comes."""
+"""Debian's proxies in front of REST and gRPC, and the JDK's client with its defaults."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_grpc_works_through_a_proxy(proxies: dict[str, Proxy], name: str) -> Non
         assert unknown.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_client_of_the_jdk_walks_through_every_route(server: ServerProcess, direct: list[Step]) -> None:
+def test_jdk_client_calls_every_route(server: ServerProcess, direct: list[Step]) -> None:
     need("javac")
     with program(server.http_url, JDK) as send:
         assert walk(send) == direct

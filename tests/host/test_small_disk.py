@@ -1,4 +1,4 @@
-"""A small disk that really fills up: creates are refused in time, and a write that fails loses nothing acknowledged."""
+"""A small disk that fills up: creates are rejected in time, and a failed write loses nothing acknowledged."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def until_full(server: ServerProcess, full: bool) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_nearly_full_disk_refuses_creates_until_there_is_room(tmp_path: Path, disk: Path) -> None:
+async def test_nearly_full_disk_rejects_creates_until_there_is_room(tmp_path: Path, disk: Path) -> None:
     ledger = Ledger()
     with ServerProcess(tmp_path / "server", store=disk / "store", env=RESERVE) as server:
         busy = asyncio.create_task(load(server, ledger))

@@ -1,4 +1,4 @@
-"""A create is answered only after the write-ahead log that holds it was synced: proven by the system calls."""
+"""A create is answered only after its write-ahead log is synced, as the system calls show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers that the tests of HTTP talk to: one with the gateway in its process, one with it apart."""
+"""Servers for the HTTP tests: one with the gateway in its process, one with a standalone gateway."""
 
 from __future__ import annotations
 

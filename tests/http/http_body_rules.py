@@ -1,4 +1,4 @@
-"""Rules of RFC 9110 and RFC 9112 about bodies: lengths, codings, chunks and what is expected of them."""
+"""Rules of RFC 9110 and RFC 9112 about bodies: lengths, codings, chunks and expectations."""
 
 from __future__ import annotations
 

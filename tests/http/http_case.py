@@ -1,4 +1,4 @@
-"""A rule of HTTP with a case of it: what a client may send and what the server does then."""
+"""A rule of HTTP with a test case: what a client sends and how the server reacts."""
 
 from __future__ import annotations
 

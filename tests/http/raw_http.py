@@ -1,4 +1,4 @@
-"""HTTP on bare sockets: bytes as they are, and the replies to them one by one."""
+"""HTTP on bare sockets: exact bytes, and the replies to them one by one."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def rest_of(connection: socket.socket) -> bytes:
 
 
 def read_until(connection: socket.socket, end: bytes) -> bytes:
-    """Returns what comes up to some bytes, with them."""
+    """Returns the input up to and including some bytes."""
     answer = bytearray()
     while not answer.endswith(end):
         piece = connection.recv(1)
@@ -56,7 +56,7 @@ def read_until(connection: socket.socket, end: bytes) -> bytes:
 
 
 def replies(answer: bytes, methods: Sequence[str] = ()) -> list[Reply]:
-    """Returns the replies in what a connection got.
+    """Returns the replies in the bytes of a connection.
 
     Args:
         answer: The bytes.

@@ -1,4 +1,4 @@
-"""A walk through every route of the REST API, made by whatever sends the requests."""
+"""A walk through every route of the REST API with any HTTP client."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Send = Callable[[str, str, "bytes | None"], tuple[int, bytes]]
 """Sends a request, its method, path and JSON body (None: none), and returns status and body of the reply."""
 
 Step = tuple[str, str, int, object]
-"""Method, template of the route, status and what of the reply is the same each time."""
+"""Method, template of the route, status, and the constant part of the reply."""
 
 PREFIX: Final = "/v1/codeq"
 _SHORT_LIVED: Final = frozenset(
@@ -39,7 +39,7 @@ _SHORT_LIVED: Final = frozenset(
 """Fields whose values differ from walk to walk."""
 
 _ABOUT_ALL: Final = frozenset({"/admin/queues", "/server", "/raft/status", "/cluster/topology"})
-"""Routes whose replies tell of more than one walk."""
+"""Routes whose replies include data of other walks."""
 
 
 class Walk:
@@ -146,7 +146,7 @@ class Walk:
 
 
 def _lasting(told: Any) -> Any:
-    """Returns what of a reply is the same each time."""
+    """Returns the constant part of a reply."""
     if isinstance(told, dict):
         return {key: "…" if key in _SHORT_LIVED else _lasting(value) for key, value in told.items()}
     if isinstance(told, list):

@@ -1,4 +1,4 @@
-"""Clients as they come, each as something that sends requests: programs, and libraries of Python."""
+"""Stock HTTP clients behind one interface: programs and Python libraries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JDK = ("java", str(CLIENTS / "Sender.java"))
 
 @contextmanager
 def program(url: str, command: Sequence[str]) -> Iterator[Send]:
-    """Runs a program that sends what it is told on stdin; its connections are its own matter."""
+    """Runs a program that sends requests from stdin over connections of its own."""
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""Clients as they come walk through every route, and find what bare sockets find."""
+"""Stock clients call every route and get the same replies as bare sockets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STOCK: dict[str, Callable[[str], AbstractContextManager[Send]]] = {
 
 
 @pytest.mark.parametrize("client", STOCK.values(), ids=STOCK.keys())
-def test_stock_client_walks_through_every_route(
+def test_stock_client_calls_every_route(
     server: ServerProcess, client: Callable[[str], AbstractContextManager[Send]]
 ) -> None:
     with client(server.http_url) as send:

@@ -1,4 +1,4 @@
-"""Connections over time: ends of one side, pipelines that nobody reads, and what comes in small pieces."""
+"""Connections over time: half-closes, unread pipelines, and input in small pieces."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_client_that_closes_its_side_within_a_request_gets_nothing(server: Serve
     ],
     ids=["length", "other letters", "chunks"],
 )
-def test_body_follows_when_it_is_wanted(server: ServerProcess, lines: list[bytes], body: bytes) -> None:
+def test_body_is_sent_after_100_continue(server: ServerProcess, lines: list[bytes], body: bytes) -> None:
     with connect(server.http_url) as connection:
         connection.sendall(create(*lines, body=b""))
         assert read_until(connection, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -59,7 +59,7 @@ def test_body_follows_when_it_is_wanted(server: ServerProcess, lines: list[bytes
 
 
 def test_pipeline_that_nobody_reads_is_not_taken_in(server: ServerProcess) -> None:
-    """The server stops reading: what the client can send is bounded by the buffers of the sockets."""
+    """The server stops reading: the client can send no more than the sockets' buffers hold."""
     many = request(b"GET", b"/openapi.json") * 1_000
     with connect(server.http_url) as connection:
         connection.setblocking(False)
@@ -85,7 +85,7 @@ def test_head_has_the_headers_of_get(server: ServerProcess, path: str) -> None:
     assert told[0] == told[1]
 
 
-def test_reply_to_a_broken_request_is_read_also_by_who_sends_on(server: ServerProcess) -> None:
+def test_reply_to_a_broken_request_reaches_a_client_that_goes_on_sending(server: ServerProcess) -> None:
     """A server that just closes has the system drop its reply where bytes are unread."""
     for _ in range(20):
         with connect(server.http_url) as connection:

@@ -1,4 +1,4 @@
-"""The table of HTTP's rules against a server, in one process and in two."""
+"""The table of HTTP rules against a server, with the gateway in its process and standalone."""
 
 from __future__ import annotations
 

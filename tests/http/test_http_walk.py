@@ -1,4 +1,4 @@
-"""Every route answers requests that ask for another protocol as it answers others."""
+"""Every route answers requests with an Upgrade header as it answers others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_walk_takes_every_route(server: ServerProcess, plain: list[Step]) -> Non
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
 @pytest.mark.parametrize("lines", UPGRADES.values(), ids=UPGRADES.keys())
-def test_walk_with_a_wish_for_another_protocol_is_the_same(
+def test_walk_with_an_upgrade_header_is_the_same(
     server: ServerProcess, plain: list[Step], lines: bytes, chunked: bool
 ) -> None:
     assert walk(server, sender(server.http_url, lines, chunked=chunked)) == plain

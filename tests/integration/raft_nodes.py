@@ -1,4 +1,4 @@
-"""Nodes that talk over real connections and note what they are told, and ways to disturb them."""
+"""Nodes that talk over real connections and record what they receive, and ways to disturb them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def eventually(condition: Callable[[], object], seconds: float = 15.0) -> 
 
 
 class Node:
-    """A node whose groups only take notes.
+    """A node whose groups only record messages.
 
     Attributes:
         me: Who it is.
@@ -130,7 +130,7 @@ async def connected(folder: Path, *nodes: Node, **further: Any) -> AsyncIterator
 async def raw_call(
     port: int, method: str, secret: str | None = SECRET, credentials: grpc.ChannelCredentials | None = None
 ) -> AsyncIterator[Any]:
-    """Calls a method of the transport as somebody who does not keep to what a node does."""
+    """Calls a method of the transport in a way that no node would."""
     address = f"127.0.0.1:{port}"
     options = [("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0)]
     if credentials is None:
@@ -179,7 +179,7 @@ async def refusal_of(call: Any, *frames: Any) -> tuple[grpc.StatusCode, str]:
 
 
 class Proxy:
-    """Passes bytes on between a node and those who connect to it.
+    """Forwards bytes between a node and its peers.
 
     Attributes:
         address: Where to connect.
@@ -199,7 +199,7 @@ class Proxy:
         self._flows.clear()
 
     def thaw(self) -> None:
-        """Passes on again what comes."""
+        """Resumes forwarding."""
         self._flows.set()
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Server and gateway in two processes, each of which may be lost."""
+"""Server and gateway in separate processes, either of which may be lost."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ready(server: ServerProcess) -> bool:
     return call(server, "GET", "/readyz").status_code == 200
 
 
-def test_server_that_is_lost_is_told_and_found_again(apart: ServerProcess) -> None:
+def test_lost_server_is_reported_and_found_again(apart: ServerProcess) -> None:
     created = call(apart, "POST", "/v1/codeq/tasks", {"command": "A", "payload": 1})
     assert created.status_code == 202
     os.kill(apart.pid, signal.SIGKILL)
@@ -96,7 +96,7 @@ def test_claim_of_a_gateway_that_is_lost_takes_nothing(apart: ServerProcess) -> 
     assert apart.stop() == 0
 
 
-def test_server_that_is_told_to_stop_does_not_wait_for_its_gateways(apart: ServerProcess) -> None:
+def test_server_that_is_reported_to_stop_does_not_wait_for_its_gateways(apart: ServerProcess) -> None:
     begin = time.monotonic()
     assert apart.stop() == 0
     assert time.monotonic() - begin < 8, "the grace is 10 s"

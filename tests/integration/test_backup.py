@@ -1,4 +1,4 @@
-"""A store is backed up, lives on, and is put back."""
+"""A store is backed up, changes, and is restored."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_restored_store_gives_out_nothing_twice(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
-def test_backup_and_restore_refuse_what_they_would_overwrite(tmp_path: Path) -> None:
+def test_backup_and_restore_reject_what_they_would_overwrite(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "server") as server:
         create(server, 1)
         assert run("backup", server.store, tmp_path / "b").returncode == 2
@@ -99,7 +99,7 @@ def test_backup_and_restore_refuse_what_they_would_overwrite(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("flags", [[], ["--verify"]])
-def test_verify_refuses_rows_that_contradict_each_other(tmp_path: Path, flags: list[str]) -> None:
+def test_verify_rejects_rows_that_contradict_each_other(tmp_path: Path, flags: list[str]) -> None:
     with ServerProcess(tmp_path / "server", flags=flags) as server:
         create(server, 1)
         assert server.stop() == 0

@@ -1,4 +1,4 @@
-"""Three nodes, and what clients see of who leads: at a node that follows, and behind a gateway of its own."""
+"""Three nodes as clients see them: through a follower, and behind a standalone gateway."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def log_of(store: Path) -> Path:
 
 @pytest.mark.parametrize("tail", [b"\x07torn record", bytes(4000)], ids=["torn", "zeros"])
 async def test_torn_end_of_log_opens_with_everything_acknowledged(tmp_path: Path, tail: bytes) -> None:
-    """What a cut of the power leaves of a write that nobody was told of."""
+    """The remains of an unacknowledged write after a power cut."""
     ledger = Ledger()
     with ServerProcess(tmp_path / "server") as server:
         await create_some(server, ledger)
@@ -46,7 +46,7 @@ async def test_torn_end_of_log_opens_with_everything_acknowledged(tmp_path: Path
         assert check_store(server.store)[0] == []
 
 
-async def test_flipped_bit_among_acknowledged_rows_refuses_the_start(tmp_path: Path) -> None:
+async def test_flipped_bit_among_acknowledged_rows_rejects_the_start(tmp_path: Path) -> None:
     ledger = Ledger()
     with ServerProcess(tmp_path / "server") as server:
         await create_some(server, ledger)

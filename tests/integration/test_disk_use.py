@@ -1,4 +1,4 @@
-"""The space of removed tasks comes back by itself, and nothing else goes with them."""
+"""The space of removed tasks is reclaimed, and nothing else is lost with them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def payload() -> dict[str, str]:
 
 
 @pytest.mark.timeout(180)
-def test_space_of_removed_tasks_comes_back_and_live_tasks_stay(tmp_path: Path) -> None:
+def test_space_of_removed_tasks_is_reclaimed_and_live_tasks_stay(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, env={"RETENTION_SECONDS": "1"}) as server:
         empty = size_of(server.store)
         with codeq.Producer(server.producer_addr, token=DEV_TOKEN) as producer:

@@ -1,4 +1,4 @@
-"""A server that stops does not wait for those who wait."""
+"""A stopping server does not wait for waiting clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the log tells of tasks and calls: the story of a task, in a bounded number of lines, without its contents."""
+"""The log of tasks and calls: the life of a task in a bounded number of lines, without its contents."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def claimed(client: httpx.Client, lease_seconds: int, **task: Any) -> str:
     return task_id
 
 
-def test_log_tells_the_story_of_a_task(server: ServerProcess, client: httpx.Client) -> None:
+def test_log_shows_the_life_of_a_task(server: ServerProcess, client: httpx.Client) -> None:
     task_id = claimed(client, 1, maxAttempts=2)
     until(server, lambda: bool(events(server, "lease_expired")))
     client.post(f"{TASKS}/claim", json={"commands": ["a"], "waitSeconds": 10})
@@ -73,7 +73,7 @@ def test_log_tells_the_story_of_a_task(server: ServerProcess, client: httpx.Clie
     assert DEV_TOKEN not in json.dumps(events(server))
 
 
-def test_refusals_over_rest_have_reason_task_and_tenant(server: ServerProcess, client: httpx.Client) -> None:
+def test_rejections_over_rest_have_reason_task_and_tenant(server: ServerProcess, client: httpx.Client) -> None:
     client.get(f"{TASKS}/none")
     client.post(f"{TASKS}/none/heartbeat", content=b"{")
     client.post(TASKS, json={"command": "a", "payload": 1, "taskId": "mine"})
@@ -93,7 +93,7 @@ def test_refusals_over_rest_have_reason_task_and_tenant(server: ServerProcess, c
     ]
 
 
-def test_refusals_over_grpc_have_reason_task_and_tenant(server: ServerProcess) -> None:
+def test_rejections_over_grpc_have_reason_task_and_tenant(server: ServerProcess) -> None:
     with grpc.insecure_channel(server.producer_addr) as channel:
         stub = task_service_pb2_grpc.TaskServiceStub(channel)
         with pytest.raises(grpc.RpcError):

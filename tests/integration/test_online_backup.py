@@ -1,4 +1,4 @@
-"""Backups that a server makes of itself while it serves."""
+"""Backups of a running server."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def test_backup_under_load_has_everything_acknowledged_before_and_gives_ou
                 assert (await client.artifact(task_id, "a")).content == content
 
 
-def test_backup_is_refused_where_no_folder_is_configured(tmp_path: Path) -> None:
+def test_backup_is_rejected_where_no_folder_is_configured(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "server") as server:
         answer = back_up(server, "one")
         assert (answer.status_code, answer.json()["reason"]) == (409, "BACKUP_NOT_CONFIGURED")

@@ -1,4 +1,4 @@
-"""Whatever a server, a member or an offline command writes is private, whatever umask and modes it met."""
+"""All files of servers, members and offline commands are private, regardless of umask and existing modes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPEN = ("sh", "-c", 'umask 022; exec "$@"', "sh")
 
 
 def readable(*tops: Path) -> list[str]:
-    """Returns what others than the owner may read, write or enter."""
+    """Returns the paths that users other than the owner may read, write or enter."""
     found = []
     for top in tops:
         for path in (top, *top.rglob("*")):

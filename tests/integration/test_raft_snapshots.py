@@ -53,7 +53,7 @@ async def send(sender: tuple[Node, Transport], snapshot: Snapshot, group: int = 
 
 
 def incoming(folder: Path, receiver: str = "b") -> list[Path]:
-    """Returns what lies in the receiver's folder for snapshots."""
+    """Returns the files in the receiver's folder for snapshots."""
     return sorted((folder / receiver).rglob("*"))
 
 
@@ -68,7 +68,7 @@ async def test_snapshot_comes_whole_and_leaves_nothing(tmp_path: Path, sizes: tu
         assert (transport.counters.snapshots_sent, there.counters.snapshots_received) == (1, 1)
 
 
-async def test_snapshot_transfer_that_was_cut_goes_on_where_it_broke(tmp_path: Path) -> None:
+async def test_snapshot_transfer_that_was_cut_continues_where_it_broke(tmp_path: Path) -> None:
     snapshot = make_snapshot(tmp_path / "out", SIZES)
     a, b = Node("a", 1), Node("b", 2)
     async with (
@@ -92,7 +92,7 @@ async def test_snapshot_transfer_that_was_cut_goes_on_where_it_broke(tmp_path: P
         assert incoming(tmp_path) == []
 
 
-async def test_snapshot_file_that_was_changed_is_refused_and_sent_anew(tmp_path: Path) -> None:
+async def test_snapshot_file_that_was_changed_is_rejected_and_sent_again(tmp_path: Path) -> None:
     snapshot = make_snapshot(tmp_path / "out", SIZES)
     file = snapshot.folder / "000003.sst"
     content = file.read_bytes()
@@ -177,7 +177,7 @@ async def test_snapshot_messages_pass_while_it_comes(tmp_path: Path) -> None:
         await eventually(lambda: a.sent == [(7, 2, True)])
 
 
-async def test_snapshot_sender_goes_away_what_is_whole_is_installed(tmp_path: Path) -> None:
+async def test_complete_snapshot_is_installed_after_its_sender_is_gone(tmp_path: Path) -> None:
     snapshot = make_snapshot(tmp_path / "out", SIZES)
     b = Node("b", 2)
     b.may_install.clear()
@@ -273,7 +273,7 @@ def manifest(**changes: object) -> bytes:
     ],
     ids=lambda content: repr(content[:80]),
 )
-async def test_snapshot_malformed_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
+async def test_snapshot_malformed_manifest_is_rejected(tmp_path: Path, content: bytes) -> None:
     b = Node("b", 2)
     async with started(b, settings(tmp_path / "b")) as there, raw_call(there.port, "InstallSnapshot") as call:
         code, details = await refusal_of(call, offer(content), chunk(0, 0, b"x"))
@@ -293,7 +293,7 @@ async def test_snapshot_malformed_manifest_is_refused(tmp_path: Path, content: b
         [raft_pb2.InstallSnapshotRequest()],
     ],
 )
-async def test_snapshot_part_that_is_not_asked_for_is_refused(
+async def test_snapshot_part_that_is_not_asked_for_is_rejected(
     tmp_path: Path, parts: list[raft_pb2.InstallSnapshotRequest]
 ) -> None:
     b = Node("b", 2)
@@ -303,7 +303,7 @@ async def test_snapshot_part_that_is_not_asked_for_is_refused(
 
 
 @pytest.mark.parametrize("changes", [{"to_id": 3}, {"from_id": 6}])
-async def test_snapshot_for_or_of_another_node_is_refused(tmp_path: Path, changes: dict[str, int]) -> None:
+async def test_snapshot_for_or_of_another_node_is_rejected(tmp_path: Path, changes: dict[str, int]) -> None:
     b = Node("b", 2)
     async with started(b, settings(tmp_path)) as there, raw_call(there.port, "InstallSnapshot") as call:
         code, details = await refusal_of(call, offer(manifest(), **changes))
@@ -311,14 +311,14 @@ async def test_snapshot_for_or_of_another_node_is_refused(tmp_path: Path, change
         assert (b.met_peers, b.installed) == ([], [])
 
 
-async def test_snapshot_of_another_cluster_is_refused(tmp_path: Path) -> None:
+async def test_snapshot_of_another_cluster_is_rejected(tmp_path: Path) -> None:
     b = Node("b", 2, b"another")
     async with started(b, settings(tmp_path)) as there, raw_call(there.port, "InstallSnapshot") as call:
         assert (await refusal_of(call, offer(manifest())))[0] is grpc.StatusCode.FAILED_PRECONDITION
         assert (b.met_peers, b.installed) == ([], [])
 
 
-async def test_snapshot_larger_than_what_the_disk_may_give_is_refused(tmp_path: Path) -> None:
+async def test_snapshot_larger_than_what_the_disk_may_give_is_rejected(tmp_path: Path) -> None:
     snapshot = make_snapshot(tmp_path / "out", SIZES)
     async with two_nodes(tmp_path, reserve_bytes=1 << 60) as (a, transport, b, there):
         assert not await send((a, transport), snapshot)

@@ -113,7 +113,7 @@ async def test_transport_peer_that_does_not_read_messages_are_dropped_beyond_the
 
 @asynccontextmanager
 async def _deaf_node() -> AsyncIterator[str]:
-    """Runs a node that says who it is and reads no further."""
+    """Runs a node that identifies itself and reads no further."""
 
     async def deliver(_: object, context: Any) -> None:
         await context.read()
@@ -155,7 +155,7 @@ async def test_transport_peer_falls_silent_is_noticed_and_found_again(tmp_path: 
         await eventually(lambda: (1, b"hello again") in b.received)
 
 
-async def test_transport_peer_of_another_cluster_is_refused(tmp_path: Path) -> None:
+async def test_transport_peer_of_another_cluster_is_rejected(tmp_path: Path) -> None:
     a, b = Node("a", 1, b"one"), Node("b", 2, b"two")
     async with started(b, settings(tmp_path / "b")) as there, started(a, settings(tmp_path / "a")) as transport:
         transport.add("b", f"127.0.0.1:{there.port}")
@@ -219,7 +219,7 @@ def _frame(*messages: tuple[int, int, bytes], **changes: Any) -> raft_pb2.Delive
         (_frame((5, 1, bytes(FRAME_BYTES_MAX))), grpc.StatusCode.RESOURCE_EXHAUSTED, "larger than max"),
     ],
 )
-async def test_transport_malformed_frame_is_refused(
+async def test_transport_malformed_frame_is_rejected(
     tmp_path: Path, frame: raft_pb2.DeliverRequest, code: grpc.StatusCode, word: str
 ) -> None:
     a = Node("a", 1)
@@ -251,7 +251,7 @@ async def test_transport_address_of_another_node_is_not_used(tmp_path: Path) -> 
         assert [(peer.name, peer.raft_id) for peer in transport.peers()] == [("c", 0), ("d", 0)]
 
 
-async def test_transport_copied_disk_is_refused(tmp_path: Path) -> None:
+async def test_transport_copied_disk_is_rejected(tmp_path: Path) -> None:
     a, b, c = Node("a", 1), Node("b", 2), Node("c", 2)
     async with connected(tmp_path, a, b) as (transport, _), started(c, settings(tmp_path / "c")) as copy:
         transport.add("c", f"127.0.0.1:{copy.port}")

@@ -1,4 +1,4 @@
-"""Who may speak to a node: those with the secret of the cluster and, where it is asked for, a certificate."""
+"""Access to a node: only with the cluster's secret and, if required, a certificate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STRANGER = Node("stranger", 9).me
 
 
 def first_frame(method: str) -> Any:
-    """Returns what a node that calls a method sends first."""
+    """Returns the first message of a node that calls a method."""
     hello = write_hello(STRANGER)
     message = raft_pb2.RaftMessage(group_id=1, from_id=9, to_id=1, content=b"let me in")
     if method == "InstallSnapshot":

@@ -1,4 +1,4 @@
-"""A node of a cluster is ready when it answers calls or sends callers to the leader, and says why when it is not."""
+"""A cluster node is ready if it answers calls or redirects them to the leader; otherwise it gives the reason."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def get(node: NodeProcess, path: str) -> httpx.Response | None:
 
 
 def readiness(node: NodeProcess) -> tuple[int, dict[str, Any]]:
-    """Returns the status of /readyz and what it tells; 0: the node does not listen."""
+    """Returns the status and body of /readyz; 0: the node does not listen."""
     answer = get(node, "/readyz")
     return (0, {}) if answer is None else (answer.status_code, answer.json())
 
@@ -87,7 +87,7 @@ def until(condition: Callable[[], bool], told: Callable[[], object] = str) -> No
 
 
 def events(node: NodeProcess, *names: str) -> list[tuple[str, str]]:
-    """Returns the events with these names that a node logged, each with the leader that it tells of."""
+    """Returns the logged events with these names, each with the leader that it names."""
     lines = [json.loads(line) for line in node.log.splitlines() if line.startswith("{")]
     return [(line["event"], line["leader"]) for line in lines if line["event"] in names]
 

@@ -37,7 +37,7 @@ METADATA = (("authorization", AUTHORIZATION),)
 
 
 def failed_start(server: ServerProcess) -> tuple[int, list[str]]:
-    """Starts a server that must not start; returns its exit code and what it wrote."""
+    """Starts a server that must fail to start; returns its exit code and output."""
     try:
         return server.spawn().wait(), server.log.splitlines()
     finally:
@@ -176,12 +176,12 @@ def test_reflection_lists_every_service(channel: grpc.Channel) -> None:
     assert "grpc.health.v1.Health" in names
 
 
-def test_request_to_foreign_host_name_is_refused_with_dev(client: httpx.Client) -> None:
+def test_request_to_foreign_host_name_is_rejected_with_dev(client: httpx.Client) -> None:
     assert client.get("/v1/codeq/tasks/x", headers={"Host": "evil.example"}).status_code == 400
     assert client.get("/v1/codeq/tasks/x", headers={"Host": "localhost:1"}).status_code == 404
 
 
-def test_oversized_message_is_refused_and_others_go_on(server: ServerProcess, client: httpx.Client) -> None:
+def test_oversized_message_is_rejected_and_others_continue(server: ServerProcess, client: httpx.Client) -> None:
     spec = task_pb2.TaskSpec(command="PRINT", payload=b'"' + b"x" * (10 << 20) + b'"')
     frame = producer_pb.ProduceRequest(hello=producer_pb.ProducerHello(), tasks=[spec])
     with grpc.insecure_channel(server.producer_addr) as channel:
@@ -234,7 +234,7 @@ def test_stream_of_peer_that_went_silent_is_ended(server: ServerProcess) -> None
     ],
     ids=["fsync", "no fsync", "memory"],
 )
-def test_readiness_tells_whether_acknowledged_means_durable(tmp_path: Path, env: dict[str, str], fsync: bool) -> None:
+def test_readiness_shows_whether_acknowledged_means_durable(tmp_path: Path, env: dict[str, str], fsync: bool) -> None:
     with ServerProcess(tmp_path, env=env) as server:
         assert httpx.get(f"{server.http_url}/readyz").json()["fsync"] is fsync
         assert server.stop() == 0
@@ -251,7 +251,7 @@ def test_server_without_streams_serves_rest_only(tmp_path: Path) -> None:
 # -- kills and stops ---------------------------------------------------------------------------------------------------
 
 
-def test_acknowledged_task_is_there_after_kill_and_restart(server: ServerProcess, client: httpx.Client) -> None:
+def test_acknowledged_task_survives_kill_and_restart(server: ServerProcess, client: httpx.Client) -> None:
     task = create(client)
     before = server.pid
     server.kill()
@@ -310,7 +310,7 @@ def test_stop_answers_waiting_claim_and_ends_within_grace(server: ServerProcess,
     assert replies[0].status_code in {204, 503}
 
 
-def test_stop_tells_worker_stream_and_takes_its_outcome(server: ServerProcess, client: httpx.Client) -> None:
+def test_stop_notifies_worker_stream_and_accepts_its_outcome(server: ServerProcess, client: httpx.Client) -> None:
     """Goal: a worker that holds a task when the server stops can still complete it, and the restarted server knows."""
     task = create(client)
     requests: list[worker_pb.WorkRequest] = [
@@ -388,7 +388,7 @@ def test_log_lines_are_json_and_hold_no_token_and_no_payload(server: ServerProce
     assert f"Bearer {DEV_TOKEN}" not in "".join(map(json.dumps, lines))
 
 
-def test_too_few_open_files_are_refused_by_name_and_few_are_warned_of(tmp_path: Path) -> None:
+def test_too_few_open_files_are_rejected_by_name_and_few_are_warned_of(tmp_path: Path) -> None:
     limited = ("sh", "-c", 'ulimit -n $0; exec "$@"')
     code, [line] = failed_start(ServerProcess(tmp_path / "refused", prefix=(*limited, "256"), apart=False))
     assert code == 1

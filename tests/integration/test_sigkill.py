@@ -1,4 +1,4 @@
-"""The server is killed under load, 30 times: nothing acknowledged is lost, nothing is completed twice."""
+"""A server is killed under load 30 times: nothing acknowledged is lost, nothing is completed twice."""
 
 from __future__ import annotations
 

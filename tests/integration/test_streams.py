@@ -1,4 +1,4 @@
-"""The two streams as a bare client sees them: credits, windows, slow readers, and what a close gives back."""
+"""The two streams as a bare client sees them: credits, windows, slow readers, and tasks returned on close."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ async def queue_of(server: ServerProcess, command: str) -> dict[str, int]:
 
 
 async def until(server: ServerProcess, command: str, **wanted: int) -> None:
-    """Waits until the counters of a queue are what they should be."""
+    """Waits until the counters of a queue have the expected values."""
     async with asyncio.timeout(DEADLINE_SECONDS):
         while wanted.items() - (await queue_of(server, command)).items():  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.02)
 
 
-async def test_one_grant_of_many_credits_brings_as_many_tasks_in_order(server: ServerProcess) -> None:
+async def test_grant_of_many_credits_delivers_as_many_tasks_in_order(server: ServerProcess) -> None:
     """More than one response holds: the server goes on by itself, without another message of the client."""
     ids = await create(server, "MANY", [b"%d" % n for n in range(7000)])
     async with worker(server, "MANY", add_credits=6500) as stream:
@@ -188,7 +188,7 @@ async def test_heartbeats_extend_and_tell_lost_leases(server: ServerProcess) -> 
 
 
 async def test_slow_reader_never_grows_the_server(server: ServerProcess) -> None:
-    """A worker with credits for everything reads nothing: what is not taken stays in the store."""
+    """A worker with ample credits reads nothing: tasks that it does not take stay in the store."""
     payload = b'"%s"' % (b"x" * 100_000)
     await create(server, "SLOW", [payload] * 500)
     process = psutil.Process(server.pid)

@@ -1,4 +1,4 @@
-"""Nobody takes what a server writes to stdout and stderr: it serves, stops and fails as if somebody did."""
+"""A server whose stdout and stderr nobody reads serves, stops and fails as usual."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_lost_lines_are_counted(tmp_path: Path, apart: bool) -> None:
         wait_until(lambda: all(re.search(rf"^{name} [1-9]", metrics(server), re.MULTILINE) for name in names))
 
 
-def test_lost_lines_are_told_when_lines_can_be_written_again(tmp_path: Path) -> None:
+def test_lost_lines_are_reported_when_lines_can_be_written_again(tmp_path: Path) -> None:
     """The bound of a file's size stands for a disk that takes no more; the store needs none of it."""
     with ServerProcess(tmp_path, env={"PERSISTENCE_PROVIDER": "memory"}) as server:
         written = server.log_path.stat().st_size

@@ -1,4 +1,4 @@
-"""What the search must not do: wait for work, which would take its time and show nothing."""
+"""Limits of the search: no long polls, which would take its time and show nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WAIT = "waitSeconds"
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """Asks for no wait where a valid one would be asked for; what is to be refused stays as it is."""
+    """Replaces valid waits by 0; waits that must be rejected stay."""
     longest = 60 if case.path.endswith("/result") else 30
     for part in (case.body, case.query):
         value = part.get(WAIT) if hasattr(part, "get") else None

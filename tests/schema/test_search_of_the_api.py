@@ -1,4 +1,4 @@
-"""Schemathesis searches for requests that the server and its OpenAPI document disagree about, lone ones and lives."""
+"""Schemathesis searches for requests, single and in sequence, on which server and OpenAPI document disagree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One server for all tests of the SDK that do not need one of their own; each of them uses commands of its own."""
+"""One server for all SDK tests that do not need their own; each test uses its own commands."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A process that has clients in some state, makes children in some way, and goes on, closes its clients or exits.
+"""A process with clients in some state, which forks children in some way, then carries on, closes its clients or exits.
 
 Usage: forking.py DIRECTORY PRODUCER_ADDRESS WORKER_ADDRESS TOKEN STATE WAY THEN CHILDREN
 
-Each child leaves child-N.json in the directory, the parent parent.json; children begin when the file "go" is there.
+Each child leaves child-N.json in the directory, the parent parent.json; children begin once the file "go" exists.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
 
 
 class Parent:
-    """The clients of the parent, and what they did."""
+    """The parent's clients and their results."""
 
     def __init__(self, place: Place, state: str) -> None:
         self.state = state
@@ -113,7 +113,7 @@ class Parent:
             self.client.close()
 
     def end(self, *, closed: bool) -> None:
-        """Checks that the clients still work, and tells what became of them."""
+        """Checks that the clients still work and reports their state."""
         lost = 0
         if self.objects:
             if not closed and self.state != "closed":
@@ -135,7 +135,7 @@ class Parent:
 
 
 def start(way: str, place: Place, number: int, parent: Parent) -> Callable[[], object]:
-    """Starts a child; returns what waits for its end."""
+    """Starts a child; returns a function that waits for its end."""
     objects = parent.objects if parent.state == "inherited" else []
     if way == "os.fork":
         if pid := os.fork():

@@ -1,6 +1,6 @@
-"""Nodes of a cluster as clients see them: who leads forwards to one real server, the others refuse and name it.
+"""Nodes of a cluster as clients see them: the leader forwards to one real server, the others reject calls and name it.
 
-What the real server holds is what a cluster would have replicated, so a front can die, or lose an answer, at will.
+The real server stands for the replicated state, so a front can die, or lose an answer, at will.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Front(grpc.GenericRpcHandler):
         self._deposed = asyncio.Event()
 
     def service(self, details: Any) -> Any:
-        """Returns what handles a method."""
+        """Returns the handler of a method."""
         method = details.method
         if method == TOPOLOGY:
             return grpc.unary_unary_rpc_method_handler(self._topology)

@@ -1,4 +1,4 @@
-"""A worker in a process of its own: prints each task it takes, and ends it only when it is told to on its input."""
+"""A worker in a process of its own: prints each task it receives, and ends it when told to on stdin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that follows a script: it breaks, stalls and refuses on demand, as a real one cannot be made to."""
+"""A server that follows a script: it breaks, stalls and rejects on demand, unlike a real one."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def delivery(*ids: str, token: int = 7, command: str = "X", payload: bytes = b"{
 
 
 def settled(count: int, errors: list[worker_service_pb2.OutcomeError] | None = None) -> worker_service_pb2.WorkResponse:
-    """Settles outcomes, some of them as refused."""
+    """Settles outcomes, and rejects some of them."""
     return worker_service_pb2.WorkResponse(settled=count, outcome_errors=errors)
 
 
@@ -195,6 +195,6 @@ async def answer(stream: Work) -> None:
 
 
 async def answer_after_welcome(stream: Work) -> None:
-    """Welcomes the worker, delivers nothing and settles what comes."""
+    """Welcomes the worker, delivers nothing and settles every outcome."""
     await welcome_worker(stream)
     await answer(stream)

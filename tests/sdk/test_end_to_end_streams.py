@@ -145,7 +145,7 @@ def test_exception_is_retried_after_the_backoff_of_the_server(shared_server: Ser
     assert task.status in {"SCHEDULED", "PENDING"}
 
 
-def test_bad_item_of_a_batch_harms_nothing_else(shared_server: ServerProcess) -> None:
+def test_bad_item_of_a_batch_affects_no_other_item(shared_server: ServerProcess) -> None:
     with codeq.Producer(shared_server.producer_addr, token=DEV_TOKEN) as producer:
         results = producer.create_batch(
             [
@@ -210,7 +210,7 @@ def test_lease_of_a_task_that_takes_three_times_as_long_is_kept(shared_server: S
     assert (record.status, record.result) == ("COMPLETED", [False, 1])
 
 
-def test_task_of_a_killed_worker_is_delivered_again_and_its_late_completion_is_refused(
+def test_task_of_a_killed_worker_is_delivered_again_and_its_late_completion_is_rejected(
     shared_server: ServerProcess,
 ) -> None:
     with codeq.Client(shared_server.producer_addr, token=DEV_TOKEN) as client:
@@ -241,7 +241,7 @@ def test_task_of_a_killed_worker_is_delivered_again_and_its_late_completion_is_r
         assert client.result(task_id).result == 2
 
 
-def test_late_outcome_of_a_worker_that_lost_its_lease_is_refused_and_counted(shared_server: ServerProcess) -> None:
+def test_late_outcome_of_a_worker_that_lost_its_lease_is_rejected_and_counted(shared_server: ServerProcess) -> None:
     with codeq.Client(shared_server.producer_addr, token=DEV_TOKEN) as client:
 
         def handle(task: codeq.Task) -> str:

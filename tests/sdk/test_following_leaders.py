@@ -1,4 +1,4 @@
-"""Clients, producers and workers of a cluster whose leaders change and die: their users see nothing of it."""
+"""Clients, producers and workers of a cluster whose leaders change and die, unnoticed by their users."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def test_batch_whose_answer_is_lost_is_made_once(shared_server: ServerProc
             assert (await client.queue(command)).ready == 3
 
 
-async def test_outcome_whose_answer_is_lost_is_said_again_with_its_token(shared_server: ServerProcess) -> None:
+async def test_outcome_whose_reply_is_lost_is_repeated_with_its_token(shared_server: ServerProcess) -> None:
     async with fronts(shared_server) as nodes, client_of(*(node.address for node in nodes)) as client:
         await client.create("follow-outcome")
         [task] = await client.claim(["follow-outcome"])
@@ -224,7 +224,7 @@ async def test_worker_keeps_its_handlers_running_and_settles_with_the_next_leade
         assert (runs, worker.stats.lost, worker.stats.refused) == ([1, 1], 0, 0)
 
 
-async def test_outcome_that_the_server_could_not_decide_is_sent_again_over_the_next_stream() -> None:
+async def test_undecided_outcome_is_resent_over_the_next_stream() -> None:
     unknown = [worker_pb.OutcomeError(number=1, reason=error_pb2.ERROR_REASON_OUTCOME_UNKNOWN)]
     sent: list[str] = []
 
@@ -251,7 +251,7 @@ async def test_outcome_that_the_server_could_not_decide_is_sent_again_over_the_n
         assert worker.stats.refused == 0
 
 
-async def test_topology_tells_the_members(shared_server: ServerProcess) -> None:
+async def test_topology_lists_the_members(shared_server: ServerProcess) -> None:
     async with fronts(shared_server) as nodes, client_of(nodes[0].address) as client:
         topology = await client.topology()
         assert [member.grpc_address for member in topology.members] == [node.address for node in nodes]

@@ -16,7 +16,7 @@ from worker_runs import running
 
 
 async def leader_of(cluster: ClusterProcess, client: codeq.AsyncClient) -> NodeProcess:
-    """Returns the node that leads, as those who know say, once it answers."""
+    """Returns the leader as named by the other nodes, once it answers."""
     async with asyncio.timeout(20):
         while True:
             with contextlib.suppress(codeq.CodeqError):

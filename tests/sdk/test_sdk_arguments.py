@@ -1,4 +1,4 @@
-"""Arguments that no producer, client or worker can use are refused by name, before anything is sent."""
+"""Invalid arguments of producers, clients and workers are rejected by name before anything is sent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NO_SECONDS = [
 
 @pytest.mark.parametrize("make", [codeq.Producer, codeq.AsyncProducer, codeq.Client, codeq.AsyncClient])
 @pytest.mark.parametrize(("seconds", "kind"), [*NO_SECONDS, (0, ValueError), (10**400, ValueError), (None, TypeError)])
-def test_timeout_of_a_client_that_is_no_time_is_refused(
+def test_invalid_timeout_of_a_client_is_rejected(
     make: Callable[..., object], seconds: Any, kind: type[Exception]
 ) -> None:
     with pytest.raises(kind, match="timeout_seconds"):
@@ -46,7 +46,7 @@ def test_timeout_of_a_client_that_is_no_time_is_refused(
 
 
 @pytest.mark.parametrize(("seconds", "kind"), [*NO_SECONDS, (0, ValueError), (1e300, ValueError)])
-async def test_timeout_of_a_call_that_is_no_time_is_refused_before_anything_is_sent(
+async def test_invalid_timeout_of_a_call_is_rejected_before_anything_is_sent(
     seconds: Any, kind: type[Exception]
 ) -> None:
     with codeq.Producer(NOWHERE, timeout_seconds=1) as producer:
@@ -60,7 +60,7 @@ async def test_timeout_of_a_call_that_is_no_time_is_refused_before_anything_is_s
 
 
 @pytest.mark.parametrize("wait", [math.inf, math.nan, -1, 2**31, "1"])
-async def test_wait_that_is_no_time_is_an_invalid_field(wait: Any) -> None:
+async def test_invalid_wait_is_an_invalid_field(wait: Any) -> None:
     with codeq.Client(NOWHERE, timeout_seconds=1) as client:
         for call in (lambda: client.result("t", wait=wait), lambda: client.claim(wait=wait)):
             with pytest.raises(codeq.InvalidField) as caught:
@@ -97,7 +97,7 @@ async def test_longest_times_reach_the_server(shared_server: ServerProcess) -> N
         ("name", "a" * 65, ValueError),
     ],
 )
-def test_argument_of_a_worker_out_of_its_bounds_is_refused(
+def test_argument_of_a_worker_out_of_bounds_is_rejected(
     make: Callable[..., object], name: str, value: Any, kind: type[Exception]
 ) -> None:
     with pytest.raises(kind, match=name):
@@ -105,7 +105,7 @@ def test_argument_of_a_worker_out_of_its_bounds_is_refused(
 
 
 @pytest.mark.parametrize(("seconds", "kind"), NO_SECONDS)
-def test_time_to_drain_of_a_stop_that_is_no_time_is_refused(seconds: Any, kind: type[Exception]) -> None:
+def test_invalid_drain_time_of_a_stop_is_rejected(seconds: Any, kind: type[Exception]) -> None:
     worker = codeq.Worker(NOWHERE, drain_seconds=0)
     with pytest.raises(kind, match="drain_seconds"):
         worker.stop(seconds)
@@ -114,7 +114,7 @@ def test_time_to_drain_of_a_stop_that_is_no_time_is_refused(seconds: Any, kind: 
 
 @pytest.mark.parametrize("make", [codeq.Producer, codeq.AsyncProducer])
 @pytest.mark.parametrize(("name", "kind"), [("\ud800", ValueError), ("a" * 129, ValueError), (b"a", TypeError)])
-def test_name_that_a_producer_cannot_have_is_refused(
+def test_name_that_a_producer_cannot_have_is_rejected(
     make: Callable[..., object], name: Any, kind: type[Exception]
 ) -> None:
     with pytest.raises(kind, match="client_name"):
@@ -122,7 +122,7 @@ def test_name_that_a_producer_cannot_have_is_refused(
 
 
 @pytest.mark.parametrize("wrong", [None, "A", {"command": "A"}])
-async def test_batch_with_what_is_no_task_is_refused_by_its_place(wrong: Any) -> None:
+async def test_batch_item_that_is_not_a_task_is_rejected_by_its_index(wrong: Any) -> None:
     tasks = [codeq.NewTask("X"), wrong]
     with codeq.Producer(NOWHERE, timeout_seconds=1) as producer, codeq.Client(NOWHERE, timeout_seconds=1) as client:
         for create_batch in (producer.create_batch, client.create_batch):
@@ -134,7 +134,7 @@ async def test_batch_with_what_is_no_task_is_refused_by_its_place(wrong: Any) ->
 
 
 @pytest.mark.parametrize("wrong", ["RESIZE", b"RESIZE", [b"RESIZE"], [5]])
-def test_list_of_texts_that_is_none_is_refused(wrong: Any) -> None:
+def test_value_that_is_not_a_list_of_texts_is_rejected(wrong: Any) -> None:
     with codeq.Client(NOWHERE, timeout_seconds=1) as client:
         with pytest.raises(TypeError, match="commands must be a list"):
             client.claim(wrong)
@@ -169,18 +169,18 @@ def test_name_that_cannot_be_sent_is_an_invalid_field(wrong: Any) -> None:
         ("[::1]", ValueError),
     ],
 )
-def test_address_that_is_none_is_refused(make: Callable[..., object], address: Any, kind: type[Exception]) -> None:
+def test_malformed_address_is_rejected(make: Callable[..., object], address: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind, match="address"):
         make(address)
 
 
-def test_addresses_of_both_versions_of_ip_are_taken() -> None:
+def test_addresses_of_both_versions_of_ip_are_accepted() -> None:
     assert Target.parse("[::1]:17102") == Target("::1", 17102, "[::1]:17102")
     assert Target.parse("dns:///127.0.0.1:17102") == Target("127.0.0.1", 17102, "127.0.0.1:17102")
 
 
 @pytest.mark.parametrize("text", ["{", "", "NaN", "[1] 2", b"\xff", "[" * 100_000, '"\n"'])
-def test_progress_that_is_no_json_is_refused_at_once(text: str | bytes) -> None:
+def test_progress_that_is_not_json_is_rejected_at_once(text: str | bytes) -> None:
     task = Task(task_pb2.Task(id="a"))
     told: list[bytes] = []
     task.reporter = lambda _, data: told.append(data)
@@ -199,7 +199,7 @@ def test_integer_that_python_does_not_read_fails_its_value_only(shared_server: S
         _ = task.payload
 
 
-def test_way_to_the_leader_is_told_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_redirect_to_the_leader_is_logged_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     def tell(error: errors.CodeqError) -> int:
         reconnects = Reconnects("producer", Servers(["a:1", "b:1"]), Backoff())
         caplog.clear()

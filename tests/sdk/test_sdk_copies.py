@@ -1,4 +1,4 @@
-"""What users keep and pass on: pickles and copies of errors and records, and times that mean the same everywhere."""
+"""Pickles and copies of errors and records, and times that mean the same everywhere."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class NoZone(tzinfo):
         (lambda time: calls.create(codeq.NewTask("X", run_at=time), with_key=False), "run_at"),
     ],
 )
-def test_time_without_a_zone_is_refused_wherever_times_are_taken(
+def test_time_without_a_zone_is_rejected_wherever_times_are_accepted(
     make: Callable[[datetime], object], field: str, time: datetime
 ) -> None:
     with pytest.raises(codeq.InvalidField, match="needs a time zone") as caught:

@@ -1,4 +1,4 @@
-"""Whatever a handler returns or raises, its task is reported, alone and in a batch, and the worker goes on."""
+"""Whatever a handler returns or raises, alone or in a batch, its task is reported and the worker carries on."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ async def test_coroutine_of_a_sync_wrapper_is_run() -> None:
     assert (outcome.kind, outcome.result) == (COMPLETED, b'"from a coroutine"')
 
 
-async def test_task_whose_coroutine_the_programs_factory_refuses_is_reported() -> None:
+async def test_task_whose_coroutine_the_programs_factory_rejects_is_reported() -> None:
     def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
         if getattr(coro, "__name__", "") == "_await":
             raise RuntimeError("no tasks today")
@@ -263,7 +263,7 @@ async def yielding_async(task: codeq.Task) -> Any:
 
 
 @pytest.mark.parametrize("handler", [no_argument, two_arguments, yielding, yielding_async, lambda: None, 5, "name"])
-async def test_handler_that_cannot_take_a_task_is_refused_at_once(handler: Any) -> None:
+async def test_handler_that_cannot_take_a_task_is_rejected_at_once(handler: Any) -> None:
     with pytest.raises(TypeError, match="handler"):
         codeq.Worker().task("X")(handler)
     with pytest.raises(TypeError, match="handler"):

@@ -1,4 +1,4 @@
-"""Every call ends within its timeout, whenever it is made: at the interpreter's end, in the handler of a signal."""
+"""Every call ends within its timeout, even during interpreter shutdown and in signal handlers."""
 
 from __future__ import annotations
 

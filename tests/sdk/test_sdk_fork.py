@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(SECONDS_MAX * 3)
 
 
 def run(directory: Path, server: ServerProcess, state: str, way: str, then: str) -> list[dict[str, object]]:
-    """Runs a parent and its children; returns what the children told, and checks what the parent did."""
+    """Runs a parent and its children, checks the parent, and returns the children's reports."""
     place = (str(directory), server.producer_addr, server.worker_addr, DEV_TOKEN)
     command = [sys.executable, forking.__file__, *place, state, way, then, str(CHILDREN)]
     with (directory / "stderr").open("w") as stderr:
@@ -61,7 +61,7 @@ def run(directory: Path, server: ServerProcess, state: str, way: str, then: str)
 @pytest.mark.parametrize("then", THENS)
 @pytest.mark.parametrize("way", [*FORKS, *SPAWNS])
 @pytest.mark.parametrize("state", STATES)
-def test_clients_of_a_childs_own_work_and_the_parent_notices_nothing(
+def test_clients_of_a_child_work_without_affecting_the_parent(
     state: str, way: str, then: str, shared_server: ServerProcess, tmp_path: Path
 ) -> None:
     for told in run(tmp_path, shared_server, state, way, then):

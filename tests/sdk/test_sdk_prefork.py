@@ -1,4 +1,4 @@
-"""The recipes of the SDK's README for servers that fork, run as printed by the servers that they are for."""
+"""The SDK README's recipes for forking servers, run as printed by those servers."""
 
 from __future__ import annotations
 

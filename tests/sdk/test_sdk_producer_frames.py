@@ -1,4 +1,4 @@
-"""Frames: which tasks go into one, and where the answers belong."""
+"""Frames: how tasks are packed into them, and how answers find their tasks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_cut_joins_jobs_in_order_into_one_message() -> None:
     assert pending.cut(10, 1000) is None
 
 
-def test_cut_splits_a_job_at_the_bound_of_tasks_and_the_answers_find_their_places() -> None:
+def test_cut_splits_a_job_at_the_limit_of_tasks_and_the_answers_find_their_places() -> None:
     batch, future = _job(*(_item(name) for name in "abcde"))
     lone, lone_future = _job(_item("f"))
     pending = _pending(batch, lone)
@@ -54,12 +54,12 @@ def test_cut_splits_a_job_at_the_bound_of_tasks_and_the_answers_find_their_place
     for frame in reversed(frames):
         assert frame is not None
         assert not future.done()
-        frame.settle(pb.FrameAck(task_ids=[f"id-{command}" for command in _commands(frame.data)]))
+        frame.resolve(pb.FrameAck(task_ids=[f"id-{command}" for command in _commands(frame.data)]))
     assert future.result(0) == ["id-a", "id-b", "id-c", "id-d", "id-e"]
     assert lone_future.result(0) == ["id-f"]
 
 
-def test_cut_stops_before_the_bound_of_bytes_and_waits_for_room_for_the_next_item() -> None:
+def test_cut_stops_before_the_limit_of_bytes_and_waits_for_room_for_the_next_item() -> None:
     job, _ = _job(_item("a", 100), _item("b", 100), _item("c", 100))
     size = len(_item("a", 100))
     pending = _pending(job)
@@ -72,7 +72,7 @@ def test_cut_stops_before_the_bound_of_bytes_and_waits_for_room_for_the_next_ite
     assert _commands(frame.data) == ["c"]
 
 
-def test_cut_leaves_out_jobs_for_which_nobody_waits() -> None:
+def test_cut_omits_jobs_without_a_waiter() -> None:
     gone, future = _job(_item("a"))
     future.cancel()
     stays, _ = _job(_item("b"))
@@ -81,12 +81,12 @@ def test_cut_leaves_out_jobs_for_which_nobody_waits() -> None:
     assert _commands(frame.data) == ["b"]
 
 
-def test_settle_puts_the_errors_of_refused_items_into_their_places() -> None:
+def test_settle_puts_the_errors_of_rejected_items_into_their_places() -> None:
     job, future = _job(_item("a"), _item("b"))
     frame = _pending(job).cut(10, 1000)
     assert frame is not None
     refused = error_pb2.ItemError(index=1, reason=error_pb2.ERROR_REASON_INVALID_FIELD, message="no")
-    frame.settle(pb.FrameAck(task_ids=["id-a", ""], errors=[refused]))
+    frame.resolve(pb.FrameAck(task_ids=["id-a", ""], errors=[refused]))
     [accepted, error] = future.result(0)
     assert accepted == "id-a"
     assert isinstance(error, codeq.InvalidField)
@@ -100,7 +100,7 @@ def test_settle_with_an_ack_that_does_not_fit_is_a_fault(ack: pb.FrameAck) -> No
     frame = _pending(job).cut(10, 1000)
     assert frame is not None
     with pytest.raises(codeq.ServerFault):
-        frame.settle(ack)
+        frame.resolve(ack)
     assert not future.done()
 
 
@@ -110,11 +110,11 @@ def test_fail_tells_items_that_were_sent_from_those_that_were_not() -> None:
     first, second = pending.cut(1, 1000), pending.cut(1, 1000)
     assert first is not None
     assert second is not None
-    first.settle(pb.FrameAck(task_ids=["id-a"]))
+    first.resolve(pb.FrameAck(task_ids=["id-a"]))
     job.fail(lambda: codeq.DeadlineExceeded("late"), lambda: codeq.OutcomeUnknown("who knows"))
     results = future.result(0)
     assert results[0] == "id-a"
     assert [type(result) for result in results[1:]] == [codeq.OutcomeUnknown, codeq.DeadlineExceeded]
-    second.settle(pb.FrameAck(task_ids=["id-b"]))  # a late answer changes nothing
+    second.resolve(pb.FrameAck(task_ids=["id-b"]))  # a late answer changes nothing
     assert future.result(0) == results
     assert not pending

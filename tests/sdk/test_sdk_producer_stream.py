@@ -1,4 +1,4 @@
-"""Producers against a server that breaks, stalls and refuses on demand."""
+"""Producers against a server that breaks, stalls and rejects on demand."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ async def test_keyed_create_that_is_never_answered_ends_at_its_deadline_as_of_un
 @pytest.mark.parametrize(
     "second", [codeq.Closed("closed"), codeq.Unauthenticated("no"), codeq.DeadlineExceeded("late")]
 )
-def test_answer_that_says_nothing_of_a_keyed_create_leaves_its_outcome_unknown(second: codeq.CodeqError) -> None:
+def test_reply_without_an_answer_to_a_keyed_create_leaves_its_outcome_unknown(second: codeq.CodeqError) -> None:
     attempts = Attempts([(b"t", True)])
     lost = codeq.OutcomeUnknown("lost")
     attempts.note([lost], may_repeat=True)
@@ -159,7 +159,7 @@ def test_answer_that_says_nothing_of_a_keyed_create_leaves_its_outcome_unknown(s
     assert (attempts.waiting, attempts.results) == ([], [lost])
 
 
-def test_refusal_of_a_keyed_create_that_was_sent_before_is_its_result() -> None:
+def test_rejection_of_a_keyed_create_that_was_sent_before_is_its_result() -> None:
     attempts = Attempts([(b"t", True)])
     attempts.note([codeq.OutcomeUnknown("lost")], may_repeat=True)
     conflict = codeq.IdempotencyConflict("other request")
@@ -167,7 +167,7 @@ def test_refusal_of_a_keyed_create_that_was_sent_before_is_its_result() -> None:
     assert (attempts.waiting, attempts.results) == ([], [conflict])
 
 
-async def test_create_batch_is_split_by_the_bound_of_tasks_and_answered_in_order() -> None:
+async def test_create_batch_is_split_by_the_limit_of_tasks_and_answered_in_order() -> None:
     sizes: list[int] = []
 
     async def script(stream: Produce) -> None:
@@ -219,7 +219,7 @@ async def test_create_without_an_answer_ends_at_its_deadline_as_of_unknown_outco
             await later
 
 
-async def test_create_with_a_token_that_is_refused_fails_and_the_next_one_asks_again() -> None:
+async def test_create_with_a_token_that_is_rejected_fails_and_the_next_one_asks_again() -> None:
     async def script(stream: Produce) -> None:
         if stream.token == "Bearer old":
             await stream.abort("UNAUTHENTICATED")
@@ -236,7 +236,7 @@ async def test_create_with_a_token_that_is_refused_fails_and_the_next_one_asks_a
         assert await producer.create("X", 2) == "2"
 
 
-async def test_stream_that_loses_its_token_is_opened_anew_with_a_fresh_one() -> None:
+async def test_stream_that_loses_its_token_is_opened_again_with_a_fresh_one() -> None:
     async def expiring(stream: Produce) -> None:
         await welcome_producer(stream)
         await stream.abort("UNAUTHENTICATED")
@@ -281,7 +281,7 @@ async def test_ack_that_fits_no_frame_ends_the_stream() -> None:
         assert await producer.create("X", 2) == "2"
 
 
-async def test_create_of_a_caller_who_gave_up_before_it_was_sent_is_not_sent() -> None:
+async def test_create_whose_caller_gave_up_before_sending_is_not_sent() -> None:
     sent: list[bytes] = []
 
     async def script(stream: Produce) -> None:
@@ -309,7 +309,7 @@ async def test_create_of_a_caller_who_gave_up_before_it_was_sent_is_not_sent() -
     assert sent == [b"3"]
 
 
-async def test_close_waits_for_the_answers_and_later_creates_are_refused() -> None:
+async def test_close_waits_for_the_answers_and_later_creates_are_rejected() -> None:
     async with ScriptedServer(accept_all) as server:
         producer = codeq.AsyncProducer(server.address)
         calls = [asyncio.create_task(producer.create("X", n)) for n in range(3)]

@@ -1,4 +1,4 @@
-"""Which server a client goes to, and which failures a call survives: rules without a connection."""
+"""Choice of a server, and the failures that a call survives: rules without a connection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def not_leader(leader: str = "") -> errors.CodeqError:
     return errors.NotLeader("no", metadata={"leaderGrpc": leader} if leader else {})
 
 
-def test_servers_go_on_to_the_next_after_a_short_delay_that_grows_to_its_bound() -> None:
+def test_servers_continue_to_the_next_after_a_short_delay_that_grows_to_its_limit() -> None:
     servers = Servers(["a:1", "b:1", "c:1"])
     gone: list[str] = []
     delays: list[float] = []
@@ -96,7 +96,7 @@ def following(servers: Servers, *, repeatable: bool, timeout: float = 30.0) -> F
 
 @pytest.mark.parametrize("repeatable", [True, False])
 @pytest.mark.parametrize("error", [not_leader(), not_leader("b:1"), errors.Draining("d"), NotSent("n")])
-def test_call_that_changed_nothing_goes_on_elsewhere(error: errors.CodeqError, repeatable: bool) -> None:
+def test_call_that_changed_nothing_is_retried_elsewhere(error: errors.CodeqError, repeatable: bool) -> None:
     call = following(Servers(["a:1", "b:1"]), repeatable=repeatable)
     assert call.delay_after(error, 1.0) is not None
     call.timeout(1.0)
@@ -104,7 +104,7 @@ def test_call_that_changed_nothing_goes_on_elsewhere(error: errors.CodeqError, r
 
 
 @pytest.mark.parametrize("error", [errors.Unavailable("u"), errors.OutcomeUnknown("o"), errors.DeadlineExceeded("d")])
-def test_call_whose_outcome_is_unknown_goes_on_if_it_may_be_repeated(error: errors.CodeqError) -> None:
+def test_call_with_unknown_outcome_is_retried_if_it_may_be_repeated(error: errors.CodeqError) -> None:
     servers = Servers(["a:1", "b:1"])
     assert following(servers, repeatable=False).delay_after(error, 1.0) is None
     assert following(servers, repeatable=True).delay_after(error, 1.0) is not None
@@ -137,7 +137,7 @@ def test_stream_of_one_server_comes_back_with_growing_delays() -> None:
     assert reconnects.delay_after(errors.Unavailable("u"), "a:1", leader="", is_stable=True) == 0.2
 
 
-def test_stream_goes_to_the_leader_of_its_notice_or_of_its_refusal_at_once() -> None:
+def test_stream_follows_the_leader_in_its_notice_or_rejection_at_once() -> None:
     servers = Servers(["a:1"])
     reconnects = Reconnects("worker", servers, Backoff())
     broken = errors.Unavailable("u", retry_after=1.0)

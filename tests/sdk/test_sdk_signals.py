@@ -1,4 +1,4 @@
-"""Signals: all workers of the process drain, and everything is as it was before when they have ended."""
+"""Signals drain all workers of the process; previous handlers are restored afterwards."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def test_signals_can_be_left_alone() -> None:
     assert seen == [signal.SIGTERM]
 
 
-async def test_handler_that_the_program_sets_during_the_run_stays() -> None:
+async def test_signal_handler_set_during_the_run_is_kept() -> None:
     def mine(*_: object) -> None: ...
 
     former = signal.getsignal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The transport: TLS, servers that speak something else, windows, big messages, many calls, and what ends a call."""
+"""The transport: TLS, servers of other protocols, windows, large messages, many calls, and how calls end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECONDS = 20.0
 
 
 class Echo(grpc.GenericRpcHandler):
-    """A gRPC server whose methods do what their names say."""
+    """A gRPC server with methods named after their behaviour."""
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None, **options: int) -> None:
         self._options = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1), *options.items())
@@ -96,14 +96,14 @@ async def test_message_of_any_size_comes_back(call: Any, size: int) -> None:
 
 
 @both
-async def test_message_over_the_bound_is_an_error_of_the_server(call: Any) -> None:
+async def test_message_over_the_limit_is_an_error_of_the_server(call: Any) -> None:
     async with Echo(**{"grpc.max_send_message_length": -1}) as echo:
         with pytest.raises(codeq.ServerFault, match="sent a message of"):
             await call(echo, "echo", bytes(rpc.MESSAGE_BYTES_MAX + 1))
 
 
 @both
-async def test_status_of_a_failed_call_is_told(call: Any) -> None:
+async def test_status_of_a_failed_call_is_reported(call: Any) -> None:
     async with Echo() as echo:
         with pytest.raises(codeq.LeaseLost, match="ü and 100% \n more"):
             await call(echo, "fail")
@@ -120,7 +120,7 @@ async def test_call_ends_at_its_timeout_which_the_server_knows(call: Any) -> Non
 
 
 @both
-async def test_nobody_there_is_told_as_not_sent(call: Any) -> None:
+async def test_unreachable_server_is_reported_as_not_sent(call: Any) -> None:
     async with Echo() as echo:
         pass
     with pytest.raises(errors.NotSent, match="cannot connect to localhost"):
@@ -157,7 +157,7 @@ async def test_close_of_a_blocking_client_ends_the_calls_of_other_threads() -> N
 
 
 @both
-async def test_server_that_speaks_http1_or_nothing_is_told(call: Any, shared_server: ServerProcess) -> None:
+async def test_server_that_speaks_http1_or_is_silent_is_reported(call: Any, shared_server: ServerProcess) -> None:
     echo = Echo()
     echo.address = shared_server.http_url.removeprefix("http://")
     with pytest.raises(codeq.Unavailable, match=r"HTTP/1\.1|connection was lost"):
@@ -191,7 +191,7 @@ async def test_tls_with_a_context_of_ones_own(call: Any, certificate: Path) -> N
 
 
 @both
-async def test_tls_to_a_server_without_it_is_not_sent(call: Any) -> None:
+async def test_call_with_tls_to_a_server_without_it_is_not_sent(call: Any) -> None:
     async with Echo() as echo:
         with pytest.raises(codeq.CodeqError):
             await call(echo, "echo", tls=True, seconds=5)
@@ -200,7 +200,7 @@ async def test_tls_to_a_server_without_it_is_not_sent(call: Any) -> None:
 @pytest.mark.parametrize(
     "address", ["localhost", "http://localhost:8080", "localhost:0", "localhost:99999", ":1", "a:b"]
 )
-def test_address_that_is_none_is_refused_when_the_client_is_made(address: str) -> None:
+def test_malformed_address_is_rejected_when_the_client_is_created(address: str) -> None:
     with pytest.raises(ValueError, match="HOST:PORT"):
         codeq.Client(address)
 
@@ -219,12 +219,12 @@ def test_address_names_host_and_port(address: str, target: tuple[str, int | None
 
 
 @pytest.mark.parametrize("make", [codeq.Client, codeq.Producer, codeq.Worker, codeq.AsyncClient])
-def test_tls_that_is_none_of_the_kinds_is_refused(make: Callable[..., object]) -> None:
+def test_tls_of_a_wrong_type_is_rejected(make: Callable[..., object]) -> None:
     with pytest.raises(TypeError, match=r"ssl\.SSLContext"):
         make("a:1", tls=grpc.ssl_channel_credentials())
 
 
-def test_token_that_cannot_be_sent_is_refused(shared_server: ServerProcess) -> None:
+def test_token_that_cannot_be_sent_is_rejected(shared_server: ServerProcess) -> None:
     with codeq.Client(shared_server.producer_addr, token="two\nlines") as client, pytest.raises(codeq.Unauthenticated):
         client.queues()
 
@@ -275,7 +275,7 @@ SETTINGS = frame(4, 0, 0, b"")
         SETTINGS + frame(1, 0, 1, b"") + frame(9, 0, 1, bytes(65_537)),
     ],
 )
-def test_bytes_that_are_no_http2_are_refused_and_cost_no_more_than_the_connection(data: bytes) -> None:
+def test_bytes_that_are_not_http2_are_rejected_and_cost_only_the_connection(data: bytes) -> None:
     connection = http2.Http2()
     connection.open(HEADERS)
     with pytest.raises(http2.ProtocolError):

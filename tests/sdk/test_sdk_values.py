@@ -111,7 +111,7 @@ def test_new_task_fills_every_field_of_the_message() -> None:
         (codeq.Abandon(), task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_ABANDON)),
     ],
 )
-def test_outcome_on_the_wire_says_what_the_handler_said(outcome: outcomes.Outcome, expected: task_pb2.Outcome) -> None:
+def test_outcome_on_the_wire_is_that_of_the_handler(outcome: outcomes.Outcome, expected: task_pb2.Outcome) -> None:
     expected.task_id, expected.lease_token = "t", 9
     assert outcomes.to_message(outcome, "t", 9) == expected
 
@@ -122,13 +122,13 @@ def test_exception_of_a_handler_becomes_a_nack_by_backoff_with_its_text() -> Non
     assert (outcome.reason, outcome.delay) == ("KeyError: 'orderId'", None)
 
 
-def test_backoff_doubles_its_bound_up_to_the_largest() -> None:
+def test_backoff_doubles_its_limit_up_to_the_largest() -> None:
     backoff = Backoff(base_seconds=0.5, max_seconds=3.0, random=lambda: 1.0)
     assert [backoff.delay(attempt) for attempt in (1, 2, 3, 4, 10_000)] == [0.5, 1.0, 2.0, 3.0, 3.0]
     assert Backoff(random=lambda: 0.0).delay(5) == 0.0
 
 
-def test_every_reason_of_the_table_has_a_class_of_its_own_kind() -> None:
+def test_every_reason_has_an_error_class_of_its_kind() -> None:
     by_family: dict[str, type[codeq.CodeqError] | tuple[type[codeq.CodeqError], ...]] = {
         "INVALID_ARGUMENT": codeq.InvalidRequest,
         "UNAUTHENTICATED": codeq.Unauthenticated,
@@ -163,7 +163,7 @@ def test_reason_of_a_newer_server_is_a_rejection() -> None:
 
 
 def _refusal(code: grpc.StatusCode, *details: Message) -> errors.CodeqError:
-    """The error of a failed call whose status comes with these details."""
+    """The error of a failed call with these status details."""
     number: int = code.value[0]
     status = status_pb2.Status(code=number, message="text")
     for detail in details:
@@ -200,7 +200,7 @@ def test_failed_call_with_details_becomes_the_typed_error() -> None:
         (grpc.StatusCode.UNKNOWN, codeq.ServerFault, False),
     ],
 )
-def test_failed_call_without_details_is_told_by_its_code(
+def test_failed_call_without_details_is_reported_by_its_code(
     code: grpc.StatusCode, kind: type[codeq.CodeqError], retryable: bool
 ) -> None:
     error = _refusal(code)
@@ -238,7 +238,7 @@ def test_endpoint_whose_token_function_fails_is_unavailable() -> None:
     assert caught.value.retryable
 
 
-def test_task_that_is_lost_before_and_after_the_first_look_says_so() -> None:
+def test_task_lost_before_or_after_the_first_check_says_so() -> None:
     early, late = Task(task_pb2.Task(id="a")), Task(task_pb2.Task(id="b"))
     early.mark_lost()
     assert early.lost.is_set()

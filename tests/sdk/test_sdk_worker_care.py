@@ -1,4 +1,4 @@
-"""What a worker does for its handlers and its people: order, context, bounds on what does not end, words in the log."""
+"""A worker's care for its handlers and operators: order, context, time limits, log messages."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ TASKS = 600
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_outcome_never_overtakes_the_progress_that_was_told_before_it(
-    is_async: bool, shared_server: ServerProcess
-) -> None:
+async def test_outcome_never_overtakes_earlier_progress(is_async: bool, shared_server: ServerProcess) -> None:
     command = f"progress-order-{is_async}"
 
     def tell(task: codeq.Task) -> None:
@@ -133,7 +131,7 @@ async def test_run_of_a_worker_ends_though_a_handler_swallows_its_cancellation_a
         await asyncio.wait_for(again, 30)
 
 
-async def test_renewals_that_come_late_are_told_with_what_may_be_done(caplog: pytest.LogCaptureFixture) -> None:
+async def test_renewals_that_come_late_are_reported_with_what_may_be_done(caplog: pytest.LogCaptureFixture) -> None:
     async def script(stream: Work) -> None:
         await welcome_worker(stream, lease_seconds=1)
         await stream.write(delivery("a"))
@@ -159,7 +157,7 @@ async def test_renewals_that_come_late_are_told_with_what_may_be_done(caplog: py
     assert any("late" in each.message and "(GIL)" in each.message for each in caplog.records)
 
 
-def test_reconnects_tell_each_new_trouble_at_once_and_the_same_again_after_a_while(
+def test_reconnects_log_each_new_problem_at_once_and_repeat_it_after_a_while(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "codeq")

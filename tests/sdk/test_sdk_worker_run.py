@@ -1,4 +1,4 @@
-"""How runs of workers begin and end, against a server that breaks, stalls and refuses on demand."""
+"""How runs of workers begin and end, against a server that breaks, stalls and rejects on demand."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ async def test_run_that_is_cancelled_half_closes_at_once() -> None:
         ("INVALID_FIELD", codeq.InvalidField),
     ],
 )
-async def test_run_ends_with_the_typed_error_when_the_server_refuses_the_worker(
+async def test_run_ends_with_the_typed_error_when_the_server_rejects_the_worker(
     reason: str, kind: type[codeq.CodeqError]
 ) -> None:
     async def refusing(stream: Work) -> None:
@@ -177,12 +177,12 @@ async def test_stop_of_a_worker_without_a_server_returns() -> None:
         lambda: codeq.Worker().task(),
     ],
 )
-def test_worker_that_cannot_work_is_refused(make: Callable[[], object]) -> None:
+def test_worker_that_cannot_work_is_rejected(make: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match=r"handler|must be|needs"):
         make()
 
 
-def test_second_handler_of_a_command_is_refused() -> None:
+def test_second_handler_of_a_command_is_rejected() -> None:
     worker = codeq.Worker()
     worker.task("A")(lambda _: None)
     with pytest.raises(ValueError, match="already"):

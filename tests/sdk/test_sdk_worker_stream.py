@@ -1,4 +1,4 @@
-"""Deliveries, leases and outcomes of workers, against a server that breaks, stalls and refuses on demand."""
+"""Deliveries, leases and outcomes of workers, against a server that breaks, stalls and rejects on demand."""
 
 from __future__ import annotations
 
@@ -233,7 +233,9 @@ async def test_lease_that_is_lost_cancels_the_handler_and_reports_nothing(kind: 
     assert worker.stats.lost == 1
 
 
-async def test_lease_that_is_lost_sets_the_event_of_a_sync_handler_and_its_late_outcome_is_counted_as_refused() -> None:
+async def test_lease_that_is_lost_sets_the_event_of_a_sync_handler_and_its_late_outcome_is_counted_as_rejected() -> (
+    None
+):
     async def script(stream: Work) -> None:
         await welcome_worker(stream)
         await stream.write(delivery("a"))

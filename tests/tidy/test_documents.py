@@ -33,7 +33,7 @@ def test_api_document_has_every_route(route: str) -> None:
 
 
 @pytest.mark.parametrize("reason", list(BY_NUMBER.values()), ids=lambda reason: reason.name)
-def test_api_document_tells_every_reason_with_its_codes(reason: Reason) -> None:
+def test_api_document_lists_every_reason_with_its_codes(reason: Reason) -> None:
     again = " yes " if reason.retryable else " "
     assert f"| `{reason.name}` | {reason.grpc_name} | {reason.http_status} |{again}|" in API
 

@@ -14,7 +14,7 @@ ROWS = [
 PLANTED = (ROOT / "tests/sim/test_planted_bugs.py").read_text()
 
 
-def test_guarantees_each_name_tests() -> None:
+def test_every_guarantee_names_tests() -> None:
     assert ROWS
     assert [row for row in ROWS if len(row) != 3 or "::test_" not in row[1]] == []
 

@@ -65,7 +65,7 @@ def test_contracts_hold(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [_stray, _stray_in_node, _upwards, _sideways, _kind_of_store])
-def test_module_in_a_layer_it_may_not_use_or_in_none_is_refused(copy: Path, change: Callable[[Path], None]) -> None:
+def test_module_in_a_layer_it_may_not_use_or_in_none_is_rejected(copy: Path, change: Callable[[Path], None]) -> None:
     change(copy)
     run = lint(copy)
     assert run.returncode == 1

@@ -9,36 +9,36 @@ import rules
 @pytest.mark.parametrize(
     "host", ["pypi" + ".org", "files.pythonhosted" + ".org", "registry.npmjs" + ".org", "proxy.golang" + ".org"]
 )
-def test_registry_hosts_when_named_tells_the_line(host: str) -> None:
+def test_named_registry_host_is_found_with_its_line(host: str) -> None:
     assert rules.registry_hosts(f"first\nsee https://{host}/simple\n") == [f"2: see https://{host}/simple"]
 
 
-def test_registry_hosts_when_only_projects_are_named_is_empty() -> None:
+def test_project_names_are_no_registry_hosts() -> None:
     assert rules.registry_hosts("https://go.dev/doc/install https://nodejs.org/en/download python.org") == []
 
 
 @pytest.mark.parametrize("path", ["/" + "root/x", "/" + "home/ann/x", "cd /" + "work/main"])
-def test_machine_paths_when_named_tells_the_line(path: str) -> None:
+def test_named_machine_path_is_found_with_its_line(path: str) -> None:
     assert rules.machine_paths(path) == [f"1: {path}"]
 
 
 @pytest.mark.parametrize("path", ["server/work/x", "a/root/b", "$DIR/" + "root/x", "/var/lib/codeq/store", "./data/"])
-def test_machine_paths_when_a_path_of_the_project_is_empty(path: str) -> None:
+def test_paths_of_the_project_are_no_machine_paths(path: str) -> None:
     assert rules.machine_paths(path) == []
 
 
-def test_unfinished_marks_when_marked_tells_the_line() -> None:
+def test_mark_of_unfinished_work_is_found_with_its_line() -> None:
     assert rules.unfinished_marks("x = 1  # TO" + "DO: more\nTodos = []") == ["1: x = 1  # TO" + "DO: more"]
 
 
 @pytest.mark.parametrize(
     "line", ["@pytest.mark." + "skip", "pytest." + "skip('x')", "t." + "Skip()", "test." + "skip('x', f)"]
 )
-def test_skip_marks_when_a_test_may_not_run_tells_the_line(line: str) -> None:
+def test_skipped_test_is_found_with_its_line(line: str) -> None:
     assert rules.skip_marks(line) == [f"1: {line}"]
 
 
-def test_long_functions_when_one_line_too_long_names_it() -> None:
+def test_function_that_is_one_line_too_long_is_named() -> None:
     body = "".join(f"    x = {number}\n" for number in range(rules.FUNCTION_LINES_MAX))
     assert rules.long_functions(f"class A:\n    pass\n\nasync def f():\n{body}") == ["f: 71 lines"]
     assert rules.long_functions(f"def f():\n{body}".removesuffix("    x = 69\n")) == []
@@ -55,26 +55,26 @@ def test_long_functions_when_one_line_too_long_names_it() -> None:
         "open('x')",
     ],
 )
-def test_impurities_when_the_core_reaches_outside_names_it(source: str) -> None:
+def test_impure_call_of_the_core_is_named(source: str) -> None:
     assert len(rules.impurities(source)) == 1
 
 
-def test_impurities_when_time_is_an_argument_is_empty() -> None:
+def test_time_as_an_argument_is_pure() -> None:
     assert rules.impurities("import uuid\ndef decide(now_ms: int) -> uuid.UUID: return uuid.UUID(int=now_ms)") == []
 
 
-def test_vague_parts_when_a_folder_or_module_is_vague_names_it() -> None:
+def test_vague_folder_or_module_is_named() -> None:
     assert rules.vague_parts("server/utils/x.py") == ["utils"]
     assert rules.vague_parts("server/codeq/common.py") == ["common"]
     assert rules.vague_parts("server/codeq/commons_license.py") == []
 
 
-def test_unhashed_requirements_when_a_hash_or_pin_is_missing_names_it() -> None:
+def test_requirement_without_hash_or_pin_is_named() -> None:
     text = "# made by\na==1 \\\n    --hash=sha256:00\n    # via b\nb==2\nc>=1 --hash=sha256:00\n"
     assert rules.unhashed_requirements(text) == ["b==2", "c>=1"]
 
 
-def test_relative_links_when_mixed_tells_those_into_the_project() -> None:
+def test_only_links_into_the_project_are_relative_links() -> None:
     assert rules.relative_links("[a](docs/x.md#y) [b](https://x.y/z) [c](#here)") == ["docs/x.md"]
 
 

@@ -46,7 +46,7 @@ class Attempts:
 
 
 def _is_verdict(answer: Result) -> bool:
-    """Returns whether an answer settles a task that an earlier attempt had sent."""
+    """Returns whether an answer is final for a task that an earlier attempt had sent."""
     return isinstance(answer, str) or (
         isinstance(answer, errors.Rejected) and not isinstance(answer, _OF_THE_CONNECTION)
     )

@@ -41,7 +41,7 @@ class Job:
         """Whether the caller no longer waits: answered, timed out or cancelled."""
         return self._future.done()
 
-    def settle(self, start: int, results: Sequence[Result]) -> None:
+    def resolve(self, start: int, results: Sequence[Result]) -> None:
         """Records the answers of a run of items; the last one wakes the caller."""
         self._results[start : start + len(results)] = results
         self._missing -= len(results)
@@ -83,7 +83,7 @@ class Frame:
     parts: tuple[Part, ...]
     tasks: int
 
-    def settle(self, ack: producer_service_pb2.FrameAck) -> None:
+    def resolve(self, ack: producer_service_pb2.FrameAck) -> None:
         """Passes the answers of the frame to its jobs.
 
         Raises:
@@ -98,17 +98,17 @@ class Frame:
             results[error.index] = errors.from_item(error)
         if len(self.parts) == len(results):  # one task per part
             for part, result in zip(self.parts, results, strict=True):
-                part.job.settle(part.start, (result,))
+                part.job.resolve(part.start, (result,))
             return
         offset = 0
         for part in self.parts:
-            part.job.settle(part.start, results[offset : offset + part.count])
+            part.job.resolve(part.start, results[offset : offset + part.count])
             offset += part.count
 
     def fail(self, error: Callable[[], errors.CodeqError]) -> None:
         """Fails every task of the frame."""
         for part in self.parts:
-            part.job.settle(part.start, [error() for _ in range(part.count)])
+            part.job.resolve(part.start, [error() for _ in range(part.count)])
 
 
 class Pending:

@@ -157,7 +157,7 @@ class ProducerStream:
             if not self._unacked:
                 raise errors.ServerFault("ack without a frame")
             frame = self._unacked[0]
-            frame.settle(ack)
+            frame.resolve(ack)
             self._unacked.popleft()
             self._unacked_bytes -= len(frame.data)
         if response.HasField("notice"):

@@ -24,21 +24,21 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// RaftRole is what a node is in a group.
+// RaftRole is the role of a node in a group.
 type RaftRole int32
 
 const (
 	// Not known.
 	RaftRole_RAFT_ROLE_UNSPECIFIED RaftRole = 0
-	// Takes what the leader says.
+	// Replicates the leader's log and has a vote.
 	RaftRole_RAFT_ROLE_FOLLOWER RaftRole = 1
-	// Asks whether it would be voted for.
+	// Asks whether it would win an election.
 	RaftRole_RAFT_ROLE_PRE_CANDIDATE RaftRole = 2
 	// Asks for votes.
 	RaftRole_RAFT_ROLE_CANDIDATE RaftRole = 3
-	// Decides.
+	// Decides what enters the log.
 	RaftRole_RAFT_ROLE_LEADER RaftRole = 4
-	// Takes what the leader says and has no vote.
+	// Replicates the leader's log without a vote.
 	RaftRole_RAFT_ROLE_LEARNER RaftRole = 5
 )
 
@@ -89,18 +89,18 @@ func (RaftRole) EnumDescriptor() ([]byte, []int) {
 	return file_codeq_v1_cluster_service_proto_rawDescGZIP(), []int{0}
 }
 
-// RaftMember is a member of a group. What only the leader knows is told by the leader only.
+// RaftMember is a member of a group. Some fields are set by the leader only.
 type RaftMember struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Address of its transport between members.
+	// Address of its Raft transport.
 	RaftAddr string `protobuf:"bytes,2,opt,name=raft_addr,json=raftAddr,proto3" json:"raft_addr,omitempty"`
-	// Base URL of its REST API; absent: not known.
+	// Base URL of its REST API. Absent: not known.
 	HttpAddr *string `protobuf:"bytes,3,opt,name=http_addr,json=httpAddr,proto3,oneof" json:"http_addr,omitempty"`
-	// Address of its gRPC services; absent: not known.
+	// Address of its gRPC services. Absent: not known.
 	GrpcAddr *string `protobuf:"bytes,4,opt,name=grpc_addr,json=grpcAddr,proto3,oneof" json:"grpc_addr,omitempty"`
-	// What it is, as far as known: LEADER, FOLLOWER or LEARNER.
+	// Role, as far as known: LEADER, FOLLOWER or LEARNER.
 	Role RaftRole `protobuf:"varint,5,opt,name=role,proto3,enum=codeq.v1.RaftRole" json:"role,omitempty"`
 	// Whether it has a vote.
 	Voter bool `protobuf:"varint,6,opt,name=voter,proto3" json:"voter,omitempty"`
@@ -108,13 +108,13 @@ type RaftMember struct {
 	IsLeader bool `protobuf:"varint,7,opt,name=is_leader,json=isLeader,proto3" json:"is_leader,omitempty"`
 	// Whether it is the asked node.
 	IsSelf bool `protobuf:"varint,8,opt,name=is_self,json=isSelf,proto3" json:"is_self,omitempty"`
-	// Last entry of the log that it is known to have durably. Told by the leader only.
+	// Last log entry that it is known to have on disk. Set by the leader only.
 	MatchIndex *int64 `protobuf:"varint,9,opt,name=match_index,json=matchIndex,proto3,oneof" json:"match_index,omitempty"`
-	// Entries that it lacks. Told by the leader only.
+	// Number of entries that it lacks. Set by the leader only.
 	Lag *int64 `protobuf:"varint,10,opt,name=lag,proto3,oneof" json:"lag,omitempty"`
-	// Whether it has been heard lately. Told by the leader only.
+	// Whether it was heard from recently. Set by the leader only.
 	Active *bool `protobuf:"varint,11,opt,name=active,proto3,oneof" json:"active,omitempty"`
-	// Why the asked node has no connection to it, and what to do where that is known; absent: it has one.
+	// Why the asked node has no connection to it, with the remedy if known. Absent: it is connected.
 	Problem       *string `protobuf:"bytes,12,opt,name=problem,proto3,oneof" json:"problem,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -234,7 +234,7 @@ func (x *RaftMember) GetProblem() string {
 	return ""
 }
 
-// RaftGroup is the replication of one shard, as the asked node sees it.
+// RaftGroup is the replication state of one shard, as the asked node sees it.
 type RaftGroup struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Number of the shard.
@@ -243,35 +243,35 @@ type RaftGroup struct {
 	IsLeader bool `protobuf:"varint,2,opt,name=is_leader,json=isLeader,proto3" json:"is_leader,omitempty"`
 	// Name of the asked node.
 	SelfId string `protobuf:"bytes,3,opt,name=self_id,json=selfId,proto3" json:"self_id,omitempty"`
-	// Address of its transport between members.
+	// Address of the asked node's Raft transport.
 	SelfAddr string `protobuf:"bytes,4,opt,name=self_addr,json=selfAddr,proto3" json:"self_addr,omitempty"`
-	// Name of the leader; empty: none is known.
+	// Name of the leader. Empty: none is known.
 	LeaderId string `protobuf:"bytes,5,opt,name=leader_id,json=leaderId,proto3" json:"leader_id,omitempty"`
-	// Address of the leader's transport; empty: not known.
+	// Address of the leader's Raft transport. Empty: not known.
 	LeaderAddr string `protobuf:"bytes,6,opt,name=leader_addr,json=leaderAddr,proto3" json:"leader_addr,omitempty"`
-	// Base URL of the leader's REST API; absent: not known.
+	// Base URL of the leader's REST API. Absent: not known.
 	LeaderHttpAddr *string `protobuf:"bytes,7,opt,name=leader_http_addr,json=leaderHTTPAddr,proto3,oneof" json:"leader_http_addr,omitempty"`
 	// Whether a leader is known.
 	HasLeader bool `protobuf:"varint,8,opt,name=has_leader,json=hasLeader,proto3" json:"has_leader,omitempty"`
-	// What the asked node is.
+	// Role of the asked node.
 	Role RaftRole `protobuf:"varint,9,opt,name=role,proto3,enum=codeq.v1.RaftRole" json:"role,omitempty"`
-	// Term, a number that grows with every election.
+	// Term: a number that grows with every election.
 	Term int64 `protobuf:"varint,10,opt,name=term,proto3" json:"term,omitempty"`
-	// Last entry of the log that a majority has.
+	// Last log entry that a majority has.
 	CommitIndex int64 `protobuf:"varint,11,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
-	// Last entry whose rows are in the store of the asked node.
+	// Last entry whose rows are in the asked node's store.
 	AppliedIndex int64 `protobuf:"varint,12,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
-	// First entry that is still in its log.
+	// First entry still in the asked node's log.
 	FirstIndex int64 `protobuf:"varint,13,opt,name=first_index,json=firstIndex,proto3" json:"first_index,omitempty"`
-	// Last entry in its log.
+	// Last entry in the asked node's log.
 	LastIndex int64 `protobuf:"varint,14,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
-	// Entries that a majority has and that are not in its store yet.
+	// Number of committed entries that are not in the asked node's store yet.
 	Lag int64 `protobuf:"varint,15,opt,name=lag,proto3" json:"lag,omitempty"`
-	// Entry up to which its log was cut, or replaced by a snapshot.
+	// Last entry removed from the asked node's log by compaction or covered by an installed snapshot.
 	SnapshotIndex int64 `protobuf:"varint,16,opt,name=snapshot_index,json=snapshotIndex,proto3" json:"snapshot_index,omitempty"`
-	// Elections that it has seen since its start.
+	// Number of elections that the asked node has seen since it started.
 	Elections int64 `protobuf:"varint,17,opt,name=elections,proto3" json:"elections,omitempty"`
-	// Members by name.
+	// Members, ordered by name.
 	Members       []*RaftMember `protobuf:"bytes,18,rep,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -433,14 +433,14 @@ func (x *RaftGroup) GetMembers() []*RaftMember {
 	return nil
 }
 
-// RaftStatus is the replication, as the asked node sees it.
+// RaftStatus is the replication state, as the asked node sees it.
 type RaftStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Whether the server is a member of a cluster.
 	Enabled bool `protobuf:"varint,1,opt,name=enabled,proto3" json:"enabled,omitempty"`
 	// Number of groups.
 	NumGroups int32 `protobuf:"varint,2,opt,name=num_groups,json=numGroups,proto3" json:"num_groups,omitempty"`
-	// Groups by the number of their shard; none without Raft.
+	// Groups, ordered by shard number; empty without Raft.
 	Groups []*RaftGroup `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
 	// Whether every acknowledgement waits for fsync: on a majority of the members, or on the only server.
 	Fsync         bool `protobuf:"varint,4,opt,name=fsync,proto3" json:"fsync,omitempty"`
@@ -543,7 +543,7 @@ func (*GetRaftStatusRequest) Descriptor() ([]byte, []int) {
 	return file_codeq_v1_cluster_service_proto_rawDescGZIP(), []int{3}
 }
 
-// GetRaftStatusResponse tells the status.
+// GetRaftStatusResponse returns the status.
 type GetRaftStatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The status.
@@ -626,7 +626,7 @@ func (*GetTopologyRequest) Descriptor() ([]byte, []int) {
 	return file_codeq_v1_cluster_service_proto_rawDescGZIP(), []int{5}
 }
 
-// GetTopologyResponse tells the topology.
+// GetTopologyResponse returns the topology.
 type GetTopologyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The topology.
@@ -672,18 +672,18 @@ func (x *GetTopologyResponse) GetTopology() *Topology {
 	return nil
 }
 
-// Topology is where clients go.
+// Topology lists the addresses for clients.
 type Topology struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Whether the server is a member of a cluster.
 	RaftEnabled bool `protobuf:"varint,1,opt,name=raft_enabled,json=raftEnabled,proto3" json:"raft_enabled,omitempty"`
-	// Name of the leader; empty: none is known.
+	// Name of the leader. Empty: none is known.
 	LeaderId string `protobuf:"bytes,2,opt,name=leader_id,json=leaderId,proto3" json:"leader_id,omitempty"`
-	// Address of the leader's gRPC services, as host:port; absent: not known.
+	// Address of the leader's gRPC services, as host:port. Absent: not known.
 	LeaderGrpcAddr *string `protobuf:"bytes,3,opt,name=leader_grpc_addr,json=leaderGrpcAddr,proto3,oneof" json:"leader_grpc_addr,omitempty"`
-	// Base URL of the leader's REST API; absent: not known.
+	// Base URL of the leader's REST API. Absent: not known.
 	LeaderHttpAddr *string `protobuf:"bytes,4,opt,name=leader_http_addr,json=leaderHttpAddr,proto3,oneof" json:"leader_http_addr,omitempty"`
-	// Members by name; none without Raft.
+	// Members, ordered by name; empty without Raft.
 	Members       []*TopologyMember `protobuf:"bytes,5,rep,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -754,14 +754,14 @@ func (x *Topology) GetMembers() []*TopologyMember {
 	return nil
 }
 
-// TopologyMember is where clients reach a member.
+// TopologyMember lists the addresses of one member for clients.
 type TopologyMember struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Address of its gRPC services, as host:port; absent: not known.
+	// Address of its gRPC services, as host:port. Absent: not known.
 	GrpcAddr *string `protobuf:"bytes,2,opt,name=grpc_addr,json=grpcAddr,proto3,oneof" json:"grpc_addr,omitempty"`
-	// Base URL of its REST API; absent: not known.
+	// Base URL of its REST API. Absent: not known.
 	HttpAddr *string `protobuf:"bytes,3,opt,name=http_addr,json=httpAddr,proto3,oneof" json:"http_addr,omitempty"`
 	// Whether it leads.
 	IsLeader      bool `protobuf:"varint,4,opt,name=is_leader,json=isLeader,proto3" json:"is_leader,omitempty"`
@@ -827,14 +827,14 @@ func (x *TopologyMember) GetIsLeader() bool {
 	return false
 }
 
-// AddMemberRequest asks to take a node in.
+// AddMemberRequest adds a node to the cluster.
 type AddMemberRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name of the node: 1 to 64 characters.
+	// Name of the node, 1 to 64 characters.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Address of its transport between members, as host:port.
+	// Address of its Raft transport, as host:port.
 	RaftAddr string `protobuf:"bytes,2,opt,name=raft_addr,json=raftAddr,proto3" json:"raft_addr,omitempty"`
-	// Whether a member of this name is taken out in the same step: it lost its disk, or moved.
+	// Replace the member of this name, whose disk was lost or whose address changed.
 	Replace       bool `protobuf:"varint,3,opt,name=replace,proto3" json:"replace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -891,7 +891,7 @@ func (x *AddMemberRequest) GetReplace() bool {
 	return false
 }
 
-// AddMemberResponse tells the status after the change.
+// AddMemberResponse returns the status after the change.
 type AddMemberResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The status.
@@ -937,7 +937,7 @@ func (x *AddMemberResponse) GetStatus() *RaftStatus {
 	return nil
 }
 
-// RemoveMemberRequest asks to take a member out.
+// RemoveMemberRequest removes a member from the cluster.
 type RemoveMemberRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the member.
@@ -983,7 +983,7 @@ func (x *RemoveMemberRequest) GetId() string {
 	return ""
 }
 
-// RemoveMemberResponse tells the status after the change.
+// RemoveMemberResponse returns the status after the change.
 type RemoveMemberResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The status.
@@ -1029,10 +1029,10 @@ func (x *RemoveMemberResponse) GetStatus() *RaftStatus {
 	return nil
 }
 
-// TransferLeadershipRequest asks for another leader.
+// TransferLeadershipRequest makes another member the leader.
 type TransferLeadershipRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name of the member that shall lead; empty: the one that has most of the log.
+	// Name of the next leader. Empty: the member with the most complete log.
 	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1075,7 +1075,7 @@ func (x *TransferLeadershipRequest) GetId() string {
 	return ""
 }
 
-// TransferLeadershipResponse tells the status after the change.
+// TransferLeadershipResponse returns the status after the change.
 type TransferLeadershipResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The status.

@@ -30,26 +30,27 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// ClusterService tells and changes the members that replicate the stored tasks with each other.
+// ClusterService shows and changes the members of the Raft cluster, which replicate all tasks.
 type ClusterServiceClient interface {
-	// GetRaftStatus tells what the asked node knows: always, also while nobody leads. A server that is no member of a cluster
-	// says that Raft is not enabled.
+	// GetRaftStatus returns the status that the asked node knows, even while no node leads. A server outside a cluster
+	// reports that Raft is not enabled.
 	GetRaftStatus(ctx context.Context, in *GetRaftStatusRequest, opts ...grpc.CallOption) (*GetRaftStatusResponse, error)
-	// GetTopology tells where clients find the leader and the other members, as far as the asked node knows.
+	// GetTopology returns the addresses of the leader and the other members, as far as the asked node knows them.
 	GetTopology(ctx context.Context, in *GetTopologyRequest, opts ...grpc.CallOption) (*GetTopologyResponse, error)
-	// AddMember takes a node in. It is answered when the node is a learner; the leader makes it a voter when it has caught up.
+	// AddMember adds a node. It returns when the node is a learner; the leader makes it a voter once it has caught up.
 	// Idempotent.
-	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id has another address, or another disk: see replace),
-	// MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (nobody answers at the address, or it belongs to another cluster).
+	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
+	// replace), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to another
+	// cluster).
 	AddMember(ctx context.Context, in *AddMemberRequest, opts ...grpc.CallOption) (*AddMemberResponse, error)
-	// RemoveMember takes a member out: from then on it has no vote and gets nothing. A leader that is taken out hands over
+	// RemoveMember removes a member: it loses its vote and gets no further entries. A leader that is removed hands over
 	// first.
-	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (too few
-	// of the others are there to go on without it).
+	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
+	// (too few other members are reachable to go on without it).
 	RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberResponse, error)
-	// TransferLeadership makes another voter the leader; it is answered when that one leads.
-	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take over in
-	// time), MEMBERSHIP_CHANGE_IN_PROGRESS.
+	// TransferLeadership makes another voter the leader. It returns when that member leads.
+	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
+	// over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
 	TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error)
 }
 
@@ -115,26 +116,27 @@ func (c *clusterServiceClient) TransferLeadership(ctx context.Context, in *Trans
 // All implementations must embed UnimplementedClusterServiceServer
 // for forward compatibility.
 //
-// ClusterService tells and changes the members that replicate the stored tasks with each other.
+// ClusterService shows and changes the members of the Raft cluster, which replicate all tasks.
 type ClusterServiceServer interface {
-	// GetRaftStatus tells what the asked node knows: always, also while nobody leads. A server that is no member of a cluster
-	// says that Raft is not enabled.
+	// GetRaftStatus returns the status that the asked node knows, even while no node leads. A server outside a cluster
+	// reports that Raft is not enabled.
 	GetRaftStatus(context.Context, *GetRaftStatusRequest) (*GetRaftStatusResponse, error)
-	// GetTopology tells where clients find the leader and the other members, as far as the asked node knows.
+	// GetTopology returns the addresses of the leader and the other members, as far as the asked node knows them.
 	GetTopology(context.Context, *GetTopologyRequest) (*GetTopologyResponse, error)
-	// AddMember takes a node in. It is answered when the node is a learner; the leader makes it a voter when it has caught up.
+	// AddMember adds a node. It returns when the node is a learner; the leader makes it a voter once it has caught up.
 	// Idempotent.
-	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id has another address, or another disk: see replace),
-	// MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (nobody answers at the address, or it belongs to another cluster).
+	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
+	// replace), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to another
+	// cluster).
 	AddMember(context.Context, *AddMemberRequest) (*AddMemberResponse, error)
-	// RemoveMember takes a member out: from then on it has no vote and gets nothing. A leader that is taken out hands over
+	// RemoveMember removes a member: it loses its vote and gets no further entries. A leader that is removed hands over
 	// first.
-	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (too few
-	// of the others are there to go on without it).
+	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
+	// (too few other members are reachable to go on without it).
 	RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberResponse, error)
-	// TransferLeadership makes another voter the leader; it is answered when that one leads.
-	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take over in
-	// time), MEMBERSHIP_CHANGE_IN_PROGRESS.
+	// TransferLeadership makes another voter the leader. It returns when that member leads.
+	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
+	// over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
 	TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error)
 	mustEmbedUnimplementedClusterServiceServer()
 }

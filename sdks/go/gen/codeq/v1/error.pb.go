@@ -22,109 +22,110 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// ErrorReason is the one table of errors. A failed call carries the reason's name (without its prefix) in
-// google.rpc.ErrorInfo with the domain "codeq"; over HTTP it is the field `reason` of the error body.
+// ErrorReason lists every error. A failed call carries the reason's name, without its prefix, in google.rpc.ErrorInfo
+// with the domain "codeq"; over HTTP it is `reason` in the error body.
 type ErrorReason int32
 
 const (
-	// Something failed that the server did not foresee; the log of the server says more.
+	// An unexpected failure; see the server's log.
 	ErrorReason_ERROR_REASON_UNSPECIFIED ErrorReason = 0
-	// A field of the request is malformed or out of its bounds; google.rpc.BadRequest names each.
+	// A field is malformed or out of bounds. google.rpc.BadRequest names each such field.
 	ErrorReason_ERROR_REASON_INVALID_FIELD ErrorReason = 1
-	// The HTTP body is not one JSON object, or its content type is not JSON; over gRPC: the bytes are no message of the call.
+	// The HTTP body is not a single JSON object, or its content type is not JSON. Over gRPC: the bytes are not a message
+	// of this call.
 	ErrorReason_ERROR_REASON_INVALID_BODY ErrorReason = 2
-	// The request, a frame of it or a payload is larger than its bound.
+	// A request, frame, payload, result or artifact exceeds its limit.
 	ErrorReason_ERROR_REASON_TOO_LARGE ErrorReason = 3
 	// The token is missing, malformed, expired or not accepted. For an expired token the metadata of google.rpc.ErrorInfo
 	// has `expiredAt`, its expiry in UTC.
 	ErrorReason_ERROR_REASON_UNAUTHENTICATED ErrorReason = 4
-	// The token is valid and lacks the scope of the RPC.
+	// The token is valid but lacks the scope that the RPC requires.
 	ErrorReason_ERROR_REASON_MISSING_SCOPE ErrorReason = 5
-	// The token is valid and is not an administrator's.
+	// The token is valid but not an administrator's.
 	ErrorReason_ERROR_REASON_NOT_ADMIN ErrorReason = 6
-	// The token is valid and of the wrong kind: a producer's for a worker's call, or a worker's for a producer's.
+	// The token is valid but of the wrong kind: a producer's for a worker's call, or a worker's for a producer's.
 	ErrorReason_ERROR_REASON_WRONG_TOKEN_KIND ErrorReason = 52
 	// The token's claims name no tenant, a malformed one, or two different ones.
 	ErrorReason_ERROR_REASON_INVALID_TENANT ErrorReason = 7
-	// The worker's token does not allow a command it asks for.
+	// The worker's token does not allow a requested command.
 	ErrorReason_ERROR_REASON_COMMAND_NOT_ALLOWED ErrorReason = 8
 	// No task has this id in the caller's tenant.
 	ErrorReason_ERROR_REASON_TASK_NOT_FOUND ErrorReason = 9
-	// The task exists and has not ended yet.
+	// The task exists but has not ended.
 	ErrorReason_ERROR_REASON_RESULT_NOT_FOUND ErrorReason = 10
-	// No queue of this command exists in the caller's tenant.
+	// The caller's tenant has no queue of this command.
 	ErrorReason_ERROR_REASON_QUEUE_NOT_FOUND ErrorReason = 11
 	// No route has this HTTP path.
 	ErrorReason_ERROR_REASON_ROUTE_NOT_FOUND ErrorReason = 12
-	// The route exists and does not take this HTTP method.
+	// The route does not support this HTTP method.
 	ErrorReason_ERROR_REASON_METHOD_NOT_ALLOWED ErrorReason = 13
-	// Only over HTTP: the method is none that this server has, or the body comes in a form that it has not.
+	// HTTP only: the server does not support this method or transfer coding.
 	ErrorReason_ERROR_REASON_NOT_IMPLEMENTED ErrorReason = 46
-	// Only over HTTP: the request did not come to its end in time.
+	// HTTP only: the request was not complete in time. Nothing was changed.
 	ErrorReason_ERROR_REASON_REQUEST_TIMEOUT ErrorReason = 47
-	// Only over HTTP: the target of the request is longer than a head may be.
+	// HTTP only: the request target exceeds the size limit of a request head.
 	ErrorReason_ERROR_REASON_TARGET_TOO_LONG ErrorReason = 48
-	// Only over HTTP: the head of the request, or what follows its body, is too large or has too many headers.
+	// HTTP only: the request head, or the trailers of its body, are too large or have too many headers.
 	ErrorReason_ERROR_REASON_HEAD_TOO_LARGE ErrorReason = 49
-	// Only over HTTP: the client expects something else than 100-continue.
+	// HTTP only: the Expect header is something other than 100-continue.
 	ErrorReason_ERROR_REASON_EXPECTATION_FAILED ErrorReason = 50
-	// Only over HTTP: the version of HTTP is neither 1.1 nor 1.0.
+	// HTTP only: the version is neither HTTP/1.1 nor HTTP/1.0.
 	ErrorReason_ERROR_REASON_HTTP_VERSION_NOT_SUPPORTED ErrorReason = 51
-	// The task is not leased: it waits, or it has ended.
+	// The task is not leased: it is waiting, or it has ended.
 	ErrorReason_ERROR_REASON_TASK_NOT_CLAIMED ErrorReason = 14
-	// The lease token is not the one of the task's present lease. Nothing was changed.
+	// The lease token is not that of the task's current lease. Nothing was changed.
 	ErrorReason_ERROR_REASON_STALE_LEASE_TOKEN ErrorReason = 15
 	// The task is leased to another worker. Nothing was changed.
 	ErrorReason_ERROR_REASON_NOT_LEASE_OWNER ErrorReason = 16
-	// A bound of the server is reached for the moment, such as its number of streams.
+	// A limit of the server is reached for the moment, such as its number of streams.
 	ErrorReason_ERROR_REASON_LIMIT_REACHED ErrorReason = 17
-	// The tenant, or the server, has as many queues as it may have: the task's command would be one more. Trying again does
-	// not help before a queue without tasks has left.
+	// The command would need a new queue, and the tenant or the server has reached its limit. A retry helps only after an
+	// empty queue has been removed.
 	ErrorReason_ERROR_REASON_TOO_MANY_QUEUES ErrorReason = 53
-	// The server is stopping: try another connection.
+	// The server is stopping; retry on another connection.
 	ErrorReason_ERROR_REASON_DRAINING ErrorReason = 18
-	// The outcome of the call is unknown, because what it decided could not be made durable.
+	// The outcome is unknown: the decision could not be made durable, or the gateway lost its server during the call.
 	ErrorReason_ERROR_REASON_OUTCOME_UNKNOWN ErrorReason = 19
-	// The first message of a stream is not a hello, a second hello was sent, or no hello came in time.
+	// The first message of a stream was not a hello, a second hello was sent, or none arrived in time.
 	ErrorReason_ERROR_REASON_BAD_HANDSHAKE ErrorReason = 20
-	// The stored data of the task contradict each other; `codeq store check` tells more.
+	// The task's stored data are inconsistent; run `codeq store check`.
 	ErrorReason_ERROR_REASON_CORRUPT_DATA ErrorReason = 21
 	// The call's deadline passed before its reply.
 	ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED ErrorReason = 22
-	// Another request of the tenant was made with this idempotency key, and its task still exists. Nothing was changed.
+	// The tenant has used this idempotency key for a different request, whose task still exists. Nothing was changed.
 	ErrorReason_ERROR_REASON_IDEMPOTENCY_CONFLICT ErrorReason = 23
-	// The tenant has a task with this id. Nothing was changed.
+	// The tenant already has a task with this id. Nothing was changed.
 	ErrorReason_ERROR_REASON_TASK_ID_TAKEN ErrorReason = 24
-	// The page token is malformed, or was given out for another list or other filters.
+	// The page token is malformed, or belongs to another list or to other filters.
 	ErrorReason_ERROR_REASON_INVALID_PAGE_TOKEN ErrorReason = 26
-	// The task has ended, and not by a cancel.
+	// The task has ended, other than by a cancel.
 	ErrorReason_ERROR_REASON_TASK_ENDED ErrorReason = 25
-	// The task's result has no artifact of this name, or one that is kept elsewhere, under its URL.
+	// The task's result has no artifact of this name, or the artifact is stored elsewhere, at its URL.
 	ErrorReason_ERROR_REASON_ARTIFACT_NOT_FOUND ErrorReason = 28
-	// The server has no folder for backups.
+	// The server has no backup folder.
 	ErrorReason_ERROR_REASON_BACKUP_NOT_CONFIGURED ErrorReason = 32
-	// The server's disk is nearly full, so it takes no new tasks and no contents of artifacts; whatever else ends or removes
-	// tasks goes on.
+	// The server's disk is nearly full: it rejects new tasks and artifact contents. All other calls work, so tasks can
+	// still be completed and removed.
 	ErrorReason_ERROR_REASON_STORAGE_FULL ErrorReason = 27
-	// The gateway reaches no server, or the server cannot validate the token at the moment, because what it needs for that
-	// does not answer. The call was not carried out.
+	// The gateway cannot reach a server, or the server cannot validate the token because what it needs for that does not
+	// respond. The call was not carried out.
 	ErrorReason_ERROR_REASON_SERVER_UNREACHABLE ErrorReason = 45
-	// The task is not DLQ, FAILED or CANCELLED: there is nothing to redrive.
+	// The task is not DLQ, FAILED or CANCELLED, so it cannot be redriven.
 	ErrorReason_ERROR_REASON_TASK_NOT_REDRIVABLE ErrorReason = 29
-	// Another node of the cluster leads, or none does at the moment. Nothing was changed. What is known of the leader
-	// stands in the metadata of google.rpc.ErrorInfo: its name as `leader`, the base URL of its REST API as `leaderHttp`,
-	// and the address of its gRPC services as `leaderGrpc`. Over HTTP the call is redirected (307) when that URL is known.
+	// Another node of the cluster leads, or none does at the moment. Nothing was changed. The metadata of
+	// google.rpc.ErrorInfo has what is known about the leader: `leader`, its name; `leaderHttp`, the base URL of its REST
+	// API; `leaderGrpc`, its gRPC address. Over HTTP the call is redirected (307) if that URL is known.
 	ErrorReason_ERROR_REASON_NOT_LEADER ErrorReason = 33
-	// The server is not a member of a cluster: there are no members to change.
+	// The server is not a member of a cluster.
 	ErrorReason_ERROR_REASON_NOT_CLUSTERED ErrorReason = 34
-	// No member of the cluster has this name.
+	// The cluster has no member of this name.
 	ErrorReason_ERROR_REASON_MEMBER_NOT_FOUND ErrorReason = 35
-	// The cluster has a member of this name, with another address or another disk. Nothing was changed.
+	// The cluster already has a member of this name, with another address or disk. Nothing was changed.
 	ErrorReason_ERROR_REASON_MEMBER_EXISTS ErrorReason = 36
-	// Another change of the members, or of the leader, is being made. Nothing was changed.
+	// Another change of members or leader is in progress. Nothing was changed.
 	ErrorReason_ERROR_REASON_MEMBERSHIP_CHANGE_IN_PROGRESS ErrorReason = 37
-	// A member that the change needs cannot take part: it is not reached, lags, has no vote, or belongs to another cluster; or
-	// too few would be left to go on.
+	// A required member is unreachable, lags, has no vote or belongs to another cluster; or too few members would be
+	// left.
 	ErrorReason_ERROR_REASON_MEMBER_NOT_READY ErrorReason = 38
 )
 
@@ -255,14 +256,14 @@ func (ErrorReason) EnumDescriptor() ([]byte, []int) {
 	return file_codeq_v1_error_proto_rawDescGZIP(), []int{0}
 }
 
-// ItemError is the failure of one item of a batch or of a frame; the other items are not affected.
+// ItemError is the failure of one item of a batch or frame. It does not affect the other items.
 type ItemError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Index of the item in its list, from 0.
 	Index uint32 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
 	// Reason of the failure.
 	Reason ErrorReason `protobuf:"varint,2,opt,name=reason,proto3,enum=codeq.v1.ErrorReason" json:"reason,omitempty"`
-	// Message for people; not a contract.
+	// Text for people; it may change.
 	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -28,7 +28,7 @@ type ProduceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Hello, in the first message only.
 	Hello *ProducerHello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
-	// Tasks to create, at most 4096 and 8 MiB. A message without tasks is no frame and gets no ack.
+	// Tasks to create, at most 4096 and 8 MiB. A message without tasks is not a frame and gets no ack.
 	Tasks []*TaskSpec `protobuf:"bytes,2,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	// Fresh token of the same subject and tenant, without "Bearer"; empty: none. It replaces the stream's token before the
 	// tasks of the message are created. A token that is not accepted ends the call.
@@ -88,14 +88,14 @@ func (x *ProduceRequest) GetToken() string {
 	return ""
 }
 
-// ProduceResponse carries any of its fields.
+// ProduceResponse carries any combination of its fields.
 type ProduceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Welcome, in the first message only.
 	Welcome *ProducerWelcome `protobuf:"bytes,1,opt,name=welcome,proto3" json:"welcome,omitempty"`
 	// Acks, one for each frame with tasks, in the order of the frames.
 	Acks []*FrameAck `protobuf:"bytes,2,rep,name=acks,proto3" json:"acks,omitempty"`
-	// Notice before the server ends the stream.
+	// Announces that the server will end the stream.
 	Notice        *StreamNotice `protobuf:"bytes,3,opt,name=notice,proto3" json:"notice,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -155,7 +155,7 @@ func (x *ProduceResponse) GetNotice() *StreamNotice {
 // ProducerHello opens a producer stream.
 type ProducerHello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name of the client for logs, at most 128 characters; may be empty.
+	// Name of the client for the server's log, at most 128 characters; may be empty.
 	ClientName    string `protobuf:"bytes,1,opt,name=client_name,json=clientName,proto3" json:"client_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -205,13 +205,13 @@ type ProducerWelcome struct {
 	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// Subject of the token.
 	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
-	// Frames that may be unanswered at a time.
+	// Maximum number of unacked frames.
 	UnackedFramesMax int32 `protobuf:"varint,3,opt,name=unacked_frames_max,json=unackedFramesMax,proto3" json:"unacked_frames_max,omitempty"`
-	// Bytes of frames that may be unanswered at a time.
+	// Maximum bytes of unacked frames.
 	UnackedBytesMax int64 `protobuf:"varint,4,opt,name=unacked_bytes_max,json=unackedBytesMax,proto3" json:"unacked_bytes_max,omitempty"`
-	// Tasks in a frame.
+	// Maximum tasks of a frame.
 	FrameTasksMax int32 `protobuf:"varint,5,opt,name=frame_tasks_max,json=frameTasksMax,proto3" json:"frame_tasks_max,omitempty"`
-	// Bytes of a frame.
+	// Maximum bytes of a frame.
 	FrameBytesMax int64 `protobuf:"varint,6,opt,name=frame_bytes_max,json=frameBytesMax,proto3" json:"frame_bytes_max,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -289,14 +289,14 @@ func (x *ProducerWelcome) GetFrameBytesMax() int64 {
 	return 0
 }
 
-// FrameAck answers a frame. Its accepted tasks are durable.
+// FrameAck answers a frame, whose accepted tasks are durable.
 type FrameAck struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Ids of the tasks, one for each of the frame in order; empty where the item was refused.
+	// Task ids, one for each task of the frame, in order; empty for rejected ones.
 	TaskIds []string `protobuf:"bytes,1,rep,name=task_ids,json=taskIds,proto3" json:"task_ids,omitempty"`
-	// Errors of refused items.
+	// Errors of rejected tasks.
 	Errors []*ItemError `protobuf:"bytes,2,rep,name=errors,proto3" json:"errors,omitempty"`
-	// Indexes of items that were carried out before: their ids are those of the first tasks.
+	// Indexes of tasks that earlier requests had created; their ids are those of the existing tasks.
 	Duplicates    []uint32 `protobuf:"varint,3,rep,packed,name=duplicates,proto3" json:"duplicates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -356,12 +356,12 @@ func (x *FrameAck) GetDuplicates() []uint32 {
 // StreamNotice announces that the server will end the stream.
 type StreamNotice struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Why: DRAINING; NOT_LEADER when another node of the cluster leads from now on; or UNAUTHENTICATED when the token ends.
-	// A fresh token, sent in time, keeps the stream open.
+	// Reason: DRAINING; NOT_LEADER if another node of the cluster now leads; UNAUTHENTICATED if the token is about to
+	// expire: a fresh token, sent in time, keeps the stream open.
 	Reason ErrorReason `protobuf:"varint,1,opt,name=reason,proto3,enum=codeq.v1.ErrorReason" json:"reason,omitempty"`
-	// Milliseconds after which the server ends the stream.
+	// Milliseconds until the server ends the stream.
 	GraceMs int32 `protobuf:"varint,2,opt,name=grace_ms,json=graceMs,proto3" json:"grace_ms,omitempty"`
-	// Host and port of the gRPC services of the node that leads; empty when it is not known, or is this one.
+	// Host and port of the leader's gRPC services; empty if unknown or if it is this node.
 	Leader        string `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

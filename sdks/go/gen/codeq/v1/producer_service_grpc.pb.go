@@ -26,14 +26,14 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// ProducerService creates tasks over a stream: the way to tens of thousands of tasks per second.
+// ProducerService creates tasks over a stream, at tens of thousands of tasks per second.
 type ProducerServiceClient interface {
-	// Produce takes frames of tasks and answers each frame once, in order, when the whole frame is durable.
+	// Produce takes frames of tasks and acks each frame once, in order, when all of it is durable.
 	// The first message carries the hello and may carry tasks. The server stops reading while 256 frames or 16 MiB are
-	// unanswered. When the client half-closes, the server answers what it has taken and ends the call with OK.
-	// The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame over 8 MiB or 4096 tasks) or
-	// OUTCOME_UNKNOWN; bad items are refused one by one and harm nothing else.
-	// When its token expires, the call ends with UNAUTHENTICATED; a notice comes before, and `token` renews it.
+	// unacked. When the client half-closes, the server acks the remaining frames and ends the call with OK.
+	// An invalid task is rejected by itself; the others are created. Errors that end the call: BAD_HANDSHAKE,
+	// UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
+	// When its token expires, the call ends with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
 	Produce(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ProduceRequest, ProduceResponse], error)
 }
 
@@ -62,14 +62,14 @@ type ProducerService_ProduceClient = grpc.BidiStreamingClient[ProduceRequest, Pr
 // All implementations must embed UnimplementedProducerServiceServer
 // for forward compatibility.
 //
-// ProducerService creates tasks over a stream: the way to tens of thousands of tasks per second.
+// ProducerService creates tasks over a stream, at tens of thousands of tasks per second.
 type ProducerServiceServer interface {
-	// Produce takes frames of tasks and answers each frame once, in order, when the whole frame is durable.
+	// Produce takes frames of tasks and acks each frame once, in order, when all of it is durable.
 	// The first message carries the hello and may carry tasks. The server stops reading while 256 frames or 16 MiB are
-	// unanswered. When the client half-closes, the server answers what it has taken and ends the call with OK.
-	// The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame over 8 MiB or 4096 tasks) or
-	// OUTCOME_UNKNOWN; bad items are refused one by one and harm nothing else.
-	// When its token expires, the call ends with UNAUTHENTICATED; a notice comes before, and `token` renews it.
+	// unacked. When the client half-closes, the server acks the remaining frames and ends the call with OK.
+	// An invalid task is rejected by itself; the others are created. Errors that end the call: BAD_HANDSHAKE,
+	// UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
+	// When its token expires, the call ends with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
 	Produce(grpc.BidiStreamingServer[ProduceRequest, ProduceResponse]) error
 	mustEmbedUnimplementedProducerServiceServer()
 }

@@ -25,31 +25,31 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Queue is the tasks of one command of one tenant.
+// Queue holds the tasks of one command of one tenant.
 type Queue struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command.
 	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
-	// Tasks waiting and claimable.
+	// Tasks that are waiting and can be claimed.
 	Ready int64 `protobuf:"varint,2,opt,name=ready,proto3" json:"ready,omitempty"`
-	// Tasks waiting for their due time.
+	// Tasks that wait for their due time.
 	Scheduled int64 `protobuf:"varint,3,opt,name=scheduled,proto3" json:"scheduled,omitempty"`
-	// Tasks leased.
+	// Leased tasks.
 	Claimed int64 `protobuf:"varint,4,opt,name=claimed,proto3" json:"claimed,omitempty"`
 	// Tasks in the dead-letter queue.
 	Dlq int64 `protobuf:"varint,5,opt,name=dlq,proto3" json:"dlq,omitempty"`
-	// Age of the oldest claimable task in seconds; 0 when there is none.
+	// Age of the oldest claimable task in seconds; 0 if there is none.
 	OldestAgeSeconds float64 `protobuf:"fixed64,6,opt,name=oldest_age_seconds,json=oldestAgeSeconds,proto3" json:"oldest_age_seconds,omitempty"`
-	// Whether the queue is paused: its tasks are accepted and not delivered.
+	// Whether the queue is paused: it accepts tasks but delivers none.
 	Paused bool `protobuf:"varint,7,opt,name=paused,proto3" json:"paused,omitempty"`
-	// Tasks created per second: a mean in which a minute ago counts about a third of now. Kept in memory only: it begins
-	// anew with the server.
+	// Tasks created per second: a moving average in which a minute ago weighs about a third of now. Kept in memory: it
+	// starts over with the server.
 	CreatedRate float64 `protobuf:"fixed64,8,opt,name=created_rate,json=createdRate,proto3" json:"created_rate,omitempty"`
-	// Tasks COMPLETED per second, likewise.
+	// Tasks completed per second, averaged in the same way.
 	CompletedRate float64 `protobuf:"fixed64,9,opt,name=completed_rate,json=completedRate,proto3" json:"completed_rate,omitempty"`
-	// Whether a purge goes on: the tasks that waited when it was asked for end, and nothing is delivered.
+	// Whether a purge is in progress, during which nothing is delivered.
 	Purging bool `protobuf:"varint,10,opt,name=purging,proto3" json:"purging,omitempty"`
-	// Tasks that ended as FAILED since the queue was made, those removed since included, those redriven not.
+	// Tasks that have ended as FAILED since the queue was created, including removed ones but not redriven ones.
 	FailedTotal   int64 `protobuf:"varint,13,opt,name=failed_total,json=failedTotal,proto3" json:"failed_total,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -162,12 +162,12 @@ func (x *Queue) GetFailedTotal() int64 {
 	return 0
 }
 
-// ListQueuesRequest asks for a page of queues.
+// ListQueuesRequest reads a page of queues.
 type ListQueuesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Queues wanted, 1 to 500; 0: 100.
+	// Maximum number of queues, 1 to 500. 0: 100.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// Token of the page, from the previous answer; empty: the first page.
+	// next_page_token of the previous response. Empty: the first page.
 	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -220,9 +220,9 @@ func (x *ListQueuesRequest) GetPageToken() string {
 // ListQueuesResponse is a page of queues.
 type ListQueuesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Queues in the order of their names.
+	// Queues, ordered by name.
 	Queues []*Queue `protobuf:"bytes,1,rep,name=queues,proto3" json:"queues,omitempty"`
-	// Token of the next page; empty: there is none.
+	// Token of the next page; empty on the last one.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -272,7 +272,7 @@ func (x *ListQueuesResponse) GetNextPageToken() string {
 	return ""
 }
 
-// GetQueueRequest asks for a queue.
+// GetQueueRequest reads a queue.
 type GetQueueRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command of the queue.
@@ -318,7 +318,7 @@ func (x *GetQueueRequest) GetCommand() string {
 	return ""
 }
 
-// GetQueueResponse tells a queue.
+// GetQueueResponse returns the queue.
 type GetQueueResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The queue.
@@ -364,10 +364,10 @@ func (x *GetQueueResponse) GetQueue() *Queue {
 	return nil
 }
 
-// PauseQueueRequest stops the deliveries of a queue.
+// PauseQueueRequest pauses a queue.
 type PauseQueueRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Command of the queue: 1 to 128 characters, as of a task.
+	// Command of the queue, in the form of TaskSpec.command.
 	Command       string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -410,7 +410,7 @@ func (x *PauseQueueRequest) GetCommand() string {
 	return ""
 }
 
-// PauseQueueResponse tells the queue as it is now.
+// PauseQueueResponse returns the queue after the change.
 type PauseQueueResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The queue.
@@ -456,7 +456,7 @@ func (x *PauseQueueResponse) GetQueue() *Queue {
 	return nil
 }
 
-// ResumeQueueRequest goes on with the deliveries of a queue.
+// ResumeQueueRequest resumes a queue.
 type ResumeQueueRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command of the queue.
@@ -502,7 +502,7 @@ func (x *ResumeQueueRequest) GetCommand() string {
 	return ""
 }
 
-// ResumeQueueResponse tells the queue as it is now.
+// ResumeQueueResponse returns the queue after the change.
 type ResumeQueueResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The queue.
@@ -548,7 +548,7 @@ func (x *ResumeQueueResponse) GetQueue() *Queue {
 	return nil
 }
 
-// PurgeQueueRequest ends the tasks that wait in a queue.
+// PurgeQueueRequest purges a queue.
 type PurgeQueueRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command of the queue.
@@ -594,7 +594,8 @@ func (x *PurgeQueueRequest) GetCommand() string {
 	return ""
 }
 
-// PurgeQueueResponse tells the queue as it is now: as a rule its tasks still wait, and `purging` says that they will end.
+// PurgeQueueResponse returns the queue. Its tasks are usually still waiting; `purging` says that they will be
+// cancelled.
 type PurgeQueueResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The queue.
@@ -640,16 +641,16 @@ func (x *PurgeQueueResponse) GetQueue() *Queue {
 	return nil
 }
 
-// ListDeadLettersRequest asks for a page of dead letters.
+// ListDeadLettersRequest reads a page of dead letters.
 type ListDeadLettersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command of the queue.
 	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
-	// Tasks wanted, 1 to 500; 0: 100.
+	// Maximum number of tasks, 1 to 500. 0: 100.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// Token of the page, from the previous answer; empty: the first page.
+	// next_page_token of the previous response. Empty: the first page.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Which tasks come first: `oldest` (default) or `newest`.
+	// Order of arrival: `oldest` (default) or `newest` first.
 	OrderBy       string `protobuf:"bytes,4,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -716,13 +717,13 @@ func (x *ListDeadLettersRequest) GetOrderBy() string {
 // ListDeadLettersResponse is a page of dead letters.
 type ListDeadLettersResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tasks, by the time when they came.
+	// Tasks, ordered by the time at which they became dead letters.
 	Tasks []*Task `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
-	// Token of the next page; empty: there is none.
+	// Token of the next page; empty on the last one.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
-	// On the first page: dead letters by their error, the largest 100 groups of the first 10000 tasks.
+	// First page only: dead letters by error, the 100 largest groups of the first 10000 tasks.
 	Groups []*DeadLetterGroup `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
-	// Tasks in the dead-letter queue.
+	// Number of tasks in the dead-letter queue.
 	Total         int64 `protobuf:"varint,4,opt,name=total,proto3" json:"total,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -786,12 +787,12 @@ func (x *ListDeadLettersResponse) GetTotal() int64 {
 	return 0
 }
 
-// DeadLetterGroup is dead letters with the same error.
+// DeadLetterGroup counts the dead letters with the same error.
 type DeadLetterGroup struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The error.
 	Error string `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
-	// Tasks with it.
+	// Number of tasks with this error.
 	Count         int64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -841,29 +842,28 @@ func (x *DeadLetterGroup) GetCount() int64 {
 	return 0
 }
 
-// RedriveTasksRequest says which tasks get another life.
+// RedriveTasksRequest selects the tasks to redrive.
 type RedriveTasksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command of the queue.
 	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
-	// DLQ (default), FAILED or CANCELLED. The last two are found among all tasks of the queue, which takes longer.
+	// DLQ (default), FAILED or CANCELLED. The last two take longer: all tasks of the queue are scanned.
 	Status TaskStatus `protobuf:"varint,2,opt,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
-	// Text that the error contains; empty: any error.
+	// Text that the error must contain. Empty: any error.
 	ErrorContains string `protobuf:"bytes,3,opt,name=error_contains,json=errorContains,proto3" json:"error_contains,omitempty"`
-	// Time from which on the task ended; absent: any.
+	// Earliest time at which the task ended, inclusive. Absent: no limit.
 	EndedFrom *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=ended_from,json=endedFrom,proto3" json:"ended_from,omitempty"`
-	// Time before which the task ended; absent: any.
+	// Latest time at which the task ended, exclusive. Absent: no limit.
 	EndedTo *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=ended_to,json=endedTo,proto3" json:"ended_to,omitempty"`
-	// Tasks meant, at most 1000; none: all of the queue.
+	// Tasks to redrive, at most 1000. Empty: all of the queue.
 	TaskIds []string `protobuf:"bytes,6,rep,name=task_ids,json=taskIds,proto3" json:"task_ids,omitempty"`
-	// Count only, change nothing. Not together with rate.
+	// Only count the tasks. Cannot be combined with rate.
 	DryRun bool `protobuf:"varint,7,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
-	// Tasks to redrive in this call at most, 1 to 10000; 0: 1000. Not together with rate.
+	// Maximum number of tasks to redrive in this call, 1 to 10000. 0: 1000. Cannot be combined with rate.
 	Limit int32 `protobuf:"varint,8,opt,name=limit,proto3" json:"limit,omitempty"`
-	// Tasks per second, in the background, 1 to 10000; 0: at once. A call for the same queue takes the place of an earlier
-	// one.
+	// Tasks per second, 1 to 10000, in the background. 0: redrive at once. Replaces a running redrive of the same queue.
 	Rate int32 `protobuf:"varint,9,opt,name=rate,proto3" json:"rate,omitempty"`
-	// Token of the previous answer to the same filters, to go on there; empty: from the start.
+	// next_page_token of the previous response to the same filters. Empty: start from the beginning.
 	PageToken     string `protobuf:"bytes,10,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -969,16 +969,16 @@ func (x *RedriveTasksRequest) GetPageToken() string {
 	return ""
 }
 
-// RedriveTasksResponse tells what was done.
+// RedriveTasksResponse reports the redrive.
 type RedriveTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tasks that passed the filters.
+	// Number of tasks that passed the filters.
 	Matched int64 `protobuf:"varint,1,opt,name=matched,proto3" json:"matched,omitempty"`
-	// Tasks redriven; 0 for a dry run, and where they are redriven in the background.
+	// Number of tasks redriven; 0 for a dry run or a redrive in the background.
 	Redriven int64 `protobuf:"varint,2,opt,name=redriven,proto3" json:"redriven,omitempty"`
-	// Whether the work goes on in the background.
+	// Whether the redrive continues in the background.
 	InBackground bool `protobuf:"varint,3,opt,name=in_background,json=inBackground,proto3" json:"in_background,omitempty"`
-	// Where to go on; empty: nothing is left.
+	// Where to continue; empty if nothing is left.
 	NextPageToken string `protobuf:"bytes,4,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1102,7 +1102,7 @@ const file_codeq_v1_queue_service_proto_rawDesc = "" +
 	"\x05total\x18\x04 \x01(\x03R\x05total\"=\n" +
 	"\x0fDeadLetterGroup\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\x03R\x05count\"\xcf\x04\n" +
+	"\x05count\x18\x02 \x01(\x03R\x05count\"\xd6\x04\n" +
 	"\x13RedriveTasksRequest\x12$\n" +
 	"\acommand\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\x12<\n" +
@@ -1119,8 +1119,8 @@ const file_codeq_v1_queue_service_proto_rawDesc = "" +
 	"\xbaH\a\x1a\x05\x18\x90N(\x00R\x04rate\x12'\n" +
 	"\n" +
 	"page_token\x18\n" +
-	" \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken:\x7f\xbaH|\x1az\n" +
-	"\x18redrive_tasks.rate_alone\x12(rate goes with neither dry_run nor limit\x1a4this.rate == 0 || (!this.dry_run && this.limit == 0)\"\x99\x01\n" +
+	" \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken:\x85\x01\xbaH\x81\x01\x1a\x7f\n" +
+	"\x18redrive_tasks.rate_alone\x12-rate cannot be combined with dry_run or limit\x1a4this.rate == 0 || (!this.dry_run && this.limit == 0)\"\x99\x01\n" +
 	"\x14RedriveTasksResponse\x12\x18\n" +
 	"\amatched\x18\x01 \x01(\x03R\amatched\x12\x1a\n" +
 	"\bredriven\x18\x02 \x01(\x03R\bredriven\x12#\n" +

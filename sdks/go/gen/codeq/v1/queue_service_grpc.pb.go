@@ -32,36 +32,37 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// QueueService tells the queues of the caller's tenant. Counts are exact and cost nothing.
+// QueueService shows and controls the queues of the caller's tenant. Task counts are exact and cheap to read.
 type QueueServiceClient interface {
-	// ListQueues tells the queues in the order of their names.
+	// ListQueues returns the queues, ordered by name.
 	// Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
 	ListQueues(ctx context.Context, in *ListQueuesRequest, opts ...grpc.CallOption) (*ListQueuesResponse, error)
-	// GetQueue tells one queue.
+	// GetQueue returns one queue.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	GetQueue(ctx context.Context, in *GetQueueRequest, opts ...grpc.CallOption) (*GetQueueResponse, error)
-	// PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
-	// those that are leased run on. A queue that does not exist yet is made, and stays while it is paused. Idempotent.
+	// PauseQueue stops all deliveries from a queue, including those to open streams and waiting claims. Tasks are still
+	// accepted; leased tasks carry on. A queue that does not exist is created, and is kept while paused. Idempotent.
 	// Errors: NOT_ADMIN, TOO_MANY_QUEUES.
 	PauseQueue(ctx context.Context, in *PauseQueueRequest, opts ...grpc.CallOption) (*PauseQueueResponse, error)
-	// ResumeQueue lets the deliveries of a queue go on. Idempotent.
+	// ResumeQueue resumes the deliveries of a queue. Idempotent.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	ResumeQueue(ctx context.Context, in *ResumeQueueRequest, opts ...grpc.CallOption) (*ResumeQueueResponse, error)
-	// PurgeQueue ends every task that waits in a queue now, scheduled ones too, as CANCELLED with the error PURGED, in the
-	// background; a stop of the server interrupts it and does not end it. Meanwhile the queue delivers nothing. What is
-	// leased runs on and dead letters stay; tasks created, or given back, after the call stay too. Called again while it
-	// goes on, it ends what has come since as well.
+	// PurgeQueue cancels every task that is waiting in a queue at the time of the call, scheduled ones included, with the
+	// error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the queue
+	// delivers nothing. Leased tasks carry on and dead letters stay, as do tasks created or returned after the call. A
+	// second call meanwhile extends the purge to the tasks that have arrived since.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	PurgeQueue(ctx context.Context, in *PurgeQueueRequest, opts ...grpc.CallOption) (*PurgeQueueResponse, error)
-	// ListDeadLetters tells the tasks in a queue's dead-letter queue in the order in which they came; the first page also groups
-	// them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
+	// ListDeadLetters returns the dead letters of a queue in the order in which they arrived. The first page also groups
+	// them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
 	ListDeadLetters(ctx context.Context, in *ListDeadLettersRequest, opts ...grpc.CallOption) (*ListDeadLettersResponse, error)
-	// RedriveTasks gives tasks that are DLQ, FAILED or CANCELLED and pass every filter another life: no attempts, at the tail
-	// of the queue. Without a rate it works at once, up to `limit` tasks or 10000 rows looked at; call again with the token
-	// while there is one. With a rate it answers at once and works in the background, until all are done; the work is
-	// forgotten at a stop of the server: call again.
-	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (works in the background).
+	// RedriveTasks queues all DLQ, FAILED or CANCELLED tasks that pass every filter again: at the tail of the queue, with
+	// no attempts counted. Without a rate it redrives up to `limit` tasks, scans up to 10000 rows, and returns a token
+	// while more may be left. With a rate it returns at once and works in the background until all are done; a stop of
+	// the server ends that work, so call again.
+	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (too many redrives in the
+	// background).
 	RedriveTasks(ctx context.Context, in *RedriveTasksRequest, opts ...grpc.CallOption) (*RedriveTasksResponse, error)
 }
 
@@ -147,36 +148,37 @@ func (c *queueServiceClient) RedriveTasks(ctx context.Context, in *RedriveTasksR
 // All implementations must embed UnimplementedQueueServiceServer
 // for forward compatibility.
 //
-// QueueService tells the queues of the caller's tenant. Counts are exact and cost nothing.
+// QueueService shows and controls the queues of the caller's tenant. Task counts are exact and cheap to read.
 type QueueServiceServer interface {
-	// ListQueues tells the queues in the order of their names.
+	// ListQueues returns the queues, ordered by name.
 	// Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
 	ListQueues(context.Context, *ListQueuesRequest) (*ListQueuesResponse, error)
-	// GetQueue tells one queue.
+	// GetQueue returns one queue.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	GetQueue(context.Context, *GetQueueRequest) (*GetQueueResponse, error)
-	// PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
-	// those that are leased run on. A queue that does not exist yet is made, and stays while it is paused. Idempotent.
+	// PauseQueue stops all deliveries from a queue, including those to open streams and waiting claims. Tasks are still
+	// accepted; leased tasks carry on. A queue that does not exist is created, and is kept while paused. Idempotent.
 	// Errors: NOT_ADMIN, TOO_MANY_QUEUES.
 	PauseQueue(context.Context, *PauseQueueRequest) (*PauseQueueResponse, error)
-	// ResumeQueue lets the deliveries of a queue go on. Idempotent.
+	// ResumeQueue resumes the deliveries of a queue. Idempotent.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	ResumeQueue(context.Context, *ResumeQueueRequest) (*ResumeQueueResponse, error)
-	// PurgeQueue ends every task that waits in a queue now, scheduled ones too, as CANCELLED with the error PURGED, in the
-	// background; a stop of the server interrupts it and does not end it. Meanwhile the queue delivers nothing. What is
-	// leased runs on and dead letters stay; tasks created, or given back, after the call stay too. Called again while it
-	// goes on, it ends what has come since as well.
+	// PurgeQueue cancels every task that is waiting in a queue at the time of the call, scheduled ones included, with the
+	// error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the queue
+	// delivers nothing. Leased tasks carry on and dead letters stay, as do tasks created or returned after the call. A
+	// second call meanwhile extends the purge to the tasks that have arrived since.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	PurgeQueue(context.Context, *PurgeQueueRequest) (*PurgeQueueResponse, error)
-	// ListDeadLetters tells the tasks in a queue's dead-letter queue in the order in which they came; the first page also groups
-	// them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
+	// ListDeadLetters returns the dead letters of a queue in the order in which they arrived. The first page also groups
+	// them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
 	ListDeadLetters(context.Context, *ListDeadLettersRequest) (*ListDeadLettersResponse, error)
-	// RedriveTasks gives tasks that are DLQ, FAILED or CANCELLED and pass every filter another life: no attempts, at the tail
-	// of the queue. Without a rate it works at once, up to `limit` tasks or 10000 rows looked at; call again with the token
-	// while there is one. With a rate it answers at once and works in the background, until all are done; the work is
-	// forgotten at a stop of the server: call again.
-	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (works in the background).
+	// RedriveTasks queues all DLQ, FAILED or CANCELLED tasks that pass every filter again: at the tail of the queue, with
+	// no attempts counted. Without a rate it redrives up to `limit` tasks, scans up to 10000 rows, and returns a token
+	// while more may be left. With a rate it returns at once and works in the background until all are done; a stop of
+	// the server ends that work, so call again.
+	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (too many redrives in the
+	// background).
 	RedriveTasks(context.Context, *RedriveTasksRequest) (*RedriveTasksResponse, error)
 	mustEmbedUnimplementedQueueServiceServer()
 }

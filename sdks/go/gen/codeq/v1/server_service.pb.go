@@ -62,7 +62,7 @@ func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
 	return file_codeq_v1_server_service_proto_rawDescGZIP(), []int{0}
 }
 
-// GetServerInfoResponse tells the server.
+// GetServerInfoResponse describes the server.
 type GetServerInfoResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The server.
@@ -108,7 +108,7 @@ func (x *GetServerInfoResponse) GetServer() *ServerInfo {
 	return nil
 }
 
-// ServerInfo is what a client may want to know before it works.
+// ServerInfo describes a server for its clients.
 type ServerInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Version of the server.
@@ -121,9 +121,9 @@ type ServerInfo struct {
 	PersistenceProvider string `protobuf:"bytes,4,opt,name=persistence_provider,json=persistenceProvider,proto3" json:"persistence_provider,omitempty"`
 	// Number of shards.
 	NumShards int32 `protobuf:"varint,5,opt,name=num_shards,json=numShards,proto3" json:"num_shards,omitempty"`
-	// Bytes of a payload or result.
+	// Maximum bytes of a payload or result.
 	PayloadBytesMax int32 `protobuf:"varint,6,opt,name=payload_bytes_max,json=payloadBytesMax,proto3" json:"payload_bytes_max,omitempty"`
-	// Items of a batch call.
+	// Maximum items of a batch call.
 	BatchItemsMax int32 `protobuf:"varint,7,opt,name=batch_items_max,json=batchItemsMax,proto3" json:"batch_items_max,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -208,7 +208,7 @@ func (x *ServerInfo) GetBatchItemsMax() int32 {
 	return 0
 }
 
-// BackUpRequest asks for a backup.
+// BackUpRequest starts a backup.
 type BackUpRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the backup's folder: 1 to 64 characters.
@@ -254,7 +254,7 @@ func (x *BackUpRequest) GetName() string {
 	return ""
 }
 
-// BackUpResponse tells the backup.
+// BackUpResponse describes the backup.
 type BackUpResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The backup.
@@ -300,14 +300,14 @@ func (x *BackUpResponse) GetBackup() *Backup {
 	return nil
 }
 
-// Backup is a copy of the store and its artifacts as they were at one moment.
+// Backup is a copy of the store and its artifacts as of one moment.
 type Backup struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of its folder.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Time at which it was complete.
+	// Time at which it was completed.
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	// Files of artifacts in it.
+	// Number of artifact files.
 	Artifacts     int64 `protobuf:"varint,3,opt,name=artifacts,proto3" json:"artifacts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

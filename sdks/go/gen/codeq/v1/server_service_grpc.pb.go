@@ -27,15 +27,15 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// ServerService tells about the server itself.
+// ServerService describes the server and backs it up.
 type ServerServiceClient interface {
-	// GetServerInfo tells version, mode and limits.
+	// GetServerInfo returns version, mode and limits.
 	GetServerInfo(ctx context.Context, in *GetServerInfoRequest, opts ...grpc.CallOption) (*GetServerInfoResponse, error)
-	// BackUp makes a backup of the store and its artifacts in the folder configured for backups: everything acknowledged
-	// before the call is in it. One is made at a time. It goes on when the caller does not wait for the answer, and stands
-	// under its name when all of it is durable.
-	// Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (one is being
-	// made).
+	// BackUp writes a backup of the store and its artifacts to the configured backup folder. It includes everything
+	// acknowledged before the call. One backup is made at a time. It continues even if the caller stops waiting, and
+	// appears under its name once it is durable.
+	// Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (another
+	// backup is in progress).
 	BackUp(ctx context.Context, in *BackUpRequest, opts ...grpc.CallOption) (*BackUpResponse, error)
 }
 
@@ -71,15 +71,15 @@ func (c *serverServiceClient) BackUp(ctx context.Context, in *BackUpRequest, opt
 // All implementations must embed UnimplementedServerServiceServer
 // for forward compatibility.
 //
-// ServerService tells about the server itself.
+// ServerService describes the server and backs it up.
 type ServerServiceServer interface {
-	// GetServerInfo tells version, mode and limits.
+	// GetServerInfo returns version, mode and limits.
 	GetServerInfo(context.Context, *GetServerInfoRequest) (*GetServerInfoResponse, error)
-	// BackUp makes a backup of the store and its artifacts in the folder configured for backups: everything acknowledged
-	// before the call is in it. One is made at a time. It goes on when the caller does not wait for the answer, and stands
-	// under its name when all of it is durable.
-	// Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (one is being
-	// made).
+	// BackUp writes a backup of the store and its artifacts to the configured backup folder. It includes everything
+	// acknowledged before the call. One backup is made at a time. It continues even if the caller stops waiting, and
+	// appears under its name once it is durable.
+	// Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (another
+	// backup is in progress).
 	BackUp(context.Context, *BackUpRequest) (*BackUpResponse, error)
 	mustEmbedUnimplementedServerServiceServer()
 }

@@ -24,25 +24,25 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// TaskStatus is where a task is in its life.
+// TaskStatus is a task's state.
 type TaskStatus int32
 
 const (
-	// Never sent; refused on input.
+	// Never sent; rejected on input.
 	TaskStatus_TASK_STATUS_UNSPECIFIED TaskStatus = 0
-	// Waiting in its queue, claimable.
+	// Waits in its queue and can be claimed.
 	TaskStatus_TASK_STATUS_PENDING TaskStatus = 1
-	// Waiting for its due time: delayed at creation or by a nack.
+	// Waits for its due time: created with a delay, or delayed by a nack.
 	TaskStatus_TASK_STATUS_SCHEDULED TaskStatus = 2
 	// Leased to a worker.
 	TaskStatus_TASK_STATUS_CLAIMED TaskStatus = 3
-	// Ended well; its result is kept until its retention is over.
+	// Completed by a worker. The result is kept until its retention ends.
 	TaskStatus_TASK_STATUS_COMPLETED TaskStatus = 4
-	// Ended by a worker's verdict, or because it waited too long (error EXPIRED); not tried again.
+	// Failed by a worker, or expired while it waited (error EXPIRED). Not retried.
 	TaskStatus_TASK_STATUS_FAILED TaskStatus = 5
-	// In the dead-letter queue: delivered max_attempts times without an end.
+	// In the dead-letter queue: delivered max_attempts times without completing or failing.
 	TaskStatus_TASK_STATUS_DLQ TaskStatus = 6
-	// Ended by a producer's cancel.
+	// Ended by a cancel or a purge.
 	TaskStatus_TASK_STATUS_CANCELLED TaskStatus = 7
 )
 
@@ -97,23 +97,23 @@ func (TaskStatus) EnumDescriptor() ([]byte, []int) {
 	return file_codeq_v1_task_proto_rawDescGZIP(), []int{0}
 }
 
-// AttemptEnd is how a delivery ended.
+// AttemptEnd is the way a delivery ended.
 type AttemptEnd int32
 
 const (
-	// Never told.
+	// Never sent.
 	AttemptEnd_ATTEMPT_END_UNSPECIFIED AttemptEnd = 0
-	// Its worker completed the task.
+	// The worker completed the task.
 	AttemptEnd_ATTEMPT_END_COMPLETED AttemptEnd = 1
-	// Its worker failed the task.
+	// The worker failed the task.
 	AttemptEnd_ATTEMPT_END_FAILED AttemptEnd = 2
-	// Its worker gave a nack.
+	// The worker nacked the delivery.
 	AttemptEnd_ATTEMPT_END_NACKED AttemptEnd = 3
-	// Its worker gave the task back unused.
+	// The worker returned the task unused.
 	AttemptEnd_ATTEMPT_END_ABANDONED AttemptEnd = 4
-	// Its lease ran out.
+	// The lease expired.
 	AttemptEnd_ATTEMPT_END_LEASE_EXPIRED AttemptEnd = 5
-	// The server took the task back unused: the worker's stream closed, or the caller was gone.
+	// The server took the task back unused, because the worker's stream closed or the caller was gone.
 	AttemptEnd_ATTEMPT_END_RETURNED AttemptEnd = 6
 	// The task was cancelled.
 	AttemptEnd_ATTEMPT_END_CANCELLED AttemptEnd = 7
@@ -170,19 +170,19 @@ func (AttemptEnd) EnumDescriptor() ([]byte, []int) {
 	return file_codeq_v1_task_proto_rawDescGZIP(), []int{1}
 }
 
-// OutcomeKind is how a worker disposes of a delivery.
+// OutcomeKind is the way a worker settles a delivery.
 type OutcomeKind int32
 
 const (
-	// Refused.
+	// Rejected.
 	OutcomeKind_OUTCOME_KIND_UNSPECIFIED OutcomeKind = 0
 	// The work is done: the task becomes COMPLETED with `result`.
 	OutcomeKind_OUTCOME_KIND_COMPLETED OutcomeKind = 1
-	// The work cannot be done: the task becomes FAILED with `error` and is not tried again.
+	// The work cannot be done: the task becomes FAILED with `error` and is not retried.
 	OutcomeKind_OUTCOME_KIND_FAILED OutcomeKind = 2
-	// The delivery failed: the task is tried again after `delay_seconds` or its backoff, or goes to the dead-letter queue.
+	// This delivery failed: the task is retried after `delay_seconds` or its backoff, or goes to the dead-letter queue.
 	OutcomeKind_OUTCOME_KIND_NACK OutcomeKind = 3
-	// The worker gives the delivery back unused: the task keeps its place and its attempts.
+	// The worker returns the task unused: it keeps its place and its attempts.
 	OutcomeKind_OUTCOME_KIND_ABANDON OutcomeKind = 4
 )
 
@@ -231,33 +231,33 @@ func (OutcomeKind) EnumDescriptor() ([]byte, []int) {
 	return file_codeq_v1_task_proto_rawDescGZIP(), []int{2}
 }
 
-// TaskSpec is what a producer supplies; one message for unary calls, batches and streams.
-// Its numbers are those of the same fields of Task, so that stored bytes can be delivered without being rebuilt.
+// TaskSpec is a task as its producer describes it, in unary calls, batches and streams alike.
+// Fields shared with Task have the same numbers, so the server can deliver stored bytes without rebuilding them.
 type TaskSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Command names the queue: the type of the task within the tenant. Case-sensitive, 1 to 128 characters.
+	// Name of the queue within the tenant, and so the type of the task. Case-sensitive, 1 to 128 characters.
 	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
-	// Payload is one JSON value of at most 1 MiB, kept byte for byte: any text of the grammar of RFC 8259, in UTF-8. Over
-	// gRPC absent means null.
+	// One JSON value in UTF-8 (RFC 8259) of at most 1 MiB, kept byte for byte. Over gRPC, absent means null.
 	Payload []byte `protobuf:"bytes,2,opt,name=payload,proto3" json:"payload,omitempty"`
-	// Priority from 0 (default) to 9; the highest is delivered first.
+	// Priority, 0 (default) to 9; the highest is delivered first.
 	Priority int32 `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
-	// Number of deliveries after which the task goes to the dead-letter queue, 1 to 1000; absent: the server's default, 5.
+	// Number of deliveries after which the task goes to the dead-letter queue, 1 to 1000. Absent: the server's default,
+	// 5.
 	MaxAttempts *int32 `protobuf:"varint,4,opt,name=max_attempts,json=maxAttempts,proto3,oneof" json:"max_attempts,omitempty"`
-	// Time before which the task is not delivered; in the past: at once. Not together with delay_seconds.
+	// Earliest time of delivery; a time in the past means at once. Cannot be combined with delay_seconds.
 	RunAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=run_at,json=runAt,proto3" json:"run_at,omitempty"`
-	// Seconds from acceptance before which the task is not delivered, 0 to 315360000 (10 years).
+	// Delay before the first delivery, in seconds from acceptance, 0 to 315360000 (10 years).
 	DelaySeconds *int32 `protobuf:"varint,6,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
-	// Key under which the tenant's same request makes one task only, however often it is sent: a repeated one gets the first
-	// task, and another request with the key is refused with IDEMPOTENCY_CONFLICT. The key lives as long as the task's rows.
-	// The id of the task follows from tenant and key. 1 to 256 printable ASCII characters. Not together with task_id.
+	// Makes retries safe: within the tenant, requests with the same key create one task, and repeated ones return it. A
+	// different request with the same key fails with IDEMPOTENCY_CONFLICT. The key lives as long as the task is stored.
+	// The task's id is derived from tenant and key. 1 to 256 printable ASCII characters. Cannot be combined with task_id.
 	IdempotencyKey *string `protobuf:"bytes,8,opt,name=idempotency_key,json=idempotencyKey,proto3,oneof" json:"idempotency_key,omitempty"`
-	// Id of the task, chosen by the producer: unique within the tenant, 1 to 64 characters, and not of the form of the ids
-	// that the server makes (UUIDs of version 8). Absent: the server makes one.
+	// Id of the task, chosen by the producer. Unique within the tenant, 1 to 64 characters, and not a UUID of version 8,
+	// the form of the server's own ids. Absent: the server assigns one.
 	TaskId *string `protobuf:"bytes,9,opt,name=task_id,json=taskId,proto3,oneof" json:"task_id,omitempty"`
-	// Seconds from acceptance, a delay included, after which the task ends as FAILED with the error EXPIRED if it waits,
-	// PENDING or SCHEDULED: 1 to 315360000 (10 years). A task that runs or has ended at that moment does not expire any
-	// more, not even if it is tried again or redriven. Absent: it waits for as long as it takes.
+	// Seconds from acceptance, any delay included, after which a task that is still PENDING or SCHEDULED ends as FAILED
+	// with the error EXPIRED: 1 to 315360000 (10 years). A task that is running or has ended at that moment never
+	// expires, even if it is retried or redriven. Absent: no deadline.
 	ExpireSeconds *int32 `protobuf:"varint,10,opt,name=expire_seconds,json=expireSeconds,proto3,oneof" json:"expire_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -356,7 +356,7 @@ func (x *TaskSpec) GetExpireSeconds() int32 {
 	return 0
 }
 
-// Task is a task as the server tells it. A field without presence is always in the JSON form; the others only when set.
+// Task is a task as the server returns it. In JSON, fields without presence always appear, the others only when set.
 type Task struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command, as created.
@@ -365,41 +365,41 @@ type Task struct {
 	Payload []byte `protobuf:"bytes,2,opt,name=payload,proto3" json:"payload,omitempty"`
 	// Priority, 0 to 9.
 	Priority int32 `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
-	// Number of deliveries allowed.
+	// Maximum number of deliveries.
 	MaxAttempts int32 `protobuf:"varint,4,opt,name=max_attempts,json=maxAttempts,proto3" json:"max_attempts,omitempty"`
-	// Time from which the task is deliverable; set while the task is SCHEDULED.
+	// Earliest time of the next delivery. Set while SCHEDULED.
 	RunAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=run_at,json=runAt,proto3" json:"run_at,omitempty"`
 	// Time of acceptance, UTC, in milliseconds.
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// Id of the task, unique within the tenant.
 	Id string `protobuf:"bytes,20,opt,name=id,proto3" json:"id,omitempty"`
-	// Where the task is in its life.
+	// State of the task.
 	Status TaskStatus `protobuf:"varint,21,opt,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
-	// Tenant of the task. Not set in deliveries over a worker stream, whose welcome tells it.
+	// Tenant of the task. Not set in deliveries over a worker stream; its welcome names the tenant.
 	TenantId string `protobuf:"bytes,22,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
-	// Number of deliveries so far, this one included.
+	// Number of deliveries so far, including this one.
 	Attempts int32 `protobuf:"varint,23,opt,name=attempts,proto3" json:"attempts,omitempty"`
-	// Worker that holds the lease, or that ended the task. Not set in deliveries over a worker stream.
+	// Worker that holds the lease or ended the task. Not set in deliveries over a worker stream.
 	WorkerId *string `protobuf:"bytes,24,opt,name=worker_id,json=workerId,proto3,oneof" json:"worker_id,omitempty"`
-	// Token of the present lease: the fence that outcomes and heartbeats present. A string in JSON. Set while CLAIMED.
+	// Token of the current lease: the fence for outcomes and heartbeats. A string in JSON. Set while CLAIMED.
 	LeaseToken *uint64 `protobuf:"varint,25,opt,name=lease_token,json=leaseToken,proto3,oneof" json:"lease_token,omitempty"`
-	// End of the present lease unless it is extended. Set while CLAIMED.
+	// End of the current lease unless it is extended. Set while CLAIMED.
 	LeaseUntil *timestamppb.Timestamp `protobuf:"bytes,26,opt,name=lease_until,json=leaseUntil,proto3" json:"lease_until,omitempty"`
-	// Last error: of the failure, of the last nack or expiry, or of what put the task in the dead-letter queue. Not set in
+	// Last error: of the failure, the last nack, the last expired lease, or the move to the dead-letter queue. Not set in
 	// deliveries over a worker stream.
 	Error *string `protobuf:"bytes,27,opt,name=error,proto3,oneof" json:"error,omitempty"`
-	// Time of the last change of state. Not set in deliveries over a worker stream.
+	// Time of the last state change. Not set in deliveries over a worker stream.
 	UpdatedAt *timestamppb.Timestamp `protobuf:"bytes,28,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
-	// Time of the end of the task.
+	// Time at which the task ended.
 	FinishedAt *timestamppb.Timestamp `protobuf:"bytes,29,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"`
-	// Progress as its worker reported it last: one JSON value. An ended task has that of its last delivery. Not set in
+	// Latest progress that the worker reported: one JSON value. An ended task keeps that of its last delivery. Not set in
 	// deliveries.
 	Progress []byte `protobuf:"bytes,30,opt,name=progress,proto3,oneof" json:"progress,omitempty"`
-	// True in answers to a create that was carried out before: this is the task as it is now. Not set elsewhere.
+	// True if an earlier request created this task, which is returned as it is now. Set only in replies to creates.
 	Duplicate *bool `protobuf:"varint,31,opt,name=duplicate,proto3,oneof" json:"duplicate,omitempty"`
-	// Time at which the task ends if it waits then, of a task created with expire_seconds.
+	// Time at which the task expires if it is still waiting. Set on tasks created with expire_seconds.
 	ExpireAt *timestamppb.Timestamp `protobuf:"bytes,32,opt,name=expire_at,json=expireAt,proto3" json:"expire_at,omitempty"`
-	// The last ten deliveries that have ended, oldest first; those before a redrive count. Told by GetTask only.
+	// Last ten deliveries that ended, oldest first, including those before a redrive. Set by GetTask only.
 	AttemptHistory []*Attempt `protobuf:"bytes,33,rep,name=attempt_history,json=attemptHistory,proto3" json:"attempt_history,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -580,13 +580,13 @@ type Attempt struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Worker that had the task.
 	WorkerId string `protobuf:"bytes,1,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
-	// When it got the task.
+	// Time at which the worker got the task.
 	StartedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
-	// When the delivery ended.
+	// Time at which the delivery ended.
 	EndedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
-	// How the delivery ended.
+	// The way it ended.
 	End AttemptEnd `protobuf:"varint,4,opt,name=end,proto3,enum=codeq.v1.AttemptEnd" json:"end,omitempty"`
-	// Error of the failure, reason of the nack; cut to 512 characters.
+	// Error of a failure or reason of a nack, cut to 512 characters.
 	Error         *string `protobuf:"bytes,5,opt,name=error,proto3,oneof" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -657,20 +657,20 @@ func (x *Attempt) GetError() string {
 	return ""
 }
 
-// TaskResult is the record of a task's end.
+// TaskResult records how a task ended.
 type TaskResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the task.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// COMPLETED, FAILED, DLQ or CANCELLED.
 	Status TaskStatus `protobuf:"varint,2,opt,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
-	// Result as the worker sent it, byte for byte; not set where the worker sent none.
+	// Result, byte for byte as the worker sent it. Not set if the worker sent none.
 	Result []byte `protobuf:"bytes,3,opt,name=result,proto3,oneof" json:"result,omitempty"`
-	// Error of a task that did not end well.
+	// Error of a task that did not complete.
 	Error *string `protobuf:"bytes,4,opt,name=error,proto3,oneof" json:"error,omitempty"`
-	// Time of the end.
+	// Time at which the task ended, whatever its status.
 	CompletedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=completed_at,json=completedAt,proto3" json:"completed_at,omitempty"`
-	// Artifacts, in the order of the request.
+	// Artifacts, in the order in which the worker sent them.
 	Artifacts     []*Artifact `protobuf:"bytes,6,rep,name=artifacts,proto3" json:"artifacts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -748,16 +748,17 @@ func (x *TaskResult) GetArtifacts() []*Artifact {
 	return nil
 }
 
-// NewArtifact is a file that a worker adds to a result: its content, which the server keeps, or a URL where it is.
+// NewArtifact is a file that a worker attaches to a result: either its content, which the server stores, or a URL.
 type NewArtifact struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name, unique within the result: 1 to 128 characters without slash, backslash and control characters; not "." or "..".
+	// Name, unique within the result: 1 to 128 characters without slash, backslash and control characters; not "." or
+	// "..".
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Where the content is, if the server is not to keep it; kept as it is. Not together with content.
+	// Location of a content that the server does not store; returned unchanged. Cannot be combined with content.
 	Url string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
-	// Content; base64 in JSON. The server bounds it: 4 MiB unless it is set otherwise, 6 MiB for all of a result.
+	// Content, base64 in JSON. By default at most 4 MiB, and 6 MiB for all artifacts of a result.
 	Content []byte `protobuf:"bytes,3,opt,name=content,json=contentBase64,proto3,oneof" json:"content,omitempty"`
-	// Media type of the content, such as image/png; empty: application/octet-stream.
+	// Media type of the content, such as image/png. Empty: application/octet-stream.
 	ContentType   string `protobuf:"bytes,4,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -821,18 +822,18 @@ func (x *NewArtifact) GetContentType() string {
 	return ""
 }
 
-// Artifact is a file of a result.
+// Artifact is a file attached to a result.
 type Artifact struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Where the content is, for one that the server does not keep.
+	// Location of the content. Set if the server does not store it.
 	Url *string `protobuf:"bytes,2,opt,name=url,proto3,oneof" json:"url,omitempty"`
-	// Bytes of the content, for one that the server keeps.
+	// Size of the content in bytes. Set if the server stores it.
 	Size *int64 `protobuf:"varint,3,opt,name=size,proto3,oneof" json:"size,omitempty"`
-	// Media type of the content, where the worker told it.
+	// Media type of the content, if the worker gave one.
 	ContentType *string `protobuf:"bytes,4,opt,name=content_type,json=contentType,proto3,oneof" json:"content_type,omitempty"`
-	// SHA-256 of the content in hexadecimal, for one that the server keeps.
+	// SHA-256 of the content in hexadecimal. Set if the server stores it.
 	Sha256        *string `protobuf:"bytes,5,opt,name=sha256,proto3,oneof" json:"sha256,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -903,20 +904,21 @@ func (x *Artifact) GetSha256() string {
 	return ""
 }
 
-// Outcome is a worker's verdict on one delivery. Repeating it with the same token is no error.
+// Outcome settles one delivery. Repeating it with the same token is not an error.
 type Outcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Task of the delivery.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// Token of the delivery's lease.
 	LeaseToken uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
-	// Verdict.
+	// The way the delivery is settled.
 	Kind OutcomeKind `protobuf:"varint,3,opt,name=kind,proto3,enum=codeq.v1.OutcomeKind" json:"kind,omitempty"`
-	// Result of a COMPLETED: one JSON value of at most 1 MiB, or absent.
+	// Result of a COMPLETED outcome: one JSON value of at most 1 MiB, or absent.
 	Result []byte `protobuf:"bytes,4,opt,name=result,proto3,oneof" json:"result,omitempty"`
-	// Error of a FAILED (not blank) or reason of a NACK; beyond 4096 characters it is cut, and ends with an ellipsis.
+	// Error of a FAILED outcome (not blank), or reason of a NACK. Text beyond 4096 characters is cut and ends with an
+	// ellipsis.
 	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
-	// Delay of a NACK in seconds; 0: at once; beyond 43200 (12 h): 12 h; absent: by the backoff policy.
+	// Delay of a NACK in seconds. 0: no delay; above 43200 (12 h): 12 h; absent: the backoff policy decides.
 	DelaySeconds  *int32 `protobuf:"varint,6,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -998,7 +1000,7 @@ var File_codeq_v1_task_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_task_proto_rawDesc = "" +
 	"\n" +
-	"\x13codeq/v1/task.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\a\n" +
+	"\x13codeq/v1/task.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc5\a\n" +
 	"\bTaskSpec\x12B\n" +
 	"\acommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\acommand\x12'\n" +
 	"\apayload\x18\x02 \x01(\fB\r\xbaH\x06z\x04\x18\x80\x80@ص\x18\x01R\apayload\x12%\n" +
@@ -1008,9 +1010,9 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\x06run_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05runAt\x127\n" +
 	"\rdelay_seconds\x18\x06 \x01(\x05B\r\xbaH\n" +
 	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x00H\x01R\fdelaySeconds\x88\x01\x01\x12W\n" +
-	"\x0fidempotency_key\x18\b \x01(\tB)\xbaH\x0fr\r\x18\x80\x022\b^[ -~]+$\xea\xb5\x18\x0fIdempotency-Key\x88\xb6\x18\x01H\x02R\x0eidempotencyKey\x88\x01\x01\x12\x9b\x02\n" +
-	"\atask_id\x18\t \x01(\tB\xfc\x01\xbaH\xf4\x01\xba\x01\xce\x01\n" +
-	"\x1ftask_spec.task_id_not_of_server\x12Jmust not have the form of an id that the server makes, a UUID of version 8\x1a_!this.matches('^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-8[0-9A-Fa-f]{3}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$')r \x18@2\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$\x88\xb6\x18\x01H\x03R\x06taskId\x88\x01\x01\x129\n" +
+	"\x0fidempotency_key\x18\b \x01(\tB)\xbaH\x0fr\r\x18\x80\x022\b^[ -~]+$\xea\xb5\x18\x0fIdempotency-Key\x88\xb6\x18\x01H\x02R\x0eidempotencyKey\x88\x01\x01\x12\x92\x02\n" +
+	"\atask_id\x18\t \x01(\tB\xf3\x01\xbaH\xeb\x01\xba\x01\xc5\x01\n" +
+	"\x1ftask_spec.task_id_not_of_server\x12Amust not be a UUID of version 8, the form of the server's own ids\x1a_!this.matches('^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-8[0-9A-Fa-f]{3}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$')r \x18@2\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$\x88\xb6\x18\x01H\x03R\x06taskId\x88\x01\x01\x129\n" +
 	"\x0eexpire_seconds\x18\n" +
 	" \x01(\x05B\r\xbaH\n" +
 	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x01H\x04R\rexpireSeconds\x88\x01\x01:z\xbaHw\x1au\n" +
@@ -1071,14 +1073,14 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\fcompleted_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vcompletedAt\x120\n" +
 	"\tartifacts\x18\x06 \x03(\v2\x12.codeq.v1.ArtifactR\tartifactsB\t\n" +
 	"\a_resultB\b\n" +
-	"\x06_error\"\xfd\x03\n" +
+	"\x06_error\"\x8b\x04\n" +
 	"\vNewArtifact\x12\x8b\x01\n" +
 	"\x04name\x18\x01 \x01(\tBw\xbaHt\xba\x01M\n" +
 	"\x19new_artifact.name_no_dots\x12\x13must not be . or ..\x1a\x1bthis != '.' && this != '..'r\"\x10\x01\x18\x80\x012\x1b^[^/\\\\\\x00-\\x1f\\x7f-\\x9f]+$R\x04name\x12/\n" +
 	"\x03url\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x18\x80\x102\x13^[^\\x00-\\x20\\x7f]*$R\x03url\x12#\n" +
 	"\acontent\x18\x03 \x01(\fH\x00R\rcontentBase64\x88\x01\x01\x12\x8f\x01\n" +
-	"\fcontent_type\x18\x04 \x01(\tBl\xbaHirg\x18\x80\x012b^([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(; ?[A-Za-z0-9!#$&^_.+-]+=[A-Za-z0-9!#$&^_.+:-]+)*)?$R\vcontentType:l\xbaHi\x1ag\n" +
-	"\x1bnew_artifact.url_or_content\x12!needs either url or contentBase64\x1a%(this.url != '') != has(this.content)B\n" +
+	"\fcontent_type\x18\x04 \x01(\tBl\xbaHirg\x18\x80\x012b^([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(; ?[A-Za-z0-9!#$&^_.+-]+=[A-Za-z0-9!#$&^_.+:-]+)*)?$R\vcontentType:z\xbaHw\x1au\n" +
+	"\x1bnew_artifact.url_or_content\x12/must have either url or contentBase64, not both\x1a%(this.url != '') != has(this.content)B\n" +
 	"\n" +
 	"\b_content\"\xc0\x01\n" +
 	"\bArtifact\x12\x12\n" +

@@ -25,25 +25,25 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// WaitReason is what a task waits for first of all.
+// WaitReason is the first thing that a task waits for.
 type WaitReason int32
 
 const (
 	// Never sent.
 	WaitReason_WAIT_REASON_UNSPECIFIED WaitReason = 0
-	// For the tasks ahead of it, or for a worker to have room.
+	// The tasks ahead of it, or a free worker.
 	WaitReason_WAIT_REASON_QUEUED WaitReason = 1
-	// For its queue to be resumed.
+	// Its queue to be resumed.
 	WaitReason_WAIT_REASON_PAUSED WaitReason = 2
-	// For its due time.
+	// Its due time.
 	WaitReason_WAIT_REASON_DELAYED WaitReason = 3
-	// For a worker: none waits for tasks of its command or works on one.
+	// A worker: none is waiting for its command or working on it.
 	WaitReason_WAIT_REASON_NO_WORKER WaitReason = 4
-	// For the worker that holds it.
+	// The worker that holds it.
 	WaitReason_WAIT_REASON_LEASED WaitReason = 5
-	// For nothing: it has ended.
+	// Nothing: the task has ended.
 	WaitReason_WAIT_REASON_ENDED WaitReason = 6
-	// For the purge of its queue to be over; it is ended by that if it waited when the purge was asked for.
+	// The end of its queue's purge, which cancels the task if it was waiting when the purge was requested.
 	WaitReason_WAIT_REASON_PURGING WaitReason = 7
 )
 
@@ -98,7 +98,7 @@ func (WaitReason) EnumDescriptor() ([]byte, []int) {
 	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{0}
 }
 
-// CreateTaskRequest asks for one task.
+// CreateTaskRequest creates one task.
 type CreateTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Task to create.
@@ -144,10 +144,10 @@ func (x *CreateTaskRequest) GetSpec() *TaskSpec {
 	return nil
 }
 
-// CreateTaskResponse tells the accepted task.
+// CreateTaskResponse returns the task.
 type CreateTaskResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Task as accepted.
+	// Task as created.
 	Task          *Task `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -190,16 +190,16 @@ func (x *CreateTaskResponse) GetTask() *Task {
 	return nil
 }
 
-// BatchCreateTasksRequest asks for several tasks.
+// BatchCreateTasksRequest creates several tasks.
 type BatchCreateTasksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tasks to create, 1 to 1000, 8 MiB in all. Each is validated by itself.
+	// Tasks to create, 1 to 1000, 8 MiB in total. Each is validated by itself.
 	Tasks []*TaskSpec `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
-	// Accept all tasks or none.
+	// Create all tasks or none.
 	Atomic bool `protobuf:"varint,2,opt,name=atomic,proto3" json:"atomic,omitempty"`
-	// Key of an atomic batch, as TaskSpec.idempotency_key is for one task; none of its tasks may then have a key or an id of
-	// its own. A repeated batch gets the tasks of the first one; TASK_NOT_FOUND stands for those that were removed after
-	// their retention. The key lives as long as any of the tasks' rows. Only with `atomic`.
+	// Key of an atomic batch, like TaskSpec.idempotency_key for one task. Its tasks must then have neither a key nor an
+	// id of their own. A repeated batch returns the tasks of the first one, with TASK_NOT_FOUND for those removed after
+	// their retention. The key lives as long as any of its tasks is stored. Requires `atomic`.
 	IdempotencyKey *string `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3,oneof" json:"idempotency_key,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -256,7 +256,7 @@ func (x *BatchCreateTasksRequest) GetIdempotencyKey() string {
 	return ""
 }
 
-// BatchCreateTasksResponse answers each item.
+// BatchCreateTasksResponse returns one answer per task.
 type BatchCreateTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Answers, in the order of the request.
@@ -302,12 +302,12 @@ func (x *BatchCreateTasksResponse) GetResults() []*CreateTaskAnswer {
 	return nil
 }
 
-// CreateTaskAnswer is the answer to one item: a task or an error.
+// CreateTaskAnswer is either a task or an error.
 type CreateTaskAnswer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Task as accepted.
+	// Task as created.
 	Task *Task `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
-	// Error that refused the item.
+	// Reason why the task was rejected.
 	Error         *ItemError `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -357,14 +357,14 @@ func (x *CreateTaskAnswer) GetError() *ItemError {
 	return nil
 }
 
-// ClaimTaskRequest asks for one task.
+// ClaimTaskRequest claims one task.
 type ClaimTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Commands to claim from, at most 256; none: every command the token allows.
+	// Commands to claim from, at most 256. Empty: all that the token allows.
 	Commands []string `protobuf:"bytes,1,rep,name=commands,proto3" json:"commands,omitempty"`
-	// Length of the lease in seconds, 1 to 43200; absent: 60.
+	// Length of the lease in seconds, 1 to 43200. Absent: 60.
 	LeaseSeconds *int32 `protobuf:"varint,2,opt,name=lease_seconds,json=leaseSeconds,proto3,oneof" json:"lease_seconds,omitempty"`
-	// Seconds to wait for work, 0 (default) to 30.
+	// Seconds to wait for a task, 0 (default) to 30.
 	WaitSeconds   int32 `protobuf:"varint,3,opt,name=wait_seconds,json=waitSeconds,proto3" json:"wait_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -421,10 +421,10 @@ func (x *ClaimTaskRequest) GetWaitSeconds() int32 {
 	return 0
 }
 
-// ClaimTaskResponse carries the claimed task, if any.
+// ClaimTaskResponse returns the claimed task, if any.
 type ClaimTaskResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Task with its lease; not set when there was no work.
+	// Task with its lease; not set if there was none.
 	Task          *Task `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -467,16 +467,16 @@ func (x *ClaimTaskResponse) GetTask() *Task {
 	return nil
 }
 
-// ClaimTasksRequest asks for several tasks.
+// ClaimTasksRequest claims several tasks.
 type ClaimTasksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Commands to claim from, at most 256; none: every command the token allows.
+	// Commands to claim from, at most 256. Empty: all that the token allows.
 	Commands []string `protobuf:"bytes,1,rep,name=commands,proto3" json:"commands,omitempty"`
-	// Length of the leases in seconds, 1 to 43200; absent: 60.
+	// Length of the leases in seconds, 1 to 43200. Absent: 60.
 	LeaseSeconds *int32 `protobuf:"varint,2,opt,name=lease_seconds,json=leaseSeconds,proto3,oneof" json:"lease_seconds,omitempty"`
 	// Seconds to wait for the first task, 0 (default) to 30.
 	WaitSeconds int32 `protobuf:"varint,3,opt,name=wait_seconds,json=waitSeconds,proto3" json:"wait_seconds,omitempty"`
-	// Number of tasks wanted, 1 to 100. Their payloads together stay under 8 MiB, the first excepted.
+	// Maximum number of tasks, 1 to 100. Their payloads total less than 8 MiB, not counting the first.
 	Count         int32 `protobuf:"varint,4,opt,name=count,proto3" json:"count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -540,10 +540,10 @@ func (x *ClaimTasksRequest) GetCount() int32 {
 	return 0
 }
 
-// ClaimTasksResponse carries the claimed tasks.
+// ClaimTasksResponse returns the claimed tasks.
 type ClaimTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tasks with their leases, in the order of claiming; empty when there was no work.
+	// Tasks with their leases, in the order in which they were claimed; empty if there were none.
 	Tasks         []*Task `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -589,11 +589,11 @@ func (x *ClaimTasksResponse) GetTasks() []*Task {
 // HeartbeatTaskRequest extends a lease.
 type HeartbeatTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Task whose lease is extended.
+	// Task whose lease to extend.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// Token of the lease; absent: the caller's live lease of the task.
+	// Token of the lease. Absent: the caller's live lease on the task.
 	LeaseToken *uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3,oneof" json:"lease_token,omitempty"`
-	// Seconds from now to which the lease is extended, 1 to 43200; absent: the length of the lease.
+	// New length of the lease in seconds from now, 1 to 43200. Absent: its original length.
 	ExtendSeconds *int32 `protobuf:"varint,3,opt,name=extend_seconds,json=extendSeconds,proto3,oneof" json:"extend_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -650,7 +650,7 @@ func (x *HeartbeatTaskRequest) GetExtendSeconds() int32 {
 	return 0
 }
 
-// HeartbeatTaskResponse tells the new end of the lease.
+// HeartbeatTaskResponse returns the new end of the lease.
 type HeartbeatTaskResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Token of the lease, unchanged.
@@ -710,17 +710,17 @@ type SubmitResultRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Task to end.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// Token of the lease; absent: the caller's live lease of the task.
+	// Token of the lease. Absent: the caller's live lease on the task.
 	LeaseToken *uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3,oneof" json:"lease_token,omitempty"`
 	// COMPLETED or FAILED.
 	Status TaskStatus `protobuf:"varint,3,opt,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
-	// Result of a COMPLETED: one JSON value of at most 1 MiB, or absent.
+	// Result of a COMPLETED task: one JSON value of at most 1 MiB, or absent.
 	Result []byte `protobuf:"bytes,4,opt,name=result,proto3,oneof" json:"result,omitempty"`
-	// Error of a FAILED, not blank; beyond 4096 characters it is cut, and ends with an ellipsis.
+	// Error of a FAILED task, not blank. Text beyond 4096 characters is cut and ends with an ellipsis.
 	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
-	// Accepted for the clients that send it; the token decides who the worker is.
+	// Accepted for compatibility and ignored: the token determines the worker.
 	WorkerId string `protobuf:"bytes,6,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
-	// Artifacts of the result, at most 16, with different names.
+	// Artifacts of the result, at most 16, with distinct names.
 	Artifacts     []*NewArtifact `protobuf:"bytes,7,rep,name=artifacts,proto3" json:"artifacts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -805,10 +805,10 @@ func (x *SubmitResultRequest) GetArtifacts() []*NewArtifact {
 	return nil
 }
 
-// SubmitResultResponse tells the record.
+// SubmitResultResponse returns the result record.
 type SubmitResultResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Record as stored.
+	// Result record as stored.
 	Result        *TaskResult `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -854,7 +854,7 @@ func (x *SubmitResultResponse) GetResult() *TaskResult {
 // BatchSubmitResultsRequest ends several tasks.
 type BatchSubmitResultsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Results, 1 to 1000, 8 MiB in all. Each is validated by itself.
+	// Results, 1 to 1000, 8 MiB in total. Each is validated by itself.
 	Results       []*SubmitResultRequest `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -897,7 +897,7 @@ func (x *BatchSubmitResultsRequest) GetResults() []*SubmitResultRequest {
 	return nil
 }
 
-// BatchSubmitResultsResponse answers each item.
+// BatchSubmitResultsResponse returns one answer per result.
 type BatchSubmitResultsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Answers, in the order of the request.
@@ -943,14 +943,14 @@ func (x *BatchSubmitResultsResponse) GetResults() []*SubmitResultAnswer {
 	return nil
 }
 
-// SubmitResultAnswer is the answer to one item: a record or an error.
+// SubmitResultAnswer is either a result record or an error.
 type SubmitResultAnswer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Task of the item.
+	// Task of the result.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// Record as stored.
+	// Result record as stored.
 	Result *TaskResult `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
-	// Error that refused the item.
+	// Reason why the result was rejected.
 	Error         *ItemError `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1007,16 +1007,16 @@ func (x *SubmitResultAnswer) GetError() *ItemError {
 	return nil
 }
 
-// NackTaskRequest ends a delivery for another try.
+// NackTaskRequest returns a task for a retry.
 type NackTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Task to give back.
+	// Task to return.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// Token of the lease; absent: the caller's live lease of the task.
+	// Token of the lease. Absent: the caller's live lease on the task.
 	LeaseToken *uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3,oneof" json:"lease_token,omitempty"`
-	// Delay in seconds; 0: at once; beyond 43200 (12 h): 12 h; absent: by the backoff policy.
+	// Delay in seconds. 0: no delay; above 43200 (12 h): 12 h; absent: the backoff policy decides.
 	DelaySeconds *int32 `protobuf:"varint,3,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
-	// Reason, kept as the task's error; beyond 4096 characters it is cut, and ends with an ellipsis.
+	// Reason, stored as the task's error. Text beyond 4096 characters is cut and ends with an ellipsis.
 	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1080,7 +1080,7 @@ func (x *NackTaskRequest) GetReason() string {
 	return ""
 }
 
-// NackTaskResponse tells what became of the task.
+// NackTaskResponse returns the task's new state.
 type NackTaskResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// PENDING, SCHEDULED or DLQ.
@@ -1135,12 +1135,12 @@ func (x *NackTaskResponse) GetDelaySeconds() int32 {
 	return 0
 }
 
-// AbandonTaskRequest gives a delivery back.
+// AbandonTaskRequest returns a task unused.
 type AbandonTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Task to give back.
+	// Task to return.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// Token of the lease; absent: the caller's live lease of the task.
+	// Token of the lease. Absent: the caller's live lease on the task.
 	LeaseToken    *uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3,oneof" json:"lease_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1190,10 +1190,10 @@ func (x *AbandonTaskRequest) GetLeaseToken() uint64 {
 	return 0
 }
 
-// AbandonTaskResponse tells what became of the task.
+// AbandonTaskResponse returns the task's new state.
 type AbandonTaskResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// PENDING, or DLQ where the task was abandoned more than 100 times and had its last delivery.
+	// PENDING; or DLQ if the task had been abandoned more than 100 times and this was its last delivery.
 	Status TaskStatus `protobuf:"varint,1,opt,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
 	// Always 0.
 	DelaySeconds  int32 `protobuf:"varint,2,opt,name=delay_seconds,json=delaySeconds,proto3" json:"delay_seconds,omitempty"`
@@ -1245,16 +1245,16 @@ func (x *AbandonTaskResponse) GetDelaySeconds() int32 {
 	return 0
 }
 
-// ReportProgressRequest tells how far the work is.
+// ReportProgressRequest stores the progress of a leased task.
 type ReportProgressRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Task of the lease.
+	// Task that the caller holds.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// Token of the lease; absent: the caller's live lease of the task.
+	// Token of the lease. Absent: the caller's live lease on the task.
 	LeaseToken *uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3,oneof" json:"lease_token,omitempty"`
-	// Progress: one JSON value of at most 64 KiB. Over gRPC absent means null.
+	// Progress: one JSON value of at most 64 KiB. Over gRPC, absent means null.
 	Progress []byte `protobuf:"bytes,3,opt,name=progress,proto3" json:"progress,omitempty"`
-	// Seconds from now to which the lease is extended, 1 to 43200; absent: it stays as it is.
+	// New length of the lease in seconds from now, 1 to 43200. Absent: the lease is not extended.
 	ExtendSeconds *int32 `protobuf:"varint,4,opt,name=extend_seconds,json=extendSeconds,proto3,oneof" json:"extend_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1318,7 +1318,7 @@ func (x *ReportProgressRequest) GetExtendSeconds() int32 {
 	return 0
 }
 
-// ReportProgressResponse tells the lease.
+// ReportProgressResponse returns the lease.
 type ReportProgressResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Token of the lease, unchanged.
@@ -1373,12 +1373,12 @@ func (x *ReportProgressResponse) GetLeaseUntil() *timestamppb.Timestamp {
 	return nil
 }
 
-// CancelTaskRequest ends a task.
+// CancelTaskRequest cancels a task.
 type CancelTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Task to cancel.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// Reason, kept as the task's error; beyond 4096 characters it is cut, and ends with an ellipsis. Empty: CANCELLED.
+	// Reason, stored as the task's error. Text beyond 4096 characters is cut and ends with an ellipsis. Empty: CANCELLED.
 	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1428,7 +1428,7 @@ func (x *CancelTaskRequest) GetReason() string {
 	return ""
 }
 
-// CancelTaskResponse tells the cancelled task.
+// CancelTaskResponse returns the cancelled task.
 type CancelTaskResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The task.
@@ -1474,10 +1474,10 @@ func (x *CancelTaskResponse) GetTask() *Task {
 	return nil
 }
 
-// GetTaskRequest asks for a task.
+// GetTaskRequest reads a task.
 type GetTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Task wanted.
+	// Task to read.
 	TaskId        string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1520,7 +1520,7 @@ func (x *GetTaskRequest) GetTaskId() string {
 	return ""
 }
 
-// GetTaskResponse tells a task.
+// GetTaskResponse returns the task.
 type GetTaskResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The task.
@@ -1566,12 +1566,12 @@ func (x *GetTaskResponse) GetTask() *Task {
 	return nil
 }
 
-// GetTaskResultRequest asks for the end of a task.
+// GetTaskResultRequest reads the result of a task.
 type GetTaskResultRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Task wanted.
+	// Task to read.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// Seconds to wait for the end, 0 (default) to 60.
+	// Seconds to wait for the task to end, 0 (default) to 60.
 	WaitSeconds   int32 `protobuf:"varint,2,opt,name=wait_seconds,json=waitSeconds,proto3" json:"wait_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1621,12 +1621,12 @@ func (x *GetTaskResultRequest) GetWaitSeconds() int32 {
 	return 0
 }
 
-// GetTaskResultResponse tells a task and its end.
+// GetTaskResultResponse returns a task and its result record.
 type GetTaskResultResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The task.
 	Task *Task `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
-	// Record of its end.
+	// Its result record.
 	Result        *TaskResult `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1676,22 +1676,22 @@ func (x *GetTaskResultResponse) GetResult() *TaskResult {
 	return nil
 }
 
-// ListTasksRequest asks for a page of tasks.
+// ListTasksRequest reads a page of tasks.
 type ListTasksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Command wanted; empty: any.
+	// Command to list. Empty: all.
 	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
-	// Statuses wanted; none: any.
+	// Statuses to list. Empty: all.
 	Status []TaskStatus `protobuf:"varint,2,rep,packed,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
-	// Time of acceptance from which tasks are wanted; absent: any.
+	// Earliest time of acceptance, inclusive. Absent: no limit.
 	CreatedFrom *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created_from,json=createdFrom,proto3" json:"created_from,omitempty"`
-	// Time of acceptance before which tasks are wanted; absent: any.
+	// Latest time of acceptance, exclusive. Absent: no limit.
 	CreatedTo *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_to,json=createdTo,proto3" json:"created_to,omitempty"`
-	// Tasks wanted, 1 to 500; 0: 100.
+	// Maximum number of tasks, 1 to 500. 0: 100.
 	PageSize int32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// Token of the page, from the previous answer to the same filters; empty: the first page.
+	// next_page_token of the previous response to the same filters. Empty: the first page.
 	PageToken string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Which tasks come first: `oldest` (default) or `newest`.
+	// Order: `oldest` (default) or `newest` first.
 	OrderBy       string `protobuf:"bytes,7,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1779,9 +1779,9 @@ func (x *ListTasksRequest) GetOrderBy() string {
 // ListTasksResponse is a page of tasks.
 type ListTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tasks in the order asked for.
+	// Tasks in the requested order.
 	Tasks []*Task `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
-	// Token of the next page; empty: there is none.
+	// Token of the next page; empty on the last one.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1831,10 +1831,10 @@ func (x *ListTasksResponse) GetNextPageToken() string {
 	return ""
 }
 
-// ExplainTaskRequest asks why a task waits.
+// ExplainTaskRequest asks why a task is waiting.
 type ExplainTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Task in question.
+	// Task to explain.
 	TaskId        string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1877,26 +1877,26 @@ func (x *ExplainTaskRequest) GetTaskId() string {
 	return ""
 }
 
-// ExplainTaskResponse tells what a task waits for.
+// ExplainTaskResponse says what a task waits for.
 type ExplainTaskResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the task.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// Where the task is.
+	// State of the task.
 	Status TaskStatus `protobuf:"varint,2,opt,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
-	// What it waits for first of all.
+	// The first thing that it waits for.
 	Reason WaitReason `protobuf:"varint,3,opt,name=reason,proto3,enum=codeq.v1.WaitReason" json:"reason,omitempty"`
 	// Whether its queue is paused.
 	Paused bool `protobuf:"varint,4,opt,name=paused,proto3" json:"paused,omitempty"`
-	// Tasks of its queue that are delivered before it, about; set while PENDING.
+	// Approximate number of tasks of its queue that are delivered before it. Set while PENDING.
 	Ahead *int64 `protobuf:"varint,5,opt,name=ahead,proto3,oneof" json:"ahead,omitempty"`
-	// Seconds until it is due; set while SCHEDULED.
+	// Seconds until it is due. Set while SCHEDULED.
 	DelaySeconds *float64 `protobuf:"fixed64,6,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
-	// Worker that holds it; set while CLAIMED.
+	// Worker that holds it. Set while CLAIMED.
 	WorkerId *string `protobuf:"bytes,7,opt,name=worker_id,json=workerId,proto3,oneof" json:"worker_id,omitempty"`
-	// End of the lease unless it is extended; set while CLAIMED.
+	// End of the lease unless it is extended. Set while CLAIMED.
 	LeaseUntil *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=lease_until,json=leaseUntil,proto3" json:"lease_until,omitempty"`
-	// Time at which it ends because it waited too long; set while it waits and can expire.
+	// Time at which it expires if it is still waiting. Set while it waits and can expire.
 	ExpireAt      *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expire_at,json=expireAt,proto3" json:"expire_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1995,7 +1995,7 @@ func (x *ExplainTaskResponse) GetExpireAt() *timestamppb.Timestamp {
 	return nil
 }
 
-// RedriveTaskRequest asks for another life of a task.
+// RedriveTaskRequest redrives a task.
 type RedriveTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Task to redrive.
@@ -2041,7 +2041,7 @@ func (x *RedriveTaskRequest) GetTaskId() string {
 	return ""
 }
 
-// RedriveTaskResponse tells the task.
+// RedriveTaskResponse returns the task.
 type RedriveTaskResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The task.
@@ -2087,14 +2087,14 @@ func (x *RedriveTaskResponse) GetTask() *Task {
 	return nil
 }
 
-// CleanupTasksRequest says which ended tasks are not needed any more.
+// CleanupTasksRequest selects ended tasks to remove.
 type CleanupTasksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tasks to remove at most, 1 to 10000; 0: 1000.
+	// Maximum number of tasks to remove, 1 to 10000. 0: 1000.
 	Limit int32 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
-	// Tasks that ended before are removed.
+	// Tasks that ended before this time are removed.
 	Before *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
-	// Token of the previous answer, to go on there; empty: from the start.
+	// next_page_token of the previous response. Empty: start from the beginning.
 	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2151,16 +2151,16 @@ func (x *CleanupTasksRequest) GetPageToken() string {
 	return ""
 }
 
-// CleanupTasksResponse tells what was removed.
+// CleanupTasksResponse reports the removal.
 type CleanupTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tasks removed.
+	// Number of tasks removed.
 	Deleted int32 `protobuf:"varint,1,opt,name=deleted,proto3" json:"deleted,omitempty"`
-	// Time of the request.
+	// Time from the request.
 	Before *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
-	// Limit applied.
+	// Limit that was applied.
 	Limit int32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
-	// Where to go on: the limit was reached, or 10000 ended tasks of all tenants were looked at; empty: nothing is left.
+	// Where to continue, after the limit or 10000 ended tasks of all tenants; empty if nothing is left.
 	NextPageToken string `protobuf:"bytes,4,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2224,10 +2224,10 @@ func (x *CleanupTasksResponse) GetNextPageToken() string {
 	return ""
 }
 
-// GetTaskArtifactRequest asks for an artifact.
+// GetTaskArtifactRequest reads an artifact.
 type GetTaskArtifactRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Task of the artifact.
+	// Task whose result has the artifact.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// Name of the artifact.
 	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
@@ -2279,7 +2279,8 @@ func (x *GetTaskArtifactRequest) GetName() string {
 	return ""
 }
 
-// GetTaskArtifactResponse is the artifact: at most 6 MiB, so clients must take messages of more than the usual 4 MiB.
+// GetTaskArtifactResponse returns an artifact of at most 6 MiB. gRPC clients must raise their default limit of 4 MiB
+// per message.
 type GetTaskArtifactResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the artifact.

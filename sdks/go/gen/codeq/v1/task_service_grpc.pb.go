@@ -43,70 +43,76 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// TaskService creates, claims and ends tasks call by call. Every positive reply means durable: fsynced on one node.
-// Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and OUTCOME_UNKNOWN.
+// TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
+// is sent.
+// Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
+// OUTCOME_UNKNOWN.
 type TaskServiceClient interface {
-	// CreateTask accepts one task. With an idempotency key it may be repeated at will: the same request gets the first task,
-	// marked as duplicate (HTTP 200). Without one it is not idempotent: after OUTCOME_UNKNOWN the task may exist.
+	// CreateTask creates one task. With an idempotency key it is safe to retry: a repeated request returns the first
+	// task, marked as duplicate (HTTP 200). Without one, the task may exist after OUTCOME_UNKNOWN, and a retry may create
+	// a second one.
 	// Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
 	CreateTask(ctx context.Context, in *CreateTaskRequest, opts ...grpc.CallOption) (*CreateTaskResponse, error)
-	// BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order. With `atomic` all
-	// are accepted or none, and the call fails with the first error.
-	// Errors: INVALID_FIELD for a list out of bounds; the rest per item, or of an atomic call, as in CreateTask.
+	// BatchCreateTasks creates up to 1000 tasks. Each succeeds or fails by itself; results are in order. With `atomic`,
+	// either all tasks are created or none, and the call fails with the first error.
+	// Errors: INVALID_FIELD if the list is empty or too long; per task, or for an atomic call as a whole, as CreateTask.
 	BatchCreateTasks(ctx context.Context, in *BatchCreateTasksRequest, opts ...grpc.CallOption) (*BatchCreateTasksResponse, error)
-	// ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in
-	// first out. Without work it waits up to wait_seconds and answers without a task (HTTP 204).
+	// ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in,
+	// first out. If there is none it waits up to wait_seconds, then returns without a task (HTTP 204).
 	// Errors: COMMAND_NOT_ALLOWED.
 	ClaimTask(ctx context.Context, in *ClaimTaskRequest, opts ...grpc.CallOption) (*ClaimTaskResponse, error)
-	// ClaimTasks leases up to count tasks at once; otherwise as ClaimTask.
+	// ClaimTasks leases up to count tasks at once. Otherwise like ClaimTask.
 	ClaimTasks(ctx context.Context, in *ClaimTasksRequest, opts ...grpc.CallOption) (*ClaimTasksResponse, error)
-	// HeartbeatTask extends the lease to now + extend_seconds; it never shortens one.
+	// HeartbeatTask extends the lease to now + extend_seconds. It never shortens a lease.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	HeartbeatTask(ctx context.Context, in *HeartbeatTaskRequest, opts ...grpc.CallOption) (*HeartbeatTaskResponse, error)
-	// SubmitResult ends a leased task as COMPLETED or FAILED, result and state in one write. Idempotent: the same outcome
-	// with the same token, or without one by the same subject, is answered with the stored record.
-	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with contents of
-	// artifacts also STORAGE_FULL, LIMIT_REACHED.
+	// SubmitResult ends a leased task as COMPLETED or FAILED; result and state change in one write. Idempotent: repeating
+	// the outcome with the same token, or without one as the same subject, returns the stored record.
+	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with
+	// artifact contents also STORAGE_FULL, LIMIT_REACHED.
 	SubmitResult(ctx context.Context, in *SubmitResultRequest, opts ...grpc.CallOption) (*SubmitResultResponse, error)
-	// BatchSubmitResults ends up to 1000 leased tasks; each succeeds or fails by itself, answers are in order.
-	// Errors: per item as in SubmitResult.
+	// BatchSubmitResults ends up to 1000 leased tasks. Each succeeds or fails by itself; results are in order.
+	// Errors: per item as SubmitResult.
 	BatchSubmitResults(ctx context.Context, in *BatchSubmitResultsRequest, opts ...grpc.CallOption) (*BatchSubmitResultsResponse, error)
-	// NackTask ends a delivery without an end of the task: it is tried again after delay_seconds (0: at once) or, without
-	// it, after the backoff policy's delay; after the last allowed delivery it goes to the dead-letter queue.
+	// NackTask settles a delivery without ending its task, which is retried after delay_seconds or, if absent, after the
+	// delay of the backoff policy. After the last allowed delivery the task goes to the dead-letter queue.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	NackTask(ctx context.Context, in *NackTaskRequest, opts ...grpc.CallOption) (*NackTaskResponse, error)
-	// AbandonTask gives a delivery back unused: the task keeps its place and its attempts, at most 100 times in its life.
+	// AbandonTask returns a task unused: it keeps its place and its attempts, up to 100 times in its life.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	AbandonTask(ctx context.Context, in *AbandonTaskRequest, opts ...grpc.CallOption) (*AbandonTaskResponse, error)
-	// ReportProgress keeps a JSON value on a leased task, in place of the one before, and extends the lease if asked.
+	// ReportProgress stores a JSON value on a leased task, replacing the previous one, and extends the lease if asked.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, TOO_LARGE.
 	ReportProgress(ctx context.Context, in *ReportProgressRequest, opts ...grpc.CallOption) (*ReportProgressResponse, error)
-	// CancelTask ends a task that has not ended, as CANCELLED, wherever it is. A worker that holds it over a stream is told
-	// at once; its outcome is refused. Idempotent: a task that is CANCELLED already is told as it is.
+	// CancelTask ends a task as CANCELLED, whether it is waiting or running. A worker that holds it over a stream is
+	// notified at once; its outcome is rejected. Idempotent: a task that is already CANCELLED is returned as it is.
 	// Errors: TASK_NOT_FOUND, TASK_ENDED.
 	CancelTask(ctx context.Context, in *CancelTaskRequest, opts ...grpc.CallOption) (*CancelTaskResponse, error)
-	// GetTask tells a task of the caller's tenant.
+	// GetTask returns a task of the caller's tenant.
 	// Errors: TASK_NOT_FOUND.
 	GetTask(ctx context.Context, in *GetTaskRequest, opts ...grpc.CallOption) (*GetTaskResponse, error)
-	// ListTasks tells tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, in each by priority
-	// and then by acceptance, delayed ones last. Newest first: the newest queue first, in each the task accepted last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
-	// still follow. A task is told as it is when its page is read.
+	// ListTasks returns tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, each in order
+	// of priority and then of acceptance, with delayed tasks last. Newest first: the newest queue first, each with its
+	// latest task first.
+	// A page ends after page_size tasks, 2 MiB or 10000 rows scanned. It may be short or empty although more pages
+	// follow. Each task is shown as it is when its page is read.
 	// Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
 	ListTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (*ListTasksResponse, error)
-	// ExplainTask tells why a task waits, or what became of it.
+	// ExplainTask says why a task is waiting, or that it has ended.
 	// Errors: TASK_NOT_FOUND.
 	ExplainTask(ctx context.Context, in *ExplainTaskRequest, opts ...grpc.CallOption) (*ExplainTaskResponse, error)
-	// RedriveTask gives a task that is DLQ, FAILED or CANCELLED another life: no attempts, at the tail of its queue. Tokens
-	// of its earlier deliveries stay refused.
+	// RedriveTask queues a task that is DLQ, FAILED or CANCELLED again: at the tail of its queue, with no attempts
+	// counted. Lease tokens of its earlier deliveries stay invalid.
 	// Errors: NOT_ADMIN, TASK_NOT_FOUND, TASK_NOT_REDRIVABLE.
 	RedriveTask(ctx context.Context, in *RedriveTaskRequest, opts ...grpc.CallOption) (*RedriveTaskResponse, error)
 	// CleanupTasks removes ended tasks before their retention is over.
 	// Errors: NOT_ADMIN, INVALID_FIELD, INVALID_PAGE_TOKEN.
 	CleanupTasks(ctx context.Context, in *CleanupTasksRequest, opts ...grpc.CallOption) (*CleanupTasksResponse, error)
-	// GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
-	// Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
+	// GetTaskResult returns a task and its result record, waiting up to wait_seconds for the task to end.
+	// Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (the task did not end within the wait).
 	GetTaskResult(ctx context.Context, in *GetTaskResultRequest, opts ...grpc.CallOption) (*GetTaskResultResponse, error)
-	// GetTaskArtifact tells the content of an artifact that the server keeps; over HTTP the body is the content itself.
+	// GetTaskArtifact returns the content of an artifact that the server stores. Over HTTP the body is the content
+	// itself.
 	// Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND.
 	GetTaskArtifact(ctx context.Context, in *GetTaskArtifactRequest, opts ...grpc.CallOption) (*GetTaskArtifactResponse, error)
 }
@@ -303,70 +309,76 @@ func (c *taskServiceClient) GetTaskArtifact(ctx context.Context, in *GetTaskArti
 // All implementations must embed UnimplementedTaskServiceServer
 // for forward compatibility.
 //
-// TaskService creates, claims and ends tasks call by call. Every positive reply means durable: fsynced on one node.
-// Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and OUTCOME_UNKNOWN.
+// TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
+// is sent.
+// Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
+// OUTCOME_UNKNOWN.
 type TaskServiceServer interface {
-	// CreateTask accepts one task. With an idempotency key it may be repeated at will: the same request gets the first task,
-	// marked as duplicate (HTTP 200). Without one it is not idempotent: after OUTCOME_UNKNOWN the task may exist.
+	// CreateTask creates one task. With an idempotency key it is safe to retry: a repeated request returns the first
+	// task, marked as duplicate (HTTP 200). Without one, the task may exist after OUTCOME_UNKNOWN, and a retry may create
+	// a second one.
 	// Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
 	CreateTask(context.Context, *CreateTaskRequest) (*CreateTaskResponse, error)
-	// BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order. With `atomic` all
-	// are accepted or none, and the call fails with the first error.
-	// Errors: INVALID_FIELD for a list out of bounds; the rest per item, or of an atomic call, as in CreateTask.
+	// BatchCreateTasks creates up to 1000 tasks. Each succeeds or fails by itself; results are in order. With `atomic`,
+	// either all tasks are created or none, and the call fails with the first error.
+	// Errors: INVALID_FIELD if the list is empty or too long; per task, or for an atomic call as a whole, as CreateTask.
 	BatchCreateTasks(context.Context, *BatchCreateTasksRequest) (*BatchCreateTasksResponse, error)
-	// ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in
-	// first out. Without work it waits up to wait_seconds and answers without a task (HTTP 204).
+	// ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in,
+	// first out. If there is none it waits up to wait_seconds, then returns without a task (HTTP 204).
 	// Errors: COMMAND_NOT_ALLOWED.
 	ClaimTask(context.Context, *ClaimTaskRequest) (*ClaimTaskResponse, error)
-	// ClaimTasks leases up to count tasks at once; otherwise as ClaimTask.
+	// ClaimTasks leases up to count tasks at once. Otherwise like ClaimTask.
 	ClaimTasks(context.Context, *ClaimTasksRequest) (*ClaimTasksResponse, error)
-	// HeartbeatTask extends the lease to now + extend_seconds; it never shortens one.
+	// HeartbeatTask extends the lease to now + extend_seconds. It never shortens a lease.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	HeartbeatTask(context.Context, *HeartbeatTaskRequest) (*HeartbeatTaskResponse, error)
-	// SubmitResult ends a leased task as COMPLETED or FAILED, result and state in one write. Idempotent: the same outcome
-	// with the same token, or without one by the same subject, is answered with the stored record.
-	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with contents of
-	// artifacts also STORAGE_FULL, LIMIT_REACHED.
+	// SubmitResult ends a leased task as COMPLETED or FAILED; result and state change in one write. Idempotent: repeating
+	// the outcome with the same token, or without one as the same subject, returns the stored record.
+	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with
+	// artifact contents also STORAGE_FULL, LIMIT_REACHED.
 	SubmitResult(context.Context, *SubmitResultRequest) (*SubmitResultResponse, error)
-	// BatchSubmitResults ends up to 1000 leased tasks; each succeeds or fails by itself, answers are in order.
-	// Errors: per item as in SubmitResult.
+	// BatchSubmitResults ends up to 1000 leased tasks. Each succeeds or fails by itself; results are in order.
+	// Errors: per item as SubmitResult.
 	BatchSubmitResults(context.Context, *BatchSubmitResultsRequest) (*BatchSubmitResultsResponse, error)
-	// NackTask ends a delivery without an end of the task: it is tried again after delay_seconds (0: at once) or, without
-	// it, after the backoff policy's delay; after the last allowed delivery it goes to the dead-letter queue.
+	// NackTask settles a delivery without ending its task, which is retried after delay_seconds or, if absent, after the
+	// delay of the backoff policy. After the last allowed delivery the task goes to the dead-letter queue.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	NackTask(context.Context, *NackTaskRequest) (*NackTaskResponse, error)
-	// AbandonTask gives a delivery back unused: the task keeps its place and its attempts, at most 100 times in its life.
+	// AbandonTask returns a task unused: it keeps its place and its attempts, up to 100 times in its life.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	AbandonTask(context.Context, *AbandonTaskRequest) (*AbandonTaskResponse, error)
-	// ReportProgress keeps a JSON value on a leased task, in place of the one before, and extends the lease if asked.
+	// ReportProgress stores a JSON value on a leased task, replacing the previous one, and extends the lease if asked.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, TOO_LARGE.
 	ReportProgress(context.Context, *ReportProgressRequest) (*ReportProgressResponse, error)
-	// CancelTask ends a task that has not ended, as CANCELLED, wherever it is. A worker that holds it over a stream is told
-	// at once; its outcome is refused. Idempotent: a task that is CANCELLED already is told as it is.
+	// CancelTask ends a task as CANCELLED, whether it is waiting or running. A worker that holds it over a stream is
+	// notified at once; its outcome is rejected. Idempotent: a task that is already CANCELLED is returned as it is.
 	// Errors: TASK_NOT_FOUND, TASK_ENDED.
 	CancelTask(context.Context, *CancelTaskRequest) (*CancelTaskResponse, error)
-	// GetTask tells a task of the caller's tenant.
+	// GetTask returns a task of the caller's tenant.
 	// Errors: TASK_NOT_FOUND.
 	GetTask(context.Context, *GetTaskRequest) (*GetTaskResponse, error)
-	// ListTasks tells tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, in each by priority
-	// and then by acceptance, delayed ones last. Newest first: the newest queue first, in each the task accepted last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
-	// still follow. A task is told as it is when its page is read.
+	// ListTasks returns tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, each in order
+	// of priority and then of acceptance, with delayed tasks last. Newest first: the newest queue first, each with its
+	// latest task first.
+	// A page ends after page_size tasks, 2 MiB or 10000 rows scanned. It may be short or empty although more pages
+	// follow. Each task is shown as it is when its page is read.
 	// Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
 	ListTasks(context.Context, *ListTasksRequest) (*ListTasksResponse, error)
-	// ExplainTask tells why a task waits, or what became of it.
+	// ExplainTask says why a task is waiting, or that it has ended.
 	// Errors: TASK_NOT_FOUND.
 	ExplainTask(context.Context, *ExplainTaskRequest) (*ExplainTaskResponse, error)
-	// RedriveTask gives a task that is DLQ, FAILED or CANCELLED another life: no attempts, at the tail of its queue. Tokens
-	// of its earlier deliveries stay refused.
+	// RedriveTask queues a task that is DLQ, FAILED or CANCELLED again: at the tail of its queue, with no attempts
+	// counted. Lease tokens of its earlier deliveries stay invalid.
 	// Errors: NOT_ADMIN, TASK_NOT_FOUND, TASK_NOT_REDRIVABLE.
 	RedriveTask(context.Context, *RedriveTaskRequest) (*RedriveTaskResponse, error)
 	// CleanupTasks removes ended tasks before their retention is over.
 	// Errors: NOT_ADMIN, INVALID_FIELD, INVALID_PAGE_TOKEN.
 	CleanupTasks(context.Context, *CleanupTasksRequest) (*CleanupTasksResponse, error)
-	// GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
-	// Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
+	// GetTaskResult returns a task and its result record, waiting up to wait_seconds for the task to end.
+	// Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (the task did not end within the wait).
 	GetTaskResult(context.Context, *GetTaskResultRequest) (*GetTaskResultResponse, error)
-	// GetTaskArtifact tells the content of an artifact that the server keeps; over HTTP the body is the content itself.
+	// GetTaskArtifact returns the content of an artifact that the server stores. Over HTTP the body is the content
+	// itself.
 	// Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND.
 	GetTaskArtifact(context.Context, *GetTaskArtifactRequest) (*GetTaskArtifactResponse, error)
 	mustEmbedUnimplementedTaskServiceServer()

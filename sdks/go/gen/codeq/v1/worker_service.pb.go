@@ -24,26 +24,28 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// WorkRequest carries any of its fields.
+// WorkRequest carries any combination of its fields.
 type WorkRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Hello, in the first message only.
 	Hello *WorkerHello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
-	// Number of tasks the server may push more, 0 to 65536. A push costs one; nothing is refunded; the sum stays ≤ 65536.
+	// Number of further tasks that the server may push, 0 to 65536. Each push costs one credit; none is refunded. The
+	// total is capped at 65536.
 	AddCredits int32 `protobuf:"varint,2,opt,name=add_credits,json=addCredits,proto3" json:"add_credits,omitempty"`
-	// Bytes of delivered Task messages the server may push more. Counted from the first message that sets it; before, bytes
-	// are not counted. Tasks are pushed while the sum is above 0: the last one may be larger than what is left.
+	// Number of further bytes of Task messages that the server may push. Bytes are counted from the first message that
+	// sets this field. The server pushes while the balance is positive, so the last task may overdraw it.
 	AddCreditBytes int64 `protobuf:"varint,3,opt,name=add_credit_bytes,json=addCreditBytes,proto3" json:"add_credit_bytes,omitempty"`
-	// Outcomes, at most 4096. They are numbered from 1 over the whole stream in the order sent.
+	// Outcomes, at most 4096. They are numbered from 1 over the whole stream, in the order sent.
 	Outcomes []*Outcome `protobuf:"bytes,4,rep,name=outcomes,proto3" json:"outcomes,omitempty"`
 	// Leases to extend, at most 4096.
 	Heartbeats []*Heartbeat `protobuf:"bytes,5,rep,name=heartbeats,proto3" json:"heartbeats,omitempty"`
-	// Push nothing more; outcomes and heartbeats are still taken. Undone by no later message.
+	// Push no more tasks; outcomes and heartbeats are still accepted. It cannot be undone.
 	Drain bool `protobuf:"varint,6,opt,name=drain,proto3" json:"drain,omitempty"`
-	// Progress of leased tasks, at most 4096; taken before the outcomes of the message. What is refused is told in WorkResponse.lost.
+	// Progress of leased tasks, at most 4096, applied before the outcomes of the same message. Rejected items appear in
+	// WorkResponse.lost.
 	Progress []*Progress `protobuf:"bytes,7,rep,name=progress,proto3" json:"progress,omitempty"`
-	// Artifacts of outcomes of this message that are COMPLETED or FAILED. All of the message together count as those of one
-	// result for the bound of their contents.
+	// Artifacts of COMPLETED and FAILED outcomes of this message. The size limit of a result's artifacts applies to all
+	// of the message together.
 	Artifacts []*OutcomeArtifacts `protobuf:"bytes,8,rep,name=artifacts,proto3" json:"artifacts,omitempty"`
 	// Fresh token of the same subject and tenant, without "Bearer"; empty: none. It replaces the stream's token before the
 	// rest of the message is processed. A token that is not accepted ends the call; leases are not affected.
@@ -145,25 +147,25 @@ func (x *WorkRequest) GetToken() string {
 	return ""
 }
 
-// WorkResponse carries any of its fields.
+// WorkResponse carries any combination of its fields.
 type WorkResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Welcome, in the first message only.
 	Welcome *WorkerWelcome `protobuf:"bytes,1,opt,name=welcome,proto3" json:"welcome,omitempty"`
-	// Tasks delivered, with their leases.
+	// Delivered tasks, with their leases.
 	Tasks []*Task `protobuf:"bytes,2,rep,name=tasks,proto3" json:"tasks,omitempty"`
-	// Number of outcomes settled and durable since the last response. They are settled in the order sent.
+	// Number of outcomes settled and durable since the last response. Outcomes are settled in the order sent.
 	Settled uint32 `protobuf:"varint,3,opt,name=settled,proto3" json:"settled,omitempty"`
-	// Outcomes refused among the settled ones.
+	// Errors of rejected outcomes among the settled ones.
 	OutcomeErrors []*OutcomeError `protobuf:"bytes,4,rep,name=outcome_errors,json=outcomeErrors,proto3" json:"outcome_errors,omitempty"`
-	// Leases extended.
+	// Leases that were extended.
 	Extended []*LeaseGrant `protobuf:"bytes,5,rep,name=extended,proto3" json:"extended,omitempty"`
-	// Leases that are no more: stop working on these tasks.
+	// Leases that no longer exist: stop working on these tasks.
 	Lost []*LostLease `protobuf:"bytes,6,rep,name=lost,proto3" json:"lost,omitempty"`
-	// Leases that a cancel ended: stop working on these tasks.
+	// Leases ended by a cancel: stop working on these tasks.
 	Cancelled []*LostLease `protobuf:"bytes,7,rep,name=cancelled,proto3" json:"cancelled,omitempty"`
-	// Notice before the server ends the stream: it pushes nothing more and still takes outcomes. If only the token ends
-	// (UNAUTHENTICATED), it pushes tasks until then.
+	// Announces that the server will end the stream. It pushes no more tasks but still accepts outcomes. If only the token
+	// is about to expire (UNAUTHENTICATED), it still pushes tasks.
 	Notice        *StreamNotice `protobuf:"bytes,8,opt,name=notice,proto3" json:"notice,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -258,11 +260,11 @@ func (x *WorkResponse) GetNotice() *StreamNotice {
 // WorkerHello opens a worker stream.
 type WorkerHello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name of the worker within its subject; empty: the worker id is the subject, else subject/name.
+	// Name of the worker within its subject; the worker id is then subject/name. Empty: the worker id is the subject.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Commands to take, at most 256; none: every command the token allows.
+	// Commands to receive, at most 256. Empty: all that the token allows.
 	Commands []string `protobuf:"bytes,2,rep,name=commands,proto3" json:"commands,omitempty"`
-	// Length of the leases in seconds, 1 to 43200; absent: 60.
+	// Length of the leases in seconds, 1 to 43200. Absent: 60.
 	LeaseSeconds  *int32 `protobuf:"varint,3,opt,name=lease_seconds,json=leaseSeconds,proto3,oneof" json:"lease_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -324,11 +326,11 @@ type WorkerWelcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Tenant of the token.
 	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
-	// Worker id under which the leases run.
+	// Worker id that holds the leases.
 	WorkerId string `protobuf:"bytes,2,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
 	// Length of the leases in seconds.
 	LeaseSeconds int32 `protobuf:"varint,3,opt,name=lease_seconds,json=leaseSeconds,proto3" json:"lease_seconds,omitempty"`
-	// Most credits the server keeps.
+	// Maximum number of credits.
 	CreditsMax    int32 `protobuf:"varint,4,opt,name=credits_max,json=creditsMax,proto3" json:"credits_max,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -399,7 +401,7 @@ type Heartbeat struct {
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// Token of the lease.
 	LeaseToken uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
-	// Seconds from now, 1 to 43200; 0: the length of the stream's leases.
+	// New length of the lease in seconds from now, 1 to 43200. 0: the length of the stream's leases.
 	ExtendSeconds int32 `protobuf:"varint,3,opt,name=extend_seconds,json=extendSeconds,proto3" json:"extend_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -456,14 +458,14 @@ func (x *Heartbeat) GetExtendSeconds() int32 {
 	return 0
 }
 
-// Progress tells how far the work on a leased task is.
+// Progress reports the progress of a leased task.
 type Progress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Task of the lease.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// Token of the lease.
 	LeaseToken uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
-	// Progress: one JSON value of at most 64 KiB; absent means null.
+	// One JSON value of at most 64 KiB; absent means null.
 	Progress      []byte `protobuf:"bytes,3,opt,name=progress,proto3" json:"progress,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -520,14 +522,14 @@ func (x *Progress) GetProgress() []byte {
 	return nil
 }
 
-// OutcomeArtifacts is the artifacts of one outcome.
+// OutcomeArtifacts lists the artifacts of one outcome.
 type OutcomeArtifacts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Task of the outcome.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// Token of the outcome's lease.
 	LeaseToken uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
-	// The artifacts, at most 16, with different names.
+	// Artifacts, at most 16, with distinct names.
 	Artifacts     []*NewArtifact `protobuf:"bytes,3,rep,name=artifacts,proto3" json:"artifacts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -584,7 +586,7 @@ func (x *OutcomeArtifacts) GetArtifacts() []*NewArtifact {
 	return nil
 }
 
-// LeaseGrant tells the new end of a lease.
+// LeaseGrant reports the new end of a lease.
 type LeaseGrant struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Task of the lease.
@@ -648,14 +650,14 @@ func (x *LeaseGrant) GetLeaseUntil() *timestamppb.Timestamp {
 	return nil
 }
 
-// LostLease tells a lease that is no more.
+// LostLease reports a lease that no longer exists.
 type LostLease struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Task of the lease.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// Token of the lease.
 	LeaseToken uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
-	// Why a heartbeat or a progress for it failed; TASK_ENDED for a cancelled task.
+	// Reason why a heartbeat or progress report failed; TASK_ENDED for a cancelled task.
 	Reason        ErrorReason `protobuf:"varint,3,opt,name=reason,proto3,enum=codeq.v1.ErrorReason" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -712,16 +714,16 @@ func (x *LostLease) GetReason() ErrorReason {
 	return ErrorReason_ERROR_REASON_UNSPECIFIED
 }
 
-// OutcomeError tells an outcome that was refused. It changed nothing.
+// OutcomeError reports a rejected outcome, which changed nothing.
 type OutcomeError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Number of the outcome, from 1 over the whole stream.
 	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
 	// Task of the outcome.
 	TaskId string `protobuf:"bytes,2,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// Why it was refused.
+	// Reason of the rejection.
 	Reason ErrorReason `protobuf:"varint,3,opt,name=reason,proto3,enum=codeq.v1.ErrorReason" json:"reason,omitempty"`
-	// Message for people; not a contract.
+	// Text for people; it may change.
 	Message       string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ClusterServiceStub:
-    """ClusterService tells and changes the members that replicate the stored tasks with each other.
+    """ClusterService shows and changes the members of the Raft cluster, which replicate all tasks.
     """
 
     def __init__(self, channel):
@@ -63,48 +63,49 @@ class ClusterServiceStub:
 
 
 class ClusterServiceServicer:
-    """ClusterService tells and changes the members that replicate the stored tasks with each other.
+    """ClusterService shows and changes the members of the Raft cluster, which replicate all tasks.
     """
 
     def GetRaftStatus(self, request, context):
-        """GetRaftStatus tells what the asked node knows: always, also while nobody leads. A server that is no member of a cluster
-        says that Raft is not enabled.
+        """GetRaftStatus returns the status that the asked node knows, even while no node leads. A server outside a cluster
+        reports that Raft is not enabled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTopology(self, request, context):
-        """GetTopology tells where clients find the leader and the other members, as far as the asked node knows.
+        """GetTopology returns the addresses of the leader and the other members, as far as the asked node knows them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AddMember(self, request, context):
-        """AddMember takes a node in. It is answered when the node is a learner; the leader makes it a voter when it has caught up.
+        """AddMember adds a node. It returns when the node is a learner; the leader makes it a voter once it has caught up.
         Idempotent.
-        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id has another address, or another disk: see replace),
-        MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (nobody answers at the address, or it belongs to another cluster).
+        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
+        replace), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to another
+        cluster).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveMember(self, request, context):
-        """RemoveMember takes a member out: from then on it has no vote and gets nothing. A leader that is taken out hands over
+        """RemoveMember removes a member: it loses its vote and gets no further entries. A leader that is removed hands over
         first.
-        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (too few
-        of the others are there to go on without it).
+        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
+        (too few other members are reachable to go on without it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TransferLeadership(self, request, context):
-        """TransferLeadership makes another voter the leader; it is answered when that one leads.
-        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take over in
-        time), MEMBERSHIP_CHANGE_IN_PROGRESS.
+        """TransferLeadership makes another voter the leader. It returns when that member leads.
+        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
+        over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -147,7 +148,7 @@ def add_ClusterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ClusterService:
-    """ClusterService tells and changes the members that replicate the stored tasks with each other.
+    """ClusterService shows and changes the members of the Raft cluster, which replicate all tasks.
     """
 
     @staticmethod

@@ -27,67 +27,69 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ClusterServiceStub:
-    """ClusterService tells and changes the members that replicate the stored tasks with each other."""
+    """ClusterService shows and changes the members of the Raft cluster, which replicate all tasks."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ClusterServiceAsyncStub: ...
     GetRaftStatus: _grpc.UnaryUnaryMultiCallable[_cluster_service_pb2.GetRaftStatusRequest, _cluster_service_pb2.GetRaftStatusResponse]
-    """GetRaftStatus tells what the asked node knows: always, also while nobody leads. A server that is no member of a cluster
-    says that Raft is not enabled.
+    """GetRaftStatus returns the status that the asked node knows, even while no node leads. A server outside a cluster
+    reports that Raft is not enabled.
     """
     GetTopology: _grpc.UnaryUnaryMultiCallable[_cluster_service_pb2.GetTopologyRequest, _cluster_service_pb2.GetTopologyResponse]
-    """GetTopology tells where clients find the leader and the other members, as far as the asked node knows."""
+    """GetTopology returns the addresses of the leader and the other members, as far as the asked node knows them."""
     AddMember: _grpc.UnaryUnaryMultiCallable[_cluster_service_pb2.AddMemberRequest, _cluster_service_pb2.AddMemberResponse]
-    """AddMember takes a node in. It is answered when the node is a learner; the leader makes it a voter when it has caught up.
+    """AddMember adds a node. It returns when the node is a learner; the leader makes it a voter once it has caught up.
     Idempotent.
-    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id has another address, or another disk: see replace),
-    MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (nobody answers at the address, or it belongs to another cluster).
+    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
+    replace), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to another
+    cluster).
     """
     RemoveMember: _grpc.UnaryUnaryMultiCallable[_cluster_service_pb2.RemoveMemberRequest, _cluster_service_pb2.RemoveMemberResponse]
-    """RemoveMember takes a member out: from then on it has no vote and gets nothing. A leader that is taken out hands over
+    """RemoveMember removes a member: it loses its vote and gets no further entries. A leader that is removed hands over
     first.
-    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (too few
-    of the others are there to go on without it).
+    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
+    (too few other members are reachable to go on without it).
     """
     TransferLeadership: _grpc.UnaryUnaryMultiCallable[_cluster_service_pb2.TransferLeadershipRequest, _cluster_service_pb2.TransferLeadershipResponse]
-    """TransferLeadership makes another voter the leader; it is answered when that one leads.
-    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take over in
-    time), MEMBERSHIP_CHANGE_IN_PROGRESS.
+    """TransferLeadership makes another voter the leader. It returns when that member leads.
+    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
+    over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
     """
 
 @_typing.type_check_only
 class ClusterServiceAsyncStub(ClusterServiceStub):
-    """ClusterService tells and changes the members that replicate the stored tasks with each other."""
+    """ClusterService shows and changes the members of the Raft cluster, which replicate all tasks."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetRaftStatus: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.GetRaftStatusRequest, _cluster_service_pb2.GetRaftStatusResponse]  # type: ignore[assignment]
-    """GetRaftStatus tells what the asked node knows: always, also while nobody leads. A server that is no member of a cluster
-    says that Raft is not enabled.
+    """GetRaftStatus returns the status that the asked node knows, even while no node leads. A server outside a cluster
+    reports that Raft is not enabled.
     """
     GetTopology: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.GetTopologyRequest, _cluster_service_pb2.GetTopologyResponse]  # type: ignore[assignment]
-    """GetTopology tells where clients find the leader and the other members, as far as the asked node knows."""
+    """GetTopology returns the addresses of the leader and the other members, as far as the asked node knows them."""
     AddMember: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.AddMemberRequest, _cluster_service_pb2.AddMemberResponse]  # type: ignore[assignment]
-    """AddMember takes a node in. It is answered when the node is a learner; the leader makes it a voter when it has caught up.
+    """AddMember adds a node. It returns when the node is a learner; the leader makes it a voter once it has caught up.
     Idempotent.
-    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id has another address, or another disk: see replace),
-    MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (nobody answers at the address, or it belongs to another cluster).
+    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
+    replace), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to another
+    cluster).
     """
     RemoveMember: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.RemoveMemberRequest, _cluster_service_pb2.RemoveMemberResponse]  # type: ignore[assignment]
-    """RemoveMember takes a member out: from then on it has no vote and gets nothing. A leader that is taken out hands over
+    """RemoveMember removes a member: it loses its vote and gets no further entries. A leader that is removed hands over
     first.
-    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (too few
-    of the others are there to go on without it).
+    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
+    (too few other members are reachable to go on without it).
     """
     TransferLeadership: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.TransferLeadershipRequest, _cluster_service_pb2.TransferLeadershipResponse]  # type: ignore[assignment]
-    """TransferLeadership makes another voter the leader; it is answered when that one leads.
-    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take over in
-    time), MEMBERSHIP_CHANGE_IN_PROGRESS.
+    """TransferLeadership makes another voter the leader. It returns when that member leads.
+    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
+    over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
     """
 
 class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ClusterService tells and changes the members that replicate the stored tasks with each other."""
+    """ClusterService shows and changes the members of the Raft cluster, which replicate all tasks."""
 
     @_abc_1.abstractmethod
     def GetRaftStatus(
@@ -95,8 +97,8 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_service_pb2.GetRaftStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_service_pb2.GetRaftStatusResponse, _abc.Awaitable[_cluster_service_pb2.GetRaftStatusResponse]]:
-        """GetRaftStatus tells what the asked node knows: always, also while nobody leads. A server that is no member of a cluster
-        says that Raft is not enabled.
+        """GetRaftStatus returns the status that the asked node knows, even while no node leads. A server outside a cluster
+        reports that Raft is not enabled.
         """
 
     @_abc_1.abstractmethod
@@ -105,7 +107,7 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_service_pb2.GetTopologyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_service_pb2.GetTopologyResponse, _abc.Awaitable[_cluster_service_pb2.GetTopologyResponse]]:
-        """GetTopology tells where clients find the leader and the other members, as far as the asked node knows."""
+        """GetTopology returns the addresses of the leader and the other members, as far as the asked node knows them."""
 
     @_abc_1.abstractmethod
     def AddMember(
@@ -113,10 +115,11 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_service_pb2.AddMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_service_pb2.AddMemberResponse, _abc.Awaitable[_cluster_service_pb2.AddMemberResponse]]:
-        """AddMember takes a node in. It is answered when the node is a learner; the leader makes it a voter when it has caught up.
+        """AddMember adds a node. It returns when the node is a learner; the leader makes it a voter once it has caught up.
         Idempotent.
-        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id has another address, or another disk: see replace),
-        MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (nobody answers at the address, or it belongs to another cluster).
+        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
+        replace), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to another
+        cluster).
         """
 
     @_abc_1.abstractmethod
@@ -125,10 +128,10 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_service_pb2.RemoveMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_service_pb2.RemoveMemberResponse, _abc.Awaitable[_cluster_service_pb2.RemoveMemberResponse]]:
-        """RemoveMember takes a member out: from then on it has no vote and gets nothing. A leader that is taken out hands over
+        """RemoveMember removes a member: it loses its vote and gets no further entries. A leader that is removed hands over
         first.
-        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (too few
-        of the others are there to go on without it).
+        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
+        (too few other members are reachable to go on without it).
         """
 
     @_abc_1.abstractmethod
@@ -137,9 +140,9 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_service_pb2.TransferLeadershipRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_service_pb2.TransferLeadershipResponse, _abc.Awaitable[_cluster_service_pb2.TransferLeadershipResponse]]:
-        """TransferLeadership makes another voter the leader; it is answered when that one leads.
-        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take over in
-        time), MEMBERSHIP_CHANGE_IN_PROGRESS.
+        """TransferLeadership makes another voter the leader. It returns when that member leads.
+        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
+        over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
         """
 
 def add_ClusterServiceServicer_to_server(servicer: ClusterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ProducerServiceStub:
-    """ProducerService creates tasks over a stream: the way to tens of thousands of tasks per second.
+    """ProducerService creates tasks over a stream, at tens of thousands of tasks per second.
     """
 
     def __init__(self, channel):
@@ -43,16 +43,16 @@ class ProducerServiceStub:
 
 
 class ProducerServiceServicer:
-    """ProducerService creates tasks over a stream: the way to tens of thousands of tasks per second.
+    """ProducerService creates tasks over a stream, at tens of thousands of tasks per second.
     """
 
     def Produce(self, request_iterator, context):
-        """Produce takes frames of tasks and answers each frame once, in order, when the whole frame is durable.
+        """Produce takes frames of tasks and acks each frame once, in order, when all of it is durable.
         The first message carries the hello and may carry tasks. The server stops reading while 256 frames or 16 MiB are
-        unanswered. When the client half-closes, the server answers what it has taken and ends the call with OK.
-        The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame over 8 MiB or 4096 tasks) or
-        OUTCOME_UNKNOWN; bad items are refused one by one and harm nothing else.
-        When its token expires, the call ends with UNAUTHENTICATED; a notice comes before, and `token` renews it.
+        unacked. When the client half-closes, the server acks the remaining frames and ends the call with OK.
+        An invalid task is rejected by itself; the others are created. Errors that end the call: BAD_HANDSHAKE,
+        UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
+        When its token expires, the call ends with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,7 +75,7 @@ def add_ProducerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProducerService:
-    """ProducerService creates tasks over a stream: the way to tens of thousands of tasks per second.
+    """ProducerService creates tasks over a stream, at tens of thousands of tasks per second.
     """
 
     @staticmethod

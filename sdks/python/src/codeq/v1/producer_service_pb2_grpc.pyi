@@ -27,37 +27,37 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProducerServiceStub:
-    """ProducerService creates tasks over a stream: the way to tens of thousands of tasks per second."""
+    """ProducerService creates tasks over a stream, at tens of thousands of tasks per second."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ProducerServiceAsyncStub: ...
     Produce: _grpc.StreamStreamMultiCallable[_producer_service_pb2.ProduceRequest, _producer_service_pb2.ProduceResponse]
-    """Produce takes frames of tasks and answers each frame once, in order, when the whole frame is durable.
+    """Produce takes frames of tasks and acks each frame once, in order, when all of it is durable.
     The first message carries the hello and may carry tasks. The server stops reading while 256 frames or 16 MiB are
-    unanswered. When the client half-closes, the server answers what it has taken and ends the call with OK.
-    The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame over 8 MiB or 4096 tasks) or
-    OUTCOME_UNKNOWN; bad items are refused one by one and harm nothing else.
-    When its token expires, the call ends with UNAUTHENTICATED; a notice comes before, and `token` renews it.
+    unacked. When the client half-closes, the server acks the remaining frames and ends the call with OK.
+    An invalid task is rejected by itself; the others are created. Errors that end the call: BAD_HANDSHAKE,
+    UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
+    When its token expires, the call ends with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
     """
 
 @_typing.type_check_only
 class ProducerServiceAsyncStub(ProducerServiceStub):
-    """ProducerService creates tasks over a stream: the way to tens of thousands of tasks per second."""
+    """ProducerService creates tasks over a stream, at tens of thousands of tasks per second."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Produce: _aio.StreamStreamMultiCallable[_producer_service_pb2.ProduceRequest, _producer_service_pb2.ProduceResponse]  # type: ignore[assignment]
-    """Produce takes frames of tasks and answers each frame once, in order, when the whole frame is durable.
+    """Produce takes frames of tasks and acks each frame once, in order, when all of it is durable.
     The first message carries the hello and may carry tasks. The server stops reading while 256 frames or 16 MiB are
-    unanswered. When the client half-closes, the server answers what it has taken and ends the call with OK.
-    The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame over 8 MiB or 4096 tasks) or
-    OUTCOME_UNKNOWN; bad items are refused one by one and harm nothing else.
-    When its token expires, the call ends with UNAUTHENTICATED; a notice comes before, and `token` renews it.
+    unacked. When the client half-closes, the server acks the remaining frames and ends the call with OK.
+    An invalid task is rejected by itself; the others are created. Errors that end the call: BAD_HANDSHAKE,
+    UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
+    When its token expires, the call ends with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
     """
 
 class ProducerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ProducerService creates tasks over a stream: the way to tens of thousands of tasks per second."""
+    """ProducerService creates tasks over a stream, at tens of thousands of tasks per second."""
 
     @_abc_1.abstractmethod
     def Produce(
@@ -65,12 +65,12 @@ class ProducerServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_producer_service_pb2.ProduceRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_producer_service_pb2.ProduceResponse], _abc.AsyncIterator[_producer_service_pb2.ProduceResponse]]:
-        """Produce takes frames of tasks and answers each frame once, in order, when the whole frame is durable.
+        """Produce takes frames of tasks and acks each frame once, in order, when all of it is durable.
         The first message carries the hello and may carry tasks. The server stops reading while 256 frames or 16 MiB are
-        unanswered. When the client half-closes, the server answers what it has taken and ends the call with OK.
-        The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame over 8 MiB or 4096 tasks) or
-        OUTCOME_UNKNOWN; bad items are refused one by one and harm nothing else.
-        When its token expires, the call ends with UNAUTHENTICATED; a notice comes before, and `token` renews it.
+        unacked. When the client half-closes, the server acks the remaining frames and ends the call with OK.
+        An invalid task is rejected by itself; the others are created. Errors that end the call: BAD_HANDSHAKE,
+        UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
+        When its token expires, the call ends with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
         """
 
 def add_ProducerServiceServicer_to_server(servicer: ProducerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

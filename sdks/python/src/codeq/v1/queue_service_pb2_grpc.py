@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class QueueServiceStub:
-    """QueueService tells the queues of the caller's tenant. Counts are exact and cost nothing.
+    """QueueService shows and controls the queues of the caller's tenant. Task counts are exact and cheap to read.
     """
 
     def __init__(self, channel):
@@ -73,11 +73,11 @@ class QueueServiceStub:
 
 
 class QueueServiceServicer:
-    """QueueService tells the queues of the caller's tenant. Counts are exact and cost nothing.
+    """QueueService shows and controls the queues of the caller's tenant. Task counts are exact and cheap to read.
     """
 
     def ListQueues(self, request, context):
-        """ListQueues tells the queues in the order of their names.
+        """ListQueues returns the queues, ordered by name.
         Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -85,7 +85,7 @@ class QueueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetQueue(self, request, context):
-        """GetQueue tells one queue.
+        """GetQueue returns one queue.
         Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -93,8 +93,8 @@ class QueueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PauseQueue(self, request, context):
-        """PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
-        those that are leased run on. A queue that does not exist yet is made, and stays while it is paused. Idempotent.
+        """PauseQueue stops all deliveries from a queue, including those to open streams and waiting claims. Tasks are still
+        accepted; leased tasks carry on. A queue that does not exist is created, and is kept while paused. Idempotent.
         Errors: NOT_ADMIN, TOO_MANY_QUEUES.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -102,7 +102,7 @@ class QueueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeQueue(self, request, context):
-        """ResumeQueue lets the deliveries of a queue go on. Idempotent.
+        """ResumeQueue resumes the deliveries of a queue. Idempotent.
         Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -110,10 +110,10 @@ class QueueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PurgeQueue(self, request, context):
-        """PurgeQueue ends every task that waits in a queue now, scheduled ones too, as CANCELLED with the error PURGED, in the
-        background; a stop of the server interrupts it and does not end it. Meanwhile the queue delivers nothing. What is
-        leased runs on and dead letters stay; tasks created, or given back, after the call stay too. Called again while it
-        goes on, it ends what has come since as well.
+        """PurgeQueue cancels every task that is waiting in a queue at the time of the call, scheduled ones included, with the
+        error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the queue
+        delivers nothing. Leased tasks carry on and dead letters stay, as do tasks created or returned after the call. A
+        second call meanwhile extends the purge to the tasks that have arrived since.
         Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -121,8 +121,8 @@ class QueueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDeadLetters(self, request, context):
-        """ListDeadLetters tells the tasks in a queue's dead-letter queue in the order in which they came; the first page also groups
-        them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
+        """ListDeadLetters returns the dead letters of a queue in the order in which they arrived. The first page also groups
+        them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
         Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -130,11 +130,12 @@ class QueueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RedriveTasks(self, request, context):
-        """RedriveTasks gives tasks that are DLQ, FAILED or CANCELLED and pass every filter another life: no attempts, at the tail
-        of the queue. Without a rate it works at once, up to `limit` tasks or 10000 rows looked at; call again with the token
-        while there is one. With a rate it answers at once and works in the background, until all are done; the work is
-        forgotten at a stop of the server: call again.
-        Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (works in the background).
+        """RedriveTasks queues all DLQ, FAILED or CANCELLED tasks that pass every filter again: at the tail of the queue, with
+        no attempts counted. Without a rate it redrives up to `limit` tasks, scans up to 10000 rows, and returns a token
+        while more may be left. With a rate it returns at once and works in the background until all are done; a stop of
+        the server ends that work, so call again.
+        Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (too many redrives in the
+        background).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,7 +188,7 @@ def add_QueueServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class QueueService:
-    """QueueService tells the queues of the caller's tenant. Counts are exact and cost nothing.
+    """QueueService shows and controls the queues of the caller's tenant. Task counts are exact and cheap to read.
     """
 
     @staticmethod

@@ -27,93 +27,95 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class QueueServiceStub:
-    """QueueService tells the queues of the caller's tenant. Counts are exact and cost nothing."""
+    """QueueService shows and controls the queues of the caller's tenant. Task counts are exact and cheap to read."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> QueueServiceAsyncStub: ...
     ListQueues: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListQueuesRequest, _queue_service_pb2.ListQueuesResponse]
-    """ListQueues tells the queues in the order of their names.
+    """ListQueues returns the queues, ordered by name.
     Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
     """
     GetQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueRequest, _queue_service_pb2.GetQueueResponse]
-    """GetQueue tells one queue.
+    """GetQueue returns one queue.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
     """
     PauseQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_service_pb2.PauseQueueResponse]
-    """PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
-    those that are leased run on. A queue that does not exist yet is made, and stays while it is paused. Idempotent.
+    """PauseQueue stops all deliveries from a queue, including those to open streams and waiting claims. Tasks are still
+    accepted; leased tasks carry on. A queue that does not exist is created, and is kept while paused. Idempotent.
     Errors: NOT_ADMIN, TOO_MANY_QUEUES.
     """
     ResumeQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeQueueRequest, _queue_service_pb2.ResumeQueueResponse]
-    """ResumeQueue lets the deliveries of a queue go on. Idempotent.
+    """ResumeQueue resumes the deliveries of a queue. Idempotent.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
     """
     PurgeQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeQueueRequest, _queue_service_pb2.PurgeQueueResponse]
-    """PurgeQueue ends every task that waits in a queue now, scheduled ones too, as CANCELLED with the error PURGED, in the
-    background; a stop of the server interrupts it and does not end it. Meanwhile the queue delivers nothing. What is
-    leased runs on and dead letters stay; tasks created, or given back, after the call stay too. Called again while it
-    goes on, it ends what has come since as well.
+    """PurgeQueue cancels every task that is waiting in a queue at the time of the call, scheduled ones included, with the
+    error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the queue
+    delivers nothing. Leased tasks carry on and dead letters stay, as do tasks created or returned after the call. A
+    second call meanwhile extends the purge to the tasks that have arrived since.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
     """
     ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListDeadLettersRequest, _queue_service_pb2.ListDeadLettersResponse]
-    """ListDeadLetters tells the tasks in a queue's dead-letter queue in the order in which they came; the first page also groups
-    them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
+    """ListDeadLetters returns the dead letters of a queue in the order in which they arrived. The first page also groups
+    them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
     """
     RedriveTasks: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveTasksRequest, _queue_service_pb2.RedriveTasksResponse]
-    """RedriveTasks gives tasks that are DLQ, FAILED or CANCELLED and pass every filter another life: no attempts, at the tail
-    of the queue. Without a rate it works at once, up to `limit` tasks or 10000 rows looked at; call again with the token
-    while there is one. With a rate it answers at once and works in the background, until all are done; the work is
-    forgotten at a stop of the server: call again.
-    Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (works in the background).
+    """RedriveTasks queues all DLQ, FAILED or CANCELLED tasks that pass every filter again: at the tail of the queue, with
+    no attempts counted. Without a rate it redrives up to `limit` tasks, scans up to 10000 rows, and returns a token
+    while more may be left. With a rate it returns at once and works in the background until all are done; a stop of
+    the server ends that work, so call again.
+    Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (too many redrives in the
+    background).
     """
 
 @_typing.type_check_only
 class QueueServiceAsyncStub(QueueServiceStub):
-    """QueueService tells the queues of the caller's tenant. Counts are exact and cost nothing."""
+    """QueueService shows and controls the queues of the caller's tenant. Task counts are exact and cheap to read."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListQueues: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListQueuesRequest, _queue_service_pb2.ListQueuesResponse]  # type: ignore[assignment]
-    """ListQueues tells the queues in the order of their names.
+    """ListQueues returns the queues, ordered by name.
     Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
     """
     GetQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueRequest, _queue_service_pb2.GetQueueResponse]  # type: ignore[assignment]
-    """GetQueue tells one queue.
+    """GetQueue returns one queue.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
     """
     PauseQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_service_pb2.PauseQueueResponse]  # type: ignore[assignment]
-    """PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
-    those that are leased run on. A queue that does not exist yet is made, and stays while it is paused. Idempotent.
+    """PauseQueue stops all deliveries from a queue, including those to open streams and waiting claims. Tasks are still
+    accepted; leased tasks carry on. A queue that does not exist is created, and is kept while paused. Idempotent.
     Errors: NOT_ADMIN, TOO_MANY_QUEUES.
     """
     ResumeQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeQueueRequest, _queue_service_pb2.ResumeQueueResponse]  # type: ignore[assignment]
-    """ResumeQueue lets the deliveries of a queue go on. Idempotent.
+    """ResumeQueue resumes the deliveries of a queue. Idempotent.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
     """
     PurgeQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeQueueRequest, _queue_service_pb2.PurgeQueueResponse]  # type: ignore[assignment]
-    """PurgeQueue ends every task that waits in a queue now, scheduled ones too, as CANCELLED with the error PURGED, in the
-    background; a stop of the server interrupts it and does not end it. Meanwhile the queue delivers nothing. What is
-    leased runs on and dead letters stay; tasks created, or given back, after the call stay too. Called again while it
-    goes on, it ends what has come since as well.
+    """PurgeQueue cancels every task that is waiting in a queue at the time of the call, scheduled ones included, with the
+    error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the queue
+    delivers nothing. Leased tasks carry on and dead letters stay, as do tasks created or returned after the call. A
+    second call meanwhile extends the purge to the tasks that have arrived since.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
     """
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListDeadLettersRequest, _queue_service_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
-    """ListDeadLetters tells the tasks in a queue's dead-letter queue in the order in which they came; the first page also groups
-    them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
+    """ListDeadLetters returns the dead letters of a queue in the order in which they arrived. The first page also groups
+    them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
     """
     RedriveTasks: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveTasksRequest, _queue_service_pb2.RedriveTasksResponse]  # type: ignore[assignment]
-    """RedriveTasks gives tasks that are DLQ, FAILED or CANCELLED and pass every filter another life: no attempts, at the tail
-    of the queue. Without a rate it works at once, up to `limit` tasks or 10000 rows looked at; call again with the token
-    while there is one. With a rate it answers at once and works in the background, until all are done; the work is
-    forgotten at a stop of the server: call again.
-    Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (works in the background).
+    """RedriveTasks queues all DLQ, FAILED or CANCELLED tasks that pass every filter again: at the tail of the queue, with
+    no attempts counted. Without a rate it redrives up to `limit` tasks, scans up to 10000 rows, and returns a token
+    while more may be left. With a rate it returns at once and works in the background until all are done; a stop of
+    the server ends that work, so call again.
+    Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (too many redrives in the
+    background).
     """
 
 class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
-    """QueueService tells the queues of the caller's tenant. Counts are exact and cost nothing."""
+    """QueueService shows and controls the queues of the caller's tenant. Task counts are exact and cheap to read."""
 
     @_abc_1.abstractmethod
     def ListQueues(
@@ -121,7 +123,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.ListQueuesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.ListQueuesResponse, _abc.Awaitable[_queue_service_pb2.ListQueuesResponse]]:
-        """ListQueues tells the queues in the order of their names.
+        """ListQueues returns the queues, ordered by name.
         Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
         """
 
@@ -131,7 +133,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.GetQueueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.GetQueueResponse, _abc.Awaitable[_queue_service_pb2.GetQueueResponse]]:
-        """GetQueue tells one queue.
+        """GetQueue returns one queue.
         Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
         """
 
@@ -141,8 +143,8 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.PauseQueueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.PauseQueueResponse, _abc.Awaitable[_queue_service_pb2.PauseQueueResponse]]:
-        """PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
-        those that are leased run on. A queue that does not exist yet is made, and stays while it is paused. Idempotent.
+        """PauseQueue stops all deliveries from a queue, including those to open streams and waiting claims. Tasks are still
+        accepted; leased tasks carry on. A queue that does not exist is created, and is kept while paused. Idempotent.
         Errors: NOT_ADMIN, TOO_MANY_QUEUES.
         """
 
@@ -152,7 +154,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.ResumeQueueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.ResumeQueueResponse, _abc.Awaitable[_queue_service_pb2.ResumeQueueResponse]]:
-        """ResumeQueue lets the deliveries of a queue go on. Idempotent.
+        """ResumeQueue resumes the deliveries of a queue. Idempotent.
         Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
         """
 
@@ -162,10 +164,10 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.PurgeQueueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.PurgeQueueResponse, _abc.Awaitable[_queue_service_pb2.PurgeQueueResponse]]:
-        """PurgeQueue ends every task that waits in a queue now, scheduled ones too, as CANCELLED with the error PURGED, in the
-        background; a stop of the server interrupts it and does not end it. Meanwhile the queue delivers nothing. What is
-        leased runs on and dead letters stay; tasks created, or given back, after the call stay too. Called again while it
-        goes on, it ends what has come since as well.
+        """PurgeQueue cancels every task that is waiting in a queue at the time of the call, scheduled ones included, with the
+        error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the queue
+        delivers nothing. Leased tasks carry on and dead letters stay, as do tasks created or returned after the call. A
+        second call meanwhile extends the purge to the tasks that have arrived since.
         Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
         """
 
@@ -175,8 +177,8 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.ListDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.ListDeadLettersResponse, _abc.Awaitable[_queue_service_pb2.ListDeadLettersResponse]]:
-        """ListDeadLetters tells the tasks in a queue's dead-letter queue in the order in which they came; the first page also groups
-        them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
+        """ListDeadLetters returns the dead letters of a queue in the order in which they arrived. The first page also groups
+        them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
         Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
         """
 
@@ -186,11 +188,12 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.RedriveTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.RedriveTasksResponse, _abc.Awaitable[_queue_service_pb2.RedriveTasksResponse]]:
-        """RedriveTasks gives tasks that are DLQ, FAILED or CANCELLED and pass every filter another life: no attempts, at the tail
-        of the queue. Without a rate it works at once, up to `limit` tasks or 10000 rows looked at; call again with the token
-        while there is one. With a rate it answers at once and works in the background, until all are done; the work is
-        forgotten at a stop of the server: call again.
-        Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (works in the background).
+        """RedriveTasks queues all DLQ, FAILED or CANCELLED tasks that pass every filter again: at the tail of the queue, with
+        no attempts counted. Without a rate it redrives up to `limit` tasks, scans up to 10000 rows, and returns a token
+        while more may be left. With a rate it returns at once and works in the background until all are done; a stop of
+        the server ends that work, so call again.
+        Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (too many redrives in the
+        background).
         """
 
 def add_QueueServiceServicer_to_server(servicer: QueueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

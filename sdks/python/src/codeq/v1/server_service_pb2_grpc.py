@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ServerServiceStub:
-    """ServerService tells about the server itself.
+    """ServerService describes the server and backs it up.
     """
 
     def __init__(self, channel):
@@ -48,22 +48,22 @@ class ServerServiceStub:
 
 
 class ServerServiceServicer:
-    """ServerService tells about the server itself.
+    """ServerService describes the server and backs it up.
     """
 
     def GetServerInfo(self, request, context):
-        """GetServerInfo tells version, mode and limits.
+        """GetServerInfo returns version, mode and limits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BackUp(self, request, context):
-        """BackUp makes a backup of the store and its artifacts in the folder configured for backups: everything acknowledged
-        before the call is in it. One is made at a time. It goes on when the caller does not wait for the answer, and stands
-        under its name when all of it is durable.
-        Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (one is being
-        made).
+        """BackUp writes a backup of the store and its artifacts to the configured backup folder. It includes everything
+        acknowledged before the call. One backup is made at a time. It continues even if the caller stops waiting, and
+        appears under its name once it is durable.
+        Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (another
+        backup is in progress).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,7 +91,7 @@ def add_ServerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ServerService:
-    """ServerService tells about the server itself.
+    """ServerService describes the server and backs it up.
     """
 
     @staticmethod

@@ -27,39 +27,39 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ServerServiceStub:
-    """ServerService tells about the server itself."""
+    """ServerService describes the server and backs it up."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ServerServiceAsyncStub: ...
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_server_service_pb2.GetServerInfoRequest, _server_service_pb2.GetServerInfoResponse]
-    """GetServerInfo tells version, mode and limits."""
+    """GetServerInfo returns version, mode and limits."""
     BackUp: _grpc.UnaryUnaryMultiCallable[_server_service_pb2.BackUpRequest, _server_service_pb2.BackUpResponse]
-    """BackUp makes a backup of the store and its artifacts in the folder configured for backups: everything acknowledged
-    before the call is in it. One is made at a time. It goes on when the caller does not wait for the answer, and stands
-    under its name when all of it is durable.
-    Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (one is being
-    made).
+    """BackUp writes a backup of the store and its artifacts to the configured backup folder. It includes everything
+    acknowledged before the call. One backup is made at a time. It continues even if the caller stops waiting, and
+    appears under its name once it is durable.
+    Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (another
+    backup is in progress).
     """
 
 @_typing.type_check_only
 class ServerServiceAsyncStub(ServerServiceStub):
-    """ServerService tells about the server itself."""
+    """ServerService describes the server and backs it up."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_server_service_pb2.GetServerInfoRequest, _server_service_pb2.GetServerInfoResponse]  # type: ignore[assignment]
-    """GetServerInfo tells version, mode and limits."""
+    """GetServerInfo returns version, mode and limits."""
     BackUp: _aio.UnaryUnaryMultiCallable[_server_service_pb2.BackUpRequest, _server_service_pb2.BackUpResponse]  # type: ignore[assignment]
-    """BackUp makes a backup of the store and its artifacts in the folder configured for backups: everything acknowledged
-    before the call is in it. One is made at a time. It goes on when the caller does not wait for the answer, and stands
-    under its name when all of it is durable.
-    Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (one is being
-    made).
+    """BackUp writes a backup of the store and its artifacts to the configured backup folder. It includes everything
+    acknowledged before the call. One backup is made at a time. It continues even if the caller stops waiting, and
+    appears under its name once it is durable.
+    Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (another
+    backup is in progress).
     """
 
 class ServerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ServerService tells about the server itself."""
+    """ServerService describes the server and backs it up."""
 
     @_abc_1.abstractmethod
     def GetServerInfo(
@@ -67,7 +67,7 @@ class ServerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _server_service_pb2.GetServerInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_server_service_pb2.GetServerInfoResponse, _abc.Awaitable[_server_service_pb2.GetServerInfoResponse]]:
-        """GetServerInfo tells version, mode and limits."""
+        """GetServerInfo returns version, mode and limits."""
 
     @_abc_1.abstractmethod
     def BackUp(
@@ -75,11 +75,11 @@ class ServerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _server_service_pb2.BackUpRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_server_service_pb2.BackUpResponse, _abc.Awaitable[_server_service_pb2.BackUpResponse]]:
-        """BackUp makes a backup of the store and its artifacts in the folder configured for backups: everything acknowledged
-        before the call is in it. One is made at a time. It goes on when the caller does not wait for the answer, and stands
-        under its name when all of it is durable.
-        Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (one is being
-        made).
+        """BackUp writes a backup of the store and its artifacts to the configured backup folder. It includes everything
+        acknowledged before the call. One backup is made at a time. It continues even if the caller stops waiting, and
+        appears under its name once it is durable.
+        Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (another
+        backup is in progress).
         """
 
 def add_ServerServiceServicer_to_server(servicer: ServerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,8 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TaskServiceStub:
-    """TaskService creates, claims and ends tasks call by call. Every positive reply means durable: fsynced on one node.
-    Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and OUTCOME_UNKNOWN.
+    """TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
+    is sent.
+    Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
+    OUTCOME_UNKNOWN.
     """
 
     @_typing.overload
@@ -36,71 +38,74 @@ class TaskServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TaskServiceAsyncStub: ...
     CreateTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.CreateTaskRequest, _task_service_pb2.CreateTaskResponse]
-    """CreateTask accepts one task. With an idempotency key it may be repeated at will: the same request gets the first task,
-    marked as duplicate (HTTP 200). Without one it is not idempotent: after OUTCOME_UNKNOWN the task may exist.
+    """CreateTask creates one task. With an idempotency key it is safe to retry: a repeated request returns the first
+    task, marked as duplicate (HTTP 200). Without one, the task may exist after OUTCOME_UNKNOWN, and a retry may create
+    a second one.
     Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
     """
     BatchCreateTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.BatchCreateTasksRequest, _task_service_pb2.BatchCreateTasksResponse]
-    """BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order. With `atomic` all
-    are accepted or none, and the call fails with the first error.
-    Errors: INVALID_FIELD for a list out of bounds; the rest per item, or of an atomic call, as in CreateTask.
+    """BatchCreateTasks creates up to 1000 tasks. Each succeeds or fails by itself; results are in order. With `atomic`,
+    either all tasks are created or none, and the call fails with the first error.
+    Errors: INVALID_FIELD if the list is empty or too long; per task, or for an atomic call as a whole, as CreateTask.
     """
     ClaimTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ClaimTaskRequest, _task_service_pb2.ClaimTaskResponse]
-    """ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in
-    first out. Without work it waits up to wait_seconds and answers without a task (HTTP 204).
+    """ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in,
+    first out. If there is none it waits up to wait_seconds, then returns without a task (HTTP 204).
     Errors: COMMAND_NOT_ALLOWED.
     """
     ClaimTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ClaimTasksRequest, _task_service_pb2.ClaimTasksResponse]
-    """ClaimTasks leases up to count tasks at once; otherwise as ClaimTask."""
+    """ClaimTasks leases up to count tasks at once. Otherwise like ClaimTask."""
     HeartbeatTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.HeartbeatTaskRequest, _task_service_pb2.HeartbeatTaskResponse]
-    """HeartbeatTask extends the lease to now + extend_seconds; it never shortens one.
+    """HeartbeatTask extends the lease to now + extend_seconds. It never shortens a lease.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
     SubmitResult: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.SubmitResultRequest, _task_service_pb2.SubmitResultResponse]
-    """SubmitResult ends a leased task as COMPLETED or FAILED, result and state in one write. Idempotent: the same outcome
-    with the same token, or without one by the same subject, is answered with the stored record.
-    Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with contents of
-    artifacts also STORAGE_FULL, LIMIT_REACHED.
+    """SubmitResult ends a leased task as COMPLETED or FAILED; result and state change in one write. Idempotent: repeating
+    the outcome with the same token, or without one as the same subject, returns the stored record.
+    Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with
+    artifact contents also STORAGE_FULL, LIMIT_REACHED.
     """
     BatchSubmitResults: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.BatchSubmitResultsRequest, _task_service_pb2.BatchSubmitResultsResponse]
-    """BatchSubmitResults ends up to 1000 leased tasks; each succeeds or fails by itself, answers are in order.
-    Errors: per item as in SubmitResult.
+    """BatchSubmitResults ends up to 1000 leased tasks. Each succeeds or fails by itself; results are in order.
+    Errors: per item as SubmitResult.
     """
     NackTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.NackTaskRequest, _task_service_pb2.NackTaskResponse]
-    """NackTask ends a delivery without an end of the task: it is tried again after delay_seconds (0: at once) or, without
-    it, after the backoff policy's delay; after the last allowed delivery it goes to the dead-letter queue.
+    """NackTask settles a delivery without ending its task, which is retried after delay_seconds or, if absent, after the
+    delay of the backoff policy. After the last allowed delivery the task goes to the dead-letter queue.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
     AbandonTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.AbandonTaskRequest, _task_service_pb2.AbandonTaskResponse]
-    """AbandonTask gives a delivery back unused: the task keeps its place and its attempts, at most 100 times in its life.
+    """AbandonTask returns a task unused: it keeps its place and its attempts, up to 100 times in its life.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
     ReportProgress: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ReportProgressRequest, _task_service_pb2.ReportProgressResponse]
-    """ReportProgress keeps a JSON value on a leased task, in place of the one before, and extends the lease if asked.
+    """ReportProgress stores a JSON value on a leased task, replacing the previous one, and extends the lease if asked.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, TOO_LARGE.
     """
     CancelTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.CancelTaskRequest, _task_service_pb2.CancelTaskResponse]
-    """CancelTask ends a task that has not ended, as CANCELLED, wherever it is. A worker that holds it over a stream is told
-    at once; its outcome is refused. Idempotent: a task that is CANCELLED already is told as it is.
+    """CancelTask ends a task as CANCELLED, whether it is waiting or running. A worker that holds it over a stream is
+    notified at once; its outcome is rejected. Idempotent: a task that is already CANCELLED is returned as it is.
     Errors: TASK_NOT_FOUND, TASK_ENDED.
     """
     GetTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskRequest, _task_service_pb2.GetTaskResponse]
-    """GetTask tells a task of the caller's tenant.
+    """GetTask returns a task of the caller's tenant.
     Errors: TASK_NOT_FOUND.
     """
     ListTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]
-    """ListTasks tells tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, in each by priority
-    and then by acceptance, delayed ones last. Newest first: the newest queue first, in each the task accepted last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
-    still follow. A task is told as it is when its page is read.
+    """ListTasks returns tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, each in order
+    of priority and then of acceptance, with delayed tasks last. Newest first: the newest queue first, each with its
+    latest task first.
+    A page ends after page_size tasks, 2 MiB or 10000 rows scanned. It may be short or empty although more pages
+    follow. Each task is shown as it is when its page is read.
     Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
     """
     ExplainTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ExplainTaskRequest, _task_service_pb2.ExplainTaskResponse]
-    """ExplainTask tells why a task waits, or what became of it.
+    """ExplainTask says why a task is waiting, or that it has ended.
     Errors: TASK_NOT_FOUND.
     """
     RedriveTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.RedriveTaskRequest, _task_service_pb2.RedriveTaskResponse]
-    """RedriveTask gives a task that is DLQ, FAILED or CANCELLED another life: no attempts, at the tail of its queue. Tokens
-    of its earlier deliveries stay refused.
+    """RedriveTask queues a task that is DLQ, FAILED or CANCELLED again: at the tail of its queue, with no attempts
+    counted. Lease tokens of its earlier deliveries stay invalid.
     Errors: NOT_ADMIN, TASK_NOT_FOUND, TASK_NOT_REDRIVABLE.
     """
     CleanupTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.CleanupTasksRequest, _task_service_pb2.CleanupTasksResponse]
@@ -108,87 +113,93 @@ class TaskServiceStub:
     Errors: NOT_ADMIN, INVALID_FIELD, INVALID_PAGE_TOKEN.
     """
     GetTaskResult: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskResultRequest, _task_service_pb2.GetTaskResultResponse]
-    """GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
-    Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
+    """GetTaskResult returns a task and its result record, waiting up to wait_seconds for the task to end.
+    Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (the task did not end within the wait).
     """
     GetTaskArtifact: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskArtifactRequest, _task_service_pb2.GetTaskArtifactResponse]
-    """GetTaskArtifact tells the content of an artifact that the server keeps; over HTTP the body is the content itself.
+    """GetTaskArtifact returns the content of an artifact that the server stores. Over HTTP the body is the content
+    itself.
     Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND.
     """
 
 @_typing.type_check_only
 class TaskServiceAsyncStub(TaskServiceStub):
-    """TaskService creates, claims and ends tasks call by call. Every positive reply means durable: fsynced on one node.
-    Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and OUTCOME_UNKNOWN.
+    """TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
+    is sent.
+    Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
+    OUTCOME_UNKNOWN.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.CreateTaskRequest, _task_service_pb2.CreateTaskResponse]  # type: ignore[assignment]
-    """CreateTask accepts one task. With an idempotency key it may be repeated at will: the same request gets the first task,
-    marked as duplicate (HTTP 200). Without one it is not idempotent: after OUTCOME_UNKNOWN the task may exist.
+    """CreateTask creates one task. With an idempotency key it is safe to retry: a repeated request returns the first
+    task, marked as duplicate (HTTP 200). Without one, the task may exist after OUTCOME_UNKNOWN, and a retry may create
+    a second one.
     Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
     """
     BatchCreateTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.BatchCreateTasksRequest, _task_service_pb2.BatchCreateTasksResponse]  # type: ignore[assignment]
-    """BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order. With `atomic` all
-    are accepted or none, and the call fails with the first error.
-    Errors: INVALID_FIELD for a list out of bounds; the rest per item, or of an atomic call, as in CreateTask.
+    """BatchCreateTasks creates up to 1000 tasks. Each succeeds or fails by itself; results are in order. With `atomic`,
+    either all tasks are created or none, and the call fails with the first error.
+    Errors: INVALID_FIELD if the list is empty or too long; per task, or for an atomic call as a whole, as CreateTask.
     """
     ClaimTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ClaimTaskRequest, _task_service_pb2.ClaimTaskResponse]  # type: ignore[assignment]
-    """ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in
-    first out. Without work it waits up to wait_seconds and answers without a task (HTTP 204).
+    """ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in,
+    first out. If there is none it waits up to wait_seconds, then returns without a task (HTTP 204).
     Errors: COMMAND_NOT_ALLOWED.
     """
     ClaimTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ClaimTasksRequest, _task_service_pb2.ClaimTasksResponse]  # type: ignore[assignment]
-    """ClaimTasks leases up to count tasks at once; otherwise as ClaimTask."""
+    """ClaimTasks leases up to count tasks at once. Otherwise like ClaimTask."""
     HeartbeatTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.HeartbeatTaskRequest, _task_service_pb2.HeartbeatTaskResponse]  # type: ignore[assignment]
-    """HeartbeatTask extends the lease to now + extend_seconds; it never shortens one.
+    """HeartbeatTask extends the lease to now + extend_seconds. It never shortens a lease.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
     SubmitResult: _aio.UnaryUnaryMultiCallable[_task_service_pb2.SubmitResultRequest, _task_service_pb2.SubmitResultResponse]  # type: ignore[assignment]
-    """SubmitResult ends a leased task as COMPLETED or FAILED, result and state in one write. Idempotent: the same outcome
-    with the same token, or without one by the same subject, is answered with the stored record.
-    Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with contents of
-    artifacts also STORAGE_FULL, LIMIT_REACHED.
+    """SubmitResult ends a leased task as COMPLETED or FAILED; result and state change in one write. Idempotent: repeating
+    the outcome with the same token, or without one as the same subject, returns the stored record.
+    Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with
+    artifact contents also STORAGE_FULL, LIMIT_REACHED.
     """
     BatchSubmitResults: _aio.UnaryUnaryMultiCallable[_task_service_pb2.BatchSubmitResultsRequest, _task_service_pb2.BatchSubmitResultsResponse]  # type: ignore[assignment]
-    """BatchSubmitResults ends up to 1000 leased tasks; each succeeds or fails by itself, answers are in order.
-    Errors: per item as in SubmitResult.
+    """BatchSubmitResults ends up to 1000 leased tasks. Each succeeds or fails by itself; results are in order.
+    Errors: per item as SubmitResult.
     """
     NackTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.NackTaskRequest, _task_service_pb2.NackTaskResponse]  # type: ignore[assignment]
-    """NackTask ends a delivery without an end of the task: it is tried again after delay_seconds (0: at once) or, without
-    it, after the backoff policy's delay; after the last allowed delivery it goes to the dead-letter queue.
+    """NackTask settles a delivery without ending its task, which is retried after delay_seconds or, if absent, after the
+    delay of the backoff policy. After the last allowed delivery the task goes to the dead-letter queue.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
     AbandonTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.AbandonTaskRequest, _task_service_pb2.AbandonTaskResponse]  # type: ignore[assignment]
-    """AbandonTask gives a delivery back unused: the task keeps its place and its attempts, at most 100 times in its life.
+    """AbandonTask returns a task unused: it keeps its place and its attempts, up to 100 times in its life.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
     ReportProgress: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ReportProgressRequest, _task_service_pb2.ReportProgressResponse]  # type: ignore[assignment]
-    """ReportProgress keeps a JSON value on a leased task, in place of the one before, and extends the lease if asked.
+    """ReportProgress stores a JSON value on a leased task, replacing the previous one, and extends the lease if asked.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, TOO_LARGE.
     """
     CancelTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.CancelTaskRequest, _task_service_pb2.CancelTaskResponse]  # type: ignore[assignment]
-    """CancelTask ends a task that has not ended, as CANCELLED, wherever it is. A worker that holds it over a stream is told
-    at once; its outcome is refused. Idempotent: a task that is CANCELLED already is told as it is.
+    """CancelTask ends a task as CANCELLED, whether it is waiting or running. A worker that holds it over a stream is
+    notified at once; its outcome is rejected. Idempotent: a task that is already CANCELLED is returned as it is.
     Errors: TASK_NOT_FOUND, TASK_ENDED.
     """
     GetTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskRequest, _task_service_pb2.GetTaskResponse]  # type: ignore[assignment]
-    """GetTask tells a task of the caller's tenant.
+    """GetTask returns a task of the caller's tenant.
     Errors: TASK_NOT_FOUND.
     """
     ListTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]  # type: ignore[assignment]
-    """ListTasks tells tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, in each by priority
-    and then by acceptance, delayed ones last. Newest first: the newest queue first, in each the task accepted last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
-    still follow. A task is told as it is when its page is read.
+    """ListTasks returns tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, each in order
+    of priority and then of acceptance, with delayed tasks last. Newest first: the newest queue first, each with its
+    latest task first.
+    A page ends after page_size tasks, 2 MiB or 10000 rows scanned. It may be short or empty although more pages
+    follow. Each task is shown as it is when its page is read.
     Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
     """
     ExplainTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ExplainTaskRequest, _task_service_pb2.ExplainTaskResponse]  # type: ignore[assignment]
-    """ExplainTask tells why a task waits, or what became of it.
+    """ExplainTask says why a task is waiting, or that it has ended.
     Errors: TASK_NOT_FOUND.
     """
     RedriveTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.RedriveTaskRequest, _task_service_pb2.RedriveTaskResponse]  # type: ignore[assignment]
-    """RedriveTask gives a task that is DLQ, FAILED or CANCELLED another life: no attempts, at the tail of its queue. Tokens
-    of its earlier deliveries stay refused.
+    """RedriveTask queues a task that is DLQ, FAILED or CANCELLED again: at the tail of its queue, with no attempts
+    counted. Lease tokens of its earlier deliveries stay invalid.
     Errors: NOT_ADMIN, TASK_NOT_FOUND, TASK_NOT_REDRIVABLE.
     """
     CleanupTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.CleanupTasksRequest, _task_service_pb2.CleanupTasksResponse]  # type: ignore[assignment]
@@ -196,17 +207,20 @@ class TaskServiceAsyncStub(TaskServiceStub):
     Errors: NOT_ADMIN, INVALID_FIELD, INVALID_PAGE_TOKEN.
     """
     GetTaskResult: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskResultRequest, _task_service_pb2.GetTaskResultResponse]  # type: ignore[assignment]
-    """GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
-    Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
+    """GetTaskResult returns a task and its result record, waiting up to wait_seconds for the task to end.
+    Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (the task did not end within the wait).
     """
     GetTaskArtifact: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskArtifactRequest, _task_service_pb2.GetTaskArtifactResponse]  # type: ignore[assignment]
-    """GetTaskArtifact tells the content of an artifact that the server keeps; over HTTP the body is the content itself.
+    """GetTaskArtifact returns the content of an artifact that the server stores. Over HTTP the body is the content
+    itself.
     Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND.
     """
 
 class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
-    """TaskService creates, claims and ends tasks call by call. Every positive reply means durable: fsynced on one node.
-    Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and OUTCOME_UNKNOWN.
+    """TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
+    is sent.
+    Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
+    OUTCOME_UNKNOWN.
     """
 
     @_abc_1.abstractmethod
@@ -215,8 +229,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.CreateTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.CreateTaskResponse, _abc.Awaitable[_task_service_pb2.CreateTaskResponse]]:
-        """CreateTask accepts one task. With an idempotency key it may be repeated at will: the same request gets the first task,
-        marked as duplicate (HTTP 200). Without one it is not idempotent: after OUTCOME_UNKNOWN the task may exist.
+        """CreateTask creates one task. With an idempotency key it is safe to retry: a repeated request returns the first
+        task, marked as duplicate (HTTP 200). Without one, the task may exist after OUTCOME_UNKNOWN, and a retry may create
+        a second one.
         Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
         """
 
@@ -226,9 +241,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.BatchCreateTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.BatchCreateTasksResponse, _abc.Awaitable[_task_service_pb2.BatchCreateTasksResponse]]:
-        """BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order. With `atomic` all
-        are accepted or none, and the call fails with the first error.
-        Errors: INVALID_FIELD for a list out of bounds; the rest per item, or of an atomic call, as in CreateTask.
+        """BatchCreateTasks creates up to 1000 tasks. Each succeeds or fails by itself; results are in order. With `atomic`,
+        either all tasks are created or none, and the call fails with the first error.
+        Errors: INVALID_FIELD if the list is empty or too long; per task, or for an atomic call as a whole, as CreateTask.
         """
 
     @_abc_1.abstractmethod
@@ -237,8 +252,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.ClaimTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.ClaimTaskResponse, _abc.Awaitable[_task_service_pb2.ClaimTaskResponse]]:
-        """ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in
-        first out. Without work it waits up to wait_seconds and answers without a task (HTTP 204).
+        """ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in,
+        first out. If there is none it waits up to wait_seconds, then returns without a task (HTTP 204).
         Errors: COMMAND_NOT_ALLOWED.
         """
 
@@ -248,7 +263,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.ClaimTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.ClaimTasksResponse, _abc.Awaitable[_task_service_pb2.ClaimTasksResponse]]:
-        """ClaimTasks leases up to count tasks at once; otherwise as ClaimTask."""
+        """ClaimTasks leases up to count tasks at once. Otherwise like ClaimTask."""
 
     @_abc_1.abstractmethod
     def HeartbeatTask(
@@ -256,7 +271,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.HeartbeatTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.HeartbeatTaskResponse, _abc.Awaitable[_task_service_pb2.HeartbeatTaskResponse]]:
-        """HeartbeatTask extends the lease to now + extend_seconds; it never shortens one.
+        """HeartbeatTask extends the lease to now + extend_seconds. It never shortens a lease.
         Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
         """
 
@@ -266,10 +281,10 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.SubmitResultRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.SubmitResultResponse, _abc.Awaitable[_task_service_pb2.SubmitResultResponse]]:
-        """SubmitResult ends a leased task as COMPLETED or FAILED, result and state in one write. Idempotent: the same outcome
-        with the same token, or without one by the same subject, is answered with the stored record.
-        Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with contents of
-        artifacts also STORAGE_FULL, LIMIT_REACHED.
+        """SubmitResult ends a leased task as COMPLETED or FAILED; result and state change in one write. Idempotent: repeating
+        the outcome with the same token, or without one as the same subject, returns the stored record.
+        Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with
+        artifact contents also STORAGE_FULL, LIMIT_REACHED.
         """
 
     @_abc_1.abstractmethod
@@ -278,8 +293,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.BatchSubmitResultsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.BatchSubmitResultsResponse, _abc.Awaitable[_task_service_pb2.BatchSubmitResultsResponse]]:
-        """BatchSubmitResults ends up to 1000 leased tasks; each succeeds or fails by itself, answers are in order.
-        Errors: per item as in SubmitResult.
+        """BatchSubmitResults ends up to 1000 leased tasks. Each succeeds or fails by itself; results are in order.
+        Errors: per item as SubmitResult.
         """
 
     @_abc_1.abstractmethod
@@ -288,8 +303,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.NackTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.NackTaskResponse, _abc.Awaitable[_task_service_pb2.NackTaskResponse]]:
-        """NackTask ends a delivery without an end of the task: it is tried again after delay_seconds (0: at once) or, without
-        it, after the backoff policy's delay; after the last allowed delivery it goes to the dead-letter queue.
+        """NackTask settles a delivery without ending its task, which is retried after delay_seconds or, if absent, after the
+        delay of the backoff policy. After the last allowed delivery the task goes to the dead-letter queue.
         Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
         """
 
@@ -299,7 +314,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.AbandonTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.AbandonTaskResponse, _abc.Awaitable[_task_service_pb2.AbandonTaskResponse]]:
-        """AbandonTask gives a delivery back unused: the task keeps its place and its attempts, at most 100 times in its life.
+        """AbandonTask returns a task unused: it keeps its place and its attempts, up to 100 times in its life.
         Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
         """
 
@@ -309,7 +324,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.ReportProgressRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.ReportProgressResponse, _abc.Awaitable[_task_service_pb2.ReportProgressResponse]]:
-        """ReportProgress keeps a JSON value on a leased task, in place of the one before, and extends the lease if asked.
+        """ReportProgress stores a JSON value on a leased task, replacing the previous one, and extends the lease if asked.
         Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, TOO_LARGE.
         """
 
@@ -319,8 +334,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.CancelTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.CancelTaskResponse, _abc.Awaitable[_task_service_pb2.CancelTaskResponse]]:
-        """CancelTask ends a task that has not ended, as CANCELLED, wherever it is. A worker that holds it over a stream is told
-        at once; its outcome is refused. Idempotent: a task that is CANCELLED already is told as it is.
+        """CancelTask ends a task as CANCELLED, whether it is waiting or running. A worker that holds it over a stream is
+        notified at once; its outcome is rejected. Idempotent: a task that is already CANCELLED is returned as it is.
         Errors: TASK_NOT_FOUND, TASK_ENDED.
         """
 
@@ -330,7 +345,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.GetTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.GetTaskResponse, _abc.Awaitable[_task_service_pb2.GetTaskResponse]]:
-        """GetTask tells a task of the caller's tenant.
+        """GetTask returns a task of the caller's tenant.
         Errors: TASK_NOT_FOUND.
         """
 
@@ -340,9 +355,11 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.ListTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.ListTasksResponse, _abc.Awaitable[_task_service_pb2.ListTasksResponse]]:
-        """ListTasks tells tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, in each by priority
-        and then by acceptance, delayed ones last. Newest first: the newest queue first, in each the task accepted last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
-        still follow. A task is told as it is when its page is read.
+        """ListTasks returns tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, each in order
+        of priority and then of acceptance, with delayed tasks last. Newest first: the newest queue first, each with its
+        latest task first.
+        A page ends after page_size tasks, 2 MiB or 10000 rows scanned. It may be short or empty although more pages
+        follow. Each task is shown as it is when its page is read.
         Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
         """
 
@@ -352,7 +369,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.ExplainTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.ExplainTaskResponse, _abc.Awaitable[_task_service_pb2.ExplainTaskResponse]]:
-        """ExplainTask tells why a task waits, or what became of it.
+        """ExplainTask says why a task is waiting, or that it has ended.
         Errors: TASK_NOT_FOUND.
         """
 
@@ -362,8 +379,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.RedriveTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.RedriveTaskResponse, _abc.Awaitable[_task_service_pb2.RedriveTaskResponse]]:
-        """RedriveTask gives a task that is DLQ, FAILED or CANCELLED another life: no attempts, at the tail of its queue. Tokens
-        of its earlier deliveries stay refused.
+        """RedriveTask queues a task that is DLQ, FAILED or CANCELLED again: at the tail of its queue, with no attempts
+        counted. Lease tokens of its earlier deliveries stay invalid.
         Errors: NOT_ADMIN, TASK_NOT_FOUND, TASK_NOT_REDRIVABLE.
         """
 
@@ -383,8 +400,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.GetTaskResultRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.GetTaskResultResponse, _abc.Awaitable[_task_service_pb2.GetTaskResultResponse]]:
-        """GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
-        Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
+        """GetTaskResult returns a task and its result record, waiting up to wait_seconds for the task to end.
+        Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (the task did not end within the wait).
         """
 
     @_abc_1.abstractmethod
@@ -393,7 +410,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.GetTaskArtifactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.GetTaskArtifactResponse, _abc.Awaitable[_task_service_pb2.GetTaskArtifactResponse]]:
-        """GetTaskArtifact tells the content of an artifact that the server keeps; over HTTP the body is the content itself.
+        """GetTaskArtifact returns the content of an artifact that the server stores. Over HTTP the body is the content
+        itself.
         Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND.
         """
 

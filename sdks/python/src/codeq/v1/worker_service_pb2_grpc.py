@@ -47,14 +47,15 @@ class WorkerServiceServicer:
     """
 
     def Work(self, request_iterator, context):
-        """Work pushes tasks within the client's credits and takes outcomes and heartbeats. The first message carries the hello
-        and may carry the other fields. When the client half-closes, the server settles what it has read, gives every
-        unresolved lease of the stream back (as an abandon that is not counted) and ends the call with OK. When the call
-        breaks, tasks not yet sent are given back at once and leases of sent ones run until they expire: their outcomes may
-        come over any stream or call of the same subject.
-        The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED,
-        INVALID_FIELD, TOO_LARGE or OUTCOME_UNKNOWN. Outcomes need the scopes of their unary forms.
-        When its token expires, the call breaks with UNAUTHENTICATED; a notice comes before, and `token` renews it.
+        """Work pushes tasks, within the client's credits, and takes outcomes and heartbeats. The first message carries the
+        hello and may carry the other fields.
+        When the client half-closes, the server settles the outcomes it has received, returns the tasks without an outcome
+        to their places, uncounted, and ends the call with OK. When the connection breaks, tasks not yet sent are returned
+        at once; leases of sent tasks keep running, and their outcomes may arrive over any stream or call of the same
+        subject.
+        Errors: BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED, INVALID_FIELD,
+        TOO_LARGE, OUTCOME_UNKNOWN. Outcomes require the scopes of the corresponding unary calls.
+        When its token expires, the call breaks with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

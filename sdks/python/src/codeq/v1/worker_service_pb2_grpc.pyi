@@ -34,14 +34,15 @@ class WorkerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WorkerServiceAsyncStub: ...
     Work: _grpc.StreamStreamMultiCallable[_worker_service_pb2.WorkRequest, _worker_service_pb2.WorkResponse]
-    """Work pushes tasks within the client's credits and takes outcomes and heartbeats. The first message carries the hello
-    and may carry the other fields. When the client half-closes, the server settles what it has read, gives every
-    unresolved lease of the stream back (as an abandon that is not counted) and ends the call with OK. When the call
-    breaks, tasks not yet sent are given back at once and leases of sent ones run until they expire: their outcomes may
-    come over any stream or call of the same subject.
-    The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED,
-    INVALID_FIELD, TOO_LARGE or OUTCOME_UNKNOWN. Outcomes need the scopes of their unary forms.
-    When its token expires, the call breaks with UNAUTHENTICATED; a notice comes before, and `token` renews it.
+    """Work pushes tasks, within the client's credits, and takes outcomes and heartbeats. The first message carries the
+    hello and may carry the other fields.
+    When the client half-closes, the server settles the outcomes it has received, returns the tasks without an outcome
+    to their places, uncounted, and ends the call with OK. When the connection breaks, tasks not yet sent are returned
+    at once; leases of sent tasks keep running, and their outcomes may arrive over any stream or call of the same
+    subject.
+    Errors: BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED, INVALID_FIELD,
+    TOO_LARGE, OUTCOME_UNKNOWN. Outcomes require the scopes of the corresponding unary calls.
+    When its token expires, the call breaks with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
     """
 
 @_typing.type_check_only
@@ -50,14 +51,15 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Work: _aio.StreamStreamMultiCallable[_worker_service_pb2.WorkRequest, _worker_service_pb2.WorkResponse]  # type: ignore[assignment]
-    """Work pushes tasks within the client's credits and takes outcomes and heartbeats. The first message carries the hello
-    and may carry the other fields. When the client half-closes, the server settles what it has read, gives every
-    unresolved lease of the stream back (as an abandon that is not counted) and ends the call with OK. When the call
-    breaks, tasks not yet sent are given back at once and leases of sent ones run until they expire: their outcomes may
-    come over any stream or call of the same subject.
-    The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED,
-    INVALID_FIELD, TOO_LARGE or OUTCOME_UNKNOWN. Outcomes need the scopes of their unary forms.
-    When its token expires, the call breaks with UNAUTHENTICATED; a notice comes before, and `token` renews it.
+    """Work pushes tasks, within the client's credits, and takes outcomes and heartbeats. The first message carries the
+    hello and may carry the other fields.
+    When the client half-closes, the server settles the outcomes it has received, returns the tasks without an outcome
+    to their places, uncounted, and ends the call with OK. When the connection breaks, tasks not yet sent are returned
+    at once; leases of sent tasks keep running, and their outcomes may arrive over any stream or call of the same
+    subject.
+    Errors: BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED, INVALID_FIELD,
+    TOO_LARGE, OUTCOME_UNKNOWN. Outcomes require the scopes of the corresponding unary calls.
+    When its token expires, the call breaks with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
     """
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -69,14 +71,15 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_worker_service_pb2.WorkRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_service_pb2.WorkResponse], _abc.AsyncIterator[_worker_service_pb2.WorkResponse]]:
-        """Work pushes tasks within the client's credits and takes outcomes and heartbeats. The first message carries the hello
-        and may carry the other fields. When the client half-closes, the server settles what it has read, gives every
-        unresolved lease of the stream back (as an abandon that is not counted) and ends the call with OK. When the call
-        breaks, tasks not yet sent are given back at once and leases of sent ones run until they expire: their outcomes may
-        come over any stream or call of the same subject.
-        The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED,
-        INVALID_FIELD, TOO_LARGE or OUTCOME_UNKNOWN. Outcomes need the scopes of their unary forms.
-        When its token expires, the call breaks with UNAUTHENTICATED; a notice comes before, and `token` renews it.
+        """Work pushes tasks, within the client's credits, and takes outcomes and heartbeats. The first message carries the
+        hello and may carry the other fields.
+        When the client half-closes, the server settles the outcomes it has received, returns the tasks without an outcome
+        to their places, uncounted, and ends the call with OK. When the connection breaks, tasks not yet sent are returned
+        at once; leases of sent tasks keep running, and their outcomes may arrive over any stream or call of the same
+        subject.
+        Errors: BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED, INVALID_FIELD,
+        TOO_LARGE, OUTCOME_UNKNOWN. Outcomes require the scopes of the corresponding unary calls.
+        When its token expires, the call breaks with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
         """
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -4,8 +4,8 @@
 // 	protoc        (unknown)
 // source: codeq/options/v1/options.proto
 
-// Options with which the protos state who may call an RPC, how a message looks in JSON and what an error means.
-// The server, the gateway and the SDKs read them from the descriptors: no table of these facts exists in code.
+// Options that declare who may call an RPC, how a message looks in JSON, and the codes of an error.
+// Server, gateway and SDKs read these facts from the descriptors; no code repeats them.
 
 package optionsv1
 
@@ -26,15 +26,15 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Principal is the kind of caller an RPC is for. Each kind is proven by its own token validator.
+// Principal is the kind of caller that an RPC accepts. Each kind of token has its own validator.
 type Principal int32
 
 const (
-	// An RPC without a principal is a defect; a test refuses it.
+	// Invalid: a test requires a principal for every RPC.
 	Principal_PRINCIPAL_UNSPECIFIED Principal = 0
-	// Whoever holds a producer token.
+	// A producer token.
 	Principal_PRINCIPAL_PRODUCER Principal = 1
-	// Whoever holds a worker token with the scope named beside it.
+	// A worker token with the given scope.
 	Principal_PRINCIPAL_WORKER Principal = 2
 	// Any valid token, producer or worker.
 	Principal_PRINCIPAL_ANY Principal = 3
@@ -87,12 +87,12 @@ func (Principal) EnumDescriptor() ([]byte, []int) {
 	return file_codeq_options_v1_options_proto_rawDescGZIP(), []int{0}
 }
 
-// Access says who may call an RPC.
+// Access declares who may call an RPC.
 type Access struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Principal that may call.
+	// Principal that may call the RPC.
 	Principal Principal `protobuf:"varint,1,opt,name=principal,proto3,enum=codeq.options.v1.Principal" json:"principal,omitempty"`
-	// Scope the token must carry, such as "codeq:claim"; empty: none.
+	// Scope that the token must have, such as "codeq:claim". Empty: none.
 	Scope         string `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -142,14 +142,14 @@ func (x *Access) GetScope() string {
 	return ""
 }
 
-// RestReply says which HTTP status the gateway gives a successful reply.
+// RestReply declares the HTTP status of successful replies.
 type RestReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Status of a reply with content; 0 means 200.
+	// Status of a reply with content. 0: 200.
 	Status int32 `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
-	// Status of a reply whose message is empty, sent without a body; 0 means as with content.
+	// Status of a reply whose message is empty, sent without a body. 0: the same as with content.
 	EmptyStatus int32 `protobuf:"varint,2,opt,name=empty_status,json=emptyStatus,proto3" json:"empty_status,omitempty"`
-	// Status of a reply in whose body a field is true, in place of `status`.
+	// Status that replaces `status` if a field of the body is true.
 	StatusIfField *StatusIfField `protobuf:"bytes,3,opt,name=status_if_field,json=statusIfField,proto3" json:"status_if_field,omitempty"`
 	// The body is not JSON but the bytes of a field, to be saved as a file.
 	Download      *Download `protobuf:"bytes,4,opt,name=download,proto3" json:"download,omitempty"`
@@ -215,14 +215,14 @@ func (x *RestReply) GetDownload() *Download {
 	return nil
 }
 
-// Download names the fields of a response message that is a file over HTTP.
+// Download names the fields of a response that is sent as a file over HTTP.
 type Download struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Field with the content, bytes.
 	ContentField string `protobuf:"bytes,1,opt,name=content_field,json=contentField,proto3" json:"content_field,omitempty"`
-	// Field with the content's media type, a string of printable ASCII.
+	// Field with the media type of the content, a string of printable ASCII.
 	TypeField string `protobuf:"bytes,2,opt,name=type_field,json=typeField,proto3" json:"type_field,omitempty"`
-	// Field with the name of the file, a string.
+	// Field with the file name, a string.
 	NameField     string `protobuf:"bytes,3,opt,name=name_field,json=nameField,proto3" json:"name_field,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -279,10 +279,10 @@ func (x *Download) GetNameField() string {
 	return ""
 }
 
-// StatusIfField gives replies another HTTP status where one field of their body is true.
+// StatusIfField replaces the HTTP status of replies in which a field of the body is true.
 type StatusIfField struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name of the field, a bool of the message that the body shows.
+	// Name of the field, a bool of the message shown as the body.
 	Field string `protobuf:"bytes,1,opt,name=field,proto3" json:"field,omitempty"`
 	// HTTP status.
 	Status        int32 `protobuf:"varint,2,opt,name=status,proto3" json:"status,omitempty"`
@@ -451,19 +451,19 @@ var (
 	//
 	// optional bool json_embedded = 50011;
 	E_JsonEmbedded = &file_codeq_options_v1_options_proto_extTypes[2]
-	// The field is taken from JSON and then ignored, because the token decides it.
+	// The field is accepted in JSON and ignored, because the token determines it.
 	//
 	// optional bool json_ignored = 50012;
 	E_JsonIgnored = &file_codeq_options_v1_options_proto_extTypes[3]
-	// The field may also come in the HTTP header of this name; in both it must be the same.
+	// The field may also be given as the HTTP header of this name. If both are given they must be equal.
 	//
 	// optional string http_header = 50013;
 	E_HttpHeader = &file_codeq_options_v1_options_proto_extTypes[4]
-	// Text for people, never refused for its content: in JSON, half of a surrogate pair becomes U+FFFD.
+	// Text for people, never rejected for its content: in JSON, an unpaired surrogate becomes U+FFFD.
 	//
 	// optional bool free_text = 50014;
 	E_FreeText = &file_codeq_options_v1_options_proto_extTypes[5]
-	// The repeated field is left out of JSON while it has no items.
+	// The repeated field is omitted from JSON when it has no items.
 	//
 	// optional bool omit_empty = 50015;
 	E_OmitEmpty = &file_codeq_options_v1_options_proto_extTypes[6]
@@ -489,7 +489,7 @@ var (
 	//
 	// optional int32 http_status = 50022;
 	E_HttpStatus = &file_codeq_options_v1_options_proto_extTypes[10]
-	// Trying the same call again later may succeed.
+	// Retrying the same call later may succeed.
 	//
 	// optional bool retryable = 50023;
 	E_Retryable = &file_codeq_options_v1_options_proto_extTypes[11]

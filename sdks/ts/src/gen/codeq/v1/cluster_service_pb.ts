@@ -16,7 +16,7 @@ export const file_codeq_v1_cluster_service: GenFile = /*@__PURE__*/
   fileDesc("Ch5jb2RlcS92MS9jbHVzdGVyX3NlcnZpY2UucHJvdG8SCGNvZGVxLnYxItICCgpSYWZ0TWVtYmVyEgoKAmlkGAEgASgJEhEKCXJhZnRfYWRkchgCIAEoCRIWCglodHRwX2FkZHIYAyABKAlIAIgBARIWCglncnBjX2FkZHIYBCABKAlIAYgBARIgCgRyb2xlGAUgASgOMhIuY29kZXEudjEuUmFmdFJvbGUSDQoFdm90ZXIYBiABKAgSEQoJaXNfbGVhZGVyGAcgASgIEg8KB2lzX3NlbGYYCCABKAgSGAoLbWF0Y2hfaW5kZXgYCSABKANIAogBARIQCgNsYWcYCiABKANIA4gBARITCgZhY3RpdmUYCyABKAhIBIgBARIUCgdwcm9ibGVtGAwgASgJSAWIAQFCDAoKX2h0dHBfYWRkckIMCgpfZ3JwY19hZGRyQg4KDF9tYXRjaF9pbmRleEIGCgRfbGFnQgkKB19hY3RpdmVCCgoIX3Byb2JsZW0iugMKCVJhZnRHcm91cBIRCglzaGFyZF9pZHgYASABKAUSEQoJaXNfbGVhZGVyGAIgASgIEg8KB3NlbGZfaWQYAyABKAkSEQoJc2VsZl9hZGRyGAQgASgJEhEKCWxlYWRlcl9pZBgFIAEoCRITCgtsZWFkZXJfYWRkchgGIAEoCRItChBsZWFkZXJfaHR0cF9hZGRyGAcgASgJSABSDmxlYWRlckhUVFBBZGRyiAEBEhIKCmhhc19sZWFkZXIYCCABKAgSIAoEcm9sZRgJIAEoDjISLmNvZGVxLnYxLlJhZnRSb2xlEgwKBHRlcm0YCiABKAMSFAoMY29tbWl0X2luZGV4GAsgASgDEhUKDWFwcGxpZWRfaW5kZXgYDCABKAMSEwoLZmlyc3RfaW5kZXgYDSABKAMSEgoKbGFzdF9pbmRleBgOIAEoAxILCgNsYWcYDyABKAMSFgoOc25hcHNob3RfaW5kZXgYECABKAMSEQoJZWxlY3Rpb25zGBEgASgDEiUKB21lbWJlcnMYEiADKAsyFC5jb2RlcS52MS5SYWZ0TWVtYmVyQhMKEV9sZWFkZXJfaHR0cF9hZGRyImUKClJhZnRTdGF0dXMSDwoHZW5hYmxlZBgBIAEoCBISCgpudW1fZ3JvdXBzGAIgASgFEiMKBmdyb3VwcxgDIAMoCzITLmNvZGVxLnYxLlJhZnRHcm91cBINCgVmc3luYxgEIAEoCCIWChRHZXRSYWZ0U3RhdHVzUmVxdWVzdCI9ChVHZXRSYWZ0U3RhdHVzUmVzcG9uc2USJAoGc3RhdHVzGAEgASgLMhQuY29kZXEudjEuUmFmdFN0YXR1cyIUChJHZXRUb3BvbG9neVJlcXVlc3QiOwoTR2V0VG9wb2xvZ3lSZXNwb25zZRIkCgh0b3BvbG9neRgBIAEoCzISLmNvZGVxLnYxLlRvcG9sb2d5IsYBCghUb3BvbG9neRIUCgxyYWZ0X2VuYWJsZWQYASABKAgSEQoJbGVhZGVyX2lkGAIgASgJEh0KEGxlYWRlcl9ncnBjX2FkZHIYAyABKAlIAIgBARIdChBsZWFkZXJfaHR0cF9hZGRyGAQgASgJSAGIAQESKQoHbWVtYmVycxgFIAMoCzIYLmNvZGVxLnYxLlRvcG9sb2d5TWVtYmVyQhMKEV9sZWFkZXJfZ3JwY19hZGRyQhMKEV9sZWFkZXJfaHR0cF9hZGRyInsKDlRvcG9sb2d5TWVtYmVyEgoKAmlkGAEgASgJEhYKCWdycGNfYWRkchgCIAEoCUgAiAEBEhYKCWh0dHBfYWRkchgDIAEoCUgBiAEBEhEKCWlzX2xlYWRlchgEIAEoCEIMCgpfZ3JwY19hZGRyQgwKCl9odHRwX2FkZHIiqQEKEEFkZE1lbWJlclJlcXVlc3QSNAoCaWQYASABKAlCKLpIJXIjMiFeW0EtWmEtejAtOV1bQS1aYS16MC05Ll8tXXswLDYzfSQSTgoJcmFmdF9hZGRyGAIgASgJQju6SDhyNhj/ATIxXihcW1swLTlBLUZhLWY6Ll0rXF18W0EtWmEtejAtOS5fLV0rKTpbMC05XXsxLDV9JBIPCgdyZXBsYWNlGAMgASgIIjkKEUFkZE1lbWJlclJlc3BvbnNlEiQKBnN0YXR1cxgBIAEoCzIULmNvZGVxLnYxLlJhZnRTdGF0dXMiSwoTUmVtb3ZlTWVtYmVyUmVxdWVzdBI0CgJpZBgBIAEoCUIoukglciMyIV5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dezAsNjN9JCI8ChRSZW1vdmVNZW1iZXJSZXNwb25zZRIkCgZzdGF0dXMYASABKAsyFC5jb2RlcS52MS5SYWZ0U3RhdHVzIlQKGVRyYW5zZmVyTGVhZGVyc2hpcFJlcXVlc3QSNwoCaWQYASABKAlCK7pIKHImMiReKFtBLVphLXowLTldW0EtWmEtejAtOS5fLV17MCw2M30pPyQiQgoaVHJhbnNmZXJMZWFkZXJzaGlwUmVzcG9uc2USJAoGc3RhdHVzGAEgASgLMhQuY29kZXEudjEuUmFmdFN0YXR1cyqgAQoIUmFmdFJvbGUSGQoVUkFGVF9ST0xFX1VOU1BFQ0lGSUVEEAASFgoSUkFGVF9ST0xFX0ZPTExPV0VSEAESGwoXUkFGVF9ST0xFX1BSRV9DQU5ESURBVEUQAhIXChNSQUZUX1JPTEVfQ0FORElEQVRFEAMSFAoQUkFGVF9ST0xFX0xFQURFUhAEEhUKEVJBRlRfUk9MRV9MRUFSTkVSEAUyuAUKDkNsdXN0ZXJTZXJ2aWNlEn0KDUdldFJhZnRTdGF0dXMSHi5jb2RlcS52MS5HZXRSYWZ0U3RhdHVzUmVxdWVzdBofLmNvZGVxLnYxLkdldFJhZnRTdGF0dXNSZXNwb25zZSIrirUYAggDgtPkkwIfYgZzdGF0dXMSFS92MS9jb2RlcS9yYWZ0L3N0YXR1cxJ+CgtHZXRUb3BvbG9neRIcLmNvZGVxLnYxLkdldFRvcG9sb2d5UmVxdWVzdBodLmNvZGVxLnYxLkdldFRvcG9sb2d5UmVzcG9uc2UiMoq1GAIIA4LT5JMCJmIIdG9wb2xvZ3kSGi92MS9jb2RlcS9jbHVzdGVyL3RvcG9sb2d5En4KCUFkZE1lbWJlchIaLmNvZGVxLnYxLkFkZE1lbWJlclJlcXVlc3QaGy5jb2RlcS52MS5BZGRNZW1iZXJSZXNwb25zZSI4irUYAggEgtPkkwIsOgEqYgZzdGF0dXMiHy92MS9jb2RlcS9hZG1pbi9jbHVzdGVyL21lbWJlcnMSiQEKDFJlbW92ZU1lbWJlchIdLmNvZGVxLnYxLlJlbW92ZU1lbWJlclJlcXVlc3QaHi5jb2RlcS52MS5SZW1vdmVNZW1iZXJSZXNwb25zZSI6irUYAggEgtPkkwIuYgZzdGF0dXMqJC92MS9jb2RlcS9hZG1pbi9jbHVzdGVyL21lbWJlcnMve2lkfRKaAQoSVHJhbnNmZXJMZWFkZXJzaGlwEiMuY29kZXEudjEuVHJhbnNmZXJMZWFkZXJzaGlwUmVxdWVzdBokLmNvZGVxLnYxLlRyYW5zZmVyTGVhZGVyc2hpcFJlc3BvbnNlIjmKtRgCCASC0+STAi06ASpiBnN0YXR1cyIgL3YxL2NvZGVxL2FkbWluL2NsdXN0ZXIvdHJhbnNmZXJCPlo8Z2l0aHViLmNvbS9vc3ZhbGRvYW5kcmFkZS9jb2RlcS9zZGtzL2dvL2dlbi9jb2RlcS92MTtjb2RlcXYxYgZwcm90bzM", [file_buf_validate_validate, file_codeq_options_v1_options, file_google_api_annotations]);
 
 /**
- * RaftMember is a member of a group. What only the leader knows is told by the leader only.
+ * RaftMember is a member of a group. Some fields are set by the leader only.
  *
  * @generated from message codeq.v1.RaftMember
  */
@@ -29,28 +29,28 @@ export type RaftMember = Message<"codeq.v1.RaftMember"> & {
   id: string;
 
   /**
-   * Address of its transport between members.
+   * Address of its Raft transport.
    *
    * @generated from field: string raft_addr = 2;
    */
   raftAddr: string;
 
   /**
-   * Base URL of its REST API; absent: not known.
+   * Base URL of its REST API. Absent: not known.
    *
    * @generated from field: optional string http_addr = 3;
    */
   httpAddr?: string | undefined;
 
   /**
-   * Address of its gRPC services; absent: not known.
+   * Address of its gRPC services. Absent: not known.
    *
    * @generated from field: optional string grpc_addr = 4;
    */
   grpcAddr?: string | undefined;
 
   /**
-   * What it is, as far as known: LEADER, FOLLOWER or LEARNER.
+   * Role, as far as known: LEADER, FOLLOWER or LEARNER.
    *
    * @generated from field: codeq.v1.RaftRole role = 5;
    */
@@ -78,28 +78,28 @@ export type RaftMember = Message<"codeq.v1.RaftMember"> & {
   isSelf: boolean;
 
   /**
-   * Last entry of the log that it is known to have durably. Told by the leader only.
+   * Last log entry that it is known to have on disk. Set by the leader only.
    *
    * @generated from field: optional int64 match_index = 9;
    */
   matchIndex?: bigint | undefined;
 
   /**
-   * Entries that it lacks. Told by the leader only.
+   * Number of entries that it lacks. Set by the leader only.
    *
    * @generated from field: optional int64 lag = 10;
    */
   lag?: bigint | undefined;
 
   /**
-   * Whether it has been heard lately. Told by the leader only.
+   * Whether it was heard from recently. Set by the leader only.
    *
    * @generated from field: optional bool active = 11;
    */
   active?: boolean | undefined;
 
   /**
-   * Why the asked node has no connection to it, and what to do where that is known; absent: it has one.
+   * Why the asked node has no connection to it, with the remedy if known. Absent: it is connected.
    *
    * @generated from field: optional string problem = 12;
    */
@@ -114,7 +114,7 @@ export const RaftMemberSchema: GenMessage<RaftMember> = /*@__PURE__*/
   messageDesc(file_codeq_v1_cluster_service, 0);
 
 /**
- * RaftGroup is the replication of one shard, as the asked node sees it.
+ * RaftGroup is the replication state of one shard, as the asked node sees it.
  *
  * @generated from message codeq.v1.RaftGroup
  */
@@ -141,28 +141,28 @@ export type RaftGroup = Message<"codeq.v1.RaftGroup"> & {
   selfId: string;
 
   /**
-   * Address of its transport between members.
+   * Address of the asked node's Raft transport.
    *
    * @generated from field: string self_addr = 4;
    */
   selfAddr: string;
 
   /**
-   * Name of the leader; empty: none is known.
+   * Name of the leader. Empty: none is known.
    *
    * @generated from field: string leader_id = 5;
    */
   leaderId: string;
 
   /**
-   * Address of the leader's transport; empty: not known.
+   * Address of the leader's Raft transport. Empty: not known.
    *
    * @generated from field: string leader_addr = 6;
    */
   leaderAddr: string;
 
   /**
-   * Base URL of the leader's REST API; absent: not known.
+   * Base URL of the leader's REST API. Absent: not known.
    *
    * @generated from field: optional string leader_http_addr = 7 [json_name = "leaderHTTPAddr"];
    */
@@ -176,70 +176,70 @@ export type RaftGroup = Message<"codeq.v1.RaftGroup"> & {
   hasLeader: boolean;
 
   /**
-   * What the asked node is.
+   * Role of the asked node.
    *
    * @generated from field: codeq.v1.RaftRole role = 9;
    */
   role: RaftRole;
 
   /**
-   * Term, a number that grows with every election.
+   * Term: a number that grows with every election.
    *
    * @generated from field: int64 term = 10;
    */
   term: bigint;
 
   /**
-   * Last entry of the log that a majority has.
+   * Last log entry that a majority has.
    *
    * @generated from field: int64 commit_index = 11;
    */
   commitIndex: bigint;
 
   /**
-   * Last entry whose rows are in the store of the asked node.
+   * Last entry whose rows are in the asked node's store.
    *
    * @generated from field: int64 applied_index = 12;
    */
   appliedIndex: bigint;
 
   /**
-   * First entry that is still in its log.
+   * First entry still in the asked node's log.
    *
    * @generated from field: int64 first_index = 13;
    */
   firstIndex: bigint;
 
   /**
-   * Last entry in its log.
+   * Last entry in the asked node's log.
    *
    * @generated from field: int64 last_index = 14;
    */
   lastIndex: bigint;
 
   /**
-   * Entries that a majority has and that are not in its store yet.
+   * Number of committed entries that are not in the asked node's store yet.
    *
    * @generated from field: int64 lag = 15;
    */
   lag: bigint;
 
   /**
-   * Entry up to which its log was cut, or replaced by a snapshot.
+   * Last entry removed from the asked node's log by compaction or covered by an installed snapshot.
    *
    * @generated from field: int64 snapshot_index = 16;
    */
   snapshotIndex: bigint;
 
   /**
-   * Elections that it has seen since its start.
+   * Number of elections that the asked node has seen since it started.
    *
    * @generated from field: int64 elections = 17;
    */
   elections: bigint;
 
   /**
-   * Members by name.
+   * Members, ordered by name.
    *
    * @generated from field: repeated codeq.v1.RaftMember members = 18;
    */
@@ -254,7 +254,7 @@ export const RaftGroupSchema: GenMessage<RaftGroup> = /*@__PURE__*/
   messageDesc(file_codeq_v1_cluster_service, 1);
 
 /**
- * RaftStatus is the replication, as the asked node sees it.
+ * RaftStatus is the replication state, as the asked node sees it.
  *
  * @generated from message codeq.v1.RaftStatus
  */
@@ -274,7 +274,7 @@ export type RaftStatus = Message<"codeq.v1.RaftStatus"> & {
   numGroups: number;
 
   /**
-   * Groups by the number of their shard; none without Raft.
+   * Groups, ordered by shard number; empty without Raft.
    *
    * @generated from field: repeated codeq.v1.RaftGroup groups = 3;
    */
@@ -311,7 +311,7 @@ export const GetRaftStatusRequestSchema: GenMessage<GetRaftStatusRequest> = /*@_
   messageDesc(file_codeq_v1_cluster_service, 3);
 
 /**
- * GetRaftStatusResponse tells the status.
+ * GetRaftStatusResponse returns the status.
  *
  * @generated from message codeq.v1.GetRaftStatusResponse
  */
@@ -347,7 +347,7 @@ export const GetTopologyRequestSchema: GenMessage<GetTopologyRequest> = /*@__PUR
   messageDesc(file_codeq_v1_cluster_service, 5);
 
 /**
- * GetTopologyResponse tells the topology.
+ * GetTopologyResponse returns the topology.
  *
  * @generated from message codeq.v1.GetTopologyResponse
  */
@@ -368,7 +368,7 @@ export const GetTopologyResponseSchema: GenMessage<GetTopologyResponse> = /*@__P
   messageDesc(file_codeq_v1_cluster_service, 6);
 
 /**
- * Topology is where clients go.
+ * Topology lists the addresses for clients.
  *
  * @generated from message codeq.v1.Topology
  */
@@ -381,28 +381,28 @@ export type Topology = Message<"codeq.v1.Topology"> & {
   raftEnabled: boolean;
 
   /**
-   * Name of the leader; empty: none is known.
+   * Name of the leader. Empty: none is known.
    *
    * @generated from field: string leader_id = 2;
    */
   leaderId: string;
 
   /**
-   * Address of the leader's gRPC services, as host:port; absent: not known.
+   * Address of the leader's gRPC services, as host:port. Absent: not known.
    *
    * @generated from field: optional string leader_grpc_addr = 3;
    */
   leaderGrpcAddr?: string | undefined;
 
   /**
-   * Base URL of the leader's REST API; absent: not known.
+   * Base URL of the leader's REST API. Absent: not known.
    *
    * @generated from field: optional string leader_http_addr = 4;
    */
   leaderHttpAddr?: string | undefined;
 
   /**
-   * Members by name; none without Raft.
+   * Members, ordered by name; empty without Raft.
    *
    * @generated from field: repeated codeq.v1.TopologyMember members = 5;
    */
@@ -417,7 +417,7 @@ export const TopologySchema: GenMessage<Topology> = /*@__PURE__*/
   messageDesc(file_codeq_v1_cluster_service, 7);
 
 /**
- * TopologyMember is where clients reach a member.
+ * TopologyMember lists the addresses of one member for clients.
  *
  * @generated from message codeq.v1.TopologyMember
  */
@@ -430,14 +430,14 @@ export type TopologyMember = Message<"codeq.v1.TopologyMember"> & {
   id: string;
 
   /**
-   * Address of its gRPC services, as host:port; absent: not known.
+   * Address of its gRPC services, as host:port. Absent: not known.
    *
    * @generated from field: optional string grpc_addr = 2;
    */
   grpcAddr?: string | undefined;
 
   /**
-   * Base URL of its REST API; absent: not known.
+   * Base URL of its REST API. Absent: not known.
    *
    * @generated from field: optional string http_addr = 3;
    */
@@ -459,27 +459,27 @@ export const TopologyMemberSchema: GenMessage<TopologyMember> = /*@__PURE__*/
   messageDesc(file_codeq_v1_cluster_service, 8);
 
 /**
- * AddMemberRequest asks to take a node in.
+ * AddMemberRequest adds a node to the cluster.
  *
  * @generated from message codeq.v1.AddMemberRequest
  */
 export type AddMemberRequest = Message<"codeq.v1.AddMemberRequest"> & {
   /**
-   * Name of the node: 1 to 64 characters.
+   * Name of the node, 1 to 64 characters.
    *
    * @generated from field: string id = 1;
    */
   id: string;
 
   /**
-   * Address of its transport between members, as host:port.
+   * Address of its Raft transport, as host:port.
    *
    * @generated from field: string raft_addr = 2;
    */
   raftAddr: string;
 
   /**
-   * Whether a member of this name is taken out in the same step: it lost its disk, or moved.
+   * Replace the member of this name, whose disk was lost or whose address changed.
    *
    * @generated from field: bool replace = 3;
    */
@@ -494,7 +494,7 @@ export const AddMemberRequestSchema: GenMessage<AddMemberRequest> = /*@__PURE__*
   messageDesc(file_codeq_v1_cluster_service, 9);
 
 /**
- * AddMemberResponse tells the status after the change.
+ * AddMemberResponse returns the status after the change.
  *
  * @generated from message codeq.v1.AddMemberResponse
  */
@@ -515,7 +515,7 @@ export const AddMemberResponseSchema: GenMessage<AddMemberResponse> = /*@__PURE_
   messageDesc(file_codeq_v1_cluster_service, 10);
 
 /**
- * RemoveMemberRequest asks to take a member out.
+ * RemoveMemberRequest removes a member from the cluster.
  *
  * @generated from message codeq.v1.RemoveMemberRequest
  */
@@ -536,7 +536,7 @@ export const RemoveMemberRequestSchema: GenMessage<RemoveMemberRequest> = /*@__P
   messageDesc(file_codeq_v1_cluster_service, 11);
 
 /**
- * RemoveMemberResponse tells the status after the change.
+ * RemoveMemberResponse returns the status after the change.
  *
  * @generated from message codeq.v1.RemoveMemberResponse
  */
@@ -557,13 +557,13 @@ export const RemoveMemberResponseSchema: GenMessage<RemoveMemberResponse> = /*@_
   messageDesc(file_codeq_v1_cluster_service, 12);
 
 /**
- * TransferLeadershipRequest asks for another leader.
+ * TransferLeadershipRequest makes another member the leader.
  *
  * @generated from message codeq.v1.TransferLeadershipRequest
  */
 export type TransferLeadershipRequest = Message<"codeq.v1.TransferLeadershipRequest"> & {
   /**
-   * Name of the member that shall lead; empty: the one that has most of the log.
+   * Name of the next leader. Empty: the member with the most complete log.
    *
    * @generated from field: string id = 1;
    */
@@ -578,7 +578,7 @@ export const TransferLeadershipRequestSchema: GenMessage<TransferLeadershipReque
   messageDesc(file_codeq_v1_cluster_service, 13);
 
 /**
- * TransferLeadershipResponse tells the status after the change.
+ * TransferLeadershipResponse returns the status after the change.
  *
  * @generated from message codeq.v1.TransferLeadershipResponse
  */
@@ -599,7 +599,7 @@ export const TransferLeadershipResponseSchema: GenMessage<TransferLeadershipResp
   messageDesc(file_codeq_v1_cluster_service, 14);
 
 /**
- * RaftRole is what a node is in a group.
+ * RaftRole is the role of a node in a group.
  *
  * @generated from enum codeq.v1.RaftRole
  */
@@ -612,14 +612,14 @@ export enum RaftRole {
   UNSPECIFIED = 0,
 
   /**
-   * Takes what the leader says.
+   * Replicates the leader's log and has a vote.
    *
    * @generated from enum value: RAFT_ROLE_FOLLOWER = 1;
    */
   FOLLOWER = 1,
 
   /**
-   * Asks whether it would be voted for.
+   * Asks whether it would win an election.
    *
    * @generated from enum value: RAFT_ROLE_PRE_CANDIDATE = 2;
    */
@@ -633,14 +633,14 @@ export enum RaftRole {
   CANDIDATE = 3,
 
   /**
-   * Decides.
+   * Decides what enters the log.
    *
    * @generated from enum value: RAFT_ROLE_LEADER = 4;
    */
   LEADER = 4,
 
   /**
-   * Takes what the leader says and has no vote.
+   * Replicates the leader's log without a vote.
    *
    * @generated from enum value: RAFT_ROLE_LEARNER = 5;
    */
@@ -654,14 +654,14 @@ export const RaftRoleSchema: GenEnum<RaftRole> = /*@__PURE__*/
   enumDesc(file_codeq_v1_cluster_service, 0);
 
 /**
- * ClusterService tells and changes the members that replicate the stored tasks with each other.
+ * ClusterService shows and changes the members of the Raft cluster, which replicate all tasks.
  *
  * @generated from service codeq.v1.ClusterService
  */
 export const ClusterService: GenService<{
   /**
-   * GetRaftStatus tells what the asked node knows: always, also while nobody leads. A server that is no member of a cluster
-   * says that Raft is not enabled.
+   * GetRaftStatus returns the status that the asked node knows, even while no node leads. A server outside a cluster
+   * reports that Raft is not enabled.
    *
    * @generated from rpc codeq.v1.ClusterService.GetRaftStatus
    */
@@ -671,7 +671,7 @@ export const ClusterService: GenService<{
     output: typeof GetRaftStatusResponseSchema;
   },
   /**
-   * GetTopology tells where clients find the leader and the other members, as far as the asked node knows.
+   * GetTopology returns the addresses of the leader and the other members, as far as the asked node knows them.
    *
    * @generated from rpc codeq.v1.ClusterService.GetTopology
    */
@@ -681,10 +681,11 @@ export const ClusterService: GenService<{
     output: typeof GetTopologyResponseSchema;
   },
   /**
-   * AddMember takes a node in. It is answered when the node is a learner; the leader makes it a voter when it has caught up.
+   * AddMember adds a node. It returns when the node is a learner; the leader makes it a voter once it has caught up.
    * Idempotent.
-   * Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id has another address, or another disk: see replace),
-   * MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (nobody answers at the address, or it belongs to another cluster).
+   * Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
+   * replace), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to another
+   * cluster).
    *
    * @generated from rpc codeq.v1.ClusterService.AddMember
    */
@@ -694,10 +695,10 @@ export const ClusterService: GenService<{
     output: typeof AddMemberResponseSchema;
   },
   /**
-   * RemoveMember takes a member out: from then on it has no vote and gets nothing. A leader that is taken out hands over
+   * RemoveMember removes a member: it loses its vote and gets no further entries. A leader that is removed hands over
    * first.
-   * Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (too few
-   * of the others are there to go on without it).
+   * Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
+   * (too few other members are reachable to go on without it).
    *
    * @generated from rpc codeq.v1.ClusterService.RemoveMember
    */
@@ -707,9 +708,9 @@ export const ClusterService: GenService<{
     output: typeof RemoveMemberResponseSchema;
   },
   /**
-   * TransferLeadership makes another voter the leader; it is answered when that one leads.
-   * Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take over in
-   * time), MEMBERSHIP_CHANGE_IN_PROGRESS.
+   * TransferLeadership makes another voter the leader. It returns when that member leads.
+   * Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
+   * over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
    *
    * @generated from rpc codeq.v1.ClusterService.TransferLeadership
    */

@@ -14,7 +14,7 @@ export const file_codeq_v1_error: GenFile = /*@__PURE__*/
   fileDesc("ChRjb2RlcS92MS9lcnJvci5wcm90bxIIY29kZXEudjEiUgoJSXRlbUVycm9yEg0KBWluZGV4GAEgASgNEiUKBnJlYXNvbhgCIAEoDjIVLmNvZGVxLnYxLkVycm9yUmVhc29uEg8KB21lc3NhZ2UYAyABKAkq0BAKC0Vycm9yUmVhc29uEicKGEVSUk9SX1JFQVNPTl9VTlNQRUNJRklFRBAAGgmothgNsLYY9AMSKQoaRVJST1JfUkVBU09OX0lOVkFMSURfRklFTEQQARoJqLYYA7C2GJADEigKGUVSUk9SX1JFQVNPTl9JTlZBTElEX0JPRFkQAhoJqLYYA7C2GJADEiUKFkVSUk9SX1JFQVNPTl9UT09fTEFSR0UQAxoJqLYYA7C2GJ0DEisKHEVSUk9SX1JFQVNPTl9VTkFVVEhFTlRJQ0FURUQQBBoJqLYYELC2GJEDEikKGkVSUk9SX1JFQVNPTl9NSVNTSU5HX1NDT1BFEAUaCai2GAewthiTAxIlChZFUlJPUl9SRUFTT05fTk9UX0FETUlOEAYaCai2GAewthiTAxIsCh1FUlJPUl9SRUFTT05fV1JPTkdfVE9LRU5fS0lORBA0GgmothgHsLYYkwMSKgobRVJST1JfUkVBU09OX0lOVkFMSURfVEVOQU5UEAcaCai2GAewthiTAxIvCiBFUlJPUl9SRUFTT05fQ09NTUFORF9OT1RfQUxMT1dFRBAIGgmothgHsLYYkwMSKgobRVJST1JfUkVBU09OX1RBU0tfTk9UX0ZPVU5EEAkaCai2GAWwthiUAxIsCh1FUlJPUl9SRUFTT05fUkVTVUxUX05PVF9GT1VORBAKGgmothgFsLYYlAMSKwocRVJST1JfUkVBU09OX1FVRVVFX05PVF9GT1VORBALGgmothgFsLYYlAMSKwocRVJST1JfUkVBU09OX1JPVVRFX05PVF9GT1VORBAMGgmothgMsLYYlAMSLgofRVJST1JfUkVBU09OX01FVEhPRF9OT1RfQUxMT1dFRBANGgmothgMsLYYlQMSKwocRVJST1JfUkVBU09OX05PVF9JTVBMRU1FTlRFRBAuGgmothgMsLYY9QMSLwocRVJST1JfUkVBU09OX1JFUVVFU1RfVElNRU9VVBAvGg2othgEsLYYmAO4thgBEisKHEVSUk9SX1JFQVNPTl9UQVJHRVRfVE9PX0xPTkcQMBoJqLYYA7C2GJ4DEioKG0VSUk9SX1JFQVNPTl9IRUFEX1RPT19MQVJHRRAxGgmothgDsLYYrwMSLgofRVJST1JfUkVBU09OX0VYUEVDVEFUSU9OX0ZBSUxFRBAyGgmothgMsLYYoQMSNgonRVJST1JfUkVBU09OX0hUVFBfVkVSU0lPTl9OT1RfU1VQUE9SVEVEEDMaCai2GAywthj5AxIsCh1FUlJPUl9SRUFTT05fVEFTS19OT1RfQ0xBSU1FRBAOGgmothgJsLYYmQMSLQoeRVJST1JfUkVBU09OX1NUQUxFX0xFQVNFX1RPS0VOEA8aCai2GAmwthiZAxIrChxFUlJPUl9SRUFTT05fTk9UX0xFQVNFX09XTkVSEBAaCai2GAmwthiZAxItChpFUlJPUl9SRUFTT05fTElNSVRfUkVBQ0hFRBARGg2othgIsLYYrQO4thgBEisKHEVSUk9SX1JFQVNPTl9UT09fTUFOWV9RVUVVRVMQNRoJqLYYCLC2GK0DEigKFUVSUk9SX1JFQVNPTl9EUkFJTklORxASGg2othgOsLYY9wO4thgBEi8KHEVSUk9SX1JFQVNPTl9PVVRDT01FX1VOS05PV04QExoNqLYYDrC2GPcDuLYYARIpChpFUlJPUl9SRUFTT05fQkFEX0hBTkRTSEFLRRAUGgmothgJsLYYmQMSKAoZRVJST1JfUkVBU09OX0NPUlJVUFRfREFUQRAVGgmothgPsLYY9AMSMQoeRVJST1JfUkVBU09OX0RFQURMSU5FX0VYQ0VFREVEEBYaDai2GASwthj4A7i2GAESMAohRVJST1JfUkVBU09OX0lERU1QT1RFTkNZX0NPTkZMSUNUEBcaCai2GAawthiZAxIpChpFUlJPUl9SRUFTT05fVEFTS19JRF9UQUtFThAYGgmothgGsLYYmQMSLgofRVJST1JfUkVBU09OX0lOVkFMSURfUEFHRV9UT0tFThAaGgmothgDsLYYkAMSJgoXRVJST1JfUkVBU09OX1RBU0tfRU5ERUQQGRoJqLYYCbC2GJkDEi4KH0VSUk9SX1JFQVNPTl9BUlRJRkFDVF9OT1RfRk9VTkQQHBoJqLYYBbC2GJQDEjEKIkVSUk9SX1JFQVNPTl9CQUNLVVBfTk9UX0NPTkZJR1VSRUQQIBoJqLYYCbC2GJkDEiwKGUVSUk9SX1JFQVNPTl9TVE9SQUdFX0ZVTEwQGxoNqLYYCLC2GK0DuLYYARIyCh9FUlJPUl9SRUFTT05fU0VSVkVSX1VOUkVBQ0hBQkxFEC0aDai2GA6wthj3A7i2GAESLwogRVJST1JfUkVBU09OX1RBU0tfTk9UX1JFRFJJVkFCTEUQHRoJqLYYCbC2GJkDEioKF0VSUk9SX1JFQVNPTl9OT1RfTEVBREVSECEaDai2GA6wthj3A7i2GAESKQoaRVJST1JfUkVBU09OX05PVF9DTFVTVEVSRUQQIhoJqLYYCbC2GJkDEiwKHUVSUk9SX1JFQVNPTl9NRU1CRVJfTk9UX0ZPVU5EECMaCai2GAWwthiUAxIpChpFUlJPUl9SRUFTT05fTUVNQkVSX0VYSVNUUxAkGgmothgGsLYYmQMSPQoqRVJST1JfUkVBU09OX01FTUJFUlNISVBfQ0hBTkdFX0lOX1BST0dSRVNTECUaDai2GAqwthiZA7i2GAESLAodRVJST1JfUkVBU09OX01FTUJFUl9OT1RfUkVBRFkQJhoJqLYYCbC2GJkDQj5aPGdpdGh1Yi5jb20vb3N2YWxkb2FuZHJhZGUvY29kZXEvc2Rrcy9nby9nZW4vY29kZXEvdjE7Y29kZXF2MWIGcHJvdG8z", [file_codeq_options_v1_options]);
 
 /**
- * ItemError is the failure of one item of a batch or of a frame; the other items are not affected.
+ * ItemError is the failure of one item of a batch or frame. It does not affect the other items.
  *
  * @generated from message codeq.v1.ItemError
  */
@@ -34,7 +34,7 @@ export type ItemError = Message<"codeq.v1.ItemError"> & {
   reason: ErrorReason;
 
   /**
-   * Message for people; not a contract.
+   * Text for people; it may change.
    *
    * @generated from field: string message = 3;
    */
@@ -49,35 +49,36 @@ export const ItemErrorSchema: GenMessage<ItemError> = /*@__PURE__*/
   messageDesc(file_codeq_v1_error, 0);
 
 /**
- * ErrorReason is the one table of errors. A failed call carries the reason's name (without its prefix) in
- * google.rpc.ErrorInfo with the domain "codeq"; over HTTP it is the field `reason` of the error body.
+ * ErrorReason lists every error. A failed call carries the reason's name, without its prefix, in google.rpc.ErrorInfo
+ * with the domain "codeq"; over HTTP it is `reason` in the error body.
  *
  * @generated from enum codeq.v1.ErrorReason
  */
 export enum ErrorReason {
   /**
-   * Something failed that the server did not foresee; the log of the server says more.
+   * An unexpected failure; see the server's log.
    *
    * @generated from enum value: ERROR_REASON_UNSPECIFIED = 0;
    */
   UNSPECIFIED = 0,
 
   /**
-   * A field of the request is malformed or out of its bounds; google.rpc.BadRequest names each.
+   * A field is malformed or out of bounds. google.rpc.BadRequest names each such field.
    *
    * @generated from enum value: ERROR_REASON_INVALID_FIELD = 1;
    */
   INVALID_FIELD = 1,
 
   /**
-   * The HTTP body is not one JSON object, or its content type is not JSON; over gRPC: the bytes are no message of the call.
+   * The HTTP body is not a single JSON object, or its content type is not JSON. Over gRPC: the bytes are not a message
+   * of this call.
    *
    * @generated from enum value: ERROR_REASON_INVALID_BODY = 2;
    */
   INVALID_BODY = 2,
 
   /**
-   * The request, a frame of it or a payload is larger than its bound.
+   * A request, frame, payload, result or artifact exceeds its limit.
    *
    * @generated from enum value: ERROR_REASON_TOO_LARGE = 3;
    */
@@ -92,21 +93,21 @@ export enum ErrorReason {
   UNAUTHENTICATED = 4,
 
   /**
-   * The token is valid and lacks the scope of the RPC.
+   * The token is valid but lacks the scope that the RPC requires.
    *
    * @generated from enum value: ERROR_REASON_MISSING_SCOPE = 5;
    */
   MISSING_SCOPE = 5,
 
   /**
-   * The token is valid and is not an administrator's.
+   * The token is valid but not an administrator's.
    *
    * @generated from enum value: ERROR_REASON_NOT_ADMIN = 6;
    */
   NOT_ADMIN = 6,
 
   /**
-   * The token is valid and of the wrong kind: a producer's for a worker's call, or a worker's for a producer's.
+   * The token is valid but of the wrong kind: a producer's for a worker's call, or a worker's for a producer's.
    *
    * @generated from enum value: ERROR_REASON_WRONG_TOKEN_KIND = 52;
    */
@@ -120,7 +121,7 @@ export enum ErrorReason {
   INVALID_TENANT = 7,
 
   /**
-   * The worker's token does not allow a command it asks for.
+   * The worker's token does not allow a requested command.
    *
    * @generated from enum value: ERROR_REASON_COMMAND_NOT_ALLOWED = 8;
    */
@@ -134,14 +135,14 @@ export enum ErrorReason {
   TASK_NOT_FOUND = 9,
 
   /**
-   * The task exists and has not ended yet.
+   * The task exists but has not ended.
    *
    * @generated from enum value: ERROR_REASON_RESULT_NOT_FOUND = 10;
    */
   RESULT_NOT_FOUND = 10,
 
   /**
-   * No queue of this command exists in the caller's tenant.
+   * The caller's tenant has no queue of this command.
    *
    * @generated from enum value: ERROR_REASON_QUEUE_NOT_FOUND = 11;
    */
@@ -155,63 +156,63 @@ export enum ErrorReason {
   ROUTE_NOT_FOUND = 12,
 
   /**
-   * The route exists and does not take this HTTP method.
+   * The route does not support this HTTP method.
    *
    * @generated from enum value: ERROR_REASON_METHOD_NOT_ALLOWED = 13;
    */
   METHOD_NOT_ALLOWED = 13,
 
   /**
-   * Only over HTTP: the method is none that this server has, or the body comes in a form that it has not.
+   * HTTP only: the server does not support this method or transfer coding.
    *
    * @generated from enum value: ERROR_REASON_NOT_IMPLEMENTED = 46;
    */
   NOT_IMPLEMENTED = 46,
 
   /**
-   * Only over HTTP: the request did not come to its end in time.
+   * HTTP only: the request was not complete in time. Nothing was changed.
    *
    * @generated from enum value: ERROR_REASON_REQUEST_TIMEOUT = 47;
    */
   REQUEST_TIMEOUT = 47,
 
   /**
-   * Only over HTTP: the target of the request is longer than a head may be.
+   * HTTP only: the request target exceeds the size limit of a request head.
    *
    * @generated from enum value: ERROR_REASON_TARGET_TOO_LONG = 48;
    */
   TARGET_TOO_LONG = 48,
 
   /**
-   * Only over HTTP: the head of the request, or what follows its body, is too large or has too many headers.
+   * HTTP only: the request head, or the trailers of its body, are too large or have too many headers.
    *
    * @generated from enum value: ERROR_REASON_HEAD_TOO_LARGE = 49;
    */
   HEAD_TOO_LARGE = 49,
 
   /**
-   * Only over HTTP: the client expects something else than 100-continue.
+   * HTTP only: the Expect header is something other than 100-continue.
    *
    * @generated from enum value: ERROR_REASON_EXPECTATION_FAILED = 50;
    */
   EXPECTATION_FAILED = 50,
 
   /**
-   * Only over HTTP: the version of HTTP is neither 1.1 nor 1.0.
+   * HTTP only: the version is neither HTTP/1.1 nor HTTP/1.0.
    *
    * @generated from enum value: ERROR_REASON_HTTP_VERSION_NOT_SUPPORTED = 51;
    */
   HTTP_VERSION_NOT_SUPPORTED = 51,
 
   /**
-   * The task is not leased: it waits, or it has ended.
+   * The task is not leased: it is waiting, or it has ended.
    *
    * @generated from enum value: ERROR_REASON_TASK_NOT_CLAIMED = 14;
    */
   TASK_NOT_CLAIMED = 14,
 
   /**
-   * The lease token is not the one of the task's present lease. Nothing was changed.
+   * The lease token is not that of the task's current lease. Nothing was changed.
    *
    * @generated from enum value: ERROR_REASON_STALE_LEASE_TOKEN = 15;
    */
@@ -225,43 +226,43 @@ export enum ErrorReason {
   NOT_LEASE_OWNER = 16,
 
   /**
-   * A bound of the server is reached for the moment, such as its number of streams.
+   * A limit of the server is reached for the moment, such as its number of streams.
    *
    * @generated from enum value: ERROR_REASON_LIMIT_REACHED = 17;
    */
   LIMIT_REACHED = 17,
 
   /**
-   * The tenant, or the server, has as many queues as it may have: the task's command would be one more. Trying again does
-   * not help before a queue without tasks has left.
+   * The command would need a new queue, and the tenant or the server has reached its limit. A retry helps only after an
+   * empty queue has been removed.
    *
    * @generated from enum value: ERROR_REASON_TOO_MANY_QUEUES = 53;
    */
   TOO_MANY_QUEUES = 53,
 
   /**
-   * The server is stopping: try another connection.
+   * The server is stopping; retry on another connection.
    *
    * @generated from enum value: ERROR_REASON_DRAINING = 18;
    */
   DRAINING = 18,
 
   /**
-   * The outcome of the call is unknown, because what it decided could not be made durable.
+   * The outcome is unknown: the decision could not be made durable, or the gateway lost its server during the call.
    *
    * @generated from enum value: ERROR_REASON_OUTCOME_UNKNOWN = 19;
    */
   OUTCOME_UNKNOWN = 19,
 
   /**
-   * The first message of a stream is not a hello, a second hello was sent, or no hello came in time.
+   * The first message of a stream was not a hello, a second hello was sent, or none arrived in time.
    *
    * @generated from enum value: ERROR_REASON_BAD_HANDSHAKE = 20;
    */
   BAD_HANDSHAKE = 20,
 
   /**
-   * The stored data of the task contradict each other; `codeq store check` tells more.
+   * The task's stored data are inconsistent; run `codeq store check`.
    *
    * @generated from enum value: ERROR_REASON_CORRUPT_DATA = 21;
    */
@@ -275,110 +276,110 @@ export enum ErrorReason {
   DEADLINE_EXCEEDED = 22,
 
   /**
-   * Another request of the tenant was made with this idempotency key, and its task still exists. Nothing was changed.
+   * The tenant has used this idempotency key for a different request, whose task still exists. Nothing was changed.
    *
    * @generated from enum value: ERROR_REASON_IDEMPOTENCY_CONFLICT = 23;
    */
   IDEMPOTENCY_CONFLICT = 23,
 
   /**
-   * The tenant has a task with this id. Nothing was changed.
+   * The tenant already has a task with this id. Nothing was changed.
    *
    * @generated from enum value: ERROR_REASON_TASK_ID_TAKEN = 24;
    */
   TASK_ID_TAKEN = 24,
 
   /**
-   * The page token is malformed, or was given out for another list or other filters.
+   * The page token is malformed, or belongs to another list or to other filters.
    *
    * @generated from enum value: ERROR_REASON_INVALID_PAGE_TOKEN = 26;
    */
   INVALID_PAGE_TOKEN = 26,
 
   /**
-   * The task has ended, and not by a cancel.
+   * The task has ended, other than by a cancel.
    *
    * @generated from enum value: ERROR_REASON_TASK_ENDED = 25;
    */
   TASK_ENDED = 25,
 
   /**
-   * The task's result has no artifact of this name, or one that is kept elsewhere, under its URL.
+   * The task's result has no artifact of this name, or the artifact is stored elsewhere, at its URL.
    *
    * @generated from enum value: ERROR_REASON_ARTIFACT_NOT_FOUND = 28;
    */
   ARTIFACT_NOT_FOUND = 28,
 
   /**
-   * The server has no folder for backups.
+   * The server has no backup folder.
    *
    * @generated from enum value: ERROR_REASON_BACKUP_NOT_CONFIGURED = 32;
    */
   BACKUP_NOT_CONFIGURED = 32,
 
   /**
-   * The server's disk is nearly full, so it takes no new tasks and no contents of artifacts; whatever else ends or removes
-   * tasks goes on.
+   * The server's disk is nearly full: it rejects new tasks and artifact contents. All other calls work, so tasks can
+   * still be completed and removed.
    *
    * @generated from enum value: ERROR_REASON_STORAGE_FULL = 27;
    */
   STORAGE_FULL = 27,
 
   /**
-   * The gateway reaches no server, or the server cannot validate the token at the moment, because what it needs for that
-   * does not answer. The call was not carried out.
+   * The gateway cannot reach a server, or the server cannot validate the token because what it needs for that does not
+   * respond. The call was not carried out.
    *
    * @generated from enum value: ERROR_REASON_SERVER_UNREACHABLE = 45;
    */
   SERVER_UNREACHABLE = 45,
 
   /**
-   * The task is not DLQ, FAILED or CANCELLED: there is nothing to redrive.
+   * The task is not DLQ, FAILED or CANCELLED, so it cannot be redriven.
    *
    * @generated from enum value: ERROR_REASON_TASK_NOT_REDRIVABLE = 29;
    */
   TASK_NOT_REDRIVABLE = 29,
 
   /**
-   * Another node of the cluster leads, or none does at the moment. Nothing was changed. What is known of the leader
-   * stands in the metadata of google.rpc.ErrorInfo: its name as `leader`, the base URL of its REST API as `leaderHttp`,
-   * and the address of its gRPC services as `leaderGrpc`. Over HTTP the call is redirected (307) when that URL is known.
+   * Another node of the cluster leads, or none does at the moment. Nothing was changed. The metadata of
+   * google.rpc.ErrorInfo has what is known about the leader: `leader`, its name; `leaderHttp`, the base URL of its REST
+   * API; `leaderGrpc`, its gRPC address. Over HTTP the call is redirected (307) if that URL is known.
    *
    * @generated from enum value: ERROR_REASON_NOT_LEADER = 33;
    */
   NOT_LEADER = 33,
 
   /**
-   * The server is not a member of a cluster: there are no members to change.
+   * The server is not a member of a cluster.
    *
    * @generated from enum value: ERROR_REASON_NOT_CLUSTERED = 34;
    */
   NOT_CLUSTERED = 34,
 
   /**
-   * No member of the cluster has this name.
+   * The cluster has no member of this name.
    *
    * @generated from enum value: ERROR_REASON_MEMBER_NOT_FOUND = 35;
    */
   MEMBER_NOT_FOUND = 35,
 
   /**
-   * The cluster has a member of this name, with another address or another disk. Nothing was changed.
+   * The cluster already has a member of this name, with another address or disk. Nothing was changed.
    *
    * @generated from enum value: ERROR_REASON_MEMBER_EXISTS = 36;
    */
   MEMBER_EXISTS = 36,
 
   /**
-   * Another change of the members, or of the leader, is being made. Nothing was changed.
+   * Another change of members or leader is in progress. Nothing was changed.
    *
    * @generated from enum value: ERROR_REASON_MEMBERSHIP_CHANGE_IN_PROGRESS = 37;
    */
   MEMBERSHIP_CHANGE_IN_PROGRESS = 37,
 
   /**
-   * A member that the change needs cannot take part: it is not reached, lags, has no vote, or belongs to another cluster; or
-   * too few would be left to go on.
+   * A required member is unreachable, lags, has no vote or belongs to another cluster; or too few members would be
+   * left.
    *
    * @generated from enum value: ERROR_REASON_MEMBER_NOT_READY = 38;
    */

@@ -32,7 +32,7 @@ export type ProduceRequest = Message<"codeq.v1.ProduceRequest"> & {
   hello?: ProducerHello | undefined;
 
   /**
-   * Tasks to create, at most 4096 and 8 MiB. A message without tasks is no frame and gets no ack.
+   * Tasks to create, at most 4096 and 8 MiB. A message without tasks is not a frame and gets no ack.
    *
    * @generated from field: repeated codeq.v1.TaskSpec tasks = 2;
    */
@@ -55,7 +55,7 @@ export const ProduceRequestSchema: GenMessage<ProduceRequest> = /*@__PURE__*/
   messageDesc(file_codeq_v1_producer_service, 0);
 
 /**
- * ProduceResponse carries any of its fields.
+ * ProduceResponse carries any combination of its fields.
  *
  * @generated from message codeq.v1.ProduceResponse
  */
@@ -75,7 +75,7 @@ export type ProduceResponse = Message<"codeq.v1.ProduceResponse"> & {
   acks: FrameAck[];
 
   /**
-   * Notice before the server ends the stream.
+   * Announces that the server will end the stream.
    *
    * @generated from field: codeq.v1.StreamNotice notice = 3;
    */
@@ -96,7 +96,7 @@ export const ProduceResponseSchema: GenMessage<ProduceResponse> = /*@__PURE__*/
  */
 export type ProducerHello = Message<"codeq.v1.ProducerHello"> & {
   /**
-   * Name of the client for logs, at most 128 characters; may be empty.
+   * Name of the client for the server's log, at most 128 characters; may be empty.
    *
    * @generated from field: string client_name = 1;
    */
@@ -131,28 +131,28 @@ export type ProducerWelcome = Message<"codeq.v1.ProducerWelcome"> & {
   subject: string;
 
   /**
-   * Frames that may be unanswered at a time.
+   * Maximum number of unacked frames.
    *
    * @generated from field: int32 unacked_frames_max = 3;
    */
   unackedFramesMax: number;
 
   /**
-   * Bytes of frames that may be unanswered at a time.
+   * Maximum bytes of unacked frames.
    *
    * @generated from field: int64 unacked_bytes_max = 4;
    */
   unackedBytesMax: bigint;
 
   /**
-   * Tasks in a frame.
+   * Maximum tasks of a frame.
    *
    * @generated from field: int32 frame_tasks_max = 5;
    */
   frameTasksMax: number;
 
   /**
-   * Bytes of a frame.
+   * Maximum bytes of a frame.
    *
    * @generated from field: int64 frame_bytes_max = 6;
    */
@@ -167,27 +167,27 @@ export const ProducerWelcomeSchema: GenMessage<ProducerWelcome> = /*@__PURE__*/
   messageDesc(file_codeq_v1_producer_service, 3);
 
 /**
- * FrameAck answers a frame. Its accepted tasks are durable.
+ * FrameAck answers a frame, whose accepted tasks are durable.
  *
  * @generated from message codeq.v1.FrameAck
  */
 export type FrameAck = Message<"codeq.v1.FrameAck"> & {
   /**
-   * Ids of the tasks, one for each of the frame in order; empty where the item was refused.
+   * Task ids, one for each task of the frame, in order; empty for rejected ones.
    *
    * @generated from field: repeated string task_ids = 1;
    */
   taskIds: string[];
 
   /**
-   * Errors of refused items.
+   * Errors of rejected tasks.
    *
    * @generated from field: repeated codeq.v1.ItemError errors = 2;
    */
   errors: ItemError[];
 
   /**
-   * Indexes of items that were carried out before: their ids are those of the first tasks.
+   * Indexes of tasks that earlier requests had created; their ids are those of the existing tasks.
    *
    * @generated from field: repeated uint32 duplicates = 3;
    */
@@ -208,22 +208,22 @@ export const FrameAckSchema: GenMessage<FrameAck> = /*@__PURE__*/
  */
 export type StreamNotice = Message<"codeq.v1.StreamNotice"> & {
   /**
-   * Why: DRAINING; NOT_LEADER when another node of the cluster leads from now on; or UNAUTHENTICATED when the token ends.
-   * A fresh token, sent in time, keeps the stream open.
+   * Reason: DRAINING; NOT_LEADER if another node of the cluster now leads; UNAUTHENTICATED if the token is about to
+   * expire: a fresh token, sent in time, keeps the stream open.
    *
    * @generated from field: codeq.v1.ErrorReason reason = 1;
    */
   reason: ErrorReason;
 
   /**
-   * Milliseconds after which the server ends the stream.
+   * Milliseconds until the server ends the stream.
    *
    * @generated from field: int32 grace_ms = 2;
    */
   graceMs: number;
 
   /**
-   * Host and port of the gRPC services of the node that leads; empty when it is not known, or is this one.
+   * Host and port of the leader's gRPC services; empty if unknown or if it is this node.
    *
    * @generated from field: string leader = 3;
    */
@@ -238,18 +238,18 @@ export const StreamNoticeSchema: GenMessage<StreamNotice> = /*@__PURE__*/
   messageDesc(file_codeq_v1_producer_service, 5);
 
 /**
- * ProducerService creates tasks over a stream: the way to tens of thousands of tasks per second.
+ * ProducerService creates tasks over a stream, at tens of thousands of tasks per second.
  *
  * @generated from service codeq.v1.ProducerService
  */
 export const ProducerService: GenService<{
   /**
-   * Produce takes frames of tasks and answers each frame once, in order, when the whole frame is durable.
+   * Produce takes frames of tasks and acks each frame once, in order, when all of it is durable.
    * The first message carries the hello and may carry tasks. The server stops reading while 256 frames or 16 MiB are
-   * unanswered. When the client half-closes, the server answers what it has taken and ends the call with OK.
-   * The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame over 8 MiB or 4096 tasks) or
-   * OUTCOME_UNKNOWN; bad items are refused one by one and harm nothing else.
-   * When its token expires, the call ends with UNAUTHENTICATED; a notice comes before, and `token` renews it.
+   * unacked. When the client half-closes, the server acks the remaining frames and ends the call with OK.
+   * An invalid task is rejected by itself; the others are created. Errors that end the call: BAD_HANDSHAKE,
+   * UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
+   * When its token expires, the call ends with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
    *
    * @generated from rpc codeq.v1.ProducerService.Produce
    */

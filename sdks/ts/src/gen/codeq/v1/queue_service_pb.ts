@@ -17,10 +17,10 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/v1/queue_service.proto.
  */
 export const file_codeq_v1_queue_service: GenFile = /*@__PURE__*/
-  fileDesc("Chxjb2RlcS92MS9xdWV1ZV9zZXJ2aWNlLnByb3RvEghjb2RlcS52MSLfAQoFUXVldWUSDwoHY29tbWFuZBgBIAEoCRINCgVyZWFkeRgCIAEoAxIRCglzY2hlZHVsZWQYAyABKAMSDwoHY2xhaW1lZBgEIAEoAxILCgNkbHEYBSABKAMSGgoSb2xkZXN0X2FnZV9zZWNvbmRzGAYgASgBEg4KBnBhdXNlZBgHIAEoCBIUCgxjcmVhdGVkX3JhdGUYCCABKAESFgoOY29tcGxldGVkX3JhdGUYCSABKAESDwoHcHVyZ2luZxgKIAEoCBIUCgxmYWlsZWRfdG90YWwYDSABKANKBAgLEA0iUAoRTGlzdFF1ZXVlc1JlcXVlc3QSHQoJcGFnZV9zaXplGAEgASgFQgq6SAcaBRj0AygAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGIACIk4KEkxpc3RRdWV1ZXNSZXNwb25zZRIfCgZxdWV1ZXMYASADKAsyDy5jb2RlcS52MS5RdWV1ZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiLgoPR2V0UXVldWVSZXF1ZXN0EhsKB2NvbW1hbmQYASABKAlCCrpIB3IFEAEYgAEiMgoQR2V0UXVldWVSZXNwb25zZRIeCgVxdWV1ZRgBIAEoCzIPLmNvZGVxLnYxLlF1ZXVlIk4KEVBhdXNlUXVldWVSZXF1ZXN0EjkKB2NvbW1hbmQYASABKAlCKLpIJXIjEAEYgAEyHF5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dKiQiNAoSUGF1c2VRdWV1ZVJlc3BvbnNlEh4KBXF1ZXVlGAEgASgLMg8uY29kZXEudjEuUXVldWUiMQoSUmVzdW1lUXVldWVSZXF1ZXN0EhsKB2NvbW1hbmQYASABKAlCCrpIB3IFEAEYgAEiNQoTUmVzdW1lUXVldWVSZXNwb25zZRIeCgVxdWV1ZRgBIAEoCzIPLmNvZGVxLnYxLlF1ZXVlIjAKEVB1cmdlUXVldWVSZXF1ZXN0EhsKB2NvbW1hbmQYASABKAlCCrpIB3IFEAEYgAEiNAoSUHVyZ2VRdWV1ZVJlc3BvbnNlEh4KBXF1ZXVlGAEgASgLMg8uY29kZXEudjEuUXVldWUinQEKFkxpc3REZWFkTGV0dGVyc1JlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAARIdCglwYWdlX3NpemUYAiABKAVCCrpIBxoFGPQDKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYgAISKQoIb3JkZXJfYnkYBCABKAlCF7pIFHISUgBSBm9sZGVzdFIGbmV3ZXN0IosBChdMaXN0RGVhZExldHRlcnNSZXNwb25zZRIdCgV0YXNrcxgBIAMoCzIOLmNvZGVxLnYxLlRhc2sSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEikKBmdyb3VwcxgDIAMoCzIZLmNvZGVxLnYxLkRlYWRMZXR0ZXJHcm91cBINCgV0b3RhbBgEIAEoAyIvCg9EZWFkTGV0dGVyR3JvdXASDQoFZXJyb3IYASABKAkSDQoFY291bnQYAiABKAMi8gMKE1JlZHJpdmVUYXNrc1JlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAARI0CgZzdGF0dXMYAiABKA4yFC5jb2RlcS52MS5UYXNrU3RhdHVzQg66SAuCAQgYABgFGAYYBxIgCg5lcnJvcl9jb250YWlucxgDIAEoCUIIukgFcgMYgCASLgoKZW5kZWRfZnJvbRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kZWRfdG8YBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiMKCHRhc2tfaWRzGAYgAygJQhG6SA6SAQsQ6AciBnIEEAEYQBIPCgdkcnlfcnVuGAcgASgIEhkKBWxpbWl0GAggASgFQgq6SAcaBRiQTigAEhgKBHJhdGUYCSABKAVCCrpIBxoFGJBOKAASHAoKcGFnZV90b2tlbhgKIAEoCUIIukgFcgMYgAI6f7pIfBp6ChhyZWRyaXZlX3Rhc2tzLnJhdGVfYWxvbmUSKHJhdGUgZ29lcyB3aXRoIG5laXRoZXIgZHJ5X3J1biBub3IgbGltaXQaNHRoaXMucmF0ZSA9PSAwIHx8ICghdGhpcy5kcnlfcnVuICYmIHRoaXMubGltaXQgPT0gMCkiaQoUUmVkcml2ZVRhc2tzUmVzcG9uc2USDwoHbWF0Y2hlZBgBIAEoAxIQCghyZWRyaXZlbhgCIAEoAxIVCg1pbl9iYWNrZ3JvdW5kGAMgASgIEhcKD25leHRfcGFnZV90b2tlbhgEIAEoCTK1BwoMUXVldWVTZXJ2aWNlEm0KCkxpc3RRdWV1ZXMSGy5jb2RlcS52MS5MaXN0UXVldWVzUmVxdWVzdBocLmNvZGVxLnYxLkxpc3RRdWV1ZXNSZXNwb25zZSIkirUYAggEgtPkkwIYEhYvdjEvY29kZXEvYWRtaW4vcXVldWVzEngKCEdldFF1ZXVlEhkuY29kZXEudjEuR2V0UXVldWVSZXF1ZXN0GhouY29kZXEudjEuR2V0UXVldWVSZXNwb25zZSI1irUYAggEgtPkkwIpYgVxdWV1ZRIgL3YxL2NvZGVxL2FkbWluL3F1ZXVlcy97Y29tbWFuZH0ShwEKClBhdXNlUXVldWUSGy5jb2RlcS52MS5QYXVzZVF1ZXVlUmVxdWVzdBocLmNvZGVxLnYxLlBhdXNlUXVldWVSZXNwb25zZSI+irUYAggEgtPkkwIyOgEqYgVxdWV1ZSImL3YxL2NvZGVxL2FkbWluL3F1ZXVlcy97Y29tbWFuZH0vcGF1c2USiwEKC1Jlc3VtZVF1ZXVlEhwuY29kZXEudjEuUmVzdW1lUXVldWVSZXF1ZXN0Gh0uY29kZXEudjEuUmVzdW1lUXVldWVSZXNwb25zZSI/irUYAggEgtPkkwIzOgEqYgVxdWV1ZSInL3YxL2NvZGVxL2FkbWluL3F1ZXVlcy97Y29tbWFuZH0vcmVzdW1lEocBCgpQdXJnZVF1ZXVlEhsuY29kZXEudjEuUHVyZ2VRdWV1ZVJlcXVlc3QaHC5jb2RlcS52MS5QdXJnZVF1ZXVlUmVzcG9uc2UiPoq1GAIIBILT5JMCMjoBKmIFcXVldWUiJi92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9L3B1cmdlEooBCg9MaXN0RGVhZExldHRlcnMSIC5jb2RlcS52MS5MaXN0RGVhZExldHRlcnNSZXF1ZXN0GiEuY29kZXEudjEuTGlzdERlYWRMZXR0ZXJzUmVzcG9uc2UiMoq1GAIIBILT5JMCJhIkL3YxL2NvZGVxL2FkbWluL3F1ZXVlcy97Y29tbWFuZH0vZGxxEowBCgxSZWRyaXZlVGFza3MSHS5jb2RlcS52MS5SZWRyaXZlVGFza3NSZXF1ZXN0Gh4uY29kZXEudjEuUmVkcml2ZVRhc2tzUmVzcG9uc2UiPYq1GAIIBILT5JMCMToBKiIsL3YxL2NvZGVxL2FkbWluL3F1ZXVlcy97Y29tbWFuZH0vZGxxL3JlZHJpdmVCPlo8Z2l0aHViLmNvbS9vc3ZhbGRvYW5kcmFkZS9jb2RlcS9zZGtzL2dvL2dlbi9jb2RlcS92MTtjb2RlcXYxYgZwcm90bzM", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_task, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("Chxjb2RlcS92MS9xdWV1ZV9zZXJ2aWNlLnByb3RvEghjb2RlcS52MSLfAQoFUXVldWUSDwoHY29tbWFuZBgBIAEoCRINCgVyZWFkeRgCIAEoAxIRCglzY2hlZHVsZWQYAyABKAMSDwoHY2xhaW1lZBgEIAEoAxILCgNkbHEYBSABKAMSGgoSb2xkZXN0X2FnZV9zZWNvbmRzGAYgASgBEg4KBnBhdXNlZBgHIAEoCBIUCgxjcmVhdGVkX3JhdGUYCCABKAESFgoOY29tcGxldGVkX3JhdGUYCSABKAESDwoHcHVyZ2luZxgKIAEoCBIUCgxmYWlsZWRfdG90YWwYDSABKANKBAgLEA0iUAoRTGlzdFF1ZXVlc1JlcXVlc3QSHQoJcGFnZV9zaXplGAEgASgFQgq6SAcaBRj0AygAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGIACIk4KEkxpc3RRdWV1ZXNSZXNwb25zZRIfCgZxdWV1ZXMYASADKAsyDy5jb2RlcS52MS5RdWV1ZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiLgoPR2V0UXVldWVSZXF1ZXN0EhsKB2NvbW1hbmQYASABKAlCCrpIB3IFEAEYgAEiMgoQR2V0UXVldWVSZXNwb25zZRIeCgVxdWV1ZRgBIAEoCzIPLmNvZGVxLnYxLlF1ZXVlIk4KEVBhdXNlUXVldWVSZXF1ZXN0EjkKB2NvbW1hbmQYASABKAlCKLpIJXIjEAEYgAEyHF5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dKiQiNAoSUGF1c2VRdWV1ZVJlc3BvbnNlEh4KBXF1ZXVlGAEgASgLMg8uY29kZXEudjEuUXVldWUiMQoSUmVzdW1lUXVldWVSZXF1ZXN0EhsKB2NvbW1hbmQYASABKAlCCrpIB3IFEAEYgAEiNQoTUmVzdW1lUXVldWVSZXNwb25zZRIeCgVxdWV1ZRgBIAEoCzIPLmNvZGVxLnYxLlF1ZXVlIjAKEVB1cmdlUXVldWVSZXF1ZXN0EhsKB2NvbW1hbmQYASABKAlCCrpIB3IFEAEYgAEiNAoSUHVyZ2VRdWV1ZVJlc3BvbnNlEh4KBXF1ZXVlGAEgASgLMg8uY29kZXEudjEuUXVldWUinQEKFkxpc3REZWFkTGV0dGVyc1JlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAARIdCglwYWdlX3NpemUYAiABKAVCCrpIBxoFGPQDKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYgAISKQoIb3JkZXJfYnkYBCABKAlCF7pIFHISUgBSBm9sZGVzdFIGbmV3ZXN0IosBChdMaXN0RGVhZExldHRlcnNSZXNwb25zZRIdCgV0YXNrcxgBIAMoCzIOLmNvZGVxLnYxLlRhc2sSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEikKBmdyb3VwcxgDIAMoCzIZLmNvZGVxLnYxLkRlYWRMZXR0ZXJHcm91cBINCgV0b3RhbBgEIAEoAyIvCg9EZWFkTGV0dGVyR3JvdXASDQoFZXJyb3IYASABKAkSDQoFY291bnQYAiABKAMi+QMKE1JlZHJpdmVUYXNrc1JlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAARI0CgZzdGF0dXMYAiABKA4yFC5jb2RlcS52MS5UYXNrU3RhdHVzQg66SAuCAQgYABgFGAYYBxIgCg5lcnJvcl9jb250YWlucxgDIAEoCUIIukgFcgMYgCASLgoKZW5kZWRfZnJvbRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kZWRfdG8YBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiMKCHRhc2tfaWRzGAYgAygJQhG6SA6SAQsQ6AciBnIEEAEYQBIPCgdkcnlfcnVuGAcgASgIEhkKBWxpbWl0GAggASgFQgq6SAcaBRiQTigAEhgKBHJhdGUYCSABKAVCCrpIBxoFGJBOKAASHAoKcGFnZV90b2tlbhgKIAEoCUIIukgFcgMYgAI6hQG6SIEBGn8KGHJlZHJpdmVfdGFza3MucmF0ZV9hbG9uZRItcmF0ZSBjYW5ub3QgYmUgY29tYmluZWQgd2l0aCBkcnlfcnVuIG9yIGxpbWl0GjR0aGlzLnJhdGUgPT0gMCB8fCAoIXRoaXMuZHJ5X3J1biAmJiB0aGlzLmxpbWl0ID09IDApImkKFFJlZHJpdmVUYXNrc1Jlc3BvbnNlEg8KB21hdGNoZWQYASABKAMSEAoIcmVkcml2ZW4YAiABKAMSFQoNaW5fYmFja2dyb3VuZBgDIAEoCBIXCg9uZXh0X3BhZ2VfdG9rZW4YBCABKAkytQcKDFF1ZXVlU2VydmljZRJtCgpMaXN0UXVldWVzEhsuY29kZXEudjEuTGlzdFF1ZXVlc1JlcXVlc3QaHC5jb2RlcS52MS5MaXN0UXVldWVzUmVzcG9uc2UiJIq1GAIIBILT5JMCGBIWL3YxL2NvZGVxL2FkbWluL3F1ZXVlcxJ4CghHZXRRdWV1ZRIZLmNvZGVxLnYxLkdldFF1ZXVlUmVxdWVzdBoaLmNvZGVxLnYxLkdldFF1ZXVlUmVzcG9uc2UiNYq1GAIIBILT5JMCKWIFcXVldWUSIC92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9EocBCgpQYXVzZVF1ZXVlEhsuY29kZXEudjEuUGF1c2VRdWV1ZVJlcXVlc3QaHC5jb2RlcS52MS5QYXVzZVF1ZXVlUmVzcG9uc2UiPoq1GAIIBILT5JMCMjoBKmIFcXVldWUiJi92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9L3BhdXNlEosBCgtSZXN1bWVRdWV1ZRIcLmNvZGVxLnYxLlJlc3VtZVF1ZXVlUmVxdWVzdBodLmNvZGVxLnYxLlJlc3VtZVF1ZXVlUmVzcG9uc2UiP4q1GAIIBILT5JMCMzoBKmIFcXVldWUiJy92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9L3Jlc3VtZRKHAQoKUHVyZ2VRdWV1ZRIbLmNvZGVxLnYxLlB1cmdlUXVldWVSZXF1ZXN0GhwuY29kZXEudjEuUHVyZ2VRdWV1ZVJlc3BvbnNlIj6KtRgCCASC0+STAjI6ASpiBXF1ZXVlIiYvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfS9wdXJnZRKKAQoPTGlzdERlYWRMZXR0ZXJzEiAuY29kZXEudjEuTGlzdERlYWRMZXR0ZXJzUmVxdWVzdBohLmNvZGVxLnYxLkxpc3REZWFkTGV0dGVyc1Jlc3BvbnNlIjKKtRgCCASC0+STAiYSJC92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9L2RscRKMAQoMUmVkcml2ZVRhc2tzEh0uY29kZXEudjEuUmVkcml2ZVRhc2tzUmVxdWVzdBoeLmNvZGVxLnYxLlJlZHJpdmVUYXNrc1Jlc3BvbnNlIj2KtRgCCASC0+STAjE6ASoiLC92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9L2RscS9yZWRyaXZlQj5aPGdpdGh1Yi5jb20vb3N2YWxkb2FuZHJhZGUvY29kZXEvc2Rrcy9nby9nZW4vY29kZXEvdjE7Y29kZXF2MWIGcHJvdG8z", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_task, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
- * Queue is the tasks of one command of one tenant.
+ * Queue holds the tasks of one command of one tenant.
  *
  * @generated from message codeq.v1.Queue
  */
@@ -33,21 +33,21 @@ export type Queue = Message<"codeq.v1.Queue"> & {
   command: string;
 
   /**
-   * Tasks waiting and claimable.
+   * Tasks that are waiting and can be claimed.
    *
    * @generated from field: int64 ready = 2;
    */
   ready: bigint;
 
   /**
-   * Tasks waiting for their due time.
+   * Tasks that wait for their due time.
    *
    * @generated from field: int64 scheduled = 3;
    */
   scheduled: bigint;
 
   /**
-   * Tasks leased.
+   * Leased tasks.
    *
    * @generated from field: int64 claimed = 4;
    */
@@ -61,43 +61,43 @@ export type Queue = Message<"codeq.v1.Queue"> & {
   dlq: bigint;
 
   /**
-   * Age of the oldest claimable task in seconds; 0 when there is none.
+   * Age of the oldest claimable task in seconds; 0 if there is none.
    *
    * @generated from field: double oldest_age_seconds = 6;
    */
   oldestAgeSeconds: number;
 
   /**
-   * Whether the queue is paused: its tasks are accepted and not delivered.
+   * Whether the queue is paused: it accepts tasks but delivers none.
    *
    * @generated from field: bool paused = 7;
    */
   paused: boolean;
 
   /**
-   * Tasks created per second: a mean in which a minute ago counts about a third of now. Kept in memory only: it begins
-   * anew with the server.
+   * Tasks created per second: a moving average in which a minute ago weighs about a third of now. Kept in memory: it
+   * starts over with the server.
    *
    * @generated from field: double created_rate = 8;
    */
   createdRate: number;
 
   /**
-   * Tasks COMPLETED per second, likewise.
+   * Tasks completed per second, averaged in the same way.
    *
    * @generated from field: double completed_rate = 9;
    */
   completedRate: number;
 
   /**
-   * Whether a purge goes on: the tasks that waited when it was asked for end, and nothing is delivered.
+   * Whether a purge is in progress, during which nothing is delivered.
    *
    * @generated from field: bool purging = 10;
    */
   purging: boolean;
 
   /**
-   * Tasks that ended as FAILED since the queue was made, those removed since included, those redriven not.
+   * Tasks that have ended as FAILED since the queue was created, including removed ones but not redriven ones.
    *
    * @generated from field: int64 failed_total = 13;
    */
@@ -112,20 +112,20 @@ export const QueueSchema: GenMessage<Queue> = /*@__PURE__*/
   messageDesc(file_codeq_v1_queue_service, 0);
 
 /**
- * ListQueuesRequest asks for a page of queues.
+ * ListQueuesRequest reads a page of queues.
  *
  * @generated from message codeq.v1.ListQueuesRequest
  */
 export type ListQueuesRequest = Message<"codeq.v1.ListQueuesRequest"> & {
   /**
-   * Queues wanted, 1 to 500; 0: 100.
+   * Maximum number of queues, 1 to 500. 0: 100.
    *
    * @generated from field: int32 page_size = 1;
    */
   pageSize: number;
 
   /**
-   * Token of the page, from the previous answer; empty: the first page.
+   * next_page_token of the previous response. Empty: the first page.
    *
    * @generated from field: string page_token = 2;
    */
@@ -146,14 +146,14 @@ export const ListQueuesRequestSchema: GenMessage<ListQueuesRequest> = /*@__PURE_
  */
 export type ListQueuesResponse = Message<"codeq.v1.ListQueuesResponse"> & {
   /**
-   * Queues in the order of their names.
+   * Queues, ordered by name.
    *
    * @generated from field: repeated codeq.v1.Queue queues = 1;
    */
   queues: Queue[];
 
   /**
-   * Token of the next page; empty: there is none.
+   * Token of the next page; empty on the last one.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -168,7 +168,7 @@ export const ListQueuesResponseSchema: GenMessage<ListQueuesResponse> = /*@__PUR
   messageDesc(file_codeq_v1_queue_service, 2);
 
 /**
- * GetQueueRequest asks for a queue.
+ * GetQueueRequest reads a queue.
  *
  * @generated from message codeq.v1.GetQueueRequest
  */
@@ -189,7 +189,7 @@ export const GetQueueRequestSchema: GenMessage<GetQueueRequest> = /*@__PURE__*/
   messageDesc(file_codeq_v1_queue_service, 3);
 
 /**
- * GetQueueResponse tells a queue.
+ * GetQueueResponse returns the queue.
  *
  * @generated from message codeq.v1.GetQueueResponse
  */
@@ -210,13 +210,13 @@ export const GetQueueResponseSchema: GenMessage<GetQueueResponse> = /*@__PURE__*
   messageDesc(file_codeq_v1_queue_service, 4);
 
 /**
- * PauseQueueRequest stops the deliveries of a queue.
+ * PauseQueueRequest pauses a queue.
  *
  * @generated from message codeq.v1.PauseQueueRequest
  */
 export type PauseQueueRequest = Message<"codeq.v1.PauseQueueRequest"> & {
   /**
-   * Command of the queue: 1 to 128 characters, as of a task.
+   * Command of the queue, in the form of TaskSpec.command.
    *
    * @generated from field: string command = 1;
    */
@@ -231,7 +231,7 @@ export const PauseQueueRequestSchema: GenMessage<PauseQueueRequest> = /*@__PURE_
   messageDesc(file_codeq_v1_queue_service, 5);
 
 /**
- * PauseQueueResponse tells the queue as it is now.
+ * PauseQueueResponse returns the queue after the change.
  *
  * @generated from message codeq.v1.PauseQueueResponse
  */
@@ -252,7 +252,7 @@ export const PauseQueueResponseSchema: GenMessage<PauseQueueResponse> = /*@__PUR
   messageDesc(file_codeq_v1_queue_service, 6);
 
 /**
- * ResumeQueueRequest goes on with the deliveries of a queue.
+ * ResumeQueueRequest resumes a queue.
  *
  * @generated from message codeq.v1.ResumeQueueRequest
  */
@@ -273,7 +273,7 @@ export const ResumeQueueRequestSchema: GenMessage<ResumeQueueRequest> = /*@__PUR
   messageDesc(file_codeq_v1_queue_service, 7);
 
 /**
- * ResumeQueueResponse tells the queue as it is now.
+ * ResumeQueueResponse returns the queue after the change.
  *
  * @generated from message codeq.v1.ResumeQueueResponse
  */
@@ -294,7 +294,7 @@ export const ResumeQueueResponseSchema: GenMessage<ResumeQueueResponse> = /*@__P
   messageDesc(file_codeq_v1_queue_service, 8);
 
 /**
- * PurgeQueueRequest ends the tasks that wait in a queue.
+ * PurgeQueueRequest purges a queue.
  *
  * @generated from message codeq.v1.PurgeQueueRequest
  */
@@ -315,7 +315,8 @@ export const PurgeQueueRequestSchema: GenMessage<PurgeQueueRequest> = /*@__PURE_
   messageDesc(file_codeq_v1_queue_service, 9);
 
 /**
- * PurgeQueueResponse tells the queue as it is now: as a rule its tasks still wait, and `purging` says that they will end.
+ * PurgeQueueResponse returns the queue. Its tasks are usually still waiting; `purging` says that they will be
+ * cancelled.
  *
  * @generated from message codeq.v1.PurgeQueueResponse
  */
@@ -336,7 +337,7 @@ export const PurgeQueueResponseSchema: GenMessage<PurgeQueueResponse> = /*@__PUR
   messageDesc(file_codeq_v1_queue_service, 10);
 
 /**
- * ListDeadLettersRequest asks for a page of dead letters.
+ * ListDeadLettersRequest reads a page of dead letters.
  *
  * @generated from message codeq.v1.ListDeadLettersRequest
  */
@@ -349,21 +350,21 @@ export type ListDeadLettersRequest = Message<"codeq.v1.ListDeadLettersRequest"> 
   command: string;
 
   /**
-   * Tasks wanted, 1 to 500; 0: 100.
+   * Maximum number of tasks, 1 to 500. 0: 100.
    *
    * @generated from field: int32 page_size = 2;
    */
   pageSize: number;
 
   /**
-   * Token of the page, from the previous answer; empty: the first page.
+   * next_page_token of the previous response. Empty: the first page.
    *
    * @generated from field: string page_token = 3;
    */
   pageToken: string;
 
   /**
-   * Which tasks come first: `oldest` (default) or `newest`.
+   * Order of arrival: `oldest` (default) or `newest` first.
    *
    * @generated from field: string order_by = 4;
    */
@@ -384,28 +385,28 @@ export const ListDeadLettersRequestSchema: GenMessage<ListDeadLettersRequest> = 
  */
 export type ListDeadLettersResponse = Message<"codeq.v1.ListDeadLettersResponse"> & {
   /**
-   * Tasks, by the time when they came.
+   * Tasks, ordered by the time at which they became dead letters.
    *
    * @generated from field: repeated codeq.v1.Task tasks = 1;
    */
   tasks: Task[];
 
   /**
-   * Token of the next page; empty: there is none.
+   * Token of the next page; empty on the last one.
    *
    * @generated from field: string next_page_token = 2;
    */
   nextPageToken: string;
 
   /**
-   * On the first page: dead letters by their error, the largest 100 groups of the first 10000 tasks.
+   * First page only: dead letters by error, the 100 largest groups of the first 10000 tasks.
    *
    * @generated from field: repeated codeq.v1.DeadLetterGroup groups = 3;
    */
   groups: DeadLetterGroup[];
 
   /**
-   * Tasks in the dead-letter queue.
+   * Number of tasks in the dead-letter queue.
    *
    * @generated from field: int64 total = 4;
    */
@@ -420,7 +421,7 @@ export const ListDeadLettersResponseSchema: GenMessage<ListDeadLettersResponse> 
   messageDesc(file_codeq_v1_queue_service, 12);
 
 /**
- * DeadLetterGroup is dead letters with the same error.
+ * DeadLetterGroup counts the dead letters with the same error.
  *
  * @generated from message codeq.v1.DeadLetterGroup
  */
@@ -433,7 +434,7 @@ export type DeadLetterGroup = Message<"codeq.v1.DeadLetterGroup"> & {
   error: string;
 
   /**
-   * Tasks with it.
+   * Number of tasks with this error.
    *
    * @generated from field: int64 count = 2;
    */
@@ -448,7 +449,7 @@ export const DeadLetterGroupSchema: GenMessage<DeadLetterGroup> = /*@__PURE__*/
   messageDesc(file_codeq_v1_queue_service, 13);
 
 /**
- * RedriveTasksRequest says which tasks get another life.
+ * RedriveTasksRequest selects the tasks to redrive.
  *
  * @generated from message codeq.v1.RedriveTasksRequest
  */
@@ -461,64 +462,63 @@ export type RedriveTasksRequest = Message<"codeq.v1.RedriveTasksRequest"> & {
   command: string;
 
   /**
-   * DLQ (default), FAILED or CANCELLED. The last two are found among all tasks of the queue, which takes longer.
+   * DLQ (default), FAILED or CANCELLED. The last two take longer: all tasks of the queue are scanned.
    *
    * @generated from field: codeq.v1.TaskStatus status = 2;
    */
   status: TaskStatus;
 
   /**
-   * Text that the error contains; empty: any error.
+   * Text that the error must contain. Empty: any error.
    *
    * @generated from field: string error_contains = 3;
    */
   errorContains: string;
 
   /**
-   * Time from which on the task ended; absent: any.
+   * Earliest time at which the task ended, inclusive. Absent: no limit.
    *
    * @generated from field: google.protobuf.Timestamp ended_from = 4;
    */
   endedFrom?: Timestamp | undefined;
 
   /**
-   * Time before which the task ended; absent: any.
+   * Latest time at which the task ended, exclusive. Absent: no limit.
    *
    * @generated from field: google.protobuf.Timestamp ended_to = 5;
    */
   endedTo?: Timestamp | undefined;
 
   /**
-   * Tasks meant, at most 1000; none: all of the queue.
+   * Tasks to redrive, at most 1000. Empty: all of the queue.
    *
    * @generated from field: repeated string task_ids = 6;
    */
   taskIds: string[];
 
   /**
-   * Count only, change nothing. Not together with rate.
+   * Only count the tasks. Cannot be combined with rate.
    *
    * @generated from field: bool dry_run = 7;
    */
   dryRun: boolean;
 
   /**
-   * Tasks to redrive in this call at most, 1 to 10000; 0: 1000. Not together with rate.
+   * Maximum number of tasks to redrive in this call, 1 to 10000. 0: 1000. Cannot be combined with rate.
    *
    * @generated from field: int32 limit = 8;
    */
   limit: number;
 
   /**
-   * Tasks per second, in the background, 1 to 10000; 0: at once. A call for the same queue takes the place of an earlier
-   * one.
+   * Tasks per second, 1 to 10000, in the background. 0: redrive at once. Replaces a running redrive of the same queue.
    *
    * @generated from field: int32 rate = 9;
    */
   rate: number;
 
   /**
-   * Token of the previous answer to the same filters, to go on there; empty: from the start.
+   * next_page_token of the previous response to the same filters. Empty: start from the beginning.
    *
    * @generated from field: string page_token = 10;
    */
@@ -533,34 +533,34 @@ export const RedriveTasksRequestSchema: GenMessage<RedriveTasksRequest> = /*@__P
   messageDesc(file_codeq_v1_queue_service, 14);
 
 /**
- * RedriveTasksResponse tells what was done.
+ * RedriveTasksResponse reports the redrive.
  *
  * @generated from message codeq.v1.RedriveTasksResponse
  */
 export type RedriveTasksResponse = Message<"codeq.v1.RedriveTasksResponse"> & {
   /**
-   * Tasks that passed the filters.
+   * Number of tasks that passed the filters.
    *
    * @generated from field: int64 matched = 1;
    */
   matched: bigint;
 
   /**
-   * Tasks redriven; 0 for a dry run, and where they are redriven in the background.
+   * Number of tasks redriven; 0 for a dry run or a redrive in the background.
    *
    * @generated from field: int64 redriven = 2;
    */
   redriven: bigint;
 
   /**
-   * Whether the work goes on in the background.
+   * Whether the redrive continues in the background.
    *
    * @generated from field: bool in_background = 3;
    */
   inBackground: boolean;
 
   /**
-   * Where to go on; empty: nothing is left.
+   * Where to continue; empty if nothing is left.
    *
    * @generated from field: string next_page_token = 4;
    */
@@ -575,13 +575,13 @@ export const RedriveTasksResponseSchema: GenMessage<RedriveTasksResponse> = /*@_
   messageDesc(file_codeq_v1_queue_service, 15);
 
 /**
- * QueueService tells the queues of the caller's tenant. Counts are exact and cost nothing.
+ * QueueService shows and controls the queues of the caller's tenant. Task counts are exact and cheap to read.
  *
  * @generated from service codeq.v1.QueueService
  */
 export const QueueService: GenService<{
   /**
-   * ListQueues tells the queues in the order of their names.
+   * ListQueues returns the queues, ordered by name.
    * Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
    *
    * @generated from rpc codeq.v1.QueueService.ListQueues
@@ -592,7 +592,7 @@ export const QueueService: GenService<{
     output: typeof ListQueuesResponseSchema;
   },
   /**
-   * GetQueue tells one queue.
+   * GetQueue returns one queue.
    * Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
    *
    * @generated from rpc codeq.v1.QueueService.GetQueue
@@ -603,8 +603,8 @@ export const QueueService: GenService<{
     output: typeof GetQueueResponseSchema;
   },
   /**
-   * PauseQueue stops the deliveries of a queue, also over streams and to claims that wait. Tasks are still accepted, and
-   * those that are leased run on. A queue that does not exist yet is made, and stays while it is paused. Idempotent.
+   * PauseQueue stops all deliveries from a queue, including those to open streams and waiting claims. Tasks are still
+   * accepted; leased tasks carry on. A queue that does not exist is created, and is kept while paused. Idempotent.
    * Errors: NOT_ADMIN, TOO_MANY_QUEUES.
    *
    * @generated from rpc codeq.v1.QueueService.PauseQueue
@@ -615,7 +615,7 @@ export const QueueService: GenService<{
     output: typeof PauseQueueResponseSchema;
   },
   /**
-   * ResumeQueue lets the deliveries of a queue go on. Idempotent.
+   * ResumeQueue resumes the deliveries of a queue. Idempotent.
    * Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
    *
    * @generated from rpc codeq.v1.QueueService.ResumeQueue
@@ -626,10 +626,10 @@ export const QueueService: GenService<{
     output: typeof ResumeQueueResponseSchema;
   },
   /**
-   * PurgeQueue ends every task that waits in a queue now, scheduled ones too, as CANCELLED with the error PURGED, in the
-   * background; a stop of the server interrupts it and does not end it. Meanwhile the queue delivers nothing. What is
-   * leased runs on and dead letters stay; tasks created, or given back, after the call stay too. Called again while it
-   * goes on, it ends what has come since as well.
+   * PurgeQueue cancels every task that is waiting in a queue at the time of the call, scheduled ones included, with the
+   * error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the queue
+   * delivers nothing. Leased tasks carry on and dead letters stay, as do tasks created or returned after the call. A
+   * second call meanwhile extends the purge to the tasks that have arrived since.
    * Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
    *
    * @generated from rpc codeq.v1.QueueService.PurgeQueue
@@ -640,8 +640,8 @@ export const QueueService: GenService<{
     output: typeof PurgeQueueResponseSchema;
   },
   /**
-   * ListDeadLetters tells the tasks in a queue's dead-letter queue in the order in which they came; the first page also groups
-   * them by error. A page ends after page_size tasks, 2 MiB or 10000 rows looked at.
+   * ListDeadLetters returns the dead letters of a queue in the order in which they arrived. The first page also groups
+   * them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
    * Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
    *
    * @generated from rpc codeq.v1.QueueService.ListDeadLetters
@@ -652,11 +652,12 @@ export const QueueService: GenService<{
     output: typeof ListDeadLettersResponseSchema;
   },
   /**
-   * RedriveTasks gives tasks that are DLQ, FAILED or CANCELLED and pass every filter another life: no attempts, at the tail
-   * of the queue. Without a rate it works at once, up to `limit` tasks or 10000 rows looked at; call again with the token
-   * while there is one. With a rate it answers at once and works in the background, until all are done; the work is
-   * forgotten at a stop of the server: call again.
-   * Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (works in the background).
+   * RedriveTasks queues all DLQ, FAILED or CANCELLED tasks that pass every filter again: at the tail of the queue, with
+   * no attempts counted. Without a rate it redrives up to `limit` tasks, scans up to 10000 rows, and returns a token
+   * while more may be left. With a rate it returns at once and works in the background until all are done; a stop of
+   * the server ends that work, so call again.
+   * Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (too many redrives in the
+   * background).
    *
    * @generated from rpc codeq.v1.QueueService.RedriveTasks
    */

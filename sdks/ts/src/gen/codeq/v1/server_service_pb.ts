@@ -33,7 +33,7 @@ export const GetServerInfoRequestSchema: GenMessage<GetServerInfoRequest> = /*@_
   messageDesc(file_codeq_v1_server_service, 0);
 
 /**
- * GetServerInfoResponse tells the server.
+ * GetServerInfoResponse describes the server.
  *
  * @generated from message codeq.v1.GetServerInfoResponse
  */
@@ -54,7 +54,7 @@ export const GetServerInfoResponseSchema: GenMessage<GetServerInfoResponse> = /*
   messageDesc(file_codeq_v1_server_service, 1);
 
 /**
- * ServerInfo is what a client may want to know before it works.
+ * ServerInfo describes a server for its clients.
  *
  * @generated from message codeq.v1.ServerInfo
  */
@@ -95,14 +95,14 @@ export type ServerInfo = Message<"codeq.v1.ServerInfo"> & {
   numShards: number;
 
   /**
-   * Bytes of a payload or result.
+   * Maximum bytes of a payload or result.
    *
    * @generated from field: int32 payload_bytes_max = 6;
    */
   payloadBytesMax: number;
 
   /**
-   * Items of a batch call.
+   * Maximum items of a batch call.
    *
    * @generated from field: int32 batch_items_max = 7;
    */
@@ -117,7 +117,7 @@ export const ServerInfoSchema: GenMessage<ServerInfo> = /*@__PURE__*/
   messageDesc(file_codeq_v1_server_service, 2);
 
 /**
- * BackUpRequest asks for a backup.
+ * BackUpRequest starts a backup.
  *
  * @generated from message codeq.v1.BackUpRequest
  */
@@ -138,7 +138,7 @@ export const BackUpRequestSchema: GenMessage<BackUpRequest> = /*@__PURE__*/
   messageDesc(file_codeq_v1_server_service, 3);
 
 /**
- * BackUpResponse tells the backup.
+ * BackUpResponse describes the backup.
  *
  * @generated from message codeq.v1.BackUpResponse
  */
@@ -159,7 +159,7 @@ export const BackUpResponseSchema: GenMessage<BackUpResponse> = /*@__PURE__*/
   messageDesc(file_codeq_v1_server_service, 4);
 
 /**
- * Backup is a copy of the store and its artifacts as they were at one moment.
+ * Backup is a copy of the store and its artifacts as of one moment.
  *
  * @generated from message codeq.v1.Backup
  */
@@ -172,14 +172,14 @@ export type Backup = Message<"codeq.v1.Backup"> & {
   name: string;
 
   /**
-   * Time at which it was complete.
+   * Time at which it was completed.
    *
    * @generated from field: google.protobuf.Timestamp created_at = 2;
    */
   createdAt?: Timestamp | undefined;
 
   /**
-   * Files of artifacts in it.
+   * Number of artifact files.
    *
    * @generated from field: int64 artifacts = 3;
    */
@@ -194,13 +194,13 @@ export const BackupSchema: GenMessage<Backup> = /*@__PURE__*/
   messageDesc(file_codeq_v1_server_service, 5);
 
 /**
- * ServerService tells about the server itself.
+ * ServerService describes the server and backs it up.
  *
  * @generated from service codeq.v1.ServerService
  */
 export const ServerService: GenService<{
   /**
-   * GetServerInfo tells version, mode and limits.
+   * GetServerInfo returns version, mode and limits.
    *
    * @generated from rpc codeq.v1.ServerService.GetServerInfo
    */
@@ -210,11 +210,11 @@ export const ServerService: GenService<{
     output: typeof GetServerInfoResponseSchema;
   },
   /**
-   * BackUp makes a backup of the store and its artifacts in the folder configured for backups: everything acknowledged
-   * before the call is in it. One is made at a time. It goes on when the caller does not wait for the answer, and stands
-   * under its name when all of it is durable.
-   * Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (one is being
-   * made).
+   * BackUp writes a backup of the store and its artifacts to the configured backup folder. It includes everything
+   * acknowledged before the call. One backup is made at a time. It continues even if the caller stops waiting, and
+   * appears under its name once it is durable.
+   * Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (another
+   * backup is in progress).
    *
    * @generated from rpc codeq.v1.ServerService.BackUp
    */

@@ -14,79 +14,79 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/v1/task.proto.
  */
 export const file_codeq_v1_task: GenFile = /*@__PURE__*/
-  fileDesc("ChNjb2RlcS92MS90YXNrLnByb3RvEghjb2RlcS52MSLpBgoIVGFza1NwZWMSOQoHY29tbWFuZBgBIAEoCUIoukglciMQARiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBIeCgdwYXlsb2FkGAIgASgMQg26SAZ6BBiAgEDYtRgBEhsKCHByaW9yaXR5GAMgASgFQgm6SAYaBBgJKAASJQoMbWF4X2F0dGVtcHRzGAQgASgFQgq6SAcaBRjoBygBSACIAQESKgoGcnVuX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCg1kZWxheV9zZWNvbmRzGAYgASgFQg26SAoaCBiAhrCWASgASAGIAQESRwoPaWRlbXBvdGVuY3lfa2V5GAggASgJQim6SA9yDRiAAjIIXlsgLX5dKyTqtRgPSWRlbXBvdGVuY3ktS2V5iLYYAUgCiAEBEpMCCgd0YXNrX2lkGAkgASgJQvwBukj0AboBzgEKH3Rhc2tfc3BlYy50YXNrX2lkX25vdF9vZl9zZXJ2ZXISSm11c3Qgbm90IGhhdmUgdGhlIGZvcm0gb2YgYW4gaWQgdGhhdCB0aGUgc2VydmVyIG1ha2VzLCBhIFVVSUQgb2YgdmVyc2lvbiA4Gl8hdGhpcy5tYXRjaGVzKCdeWzAtOUEtRmEtZl17OH0tWzAtOUEtRmEtZl17NH0tOFswLTlBLUZhLWZdezN9LVswLTlBLUZhLWZdezR9LVswLTlBLUZhLWZdezEyfSQnKXIgGEAyHF5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dKiSIthgBSAOIAQESKgoOZXhwaXJlX3NlY29uZHMYCiABKAVCDbpIChoIGICGsJYBKAFIBIgBATp6ukh3GnUKFnRhc2tfc3BlYy5vbmVfc2NoZWR1bGUSK2RlbGF5X3NlY29uZHMgYW5kIHJ1bl9hdCBjYW5ub3QgYm90aCBiZSBzZXQaLiEoaGFzKHRoaXMucnVuX2F0KSAmJiBoYXModGhpcy5kZWxheV9zZWNvbmRzKSlCDwoNX21heF9hdHRlbXB0c0IQCg5fZGVsYXlfc2Vjb25kc0ISChBfaWRlbXBvdGVuY3lfa2V5QgoKCF90YXNrX2lkQhEKD19leHBpcmVfc2Vjb25kc0oECAcQCEoECAsQECLABQoEVGFzaxIPCgdjb21tYW5kGAEgASgJEhUKB3BheWxvYWQYAiABKAxCBNi1GAESEAoIcHJpb3JpdHkYAyABKAUSFAoMbWF4X2F0dGVtcHRzGAQgASgFEioKBnJ1bl9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKY3JlYXRlZF9hdBgQIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASCgoCaWQYFCABKAkSJAoGc3RhdHVzGBUgASgOMhQuY29kZXEudjEuVGFza1N0YXR1cxIRCgl0ZW5hbnRfaWQYFiABKAkSEAoIYXR0ZW1wdHMYFyABKAUSFgoJd29ya2VyX2lkGBggASgJSACIAQESGAoLbGVhc2VfdG9rZW4YGSABKARIAYgBARIvCgtsZWFzZV91bnRpbBgaIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoFZXJyb3IYGyABKAlIAogBARIuCgp1cGRhdGVkX2F0GBwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtmaW5pc2hlZF9hdBgdIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGwoIcHJvZ3Jlc3MYHiABKAxCBNi1GAFIA4gBARIWCglkdXBsaWNhdGUYHyABKAhIBIgBARItCglleHBpcmVfYXQYICABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKD2F0dGVtcHRfaGlzdG9yeRghIAMoCzIRLmNvZGVxLnYxLkF0dGVtcHRCBPi1GAFCDAoKX3dvcmtlcl9pZEIOCgxfbGVhc2VfdG9rZW5CCAoGX2Vycm9yQgsKCV9wcm9ncmVzc0IMCgpfZHVwbGljYXRlSgQIBhAQIrsBCgdBdHRlbXB0EhEKCXdvcmtlcl9pZBgBIAEoCRIuCgpzdGFydGVkX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRlZF9hdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASIQoDZW5kGAQgASgOMhQuY29kZXEudjEuQXR0ZW1wdEVuZBISCgVlcnJvchgFIAEoCUgAiAEBQggKBl9lcnJvciLgAQoKVGFza1Jlc3VsdBIPCgd0YXNrX2lkGAEgASgJEiQKBnN0YXR1cxgCIAEoDjIULmNvZGVxLnYxLlRhc2tTdGF0dXMSGQoGcmVzdWx0GAMgASgMQgTYtRgBSACIAQESEgoFZXJyb3IYBCABKAlIAYgBARIwCgxjb21wbGV0ZWRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiUKCWFydGlmYWN0cxgGIAMoCzISLmNvZGVxLnYxLkFydGlmYWN0QgkKB19yZXN1bHRCCAoGX2Vycm9yIuUDCgtOZXdBcnRpZmFjdBKFAQoEbmFtZRgBIAEoCUJ3ukh0ugFNChluZXdfYXJ0aWZhY3QubmFtZV9ub19kb3RzEhNtdXN0IG5vdCBiZSAuIG9yIC4uGht0aGlzICE9ICcuJyAmJiB0aGlzICE9ICcuLidyIhABGIABMhteW14vXFxceDAwLVx4MWZceDdmLVx4OWZdKyQSKgoDdXJsGAIgASgJQh26SBpyGBiAEDITXlteXHgwMC1ceDIwXHg3Zl0qJBIjCgdjb250ZW50GAMgASgMSABSDWNvbnRlbnRCYXNlNjSIAQESggEKDGNvbnRlbnRfdHlwZRgEIAEoCUJsukhpcmcYgAEyYl4oW0EtWmEtejAtOSEjJCZeXy4rLV0rL1tBLVphLXowLTkhIyQmXl8uKy1dKyg7ID9bQS1aYS16MC05ISMkJl5fListXSs9W0EtWmEtejAtOSEjJCZeXy4rOi1dKykqKT8kOmy6SGkaZwobbmV3X2FydGlmYWN0LnVybF9vcl9jb250ZW50EiFuZWVkcyBlaXRoZXIgdXJsIG9yIGNvbnRlbnRCYXNlNjQaJSh0aGlzLnVybCAhPSAnJykgIT0gaGFzKHRoaXMuY29udGVudClCCgoIX2NvbnRlbnQimgEKCEFydGlmYWN0EgwKBG5hbWUYASABKAkSEAoDdXJsGAIgASgJSACIAQESEQoEc2l6ZRgDIAEoA0gBiAEBEhkKDGNvbnRlbnRfdHlwZRgEIAEoCUgCiAEBEhMKBnNoYTI1NhgFIAEoCUgDiAEBQgYKBF91cmxCBwoFX3NpemVCDwoNX2NvbnRlbnRfdHlwZUIJCgdfc2hhMjU2IuIBCgdPdXRjb21lEhoKB3Rhc2tfaWQYASABKAlCCbpIBnIEEAEYQBITCgtsZWFzZV90b2tlbhgCIAEoBBIvCgRraW5kGAMgASgOMhUuY29kZXEudjEuT3V0Y29tZUtpbmRCCrpIB4IBBBABIAASHgoGcmVzdWx0GAQgASgMQgm6SAZ6BBiAgEBIAIgBARITCgVlcnJvchgFIAEoCUIE8LUYARIjCg1kZWxheV9zZWNvbmRzGAYgASgFQge6SAQaAigASAGIAQFCCQoHX3Jlc3VsdEIQCg5fZGVsYXlfc2Vjb25kcyrZAQoKVGFza1N0YXR1cxIbChdUQVNLX1NUQVRVU19VTlNQRUNJRklFRBAAEhcKE1RBU0tfU1RBVFVTX1BFTkRJTkcQARIZChVUQVNLX1NUQVRVU19TQ0hFRFVMRUQQAhIXChNUQVNLX1NUQVRVU19DTEFJTUVEEAMSGQoVVEFTS19TVEFUVVNfQ09NUExFVEVEEAQSFgoSVEFTS19TVEFUVVNfRkFJTEVEEAUSEwoPVEFTS19TVEFUVVNfRExREAYSGQoVVEFTS19TVEFUVVNfQ0FOQ0VMTEVEEAcq4wEKCkF0dGVtcHRFbmQSGwoXQVRURU1QVF9FTkRfVU5TUEVDSUZJRUQQABIZChVBVFRFTVBUX0VORF9DT01QTEVURUQQARIWChJBVFRFTVBUX0VORF9GQUlMRUQQAhIWChJBVFRFTVBUX0VORF9OQUNLRUQQAxIZChVBVFRFTVBUX0VORF9BQkFORE9ORUQQBBIdChlBVFRFTVBUX0VORF9MRUFTRV9FWFBJUkVEEAUSGAoUQVRURU1QVF9FTkRfUkVUVVJORUQQBhIZChVBVFRFTVBUX0VORF9DQU5DRUxMRUQQByqRAQoLT3V0Y29tZUtpbmQSHAoYT1VUQ09NRV9LSU5EX1VOU1BFQ0lGSUVEEAASGgoWT1VUQ09NRV9LSU5EX0NPTVBMRVRFRBABEhcKE09VVENPTUVfS0lORF9GQUlMRUQQAhIVChFPVVRDT01FX0tJTkRfTkFDSxADEhgKFE9VVENPTUVfS0lORF9BQkFORE9OEARCPlo8Z2l0aHViLmNvbS9vc3ZhbGRvYW5kcmFkZS9jb2RlcS9zZGtzL2dvL2dlbi9jb2RlcS92MTtjb2RlcXYxYgZwcm90bzM", [file_buf_validate_validate, file_codeq_options_v1_options, file_google_protobuf_timestamp]);
+  fileDesc("ChNjb2RlcS92MS90YXNrLnByb3RvEghjb2RlcS52MSLgBgoIVGFza1NwZWMSOQoHY29tbWFuZBgBIAEoCUIoukglciMQARiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBIeCgdwYXlsb2FkGAIgASgMQg26SAZ6BBiAgEDYtRgBEhsKCHByaW9yaXR5GAMgASgFQgm6SAYaBBgJKAASJQoMbWF4X2F0dGVtcHRzGAQgASgFQgq6SAcaBRjoBygBSACIAQESKgoGcnVuX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCg1kZWxheV9zZWNvbmRzGAYgASgFQg26SAoaCBiAhrCWASgASAGIAQESRwoPaWRlbXBvdGVuY3lfa2V5GAggASgJQim6SA9yDRiAAjIIXlsgLX5dKyTqtRgPSWRlbXBvdGVuY3ktS2V5iLYYAUgCiAEBEooCCgd0YXNrX2lkGAkgASgJQvMBukjrAboBxQEKH3Rhc2tfc3BlYy50YXNrX2lkX25vdF9vZl9zZXJ2ZXISQW11c3Qgbm90IGJlIGEgVVVJRCBvZiB2ZXJzaW9uIDgsIHRoZSBmb3JtIG9mIHRoZSBzZXJ2ZXIncyBvd24gaWRzGl8hdGhpcy5tYXRjaGVzKCdeWzAtOUEtRmEtZl17OH0tWzAtOUEtRmEtZl17NH0tOFswLTlBLUZhLWZdezN9LVswLTlBLUZhLWZdezR9LVswLTlBLUZhLWZdezEyfSQnKXIgGEAyHF5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dKiSIthgBSAOIAQESKgoOZXhwaXJlX3NlY29uZHMYCiABKAVCDbpIChoIGICGsJYBKAFIBIgBATp6ukh3GnUKFnRhc2tfc3BlYy5vbmVfc2NoZWR1bGUSK2RlbGF5X3NlY29uZHMgYW5kIHJ1bl9hdCBjYW5ub3QgYm90aCBiZSBzZXQaLiEoaGFzKHRoaXMucnVuX2F0KSAmJiBoYXModGhpcy5kZWxheV9zZWNvbmRzKSlCDwoNX21heF9hdHRlbXB0c0IQCg5fZGVsYXlfc2Vjb25kc0ISChBfaWRlbXBvdGVuY3lfa2V5QgoKCF90YXNrX2lkQhEKD19leHBpcmVfc2Vjb25kc0oECAcQCEoECAsQECLABQoEVGFzaxIPCgdjb21tYW5kGAEgASgJEhUKB3BheWxvYWQYAiABKAxCBNi1GAESEAoIcHJpb3JpdHkYAyABKAUSFAoMbWF4X2F0dGVtcHRzGAQgASgFEioKBnJ1bl9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKY3JlYXRlZF9hdBgQIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASCgoCaWQYFCABKAkSJAoGc3RhdHVzGBUgASgOMhQuY29kZXEudjEuVGFza1N0YXR1cxIRCgl0ZW5hbnRfaWQYFiABKAkSEAoIYXR0ZW1wdHMYFyABKAUSFgoJd29ya2VyX2lkGBggASgJSACIAQESGAoLbGVhc2VfdG9rZW4YGSABKARIAYgBARIvCgtsZWFzZV91bnRpbBgaIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoFZXJyb3IYGyABKAlIAogBARIuCgp1cGRhdGVkX2F0GBwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtmaW5pc2hlZF9hdBgdIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGwoIcHJvZ3Jlc3MYHiABKAxCBNi1GAFIA4gBARIWCglkdXBsaWNhdGUYHyABKAhIBIgBARItCglleHBpcmVfYXQYICABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKD2F0dGVtcHRfaGlzdG9yeRghIAMoCzIRLmNvZGVxLnYxLkF0dGVtcHRCBPi1GAFCDAoKX3dvcmtlcl9pZEIOCgxfbGVhc2VfdG9rZW5CCAoGX2Vycm9yQgsKCV9wcm9ncmVzc0IMCgpfZHVwbGljYXRlSgQIBhAQIrsBCgdBdHRlbXB0EhEKCXdvcmtlcl9pZBgBIAEoCRIuCgpzdGFydGVkX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRlZF9hdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASIQoDZW5kGAQgASgOMhQuY29kZXEudjEuQXR0ZW1wdEVuZBISCgVlcnJvchgFIAEoCUgAiAEBQggKBl9lcnJvciLgAQoKVGFza1Jlc3VsdBIPCgd0YXNrX2lkGAEgASgJEiQKBnN0YXR1cxgCIAEoDjIULmNvZGVxLnYxLlRhc2tTdGF0dXMSGQoGcmVzdWx0GAMgASgMQgTYtRgBSACIAQESEgoFZXJyb3IYBCABKAlIAYgBARIwCgxjb21wbGV0ZWRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiUKCWFydGlmYWN0cxgGIAMoCzISLmNvZGVxLnYxLkFydGlmYWN0QgkKB19yZXN1bHRCCAoGX2Vycm9yIvMDCgtOZXdBcnRpZmFjdBKFAQoEbmFtZRgBIAEoCUJ3ukh0ugFNChluZXdfYXJ0aWZhY3QubmFtZV9ub19kb3RzEhNtdXN0IG5vdCBiZSAuIG9yIC4uGht0aGlzICE9ICcuJyAmJiB0aGlzICE9ICcuLidyIhABGIABMhteW14vXFxceDAwLVx4MWZceDdmLVx4OWZdKyQSKgoDdXJsGAIgASgJQh26SBpyGBiAEDITXlteXHgwMC1ceDIwXHg3Zl0qJBIjCgdjb250ZW50GAMgASgMSABSDWNvbnRlbnRCYXNlNjSIAQESggEKDGNvbnRlbnRfdHlwZRgEIAEoCUJsukhpcmcYgAEyYl4oW0EtWmEtejAtOSEjJCZeXy4rLV0rL1tBLVphLXowLTkhIyQmXl8uKy1dKyg7ID9bQS1aYS16MC05ISMkJl5fListXSs9W0EtWmEtejAtOSEjJCZeXy4rOi1dKykqKT8kOnq6SHcadQobbmV3X2FydGlmYWN0LnVybF9vcl9jb250ZW50Ei9tdXN0IGhhdmUgZWl0aGVyIHVybCBvciBjb250ZW50QmFzZTY0LCBub3QgYm90aBolKHRoaXMudXJsICE9ICcnKSAhPSBoYXModGhpcy5jb250ZW50KUIKCghfY29udGVudCKaAQoIQXJ0aWZhY3QSDAoEbmFtZRgBIAEoCRIQCgN1cmwYAiABKAlIAIgBARIRCgRzaXplGAMgASgDSAGIAQESGQoMY29udGVudF90eXBlGAQgASgJSAKIAQESEwoGc2hhMjU2GAUgASgJSAOIAQFCBgoEX3VybEIHCgVfc2l6ZUIPCg1fY29udGVudF90eXBlQgkKB19zaGEyNTYi4gEKB091dGNvbWUSGgoHdGFza19pZBgBIAEoCUIJukgGcgQQARhAEhMKC2xlYXNlX3Rva2VuGAIgASgEEi8KBGtpbmQYAyABKA4yFS5jb2RlcS52MS5PdXRjb21lS2luZEIKukgHggEEEAEgABIeCgZyZXN1bHQYBCABKAxCCbpIBnoEGICAQEgAiAEBEhMKBWVycm9yGAUgASgJQgTwtRgBEiMKDWRlbGF5X3NlY29uZHMYBiABKAVCB7pIBBoCKABIAYgBAUIJCgdfcmVzdWx0QhAKDl9kZWxheV9zZWNvbmRzKtkBCgpUYXNrU3RhdHVzEhsKF1RBU0tfU1RBVFVTX1VOU1BFQ0lGSUVEEAASFwoTVEFTS19TVEFUVVNfUEVORElORxABEhkKFVRBU0tfU1RBVFVTX1NDSEVEVUxFRBACEhcKE1RBU0tfU1RBVFVTX0NMQUlNRUQQAxIZChVUQVNLX1NUQVRVU19DT01QTEVURUQQBBIWChJUQVNLX1NUQVRVU19GQUlMRUQQBRITCg9UQVNLX1NUQVRVU19ETFEQBhIZChVUQVNLX1NUQVRVU19DQU5DRUxMRUQQByrjAQoKQXR0ZW1wdEVuZBIbChdBVFRFTVBUX0VORF9VTlNQRUNJRklFRBAAEhkKFUFUVEVNUFRfRU5EX0NPTVBMRVRFRBABEhYKEkFUVEVNUFRfRU5EX0ZBSUxFRBACEhYKEkFUVEVNUFRfRU5EX05BQ0tFRBADEhkKFUFUVEVNUFRfRU5EX0FCQU5ET05FRBAEEh0KGUFUVEVNUFRfRU5EX0xFQVNFX0VYUElSRUQQBRIYChRBVFRFTVBUX0VORF9SRVRVUk5FRBAGEhkKFUFUVEVNUFRfRU5EX0NBTkNFTExFRBAHKpEBCgtPdXRjb21lS2luZBIcChhPVVRDT01FX0tJTkRfVU5TUEVDSUZJRUQQABIaChZPVVRDT01FX0tJTkRfQ09NUExFVEVEEAESFwoTT1VUQ09NRV9LSU5EX0ZBSUxFRBACEhUKEU9VVENPTUVfS0lORF9OQUNLEAMSGAoUT1VUQ09NRV9LSU5EX0FCQU5ET04QBEI+WjxnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL3YxO2NvZGVxdjFiBnByb3RvMw", [file_buf_validate_validate, file_codeq_options_v1_options, file_google_protobuf_timestamp]);
 
 /**
- * TaskSpec is what a producer supplies; one message for unary calls, batches and streams.
- * Its numbers are those of the same fields of Task, so that stored bytes can be delivered without being rebuilt.
+ * TaskSpec is a task as its producer describes it, in unary calls, batches and streams alike.
+ * Fields shared with Task have the same numbers, so the server can deliver stored bytes without rebuilding them.
  *
  * @generated from message codeq.v1.TaskSpec
  */
 export type TaskSpec = Message<"codeq.v1.TaskSpec"> & {
   /**
-   * Command names the queue: the type of the task within the tenant. Case-sensitive, 1 to 128 characters.
+   * Name of the queue within the tenant, and so the type of the task. Case-sensitive, 1 to 128 characters.
    *
    * @generated from field: string command = 1;
    */
   command: string;
 
   /**
-   * Payload is one JSON value of at most 1 MiB, kept byte for byte: any text of the grammar of RFC 8259, in UTF-8. Over
-   * gRPC absent means null.
+   * One JSON value in UTF-8 (RFC 8259) of at most 1 MiB, kept byte for byte. Over gRPC, absent means null.
    *
    * @generated from field: bytes payload = 2;
    */
   payload: Uint8Array;
 
   /**
-   * Priority from 0 (default) to 9; the highest is delivered first.
+   * Priority, 0 (default) to 9; the highest is delivered first.
    *
    * @generated from field: int32 priority = 3;
    */
   priority: number;
 
   /**
-   * Number of deliveries after which the task goes to the dead-letter queue, 1 to 1000; absent: the server's default, 5.
+   * Number of deliveries after which the task goes to the dead-letter queue, 1 to 1000. Absent: the server's default,
+   * 5.
    *
    * @generated from field: optional int32 max_attempts = 4;
    */
   maxAttempts?: number | undefined;
 
   /**
-   * Time before which the task is not delivered; in the past: at once. Not together with delay_seconds.
+   * Earliest time of delivery; a time in the past means at once. Cannot be combined with delay_seconds.
    *
    * @generated from field: google.protobuf.Timestamp run_at = 5;
    */
   runAt?: Timestamp | undefined;
 
   /**
-   * Seconds from acceptance before which the task is not delivered, 0 to 315360000 (10 years).
+   * Delay before the first delivery, in seconds from acceptance, 0 to 315360000 (10 years).
    *
    * @generated from field: optional int32 delay_seconds = 6;
    */
   delaySeconds?: number | undefined;
 
   /**
-   * Key under which the tenant's same request makes one task only, however often it is sent: a repeated one gets the first
-   * task, and another request with the key is refused with IDEMPOTENCY_CONFLICT. The key lives as long as the task's rows.
-   * The id of the task follows from tenant and key. 1 to 256 printable ASCII characters. Not together with task_id.
+   * Makes retries safe: within the tenant, requests with the same key create one task, and repeated ones return it. A
+   * different request with the same key fails with IDEMPOTENCY_CONFLICT. The key lives as long as the task is stored.
+   * The task's id is derived from tenant and key. 1 to 256 printable ASCII characters. Cannot be combined with task_id.
    *
    * @generated from field: optional string idempotency_key = 8;
    */
   idempotencyKey?: string | undefined;
 
   /**
-   * Id of the task, chosen by the producer: unique within the tenant, 1 to 64 characters, and not of the form of the ids
-   * that the server makes (UUIDs of version 8). Absent: the server makes one.
+   * Id of the task, chosen by the producer. Unique within the tenant, 1 to 64 characters, and not a UUID of version 8,
+   * the form of the server's own ids. Absent: the server assigns one.
    *
    * @generated from field: optional string task_id = 9;
    */
   taskId?: string | undefined;
 
   /**
-   * Seconds from acceptance, a delay included, after which the task ends as FAILED with the error EXPIRED if it waits,
-   * PENDING or SCHEDULED: 1 to 315360000 (10 years). A task that runs or has ended at that moment does not expire any
-   * more, not even if it is tried again or redriven. Absent: it waits for as long as it takes.
+   * Seconds from acceptance, any delay included, after which a task that is still PENDING or SCHEDULED ends as FAILED
+   * with the error EXPIRED: 1 to 315360000 (10 years). A task that is running or has ended at that moment never
+   * expires, even if it is retried or redriven. Absent: no deadline.
    *
    * @generated from field: optional int32 expire_seconds = 10;
    */
@@ -101,7 +101,7 @@ export const TaskSpecSchema: GenMessage<TaskSpec> = /*@__PURE__*/
   messageDesc(file_codeq_v1_task, 0);
 
 /**
- * Task is a task as the server tells it. A field without presence is always in the JSON form; the others only when set.
+ * Task is a task as the server returns it. In JSON, fields without presence always appear, the others only when set.
  *
  * @generated from message codeq.v1.Task
  */
@@ -128,14 +128,14 @@ export type Task = Message<"codeq.v1.Task"> & {
   priority: number;
 
   /**
-   * Number of deliveries allowed.
+   * Maximum number of deliveries.
    *
    * @generated from field: int32 max_attempts = 4;
    */
   maxAttempts: number;
 
   /**
-   * Time from which the task is deliverable; set while the task is SCHEDULED.
+   * Earliest time of the next delivery. Set while SCHEDULED.
    *
    * @generated from field: google.protobuf.Timestamp run_at = 5;
    */
@@ -156,49 +156,49 @@ export type Task = Message<"codeq.v1.Task"> & {
   id: string;
 
   /**
-   * Where the task is in its life.
+   * State of the task.
    *
    * @generated from field: codeq.v1.TaskStatus status = 21;
    */
   status: TaskStatus;
 
   /**
-   * Tenant of the task. Not set in deliveries over a worker stream, whose welcome tells it.
+   * Tenant of the task. Not set in deliveries over a worker stream; its welcome names the tenant.
    *
    * @generated from field: string tenant_id = 22;
    */
   tenantId: string;
 
   /**
-   * Number of deliveries so far, this one included.
+   * Number of deliveries so far, including this one.
    *
    * @generated from field: int32 attempts = 23;
    */
   attempts: number;
 
   /**
-   * Worker that holds the lease, or that ended the task. Not set in deliveries over a worker stream.
+   * Worker that holds the lease or ended the task. Not set in deliveries over a worker stream.
    *
    * @generated from field: optional string worker_id = 24;
    */
   workerId?: string | undefined;
 
   /**
-   * Token of the present lease: the fence that outcomes and heartbeats present. A string in JSON. Set while CLAIMED.
+   * Token of the current lease: the fence for outcomes and heartbeats. A string in JSON. Set while CLAIMED.
    *
    * @generated from field: optional uint64 lease_token = 25;
    */
   leaseToken?: bigint | undefined;
 
   /**
-   * End of the present lease unless it is extended. Set while CLAIMED.
+   * End of the current lease unless it is extended. Set while CLAIMED.
    *
    * @generated from field: google.protobuf.Timestamp lease_until = 26;
    */
   leaseUntil?: Timestamp | undefined;
 
   /**
-   * Last error: of the failure, of the last nack or expiry, or of what put the task in the dead-letter queue. Not set in
+   * Last error: of the failure, the last nack, the last expired lease, or the move to the dead-letter queue. Not set in
    * deliveries over a worker stream.
    *
    * @generated from field: optional string error = 27;
@@ -206,21 +206,21 @@ export type Task = Message<"codeq.v1.Task"> & {
   error?: string | undefined;
 
   /**
-   * Time of the last change of state. Not set in deliveries over a worker stream.
+   * Time of the last state change. Not set in deliveries over a worker stream.
    *
    * @generated from field: google.protobuf.Timestamp updated_at = 28;
    */
   updatedAt?: Timestamp | undefined;
 
   /**
-   * Time of the end of the task.
+   * Time at which the task ended.
    *
    * @generated from field: google.protobuf.Timestamp finished_at = 29;
    */
   finishedAt?: Timestamp | undefined;
 
   /**
-   * Progress as its worker reported it last: one JSON value. An ended task has that of its last delivery. Not set in
+   * Latest progress that the worker reported: one JSON value. An ended task keeps that of its last delivery. Not set in
    * deliveries.
    *
    * @generated from field: optional bytes progress = 30;
@@ -228,21 +228,21 @@ export type Task = Message<"codeq.v1.Task"> & {
   progress?: Uint8Array | undefined;
 
   /**
-   * True in answers to a create that was carried out before: this is the task as it is now. Not set elsewhere.
+   * True if an earlier request created this task, which is returned as it is now. Set only in replies to creates.
    *
    * @generated from field: optional bool duplicate = 31;
    */
   duplicate?: boolean | undefined;
 
   /**
-   * Time at which the task ends if it waits then, of a task created with expire_seconds.
+   * Time at which the task expires if it is still waiting. Set on tasks created with expire_seconds.
    *
    * @generated from field: google.protobuf.Timestamp expire_at = 32;
    */
   expireAt?: Timestamp | undefined;
 
   /**
-   * The last ten deliveries that have ended, oldest first; those before a redrive count. Told by GetTask only.
+   * Last ten deliveries that ended, oldest first, including those before a redrive. Set by GetTask only.
    *
    * @generated from field: repeated codeq.v1.Attempt attempt_history = 33;
    */
@@ -270,28 +270,28 @@ export type Attempt = Message<"codeq.v1.Attempt"> & {
   workerId: string;
 
   /**
-   * When it got the task.
+   * Time at which the worker got the task.
    *
    * @generated from field: google.protobuf.Timestamp started_at = 2;
    */
   startedAt?: Timestamp | undefined;
 
   /**
-   * When the delivery ended.
+   * Time at which the delivery ended.
    *
    * @generated from field: google.protobuf.Timestamp ended_at = 3;
    */
   endedAt?: Timestamp | undefined;
 
   /**
-   * How the delivery ended.
+   * The way it ended.
    *
    * @generated from field: codeq.v1.AttemptEnd end = 4;
    */
   end: AttemptEnd;
 
   /**
-   * Error of the failure, reason of the nack; cut to 512 characters.
+   * Error of a failure or reason of a nack, cut to 512 characters.
    *
    * @generated from field: optional string error = 5;
    */
@@ -306,7 +306,7 @@ export const AttemptSchema: GenMessage<Attempt> = /*@__PURE__*/
   messageDesc(file_codeq_v1_task, 2);
 
 /**
- * TaskResult is the record of a task's end.
+ * TaskResult records how a task ended.
  *
  * @generated from message codeq.v1.TaskResult
  */
@@ -326,28 +326,28 @@ export type TaskResult = Message<"codeq.v1.TaskResult"> & {
   status: TaskStatus;
 
   /**
-   * Result as the worker sent it, byte for byte; not set where the worker sent none.
+   * Result, byte for byte as the worker sent it. Not set if the worker sent none.
    *
    * @generated from field: optional bytes result = 3;
    */
   result?: Uint8Array | undefined;
 
   /**
-   * Error of a task that did not end well.
+   * Error of a task that did not complete.
    *
    * @generated from field: optional string error = 4;
    */
   error?: string | undefined;
 
   /**
-   * Time of the end.
+   * Time at which the task ended, whatever its status.
    *
    * @generated from field: google.protobuf.Timestamp completed_at = 5;
    */
   completedAt?: Timestamp | undefined;
 
   /**
-   * Artifacts, in the order of the request.
+   * Artifacts, in the order in which the worker sent them.
    *
    * @generated from field: repeated codeq.v1.Artifact artifacts = 6;
    */
@@ -362,34 +362,35 @@ export const TaskResultSchema: GenMessage<TaskResult> = /*@__PURE__*/
   messageDesc(file_codeq_v1_task, 3);
 
 /**
- * NewArtifact is a file that a worker adds to a result: its content, which the server keeps, or a URL where it is.
+ * NewArtifact is a file that a worker attaches to a result: either its content, which the server stores, or a URL.
  *
  * @generated from message codeq.v1.NewArtifact
  */
 export type NewArtifact = Message<"codeq.v1.NewArtifact"> & {
   /**
-   * Name, unique within the result: 1 to 128 characters without slash, backslash and control characters; not "." or "..".
+   * Name, unique within the result: 1 to 128 characters without slash, backslash and control characters; not "." or
+   * "..".
    *
    * @generated from field: string name = 1;
    */
   name: string;
 
   /**
-   * Where the content is, if the server is not to keep it; kept as it is. Not together with content.
+   * Location of a content that the server does not store; returned unchanged. Cannot be combined with content.
    *
    * @generated from field: string url = 2;
    */
   url: string;
 
   /**
-   * Content; base64 in JSON. The server bounds it: 4 MiB unless it is set otherwise, 6 MiB for all of a result.
+   * Content, base64 in JSON. By default at most 4 MiB, and 6 MiB for all artifacts of a result.
    *
    * @generated from field: optional bytes content = 3 [json_name = "contentBase64"];
    */
   content?: Uint8Array | undefined;
 
   /**
-   * Media type of the content, such as image/png; empty: application/octet-stream.
+   * Media type of the content, such as image/png. Empty: application/octet-stream.
    *
    * @generated from field: string content_type = 4;
    */
@@ -404,7 +405,7 @@ export const NewArtifactSchema: GenMessage<NewArtifact> = /*@__PURE__*/
   messageDesc(file_codeq_v1_task, 4);
 
 /**
- * Artifact is a file of a result.
+ * Artifact is a file attached to a result.
  *
  * @generated from message codeq.v1.Artifact
  */
@@ -417,28 +418,28 @@ export type Artifact = Message<"codeq.v1.Artifact"> & {
   name: string;
 
   /**
-   * Where the content is, for one that the server does not keep.
+   * Location of the content. Set if the server does not store it.
    *
    * @generated from field: optional string url = 2;
    */
   url?: string | undefined;
 
   /**
-   * Bytes of the content, for one that the server keeps.
+   * Size of the content in bytes. Set if the server stores it.
    *
    * @generated from field: optional int64 size = 3;
    */
   size?: bigint | undefined;
 
   /**
-   * Media type of the content, where the worker told it.
+   * Media type of the content, if the worker gave one.
    *
    * @generated from field: optional string content_type = 4;
    */
   contentType?: string | undefined;
 
   /**
-   * SHA-256 of the content in hexadecimal, for one that the server keeps.
+   * SHA-256 of the content in hexadecimal. Set if the server stores it.
    *
    * @generated from field: optional string sha256 = 5;
    */
@@ -453,7 +454,7 @@ export const ArtifactSchema: GenMessage<Artifact> = /*@__PURE__*/
   messageDesc(file_codeq_v1_task, 5);
 
 /**
- * Outcome is a worker's verdict on one delivery. Repeating it with the same token is no error.
+ * Outcome settles one delivery. Repeating it with the same token is not an error.
  *
  * @generated from message codeq.v1.Outcome
  */
@@ -473,28 +474,29 @@ export type Outcome = Message<"codeq.v1.Outcome"> & {
   leaseToken: bigint;
 
   /**
-   * Verdict.
+   * The way the delivery is settled.
    *
    * @generated from field: codeq.v1.OutcomeKind kind = 3;
    */
   kind: OutcomeKind;
 
   /**
-   * Result of a COMPLETED: one JSON value of at most 1 MiB, or absent.
+   * Result of a COMPLETED outcome: one JSON value of at most 1 MiB, or absent.
    *
    * @generated from field: optional bytes result = 4;
    */
   result?: Uint8Array | undefined;
 
   /**
-   * Error of a FAILED (not blank) or reason of a NACK; beyond 4096 characters it is cut, and ends with an ellipsis.
+   * Error of a FAILED outcome (not blank), or reason of a NACK. Text beyond 4096 characters is cut and ends with an
+   * ellipsis.
    *
    * @generated from field: string error = 5;
    */
   error: string;
 
   /**
-   * Delay of a NACK in seconds; 0: at once; beyond 43200 (12 h): 12 h; absent: by the backoff policy.
+   * Delay of a NACK in seconds. 0: no delay; above 43200 (12 h): 12 h; absent: the backoff policy decides.
    *
    * @generated from field: optional int32 delay_seconds = 6;
    */
@@ -509,27 +511,27 @@ export const OutcomeSchema: GenMessage<Outcome> = /*@__PURE__*/
   messageDesc(file_codeq_v1_task, 6);
 
 /**
- * TaskStatus is where a task is in its life.
+ * TaskStatus is a task's state.
  *
  * @generated from enum codeq.v1.TaskStatus
  */
 export enum TaskStatus {
   /**
-   * Never sent; refused on input.
+   * Never sent; rejected on input.
    *
    * @generated from enum value: TASK_STATUS_UNSPECIFIED = 0;
    */
   UNSPECIFIED = 0,
 
   /**
-   * Waiting in its queue, claimable.
+   * Waits in its queue and can be claimed.
    *
    * @generated from enum value: TASK_STATUS_PENDING = 1;
    */
   PENDING = 1,
 
   /**
-   * Waiting for its due time: delayed at creation or by a nack.
+   * Waits for its due time: created with a delay, or delayed by a nack.
    *
    * @generated from enum value: TASK_STATUS_SCHEDULED = 2;
    */
@@ -543,28 +545,28 @@ export enum TaskStatus {
   CLAIMED = 3,
 
   /**
-   * Ended well; its result is kept until its retention is over.
+   * Completed by a worker. The result is kept until its retention ends.
    *
    * @generated from enum value: TASK_STATUS_COMPLETED = 4;
    */
   COMPLETED = 4,
 
   /**
-   * Ended by a worker's verdict, or because it waited too long (error EXPIRED); not tried again.
+   * Failed by a worker, or expired while it waited (error EXPIRED). Not retried.
    *
    * @generated from enum value: TASK_STATUS_FAILED = 5;
    */
   FAILED = 5,
 
   /**
-   * In the dead-letter queue: delivered max_attempts times without an end.
+   * In the dead-letter queue: delivered max_attempts times without completing or failing.
    *
    * @generated from enum value: TASK_STATUS_DLQ = 6;
    */
   DLQ = 6,
 
   /**
-   * Ended by a producer's cancel.
+   * Ended by a cancel or a purge.
    *
    * @generated from enum value: TASK_STATUS_CANCELLED = 7;
    */
@@ -578,55 +580,55 @@ export const TaskStatusSchema: GenEnum<TaskStatus> = /*@__PURE__*/
   enumDesc(file_codeq_v1_task, 0);
 
 /**
- * AttemptEnd is how a delivery ended.
+ * AttemptEnd is the way a delivery ended.
  *
  * @generated from enum codeq.v1.AttemptEnd
  */
 export enum AttemptEnd {
   /**
-   * Never told.
+   * Never sent.
    *
    * @generated from enum value: ATTEMPT_END_UNSPECIFIED = 0;
    */
   UNSPECIFIED = 0,
 
   /**
-   * Its worker completed the task.
+   * The worker completed the task.
    *
    * @generated from enum value: ATTEMPT_END_COMPLETED = 1;
    */
   COMPLETED = 1,
 
   /**
-   * Its worker failed the task.
+   * The worker failed the task.
    *
    * @generated from enum value: ATTEMPT_END_FAILED = 2;
    */
   FAILED = 2,
 
   /**
-   * Its worker gave a nack.
+   * The worker nacked the delivery.
    *
    * @generated from enum value: ATTEMPT_END_NACKED = 3;
    */
   NACKED = 3,
 
   /**
-   * Its worker gave the task back unused.
+   * The worker returned the task unused.
    *
    * @generated from enum value: ATTEMPT_END_ABANDONED = 4;
    */
   ABANDONED = 4,
 
   /**
-   * Its lease ran out.
+   * The lease expired.
    *
    * @generated from enum value: ATTEMPT_END_LEASE_EXPIRED = 5;
    */
   LEASE_EXPIRED = 5,
 
   /**
-   * The server took the task back unused: the worker's stream closed, or the caller was gone.
+   * The server took the task back unused, because the worker's stream closed or the caller was gone.
    *
    * @generated from enum value: ATTEMPT_END_RETURNED = 6;
    */
@@ -647,13 +649,13 @@ export const AttemptEndSchema: GenEnum<AttemptEnd> = /*@__PURE__*/
   enumDesc(file_codeq_v1_task, 1);
 
 /**
- * OutcomeKind is how a worker disposes of a delivery.
+ * OutcomeKind is the way a worker settles a delivery.
  *
  * @generated from enum codeq.v1.OutcomeKind
  */
 export enum OutcomeKind {
   /**
-   * Refused.
+   * Rejected.
    *
    * @generated from enum value: OUTCOME_KIND_UNSPECIFIED = 0;
    */
@@ -667,21 +669,21 @@ export enum OutcomeKind {
   COMPLETED = 1,
 
   /**
-   * The work cannot be done: the task becomes FAILED with `error` and is not tried again.
+   * The work cannot be done: the task becomes FAILED with `error` and is not retried.
    *
    * @generated from enum value: OUTCOME_KIND_FAILED = 2;
    */
   FAILED = 2,
 
   /**
-   * The delivery failed: the task is tried again after `delay_seconds` or its backoff, or goes to the dead-letter queue.
+   * This delivery failed: the task is retried after `delay_seconds` or its backoff, or goes to the dead-letter queue.
    *
    * @generated from enum value: OUTCOME_KIND_NACK = 3;
    */
   NACK = 3,
 
   /**
-   * The worker gives the delivery back unused: the task keeps its place and its attempts.
+   * The worker returns the task unused: it keeps its place and its attempts.
    *
    * @generated from enum value: OUTCOME_KIND_ABANDON = 4;
    */

@@ -22,7 +22,7 @@ export const file_codeq_v1_task_service: GenFile = /*@__PURE__*/
   fileDesc("Chtjb2RlcS92MS90YXNrX3NlcnZpY2UucHJvdG8SCGNvZGVxLnYxIj0KEUNyZWF0ZVRhc2tSZXF1ZXN0EigKBHNwZWMYASABKAsyEi5jb2RlcS52MS5UYXNrU3BlY0IGukgDyAEBIjIKEkNyZWF0ZVRhc2tSZXNwb25zZRIcCgR0YXNrGAEgASgLMg4uY29kZXEudjEuVGFzayK3AQoXQmF0Y2hDcmVhdGVUYXNrc1JlcXVlc3QSMwoFdGFza3MYASADKAsyEi5jb2RlcS52MS5UYXNrU3BlY0IQukgNkgEKCAEQ6AciA9gBAxIOCgZhdG9taWMYAiABKAgSQwoPaWRlbXBvdGVuY3lfa2V5GAMgASgJQiW6SA9yDRiAAjIIXlsgLX5dKyTqtRgPSWRlbXBvdGVuY3ktS2V5SACIAQFCEgoQX2lkZW1wb3RlbmN5X2tleSJHChhCYXRjaENyZWF0ZVRhc2tzUmVzcG9uc2USKwoHcmVzdWx0cxgBIAMoCzIaLmNvZGVxLnYxLkNyZWF0ZVRhc2tBbnN3ZXIiVAoQQ3JlYXRlVGFza0Fuc3dlchIcCgR0YXNrGAEgASgLMg4uY29kZXEudjEuVGFzaxIiCgVlcnJvchgCIAEoCzITLmNvZGVxLnYxLkl0ZW1FcnJvciKyAQoQQ2xhaW1UYXNrUmVxdWVzdBJCCghjb21tYW5kcxgBIAMoCUIwukgtkgEqEIACIiVyIxABGIABMhxeW0EtWmEtejAtOV1bQS1aYS16MC05Ll8tXSokEicKDWxlYXNlX3NlY29uZHMYAiABKAVCC7pICBoGGMDRAigBSACIAQESHwoMd2FpdF9zZWNvbmRzGAMgASgFQgm6SAYaBBgeKABCEAoOX2xlYXNlX3NlY29uZHMiMQoRQ2xhaW1UYXNrUmVzcG9uc2USHAoEdGFzaxgBIAEoCzIOLmNvZGVxLnYxLlRhc2sizQEKEUNsYWltVGFza3NSZXF1ZXN0EkIKCGNvbW1hbmRzGAEgAygJQjC6SC2SASoQgAIiJXIjEAEYgAEyHF5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dKiQSJwoNbGVhc2Vfc2Vjb25kcxgCIAEoBUILukgIGgYYwNECKAFIAIgBARIfCgx3YWl0X3NlY29uZHMYAyABKAVCCbpIBhoEGB4oABIYCgVjb3VudBgEIAEoBUIJukgGGgQYZCgBQhAKDl9sZWFzZV9zZWNvbmRzIjMKEkNsYWltVGFza3NSZXNwb25zZRIdCgV0YXNrcxgBIAMoCzIOLmNvZGVxLnYxLlRhc2simQEKFEhlYXJ0YmVhdFRhc2tSZXF1ZXN0EhoKB3Rhc2tfaWQYASABKAlCCbpIBnIEEAEYQBIYCgtsZWFzZV90b2tlbhgCIAEoBEgAiAEBEigKDmV4dGVuZF9zZWNvbmRzGAMgASgFQgu6SAgaBhjA0QIoAUgBiAEBQg4KDF9sZWFzZV90b2tlbkIRCg9fZXh0ZW5kX3NlY29uZHMiXQoVSGVhcnRiZWF0VGFza1Jlc3BvbnNlEhMKC2xlYXNlX3Rva2VuGAEgASgEEi8KC2xlYXNlX3VudGlsGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKeAgoTU3VibWl0UmVzdWx0UmVxdWVzdBIaCgd0YXNrX2lkGAEgASgJQgm6SAZyBBABGEASGAoLbGVhc2VfdG9rZW4YAiABKARIAIgBARIwCgZzdGF0dXMYAyABKA4yFC5jb2RlcS52MS5UYXNrU3RhdHVzQgq6SAeCAQQYBBgFEiIKBnJlc3VsdBgEIAEoDEINukgGegQYgIBA2LUYAUgBiAEBEhMKBWVycm9yGAUgASgJQgTwtRgBEhcKCXdvcmtlcl9pZBgGIAEoCUIE4LUYARIyCglhcnRpZmFjdHMYByADKAsyFS5jb2RlcS52MS5OZXdBcnRpZmFjdEIIukgFkgECEBBCDgoMX2xlYXNlX3Rva2VuQgkKB19yZXN1bHQiPAoUU3VibWl0UmVzdWx0UmVzcG9uc2USJAoGcmVzdWx0GAEgASgLMhQuY29kZXEudjEuVGFza1Jlc3VsdCJdChlCYXRjaFN1Ym1pdFJlc3VsdHNSZXF1ZXN0EkAKB3Jlc3VsdHMYASADKAsyHS5jb2RlcS52MS5TdWJtaXRSZXN1bHRSZXF1ZXN0QhC6SA2SAQoIARDoByID2AEDIksKGkJhdGNoU3VibWl0UmVzdWx0c1Jlc3BvbnNlEi0KB3Jlc3VsdHMYASADKAsyHC5jb2RlcS52MS5TdWJtaXRSZXN1bHRBbnN3ZXIibwoSU3VibWl0UmVzdWx0QW5zd2VyEg8KB3Rhc2tfaWQYASABKAkSJAoGcmVzdWx0GAIgASgLMhQuY29kZXEudjEuVGFza1Jlc3VsdBIiCgVlcnJvchgDIAEoCzITLmNvZGVxLnYxLkl0ZW1FcnJvciKkAQoPTmFja1Rhc2tSZXF1ZXN0EhoKB3Rhc2tfaWQYASABKAlCCbpIBnIEEAEYQBIYCgtsZWFzZV90b2tlbhgCIAEoBEgAiAEBEiMKDWRlbGF5X3NlY29uZHMYAyABKAVCB7pIBBoCKABIAYgBARIUCgZyZWFzb24YBCABKAlCBPC1GAFCDgoMX2xlYXNlX3Rva2VuQhAKDl9kZWxheV9zZWNvbmRzIk8KEE5hY2tUYXNrUmVzcG9uc2USJAoGc3RhdHVzGAEgASgOMhQuY29kZXEudjEuVGFza1N0YXR1cxIVCg1kZWxheV9zZWNvbmRzGAIgASgFIloKEkFiYW5kb25UYXNrUmVxdWVzdBIaCgd0YXNrX2lkGAEgASgJQgm6SAZyBBABGEASGAoLbGVhc2VfdG9rZW4YAiABKARIAIgBAUIOCgxfbGVhc2VfdG9rZW4iUgoTQWJhbmRvblRhc2tSZXNwb25zZRIkCgZzdGF0dXMYASABKA4yFC5jb2RlcS52MS5UYXNrU3RhdHVzEhUKDWRlbGF5X3NlY29uZHMYAiABKAUiuwEKFVJlcG9ydFByb2dyZXNzUmVxdWVzdBIaCgd0YXNrX2lkGAEgASgJQgm6SAZyBBABGEASGAoLbGVhc2VfdG9rZW4YAiABKARIAIgBARIfCghwcm9ncmVzcxgDIAEoDEINukgGegQYgIAE2LUYARIoCg5leHRlbmRfc2Vjb25kcxgEIAEoBUILukgIGgYYwNECKAFIAYgBAUIOCgxfbGVhc2VfdG9rZW5CEQoPX2V4dGVuZF9zZWNvbmRzIl4KFlJlcG9ydFByb2dyZXNzUmVzcG9uc2USEwoLbGVhc2VfdG9rZW4YASABKAQSLwoLbGVhc2VfdW50aWwYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkUKEUNhbmNlbFRhc2tSZXF1ZXN0EhoKB3Rhc2tfaWQYASABKAlCCbpIBnIEEAEYQBIUCgZyZWFzb24YAiABKAlCBPC1GAEiMgoSQ2FuY2VsVGFza1Jlc3BvbnNlEhwKBHRhc2sYASABKAsyDi5jb2RlcS52MS5UYXNrIiwKDkdldFRhc2tSZXF1ZXN0EhoKB3Rhc2tfaWQYASABKAlCCbpIBnIEEAEYQCIvCg9HZXRUYXNrUmVzcG9uc2USHAoEdGFzaxgBIAEoCzIOLmNvZGVxLnYxLlRhc2siUwoUR2V0VGFza1Jlc3VsdFJlcXVlc3QSGgoHdGFza19pZBgBIAEoCUIJukgGcgQQARhAEh8KDHdhaXRfc2Vjb25kcxgCIAEoBUIJukgGGgQYPCgAIlsKFUdldFRhc2tSZXN1bHRSZXNwb25zZRIcCgR0YXNrGAEgASgLMg4uY29kZXEudjEuVGFzaxIkCgZyZXN1bHQYAiABKAsyFC5jb2RlcS52MS5UYXNrUmVzdWx0IrACChBMaXN0VGFza3NSZXF1ZXN0EhkKB2NvbW1hbmQYASABKAlCCLpIBXIDGIABEjcKBnN0YXR1cxgCIAMoDjIULmNvZGVxLnYxLlRhc2tTdGF0dXNCEbpIDpIBCxAHIgeCAQQQASAAEjAKDGNyZWF0ZWRfZnJvbRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKY3JlYXRlZF90bxgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASHQoJcGFnZV9zaXplGAUgASgFQgq6SAcaBRj0AygAEhwKCnBhZ2VfdG9rZW4YBiABKAlCCLpIBXIDGIACEikKCG9yZGVyX2J5GAcgASgJQhe6SBRyElIAUgZvbGRlc3RSBm5ld2VzdCJLChFMaXN0VGFza3NSZXNwb25zZRIdCgV0YXNrcxgBIAMoCzIOLmNvZGVxLnYxLlRhc2sSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIjAKEkV4cGxhaW5UYXNrUmVxdWVzdBIaCgd0YXNrX2lkGAEgASgJQgm6SAZyBBABGEAi1AIKE0V4cGxhaW5UYXNrUmVzcG9uc2USDwoHdGFza19pZBgBIAEoCRIkCgZzdGF0dXMYAiABKA4yFC5jb2RlcS52MS5UYXNrU3RhdHVzEiQKBnJlYXNvbhgDIAEoDjIULmNvZGVxLnYxLldhaXRSZWFzb24SDgoGcGF1c2VkGAQgASgIEhIKBWFoZWFkGAUgASgDSACIAQESGgoNZGVsYXlfc2Vjb25kcxgGIAEoAUgBiAEBEhYKCXdvcmtlcl9pZBgHIAEoCUgCiAEBEi8KC2xlYXNlX3VudGlsGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBItCglleHBpcmVfYXQYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQggKBl9haGVhZEIQCg5fZGVsYXlfc2Vjb25kc0IMCgpfd29ya2VyX2lkIjAKElJlZHJpdmVUYXNrUmVxdWVzdBIaCgd0YXNrX2lkGAEgASgJQgm6SAZyBBABGEAiMwoTUmVkcml2ZVRhc2tSZXNwb25zZRIcCgR0YXNrGAEgASgLMg4uY29kZXEudjEuVGFzayKCAQoTQ2xlYW51cFRhc2tzUmVxdWVzdBIZCgVsaW1pdBgBIAEoBUIKukgHGgUYkE4oABIyCgZiZWZvcmUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQga6SAPIAQESHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYgAIiewoUQ2xlYW51cFRhc2tzUmVzcG9uc2USDwoHZGVsZXRlZBgBIAEoBRIqCgZiZWZvcmUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg0KBWxpbWl0GAMgASgFEhcKD25leHRfcGFnZV90b2tlbhgEIAEoCSJOChZHZXRUYXNrQXJ0aWZhY3RSZXF1ZXN0EhoKB3Rhc2tfaWQYASABKAlCCbpIBnIEEAEYQBIYCgRuYW1lGAIgASgJQgq6SAdyBRABGIABIl4KF0dldFRhc2tBcnRpZmFjdFJlc3BvbnNlEgwKBG5hbWUYASABKAkSFAoMY29udGVudF90eXBlGAIgASgJEg8KB2NvbnRlbnQYAyABKAwSDgoGc2hhMjU2GAQgASgJKtUBCgpXYWl0UmVhc29uEhsKF1dBSVRfUkVBU09OX1VOU1BFQ0lGSUVEEAASFgoSV0FJVF9SRUFTT05fUVVFVUVEEAESFgoSV0FJVF9SRUFTT05fUEFVU0VEEAISFwoTV0FJVF9SRUFTT05fREVMQVlFRBADEhkKFVdBSVRfUkVBU09OX05PX1dPUktFUhAEEhYKEldBSVRfUkVBU09OX0xFQVNFRBAFEhUKEVdBSVRfUkVBU09OX0VOREVEEAYSFwoTV0FJVF9SRUFTT05fUFVSR0lORxAHMsQTCgtUYXNrU2VydmljZRKJAQoKQ3JlYXRlVGFzaxIbLmNvZGVxLnYxLkNyZWF0ZVRhc2tSZXF1ZXN0GhwuY29kZXEudjEuQ3JlYXRlVGFza1Jlc3BvbnNlIkCKtRgCCAGStRgTCMoBGg4KCWR1cGxpY2F0ZRDIAYLT5JMCHToEc3BlY2IEdGFzayIPL3YxL2NvZGVxL3Rhc2tzEoEBChBCYXRjaENyZWF0ZVRhc2tzEiEuY29kZXEudjEuQmF0Y2hDcmVhdGVUYXNrc1JlcXVlc3QaIi5jb2RlcS52MS5CYXRjaENyZWF0ZVRhc2tzUmVzcG9uc2UiJoq1GAIIAYLT5JMCGjoBKiIVL3YxL2NvZGVxL3Rhc2tzL2JhdGNoEoYBCglDbGFpbVRhc2sSGi5jb2RlcS52MS5DbGFpbVRhc2tSZXF1ZXN0GhsuY29kZXEudjEuQ2xhaW1UYXNrUmVzcG9uc2UiQIq1GA8IAhILY29kZXE6Y2xhaW2StRgDEMwBgtPkkwIgOgEqYgR0YXNrIhUvdjEvY29kZXEvdGFza3MvY2xhaW0SiQEKCkNsYWltVGFza3MSGy5jb2RlcS52MS5DbGFpbVRhc2tzUmVxdWVzdBocLmNvZGVxLnYxLkNsYWltVGFza3NSZXNwb25zZSJAirUYDwgCEgtjb2RlcTpjbGFpbZK1GAMQzAGC0+STAiA6ASoiGy92MS9jb2RlcS90YXNrcy9jbGFpbS9iYXRjaBKXAQoNSGVhcnRiZWF0VGFzaxIeLmNvZGVxLnYxLkhlYXJ0YmVhdFRhc2tSZXF1ZXN0Gh8uY29kZXEudjEuSGVhcnRiZWF0VGFza1Jlc3BvbnNlIkWKtRgTCAISD2NvZGVxOmhlYXJ0YmVhdILT5JMCKDoBKiIjL3YxL2NvZGVxL3Rhc2tzL3t0YXNrX2lkfS9oZWFydGJlYXQSlgEKDFN1Ym1pdFJlc3VsdBIdLmNvZGVxLnYxLlN1Ym1pdFJlc3VsdFJlcXVlc3QaHi5jb2RlcS52MS5TdWJtaXRSZXN1bHRSZXNwb25zZSJHirUYEAgCEgxjb2RlcTpyZXN1bHSC0+STAi06ASpiBnJlc3VsdCIgL3YxL2NvZGVxL3Rhc2tzL3t0YXNrX2lkfS9yZXN1bHQSnQEKEkJhdGNoU3VibWl0UmVzdWx0cxIjLmNvZGVxLnYxLkJhdGNoU3VibWl0UmVzdWx0c1JlcXVlc3QaJC5jb2RlcS52MS5CYXRjaFN1Ym1pdFJlc3VsdHNSZXNwb25zZSI8irUYEAgCEgxjb2RlcTpyZXN1bHSC0+STAiI6ASoiHS92MS9jb2RlcS90YXNrcy9iYXRjaC9yZXN1bHRzEn4KCE5hY2tUYXNrEhkuY29kZXEudjEuTmFja1Rhc2tSZXF1ZXN0GhouY29kZXEudjEuTmFja1Rhc2tSZXNwb25zZSI7irUYDggCEgpjb2RlcTpuYWNrgtPkkwIjOgEqIh4vdjEvY29kZXEvdGFza3Mve3Rhc2tfaWR9L25hY2sSjQEKC0FiYW5kb25UYXNrEhwuY29kZXEudjEuQWJhbmRvblRhc2tSZXF1ZXN0Gh0uY29kZXEudjEuQWJhbmRvblRhc2tSZXNwb25zZSJBirUYEQgCEg1jb2RlcTphYmFuZG9ugtPkkwImOgEqIiEvdjEvY29kZXEvdGFza3Mve3Rhc2tfaWR9L2FiYW5kb24SmQEKDlJlcG9ydFByb2dyZXNzEh8uY29kZXEudjEuUmVwb3J0UHJvZ3Jlc3NSZXF1ZXN0GiAuY29kZXEudjEuUmVwb3J0UHJvZ3Jlc3NSZXNwb25zZSJEirUYEwgCEg9jb2RlcTpoZWFydGJlYXSC0+STAic6ASoiIi92MS9jb2RlcS90YXNrcy97dGFza19pZH0vcHJvZ3Jlc3MSgAEKCkNhbmNlbFRhc2sSGy5jb2RlcS52MS5DYW5jZWxUYXNrUmVxdWVzdBocLmNvZGVxLnYxLkNhbmNlbFRhc2tSZXNwb25zZSI3irUYAggBgtPkkwIrOgEqYgR0YXNrIiAvdjEvY29kZXEvdGFza3Mve3Rhc2tfaWR9L2NhbmNlbBJtCgdHZXRUYXNrEhguY29kZXEudjEuR2V0VGFza1JlcXVlc3QaGS5jb2RlcS52MS5HZXRUYXNrUmVzcG9uc2UiLYq1GAIIA4LT5JMCIWIEdGFzaxIZL3YxL2NvZGVxL3Rhc2tzL3t0YXNrX2lkfRJjCglMaXN0VGFza3MSGi5jb2RlcS52MS5MaXN0VGFza3NSZXF1ZXN0GhsuY29kZXEudjEuTGlzdFRhc2tzUmVzcG9uc2UiHYq1GAIIA4LT5JMCERIPL3YxL2NvZGVxL3Rhc2tzEnsKC0V4cGxhaW5UYXNrEhwuY29kZXEudjEuRXhwbGFpblRhc2tSZXF1ZXN0Gh0uY29kZXEudjEuRXhwbGFpblRhc2tSZXNwb25zZSIvirUYAggDgtPkkwIjEiEvdjEvY29kZXEvdGFza3Mve3Rhc2tfaWR9L2V4cGxhaW4ShAEKC1JlZHJpdmVUYXNrEhwuY29kZXEudjEuUmVkcml2ZVRhc2tSZXF1ZXN0Gh0uY29kZXEudjEuUmVkcml2ZVRhc2tSZXNwb25zZSI4irUYAggEgtPkkwIsOgEqYgR0YXNrIiEvdjEvY29kZXEvdGFza3Mve3Rhc2tfaWR9L3JlZHJpdmUSfQoMQ2xlYW51cFRhc2tzEh0uY29kZXEudjEuQ2xlYW51cFRhc2tzUmVxdWVzdBoeLmNvZGVxLnYxLkNsZWFudXBUYXNrc1Jlc3BvbnNlIi6KtRgCCASC0+STAiI6ASoiHS92MS9jb2RlcS9hZG1pbi90YXNrcy9jbGVhbnVwEoABCg1HZXRUYXNrUmVzdWx0Eh4uY29kZXEudjEuR2V0VGFza1Jlc3VsdFJlcXVlc3QaHy5jb2RlcS52MS5HZXRUYXNrUmVzdWx0UmVzcG9uc2UiLoq1GAIIA4LT5JMCIhIgL3YxL2NvZGVxL3Rhc2tzL3t0YXNrX2lkfS9yZXN1bHQSswEKD0dldFRhc2tBcnRpZmFjdBIgLmNvZGVxLnYxLkdldFRhc2tBcnRpZmFjdFJlcXVlc3QaIS5jb2RlcS52MS5HZXRUYXNrQXJ0aWZhY3RSZXNwb25zZSJbirUYAggDkrUYHyIdCgdjb250ZW50Egxjb250ZW50X3R5cGUaBG5hbWWC0+STAiwSKi92MS9jb2RlcS90YXNrcy97dGFza19pZH0vYXJ0aWZhY3RzL3tuYW1lfUI+WjxnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL3YxO2NvZGVxdjFiBnByb3RvMw", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_error, file_codeq_v1_task, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
- * CreateTaskRequest asks for one task.
+ * CreateTaskRequest creates one task.
  *
  * @generated from message codeq.v1.CreateTaskRequest
  */
@@ -43,13 +43,13 @@ export const CreateTaskRequestSchema: GenMessage<CreateTaskRequest> = /*@__PURE_
   messageDesc(file_codeq_v1_task_service, 0);
 
 /**
- * CreateTaskResponse tells the accepted task.
+ * CreateTaskResponse returns the task.
  *
  * @generated from message codeq.v1.CreateTaskResponse
  */
 export type CreateTaskResponse = Message<"codeq.v1.CreateTaskResponse"> & {
   /**
-   * Task as accepted.
+   * Task as created.
    *
    * @generated from field: codeq.v1.Task task = 1;
    */
@@ -64,29 +64,29 @@ export const CreateTaskResponseSchema: GenMessage<CreateTaskResponse> = /*@__PUR
   messageDesc(file_codeq_v1_task_service, 1);
 
 /**
- * BatchCreateTasksRequest asks for several tasks.
+ * BatchCreateTasksRequest creates several tasks.
  *
  * @generated from message codeq.v1.BatchCreateTasksRequest
  */
 export type BatchCreateTasksRequest = Message<"codeq.v1.BatchCreateTasksRequest"> & {
   /**
-   * Tasks to create, 1 to 1000, 8 MiB in all. Each is validated by itself.
+   * Tasks to create, 1 to 1000, 8 MiB in total. Each is validated by itself.
    *
    * @generated from field: repeated codeq.v1.TaskSpec tasks = 1;
    */
   tasks: TaskSpec[];
 
   /**
-   * Accept all tasks or none.
+   * Create all tasks or none.
    *
    * @generated from field: bool atomic = 2;
    */
   atomic: boolean;
 
   /**
-   * Key of an atomic batch, as TaskSpec.idempotency_key is for one task; none of its tasks may then have a key or an id of
-   * its own. A repeated batch gets the tasks of the first one; TASK_NOT_FOUND stands for those that were removed after
-   * their retention. The key lives as long as any of the tasks' rows. Only with `atomic`.
+   * Key of an atomic batch, like TaskSpec.idempotency_key for one task. Its tasks must then have neither a key nor an
+   * id of their own. A repeated batch returns the tasks of the first one, with TASK_NOT_FOUND for those removed after
+   * their retention. The key lives as long as any of its tasks is stored. Requires `atomic`.
    *
    * @generated from field: optional string idempotency_key = 3;
    */
@@ -101,7 +101,7 @@ export const BatchCreateTasksRequestSchema: GenMessage<BatchCreateTasksRequest> 
   messageDesc(file_codeq_v1_task_service, 2);
 
 /**
- * BatchCreateTasksResponse answers each item.
+ * BatchCreateTasksResponse returns one answer per task.
  *
  * @generated from message codeq.v1.BatchCreateTasksResponse
  */
@@ -122,20 +122,20 @@ export const BatchCreateTasksResponseSchema: GenMessage<BatchCreateTasksResponse
   messageDesc(file_codeq_v1_task_service, 3);
 
 /**
- * CreateTaskAnswer is the answer to one item: a task or an error.
+ * CreateTaskAnswer is either a task or an error.
  *
  * @generated from message codeq.v1.CreateTaskAnswer
  */
 export type CreateTaskAnswer = Message<"codeq.v1.CreateTaskAnswer"> & {
   /**
-   * Task as accepted.
+   * Task as created.
    *
    * @generated from field: codeq.v1.Task task = 1;
    */
   task?: Task | undefined;
 
   /**
-   * Error that refused the item.
+   * Reason why the task was rejected.
    *
    * @generated from field: codeq.v1.ItemError error = 2;
    */
@@ -150,27 +150,27 @@ export const CreateTaskAnswerSchema: GenMessage<CreateTaskAnswer> = /*@__PURE__*
   messageDesc(file_codeq_v1_task_service, 4);
 
 /**
- * ClaimTaskRequest asks for one task.
+ * ClaimTaskRequest claims one task.
  *
  * @generated from message codeq.v1.ClaimTaskRequest
  */
 export type ClaimTaskRequest = Message<"codeq.v1.ClaimTaskRequest"> & {
   /**
-   * Commands to claim from, at most 256; none: every command the token allows.
+   * Commands to claim from, at most 256. Empty: all that the token allows.
    *
    * @generated from field: repeated string commands = 1;
    */
   commands: string[];
 
   /**
-   * Length of the lease in seconds, 1 to 43200; absent: 60.
+   * Length of the lease in seconds, 1 to 43200. Absent: 60.
    *
    * @generated from field: optional int32 lease_seconds = 2;
    */
   leaseSeconds?: number | undefined;
 
   /**
-   * Seconds to wait for work, 0 (default) to 30.
+   * Seconds to wait for a task, 0 (default) to 30.
    *
    * @generated from field: int32 wait_seconds = 3;
    */
@@ -185,13 +185,13 @@ export const ClaimTaskRequestSchema: GenMessage<ClaimTaskRequest> = /*@__PURE__*
   messageDesc(file_codeq_v1_task_service, 5);
 
 /**
- * ClaimTaskResponse carries the claimed task, if any.
+ * ClaimTaskResponse returns the claimed task, if any.
  *
  * @generated from message codeq.v1.ClaimTaskResponse
  */
 export type ClaimTaskResponse = Message<"codeq.v1.ClaimTaskResponse"> & {
   /**
-   * Task with its lease; not set when there was no work.
+   * Task with its lease; not set if there was none.
    *
    * @generated from field: codeq.v1.Task task = 1;
    */
@@ -206,20 +206,20 @@ export const ClaimTaskResponseSchema: GenMessage<ClaimTaskResponse> = /*@__PURE_
   messageDesc(file_codeq_v1_task_service, 6);
 
 /**
- * ClaimTasksRequest asks for several tasks.
+ * ClaimTasksRequest claims several tasks.
  *
  * @generated from message codeq.v1.ClaimTasksRequest
  */
 export type ClaimTasksRequest = Message<"codeq.v1.ClaimTasksRequest"> & {
   /**
-   * Commands to claim from, at most 256; none: every command the token allows.
+   * Commands to claim from, at most 256. Empty: all that the token allows.
    *
    * @generated from field: repeated string commands = 1;
    */
   commands: string[];
 
   /**
-   * Length of the leases in seconds, 1 to 43200; absent: 60.
+   * Length of the leases in seconds, 1 to 43200. Absent: 60.
    *
    * @generated from field: optional int32 lease_seconds = 2;
    */
@@ -233,7 +233,7 @@ export type ClaimTasksRequest = Message<"codeq.v1.ClaimTasksRequest"> & {
   waitSeconds: number;
 
   /**
-   * Number of tasks wanted, 1 to 100. Their payloads together stay under 8 MiB, the first excepted.
+   * Maximum number of tasks, 1 to 100. Their payloads total less than 8 MiB, not counting the first.
    *
    * @generated from field: int32 count = 4;
    */
@@ -248,13 +248,13 @@ export const ClaimTasksRequestSchema: GenMessage<ClaimTasksRequest> = /*@__PURE_
   messageDesc(file_codeq_v1_task_service, 7);
 
 /**
- * ClaimTasksResponse carries the claimed tasks.
+ * ClaimTasksResponse returns the claimed tasks.
  *
  * @generated from message codeq.v1.ClaimTasksResponse
  */
 export type ClaimTasksResponse = Message<"codeq.v1.ClaimTasksResponse"> & {
   /**
-   * Tasks with their leases, in the order of claiming; empty when there was no work.
+   * Tasks with their leases, in the order in which they were claimed; empty if there were none.
    *
    * @generated from field: repeated codeq.v1.Task tasks = 1;
    */
@@ -275,21 +275,21 @@ export const ClaimTasksResponseSchema: GenMessage<ClaimTasksResponse> = /*@__PUR
  */
 export type HeartbeatTaskRequest = Message<"codeq.v1.HeartbeatTaskRequest"> & {
   /**
-   * Task whose lease is extended.
+   * Task whose lease to extend.
    *
    * @generated from field: string task_id = 1;
    */
   taskId: string;
 
   /**
-   * Token of the lease; absent: the caller's live lease of the task.
+   * Token of the lease. Absent: the caller's live lease on the task.
    *
    * @generated from field: optional uint64 lease_token = 2;
    */
   leaseToken?: bigint | undefined;
 
   /**
-   * Seconds from now to which the lease is extended, 1 to 43200; absent: the length of the lease.
+   * New length of the lease in seconds from now, 1 to 43200. Absent: its original length.
    *
    * @generated from field: optional int32 extend_seconds = 3;
    */
@@ -304,7 +304,7 @@ export const HeartbeatTaskRequestSchema: GenMessage<HeartbeatTaskRequest> = /*@_
   messageDesc(file_codeq_v1_task_service, 9);
 
 /**
- * HeartbeatTaskResponse tells the new end of the lease.
+ * HeartbeatTaskResponse returns the new end of the lease.
  *
  * @generated from message codeq.v1.HeartbeatTaskResponse
  */
@@ -345,7 +345,7 @@ export type SubmitResultRequest = Message<"codeq.v1.SubmitResultRequest"> & {
   taskId: string;
 
   /**
-   * Token of the lease; absent: the caller's live lease of the task.
+   * Token of the lease. Absent: the caller's live lease on the task.
    *
    * @generated from field: optional uint64 lease_token = 2;
    */
@@ -359,28 +359,28 @@ export type SubmitResultRequest = Message<"codeq.v1.SubmitResultRequest"> & {
   status: TaskStatus;
 
   /**
-   * Result of a COMPLETED: one JSON value of at most 1 MiB, or absent.
+   * Result of a COMPLETED task: one JSON value of at most 1 MiB, or absent.
    *
    * @generated from field: optional bytes result = 4;
    */
   result?: Uint8Array | undefined;
 
   /**
-   * Error of a FAILED, not blank; beyond 4096 characters it is cut, and ends with an ellipsis.
+   * Error of a FAILED task, not blank. Text beyond 4096 characters is cut and ends with an ellipsis.
    *
    * @generated from field: string error = 5;
    */
   error: string;
 
   /**
-   * Accepted for the clients that send it; the token decides who the worker is.
+   * Accepted for compatibility and ignored: the token determines the worker.
    *
    * @generated from field: string worker_id = 6;
    */
   workerId: string;
 
   /**
-   * Artifacts of the result, at most 16, with different names.
+   * Artifacts of the result, at most 16, with distinct names.
    *
    * @generated from field: repeated codeq.v1.NewArtifact artifacts = 7;
    */
@@ -395,13 +395,13 @@ export const SubmitResultRequestSchema: GenMessage<SubmitResultRequest> = /*@__P
   messageDesc(file_codeq_v1_task_service, 11);
 
 /**
- * SubmitResultResponse tells the record.
+ * SubmitResultResponse returns the result record.
  *
  * @generated from message codeq.v1.SubmitResultResponse
  */
 export type SubmitResultResponse = Message<"codeq.v1.SubmitResultResponse"> & {
   /**
-   * Record as stored.
+   * Result record as stored.
    *
    * @generated from field: codeq.v1.TaskResult result = 1;
    */
@@ -422,7 +422,7 @@ export const SubmitResultResponseSchema: GenMessage<SubmitResultResponse> = /*@_
  */
 export type BatchSubmitResultsRequest = Message<"codeq.v1.BatchSubmitResultsRequest"> & {
   /**
-   * Results, 1 to 1000, 8 MiB in all. Each is validated by itself.
+   * Results, 1 to 1000, 8 MiB in total. Each is validated by itself.
    *
    * @generated from field: repeated codeq.v1.SubmitResultRequest results = 1;
    */
@@ -437,7 +437,7 @@ export const BatchSubmitResultsRequestSchema: GenMessage<BatchSubmitResultsReque
   messageDesc(file_codeq_v1_task_service, 13);
 
 /**
- * BatchSubmitResultsResponse answers each item.
+ * BatchSubmitResultsResponse returns one answer per result.
  *
  * @generated from message codeq.v1.BatchSubmitResultsResponse
  */
@@ -458,27 +458,27 @@ export const BatchSubmitResultsResponseSchema: GenMessage<BatchSubmitResultsResp
   messageDesc(file_codeq_v1_task_service, 14);
 
 /**
- * SubmitResultAnswer is the answer to one item: a record or an error.
+ * SubmitResultAnswer is either a result record or an error.
  *
  * @generated from message codeq.v1.SubmitResultAnswer
  */
 export type SubmitResultAnswer = Message<"codeq.v1.SubmitResultAnswer"> & {
   /**
-   * Task of the item.
+   * Task of the result.
    *
    * @generated from field: string task_id = 1;
    */
   taskId: string;
 
   /**
-   * Record as stored.
+   * Result record as stored.
    *
    * @generated from field: codeq.v1.TaskResult result = 2;
    */
   result?: TaskResult | undefined;
 
   /**
-   * Error that refused the item.
+   * Reason why the result was rejected.
    *
    * @generated from field: codeq.v1.ItemError error = 3;
    */
@@ -493,34 +493,34 @@ export const SubmitResultAnswerSchema: GenMessage<SubmitResultAnswer> = /*@__PUR
   messageDesc(file_codeq_v1_task_service, 15);
 
 /**
- * NackTaskRequest ends a delivery for another try.
+ * NackTaskRequest returns a task for a retry.
  *
  * @generated from message codeq.v1.NackTaskRequest
  */
 export type NackTaskRequest = Message<"codeq.v1.NackTaskRequest"> & {
   /**
-   * Task to give back.
+   * Task to return.
    *
    * @generated from field: string task_id = 1;
    */
   taskId: string;
 
   /**
-   * Token of the lease; absent: the caller's live lease of the task.
+   * Token of the lease. Absent: the caller's live lease on the task.
    *
    * @generated from field: optional uint64 lease_token = 2;
    */
   leaseToken?: bigint | undefined;
 
   /**
-   * Delay in seconds; 0: at once; beyond 43200 (12 h): 12 h; absent: by the backoff policy.
+   * Delay in seconds. 0: no delay; above 43200 (12 h): 12 h; absent: the backoff policy decides.
    *
    * @generated from field: optional int32 delay_seconds = 3;
    */
   delaySeconds?: number | undefined;
 
   /**
-   * Reason, kept as the task's error; beyond 4096 characters it is cut, and ends with an ellipsis.
+   * Reason, stored as the task's error. Text beyond 4096 characters is cut and ends with an ellipsis.
    *
    * @generated from field: string reason = 4;
    */
@@ -535,7 +535,7 @@ export const NackTaskRequestSchema: GenMessage<NackTaskRequest> = /*@__PURE__*/
   messageDesc(file_codeq_v1_task_service, 16);
 
 /**
- * NackTaskResponse tells what became of the task.
+ * NackTaskResponse returns the task's new state.
  *
  * @generated from message codeq.v1.NackTaskResponse
  */
@@ -563,20 +563,20 @@ export const NackTaskResponseSchema: GenMessage<NackTaskResponse> = /*@__PURE__*
   messageDesc(file_codeq_v1_task_service, 17);
 
 /**
- * AbandonTaskRequest gives a delivery back.
+ * AbandonTaskRequest returns a task unused.
  *
  * @generated from message codeq.v1.AbandonTaskRequest
  */
 export type AbandonTaskRequest = Message<"codeq.v1.AbandonTaskRequest"> & {
   /**
-   * Task to give back.
+   * Task to return.
    *
    * @generated from field: string task_id = 1;
    */
   taskId: string;
 
   /**
-   * Token of the lease; absent: the caller's live lease of the task.
+   * Token of the lease. Absent: the caller's live lease on the task.
    *
    * @generated from field: optional uint64 lease_token = 2;
    */
@@ -591,13 +591,13 @@ export const AbandonTaskRequestSchema: GenMessage<AbandonTaskRequest> = /*@__PUR
   messageDesc(file_codeq_v1_task_service, 18);
 
 /**
- * AbandonTaskResponse tells what became of the task.
+ * AbandonTaskResponse returns the task's new state.
  *
  * @generated from message codeq.v1.AbandonTaskResponse
  */
 export type AbandonTaskResponse = Message<"codeq.v1.AbandonTaskResponse"> & {
   /**
-   * PENDING, or DLQ where the task was abandoned more than 100 times and had its last delivery.
+   * PENDING; or DLQ if the task had been abandoned more than 100 times and this was its last delivery.
    *
    * @generated from field: codeq.v1.TaskStatus status = 1;
    */
@@ -619,34 +619,34 @@ export const AbandonTaskResponseSchema: GenMessage<AbandonTaskResponse> = /*@__P
   messageDesc(file_codeq_v1_task_service, 19);
 
 /**
- * ReportProgressRequest tells how far the work is.
+ * ReportProgressRequest stores the progress of a leased task.
  *
  * @generated from message codeq.v1.ReportProgressRequest
  */
 export type ReportProgressRequest = Message<"codeq.v1.ReportProgressRequest"> & {
   /**
-   * Task of the lease.
+   * Task that the caller holds.
    *
    * @generated from field: string task_id = 1;
    */
   taskId: string;
 
   /**
-   * Token of the lease; absent: the caller's live lease of the task.
+   * Token of the lease. Absent: the caller's live lease on the task.
    *
    * @generated from field: optional uint64 lease_token = 2;
    */
   leaseToken?: bigint | undefined;
 
   /**
-   * Progress: one JSON value of at most 64 KiB. Over gRPC absent means null.
+   * Progress: one JSON value of at most 64 KiB. Over gRPC, absent means null.
    *
    * @generated from field: bytes progress = 3;
    */
   progress: Uint8Array;
 
   /**
-   * Seconds from now to which the lease is extended, 1 to 43200; absent: it stays as it is.
+   * New length of the lease in seconds from now, 1 to 43200. Absent: the lease is not extended.
    *
    * @generated from field: optional int32 extend_seconds = 4;
    */
@@ -661,7 +661,7 @@ export const ReportProgressRequestSchema: GenMessage<ReportProgressRequest> = /*
   messageDesc(file_codeq_v1_task_service, 20);
 
 /**
- * ReportProgressResponse tells the lease.
+ * ReportProgressResponse returns the lease.
  *
  * @generated from message codeq.v1.ReportProgressResponse
  */
@@ -689,7 +689,7 @@ export const ReportProgressResponseSchema: GenMessage<ReportProgressResponse> = 
   messageDesc(file_codeq_v1_task_service, 21);
 
 /**
- * CancelTaskRequest ends a task.
+ * CancelTaskRequest cancels a task.
  *
  * @generated from message codeq.v1.CancelTaskRequest
  */
@@ -702,7 +702,7 @@ export type CancelTaskRequest = Message<"codeq.v1.CancelTaskRequest"> & {
   taskId: string;
 
   /**
-   * Reason, kept as the task's error; beyond 4096 characters it is cut, and ends with an ellipsis. Empty: CANCELLED.
+   * Reason, stored as the task's error. Text beyond 4096 characters is cut and ends with an ellipsis. Empty: CANCELLED.
    *
    * @generated from field: string reason = 2;
    */
@@ -717,7 +717,7 @@ export const CancelTaskRequestSchema: GenMessage<CancelTaskRequest> = /*@__PURE_
   messageDesc(file_codeq_v1_task_service, 22);
 
 /**
- * CancelTaskResponse tells the cancelled task.
+ * CancelTaskResponse returns the cancelled task.
  *
  * @generated from message codeq.v1.CancelTaskResponse
  */
@@ -738,13 +738,13 @@ export const CancelTaskResponseSchema: GenMessage<CancelTaskResponse> = /*@__PUR
   messageDesc(file_codeq_v1_task_service, 23);
 
 /**
- * GetTaskRequest asks for a task.
+ * GetTaskRequest reads a task.
  *
  * @generated from message codeq.v1.GetTaskRequest
  */
 export type GetTaskRequest = Message<"codeq.v1.GetTaskRequest"> & {
   /**
-   * Task wanted.
+   * Task to read.
    *
    * @generated from field: string task_id = 1;
    */
@@ -759,7 +759,7 @@ export const GetTaskRequestSchema: GenMessage<GetTaskRequest> = /*@__PURE__*/
   messageDesc(file_codeq_v1_task_service, 24);
 
 /**
- * GetTaskResponse tells a task.
+ * GetTaskResponse returns the task.
  *
  * @generated from message codeq.v1.GetTaskResponse
  */
@@ -780,20 +780,20 @@ export const GetTaskResponseSchema: GenMessage<GetTaskResponse> = /*@__PURE__*/
   messageDesc(file_codeq_v1_task_service, 25);
 
 /**
- * GetTaskResultRequest asks for the end of a task.
+ * GetTaskResultRequest reads the result of a task.
  *
  * @generated from message codeq.v1.GetTaskResultRequest
  */
 export type GetTaskResultRequest = Message<"codeq.v1.GetTaskResultRequest"> & {
   /**
-   * Task wanted.
+   * Task to read.
    *
    * @generated from field: string task_id = 1;
    */
   taskId: string;
 
   /**
-   * Seconds to wait for the end, 0 (default) to 60.
+   * Seconds to wait for the task to end, 0 (default) to 60.
    *
    * @generated from field: int32 wait_seconds = 2;
    */
@@ -808,7 +808,7 @@ export const GetTaskResultRequestSchema: GenMessage<GetTaskResultRequest> = /*@_
   messageDesc(file_codeq_v1_task_service, 26);
 
 /**
- * GetTaskResultResponse tells a task and its end.
+ * GetTaskResultResponse returns a task and its result record.
  *
  * @generated from message codeq.v1.GetTaskResultResponse
  */
@@ -821,7 +821,7 @@ export type GetTaskResultResponse = Message<"codeq.v1.GetTaskResultResponse"> & 
   task?: Task | undefined;
 
   /**
-   * Record of its end.
+   * Its result record.
    *
    * @generated from field: codeq.v1.TaskResult result = 2;
    */
@@ -836,55 +836,55 @@ export const GetTaskResultResponseSchema: GenMessage<GetTaskResultResponse> = /*
   messageDesc(file_codeq_v1_task_service, 27);
 
 /**
- * ListTasksRequest asks for a page of tasks.
+ * ListTasksRequest reads a page of tasks.
  *
  * @generated from message codeq.v1.ListTasksRequest
  */
 export type ListTasksRequest = Message<"codeq.v1.ListTasksRequest"> & {
   /**
-   * Command wanted; empty: any.
+   * Command to list. Empty: all.
    *
    * @generated from field: string command = 1;
    */
   command: string;
 
   /**
-   * Statuses wanted; none: any.
+   * Statuses to list. Empty: all.
    *
    * @generated from field: repeated codeq.v1.TaskStatus status = 2;
    */
   status: TaskStatus[];
 
   /**
-   * Time of acceptance from which tasks are wanted; absent: any.
+   * Earliest time of acceptance, inclusive. Absent: no limit.
    *
    * @generated from field: google.protobuf.Timestamp created_from = 3;
    */
   createdFrom?: Timestamp | undefined;
 
   /**
-   * Time of acceptance before which tasks are wanted; absent: any.
+   * Latest time of acceptance, exclusive. Absent: no limit.
    *
    * @generated from field: google.protobuf.Timestamp created_to = 4;
    */
   createdTo?: Timestamp | undefined;
 
   /**
-   * Tasks wanted, 1 to 500; 0: 100.
+   * Maximum number of tasks, 1 to 500. 0: 100.
    *
    * @generated from field: int32 page_size = 5;
    */
   pageSize: number;
 
   /**
-   * Token of the page, from the previous answer to the same filters; empty: the first page.
+   * next_page_token of the previous response to the same filters. Empty: the first page.
    *
    * @generated from field: string page_token = 6;
    */
   pageToken: string;
 
   /**
-   * Which tasks come first: `oldest` (default) or `newest`.
+   * Order: `oldest` (default) or `newest` first.
    *
    * @generated from field: string order_by = 7;
    */
@@ -905,14 +905,14 @@ export const ListTasksRequestSchema: GenMessage<ListTasksRequest> = /*@__PURE__*
  */
 export type ListTasksResponse = Message<"codeq.v1.ListTasksResponse"> & {
   /**
-   * Tasks in the order asked for.
+   * Tasks in the requested order.
    *
    * @generated from field: repeated codeq.v1.Task tasks = 1;
    */
   tasks: Task[];
 
   /**
-   * Token of the next page; empty: there is none.
+   * Token of the next page; empty on the last one.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -927,13 +927,13 @@ export const ListTasksResponseSchema: GenMessage<ListTasksResponse> = /*@__PURE_
   messageDesc(file_codeq_v1_task_service, 29);
 
 /**
- * ExplainTaskRequest asks why a task waits.
+ * ExplainTaskRequest asks why a task is waiting.
  *
  * @generated from message codeq.v1.ExplainTaskRequest
  */
 export type ExplainTaskRequest = Message<"codeq.v1.ExplainTaskRequest"> & {
   /**
-   * Task in question.
+   * Task to explain.
    *
    * @generated from field: string task_id = 1;
    */
@@ -948,7 +948,7 @@ export const ExplainTaskRequestSchema: GenMessage<ExplainTaskRequest> = /*@__PUR
   messageDesc(file_codeq_v1_task_service, 30);
 
 /**
- * ExplainTaskResponse tells what a task waits for.
+ * ExplainTaskResponse says what a task waits for.
  *
  * @generated from message codeq.v1.ExplainTaskResponse
  */
@@ -961,14 +961,14 @@ export type ExplainTaskResponse = Message<"codeq.v1.ExplainTaskResponse"> & {
   taskId: string;
 
   /**
-   * Where the task is.
+   * State of the task.
    *
    * @generated from field: codeq.v1.TaskStatus status = 2;
    */
   status: TaskStatus;
 
   /**
-   * What it waits for first of all.
+   * The first thing that it waits for.
    *
    * @generated from field: codeq.v1.WaitReason reason = 3;
    */
@@ -982,35 +982,35 @@ export type ExplainTaskResponse = Message<"codeq.v1.ExplainTaskResponse"> & {
   paused: boolean;
 
   /**
-   * Tasks of its queue that are delivered before it, about; set while PENDING.
+   * Approximate number of tasks of its queue that are delivered before it. Set while PENDING.
    *
    * @generated from field: optional int64 ahead = 5;
    */
   ahead?: bigint | undefined;
 
   /**
-   * Seconds until it is due; set while SCHEDULED.
+   * Seconds until it is due. Set while SCHEDULED.
    *
    * @generated from field: optional double delay_seconds = 6;
    */
   delaySeconds?: number | undefined;
 
   /**
-   * Worker that holds it; set while CLAIMED.
+   * Worker that holds it. Set while CLAIMED.
    *
    * @generated from field: optional string worker_id = 7;
    */
   workerId?: string | undefined;
 
   /**
-   * End of the lease unless it is extended; set while CLAIMED.
+   * End of the lease unless it is extended. Set while CLAIMED.
    *
    * @generated from field: google.protobuf.Timestamp lease_until = 8;
    */
   leaseUntil?: Timestamp | undefined;
 
   /**
-   * Time at which it ends because it waited too long; set while it waits and can expire.
+   * Time at which it expires if it is still waiting. Set while it waits and can expire.
    *
    * @generated from field: google.protobuf.Timestamp expire_at = 9;
    */
@@ -1025,7 +1025,7 @@ export const ExplainTaskResponseSchema: GenMessage<ExplainTaskResponse> = /*@__P
   messageDesc(file_codeq_v1_task_service, 31);
 
 /**
- * RedriveTaskRequest asks for another life of a task.
+ * RedriveTaskRequest redrives a task.
  *
  * @generated from message codeq.v1.RedriveTaskRequest
  */
@@ -1046,7 +1046,7 @@ export const RedriveTaskRequestSchema: GenMessage<RedriveTaskRequest> = /*@__PUR
   messageDesc(file_codeq_v1_task_service, 32);
 
 /**
- * RedriveTaskResponse tells the task.
+ * RedriveTaskResponse returns the task.
  *
  * @generated from message codeq.v1.RedriveTaskResponse
  */
@@ -1067,27 +1067,27 @@ export const RedriveTaskResponseSchema: GenMessage<RedriveTaskResponse> = /*@__P
   messageDesc(file_codeq_v1_task_service, 33);
 
 /**
- * CleanupTasksRequest says which ended tasks are not needed any more.
+ * CleanupTasksRequest selects ended tasks to remove.
  *
  * @generated from message codeq.v1.CleanupTasksRequest
  */
 export type CleanupTasksRequest = Message<"codeq.v1.CleanupTasksRequest"> & {
   /**
-   * Tasks to remove at most, 1 to 10000; 0: 1000.
+   * Maximum number of tasks to remove, 1 to 10000. 0: 1000.
    *
    * @generated from field: int32 limit = 1;
    */
   limit: number;
 
   /**
-   * Tasks that ended before are removed.
+   * Tasks that ended before this time are removed.
    *
    * @generated from field: google.protobuf.Timestamp before = 2;
    */
   before?: Timestamp | undefined;
 
   /**
-   * Token of the previous answer, to go on there; empty: from the start.
+   * next_page_token of the previous response. Empty: start from the beginning.
    *
    * @generated from field: string page_token = 3;
    */
@@ -1102,34 +1102,34 @@ export const CleanupTasksRequestSchema: GenMessage<CleanupTasksRequest> = /*@__P
   messageDesc(file_codeq_v1_task_service, 34);
 
 /**
- * CleanupTasksResponse tells what was removed.
+ * CleanupTasksResponse reports the removal.
  *
  * @generated from message codeq.v1.CleanupTasksResponse
  */
 export type CleanupTasksResponse = Message<"codeq.v1.CleanupTasksResponse"> & {
   /**
-   * Tasks removed.
+   * Number of tasks removed.
    *
    * @generated from field: int32 deleted = 1;
    */
   deleted: number;
 
   /**
-   * Time of the request.
+   * Time from the request.
    *
    * @generated from field: google.protobuf.Timestamp before = 2;
    */
   before?: Timestamp | undefined;
 
   /**
-   * Limit applied.
+   * Limit that was applied.
    *
    * @generated from field: int32 limit = 3;
    */
   limit: number;
 
   /**
-   * Where to go on: the limit was reached, or 10000 ended tasks of all tenants were looked at; empty: nothing is left.
+   * Where to continue, after the limit or 10000 ended tasks of all tenants; empty if nothing is left.
    *
    * @generated from field: string next_page_token = 4;
    */
@@ -1144,13 +1144,13 @@ export const CleanupTasksResponseSchema: GenMessage<CleanupTasksResponse> = /*@_
   messageDesc(file_codeq_v1_task_service, 35);
 
 /**
- * GetTaskArtifactRequest asks for an artifact.
+ * GetTaskArtifactRequest reads an artifact.
  *
  * @generated from message codeq.v1.GetTaskArtifactRequest
  */
 export type GetTaskArtifactRequest = Message<"codeq.v1.GetTaskArtifactRequest"> & {
   /**
-   * Task of the artifact.
+   * Task whose result has the artifact.
    *
    * @generated from field: string task_id = 1;
    */
@@ -1172,7 +1172,8 @@ export const GetTaskArtifactRequestSchema: GenMessage<GetTaskArtifactRequest> = 
   messageDesc(file_codeq_v1_task_service, 36);
 
 /**
- * GetTaskArtifactResponse is the artifact: at most 6 MiB, so clients must take messages of more than the usual 4 MiB.
+ * GetTaskArtifactResponse returns an artifact of at most 6 MiB. gRPC clients must raise their default limit of 4 MiB
+ * per message.
  *
  * @generated from message codeq.v1.GetTaskArtifactResponse
  */
@@ -1214,7 +1215,7 @@ export const GetTaskArtifactResponseSchema: GenMessage<GetTaskArtifactResponse> 
   messageDesc(file_codeq_v1_task_service, 37);
 
 /**
- * WaitReason is what a task waits for first of all.
+ * WaitReason is the first thing that a task waits for.
  *
  * @generated from enum codeq.v1.WaitReason
  */
@@ -1227,49 +1228,49 @@ export enum WaitReason {
   UNSPECIFIED = 0,
 
   /**
-   * For the tasks ahead of it, or for a worker to have room.
+   * The tasks ahead of it, or a free worker.
    *
    * @generated from enum value: WAIT_REASON_QUEUED = 1;
    */
   QUEUED = 1,
 
   /**
-   * For its queue to be resumed.
+   * Its queue to be resumed.
    *
    * @generated from enum value: WAIT_REASON_PAUSED = 2;
    */
   PAUSED = 2,
 
   /**
-   * For its due time.
+   * Its due time.
    *
    * @generated from enum value: WAIT_REASON_DELAYED = 3;
    */
   DELAYED = 3,
 
   /**
-   * For a worker: none waits for tasks of its command or works on one.
+   * A worker: none is waiting for its command or working on it.
    *
    * @generated from enum value: WAIT_REASON_NO_WORKER = 4;
    */
   NO_WORKER = 4,
 
   /**
-   * For the worker that holds it.
+   * The worker that holds it.
    *
    * @generated from enum value: WAIT_REASON_LEASED = 5;
    */
   LEASED = 5,
 
   /**
-   * For nothing: it has ended.
+   * Nothing: the task has ended.
    *
    * @generated from enum value: WAIT_REASON_ENDED = 6;
    */
   ENDED = 6,
 
   /**
-   * For the purge of its queue to be over; it is ended by that if it waited when the purge was asked for.
+   * The end of its queue's purge, which cancels the task if it was waiting when the purge was requested.
    *
    * @generated from enum value: WAIT_REASON_PURGING = 7;
    */
@@ -1283,15 +1284,18 @@ export const WaitReasonSchema: GenEnum<WaitReason> = /*@__PURE__*/
   enumDesc(file_codeq_v1_task_service, 0);
 
 /**
- * TaskService creates, claims and ends tasks call by call. Every positive reply means durable: fsynced on one node.
- * Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and OUTCOME_UNKNOWN.
+ * TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
+ * is sent.
+ * Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
+ * OUTCOME_UNKNOWN.
  *
  * @generated from service codeq.v1.TaskService
  */
 export const TaskService: GenService<{
   /**
-   * CreateTask accepts one task. With an idempotency key it may be repeated at will: the same request gets the first task,
-   * marked as duplicate (HTTP 200). Without one it is not idempotent: after OUTCOME_UNKNOWN the task may exist.
+   * CreateTask creates one task. With an idempotency key it is safe to retry: a repeated request returns the first
+   * task, marked as duplicate (HTTP 200). Without one, the task may exist after OUTCOME_UNKNOWN, and a retry may create
+   * a second one.
    * Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
    *
    * @generated from rpc codeq.v1.TaskService.CreateTask
@@ -1302,9 +1306,9 @@ export const TaskService: GenService<{
     output: typeof CreateTaskResponseSchema;
   },
   /**
-   * BatchCreateTasks accepts up to 1000 tasks; each succeeds or fails by itself, answers are in order. With `atomic` all
-   * are accepted or none, and the call fails with the first error.
-   * Errors: INVALID_FIELD for a list out of bounds; the rest per item, or of an atomic call, as in CreateTask.
+   * BatchCreateTasks creates up to 1000 tasks. Each succeeds or fails by itself; results are in order. With `atomic`,
+   * either all tasks are created or none, and the call fails with the first error.
+   * Errors: INVALID_FIELD if the list is empty or too long; per task, or for an atomic call as a whole, as CreateTask.
    *
    * @generated from rpc codeq.v1.TaskService.BatchCreateTasks
    */
@@ -1314,8 +1318,8 @@ export const TaskService: GenService<{
     output: typeof BatchCreateTasksResponseSchema;
   },
   /**
-   * ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in
-   * first out. Without work it waits up to wait_seconds and answers without a task (HTTP 204).
+   * ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in,
+   * first out. If there is none it waits up to wait_seconds, then returns without a task (HTTP 204).
    * Errors: COMMAND_NOT_ALLOWED.
    *
    * @generated from rpc codeq.v1.TaskService.ClaimTask
@@ -1326,7 +1330,7 @@ export const TaskService: GenService<{
     output: typeof ClaimTaskResponseSchema;
   },
   /**
-   * ClaimTasks leases up to count tasks at once; otherwise as ClaimTask.
+   * ClaimTasks leases up to count tasks at once. Otherwise like ClaimTask.
    *
    * @generated from rpc codeq.v1.TaskService.ClaimTasks
    */
@@ -1336,7 +1340,7 @@ export const TaskService: GenService<{
     output: typeof ClaimTasksResponseSchema;
   },
   /**
-   * HeartbeatTask extends the lease to now + extend_seconds; it never shortens one.
+   * HeartbeatTask extends the lease to now + extend_seconds. It never shortens a lease.
    * Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
    *
    * @generated from rpc codeq.v1.TaskService.HeartbeatTask
@@ -1347,10 +1351,10 @@ export const TaskService: GenService<{
     output: typeof HeartbeatTaskResponseSchema;
   },
   /**
-   * SubmitResult ends a leased task as COMPLETED or FAILED, result and state in one write. Idempotent: the same outcome
-   * with the same token, or without one by the same subject, is answered with the stored record.
-   * Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with contents of
-   * artifacts also STORAGE_FULL, LIMIT_REACHED.
+   * SubmitResult ends a leased task as COMPLETED or FAILED; result and state change in one write. Idempotent: repeating
+   * the outcome with the same token, or without one as the same subject, returns the stored record.
+   * Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with
+   * artifact contents also STORAGE_FULL, LIMIT_REACHED.
    *
    * @generated from rpc codeq.v1.TaskService.SubmitResult
    */
@@ -1360,8 +1364,8 @@ export const TaskService: GenService<{
     output: typeof SubmitResultResponseSchema;
   },
   /**
-   * BatchSubmitResults ends up to 1000 leased tasks; each succeeds or fails by itself, answers are in order.
-   * Errors: per item as in SubmitResult.
+   * BatchSubmitResults ends up to 1000 leased tasks. Each succeeds or fails by itself; results are in order.
+   * Errors: per item as SubmitResult.
    *
    * @generated from rpc codeq.v1.TaskService.BatchSubmitResults
    */
@@ -1371,8 +1375,8 @@ export const TaskService: GenService<{
     output: typeof BatchSubmitResultsResponseSchema;
   },
   /**
-   * NackTask ends a delivery without an end of the task: it is tried again after delay_seconds (0: at once) or, without
-   * it, after the backoff policy's delay; after the last allowed delivery it goes to the dead-letter queue.
+   * NackTask settles a delivery without ending its task, which is retried after delay_seconds or, if absent, after the
+   * delay of the backoff policy. After the last allowed delivery the task goes to the dead-letter queue.
    * Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
    *
    * @generated from rpc codeq.v1.TaskService.NackTask
@@ -1383,7 +1387,7 @@ export const TaskService: GenService<{
     output: typeof NackTaskResponseSchema;
   },
   /**
-   * AbandonTask gives a delivery back unused: the task keeps its place and its attempts, at most 100 times in its life.
+   * AbandonTask returns a task unused: it keeps its place and its attempts, up to 100 times in its life.
    * Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
    *
    * @generated from rpc codeq.v1.TaskService.AbandonTask
@@ -1394,7 +1398,7 @@ export const TaskService: GenService<{
     output: typeof AbandonTaskResponseSchema;
   },
   /**
-   * ReportProgress keeps a JSON value on a leased task, in place of the one before, and extends the lease if asked.
+   * ReportProgress stores a JSON value on a leased task, replacing the previous one, and extends the lease if asked.
    * Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, TOO_LARGE.
    *
    * @generated from rpc codeq.v1.TaskService.ReportProgress
@@ -1405,8 +1409,8 @@ export const TaskService: GenService<{
     output: typeof ReportProgressResponseSchema;
   },
   /**
-   * CancelTask ends a task that has not ended, as CANCELLED, wherever it is. A worker that holds it over a stream is told
-   * at once; its outcome is refused. Idempotent: a task that is CANCELLED already is told as it is.
+   * CancelTask ends a task as CANCELLED, whether it is waiting or running. A worker that holds it over a stream is
+   * notified at once; its outcome is rejected. Idempotent: a task that is already CANCELLED is returned as it is.
    * Errors: TASK_NOT_FOUND, TASK_ENDED.
    *
    * @generated from rpc codeq.v1.TaskService.CancelTask
@@ -1417,7 +1421,7 @@ export const TaskService: GenService<{
     output: typeof CancelTaskResponseSchema;
   },
   /**
-   * GetTask tells a task of the caller's tenant.
+   * GetTask returns a task of the caller's tenant.
    * Errors: TASK_NOT_FOUND.
    *
    * @generated from rpc codeq.v1.TaskService.GetTask
@@ -1428,9 +1432,11 @@ export const TaskService: GenService<{
     output: typeof GetTaskResponseSchema;
   },
   /**
-   * ListTasks tells tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, in each by priority
-   * and then by acceptance, delayed ones last. Newest first: the newest queue first, in each the task accepted last. A page ends after page_size tasks, 2 MiB or 10000 rows looked at: it may be short, even empty, and another
-   * still follow. A task is told as it is when its page is read.
+   * ListTasks returns tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, each in order
+   * of priority and then of acceptance, with delayed tasks last. Newest first: the newest queue first, each with its
+   * latest task first.
+   * A page ends after page_size tasks, 2 MiB or 10000 rows scanned. It may be short or empty although more pages
+   * follow. Each task is shown as it is when its page is read.
    * Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
    *
    * @generated from rpc codeq.v1.TaskService.ListTasks
@@ -1441,7 +1447,7 @@ export const TaskService: GenService<{
     output: typeof ListTasksResponseSchema;
   },
   /**
-   * ExplainTask tells why a task waits, or what became of it.
+   * ExplainTask says why a task is waiting, or that it has ended.
    * Errors: TASK_NOT_FOUND.
    *
    * @generated from rpc codeq.v1.TaskService.ExplainTask
@@ -1452,8 +1458,8 @@ export const TaskService: GenService<{
     output: typeof ExplainTaskResponseSchema;
   },
   /**
-   * RedriveTask gives a task that is DLQ, FAILED or CANCELLED another life: no attempts, at the tail of its queue. Tokens
-   * of its earlier deliveries stay refused.
+   * RedriveTask queues a task that is DLQ, FAILED or CANCELLED again: at the tail of its queue, with no attempts
+   * counted. Lease tokens of its earlier deliveries stay invalid.
    * Errors: NOT_ADMIN, TASK_NOT_FOUND, TASK_NOT_REDRIVABLE.
    *
    * @generated from rpc codeq.v1.TaskService.RedriveTask
@@ -1475,8 +1481,8 @@ export const TaskService: GenService<{
     output: typeof CleanupTasksResponseSchema;
   },
   /**
-   * GetTaskResult tells a task and the record of its end; it waits up to wait_seconds for the end.
-   * Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (not ended within the wait).
+   * GetTaskResult returns a task and its result record, waiting up to wait_seconds for the task to end.
+   * Errors: TASK_NOT_FOUND, RESULT_NOT_FOUND (the task did not end within the wait).
    *
    * @generated from rpc codeq.v1.TaskService.GetTaskResult
    */
@@ -1486,7 +1492,8 @@ export const TaskService: GenService<{
     output: typeof GetTaskResultResponseSchema;
   },
   /**
-   * GetTaskArtifact tells the content of an artifact that the server keeps; over HTTP the body is the content itself.
+   * GetTaskArtifact returns the content of an artifact that the server stores. Over HTTP the body is the content
+   * itself.
    * Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND.
    *
    * @generated from rpc codeq.v1.TaskService.GetTaskArtifact

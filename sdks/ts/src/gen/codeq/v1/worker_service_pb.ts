@@ -23,7 +23,7 @@ export const file_codeq_v1_worker_service: GenFile = /*@__PURE__*/
   fileDesc("Ch1jb2RlcS92MS93b3JrZXJfc2VydmljZS5wcm90bxIIY29kZXEudjEi9QIKC1dvcmtSZXF1ZXN0EiQKBWhlbGxvGAEgASgLMhUuY29kZXEudjEuV29ya2VySGVsbG8SIAoLYWRkX2NyZWRpdHMYAiABKAVCC7pICBoGGICABCgAEicKEGFkZF9jcmVkaXRfYnl0ZXMYAyABKANCDbpICiIIGICAgIAEKAASLgoIb3V0Y29tZXMYBCADKAsyES5jb2RlcS52MS5PdXRjb21lQgm6SAaSAQMQgCASMgoKaGVhcnRiZWF0cxgFIAMoCzITLmNvZGVxLnYxLkhlYXJ0YmVhdEIJukgGkgEDEIAgEg0KBWRyYWluGAYgASgIEi8KCHByb2dyZXNzGAcgAygLMhIuY29kZXEudjEuUHJvZ3Jlc3NCCbpIBpIBAxCAIBI4CglhcnRpZmFjdHMYCCADKAsyGi5jb2RlcS52MS5PdXRjb21lQXJ0aWZhY3RzQgm6SAaSAQMQgCASFwoFdG9rZW4YCSABKAlCCLpIBXIDGPh/IrMCCgxXb3JrUmVzcG9uc2USKAoHd2VsY29tZRgBIAEoCzIXLmNvZGVxLnYxLldvcmtlcldlbGNvbWUSHQoFdGFza3MYAiADKAsyDi5jb2RlcS52MS5UYXNrEg8KB3NldHRsZWQYAyABKA0SLgoOb3V0Y29tZV9lcnJvcnMYBCADKAsyFi5jb2RlcS52MS5PdXRjb21lRXJyb3ISJgoIZXh0ZW5kZWQYBSADKAsyFC5jb2RlcS52MS5MZWFzZUdyYW50EiEKBGxvc3QYBiADKAsyEy5jb2RlcS52MS5Mb3N0TGVhc2USJgoJY2FuY2VsbGVkGAcgAygLMhMuY29kZXEudjEuTG9zdExlYXNlEiYKBm5vdGljZRgIIAEoCzIWLmNvZGVxLnYxLlN0cmVhbU5vdGljZSK2AQoLV29ya2VySGVsbG8SKAoEbmFtZRgBIAEoCUIaukgXchUYQDIRXltBLVphLXowLTkuXy1dKiQSQgoIY29tbWFuZHMYAiADKAlCMLpILZIBKhCAAiIlciMQARiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBInCg1sZWFzZV9zZWNvbmRzGAMgASgFQgu6SAgaBhjA0QIoAUgAiAEBQhAKDl9sZWFzZV9zZWNvbmRzImEKDVdvcmtlcldlbGNvbWUSEQoJdGVuYW50X2lkGAEgASgJEhEKCXdvcmtlcl9pZBgCIAEoCRIVCg1sZWFzZV9zZWNvbmRzGAMgASgFEhMKC2NyZWRpdHNfbWF4GAQgASgFIlYKCUhlYXJ0YmVhdBIPCgd0YXNrX2lkGAEgASgJEhMKC2xlYXNlX3Rva2VuGAIgASgEEiMKDmV4dGVuZF9zZWNvbmRzGAMgASgFQgu6SAgaBhjA0QIoACJNCghQcm9ncmVzcxIPCgd0YXNrX2lkGAEgASgJEhMKC2xlYXNlX3Rva2VuGAIgASgEEhsKCHByb2dyZXNzGAMgASgMQgm6SAZ6BBiAgAQibAoQT3V0Y29tZUFydGlmYWN0cxIPCgd0YXNrX2lkGAEgASgJEhMKC2xlYXNlX3Rva2VuGAIgASgEEjIKCWFydGlmYWN0cxgDIAMoCzIVLmNvZGVxLnYxLk5ld0FydGlmYWN0Qgi6SAWSAQIQECJjCgpMZWFzZUdyYW50Eg8KB3Rhc2tfaWQYASABKAkSEwoLbGVhc2VfdG9rZW4YAiABKAQSLwoLbGVhc2VfdW50aWwYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlgKCUxvc3RMZWFzZRIPCgd0YXNrX2lkGAEgASgJEhMKC2xlYXNlX3Rva2VuGAIgASgEEiUKBnJlYXNvbhgDIAEoDjIVLmNvZGVxLnYxLkVycm9yUmVhc29uImcKDE91dGNvbWVFcnJvchIOCgZudW1iZXIYASABKAQSDwoHdGFza19pZBgCIAEoCRIlCgZyZWFzb24YAyABKA4yFS5jb2RlcS52MS5FcnJvclJlYXNvbhIPCgdtZXNzYWdlGAQgASgJMl8KDVdvcmtlclNlcnZpY2USTgoEV29yaxIVLmNvZGVxLnYxLldvcmtSZXF1ZXN0GhYuY29kZXEudjEuV29ya1Jlc3BvbnNlIhOKtRgPCAISC2NvZGVxOmNsYWltKAEwAUI+WjxnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL3YxO2NvZGVxdjFiBnByb3RvMw", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_error, file_codeq_v1_producer_service, file_codeq_v1_task, file_google_protobuf_timestamp]);
 
 /**
- * WorkRequest carries any of its fields.
+ * WorkRequest carries any combination of its fields.
  *
  * @generated from message codeq.v1.WorkRequest
  */
@@ -36,22 +36,23 @@ export type WorkRequest = Message<"codeq.v1.WorkRequest"> & {
   hello?: WorkerHello | undefined;
 
   /**
-   * Number of tasks the server may push more, 0 to 65536. A push costs one; nothing is refunded; the sum stays ≤ 65536.
+   * Number of further tasks that the server may push, 0 to 65536. Each push costs one credit; none is refunded. The
+   * total is capped at 65536.
    *
    * @generated from field: int32 add_credits = 2;
    */
   addCredits: number;
 
   /**
-   * Bytes of delivered Task messages the server may push more. Counted from the first message that sets it; before, bytes
-   * are not counted. Tasks are pushed while the sum is above 0: the last one may be larger than what is left.
+   * Number of further bytes of Task messages that the server may push. Bytes are counted from the first message that
+   * sets this field. The server pushes while the balance is positive, so the last task may overdraw it.
    *
    * @generated from field: int64 add_credit_bytes = 3;
    */
   addCreditBytes: bigint;
 
   /**
-   * Outcomes, at most 4096. They are numbered from 1 over the whole stream in the order sent.
+   * Outcomes, at most 4096. They are numbered from 1 over the whole stream, in the order sent.
    *
    * @generated from field: repeated codeq.v1.Outcome outcomes = 4;
    */
@@ -65,22 +66,23 @@ export type WorkRequest = Message<"codeq.v1.WorkRequest"> & {
   heartbeats: Heartbeat[];
 
   /**
-   * Push nothing more; outcomes and heartbeats are still taken. Undone by no later message.
+   * Push no more tasks; outcomes and heartbeats are still accepted. It cannot be undone.
    *
    * @generated from field: bool drain = 6;
    */
   drain: boolean;
 
   /**
-   * Progress of leased tasks, at most 4096; taken before the outcomes of the message. What is refused is told in WorkResponse.lost.
+   * Progress of leased tasks, at most 4096, applied before the outcomes of the same message. Rejected items appear in
+   * WorkResponse.lost.
    *
    * @generated from field: repeated codeq.v1.Progress progress = 7;
    */
   progress: Progress[];
 
   /**
-   * Artifacts of outcomes of this message that are COMPLETED or FAILED. All of the message together count as those of one
-   * result for the bound of their contents.
+   * Artifacts of COMPLETED and FAILED outcomes of this message. The size limit of a result's artifacts applies to all
+   * of the message together.
    *
    * @generated from field: repeated codeq.v1.OutcomeArtifacts artifacts = 8;
    */
@@ -103,7 +105,7 @@ export const WorkRequestSchema: GenMessage<WorkRequest> = /*@__PURE__*/
   messageDesc(file_codeq_v1_worker_service, 0);
 
 /**
- * WorkResponse carries any of its fields.
+ * WorkResponse carries any combination of its fields.
  *
  * @generated from message codeq.v1.WorkResponse
  */
@@ -116,50 +118,50 @@ export type WorkResponse = Message<"codeq.v1.WorkResponse"> & {
   welcome?: WorkerWelcome | undefined;
 
   /**
-   * Tasks delivered, with their leases.
+   * Delivered tasks, with their leases.
    *
    * @generated from field: repeated codeq.v1.Task tasks = 2;
    */
   tasks: Task[];
 
   /**
-   * Number of outcomes settled and durable since the last response. They are settled in the order sent.
+   * Number of outcomes settled and durable since the last response. Outcomes are settled in the order sent.
    *
    * @generated from field: uint32 settled = 3;
    */
   settled: number;
 
   /**
-   * Outcomes refused among the settled ones.
+   * Errors of rejected outcomes among the settled ones.
    *
    * @generated from field: repeated codeq.v1.OutcomeError outcome_errors = 4;
    */
   outcomeErrors: OutcomeError[];
 
   /**
-   * Leases extended.
+   * Leases that were extended.
    *
    * @generated from field: repeated codeq.v1.LeaseGrant extended = 5;
    */
   extended: LeaseGrant[];
 
   /**
-   * Leases that are no more: stop working on these tasks.
+   * Leases that no longer exist: stop working on these tasks.
    *
    * @generated from field: repeated codeq.v1.LostLease lost = 6;
    */
   lost: LostLease[];
 
   /**
-   * Leases that a cancel ended: stop working on these tasks.
+   * Leases ended by a cancel: stop working on these tasks.
    *
    * @generated from field: repeated codeq.v1.LostLease cancelled = 7;
    */
   cancelled: LostLease[];
 
   /**
-   * Notice before the server ends the stream: it pushes nothing more and still takes outcomes. If only the token ends
-   * (UNAUTHENTICATED), it pushes tasks until then.
+   * Announces that the server will end the stream. It pushes no more tasks but still accepts outcomes. If only the token
+   * is about to expire (UNAUTHENTICATED), it still pushes tasks.
    *
    * @generated from field: codeq.v1.StreamNotice notice = 8;
    */
@@ -180,21 +182,21 @@ export const WorkResponseSchema: GenMessage<WorkResponse> = /*@__PURE__*/
  */
 export type WorkerHello = Message<"codeq.v1.WorkerHello"> & {
   /**
-   * Name of the worker within its subject; empty: the worker id is the subject, else subject/name.
+   * Name of the worker within its subject; the worker id is then subject/name. Empty: the worker id is the subject.
    *
    * @generated from field: string name = 1;
    */
   name: string;
 
   /**
-   * Commands to take, at most 256; none: every command the token allows.
+   * Commands to receive, at most 256. Empty: all that the token allows.
    *
    * @generated from field: repeated string commands = 2;
    */
   commands: string[];
 
   /**
-   * Length of the leases in seconds, 1 to 43200; absent: 60.
+   * Length of the leases in seconds, 1 to 43200. Absent: 60.
    *
    * @generated from field: optional int32 lease_seconds = 3;
    */
@@ -222,7 +224,7 @@ export type WorkerWelcome = Message<"codeq.v1.WorkerWelcome"> & {
   tenantId: string;
 
   /**
-   * Worker id under which the leases run.
+   * Worker id that holds the leases.
    *
    * @generated from field: string worker_id = 2;
    */
@@ -236,7 +238,7 @@ export type WorkerWelcome = Message<"codeq.v1.WorkerWelcome"> & {
   leaseSeconds: number;
 
   /**
-   * Most credits the server keeps.
+   * Maximum number of credits.
    *
    * @generated from field: int32 credits_max = 4;
    */
@@ -271,7 +273,7 @@ export type Heartbeat = Message<"codeq.v1.Heartbeat"> & {
   leaseToken: bigint;
 
   /**
-   * Seconds from now, 1 to 43200; 0: the length of the stream's leases.
+   * New length of the lease in seconds from now, 1 to 43200. 0: the length of the stream's leases.
    *
    * @generated from field: int32 extend_seconds = 3;
    */
@@ -286,7 +288,7 @@ export const HeartbeatSchema: GenMessage<Heartbeat> = /*@__PURE__*/
   messageDesc(file_codeq_v1_worker_service, 4);
 
 /**
- * Progress tells how far the work on a leased task is.
+ * Progress reports the progress of a leased task.
  *
  * @generated from message codeq.v1.Progress
  */
@@ -306,7 +308,7 @@ export type Progress = Message<"codeq.v1.Progress"> & {
   leaseToken: bigint;
 
   /**
-   * Progress: one JSON value of at most 64 KiB; absent means null.
+   * One JSON value of at most 64 KiB; absent means null.
    *
    * @generated from field: bytes progress = 3;
    */
@@ -321,7 +323,7 @@ export const ProgressSchema: GenMessage<Progress> = /*@__PURE__*/
   messageDesc(file_codeq_v1_worker_service, 5);
 
 /**
- * OutcomeArtifacts is the artifacts of one outcome.
+ * OutcomeArtifacts lists the artifacts of one outcome.
  *
  * @generated from message codeq.v1.OutcomeArtifacts
  */
@@ -341,7 +343,7 @@ export type OutcomeArtifacts = Message<"codeq.v1.OutcomeArtifacts"> & {
   leaseToken: bigint;
 
   /**
-   * The artifacts, at most 16, with different names.
+   * Artifacts, at most 16, with distinct names.
    *
    * @generated from field: repeated codeq.v1.NewArtifact artifacts = 3;
    */
@@ -356,7 +358,7 @@ export const OutcomeArtifactsSchema: GenMessage<OutcomeArtifacts> = /*@__PURE__*
   messageDesc(file_codeq_v1_worker_service, 6);
 
 /**
- * LeaseGrant tells the new end of a lease.
+ * LeaseGrant reports the new end of a lease.
  *
  * @generated from message codeq.v1.LeaseGrant
  */
@@ -391,7 +393,7 @@ export const LeaseGrantSchema: GenMessage<LeaseGrant> = /*@__PURE__*/
   messageDesc(file_codeq_v1_worker_service, 7);
 
 /**
- * LostLease tells a lease that is no more.
+ * LostLease reports a lease that no longer exists.
  *
  * @generated from message codeq.v1.LostLease
  */
@@ -411,7 +413,7 @@ export type LostLease = Message<"codeq.v1.LostLease"> & {
   leaseToken: bigint;
 
   /**
-   * Why a heartbeat or a progress for it failed; TASK_ENDED for a cancelled task.
+   * Reason why a heartbeat or progress report failed; TASK_ENDED for a cancelled task.
    *
    * @generated from field: codeq.v1.ErrorReason reason = 3;
    */
@@ -426,7 +428,7 @@ export const LostLeaseSchema: GenMessage<LostLease> = /*@__PURE__*/
   messageDesc(file_codeq_v1_worker_service, 8);
 
 /**
- * OutcomeError tells an outcome that was refused. It changed nothing.
+ * OutcomeError reports a rejected outcome, which changed nothing.
  *
  * @generated from message codeq.v1.OutcomeError
  */
@@ -446,14 +448,14 @@ export type OutcomeError = Message<"codeq.v1.OutcomeError"> & {
   taskId: string;
 
   /**
-   * Why it was refused.
+   * Reason of the rejection.
    *
    * @generated from field: codeq.v1.ErrorReason reason = 3;
    */
   reason: ErrorReason;
 
   /**
-   * Message for people; not a contract.
+   * Text for people; it may change.
    *
    * @generated from field: string message = 4;
    */
@@ -474,14 +476,15 @@ export const OutcomeErrorSchema: GenMessage<OutcomeError> = /*@__PURE__*/
  */
 export const WorkerService: GenService<{
   /**
-   * Work pushes tasks within the client's credits and takes outcomes and heartbeats. The first message carries the hello
-   * and may carry the other fields. When the client half-closes, the server settles what it has read, gives every
-   * unresolved lease of the stream back (as an abandon that is not counted) and ends the call with OK. When the call
-   * breaks, tasks not yet sent are given back at once and leases of sent ones run until they expire: their outcomes may
-   * come over any stream or call of the same subject.
-   * The call fails with BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED,
-   * INVALID_FIELD, TOO_LARGE or OUTCOME_UNKNOWN. Outcomes need the scopes of their unary forms.
-   * When its token expires, the call breaks with UNAUTHENTICATED; a notice comes before, and `token` renews it.
+   * Work pushes tasks, within the client's credits, and takes outcomes and heartbeats. The first message carries the
+   * hello and may carry the other fields.
+   * When the client half-closes, the server settles the outcomes it has received, returns the tasks without an outcome
+   * to their places, uncounted, and ends the call with OK. When the connection breaks, tasks not yet sent are returned
+   * at once; leases of sent tasks keep running, and their outcomes may arrive over any stream or call of the same
+   * subject.
+   * Errors: BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED, INVALID_FIELD,
+   * TOO_LARGE, OUTCOME_UNKNOWN. Outcomes require the scopes of the corresponding unary calls.
+   * When its token expires, the call breaks with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
    *
    * @generated from rpc codeq.v1.WorkerService.Work
    */

@@ -2,8 +2,8 @@
 // @generated from file codeq/options/v1/options.proto (package codeq.options.v1, syntax proto3)
 /* eslint-disable */
 
-// Options with which the protos state who may call an RPC, how a message looks in JSON and what an error means.
-// The server, the gateway and the SDKs read them from the descriptors: no table of these facts exists in code.
+// Options that declare who may call an RPC, how a message looks in JSON, and the codes of an error.
+// Server, gateway and SDKs read these facts from the descriptors; no code repeats them.
 
 import type { GenEnum, GenExtension, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, extDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
@@ -20,20 +20,20 @@ export const file_codeq_options_v1_options: GenFile = /*@__PURE__*/
   fileDesc("Ch5jb2RlcS9vcHRpb25zL3YxL29wdGlvbnMucHJvdG8SEGNvZGVxLm9wdGlvbnMudjEiRwoGQWNjZXNzEi4KCXByaW5jaXBhbBgBIAEoDjIbLmNvZGVxLm9wdGlvbnMudjEuUHJpbmNpcGFsEg0KBXNjb3BlGAIgASgJIpkBCglSZXN0UmVwbHkSDgoGc3RhdHVzGAEgASgFEhQKDGVtcHR5X3N0YXR1cxgCIAEoBRI4Cg9zdGF0dXNfaWZfZmllbGQYAyABKAsyHy5jb2RlcS5vcHRpb25zLnYxLlN0YXR1c0lmRmllbGQSLAoIZG93bmxvYWQYBCABKAsyGi5jb2RlcS5vcHRpb25zLnYxLkRvd25sb2FkIkkKCERvd25sb2FkEhUKDWNvbnRlbnRfZmllbGQYASABKAkSEgoKdHlwZV9maWVsZBgCIAEoCRISCgpuYW1lX2ZpZWxkGAMgASgJIi4KDVN0YXR1c0lmRmllbGQSDQoFZmllbGQYASABKAkSDgoGc3RhdHVzGAIgASgFKnwKCVByaW5jaXBhbBIZChVQUklOQ0lQQUxfVU5TUEVDSUZJRUQQABIWChJQUklOQ0lQQUxfUFJPRFVDRVIQARIUChBQUklOQ0lQQUxfV09SS0VSEAISEQoNUFJJTkNJUEFMX0FOWRADEhMKD1BSSU5DSVBBTF9BRE1JThAEOlIKBmFjY2VzcxIeLmdvb2dsZS5wcm90b2J1Zi5NZXRob2RPcHRpb25zGNGGAyABKAsyGC5jb2RlcS5vcHRpb25zLnYxLkFjY2Vzc1IGYWNjZXNzOlwKCnJlc3RfcmVwbHkSHi5nb29nbGUucHJvdG9idWYuTWV0aG9kT3B0aW9ucxjShgMgASgLMhsuY29kZXEub3B0aW9ucy52MS5SZXN0UmVwbHlSCXJlc3RSZXBseTpECg1qc29uX2VtYmVkZGVkEh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjbhgMgASgIUgxqc29uRW1iZWRkZWQ6QgoManNvbl9pZ25vcmVkEh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjchgMgASgIUgtqc29uSWdub3JlZDpACgtodHRwX2hlYWRlchIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY3YYDIAEoCVIKaHR0cEhlYWRlcjo8CglmcmVlX3RleHQSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGN6GAyABKAhSCGZyZWVUZXh0Oj4KCm9taXRfZW1wdHkSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGN+GAyABKAhSCW9taXRFbXB0eTozCgRrZXB0Eh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjghgMgASgIUgRrZXB0Ok4KEmlkZW50aWZpZXNfcmVxdWVzdBIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY4YYDIAEoCFIRaWRlbnRpZmllc1JlcXVlc3Q6UgoJZ3JwY19jb2RlEiEuZ29vZ2xlLnByb3RvYnVmLkVudW1WYWx1ZU9wdGlvbnMY5YYDIAEoDjIQLmdvb2dsZS5ycGMuQ29kZVIIZ3JwY0NvZGU6RAoLaHR0cF9zdGF0dXMSIS5nb29nbGUucHJvdG9idWYuRW51bVZhbHVlT3B0aW9ucxjmhgMgASgFUgpodHRwU3RhdHVzOkEKCXJldHJ5YWJsZRIhLmdvb2dsZS5wcm90b2J1Zi5FbnVtVmFsdWVPcHRpb25zGOeGAyABKAhSCXJldHJ5YWJsZUJIWkZnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL29wdGlvbnMvdjE7b3B0aW9uc3YxYgZwcm90bzM", [file_google_protobuf_descriptor, file_google_rpc_code]);
 
 /**
- * Access says who may call an RPC.
+ * Access declares who may call an RPC.
  *
  * @generated from message codeq.options.v1.Access
  */
 export type Access = Message<"codeq.options.v1.Access"> & {
   /**
-   * Principal that may call.
+   * Principal that may call the RPC.
    *
    * @generated from field: codeq.options.v1.Principal principal = 1;
    */
   principal: Principal;
 
   /**
-   * Scope the token must carry, such as "codeq:claim"; empty: none.
+   * Scope that the token must have, such as "codeq:claim". Empty: none.
    *
    * @generated from field: string scope = 2;
    */
@@ -48,27 +48,27 @@ export const AccessSchema: GenMessage<Access> = /*@__PURE__*/
   messageDesc(file_codeq_options_v1_options, 0);
 
 /**
- * RestReply says which HTTP status the gateway gives a successful reply.
+ * RestReply declares the HTTP status of successful replies.
  *
  * @generated from message codeq.options.v1.RestReply
  */
 export type RestReply = Message<"codeq.options.v1.RestReply"> & {
   /**
-   * Status of a reply with content; 0 means 200.
+   * Status of a reply with content. 0: 200.
    *
    * @generated from field: int32 status = 1;
    */
   status: number;
 
   /**
-   * Status of a reply whose message is empty, sent without a body; 0 means as with content.
+   * Status of a reply whose message is empty, sent without a body. 0: the same as with content.
    *
    * @generated from field: int32 empty_status = 2;
    */
   emptyStatus: number;
 
   /**
-   * Status of a reply in whose body a field is true, in place of `status`.
+   * Status that replaces `status` if a field of the body is true.
    *
    * @generated from field: codeq.options.v1.StatusIfField status_if_field = 3;
    */
@@ -90,7 +90,7 @@ export const RestReplySchema: GenMessage<RestReply> = /*@__PURE__*/
   messageDesc(file_codeq_options_v1_options, 1);
 
 /**
- * Download names the fields of a response message that is a file over HTTP.
+ * Download names the fields of a response that is sent as a file over HTTP.
  *
  * @generated from message codeq.options.v1.Download
  */
@@ -103,14 +103,14 @@ export type Download = Message<"codeq.options.v1.Download"> & {
   contentField: string;
 
   /**
-   * Field with the content's media type, a string of printable ASCII.
+   * Field with the media type of the content, a string of printable ASCII.
    *
    * @generated from field: string type_field = 2;
    */
   typeField: string;
 
   /**
-   * Field with the name of the file, a string.
+   * Field with the file name, a string.
    *
    * @generated from field: string name_field = 3;
    */
@@ -125,13 +125,13 @@ export const DownloadSchema: GenMessage<Download> = /*@__PURE__*/
   messageDesc(file_codeq_options_v1_options, 2);
 
 /**
- * StatusIfField gives replies another HTTP status where one field of their body is true.
+ * StatusIfField replaces the HTTP status of replies in which a field of the body is true.
  *
  * @generated from message codeq.options.v1.StatusIfField
  */
 export type StatusIfField = Message<"codeq.options.v1.StatusIfField"> & {
   /**
-   * Name of the field, a bool of the message that the body shows.
+   * Name of the field, a bool of the message shown as the body.
    *
    * @generated from field: string field = 1;
    */
@@ -153,27 +153,27 @@ export const StatusIfFieldSchema: GenMessage<StatusIfField> = /*@__PURE__*/
   messageDesc(file_codeq_options_v1_options, 3);
 
 /**
- * Principal is the kind of caller an RPC is for. Each kind is proven by its own token validator.
+ * Principal is the kind of caller that an RPC accepts. Each kind of token has its own validator.
  *
  * @generated from enum codeq.options.v1.Principal
  */
 export enum Principal {
   /**
-   * An RPC without a principal is a defect; a test refuses it.
+   * Invalid: a test requires a principal for every RPC.
    *
    * @generated from enum value: PRINCIPAL_UNSPECIFIED = 0;
    */
   UNSPECIFIED = 0,
 
   /**
-   * Whoever holds a producer token.
+   * A producer token.
    *
    * @generated from enum value: PRINCIPAL_PRODUCER = 1;
    */
   PRODUCER = 1,
 
   /**
-   * Whoever holds a worker token with the scope named beside it.
+   * A worker token with the given scope.
    *
    * @generated from enum value: PRINCIPAL_WORKER = 2;
    */
@@ -225,7 +225,7 @@ export const json_embedded: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
   extDesc(file_codeq_options_v1_options, 2);
 
 /**
- * The field is taken from JSON and then ignored, because the token decides it.
+ * The field is accepted in JSON and ignored, because the token determines it.
  *
  * @generated from extension: bool json_ignored = 50012;
  */
@@ -233,7 +233,7 @@ export const json_ignored: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
   extDesc(file_codeq_options_v1_options, 3);
 
 /**
- * The field may also come in the HTTP header of this name; in both it must be the same.
+ * The field may also be given as the HTTP header of this name. If both are given they must be equal.
  *
  * @generated from extension: string http_header = 50013;
  */
@@ -241,7 +241,7 @@ export const http_header: GenExtension<FieldOptions, string> = /*@__PURE__*/
   extDesc(file_codeq_options_v1_options, 4);
 
 /**
- * Text for people, never refused for its content: in JSON, half of a surrogate pair becomes U+FFFD.
+ * Text for people, never rejected for its content: in JSON, an unpaired surrogate becomes U+FFFD.
  *
  * @generated from extension: bool free_text = 50014;
  */
@@ -249,7 +249,7 @@ export const free_text: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
   extDesc(file_codeq_options_v1_options, 5);
 
 /**
- * The repeated field is left out of JSON while it has no items.
+ * The repeated field is omitted from JSON when it has no items.
  *
  * @generated from extension: bool omit_empty = 50015;
  */
@@ -291,7 +291,7 @@ export const http_status: GenExtension<EnumValueOptions, number> = /*@__PURE__*/
   extDesc(file_codeq_options_v1_options, 10);
 
 /**
- * Trying the same call again later may succeed.
+ * Retrying the same call later may succeed.
  *
  * @generated from extension: bool retryable = 50023;
  */

@@ -1,0 +1,39 @@
+"""docs/cli.md describes every command and option."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from codeq_cli.commands import app
+
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text()
+
+
+def _commands(group: Any, path: str = "") -> Iterator[tuple[str, set[str]]]:
+    """Yields each command and its options by their longest names."""
+    context = typer.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if hasattr(command, "list_commands"):
+            yield from _commands(command, f"{path}{name} ")
+        else:
+            names = [max(parameter.opts, key=len) for parameter in command.params]
+            yield path + name, {name for name in names if name.startswith("-")}
+
+
+COMMANDS = dict(_commands(typer.main.get_group(app)))
+
+
+def test_commands_are_found() -> None:
+    assert {"serve", "task create", "task artifact get"} < COMMANDS.keys()
+    assert "--payload" in COMMANDS["task create"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_document_has_the_command_and_its_options(command: str) -> None:
+    assert f"`{command}" in DOCUMENT
+    assert {option for option in COMMANDS[command] if option not in DOCUMENT} == set()

@@ -79,27 +79,29 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
         [(Shard.next_token, "self.epoch << TOKEN_COUNTER_BITS", "1 << TOKEN_COUNTER_BITS")],
         "is not above every earlier one|included .* later",
     ),
-    "retention of a running task": Bug(
-        [
-            (
-                outcomes._try_again,
-                "return Verdict(Status(state.status)",
-                LISTED + "; return Verdict(Status(state.status)",
-            ),
-            (sweep._remove_run, "if value.startswith(head)", "if True"),
-        ],
-        "is listed as ended|was removed and had not ended",
-    ),
-    "retention of a redriven task": Bug(
-        [
-            (
-                ending.end_task,
-                "batch.ended.append((queue.number, home.index << 48 | position, status is _DLQ))",
-                "batch.completed.append((queue.number, home.index << 48 | position))",
-            )
-        ],
-        "is listed as completed|was removed and had not ended",
-    ),
+    "retention of a running task": {
+        "": Bug(
+            [
+                (
+                    outcomes._try_again,
+                    "return Verdict(Status(state.status)",
+                    LISTED + "; return Verdict(Status(state.status)",
+                ),
+                (sweep._remove_run, "if value.startswith(head)", "if True"),
+            ],
+            "is listed as ended|was removed and had not ended",
+        ),
+        "of a redriven task": Bug(
+            [
+                (
+                    ending.end_task,
+                    "batch.ended.append((queue.number, home.index << 48 | position, status is _DLQ))",
+                    "batch.completed.append((queue.number, home.index << 48 | position))",
+                )
+            ],
+            "is listed as completed|was removed and had not ended",
+        ),
+    },
     "window refill skips a row": Bug(
         [(windows.load, "first, last = lane.loaded + 1,", "first, last = lane.loaded + 2,")],
         "lies not above the lane's mark|never ended|counts ready tasks",

@@ -105,10 +105,11 @@ def is_nested(field: FieldDescriptor) -> bool:
 
 def items_max(field: FieldDescriptor) -> int:
     """Returns the maximum number of items of a repeated field in JSON."""
-    return int(_rules(field).repeated.max_items) or ITEMS_MAX
+    return int(rules_of(field).repeated.max_items) or ITEMS_MAX
 
 
-def _rules(field: FieldDescriptor) -> Any:
+def rules_of(field: FieldDescriptor) -> Any:
+    """Returns the field's rules in its proto."""
     return field.GetOptions().Extensions[validate_pb2.field]  # type: ignore[index]
 
 
@@ -264,7 +265,7 @@ def wanted_item(field: FieldDescriptor) -> str:
 
 def _allowed(field: FieldDescriptor) -> list[str]:
     """Returns the names that an enum field takes."""
-    rules = _rules(field)
+    rules = rules_of(field)
     enum_rules = rules.repeated.items.enum if field.is_repeated else rules.enum
     numbers = set(getattr(enum_rules, "in"))
     return [name for name, number in enum_inputs(enum_of(field)).items() if not numbers or number in numbers]
@@ -276,7 +277,7 @@ def _either(names: Sequence[str]) -> str:
 
 def _bounds(field: FieldDescriptor) -> str:
     """Returns the bounds of a whole number, as the end of a sentence."""
-    rules = _rules(field)
+    rules = rules_of(field)
     kind = rules.WhichOneof("type")
     if kind in {"int32", "int64"}:
         limits = getattr(rules, kind)

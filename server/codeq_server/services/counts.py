@@ -106,7 +106,7 @@ def _check(message: Any, fields: Mapping[int, _Field], path: str) -> None:
 
 
 def _too_many(path: str, field: _Field) -> Rejection:
-    return invalid_field(path + field.name, f"must contain no more than {field.items_max} item(s)")
+    return invalid_field(path + field.name, f"must have at most {field.items_max} items")
 
 
 def _first_bytes(fields: Mapping[int, _Field]) -> set[bytes]:

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import msgspec
 import protovalidate
-from buf.validate import validate_pb2
 from codeq.v1 import task_pb2
 from codeq.v1 import task_service_pb2 as pb
+from codeq_gateway.fields import rules_of, wanted_item
 from codeq_gateway.surrogates import mark_unpaired
 from google.protobuf.message import Message
 
@@ -21,8 +21,12 @@ from .spec_fields import is_plain
 
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 _TOO_LARGE_RULES = frozenset({"bytes.max_len"})
-_ONE_OF: Final = frozenset({"enum.in", "string.in"})
-"""Rules whose standard messages list allowed values in an unhelpful form, such as enum numbers."""
+_PLAIN: Final = {
+    "required": "must be set",
+    "string.min_len": "must not be empty",
+    "repeated.min_items": "must have at least one item",
+}
+"""Descriptions in place of protovalidate's."""
 _is_command = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}").fullmatch
 TEXT_CHARACTERS_MAX: Final = 4096
 """Maximum characters stored of an error or a reason."""
@@ -119,7 +123,7 @@ def kept_text(text: str) -> str:
 
 
 def _rejection(message: Message, error: protovalidate.ValidationError) -> Rejection:
-    violations = []
+    violations: dict[str, str] = {}
     too_large = False
     for violation in error.violations:
         proto = violation.proto
@@ -127,22 +131,26 @@ def _rejection(message: Message, error: protovalidate.ValidationError) -> Reject
             element.field_name if element.subscript is None else f"{element.field_name}[{element.subscript.value}]"
             for element in (proto.field.elements if proto.field is not None else ())
         )
-        violations.append((path, _wanted(message, path) if proto.rule_id in _ONE_OF else proto.message))
+        described = _described(message, path, proto.rule_id, proto.message)
+        violations.setdefault(path, described)  # the first of several for a field says enough
         too_large = too_large or proto.rule_id in _TOO_LARGE_RULES
-    text = "; ".join(f"{path}: {message}" if path else message for path, message in violations)
-    return Rejection(Reason.TOO_LARGE if too_large else Reason.INVALID_FIELD, text, violations)
+    text = "; ".join(f"{path}: {text}" if path else text for path, text in violations.items())
+    return Rejection(Reason.TOO_LARGE if too_large else Reason.INVALID_FIELD, text, list(violations.items()))
 
 
-def _wanted(message: Message, path: str) -> str:
-    """Returns a message that lists the allowed values of a field, as users write them."""
+def _described(message: Message, path: str, rule: str, text: str) -> str:
+    """Returns the description of a violation in plain words; `text` is protovalidate's own."""
+    kind, _, name = rule.partition(".")
+    if rule in _PLAIN:
+        return _PLAIN[rule]
+    if name == "pattern":
+        return text.replace("does not match regex pattern", "must match")
+    if kind not in {"int32", "int64", "enum"} and rule != "string.in":
+        return text
     descriptor: Any = message.DESCRIPTOR
     for part in path.split("."):
         field = descriptor.fields_by_name[part.partition("[")[0]]
         descriptor = field.message_type
-    rules = field.GetOptions().Extensions[validate_pb2.field]
-    if field.enum_type is None:
-        return "must be " + " or ".join(text for text in getattr(rules.string, "in") if text)
-    values = field.enum_type.values_by_number
-    prefix = values[0].name.removesuffix("UNSPECIFIED")
-    numbers = getattr(rules.enum, "in")
-    return "must be " + " or ".join(values[number].name.removeprefix(prefix) for number in numbers)
+    if rule == "string.in":
+        return "must be " + " or ".join(filter(None, getattr(rules_of(field).string, "in")))
+    return wanted_item(field)

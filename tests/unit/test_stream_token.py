@@ -182,7 +182,11 @@ def test_stream_whose_token_never_expires_is_told_nothing_and_may_end_as_ever(ki
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("fresh", [None, expiring(subject="other"), expiring(tenant="other"), expiring(-1)], ids=str)
+@pytest.mark.parametrize(
+    "fresh",
+    [None, expiring(subject="other"), expiring(tenant="other"), expiring(-1)],
+    ids=["rejected", "another subject", "another tenant", "expired"],
+)
 def test_fresh_token_that_is_not_the_callers_ends_the_stream(kind: str, fresh: Token | None) -> None:
     async def test() -> None:
         tokens = {"first": expiring()} | ({} if fresh is None else {"second": fresh})

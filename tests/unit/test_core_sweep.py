@@ -296,6 +296,20 @@ def test_sweep_of_a_list_that_a_cleanup_shortens_meanwhile_removes_the_rest() ->
     assert driven.keys(b"sr") == []
 
 
+@pytest.mark.parametrize("limit", [20, 1000])
+def test_sweep_in_the_batch_of_a_cleanup_counts_each_task_once(limit: int) -> None:
+    driven = CountedShard()
+    ids = [driven.complete_one() for _ in range(50)]
+    driven.write()
+    (key,) = driven.keys(b"r")
+    driven.pass_retention()
+    cleanup(driven.shard, key, TENANT, driven.wall, 10, limit)
+    driven.slice()
+    driven.write()
+    assert driven.queue().removed_total == len(ids)
+    assert driven.keys(b"tsr") == []
+
+
 def test_sweep_of_completed_tasks_some_of_which_a_cleanup_removed_counts_each_once() -> None:
     driven = CountedShard()
     ended = driven.end_all(every_other)

@@ -50,7 +50,8 @@ def sweep(shard: Shard, now: Now) -> bool:
         if until > limit or left <= 0 or count == LISTS_MAX:
             ends.append(until)
             break
-        ended = parsed(rows_pb2.EndedRow, key, value)
+        current = shard.current([(key, value)])  # a cleanup not yet written may have shortened or removed it
+        ended = parsed(rows_pb2.EndedRow, key, current[0][1] if current else b"")
         if _all_completed(shard, key, ended):
             left -= _remove_all(shard, key, ended)
         else:

@@ -102,7 +102,10 @@ def test_end_of_any_kind_is_listed_counted_and_told_once(end: Callable[[DrivenSh
     assert watched.asked == [task_id]
     queue, totals = driven.queue(), driven.shard.totals
     batch, done = driven.shard.batch, status is Status.COMPLETED
-    assert (len(batch.completed), [dead for _, _, dead in batch.ended]) == (done, [] if done else [status is Status.DLQ])
+    assert (len(batch.completed), [dead for _, _, dead in batch.ended]) == (
+        done,
+        [] if done else [status is Status.DLQ],
+    )
     counted = [totals.completed, totals.failed, totals.dead, totals.cancelled]
     assert counted == [int(status is each) for each in (Status.COMPLETED, Status.FAILED, Status.DLQ, Status.CANCELLED)]
     assert [queue.completed_total, queue.failed_total, queue.dlq] == counted[:3]

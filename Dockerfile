@@ -21,11 +21,12 @@ RUN python3 -m venv /app/venv
 WORKDIR /src
 COPY requirements.txt ./
 RUN /app/venv/bin/pip install --quiet --require-hashes -r requirements.txt
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY sdks/python sdks/python
 COPY gateway gateway
 COPY server server
 COPY cli cli
-RUN /app/venv/bin/pip install --quiet --no-deps --no-build-isolation ./sdks/python ./gateway ./server ./cli \
+RUN /app/venv/bin/pip install --quiet --no-deps --no-build-isolation ./sdks/python . \
  && printf '#!/bin/sh\nexec /app/venv/bin/codeq serve "$@"\n' > /app/codeq-server \
  && chmod 755 /app/codeq-server
 COPY --from=raft_core /out /raft_core

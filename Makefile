@@ -17,8 +17,8 @@ NODE_PACKAGES := sdks/ts tests/clients/node
 export PATH := $(CURDIR)/$(VENV)/bin:$(CURDIR)/$(TOOLS)/bin:$(PATH):$(HOME)/.cargo/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-PACKAGES := sdks/python gateway server cli
-PACKAGE_FILES := $(addsuffix /pyproject.toml,$(PACKAGES))
+PACKAGES := ./sdks/python .
+PACKAGE_FILES := setup.py $(addsuffix /pyproject.toml,$(PACKAGES))
 TYPED := sdks/python/src/codeq server/codeq_server gateway/codeq_gateway cli/codeq_cli bench deploy/local-cluster docs
 RAFT_CORE := server/raft_core
 RAFT_CORE_FILES := $(addprefix $(RAFT_CORE)/,Cargo.toml pyproject.toml codeq_raft_core.pyi py.typed) $(wildcard $(RAFT_CORE)/src/*.rs)
@@ -68,6 +68,11 @@ $(VENV)/.installed-raft-core: requirements-build.txt $(RAFT_CORE_FILES) | $(VENV
 		--interpreter $(VENV)/bin/python --out build/raft_core_wheel >build/raft_core.log 2>&1 || { cat build/raft_core.log >&2; exit 1; }
 	@$(VENV)/bin/pip install --quiet --no-deps --force-reinstall build/raft_core_wheel/*.whl
 	@touch $@
+
+.PHONY: setup-compile
+setup-compile: setup # what `make compile` needs besides: mypyc, type stubs, a C compiler
+	@command -v $(or $(CC),cc) >/dev/null || { echo "make: a C compiler is missing; Debian and Ubuntu have one in gcc" >&2; exit 1; }
+	@$(LOCKED) $(MAKE) --silent $(VENV)/.installed-dev
 
 .PHONY: setup-dev
 setup-dev: setup ## Also install the tools for tests and code generation (Go, Node and Rust must be installed)
@@ -123,6 +128,22 @@ run: setup ## Start a server for development: REST on :8080, gRPC on :9091 and :
 cluster: setup-raft ## Start three nodes of a Raft cluster on this machine: REST on :8080, :8081, :8082 (deploy/local-cluster)
 	@exec $(VENV)/bin/python deploy/local-cluster/cluster.py
 
+# --------------------------------------------------------------------------------------------------------- compile
+
+.PHONY: compile
+compile: setup-compile ## Compile the hot modules in place; minutes the first time. Compile again after each change to them
+	@CODEQ_COMPILE=1 $(VENV)/bin/python setup.py --quiet build_ext --inplace
+
+.PHONY: clean-compiled
+clean-compiled: ## Remove the extensions that `make compile` put beside the sources
+	find server/codeq_server gateway/codeq_gateway -name '*.so' -delete
+
+.PHONY: wheels
+wheels: setup-compile setup-raft ## Build the wheels into dist: server with extensions (CODEQ_COMPILE=0: without), SDK, extension for Raft
+	@rm -rf dist && mkdir dist
+	@CODEQ_COMPILE=$(or $(CODEQ_COMPILE),1) CODEQ_PUBLISHED=1 $(VENV)/bin/pip wheel --quiet --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist $(PACKAGES)
+	@cp build/raft_core_wheel/*.whl dist && ls dist
+
 # ----------------------------------------------------------------------------------------------------------- check
 
 .PHONY: check
@@ -136,6 +157,14 @@ test: setup-dev ## Check everything that needs no root: lint, generated code, Py
 .PHONY: test-python
 test-python: setup-dev ## Run the Python tests that need no root, suite by suite
 	@$(VENV)/bin/python tests/run.py test-python
+
+.PHONY: test-compiled
+test-compiled: setup-dev ## Run unit, model, acceptance and gateway tests and those of the wheel on a compiled build
+	@$(VENV)/bin/python tests/compiled.py compiled
+
+.PHONY: test-compiled-quick
+test-compiled-quick: setup-dev ## Run unit and gateway tests and a short search on a compiled build
+	@$(VENV)/bin/python tests/compiled.py compiled-quick
 
 .PHONY: test-go
 test-go: setup-dev ## Build, vet and test the Go modules
@@ -243,6 +272,6 @@ bench-raft: setup-dev ## Measure three nodes of a Raft cluster on this machine, 
 	@$(VENV)/bin/python bench/run.py raft $(ARGS)
 
 .PHONY: clean
-clean: ## Remove the files of setup, tests and builds, but never the store in ./data
-	rm -rf $(VENV) $(TOOLS) .make.lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis $(addsuffix /node_modules,$(NODE_PACKAGES)) sdks/ts/dist build $(RAFT_CORE)/Cargo.lock
+clean: clean-compiled ## Remove the files of setup, tests and builds, but never the store in ./data
+	rm -rf $(VENV) $(TOOLS) .make.lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis $(addsuffix /node_modules,$(NODE_PACKAGES)) sdks/ts/dist build dist *.egg-info sdks/python/src/*.egg-info $(RAFT_CORE)/Cargo.lock
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

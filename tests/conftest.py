@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from codeq_server import is_compiled
 from server_process import ServerProcess
+
+BUILD = "compiled" if is_compiled() else "interpreted"
+
+
+def pytest_report_header() -> str:
+    """Tells which build is tested. CODEQ_BUILD names the one that is meant; another one tests nothing."""
+    meant = os.environ.get("CODEQ_BUILD", BUILD)
+    if meant != BUILD:
+        raise pytest.UsageError(f"the tests import the {BUILD} build, not the {meant} one")
+    return f"codeq: {BUILD}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out tests that change functions of the product on a compiled build, whose functions are fixed."""
+    if BUILD == "compiled":
+        fixed = [item for item in items if item.get_closest_marker("interpreted")]
+        items[:] = [item for item in items if item not in fixed]
+        config.hook.pytest_deselected(items=fixed)
 
 
 @pytest.fixture

@@ -29,6 +29,9 @@ ONE_PROCESS = ["test_three_nodes.py", "test_bounds.py", "test_memory_of_mixes.py
 SEARCHES = [Path("tests/model"), Path("tests/sim"), Path("tests/simcluster"), Path("tests/schema")]
 QUICK = ["tests/unit", "tests/raft/test_raft_apply.py"]
 SHORT_SEARCH = ["env", "CODEQ_SEARCH_SECONDS=0", "CODEQ_MODEL_ROUNDS=1", "CODEQ_MODEL_EXAMPLES=60"]
+COMPILED = ["tests/unit", "tests/gateway", "tests/acceptance", "tests/integration/test_wheels.py"]
+"""Suites that `make test-compiled` runs on extensions, besides the model."""
+COMPILED_QUICK = ["tests/unit", "tests/gateway", "tests/acceptance/test_contract_task_life.py"]
 SLOWEST = 10
 Step = tuple[str, list[list[str]]]
 
@@ -53,6 +56,12 @@ def steps(names: list[str]) -> list[Step]:
             apart += [f"--ignore={ACCEPTANCE}/{module}" for module in ONE_PROCESS]
             planned.append((f"{ACCEPTANCE}, standalone gateway", [apart]))
             planned.append((" and ".join(map(str, SEARCHES)), [[*PYTEST, suite.as_posix()] for suite in SEARCHES]))
+        elif name == "compiled":
+            planned += [(f"{suite}, compiled", [[*PYTEST, *TWO_CORES, suite]]) for suite in COMPILED]
+            planned.append(("tests/model, compiled", [[*PYTEST, "tests/model"]]))
+        elif name == "compiled-quick":
+            planned.append((f"{' '.join(COMPILED_QUICK)}, compiled", [[*PYTEST, *TWO_CORES, *COMPILED_QUICK]]))
+            planned.append(("tests/model, compiled", [[*SHORT_SEARCH, *PYTEST, *TWO_CORES, "tests/model"]]))
         else:
             planned.append((name, [["make", name]]))
     return planned

@@ -1,5 +1,7 @@
 """Searches for broken promises over a long time: simulated nodes and clusters, random work on the core, and forks.
 
+`--memory 1` also loads a server of the checkout's build, interpreted or compiled, for an hour and watches its memory.
+
 Each search resumes where it stopped, as long as the commit is the same: build/soak.json stores its progress. A part
 that breaks a promise prints how to run it again, and the search continues.
 """
@@ -37,6 +39,8 @@ class Search:
             return ["-m", "pytest", "-q", "-n", "2", "tests/sdk/test_sdk_fork.py"], children
         if self.name == "cluster":
             return ["tests/simcluster/cluster_run.py", "--seed", str(self.done), "--count", str(count)], {}
+        if self.name == "memory":
+            return ["bench/memory.py"], {}
         rounds = {"CODEQ_MODEL_SEED": str(self.done), "CODEQ_MODEL_ROUNDS": str(count), "CODEQ_SEARCH_SECONDS": "0"}
         return ["-m", "pytest", "-q", "-n", "0", "--timeout", "0", "tests/model", "-k", "random_work or beside"], rounds
 
@@ -44,7 +48,7 @@ class Search:
 class Soak:
     """All searches and their progress."""
 
-    def __init__(self, state: Path, seeds: int, clusters: int, rounds: int, forks: int) -> None:
+    def __init__(self, state: Path, seeds: int, clusters: int, rounds: int, forks: int, memory: int) -> None:
         self.state = state
         self.lock = threading.Lock()
         self.version = subprocess.run(
@@ -57,6 +61,7 @@ class Soak:
             Search("cluster", clusters, SEEDS_OF_A_PART, known.get("cluster", 0)),
             Search("model", rounds, 1, known.get("model", 0)),
             Search("forks", forks, 1, known.get("forks", 0)),
+            Search("memory", memory, 1, known.get("memory", 0)),
         ]
 
     def run(self) -> int:
@@ -105,9 +110,11 @@ def main(arguments: list[str]) -> int:
         "--rounds", type=int, default=100, help="rounds of random work on the core, 200 runs of each of 3 kinds"
     )
     parser.add_argument("--forks", type=int, default=1, help="rounds of forks under the SDK, 60 children per cell")
+    parser.add_argument("--memory", type=int, default=0, help="hours of load under which memory stays flat")
     parser.add_argument("--state", type=Path, default=ROOT / "build/soak.json", help="progress of earlier runs")
     options = parser.parse_args(arguments)
-    return Soak(options.state, options.seeds, options.clusters, options.rounds, options.forks).run()
+    ends = (options.seeds, options.clusters, options.rounds, options.forks, options.memory)
+    return Soak(options.state, *ends).run()
 
 
 if __name__ == "__main__":

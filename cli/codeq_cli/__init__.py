@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 __version__ = "0.1.0"
-"""Version of the distribution codeq-cli, which is read from here."""
+"""Version of the distribution codeq-server, which is read from here."""

@@ -64,7 +64,9 @@ app = typer.Typer(cls=_LazyGroup, add_completion=True, pretty_exceptions_enable=
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"codeq version {__version__}")
+        from codeq_server import is_compiled
+
+        print(f"codeq version {__version__} ({'compiled' if is_compiled() else 'interpreted'})")
         raise typer.Exit
 
 

@@ -88,6 +88,7 @@ def serve(
         "log_format": log_format,
         "ready_file": ready_file,
     }
+    refuse_foreign_module()
     settings = load_settings(config, flags, dev=dev)
     if settings.raft is not None and find_spec("codeq_raft_core") is None:
         raise configuration_failure(
@@ -128,6 +129,7 @@ def server(
         "log_format": log_format,
         "ready_file": ready_file,
     }
+    refuse_foreign_module()
     settings = load_settings(config, flags, dev=dev)
     refuse_silence(settings)
     from codeq_server.node.app import serve as run
@@ -238,3 +240,18 @@ def refuse_silence(settings: Settings) -> None:
     """
     if settings.worker_stream_addr is None and settings.producer_stream_addr is None:
         raise configuration_failure("PRODUCER_STREAM_ADDR: a server without REST needs a gRPC listener")
+
+
+def refuse_foreign_module() -> None:
+    """Checks that the module `codeq` is the SDK, and not that of the unrelated distribution of this name.
+
+    Raises:
+        Failure: It is the other one, which was installed over the SDK.
+    """
+    import codeq
+
+    if not hasattr(codeq, "__version__"):
+        raise configuration_failure(
+            f"{codeq.__file__}: not the SDK of this server, but a module of the unrelated distribution `codeq`: "
+            "install codeq-server into an environment without it"
+        )

@@ -125,7 +125,7 @@ class Gateway:
         self._access_log = access_log
         self._allowed_hosts = allowed_hosts
         self._cors = Cors(cors_origins) if cors_origins else None
-        self._ids = (f"{head}{number:016x}" for head in (os.urandom(8).hex(),) for number in itertools.count(1))
+        self._ids = map((os.urandom(8).hex() + "{:016x}").format, itertools.count(1))
         self._router: Router[Operation | _Page] = Router()
         operations = list(read_operations(services))
         for operation in operations:

@@ -20,7 +20,7 @@ from codeq_gateway import refusals
 from codeq_gateway.dispatch import CallFailed
 from codeq_gateway.exchange import JSON_TYPE, Headers
 
-HELD_BYTES_MAX: Final = 128 * 1024 * 1024
+HELD_BYTES_MAX = 128 * 1024 * 1024
 """Limit on the bytes of large requests, and of replies that clients do not read, held at once; beyond it, further large
 requests are rejected."""
 

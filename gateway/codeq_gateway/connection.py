@@ -22,16 +22,16 @@ from codeq_gateway.exchange import CONTINUE, End, Exchange, render
 from codeq_gateway.heads import Head
 from codeq_gateway.request_parser import RequestParser
 
-REQUEST_SECONDS: Final = 60.0
+REQUEST_SECONDS = 60.0
 """Timeout for receiving a request, from the connection's start or the request's first byte."""
 
-IDLE_SECONDS: Final = 75.0
+IDLE_SECONDS = 75.0
 """Timeout of a kept connection without a request, and of a client that does not read its last reply."""
 
-HALF_CLOSED_SECONDS: Final = 0.1
+HALF_CLOSED_SECONDS = 0.1
 """Time for replies after the client has closed its side: most such clients have gone, a few still read."""
 
-DISCARD_BYTES_MAX: Final = 16 * 1024 * 1024
+DISCARD_BYTES_MAX = 16 * 1024 * 1024
 """Bytes of a rejected body that are read and dropped so that its sender sees the reply; beyond, the connection ends."""
 
 ANSWERS_AT_ONCE_MAX: Final = 8

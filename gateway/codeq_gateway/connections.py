@@ -16,7 +16,7 @@ UNREAD_BYTES_MAX: Final = 32 * 1024 * 1024
 TURNS_AT_ONCE: Final = 4
 """Strangers' connections that continue at each turn."""
 
-TURN_SECONDS: Final = 0.005
+TURN_SECONDS = 0.005
 """Interval between two turns."""
 
 

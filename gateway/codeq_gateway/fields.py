@@ -222,7 +222,8 @@ def scalar(field: FieldDescriptor) -> Scalar:
         return Scalar(Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float, _whole, is_text=False)
     if kind in _UINT64:
         # A string, because many clients lose digits of large JSON numbers; an exact integer is accepted, too.
-        unsigned = Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(pattern="^[0-9]{1,20}$")]
+        # Without its type mypy takes the variable for an alias, which compiled code does not assign.
+        unsigned: Any = Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(pattern="^[0-9]{1,20}$")]
         return Scalar(unsigned, int, is_text=True)  # the message rejects values above 64 bits
     if kind in _FLOAT:
         return Scalar(float, None, is_text=False)

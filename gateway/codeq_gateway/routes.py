@@ -29,7 +29,7 @@ BODY_BYTES_MAX: Final = 1024 * 1024 + _ROOM
 BATCH_BODY_BYTES_MAX: Final = 8 * 1024 * 1024 + _ROOM
 """Largest body in bytes if it carries a list of messages."""
 
-CALL_SECONDS: Final = 30.0
+CALL_SECONDS = 30.0
 """Timeout of a call, on top of the time it asks to wait."""
 
 _WAIT_FIELD: Final = "wait_seconds"

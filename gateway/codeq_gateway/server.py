@@ -15,7 +15,7 @@ from codeq_gateway.connections import CONNECTIONS_MAX, Connections
 BACKLOG: Final = 2_048
 """Default length of the kernel's accept queue, in connections."""
 
-LOOK_SECONDS: Final = 0.5
+LOOK_SECONDS = 0.5
 """Interval between checks for timeouts, and so how late a timeout may fire."""
 
 _CANCEL_SECONDS: Final = 1.0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
+import codeq
 import pytest
 import yaml
 from recording_server import Run
@@ -228,7 +230,7 @@ def test_help_lists_the_exit_codes_of_the_command(run: Run, args: tuple[str, ...
 def test_client_commands_do_not_import_the_server(run: Run) -> None:
     done = run("task", "get", "t1", CODEQ_ENDPOINT="http://127.0.0.1:1", PYTHONPROFILEIMPORTTIME="1")
     assert b"codeq_cli.rest" in done.stderr
-    assert b"codeq_server" not in done.stderr
+    assert b" codeq_server" not in done.stderr  # not the finder of an editable installation
     assert b"grpc" not in done.stderr
 
 
@@ -260,3 +262,15 @@ def test_check_warns_of_settings_without_effect(run: Run) -> None:
     done = run("config", "check", OTEL_EXPORTER_OTLP_ENDPOINT="http://collector:4317", **STATIC)
     assert done.returncode == 0
     assert done.stderr.startswith(b"warning: OTEL_EXPORTER_OTLP_ENDPOINT: ")
+
+
+def test_server_beside_the_foreign_distribution_codeq_names_it(run: Run, tmp_path: Path) -> None:
+    merged = tmp_path / "codeq"  # as two installations into one folder leave it
+    merged.mkdir()
+    for path in Path(codeq.__file__).parent.iterdir():
+        (merged / path.name).symlink_to(path)
+    (merged / "__init__.py").unlink()
+    (merged / "__init__.py").write_text("")
+    done = run("serve", "--dev", PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    assert done.returncode == 2
+    assert f"{merged}/__init__.py: not the SDK of this server".encode() in done.stderr

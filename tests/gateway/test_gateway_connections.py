@@ -336,9 +336,9 @@ async def test_port_in_use_is_reported_by_its_address(served: Served) -> None:
     await other.stop(1)
 
 
-async def test_host_without_address_is_reported() -> None:
+async def test_host_without_address_is_reported(served: Served) -> None:
     with pytest.raises(OSError, match=r"nowhere\.invalid:0"):
-        await GatewayServer(None, "nowhere.invalid", 0).start()  # type: ignore[arg-type]  # fails before it serves
+        await GatewayServer(served.server.gateway, "nowhere.invalid", 0).start()
 
 
 def _is_refused(port: int) -> bool:

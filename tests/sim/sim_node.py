@@ -10,7 +10,9 @@ from typing import Any
 
 from codeq.v1 import producer_service_pb2, worker_service_pb2
 from codeq_gateway.bodies import InFlight
+from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.claims import WORKER_SCOPES, Claims
+from codeq_server.auth.static import StaticToken, StaticValidator
 from codeq_server.core import recovery
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.shard import ShardSettings
@@ -47,11 +49,15 @@ def claims_of(holder: str) -> Claims:
     return Claims(subject, tenant, WORKER_SCOPES, frozenset({"*"}), "USER", is_admin=True)
 
 
-class Trust:
+class Trust(Authenticator):
     """An authenticator that accepts every token."""
 
-    def known(self, authorization: str, _principal: int, _scope: str = "") -> Claims:
-        return claims_of(authorization)
+    def __init__(self) -> None:
+        nobody = StaticValidator(StaticToken("unused"))
+        super().__init__(nobody, nobody)
+
+    def known(self, authorization_header: str, principal: int, scope: str = "") -> Claims:  # noqa: ARG002
+        return claims_of(authorization_header)
 
 
 class Server:
@@ -64,7 +70,7 @@ class Server:
         shard = recovery.open_shard(self.store, node.settings, identity.epoch, *node.clock())
         runner = ShardRunner(shard, LocalLog(self.store), node.clock, node.chance.random, node.broke)
         self.serving = Serving(runner, None, lease_seconds=LEASE_SECONDS, artifact_bytes_max=0)
-        self.calls = Calls(Trust(), ShardTable(lambda: Rejection(Reason.DRAINING, "not started")))  # type: ignore[arg-type]
+        self.calls = Calls(Trust(), ShardTable(lambda: Rejection(Reason.DRAINING, "not started")))
         self.calls.shards.present(self.serving)
         runner.changed()
 

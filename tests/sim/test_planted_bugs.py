@@ -29,6 +29,8 @@ from codeq_server.engine.runner import ShardRunner
 from planting import planted
 from sim_run import simulate
 
+pytestmark = pytest.mark.interpreted
+
 SEEDS_MAX = 20
 """Seeds within which a bug must be found."""
 SEALED = "return SealedBatch(batch.lsn, batch.lsn - 1, self.epoch, now.wall_ms, rows)"

@@ -58,7 +58,7 @@ class Server:
         self.member = Member(self._store, row, settings, machine.chance.randbytes, self, machine.broke)
         opening = Opening(1, lambda: machine.clock()[0] // 1000, self._load, self._serve)
         self.leading = Leading(self._store, opening, self._present, machine.broke)
-        self.calls = Calls(Trust(), ShardTable(self.member.refusal))  # type: ignore[arg-type]
+        self.calls = Calls(Trust(), ShardTable(self.member.refusal))
         self.serving: Serving | None = None
         self._ticks = 0
         self.port = Port(machine.net, machine, process, self.member.hello)

@@ -20,6 +20,8 @@ from codeq_server.replication.raft.pending import Pending
 from codeq_server.replication.raft.stored_log import StoredLog
 from planting import planted
 
+pytestmark = pytest.mark.interpreted
+
 SEEDS_MAX = 40
 """Seeds within which a bug must be found."""
 

@@ -12,6 +12,7 @@ from codeq import reasons
 from codeq.v1 import error_pb2, producer_service_pb2, server_service_pb2, task_pb2, worker_service_pb2
 from codeq.v1 import task_service_pb2 as pb
 from codeq_gateway.bodies import InFlight
+from codeq_server import is_compiled
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.claims import WORKER_SCOPES, Claims, Token
 from codeq_server.core.errors import Reason, Rejection
@@ -280,6 +281,7 @@ async def test_calls_about_the_node_are_answered_whoever_serves_the_shard() -> N
     name = "/codeq.v1.ServerService/GetServerInfo"
     info = await calls.call(name, server_service_pb2.GetServerInfoRequest(), "Bearer acme")
     assert isinstance(info, server_service_pb2.GetServerInfoResponse)
+    assert info.server.compiled is is_compiled()
     assert info.server.mode == "raft"
 
 

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final, Protocol
 
+from mypy_extensions import mypyc_attr
+
 from codeq_server.auth.claims import NEVER, WILDCARD, WORKER_SCOPES, Claims, Token
 from codeq_server.auth.verdict import NOBODY, Verdict, expired, refusing, verdict_of
 from codeq_server.core.errors import Reason, Rejection
@@ -57,6 +59,7 @@ class Validator(Protocol):
         ...
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # tests extend it
 class Authenticator:
     """Authenticates callers by the validators of producers and workers. A token may be valid for both.
 

@@ -11,7 +11,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 NEVER: Final = 1 << 62
 """A time that never comes."""
-MOVES_MAX: Final = 256
+MOVES_MAX = 256
 """Sources that become due in one step; the rest follow in the next."""
 STALE_MAX: Final = 64
 """Stale alarms kept beyond the number of valid ones before the heap is rebuilt."""

@@ -18,7 +18,7 @@ from .parsing import UNREADABLE, unreadable
 from .shard import Shard
 from .windows import PAGE_MAX, emptied, load, prune
 
-CLAIM_MAX: Final = 256
+CLAIM_MAX = 256
 """Most deliveries of one claim."""
 
 RETURNED_PLACE: Final = 1 << 56

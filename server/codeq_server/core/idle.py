@@ -5,14 +5,12 @@ A queue's number is never reused, so nothing that refers to an old task can matc
 
 from __future__ import annotations
 
-from typing import Final
-
 from .alarms import NEVER
 from .clock import Now
 from .model import Queue
 from .shard import Shard
 
-SLICE: Final = 256
+SLICE = 256
 """Queues examined per call."""
 
 

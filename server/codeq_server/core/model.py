@@ -16,7 +16,7 @@ from .rates import Rates
 
 WINDOW_ENTRY_BYTES: Final = 300
 """Memory of a window entry in addition to its task bytes; measured on CPython 3.11."""
-FIRST_PAGE: Final = 16
+FIRST_PAGE = 16
 """Places read first in a lane, while the size of its tasks is unknown; rows read first in a timeline."""
 
 

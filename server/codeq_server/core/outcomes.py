@@ -26,9 +26,9 @@ from .status import Outcome, Status
 from .task_bytes import max_attempts_of, varint
 from .windows import append
 
-ABANDONS_MAX: Final = 100
+ABANDONS_MAX = 100
 """Abandons of a task that leave its attempts unchanged; later ones count as deliveries."""
-SHRINK_FROM: Final = 16
+SHRINK_FROM = 16
 """Lease rows with fewer tasks than this are not rewritten when most of their deliveries have ended."""
 NACK_DELAY_MAX_MS: Final = 12 * 3_600_000
 """Longest delay after a nack."""

@@ -22,11 +22,11 @@ from .withdrawal import end_cancelled, withdraw
 
 PURGED_ERROR: Final = "PURGED"
 """Error of a task that a purge ended."""
-SLICE: Final = 512
+SLICE = 512
 """Rows processed per call, roughly."""
-TURN: Final = 128
+TURN = 128
 """Rows processed for one tenant before the next tenant's turn."""
-TURN_COST: Final = 8
+TURN_COST = 8
 """Minimum cost of a turn, in rows."""
 PAGE_BYTES: Final = 1 << 20
 """Task bytes that a turn should read; estimated from the turn before."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from functools import partial
-from typing import Final
 
 from codeq_internal.v1 import rows_pb2
 
@@ -22,7 +21,7 @@ from .purging import adopt as adopt_purge
 from .rates import Rates
 from .shard import Shard, ShardSettings
 
-PAGE: Final = 1024
+PAGE = 1024
 
 
 def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: int, mono_ms: int) -> Shard:

@@ -19,7 +19,7 @@ from .status import Status
 from .sweep import remove_ended
 
 REDRIVABLE: Final = frozenset({Status.DLQ, Status.FAILED, Status.CANCELLED})
-CLEANUP_SLICE: Final = 64
+CLEANUP_SLICE = 64
 """Tasks examined per call of `cleanup`; each may have a large result."""
 
 

@@ -27,7 +27,7 @@ from .parsing import RowReader, parsed
 from .time_index import TimeIndex
 
 TOKEN_COUNTER_BITS: Final = 34
-ENDED_ROW_MAX: Final = 1024
+ENDED_ROW_MAX = 1024
 """Most tasks listed in one ended row, which is the unit of work of the retention sweep."""
 OVER_CLAIMS_MAX: Final = 1024
 """Entries of ended claims, beyond the number of live ones, at which lists of claims are pruned."""

@@ -24,15 +24,15 @@ from .names import forget
 from .parsing import listed, parsed
 from .shard import Shard
 
-SWEEP_READS: Final = 256
+SWEEP_READS = 256
 """Cost of one slice, in rows read by key, roughly."""
-SCAN_READS: Final = 8
+SCAN_READS = 8
 """Cost of reading neighbours together: as much as this many rows read one by one."""
-SCAN_MAX: Final = 64
+SCAN_MAX = 64
 """Most state rows read together: each may hold a large result."""
 REMOVED_PER_READ: Final = 8
 """Tasks removed unread at the cost of reading one row."""
-LISTS_MAX: Final = 8
+LISTS_MAX = 8
 """Most lists of one slice."""
 
 _QUEUE: Final = itemgetter(0)

@@ -17,11 +17,11 @@ from .batch import Batch
 from .model import Queue, Timeline
 from .parsing import RowReader
 
-PAGE: Final = 256
+PAGE = 256
 """Most rows of a queue per read; the first page is smaller."""
-HEAD_MAX: Final = 1024
+HEAD_MAX = 1024
 """Most entries of a queue in memory; a longer head is cut to half of that, except for entries not yet written."""
-ENTRIES_MAX: Final = 131_072
+ENTRIES_MAX = 131_072
 """Most entries of all queues in memory, about 60 bytes each; beyond, heads not read lately are cut to one entry."""
 
 _KEY: Final = keys.TIME_KEY_BYTES

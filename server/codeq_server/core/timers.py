@@ -23,9 +23,9 @@ from .parsing import unpacked
 from .shard import Shard, Totals
 from .sweep import sweep
 
-SLICE: Final = 512
+SLICE = 512
 """Tasks of each kind processed per call, roughly."""
-TURN: Final = 32
+TURN = 32
 """Tasks processed for one tenant before the next tenant's turn."""
 TURN_COST: Final = 8
 """Minimum cost of a turn, in tasks: it may read rows and find nothing due."""

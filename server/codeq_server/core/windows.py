@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import heapq
-from typing import Final
 
 from . import keys
 from .model import WINDOW_ENTRY_BYTES, Entry, Lane
 from .parsing import UNREADABLE, unreadable
 from .shard import Shard
 
-PAGE_MAX: Final = 256
+PAGE_MAX = 256
 """Most places read at once."""
-PAGE_BYTES_MAX: Final = 4 << 20
+PAGE_BYTES_MAX = 4 << 20
 """Memory that a page of places should take; estimated from the page before."""
 
 

@@ -16,6 +16,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 TURN_COST: Final = 512
 """Cost admitted per turn of the loop, in tasks: some milliseconds, then sockets and timers get their turn."""
 QUANTUM: Final = 128
@@ -38,6 +40,7 @@ class _Line:
         self.credit = QUANTUM
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # tests extend it
 class Admission:
     """Lets tenants take turns to decide."""
 

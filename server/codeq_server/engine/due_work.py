@@ -13,13 +13,13 @@ from codeq_server.core.shard import Shard
 
 from .admission import CALL_COST, Admission
 
-TIMER_ROWS_MAX: Final = 10_000
+TIMER_ROWS_MAX = 10_000
 """Row changes in the batch at which the timers wait for the next one; the rest is reserved for callers."""
-TIMER_BYTES_MAX: Final = 8 << 20
+TIMER_BYTES_MAX = 8 << 20
 """The same for bytes of payloads, results and progress: tasks whose leases expire carry their progress along."""
 TIMERS: Final = ""
 """Name under which due work stands in line, as if it were a tenant."""
-TIMER_MS_MAX: Final = 1000
+TIMER_MS_MAX = 1000
 """Longest timer wait while anything is to come: how late a wall clock that was set forward is noticed."""
 
 

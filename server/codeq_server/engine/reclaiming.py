@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Final
 
 from codeq_server.storage.errors import StoreError
 
-LOOK_SECONDS: Final = 5.0
+LOOK_SECONDS = 5.0
 """Pause between two attempts."""
 
 

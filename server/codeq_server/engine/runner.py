@@ -17,7 +17,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Final
+
+from mypy_extensions import mypyc_attr
 
 from codeq_server.core.clock import Now
 from codeq_server.core.effects import Effects
@@ -32,9 +33,9 @@ from .due_work import DueWork
 from .ends import TaskEnds, refuse_all
 from .waiting import WaitingRoom
 
-BATCH_ROWS_MAX: Final = 16_000
+BATCH_ROWS_MAX = 16_000
 """Row changes a batch may hold before callers wait for the next: writing them blocks the loop for about 20 ms."""
-BATCH_BYTES_MAX: Final = 16 << 20
+BATCH_BYTES_MAX = 16 << 20
 """Payloads, results and progress (bytes) a batch may hold before callers wait; writing them takes about as long."""
 
 Clock = Callable[[], tuple[int, int]]
@@ -67,6 +68,7 @@ class _Flight:
         self.started = time.perf_counter()
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # tests extend it
 class ShardRunner:
     """Owns a shard and its log."""
 

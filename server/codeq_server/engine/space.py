@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
 
 from codeq_server.storage.errors import StoreError
 
-LOOK_SECONDS: Final = 1.0
+LOOK_SECONDS = 1.0
 """Time between two checks of the disk."""
 
 

@@ -23,9 +23,9 @@ from .convert import status_number, task_message, unix_ms
 from .page_tokens import last_key, page_token
 
 PAGE_DEFAULT: Final = 100
-PAGE_ROWS_MAX: Final = 10_000
+PAGE_ROWS_MAX = 10_000
 """Maximum rows examined for one page."""
-PAGE_BYTES_MAX: Final = 2 << 20
+PAGE_BYTES_MAX = 2 << 20
 """Approximate maximum bytes of a page; its first task is always included, whatever its size."""
 SLICE_DEAD: Final = 128
 """Dead letters examined in one step: each has a state row to read, and perhaps to change."""

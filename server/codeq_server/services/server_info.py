@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from codeq.v1 import server_service_pb2 as pb
 
+from codeq_server import is_compiled
 from codeq_server.auth.claims import Claims
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.engine.backups import Backups
@@ -55,6 +56,7 @@ class ServerService:
             num_shards=1,
             payload_bytes_max=PAYLOAD_BYTES_MAX,
             batch_items_max=BATCH_ITEMS_MAX,
+            compiled=is_compiled(),
         )
 
     async def GetServerInfo(self, claims: Claims, request: pb.GetServerInfoRequest) -> pb.GetServerInfoResponse:  # noqa: N802, ARG002

@@ -20,7 +20,7 @@ from .stream_token import StreamToken
 
 HELLO_SECONDS: Final = 10
 """Time for a client to send its hello."""
-STREAMS_MAX: Final = 6_000
+STREAMS_MAX = 6_000
 """Maximum number of open streams."""
 FAREWELL_SECONDS: Final = 0.2
 """Time for a client to read the notice of a new leader before its stream ends."""

@@ -70,6 +70,7 @@ class ServerInfo:
         num_shards: Number of shards.
         payload_bytes_max: Largest payload or result, in bytes.
         batch_items_max: Most items in a batch call.
+        compiled: Whether the code of its hot paths is compiled; otherwise Python interprets it.
     """
 
     version: str
@@ -79,6 +80,7 @@ class ServerInfo:
     num_shards: int
     payload_bytes_max: int
     batch_items_max: int
+    compiled: bool = False
 
     @classmethod
     def from_message(cls, message: server_service_pb2.ServerInfo) -> Self:
@@ -91,6 +93,7 @@ class ServerInfo:
             num_shards=message.num_shards,
             payload_bytes_max=message.payload_bytes_max,
             batch_items_max=message.batch_items_max,
+            compiled=message.compiled,
         )
 
 

@@ -125,6 +125,8 @@ type ServerInfo struct {
 	PayloadBytesMax int32 `protobuf:"varint,6,opt,name=payload_bytes_max,json=payloadBytesMax,proto3" json:"payload_bytes_max,omitempty"`
 	// Maximum items of a batch call.
 	BatchItemsMax int32 `protobuf:"varint,7,opt,name=batch_items_max,json=batchItemsMax,proto3" json:"batch_items_max,omitempty"`
+	// Whether the code of the hot paths is compiled; otherwise Python interprets it.
+	Compiled      bool `protobuf:"varint,8,opt,name=compiled,proto3" json:"compiled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -206,6 +208,13 @@ func (x *ServerInfo) GetBatchItemsMax() int32 {
 		return x.BatchItemsMax
 	}
 	return 0
+}
+
+func (x *ServerInfo) GetCompiled() bool {
+	if x != nil {
+		return x.Compiled
+	}
+	return false
 }
 
 // BackUpRequest starts a backup.
@@ -371,7 +380,7 @@ const file_codeq_v1_server_service_proto_rawDesc = "" +
 	"\x1dcodeq/v1/server_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n" +
 	"\x14GetServerInfoRequest\"E\n" +
 	"\x15GetServerInfoResponse\x12,\n" +
-	"\x06server\x18\x01 \x01(\v2\x14.codeq.v1.ServerInfoR\x06server\"\xf6\x01\n" +
+	"\x06server\x18\x01 \x01(\v2\x14.codeq.v1.ServerInfoR\x06server\"\x92\x02\n" +
 	"\n" +
 	"ServerInfo\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
@@ -381,7 +390,8 @@ const file_codeq_v1_server_service_proto_rawDesc = "" +
 	"\n" +
 	"num_shards\x18\x05 \x01(\x05R\tnumShards\x12*\n" +
 	"\x11payload_bytes_max\x18\x06 \x01(\x05R\x0fpayloadBytesMax\x12&\n" +
-	"\x0fbatch_items_max\x18\a \x01(\x05R\rbatchItemsMax\"I\n" +
+	"\x0fbatch_items_max\x18\a \x01(\x05R\rbatchItemsMax\x12\x1a\n" +
+	"\bcompiled\x18\b \x01(\bR\bcompiled\"I\n" +
 	"\rBackUpRequest\x128\n" +
 	"\x04name\x18\x01 \x01(\tB$\xbaH!r\x1f\x18@2\x1b^[A-Za-z0-9][A-Za-z0-9_-]*$R\x04name\":\n" +
 	"\x0eBackUpResponse\x12(\n" +

@@ -28,7 +28,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63odeq/v1/server_service.proto\x12\x08\x63odeq.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1e\x63odeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetServerInfoRequest\"E\n\x15GetServerInfoResponse\x12,\n\x06server\x18\x01 \x01(\x0b\x32\x14.codeq.v1.ServerInfoR\x06server\"\xf6\x01\n\nServerInfo\x12\x18\n\x07version\x18\x01 \x01(\tR\x07version\x12\x12\n\x04mode\x18\x02 \x01(\tR\x04mode\x12\x14\n\x05\x66sync\x18\x03 \x01(\x08R\x05\x66sync\x12\x31\n\x14persistence_provider\x18\x04 \x01(\tR\x13persistenceProvider\x12\x1d\n\nnum_shards\x18\x05 \x01(\x05R\tnumShards\x12*\n\x11payload_bytes_max\x18\x06 \x01(\x05R\x0fpayloadBytesMax\x12&\n\x0f\x62\x61tch_items_max\x18\x07 \x01(\x05R\rbatchItemsMax\"I\n\rBackUpRequest\x12\x38\n\x04name\x18\x01 \x01(\tB$\xbaH!r\x1f\x18@2\x1b^[A-Za-z0-9][A-Za-z0-9_-]*$R\x04name\":\n\x0e\x42\x61\x63kUpResponse\x12(\n\x06\x62\x61\x63kup\x18\x01 \x01(\x0b\x32\x10.codeq.v1.BackupR\x06\x62\x61\x63kup\"u\n\x06\x42\x61\x63kup\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x39\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x1c\n\tartifacts\x18\x03 \x01(\x03R\tartifacts2\xf7\x01\n\rServerService\x12x\n\rGetServerInfo\x12\x1e.codeq.v1.GetServerInfoRequest\x1a\x1f.codeq.v1.GetServerInfoResponse\"&\x8a\xb5\x18\x02\x08\x03\x82\xd3\xe4\x93\x02\x1a\x12\x10/v1/codeq/serverb\x06server\x12l\n\x06\x42\x61\x63kUp\x12\x17.codeq.v1.BackUpRequest\x1a\x18.codeq.v1.BackUpResponse\"/\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02#\"\x16/v1/codeq/admin/backup:\x01*b\x06\x62\x61\x63kupB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63odeq/v1/server_service.proto\x12\x08\x63odeq.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1e\x63odeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetServerInfoRequest\"E\n\x15GetServerInfoResponse\x12,\n\x06server\x18\x01 \x01(\x0b\x32\x14.codeq.v1.ServerInfoR\x06server\"\x92\x02\n\nServerInfo\x12\x18\n\x07version\x18\x01 \x01(\tR\x07version\x12\x12\n\x04mode\x18\x02 \x01(\tR\x04mode\x12\x14\n\x05\x66sync\x18\x03 \x01(\x08R\x05\x66sync\x12\x31\n\x14persistence_provider\x18\x04 \x01(\tR\x13persistenceProvider\x12\x1d\n\nnum_shards\x18\x05 \x01(\x05R\tnumShards\x12*\n\x11payload_bytes_max\x18\x06 \x01(\x05R\x0fpayloadBytesMax\x12&\n\x0f\x62\x61tch_items_max\x18\x07 \x01(\x05R\rbatchItemsMax\x12\x1a\n\x08\x63ompiled\x18\x08 \x01(\x08R\x08\x63ompiled\"I\n\rBackUpRequest\x12\x38\n\x04name\x18\x01 \x01(\tB$\xbaH!r\x1f\x18@2\x1b^[A-Za-z0-9][A-Za-z0-9_-]*$R\x04name\":\n\x0e\x42\x61\x63kUpResponse\x12(\n\x06\x62\x61\x63kup\x18\x01 \x01(\x0b\x32\x10.codeq.v1.BackupR\x06\x62\x61\x63kup\"u\n\x06\x42\x61\x63kup\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x39\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x1c\n\tartifacts\x18\x03 \x01(\x03R\tartifacts2\xf7\x01\n\rServerService\x12x\n\rGetServerInfo\x12\x1e.codeq.v1.GetServerInfoRequest\x1a\x1f.codeq.v1.GetServerInfoResponse\"&\x8a\xb5\x18\x02\x08\x03\x82\xd3\xe4\x93\x02\x1a\x12\x10/v1/codeq/serverb\x06server\x12l\n\x06\x42\x61\x63kUp\x12\x17.codeq.v1.BackUpRequest\x1a\x18.codeq.v1.BackUpResponse\"/\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02#\"\x16/v1/codeq/admin/backup:\x01*b\x06\x62\x61\x63kupB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,13 +47,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSERVERINFORESPONSE']._serialized_start=191
   _globals['_GETSERVERINFORESPONSE']._serialized_end=260
   _globals['_SERVERINFO']._serialized_start=263
-  _globals['_SERVERINFO']._serialized_end=509
-  _globals['_BACKUPREQUEST']._serialized_start=511
-  _globals['_BACKUPREQUEST']._serialized_end=584
-  _globals['_BACKUPRESPONSE']._serialized_start=586
-  _globals['_BACKUPRESPONSE']._serialized_end=644
-  _globals['_BACKUP']._serialized_start=646
-  _globals['_BACKUP']._serialized_end=763
-  _globals['_SERVERSERVICE']._serialized_start=766
-  _globals['_SERVERSERVICE']._serialized_end=1013
+  _globals['_SERVERINFO']._serialized_end=537
+  _globals['_BACKUPREQUEST']._serialized_start=539
+  _globals['_BACKUPREQUEST']._serialized_end=612
+  _globals['_BACKUPRESPONSE']._serialized_start=614
+  _globals['_BACKUPRESPONSE']._serialized_end=672
+  _globals['_BACKUP']._serialized_start=674
+  _globals['_BACKUP']._serialized_end=791
+  _globals['_SERVERSERVICE']._serialized_start=794
+  _globals['_SERVERSERVICE']._serialized_end=1041
 # @@protoc_insertion_point(module_scope)

@@ -22,7 +22,7 @@ class GetServerInfoResponse(_message.Message):
     def __init__(self, server: _Optional[_Union[ServerInfo, _Mapping]] = ...) -> None: ...
 
 class ServerInfo(_message.Message):
-    __slots__ = ("version", "mode", "fsync", "persistence_provider", "num_shards", "payload_bytes_max", "batch_items_max")
+    __slots__ = ("version", "mode", "fsync", "persistence_provider", "num_shards", "payload_bytes_max", "batch_items_max", "compiled")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     FSYNC_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,7 @@ class ServerInfo(_message.Message):
     NUM_SHARDS_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     BATCH_ITEMS_MAX_FIELD_NUMBER: _ClassVar[int]
+    COMPILED_FIELD_NUMBER: _ClassVar[int]
     version: str
     mode: str
     fsync: bool
@@ -37,7 +38,8 @@ class ServerInfo(_message.Message):
     num_shards: int
     payload_bytes_max: int
     batch_items_max: int
-    def __init__(self, version: _Optional[str] = ..., mode: _Optional[str] = ..., fsync: _Optional[bool] = ..., persistence_provider: _Optional[str] = ..., num_shards: _Optional[int] = ..., payload_bytes_max: _Optional[int] = ..., batch_items_max: _Optional[int] = ...) -> None: ...
+    compiled: bool
+    def __init__(self, version: _Optional[str] = ..., mode: _Optional[str] = ..., fsync: _Optional[bool] = ..., persistence_provider: _Optional[str] = ..., num_shards: _Optional[int] = ..., payload_bytes_max: _Optional[int] = ..., batch_items_max: _Optional[int] = ..., compiled: _Optional[bool] = ...) -> None: ...
 
 class BackUpRequest(_message.Message):
     __slots__ = ("name",)

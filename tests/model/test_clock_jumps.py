@@ -134,7 +134,7 @@ def test_delay_and_expiry_are_never_early_when_the_clock_jumps(
 
 
 @pytest.mark.parametrize("by_ms", [-HOUR_MS, HOUR_MS])
-def test_delay_goes_on_with_the_clock_after_a_jump(by_ms: int) -> None:
+def test_delay_continues_with_the_clock_after_a_jump(by_ms: int) -> None:
     """After a jump back by an hour a delay ends by the time the clock has caught up; after a jump forward, at once."""
     of = Jumping()
     task_id = of.create(delay=1000)

@@ -208,7 +208,9 @@ def store_of(kind: str, path: Path) -> DurableRows:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("late", [False, True], ids=["not done", "done"])
 @pytest.mark.parametrize("kind", ["memory", "rocks"])
-async def test_nth_change_of_store_fails_nothing_told_is_lost(kind: str, late: bool, tmp_path: Path) -> None:
+async def test_nothing_acknowledged_is_lost_when_the_nth_store_change_fails(
+    kind: str, late: bool, tmp_path: Path
+) -> None:
     number = 0
     failed = True
     while failed:

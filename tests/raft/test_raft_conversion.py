@@ -97,7 +97,7 @@ def test_store_that_was_started_for_a_cluster_and_never_joined_leaves(tmp_path: 
         leave(tmp_path / "a", force=False)
 
 
-async def test_store_of_another_member_is_refused_with_both_names(tmp_path: Path) -> None:
+async def test_store_of_another_member_is_rejected_with_both_names(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         cluster_id = cluster.nodes["a"].member.row.cluster_id

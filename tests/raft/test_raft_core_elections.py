@@ -31,7 +31,7 @@ def test_follower_without_leader_waits_between_one_and_two_election_timeouts() -
     assert waited == set(range(ELECTION_TICKS, 2 * ELECTION_TICKS))
 
 
-def test_election_timeout_is_drawn_anew_after_each_election() -> None:
+def test_election_timeout_is_drawn_again_after_each_election() -> None:
     cluster = Cluster([1, 2, 3])
     cluster.cut(1)
     cluster.lose("MsgRequestPreVote")

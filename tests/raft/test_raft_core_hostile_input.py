@@ -197,7 +197,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("kind", "fields", "fault"), REFUSED)
-def test_message_that_no_correct_peer_sends_is_refused_and_changes_nothing(
+def test_message_that_no_correct_peer_sends_is_rejected_and_changes_nothing(
     kind: str, fields: dict[str, Any], fault: str
 ) -> None:
     node = follower()
@@ -209,7 +209,7 @@ def test_message_that_no_correct_peer_sends_is_refused_and_changes_nothing(
 
 
 @pytest.mark.parametrize("fields", [{"index": 3}, {"index": 2, "reject": True, "reject_hint": 3}])
-def test_answer_beyond_the_log_of_the_leader_is_refused(fields: dict[str, Any]) -> None:
+def test_answer_beyond_the_log_of_the_leader_is_rejected(fields: dict[str, Any]) -> None:
     node = leader()
     before = node.progress()
     with pytest.raises(ValueError, match="beyond the last index"):
@@ -244,7 +244,7 @@ def test_late_rejection_does_not_move_a_probe_below_what_is_matched() -> None:
 
 
 @pytest.mark.parametrize("outer", [b"", b"\x3a", b"\x4a", b"\x4a\x12", b"\x4a\x12\x0a"])
-def test_nested_groups_are_refused(outer: bytes, victim: Victim) -> None:
+def test_nested_groups_are_rejected(outer: bytes, victim: Victim) -> None:
     nested = b"\xa3\x01" * 300_000
     for tag in reversed(outer):
         size, varint = len(nested), b""
@@ -259,7 +259,7 @@ def test_nested_groups_are_refused(outer: bytes, victim: Victim) -> None:
 
 
 @pytest.mark.parametrize("junk", [b"\xff", b"\x0a", b"\x08\x80", b"\x0b", b"\x07", b"\x80" * 11, b"\x12\x05ab"])
-def test_bytes_that_are_no_protobuf_are_refused(junk: bytes) -> None:
+def test_bytes_that_are_not_protobuf_are_rejected(junk: bytes) -> None:
     for reader in (follower().step, snapshot_of, read_conf_state):
         with pytest.raises(ValueError, match=r"not a|no voter"):
             reader(junk)

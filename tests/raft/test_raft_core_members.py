@@ -134,7 +134,7 @@ def test_removed_node_does_not_disturb_the_others() -> None:
     assert [progress.id for progress in leader.node.progress()] == [1, 2]
 
 
-def test_second_change_is_refused_until_the_first_is_applied() -> None:
+def test_second_change_is_rejected_until_the_first_is_applied() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     leader.node.propose_members([("learner", 4)], b"")
@@ -167,7 +167,7 @@ def test_change_that_cannot_be_is_an_error_and_appends_nothing(changes: list[tup
     assert leader.status.last_index == last_index
 
 
-def test_change_at_a_follower_is_refused() -> None:
+def test_change_at_a_follower_is_rejected() -> None:
     cluster = Cluster([1, 2, 3])
     cluster.elect(1)
     with pytest.raises(ProposalRefused, match="does not lead"):

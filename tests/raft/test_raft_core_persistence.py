@@ -34,7 +34,7 @@ def stored(index: int, term: int) -> bytes:
     return encoded
 
 
-def test_group_goes_on_after_all_have_restarted() -> None:
+def test_group_continues_after_all_have_restarted() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     leader.node.propose(b"a")
@@ -96,7 +96,7 @@ def test_restart_with_members_that_changed() -> None:
     assert [progress.id for progress in new.node.progress()] == [1, 2, 4]
 
 
-def test_crash_before_the_sync_loses_only_what_was_promised_to_nobody() -> None:
+def test_crash_before_the_sync_loses_only_unacknowledged_entries() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     cluster[2].slow = cluster[3].slow = True

@@ -34,7 +34,7 @@ def test_proposal_without_quorum_is_not_committed() -> None:
 
 
 @pytest.mark.parametrize("raft_id", [2, 3])
-def test_proposal_at_a_follower_is_refused(raft_id: int) -> None:
+def test_proposal_at_a_follower_is_rejected(raft_id: int) -> None:
     cluster = Cluster([1, 2, 3])
     cluster.elect(1)
     with pytest.raises(ProposalRefused, match="does not lead"):
@@ -151,7 +151,7 @@ def test_committed_entries_of_one_ready_are_bounded() -> None:
     assert sizes == [0, 3, 3, 3]
 
 
-def test_uncommitted_limit_refuses_one_proposal_and_takes_the_next() -> None:
+def test_uncommitted_limit_rejects_one_proposal_and_takes_the_next() -> None:
     cluster = Cluster([1, 2, 3], limits=Limits(message_bytes_max=500, uncommitted_bytes_max=1000))
     leader = cluster.elect(1)
     cluster.cut(1)
@@ -201,7 +201,7 @@ def test_leadership_is_handed_over_to_a_follower_that_catches_up_first() -> None
     assert cluster.rows() == [["a"]] * 3
 
 
-def test_proposals_during_a_hand_over_are_refused_until_it_times_out() -> None:
+def test_proposals_during_a_hand_over_are_rejected_until_it_times_out() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     cluster.lose("MsgTimeoutNow")
@@ -229,7 +229,7 @@ def test_hand_over_to_itself_ends_the_one_under_way() -> None:
 
 
 @pytest.mark.parametrize("to", [4, 9])
-def test_hand_over_to_a_learner_or_a_stranger_is_refused(to: int) -> None:
+def test_hand_over_to_a_learner_or_a_stranger_is_rejected(to: int) -> None:
     cluster = Cluster([1, 2, 3], learners=[4])
     leader = cluster.elect(1)
     with pytest.raises(ProposalRefused, match="voters only"):
@@ -295,7 +295,7 @@ def test_later_read_answers_earlier_ones_too() -> None:
     assert leader.reads == [(1, b"1"), (1, b"2"), (1, b"3")]
 
 
-def test_read_before_the_first_entry_of_the_term_is_committed_is_refused() -> None:
+def test_read_before_the_first_entry_of_the_term_is_committed_is_rejected() -> None:
     cluster = Cluster([1, 2, 3])
     cluster.lose("MsgAppend")
     leader = cluster.elect(1)
@@ -308,7 +308,7 @@ def test_read_before_the_first_entry_of_the_term_is_committed_is_refused() -> No
     assert leader.reads == [(1, b"r")]
 
 
-def test_read_at_a_follower_is_refused() -> None:
+def test_read_at_a_follower_is_rejected() -> None:
     cluster = Cluster([1, 2, 3])
     cluster.elect(1)
     with pytest.raises(ProposalRefused, match="does not lead"):

@@ -106,7 +106,7 @@ async def test_rows_that_replace_all_others_are_a_round_of_their_own(tmp_path: P
 
 
 @pytest.mark.parametrize("step", ["write", "sync", "switch_rows"])
-async def test_failure_is_told_once_and_nothing_is_written_or_told_after_it(tmp_path: Path, step: str) -> None:
+async def test_failure_is_reported_once_and_nothing_is_written_or_reported_after_it(tmp_path: Path, step: str) -> None:
     life = Life(tmp_path / "s")
     name = await life.disk.import_rows([])
     life.fails = step
@@ -124,7 +124,7 @@ async def test_failure_is_told_once_and_nothing_is_written_or_told_after_it(tmp_
     assert [what for what in life.noted if what != "write a"] == (["a written"] if step == "sync" else [])
 
 
-async def test_failure_of_who_is_told_ends_the_disk_too(tmp_path: Path) -> None:
+async def test_failing_listener_ends_the_disk_too(tmp_path: Path) -> None:
     life = Life(tmp_path / "s")
 
     def fail() -> None:

@@ -148,7 +148,7 @@ async def test_follower_that_lags_beyond_the_log_gets_a_snapshot(tmp_path: Path)
         await cluster.until(lambda: follower.store.get(b"t21") == b"z")
 
 
-async def test_leadership_handed_over_goes_on_without_an_election_timeout(tmp_path: Path) -> None:
+async def test_leadership_handed_over_continues_without_an_election_timeout(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -182,7 +182,7 @@ async def test_leader_whose_disk_hangs_hands_over(tmp_path: Path, monkeypatch: p
         await cluster.until(lambda: leader.store.get(b"t2") == b"two")
 
 
-async def test_refused_proposal_begins_the_leadership_anew(tmp_path: Path) -> None:
+async def test_rejected_proposal_begins_the_leadership_again(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -235,7 +235,7 @@ async def test_leader_that_stepped_down_leads_no_more(tmp_path: Path) -> None:
         assert leader.term == 0
 
 
-async def test_snapshot_that_is_there_already_is_told_to_be_installed(tmp_path: Path) -> None:
+async def test_complete_snapshot_on_disk_is_offered_for_installation(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -255,7 +255,7 @@ async def test_snapshot_that_is_there_already_is_told_to_be_installed(tmp_path: 
         await cluster.until(lambda: follower.store.get(b"t2") == b"two")
 
 
-async def test_entry_that_is_too_long_for_the_network_is_refused_and_the_next_leadership_goes_on(
+async def test_entry_that_is_too_long_for_the_network_is_rejected_and_the_next_leadership_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert entry.ENTRY_BYTES_MAX + group.MESSAGE_BYTES_MAX < wire.MESSAGE_BYTES_MAX

@@ -39,7 +39,7 @@ async def test_node_at_another_address_than_configured_is_not_taken_in(tmp_path:
         assert refused.value.reason is Reason.INVALID_FIELD
 
 
-async def test_changes_are_refused_by_a_member_that_does_not_lead(tmp_path: Path) -> None:
+async def test_changes_are_rejected_by_a_member_that_does_not_lead(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -96,7 +96,7 @@ async def until_done(cluster: Cluster, ask: Callable[[MemberNode], Awaitable[Non
             await asyncio.sleep(TICK_SECONDS)
 
 
-async def test_replacement_that_does_not_answer_is_refused_and_changes_nothing(
+async def test_replacement_that_does_not_answer_is_rejected_and_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(raft_cluster, "MEET_SECONDS", 0.1)
@@ -148,7 +148,7 @@ async def test_leader_that_was_elected_a_moment_ago_takes_orders(tmp_path: Path)
             await cluster.voters(left)
 
 
-async def test_removed_member_that_comes_back_is_told_so_by_the_leader(tmp_path: Path) -> None:
+async def test_removed_member_that_comes_back_learns_it_from_the_leader(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -160,7 +160,7 @@ async def test_removed_member_that_comes_back_is_told_so_by_the_leader(tmp_path:
             leader.member.met(other.member.hello(), "")
 
 
-async def test_member_back_from_an_old_copy_is_told_so_by_the_leader(tmp_path: Path) -> None:
+async def test_member_back_from_an_old_copy_learns_it_from_the_leader(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()

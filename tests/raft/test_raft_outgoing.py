@@ -108,7 +108,7 @@ def test_snapshot_that_nobody_needs_is_withdrawn_and_its_files_go(
     assert life.net.snapshots == []
 
 
-def test_snapshot_on_its_way_is_not_withdrawn(life: Lagging, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snapshot_in_flight_is_not_withdrawn(life: Lagging, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outgoing, "KEPT_TICKS", 1)
     life.outgoing.offer(life.made("first"))
     life.outgoing.send(FOLLOWER, life.message())

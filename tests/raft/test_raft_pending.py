@@ -36,7 +36,7 @@ async def test_proposal_is_done_when_its_entry_is_applied_with_its_term(pending:
     assert pending.proposals == 1
 
 
-async def test_loss_of_the_leadership_is_told_to_everybody_once(pending: Pending) -> None:
+async def test_everybody_learns_once_that_the_leadership_is_lost(pending: Pending) -> None:
     asked: list[bytes] = []
     answered = pending.ask(True, asked.append)
     await asyncio.sleep(0)
@@ -84,7 +84,7 @@ async def test_read_asked_after_the_loss_is_not_taken_for_the_one_before(pending
     assert [await told(before), await told(after)] == ["NOT_LEADER", "done"]
 
 
-async def test_read_of_who_does_not_lead_is_refused_at_once(pending: Pending) -> None:
+async def test_read_of_a_follower_is_rejected_at_once(pending: Pending) -> None:
     asked: list[bytes] = []
     assert await told(pending.ask(False, asked.append)) == "NOT_LEADER"
     await asyncio.sleep(0)

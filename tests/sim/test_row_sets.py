@@ -322,7 +322,7 @@ def test_drop_rows_makes_them_unusable(home: Home, tmp_path: Path) -> None:
     store.close()
 
 
-def test_drop_rows_current_set_is_refused(home: Home) -> None:
+def test_drop_rows_current_set_is_rejected(home: Home) -> None:
     store = home.open()
     store.write(OLD)
     name = store.import_rows([])
@@ -334,7 +334,7 @@ def test_drop_rows_current_set_is_refused(home: Home) -> None:
     store.close()
 
 
-def test_switch_rows_with_rows_of_the_shard_is_refused(home: Home) -> None:
+def test_switch_rows_with_rows_of_the_shard_is_rejected(home: Home) -> None:
     store = home.open()
     store.write(OLD)
     name = store.import_rows([])

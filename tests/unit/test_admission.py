@@ -173,7 +173,7 @@ async def test_push_of_work_that_waits_already_does_it_once(gate: Gate) -> None:
     assert done == [1, 1]
 
 
-async def test_push_of_work_without_end_lets_the_loop_and_other_tenants_go_on(gate: Gate) -> None:
+async def test_push_of_work_without_end_lets_the_loop_and_other_tenants_continue(gate: Gate) -> None:
     done = 0
 
     def endless() -> int:

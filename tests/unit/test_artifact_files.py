@@ -85,7 +85,7 @@ def test_pipe_in_place_of_a_file_is_no_content(files: ArtifactFiles) -> None:
         files.read(HOME, FILE, 1)
 
 
-def test_write_below_the_reserve_is_refused(tmp_path: Path) -> None:
+def test_write_below_the_reserve_is_rejected(tmp_path: Path) -> None:
     files = ArtifactFiles(tmp_path, INSTALLATION, fsync=False, reserve_bytes=1 << 62)
     with pytest.raises(OSError, match="space") as caught:
         files.write(HOME, [(FILE, b"content")])
@@ -104,7 +104,7 @@ def test_folder_of_the_same_installation_has_one_owner(tmp_path: Path) -> None:
     other.close()
 
 
-def test_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreNotWritable, match="file/a"):
         ArtifactFiles(tmp_path / "file" / "a", INSTALLATION, fsync=False, reserve_bytes=0)

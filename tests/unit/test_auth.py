@@ -110,7 +110,7 @@ def test_authenticate_with_token_of_other_kind_says_which_is_needed(header: str,
     assert (caught.value.reason, caught.value.message) == (Reason.WRONG_TOKEN_KIND, message)
 
 
-def test_authenticate_without_scope_is_refused_by_name() -> None:
+def test_authenticate_without_scope_is_rejected_by_name() -> None:
     with pytest.raises(Rejection) as caught:
         caller(make_authenticator(), "Bearer w-token", WORKER, "codeq:nack")
     assert caught.value.reason is Reason.MISSING_SCOPE
@@ -152,12 +152,12 @@ def test_authenticate_admin_with_role_or_scope_is_allowed(changes: dict[str, Any
     assert caller(make_authenticator(make_producer(**changes)), "Bearer p-token", ADMIN).is_admin
 
 
-def test_authenticate_admin_with_plain_producer_is_refused() -> None:
+def test_authenticate_admin_with_plain_producer_is_rejected() -> None:
     assert refused(make_authenticator(), "Bearer p-token", ADMIN) is Reason.NOT_ADMIN
 
 
 @pytest.mark.parametrize("principal", [PRODUCER, ADMIN])
-def test_authenticate_with_bad_tenant_claims_is_refused(principal: int) -> None:
+def test_authenticate_with_bad_tenant_claims_is_rejected(principal: int) -> None:
     authenticator = make_authenticator(make_producer(raw={"tid": "a-1", "tenantId": "b-1", "role": "ADMIN"}))
     assert refused(authenticator, "Bearer p-token", principal) is Reason.INVALID_TENANT
 
@@ -199,12 +199,12 @@ def test_tenant_without_claims_is_the_subject() -> None:
         ("Some Body", {}),
     ],
 )
-def test_tenant_with_malformed_or_contradicting_claims_is_refused(subject: str, raw: dict[str, object]) -> None:
+def test_tenant_with_malformed_or_contradicting_claims_is_rejected(subject: str, raw: dict[str, object]) -> None:
     with pytest.raises(InvalidTenantError):
         tenant_of(subject, raw)
 
 
-def test_tenant_at_both_ends_of_its_length_is_taken() -> None:
+def test_tenant_of_minimum_and_maximum_length_is_accepted() -> None:
     assert tenant_of("ab", {}) == "ab"
     assert tenant_of("a" * 63, {}) == "a" * 63
 
@@ -226,7 +226,7 @@ def test_static_validator_with_blank_subject_uses_default() -> None:
         ("/codeq.v1.ProducerService/Produce", Access(PRODUCER, "")),
     ],
 )
-def test_access_is_what_the_protos_say(method: str, access: Access) -> None:
+def test_access_follows_the_protos(method: str, access: Access) -> None:
     assert access_of(method) == access
 
 

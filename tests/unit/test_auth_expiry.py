@@ -56,7 +56,7 @@ async def reason_of(waiting: asyncio.Task[Claims]) -> Reason:
 # -- expiry --------------------------------------------------------------------------------------------------------
 
 
-def test_token_is_validated_once_until_it_expires_and_anew_after() -> None:
+def test_token_is_validated_once_until_it_expires_and_again_after() -> None:
     desk = Desk(good=token_of(expires_at=NOW + 60))
     for _ in range(3):
         claims = desk.known()
@@ -185,7 +185,7 @@ async def test_token_that_a_waiting_validator_rejects_is_rejected_and_not_cached
     await turns()
 
 
-async def test_strangers_fill_the_validations_only_and_cached_tokens_go_on() -> None:
+async def test_strangers_fill_the_validations_only_and_cached_tokens_continue() -> None:
     desk = Desk(good=token_of(), late=token_of())
     assert desk.known()
     desk.validator.waits = True

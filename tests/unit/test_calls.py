@@ -45,7 +45,7 @@ def calls(runner: HeldRunner) -> Calls:
     return made
 
 
-async def test_refusal_that_saw_what_is_not_durable_waits_for_it(calls: Calls, runner: HeldRunner) -> None:
+async def test_rejection_that_saw_what_is_not_durable_waits_for_it(calls: Calls, runner: HeldRunner) -> None:
     """A second worker is told that the task is not its own: only when the first one's end cannot be undone any more."""
     task_id = runner.create()
     assert claim(runner.shard, Caller("acme", "w", "w"), None, 1, 1000, 60_000, runner.now())
@@ -77,7 +77,7 @@ LEADER = {"leader": "node-2", "leaderGrpc": "node-2:9092"}
     [(LEADER, True, ["node-2:9092"]), (LEADER, False, []), ({"leader": "node-2"}, True, [])],
     ids=["forwarded", "not wished", "address unknown"],
 )
-async def test_call_is_passed_on_to_the_leader_if_that_is_wished_and_known(
+async def test_call_is_forwarded_to_a_known_leader_on_request(
     calls: Calls, metadata: dict[str, str], *, wished: bool, forwarded: list[str]
 ) -> None:
     calls = Calls(calls.authenticator, ShardTable(lambda: Rejection(Reason.NOT_LEADER, "elsewhere", (), metadata)))
@@ -99,7 +99,7 @@ async def test_call_is_passed_on_to_the_leader_if_that_is_wished_and_known(
     assert asked == [(address, call) for address in forwarded]
 
 
-async def test_call_that_came_over_a_call_stream_is_not_passed_on(calls: Calls) -> None:
+async def test_call_from_a_call_stream_is_not_forwarded(calls: Calls) -> None:
     """What serves call streams is `Calls` itself: it refuses, and knows no way to another server."""
     calls = Calls(calls.authenticator, ShardTable(lambda: Rejection(Reason.NOT_LEADER, "elsewhere", (), LEADER)))
     with pytest.raises(Rejection) as refusal:

@@ -92,13 +92,13 @@ async def test_status_without_a_leader_leaves_its_address_out() -> None:
     assert "leaderHTTPAddr" not in group
 
 
-async def test_status_of_who_does_not_lead_leaves_out_what_only_the_leader_knows() -> None:
+async def test_status_of_a_follower_omits_what_only_the_leader_knows() -> None:
     unknown = MemberStatus("node-a", "node-a:7000", "", "", voter=True, matched=None, active=None, problem="")
     [group] = (await shown(cluster("node-b", "node-a", unknown)))["groups"]
     assert group["members"][0].keys() & {"matchIndex", "lag", "active", "problem"} == set()
 
 
-async def test_topology_tells_where_clients_find_the_leader() -> None:
+async def test_topology_names_the_leaders_addresses_for_clients() -> None:
     service = ClusterService(cluster("node-b", "node-a", FOLLOWER, LEADER), fsync=True)
     topology = (await service.GetTopology(CLAIMS, pb.GetTopologyRequest())).topology
     assert (topology.leader_id, topology.leader_grpc_addr, topology.leader_http_addr) == (
@@ -133,7 +133,7 @@ async def test_changes_are_passed_on_and_answered_with_the_status() -> None:
     ] * 4
 
 
-async def test_changes_without_a_cluster_are_refused() -> None:
+async def test_changes_without_a_cluster_are_rejected() -> None:
     service = ClusterService(NoCluster(), fsync=True)
     with pytest.raises(Rejection) as caught:
         await service.RemoveMember(CLAIMS, pb.RemoveMemberRequest(id="a"))

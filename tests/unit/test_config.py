@@ -133,7 +133,7 @@ def test_load_without_folder_of_artifacts_has_it_beside_the_store() -> None:
     assert load_env({"PERSISTENCE_PROVIDER": "memory"}).artifacts_path is None
 
 
-def test_load_with_folder_of_artifacts_for_memory_is_refused() -> None:
+def test_load_with_folder_of_artifacts_for_memory_is_rejected() -> None:
     assert refusal({"PERSISTENCE_PROVIDER": "memory", "LOCAL_ARTIFACTS_DIR": "/a"}).key == "LOCAL_ARTIFACTS_DIR"
 
 
@@ -208,7 +208,7 @@ def test_load_with_unusable_persistence_key_names_it(config: str, key: str) -> N
 
 
 @pytest.mark.parametrize("config", ['{"path":"/data"}', '{"fsyncOnCommit":true}'])
-def test_load_with_disk_settings_for_memory_is_refused(config: str) -> None:
+def test_load_with_disk_settings_for_memory_is_rejected(config: str) -> None:
     key = refusal({"PERSISTENCE_PROVIDER": "memory", "PERSISTENCE_CONFIG": config}).key
     assert key.startswith("PERSISTENCE_CONFIG.")
 
@@ -234,7 +234,7 @@ def test_load_with_unusable_static_auth_names_the_key(config: str, key: str) -> 
     "config",
     ['"s3cret"', '{"token":"t"}', '{"token":"t","scopes":["codeq:claim"]}', '{"token":"t","eventTypes":["*"]}'],
 )
-def test_load_with_a_worker_that_may_do_nothing_is_refused(config: str) -> None:
+def test_load_with_a_worker_that_may_do_nothing_is_rejected(config: str) -> None:
     error = refusal({"WORKER_AUTH_PROVIDER": "static", "WORKER_AUTH_CONFIG": config})
     assert error.key == "WORKER_AUTH_CONFIG"
     assert "scopes and eventTypes" in error.message
@@ -243,7 +243,7 @@ def test_load_with_a_worker_that_may_do_nothing_is_refused(config: str) -> None:
 @pytest.mark.parametrize(
     "config", ['{"token":"t","subject":"Shop 1"}', '{"token":"t","raw":{"tid":"a-1","tenantId":"b-1"}}']
 )
-def test_load_with_a_token_that_has_no_tenant_is_refused(config: str) -> None:
+def test_load_with_a_token_that_has_no_tenant_is_rejected(config: str) -> None:
     error = refusal({"PRODUCER_AUTH_PROVIDER": "static", "PRODUCER_AUTH_CONFIG": config})
     assert error.key == "PRODUCER_AUTH_CONFIG"
     assert "tenantId" in error.message
@@ -292,7 +292,7 @@ def test_load_with_a_path_that_cannot_be_one_names_the_key(name: str, text: str)
 
 
 @pytest.mark.parametrize("escaped", ["a\\u0000b", "\\ud800"])
-def test_load_with_a_store_path_that_cannot_be_one_is_refused_in_one_line(escaped: str) -> None:
+def test_load_with_a_store_path_that_cannot_be_one_is_rejected_in_one_line(escaped: str) -> None:
     error = refusal({"PERSISTENCE_CONFIG": f'{{"path":"{escaped}"}}'})
     assert error.key.startswith("PERSISTENCE_CONFIG")
 
@@ -335,7 +335,7 @@ def test_load_with_unusable_flag_names_it(flags: dict[str, object], key: str) ->
 
 
 @pytest.mark.parametrize("role", ["PRODUCER", "WORKER"])
-def test_load_without_token_of_one_role_is_refused(role: str) -> None:
+def test_load_without_token_of_one_role_is_rejected(role: str) -> None:
     environment = {name: value for name, value in TOKENS.items() if not name.startswith(role)}
     assert refusal(environment, dev=False).key == f"{role}_AUTH_PROVIDER"
 
@@ -361,7 +361,7 @@ def test_load_with_dev_keeps_what_is_configured() -> None:
 
 
 @pytest.mark.parametrize(("variable", "value"), [("HTTP_HOST", "0.0.0.0"), ("WORKER_STREAM_ADDR", "queue.example:1")])
-def test_load_with_dev_and_other_interface_is_refused(variable: str, value: str) -> None:
+def test_load_with_dev_and_other_interface_is_rejected(variable: str, value: str) -> None:
     assert refusal({variable: value}).key == variable
 
 

@@ -31,7 +31,7 @@ def test_gateway_needs_servers_and_their_secret() -> None:
     assert settings.allowed_hosts == frozenset()
 
 
-def test_gateway_without_servers_is_refused() -> None:
+def test_gateway_without_servers_is_rejected() -> None:
     with pytest.raises(ConfigError, match="SERVER_ADDRS: no server is configured"):
         load_gateway(None, {}, {}, dev=False)
 
@@ -103,12 +103,12 @@ def test_origins_are_bounded() -> None:
         load_gateway(None, {"CORS_ORIGINS": many}, {}, dev=True)
 
 
-def test_gateway_without_secret_is_refused() -> None:
+def test_gateway_without_secret_is_rejected() -> None:
     with pytest.raises(ConfigError, match="GATEWAY_SECRET: is required: the servers' secret, or their PRODUCER_"):
         load_gateway(None, {"SERVER_ADDRS": "a:1"}, {}, dev=False)
 
 
-def test_short_secret_is_refused() -> None:
+def test_short_secret_is_rejected() -> None:
     with pytest.raises(ConfigError, match="GATEWAY_SECRET: must be a text of 16 to 1024 characters"):
         load_gateway(None, {"SERVER_ADDRS": "a:1", "GATEWAY_SECRET": "short"}, {}, dev=False)
 

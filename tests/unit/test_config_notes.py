@@ -66,12 +66,12 @@ def test_settings_that_work_are_not_commented(environment: dict[str, str]) -> No
         (producer(eventTypes=["A"]), "PRODUCER_AUTH_CONFIG.eventTypes", "every command"),
     ],
 )
-def test_setting_without_effect_is_told_by_name(environment: dict[str, str], key: str, text: str) -> None:
+def test_setting_without_effect_is_reported_by_name(environment: dict[str, str], key: str, text: str) -> None:
     [(named, message)] = told(environment)
     assert named == key
     assert text in message
 
 
-def test_gateway_is_told_of_telemetry_too() -> None:
+def test_gateway_warns_about_telemetry_settings_too() -> None:
     [note] = load_gateway(None, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317"}, {}, dev=True).notes
     assert note.key == "OTEL_EXPORTER_OTLP_ENDPOINT"

@@ -95,7 +95,7 @@ def test_raft_when_switched_off_ignores_the_rest() -> None:
     assert load(None, TOKENS | DOCUMENTED | {"RAFT_ENABLED": "false"}, {}, dev=False).raft is None
 
 
-def test_raft_with_two_members_goes_on_and_founds_nothing() -> None:
+def test_raft_with_two_members_continues_and_founds_nothing() -> None:
     pair = ALONE | {"RAFT_PEERS": "a=a:7000,b=b:7000"}
     refuse_pair(raft(pair))
     refuse_pair(raft(ALONE | {"RAFT_BOOTSTRAP": "true"}))

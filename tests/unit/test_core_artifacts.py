@@ -52,7 +52,7 @@ def test_sweep_hands_over_the_files_of_removed_tasks(driven: DrivenShard) -> Non
     assert driven.keys(b"st") == []
 
 
-def test_outcome_said_again_is_the_same_whatever_its_file_is_called(driven: DrivenShard) -> None:
+def test_outcome_repeated_is_the_same_whatever_its_file_is_called(driven: DrivenShard) -> None:
     task_id = driven.create()
     driven.claim()
     token = driven.token(task_id)
@@ -66,7 +66,7 @@ def test_outcome_said_again_is_the_same_whatever_its_file_is_called(driven: Driv
     assert driven.queue().filed == 1
 
 
-def test_artifact_without_file_and_url_ends_nothing(driven: DrivenShard) -> None:
+def test_artifact_without_content_and_url_is_rejected_and_ends_nothing(driven: DrivenShard) -> None:
     task_id = driven.create()
     driven.claim()
     with pytest.raises(Rejection):

@@ -58,7 +58,7 @@ def test_create_without_max_attempts_takes_the_setting() -> None:
 
 
 @pytest.mark.parametrize("due_ms", [0, START_MS - 1, START_MS])
-def test_create_with_a_time_that_is_not_to_come_waits_in_the_queue(due_ms: int) -> None:
+def test_create_with_a_time_in_the_past_waits_in_the_queue(due_ms: int) -> None:
     shard = DrivenShard()
     task_id, _ = create(shard.shard, TENANT, "a", b"1", 0, 0, due_ms, shard.now)
     assert shard.claim_ids(1) == [task_id]
@@ -73,7 +73,7 @@ def test_create_for_the_year_9999_is_scheduled() -> None:
     assert (shard.status(task_id), shard.view(task_id).due_ms) == ("SCHEDULED", far)
 
 
-def test_create_beyond_the_limit_of_queues_is_refused_and_changes_nothing() -> None:
+def test_create_beyond_the_limit_of_queues_is_rejected_and_changes_nothing() -> None:
     shard = DrivenShard(queues_max=2)
     shard.create("a")
     shard.create("b")

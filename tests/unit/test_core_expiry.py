@@ -31,7 +31,7 @@ def expired(shard: DrivenShard, task_id: str) -> bool:
 
 
 @pytest.mark.parametrize("delay", [0, 300])
-def test_expiry_of_waiting_task_comes_at_its_time_with_nobody_asking(shard: DrivenShard, delay: int) -> None:
+def test_waiting_task_expires_on_time_without_a_request(shard: DrivenShard, delay: int) -> None:
     task_id = shard.create(delay=delay, expire=1000)
     shard.pass_time(999)
     assert shard.status(task_id) == "PENDING"
@@ -75,7 +75,7 @@ def test_expiry_in_the_middle_of_the_window_leaves_the_others(shard: DrivenShard
 
 
 @pytest.mark.parametrize("outcome", ["nack", "lease runs out", "give back", "redrive"])
-def test_task_that_runs_at_its_time_goes_on_and_expires_no_more(shard: DrivenShard, outcome: str) -> None:
+def test_task_that_runs_at_its_time_continues_and_expires_no_more(shard: DrivenShard, outcome: str) -> None:
     task_id = shard.create(expire=1000)
     shard.claim(1, lease=2000)
     shard.pass_time(1500)
@@ -144,7 +144,7 @@ def test_expiry_when_the_wall_clock_is_set_back_is_late_and_never_early(shard: D
 # -- what comes with it ----------------------------------------------------------------------------------------------
 
 
-def test_expiry_tells_whoever_waits_for_the_end(shard: DrivenShard) -> None:
+def test_expiry_notifies_callers_waiting_for_the_end(shard: DrivenShard) -> None:
     task_id = shard.create(expire=1000)
     shard.shard.watched.add(task_id)
     shard.pass_time(1000)

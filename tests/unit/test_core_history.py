@@ -37,7 +37,7 @@ def deliver(driven: DrivenShard, task_id: str, outcome: Outcome, error: str = ""
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_each_way_to_end_a_delivery_is_told(driven: DrivenShard, restarted: bool) -> None:
+def test_history_shows_each_way_to_end_a_delivery(driven: DrivenShard, restarted: bool) -> None:
     task_id = driven.create()
 
     def go_on() -> None:
@@ -99,7 +99,7 @@ def test_last_ten_deliveries_are_kept_with_their_errors_cut(driven: DrivenShard)
     assert [each[3] for each in told(driven, task_id)] == ["NACKED"] * (DELIVERIES_KEPT - 1) + ["COMPLETED"]
 
 
-def test_dead_letter_tells_what_its_deliveries_came_to(driven: DrivenShard) -> None:
+def test_dead_letter_shows_how_its_deliveries_ended(driven: DrivenShard) -> None:
     task_id = driven.create(attempts=2)
     for error in ("one", "two"):
         deliver(driven, task_id, Outcome.NACK, error)
@@ -128,7 +128,7 @@ def told_from_batch(driven: DrivenShard) -> list[tuple[str, int, int, str]]:
     return [(row.worker, row.started_ms, row.changed_ms, End(row.outcome).name)]
 
 
-def test_row_of_an_earlier_server_has_no_history_and_goes_on_from_there(driven: DrivenShard) -> None:
+def test_row_of_an_earlier_server_has_no_history_and_continues_from_there(driven: DrivenShard) -> None:
     task_id = driven.create()
     driven.claim()
     driven.settle(task_id, Outcome.FAILED, error="no")

@@ -56,7 +56,7 @@ def test_queue_without_a_task_left_leaves_memory_and_store(shard: DrivenShard) -
     assert shard.claim(1, ["a"]) == shard.claim() == []
 
 
-def test_queue_that_comes_again_has_another_number_and_counts_anew(shard: DrivenShard) -> None:
+def test_queue_that_comes_again_has_another_number_and_counts_again(shard: DrivenShard) -> None:
     first = live_and_die(shard)
     shard.pass_time(IDLE_MS)
     shard.write()

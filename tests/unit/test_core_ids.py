@@ -60,7 +60,7 @@ def test_parse_id_of_another_form_is_none(text: str) -> None:
 
 
 @pytest.mark.parametrize("position", range(len("00000001-0000-8001-8900-000000000100")))
-def test_find_home_of_an_id_one_digit_off_refuses(position: int) -> None:
+def test_find_home_of_an_id_one_digit_off_rejects(position: int) -> None:
     """Each digit counts: a second id for one task would have neither its lease nor its waiters."""
     shard = DrivenShard()
     task_id = shard.create()

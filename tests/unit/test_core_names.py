@@ -173,7 +173,7 @@ def test_named_task_that_dies_leaves_no_row_after_its_retention() -> None:
     assert tables(driven) == {b"m", b"q"}
 
 
-def test_taken_id_is_refused_whatever_took_it() -> None:
+def test_id_in_use_is_rejected_however_it_was_assigned() -> None:
     driven = DrivenShard()
     create(driven, Naming("x"))
     key = keyed()

@@ -130,7 +130,7 @@ def test_give_back_by_the_server_is_no_abandon(shard: DrivenShard, monkeypatch: 
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
-def test_outcome_with_a_stale_token_is_refused(shard: DrivenShard, outcome: Outcome) -> None:
+def test_outcome_with_a_stale_token_is_rejected(shard: DrivenShard, outcome: Outcome) -> None:
     task_id, old = claimed(shard)
     shard.nack(task_id)
     shard.claim(1)
@@ -147,7 +147,7 @@ def test_outcome_of_another_tenant_finds_no_task(shard: DrivenShard) -> None:
         assert reason_of(shard, task_id, said, Caller("globex", "w", "w")) is Reason.TASK_NOT_FOUND
 
 
-def test_outcome_of_another_subject_is_refused_even_with_the_token(shard: DrivenShard) -> None:
+def test_outcome_of_another_subject_is_rejected_even_with_the_token(shard: DrivenShard) -> None:
     task_id, token = claimed(shard)
     for said in (token, None):
         assert reason_of(shard, task_id, said, Caller(TENANT, "v", "v")) is Reason.NOT_LEASE_OWNER
@@ -160,14 +160,14 @@ def test_outcome_without_a_token_needs_the_worker_that_holds_the_lease(shard: Dr
     assert shard.settle(task_id, by=Caller(TENANT, "w/1", "w")).status is Status.COMPLETED
 
 
-def test_outcome_with_the_token_over_another_stream_of_the_subject_is_good(shard: DrivenShard) -> None:
+def test_outcome_with_the_token_is_accepted_over_another_stream_of_the_subject(shard: DrivenShard) -> None:
     task_id = shard.create()
     shard.claim(1, by=Caller(TENANT, "w/1", "w"))
     verdict = shard.settle(task_id, token=shard.token(task_id), by=Caller(TENANT, "w/2", "w"))
     assert verdict.status is Status.COMPLETED
 
 
-def test_outcome_of_a_task_that_waits_is_refused(shard: DrivenShard) -> None:
+def test_outcome_of_a_task_that_waits_is_rejected(shard: DrivenShard) -> None:
     task_id = shard.create()
     assert reason_of(shard, task_id, None) is Reason.TASK_NOT_CLAIMED
     assert reason_of(shard, task_id, 5) is Reason.STALE_LEASE_TOKEN
@@ -178,7 +178,7 @@ def test_outcome_of_a_task_that_waits_is_refused(shard: DrivenShard) -> None:
 
 @pytest.mark.parametrize("reopened", [False, True])
 @pytest.mark.parametrize("outcome", OUTCOMES)
-def test_outcome_said_again_has_the_same_verdict(shard: DrivenShard, outcome: Outcome, *, reopened: bool) -> None:
+def test_outcome_repeated_has_the_same_verdict(shard: DrivenShard, outcome: Outcome, *, reopened: bool) -> None:
     task_id, token = claimed(shard)
     error = "no" if outcome is Outcome.FAILED else ""
     first = shard.settle(task_id, outcome, token=token, error=error, delay=700)
@@ -190,7 +190,7 @@ def test_outcome_said_again_has_the_same_verdict(shard: DrivenShard, outcome: Ou
     assert len(shard.shard.batch.rows) == changes
 
 
-def test_nack_said_again_after_its_delay_has_the_same_verdict(shard: DrivenShard) -> None:
+def test_nack_repeated_after_its_delay_has_the_same_verdict(shard: DrivenShard) -> None:
     """The answer got lost; meanwhile the task fell due, and another worker has it."""
     task_id, token = claimed(shard)
     shard.settle(task_id, Outcome.NACK, token=token, delay=700)
@@ -202,7 +202,7 @@ def test_nack_said_again_after_its_delay_has_the_same_verdict(shard: DrivenShard
 
 
 @pytest.mark.parametrize("other", [{"result": b"2"}, {"result": None}, {"outcome": Outcome.NACK}])
-def test_another_outcome_with_the_same_token_is_refused(shard: DrivenShard, other: dict[str, object]) -> None:
+def test_another_outcome_with_the_same_token_is_rejected(shard: DrivenShard, other: dict[str, object]) -> None:
     task_id, token = claimed(shard)
     shard.settle(task_id, token=token, result=b"1")
     with pytest.raises(Rejection) as refused:
@@ -211,13 +211,13 @@ def test_another_outcome_with_the_same_token_is_refused(shard: DrivenShard, othe
     assert shard.view(task_id).result == b"1"
 
 
-def test_outcome_said_again_by_another_subject_is_refused(shard: DrivenShard) -> None:
+def test_outcome_repeated_by_another_subject_is_rejected(shard: DrivenShard) -> None:
     task_id, token = claimed(shard)
     shard.settle(task_id, token=token)
     assert reason_of(shard, task_id, token, Caller(TENANT, "v", "v")) is Reason.TASK_NOT_CLAIMED
 
 
-def test_outcome_after_the_lease_ran_out_is_refused(shard: DrivenShard) -> None:
+def test_outcome_after_the_lease_expired_is_rejected(shard: DrivenShard) -> None:
     task_id, token = claimed(shard)
     shard.pass_time(60_000)
     assert reason_of(shard, task_id, token) is Reason.TASK_NOT_CLAIMED
@@ -303,7 +303,7 @@ def test_heartbeat_longer_than_the_lease_holds_over_a_restart(shard: DrivenShard
         (WORKER, True, Reason.STALE_LEASE_TOKEN),
     ],
 )
-def test_heartbeat_of_whoever_does_not_hold_the_lease_is_refused(
+def test_heartbeat_of_another_holder_is_rejected(
     shard: DrivenShard, by: Caller, reason: Reason, *, stale: bool
 ) -> None:
     task_id, token = claimed(shard)
@@ -312,7 +312,7 @@ def test_heartbeat_of_whoever_does_not_hold_the_lease_is_refused(
     assert refused.value.reason is reason
 
 
-def test_heartbeat_of_a_task_that_ended_is_refused(shard: DrivenShard) -> None:
+def test_heartbeat_of_a_task_that_ended_is_rejected(shard: DrivenShard) -> None:
     task_id, token = claimed(shard)
     shard.settle(task_id)
     for said, reason in ((token, Reason.TASK_NOT_CLAIMED), (token + 1, Reason.STALE_LEASE_TOKEN)):

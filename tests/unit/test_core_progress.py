@@ -70,7 +70,7 @@ def test_progress_extends_the_lease_only_if_asked(driven: DrivenShard) -> None:
     driven.write()
 
 
-def test_progress_of_a_task_not_held_is_refused_and_changes_nothing(driven: DrivenShard) -> None:
+def test_progress_of_a_task_not_held_is_rejected_and_changes_nothing(driven: DrivenShard) -> None:
     task_id = driven.create()
     with pytest.raises(Rejection) as refused:
         tell(driven, task_id)

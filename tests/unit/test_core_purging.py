@@ -154,7 +154,7 @@ def test_second_purge_includes_what_came_since(monkeypatch: pytest.MonkeyPatch) 
     assert driven.claim_ids(9) == [kept]
 
 
-def test_purge_of_a_queue_where_nothing_waits_is_over_at_once() -> None:
+def test_purge_of_a_queue_without_waiting_tasks_ends_at_once() -> None:
     driven = DrivenShard()
     task_id = driven.create()
     driven.claim()
@@ -217,7 +217,7 @@ def test_purge_works_in_slices_with_turns_for_every_tenant(monkeypatch: pytest.M
     driven.write()
 
 
-def test_purge_goes_on_over_restarts_in_its_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_purge_continues_over_restarts_in_its_middle(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("SLICE", 4), ("TURN", 2), ("TURN_COST", 1)):
         monkeypatch.setattr(purging, name, value)
     driven = DrivenShard(window_bytes_max=500)

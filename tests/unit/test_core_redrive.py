@@ -84,7 +84,7 @@ def test_redrive_of_a_task_cancelled_where_it_waited_delivers_it_once(delay: int
     driven.write()
 
 
-def test_redrive_of_a_cancelled_running_task_refuses_its_old_worker() -> None:
+def test_redrive_of_a_cancelled_running_task_rejects_its_old_worker() -> None:
     driven = DrivenShard()
     task_id = driven.create()
     driven.claim()
@@ -100,7 +100,7 @@ def test_redrive_of_a_cancelled_running_task_refuses_its_old_worker() -> None:
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.NACK])
-def test_redrive_leaves_old_tokens_refused(outcome: Outcome) -> None:
+def test_redrive_leaves_old_tokens_rejected(outcome: Outcome) -> None:
     driven = DrivenShard()
     task_id = driven.create(attempts=1)
     driven.claim()
@@ -119,7 +119,7 @@ def test_redrive_leaves_old_tokens_refused(outcome: Outcome) -> None:
     assert driven.status(task_id) == "COMPLETED"
 
 
-def test_redrive_of_a_task_that_has_not_ended_badly_is_refused() -> None:
+def test_redrive_of_a_task_that_has_not_ended_badly_is_rejected() -> None:
     driven = DrivenShard()
     task_id = driven.create()
     for step in (driven.claim, lambda: driven.settle(task_id), lambda: None):

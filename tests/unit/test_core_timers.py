@@ -16,7 +16,7 @@ def shard() -> DrivenShard:
     return DrivenShard(retention_ms=10_000, dlq_retention_ms=20_000)
 
 
-def test_mature_when_slices_end_with_the_window_goes_on(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mature_when_slices_end_with_the_window_continues(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
     """A herd whose size is a multiple of slice and window: the rest must not wait for another timer."""
     monkeypatch.setattr(timers, "SLICE", 2)
     monkeypatch.setattr(time_index, "HEAD_MAX", 4)
@@ -65,9 +65,7 @@ def test_mature_beyond_the_window_keeps_the_order(
     assert shard.claim_ids(100) == [tasks[delay] for delay in sorted(tasks)]
 
 
-def test_mature_with_a_batch_on_its_way_sees_its_tasks_once(
-    shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mature_with_a_batch_in_flight_sees_its_tasks_once(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time_index, "HEAD_MAX", 2)
     monkeypatch.setattr(time_index, "PAGE", 2)
     tasks = [shard.create(delay=100 + n) for n in range(6)]
@@ -85,7 +83,7 @@ def test_mature_with_a_batch_on_its_way_sees_its_tasks_once(
     assert shard.keys(b"d") == []
 
 
-def test_mature_after_a_restart_goes_on_where_it_was(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mature_after_a_restart_continues_where_it_was(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time_index, "PAGE", 2)
     tasks = [shard.create(delay=n * 100) for n in range(1, 8)]
     shard.write()
@@ -100,7 +98,7 @@ def test_mature_after_a_restart_goes_on_where_it_was(shard: DrivenShard, monkeyp
     assert shard.keys(b"d") == []
 
 
-def test_mature_after_a_restart_amid_tasks_due_together_goes_on(
+def test_mature_after_a_restart_amid_tasks_due_together_continues(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timers, "SLICE", 2)
@@ -186,7 +184,7 @@ def test_next_wake_when_nothing_is_to_come_is_none(shard: DrivenShard) -> None:
 # -- leases --------------------------------------------------------------------------------------------------------
 
 
-def test_lease_that_ran_out_gives_the_task_to_the_tail_at_once(shard: DrivenShard) -> None:
+def test_lease_that_expired_gives_the_task_to_the_tail_at_once(shard: DrivenShard) -> None:
     first, second = shard.create(), shard.create()
     shard.claim(1, lease=1000)
     shard.pass_time(999)
@@ -197,7 +195,7 @@ def test_lease_that_ran_out_gives_the_task_to_the_tail_at_once(shard: DrivenShar
     assert shard.claim_ids(2) == [second, first]
 
 
-def test_lease_that_ran_out_in_the_last_attempt_ends_the_task(shard: DrivenShard) -> None:
+def test_lease_that_expired_in_the_last_attempt_ends_the_task(shard: DrivenShard) -> None:
     task_id = shard.create(attempts=2)
     for _ in range(2):
         shard.claim(1, lease=1000)
@@ -372,7 +370,7 @@ def test_sweep_when_a_later_list_is_written_first_does_not_forget_the_earlier(sh
     assert len(shard.keys(b"r")) == len(shard.keys(b"t")) == 1
 
 
-def test_sweep_does_not_pass_a_list_that_is_on_its_way(shard: DrivenShard) -> None:
+def test_sweep_does_not_pass_a_list_that_is_in_flight(shard: DrivenShard) -> None:
     """A list that is due earlier is written after one that is due later: the mark must not skip it."""
     dead = shard.create(attempts=1)
     shard.claim(1)
@@ -407,7 +405,7 @@ def test_sweep_of_more_ended_tasks_than_a_list_holds_removes_all(
     assert shard.keys(b"tsrz") == []
 
 
-def test_sweep_after_a_restart_goes_on(shard: DrivenShard) -> None:
+def test_sweep_after_a_restart_continues(shard: DrivenShard) -> None:
     for _ in range(3):
         shard.complete_one()
         shard.write()

@@ -104,7 +104,7 @@ def test_claim_over_cut_off_row_is_named(name: str, length: int) -> None:
 
 @pytest.mark.parametrize("delay", [0, 60_000])
 @pytest.mark.parametrize("what", ["nack", "view", "open"])
-def test_leased_task_with_cut_off_home_is_named(what: str, delay: int) -> None:
+def test_leased_task_with_truncated_home_is_reported_by_key(what: str, delay: int) -> None:
     driven = DrivenShard()
     task_id = driven.create(delay=delay)
     driven.pass_time(delay)

@@ -66,7 +66,7 @@ def test_cancel_again_changes_nothing(driven: DrivenShard) -> None:
 
 
 @pytest.mark.parametrize("end", [Outcome.COMPLETED, Outcome.FAILED])
-def test_cancel_of_an_ended_task_is_refused(driven: DrivenShard, end: Outcome) -> None:
+def test_cancel_of_an_ended_task_is_rejected(driven: DrivenShard, end: Outcome) -> None:
     task_id = driven.create()
     driven.claim()
     driven.settle(task_id, end, error="x" if end is Outcome.FAILED else "")
@@ -76,7 +76,7 @@ def test_cancel_of_an_ended_task_is_refused(driven: DrivenShard, end: Outcome) -
     assert driven.status(task_id) == end.name
 
 
-def test_outcome_after_cancel_is_refused_with_and_without_token(driven: DrivenShard) -> None:
+def test_outcome_after_cancel_is_rejected_with_and_without_token(driven: DrivenShard) -> None:
     task_id = driven.create()
     driven.claim()
     token = driven.token(task_id)
@@ -90,7 +90,7 @@ def test_outcome_after_cancel_is_refused_with_and_without_token(driven: DrivenSh
         driven.heartbeat(task_id)
 
 
-def test_nack_said_again_after_cancel_has_its_first_verdict(driven: DrivenShard) -> None:
+def test_nack_repeated_after_cancel_has_its_first_verdict(driven: DrivenShard) -> None:
     task_id = driven.create()
     driven.claim()
     token = driven.token(task_id)

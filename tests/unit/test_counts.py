@@ -33,7 +33,7 @@ def nested(content: bytes) -> bytes:
         (worker_service_pb2.WorkRequest, b"\x22\x00" * 4_500_000, "outcomes"),
     ],
 )
-def test_message_of_millions_of_items_is_refused_unparsed(
+def test_message_of_millions_of_items_is_rejected_unparsed(
     request_class: type[Message], content: bytes, field: str
 ) -> None:
     began = time.process_time()
@@ -56,7 +56,7 @@ def test_large_messages_within_the_limits_are_parsed_as_they_are() -> None:
     [b"\x0a", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", b"\x0b", b"\x08\x01" * 200_000],
     ids=["cut off", "endless number", "group", "other fields"],
 )
-def test_malformed_messages_are_refused_while_they_are_counted(tail: bytes) -> None:
+def test_malformed_messages_are_rejected_while_they_are_counted(tail: bytes) -> None:
     padding = b"\x1a" + varint(PARSED_BYTES_MAX) + b"\x0a" * PARSED_BYTES_MAX
     with pytest.raises((DecodeError, Rejection)):
         parser(task_service_pb2.BatchCreateTasksRequest)(padding + tail)

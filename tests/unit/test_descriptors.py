@@ -40,7 +40,7 @@ def test_soft_limit_is_raised_to_the_hard_one() -> None:
     assert raised("ulimit -Sn 600 && ulimit -Hn 3000") == "3000"
 
 
-def test_limit_that_is_too_low_is_refused_by_name() -> None:
+def test_limit_that_is_too_low_is_rejected_by_name() -> None:
     text = raised(f"ulimit -n {FILES_MIN - 1}")
     assert "RLIMIT_NOFILE" in text
     assert str(FILES_MIN) in text

@@ -61,7 +61,7 @@ def test_payloads_that_differ_in_values_mean_something_else(one: bytes, other: b
     [{"max_attempts": DEFAULT_ATTEMPTS}, {"delay_seconds": 0}, {"priority": 0}, {"payload": b""}],
     ids=lambda fields: next(iter(fields)),
 )
-def test_default_that_is_spelt_out_means_the_same_as_none(defaults: dict[str, Any]) -> None:
+def test_explicit_default_means_the_same_as_an_absent_field(defaults: dict[str, Any]) -> None:
     assert meaning(**defaults) == meaning()
 
 

@@ -42,7 +42,7 @@ async def test_large_requests_wait_for_their_turn_in_order() -> None:
         pass
 
 
-async def test_request_larger_than_the_bound_is_worked_at_alone() -> None:
+async def test_request_larger_than_the_limit_is_processed_alone() -> None:
     in_flight = InFlight()
     async with asyncio.timeout(1):
         async with in_flight.turn(2 * WORKED_BYTES_MAX):
@@ -51,7 +51,7 @@ async def test_request_larger_than_the_bound_is_worked_at_alone() -> None:
             pass
 
 
-def test_bytes_beyond_the_bound_are_refused_until_others_are_answered() -> None:
+def test_bytes_beyond_the_limit_are_rejected_until_others_are_answered() -> None:
     in_flight = InFlight()
     in_flight.take(HELD_BYTES_MAX)
     with pytest.raises(CallFailed, match="too many large requests in flight"):

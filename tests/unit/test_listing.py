@@ -61,7 +61,7 @@ async def listed(runner: HeldRunner, **request: object) -> list[str]:
             return ids
 
 
-async def test_list_tells_each_task_once_by_queue_priority_and_age(runner: HeldRunner) -> None:
+async def test_list_shows_each_task_once_by_queue_priority_and_age(runner: HeldRunner) -> None:
     low = await add(runner, 30)
     high = await add(runner, 30, priority=9)
     parked = await add(runner, 30, delay=5000)
@@ -73,7 +73,7 @@ async def test_list_tells_each_task_once_by_queue_priority_and_age(runner: HeldR
     assert await listed(runner, command="nothing") == []
 
 
-async def test_list_by_status_tells_tasks_as_they_are(runner: HeldRunner) -> None:
+async def test_list_by_status_shows_current_states(runner: HeldRunner) -> None:
     ids = await add(runner, 10)
     done = await take(runner, 2, Outcome.COMPLETED)
     again = await take(runner, 1, Outcome.NACK)
@@ -99,7 +99,7 @@ async def test_list_by_time_of_acceptance_includes_from_and_excludes_to(runner: 
     assert await listed(runner, created_from=created, created_to=to) == wanted
 
 
-async def test_list_while_tasks_come_move_and_go_tells_those_that_stay_once(runner: HeldRunner) -> None:
+async def test_list_shows_each_lasting_task_once_while_others_come_move_and_go(runner: HeldRunner) -> None:
     ids = await add(runner, 40)
     first = await list_tasks(runner, "acme", pb.ListTasksRequest(page_size=20))
     await take(runner, 25, Outcome.NACK)
@@ -135,7 +135,7 @@ async def test_list_of_large_tasks_ends_the_page_by_bytes(runner: HeldRunner, mo
 
 
 @pytest.mark.parametrize("spoil", ["x", "AAAA", "%%%", "other"])
-async def test_list_with_a_token_that_is_not_its_own_is_refused(runner: HeldRunner, spoil: str) -> None:
+async def test_list_with_a_token_that_is_not_its_own_is_rejected(runner: HeldRunner, spoil: str) -> None:
     await add(runner, 3)
     page = await list_tasks(runner, "acme", pb.ListTasksRequest(page_size=1))
     request = pb.ListTasksRequest(page_token=page.next_page_token if spoil == "other" else spoil, command="a")
@@ -168,7 +168,7 @@ async def test_list_of_the_newest_by_status_and_time(runner: HeldRunner) -> None
     assert await listed(runner, order_by="newest", created_to=first) == early[::-1]
 
 
-async def test_list_of_the_newest_while_tasks_come_and_move_tells_those_that_stay_once(runner: HeldRunner) -> None:
+async def test_newest_first_list_shows_each_lasting_task_once_while_others_come_and_move(runner: HeldRunner) -> None:
     ids = await add(runner, 40)
     first = await list_newest(runner, "acme", pb.ListTasksRequest(page_size=20))
     await take(runner, 25, Outcome.NACK)
@@ -198,7 +198,7 @@ async def test_list_of_the_newest_passes_a_herd_of_retries_in_bounded_pages(
     assert max(sizes) <= 50
 
 
-async def test_list_in_another_order_refuses_the_token(runner: HeldRunner) -> None:
+async def test_list_in_another_order_rejects_the_token(runner: HeldRunner) -> None:
     await add(runner, 3)
     oldest = await list_tasks(runner, "acme", pb.ListTasksRequest(page_size=1))
     newest = await list_newest(runner, "acme", pb.ListTasksRequest(page_size=1))

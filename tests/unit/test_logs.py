@@ -210,7 +210,7 @@ class _Unprintable:
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
-def test_what_has_no_text_does_not_raise(written: Write, log_format: str) -> None:
+def test_object_without_text_does_not_raise(written: Write, log_format: str) -> None:
     log = written(log_format=log_format)
     structlog.get_logger().info("call_failed", method=_Unprintable())
     structlog.get_logger().info("call_failed", number=1 << 200, share=float("nan"))
@@ -241,7 +241,7 @@ async def test_grpc_access_line_has_code_and_request_id(written: Write) -> None:
     assert (line["code"], line["ms"], line["request_id"]) == ("NOT_FOUND", 2.0, "r-1")
 
 
-async def test_access_lines_of_refusals_say_what_they_are_about(written: Write) -> None:
+async def test_access_lines_of_rejections_say_what_they_are_about(written: Write) -> None:
     log = written()
     about = {"reason": "TASK_NOT_FOUND", "tenant": "acme", "task_id": "x" * 5000}
     log.logs.access.http("GET", "/v1/codeq/tasks/{task_id}", 404, 0.001, "r-1", about)
@@ -281,7 +281,7 @@ def test_request_id_when_well_formed_is_kept(given: str) -> None:
 
 
 @pytest.mark.parametrize("given", ["", "a b", "a\nb", "x" * 129, "\u00e9"])
-def test_request_id_when_malformed_is_made_anew(given: str) -> None:
+def test_malformed_request_id_is_replaced(given: str) -> None:
     made = well_formed_request_id(given)
     assert made != given
     assert made != well_formed_request_id(given)

@@ -50,7 +50,7 @@ def nested(depth: int, kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["array", "object"])
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_body_with_a_nested_payload_is_decoded_or_refused(depth: int, kind: str) -> None:
+def test_body_with_a_nested_payload_is_decoded_or_rejected(depth: int, kind: str) -> None:
     decode = compile_body(pb.CreateTaskRequest.DESCRIPTOR.fields_by_name["spec"].message_type, ())
     message = pb.CreateTaskRequest().spec
     payload = nested(depth, kind)
@@ -64,7 +64,7 @@ def test_body_with_a_nested_payload_is_decoded_or_refused(depth: int, kind: str)
 
 @pytest.mark.parametrize("kind", ["array", "object"])
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_unknown_member_that_is_nested_is_refused(depth: int, kind: str) -> None:
+def test_unknown_member_that_is_nested_is_rejected(depth: int, kind: str) -> None:
     decode = compile_body(pb.CreateTaskRequest.DESCRIPTOR.fields_by_name["spec"].message_type, ())
     with pytest.raises(CallFailed):
         on_small_stack(lambda: decode(b'{"none":' + nested(depth, kind) + b"}", pb.CreateTaskRequest().spec))
@@ -79,7 +79,7 @@ def test_nested_payload_has_a_canonical_form_or_none(depth: int, kind: str) -> N
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_message_with_nested_groups_is_skipped_or_refused(depth: int) -> None:
+def test_message_with_nested_groups_is_skipped_or_rejected(depth: int) -> None:
     groups = b"\xa3\x06" * depth + b"\xa4\x06" * depth  # field 100, which no message has
     parse = parser(pb.BatchCreateTasksRequest)
     try:

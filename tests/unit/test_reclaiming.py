@@ -12,7 +12,7 @@ from codeq_server.storage.errors import StoreFailed
 from held_log import turns, until
 
 
-async def test_reclaiming_goes_on_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reclaiming_continues_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reclaiming, "LOOK_SECONDS", 0.001)
     asked: list[str] = []
 

@@ -55,7 +55,7 @@ async def test_durable_before_the_log_says_so_waits(runner: HeldRunner) -> None:
     await reply
 
 
-async def test_durable_when_the_batch_is_on_its_way_waits_for_it(runner: HeldRunner) -> None:
+async def test_durable_when_the_batch_is_in_flight_waits_for_it(runner: HeldRunner) -> None:
     """A reply without rows has seen what is not durable yet."""
     await runner.create_and_commit()
     reply = runner.durable()
@@ -192,7 +192,7 @@ async def test_timer_that_breaks_off_poisons_the_runner(runner: HeldRunner) -> N
     assert refusal_of_now(runner) is Reason.OUTCOME_UNKNOWN
 
 
-async def test_room_when_the_commit_fails_refuses(runner: HeldRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_room_when_the_commit_fails_rejects(runner: HeldRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_module, "BATCH_ROWS_MAX", 1)
     await runner.create_and_commit()
     runner.create()
@@ -292,7 +292,7 @@ async def test_timer_when_a_lease_ends_gives_the_task_back(runner: HeldRunner) -
     assert queue.claimed == 0
 
 
-async def test_timer_when_something_falls_due_earlier_is_set_anew(runner: HeldRunner) -> None:
+async def test_timer_when_something_falls_due_earlier_is_set_again(runner: HeldRunner) -> None:
     runner.log.free = True
     runner.create(delay=3_600_000)
     runner.changed()
@@ -365,7 +365,7 @@ async def test_timer_removes_ended_tasks() -> None:
 # -- the ends of tasks -------------------------------------------------------------------------------------------
 
 
-async def test_watch_end_is_told_when_the_task_ends_and_not_before(runner: HeldRunner) -> None:
+async def test_watched_end_resolves_when_the_task_ends_and_not_before(runner: HeldRunner) -> None:
     runner.log.free = True
     task_id, other = runner.create(), runner.create()
     claim(runner.shard, WORKER, None, 2, 1 << 20, 60_000, runner.now())

@@ -48,7 +48,7 @@ def asked_for(runner: HeldRunner) -> list[Reason]:
 
 
 @pytest.mark.parametrize("window", [1, 2, 3])
-async def test_window_bounds_the_batches_on_their_way(window: int) -> None:
+async def test_window_bounds_the_batches_in_flight(window: int) -> None:
     runner = HeldRunner(window=window)
     replies = [await sent(runner) for _ in range(window)]
     runner.create()
@@ -116,7 +116,7 @@ async def test_window_under_random_decisions_and_ends_keeps_order_and_bound(wind
 
 
 @pytest.mark.parametrize("confirmed", [False, True])
-async def test_read_waits_for_every_batch_on_its_way_and_not_for_the_first_only(confirmed: bool) -> None:
+async def test_read_waits_for_every_batch_in_flight_and_not_for_the_first_only(confirmed: bool) -> None:
     runner = HeldRunner(window=3)
     for _ in range(3):
         await sent(runner)
@@ -134,7 +134,7 @@ async def test_read_waits_for_every_batch_on_its_way_and_not_for_the_first_only(
     await read
 
 
-async def test_close_with_batches_on_their_way_waits_for_all_and_the_open_one() -> None:
+async def test_close_with_batches_in_flight_waits_for_all_and_the_open_one() -> None:
     runner = HeldRunner(window=3)
     for _ in range(3):
         await sent(runner)
@@ -171,7 +171,7 @@ async def test_failure_of_the_middle_batch_leaves_the_first_and_poisons_the_rest
     assert (runner.fatal, runner.commits.count) == ([problem], 1)
 
 
-async def test_append_that_is_refused_ends_the_runner_and_is_no_failure() -> None:
+async def test_append_that_is_rejected_ends_the_runner_and_is_no_failure() -> None:
     runner = HeldRunner(window=2)
     first, second = [await sent(runner) for _ in range(2)]
     runner.log.fail(ELSEWHERE.again())
@@ -222,7 +222,7 @@ async def test_durable_with_a_batch_to_be_sent_needs_no_confirmation() -> None:
 
 
 @pytest.mark.parametrize("confirmed_first", [True, False])
-async def test_durable_with_a_batch_on_its_way_waits_for_both(*, confirmed_first: bool) -> None:
+async def test_durable_with_a_batch_in_flight_waits_for_both(*, confirmed_first: bool) -> None:
     """The batch may get through by acks that are older than what the reply saw, and others decide since."""
     runner = HeldRunner(window=2)
     await sent(runner)
@@ -239,7 +239,7 @@ async def test_durable_with_a_batch_on_its_way_waits_for_both(*, confirmed_first
     await reply
 
 
-async def test_confirmation_that_is_refused_tells_who_may_have_decided_something() -> None:
+async def test_confirmation_that_is_rejected_tells_who_may_have_decided_something() -> None:
     runner = HeldRunner()
     idle = confirmation_of(runner)
     alone = runner.durable()
@@ -271,7 +271,7 @@ async def test_confirmation_that_breaks_poisons_the_runner() -> None:
 # -- the end of a leadership -------------------------------------------------------------------------------------
 
 
-async def test_end_when_nothing_waits_refuses_whatever_is_asked_later() -> None:
+async def test_end_when_nothing_waits_rejects_later_requests() -> None:
     runner = HeldRunner()
     runner.end(ELSEWHERE)
     runner.end(Rejection(Reason.DRAINING, "again"))
@@ -296,7 +296,7 @@ async def test_end_before_the_commit_begins_keeps_the_batch_from_the_log() -> No
 
 
 @pytest.mark.parametrize("fails", [True, False])
-async def test_end_with_batches_on_their_way_takes_no_notice_of_what_becomes_of_them(*, fails: bool) -> None:
+async def test_end_with_batches_in_flight_ignores_their_outcomes(*, fails: bool) -> None:
     runner = HeldRunner(window=2)
     replies: list[asyncio.Future[None] | None] = [await sent(runner), await sent(runner)]
     runner.create()
@@ -322,7 +322,7 @@ async def test_end_in_the_turn_in_which_a_batch_became_durable_tells_nobody_so()
     assert await reason_of(reply) is Reason.OUTCOME_UNKNOWN
 
 
-async def test_end_while_a_confirmation_is_under_way_refuses_those_who_wait_for_nothing_else() -> None:
+async def test_end_while_a_confirmation_is_under_way_rejects_those_who_wait_for_nothing_else() -> None:
     runner = HeldRunner()
     confirmation = confirmation_of(runner)
     alone = runner.durable()
@@ -334,7 +334,7 @@ async def test_end_while_a_confirmation_is_under_way_refuses_those_who_wait_for_
     assert await reason_of(beside) is Reason.OUTCOME_UNKNOWN
 
 
-async def test_end_while_callers_wait_for_their_turn_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_end_while_callers_wait_for_their_turn_rejects_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_module, "BATCH_ROWS_MAX", 1)
     runner = HeldRunner()
     await sent(runner)
@@ -346,7 +346,7 @@ async def test_end_while_callers_wait_for_their_turn_refuses_them(monkeypatch: p
     assert await reason_of(waiting) is Reason.NOT_LEADER
 
 
-async def test_end_while_somebody_waits_for_the_end_of_a_task_refuses_it() -> None:
+async def test_end_while_somebody_waits_for_the_end_of_a_task_rejects_it() -> None:
     runner = HeldRunner()
     watching = [runner.ends.watch("x"), runner.ends.watch("x")]
     runner.end(ELSEWHERE)

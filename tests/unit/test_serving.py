@@ -146,7 +146,7 @@ async def test_call_that_decided_something_gets_outcome_unknown(
     assert [await reason_of(sent), await reason_of(unsent)] == [Reason.OUTCOME_UNKNOWN] * 2
 
 
-async def test_calls_that_decided_nothing_get_the_refusal(
+async def test_calls_that_decided_nothing_get_the_rejection(
     calls: Calls, serving: Serving, runner: HeldRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task_id = await create(calls, runner)
@@ -262,7 +262,7 @@ def server_service(calls: Calls, backups: Backups | None) -> ServerService:
     )
 
 
-async def test_backup_is_refused_where_another_server_leads(tmp_path: Path) -> None:
+async def test_backup_is_rejected_where_another_server_leads(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "store", fsync=False)
     calls = Calls(Authenticator(TenantTokens(), TenantTokens()), ShardTable(ELSEWHERE.again))
     calls.register("codeq.v1.ServerService", server_service(calls, Backups(store, None, tmp_path)))
@@ -302,7 +302,7 @@ def open_streams(serving: Serving) -> list[tuple[Client, asyncio.Task[None]]]:
     ]
 
 
-async def test_streams_are_told_who_leads_and_end_with_the_refusal_a_moment_later(
+async def test_streams_learn_the_leader_and_end_with_the_rejection_a_moment_later(
     serving: Serving, runner: HeldRunner
 ) -> None:
     streams = open_streams(serving)
@@ -330,14 +330,14 @@ async def test_stream_of_a_client_that_reads_nothing_ends_all_the_same(serving: 
     assert [await reason_of(stream) for _, stream in streams] == [Reason.NOT_LEADER] * 2
 
 
-async def test_stream_that_is_opened_after_the_end_is_refused(serving: Serving) -> None:
+async def test_stream_that_is_opened_after_the_end_is_rejected(serving: Serving) -> None:
     serving.end(ELSEWHERE)
     for _, stream in open_streams(serving):
         refusal = await refusal_of(stream)
         assert (refusal.reason, refusal.metadata) == (Reason.NOT_LEADER, LEADER)
 
 
-async def test_drain_tells_streams_where_they_go_on(serving: Serving) -> None:
+async def test_drain_tells_streams_where_to_continue(serving: Serving) -> None:
     streams = open_streams(serving)
     await until(lambda: len(serving.streams) == 2)
     serving.drain(1500, "two:9092")
@@ -356,7 +356,7 @@ async def test_drain_tells_streams_where_they_go_on(serving: Serving) -> None:
 # -- what the fronts tell ----------------------------------------------------------------------------------------
 
 
-def test_refusal_tells_its_metadata_over_grpc_and_to_the_gateway() -> None:
+def test_rejection_carries_its_metadata_over_grpc_and_to_the_gateway() -> None:
     info = error_details_pb2.ErrorInfo()
     status_of(ELSEWHERE).details[0].Unpack(info)
     assert (info.reason, dict(info.metadata)) == ("NOT_LEADER", LEADER)

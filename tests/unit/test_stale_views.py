@@ -86,14 +86,14 @@ async def test_stale_read_tells_tasks_waiting_and_claimed(node: Node) -> None:
     assert (await node.read(claimed)).task.status == task_pb2.TASK_STATUS_PENDING
 
 
-async def test_read_that_must_not_be_stale_is_refused(node: Node) -> None:
+async def test_read_that_must_not_be_stale_is_rejected(node: Node) -> None:
     task_id = await node.create()
     with pytest.raises(Rejection) as refused:
         await node.read(task_id, stale=False)
     assert refused.value.reason is Reason.NOT_LEADER
 
 
-async def test_write_is_refused_however_it_asks(node: Node) -> None:
+async def test_write_is_rejected_with_every_header(node: Node) -> None:
     request = pb.CreateTaskRequest(spec=task_pb2.TaskSpec(command="a", payload=b"1"))
     with pytest.raises(Rejection) as refused:
         await node.follower.call(f"{TASKS}CreateTask", request, "Bearer tenant", stale=True)

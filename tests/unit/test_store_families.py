@@ -332,7 +332,7 @@ def test_export_unreadable_block_is_damage_and_leaves_no_manifest(tmp_path: Path
     assert not (tmp_path / "export" / MANIFEST).exists()
 
 
-def test_export_into_an_existing_folder_is_refused(tmp_path: Path) -> None:
+def test_export_into_an_existing_folder_is_rejected(tmp_path: Path) -> None:
     RocksStore(tmp_path / "s", fsync=False).close()
     (tmp_path / "export").mkdir()
     with pytest.raises(StoreFailed, match="exist"):

@@ -46,17 +46,17 @@ def test_next_identity_opened_twice_within_an_epoch_differs() -> None:
     assert epochs == [100, 101, 102]
 
 
-def test_next_identity_newer_format_is_refused_naming_both() -> None:
+def test_next_identity_newer_format_is_rejected_naming_both() -> None:
     with pytest.raises(StoreFormat, match=f"format {keys.FORMAT + 1}.* {keys.FORMAT};"):
         next_identity(stored(format=keys.FORMAT + 1), 1, 0, RANDOM)
 
 
-def test_next_identity_other_number_of_shards_is_refused() -> None:
+def test_next_identity_other_number_of_shards_is_rejected() -> None:
     with pytest.raises(StoreFormat, match="numShards to 1"):
         next_identity(stored(), 2, 0, RANDOM)
 
 
-def test_next_identity_other_shard_is_refused() -> None:
+def test_next_identity_other_shard_is_rejected() -> None:
     with pytest.raises(StoreFormat):
         next_identity(stored(shard=1, num_shards=2), 2, 0, RANDOM)
 

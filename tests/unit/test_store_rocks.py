@@ -71,14 +71,14 @@ def test_open_again_after_close_reads_the_rows(tmp_path: Path) -> None:
     store.close()
 
 
-def test_open_twice_in_one_process_is_refused(tmp_path: Path) -> None:
+def test_open_twice_in_one_process_is_rejected(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=True)
     with pytest.raises(StoreLocked):
         RocksStore(tmp_path / "s", fsync=True)
     store.close()
 
 
-def test_open_while_another_process_has_it_is_refused(tmp_path: Path) -> None:
+def test_open_while_another_process_has_it_is_rejected(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from codeq_server.storage.rocks import RocksStore\n"
         "store = RocksStore(Path(sys.argv[1]), fsync=True); print('open', flush=True); sys.stdin.read(); store.close()"
@@ -96,7 +96,7 @@ def test_open_while_another_process_has_it_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["file", "file/below"])
-def test_open_where_a_file_stands_is_refused(tmp_path: Path, path: str) -> None:
+def test_open_where_a_file_stands_is_rejected(tmp_path: Path, path: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreNotWritable) as refusal:
         RocksStore(tmp_path / path, fsync=True)
@@ -104,12 +104,12 @@ def test_open_where_a_file_stands_is_refused(tmp_path: Path, path: str) -> None:
     assert "\n" not in str(refusal.value)
 
 
-def test_open_where_nothing_can_be_written_is_refused() -> None:
+def test_open_where_nothing_can_be_written_is_rejected() -> None:
     with pytest.raises(StoreNotWritable):
         RocksStore(Path("/proc/codeq-store"), fsync=True)
 
 
-def test_open_existing_unwritable_directory_is_refused() -> None:
+def test_open_existing_unwritable_directory_is_rejected() -> None:
     with pytest.raises(StoreError):
         RocksStore(Path("/proc/self"), fsync=True)
 
@@ -232,7 +232,7 @@ def test_open_one_torn_record_of_the_side_file_uses_the_other(tmp_path: Path) ->
         assert read_durable(path) == remembered
 
 
-def test_open_side_file_without_a_valid_record_is_damage(tmp_path: Path) -> None:
+def test_open_reports_a_side_file_without_a_valid_record_as_damage(tmp_path: Path) -> None:
     path = tmp_path / "s"
     RocksStore(path, fsync=True).close()
     (path / FILE_NAME).write_bytes(bytes(1024))
@@ -242,7 +242,7 @@ def test_open_side_file_without_a_valid_record_is_damage(tmp_path: Path) -> None
     RocksStore(path, fsync=True).close()
 
 
-def test_write_stalled_database_is_refused_and_tried_again_without_loss(tmp_path: Path) -> None:
+def test_write_stalled_database_is_rejected_and_tried_again_without_loss(tmp_path: Path) -> None:
     """Tiny buffers make RocksDB busy all the time: it refuses writes instead of waiting with the interpreter's lock."""
     options = make_options(write_buffer_bytes=64 << 10)
     options.set_max_write_buffer_number(2)

@@ -119,7 +119,7 @@ def expiring(seconds: float = LIFE, **changes: Any) -> Token:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_stream_whose_token_ends_is_told_and_then_ended(kind: str) -> None:
+def test_stream_whose_token_expires_gets_a_notice_and_then_ends(kind: str) -> None:
     async def test() -> None:
         async with streaming(kind, first=expiring()) as desk:
             await desk.forward(LIFE - NOTICE_SECONDS - 1)
@@ -169,7 +169,7 @@ def test_fresh_token_that_never_expires_ends_the_watch(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_stream_whose_token_never_expires_is_told_nothing_and_may_end_as_ever(kind: str) -> None:
+def test_stream_whose_token_never_expires_gets_no_notice_and_may_end_as_usual(kind: str) -> None:
     async def test() -> None:
         async with streaming(kind, first=token_of()) as desk:
             await desk.forward(100 * LIFE)
@@ -198,7 +198,7 @@ def test_fresh_token_that_is_not_the_callers_ends_the_stream(kind: str, fresh: T
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_short_token_is_told_of_at_half_its_time(kind: str) -> None:
+def test_notice_of_a_short_token_comes_at_half_its_time(kind: str) -> None:
     async def test() -> None:
         async with streaming(kind, first=expiring(10)) as desk:
             await desk.forward(4)
@@ -260,7 +260,7 @@ def test_worker_gets_tasks_until_the_end_and_keeps_their_leases_beyond_it() -> N
     in_clocked_loop(test())
 
 
-def test_worker_with_a_fresh_token_goes_on_with_its_credits_and_outcomes() -> None:
+def test_worker_with_a_fresh_token_continues_with_its_credits_and_outcomes() -> None:
     async def test() -> None:
         async with streaming("work", first=expiring(), second=expiring(2 * LIFE)) as desk:
             desk.client.send(add_credits=2)

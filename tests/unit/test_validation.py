@@ -94,7 +94,7 @@ def test_is_json_of_anything_else_is_false(content: bytes) -> None:
     assert not validation.is_json(content)
 
 
-def test_status_that_is_no_end_is_refused_by_the_names_of_those_that_are() -> None:
+def test_status_that_is_not_an_end_is_rejected_with_the_allowed_names() -> None:
     with pytest.raises(Rejection) as refused:
         validation.check_message(pb.SubmitResultRequest(task_id="a", status=task_pb2.TASK_STATUS_DLQ))
     assert refused.value.violations == [("status", "must be COMPLETED or FAILED")]
@@ -134,7 +134,7 @@ def test_usual_message_takes_the_short_way(message: Message) -> None:
         (pb.SubmitResultRequest(task_id="a", status=task_pb2.TASK_STATUS_DLQ), Reason.INVALID_FIELD, "status"),
     ],
 )
-def test_message_against_the_rules_is_refused_by_field(message: Message, reason: Reason, field: str) -> None:
+def test_message_against_the_rules_is_rejected_by_field(message: Message, reason: Reason, field: str) -> None:
     with pytest.raises(Rejection) as refused:
         validation.check_message(message)
     assert refused.value.reason is reason

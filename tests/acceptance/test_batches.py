@@ -123,7 +123,7 @@ def test_error_of_the_batch_itself_fails_the_call(http: httpx.Client, body: obje
     assert "_" not in refused.json()["error"]
 
 
-def test_single_calls_speak_the_names_of_json(http: httpx.Client) -> None:
+def test_errors_of_single_calls_use_the_json_names_of_fields(http: httpx.Client) -> None:
     bodies: list[tuple[str, dict[str, object], str]] = [
         ("/tasks", {**GOOD, "delaySeconds": -1}, "delaySeconds: "),
         ("/tasks", {**GOOD, "delaySeconds": 1, "runAt": "2030-01-01T00:00:00Z"}, "delaySeconds and runAt cannot"),
@@ -139,7 +139,7 @@ def test_single_calls_speak_the_names_of_json(http: httpx.Client) -> None:
         assert refused.json()["error"].startswith(error)
 
 
-def test_items_over_grpc_have_the_names_of_the_protos(server: ServerProcess) -> None:
+def test_errors_of_items_over_grpc_use_the_proto_names_of_fields(server: ServerProcess) -> None:
     specs = [task_pb2.TaskSpec(command="GOOD"), task_pb2.TaskSpec(command="GOOD", delay_seconds=-1)]
     with grpc.insecure_channel(server.producer_addr) as channel:
         answer = task_service_pb2_grpc.TaskServiceStub(channel).BatchCreateTasks(

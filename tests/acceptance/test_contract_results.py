@@ -175,7 +175,7 @@ def test_completion_as_failed_needs_an_error_that_is_not_blank(server: ServerPro
     assert shown(server, task)["error"] == "why"
 
 
-def test_dlq_and_failed_are_stored_as_results(server: ServerProcess) -> None:
+def test_results_of_dead_and_failed_tasks_are_stored(server: ServerProcess) -> None:
     ends: dict[str, tuple[str, dict[str, object]]] = {
         "DLQ": ("nack", {"delaySeconds": 0, "reason": "worn out"}),
         "FAILED": ("result", {"status": "FAILED", "error": "worn out"}),
@@ -191,7 +191,7 @@ def test_dlq_and_failed_are_stored_as_results(server: ServerProcess) -> None:
         assert "finishedAt" in answer["task"]
 
 
-def test_results_are_waited_for_and_the_end_wakes(server: ServerProcess) -> None:
+def test_results_are_waited_for_and_the_end_wakes_the_callers(server: ServerProcess) -> None:
     task = created(server, "woken")
     claimed(server, "woken")
     refused(result_of(server, task), 404, "RESULT_NOT_FOUND")
@@ -238,7 +238,7 @@ def gone(server: ServerProcess, task: dict[str, Any]) -> bool:
     return answers == {404}
 
 
-def test_durability_every_reply_holds_over_a_kill_at_once(tmp_path: Path) -> None:
+def test_every_reply_holds_through_a_kill_right_after_it(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, env=environment(), dev=False) as server:
         tasks = [created(server, "kept", maxAttempts=1) for _ in range(5)]
         server.restart()

@@ -68,7 +68,7 @@ def test_batch_create_answers_each_in_order_and_takes_at_most_1000(server: Serve
     assert call(server, "GET", "/admin/queues/many", SECOND).json()["ready"] == 999
 
 
-def test_claim_without_work_is_204_after_the_wait_and_arrivals_wake(server: ServerProcess) -> None:
+def test_claim_without_work_gets_204_after_its_wait_and_arrivals_wake_it(server: ServerProcess) -> None:
     begin = time.monotonic()
     answer = post(server, "/tasks/claim", {"commands": ["none"], "waitSeconds": 1})
     assert (answer.status_code, answer.content) == (204, b"")

@@ -94,13 +94,13 @@ def queue_of_acme(server: ServerProcess, command: str) -> dict[str, Any]:
 # -- order -------------------------------------------------------------------------------------------------------------
 
 
-def test_order_is_priority_9_to_0_then_acceptance(server: ServerProcess) -> None:
+def test_order_is_by_priority_from_9_to_0_and_then_by_acceptance(server: ServerProcess) -> None:
     ids = {priority: [created(server, "order", priority=priority)["id"] for _ in range(2)] for priority in (0, 9, 5)}
     taken = call(server, "POST", "/tasks/claim/batch", FIRST, json={"commands": ["order"], "count": 100}).json()
     assert [task["id"] for task in taken["tasks"]] == [*ids[9], *ids[5], *ids[0]]
 
 
-def test_order_nacked_and_expired_go_to_the_tail_and_abandoned_keep_their_place(server: ServerProcess) -> None:
+def test_nacked_and_expired_tasks_go_to_the_tail_and_abandoned_ones_keep_their_place(server: ServerProcess) -> None:
     nacked, expired, abandoned, last = (created(server, "tail") for _ in range(4))
     for _ in range(3):
         claimed(server, "tail", leaseSeconds=1)
@@ -112,7 +112,7 @@ def test_order_nacked_and_expired_go_to_the_tail_and_abandoned_keep_their_place(
     ]
 
 
-def test_order_over_commands_starves_none_and_prefers_priority(server: ServerProcess) -> None:
+def test_claims_over_several_commands_starve_none_and_prefer_priority(server: ServerProcess) -> None:
     for _ in range(4):
         created(server, "turn.a")
     others = [created(server, "turn.b", priority=priority)["id"] for priority in (0, 7)]
@@ -124,7 +124,7 @@ def test_order_over_commands_starves_none_and_prefers_priority(server: ServerPro
 # -- lease -------------------------------------------------------------------------------------------------------------
 
 
-def test_lease_is_60_seconds_or_1_second_to_12_hours(server: ServerProcess) -> None:
+def test_lease_lasts_60_seconds_by_default_and_1_second_to_12_hours_if_asked(server: ServerProcess) -> None:
     for seconds in (None, 1, 43_200):
         task = created(server, "lease")
         begin = datetime.now(UTC)
@@ -191,7 +191,7 @@ def test_fence_tokens_are_strings_that_grow_with_each_delivery(server: ServerPro
     assert len(set(tokens)) == 3
 
 
-def test_fence_over_rest_without_token_takes_the_live_lease_of_the_caller_only(server: ServerProcess) -> None:
+def test_outcome_over_rest_without_a_token_takes_only_the_live_lease_of_the_caller(server: ServerProcess) -> None:
     task = created(server, "bare")
     refused(said(server, task, "result", status="COMPLETED"), 409, "TASK_NOT_CLAIMED")
     claimed(server, "bare")
@@ -201,7 +201,7 @@ def test_fence_over_rest_without_token_takes_the_live_lease_of_the_caller_only(s
 
 
 @pytest.mark.parametrize("what", ["heartbeat", "result", "nack", "abandon", "progress"])
-def test_fence_stale_token_gets_409_and_changes_nothing(server: ServerProcess, what: str) -> None:
+def test_stale_token_gets_409_and_changes_nothing(server: ServerProcess, what: str) -> None:
     task = created(server, f"stale.{what}")
     stale = claimed(server, f"stale.{what}")["leaseToken"]
     said(server, task, "abandon" if what == "nack" else "nack", **({} if what == "nack" else {"delaySeconds": 0}))
@@ -213,7 +213,7 @@ def test_fence_stale_token_gets_409_and_changes_nothing(server: ServerProcess, w
     assert {**shown(server, task), "leaseUntil": ""} == {**before, "leaseUntil": ""}
 
 
-def test_fence_same_outcome_repeated_is_ok_and_tells_the_stored_result(server: ServerProcess) -> None:
+def test_same_outcome_repeated_succeeds_and_returns_the_stored_result(server: ServerProcess) -> None:
     task = created(server, "again")
     token = claimed(server, "again")["leaseToken"]
     first = said(server, task, "result", leaseToken=token, status="COMPLETED", result=[1])
@@ -224,7 +224,7 @@ def test_fence_same_outcome_repeated_is_ok_and_tells_the_stored_result(server: S
     assert call(server, "GET", f"/tasks/{task['id']}/result", FIRST).json()["result"]["result"] == [1]
 
 
-def test_identity_no_caller_acts_for_another_subject_even_with_the_token(server: ServerProcess) -> None:
+def test_no_caller_acts_for_another_subject_even_with_its_token(server: ServerProcess) -> None:
     task = created(server, "mine")
     lease = claimed(server, "mine")
     assert lease["workerId"] == "of-worker"
@@ -256,7 +256,7 @@ async def test_identity_of_a_stream_that_names_itself_is_subject_and_name(server
 # -- nack, backoff, delay ----------------------------------------------------------------------------------------------
 
 
-def test_nack_with_zero_is_pending_at_once_and_keeps_the_reason(server: ServerProcess) -> None:
+def test_nack_with_a_delay_of_zero_makes_the_task_pending_at_once_and_keeps_the_reason(server: ServerProcess) -> None:
     task = created(server, "nack")
     claimed(server, "nack")
     assert said(server, task, "nack", delaySeconds=0, reason="busy").json() == {"status": "PENDING", "delaySeconds": 0}
@@ -265,7 +265,7 @@ def test_nack_with_zero_is_pending_at_once_and_keeps_the_reason(server: ServerPr
 
 
 @pytest.mark.parametrize(("asked", "given"), [(7_200, 7_200), (43_200, 43_200), (43_201, 43_200), (1 << 30, 43_200)])
-def test_nack_with_a_delay_is_scheduled_for_then_12_hours_at_most(
+def test_nack_with_a_delay_schedules_the_task_at_most_12_hours_ahead(
     server: ServerProcess, asked: int, given: int
 ) -> None:
     task = created(server, f"nack.{asked}")
@@ -278,7 +278,7 @@ def test_nack_with_a_delay_is_scheduled_for_then_12_hours_at_most(
     assert queue_of_acme(server, f"nack.{asked}")["scheduled"] == 1
 
 
-def test_backoff_of_a_nack_without_a_delay_follows_policy_and_attempts(server: ServerProcess) -> None:
+def test_backoff_of_a_nack_without_a_delay_follows_the_policy_and_the_attempts(server: ServerProcess) -> None:
     task = created(server, "backoff")
     claimed(server, "backoff")
     said(server, task, "nack", delaySeconds=0)
@@ -301,7 +301,7 @@ def test_delay_in_seconds_and_as_a_time_wakes_waiting_callers_and_is_never_early
         assert timedelta(0) <= datetime.now(UTC) - due < timedelta(seconds=10)
 
 
-def test_delay_has_any_horizon_and_the_past_is_at_once(server: ServerProcess) -> None:
+def test_delay_has_any_horizon_and_a_time_in_the_past_means_at_once(server: ServerProcess) -> None:
     assert created(server, "horizon", runAt="9999-12-31T23:59:59Z")["runAt"] == "9999-12-31T23:59:59.000Z"
     assert created(server, "horizon", runAt="1999-01-01T00:00:00Z")["status"] == "PENDING"
     assert created(server, "horizon", delaySeconds=0)["status"] == "PENDING"

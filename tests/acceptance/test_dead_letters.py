@@ -63,7 +63,7 @@ def test_dead_letters_are_listed_and_grouped_by_error(server: ServerProcess, cli
     assert call(server, "GET", "/admin/queues/NONE/dlq", 404)["reason"] == "QUEUE_NOT_FOUND"
 
 
-def test_redrive_by_filter_with_dry_run_limit_and_token(server: ServerProcess, client: codeq.Client) -> None:
+def test_redrive_by_filter_takes_a_dry_run_a_limit_and_a_token(server: ServerProcess, client: codeq.Client) -> None:
     ids = bury(client, "FILTERED", ["timeout 1", "refused", "timeout 2", "timeout 3"])
     path = "/admin/queues/FILTERED/dlq/redrive"
     dry = call(server, "POST", path, errorContains="timeout", dryRun=True)
@@ -83,7 +83,7 @@ def test_redrive_by_filter_with_dry_run_limit_and_token(server: ServerProcess, c
     assert call(server, "POST", "/admin/queues/NONE/dlq/redrive", 404)["reason"] == "QUEUE_NOT_FOUND"
 
 
-def test_redrive_by_the_time_of_the_end(client: codeq.Client) -> None:
+def test_redrive_selects_tasks_by_the_time_of_their_end(client: codeq.Client) -> None:
     ids = bury(client, "TIMED", ["no", "no", "no"])
     ends = [client.get(task_id).finished_at for task_id in ids]
     assert ends[2] is not None
@@ -137,7 +137,7 @@ def test_redrive_with_a_rate_works_in_the_background(server: ServerProcess, clie
     assert time.monotonic() - started > 0.15
 
 
-def test_redrive_of_failed_tasks_and_of_one_task(server: ServerProcess, client: codeq.Client) -> None:
+def test_failed_tasks_and_single_tasks_are_redriven(server: ServerProcess, client: codeq.Client) -> None:
     for number in range(3):
         client.create("FAILING", number)
     claimed = client.claim(["FAILING"], count=3)

@@ -29,7 +29,7 @@ def create(server: ServerProcess, body: dict[str, Any], **headers: str) -> httpx
     return call(server, "POST", "/tasks", json=body, headers=headers)
 
 
-def test_idempotency_same_key_and_request_get_the_first_task_with_200_and_duplicate(running: ServerProcess) -> None:
+def test_same_key_with_the_same_request_gets_the_first_task_with_200_and_duplicate(running: ServerProcess) -> None:
     first = create(running, {**SAME, "idempotencyKey": "same"})
     assert first.status_code == 202
     assert "duplicate" not in first.json()
@@ -49,7 +49,7 @@ def test_idempotency_same_key_and_request_get_the_first_task_with_200_and_duplic
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_idempotency_same_key_and_another_request_is_409(running: ServerProcess, change: dict[str, Any]) -> None:
+def test_same_key_with_another_request_gets_409(running: ServerProcess, change: dict[str, Any]) -> None:
     key = {"idempotencyKey": f"another-{change}"}
     assert create(running, {**SAME, **key}).status_code == 202
     refused(create(running, {**SAME, **key, **change}), 409, "IDEMPOTENCY_CONFLICT")
@@ -136,7 +136,7 @@ def test_idempotency_survives_a_kill_and_a_stream_reports_duplicates(tmp_path: P
         assert queue_of(server, "A")["ready"] == 1
 
 
-def test_ids_and_names_every_call_finds_a_task_by_the_id_its_producer_chose(running: ServerProcess) -> None:
+def test_every_call_finds_a_task_by_the_id_its_producer_chose(running: ServerProcess) -> None:
     created = create(running, {"command": "NAMED", "payload": 1, "taskId": "order-42"})
     assert (created.status_code, created.json()["id"]) == (202, "order-42")
     refused(create(running, {"command": "NAMED", "payload": 1, "taskId": "order-42"}), 409, "TASK_ID_TAKEN")

@@ -40,7 +40,7 @@ async def _watch(process: psutil.Process, highest: list[int]) -> None:
 
 
 @pytest.mark.timeout(180)
-async def test_large_batches_at_once_are_slowed_down_or_told_within_bounded_memory(server: ServerProcess) -> None:
+async def test_many_large_batches_at_once_are_slowed_down_or_rejected_in_bounded_memory(server: ServerProcess) -> None:
     highest: list[int] = []
     watch = asyncio.create_task(_watch(psutil.Process(server.pid), highest))
     limits = httpx.Limits(max_connections=60)

@@ -79,7 +79,9 @@ def test_purge_over_rest_ends_waiting_tasks_and_keeps_the_others(server: ServerP
     assert [task.id for task in client.claim(["mixed"])] == [waiting.id]
 
 
-def test_purge_of_no_queue_and_of_an_empty_one(server: ServerProcess, client: codeq.Client) -> None:
+def test_purge_of_an_unknown_queue_is_rejected_and_that_of_an_empty_one_ends_at_once(
+    server: ServerProcess, client: codeq.Client
+) -> None:
     assert rest(server, "POST", "/admin/queues/none/purge")[1]["reason"] == "QUEUE_NOT_FOUND"
     with pytest.raises(codeq.QueueNotFound):
         client.purge_queue("none")

@@ -41,7 +41,9 @@ def rest(server: ServerProcess, method: str, path: str, body: object = None) -> 
 # -- POST /tasks/{id}/cancel: producer; pushed to the worker that holds it -----------------------------------------
 
 
-def test_cancel_of_waiting_task_over_rest_ends_it_with_reason(server: ServerProcess, client: codeq.Client) -> None:
+def test_cancel_of_a_waiting_task_over_rest_ends_it_with_the_reason(
+    server: ServerProcess, client: codeq.Client
+) -> None:
     task = client.create("cancel-rest")
     status, body = rest(server, "POST", f"/tasks/{task.id}/cancel", {"reason": "not needed"})
     assert (status, body["status"], body["error"]) == (200, "CANCELLED", "not needed")
@@ -54,14 +56,14 @@ def test_cancel_of_waiting_task_over_rest_ends_it_with_reason(server: ServerProc
     assert client.queue("cancel-rest").ready == 0
 
 
-def test_cancel_of_scheduled_task_ends_it(client: codeq.Client) -> None:
+def test_cancel_of_a_scheduled_task_ends_it(client: codeq.Client) -> None:
     task = client.create("cancel-later", delay=3600)
     assert client.cancel(task).status is codeq.TaskStatus.CANCELLED
     assert client.queue("cancel-later").scheduled == 0
     assert client.get(task.id).error == "CANCELLED"
 
 
-def test_cancel_of_ended_task_is_409_task_ended(server: ServerProcess, client: codeq.Client) -> None:
+def test_cancel_of_an_ended_task_gets_409_task_ended(server: ServerProcess, client: codeq.Client) -> None:
     client.create("cancel-ended")
     [task] = client.claim(["cancel-ended"])
     client.complete(task, 1)
@@ -72,7 +74,7 @@ def test_cancel_of_ended_task_is_409_task_ended(server: ServerProcess, client: c
     assert client.get(task.id).status is codeq.TaskStatus.COMPLETED
 
 
-def test_cancel_of_claimed_task_rejects_the_later_outcome(client: codeq.Client) -> None:
+def test_cancel_of_a_claimed_task_rejects_the_later_outcome(client: codeq.Client) -> None:
     client.create("cancel-claimed")
     [task] = client.claim(["cancel-claimed"])
     client.cancel(task, "stop")
@@ -132,7 +134,7 @@ def test_cancel_is_pushed_to_the_worker_that_holds_the_task(
 # -- POST /admin/queues/{command}/pause, /resume: admin --------------------------------------------------------------
 
 
-def test_pause_stops_claims_and_resume_wakes_the_waiting_one(server: ServerProcess, client: codeq.Client) -> None:
+def test_pause_stops_claims_and_resume_wakes_the_one_that_waits(server: ServerProcess, client: codeq.Client) -> None:
     client.create("paused-poll", 1)
     status, queue = rest(server, "POST", "/admin/queues/paused-poll/pause", {})
     assert (status, queue["paused"], queue["ready"]) == (200, True, 1)

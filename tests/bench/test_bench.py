@@ -19,7 +19,7 @@ from measured_server import BenchError  # noqa: E402
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(("bench", "flags"), [("single", ["--frame", "8"]), ("rest", ["--clients", "4"])])
-def test_run_when_short_prints_one_line_of_figures_that_add_up(tmp_path: Path, bench: str, flags: list[str]) -> None:
+def test_short_run_prints_one_line_of_figures_that_add_up(tmp_path: Path, bench: str, flags: list[str]) -> None:
     command = [sys.executable, str(BENCH / "run.py"), bench, "--seconds", "0.5", "--warmup", "0.1", *flags]
     done = subprocess.run([*command, "--directory", tmp_path], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -36,9 +36,7 @@ def test_run_when_short_prints_one_line_of_figures_that_add_up(tmp_path: Path, b
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("flags", [["--frame", "8"], ["--clients", "1"]])
-def test_run_of_a_cluster_when_short_prints_one_line_with_the_figures_of_each_node(
-    tmp_path: Path, flags: list[str]
-) -> None:
+def test_short_run_of_a_cluster_prints_one_line_with_the_figures_of_each_node(tmp_path: Path, flags: list[str]) -> None:
     command = [sys.executable, str(BENCH / "run.py"), "raft", "--seconds", "0.5", "--warmup", "0.1", *flags]
     done = subprocess.run([*command, "--directory", tmp_path], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -54,7 +52,7 @@ def test_run_of_a_cluster_when_short_prints_one_line_with_the_figures_of_each_no
 
 
 @pytest.mark.timeout(180)
-def test_depth_when_small_prints_one_line_of_figures(tmp_path: Path) -> None:
+def test_small_depth_bench_prints_one_line_of_figures(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCH / "depth.py"), "--tasks", "2000", "--queues", "4", "--directory", tmp_path]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -67,7 +65,7 @@ def test_depth_when_small_prints_one_line_of_figures(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_fairness_when_short_prints_one_line_of_figures() -> None:
+def test_short_fairness_bench_prints_one_line_of_figures() -> None:
     flags = ["--seconds", "1", "--producers", "2", "--workers", "1", "--inflight", "2"]
     done = subprocess.run(
         [sys.executable, str(BENCH / "fairness.py"), *flags], check=False, capture_output=True, text=True
@@ -82,7 +80,7 @@ def test_fairness_when_short_prints_one_line_of_figures() -> None:
 
 
 @pytest.mark.timeout(180)
-def test_hostile_when_short_prints_one_line_of_figures() -> None:
+def test_short_hostile_bench_prints_one_line_of_figures() -> None:
     command = [sys.executable, str(BENCH / "hostile.py"), "--seconds", "2", "--callers", "1"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.stdout, done.stderr
@@ -96,7 +94,7 @@ def test_hostile_when_short_prints_one_line_of_figures() -> None:
 
 
 @pytest.mark.timeout(180)
-def test_herd_when_small_prints_one_line_of_figures() -> None:
+def test_small_herd_bench_prints_one_line_of_figures() -> None:
     command = [sys.executable, str(BENCH / "herd.py"), "--tasks", "2000", "--leases", "500"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.stdout, done.stderr
@@ -108,7 +106,7 @@ def test_herd_when_small_prints_one_line_of_figures() -> None:
 
 
 @pytest.mark.timeout(180)
-def test_idle_when_short_prints_one_line_of_figures() -> None:
+def test_short_idle_bench_prints_one_line_of_figures() -> None:
     command = [sys.executable, str(BENCH / "idle.py"), "--waiters", "40", "--seconds", "2"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.stdout, done.stderr
@@ -131,13 +129,15 @@ def test_idle_when_short_prints_one_line_of_figures() -> None:
         ({"created": 10, "completed": 10, "outcomes_unanswered": 1}, {"ready": 0}),
     ],
 )
-def test_check_counts_when_something_is_missing_rejects(load: dict[str, object], queue: dict[str, int]) -> None:
+def test_check_counts_rejects_a_run_in_which_something_is_missing(
+    load: dict[str, object], queue: dict[str, int]
+) -> None:
     nothing = {"refused": 0, "frames_unanswered": 0, "outcomes_unanswered": 0}
     with pytest.raises(BenchError):
         run.check_counts(nothing | load, queue)
 
 
-def test_growth_when_store_grows_steadily_is_above_the_limit_only_then() -> None:
+def test_growth_is_above_the_limit_only_when_the_store_grows_steadily() -> None:
     assert run.growth([float(size) for size in range(60)]) > run.FLAT_GROWTH_MAX
     assert run.growth([10.0, 40.0] * 30) == pytest.approx(1.0)
 
@@ -155,12 +155,12 @@ def test_number_of_output_is_the_key_or_the_last_number(output: str, number: flo
 
 
 @pytest.mark.parametrize("output", ["", "nothing", '{"other": 3}'])
-def test_number_of_output_without_it_is_rejected(output: str) -> None:
+def test_output_without_the_number_is_rejected(output: str) -> None:
     with pytest.raises(compare.CompareError):
         compare.number_of(output, "cycles_per_s")
 
 
-def test_compare_when_below_the_floor_fails(capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_fails_below_the_floor(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--runs", "3", "--ours", "echo 50", "--reference", "echo 100"]
     assert compare.main([*arguments, "--floor", "0.5"]) == 0
     assert json.loads(capsys.readouterr().out)["median_ratio"] == 0.5

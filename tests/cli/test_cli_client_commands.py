@@ -150,7 +150,7 @@ def test_result_asks_with_the_wait_and_shows_the_record_in_a_table(client: Run, 
     assert done.stdout == b"taskId  t1\nstatus  COMPLETED\nresult  1.10\n"
 
 
-def test_claim_when_there_is_nothing_ends_with_exit_code_3(client: Run, recorder: RecordingServer) -> None:
+def test_claim_with_nothing_to_claim_ends_with_exit_code_3(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(b"", 204)
     recorder.reply(b"", 204)
     plain, as_json = client("task", "claim"), client("task", "claim", "-o", "json")
@@ -168,7 +168,7 @@ def test_table_shows_payload_byte_for_byte_and_text_without_quotes(client: Run, 
     assert "status      CLAIMED" in lines
 
 
-def test_table_when_text_has_control_characters_escapes_them(client: Run, recorder: RecordingServer) -> None:
+def test_table_escapes_control_characters(client: Run, recorder: RecordingServer) -> None:
     recorder.reply('{"error":"\\u001b[31m[bold]\\u202e","payload":"\u009bx"}'.encode())
     done = client("-o", "table", "task", "get", "t1")
     assert done.stdout == b'error    \\x1b[31m[bold]\\u202e\npayload  "\\x9bx"\n'
@@ -205,7 +205,7 @@ def test_queue_list_reads_every_page_and_joins_them(client: Run, recorder: Recor
     assert rows == [["A", "0", "0.50"], ["B", "1", "0.50"], ["C", "2", "0.50"]]
 
 
-def test_queue_list_when_server_repeats_a_page_ends(client: Run, recorder: RecordingServer) -> None:
+def test_queue_list_ends_when_the_server_repeats_a_page(client: Run, recorder: RecordingServer) -> None:
     recorder.replies = [(200, b'{"queues":[],"nextPageToken":"x"}')] * 3
     done = client("queue", "list")
     assert (done.returncode, len(recorder.requests)) == (4, 2)
@@ -227,7 +227,7 @@ def test_rejection_is_one_line_with_the_reason_and_exit_code_1(client: Run, reco
     assert done.stderr == b"error: no task t1 \\x1b[2J (TASK_NOT_FOUND)\n"
 
 
-def test_rejection_when_json_is_asked_for_is_the_error_body(client: Run, recorder: RecordingServer) -> None:
+def test_rejection_in_json_is_the_error_body(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(ERROR, 404)
     done = client("task", "get", "t1", "-o", "json")
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", ERROR + b"\n")
@@ -288,14 +288,14 @@ def test_token_is_in_no_message(run: Run) -> None:
     assert b"CODEQ_TOKEN" in done.stderr
 
 
-def test_reply_when_too_large_ends_with_exit_code_4(client: Run, recorder: RecordingServer) -> None:
+def test_reply_that_is_too_large_ends_with_exit_code_4(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(b'{"id":"' + b"x" * transport.REPLY_BYTES_MAX + b'"}')
     done = client("task", "get", "t1")
     assert (done.returncode, done.stdout) == (4, b"")
     assert b"larger than 16777216 bytes" in done.stderr
 
 
-def test_wait_that_is_asked_for_adds_to_the_time_of_the_reply(
+def test_requested_wait_adds_to_the_time_allowed_for_the_reply(
     recorder: RecordingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rest, "REPLY_SECONDS_MAX", 0.0)
@@ -303,7 +303,7 @@ def test_wait_that_is_asked_for_adds_to_the_time_of_the_reply(
     assert rest.Server((recorder.endpoint,), None).call("GET", "/tasks/t1/result", wait_seconds=20) == "{}"
 
 
-def test_reply_when_none_comes_in_time_is_a_failed_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reply_that_does_not_come_in_time_is_a_failed_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest, "REPLY_SECONDS_MAX", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent_server = rest.Server((f"http://127.0.0.1:{silent.getsockname()[1]}",), None)
@@ -336,7 +336,7 @@ def test_cancel_sends_the_reason(client: Run, recorder: RecordingServer) -> None
         (("queue", "resume", "A"), "POST", "/admin/queues/A/resume", b"{}"),
     ],
 )
-def test_control_commands_make_their_calls(
+def test_control_commands_send_their_requests(
     client: Run, recorder: RecordingServer, args: tuple[str, ...], method: str, path: str, body: bytes
 ) -> None:
     recorder.reply(b'{"status":"CLAIMED"}')

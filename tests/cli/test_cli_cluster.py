@@ -93,7 +93,7 @@ def test_call_to_a_follower_reaches_the_leader_with_body_and_token(client: Run, 
         assert leader.request.headers["authorization"] == recorder.request.headers["authorization"]
 
 
-def test_call_that_nobody_takes_ends_with_the_rejection(client: Run, recorder: RecordingServer) -> None:
+def test_call_that_no_server_takes_ends_with_the_rejection(client: Run, recorder: RecordingServer) -> None:
     with recording_server() as other:
         recorder.location = f"{other.endpoint}/v1/codeq/raft/status"
         other.location = f"{recorder.endpoint}/v1/codeq/raft/status"

@@ -43,7 +43,7 @@ def test_set_writes_a_file_for_the_owner_alone(run: Run, tmp_path: Path) -> None
     assert [entry.name for entry in path.parent.iterdir()] == ["config.yaml"]
 
 
-def test_set_when_file_is_open_to_others_closes_it(run: Run, tmp_path: Path) -> None:
+def test_set_closes_a_file_that_is_open_to_others(run: Run, tmp_path: Path) -> None:
     profile_file(tmp_path).parent.mkdir()
     profile_file(tmp_path).write_text("endpoint: http://h\n")
     profile_file(tmp_path).chmod(0o644)
@@ -51,7 +51,7 @@ def test_set_when_file_is_open_to_others_closes_it(run: Run, tmp_path: Path) -> 
     assert stat.S_IMODE(profile_file(tmp_path).stat().st_mode) == 0o600
 
 
-def test_set_with_empty_value_removes_the_key(run: Run, tmp_path: Path) -> None:
+def test_set_with_an_empty_value_removes_the_key(run: Run, tmp_path: Path) -> None:
     run("config", "set", "token", "secret")
     assert run("config", "set", "token", "").returncode == 0
     assert run("config", "get", "token").returncode == 1
@@ -73,7 +73,7 @@ def test_set_with_empty_value_removes_the_key(run: Run, tmp_path: Path) -> None:
         ("colour", "red"),
     ],
 )
-def test_set_when_value_is_malformed_changes_nothing(run: Run, tmp_path: Path, key: str, value: str) -> None:
+def test_set_with_a_malformed_value_changes_nothing(run: Run, tmp_path: Path, key: str, value: str) -> None:
     done = run("config", "set", key, value)
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.count(b"\n") == 1
@@ -85,7 +85,7 @@ def test_home_is_where_the_profile_is_by_default(run: Run, tmp_path: Path) -> No
     assert (tmp_path / ".codeq" / "config.yaml").exists()
 
 
-def test_precedence_is_flag_environment_file_default(run: Run, tmp_path: Path) -> None:
+def test_flags_take_precedence_over_the_environment_then_the_file_then_defaults(run: Run, tmp_path: Path) -> None:
     assert shown(run) == {
         "endpoint": ("http://localhost:8080", "default"),
         "token": (None, "default"),
@@ -139,7 +139,7 @@ def test_profiles_are_named_sets_of_settings(run: Run, tmp_path: Path) -> None:
         (b"token: " + b"x" * 65536, b"larger than 65536 bytes"),
     ],
 )
-def test_profile_file_when_unusable_is_named(run: Run, tmp_path: Path, content: bytes, part: bytes) -> None:
+def test_unusable_profile_file_is_named(run: Run, tmp_path: Path, content: bytes, part: bytes) -> None:
     profile_file(tmp_path).parent.mkdir()
     profile_file(tmp_path).write_bytes(content)
     done = run("task", "get", "t1")
@@ -149,7 +149,7 @@ def test_profile_file_when_unusable_is_named(run: Run, tmp_path: Path, content: 
     assert done.stderr.endswith(b"(CONFIGURATION)\n")
 
 
-def test_profile_file_when_folder_cannot_be_made_is_named(run: Run, tmp_path: Path) -> None:
+def test_profile_file_whose_folder_cannot_be_made_is_named(run: Run, tmp_path: Path) -> None:
     (tmp_path / "profile").write_text("a file")
     done = run("config", "set", "endpoint", URL)
     assert done.returncode == 2
@@ -165,7 +165,7 @@ def test_check_shows_the_settings_in_force_without_secrets(run: Run, tmp_path: P
     assert b"hidden-token" not in done.stdout
 
 
-def test_check_when_a_key_is_unknown_names_it(run: Run, tmp_path: Path) -> None:
+def test_check_names_an_unknown_key(run: Run, tmp_path: Path) -> None:
     (tmp_path / "codeq.yaml").write_text("prot: 8181\n")
     done = run("config", "check", "--config", "codeq.yaml", "--dev")
     assert (done.returncode, done.stdout) == (2, b"")
@@ -173,7 +173,7 @@ def test_check_when_a_key_is_unknown_names_it(run: Run, tmp_path: Path) -> None:
     assert done.stderr.count(b"\n") == 1
 
 
-def test_check_when_no_token_is_configured_fails_unless_for_development(run: Run) -> None:
+def test_check_without_a_configured_token_fails_except_for_development(run: Run) -> None:
     assert run("config", "check").returncode == 2
     assert run("config", "check", "--dev").returncode == 0
 
@@ -192,7 +192,7 @@ def test_check_when_no_token_is_configured_fails_unless_for_development(run: Run
         (("--config", "missing.yaml"), {}, b"--config: "),
     ],
 )
-def test_serve_when_a_setting_is_wrong_names_it_in_one_line(
+def test_serve_names_a_wrong_setting_in_one_line(
     run: Run, args: tuple[str, ...], environment: dict[str, str], key: bytes
 ) -> None:
     done = run("serve", "--dev", *args, **environment)

@@ -21,18 +21,18 @@ def test_empty_container_has_no_items(text: str, function: object) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "1", "{", '{"a":1}x', '{"a":NaN}'])
-def test_members_when_text_is_not_one_object_raises(text: str) -> None:
+def test_members_raises_if_the_text_is_not_one_object(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         json_text.members(text)
 
 
 @pytest.mark.parametrize("text", ["", "  ", "NaN", "-Infinity", "{a:1}", "1 2", '"\t"', "'x'", "[1,]", "\ufeff1"])
-def test_parse_when_text_is_not_json_raises(text: str) -> None:
+def test_parse_raises_if_the_text_is_not_json(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         json_text.parse(text)
 
 
-def test_parse_when_nested_too_deeply_raises() -> None:
+def test_parse_raises_if_the_text_is_nested_too_deeply() -> None:
     with pytest.raises(ValueError, match="nested"):
         json_text.parse("[" * 200000)
 

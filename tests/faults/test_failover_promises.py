@@ -125,7 +125,7 @@ async def test_failover_delivers_again_what_a_stream_had_half_delivered(cluster:
         await cluster.complete(task_id, task.lease_token)
 
 
-async def test_failover_answers_a_keyed_create_with_the_same_id(cluster: Cluster) -> None:
+async def test_keyed_create_repeated_after_a_failover_returns_the_same_id(cluster: Cluster) -> None:
     first = await cluster.create("keyed", idempotency_key="k")
     cluster.kill_leader()
     again = await cluster.create("keyed", idempotency_key="k")

@@ -37,7 +37,7 @@ async def busy_until_killed(server: ServerProcess, ledger: Ledger, seconds: floa
     await asyncio.gather(busy, return_exceptions=True)
 
 
-async def test_power_fails_under_load_keeps_everything_acknowledged(tmp_path: Path) -> None:
+async def test_power_loss_under_load_keeps_everything_acknowledged(tmp_path: Path) -> None:
     ledger = Ledger(PAYLOAD_CHARS)
     chance = random.Random(4)
     disk = Disk(tmp_path / "0", build(tmp_path))
@@ -54,7 +54,7 @@ async def test_power_fails_under_load_keeps_everything_acknowledged(tmp_path: Pa
     assert ledger.completed_twice == set()
 
 
-async def test_power_fails_under_load_without_fsync_loses_what_was_acknowledged(tmp_path: Path) -> None:
+async def test_power_loss_under_load_without_fsync_loses_what_was_acknowledged(tmp_path: Path) -> None:
     """Proves that the test above can fail: the same load and disk without syncs."""
     ledger = Ledger()
     disk = Disk(tmp_path / "0", build(tmp_path))

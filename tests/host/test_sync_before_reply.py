@@ -75,7 +75,7 @@ def test_lone_create_without_fsync_is_seen_as_early(tmp_path: Path) -> None:
         assert observed(server) == (CREATES, CREATES)
 
 
-def test_judge_when_sync_began_before_the_request_finds_the_reply_early() -> None:
+def test_judge_finds_the_reply_early_if_the_sync_began_before_the_request() -> None:
     trace = """
 7 1.0 write(12</s/000004.log>, "x", 1) = 1
 8 1.1 fdatasync(12</s/000004.log> <unfinished ...>
@@ -87,7 +87,7 @@ def test_judge_when_sync_began_before_the_request_finds_the_reply_early() -> Non
     assert judge(parse(trace)) == (1, 1)
 
 
-def test_judge_when_log_was_written_and_synced_after_the_request_finds_the_reply_in_time() -> None:
+def test_judge_finds_the_reply_in_time_if_the_log_was_written_and_synced_after_the_request() -> None:
     trace = """
 7 1.2 read(20<TCP:[1]>,  <unfinished ...>
 7 1.2 <... read resumed>"POST /v1/codeq/tasks HTTP/1.1"..., 65536) = 200

@@ -32,7 +32,7 @@ def log_of(store: Path) -> Path:
 
 
 @pytest.mark.parametrize("tail", [b"\x07torn record", bytes(4000)], ids=["torn", "zeros"])
-async def test_torn_end_of_log_opens_with_everything_acknowledged(tmp_path: Path, tail: bytes) -> None:
+async def test_log_with_a_torn_end_opens_with_everything_acknowledged(tmp_path: Path, tail: bytes) -> None:
     """The remains of an unacknowledged write after a power cut."""
     ledger = Ledger()
     with ServerProcess(tmp_path / "server") as server:
@@ -70,7 +70,7 @@ async def test_flipped_bit_among_acknowledged_rows_rejects_the_start(tmp_path: P
         assert check_store(server.store)[0] != []
 
 
-async def test_write_that_fails_ends_the_server_and_loses_nothing_acknowledged(tmp_path: Path) -> None:
+async def test_failed_write_ends_the_server_and_loses_nothing_acknowledged(tmp_path: Path) -> None:
     """The bound of a file's size stands for a disk that takes no more."""
     ledger = Ledger(10_000)
     with ServerProcess(tmp_path / "server") as server:

@@ -153,7 +153,7 @@ async def test_snapshots_of_several_groups_come_one_after_the_other(tmp_path: Pa
         assert [files for _, _, files in b.installed] == [snapshot.files for snapshot in snapshots]
 
 
-async def test_snapshot_later_one_of_the_group_takes_the_place_of_what_waits_and_runs(tmp_path: Path) -> None:
+async def test_later_snapshot_of_a_group_takes_the_place_of_those_that_wait_and_run(tmp_path: Path) -> None:
     first, second, third = (make_snapshot(tmp_path / f"out{number}", SIZES, number) for number in range(3))
     async with two_nodes(tmp_path) as (a, transport, b, there):
         transport.send_snapshot(2, 7, b"first", first.folder)
@@ -166,7 +166,7 @@ async def test_snapshot_later_one_of_the_group_takes_the_place_of_what_waits_and
         assert incoming(tmp_path) == []
 
 
-async def test_snapshot_messages_pass_while_it_comes(tmp_path: Path) -> None:
+async def test_messages_pass_while_a_snapshot_comes(tmp_path: Path) -> None:
     snapshot = make_snapshot(tmp_path / "out", (64 * MIB,))
     async with two_nodes(tmp_path) as (a, transport, b, there):
         transport.send_snapshot(2, 7, b"message", snapshot.folder)
@@ -273,7 +273,7 @@ def manifest(**changes: object) -> bytes:
     ],
     ids=lambda content: repr(content[:80]),
 )
-async def test_snapshot_malformed_manifest_is_rejected(tmp_path: Path, content: bytes) -> None:
+async def test_malformed_manifest_of_a_snapshot_is_rejected(tmp_path: Path, content: bytes) -> None:
     b = Node("b", 2)
     async with started(b, settings(tmp_path / "b")) as there, raw_call(there.port, "InstallSnapshot") as call:
         code, details = await refusal_of(call, offer(content), chunk(0, 0, b"x"))
@@ -293,7 +293,7 @@ async def test_snapshot_malformed_manifest_is_rejected(tmp_path: Path, content: 
         [raft_pb2.InstallSnapshotRequest()],
     ],
 )
-async def test_snapshot_part_that_is_not_asked_for_is_rejected(
+async def test_part_of_a_snapshot_that_is_not_asked_for_is_rejected(
     tmp_path: Path, parts: list[raft_pb2.InstallSnapshotRequest]
 ) -> None:
     b = Node("b", 2)
@@ -328,7 +328,7 @@ async def test_snapshot_larger_than_what_the_disk_may_give_is_rejected(tmp_path:
         await eventually(lambda: b.received)
 
 
-async def test_snapshot_disk_fills_up_ends_the_transfer_and_frees_what_it_took(tmp_path: Path) -> None:
+async def test_full_disk_ends_the_transfer_of_a_snapshot_and_frees_what_it_took(tmp_path: Path) -> None:
     snapshot = make_snapshot(tmp_path / "out", SIZES)
     async with two_nodes(tmp_path) as (a, transport, b, there):
         folder = tmp_path / "b" / f"{7:08x}-{hashlib.sha256(snapshot.manifest).hexdigest()[:32]}"

@@ -92,7 +92,7 @@ def events(node: NodeProcess, *names: str) -> list[tuple[str, str]]:
     return [(line["event"], line["leader"]) for line in lines if line["event"] in names]
 
 
-def test_who_says_ready_or_leader_at_founding_answers(cluster: ClusterProcess) -> None:
+def test_node_that_says_ready_or_leader_while_founding_answers_calls(cluster: ClusterProcess) -> None:
     nodes = list(cluster.nodes.values())
     for node in nodes:
         node.spawn()

@@ -75,7 +75,7 @@ def create(client: httpx.Client, **task: Any) -> dict[str, Any]:
 # -- starts ------------------------------------------------------------------------------------------------------------
 
 
-def test_start_writes_addresses_and_pid_to_ready_file(server: ServerProcess) -> None:
+def test_start_writes_addresses_and_pid_to_the_ready_file(server: ServerProcess) -> None:
     assert server.ready == {
         "http": server.http_url.removeprefix("http://"),
         "worker": server.worker_addr,
@@ -106,7 +106,7 @@ def test_start_with_ports_in_use_names_all_of_them_and_makes_nothing(tmp_path: P
     assert not server.store.exists()
 
 
-def test_start_on_store_of_running_server_fails_naming_it(server: ServerProcess, tmp_path: Path) -> None:
+def test_start_on_the_store_of_a_running_server_fails_naming_it(server: ServerProcess, tmp_path: Path) -> None:
     code, lines = failed_start(ServerProcess(tmp_path / "second", store=server.store))
     assert code == 1
     assert len(lines) == 1
@@ -114,7 +114,7 @@ def test_start_on_store_of_running_server_fails_naming_it(server: ServerProcess,
     assert httpx.get(f"{server.http_url}/readyz").status_code == 200
 
 
-def test_start_on_unwritable_path_fails_naming_it(tmp_path: Path) -> None:
+def test_start_on_an_unwritable_path_fails_naming_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     store = tmp_path / "file" / "store"
     code, lines = failed_start(ServerProcess(tmp_path / "server", store=store))
@@ -123,7 +123,7 @@ def test_start_on_unwritable_path_fails_naming_it(tmp_path: Path) -> None:
     assert str(store) in lines[0]
 
 
-def test_start_on_store_of_newer_format_fails_and_changes_nothing(tmp_path: Path) -> None:
+def test_start_on_a_store_of_a_newer_format_fails_and_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "store"
     newer = rows_pb2.IdentityRow(
         format=keys.FORMAT + 1, num_shards=1, cluster_id=b"x" * 16, epoch=7
@@ -149,7 +149,7 @@ def test_start_on_store_of_newer_format_fails_and_changes_nothing(tmp_path: Path
         ({}, "PRODUCER_AUTH_PROVIDER"),
     ],
 )
-def test_start_with_unusable_configuration_fails_with_one_line_naming_the_key(
+def test_start_with_an_unusable_configuration_fails_with_one_line_naming_the_key(
     tmp_path: Path, env: dict[str, str], named: str
 ) -> None:
     code, lines = failed_start(ServerProcess(tmp_path, env=env, dev=bool(env)))
@@ -176,7 +176,7 @@ def test_reflection_lists_every_service(channel: grpc.Channel) -> None:
     assert "grpc.health.v1.Health" in names
 
 
-def test_request_to_foreign_host_name_is_rejected_with_dev(client: httpx.Client) -> None:
+def test_request_to_a_foreign_host_name_is_rejected_in_dev_mode(client: httpx.Client) -> None:
     assert client.get("/v1/codeq/tasks/x", headers={"Host": "evil.example"}).status_code == 400
     assert client.get("/v1/codeq/tasks/x", headers={"Host": "localhost:1"}).status_code == 404
 
@@ -207,7 +207,7 @@ list(stub.Work(sent(), metadata=(("authorization", sys.argv[2]),)))
 
 
 @pytest.mark.timeout(120)
-def test_stream_of_peer_that_went_silent_is_ended(server: ServerProcess) -> None:
+def test_stream_of_a_peer_that_went_silent_is_ended(server: ServerProcess) -> None:
     """Goal: half-open streams do not stay. Method: a stopped process answers no ping, though its kernel holds on."""
 
     def streams_open() -> int:

@@ -158,7 +158,7 @@ def test_second_change_is_rejected_until_the_first_is_applied() -> None:
         ([("learner", 1)], "removed all voters"),
     ],
 )
-def test_change_that_cannot_be_is_an_error_and_appends_nothing(changes: list[tuple[str, int]], error: str) -> None:
+def test_impossible_change_is_an_error_and_appends_nothing(changes: list[tuple[str, int]], error: str) -> None:
     cluster = Cluster([1])
     leader = cluster.elect(1)
     last_index = leader.status.last_index
@@ -175,7 +175,7 @@ def test_change_at_a_follower_is_rejected() -> None:
 
 
 @pytest.mark.parametrize(("kind", "data"), [(0, b""), (3, b""), (2, b"\xff"), (2, b""), (1, b"\x13" * 100)])
-def test_apply_of_what_is_no_change_is_an_error(kind: int, data: bytes) -> None:
+def test_applying_what_is_not_a_change_is_an_error(kind: int, data: bytes) -> None:
     cluster = Cluster([1, 2, 3])
     with pytest.raises(ValueError, match=r"no members|not a change|not joint|non-joint"):
         cluster[1].node.apply_members(kind, data)
@@ -204,6 +204,6 @@ def test_conf_state_is_written_in_order() -> None:
         ({"voters": [1], "auto_leave": True}, "auto_leave"),
     ],
 )
-def test_conf_state_that_cannot_be_is_an_error(fields: dict[str, object], error: str) -> None:
+def test_impossible_conf_state_is_an_error(fields: dict[str, object], error: str) -> None:
     with pytest.raises(ValueError, match=error):
         read_conf_state(ConfState(**fields).SerializeToString())

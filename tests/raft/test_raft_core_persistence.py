@@ -64,7 +64,7 @@ def test_restart_delivers_again_what_was_committed_and_not_applied() -> None:
     assert (status.term, status.vote, status.commit, status.applied, status.first_index) == (2, 1, 3, 1, 1)
 
 
-def test_restart_behind_a_compacted_log() -> None:
+def test_node_restarts_behind_a_compacted_log() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     for number in range(5):
@@ -81,7 +81,7 @@ def test_restart_behind_a_compacted_log() -> None:
     assert cluster.rows() == [["0", "1", "2", "3", "4", "5"]] * 3
 
 
-def test_restart_with_members_that_changed() -> None:
+def test_node_restarts_with_members_that_changed() -> None:
     cluster = Cluster([1, 2, 3], base=True)
     leader = cluster.elect(1)
     cluster.add(4)
@@ -229,7 +229,7 @@ def test_stored_entries_of_a_node_start_it_again() -> None:
         ({"uncommitted_bytes_max": 10}, "max uncommitted size"),
     ],
 )
-def test_node_does_not_start_from_what_cannot_be(changed: dict[str, Any], error: str) -> None:
+def test_node_does_not_start_from_an_impossible_state(changed: dict[str, Any], error: str) -> None:
     with pytest.raises(ValueError, match=error):
         RaftNode(1, **START | changed)
 

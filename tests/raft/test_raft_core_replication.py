@@ -168,7 +168,7 @@ def test_uncommitted_limit_rejects_one_proposal_and_takes_the_next() -> None:
     assert cluster.rows()[2][-1] == "d" * 1000
 
 
-def test_one_proposal_above_the_uncommitted_limit_goes() -> None:
+def test_one_proposal_above_the_uncommitted_limit_goes_through() -> None:
     cluster = Cluster([1, 2, 3], limits=Limits(message_bytes_max=500, uncommitted_bytes_max=1000))
     leader = cluster.elect(1)
     leader.node.propose(b"a" * 5000)

@@ -71,7 +71,7 @@ def test_snapshot_is_wanted_until_one_is_offered() -> None:
     assert not leader.node.snapshot_wanted()
 
 
-def test_snapshot_below_the_log_is_not_sent_and_a_new_one_wanted() -> None:
+def test_snapshot_below_the_log_is_not_sent_and_a_new_one_is_wanted() -> None:
     cluster, leader, follower = lagging()
     leader.node.propose(b"later")
     cluster.settle()

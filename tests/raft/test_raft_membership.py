@@ -150,7 +150,7 @@ async def test_learner_that_lost_its_disk_makes_room_for_the_next_one(tmp_path: 
         await newcomer.stop()
 
 
-def test_table_of_members_after_a_change() -> None:
+def test_change_leaves_a_new_table_of_members_and_the_old_one_as_it_was() -> None:
     one, two = (raft_rows_pb2.Member(raft_id=n, name=f"n{n}", address=f"n{n}:1") for n in (1, 2))
     asked = raft_rows_pb2.Invitation(name="n3", address="n3:1")
     table = raft_rows_pb2.MembersRow(members=[one], founding_voters=2)

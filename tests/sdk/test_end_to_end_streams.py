@@ -94,7 +94,7 @@ async def test_task_is_created_worked_on_and_its_result_read_by_the_async_forms(
     await asyncio.wait_for(run, 20)
 
 
-def test_outcomes_other_than_completed_have_their_effects(shared_server: ServerProcess) -> None:
+def test_outcomes_other_than_completed_take_effect(shared_server: ServerProcess) -> None:
     attempts: Counter[str] = Counter()
 
     def handle(task: codeq.Task) -> object:

@@ -108,7 +108,7 @@ def check(found: list[list[str]], server: ServerProcess) -> None:
             assert client.get(task_id).payload == int(pid)
 
 
-def test_gunicorn_with_preload(shared_server: ServerProcess, tmp_path: Path) -> None:
+def test_producers_work_under_gunicorn_with_preload(shared_server: ServerProcess, tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(SHOP)
     (tmp_path / "gunicorn.conf.py").write_text(recipe("post_fork"))
     command = ("gunicorn", "--bind", "127.0.0.1:PORT", "--workers", "2", "shop:application")
@@ -116,14 +116,14 @@ def test_gunicorn_with_preload(shared_server: ServerProcess, tmp_path: Path) -> 
         check(answers(url, 2), shared_server)
 
 
-def test_uvicorn_with_workers(shared_server: ServerProcess, tmp_path: Path) -> None:
+def test_producers_work_under_uvicorn_with_workers(shared_server: ServerProcess, tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(recipe("lifespan") + ASGI)
     command = ("uvicorn", "--host", "127.0.0.1", "--port", "PORT", "--workers", "2", "shop:application")
     with serving(tmp_path, shared_server, *command) as url:
         check(answers(url, 2), shared_server)
 
 
-def test_pool_of_processes(shared_server: ServerProcess, tmp_path: Path) -> None:
+def test_producers_work_in_pools_of_processes(shared_server: ServerProcess, tmp_path: Path) -> None:
     environment = {**os.environ, "CODEQ_PRODUCER_ADDR": shared_server.producer_addr, "CODEQ_TOKEN": DEV_TOKEN}
     program = tmp_path / "pool.py"
     used_before = 'import codeq\nbefore = codeq.Producer()\nbefore.create("prefork")\n'

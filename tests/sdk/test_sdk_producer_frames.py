@@ -95,7 +95,7 @@ def test_settle_puts_the_errors_of_rejected_items_into_their_places() -> None:
 @pytest.mark.parametrize(
     "ack", [pb.FrameAck(task_ids=["one"]), pb.FrameAck(task_ids=["a", "b"], errors=[error_pb2.ItemError(index=2)])]
 )
-def test_settle_with_an_ack_that_does_not_fit_is_a_fault(ack: pb.FrameAck) -> None:
+def test_ack_that_does_not_fit_its_frame_is_a_server_fault(ack: pb.FrameAck) -> None:
     job, future = _job(_item("a"), _item("b"))
     frame = _pending(job).cut(10, 1000)
     assert frame is not None

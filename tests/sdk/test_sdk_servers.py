@@ -56,7 +56,7 @@ def test_servers_that_name_a_dead_leader_do_not_keep_a_client_from_the_others() 
     assert asked == ["dead:1", "b:1", "dead:1", "c:1", "dead:1", "b:1", "dead:1"]
 
 
-def test_servers_when_a_late_failure_names_one_that_was_left_stay_where_they_are() -> None:
+def test_servers_stay_where_they_are_when_a_late_failure_names_one_that_was_left() -> None:
     servers = Servers(["a:1", "b:1", "c:1"])
     servers.left("a:1")
     assert servers.left("a:1") == 0

@@ -179,7 +179,7 @@ def credentials(folder: Path) -> grpc.ServerCredentials:
 
 
 @both
-async def test_tls_with_a_context_of_ones_own(call: Any, certificate: Path) -> None:
+async def test_tls_works_with_a_context_of_ones_own(call: Any, certificate: Path) -> None:
     async with Echo(credentials(certificate)) as echo:
         context = ssl.create_default_context(cafile=certificate / "cert.pem")
         data = bytes(3_000_000)

@@ -37,14 +37,14 @@ def test_encode_of_a_value_gives_compact_json_or_the_bytes_as_they_are(value: ob
 
 
 @pytest.mark.parametrize("value", [float("nan"), object(), {"a": {1, 2}}, pytest.param(10**5000, id="long")])
-def test_encode_of_what_json_cannot_say_names_the_field(value: object) -> None:
+def test_encode_names_the_field_of_what_json_cannot_express(value: object) -> None:
     with pytest.raises(codeq.InvalidField) as caught:
         payloads.encode(value, "payload")
     assert [violation.field for violation in caught.value.violations] == ["payload"]
     assert not caught.value.retryable
 
 
-def test_encode_over_the_limit_is_too_large() -> None:
+def test_encode_rejects_what_is_over_the_limit() -> None:
     assert len(payloads.encode(b"1" * payloads.VALUE_BYTES_MAX, "payload")) == payloads.VALUE_BYTES_MAX
     with pytest.raises(codeq.TooLarge):
         payloads.encode(b"1" * (payloads.VALUE_BYTES_MAX + 1), "payload")

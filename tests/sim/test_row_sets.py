@@ -192,7 +192,7 @@ def test_write_of_rows_and_log_is_lost_or_kept_as_a_whole(home: Home, *, power: 
     store.close()
 
 
-def test_write_not_synced_is_lost_with_the_power(home: Home) -> None:
+def test_unsynced_write_is_lost_with_the_power(home: Home) -> None:
     store = home.open()
     store.write({b"a": b"1", MARK: b"1"})
     store.sync()
@@ -322,7 +322,7 @@ def test_drop_rows_makes_them_unusable(home: Home, tmp_path: Path) -> None:
     store.close()
 
 
-def test_drop_rows_current_set_is_rejected(home: Home) -> None:
+def test_drop_rows_of_the_current_set_is_rejected(home: Home) -> None:
     store = home.open()
     store.write(OLD)
     name = store.import_rows([])

@@ -81,10 +81,10 @@ def test_only_links_into_the_project_are_relative_links() -> None:
 @pytest.mark.parametrize(
     "source", ["lane.task_prefix + position.to_bytes(6, 'big')", "b't'", "scan(start, number.to_bytes(4, 'big') + end)"]
 )
-def test_hand_made_keys_when_a_key_is_built_tells_the_expression(source: str) -> None:
+def test_hand_made_keys_tells_the_expression_that_builds_a_key(source: str) -> None:
     assert rules.hand_made_keys(source)
 
 
 @pytest.mark.parametrize("source", ["keys.place_key(lane.task_prefix, position)", "key[1:] + b'\\0'", "b'\\xff'"])
-def test_hand_made_keys_when_keys_builds_them_is_empty(source: str) -> None:
+def test_hand_made_keys_is_empty_for_keys_that_the_keys_module_builds(source: str) -> None:
     assert rules.hand_made_keys(source) == []

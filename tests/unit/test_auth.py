@@ -54,12 +54,12 @@ def refused(authenticator: Authenticator, header: str, principal: int, scope: st
     return caught.value.reason
 
 
-def test_authenticate_with_producer_token_gives_its_claims() -> None:
+def test_authenticate_returns_the_claims_of_a_producer_token() -> None:
     claims = caller(make_authenticator(), "Bearer p-token", PRODUCER)
     assert claims == Claims("shop", "acme", frozenset(), frozenset(), role="USER", is_admin=False)
 
 
-def test_authenticate_with_worker_token_and_scope_gives_its_commands() -> None:
+def test_authenticate_returns_the_commands_of_a_worker_token_with_the_scope() -> None:
     claims = caller(make_authenticator(), "bearer  w-token ", WORKER, "codeq:claim")
     assert (claims.subject, claims.tenant_id) == ("printer", "acme")
     assert claims.event_types == {"PRINT"}
@@ -68,7 +68,7 @@ def test_authenticate_with_worker_token_and_scope_gives_its_commands() -> None:
     assert not claims.allows_every_command
 
 
-def test_claims_with_wildcard_allow_every_command() -> None:
+def test_claims_with_a_wildcard_allow_every_command() -> None:
     worker = make_worker(event_types=frozenset({"*"}))
     claims = caller(make_authenticator(worker=worker), "Bearer w-token", WORKER)
     assert claims.allows_every_command
@@ -92,7 +92,7 @@ def test_claims_with_wildcard_allow_every_command() -> None:
     ],
 )
 @pytest.mark.parametrize("principal", [PRODUCER, WORKER, ANY, ADMIN])
-def test_authenticate_without_known_token_is_unauthenticated(header: str, principal: int) -> None:
+def test_call_without_a_known_token_is_unauthenticated(header: str, principal: int) -> None:
     assert refused(make_authenticator(), header, principal) is Reason.UNAUTHENTICATED
 
 
@@ -104,13 +104,15 @@ def test_authenticate_without_known_token_is_unauthenticated(header: str, princi
         ("Bearer p-token", WORKER, "this is a producer's token, and the call needs a worker's"),
     ],
 )
-def test_authenticate_with_token_of_other_kind_says_which_is_needed(header: str, principal: int, message: str) -> None:
+def test_token_of_the_other_kind_is_rejected_with_the_one_that_is_needed(
+    header: str, principal: int, message: str
+) -> None:
     with pytest.raises(Rejection) as caught:
         caller(make_authenticator(), header, principal)
     assert (caught.value.reason, caught.value.message) == (Reason.WRONG_TOKEN_KIND, message)
 
 
-def test_authenticate_without_scope_is_rejected_by_name() -> None:
+def test_missing_scope_is_rejected_by_name() -> None:
     with pytest.raises(Rejection) as caught:
         caller(make_authenticator(), "Bearer w-token", WORKER, "codeq:nack")
     assert caught.value.reason is Reason.MISSING_SCOPE
@@ -118,12 +120,12 @@ def test_authenticate_without_scope_is_rejected_by_name() -> None:
 
 
 @pytest.mark.parametrize("worker", [make_worker(scopes=frozenset()), make_worker(event_types=frozenset())])
-def test_authenticate_with_worker_token_that_allows_nothing_is_unauthenticated(worker: StaticToken) -> None:
+def test_worker_token_that_allows_nothing_is_unauthenticated(worker: StaticToken) -> None:
     authenticator = make_authenticator(worker=worker)
     assert refused(authenticator, "Bearer w-token", WORKER) is Reason.UNAUTHENTICATED
 
 
-def test_authenticate_any_with_same_token_for_both_prefers_worker() -> None:
+def test_authenticate_any_prefers_the_worker_if_both_have_the_same_token() -> None:
     authenticator = make_authenticator(make_producer("same"), make_worker("same"))
     assert caller(authenticator, "Bearer same", ANY).subject == "printer"
     assert caller(authenticator, "Bearer same", PRODUCER).subject == "shop"
@@ -135,12 +137,12 @@ def test_authenticate_any_takes_either_token() -> None:
     assert caller(authenticator, "Bearer p-token", ANY).subject == "shop"
 
 
-def test_authenticate_any_with_worker_token_without_event_types_falls_back_to_producer() -> None:
+def test_authenticate_any_falls_back_to_the_producer_if_the_worker_has_no_event_types() -> None:
     authenticator = make_authenticator(make_producer("same"), make_worker("same", event_types=frozenset()))
     assert caller(authenticator, "Bearer same", ANY).subject == "shop"
 
 
-def test_authenticate_any_with_bad_tenant_of_worker_does_not_fall_back() -> None:
+def test_authenticate_any_does_not_fall_back_if_the_worker_has_a_bad_tenant() -> None:
     authenticator = make_authenticator(make_producer("same"), make_worker("same", raw={"tenantId": "NO"}))
     assert refused(authenticator, "Bearer same", ANY) is Reason.INVALID_TENANT
 
@@ -148,21 +150,21 @@ def test_authenticate_any_with_bad_tenant_of_worker_does_not_fall_back() -> None
 @pytest.mark.parametrize(
     "changes", [{"raw": ACME | {"role": "admin"}}, {"scopes": frozenset({"codeq:admin"})}], ids=["role", "scope"]
 )
-def test_authenticate_admin_with_role_or_scope_is_allowed(changes: dict[str, Any]) -> None:
+def test_authenticate_admin_accepts_the_role_or_the_scope(changes: dict[str, Any]) -> None:
     assert caller(make_authenticator(make_producer(**changes)), "Bearer p-token", ADMIN).is_admin
 
 
-def test_authenticate_admin_with_plain_producer_is_rejected() -> None:
+def test_authenticate_admin_rejects_a_plain_producer() -> None:
     assert refused(make_authenticator(), "Bearer p-token", ADMIN) is Reason.NOT_ADMIN
 
 
 @pytest.mark.parametrize("principal", [PRODUCER, ADMIN])
-def test_authenticate_with_bad_tenant_claims_is_rejected(principal: int) -> None:
+def test_token_with_bad_tenant_claims_is_rejected(principal: int) -> None:
     authenticator = make_authenticator(make_producer(raw={"tid": "a-1", "tenantId": "b-1", "role": "ADMIN"}))
     assert refused(authenticator, "Bearer p-token", principal) is Reason.INVALID_TENANT
 
 
-def test_authenticate_with_producer_as_worker_allows_all_scopes_and_commands() -> None:
+def test_producer_as_a_worker_has_all_scopes_and_commands() -> None:
     authenticator = make_authenticator(producer_as_worker=True)
     for scope in WORKER_SCOPES:
         assert caller(authenticator, "Bearer p-token", WORKER, scope).allows_every_command
@@ -170,11 +172,11 @@ def test_authenticate_with_producer_as_worker_allows_all_scopes_and_commands() -
 
 
 @pytest.mark.parametrize("claim", ["tid", "tenantId", "tenant_id", "organizationId", "organization_id"])
-def test_tenant_with_one_claim_is_its_trimmed_value(claim: str) -> None:
+def test_tenant_of_one_claim_is_its_trimmed_value(claim: str) -> None:
     assert tenant_of("Some Body", {claim: " acme-1 "}) == "acme-1"
 
 
-def test_tenant_with_agreeing_claims_is_their_value() -> None:
+def test_tenant_of_claims_that_agree_is_their_value() -> None:
     assert tenant_of("x", {"tid": "acme", "organization_id": " acme"}) == "acme"
 
 
@@ -209,7 +211,7 @@ def test_tenant_of_minimum_and_maximum_length_is_accepted() -> None:
     assert tenant_of("a" * 63, {}) == "a" * 63
 
 
-def test_static_validator_with_blank_subject_uses_default() -> None:
+def test_static_validator_with_a_blank_subject_uses_the_default() -> None:
     token = StaticValidator(StaticToken(" t ", subject=" ")).validate("t")
     assert token is not None
     assert token.subject == "static"
@@ -231,6 +233,6 @@ def test_access_follows_the_protos(method: str, access: Access) -> None:
 
 
 @pytest.mark.parametrize("method", ["/codeq.v1.TaskService/Nothing", "", "/grpc.health.v1.Health/Check"])
-def test_access_of_foreign_method_is_an_error(method: str) -> None:
+def test_access_of_a_foreign_method_is_an_error(method: str) -> None:
     with pytest.raises(LookupError):
         access_of(method)

@@ -145,7 +145,7 @@ def differences(rows: Rows, summary: Summary | None = None) -> list[Difference]:
     return list(check(sorted(rows.items()), summary))
 
 
-def test_check_consistent_rows_finds_nothing_and_counts() -> None:
+def test_check_of_consistent_rows_finds_nothing_and_counts_them() -> None:
     summary = Summary()
     rows = consistent_rows()
     assert differences(rows, summary) == []
@@ -165,22 +165,22 @@ def test_check_consistent_rows_finds_nothing_and_counts() -> None:
     )
 
 
-def test_check_list_of_completed_tasks_finds_nothing() -> None:
+def test_check_of_a_list_of_completed_tasks_finds_nothing() -> None:
     rows = consistent_rows()
     rows[C40] = rows.pop(R40)
     assert differences(rows) == []
 
 
-def test_check_empty_store_finds_nothing() -> None:
+def test_check_of_an_empty_store_finds_nothing() -> None:
     assert differences({}) == []
 
 
-def test_check_store_only_opened_finds_nothing() -> None:
+def test_check_of_a_store_that_was_only_opened_finds_nothing() -> None:
     rows = consistent_rows()
     assert differences({keys.IDENTITY: rows[keys.IDENTITY]}) == []
 
 
-def test_check_unordered_rows_raises() -> None:
+def test_check_of_unordered_rows_raises() -> None:
     with pytest.raises(ValueError, match="order"):
         list(check(sorted(consistent_rows().items(), reverse=True)))
 
@@ -472,7 +472,7 @@ MUTATIONS: dict[str, tuple[Mutation, bytes]] = {
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_check_one_spoilt_row_is_reported(name: str) -> None:
+def test_one_spoilt_row_is_reported(name: str) -> None:
     mutation, key = MUTATIONS[name]
     rows = consistent_rows()
     mutation(rows)

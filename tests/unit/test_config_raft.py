@@ -49,11 +49,11 @@ def refusal(environment: Mapping[str, str]) -> ConfigError:
     return caught.value
 
 
-def test_raft_when_not_configured_is_off() -> None:
+def test_raft_is_off_unless_configured() -> None:
     assert load(None, TOKENS, {}, dev=False).raft is None
 
 
-def test_raft_with_documented_environment_takes_every_variable() -> None:
+def test_raft_takes_every_variable_that_is_documented() -> None:
     settings = raft(DOCUMENTED)
     assert settings.self_id == "node-a"
     assert settings.bind_addr == Address("", 7000)
@@ -65,7 +65,7 @@ def test_raft_with_documented_environment_takes_every_variable() -> None:
     assert settings.tls_cert is None
 
 
-def test_raft_with_mapping_in_file_equals_environment(tmp_path: Path) -> None:
+def test_raft_reads_the_same_from_a_mapping_in_the_file_as_from_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "codeq.yaml"
     names = "{node-a: 'node-a:7000', node-b: 'node-b:7000', node-c: 'node-c:7000'}"
     file.write_text(
@@ -77,7 +77,7 @@ def test_raft_with_mapping_in_file_equals_environment(tmp_path: Path) -> None:
     assert load(str(file), TOKENS, {}, dev=False).raft == raft(DOCUMENTED)
 
 
-def test_raft_with_json_in_variable_takes_it_and_variable_wins_key_by_key(tmp_path: Path) -> None:
+def test_raft_takes_json_in_a_variable_and_single_variables_win_key_by_key(tmp_path: Path) -> None:
     file = tmp_path / "codeq.yaml"
     file.write_text("raft: {enabled: true, selfId: node-x, electionMS: 3000}\n")
     environment = TOKENS | {"RAFT_SELF_ID": "node-b", "RAFT_PEERS": json.dumps(PEERS)}
@@ -91,7 +91,7 @@ def test_raft_without_peers_is_a_group_of_this_node() -> None:
     assert raft(ALONE | {"RAFT_BOOTSTRAP": "true"}).peers == {"a": "10.0.0.1:7000"}
 
 
-def test_raft_when_switched_off_ignores_the_rest() -> None:
+def test_raft_that_is_switched_off_ignores_the_rest() -> None:
     assert load(None, TOKENS | DOCUMENTED | {"RAFT_ENABLED": "false"}, {}, dev=False).raft is None
 
 
@@ -142,7 +142,7 @@ def test_raft_secret_is_made_from_the_producer_token_unless_configured() -> None
     assert configured not in {first.cluster_secret, "sixteen characters"}
 
 
-def test_raft_files_for_tls_are_taken_together(tmp_path: Path) -> None:
+def test_raft_takes_all_three_files_for_tls(tmp_path: Path) -> None:
     files = {name: tmp_path / name for name in ("CERT", "KEY", "CA")}
     for path in files.values():
         path.touch()
@@ -199,7 +199,7 @@ def test_raft_files_for_tls_are_taken_together(tmp_path: Path) -> None:
         ("RAFT_PEER", "node-a=node-a:7000"),
     ],
 )
-def test_raft_with_unusable_variable_names_it(variable: str, value: str) -> None:
+def test_raft_names_an_unusable_variable(variable: str, value: str) -> None:
     assert refusal(DOCUMENTED | {variable: value}).key == variable
 
 
@@ -215,12 +215,12 @@ def test_raft_with_unusable_variable_names_it(variable: str, value: str) -> None
         ({"RAFT_ENABLED": ""}, "RAFT_SELF_ID"),
     ],
 )
-def test_raft_with_impossible_combination_names_the_key(environment: dict[str, str], key: str) -> None:
+def test_raft_names_the_key_of_an_impossible_combination(environment: dict[str, str], key: str) -> None:
     assert refusal(DOCUMENTED | environment).key == key
 
 
 @pytest.mark.parametrize("part", ["cluster", "sharding"])
-def test_raft_with_excluded_part_in_file_says_that_both_exclude_each_other(tmp_path: Path, part: str) -> None:
+def test_raft_names_a_part_of_the_file_that_excludes_it(tmp_path: Path, part: str) -> None:
     file = tmp_path / "codeq.yaml"
     file.write_text(f"{part}: {{enabled: true}}\n")
     with pytest.raises(ConfigError, match=f"{part} and raft are mutually exclusive") as caught:
@@ -240,7 +240,7 @@ def test_raft_with_excluded_part_in_file_says_that_both_exclude_each_other(tmp_p
         ("raft: {selfId: a}", "raft.selfId"),
     ],
 )
-def test_raft_with_unusable_file_names_the_key(tmp_path: Path, text: str, key: str) -> None:
+def test_raft_names_the_key_of_an_unusable_file(tmp_path: Path, text: str, key: str) -> None:
     file = tmp_path / "codeq.yaml"
     file.write_text(text + "\n")
     with pytest.raises(ConfigError) as caught:
@@ -248,7 +248,7 @@ def test_raft_with_unusable_file_names_the_key(tmp_path: Path, text: str, key: s
     assert caught.value.key == key
 
 
-def test_raft_with_dev_binds_loopback_only() -> None:
+def test_raft_binds_only_loopback_in_dev_mode() -> None:
     peers = {"RAFT_ENABLED": "true", "RAFT_SELF_ID": "a", "RAFT_PEERS": "a=localhost:7000"}
     settings = load(None, peers, {}, dev=True).raft
     assert settings is not None

@@ -225,7 +225,7 @@ def test_view_of_a_queue_reads_its_head_only() -> None:
 # -- contradictions ------------------------------------------------------------------------------------------------
 
 
-def test_claim_when_a_pointer_leads_nowhere_names_the_row(shard: DrivenShard) -> None:
+def test_claim_names_the_row_of_a_pointer_that_leads_nowhere(shard: DrivenShard) -> None:
     task_id = shard.create()
     shard.claim(1)
     shard.nack(task_id)
@@ -236,7 +236,7 @@ def test_claim_when_a_pointer_leads_nowhere_names_the_row(shard: DrivenShard) ->
         shard.claim(1)
 
 
-def test_claim_when_counted_tasks_have_no_rows_says_so(shard: DrivenShard) -> None:
+def test_claim_says_so_if_counted_tasks_have_no_rows(shard: DrivenShard) -> None:
     shard.create()
     shard.write()
     shard.store.write({shard.keys(b"t")[0]: None})
@@ -246,7 +246,7 @@ def test_claim_when_counted_tasks_have_no_rows_says_so(shard: DrivenShard) -> No
 
 
 @pytest.mark.parametrize("table", [b"l", b"u"])
-def test_open_when_a_row_names_a_queue_that_is_not_there_says_so(shard: DrivenShard, table: bytes) -> None:
+def test_open_says_so_if_a_row_names_a_queue_that_is_not_there(shard: DrivenShard, table: bytes) -> None:
     tasks = [shard.create() for _ in range(2)]
     shard.claim(2)
     shard.give_back(tasks[0])

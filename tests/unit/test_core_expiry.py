@@ -51,7 +51,7 @@ def test_expiry_before_the_delay_is_over_ends_a_scheduled_task(shard: DrivenShar
     assert shard.keys(b"de") == []
 
 
-def test_expiry_of_task_that_was_nacked_ends_it_where_it_waits(shard: DrivenShard) -> None:
+def test_expiry_of_a_nacked_task_ends_it_where_it_waits(shard: DrivenShard) -> None:
     at_tail, delayed, given_back = (shard.create(expire=1000) for _ in range(3))
     shard.claim(3)
     shard.nack(at_tail, 0)
@@ -131,7 +131,7 @@ def test_expired_task_can_be_redriven_and_waits_for_as_long_as_it_takes(shard: D
     shard.write()
 
 
-def test_expiry_when_the_wall_clock_is_set_back_is_late_and_never_early(shard: DrivenShard) -> None:
+def test_expiry_is_late_and_never_early_when_the_wall_clock_is_set_back(shard: DrivenShard) -> None:
     task_id = shard.create(expire=1000)
     shard.pass_time(900)
     shard.wall -= 3_600_000

@@ -55,12 +55,12 @@ def test_id_of_lane_equals_id(ref: TaskRef) -> None:
         "{0000001-0000-8001-8900-000000000100}",
     ],
 )
-def test_parse_id_of_another_form_is_none(text: str) -> None:
+def test_id_of_another_form_is_not_parsed(text: str) -> None:
     assert ids.parse_id(text) is None
 
 
 @pytest.mark.parametrize("position", range(len("00000001-0000-8001-8900-000000000100")))
-def test_find_home_of_an_id_one_digit_off_rejects(position: int) -> None:
+def test_find_home_rejects_an_id_that_is_one_digit_off(position: int) -> None:
     """Each digit counts: a second id for one task would have neither its lease nor its waiters."""
     shard = DrivenShard()
     task_id = shard.create()

@@ -70,19 +70,19 @@ def test_keys_of_other_tables_lie_outside_of_a_lane(queue: int) -> None:
 
 
 @given(LANE, U16, st.booleans())
-def test_due_value_round_trip(lane: int, attempts: int, has_state: bool) -> None:
+def test_due_value_survives_a_round_trip(lane: int, attempts: int, has_state: bool) -> None:
     assert keys.split_due_value(keys.due_value(lane, attempts, has_state=has_state)) == (lane, attempts, has_state)
 
 
 @given(LANE, U48, U16)
-def test_pointer_round_trip(lane: int, position: int, attempts: int) -> None:
+def test_pointer_survives_a_round_trip(lane: int, position: int, attempts: int) -> None:
     value = keys.pointer(lane, position, attempts)
     assert keys.split_pointer(value) == (lane, position, attempts)
     assert value[:1] == keys.POINTER
 
 
 @given(LANE, U48)
-def test_packed_home_round_trip(lane: int, position: int) -> None:
+def test_packed_home_survives_a_round_trip(lane: int, position: int) -> None:
     assert keys.unpack_home(keys.pack_home(lane, position)) == (lane, position)
 
 

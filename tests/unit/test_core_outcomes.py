@@ -39,7 +39,7 @@ def reason_of(shard: DrivenShard, task_id: str, token: int | None, by: Caller = 
 
 
 @pytest.mark.parametrize("result", [None, b"null", b'{"ok":true}', b"1" * 20_000])
-def test_completed_keeps_the_result_as_sent(shard: DrivenShard, result: bytes | None) -> None:
+def test_completed_task_keeps_the_result_as_sent(shard: DrivenShard, result: bytes | None) -> None:
     task_id, _ = claimed(shard)
     assert shard.settle(task_id, result=result).status is Status.COMPLETED
     view = shard.view(task_id)
@@ -47,7 +47,7 @@ def test_completed_keeps_the_result_as_sent(shard: DrivenShard, result: bytes | 
     assert view.finished_ms == shard.wall
 
 
-def test_failed_keeps_the_error_and_ends_the_task(shard: DrivenShard) -> None:
+def test_failure_keeps_the_error_and_ends_the_task(shard: DrivenShard) -> None:
     task_id, _ = claimed(shard)
     shard.settle(task_id, Outcome.FAILED, error="no such user")
     view = shard.view(task_id)
@@ -115,7 +115,7 @@ def test_abandon_beyond_the_limit_counts_and_goes_to_the_tail(
     assert shard.claim_ids(2) == [second, first]
 
 
-def test_give_back_by_the_server_is_no_abandon(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delivery_given_back_by_the_server_is_no_abandon(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outcomes, "ABANDONS_MAX", 1)
     task_id = shard.create(attempts=1)
     for _ in range(5):
@@ -324,7 +324,7 @@ def test_heartbeat_of_a_task_that_ended_is_rejected(shard: DrivenShard) -> None:
 # -- lease rows, tokens, restarts --------------------------------------------------------------------------------------
 
 
-def test_lease_row_when_most_have_ended_lists_the_rest(shard: DrivenShard) -> None:
+def test_lease_row_lists_the_rest_when_most_have_ended(shard: DrivenShard) -> None:
     """One slow task of many must not make every start read the places of the others."""
     tasks = [shard.create() for _ in range(4 * SHRINK_FROM)]
     shard.claim(len(tasks))

@@ -16,7 +16,9 @@ def shard() -> DrivenShard:
     return DrivenShard(retention_ms=10_000, dlq_retention_ms=20_000)
 
 
-def test_mature_when_slices_end_with_the_window_continues(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maturing_continues_when_slices_end_with_the_window(
+    shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A herd whose size is a multiple of slice and window: the rest must not wait for another timer."""
     monkeypatch.setattr(timers, "SLICE", 2)
     monkeypatch.setattr(time_index, "HEAD_MAX", 4)
@@ -28,7 +30,7 @@ def test_mature_when_slices_end_with_the_window_continues(shard: DrivenShard, mo
 # -- scheduled tasks -----------------------------------------------------------------------------------------------
 
 
-def test_mature_queues_tasks_in_the_order_of_their_due_times(shard: DrivenShard) -> None:
+def test_maturing_queues_tasks_in_the_order_of_their_due_times(shard: DrivenShard) -> None:
     late, early, middle = shard.create(delay=300), shard.create(delay=100), shard.create(delay=200)
     shard.pass_time(99)
     assert shard.claim_ids(3) == []
@@ -36,7 +38,7 @@ def test_mature_queues_tasks_in_the_order_of_their_due_times(shard: DrivenShard)
     assert shard.claim_ids(3) == [early, middle, late]
 
 
-def test_mature_of_tasks_due_together_queues_all_of_them_once(shard: DrivenShard) -> None:
+def test_maturing_queues_tasks_due_together_once_each(shard: DrivenShard) -> None:
     tasks = [shard.create(delay=100) for _ in range(5)]
     nacked = shard.create()
     shard.claim(1)
@@ -45,14 +47,14 @@ def test_mature_of_tasks_due_together_queues_all_of_them_once(shard: DrivenShard
     assert sorted(shard.claim_ids(10)) == sorted([*tasks, nacked])
 
 
-def test_mature_queues_behind_what_waits_already(shard: DrivenShard) -> None:
+def test_maturing_queues_tasks_behind_what_already_waits(shard: DrivenShard) -> None:
     delayed, plain = shard.create(delay=100), shard.create()
     shard.pass_time(100)
     assert shard.claim_ids(2) == [plain, delayed]
 
 
 @pytest.mark.parametrize("written", [False, True])
-def test_mature_beyond_the_window_keeps_the_order(
+def test_maturing_beyond_the_window_keeps_the_order(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch, *, written: bool
 ) -> None:
     """The window is cut while tasks come in any order; what was cut is read again, written or not."""
@@ -65,7 +67,9 @@ def test_mature_beyond_the_window_keeps_the_order(
     assert shard.claim_ids(100) == [tasks[delay] for delay in sorted(tasks)]
 
 
-def test_mature_with_a_batch_in_flight_sees_its_tasks_once(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maturing_with_a_batch_in_flight_sees_its_tasks_once(
+    shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(time_index, "HEAD_MAX", 2)
     monkeypatch.setattr(time_index, "PAGE", 2)
     tasks = [shard.create(delay=100 + n) for n in range(6)]
@@ -83,7 +87,7 @@ def test_mature_with_a_batch_in_flight_sees_its_tasks_once(shard: DrivenShard, m
     assert shard.keys(b"d") == []
 
 
-def test_mature_after_a_restart_continues_where_it_was(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maturing_continues_after_a_restart_where_it_was(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time_index, "PAGE", 2)
     tasks = [shard.create(delay=n * 100) for n in range(1, 8)]
     shard.write()
@@ -98,7 +102,7 @@ def test_mature_after_a_restart_continues_where_it_was(shard: DrivenShard, monke
     assert shard.keys(b"d") == []
 
 
-def test_mature_after_a_restart_amid_tasks_due_together_continues(
+def test_maturing_continues_after_a_restart_amid_tasks_due_together(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timers, "SLICE", 2)
@@ -111,7 +115,7 @@ def test_mature_after_a_restart_amid_tasks_due_together_continues(
     assert shard.claim_ids(10) == tasks
 
 
-def test_mature_and_nack_keep_the_priority_of_a_delayed_task(shard: DrivenShard) -> None:
+def test_maturing_and_nacks_keep_the_priority_of_a_delayed_task(shard: DrivenShard) -> None:
     delayed, plain = shard.create(delay=100, priority=5), shard.create(priority=4)
     shard.pass_time(100)
     for _ in range(2):
@@ -121,7 +125,7 @@ def test_mature_and_nack_keep_the_priority_of_a_delayed_task(shard: DrivenShard)
 
 
 @pytest.mark.parametrize("others", [("acme", "b"), ("globex", "a")])
-def test_mature_of_a_herd_does_not_delay_another_queue(
+def test_maturing_a_herd_does_not_delay_another_queue(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch, others: tuple[str, str]
 ) -> None:
     """Neither one of the same tenant, nor another tenant's, though its task was created and is due last."""
@@ -137,7 +141,7 @@ def test_mature_of_a_herd_does_not_delay_another_queue(
     assert 0 < shard.queue().ready <= 40
 
 
-def test_mature_after_a_restart_looks_into_every_queue_in_slices(
+def test_maturing_after_a_restart_looks_into_every_queue_in_slices(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Opening reads nothing of the due index; the timers do, a slice at a time, and find what is due."""
@@ -155,7 +159,7 @@ def test_mature_after_a_restart_looks_into_every_queue_in_slices(
     assert timers.next_wake(shard.shard, shard.now) == 4000
 
 
-def test_mature_when_the_wall_clock_is_set_back_is_late_and_never_early(shard: DrivenShard) -> None:
+def test_maturing_is_late_and_never_early_when_the_wall_clock_is_set_back(shard: DrivenShard) -> None:
     task_id = shard.create(delay=1000)
     shard.pass_time(900)
     shard.wall -= 3_600_000
@@ -165,7 +169,7 @@ def test_mature_when_the_wall_clock_is_set_back_is_late_and_never_early(shard: D
     assert shard.status(task_id) == "PENDING"
 
 
-def test_mature_when_the_wall_clock_is_set_back_at_a_restart_is_never_early(shard: DrivenShard) -> None:
+def test_maturing_is_never_early_when_the_wall_clock_is_set_back_at_a_restart(shard: DrivenShard) -> None:
     """A task that was due before the restart is not scheduled anew: time goes on from the last batch."""
     task_id = shard.create(delay=1000)
     shard.pass_time(1000)
@@ -176,7 +180,7 @@ def test_mature_when_the_wall_clock_is_set_back_at_a_restart_is_never_early(shar
     assert shard.status(task_id) == "PENDING"
 
 
-def test_next_wake_when_nothing_is_to_come_is_none(shard: DrivenShard) -> None:
+def test_next_wake_is_none_when_nothing_is_to_come(shard: DrivenShard) -> None:
     shard.create()
     assert timers.next_wake(shard.shard, shard.now) is None
 
@@ -233,7 +237,7 @@ def test_lease_lives_until_its_end_is_decided(shard: DrivenShard) -> None:
     assert shard.settle(task_id).status.name == "COMPLETED"
 
 
-def test_lease_when_the_wall_clock_jumps_stays_as_it_is(shard: DrivenShard) -> None:
+def test_lease_stays_as_it_is_when_the_wall_clock_jumps(shard: DrivenShard) -> None:
     task_id = shard.create()
     shard.claim(1, lease=1000)
     shard.wall += 3_600_000
@@ -340,7 +344,7 @@ def test_sweep_beside_a_sibling_that_is_still_leased_keeps_the_sibling(shard: Dr
     assert shard.keys(b"tsrzlx") == []
 
 
-def test_sweep_when_the_batch_of_the_end_is_not_written_waits_for_it(shard: DrivenShard) -> None:
+def test_sweep_waits_for_the_batch_of_the_end_to_be_written(shard: DrivenShard) -> None:
     """Nothing may be skipped, and the timer must not spin while the disk is slow."""
     shard.complete_one()
     sealed = shard.seal()
@@ -354,7 +358,7 @@ def test_sweep_when_the_batch_of_the_end_is_not_written_waits_for_it(shard: Driv
     assert shard.keys(b"tsr") == []
 
 
-def test_sweep_when_a_later_list_is_written_first_does_not_forget_the_earlier(shard: DrivenShard) -> None:
+def test_sweep_does_not_forget_an_earlier_list_when_a_later_one_is_written_first(shard: DrivenShard) -> None:
     """A dead letter of days is in the store; the list that is due next is still on its way."""
     dead = shard.create(attempts=1)
     shard.claim(1)

@@ -38,7 +38,7 @@ def state_key(task_id: str) -> bytes:
 
 
 @pytest.mark.parametrize("table", [b"q", b"l", b"x", keys.TICK])
-def test_open_unreadable_row_is_named(table: bytes) -> None:
+def test_open_names_an_unreadable_row(table: bytes) -> None:
     driven, _ = worked_shard()
     key = next(key for key in driven.keys(table[:1]) if key.startswith(table))
     driven.store.write({key: GARBAGE})
@@ -48,7 +48,7 @@ def test_open_unreadable_row_is_named(table: bytes) -> None:
     assert key in [found.key for found in check(driven.store.scan(b"", b"\xff", 1 << 30))]
 
 
-def test_read_unreadable_state_is_named() -> None:
+def test_read_names_an_unreadable_state() -> None:
     driven, task_id = worked_shard()
     driven.store.write({state_key(task_id): GARBAGE})
     with pytest.raises(CorruptRows) as refused:
@@ -56,7 +56,7 @@ def test_read_unreadable_state_is_named() -> None:
     assert refused.value.key == state_key(task_id)
 
 
-def test_outcome_over_unreadable_state_is_named() -> None:
+def test_outcome_names_an_unreadable_state() -> None:
     driven, task_id = worked_shard()
     (claimed,) = driven.claim_ids(1)
     assert claimed == task_id
@@ -67,7 +67,7 @@ def test_outcome_over_unreadable_state_is_named() -> None:
     assert refused.value.key == state_key(task_id)
 
 
-def test_sweep_over_unreadable_list_is_named() -> None:
+def test_sweep_names_an_unreadable_list() -> None:
     driven, _ = worked_shard()
     (key,) = driven.keys(b"r")
     driven.store.write({key: GARBAGE})
@@ -86,7 +86,7 @@ def spoil(driven: DrivenShard, key: bytes, length: int) -> None:
 
 @pytest.mark.parametrize("length", [0, 1, 3])
 @pytest.mark.parametrize("name", ["home", "pointer", "pointer to a spoilt home"])
-def test_claim_over_cut_off_row_is_named(name: str, length: int) -> None:
+def test_claim_names_a_row_that_is_cut_off(name: str, length: int) -> None:
     driven = DrivenShard()
     task_id = driven.create()
     if name != "home":
@@ -104,7 +104,7 @@ def test_claim_over_cut_off_row_is_named(name: str, length: int) -> None:
 
 @pytest.mark.parametrize("delay", [0, 60_000])
 @pytest.mark.parametrize("what", ["nack", "view", "open"])
-def test_leased_task_with_truncated_home_is_reported_by_key(what: str, delay: int) -> None:
+def test_leased_task_with_a_truncated_home_is_reported_by_key(what: str, delay: int) -> None:
     driven = DrivenShard()
     task_id = driven.create(delay=delay)
     driven.pass_time(delay)
@@ -168,7 +168,7 @@ def test_name_row_without_its_home_is_named(changes: dict[str, int]) -> None:
         (b"q", rows_pb2.QueueRow, {"lanes": []}),
     ],
 )
-def test_open_with_a_row_that_tells_of_what_is_not_there_is_named(
+def test_open_names_a_row_that_tells_of_what_is_not_there(
     table: bytes, kind: type[Message], changes: dict[str, list[Any]]
 ) -> None:
     driven = DrivenShard()
@@ -213,7 +213,7 @@ def test_state_row_with_a_lane_that_no_queue_has_is_named() -> None:
         assert refused.value.key == key
 
 
-def test_maturing_over_cut_off_due_row_is_named() -> None:
+def test_maturing_names_a_due_row_that_is_cut_off() -> None:
     driven = DrivenShard()
     driven.create(delay=1000)
     driven.write()
@@ -225,7 +225,7 @@ def test_maturing_over_cut_off_due_row_is_named() -> None:
     assert refused.value.key == due
 
 
-def test_open_with_cut_off_returned_row_is_named() -> None:
+def test_open_names_a_returned_row_that_is_cut_off() -> None:
     driven = DrivenShard()
     task_id = driven.create()
     driven.claim()

@@ -130,7 +130,7 @@ def test_cancel_of_every_task_of_a_lane_forgets_its_window(driven: DrivenShard) 
     driven.write()
 
 
-def test_cancel_in_the_middle_of_the_window_then_eviction_skips_it(driven: DrivenShard) -> None:
+def test_eviction_skips_a_task_cancelled_in_the_middle_of_the_window(driven: DrivenShard) -> None:
     ids = [driven.create() for _ in range(4)]
     cancelled(driven, ids[1])
     driven.shard.settings = DrivenShard(window_bytes_max=0).settings
@@ -175,7 +175,7 @@ def test_cancel_tells_who_holds_the_task(driven: DrivenShard) -> None:
     assert driven.shard.affect().cancelled == [(told, task_id, claim.token)]
 
 
-def test_cancel_of_unknown_task_is_not_found(driven: DrivenShard) -> None:
+def test_cancel_of_an_unknown_task_is_not_found(driven: DrivenShard) -> None:
     task_id = driven.create()
     with pytest.raises(Rejection) as refused:
         cancel(driven.shard, "globex", task_id, "", driven.now)

@@ -33,7 +33,7 @@ def nested(content: bytes) -> bytes:
         (worker_service_pb2.WorkRequest, b"\x22\x00" * 4_500_000, "outcomes"),
     ],
 )
-def test_message_of_millions_of_items_is_rejected_unparsed(
+def test_message_with_millions_of_items_is_rejected_unparsed(
     request_class: type[Message], content: bytes, field: str
 ) -> None:
     began = time.process_time()

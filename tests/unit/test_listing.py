@@ -156,7 +156,7 @@ async def test_list_of_the_newest_merges_priorities_and_delays_by_acceptance(run
     assert await listed(runner, order_by="newest", command="nothing") == []
 
 
-async def test_list_of_the_newest_by_status_and_time(runner: HeldRunner) -> None:
+async def test_list_of_the_newest_selects_by_status_and_time(runner: HeldRunner) -> None:
     early = await add(runner, 3)
     runner.clock.forward(1000)
     ids = await add(runner, 6)

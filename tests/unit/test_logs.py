@@ -96,7 +96,7 @@ def test_json_line_has_utc_time_level_event_and_values(written: Write) -> None:
     }
 
 
-def test_format_without_terminal_is_json(written: Write) -> None:
+def test_format_without_a_terminal_is_json(written: Write) -> None:
     log = written(log_format=None)
     structlog.get_logger().info("server_started")
     assert log.events[0]["event"] == "server_started"
@@ -276,7 +276,7 @@ async def test_access_lines_above_info_are_not_written(written: Write, level: st
 
 
 @pytest.mark.parametrize("given", ["r-1", "A.b_c:d/e+f=@", "x" * 128])
-def test_request_id_when_well_formed_is_kept(given: str) -> None:
+def test_well_formed_request_id_is_kept(given: str) -> None:
     assert well_formed_request_id(given) == given
 
 

@@ -40,11 +40,11 @@ def refusal_of_now(runner: HeldRunner) -> Reason:
 # -- durability --------------------------------------------------------------------------------------------------
 
 
-async def test_durable_when_nothing_was_decided_is_none(runner: HeldRunner) -> None:
+async def test_durable_is_none_when_nothing_was_decided(runner: HeldRunner) -> None:
     assert runner.durable() is None
 
 
-async def test_durable_before_the_log_says_so_waits(runner: HeldRunner) -> None:
+async def test_durable_waits_until_the_log_says_so(runner: HeldRunner) -> None:
     runner.create()
     reply = runner.durable()
     assert reply is not None
@@ -55,7 +55,7 @@ async def test_durable_before_the_log_says_so_waits(runner: HeldRunner) -> None:
     await reply
 
 
-async def test_durable_when_the_batch_is_in_flight_waits_for_it(runner: HeldRunner) -> None:
+async def test_durable_waits_for_a_batch_in_flight(runner: HeldRunner) -> None:
     """A reply without rows has seen what is not durable yet."""
     await runner.create_and_commit()
     reply = runner.durable()
@@ -67,7 +67,7 @@ async def test_durable_when_the_batch_is_in_flight_waits_for_it(runner: HeldRunn
     assert len(runner.log.batches) == 1
 
 
-async def test_durable_when_a_commit_began_after_the_decision_before_waits_for_the_next(runner: HeldRunner) -> None:
+async def test_durable_waits_for_the_next_commit_if_one_began_before_the_decision(runner: HeldRunner) -> None:
     """The first decision's commit begins, then there is another decision: its reply needs the second commit."""
     await runner.create_and_commit()
     runner.create()
@@ -82,7 +82,7 @@ async def test_durable_when_a_commit_began_after_the_decision_before_waits_for_t
     await reply
 
 
-async def test_durable_while_a_commit_runs_gathers_decisions_in_one_batch(runner: HeldRunner) -> None:
+async def test_decisions_while_a_commit_runs_are_gathered_in_one_batch(runner: HeldRunner) -> None:
     await runner.create_and_commit()
     replies = []
     for _ in range(5):
@@ -115,7 +115,7 @@ async def test_durable_replies_are_let_out_in_order(runner: HeldRunner) -> None:
     assert order == list(range(10))
 
 
-async def test_durable_when_a_waiter_is_cancelled_serves_the_others(runner: HeldRunner) -> None:
+async def test_cancelled_waiter_leaves_the_others_served(runner: HeldRunner) -> None:
     runner.create()
     gone, there = runner.durable(), runner.durable()
     assert gone is not None
@@ -146,7 +146,7 @@ async def test_commit_that_fails_tells_every_waiter_that_the_outcome_is_unknown(
     assert [str(problem) for problem in runner.fatal] == ["no space"]
 
 
-async def test_fail_before_the_commit_begins_keeps_the_half_decision_from_the_log(runner: HeldRunner) -> None:
+async def test_failure_before_the_commit_begins_keeps_the_half_decision_from_the_log(runner: HeldRunner) -> None:
     """The commit of an earlier decision is scheduled already: it would take the half one along."""
     runner.create()
     runner.changed()
@@ -163,7 +163,7 @@ async def test_fail_before_the_commit_begins_keeps_the_half_decision_from_the_lo
     assert runner.fatal == [problem]
 
 
-async def test_fail_while_a_commit_runs_keeps_the_half_decision_from_the_log(runner: HeldRunner) -> None:
+async def test_failure_while_a_commit_runs_keeps_the_half_decision_from_the_log(runner: HeldRunner) -> None:
     await runner.create_and_commit()
     runner.create()
     runner.changed()
@@ -192,7 +192,7 @@ async def test_timer_that_breaks_off_poisons_the_runner(runner: HeldRunner) -> N
     assert refusal_of_now(runner) is Reason.OUTCOME_UNKNOWN
 
 
-async def test_room_when_the_commit_fails_rejects(runner: HeldRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_room_rejects_when_the_commit_fails(runner: HeldRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_module, "BATCH_ROWS_MAX", 1)
     await runner.create_and_commit()
     runner.create()
@@ -208,7 +208,7 @@ async def test_room_when_the_commit_fails_rejects(runner: HeldRunner, monkeypatc
 
 
 @pytest.mark.parametrize(("limit", "most"), [("BATCH_ROWS_MAX", 1), ("BATCH_BYTES_MAX", 100)])
-async def test_room_when_the_batch_is_full_waits_for_the_next(
+async def test_room_waits_for_the_next_batch_when_one_is_full(
     runner: HeldRunner, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
 ) -> None:
     monkeypatch.setattr(runner_module, limit, most)
@@ -256,7 +256,7 @@ async def test_close_commits_what_is_decided_and_closes_the_log(runner: HeldRunn
     assert (early, runner.log.closed) == (0, 1)
 
 
-async def test_close_when_the_last_commit_fails_closes_the_log(runner: HeldRunner) -> None:
+async def test_close_closes_the_log_even_if_the_last_commit_fails(runner: HeldRunner) -> None:
     await runner.create_and_commit()
     closing = asyncio.ensure_future(runner.close())
     await turns()
@@ -269,7 +269,7 @@ async def test_close_when_the_last_commit_fails_closes_the_log(runner: HeldRunne
 # -- time --------------------------------------------------------------------------------------------------------
 
 
-async def test_timer_when_a_task_is_due_matures_it_with_nobody_asking(runner: HeldRunner) -> None:
+async def test_timer_matures_a_due_task_with_nobody_asking(runner: HeldRunner) -> None:
     runner.log.free = True
     runner.create(delay=20)
     runner.changed()
@@ -281,7 +281,7 @@ async def test_timer_when_a_task_is_due_matures_it_with_nobody_asking(runner: He
     await until(lambda: len(runner.log.batches) == 2)
 
 
-async def test_timer_when_a_lease_ends_gives_the_task_back(runner: HeldRunner) -> None:
+async def test_timer_gives_the_task_back_when_its_lease_ends(runner: HeldRunner) -> None:
     runner.log.free = True
     runner.create()
     assert claim(runner.shard, WORKER, None, 1, 1 << 20, 20, runner.now()) is not None
@@ -292,7 +292,7 @@ async def test_timer_when_a_lease_ends_gives_the_task_back(runner: HeldRunner) -
     assert queue.claimed == 0
 
 
-async def test_timer_when_something_falls_due_earlier_is_set_again(runner: HeldRunner) -> None:
+async def test_timer_is_set_again_when_something_falls_due_earlier(runner: HeldRunner) -> None:
     runner.log.free = True
     runner.create(delay=3_600_000)
     runner.changed()
@@ -302,7 +302,7 @@ async def test_timer_when_something_falls_due_earlier_is_set_again(runner: HeldR
     await until(lambda: runner.shard.queues[1].ready)
 
 
-async def test_timer_when_it_fires_early_waits_on(runner: HeldRunner) -> None:
+async def test_timer_that_fires_early_waits_on(runner: HeldRunner) -> None:
     """The clock of the loop and the clock of the shard need not agree."""
     runner.log.free = True
     runner.create(delay=5)
@@ -315,7 +315,7 @@ async def test_timer_when_it_fires_early_waits_on(runner: HeldRunner) -> None:
     await until(lambda: queue.ready)
 
 
-async def test_timer_when_the_wall_clock_is_set_forward_sees_it(
+async def test_timer_sees_that_the_wall_clock_was_set_forward(
     runner: HeldRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A task due in an hour is due at once when somebody sets the clock an hour forward, with nobody calling."""
@@ -331,7 +331,7 @@ async def test_timer_when_the_wall_clock_is_set_forward_sees_it(
 @pytest.mark.parametrize(
     ("module", "limit"), [(runner_module, "BATCH_ROWS_MAX"), (due_work, "TIMER_ROWS_MAX")], ids=["callers", "timers"]
 )
-async def test_timer_when_the_batch_is_full_waits_for_the_next(
+async def test_timer_waits_for_the_next_batch_when_one_is_full(
     runner: HeldRunner, monkeypatch: pytest.MonkeyPatch, module: ModuleType, limit: str
 ) -> None:
     monkeypatch.setattr(module, limit, 1)

@@ -56,7 +56,7 @@ async def runner() -> HeldRunner:
     return runner
 
 
-async def test_wake_when_a_task_comes_lets_the_first_waiter_claim(runner: HeldRunner) -> None:
+async def test_wake_lets_the_first_waiter_claim_a_task_that_comes(runner: HeldRunner) -> None:
     first, second = Worker(runner, ["a"]), Worker(runner, ["a"])
     task_id = runner.create("a")
     runner.changed()
@@ -95,7 +95,7 @@ async def test_wake_with_fewer_waiters_than_tasks_wakes_each_once(runner: HeldRu
     assert [worker.woken for worker in workers] == [1, 1, 1]
 
 
-async def test_wake_when_a_waiter_takes_nothing_asks_the_next(runner: HeldRunner) -> None:
+async def test_wake_asks_the_next_waiter_if_one_takes_nothing(runner: HeldRunner) -> None:
     glutton, worker = Glutton(runner, ["a"]), Worker(runner, ["a"])
     runner.create("a")
     runner.changed()
@@ -113,7 +113,7 @@ async def test_wake_asks_only_waiters_of_the_queue(runner: HeldRunner) -> None:
     assert runner.shard.effects is None
 
 
-async def test_wake_when_a_task_is_given_back_lets_the_next_waiter_claim(runner: HeldRunner) -> None:
+async def test_wake_lets_the_next_waiter_claim_a_task_that_is_given_back(runner: HeldRunner) -> None:
     first, second = Worker(runner, ["a"]), Worker(runner, ["a"])
     task_id = runner.create("a")
     runner.changed()
@@ -142,7 +142,7 @@ async def test_drain_tells_every_waiter_and_empties_the_room(runner: HeldRunner)
     assert (len(runner.waiting), runner.waiting._rooms) == (0, {})
 
 
-async def test_wait_when_waiting_already_keeps_the_turn(runner: HeldRunner) -> None:
+async def test_wait_of_a_caller_that_already_waits_keeps_its_turn(runner: HeldRunner) -> None:
     first, second = Worker(runner, ["a"]), Worker(runner, ["a"])
     first.wait()
     runner.create("a")

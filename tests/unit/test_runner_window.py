@@ -197,7 +197,7 @@ def confirmation_of(runner: HeldRunner) -> asyncio.Future[None]:
     return confirmation
 
 
-async def test_durable_when_nothing_was_decided_waits_for_the_confirmation() -> None:
+async def test_durable_waits_for_the_confirmation_when_nothing_was_decided() -> None:
     runner = HeldRunner()
     confirmation = confirmation_of(runner)
     gone, there = runner.durable(), runner.durable()
@@ -271,7 +271,7 @@ async def test_confirmation_that_breaks_poisons_the_runner() -> None:
 # -- the end of a leadership -------------------------------------------------------------------------------------
 
 
-async def test_end_when_nothing_waits_rejects_later_requests() -> None:
+async def test_end_rejects_later_requests_even_if_nothing_waits() -> None:
     runner = HeldRunner()
     runner.end(ELSEWHERE)
     runner.end(Rejection(Reason.DRAINING, "again"))
@@ -314,7 +314,7 @@ async def test_end_with_batches_in_flight_ignores_their_outcomes(*, fails: bool)
     assert runner.commits.count == 0
 
 
-async def test_end_in_the_turn_in_which_a_batch_became_durable_tells_nobody_so() -> None:
+async def test_end_tells_nobody_of_a_batch_that_became_durable_in_the_same_turn() -> None:
     runner = HeldRunner()
     reply = await sent(runner)
     runner.log.release()
@@ -322,7 +322,7 @@ async def test_end_in_the_turn_in_which_a_batch_became_durable_tells_nobody_so()
     assert await reason_of(reply) is Reason.OUTCOME_UNKNOWN
 
 
-async def test_end_while_a_confirmation_is_under_way_rejects_those_who_wait_for_nothing_else() -> None:
+async def test_end_rejects_those_who_wait_only_for_a_confirmation_under_way() -> None:
     runner = HeldRunner()
     confirmation = confirmation_of(runner)
     alone = runner.durable()
@@ -334,7 +334,7 @@ async def test_end_while_a_confirmation_is_under_way_rejects_those_who_wait_for_
     assert await reason_of(beside) is Reason.OUTCOME_UNKNOWN
 
 
-async def test_end_while_callers_wait_for_their_turn_rejects_them(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_end_rejects_callers_that_wait_for_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_module, "BATCH_ROWS_MAX", 1)
     runner = HeldRunner()
     await sent(runner)
@@ -346,7 +346,7 @@ async def test_end_while_callers_wait_for_their_turn_rejects_them(monkeypatch: p
     assert await reason_of(waiting) is Reason.NOT_LEADER
 
 
-async def test_end_while_somebody_waits_for_the_end_of_a_task_rejects_it() -> None:
+async def test_end_rejects_a_caller_that_waits_for_the_end_of_a_task() -> None:
     runner = HeldRunner()
     watching = [runner.ends.watch("x"), runner.ends.watch("x")]
     runner.end(ELSEWHERE)

@@ -120,18 +120,18 @@ class TestRocksMatchesDictionary(RocksMachine.TestCase):  # type: ignore[misc, v
     settings = settings(max_examples=12, stateful_step_count=25, deadline=None)
 
 
-def test_scan_empty_interval_returns_nothing(store: Store) -> None:
+def test_scan_of_an_empty_interval_returns_nothing(store: Store) -> None:
     store.write({b"a": b"1", b"b": b"2"})
     assert store.scan(b"b", b"b", 10) == []
     assert store.scan(b"b", b"a", 10) == []
 
 
-def test_write_nothing_changes_nothing(store: Store) -> None:
+def test_write_of_nothing_changes_nothing(store: Store) -> None:
     store.write({})
     assert store.scan(b"", b"\xff", 10) == []
 
 
-def test_write_put_over_deleted_key_is_read(store: Store) -> None:
+def test_put_over_a_deleted_key_is_read(store: Store) -> None:
     store.write({b"a": b"1"})
     store.write({b"a": None, b"missing": None})
     assert store.get(b"a") is None
@@ -140,7 +140,7 @@ def test_write_put_over_deleted_key_is_read(store: Store) -> None:
     assert store.scan(b"a", b"b", 2) == [(b"a", b"")]
 
 
-def test_scan_many_rows_pages_through_all_in_order(store: Store) -> None:
+def test_scan_of_many_rows_pages_through_all_in_order(store: Store) -> None:
     keys = [(number * 7919 % 10_007).to_bytes(4, "big") for number in range(10_007)]
     for first in range(0, len(keys), 500):
         store.write(dict.fromkeys(keys[first : first + 500], b"value"))
@@ -154,11 +154,11 @@ def test_scan_many_rows_pages_through_all_in_order(store: Store) -> None:
     assert found == kept
 
 
-def test_free_bytes_is_positive(store: Store) -> None:
+def test_number_of_free_bytes_is_positive(store: Store) -> None:
     assert store.free_bytes() > 0
 
 
-def test_close_twice_does_nothing(store: Store) -> None:
+def test_second_close_does_nothing(store: Store) -> None:
     store.close()
     store.close()
 

@@ -69,7 +69,7 @@ def tables(path: Path) -> list[tuple[str, int]]:
     return found
 
 
-def test_open_without_log_has_one_family_as_ever(tmp_path: Path) -> None:
+def test_store_opened_without_a_log_has_one_family(tmp_path: Path) -> None:
     store = RocksStore(tmp_path, fsync=False)
     store.write({b"a": b"1"})
     with pytest.raises(StoreFailed, match="without a log"):
@@ -79,7 +79,7 @@ def test_open_without_log_has_one_family_as_ever(tmp_path: Path) -> None:
     assert Rdict.list_cf(str(tmp_path)) == ["default"]
 
 
-def test_open_without_log_where_one_is_works_on_all(tmp_path: Path) -> None:
+def test_store_opened_without_its_log_reads_and_writes_all_rows(tmp_path: Path) -> None:
     replaced(tmp_path / "s", {b"new": b"1"}).close()
     store = RocksStore(tmp_path / "s", fsync=True)
     assert (store.get(b"new"), store.get(b"old"), store.get(ENTRY)) == (b"1", None, b"e")
@@ -90,7 +90,7 @@ def test_open_without_log_where_one_is_works_on_all(tmp_path: Path) -> None:
     store.close()
 
 
-def test_open_with_log_keeps_rows_of_before(tmp_path: Path) -> None:
+def test_store_opened_with_a_log_keeps_its_earlier_rows(tmp_path: Path) -> None:
     store = RocksStore(tmp_path, fsync=True)
     store.write({b"a": b"1"})
     store.close()
@@ -100,7 +100,7 @@ def test_open_with_log_keeps_rows_of_before(tmp_path: Path) -> None:
     store.close()
 
 
-def test_open_where_the_current_rows_are_missing_is_damage(tmp_path: Path) -> None:
+def test_missing_current_rows_are_damage(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=True, log=True)
     store.write({b"a": b"1", ROWS_POINTER: b"rows-5"})
     store.close()
@@ -184,7 +184,7 @@ def test_switch_rows_while_checkpoints_are_made_disturbs_neither(tmp_path: Path)
         assert kept in (set(), {number(n) for n in range(20)})
 
 
-def test_import_rows_of_what_is_no_file_of_rows_fails_and_leaves_nothing(tmp_path: Path) -> None:
+def test_import_of_what_is_not_a_file_of_rows_fails_and_leaves_nothing(tmp_path: Path) -> None:
     files = exported(tmp_path / "source", {b"a": b"1"})
     (tmp_path / "bad.sst").write_bytes(b"nothing of the kind" * 100)
     store = RocksStore(tmp_path / "s", fsync=True, log=True)
@@ -195,7 +195,7 @@ def test_import_rows_of_what_is_no_file_of_rows_fails_and_leaves_nothing(tmp_pat
     assert [file.name for file in (tmp_path / "s").glob("*.sst")] == []
 
 
-def test_get_absent_rows_of_an_imported_set_is_answered_by_the_filters(tmp_path: Path) -> None:
+def test_get_of_absent_rows_of_an_imported_set_is_answered_by_the_filters(tmp_path: Path) -> None:
     files = exported(tmp_path / "source", {number(2 * value): b"x" * 20 for value in range(20_000)})
     store = RocksStore(tmp_path / "s", fsync=False, log=True)
     store.switch_rows(store.import_rows(files), {})
@@ -247,7 +247,7 @@ def shard_rows(lsn: int) -> dict[bytes, bytes | None]:
     return {keys.IDENTITY: identity, keys.TICK: rows_pb2.TickRow(lsn=lsn).SerializeToString()}
 
 
-def test_check_store_with_log_compares_the_number_of_writes(tmp_path: Path) -> None:
+def test_check_of_a_store_with_a_log_compares_the_number_of_writes(tmp_path: Path) -> None:
     store = replaced(tmp_path / "s", shard_rows(lsn=3))
     store.note_durable(9)
     store.close()
@@ -311,14 +311,14 @@ def test_export_of_a_killed_copy_has_the_rows_of_its_write_ahead_log(tmp_path: P
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["x"], 2), (["x", "y", "no hex"], 2), (["missing", "new"], 1)])
-def test_export_command_with_bad_arguments_says_so(tmp_path: Path, arguments: list[str], code: int) -> None:
+def test_export_command_reports_bad_arguments(tmp_path: Path, arguments: list[str], code: int) -> None:
     command = [sys.executable, "-m", "codeq_server.storage.export", *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_export_unreadable_block_is_damage_and_leaves_no_manifest(tmp_path: Path) -> None:
+def test_export_of_an_unreadable_block_is_damage_and_leaves_no_manifest(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=False)
     store.write({number(n): os.urandom(100) for n in range(20_000)})
     store.close()

@@ -21,7 +21,7 @@ def stored(**fields: object) -> MemoryStore:
     return store
 
 
-def test_next_identity_new_store_takes_epoch_from_the_clock() -> None:
+def test_next_identity_of_a_new_store_takes_its_epoch_from_the_clock() -> None:
     store = MemoryStore()
     identity = next_identity(store, 1, 1_750_000_007, RANDOM)
     assert identity == rows_pb2.IdentityRow(
@@ -30,13 +30,13 @@ def test_next_identity_new_store_takes_epoch_from_the_clock() -> None:
     assert store.get(keys.IDENTITY) is None
 
 
-def test_next_identity_known_store_keeps_its_id_and_raises_the_epoch() -> None:
+def test_next_identity_of_a_known_store_keeps_its_id_and_raises_the_epoch() -> None:
     identity = next_identity(stored(), 1, 0, bytes(16))
     assert identity.cluster_id == RANDOM
     assert identity.epoch == 11
 
 
-def test_next_identity_opened_twice_within_an_epoch_differs() -> None:
+def test_next_identity_differs_if_a_store_is_opened_twice_within_an_epoch() -> None:
     store = MemoryStore()
     epochs = []
     for _ in range(3):
@@ -46,36 +46,36 @@ def test_next_identity_opened_twice_within_an_epoch_differs() -> None:
     assert epochs == [100, 101, 102]
 
 
-def test_next_identity_newer_format_is_rejected_naming_both() -> None:
+def test_newer_format_is_rejected_naming_both() -> None:
     with pytest.raises(StoreFormat, match=f"format {keys.FORMAT + 1}.* {keys.FORMAT};"):
         next_identity(stored(format=keys.FORMAT + 1), 1, 0, RANDOM)
 
 
-def test_next_identity_other_number_of_shards_is_rejected() -> None:
+def test_other_number_of_shards_is_rejected() -> None:
     with pytest.raises(StoreFormat, match="numShards to 1"):
         next_identity(stored(), 2, 0, RANDOM)
 
 
-def test_next_identity_other_shard_is_rejected() -> None:
+def test_other_shard_is_rejected() -> None:
     with pytest.raises(StoreFormat):
         next_identity(stored(shard=1, num_shards=2), 2, 0, RANDOM)
 
 
 @pytest.mark.parametrize("value", [b"\xff\xff", b""])
-def test_next_identity_unreadable_row_is_damage(value: bytes) -> None:
+def test_unreadable_identity_is_damage(value: bytes) -> None:
     store = MemoryStore()
     store.write({keys.IDENTITY: value})
     with pytest.raises(StoreDamaged):
         next_identity(store, 1, 0, RANDOM)
 
 
-def test_next_identity_rows_without_identity_are_damage() -> None:
+def test_rows_without_an_identity_are_damage() -> None:
     store = MemoryStore()
     store.write({keys.TICK: b""})
     with pytest.raises(StoreDamaged):
         next_identity(store, 1, 0, RANDOM)
 
 
-def test_next_identity_last_epoch_is_the_end() -> None:
+def test_next_identity_fails_after_the_last_epoch() -> None:
     with pytest.raises(StoreFailed):
         next_identity(stored(epoch=ids.EPOCH_MAX), 1, 0, RANDOM)

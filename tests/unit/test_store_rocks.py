@@ -56,13 +56,13 @@ def log_of(path: Path) -> Path:
     return log
 
 
-def test_open_missing_directory_makes_it_private(tmp_path: Path) -> None:
+def test_open_makes_a_missing_directory_private(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b"
     RocksStore(path, fsync=True).close()
     assert path.stat().st_mode & 0o777 == 0o700
 
 
-def test_open_again_after_close_reads_the_rows(tmp_path: Path) -> None:
+def test_store_opened_again_after_a_close_reads_its_rows(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=True)
     store.write({b"a": b"1"})
     store.close()
@@ -71,14 +71,14 @@ def test_open_again_after_close_reads_the_rows(tmp_path: Path) -> None:
     store.close()
 
 
-def test_open_twice_in_one_process_is_rejected(tmp_path: Path) -> None:
+def test_opening_a_store_twice_in_one_process_is_rejected(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=True)
     with pytest.raises(StoreLocked):
         RocksStore(tmp_path / "s", fsync=True)
     store.close()
 
 
-def test_open_while_another_process_has_it_is_rejected(tmp_path: Path) -> None:
+def test_opening_a_store_that_another_process_has_open_is_rejected(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from codeq_server.storage.rocks import RocksStore\n"
         "store = RocksStore(Path(sys.argv[1]), fsync=True); print('open', flush=True); sys.stdin.read(); store.close()"
@@ -96,7 +96,7 @@ def test_open_while_another_process_has_it_is_rejected(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["file", "file/below"])
-def test_open_where_a_file_stands_is_rejected(tmp_path: Path, path: str) -> None:
+def test_opening_a_store_where_a_file_stands_is_rejected(tmp_path: Path, path: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreNotWritable) as refusal:
         RocksStore(tmp_path / path, fsync=True)
@@ -104,17 +104,17 @@ def test_open_where_a_file_stands_is_rejected(tmp_path: Path, path: str) -> None
     assert "\n" not in str(refusal.value)
 
 
-def test_open_where_nothing_can_be_written_is_rejected() -> None:
+def test_opening_a_store_where_nothing_can_be_written_is_rejected() -> None:
     with pytest.raises(StoreNotWritable):
         RocksStore(Path("/proc/codeq-store"), fsync=True)
 
 
-def test_open_existing_unwritable_directory_is_rejected() -> None:
+def test_opening_an_unwritable_directory_is_rejected() -> None:
     with pytest.raises(StoreError):
         RocksStore(Path("/proc/self"), fsync=True)
 
 
-def test_open_missing_file_of_rows_is_damage(tmp_path: Path) -> None:
+def test_missing_file_of_rows_is_damage(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=True)
     store.write({b"a": b"1"})
     store.close()
@@ -124,7 +124,7 @@ def test_open_missing_file_of_rows_is_damage(tmp_path: Path) -> None:
         RocksStore(tmp_path / "s", fsync=True)
 
 
-def test_scan_and_get_unreadable_block_is_damage(tmp_path: Path) -> None:
+def test_unreadable_block_is_damage_to_scan_and_get(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=True)
     noise = [bytes((index * 31 + place * 17) % 251 for place in range(97)) for index in range(251)]
     store.write({number(index): noise[index % 251] + number(index) for index in range(2000)})
@@ -142,7 +142,7 @@ def test_scan_and_get_unreadable_block_is_damage(tmp_path: Path) -> None:
     store.close()
 
 
-def test_open_killed_store_keeps_everything_written(tmp_path: Path) -> None:
+def test_killed_store_keeps_everything_written(tmp_path: Path) -> None:
     store, copy = fill(tmp_path / "s")
     opened = RocksStore(copy, fsync=True)
     assert last_row(opened) == ROWS + 2
@@ -152,7 +152,7 @@ def test_open_killed_store_keeps_everything_written(tmp_path: Path) -> None:
     store.close()
 
 
-def test_open_torn_log_loses_only_what_was_not_synced(tmp_path: Path) -> None:
+def test_torn_log_loses_only_what_was_not_synced(tmp_path: Path) -> None:
     store, copy = fill(tmp_path / "s")
     log = log_of(copy)
     log.write_bytes(log.read_bytes()[:-5])
@@ -163,7 +163,7 @@ def test_open_torn_log_loses_only_what_was_not_synced(tmp_path: Path) -> None:
     store.close()
 
 
-def test_open_zero_filled_log_loses_nothing(tmp_path: Path) -> None:
+def test_zero_filled_log_loses_nothing(tmp_path: Path) -> None:
     store, copy = fill(tmp_path / "s")
     log = log_of(copy)
     log.write_bytes(log.read_bytes() + bytes(100_000))
@@ -174,7 +174,7 @@ def test_open_zero_filled_log_loses_nothing(tmp_path: Path) -> None:
     store.close()
 
 
-def test_open_log_damaged_in_the_middle_is_noticed(tmp_path: Path) -> None:
+def test_log_damaged_in_the_middle_is_noticed(tmp_path: Path) -> None:
     store, copy = fill(tmp_path / "s")
     log = log_of(copy)
     content = bytearray(log.read_bytes())
@@ -189,7 +189,7 @@ def test_open_log_damaged_in_the_middle_is_noticed(tmp_path: Path) -> None:
     store.close()
 
 
-def test_note_durable_is_not_written_more_than_once_a_second(tmp_path: Path) -> None:
+def test_durable_batch_is_not_noted_more_than_once_a_second(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=True)
     store.note_durable(1)
     started = time.monotonic()
@@ -205,7 +205,7 @@ def test_note_durable_is_not_written_more_than_once_a_second(tmp_path: Path) -> 
     assert read_durable(tmp_path / "s") == lsn
 
 
-def test_note_durable_without_fsync_promises_nothing(tmp_path: Path) -> None:
+def test_note_durable_promises_nothing_without_fsync(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=False)
     store.write({b"a": b"1"})
     store.sync()
@@ -214,7 +214,7 @@ def test_note_durable_without_fsync_promises_nothing(tmp_path: Path) -> None:
     assert read_durable(tmp_path / "s") == 0
 
 
-def test_open_one_torn_record_of_the_side_file_uses_the_other(tmp_path: Path) -> None:
+def test_one_torn_record_of_the_side_file_leaves_the_other_in_use(tmp_path: Path) -> None:
     path = tmp_path / "s"
     for lsn in (5, 6):
         store = RocksStore(path, fsync=True)
@@ -242,7 +242,7 @@ def test_open_reports_a_side_file_without_a_valid_record_as_damage(tmp_path: Pat
     RocksStore(path, fsync=True).close()
 
 
-def test_write_stalled_database_is_rejected_and_tried_again_without_loss(tmp_path: Path) -> None:
+def test_write_to_a_stalled_database_is_rejected_and_tried_again_without_loss(tmp_path: Path) -> None:
     """Tiny buffers make RocksDB busy all the time: it refuses writes instead of waiting with the interpreter's lock."""
     options = make_options(write_buffer_bytes=64 << 10)
     options.set_max_write_buffer_number(2)
@@ -278,7 +278,7 @@ def test_write_after_close_fails(tmp_path: Path) -> None:
         store.get(b"a")
 
 
-def test_stored_rows_of_open_store_are_read_without_a_trace(tmp_path: Path) -> None:
+def test_stored_rows_of_an_open_store_are_read_without_a_trace(tmp_path: Path) -> None:
     path = tmp_path / "s"
     store = RocksStore(path, fsync=True)
     expected = [(number(index), b"v") for index in range(3000)]
@@ -289,13 +289,13 @@ def test_stored_rows_of_open_store_are_read_without_a_trace(tmp_path: Path) -> N
     store.close()
 
 
-def test_stored_rows_where_no_store_is_fails(tmp_path: Path) -> None:
+def test_stored_rows_fails_where_there_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreFailed):
         list(stored_rows(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
 
 
-def test_get_absent_rows_is_answered_by_the_filters(tmp_path: Path) -> None:
+def test_get_of_absent_rows_is_answered_by_the_filters(tmp_path: Path) -> None:
     RocksStore(tmp_path, fsync=False, options=make_options()).close()
     options = make_options(write_buffer_bytes=64 << 10)
     options.enable_statistics()

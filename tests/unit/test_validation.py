@@ -68,7 +68,7 @@ MESSAGES = st.one_of(
         rb'{"\uDE00\\\ud83d\ud83d\ude00":1}',
     ],
 )
-def test_is_json_of_odd_values_is_true(content: bytes) -> None:
+def test_is_json_accepts_odd_values(content: bytes) -> None:
     assert validation.is_json(content)
 
 
@@ -90,11 +90,11 @@ def test_is_json_of_odd_values_is_true(content: bytes) -> None:
     ],
     ids=lambda content: repr(content[:8]),
 )
-def test_is_json_of_anything_else_is_false(content: bytes) -> None:
+def test_is_json_rejects_anything_else(content: bytes) -> None:
     assert not validation.is_json(content)
 
 
-def test_status_that_is_not_an_end_is_rejected_with_the_allowed_names() -> None:
+def test_status_that_ends_no_task_is_rejected_with_the_allowed_names() -> None:
     with pytest.raises(Rejection) as refused:
         validation.check_message(pb.SubmitResultRequest(task_id="a", status=task_pb2.TASK_STATUS_DLQ))
     assert refused.value.violations == [("status", "must be COMPLETED or FAILED")]

@@ -46,7 +46,7 @@ from run import BUILD, RESULTS, describe_commit, describe_machine
 
 FRAME_TASKS: Final = 1000
 RUN_TASKS_MAX: Final = 100
-"""Most consecutive tasks that go to the same queue."""
+"""Maximum number of consecutive tasks that go to the same queue."""
 PAYLOAD_BYTES: Final = 200
 ORDERED: Final = 20_000
 """Tasks claimed to check their order, over all checked queues."""

@@ -181,7 +181,7 @@ async def measure_way(server: MeasuredServer, way: str, waiters: int, seconds: f
         deadline = time.monotonic() + ARRIVE_SECONDS_MAX
         while (waiting := (await asyncio.to_thread(server.counters))["codeq_workers_waiting"]) < ARRIVED * waiters:
             if time.monotonic() > deadline:
-                raise BenchError(f"only {waiting:.0f} of {waiters} waiters arrived by {way}")
+                raise BenchError(f"only {waiting:.0f} of {waiters} waiters arrived over {way}")
             await asyncio.sleep(1)
         await asyncio.sleep(SETTLE_SECONDS)
         before, began, ended = server.read().cpu_seconds, time.monotonic(), answers.count

@@ -43,7 +43,7 @@ QUIET_SECONDS: Final = 5.0
 """Time under load before and after the join."""
 FRAMES_OPEN_MAX: Final = 16
 CALLS_MAX: Final = 4000
-"""Most creates in flight."""
+"""Maximum number of creates in flight."""
 CALL_SECONDS_MAX: Final = 30.0
 JOIN_SECONDS_MAX: Final = 900.0
 POLL_SECONDS: Final = 0.1

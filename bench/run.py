@@ -50,7 +50,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Returns the options of the command line."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--seconds", type=float, default=8.0, help="measured window (default 8)")
-    common.add_argument("--warmup", type=float, default=2.0, help="seconds before it (default 2)")
+    common.add_argument("--warmup", type=float, default=2.0, help="seconds before that window (default 2)")
     common.add_argument("--retention", type=int, help="seconds to keep ended tasks (default: the server's)")
     common.add_argument("--no-fsync", action="store_true", help="acknowledge before data is on disk")
     common.add_argument("--directory", type=Path, default=BUILD, help="parent folder of the store (default build/)")

@@ -97,7 +97,7 @@ async def load(server: ServerProcess, ledger: Ledger) -> None:
 
 
 async def drain(server: ServerProcess, ledger: Ledger) -> None:
-    """Works until the queue is empty, leases that ran out included."""
+    """Works until the queue is empty, including tasks whose leases expired."""
     worker = asyncio.create_task(work(server.worker_addr, ledger))
     async with codeq.AsyncClient(server.producer_addr, token=DEV_TOKEN) as client, asyncio.timeout(DRAIN_SECONDS_MAX):
         while True:

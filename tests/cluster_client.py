@@ -24,14 +24,14 @@ CHANNEL_OPTIONS: Final = (
 )
 _STATUS_KEY: Final = "grpc-status-details-bin"
 _DONE_NOTHING: Final = frozenset({"NOT_LEADER", "DRAINING", "SERVER_UNREACHABLE"})
-"""Reasons that promise that nothing was done."""
+"""Reasons that guarantee that nothing was done."""
 _ELSEWHERE: Final = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 )
 
 
 class OutcomeUnknown(Exception):  # noqa: N818 - as the product names it
-    """The call may have been carried out, or not."""
+    """The call may or may not have been carried out."""
 
 
 class Refused(Exception):  # noqa: N818 - what it is
@@ -103,11 +103,11 @@ class Follower:
         return list(self._nodes.values())[self._next % len(self._nodes)]
 
     def know(self, address: str) -> None:
-        """Takes in a further node."""
+        """Adds a further node."""
         self._nodes.setdefault(address, Node(address))
 
     def failed(self, node: Node, leader: str = "") -> None:
-        """Takes notice that a node does not lead, or does not answer."""
+        """Records that a node does not lead, or does not answer."""
         if self.leader in ("", node.address):
             self.leader = leader
 
@@ -133,7 +133,7 @@ class Follower:
 
         Raises:
             OutcomeUnknown: It is not known whether the call was carried out, and it may not be sent again.
-            Refused: The leader refused it.
+            Refused: The leader rejected it.
             TimeoutError: No leader answered in time.
         """
         deadline = time.monotonic() + seconds

@@ -60,7 +60,7 @@ class Delivery:
 
     Attributes:
         token: Lease token.
-        start: Begin of the lease by the clock of the server, Unix time.
+        start: Start of the lease by the clock of the server, Unix time.
         until: Its end, the longest that was promised.
         given_up: Whether the worker sent what ends the lease without ending the task.
     """

@@ -25,7 +25,7 @@ CREDITS: Final = 64
 PAUSE_SECONDS: Final = 0.03
 """Pause of a producer after a create, so that the machine is busy with the cluster and not with its clients."""
 SILENCE_SECONDS: Final = 1.5
-"""A stream on which nothing comes for so long is given up: its node may be stopped, or cut off."""
+"""A stream on which nothing comes for this long is given up: its node may be stopped, or cut off."""
 ATTEMPTS_MAX: Final = 1000
 HOLD_SECONDS: Final = 1.5 * LEASE_SECONDS
 BATCH_TASKS: Final = 4
@@ -72,7 +72,7 @@ class Load:
         return [self.client, self._stranger, *self._streams]
 
     def start(self) -> None:
-        """Begins to create and to work."""
+        """Starts to create and to work."""
         self._producing = [asyncio.create_task(self._produce()) for _ in range(PRODUCERS)]
         self._working = [asyncio.create_task(self._work(follower)) for follower in self._streams]
         self._working += [asyncio.create_task(self._poll()), asyncio.create_task(self._trespass())]
@@ -98,7 +98,7 @@ class Load:
             await follower.__aexit__(None, None, None)
 
     async def settled(self) -> None:
-        """Returns when nothing is left to be said of a task by this client."""
+        """Returns once this client has nothing more to report about a task."""
         while self._late:
             await asyncio.gather(*self._late)
 
@@ -166,7 +166,7 @@ class Load:
     # -- workers -----------------------------------------------------------------------------------------------------
 
     async def _work(self, follower: Follower) -> None:
-        """Works over one stream after the other."""
+        """Works over one stream after another."""
         while True:
             node = follower.node()
             stream = _Stream(self, node.address)
@@ -246,7 +246,7 @@ class Load:
             self.ledger.counts["nacked"] += 1
 
     async def settle(self, outcome: task_pb2.Outcome, newest: int) -> None:
-        """Says an outcome by a call of its own, again and again until it is answered."""
+        """Sends an outcome in a call of its own, again and again until it is answered."""
         request: Any
         if outcome.kind == NACK:
             method = "NackTask"
@@ -269,7 +269,7 @@ class Load:
             self.accepted(outcome, newest)
 
     def _refused(self, task_id: str, refused: Refused, counted: str) -> None:
-        """Records a worker's rejection, which is no fault if its lease has ended."""
+        """Records a worker's rejection, which is not a fault if its lease has ended."""
         if refused.reason in _OVER:
             self.ledger.counts[counted] += 1
         else:
@@ -288,7 +288,7 @@ class Load:
             await asyncio.sleep(0.2)
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
-        """Lets something go on beside all else; `settled` waits for it."""
+        """Runs something alongside everything else; `settled` waits for it."""
         task = asyncio.create_task(work)
         self._late.add(task)
         task.add_done_callback(self._finished)

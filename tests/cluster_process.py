@@ -26,7 +26,7 @@ SCOPES: Final = ["codeq:claim", "codeq:heartbeat", "codeq:abandon", "codeq:nack"
 POLL_SECONDS: Final = 0.02
 VOTE_SECONDS_MAX: Final = 60.0
 LAG_MAX: Final = 1000
-"""Entries that a member may lack and still be as the others are."""
+"""Entries that a member may lack and still count as caught up."""
 
 
 def _token(token: str, tenant: str) -> str:
@@ -93,11 +93,11 @@ class NodeProcess(ServerProcess):
         self.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Lets a stopped process go on."""
+        """Lets a stopped process continue."""
         self.signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """Ends the process if it runs and gives the ports free."""
+        """Ends the process if it runs and releases the ports."""
         super().close()
         self._raft.close()
 
@@ -189,7 +189,7 @@ class ClusterProcess:
             names: Names; None: those of all nodes.
 
         Raises:
-            AssertionError: That did not come about in time.
+            AssertionError: That did not happen in time.
         """
         wanted = set(self.nodes) if names is None else names
         deadline = time.monotonic() + VOTE_SECONDS_MAX
@@ -218,7 +218,7 @@ class ClusterProcess:
             node.kill()
 
     def close(self) -> None:
-        """Ends every node and gives the ports free."""
+        """Ends every node and releases the ports."""
         for node in self.nodes.values():
             node.close()
 

@@ -47,9 +47,9 @@ class Fault(ABC):
         rounds: Rounds of the long form.
         rounds_of_run: Rounds of one run: a new cluster, and in the end a verdict.
         clocks_agree: Whether all nodes have one clock.
-        fill: Characters that payloads are longer by.
+        fill: Characters by which payloads are longer.
         needs_root: Whether only root can make it.
-        must_break: Whether it must break promises, to show that others like it can be noticed.
+        must_break: Whether it must break promises, to show that such breaks are noticed.
     """
 
     name = ""
@@ -66,7 +66,7 @@ class Fault(ABC):
         self.stack = ExitStack()
 
     def cluster(self, directory: Path) -> ClusterProcess:
-        """Returns the cluster that it befalls, not started; `stack` is closed after it."""
+        """Returns the cluster that it affects, not started; `stack` is closed after it."""
         return ClusterProcess(directory)
 
     @abstractmethod
@@ -104,7 +104,7 @@ async def play(fault: Fault, directory: Path, seed: int, rounds: int) -> tuple[V
 
 
 class KillRandom(Fault):
-    """Any node is killed, whatever the others are at; it starts again at once, or a moment later."""
+    """A random node is killed, whatever the others are doing; it restarts at once or a moment later."""
 
     name = "kill-random"
     rounds = 300
@@ -162,7 +162,7 @@ class Crowd(KillLeader):
 
 
 class KillAll(Fault):
-    """All nodes are killed in the same moment."""
+    """All nodes are killed at the same moment."""
 
     name = "kill-all"
     rounds = 50
@@ -177,7 +177,7 @@ class KillAll(Fault):
 
 
 class KillTwoOfFive(Fault):
-    """The leader of five nodes and another one are killed in the same moment."""
+    """The leader of five nodes and another one are killed at the same moment."""
 
     name = "kill-2-of-5"
 
@@ -196,7 +196,7 @@ class KillTwoOfFive(Fault):
 
 
 class StopLeader(Fault):
-    """The leader is asked to stop: it hands over, and ends well."""
+    """The leader is asked to stop: it hands over, and exits cleanly."""
 
     name = "stop-leader"
 
@@ -210,7 +210,7 @@ class StopLeader(Fault):
 
 
 class PauseLeader(Fault):
-    """The leader stands still until another one leads, then goes on as if nothing had been."""
+    """The leader stands still until another one leads, then goes on as if nothing had happened."""
 
     name = "pause-leader"
 
@@ -237,7 +237,7 @@ def both(pairs: Iterable[tuple[str, str]]) -> Cut:
 
 
 class Partition(Fault):
-    """Some nodes do not hear each other for some seconds. Clients reach all of them all the time."""
+    """Some nodes do not hear each other for a few seconds. Clients reach all of them all the time."""
 
     elsewhere = False
     """Whether another node than the leader must serve meanwhile."""
@@ -297,7 +297,7 @@ class SplitOne(Partition):
 
 
 class LoseOneWay(Partition):
-    """What one node sends is lost on its way to one other or to all; it hears all the same."""
+    """What one node sends to one other or to all is lost; it still hears them."""
 
     name = "lose-one-way"
 
@@ -390,4 +390,4 @@ FAULTS: tuple[type[Fault], ...] = (
     Chaos,
     Crowd,
 )
-"""Faults that need nothing of the machine."""
+"""Faults that need no special privileges or tools."""

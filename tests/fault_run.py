@@ -1,4 +1,4 @@
-"""A run of load on a cluster under faults, and its verdict: acknowledged, missing and doubled tasks."""
+"""A run of load on a cluster under faults, and its verdict: acknowledged, missing and duplicated tasks."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ READS_TOGETHER: Final = 16
 
 @dataclass(slots=True)
 class Verdict:
-    """What a run came to.
+    """The outcome of a run.
 
     Attributes:
         acknowledged: Tasks whose create was acknowledged.
         ended: Tasks whose end was acknowledged.
-        missing: Acknowledged tasks that are gone, or in a state that contradicts what was told.
+        missing: Acknowledged tasks that are gone, or in a state that contradicts what clients were told.
         doubled: Tasks that exist or ended twice.
         problems: Every broken promise, in words.
         counts: Further counts.
@@ -90,7 +90,7 @@ class Run:
         """Waits for a condition.
 
         Raises:
-            AssertionError: It did not come true in time; the text ends with what the nodes logged.
+            AssertionError: It did not hold in time; the text ends with what the nodes logged.
         """
         deadline = time.monotonic() + seconds
         while not condition():
@@ -99,7 +99,7 @@ class Run:
             await asyncio.sleep(POLL_SECONDS)
 
     async def progress(self) -> None:
-        """Waits until a create and a delivery come that begin now."""
+        """Waits until a create and a delivery that begin now succeed."""
         now = time.monotonic()
         creates, receipts = self.ledger.creates, self.ledger.receipts
         await self.until(lambda: creates.first_after(now) is not None, "a create")
@@ -167,7 +167,7 @@ class Run:
                 return found
 
     def _missing(self, found: dict[str, tuple[int, str]]) -> list[str]:
-        """Returns acknowledged tasks that are not there, or not as they must be."""
+        """Returns acknowledged tasks that are missing, or not in the state they must have."""
         gone = [task_id for task_id in self.ledger.by_id if task_id not in found]
         gone += [task_id for task_id in self.ledger.ends if task_id not in found]
         for task_id in gone:
@@ -176,7 +176,7 @@ class Run:
         return sorted({*gone, *(task_id for task_id, good in judged if not good)})
 
     def _twice(self, found: dict[str, tuple[int, str]]) -> set[str]:
-        """Returns tasks that come from a create of which there is another task already."""
+        """Returns tasks from a create that has already made another task."""
         first: dict[int, str] = {}
         twice = set()
         for task_id, (number, _) in found.items():
@@ -186,7 +186,7 @@ class Run:
         return twice
 
     async def _judge_results(self) -> None:
-        """Reads results that were acknowledged; they are as they were sent."""
+        """Reads results that were acknowledged, and checks that they are as sent."""
         ids = list(self.ledger.ends)[-RESULTS_READ_MAX:]
 
         async def read(task_id: str) -> None:

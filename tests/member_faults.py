@@ -21,9 +21,9 @@ from server_process import LOG_TAIL_CHARS
 LAG_TASKS = 4000
 """Tasks of Lagging.fill and their results that make the log longer than it is kept for a member that is away."""
 CHANGE_SECONDS = 20.0
-"""Time that the leader has for a change of members."""
+"""Time allowed for the leader to make a change of members."""
 FOR_NOW = frozenset({"MEMBER_NOT_READY", "MEMBERSHIP_CHANGE_IN_PROGRESS"})
-"""Refusals of a change that may be gone a moment later."""
+"""Rejections of a change that may succeed a moment later."""
 
 
 class Lagging(Fault):
@@ -217,7 +217,7 @@ class CutLog(Damage):
 
 
 class FlippedBit(Damage):
-    """A bit of the log is another one."""
+    """A bit of the log is flipped."""
 
     name = "flipped-bit"
 
@@ -245,7 +245,7 @@ async def ask(run: Run, method: str, request: Any) -> None:
     """Asks the leader for a change of members, until it is made.
 
     Raises:
-        Refused: It is refused, and not just for now.
+        Refused: It is rejected, and not just for now.
     """
     deadline = time.monotonic() + AGAIN_SECONDS_MAX
     while True:
@@ -266,7 +266,7 @@ def ended_in_order(node: NodeProcess) -> None:
     """Tells a node to stop, and waits until it has.
 
     Raises:
-        AssertionError: It ended with an error, or left a trace of one.
+        AssertionError: It ended with an error, or logged one.
         TimeoutExpired: It did not end.
     """
     if node.is_running:
@@ -278,4 +278,4 @@ def ended_in_order(node: NodeProcess) -> None:
 
 
 MEMBER_FAULTS: tuple[type[Fault], ...] = (Lagging, NewDisk, OneMore, StopAnyTime, TornLog, CutLog, FlippedBit)
-"""Faults that need nothing of the machine."""
+"""Faults that need no special privileges or tools."""

@@ -1,4 +1,4 @@
-"""A real server in a process of its own, as the tests that need one start, kill and restart it.
+"""A real server in a process of its own, for tests that start, kill and restart it.
 
 With SERVED_APART=1 in the environment of the tests every server is two processes: `codeq server`, and `codeq gateway`
 for REST. Both are started, killed and stopped together; a test that means the server itself names it by its pid.
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 START_SECONDS_MAX = 45.0
-"""A server that is not ready by then failed. Generous: many may start at once on a busy machine."""
+"""A server that is not ready by then has failed. Generous: many may start at once on a busy machine."""
 
 STOP_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.02
@@ -39,7 +39,7 @@ class ServerProcess:
     Attributes:
         store: Directory of the store.
         ready_path: File that the server writes when it is ready.
-        env: Variables of its processes; what is changed is in force from the next start on.
+        env: Variables of its processes; changes take effect at the next start.
         log_path: What the server wrote to stdout and stderr, over all its starts.
         output: File descriptor that its processes have as stdout and stderr instead; None: the log.
     """
@@ -154,7 +154,7 @@ class ServerProcess:
         return self
 
     def start(self) -> Self:
-        """Starts the server and returns when it is ready.
+        """Starts the server and returns once it is ready.
 
         Raises:
             RuntimeError: It ended, or was not ready in time; the text ends with what it logged.
@@ -234,7 +234,7 @@ class ServerProcess:
         return self.start()
 
     def close(self) -> None:
-        """Ends the process if it runs and gives the ports free."""
+        """Ends the process if it runs and releases the ports."""
         self.kill()
         for port in self._ports:
             port.close()

@@ -13,11 +13,11 @@ LIMITED: Final = ("sh", "-c", 'ulimit -n 1024; exec "$@"', "sh")
 """Prefix of a server that may have 1024 open files."""
 
 HTTP2: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-"""How a client over gRPC begins: the preface, and settings that set nothing."""
+"""How a gRPC client begins: the preface, and empty settings."""
 
 HEALTH: Final = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 GREETING_SECONDS: Final = 20
-"""Time that saying it may take."""
+"""Time allowed for sending it."""
 
 BURST: Final = 500
 """Connections that are begun before others get a turn."""
@@ -29,7 +29,7 @@ class Strangers:
     Args:
         ports: Ports of the loopback address that each get connections.
         count: Connections for each.
-        greeting: What each says first.
+        greeting: Bytes that each sends first.
     """
 
     def __init__(self, ports: Sequence[int], count: int, greeting: bytes) -> None:

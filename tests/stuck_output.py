@@ -12,7 +12,7 @@ KINDS = ("reader gone", "disk full", "not read")
 
 @dataclass
 class StuckOutput:
-    """An output that takes nothing.
+    """An output that accepts nothing.
 
     Attributes:
         fd: What a server gets as stdout and stderr.
@@ -30,7 +30,7 @@ class StuckOutput:
 
 @contextmanager
 def stuck_output(kind: str) -> Iterator[StuckOutput]:
-    """Gives an output of a kind."""
+    """Provides an output of a kind."""
     if kind == "disk full":
         output = StuckOutput(os.open("/dev/full", os.O_WRONLY))
     else:

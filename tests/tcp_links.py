@@ -23,7 +23,7 @@ CHUNKS_MAX: Final = 64
 
 
 class _Network:
-    """What is lost and how long the rest takes."""
+    """The links that are lost, and the delay of the others."""
 
     def __init__(self) -> None:
         self.lost: set[tuple[str, str]] = set()
@@ -109,7 +109,7 @@ async def serve(arguments: list[str]) -> None:
 
 
 class Links:
-    """The process, as a test holds it in its hand.
+    """The process, as a test controls it.
 
     Attributes:
         books: Where each node finds each other one: addresses by source and target.

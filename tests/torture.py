@@ -1,4 +1,4 @@
-"""Tortures clusters of real processes, fault by fault, and reports acknowledged, missing and doubled tasks.
+"""Tortures clusters of real processes, fault by fault, and reports acknowledged, missing and duplicated tasks.
 
     tests/torture.py                            every fault, all rounds (hours)
     tests/torture.py kill-leader --rounds 20    one fault, fewer rounds

@@ -20,7 +20,7 @@ from codeq_cli.failures import usage_failure
 CONTENT_BYTES_MAX: Final = 6 * 1024 * 1024
 """Largest file sent, in bytes; the server enforces its own limit."""
 
-app = typer.Typer(no_args_is_help=False, help="Files of results.")
+app = typer.Typer(no_args_is_help=False, help="Download files attached to results.")
 
 
 @app.callback()

@@ -49,7 +49,7 @@ KeyArgument = Annotated[Key, typer.Argument(metavar="endpoint|token|worker-token
 def set_(
     options: ClientOptions,
     key: KeyArgument,
-    value: Annotated[str, typer.Argument(help="Value; an empty one removes it.")],
+    value: Annotated[str, typer.Argument(help="Value; an empty value removes the setting.")],
 ) -> None:
     """Stores a setting in the profile file, ~/.codeq/config.yaml or $CODEQ_CONFIG_DIR/config.yaml.
 

@@ -71,7 +71,7 @@ class Connection(asyncio.Protocol):
         self._is_writable = True
         self._is_paused = False
         self._ignores_input = False
-        """Whether further input is no request; the connection ends after the replies to its pipeline."""
+        """Whether further input is not a request; the connection ends after the replies to its pipeline."""
         self._is_ending = False
         """Whether the next reply is the last."""
         self._is_broken = False

@@ -109,7 +109,7 @@ class Link:
         address: The server's gRPC listener, host:port.
         secret: Shared secret that servers require of gateways.
         messages: Messages of call streams.
-        on_change: Called when the stream was opened or stops accepting calls.
+        on_change: Called when the stream is opened or stops accepting calls.
 
     Attributes:
         address: The server's gRPC listener.

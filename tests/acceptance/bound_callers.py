@@ -20,7 +20,7 @@ from server_process import ServerProcess
 
 SECONDS_MAX = 120
 SLACK_SECONDS = 15
-"""How late a busy machine may notice that a time is over."""
+"""How late a busy machine may notice that a time has passed."""
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1))
 WATCH = "/grpc.health.v1.Health/Watch"
 
@@ -63,7 +63,7 @@ async def code_of(call: Awaitable[object]) -> grpc.StatusCode:
 
 
 async def waiting(server: ServerProcess, name: str, count: int) -> None:
-    """Returns when a metric of the server has come to a count."""
+    """Returns when a metric of the server has reached a count."""
     async with asyncio.timeout(SECONDS_MAX), httpx.AsyncClient(timeout=SECONDS_MAX) as client:
         while True:
             text = (await client.get(f"{server.http_url}/metrics")).text
@@ -78,7 +78,7 @@ def watch(channel: grpc.aio.Channel) -> Any:
 
 
 async def watching(channel: grpc.aio.Channel, count: int) -> list[Any]:
-    """Returns watches of health that are open."""
+    """Returns open health watches."""
     calls = [watch(channel) for _ in range(count)]
     for call in calls:
         await call.write(b"")
@@ -104,7 +104,7 @@ async def closed_after(port: int, said: bytes, seconds: float) -> bytes:
 
 
 async def left_idle(address: str, seconds: float) -> None:
-    """Connects, makes no call, and returns when the connection is closed, which is after so many seconds."""
+    """Connects, makes no call, and returns once the connection is closed, after this many seconds."""
     async with channel_to(address) as channel:
         await channel.channel_ready()
         began = time.monotonic()
@@ -127,6 +127,6 @@ async def exchange(port: int, request: bytes) -> bytes:
 
 
 async def post(client: httpx.AsyncClient, server: ServerProcess, size: int) -> int:
-    """Creates a task by a body of so many bytes; returns the status."""
+    """Creates a task with a body of this many bytes; returns the status."""
     body = b'{"command":"A"}'.ljust(size)
     return (await client.post(f"{server.http_url}/v1/codeq/tasks", content=body)).status_code

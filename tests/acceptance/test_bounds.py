@@ -446,7 +446,7 @@ REACH: dict[str, Callable[[Path, int], Awaitable[None]]] = {
 }
 
 LOWERED = {"HTTP_CONNECTIONS_MAX": FEW, "GRPC_CONNECTIONS_MAX": FEW, "QUEUES_PER_TENANT_MAX": 2}
-"""What a setting is lowered to, so that its bound is reached soon."""
+"""Value to which a setting is lowered, so that its bound is reached soon."""
 
 
 def test_every_bound_of_the_table_is_reached_below() -> None:

@@ -108,7 +108,7 @@ async def test_calls_of_gateways_ask_for_their_secret(server: ServerProcess, nam
 
 
 async def code_of(server: ServerProcess, name: str, *messages: bytes, metadata: Any = ()) -> grpc.StatusCode:
-    """Sends messages as they are and returns how the call ended.
+    """Sends messages unchanged and returns how the call ended.
 
     grpc.aio reports INTERNAL for a call that ends while it writes; such a call is repeated.
     """

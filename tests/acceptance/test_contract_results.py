@@ -233,7 +233,7 @@ def test_retention_removes_ended_tasks_at_their_time_and_never_live_ones(tmp_pat
 
 
 def gone(server: ServerProcess, task: dict[str, Any]) -> bool:
-    """Tells whether a task has no rows any more."""
+    """Returns whether a task no longer has any rows."""
     answers = {call(server, "GET", f"/tasks/{task['id']}{what}", SECOND).status_code for what in ("", "/result")}
     return answers == {404}
 

@@ -17,7 +17,7 @@ AUTH = {"Authorization": f"Bearer {DEV_TOKEN}"}
 
 
 def grpcurl(address: str, *arguments: str) -> str:
-    """Runs grpcurl; flags come first, as it wants them."""
+    """Runs grpcurl; flags come first, as it requires."""
     program = shutil.which("grpcurl", path=TOOLS) or shutil.which("grpcurl")
     assert program, "grpcurl is missing: `make setup-dev` builds it"
     flags, words = [a for a in arguments if a.startswith(("-", "{"))], [a for a in arguments if a[0] not in "-{"]

@@ -54,7 +54,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
 
 
 def post(server: ServerProcess, path: str, content: str) -> httpx.Response:
-    """Posts JSON text as it is."""
+    """Posts JSON text unchanged."""
     return call(server, "POST", path, content=content.encode(), headers={"Content-Type": "application/json"})
 
 

@@ -97,7 +97,7 @@ def test_no_call_of_another_tenant_sees_or_changes_a_task_or_queue(tmp_path: Pat
 
 
 def every_outcome(task_id: str, token: int) -> list[task_pb2.Outcome]:
-    """Returns an outcome of each kind for one delivery, and one with a result."""
+    """Returns one outcome of each kind for a delivery, and one with a result."""
     fields = [{"kind": kind} for kind in task_pb2.OutcomeKind.keys()[1:]]
     fields[fields.index({"kind": "OUTCOME_KIND_FAILED"})]["error"] = "x"
     fields.append({"kind": "OUTCOME_KIND_COMPLETED", "result": b"1"})

@@ -25,7 +25,7 @@ STREAMS = 300
 POLLS = 150
 IDLE_SECONDS = 6
 CPU_SHARE_MAX = 0.01
-"""Share of one core that idle waiters may cost. To look for work twenty times a second for each takes four times it."""
+"""Share of one core that idle waiters may cost. Polling twenty times a second for each would take four times that."""
 
 
 def metric(server: ServerProcess, name: str) -> float:

@@ -209,7 +209,7 @@ def test_gap_at_the_head_of_a_priority_hides_nothing_behind_it(tmp_path: Path) -
 
 def test_backoff_is_spread_and_differs_from_start_to_start(tmp_path: Path) -> None:
     def rests(server: ServerProcess) -> list[float]:
-        """Returns the rests of tasks that are nacked in their first delivery, in seconds."""
+        """Returns the delays, in seconds, of tasks that are nacked in their first delivery."""
         command = f"rest-{time.monotonic_ns()}"
         for _ in range(40):
             create(server, command)

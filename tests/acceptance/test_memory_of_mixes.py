@@ -24,14 +24,14 @@ RSS_MB_MAX = 512
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 HEAD = b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 SECONDS = 2
-"""How long a mix goes on once all have come."""
+"""How long a mix goes on once everyone has connected."""
 
 pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One server that meets all mixes one after the other."""
+    """One server that meets all mixes in turn."""
     with ServerProcess(tmp_path_factory.mktemp("served"), apart=False) as server:
         yield server
         assert server.stop() == 0

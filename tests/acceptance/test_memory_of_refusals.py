@@ -1,7 +1,7 @@
 """The memory of a rejected call is freed once its reply is sent, on every interface; measured at once, without a pause.
 
 With CODEQ_REFUSALS=10 in the environment ten times as many calls are made: 4,000 of 1 MB on each front, and 250 batches
-and frames of 8 MB. They may leave no more than a tenth of them does.
+and frames of 8 MB. The memory may grow by no more than with a tenth of them.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ TIMES: Final = int(os.environ.get("CODEQ_REFUSALS", "1"))
 """How many times as many calls are made."""
 
 CALLS: Final = 400 * TIMES
-"""Refused calls of 1 MB: far more than may be left of them."""
+"""Rejected calls of 1 MB: in total far more than may remain in memory."""
 
 BATCHES: Final = 25 * TIMES
-"""Refused batches and frames of 8 MB."""
+"""Rejected batches and frames of 8 MB."""
 
 WARM_CALLS: Final = 10
-"""Calls after which buffers, caches and pools have their size."""
+"""Calls after which buffers, caches and pools have reached their size."""
 
 MEGABYTE: Final = b'{"command":"BIG","payload":"' + b"x" * 1_000_000 + b'"}'
 BATCH: Final = b'{"idempotencyKey":"k","tasks":[' + b",".join([MEGABYTE] * 8) + b"]}"
-"""Refused after it was read: a key is for atomic batches."""
+"""Rejected after it is read: a key is for atomic batches."""
 
 pytestmark = pytest.mark.timeout(180 * TIMES)
 
@@ -62,7 +62,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def memory(server: ServerProcess, *, gateway: bool = False) -> int:
-    """Returns the resident bytes of the server, and of its gateway where that is to be counted and lives apart."""
+    """Returns the resident bytes of the server, and of its gateway where that runs standalone and is counted."""
     sizes = [psutil.Process(server.pid).memory_info().rss]
     if gateway and server.is_apart:
         sizes.append(psutil.Process(server.gateway_pid).memory_info().rss)
@@ -70,7 +70,7 @@ def memory(server: ServerProcess, *, gateway: bool = False) -> int:
 
 
 def stays_small(server: ServerProcess, call: Callable[[], None], count: int, *, gateway: bool = False) -> None:
-    """Makes calls and checks that they leave no memory behind."""
+    """Makes calls and checks that the memory they took is freed."""
     for _ in range(WARM_CALLS):
         call()
     before = memory(server, gateway=gateway)

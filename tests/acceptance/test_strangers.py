@@ -30,7 +30,7 @@ OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 
 @pytest.fixture
 def crowded(tmp_path: Path) -> Iterator[ServerProcess]:
-    """A server that may have 1024 open files, which is still there and well at the end."""
+    """A server that may have 1024 open files, which must still be healthy at the end."""
     env = {"BACKUP_DIR": str(tmp_path / "backups"), "LOG_LEVEL": "debug"}
     with ServerProcess(tmp_path / "server", env=env, prefix=LIMITED) as server:
         yield server

@@ -129,7 +129,7 @@ def local_cluster(tmp_path: Path) -> Iterator[LocalCluster]:
 
 
 def alive(pid: int) -> bool:
-    """Returns whether a process runs, one that has ended and is not waited for apart."""
+    """Returns whether a process runs; one that has ended but was not waited for does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

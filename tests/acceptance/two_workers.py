@@ -50,7 +50,7 @@ def claimed(server: ServerProcess, *commands: str, token: str = FIRST, **fields:
 
 
 def said(server: ServerProcess, task: dict[str, Any], what: str, token: str = FIRST, **body: Any) -> httpx.Response:
-    """Says something of a task: heartbeat, result, nack, abandon; without its lease token if that is not in `body`."""
+    """Makes a worker's call: heartbeat, result, nack, abandon; without the lease token unless `body` has it."""
     return call(server, "POST", f"/tasks/{task['id']}/{what}", token, json=body)
 
 
@@ -66,7 +66,7 @@ def until(condition: Callable[[], Any]) -> Any:
     """Returns the value of a condition once it is true.
 
     Raises:
-        AssertionError: It never was.
+        AssertionError: It never became true.
     """
     end = time.monotonic() + SECONDS_MAX
     while not (found := condition()):

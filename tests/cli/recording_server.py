@@ -25,7 +25,7 @@ class Request:
 class RecordingServer:
     """Answers each request with the next of `replies`, (status, body), and records it.
 
-    With a status of 307 it names `location`.
+    A reply with status 307 redirects to `location`.
     """
 
     endpoint: str

@@ -38,7 +38,7 @@ def kill_leader(processes: ClusterProcess, client: Follower) -> None:
 
 
 async def create(client: Follower, command: str, count: int, **fields: Any) -> list[str]:
-    """Creates so many tasks in one batch, once."""
+    """Creates this many tasks in one batch, once."""
     spec = task_pb2.TaskSpec(command=command, payload=b"{}", **fields)
     request = pb.BatchCreateTasksRequest(tasks=[spec] * count, atomic=True, idempotency_key=uuid.uuid4().hex)
     answer, _ = await client.call("tasks", "BatchCreateTasks", request, again=True)

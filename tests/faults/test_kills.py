@@ -12,7 +12,7 @@ pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.mark.parametrize(("kind", "rounds"), [(KillLeader, 4), (KillRandom, 6), (KillAll, 2), (PauseLeader, 2)])
-async def test_kill_or_pause_under_load_loses_and_doubles_nothing(
+async def test_kill_or_pause_under_load_loses_and_duplicates_nothing(
     tmp_path: Path, kind: type[Fault], rounds: int
 ) -> None:
     verdict, cluster = await play(kind(1), tmp_path, 1, rounds)

@@ -23,7 +23,7 @@ from member_faults import wipe
 pytestmark = pytest.mark.timeout(400)
 
 LINES_MAX = 4
-"""Lines of one kind that a node may write about one trouble with one node in the time of a test."""
+"""Lines of one kind that a node may log during a test about one problem with one node."""
 
 
 class Client(Follower):

@@ -38,13 +38,13 @@ class EveryPartition(Partition):
         return kind.lost(self, leader, others)
 
 
-async def test_partitions_under_load_lose_and_double_nothing(tmp_path: Path) -> None:
+async def test_partitions_under_load_lose_and_duplicate_nothing(tmp_path: Path) -> None:
     verdict, cluster = await play(EveryPartition(1), tmp_path, 1, len(EveryPartition.kinds))
     assert_clean(verdict, cluster)
 
 
 async def test_isolated_leader_answers_no_read_and_delivers_nothing(tmp_path: Path) -> None:
-    """What it would tell may be true no longer: here the task is completed at the next leader meanwhile."""
+    """Its answer might be outdated: here the task is completed by the next leader meanwhile."""
     fault = IsolateLeader(1)
     with fault.stack, fault.cluster(tmp_path) as cluster:
         addresses = cluster.addresses("grpc_addr")
@@ -73,7 +73,7 @@ async def test_isolated_leader_answers_no_read_and_delivers_nothing(tmp_path: Pa
 
 
 async def answered(client: Follower, method: str, request: Any) -> list[tuple[float, Any]]:
-    """Sends reads for some seconds and returns the successful replies, each with the time of its request."""
+    """Sends reads for a few seconds and returns the successful replies, each with the time of its request."""
     answers = []
     end = time.monotonic() + ASK_SECONDS
     while (asked := time.monotonic()) < end:

@@ -52,7 +52,7 @@ async def create(client: Follower, count: int = 1) -> None:
 
 
 async def take_in(client: Follower, node: NodeProcess) -> None:
-    """Has an emptied node taken in, as soon as the change before is over."""
+    """Has an emptied node taken in, as soon as the previous change is complete."""
     request = cluster_pb.AddMemberRequest(id=node.name, raft_addr=node.raft_addr, replace=True)
     async with asyncio.timeout(120):
         while True:

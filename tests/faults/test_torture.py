@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def torture(state: Path, rounds: int) -> list[str]:
-    """Tortures by one fault; returns the lines about it."""
+    """Runs the torture with one fault; returns the lines about it."""
     command = [sys.executable, "tests/torture.py", "kill-all", "--rounds", str(rounds), "--state", str(state)]
     done = subprocess.run([*command, "--no-save"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

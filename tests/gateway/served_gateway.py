@@ -26,7 +26,7 @@ class Served:
         server: The server.
         port: Its port on the loopback address.
         double: What answers its calls.
-        http: Client of it.
+        http: Client for it.
         lines: Access lines: method, route, status, request id.
         is_ready: What the readiness probe tells.
     """

@@ -21,7 +21,7 @@ from task_double import SERVICES
 
 CONNECTIONS_MAX = 64
 RETRY_SECONDS = 0.5
-"""How long a call is tried again here."""
+"""How long a call is retried here."""
 
 
 class _Method:
@@ -76,7 +76,7 @@ class StreamServer:
     Attributes:
         address: Its gRPC listener.
         streams: Its call streams.
-        defects: What failed without being a refusal.
+        defects: Failures other than rejections.
         known: Peers of connections on which the secret was shown.
     """
 
@@ -106,7 +106,7 @@ class StreamServer:
         await self._server.stop(0)
 
     async def stop(self) -> None:
-        """Ends at once, as a server that is lost."""
+        """Ends at once, like a server that crashed."""
         await self._server.stop(0)
 
     async def drain(self) -> None:

@@ -53,7 +53,7 @@ class TaskDouble:
         return [call.request for call in self.calls]
 
     def admit(self, method: str, authorization: str) -> Admission | None:
-        """Looks whether a caller may make a call: everybody, unless a test says something else."""
+        """Checks whether a caller may make a call: everybody may, unless a test says otherwise."""
         self.admitted.append((method, authorization))
         if self.refuses is not None:
             raise self.refuses

@@ -17,7 +17,7 @@ ASKED = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Header
 
 @pytest.fixture(params=["inside", "apart"])
 async def named(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
-    """A gateway that pages of two origins may call."""
+    """A gateway that web pages of two origins may call."""
     origins = [PAGE, "http://localhost:3000"]
     async with serving(apart=request.param == "apart", cors_origins=origins) as running:
         yield running

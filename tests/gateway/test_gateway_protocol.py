@@ -131,7 +131,7 @@ async def test_requests_in_any_pieces_are_understood(served: Served, seed: int) 
     assert [json.loads(body)["command"] for _, _, body in replies[:2]] == ["c", "d"]
 
 
-async def test_trailers_are_no_headers_of_the_next_request(served: Served) -> None:
+async def test_trailers_are_not_headers_of_the_next_request(served: Served) -> None:
     chunked = CREATE_HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX-Request-Id: trailer\r\n\r\n"
     replies = _replies(await served.exchange(chunked + LAST))
     assert [headers["x-request-id"] == "trailer" for _, headers, _ in replies] == [False, False]

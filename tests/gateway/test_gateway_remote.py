@@ -23,7 +23,7 @@ from stream_server import SECRET, StreamServer, remote
 from task_double import SERVICES, TaskDouble
 
 LONG = 10.0
-"""How long calls are tried again where that must not end."""
+"""How long calls are retried in tests in which retries must not end."""
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ async def test_stale_read_is_passed_on(server: tuple[TaskDouble, StreamServer]) 
 
 
 async def test_gateway_follows_the_leader(server: tuple[TaskDouble, StreamServer]) -> None:
-    """The configured server names another one that the gateway does not know."""
+    """The configured server names another server that the gateway does not know."""
     follower, at = server
     leader = TaskDouble()
     async with StreamServer(leader) as leading, remote(at.address, retry_seconds=LONG) as (_, dispatcher):

@@ -229,7 +229,7 @@ def test_unsupported_rule_is_rejected_at_start(rule: http_pb2.HttpRule) -> None:
 @pytest.mark.parametrize(
     "rule", [http_pb2.HttpRule(post="/every", body="a_string"), http_pb2.HttpRule(get="/x", response_body="a_time")]
 )
-def test_body_that_is_no_message_is_rejected_at_start(rule: http_pb2.HttpRule) -> None:
+def test_body_that_is_not_a_message_is_rejected_at_start(rule: http_pb2.HttpRule) -> None:
     with pytest.raises(TypeError, match=r"test\.Every"):
         _operations(ALL, rule)
 

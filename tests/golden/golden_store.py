@@ -23,7 +23,7 @@ from server_process import DEV_TOKEN, ServerProcess, reserved_port  # noqa: E402
 
 COMMAND = "GOLDEN"
 KEEP_SECONDS = 315_360_000
-"""Ten years: what ended is still there when the store is opened."""
+"""Ten years: ended tasks are still there when the store is opened."""
 ENV = {"RETENTION_SECONDS": str(KEEP_SECONDS), "DLQ_RETENTION_SECONDS": str(KEEP_SECONDS)}
 WAITING = [(priority, number) for priority in (9, 5, 0) for number in range(3)]
 CLAIMED = 2
@@ -76,7 +76,7 @@ def make(name: str) -> None:
 
 
 def _without_traces(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Leaves out what RocksDB tells of the machine, and can do without."""
+    """Leaves out what RocksDB records about the machine and does not need."""
     name = Path(member.name).name
     if name.startswith(("LOG", "LOCK", "OPTIONS")):
         return None

@@ -237,7 +237,7 @@ class Preloaded(Fault):
 
 
 class SyncError(Preloaded):
-    """fsync fails on one node, the leader in every other round: that node ends, and says nothing more."""
+    """fsync fails on one node, the leader in every other round: that node ends, and sends nothing more."""
 
     name = "fsync-error"
 

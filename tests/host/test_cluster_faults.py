@@ -45,7 +45,7 @@ DELIVERY_SECONDS_MAX = 30.0
         (ClockJump, 3),
     ],
 )
-async def test_fault_under_load_loses_and_doubles_nothing(tmp_path: Path, kind: type[Fault], rounds: int) -> None:
+async def test_fault_under_load_loses_and_duplicates_nothing(tmp_path: Path, kind: type[Fault], rounds: int) -> None:
     need_root()
     need("gcc", "ip", "nft")
     verdict, cluster = await play(kind(1), tmp_path, 1, rounds)

@@ -24,7 +24,7 @@ ENVIRONMENT, ONE_TASK, STATUS = ((HERE / name).read_text() for name in ("documen
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
-    """Images among which is the one of this checkout."""
+    """Images that include the one of this checkout."""
     need_root()
     need("buildah", "debootstrap", "tar")
     directory = tmp_path_factory.mktemp("images")
@@ -48,7 +48,7 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture
 def container(images: Images, tmp_path: Path) -> Iterator[Container]:
-    """A container with the documented environment, on free ports; its user owns the volume, as engines see to."""
+    """A container with the documented environment, on free ports; its user owns the volume, as engines ensure."""
     environment = dict(line.split("=", 1) for line in ENVIRONMENT.strip().splitlines())
     port, worker, producer = free_ports(3)
     environment |= {"PORT": str(port), "WORKER_STREAM_ADDR": f":{worker}", "PRODUCER_STREAM_ADDR": f":{producer}"}

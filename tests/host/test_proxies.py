@@ -29,7 +29,7 @@ WAYS = [("nginx", "bare"), ("nginx", "kept"), ("nginx", "upgrading"), ("haproxy"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server with the documented tokens, which answers to any name."""
+    """A server with the documented tokens, which accepts any host name."""
     env = {name: value for name, value in ENVIRONMENT.items() if name != "PERSISTENCE_CONFIG"}
     with ServerProcess(tmp_path_factory.mktemp("server"), env=env, dev=False) as started:
         yield started

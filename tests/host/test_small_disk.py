@@ -35,7 +35,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, left_bytes: int) -> Path:
-    """Leaves that much of the disk free; returns the file that takes the rest."""
+    """Leaves this much of the disk free; returns the file that takes up the rest."""
     ballast = disk / "ballast"
     free = os.statvfs(disk)
     with ballast.open("wb") as file:

@@ -21,7 +21,7 @@ LOG_SUFFIX = ".log>"
 
 
 def create_one_after_the_other(url: str, count: int) -> None:
-    """Creates tasks over one connection, each when the one before is answered."""
+    """Creates tasks over one connection, each after the previous one is answered."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
     headers = {"Authorization": f"Bearer {DEV_TOKEN}", "Content-Type": "application/json"}
     for number in range(count):

@@ -15,7 +15,7 @@ TOKEN: Final = b"Authorization: Bearer dev-token"
 CHUNKED: Final = b"Transfer-Encoding: chunked"
 CHUNKS: Final = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
 FOLLOWER: Final = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Request-Id: follower\r\n\r\n"
-"""What a connection that goes on answers and one that ends does not."""
+"""The request that only a connection that stays open answers."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def request(
 
 
 def get(*lines: bytes) -> bytes:
-    """Returns a request of a page with some header lines."""
+    """Returns a request for a page with some header lines."""
     return request(b"GET", b"/healthz", *lines)
 
 

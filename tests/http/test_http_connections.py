@@ -86,7 +86,7 @@ def test_head_has_the_headers_of_get(server: ServerProcess, path: str) -> None:
 
 
 def test_reply_to_a_broken_request_reaches_a_client_that_goes_on_sending(server: ServerProcess) -> None:
-    """A server that just closes has the system drop its reply where bytes are unread."""
+    """If a server just closed the connection, the system would drop its reply while bytes are unread."""
     for _ in range(20):
         with connect(server.http_url) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n" + b"x" * 500_000)

@@ -21,7 +21,7 @@ def walk(server: ServerProcess, send: Send) -> list[Step]:
 
 @pytest.fixture(scope="module")
 def plain(server: ServerProcess) -> list[Step]:
-    """A walk without any wish."""
+    """A walk without an Upgrade header."""
     return walk(server, sender(server.http_url))
 
 

@@ -130,7 +130,7 @@ async def connected(folder: Path, *nodes: Node, **further: Any) -> AsyncIterator
 async def raw_call(
     port: int, method: str, secret: str | None = SECRET, credentials: grpc.ChannelCredentials | None = None
 ) -> AsyncIterator[Any]:
-    """Calls a method of the transport in a way that no node would."""
+    """Calls a method of the transport in a way in which no node would."""
     address = f"127.0.0.1:{port}"
     options = [("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0)]
     if credentials is None:
@@ -195,7 +195,7 @@ class Proxy:
         self._streams: set[asyncio.StreamWriter] = set()
 
     def freeze(self) -> None:
-        """Lets connections be, and passes nothing on."""
+        """Leaves connections open, but forwards nothing."""
         self._flows.clear()
 
     def thaw(self) -> None:

@@ -71,7 +71,7 @@ async def test_flipped_bit_among_acknowledged_rows_rejects_the_start(tmp_path: P
 
 
 async def test_failed_write_ends_the_server_and_loses_nothing_acknowledged(tmp_path: Path) -> None:
-    """The bound of a file's size stands for a disk that takes no more."""
+    """A limit on file sizes stands for a full disk."""
     ledger = Ledger(10_000)
     with ServerProcess(tmp_path / "server") as server:
         await create_some(server, ledger)

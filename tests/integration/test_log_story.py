@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(120)
 
 AUTHORIZATION = f"Bearer {DEV_TOKEN}"
 SECRET = "hush-hush"
-"""Stands in payloads and results."""
+"""Text in payloads and results."""
 TASKS = "/v1/codeq/tasks"
 SEEN_SECONDS_MAX = 30.0
 HERD = 3000

@@ -80,7 +80,7 @@ def test_folders_of_a_member_are_private(tmp_path: Path) -> None:
         assert readable(*node.store.parent.glob("store*")) == []
 
 
-def test_folder_that_is_no_store_keeps_its_mode(tmp_path: Path) -> None:
+def test_folder_that_is_not_a_store_keeps_its_mode(tmp_path: Path) -> None:
     folder = tmp_path / "shared"
     folder.mkdir()
     folder.chmod(0o755)

@@ -108,7 +108,7 @@ async def test_snapshot_file_that_was_changed_is_rejected_and_sent_again(tmp_pat
 
 
 @pytest.mark.parametrize("damage", ["manifest", "file", "short"])
-async def test_snapshot_that_is_not_all_there_is_not_sent(tmp_path: Path, damage: str) -> None:
+async def test_incomplete_snapshot_is_not_sent(tmp_path: Path, damage: str) -> None:
     snapshot = make_snapshot(tmp_path / "out", SIZES)
     if damage == "short":
         (snapshot.folder / "000000.sst").write_bytes(b"short")

@@ -30,7 +30,7 @@ from server_process import DEV_TOKEN, LOOPBACK, ServerProcess
 
 GRACE_SECONDS = 10.0
 SPARE_SECONDS = 5.0
-"""What a busy machine may add to a stop."""
+"""Time that a busy machine may add to a stop."""
 
 AUTHORIZATION = f"Bearer {DEV_TOKEN}"
 METADATA = (("authorization", AUTHORIZATION),)
@@ -272,7 +272,7 @@ def test_memory_provider_forgets_with_the_process(tmp_path: Path) -> None:
 
 
 def test_failed_commit_leaves_outcome_unknown_and_ends_process(server: ServerProcess, client: httpx.Client) -> None:
-    """Goal: nothing is acknowledged that the disk did not take. Method: its files may grow no further."""
+    """Goal: nothing is acknowledged that the disk did not take. Method: its files cannot grow any further."""
     acknowledged = [create(client)["id"]]
     resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
     for _ in range(20):

@@ -203,7 +203,7 @@ async def test_slow_reader_never_grows_the_server(server: ServerProcess) -> None
 
 
 async def test_thousands_of_calls_that_come_at_once_are_all_served(server: ServerProcess) -> None:
-    """Workers that come back together after a restart, for one."""
+    """For example, workers that reconnect together after a restart."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     request = task_service_pb2.ClaimTaskRequest(commands=["NONE"], wait_seconds=1)
     async with AsyncExitStack() as stack:

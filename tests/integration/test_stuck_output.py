@@ -65,7 +65,7 @@ def test_lost_lines_are_counted(tmp_path: Path, apart: bool) -> None:
 
 
 def test_lost_lines_are_reported_when_lines_can_be_written_again(tmp_path: Path) -> None:
-    """The bound of a file's size stands for a disk that takes no more; the store needs none of it."""
+    """A limit on file sizes stands for a full disk; the store is not affected."""
     with ServerProcess(tmp_path, env={"PERSISTENCE_PROVIDER": "memory"}) as server:
         written = server.log_path.stat().st_size
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (written, resource.RLIM_INFINITY))

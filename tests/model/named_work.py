@@ -27,7 +27,7 @@ class NamedWork:
     def create_named(
         self, tenant: str, kind: str, number: int, command: str, max_attempts: int, delay: int, again: bool
     ) -> None:
-        """Creates named tasks, perhaps twice; there are few names, so that most are already in use."""
+        """Creates named tasks, perhaps twice; there are few names, so most are already in use."""
         key, size = f"key {number}", 2 if kind.endswith("batch") else 1
         digest = f"{command} {max_attempts} {delay}".encode().ljust(16) if kind.startswith("keyed") else b""
         task_ids = [f"id-{number % 3 + index * (kind == 'batch')}" for index in range(size)]

@@ -50,13 +50,13 @@ class LeadingNode(MemberNode):
         self.leading.end(self.member)
 
     async def stop(self) -> None:
-        """Stops like a process that is told to, after its drain."""
+        """Stops as a process does that is told to, after its drain."""
         self.leading.end(self.member)
         await self.leading.close()
         await super().stop()
 
     def decide(self) -> asyncio.Future[None] | None:
-        """Accepts a task; returns what is done when it is durable."""
+        """Accepts a task; returns a future that is done when it is durable."""
         assert self.serving is not None
         runner = self.serving.runner
         create(runner.shard, "acme", "a", b"1", 0, 0, 0, runner.now())
@@ -88,7 +88,7 @@ class LeadingCluster(Cluster):
         return node
 
     async def create(self, *, beside: MemberNode) -> None:
-        """Has a task accepted, durably, by another node than this one, whichever leads."""
+        """Has a task accepted, durably, by whichever other node leads."""
         while True:
             node = await self.serving(beside=beside)
             with suppress(Rejection):  # it led a moment ago

@@ -1,4 +1,4 @@
-"""Members of a cluster in one process: real stores on disk, and a network that the test holds in its hand."""
+"""Members of a cluster in one process: real stores on disk, and a network that the test controls."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Port:
             self._node.loop.call_soon(target.receive, group, message, self._node.member.hello())
 
     async def ask(self, name: str, address: str) -> Hello:
-        """Returns who is at an address; each name has its own."""
+        """Returns the node at an address; each name has its own."""
         for node in self._net.nodes.values():
             if node.address == address and node.name == name and self._net.reaches(self._node.name, name):
                 return node.member.hello()
@@ -121,7 +121,7 @@ class MemberNode:
         return self
 
     async def stop(self) -> None:
-        """Leaves without a word; what is at the disk is still written."""
+        """Leaves without notice; pending work at the disk is still written."""
         self.net.nodes.pop(self.member.row.raft_id, None)
         if self._ticker is not None:
             self._ticker.cancel()
@@ -218,7 +218,7 @@ class Cluster:
         return leaders()[0]
 
     async def voters(self, count: int) -> None:
-        """Returns when every node that runs knows of that many voters."""
+        """Returns when every running node knows of that many voters."""
 
         def all_know() -> bool:
             groups = [node.member.group for node in self.net.nodes.values()]

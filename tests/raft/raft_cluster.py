@@ -15,7 +15,7 @@ from codeq_raft_core import RaftNode, Ready, Status, conf_state, read_conf_state
 ELECTION_TICKS = 10
 HEARTBEAT_TICKS = 1
 STEPS_MAX = 20_000
-"""Messages delivered at a stretch; more mean that a group does not come to rest."""
+"""Maximum messages delivered in a row; more mean that a group does not come to rest."""
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ class Member:
         return read_conf_state(self.conf_state).voters
 
     def pump(self) -> bool:
-        """Takes what the node wants done; returns whether there was anything."""
+        """Does the work that the node has ready; returns whether there was any."""
         busy = False
         while self.up and (ready := self.node.ready()) is not None:
             busy = True
@@ -110,7 +110,7 @@ class Member:
         return busy
 
     def flush(self, count: int = STEPS_MAX) -> bool:
-        """Makes durable what waits, at most `count` of it; returns whether there was anything."""
+        """Makes at most `count` waiting items durable; returns whether there were any."""
         busy = bool(self.waiting)
         while self.up and self.waiting and count > 0:
             count -= 1
@@ -202,11 +202,11 @@ class Cluster:
         self.filters.append(lambda _sender, _to, sent: sent != kind)
 
     def heal(self) -> None:
-        """Lets all messages through."""
+        """Lets all messages pass."""
         self.filters.clear()
 
     def settle(self) -> None:
-        """Delivers until nobody has anything to do."""
+        """Delivers messages until no node has anything left to do."""
         for _ in range(STEPS_MAX):
             busy = sum(member.pump() for member in self.members.values()) > 0
             if self.mail:

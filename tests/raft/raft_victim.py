@@ -1,4 +1,4 @@
-"""A process that does to one node what it is told on its standard input, for tests that look for panics.
+"""A process that runs scripts from its standard input against one node, for tests that look for panics.
 
 A panic ends a process, so what may panic runs here. Each order is a pickled script: the name of a starting state and a
 list of steps; the answer is one byte. `Victim` is the other end.
@@ -87,7 +87,7 @@ class Target:
         self.unsaved: list[tuple[int, int]] = []
 
     def do(self, name: str, argument: Any) -> None:
-        """Does one step; refusals are part of life."""
+        """Does one step; rejections are expected."""
         from codeq_raft_core import ProposalRefused
 
         with contextlib.suppress(ValueError, ProposalRefused):
@@ -107,7 +107,7 @@ class Target:
             self.node.tick()
 
     def ready(self) -> None:
-        """Takes what is to be done; it is saved later."""
+        """Takes the node's pending work, to be saved later."""
         while (ready := self.node.ready()) is not None:
             applied = 0 if ready.snapshot is None else ready.snapshot.index
             for index, _, kind, data, _ in ready.committed:
@@ -140,7 +140,7 @@ STEPS: dict[str, Callable[[Target, Any], object]] = {
 
 
 def main() -> None:
-    """Obeys until the input ends."""
+    """Runs scripts until the input ends."""
     while size := sys.stdin.buffer.read(4):
         state, steps = pickle.loads(sys.stdin.buffer.read(int.from_bytes(size)))
         target = Target(state)

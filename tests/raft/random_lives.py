@@ -1,4 +1,4 @@
-"""Random lives of a group: messages late, lost, doubled and out of order, slow disks, crashes, changes of members.
+"""Random lives of a group: messages late, lost, duplicated and out of order, slow disks, crashes, changes of members.
 
     python tests/raft/random_lives.py 7 1
 
@@ -21,7 +21,7 @@ MAIL_MAX = 200
 
 
 class Life:
-    """One group and the luck of its seed."""
+    """One group, driven by the random choices of its seed."""
 
     def __init__(self, seed: int) -> None:
         self.luck = random.Random(seed)
@@ -81,7 +81,7 @@ class Life:
         member.flush(self.luck.choice([1, 1, 2, 9]))
 
     def ask(self, member: Member) -> None:
-        """Asks something of a node, which may refuse."""
+        """Makes a request to a node, which may reject it."""
         self.proposed += 1
         what = self.luck.choice(("propose", "propose", "propose", "read", "members", "transfer", "unreachable"))
         try:
@@ -101,7 +101,7 @@ class Life:
             pass
 
     def change(self, member: Member) -> None:
-        """Proposes a change that keeps three voters or so; new ids get a node."""
+        """Proposes a change that keeps about three voters; new ids get a node."""
         state = read_conf_state(member.conf_state)
         newcomer = max(self.group.members) + 1
         changes = []

@@ -45,7 +45,7 @@ async def test_store_of_a_single_node_founds_a_cluster_that_others_join(tmp_path
     await first.stop()
 
 
-def test_store_that_belongs_to_a_single_node_is_no_member(tmp_path: Path) -> None:
+def test_store_that_belongs_to_a_single_node_is_not_a_member(tmp_path: Path) -> None:
     single_node(tmp_path / "a")
     store = RocksStore(tmp_path / "a", fsync=True, log=True)
     with pytest.raises(StoreFormat, match="single node"):

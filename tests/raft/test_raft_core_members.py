@@ -104,7 +104,7 @@ def test_new_leader_ends_a_joint_state_that_it_finds() -> None:
 
 
 @pytest.mark.parametrize("changes", [[("remove", 1)], [("remove", 1), ("voter", 4)], [("learner", 1)]])
-def test_leader_that_is_no_voter_any_more_steps_down_and_another_takes_over(changes: list[tuple[str, int]]) -> None:
+def test_leader_that_is_no_longer_a_voter_steps_down_and_another_takes_over(changes: list[tuple[str, int]]) -> None:
     cluster = Cluster([1, 2, 3], base=True)
     leader = cluster.elect(1)
     cluster.add(4)

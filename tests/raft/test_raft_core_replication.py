@@ -176,7 +176,7 @@ def test_one_proposal_above_the_uncommitted_limit_goes_through() -> None:
     assert cluster.rows() == [["a" * 5000]] * 3
 
 
-def test_leadership_is_handed_over_at_once_to_a_follower_that_has_all() -> None:
+def test_leadership_is_handed_over_at_once_to_a_follower_that_has_everything() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     leader.node.propose(b"a")

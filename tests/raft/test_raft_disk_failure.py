@@ -1,4 +1,4 @@
-"""A disk that fails under a member: it takes no further part, and the others go on."""
+"""A disk that fails under a member: it stops taking part, and the others go on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making snapshots: what is left when it fails or is broken off."""
+"""Making snapshots: what is left when it fails or is cancelled."""
 
 from __future__ import annotations
 

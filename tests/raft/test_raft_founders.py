@@ -14,7 +14,7 @@ from members_net import Cluster, MemberNode
 from test_raft_operator import operated
 
 TICKS = 200
-"""Ticks in which something would have happened that must not."""
+"""Ticks within which a forbidden event would have happened."""
 
 
 def clusters(*nodes: MemberNode) -> set[bytes]:
@@ -48,7 +48,7 @@ async def test_of_several_that_may_found_the_one_whose_name_comes_first_does(tmp
 
 
 class cluster_of_started:  # noqa: N801 - reads as a function
-    """Starts the nodes that do not run, and stops all."""
+    """Starts the nodes that are not running, and stops all of them at the end."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -63,7 +63,7 @@ class cluster_of_started:  # noqa: N801 - reads as a function
         await self._cluster.__aexit__(*exit_)
 
 
-async def test_the_only_one_that_may_found_does_also_where_others_come_first(tmp_path: Path) -> None:
+async def test_only_node_that_may_found_does_so_even_if_other_names_come_first(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
     cluster.nodes["a"].bootstrap, cluster.nodes["c"].bootstrap = False, True
     async with cluster:
@@ -104,7 +104,7 @@ async def test_node_joins_the_cluster_that_made_it_a_member_whatever_others_it_m
         assert "x" not in newcomer.member.directory.met
 
 
-async def test_who_calls_under_the_name_of_an_invited_node_is_not_taken_in(tmp_path: Path) -> None:
+async def test_caller_under_the_name_of_an_invited_node_is_not_taken_in(tmp_path: Path) -> None:
     async with Cluster(tmp_path, "ab") as cluster:
         await cluster.voters(2)
         leader = await cluster.leader()

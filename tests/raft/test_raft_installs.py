@@ -1,4 +1,4 @@
-"""Snapshots that come twice, too late, or break off, and what is on its way to the disk meanwhile."""
+"""Snapshots that come twice, too late or incomplete, and what is on its way to the disk meanwhile."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ async def test_drain_ends_in_time_though_the_disk_hangs_and_another_node_serves(
             goes_on.set()
 
 
-async def test_node_that_drains_gives_on_the_lead_that_comes_to_it(tmp_path: Path) -> None:
+async def test_node_that_drains_passes_on_the_lead_that_comes_to_it(tmp_path: Path) -> None:
     async with LeadingCluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.serving()

@@ -81,7 +81,7 @@ async def test_batch_that_does_not_follow_the_last_one_changes_nothing(tmp_path:
         assert [node.store.get(b"t2") for node in cluster.nodes.values()] == [None] * 3
 
 
-async def test_learner_without_its_snapshot_is_no_voter_however_short_the_log_is(tmp_path: Path) -> None:
+async def test_learner_without_its_snapshot_is_not_a_voter_however_short_the_log_is(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -104,7 +104,7 @@ async def test_learner_without_its_snapshot_is_no_voter_however_short_the_log_is
         await joining
 
 
-async def test_emptied_disk_under_a_known_name_is_no_voter(tmp_path: Path) -> None:
+async def test_emptied_disk_under_a_known_name_is_not_a_voter(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()

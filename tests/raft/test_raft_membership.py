@@ -25,7 +25,7 @@ def group_of(node: MemberNode) -> Group:
 
 
 async def change(cluster: Cluster, what: Change, *steps: Step) -> MemberNode:
-    """Makes a change of the members, and returns the leader that did when it is applied."""
+    """Makes a membership change; returns the leader that made it once it is applied."""
     while True:
         leader = await cluster.leader()
         membership = leader.member.membership
@@ -117,12 +117,12 @@ async def test_change_proposed_by_a_leader_that_is_cut_off_fails(tmp_path: Path)
         await cluster.voters(3)
 
 
-async def test_leader_that_is_taken_out_by_the_others_serves_no_more(tmp_path: Path) -> None:
+async def test_leader_that_the_others_remove_no_longer_serves(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         leader, _ = await founded(cluster)
         raft_id = leader.member.row.raft_id
         assert leader.member.membership is not None
-        with suppress(Rejection):  # who leads no more cannot tell what became of it
+        with suppress(Rejection):  # a former leader cannot tell the outcome
             await leader.member.membership.propose(Change(removed=[raft_id]), [("remove", raft_id)])
         await cluster.until(lambda: not leader.term)
         other = await cluster.leader(beside=leader)

@@ -1,4 +1,4 @@
-"""What operators are refused when they change members."""
+"""Membership changes that are rejected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from test_raft_membership import change
 
 
 def operated(node: MemberNode, *, peers: dict[str, str] | None = None) -> RaftCluster:
-    """Returns what an operator changes the members with, on a node with these peers configured."""
+    """Returns the interface for membership changes of a node with these peers configured."""
     raft = RaftSettings(
         self_id=node.name,
         bind_addr=Address("127.0.0.1", 0),
@@ -50,7 +50,7 @@ async def test_changes_are_rejected_by_a_member_that_does_not_lead(tmp_path: Pat
         assert refused.value.metadata["leader"] == leader.name
 
 
-async def test_voter_without_whom_too_few_are_there_is_not_removed(tmp_path: Path) -> None:
+async def test_voter_without_whom_too_few_would_remain_is_not_removed(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -66,7 +66,7 @@ async def test_voter_without_whom_too_few_are_there_is_not_removed(tmp_path: Pat
         cluster.net.heal()
 
 
-async def test_node_that_is_no_member_is_not_removed(tmp_path: Path) -> None:
+async def test_removing_a_node_that_is_not_a_member_is_rejected(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         with pytest.raises(Rejection) as refused:
@@ -88,7 +88,7 @@ async def test_learner_that_nobody_invites_any_more_is_added_again(tmp_path: Pat
 
 
 async def until_done(cluster: Cluster, ask: Callable[[MemberNode], Awaitable[None]]) -> None:
-    """Asks whoever leads: the leadership may go at any time on a busy machine."""
+    """Asks whichever node leads: on a busy machine the leadership may change at any time."""
     async with asyncio.timeout(WAIT_SECONDS):
         while True:
             with suppress(Rejection):

@@ -20,7 +20,7 @@ FOLLOWER = 3
 
 
 class Sent:
-    """A network that notes the snapshots it is to send."""
+    """A network that records the snapshots it is asked to send."""
 
     def __init__(self) -> None:
         self.snapshots: list[tuple[int, int, int, str]] = []
@@ -36,7 +36,7 @@ class Sent:
 
 
 class Lagging:
-    """A leader whose follower needs a snapshot, and what offers them."""
+    """A leader whose follower needs a snapshot, and the object that offers snapshots."""
 
     def __init__(self) -> None:
         self.cluster: Cluster

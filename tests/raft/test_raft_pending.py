@@ -1,4 +1,4 @@
-"""Who waits for what a group decides is told once, and rightly."""
+"""Waiters for a group's decisions are told once, and correctly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def pending() -> Pending:
 
 
 async def told(future: asyncio.Future[None]) -> str:
-    """Returns what who waits is told."""
+    """Returns the outcome that a waiter is told."""
     try:
         async with asyncio.timeout(5):
             await future

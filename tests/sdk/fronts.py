@@ -29,12 +29,12 @@ class Front(grpc.GenericRpcHandler):
     """One node.
 
     Attributes:
-        address: Where it listens; the same after it was killed.
+        address: Where it listens, also after it was killed.
         leads: Whether it forwards.
-        leader: Whom it names when it refuses; empty: nobody.
-        members: What it tells of the topology.
+        leader: The leader that it names when it rejects; empty: none.
+        members: The topology that it reports.
         kills_itself: Whether it dies in place of the next answer that the real server gives to a unary call.
-        calls: Methods that it was asked for, refused ones too.
+        calls: Methods called on it, including rejected calls.
     """
 
     def __init__(self, backend: str) -> None:
@@ -49,7 +49,7 @@ class Front(grpc.GenericRpcHandler):
         self._killing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begins to listen."""
+        """Starts to listen."""
         self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         self._server.add_generic_rpc_handlers((self,))
         port = self._server.add_insecure_port(self.address or "127.0.0.1:0")
@@ -69,7 +69,7 @@ class Front(grpc.GenericRpcHandler):
         await self._backend.close()
 
     def depose(self, leader: str) -> None:
-        """Leads no more: streams get a notice and end."""
+        """Stops leading: streams get a notice and end."""
         self.leads, self.leader = False, leader
         self._deposed.set()
         self._deposed = asyncio.Event()
@@ -157,7 +157,7 @@ async def fronts(server: ServerProcess, count: int = 3) -> AsyncIterator[list[Fr
 
 
 def elect(nodes: list[Front], leader: Front) -> None:
-    """Has a node lead, and the others name it."""
+    """Makes a node the leader that the others name."""
     for node in nodes:
         node.leads = node is leader
         node.leader = leader.address

@@ -33,7 +33,7 @@ class Conversation(Generic[_Request]):
         self.requests: list[_Request] = []
 
     async def read(self) -> _Request:
-        """The next message of the client; fails the test when it half-closed instead."""
+        """The next message of the client; fails the test if it half-closed instead."""
         request = await self._read()
         assert request is not grpc.aio.EOF, "half-closed"
         self.requests.append(request)
@@ -59,7 +59,7 @@ class Conversation(Generic[_Request]):
         await self._context.write(response)
 
     async def read_break(self, nothing: Any) -> None:
-        """Reads until the client breaks the call, which ends the script; fails the test when it half-closes.
+        """Reads until the client breaks the call, which ends the script; fails the test if it half-closes.
 
         Reading ends in the same way for both. A write, of a response that says nothing, is cancelled by a break.
         """

@@ -134,7 +134,7 @@ async def test_call_while_nobody_leads_waits_for_the_election_and_ends_with_its_
             assert (await client.queue("follow-election")).ready == 1
 
 
-async def test_producer_loses_and_doubles_nothing_while_leaders_die(shared_server: ServerProcess) -> None:
+async def test_producer_loses_and_duplicates_nothing_while_leaders_die(shared_server: ServerProcess) -> None:
     made: list[str] = []
     enough = asyncio.Event()
 

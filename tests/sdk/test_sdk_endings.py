@@ -44,7 +44,7 @@ class OwnVerdict(codeq.Nack):
 
 
 class Trap(dict[str, int]):
-    """Raises whatever it was given as soon as anybody looks into it."""
+    """Raises the given exception as soon as it is accessed."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(a=1)
@@ -166,7 +166,7 @@ def async_handler(ending: Callable[[], object]) -> Handler:
 
 
 async def outcomes_of(handler: Handler, *batch: bytes) -> list[task_pb2.Outcome]:
-    """Delivers tasks with these payloads at once, one more after their ends, and returns the outcomes in order."""
+    """Delivers tasks with these payloads at once and one more after they end; returns the outcomes in order."""
     got: dict[str, task_pb2.Outcome] = {}
 
     async def script(stream: Work) -> None:

@@ -15,7 +15,7 @@ from server_process import DEV_TOKEN, ServerProcess
 
 TIMEOUT_SECONDS = 5.0
 PROCESS_SECONDS_MAX = 45.0
-"""Start of Python on a busy machine, and the calls of a program, each within its timeout."""
+"""Time for Python to start on a busy machine and for a program's calls, each within its timeout."""
 
 PROGRAM = """
 import atexit, logging, os, signal, sys, threading, time
@@ -158,7 +158,7 @@ def run(whenever: str, address: str, *, up: bool) -> list[str]:
 
 @pytest.fixture(scope="module")
 def silent_address() -> Iterator[str]:
-    """A server that takes connections and says nothing."""
+    """A server that accepts connections and sends nothing."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)

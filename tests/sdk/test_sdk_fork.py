@@ -1,6 +1,6 @@
 """Forks: clients of a child's own work, the parent's raise one error there, and the parent notices nothing.
 
-With CODEQ_FORK_CHILDREN=60 in the environment of the tests each cell has so many children.
+With CODEQ_FORK_CHILDREN=60 in the environment of the tests each cell has that many children.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ async def application(scope, receive, send):
 
 
 def recipe(word: str) -> str:
-    """The program of the README that has a word in it."""
+    """The program of the README that contains a word."""
     [program] = [
         each for each in re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL) if word in each
     ]
@@ -86,7 +86,7 @@ def serving(folder: Path, server: ServerProcess, *command: str) -> Iterator[str]
 
 
 def answers(url: str, processes: int) -> list[list[str]]:
-    """Asks until as many processes have answered, and REQUESTS times at least."""
+    """Sends requests until this many processes have answered, at least REQUESTS of them."""
     deadline = time.monotonic() + SECONDS_MAX
     found: list[list[str]] = []
     while len(found) < REQUESTS or len({pid for pid, *_ in found}) < processes:

@@ -21,7 +21,7 @@ async def accept_all(stream: Produce) -> None:
 
 
 async def accept_one_by_one(stream: Produce) -> None:
-    """As accept_all, answering while the stream is open."""
+    """Like `accept_all`, but answers each frame while the stream is open."""
     await welcome_producer(stream)
     async for frame in stream:
         await stream.write(ack(frame))
@@ -137,7 +137,7 @@ async def test_keyed_creates_of_a_broken_stream_are_sent_again_and_others_are_no
     assert [type(other) for other in others] == [codeq.OutcomeUnknown] * 2
 
 
-async def test_keyed_create_that_is_never_answered_ends_at_its_deadline_as_of_unknown_outcome() -> None:
+async def test_keyed_create_that_is_never_answered_ends_at_its_deadline_with_an_unknown_outcome() -> None:
     async def breaking(stream: Produce) -> None:
         await welcome_producer(stream)
         await stream.read()
@@ -204,7 +204,7 @@ async def test_create_without_a_server_ends_at_its_deadline_as_not_sent() -> Non
         assert 0.3 <= time.monotonic() - begin < 5
 
 
-async def test_create_without_an_answer_ends_at_its_deadline_as_of_unknown_outcome() -> None:
+async def test_create_without_an_answer_ends_at_its_deadline_with_an_unknown_outcome() -> None:
     async def silent(stream: Produce) -> None:
         await welcome_producer(stream)
         await stream.read_end()

@@ -11,7 +11,7 @@ _POLL_SECONDS = 0.01
 
 
 async def eventually(condition: Callable[[], object], seconds: float = SECONDS_MAX) -> None:
-    """Returns when the condition holds; fails the test when it does not in time."""
+    """Returns when the condition holds; fails the test if it does not hold in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
@@ -19,5 +19,5 @@ async def eventually(condition: Callable[[], object], seconds: float = SECONDS_M
 
 
 def eventually_blocking(condition: Callable[[], object], seconds: float = SECONDS_MAX) -> None:
-    """As `eventually`, for tests without an event loop."""
+    """Like `eventually`, for tests without an event loop."""
     asyncio.run(eventually(condition, seconds))

@@ -78,9 +78,9 @@ class Audit:
     """Judges one run.
 
     Args:
-        mono_ms: Returns the time of the monotonic clock.
+        mono_ms: Returns the time on the monotonic clock.
         checked: Whether inconsistent rows break a promise.
-        window: Most batches in flight.
+        window: Maximum number of batches in flight.
     """
 
     def __init__(self, mono_ms: Any, *, checked: bool, window: int = 1) -> None:
@@ -446,7 +446,7 @@ class Audit:
         return known is not None and known.removed
 
     def extended(self, tenant: str, task_id: str, token: int, until_ms: int) -> None:
-        """Records that a worker was promised a lease until this time of the monotonic clock."""
+        """Records that a worker was promised a lease until this time on the monotonic clock."""
         self.count("extended")
         slot = self._under(tenant, task_id, token).slots.get(token)
         if slot is not None:

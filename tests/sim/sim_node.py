@@ -100,7 +100,7 @@ class Node:
         return now + self.wall_offset_ms, now + self.mono_offset_ms
 
     def mono_ms(self) -> int:
-        """Returns the time of the monotonic clock in milliseconds."""
+        """Returns the time on the monotonic clock in milliseconds."""
         return self.clock()[1]
 
     def settle_clock(self) -> None:

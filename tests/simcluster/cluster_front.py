@@ -15,7 +15,7 @@ from sim_clients import World
 from sim_node import Lost, Stream, tenant_of
 
 HOPS = 4
-"""Most machines tried per call."""
+"""Maximum number of machines tried per call."""
 
 
 class Front:

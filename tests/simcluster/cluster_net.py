@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _OUTSIDE = contextvars.Context()
 DELAYS = (0.0, 0.0002, 0.0005, 0.002, 0.02)
 TRIES = 6
-"""Most resumptions of a broken transfer."""
+"""Maximum number of resumptions of a broken transfer."""
 
 
 class Net:

@@ -9,7 +9,7 @@ MODULE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
 
 VAGUE_NAMES = frozenset({"common", "helper", "helpers", "misc", "util", "utils"})
-"""Names of modules and packages that say nothing of what they hold."""
+"""Names of modules and packages that say nothing about what they hold."""
 
 IMPURE_MODULES = frozenset(
     {"asyncio", "concurrent", "os", "pathlib", "random", "secrets", "socket", "threading", "time"}
@@ -56,7 +56,7 @@ _LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]+)")
 
 
 def lines_matching(pattern: re.Pattern[str], text: str) -> list[str]:
-    """Returns "line number: line" of each line the pattern is found in."""
+    """Returns "line number: line" of each line in which the pattern is found."""
     return [
         f"{number}: {line.strip()[:160]}" for number, line in enumerate(text.splitlines(), 1) if pattern.search(line)
     ]
@@ -78,7 +78,7 @@ def unfinished_marks(text: str) -> list[str]:
 
 
 def skip_marks(text: str) -> list[str]:
-    """Returns the lines by which a test may not run or may fail unseen."""
+    """Returns the lines that may keep a test from running or hide its failure."""
     return lines_matching(_SKIPS, text)
 
 
@@ -98,7 +98,7 @@ def long_functions(source: str) -> list[str]:
 
 
 def impurities(source: str) -> list[str]:
-    """Returns what of clock, randomness, event loop, threads and files a Python module of the core uses."""
+    """Returns the uses of clock, randomness, event loop, threads and files in a Python module of the core."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

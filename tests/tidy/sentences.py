@@ -4,7 +4,7 @@
     python tests/tidy/sentences.py --seed 7 --count 10
 
 The sentences come from documents, docstrings, comments of protos, messages and names of tests, the same share of each.
-Prints one a line, with its file and line. The same seed on the same files draws the same sentences.
+Prints one per line, with its file and line. The same seed on the same files draws the same sentences.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS_MIN = 3
-"""Words of a sentence at least, besides code; shorter ones leave little to judge."""
+"""Minimum number of words of a sentence, besides code; shorter ones leave little to judge."""
 
 _FOREIGN = ("proto/vendor/", "tests/clients/")
 _END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\"(])")

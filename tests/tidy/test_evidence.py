@@ -1,4 +1,4 @@
-"""What the document of evidence names is there: tests, and bugs that are planted; and no planted bug is missing."""
+"""The tests and planted bugs that the document of evidence names exist, and no planted bug is missing from it."""
 
 from __future__ import annotations
 

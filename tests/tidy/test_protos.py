@@ -1,4 +1,4 @@
-"""The protos say what they must: who may call, what an error means, and a word on everything."""
+"""The protos say what they must: who may call, what an error means, and a comment on everything."""
 
 from __future__ import annotations
 

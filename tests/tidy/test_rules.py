@@ -13,7 +13,7 @@ def test_named_registry_host_is_found_with_its_line(host: str) -> None:
     assert rules.registry_hosts(f"first\nsee https://{host}/simple\n") == [f"2: see https://{host}/simple"]
 
 
-def test_project_names_are_no_registry_hosts() -> None:
+def test_project_names_are_not_registry_hosts() -> None:
     assert rules.registry_hosts("https://go.dev/doc/install https://nodejs.org/en/download python.org") == []
 
 
@@ -23,7 +23,7 @@ def test_named_machine_path_is_found_with_its_line(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["server/work/x", "a/root/b", "$DIR/" + "root/x", "/var/lib/codeq/store", "./data/"])
-def test_paths_of_the_project_are_no_machine_paths(path: str) -> None:
+def test_paths_of_the_project_are_not_machine_paths(path: str) -> None:
     assert rules.machine_paths(path) == []
 
 

@@ -1,4 +1,4 @@
-"""A shard over a store in memory, with both clocks in the test's hand and short words for the calls of the core."""
+"""A shard over a store in memory, with both clocks set by the test and short names for the calls of the core."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class DrivenShard:
         self.reopen()
 
     def reopen(self) -> None:
-        """Starts over from what is written."""
+        """Starts over from the written rows."""
         self.epoch += 1
         identity = rows_pb2.IdentityRow(format=keys.FORMAT, num_shards=1, cluster_id=b"c" * 16, epoch=self.epoch)
         self.store.write({keys.IDENTITY: identity.SerializeToString()})
@@ -120,7 +120,7 @@ class DrivenShard:
         return self.shard.by_name[TENANT, command]
 
     def pass_time(self, ms: int) -> None:
-        """Lets time go on, and calls the timers whenever they ask for it."""
+        """Lets time pass, and calls the timers whenever they ask for it."""
         end = self.mono + ms
         self.run_due()
         while self.mono < end:

@@ -1,4 +1,4 @@
-"""A log in the test's hand: a batch becomes durable, or fails, when the test says so."""
+"""A log under the test's control: a batch becomes durable, or fails, when the test says so."""
 
 from __future__ import annotations
 
@@ -109,6 +109,6 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def turns(count: int = 20) -> None:
-    """Lets everything run that can run without waiting."""
+    """Runs everything that can run without waiting."""
     for _ in range(count):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""A validator that accepts the tokens of a script, and a clock that tests put forward."""
+"""A validator that accepts the tokens of a script, and a clock that tests advance."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Nobody:
 
 
 class ClockedLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time tests put forward; its wall clock starts at NOW."""
+    """An event loop whose time tests advance; its wall clock starts at NOW."""
 
     _ahead = 0.0
     _set_by = 0.0
@@ -79,11 +79,11 @@ class ClockedLoop(asyncio.SelectorEventLoop):
         return NOW + self._ahead + self._set_by
 
     def forward(self, seconds: float) -> None:
-        """Puts both clocks forward."""
+        """Advances both clocks."""
         self._ahead += seconds
 
     def set_wall(self, seconds: float) -> None:
-        """Sets the wall clock forward, and no other."""
+        """Sets only the wall clock forward."""
         self._set_by += seconds
 
 

@@ -23,11 +23,11 @@ class Gate(Admission):
         super().__init__(asyncio.get_running_loop(), lambda: self.full)
 
     def call(self, tenant: str, cost: int = FRAME_COST, count: int = 1) -> None:
-        """Has callers enter who note it."""
+        """Has callers enter that record their turn."""
         self.callers += [asyncio.create_task(self._enter(tenant, cost)) for _ in range(count)]
 
     def cost_of(self, tenant: str, cost: int) -> int:
-        """Returns what the tenant's callers had who have entered."""
+        """Returns the cost of the tenant's callers that have entered."""
         return self.order.count(tenant) * cost
 
     async def _enter(self, tenant: str, cost: int) -> None:
@@ -114,7 +114,7 @@ async def test_tenants_with_large_and_small_frames_share_cost_and_not_frames(gat
 
 
 async def test_one_large_frame_at_a_time_is_paid_off_in_later_rounds(gate: Gate) -> None:
-    """A tenant that is never twice in line does not get more for it than one that always is."""
+    """A tenant with one entry in line at a time gets no more than one with several."""
 
     async def one_by_one() -> None:
         for _ in range(20):

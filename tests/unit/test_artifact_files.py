@@ -1,4 +1,4 @@
-"""The folder of artifacts: bounded by the disk's reserve, owned by one process, blind for what is not its own."""
+"""The folder of artifacts: bounded by the disk's reserve, owned by one process, blind to foreign files."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_walk_passes_over_what_is_not_its_own(files: ArtifactFiles, tmp_path: Pa
     assert (files.path / HOME[:9].hex() / "notes.txt").exists()
 
 
-def test_pipe_in_place_of_a_file_is_no_content(files: ArtifactFiles) -> None:
+def test_pipe_in_place_of_a_file_is_not_content(files: ArtifactFiles) -> None:
     files.write(HOME, [(FILE, b"")])
     [file] = (files.path / HOME[:9].hex()).iterdir()
     file.unlink()

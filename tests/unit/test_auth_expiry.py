@@ -1,4 +1,4 @@
-"""Tokens that end, and validators that wait: what is cached, for how long, and what strangers cannot do."""
+"""Tokens that end, and validators that wait: what is cached and for how long, and what strangers cannot do."""
 
 from __future__ import annotations
 

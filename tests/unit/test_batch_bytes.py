@@ -1,4 +1,4 @@
-"""Batches stay within what a log takes, whatever the tasks in them carry along."""
+"""Batches stay within the size that a log accepts, whatever the tasks in them carry along."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TASKS = 1200
 
 
 async def running(monkeypatch: pytest.MonkeyPatch, runner: HeldRunner) -> list[tuple[str, int]]:
-    """Has tasks with progress running; returns their ids and tokens."""
+    """Starts tasks with progress; returns their ids and tokens."""
     monkeypatch.setattr(module, "BATCH_BYTES_MAX", 1 << 20)
     monkeypatch.setattr(due_work, "TIMER_BYTES_MAX", 1 << 19)
     runner.log.free = True

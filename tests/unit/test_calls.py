@@ -1,4 +1,4 @@
-"""Unary calls: what both fronts share."""
+"""Unary calls: the parts that both front ends share."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ async def test_call_is_forwarded_to_a_known_leader_on_request(
 
 
 async def test_call_from_a_call_stream_is_not_forwarded(calls: Calls) -> None:
-    """What serves call streams is `Calls` itself: it refuses, and knows no way to another server."""
+    """Call streams are served by `Calls` itself, which rejects calls and cannot reach another server."""
     calls = Calls(calls.authenticator, ShardTable(lambda: Rejection(Reason.NOT_LEADER, "elsewhere", (), LEADER)))
     with pytest.raises(Rejection) as refusal:
         await calls.call(SUBMIT, task_service_pb2.SubmitResultRequest(), f"Bearer {TOKEN}", stale=False)

@@ -1,4 +1,4 @@
-"""The offline checker: silent about rows that agree, and aware of every single contradiction."""
+"""The offline checker: silent about rows that agree, and alert to every single contradiction."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def expiring_rows() -> Rows:
 
 
 def consistent_rows() -> Rows:
-    """Returns one task in each state and on each way, in lane 4: mark 8, tail 12."""
+    """Returns one task in each state, reached in each way, in lane 4: mark 8, tail 12."""
     pending, queued = TaskStatus.TASK_STATUS_PENDING, rows_pb2.PLACE_KIND_QUEUED
     rows = {place(b"t", LANE, position): home() for position in (1, 2, 3, 4, 5, 6, 7, 9, 12)}
     rows |= {place(b"t", 15, position): keys.parked_head(EPOCH, 900, 0) + task(0) for position in (1, 2, 3)}

@@ -1,4 +1,4 @@
-"""ClusterService over a cluster that is told what to say."""
+"""ClusterService over a scripted cluster."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GROUP = {"shard": 0, "term": 3, "commit": 8, "applied": 6, "first": 2, "last": 9
 
 
 class ToldCluster:
-    """Says what it is told to say, and notes the changes asked for."""
+    """Returns scripted replies, and records the requested changes."""
 
     def __init__(self, status: ClusterStatus) -> None:
         self.told = status

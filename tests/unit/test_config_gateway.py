@@ -1,4 +1,4 @@
-"""Configuration of a gateway in a process of its own."""
+"""Configuration of a standalone gateway."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_origins_are_bounded() -> None:
 
 
 def test_gateway_without_secret_is_rejected() -> None:
-    with pytest.raises(ConfigError, match="GATEWAY_SECRET: is required: the servers' secret, or their PRODUCER_"):
+    with pytest.raises(ConfigError, match="GATEWAY_SECRET: is required: set the servers' secret, or their PRODUCER_"):
         load_gateway(None, {"SERVER_ADDRS": "a:1"}, {}, dev=False)
 
 

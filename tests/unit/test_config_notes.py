@@ -1,4 +1,4 @@
-"""Nothing that is set is ignored in silence: what does nothing, or lets nobody work, is told."""
+"""No setting is ignored silently: settings without effect, or with which nobody can work, are reported."""
 
 from __future__ import annotations
 

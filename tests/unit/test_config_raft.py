@@ -1,4 +1,4 @@
-"""Configuration of Raft: the documented variables, what they default to, and what cannot be meant."""
+"""Configuration of Raft: the documented variables, their defaults, and impossible combinations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns among those that have something due."""
+"""Turns among sources that have something due."""
 
 from __future__ import annotations
 

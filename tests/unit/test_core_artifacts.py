@@ -1,4 +1,4 @@
-"""Artifacts in rows: kept with the end of a task, compared when it is said again, handed over when it is removed."""
+"""Artifacts in rows: kept with the end of a task, compared when it is repeated, handed over when it is removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims: order within a queue, fairness among commands, limits, windows that do not hold everything."""
+"""Claims: order within a queue, fairness among commands, limits, and windows that do not hold everything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accepted tasks: the stored bytes are a Task in wire form, and what is delivered says what was asked for."""
+"""Accepted tasks: the stored bytes are a Task in wire form, and deliveries show what was requested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks that wait no longer than their producer said."""
+"""Tasks that wait no longer than their producer allowed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def shard() -> DrivenShard:
 
 
 def expired(shard: DrivenShard, task_id: str) -> bool:
-    """Tells whether a task ended because it waited too long, with all that belongs to it."""
+    """Returns whether a task ended because it waited too long, and all of its state agrees."""
     view = shard.view(task_id)
     if (view.status.name, view.error) != ("FAILED", "EXPIRED"):
         return False

@@ -1,4 +1,4 @@
-"""Heartbeats of mixed lengths: the longest grant is what a restart gives, and no row of it is left behind."""
+"""Heartbeats of mixed lengths: a restart gives the longest grant, and no row of it is left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last deliveries of a task are kept with it, and cost a task that is done at once no row and no read."""
+"""The last deliveries of a task are kept with it, and cost a task that completes at once neither a row nor a read."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_history_shows_each_way_to_end_a_delivery(driven: DrivenShard, restarted
     ]
 
 
-def test_running_delivery_is_no_part_of_the_history(driven: DrivenShard) -> None:
+def test_running_delivery_is_not_part_of_the_history(driven: DrivenShard) -> None:
     task_id = driven.create()
     driven.claim()
     assert told(driven, task_id) == []

@@ -1,4 +1,4 @@
-"""Queues come with their first task and leave some time after their last; what they were called is free again."""
+"""Queues appear with their first task and are removed some time after their last; their names are free again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys: their order is the order of time and of places; what is packed comes out again."""
+"""Keys: their order is the order of time and of places; packed values are unpacked unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ends of deliveries: what becomes of the task, who may say so, and what is said again."""
+"""Ends of deliveries: what becomes of the task, who may end them, and repeated outcomes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def claimed(shard: DrivenShard, *, attempts: int = 0) -> tuple[str, int]:
 
 
 def reason_of(shard: DrivenShard, task_id: str, token: int | None, by: Caller = WORKER) -> Reason:
-    """Returns why an outcome is refused, and sees that nothing changed."""
+    """Returns why an outcome is rejected, and checks that nothing changed."""
     before = shard.shard.batch.rows.copy()
     with pytest.raises(Rejection) as refused:
         shard.settle(task_id, token=token, by=by)
@@ -115,7 +115,9 @@ def test_abandon_beyond_the_limit_counts_and_goes_to_the_tail(
     assert shard.claim_ids(2) == [second, first]
 
 
-def test_delivery_given_back_by_the_server_is_no_abandon(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delivery_given_back_by_the_server_is_not_an_abandon(
+    shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(outcomes, "ABANDONS_MAX", 1)
     task_id = shard.create(attempts=1)
     for _ in range(5):

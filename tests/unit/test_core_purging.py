@@ -1,4 +1,4 @@
-"""Purge: what waited ends, what came since stays, over restarts at any time."""
+"""Purge: waiting tasks end and later ones stay, across restarts at any time."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_purge_does_not_begin_before_its_request_is_written() -> None:
     assert driven.status(task_id) == "CANCELLED"
 
 
-def test_purge_and_pause_hold_a_queue_each_for_itself() -> None:
+def test_purge_and_pause_hold_a_queue_independently() -> None:
     driven = DrivenShard()
     driven.create()
     driven.shard.pause(driven.queue())

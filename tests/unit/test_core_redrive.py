@@ -1,4 +1,4 @@
-"""Another life for ended tasks, and the removal of ended tasks before their time."""
+"""Redrive of ended tasks, and their removal before the end of retention."""
 
 from __future__ import annotations
 

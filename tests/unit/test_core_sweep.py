@@ -46,7 +46,7 @@ class CountedShard(DrivenShard):
         named: bool = False,
         outcome: Outcome = Outcome.COMPLETED,
     ) -> list[str]:
-        """Creates and claims many tasks, and ends those that `order` tells in this order, in one batch."""
+        """Creates and claims many tasks, and ends those in `order`, in that order, in one batch."""
         for number in range(TASKS):
             naming = Naming(f"n{number}") if named else None
             names.create(self.shard, TENANT, NewTask("a", b"1", 0, 0, 0, naming), self.now)
@@ -68,7 +68,7 @@ class CountedShard(DrivenShard):
             self.store.write({key: None, plain: self.store.get(key)})
 
     def slice(self) -> int:
-        """Works a slice of the sweep; returns what it read."""
+        """Runs a slice of the sweep; returns what it read."""
         self.counted.gets = self.counted.scans = 0
         sweep.sweep(self.shard, self.now)
         return self.counted.gets + self.counted.scans * sweep.SCAN_READS

@@ -1,4 +1,4 @@
-"""The index of times: beside a plain list, with heads that are cut all the time."""
+"""The index of times, compared with a plain list while its heads are cut all the time."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ STEPS = st.one_of(
 
 
 UNREAD_BETWEEN = [("put", 0, at) for at in (10, 20, 30)] + [("restart", 0, 0), ("take", 0, 0)]
-"""Only the first is in memory; what is added next lies behind what is not, and makes the head be cut."""
+"""Only the first is in memory; the next one added lies behind some that are not, so the head is cut."""
 
 
 @settings(max_examples=400)
@@ -157,7 +157,7 @@ def test_head_of_one_queue_is_cut_once_its_rows_are_written(monkeypatch: pytest.
 
 
 class Watched(MemoryStore):
-    """Notes where scans of the due index begin."""
+    """Records where scans of the due index begin."""
 
     starts: list[bytes]
 
@@ -168,7 +168,7 @@ class Watched(MemoryStore):
 
 
 def test_reading_after_a_restart_begins_behind_what_was_deleted() -> None:
-    """Rows that fell due leave nothing to read over."""
+    """Rows that fell due leave nothing for reads to skip."""
     driven = DrivenShard()
     for number in range(20):
         driven.create(delay=100 if number < 10 else 101 + number)

@@ -1,4 +1,4 @@
-"""Everything that falls due says so early enough, and tells how much it did."""
+"""Every source announces its due work early enough, and reports how much it did."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens by itself: due tasks, expired leases, retention."""
+"""Work driven by time alone: due tasks, expired leases, retention."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_maturing_is_late_and_never_early_when_the_wall_clock_is_set_back(shard:
 
 
 def test_maturing_is_never_early_when_the_wall_clock_is_set_back_at_a_restart(shard: DrivenShard) -> None:
-    """A task that was due before the restart is not scheduled anew: time goes on from the last batch."""
+    """A task that was due before the restart is not scheduled again: time continues from the last batch."""
     task_id = shard.create(delay=1000)
     shard.pass_time(1000)
     shard.write()

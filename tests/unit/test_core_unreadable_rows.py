@@ -77,7 +77,7 @@ def test_sweep_names_an_unreadable_list() -> None:
 
 
 def spoil(driven: DrivenShard, key: bytes, length: int) -> None:
-    """Cuts a row's value off."""
+    """Truncates a row's value."""
     value = driven.store.get(key)
     assert value is not None
     assert len(value) > length
@@ -124,7 +124,7 @@ def test_leased_task_with_a_truncated_home_is_reported_by_key(what: str, delay: 
 
 
 def rewrite(driven: DrivenShard, key: bytes, kind: type[Message], **changes: Any) -> None:
-    """Gives fields of a stored message other values."""
+    """Changes fields of a stored message."""
     value = driven.store.get(key)
     assert value is not None
     row = kind.FromString(value)

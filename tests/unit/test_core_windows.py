@@ -1,4 +1,4 @@
-"""Windows count the bytes of exactly what they hold, also of tasks that are gone from within them."""
+"""Windows count exactly the bytes they hold, including those of tasks that have left their middle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from driven_shard import TENANT, DrivenShard
 
 
 def held_bytes(shard: Shard) -> int:
-    """Returns the bytes of what all windows hold, counted anew."""
+    """Returns the bytes that all windows hold, recounted."""
     lanes = [lane for queue in shard.queues.values() for lane in queue.lanes if lane is not None]
     for lane in lanes:
         assert lane.window_bytes == sum(len(entry.raw) + WINDOW_ENTRY_BYTES for entry in lane.window)

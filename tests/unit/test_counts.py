@@ -62,7 +62,7 @@ def test_malformed_messages_are_rejected_while_they_are_counted(tail: bytes) -> 
         parser(task_service_pb2.BatchCreateTasksRequest)(padding + tail)
 
 
-def test_rules_of_items_are_not_asked_where_there_are_too_many() -> None:
+def test_rules_of_items_are_not_checked_where_there_are_too_many() -> None:
     began = time.process_time()
     with pytest.raises(Rejection) as refused:
         check_message(task_service_pb2.ClaimTaskRequest(commands=["!"] * 60_000))

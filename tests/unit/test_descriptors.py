@@ -1,4 +1,4 @@
-"""Open files are shared out so that connections never take those of the store."""
+"""Open files are divided so that connections never take those of the store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RAISE = (
 
 
 def raised(limits: str) -> str:
-    """Returns what a process that begins with these limits of open files comes to."""
+    """Returns the outcome of a process that starts with these limits on open files."""
     command = ["sh", "-c", f'{limits} && exec "$@"', "sh", sys.executable, "-c", RAISE]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 

@@ -86,7 +86,7 @@ def producer(runner: HeldRunner) -> ProducerStream:
 
 
 def worker(runner: HeldRunner) -> WorkerStream:
-    """Returns a stream whose client takes whatever there is, without end."""
+    """Returns a stream whose client takes every available task, without end."""
     more = worker_service_pb2.WorkRequest(add_credits=FRAME_TASKS)
     hello = worker_service_pb2.WorkRequest(hello=worker_service_pb2.WorkerHello(), add_credits=FRAME_TASKS)
     return WorkerStream(

@@ -1,4 +1,4 @@
-"""When two requests with one idempotency key are the same: over meaning, and as they were sent."""
+"""When two requests with one idempotency key are the same: by meaning, and as sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an exception keeps alive after it was answered."""
+"""Objects that an exception keeps alive after it was answered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from codeq.frames import let_go
 
 
 class Request:
-    """Something large that a call is about."""
+    """A large object that a call refers to."""
 
 
 async def _of_group(_: Request) -> None:

@@ -1,4 +1,4 @@
-"""Options of gRPC: the library says nothing of a name that it does not know, and goes on with its defaults."""
+"""Options of gRPC: the library silently ignores names that it does not know, and uses its defaults."""
 
 from __future__ import annotations
 

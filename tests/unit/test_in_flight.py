@@ -1,4 +1,4 @@
-"""The bytes of large requests: how many are held and worked at in a process."""
+"""The bytes of large requests: how many are held and processed at a time."""
 
 from __future__ import annotations
 

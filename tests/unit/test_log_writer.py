@@ -1,4 +1,4 @@
-"""The thread that writes lines: nobody waits for it, nobody fails with it, and what it loses is counted and told."""
+"""The thread that writes lines: nobody waits for it or fails with it, and lost lines are counted and reported."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def notice(count: int) -> bytes:
 
 
 class Pipe:
-    """A pipe, and what writes to it."""
+    """A pipe, and the writer to it."""
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
         self._lines: LineWriter | None = None
 
     def lines(self) -> LineWriter:
-        """Returns what writes to the pipe."""
+        """Returns the writer to the pipe."""
         self._lines = LineWriter(self.writer, notice)
         return self._lines
 
     def close(self) -> None:
-        """Closes what is open, when nobody writes any more."""
+        """Closes the open ends, once nobody writes any more."""
         with suppress(OSError):
             os.close(self.reader)
         if self._lines is not None:
@@ -44,7 +44,7 @@ class Pipe:
             os.close(self.writer)
 
     def read_all(self, lines: LineWriter) -> bytes:
-        """Returns what comes until nothing waits to be written."""
+        """Returns everything received until nothing waits to be written."""
         os.set_blocking(self.reader, False)
         found = b""
         while True:

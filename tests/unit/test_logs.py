@@ -1,4 +1,4 @@
-"""Log lines: their form, their level, their bounds, and what never stands in them."""
+"""Log lines: their form, their level, their bounds, and what they never contain."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from codeq_server.log.lines import LINE_CHARS_MAX, TRACEBACK_CHARS_MAX, VALUE_CH
 from codeq_server.log.setup import Logs
 
 FORGED = '\n2026-01-01T00:00:00.000Z [error] store_failed error="all is lost"'
-"""What a stranger would add to the log."""
+"""Text that a stranger would add to the log."""
 TERMINAL = "\x1b[2J\x9b2J\u202e\u2028\x85\r\x7f"
-"""What would move the cursor of a terminal, turn its text around, or end a line for some reader."""
+"""Characters that would move a terminal's cursor, reverse its text, or end a line for some reader."""
 SPARE_CHARS = 1024
-"""What a line has beside values: names, and escapes of a few characters."""
+"""Characters of a line besides its values: names, and escapes of a few characters."""
 
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    """Puts the process's logging back."""
+    """Restores the process's logging."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield

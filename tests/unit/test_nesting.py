@@ -44,7 +44,7 @@ def on_small_stack(function: Callable[[], Any]) -> Any:
 
 
 def nested(depth: int, kind: str) -> bytes:
-    """Returns JSON of arrays or objects in each other."""
+    """Returns JSON of nested arrays or objects."""
     return b"[" * depth + b"]" * depth if kind == "array" else b'{"a":' * depth + b"1" + b"}" * depth
 
 

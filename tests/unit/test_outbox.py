@@ -1,4 +1,4 @@
-"""Frames of a stream are let out when what they saw is durable, and never when that failed."""
+"""Frames of a stream are sent once everything they saw is durable, and never if that fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store is asked for space again and again, and left alone after the stop."""
+"""The store is asked repeatedly to reclaim space, and left alone after the stop."""
 
 from __future__ import annotations
 

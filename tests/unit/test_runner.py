@@ -1,4 +1,4 @@
-"""The runner: nothing is believed before it is durable, and nothing at all once something failed."""
+"""The runner: nothing counts before it is durable, and nothing at all once something has failed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_durable_waits_until_the_log_says_so(runner: HeldRunner) -> None:
 
 
 async def test_durable_waits_for_a_batch_in_flight(runner: HeldRunner) -> None:
-    """A reply without rows has seen what is not durable yet."""
+    """A reply without rows has seen changes that are not durable yet."""
     await runner.create_and_commit()
     reply = runner.durable()
     assert reply is not None

@@ -66,9 +66,7 @@ async def test_wake_lets_the_first_waiter_claim_a_task_that_comes(runner: HeldRu
 
 
 @pytest.mark.parametrize("commands", [["a"], None, ["b", "a"]])
-async def test_wake_finds_waiters_of_a_command_of_several_and_of_every_command(
-    runner: HeldRunner, commands: Named
-) -> None:
+async def test_wake_finds_waiters_for_one_command_for_several_and_for_all(runner: HeldRunner, commands: Named) -> None:
     worker = Worker(runner, commands)
     runner.create("a")
     runner.changed()
@@ -76,7 +74,7 @@ async def test_wake_finds_waiters_of_a_command_of_several_and_of_every_command(
     assert len(runner.waiting) == 0
 
 
-async def test_wake_serves_who_names_commands_and_who_takes_all_in_one_order(runner: HeldRunner) -> None:
+async def test_wake_serves_waiters_for_some_commands_and_for_all_in_one_order(runner: HeldRunner) -> None:
     """A worker without named commands is not put behind those that name one and wait again at once."""
     named, every = Worker(runner, ["a"], again=True), Worker(runner, None, again=True)
     for _ in range(6):

@@ -1,4 +1,4 @@
-"""A runner with several batches on their way, over a log that others may lead: order, failures, confirmations, ends."""
+"""A runner with several batches in flight, over a log that others may lead: order, failures, confirmations, ends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def reason_of(waiting: Awaitable[None] | None) -> Reason:
 
 
 async def sent(runner: HeldRunner) -> asyncio.Future[None]:
-    """Has a batch leave; returns what waits for it."""
+    """Sends a batch; returns the future that waits for it."""
     count = len(runner.log.batches)
     runner.create()
     reply = runner.durable()
@@ -35,7 +35,7 @@ async def sent(runner: HeldRunner) -> asyncio.Future[None]:
 
 
 def asked_for(runner: HeldRunner) -> list[Reason]:
-    """Returns what those are told who ask for something now."""
+    """Returns the rejection of requests made now."""
     reasons = []
     for ask in (runner.now, runner.durable, lambda: runner.room("acme").send(None)):
         with pytest.raises(Rejection) as refused:
@@ -171,7 +171,7 @@ async def test_failure_of_the_middle_batch_leaves_the_first_and_poisons_the_rest
     assert (runner.fatal, runner.commits.count) == ([problem], 1)
 
 
-async def test_append_that_is_rejected_ends_the_runner_and_is_no_failure() -> None:
+async def test_rejected_append_ends_the_runner_and_is_not_a_failure() -> None:
     runner = HeldRunner(window=2)
     first, second = [await sent(runner) for _ in range(2)]
     runner.log.fail(ELSEWHERE.again())

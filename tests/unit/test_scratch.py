@@ -1,4 +1,4 @@
-"""What is emptied and removed was made here, whatever stands in its place."""
+"""Only folders made here are emptied and removed, whatever is in their place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leaderships that follow each other over one store: the old one decides nothing any more, and everybody is told."""
+"""Leaderships that follow each other over one store: the old one decides nothing any more, and all callers are told."""
 
 from __future__ import annotations
 

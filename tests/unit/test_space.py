@@ -1,4 +1,4 @@
-"""The watch over the free space of a store."""
+"""The watch on the free space of a store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fields of a TaskSpec: which ones the server reads, and what it does with all others."""
+"""The fields of a TaskSpec: which ones the server reads, and what it does with the others."""
 
 from __future__ import annotations
 

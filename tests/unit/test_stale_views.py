@@ -1,4 +1,4 @@
-"""Reads on a node that does not lead: what its rows say, while they change."""
+"""Reads on a node that does not lead: they show its rows, while these change."""
 
 from __future__ import annotations
 

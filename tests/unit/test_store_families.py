@@ -1,4 +1,4 @@
-"""The store on disk with a log and with rows that came as files: its files, exports, checks, backups."""
+"""The store on disk with a log and with rows imported from files: its files, exports, checks, backups."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def exported(path: Path, rows: dict[bytes, bytes | None]) -> list[Path]:
 
 
 def replaced(path: Path, rows: dict[bytes, bytes | None]) -> RocksStore:
-    """Returns a store with a log whose rows came as files."""
+    """Returns a store with a log whose rows were imported from files."""
     store = RocksStore(path, fsync=True, log=True)
     store.write({b"old": b"1", ENTRY: b"e", WRITTEN: number(9)})
     store.switch_rows(store.import_rows(exported(path.with_name("source"), rows)), {})
@@ -112,7 +112,7 @@ def test_missing_current_rows_are_damage(tmp_path: Path) -> None:
 
 
 def test_files_of_one_family_stand_only_beside_a_synced_write_ahead_log(tmp_path: Path) -> None:
-    """Else a cut of the power could keep that an entry was deleted, and lose the rows that it had become."""
+    """Otherwise a power cut could keep the delete of an entry but lose the rows applied from it."""
     options = make_options()
     options.enable_statistics()
     store = RocksStore(tmp_path, fsync=True, log=True, options=options)
@@ -239,7 +239,7 @@ def test_stored_rows_are_the_current_set_without_the_log(tmp_path: Path) -> None
 
 
 def shard_rows(lsn: int) -> dict[bytes, bytes | None]:
-    """Returns the rows of a shard in which nothing is."""
+    """Returns the rows of an empty shard."""
     source = MemoryStore()
     save(source, next_identity(source, 1, 8_000_000, bytes(range(16))))
     identity = source.get(keys.IDENTITY)

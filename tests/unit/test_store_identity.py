@@ -1,4 +1,4 @@
-"""A store says who it is, and each opening raises its epoch."""
+"""A store knows its identity, and each opening raises its epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store on disk: who may open it, what survives, and what a damaged one says."""
+"""The store on disk: who may open it, what survives, and how damage is reported."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def number(value: int) -> bytes:
 
 
 def killed_copy(store: RocksStore, path: Path) -> Path:
-    """Copies the files of an open store: what a killed process or a cut of the power leaves."""
+    """Copies the files of an open store: the state that a killed process or a power cut leaves."""
     copy = path.with_name("copy")
     shutil.copytree(path, copy)
     return copy
@@ -243,7 +243,7 @@ def test_open_reports_a_side_file_without_a_valid_record_as_damage(tmp_path: Pat
 
 
 def test_write_to_a_stalled_database_is_rejected_and_tried_again_without_loss(tmp_path: Path) -> None:
-    """Tiny buffers make RocksDB busy all the time: it refuses writes instead of waiting with the interpreter's lock."""
+    """Tiny buffers make RocksDB busy all the time: it rejects writes instead of waiting with the interpreter's lock."""
     options = make_options(write_buffer_bytes=64 << 10)
     options.set_max_write_buffer_number(2)
     options.set_level_zero_slowdown_writes_trigger(2)

@@ -1,4 +1,4 @@
-"""The bound on open streams."""
+"""The limit on open streams."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def ignore(_: pb.StreamNotice) -> None:
 
 
 async def also_ignore(_: pb.StreamNotice) -> None:
-    """Takes a notice of another stream."""
+    """Accepts a notice of another stream."""
 
 
 async def test_member_beyond_the_limit_is_rejected_until_one_leaves(monkeypatch: pytest.MonkeyPatch) -> None:

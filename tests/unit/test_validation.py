@@ -1,4 +1,4 @@
-"""The short way through validation accepts nothing that the rules in the protos refuse."""
+"""The fast path of validation accepts nothing that the rules in the protos reject."""
 
 from __future__ import annotations
 

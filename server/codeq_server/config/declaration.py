@@ -146,7 +146,7 @@ class Group(Form[T]):
         """Returns the values of a given mapping, by field.
 
         Raises:
-            ConfigError: It is no mapping, or a key is unknown.
+            ConfigError: It is not a mapping, or a key is unknown.
         """
         mapping = given.value
         if self._shorthand and isinstance(mapping, str) and not mapping.lstrip().startswith("{"):

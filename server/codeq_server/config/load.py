@@ -25,7 +25,7 @@ _NOT_IN_MEMORY: Final = (
     "local_artifacts_dir",
     "backup_dir",
 )
-"""Settings that are rejected with the provider memory."""
+"""Settings that are rejected when the persistence provider is `memory`."""
 
 _SECRET_SALT: Final = b"codeq gateway secret\n"
 
@@ -154,7 +154,7 @@ def _gateway_secret(given: GivenSettings, settings: ProcessSettings, producer_to
         config = variable("producer_auth_config")
         raise given.error(
             "gateway_secret",
-            f"is required: the servers' secret, or their {config}, from which it is derived by default",
+            f"is required: set the servers' secret, or their {config}, from which it is derived by default",
         )
     return hashlib.sha256(_SECRET_SALT + text.encode()).hexdigest()
 

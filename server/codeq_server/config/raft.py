@@ -60,7 +60,7 @@ def completed(given: GivenSettings, settings: Settings, producer_token: str) -> 
     if not raft.self_id:
         raise given.error("raft.self_id", "is required: the name of this node")
     if raft.bind_addr.port == 0:
-        raise given.error("raft.bind_addr", "must have a port that is not 0")
+        raise given.error("raft.bind_addr", "must have a port other than 0")
     peers = _members(given, raft)
     raft = replace(raft, peers=peers)
     for name in ("peer_http_addrs", "peer_grpc_addrs"):

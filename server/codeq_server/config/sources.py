@@ -27,7 +27,7 @@ OWN_PREFIXES: Final = ("CODEQ_", "RAFT_")
 CLIENT_VARIABLES: Final = frozenset(
     {PATH_VARIABLE, "CODEQ_ENDPOINT", "CODEQ_TOKEN", "CODEQ_PRODUCER_ADDR", "CODEQ_WORKER_ADDR", "CODEQ_CONFIG_DIR"}
 )
-"""Known variables with codeq's prefix that are no settings of a server: the file's path, and those of the CLI."""
+"""Known variables with codeq's prefix that are not settings of a server: the file's path, and those of the CLI."""
 
 SETTINGS: Final[Mapping[str, Setting]] = {**settings_of(GatewaySettings), **settings_of(Settings)}
 """The settings of all kinds of processes, by name: one file may hold them all."""

@@ -19,7 +19,7 @@ from .shard import Shard
 from .windows import PAGE_MAX, emptied, load, prune
 
 CLAIM_MAX = 256
-"""Most deliveries of one claim."""
+"""Maximum number of deliveries of one claim."""
 
 RETURNED_PLACE: Final = 1 << 56
 

@@ -25,7 +25,7 @@ _DLQ: Final = Status.DLQ
 def end_task(shard: Shard, home: Lane, position: int, task_id: TaskKey, status: Status, row: bytes, now: Now) -> None:
     """Ends a task: writes and lists its end, counts it, and tells callers that wait for it.
 
-    The task has left its place, or is leaving its claim; either marks its queue as changed.
+    The task has left its place or is leaving its claim; both mark its queue as changed.
 
     Args:
         shard: Shard that owns the task.

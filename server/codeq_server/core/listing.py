@@ -15,7 +15,7 @@ from .reads import TaskView, view_at
 from .shard import Shard
 
 SLICE_ROWS_MAX: Final = 256
-"""Most rows per read."""
+"""Maximum number of rows per read."""
 SLICE_ROWS_FIRST: Final = 16
 """Rows of the first read, while their size is unknown."""
 SLICE_BYTES: Final = 1 << 20
@@ -29,7 +29,7 @@ class Walk:
     Attributes:
         start: First key not yet read; backwards: first key of the range.
         end: End of the range; backwards: the key read last.
-        rows_max: Most rows per read.
+        rows_max: Maximum number of rows per read.
         back: Whether it runs from the end to the start.
         examined: Rows read so far.
         done: Whether the range has been read completely.

@@ -96,7 +96,7 @@ def cleanup(shard: Shard, key: bytes, tenant: str, before_ms: int, start: int, l
         tenant: Tenant whose tasks are removed.
         before_ms: Unix milliseconds.
         start: Index in the list at which the slice begins.
-        limit: Most tasks to remove.
+        limit: Maximum number of tasks to remove.
 
     Raises:
         CorruptRows: The list, or a state row, is unreadable.

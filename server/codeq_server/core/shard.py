@@ -28,7 +28,7 @@ from .time_index import TimeIndex
 
 TOKEN_COUNTER_BITS: Final = 34
 ENDED_ROW_MAX = 1024
-"""Most tasks listed in one ended row, which is the unit of work of the retention sweep."""
+"""Maximum number of tasks listed in one ended row, which is the unit of work of the retention sweep."""
 OVER_CLAIMS_MAX: Final = 1024
 """Entries of ended claims, beyond the number of live ones, at which lists of claims are pruned."""
 
@@ -265,8 +265,8 @@ class Shard:
         if (len(there.numbers) if there else 0) + missing > settings.queues_per_tenant_max:
             raise Rejection(
                 Reason.TOO_MANY_QUEUES,
-                f"the tenant would have more than {settings.queues_per_tenant_max} queues, the limit by "
-                f"queuesPerTenantMax; a queue leaves {settings.queue_idle_ms // 1000} s after its last task",
+                f"the tenant would have more than {settings.queues_per_tenant_max} queues, the limit set by "
+                f"queuesPerTenantMax; a queue is removed {settings.queue_idle_ms // 1000} s after its last task",
             )
         if (
             len(self.queues) + missing > settings.queues_max

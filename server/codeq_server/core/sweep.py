@@ -29,11 +29,11 @@ SWEEP_READS = 256
 SCAN_READS = 8
 """Cost of reading neighbours together: as much as this many rows read one by one."""
 SCAN_MAX = 64
-"""Most state rows read together: each may hold a large result."""
+"""Maximum number of state rows read together: each may hold a large result."""
 REMOVED_PER_READ: Final = 8
 """Tasks removed unread at the cost of reading one row."""
 LISTS_MAX = 8
-"""Most lists of one slice."""
+"""Maximum number of lists of one slice."""
 
 _QUEUE: Final = itemgetter(0)
 

@@ -18,11 +18,11 @@ from .model import Queue, Timeline
 from .parsing import RowReader
 
 PAGE = 256
-"""Most rows of a queue per read; the first page is smaller."""
+"""Maximum number of rows of a queue per read; the first page is smaller."""
 HEAD_MAX = 1024
-"""Most entries of a queue in memory; a longer head is cut to half of that, except for entries not yet written."""
+"""Maximum entries of a queue in memory; a longer head is cut to half of that, except for entries not yet written."""
 ENTRIES_MAX = 131_072
-"""Most entries of all queues in memory, about 60 bytes each; beyond, heads not read lately are cut to one entry."""
+"""Maximum entries of all queues in memory, about 60 bytes each; beyond, heads not read lately are cut to one entry."""
 
 _KEY: Final = keys.TIME_KEY_BYTES
 _AFTER: Final = b"\xff"
@@ -110,7 +110,7 @@ class TimeIndex:
 
         Args:
             now_ms: Time; never less than in earlier calls.
-            most: Most entries to take.
+            most: Maximum number of entries to take.
 
         Returns:
             The queue, and entries of it in the order of their times: keys followed by values. The list is empty if the

@@ -10,7 +10,7 @@ from .parsing import UNREADABLE, unreadable
 from .shard import Shard
 
 PAGE_MAX = 256
-"""Most places read at once."""
+"""Maximum number of places read at once."""
 PAGE_BYTES_MAX = 4 << 20
 """Memory that a page of places should take; estimated from the page before."""
 

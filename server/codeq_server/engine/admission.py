@@ -19,7 +19,7 @@ from typing import Final
 from mypy_extensions import mypyc_attr
 
 TURN_COST: Final = 512
-"""Cost admitted per turn of the loop, in tasks: some milliseconds, then sockets and timers get their turn."""
+"""Cost admitted per turn of the loop, in tasks: a few milliseconds, then sockets and timers get their turn."""
 QUANTUM: Final = 128
 """Cost that a tenant may spend per round."""
 CALL_COST: Final = 16

@@ -15,7 +15,7 @@ class Log(Protocol):
     with any outcome.
 
     Attributes:
-        window: Most batches in flight.
+        window: Maximum number of batches in flight.
     """
 
     window: int

@@ -35,11 +35,11 @@ CREDITS_MAX: Final = 65_536
 CREDIT_BYTES_MAX: Final = 1 << 30
 RESULT_BYTES_MAX: Final = 1 << 20
 ITEMS_MAX: Final = 4096
-"""Maximum outcomes, and heartbeats, and progress reports, of one message."""
+"""Maximum number of outcomes, of heartbeats and of progress reports in one message."""
 SLICE_OUTCOMES_MAX: Final = 64
 """Outcomes decided before the size of the batch is checked: each may carry along its task's progress."""
 FRAMES_AHEAD: Final = 2
-"""Responses that may wait for the disk or the client; everything that arrives meanwhile goes into one more."""
+"""Maximum number of responses waiting for the disk or the client; whatever arrives meanwhile goes into one more."""
 OPEN_CLAIMS_MIN: Final = 64
 """Claims of a stream that are kept before finished ones are purged."""
 FRAME_TASKS_MAX: Final = 512

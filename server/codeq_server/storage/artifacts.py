@@ -144,7 +144,7 @@ class ArtifactFiles:
                 return stored.read(size + 1)
 
     def remove(self, gone: Sequence[tuple[bytes, bytes]]) -> None:
-        """Removes files, complete or not, by home and name; missing ones are no error.
+        """Removes files, complete or not, by home and name; missing ones are not an error.
 
         Raises:
             OSError: One cannot be removed.

@@ -27,7 +27,7 @@ FILE_BYTES_MAX: Final = 64 << 20
 MANIFEST: Final = "manifest.json"
 
 _ROW_BYTES: Final = 24
-"""Most bytes that a row adds to a file beyond its key and value: numbers, filter, its share of the indexes."""
+"""Maximum bytes that a row adds to a file beyond its key and value: numbers, filter, its share of the indexes."""
 _CONTENT_BYTES: Final = 56 << 20
 """Bytes of rows at which a file is finished: the largest row is far smaller than the rest of FILE_BYTES_MAX."""
 

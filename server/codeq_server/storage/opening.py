@@ -15,7 +15,7 @@ def open_store(path: Path | None, *, fsync: bool, files_max: int) -> Store:
     Args:
         path: The directory.
         fsync: Whether `sync` waits for the disk.
-        files_max: Most database files open at a time.
+        files_max: Maximum number of database files open at a time.
 
     Raises:
         StoreError: It cannot be opened.

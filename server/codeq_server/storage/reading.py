@@ -38,7 +38,7 @@ def open_stored(path: Path, files_max: int = -1) -> Iterator[Stored]:
 
     Args:
         path: The store.
-        files_max: Most files open at a time, if the server removes none meanwhile; -1: all are opened at once.
+        files_max: Maximum files open at a time, if the server removes none meanwhile; -1: all are opened at once.
 
     Raises:
         StoreError: There is no store, or it cannot be read.

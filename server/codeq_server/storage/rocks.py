@@ -30,7 +30,7 @@ STALL_PAUSE_SECONDS_MAX: Final = 0.02
 RECLAIM_DELETES_MIN: Final = 64
 """Deletes in memory from which `reclaim` flushes them."""
 RECLAIM_KEYS_PER_DELETE: Final = 10
-"""Most rows per delete for which `reclaim` flushes deletes: fewer deletes are not worth rewriting the rows."""
+"""Maximum rows per delete for which `reclaim` flushes deletes: fewer deletes are not worth rewriting the rows."""
 RECLAIM_BUSY_ROWS: Final = 50_000
 """Row changes since the previous call from which `reclaim` leaves deletes to the buffer, which will soon be full."""
 
@@ -42,7 +42,7 @@ class RocksStore(RocksRows):
         path: The directory; created if missing.
         fsync: Whether `sync` waits for the disk.
         log: Whether there will be rows of a log. A store that has some can be opened without it as well.
-        files_max: Most database files open at a time.
+        files_max: Maximum number of database files open at a time.
         options: Settings of the database, for tests that need small ones.
 
     Raises:
@@ -82,7 +82,8 @@ class RocksStore(RocksRows):
         except BaseException as error:
             self._families.close()
             if isinstance(error, OSError):
-                raise StoreNotWritable(f"the store's directory {path} cannot be written: {reason_of(error)}") from error
+                reason = reason_of(error)
+                raise StoreNotWritable(f"the store's directory {path} cannot be written to: {reason}") from error
             if isinstance(error, StoreError) or not isinstance(error, Exception):
                 raise
             raise read_error(path, error) from error

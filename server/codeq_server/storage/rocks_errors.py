@@ -23,7 +23,7 @@ def open_error(path: Path, error: Exception) -> StoreError:
     if "LOCK:" in text and ("Resource temporarily unavailable" in text or "lock hold by current process" in text):
         return StoreLocked(f"the store {path} is open in another process; stop that one, or set another path")
     if any(sign in text for sign in ("Permission denied", "Read-only file system", "No space left")):
-        return StoreNotWritable(f"the store's directory {path} cannot be written: {text}")
+        return StoreNotWritable(f"the store's directory {path} cannot be written to: {text}")
     if "Corruption" in text:
         return StoreDamaged(f"the store {path} is damaged, restore a backup: {text}")
     return StoreFailed(f"the store {path} cannot be opened: {text}")

@@ -3,7 +3,7 @@
 //! - `node`: `RaftNode`, one member of one group
 //! - `admission`: which messages from the network the crate may see
 //! - `log_cache`: the tail of the log, in memory
-//! - `members`: conf states and changes of members
+//! - `members`: configuration states and membership changes
 //! - `timeouts`: election timeouts from a seed
 //! - `values`: objects read by Python
 //! - `codec`: protobuf in and out

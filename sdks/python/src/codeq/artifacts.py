@@ -10,7 +10,7 @@ from codeq.errors import FieldViolation, InvalidField, TooLarge
 from codeq.v1 import task_pb2, task_service_pb2
 
 CONTENT_BYTES_MAX: Final = 6 * 1024 * 1024
-"""Most bytes of content in all artifacts of one result; a server may allow less per artifact."""
+"""Maximum bytes of content in all artifacts of one result; a server may allow less per artifact."""
 
 
 @dataclass(frozen=True, slots=True)

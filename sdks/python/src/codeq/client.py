@@ -131,7 +131,7 @@ class Client:
             statuses: Only these statuses, such as TaskStatus.PENDING; none: any.
             created_from: Only tasks accepted then or later; with a time zone.
             created_to: Only tasks accepted before; with a time zone.
-            page_size: Most tasks in the page, at most 500; 0: 100.
+            page_size: Maximum number of tasks in the page, at most 500; 0: 100.
             page_token: Token from the previous page, read with the same filters.
             order_by: "oldest" or "newest" first, queue by queue.
         """
@@ -144,7 +144,7 @@ class Client:
 
         Args:
             commands: Names of queues.
-            count: Most tasks to lease.
+            count: Maximum number of tasks to lease.
             lease_seconds: Length of the leases, 1 to 43200; None: 60.
             wait: Seconds to wait for the first task, at most 30.
 

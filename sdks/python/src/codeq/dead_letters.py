@@ -46,7 +46,7 @@ class Redriven:
         matched: Tasks that matched the filter.
         redriven: Tasks requeued.
         in_background: Whether the redrive continues in the background.
-        next_page_token: Token of the next call; empty: nothing is left.
+        next_page_token: Token for the next call; empty: nothing is left.
     """
 
     matched: int
@@ -71,7 +71,7 @@ class RedriveFilter:
         ended_to: Ended before; with a time zone.
         task_ids: Only these, at most 1000; empty: all of the queue.
         dry_run: Count only.
-        limit: Most tasks per call, up to 10000; 0: 1000. Not with rate.
+        limit: Maximum number of tasks per call, up to 10000; 0: 1000. Not with rate.
         rate: Tasks per second, in the background; 0: at once.
     """
 

@@ -107,7 +107,7 @@ def dial(target: Target, context: ssl.SSLContext | None, deadline: float) -> soc
     Args:
         target: The server.
         context: For TLS; None: plaintext.
-        deadline: Time of the monotonic clock by which to connect.
+        deadline: Time on the monotonic clock by which to connect.
 
     Raises:
         NotSent: The connection failed.

@@ -25,7 +25,7 @@ class Following:
         Args:
             servers: The known servers.
             repeatable: Whether the call may run twice.
-            now: Time of a monotonic clock, in seconds.
+            now: Current time on a monotonic clock, in seconds.
             timeout: Seconds for all attempts together, not counting the call's `wait`.
             wait: Seconds that the server may wait before it answers.
         """

@@ -118,7 +118,7 @@ class Http2:
 
     @property
     def streams_max(self) -> int:
-        """Most streams that the server allows to be open at once."""
+        """Maximum number of streams that the server allows to be open at once."""
         return self._h2.remote_settings.max_concurrent_streams
 
     @property

@@ -9,7 +9,7 @@ from codeq.errors import FieldViolation, InvalidField, TooLarge
 from codeq.texts import text_of
 
 VALUE_BYTES_MAX: Final = 1024 * 1024
-"""Most bytes of a payload or a result (codeq.v1.TaskSpec.payload, Outcome.result)."""
+"""Maximum bytes of a payload or a result (codeq.v1.TaskSpec.payload, Outcome.result)."""
 
 
 class RawJson(bytes):

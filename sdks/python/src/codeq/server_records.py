@@ -69,7 +69,7 @@ class ServerInfo:
         persistence_provider: Storage engine.
         num_shards: Number of shards.
         payload_bytes_max: Largest payload or result, in bytes.
-        batch_items_max: Most items in a batch call.
+        batch_items_max: Maximum number of items in a batch call.
         compiled: Whether the code of its hot paths is compiled; otherwise Python interprets it.
     """
 

@@ -11,7 +11,7 @@ DELAY_SECONDS_MIN: Final = 0.05
 """Shortest delay before trying another server, unless a server named that one as the leader."""
 
 DELAY_SECONDS_MAX: Final = 0.5
-"""Longest such delay; an election takes one or two seconds."""
+"""Maximum such delay; an election takes one or two seconds."""
 
 REFRESH_SECONDS: Final = 60.0
 """Interval between refreshes of the cluster's members."""
@@ -98,7 +98,7 @@ class Servers:
         """Returns whether to refresh the members now; if so, starts the next interval.
 
         Args:
-            now: Time of a monotonic clock, in seconds.
+            now: Current time on a monotonic clock, in seconds.
         """
         with self._guard:
             due = self._refreshed_at is None or now - self._refreshed_at >= REFRESH_SECONDS

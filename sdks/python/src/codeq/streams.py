@@ -123,7 +123,7 @@ class Reconnects:
             error: Why the stream ended.
             address: The server of the stream.
             delay: Seconds to the next attempt.
-            now: Time of a monotonic clock, in seconds.
+            now: Current time on a monotonic clock, in seconds.
         """
         if self._broken_at is None:
             self._broken_at, self._failures, self._said = now, 0, ""

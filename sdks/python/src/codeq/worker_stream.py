@@ -31,16 +31,16 @@ from codeq.worker_reports import Finish, Report, report
 _METHOD: Final = "/codeq.v1.WorkerService/Work"
 
 PROGRESS_ITEMS_MAX: Final = 16
-"""Most progress values per message: at most 1 MiB."""
+"""Maximum number of progress values per message; together they have at most 1 MiB."""
 
 MESSAGE_ITEMS_MAX: Final = 4096
-"""Most outcomes, and most heartbeats, per message."""
+"""Maximum number of outcomes, and of heartbeats, per message."""
 
 MESSAGE_BYTES_MAX: Final = 2 * 1024 * 1024
-"""Most bytes of outcomes per message, unless the first one is larger: with artifacts, slightly over 7 MiB."""
+"""Maximum bytes of outcomes per message, unless the first is larger: with artifacts, slightly over 7 MiB."""
 
 UNSETTLED_MAX: Final = 4096
-"""Most outcomes waiting for the server to settle them; at this limit the worker requests no new tasks."""
+"""Maximum number of outcomes not yet settled by the server; at this limit the worker requests no new tasks."""
 
 LEAVE_SECONDS_MAX: Final = 5.0
 """Longest wait for the server to settle outcomes when the server or the worker is leaving."""

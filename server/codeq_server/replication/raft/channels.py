@@ -18,7 +18,7 @@ FRAME_BYTES_MAX: Final = 130 << 20
 """A larger gRPC message ends its call. Fits the largest Raft message, which is one batch of a shard, with room."""
 
 CALLS_MAX: Final = 256
-"""Most concurrent calls from other nodes; further ones fail with RESOURCE_EXHAUSTED."""
+"""Maximum number of concurrent calls from other nodes; further ones fail with RESOURCE_EXHAUSTED."""
 
 CONNECTIONS_MAX: Final = 64
 """Default limit of connections from other nodes."""
@@ -96,7 +96,7 @@ class TransportSettings:
         secret: Secret that every caller must present; empty: anyone may call.
         tls: Files for mutual TLS; None: connections are not encrypted, and the secret travels in the clear.
         reserve_bytes: Free space on the disk of `incoming` that snapshots must leave.
-        connections_max: Most open connections from other nodes; further ones are closed at once.
+        connections_max: Maximum number of open connections from other nodes; further ones are closed at once.
     """
 
     host: str

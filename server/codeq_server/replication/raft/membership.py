@@ -21,7 +21,7 @@ from .network import Hello
 from .ports import Step
 
 CAUGHT_UP_ENTRIES: Final = 64
-"""Most entries that a learner may be behind when it becomes a voter."""
+"""Maximum number of entries that a learner may be behind when it becomes a voter."""
 
 Change = raft_rows_pb2.MembersChange
 Voters = list[Step]

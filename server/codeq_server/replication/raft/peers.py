@@ -34,7 +34,7 @@ from .wire import (
 )
 
 BUFFER_BYTES_MAX: Final = 64 << 20
-"""Most bytes buffered for one node; further messages are dropped, unless the buffer is empty."""
+"""Maximum bytes buffered for one node; further messages are dropped, unless the buffer is empty."""
 
 FRAME_BYTES: Final = 2 << 20
 """A frame takes no message that would make it longer; a single longer message gets a frame of its own."""

@@ -29,7 +29,7 @@ MANIFEST_BYTES_MAX: Final = 4 << 20
 FILES_MAX: Final = 20_000
 FILE_BYTES_MAX: Final = 1 << 40
 CHUNK_BYTES: Final = 512 << 10
-"""Most bytes in one part of a file."""
+"""Maximum bytes in one part of a file."""
 
 _PART: Final = ".part"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}(\.[A-Za-z0-9]{1,20})?")

@@ -64,7 +64,7 @@ class _Transfer:
             Refused: Another one replaces it.
         """
         if self.superseded:
-            raise Refused(grpc.StatusCode.ABORTED, "another snapshot of the group arrived")
+            raise Refused(grpc.StatusCode.ABORTED, "another snapshot of the group has arrived")
         self.limit.reschedule(asyncio.get_running_loop().time() + seconds)
 
     def supersede(self) -> None:
@@ -185,7 +185,7 @@ class SnapshotReceiver:
         while not files.whole:
             frame = await context.read()
             if frame is grpc.aio.EOF:
-                raise Refused(grpc.StatusCode.ABORTED, "the sender ended before everything arrived")
+                raise Refused(grpc.StatusCode.ABORTED, "the sender ended the call before everything had arrived")
             chunk = frame.chunk
             before = files.taken
             try:

@@ -207,6 +207,6 @@ async def _read(call: Any) -> raft_pb2.InstallSnapshotResponse:
     """
     answer = await call.read()
     if answer is grpc.aio.EOF:
-        raise Refused(grpc.StatusCode.ABORTED, "the receiver ended before it installed the snapshot")
+        raise Refused(grpc.StatusCode.ABORTED, "the receiver ended the call before it had installed the snapshot")
     assert isinstance(answer, raft_pb2.InstallSnapshotResponse)
     return answer

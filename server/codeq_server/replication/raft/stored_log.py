@@ -15,7 +15,7 @@ LOG_BYTES: Final = 64 << 20
 LOG_BYTES_MAX: Final = 256 << 20
 """Length from which a leader cuts even entries that a member lacks: it gets a snapshot. About 10 s at full load."""
 CUT_ENTRIES_MAX: Final = 8_000
-"""Most entries cut off at once: deleting them blocks the event loop for about 10 ms. The rest follows with the next
+"""Maximum entries cut off at once: deleting them blocks the event loop for about 10 ms. The rest follows with the next
 applied entries."""
 ENTRY_BYTES: Final = 256
 """Memory of an entry in addition to its content."""

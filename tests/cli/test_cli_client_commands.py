@@ -80,7 +80,7 @@ def test_create_reads_payload_from_file_and_stdin(client: Run, recorder: Recordi
         ((), b"", b"a command is missing"),
     ],
 )
-def test_wrong_usage_is_one_line_with_exit_code_2_and_nothing_sent(
+def test_wrong_usage_prints_one_line_and_ends_with_exit_code_2_and_sends_nothing(
     client: Run, recorder: RecordingServer, args: tuple[str, ...], stdin: bytes, part: bytes
 ) -> None:
     done = client("task", *args, stdin=stdin)
@@ -266,7 +266,7 @@ def test_connection_refused_ends_with_exit_code_4(run: Run) -> None:
     assert done.stderr.endswith(b" (CONNECTION_FAILED)\n")
 
 
-def test_option_behind_the_command_wins_over_the_same_in_front(run: Run, recorder: RecordingServer) -> None:
+def test_option_after_the_command_overrides_the_same_option_before_it(run: Run, recorder: RecordingServer) -> None:
     recorder.reply(b'{"id":"t1"}')
     before = ["-o", "yaml", "--endpoint", "http://127.0.0.1:1", "--token", "front"]
     behind = ["-o", "table", "--endpoint", recorder.endpoint, "--token", "behind"]

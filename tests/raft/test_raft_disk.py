@@ -137,7 +137,7 @@ async def test_failing_listener_ends_the_disk_too(tmp_path: Path) -> None:
     assert "write b" not in life.noted
 
 
-async def test_writes_are_counted_on_after_a_restart(tmp_path: Path) -> None:
+async def test_writes_continue_to_be_counted_after_a_restart(tmp_path: Path) -> None:
     for expected in (1, 2):
         life = Life(tmp_path / "s")
         life.submit("a", sync=True)

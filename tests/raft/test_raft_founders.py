@@ -104,7 +104,7 @@ async def test_node_joins_the_cluster_that_made_it_a_member_whatever_others_it_m
         assert "x" not in newcomer.member.directory.met
 
 
-async def test_caller_under_the_name_of_an_invited_node_is_not_taken_in(tmp_path: Path) -> None:
+async def test_caller_that_claims_the_name_of_an_invited_node_is_not_taken_in(tmp_path: Path) -> None:
     async with Cluster(tmp_path, "ab") as cluster:
         await cluster.voters(2)
         leader = await cluster.leader()

@@ -192,7 +192,7 @@ def test_write_of_rows_and_log_is_lost_or_kept_as_a_whole(home: Home, *, power: 
     store.close()
 
 
-def test_unsynced_write_is_lost_with_the_power(home: Home) -> None:
+def test_unsynced_write_is_lost_in_a_power_cut(home: Home) -> None:
     store = home.open()
     store.write({b"a": b"1", MARK: b"1"})
     store.sync()

@@ -285,14 +285,14 @@ def test_load_names_the_variable_and_the_key_that_is_twice_in_json(config: str) 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800"])
 @pytest.mark.parametrize("name", ["local_artifacts_dir", "backup_dir", "ready_file"])
-def test_load_names_the_key_of_a_path_that_cannot_be_one(name: str, text: str) -> None:
+def test_load_names_the_key_of_an_impossible_path(name: str, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(None, {}, {name: text}, dev=True)
     assert caught.value.key == "--" + name.replace("_", "-")
 
 
 @pytest.mark.parametrize("escaped", ["a\\u0000b", "\\ud800"])
-def test_store_path_that_cannot_be_one_is_rejected_in_one_line(escaped: str) -> None:
+def test_impossible_store_path_is_rejected_in_one_line(escaped: str) -> None:
     error = refusal({"PERSISTENCE_CONFIG": f'{{"path":"{escaped}"}}'})
     assert error.key.startswith("PERSISTENCE_CONFIG")
 

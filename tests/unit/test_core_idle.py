@@ -238,7 +238,7 @@ def test_list_queues_pages_in_order_while_queues_come_and_go(shard: DrivenShard)
     assert page("zz", 3) == reads.list_queues(shard.shard, "nobody", "", 3) == []
 
 
-def test_next_queue_goes_through_the_tenants_numbers(shard: DrivenShard) -> None:
+def test_next_queue_goes_through_the_queues_of_the_tenant_by_number(shard: DrivenShard) -> None:
     live_and_die(shard, "a")
     create(shard.shard, "globex", "a", b"1", 0, 0, 0, shard.now)
     shard.create("b")

@@ -34,7 +34,7 @@ def test_id_is_a_uuid_of_version_8(ref: TaskRef) -> None:
 
 
 @given(REFS.filter(lambda ref: ref.lane < 16))
-def test_id_of_lane_equals_id(ref: TaskRef) -> None:
+def test_id_built_from_the_head_of_a_lane_is_the_same_id(ref: TaskRef) -> None:
     """The lane's shortcut keeps the head of the id, across positions and epochs."""
     lane = Lane(Queue(ref.queue, "acme", "a"), ref.lane)
     lane.id_of(ref.position ^ 1 << 41, ref.epoch)

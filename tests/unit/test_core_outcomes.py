@@ -180,7 +180,7 @@ def test_outcome_of_a_task_that_waits_is_rejected(shard: DrivenShard) -> None:
 
 @pytest.mark.parametrize("reopened", [False, True])
 @pytest.mark.parametrize("outcome", OUTCOMES)
-def test_outcome_repeated_has_the_same_verdict(shard: DrivenShard, outcome: Outcome, *, reopened: bool) -> None:
+def test_repeated_outcome_has_the_same_verdict(shard: DrivenShard, outcome: Outcome, *, reopened: bool) -> None:
     task_id, token = claimed(shard)
     error = "no" if outcome is Outcome.FAILED else ""
     first = shard.settle(task_id, outcome, token=token, error=error, delay=700)
@@ -192,7 +192,7 @@ def test_outcome_repeated_has_the_same_verdict(shard: DrivenShard, outcome: Outc
     assert len(shard.shard.batch.rows) == changes
 
 
-def test_nack_repeated_after_its_delay_has_the_same_verdict(shard: DrivenShard) -> None:
+def test_nack_that_is_repeated_after_its_delay_has_the_same_verdict(shard: DrivenShard) -> None:
     """The answer got lost; meanwhile the task fell due, and another worker has it."""
     task_id, token = claimed(shard)
     shard.settle(task_id, Outcome.NACK, token=token, delay=700)
@@ -213,7 +213,7 @@ def test_another_outcome_with_the_same_token_is_rejected(shard: DrivenShard, oth
     assert shard.view(task_id).result == b"1"
 
 
-def test_outcome_repeated_by_another_subject_is_rejected(shard: DrivenShard) -> None:
+def test_outcome_that_another_subject_repeats_is_rejected(shard: DrivenShard) -> None:
     task_id, token = claimed(shard)
     shard.settle(task_id, token=token)
     assert reason_of(shard, task_id, token, Caller(TENANT, "v", "v")) is Reason.TASK_NOT_CLAIMED

@@ -239,7 +239,7 @@ async def test_durable_with_a_batch_in_flight_waits_for_both(*, confirmed_first:
     await reply
 
 
-async def test_confirmation_that_is_rejected_tells_who_may_have_decided_something() -> None:
+async def test_rejected_confirmation_tells_callers_that_may_have_decided_something() -> None:
     runner = HeldRunner()
     idle = confirmation_of(runner)
     alone = runner.durable()

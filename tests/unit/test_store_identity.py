@@ -51,12 +51,12 @@ def test_newer_format_is_rejected_naming_both() -> None:
         next_identity(stored(format=keys.FORMAT + 1), 1, 0, RANDOM)
 
 
-def test_other_number_of_shards_is_rejected() -> None:
+def test_different_number_of_shards_is_rejected() -> None:
     with pytest.raises(StoreFormat, match="numShards to 1"):
         next_identity(stored(), 2, 0, RANDOM)
 
 
-def test_other_shard_is_rejected() -> None:
+def test_different_shard_is_rejected() -> None:
     with pytest.raises(StoreFormat):
         next_identity(stored(shard=1, num_shards=2), 2, 0, RANDOM)
 

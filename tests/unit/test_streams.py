@@ -31,7 +31,7 @@ async def also_ignore(_: pb.StreamNotice) -> None:
     """Accepts a notice of another stream."""
 
 
-async def test_member_beyond_the_limit_is_rejected_until_one_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stream_beyond_the_limit_is_rejected_until_another_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "STREAMS_MAX", 1)
     registry = streams.StreamRegistry()
     async with asyncio.TaskGroup() as group:

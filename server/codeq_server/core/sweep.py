@@ -2,7 +2,7 @@
 
 It trusts rows, not lists: a state row must confirm that the listed end is the task's current one, as the task may have
 been redriven. A completed task is never redriven. So in a list of completed tasks one row stands for all: the sweep
-removes the tasks of a list in their order, so if the first one is still there, every one is.
+removes the tasks of a list in their order, so if the first one is still there, all of them are.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class Checker:
     def row(self, key: bytes, value: bytes) -> None:
         """Takes the next row."""
         if key <= self._last:
-            raise ValueError("rows are not in the order of keys")
+            raise ValueError("rows are not in key order")
         self._last = key
         self.summary.rows += 1
         table = key[:1]

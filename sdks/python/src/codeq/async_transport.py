@@ -29,7 +29,7 @@ REFUSAL_SECONDS: Final = 0.01
 """Wait after the first such rejection; it doubles with each."""
 
 REFUSAL_SECONDS_MAX: Final = 0.2
-"""Maximum such wait."""
+"""Upper limit of this wait."""
 
 
 class CallEnded(Exception):  # noqa: N818 - not a failure: reading tells how the call ended

@@ -11,7 +11,7 @@ DELAY_SECONDS_MIN: Final = 0.05
 """Shortest delay before trying another server, unless a server named that one as the leader."""
 
 DELAY_SECONDS_MAX: Final = 0.5
-"""Maximum such delay; an election takes one or two seconds."""
+"""Upper limit of this delay; an election takes one or two seconds."""
 
 REFRESH_SECONDS: Final = 60.0
 """Interval between refreshes of the cluster's members."""

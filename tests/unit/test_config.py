@@ -375,3 +375,27 @@ def test_check_masks_tokens_and_names_keys_of_file() -> None:
 
 def test_settings_do_not_print_tokens() -> None:
     assert "secret" not in repr(load_env({}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'gatewaySecret: "s3cret\\q"',
+        "gatewaySecret: s3cret: x",
+        "producerAuthConfig: {token: s3cret",
+        "gatewaySecret: !s3cret",
+        "gatewaySecret: !s3cret!x",
+        "gatewaySecret: *s3cret",
+        "gatewaySecret: !!int s3cret",
+        "gatewaySecret: !!bool s3cret",
+        "gatewaySecret: !!timestamp s3cret",
+        "gatewaySecret: !!map [s3cret]",
+        "? [s3cret]\n: 1",
+    ],
+)
+def test_error_of_a_malformed_file_repeats_none_of_its_values(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "codeq.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="is not valid YAML: ") as caught:
+        load(str(file), {}, {}, dev=True)
+    assert "s3cret" not in str(caught.value)

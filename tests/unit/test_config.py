@@ -399,3 +399,10 @@ def test_error_of_a_malformed_file_repeats_none_of_its_values(tmp_path: Path, te
     with pytest.raises(ConfigError, match="is not valid YAML: ") as caught:
         load(str(file), {}, {}, dev=True)
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("raw", ["{tenantId: ten, since: 2026-01-01}", "&claims {tenantId: ten, more: *claims}"])
+def test_check_shows_claims_that_json_has_no_form_for(tmp_path: Path, raw: str) -> None:
+    file = tmp_path / "codeq.yaml"
+    file.write_text(f"producerAuthProvider: static\nproducerAuthConfig:\n  token: t\n  raw: {raw}\n")
+    assert json.dumps(check(str(file), {}, {}, dev=True))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import codeq
 import pytest
+from codeq.endpoint import Endpoint
 from codeq.v1 import error_pb2, task_pb2
 from codeq.v1 import producer_service_pb2 as producer_pb
 from codeq.v1 import worker_service_pb2 as pb
@@ -195,3 +196,41 @@ async def test_producer_without_a_fresh_token_leaves_early_and_no_create_is_in_d
         assert await producer.create("X", 1) == "1"
         assert await producer.create("X", 2) == "2"
     assert server.streams == 2
+
+
+def stopping() -> str:
+    raise StopIteration
+
+
+def exiting() -> str:
+    raise SystemExit(3)
+
+
+def cancelled() -> str:
+    raise asyncio.CancelledError
+
+
+async def waiting() -> str:
+    return "t"
+
+
+@pytest.mark.parametrize(
+    ("function", "trouble"),
+    [
+        (stopping, "StopIteration"),
+        (exiting, "SystemExit: 3"),
+        (cancelled, "CancelledError"),
+        (waiting, "the token function returned coroutine, not str"),
+        (lambda: b"t", "the token function returned bytes, not str"),
+        (lambda: "\ud800", "UnicodeEncodeError"),
+    ],
+)
+async def test_token_function_that_returns_no_token_makes_its_calls_unavailable(
+    function: Callable[[], str], trouble: str
+) -> None:
+    endpoint = Endpoint.for_worker("localhost:9", function, tls=False)
+    async with asyncio.timeout(10):
+        with pytest.raises(codeq.Unavailable, match=trouble):
+            await endpoint.aio_token()
+    with pytest.raises(codeq.Unavailable, match=trouble):
+        endpoint.metadata(10)

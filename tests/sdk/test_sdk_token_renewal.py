@@ -138,6 +138,31 @@ async def test_worker_whose_stream_breaks_with_its_token_goes_on_with_a_fresh_on
             await eventually(lambda: worker.stats.streams == 2)
 
 
+async def test_worker_whose_token_function_returns_an_expired_token_for_a_while_keeps_its_task() -> None:
+    may_end = threading.Event()
+
+    async def first(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(delivery("a"))
+        await stream.abort("UNAUTHENTICATED", "the token has expired", expiredAt="2027-01-15T08:05:00Z")
+
+    async def expired(stream: Work) -> None:
+        await stream.abort("UNAUTHENTICATED", "the token has expired", expiredAt="2027-01-15T08:05:00Z")
+
+    async def third(stream: Work) -> None:
+        await welcome_worker(stream)
+        may_end.set()
+        await stream.read_until(has_outcomes)
+        await stream.write(settled(1))
+        await answer(stream)
+
+    async with ScriptedServer(first, expired, third) as server:
+        worker = codeq.AsyncWorker(server.address, token=tokens("t1", "t1", "t2"))
+        async with running(worker, lambda _: may_end.wait(10)):
+            await eventually(lambda: worker.stats.settled == 1)
+    assert worker.stats == codeq.WorkerStats(streams=2, received=1, settled=1)
+
+
 async def test_worker_with_a_plain_token_ends_once_the_server_rejects_it() -> None:
     async def first(stream: Work) -> None:
         await welcome_worker(stream)

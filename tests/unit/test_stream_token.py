@@ -260,6 +260,26 @@ def test_client_that_reads_nothing_does_not_outlive_its_token(kind: str) -> None
     in_clocked_loop(test())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_client_that_half_closes_and_reads_nothing_does_not_outlive_its_token(kind: str) -> None:
+    async def test() -> None:
+        async with streaming(kind, first=expiring()) as desk:
+            desk.client.reads = False
+            if kind == "produce":
+                desk.client.send(tasks=[task_pb2.TaskSpec(command="A")])
+            else:
+                desk.client.send(outcomes=[task_pb2.Outcome(task_id="none")])
+            await turns()
+            desk.client.half_close()
+            await turns()
+            await desk.forward(LIFE - NOTICE_SECONDS)
+            await desk.forward(NOTICE_SECONDS)
+            assert (await desk.refusal()).reason is Reason.UNAUTHENTICATED
+            assert len(desk.serving.streams) == 0
+
+    in_clocked_loop(test())
+
+
 def test_wall_clock_that_is_set_forward_is_noticed() -> None:
     async def test() -> None:
         async with streaming("work", first=expiring()) as desk:

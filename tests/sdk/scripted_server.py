@@ -74,11 +74,11 @@ class Conversation(Generic[_Request]):
         async with asyncio.timeout(READ_SECONDS_MAX):
             await done.wait()
 
-    async def abort(self, reason: str, message: str = "as the script says") -> None:
-        """Ends the call with a reason of the error table."""
+    async def abort(self, reason: str, message: str = "as the script says", **about: str) -> None:
+        """Ends the call with a reason of the error table, and what its metadata says."""
         row = reasons.BY_NAME[reason]
         detail = any_pb2.Any()
-        detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain=reasons.DOMAIN))
+        detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain=reasons.DOMAIN, metadata=about))
         status = status_pb2.Status(code=row.grpc_code, message=message, details=[detail])
         code = next(code for code in grpc.StatusCode if code.name == row.grpc_name)
         metadata = (("grpc-status-details-bin", status.SerializeToString()),)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import codeq
 import pytest
+from codeq.endpoint import Endpoint
 from codeq.v1 import error_pb2, task_pb2
 from codeq.v1 import producer_service_pb2 as producer_pb
 from codeq.v1 import worker_service_pb2 as pb
@@ -137,6 +138,31 @@ async def test_worker_whose_stream_breaks_with_its_token_goes_on_with_a_fresh_on
             await eventually(lambda: worker.stats.streams == 2)
 
 
+async def test_worker_whose_token_function_returns_an_expired_token_for_a_while_keeps_its_task() -> None:
+    may_end = threading.Event()
+
+    async def first(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(delivery("a"))
+        await stream.abort("UNAUTHENTICATED", "the token has expired", expiredAt="2027-01-15T08:05:00Z")
+
+    async def expired(stream: Work) -> None:
+        await stream.abort("UNAUTHENTICATED", "the token has expired", expiredAt="2027-01-15T08:05:00Z")
+
+    async def third(stream: Work) -> None:
+        await welcome_worker(stream)
+        may_end.set()
+        await stream.read_until(has_outcomes)
+        await stream.write(settled(1))
+        await answer(stream)
+
+    async with ScriptedServer(first, expired, third) as server:
+        worker = codeq.AsyncWorker(server.address, token=tokens("t1", "t1", "t2"))
+        async with running(worker, lambda _: may_end.wait(10)):
+            await eventually(lambda: worker.stats.settled == 1)
+    assert worker.stats == codeq.WorkerStats(streams=2, received=1, settled=1)
+
+
 async def test_worker_with_a_plain_token_ends_once_the_server_rejects_it() -> None:
     async def first(stream: Work) -> None:
         await welcome_worker(stream)
@@ -195,3 +221,41 @@ async def test_producer_without_a_fresh_token_leaves_early_and_no_create_is_in_d
         assert await producer.create("X", 1) == "1"
         assert await producer.create("X", 2) == "2"
     assert server.streams == 2
+
+
+def stopping() -> str:
+    raise StopIteration
+
+
+def exiting() -> str:
+    raise SystemExit(3)
+
+
+def cancelled() -> str:
+    raise asyncio.CancelledError
+
+
+async def waiting() -> str:
+    return "t"
+
+
+@pytest.mark.parametrize(
+    ("function", "trouble"),
+    [
+        (stopping, "StopIteration"),
+        (exiting, "SystemExit: 3"),
+        (cancelled, "CancelledError"),
+        (waiting, "the token function returned coroutine, not str"),
+        (lambda: b"t", "the token function returned bytes, not str"),
+        (lambda: "\ud800", "UnicodeEncodeError"),
+    ],
+)
+async def test_token_function_that_returns_no_token_makes_its_calls_unavailable(
+    function: Callable[[], str], trouble: str
+) -> None:
+    endpoint = Endpoint.for_worker("localhost:9", function, tls=False)
+    async with asyncio.timeout(10):
+        with pytest.raises(codeq.Unavailable, match=trouble):
+            await endpoint.aio_token()
+    with pytest.raises(codeq.Unavailable, match=trouble):
+        endpoint.metadata(10)

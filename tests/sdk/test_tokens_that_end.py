@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import codeq
+import grpc
 import pytest
+from codeq.v1 import task_pb2, task_service_pb2
 from codeq_gateway.bodies import InFlight
 from codeq_server.auth.authenticator import Authenticator, Validation
 from codeq_server.auth.claims import WORKER_SCOPES, Token
@@ -141,4 +143,20 @@ async def test_worker_whose_issuer_is_closed_for_a_while_keeps_its_task() -> Non
             may_end.set()
             await eventually(lambda: worker.stats.settled == 1)
         assert (worker.stats.received, worker.stats.lost) == (1, 0)
+    assert problems == []
+
+
+async def test_call_whose_message_comes_after_its_token_has_expired_does_nothing() -> None:
+    issuer, problems = Issuer(), list[BaseException]()
+    async with served(issuer, problems) as address, grpc.aio.insecure_channel(address) as channel:
+        create = channel.stream_unary("/codeq.v1.TaskService/CreateTask")
+        call = create(metadata=(("authorization", f"Bearer {issuer.token()}"),))
+        await call.wait_for_connection()
+        await eventually(lambda: issuer.validated == 2)
+        issuer.ahead = LIFE_SECONDS
+        spec = task_pb2.TaskSpec(command="X")
+        await call.write(task_service_pb2.CreateTaskRequest(spec=spec).SerializeToString())
+        await call.done_writing()
+        with pytest.raises(grpc.aio.AioRpcError, match="the token has expired"):
+            await call
     assert problems == []

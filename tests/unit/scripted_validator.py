@@ -34,7 +34,7 @@ class ScriptedValidator:
         self.asked: list[str] = []
         self.begun: list[str] = []
         self.waits = False
-        self.trouble: Exception | None = None
+        self.trouble: BaseException | None = None
         self._released = asyncio.Event()
 
     def validate(self, token: str) -> Token | Validation | None:

@@ -218,6 +218,17 @@ def test_validation_that_hangs_ends_and_its_token_may_be_tried_again() -> None:
     in_clocked_loop(test())
 
 
+async def test_validator_whose_own_work_is_cancelled_fails_its_calls_without_cancelling_them() -> None:
+    desk = Desk(good=token_of())
+    desk.validator.waits = True
+    desk.validator.trouble = asyncio.CancelledError()
+    desk.validator.release()
+    assert await reason_of(desk.waiting()) is Reason.SERVER_UNREACHABLE
+    assert len(desk.troubles) == 1
+    desk.validator.trouble = None
+    assert (await desk.waiting()).subject == "w"
+
+
 @pytest.mark.parametrize("waits", [False, True])
 async def test_validator_that_raises_fails_its_calls_and_is_reported_now_and_then(*, waits: bool) -> None:
     desk = Desk(good=token_of())

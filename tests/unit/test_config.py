@@ -375,3 +375,34 @@ def test_check_masks_tokens_and_names_the_keys_of_the_file() -> None:
 
 def test_settings_do_not_print_tokens() -> None:
     assert "secret" not in repr(load_env({}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'gatewaySecret: "s3cret\\q"',
+        "gatewaySecret: s3cret: x",
+        "producerAuthConfig: {token: s3cret",
+        "gatewaySecret: !s3cret",
+        "gatewaySecret: !s3cret!x",
+        "gatewaySecret: *s3cret",
+        "gatewaySecret: !!int s3cret",
+        "gatewaySecret: !!bool s3cret",
+        "gatewaySecret: !!timestamp s3cret",
+        "gatewaySecret: !!map [s3cret]",
+        "? [s3cret]\n: 1",
+    ],
+)
+def test_error_of_a_malformed_file_repeats_none_of_its_values(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "codeq.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="is not valid YAML: ") as caught:
+        load(str(file), {}, {}, dev=True)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("raw", ["{tenantId: ten, since: 2026-01-01}", "&claims {tenantId: ten, more: *claims}"])
+def test_check_shows_claims_that_json_has_no_form_for(tmp_path: Path, raw: str) -> None:
+    file = tmp_path / "codeq.yaml"
+    file.write_text(f"producerAuthProvider: static\nproducerAuthConfig:\n  token: t\n  raw: {raw}\n")
+    assert json.dumps(check(str(file), {}, {}, dev=True))

@@ -198,6 +198,42 @@ def test_fresh_token_that_is_not_the_callers_ends_the_stream(kind: str, fresh: T
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_fresh_token_that_cannot_be_validated_at_the_moment_is_asked_for_again(kind: str) -> None:
+    async def test() -> None:
+        async with streaming(kind, first=expiring(), second=expiring(2 * LIFE)) as desk:
+            await desk.forward(LIFE - NOTICE_SECONDS)
+            desk.validator.trouble = OSError("no route to the issuer")
+            desk.client.send(token="second")
+            await turns()
+            assert not desk.stream.done()
+            desk.validator.trouble = None
+            await desk.forward(NOTICE_SECONDS / 2)
+            assert len(desk.client.notices) == 2
+            desk.client.send(token="second")
+            await turns()
+            await desk.forward(LIFE - NOTICE_SECONDS / 2)
+            assert not desk.stream.done()
+            await desk.forward(NOTICE_SECONDS)
+            assert (await desk.refusal()).metadata == {"expiredAt": "2027-01-15T08:10:00Z"}
+
+    in_clocked_loop(test())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stream_whose_fresh_tokens_cannot_be_validated_ends_with_its_token(kind: str) -> None:
+    async def test() -> None:
+        async with streaming(kind, first=expiring(), second=expiring(2 * LIFE)) as desk:
+            desk.validator.trouble = OSError("no route to the issuer")
+            for _ in range(3):
+                desk.client.send(token="second")
+                await turns()
+            await desk.forward(LIFE)
+            assert (await desk.refusal()).metadata == {"expiredAt": "2027-01-15T08:05:00Z"}
+
+    in_clocked_loop(test())
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_notice_of_a_short_token_comes_at_half_its_time(kind: str) -> None:
     async def test() -> None:
         async with streaming(kind, first=expiring(10)) as desk:
@@ -220,6 +256,26 @@ def test_client_that_reads_nothing_does_not_outlive_its_token(kind: str) -> None
             await desk.forward(LIFE - NOTICE_SECONDS)
             await desk.forward(NOTICE_SECONDS)
             assert (await desk.refusal()).reason is Reason.UNAUTHENTICATED
+
+    in_clocked_loop(test())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_client_that_half_closes_and_reads_nothing_does_not_outlive_its_token(kind: str) -> None:
+    async def test() -> None:
+        async with streaming(kind, first=expiring()) as desk:
+            desk.client.reads = False
+            if kind == "produce":
+                desk.client.send(tasks=[task_pb2.TaskSpec(command="A")])
+            else:
+                desk.client.send(outcomes=[task_pb2.Outcome(task_id="none")])
+            await turns()
+            desk.client.half_close()
+            await turns()
+            await desk.forward(LIFE - NOTICE_SECONDS)
+            await desk.forward(NOTICE_SECONDS)
+            assert (await desk.refusal()).reason is Reason.UNAUTHENTICATED
+            assert len(desk.serving.streams) == 0
 
     in_clocked_loop(test())
 

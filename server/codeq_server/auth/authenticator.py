@@ -161,6 +161,12 @@ class Authenticator:
                 worker_token = await worker() if callable(worker) else worker
         except Exception as problem:  # noqa: BLE001 - as above
             return self._fail(problem)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # What it waited for was cancelled, such as a request that it shares; its callers were not.
+            return self._fail(RuntimeError("a validation was cancelled from within"))
         return self._decide(header, producer_token, worker_token)
 
     def _decide(self, header: str, producer_token: Token | None, worker_token: Token | None) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -226,5 +227,9 @@ class AnyMapping(Form[Mapping[str, object]]):
         return value if isinstance(value, dict) else None
 
     def show(self, value: Mapping[str, object]) -> object:
-        """Returns a mapping."""
-        return dict(value)
+        """Returns a mapping; values that only YAML has, such as dates, are texts."""
+        try:
+            found: object = json.loads(json.dumps(dict(value), default=str, skipkeys=True))
+        except (ValueError, RecursionError):
+            return "contains itself, or is nested too deeply"
+        return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -136,13 +137,25 @@ def _content(path: str, named_by: str) -> dict[Any, object]:
         raise ConfigError(named_by, f"{path} is longer than {FILE_BYTES_MAX} bytes")
     try:
         content = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(named_by, f"{path} is not valid YAML: {error}") from None
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise ConfigError(named_by, f"{path} is not valid YAML: {_trouble(error)}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(named_by, f"{path} must be a mapping of settings")
     return content
+
+
+def _trouble(error: Exception) -> str:
+    """Returns what is wrong with the file, and where. Its text is left out: it may be a secret."""
+    if isinstance(error, yaml.reader.ReaderError):
+        return str(error)
+    if not isinstance(error, yaml.MarkedYAMLError):  # from a value that is not what it looks like or is tagged as
+        return "it is nested too deeply" if isinstance(error, RecursionError) else "a value is malformed"
+    problem, mark = error.problem or "", error.problem_mark or error.context_mark
+    if not isinstance(error, yaml.scanner.ScannerError) and not problem.startswith(("expected", "duplicate key")):
+        problem = re.split("[:'\"]", problem)[0].rstrip()
+    return problem if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
 
 
 def _has_variables(each: Setting) -> bool:
@@ -242,7 +255,9 @@ class _UniqueKeys(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=deep)
-            if not isinstance(key, Hashable) or key in seen:
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, "a key is not a text", key_node.start_mark)
+            if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"duplicate key: {key}", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)

@@ -14,7 +14,8 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
 from codeq_server.auth.authenticator import Authenticator
-from codeq_server.auth.claims import Claims
+from codeq_server.auth.claims import NEVER, Claims
+from codeq_server.auth.verdict import expired
 from codeq_server.core.errors import CorruptRows, Reason, Rejection
 from codeq_server.engine.runner import ShardRunner
 
@@ -110,10 +111,12 @@ class Calls:
         """Returns the response of a call whose caller is authenticated; see `call`.
 
         Raises:
-            Rejection: The call was rejected.
+            Rejection: The call was rejected, or the token has expired while its request was received.
         """
         method = self.methods[name]
         try:
+            if claims.expires_at != NEVER and claims.expires_at <= self.authenticator.clock():
+                raise expired(claims.expires_at)
             return await self._carry_out(method, claims, request, stale=stale)
         except Rejection as rejection:
             rejection.tenant, rejection.task_id = claims.tenant_id, _task_id_of(request)

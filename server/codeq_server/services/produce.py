@@ -72,11 +72,12 @@ class ProducerStream:
         )
         async with asyncio.TaskGroup() as group, self._registry.member(self.notify, group, self._token):
             await self._write(pb.ProduceResponse(welcome=welcome))
-            group.create_task(self._registry.part(self._outbox.run, self._send), name="producer-acks")
+            acks = group.create_task(self._registry.part(self._outbox.run, self._send), name="producer-acks")
             try:
                 await self._registry.part(self._read)
             finally:
                 self._outbox.end()
+            await asyncio.wait((acks,))  # the client may not read them before its token ends
 
     async def notify(self, notice: pb.StreamNotice) -> None:
         """Notifies the client that the server will end the stream."""

@@ -20,6 +20,9 @@ NOTICE_SECONDS: Final = 30.0
 LOOK_SECONDS: Final = 30.0
 """Longest time between two looks at the wall clock, which may be set."""
 
+_PASSING: Final = frozenset({Reason.SERVER_UNREACHABLE, Reason.LIMIT_REACHED})
+"""Reasons for which a token cannot be validated at the moment, but may be later."""
+
 
 class StreamToken:
     """The claims of a stream's token, and their renewal.
@@ -45,12 +48,20 @@ class StreamToken:
         self._renewed = asyncio.Event()
 
     async def renew(self, token: str) -> Claims:
-        """Replaces the token by a fresh one, and returns its claims.
+        """Replaces the token by a fresh one, and returns the claims that apply from now on.
+
+        A token that cannot be validated at the moment changes nothing but the time of the next notice.
 
         Raises:
             Rejection: The token is not accepted for this RPC (see `Authenticator.known`), or belongs to someone else.
         """
-        claims = await self._validate(token)
+        try:
+            claims = await self._validate(token)
+        except Rejection as rejection:
+            if rejection.reason not in _PASSING:
+                raise
+            self._renewed.set()  # the client is notified again, halfway to the end of the present token
+            return self.claims
         if (claims.subject, claims.tenant_id) != (self.claims.subject, self.claims.tenant_id):
             raise Rejection(Reason.UNAUTHENTICATED, "the fresh token is of another subject or tenant than the stream's")
         self.claims = claims

@@ -124,11 +124,12 @@ class WorkerStream:
         try:
             async with asyncio.TaskGroup() as group, self._registry.member(self.notify, group, self._token):
                 await self._write(pb.WorkResponse(welcome=welcome).SerializeToString())
-                group.create_task(self._registry.part(self._outbox.run, self._send), name="worker-pushes")
+                pushes = group.create_task(self._registry.part(self._outbox.run, self._send), name="worker-pushes")
                 try:
                     await self._registry.part(self._take_all)
                 finally:
                     self._outbox.end()
+                await asyncio.wait((pushes,))  # the client may not read them before its token ends
         finally:
             self._runner.waiting.leave(self)
             for claim in self._open.values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Final, cast
 
@@ -131,8 +131,29 @@ class Endpoint:
     def _ask(self) -> Future[str | None]:
         """Calls the token function, unless a call is in flight: a function that hangs costs one thread."""
         if self._asked is None or self._asked.done():
-            self._asked = aside(cast("Callable[[], str | None]", self._token))
+            function = cast("Callable[[], object]", self._token)
+            self._asked = aside(lambda: _told(function))
         return self._asked
+
+
+def _told(function: Callable[[], object]) -> str | None:
+    """Returns the token that a token function returns.
+
+    Raises:
+        Exception: The function raised it.
+        RuntimeError: It raised something that would end its callers or their event loop, or returned no text.
+    """
+    try:
+        token = function()
+    except (GeneratorExit, KeyboardInterrupt, StopIteration, SystemExit, asyncio.CancelledError) as error:
+        raise RuntimeError(text_of(error)) from error
+    if token is not None and not isinstance(token, str):
+        if isinstance(token, Coroutine):
+            token.close()
+        raise RuntimeError(f"the token function returned {type(token).__name__}, not str")
+    if token is not None:
+        token.encode()
+    return token
 
 
 def _bearer(token: str | None) -> Metadata:

@@ -306,3 +306,8 @@ _FINAL: Final = errors.Unauthenticated | errors.PermissionDenied | errors.Invali
 def is_final(error: errors.CodeqError) -> bool:
     """Returns whether reconnecting is pointless: the token or request was rejected, or the server lacks the call."""
     return isinstance(error, _FINAL)
+
+
+def is_of_expired_token(error: errors.CodeqError) -> bool:
+    """Returns whether the token was rejected only because it has expired."""
+    return isinstance(error, errors.Unauthenticated) and "expiredAt" in error.metadata

@@ -191,7 +191,8 @@ class WorkerStream:
                 self._unsettled.clear()
                 if self._is_over():
                     return
-                if streams.is_final(error) and not (self._is_welcomed and self._endpoint.token_is_renewable):
+                may_renew = self._is_welcomed or streams.is_of_expired_token(error)
+                if streams.is_final(error) and not (may_renew and self._endpoint.token_is_renewable):
                     raise error
                 is_stable = self._is_welcomed and self._loop.time() - started >= streams.STABLE_SECONDS
                 delay = self._reconnects.delay_after(error, self._address, leader=self._leader, is_stable=is_stable)

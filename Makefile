@@ -159,11 +159,11 @@ test-python: setup-dev ## Run the Python tests that need no root, suite by suite
 	@$(VENV)/bin/python tests/run.py test-python
 
 .PHONY: test-compiled
-test-compiled: setup-dev ## Run unit, model, acceptance and gateway tests and those of the wheel on a compiled build
+test-compiled: setup-dev ## Run unit, model, sim, acceptance and gateway tests and those of the wheel on a compiled build
 	@$(VENV)/bin/python tests/compiled.py compiled
 
 .PHONY: test-compiled-quick
-test-compiled-quick: setup-dev ## Run unit and gateway tests and a short search on a compiled build
+test-compiled-quick: setup-dev ## Run unit and gateway tests and short searches on a compiled build
 	@$(VENV)/bin/python tests/compiled.py compiled-quick
 
 .PHONY: test-go

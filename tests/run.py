@@ -30,7 +30,7 @@ SEARCHES = [Path("tests/model"), Path("tests/sim"), Path("tests/simcluster"), Pa
 QUICK = ["tests/unit", "tests/raft/test_raft_apply.py"]
 SHORT_SEARCH = ["env", "CODEQ_SEARCH_SECONDS=0", "CODEQ_MODEL_ROUNDS=1", "CODEQ_MODEL_EXAMPLES=60"]
 COMPILED = ["tests/unit", "tests/gateway", "tests/acceptance", "tests/integration/test_wheels.py"]
-"""Suites that `make test-compiled` runs on extensions, besides the model."""
+"""Suites that `make test-compiled` runs on extensions, besides the model and the simulated node."""
 COMPILED_QUICK = ["tests/unit", "tests/gateway", "tests/acceptance/test_contract_task_life.py"]
 SLOWEST = 10
 Step = tuple[str, list[list[str]]]
@@ -59,9 +59,11 @@ def steps(names: list[str]) -> list[Step]:
         elif name == "compiled":
             planned += [(f"{suite}, compiled", [[*PYTEST, *TWO_CORES, suite]]) for suite in COMPILED]
             planned.append(("tests/model, compiled", [[*PYTEST, "tests/model"]]))
+            planned.append(("tests/sim, compiled", [[*PYTEST, "tests/sim"]]))
         elif name == "compiled-quick":
             planned.append((f"{' '.join(COMPILED_QUICK)}, compiled", [[*PYTEST, *TWO_CORES, *COMPILED_QUICK]]))
             planned.append(("tests/model, compiled", [[*SHORT_SEARCH, *PYTEST, *TWO_CORES, "tests/model"]]))
+            planned.append(("tests/sim, compiled", [[sys.executable, "tests/sim/sim_run.py", "--count", "20"]]))
         else:
             planned.append((name, [["make", name]]))
     return planned

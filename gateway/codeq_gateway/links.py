@@ -12,6 +12,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -23,6 +24,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.rpc import error_details_pb2, status_pb2
 
 from codeq_gateway.dispatch import Call, CallFailed
+from codeq_gateway.finishing import finish
 from codeq_gateway.reflection import CALL_FILE
 
 FRAME_BYTES: Final = 1024 * 1024
@@ -276,20 +278,24 @@ class _Stream:
     async def run(self) -> None:
         """Exchanges calls and replies until the stream ends, then fails the calls in flight."""
         writer = asyncio.get_running_loop().create_task(self._write(), name="call frames")
+        await finish(self._read(), partial(self._close, writer))
+
+    async def _read(self) -> None:
         try:
             while (frame := await self._rpc.read()) is not grpc.aio.EOF:
                 self._take(frame)
         except grpc.aio.AioRpcError:
-            pass  # each call's outcome is set below
-        finally:
-            self.closed.set()
-            writer.cancel()
-            self._rpc.cancel()
-            for number, reply in self._replies.items():
-                if not reply.done():
-                    reply.set_exception(NotSentError() if number > self._sent else LostError())
-            self._replies.clear()
-            await asyncio.gather(writer, return_exceptions=True)
+            pass  # each call's outcome is set at the end
+
+    async def _close(self, writer: asyncio.Task[None]) -> None:
+        self.closed.set()
+        writer.cancel()
+        self._rpc.cancel()
+        for number, reply in self._replies.items():
+            if not reply.done():
+                reply.set_exception(NotSentError() if number > self._sent else LostError())
+        self._replies.clear()
+        await asyncio.gather(writer, return_exceptions=True)
 
     def _take(self, frame: Any) -> None:
         for answer in frame.replies:

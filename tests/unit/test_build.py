@@ -1,9 +1,14 @@
-"""Each module of the compiled packages is compiled, or stays interpreted for a reason that pyproject.toml gives."""
+"""Each module of the compiled packages is compiled, or stays interpreted for a reason that pyproject.toml gives.
+
+Compiled coroutines have no exception state of their own, so they must not wait while they handle an exception.
+"""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import tomllib
+from collections.abc import Iterable, Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +19,12 @@ from codeq_server import is_compiled
 ROOT = Path(__file__).resolve().parents[2]
 LISTED = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["codeq"]["compiled"]
 INTERPRETED: dict[str, str] = LISTED["interpreted"]
+WAITS = ast.Await | ast.AsyncWith | ast.AsyncFor | ast.Yield | ast.YieldFrom
+END_AT_ONCE = {
+    *("asyncio.timeout", "asyncio.timeout_at", "self._writing", "self._keeper.held"),
+    *("self._in_flight.turn", "self.bodies.turn", "working_at"),
+}
+"""What compiled modules may use with `async with`: its end awaits nothing that makes it wait."""
 
 
 def _modules() -> list[str]:
@@ -34,3 +45,33 @@ def test_module_comes_from_the_tested_build(name: str) -> None:
 def test_modules_that_stay_interpreted_exist_and_have_a_reason() -> None:
     assert set(INTERPRETED) - set(_modules()) == set()
     assert [name for name, reason in INTERPRETED.items() if len(reason) < 10] == []
+
+
+def _inside(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """Yields nodes and all below them, except those of inner functions."""
+    for node in nodes:
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from _inside(ast.iter_child_nodes(node))
+
+
+def _waits(tree: ast.AST) -> Iterator[str]:
+    """Yields the places that may wait while an exception is handled, as line and code."""
+    for node in ast.walk(tree):
+        handling: list[ast.stmt] = []
+        if isinstance(node, ast.ExceptHandler):
+            handling = node.body
+        elif isinstance(node, ast.Try | ast.TryStar):
+            handling = node.finalbody
+        elif isinstance(node, ast.AsyncWith):
+            for used in (item.context_expr for item in node.items):
+                if ast.unparse(used.func if isinstance(used, ast.Call) else used) not in END_AT_ONCE:
+                    yield f"{used.lineno}: async with {ast.unparse(used)}"
+        yield from (f"{wait.lineno}: {ast.unparse(wait)}" for wait in _inside(handling) if isinstance(wait, WAITS))
+
+
+@pytest.mark.parametrize("name", [name for name in _modules() if name not in INTERPRETED])
+def test_compiled_module_does_not_wait_while_it_handles_an_exception(name: str) -> None:
+    package, _, module = name.rpartition(".")
+    (folder,) = importlib.import_module(package).__path__
+    assert list(_waits(ast.parse(Path(folder, f"{module}.py").read_text()))) == []

@@ -58,15 +58,21 @@ async def test_rejection_that_saw_what_is_not_durable_waits_for_it(calls: Calls,
     ended = asyncio.ensure_future(calls.call(SUBMIT, ending, f"Bearer {TOKEN}"))
     await turns()
     refused = asyncio.ensure_future(calls.call(SUBMIT, failing, f"Bearer {TOKEN}"))
+    unknown = task_service_pb2.SubmitResultRequest(task_id="none", status=task_pb2.TASK_STATUS_COMPLETED)
+    missed = asyncio.ensure_future(calls.call(SUBMIT, unknown, f"Bearer {TOKEN}"))
     await until(lambda: len(runner.log.batches) == 2)
     await turns()
     assert not ended.done()
     assert not refused.done()
+    assert not missed.done()
     runner.log.release()
     await ended
     with pytest.raises(Rejection) as refusal:
         await refused
     assert refusal.value.reason is Reason.TASK_NOT_CLAIMED
+    with pytest.raises(Rejection) as refusal:
+        await missed
+    assert refusal.value.reason is Reason.TASK_NOT_FOUND
 
 
 LEADER = {"leader": "node-2", "leaderGrpc": "node-2:9092"}

@@ -6,8 +6,7 @@ import errno
 import hashlib
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from codeq.v1 import task_pb2
 from codeq.v1 import task_service_pb2 as pb
@@ -92,7 +91,7 @@ class Artifacts:
 
 
 class Uploads:
-    """Artifacts of results about to be decided; use `async with` around both the uploads and the decisions.
+    """Artifacts of results about to be decided; after uploads and decisions, however they end, await `settle`.
 
     Args:
         artifacts: Where they are stored.
@@ -105,12 +104,7 @@ class Uploads:
         self._files: list[File] = []
         self._pending_bytes = 0
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def settle(self) -> None:
         """Removes the files of rejected results."""
         keeper = self._artifacts.keeper
         if keeper is not None and self._pending_bytes:

@@ -21,6 +21,7 @@ import msgspec
 from codeq import reasons
 from codeq.frames import let_go
 from codeq_gateway.bodies import LARGE_BYTES, InFlight
+from codeq_gateway.finishing import finish
 from codeq_gateway.links import SECRET_KEY
 from codeq_internal.v1 import call_pb2
 from google.protobuf.message import Message
@@ -283,24 +284,27 @@ class _CallStream:
         await self._context.send_initial_metadata(())  # tells the gateway that the stream is accepted
         writer = self._loop.create_task(self._write(), name="call-stream-writer")
         look = self._loop.create_task(self._expire(), name="call-stream-deadlines")
-        try:
-            while (frame := await self._context.read()) is not grpc.aio.EOF:
-                self._streams.frames += bool(frame.calls)
-                for call in frame.calls:
-                    self._begin(call)
-                for number in frame.cancelled:
-                    if (entry := self._open.get(number)) is not None:
-                        entry.task.cancel()
-                frame = None  # frees it while waiting for the next one
-                await self._has_room.wait()
-            self._is_closed = True
-            self._wake.set()
-            await writer
-        finally:
-            tasks = [writer, look, *(entry.task for entry in self._open.values())]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await finish(self._exchange(writer), partial(self._stop, writer, look))
+
+    async def _exchange(self, writer: asyncio.Task[None]) -> None:
+        while (frame := await self._context.read()) is not grpc.aio.EOF:
+            self._streams.frames += bool(frame.calls)
+            for call in frame.calls:
+                self._begin(call)
+            for number in frame.cancelled:
+                if (entry := self._open.get(number)) is not None:
+                    entry.task.cancel()
+            frame = None  # frees it while waiting for the next one
+            await self._has_room.wait()
+        self._is_closed = True
+        self._wake.set()
+        await writer
+
+    async def _stop(self, *helpers: asyncio.Task[None]) -> None:
+        tasks = [*helpers, *(entry.task for entry in self._open.values())]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _begin(self, call: call_pb2.Call) -> None:
         number = call.number

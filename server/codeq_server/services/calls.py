@@ -138,10 +138,14 @@ class Calls:
         try:
             return await serving.handlers[method.name](claims, request)
         except Rejection as rejection:
-            await _confirm(serving.runner, method, rejection)
-            raise
+            refusal = rejection
         except CorruptRows as problem:
             raise Rejection(Reason.CORRUPT_DATA, f"stored data contradict each other: {problem}") from None
+        try:
+            await _confirm(serving.runner, method, refusal)
+            raise refusal
+        finally:
+            del refusal  # it would keep this frame, and the frame it
 
 
 def _task_id_of(request: Message) -> str:

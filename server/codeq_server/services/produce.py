@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 from codeq.v1 import producer_service_pb2 as pb
@@ -70,14 +71,16 @@ class ProducerStream:
             frame_tasks_max=FRAME_TASKS_MAX,
             frame_bytes_max=FRAME_BYTES_MAX,
         )
-        async with asyncio.TaskGroup() as group, self._registry.member(self.notify, group, self._token):
-            await self._write(pb.ProduceResponse(welcome=welcome))
-            acks = group.create_task(self._registry.part(self._outbox.run, self._send), name="producer-acks")
-            try:
-                await self._registry.part(self._read)
-            finally:
-                self._outbox.end()
-            await asyncio.wait((acks,))  # the client may not read them before its token ends
+        await self._registry.serve(self.notify, self._token, partial(self._serve, welcome))
+
+    async def _serve(self, welcome: pb.ProducerWelcome, group: asyncio.TaskGroup) -> None:
+        await self._write(pb.ProduceResponse(welcome=welcome))
+        acks = group.create_task(self._registry.part(self._outbox.run, self._send), name="producer-acks")
+        try:
+            await self._registry.part(self._read)
+        finally:
+            self._outbox.end()
+        await asyncio.wait((acks,))  # the client may not read them before its token ends
 
     async def notify(self, notice: pb.StreamNotice) -> None:
         """Notifies the client that the server will end the stream."""

@@ -64,6 +64,17 @@ class StreamRegistry:
         """Returns the number of open streams."""
         return len(self._members)
 
+    async def serve(
+        self, notify: Notify, token: StreamToken, work: Callable[[asyncio.TaskGroup], Awaitable[None]]
+    ) -> None:
+        """Serves a stream, with a group for its tasks, as a member.
+
+        Raises:
+            Rejection: Why the stream ends; see `member`.
+        """
+        async with asyncio.TaskGroup() as group, self.member(notify, group, token):
+            await work(group)
+
     @asynccontextmanager
     async def member(self, notify: Notify, group: asyncio.TaskGroup, token: StreamToken) -> AsyncIterator[None]:
         """Registers a stream while it is served, and ends it with its token.

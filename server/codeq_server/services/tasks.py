@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 
 from codeq.v1 import task_pb2
 from codeq.v1 import task_service_pb2 as pb
+from codeq_gateway.finishing import finish
 from codeq_internal.v1 import rows_pb2
 
 from codeq_server.auth.claims import Claims
@@ -363,9 +364,13 @@ class TaskService:
         self, record: task_pb2.TaskResult, claims: Claims, request: pb.SubmitResultRequest
     ) -> None:
         token = request.lease_token if request.HasField("lease_token") else None
-        async with Uploads(self._artifacts, _caller(claims)) as uploads:
+        uploads = Uploads(self._artifacts, _caller(claims))
+
+        async def upload_and_submit() -> None:
             rows = await uploads.add(request.task_id, token, request.artifacts)
             self._submit(record, claims, request, self._runner.now(), rows)
+
+        await finish(upload_and_submit(), uploads.settle)
 
     def _submit(
         self,

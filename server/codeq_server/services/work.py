@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from codeq.v1 import error_pb2, producer_service_pb2, task_pb2
 from codeq.v1 import worker_service_pb2 as pb
+from codeq_gateway.finishing import finish
 from codeq_internal.v1 import rows_pb2
 
 from codeq_server.core import claims as core_claims
@@ -122,14 +124,7 @@ class WorkerStream:
             credits_max=CREDITS_MAX,
         )
         try:
-            async with asyncio.TaskGroup() as group, self._registry.member(self.notify, group, self._token):
-                await self._write(pb.WorkResponse(welcome=welcome).SerializeToString())
-                pushes = group.create_task(self._registry.part(self._outbox.run, self._send), name="worker-pushes")
-                try:
-                    await self._registry.part(self._take_all)
-                finally:
-                    self._outbox.end()
-                await asyncio.wait((pushes,))  # the client may not read them before its token ends
+            await self._registry.serve(self.notify, self._token, partial(self._serve, welcome))
         finally:
             self._runner.waiting.leave(self)
             for claim in self._open.values():
@@ -137,6 +132,15 @@ class WorkerStream:
             for frame in self._outbox.unsent():
                 for claim, delivered in frame.claims:
                     return_unused(self._runner, claim, [d.task_id for d in delivered])
+
+    async def _serve(self, welcome: pb.WorkerWelcome, group: asyncio.TaskGroup) -> None:
+        await self._write(pb.WorkResponse(welcome=welcome).SerializeToString())
+        pushes = group.create_task(self._registry.part(self._outbox.run, self._send), name="worker-pushes")
+        try:
+            await self._registry.part(self._take_all)
+        finally:
+            self._outbox.end()
+        await asyncio.wait((pushes,))  # the client may not read them before its token ends
 
     async def notify(self, notice: producer_service_pb2.StreamNotice) -> None:
         """Notifies the client that the server will end the stream; stops pushing tasks, unless only the token ends."""
@@ -211,10 +215,13 @@ class WorkerStream:
             message = await self._context.read()
 
     async def _take_with_artifacts(self, message: pb.WorkRequest) -> None:
-        async with Uploads(self._artifacts, self._caller) as uploads:
-            self._filed = await take_filed(uploads, message)
-            await self._take(message)
-            self._filed = {}
+        uploads = Uploads(self._artifacts, self._caller)
+        await finish(self._upload_and_take(uploads, message), uploads.settle)
+
+    async def _upload_and_take(self, uploads: Uploads, message: pb.WorkRequest) -> None:
+        self._filed = await take_filed(uploads, message)
+        await self._take(message)
+        self._filed = {}
 
     async def _take(self, message: pb.WorkRequest) -> None:
         if max(len(message.outcomes), len(message.heartbeats), len(message.progress)) > ITEMS_MAX:

@@ -31,7 +31,8 @@ type ProduceRequest struct {
 	// Tasks to create, at most 4096 and 8 MiB. A message without tasks is not a frame and gets no ack.
 	Tasks []*TaskSpec `protobuf:"bytes,2,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	// Fresh token of the same subject and tenant, without "Bearer"; empty: none. It replaces the stream's token before the
-	// tasks of the message are created. A token that is not accepted ends the call.
+	// tasks of the message are created. A rejected token ends the call; one that cannot be validated at the moment does
+	// not: the old one stays in force.
 	Token         string `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -33,7 +33,8 @@ type ProducerServiceClient interface {
 	// unacked. When the client half-closes, the server acks the remaining frames and ends the call with OK.
 	// An invalid task is rejected by itself; the others are created. Errors that end the call: BAD_HANDSHAKE,
 	// UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
-	// When its token expires, the call ends with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
+	// When its token expires, the call ends with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
+	// keeps the stream open.
 	Produce(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ProduceRequest, ProduceResponse], error)
 }
 
@@ -69,7 +70,8 @@ type ProducerServiceServer interface {
 	// unacked. When the client half-closes, the server acks the remaining frames and ends the call with OK.
 	// An invalid task is rejected by itself; the others are created. Errors that end the call: BAD_HANDSHAKE,
 	// UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
-	// When its token expires, the call ends with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
+	// When its token expires, the call ends with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
+	// keeps the stream open.
 	Produce(grpc.BidiStreamingServer[ProduceRequest, ProduceResponse]) error
 	mustEmbedUnimplementedProducerServiceServer()
 }

@@ -42,8 +42,8 @@ type Queue struct {
 	OldestAgeSeconds float64 `protobuf:"fixed64,6,opt,name=oldest_age_seconds,json=oldestAgeSeconds,proto3" json:"oldest_age_seconds,omitempty"`
 	// Whether the queue is paused: it accepts tasks but delivers none.
 	Paused bool `protobuf:"varint,7,opt,name=paused,proto3" json:"paused,omitempty"`
-	// Tasks created per second: a moving average in which a minute ago weighs about a third of now. Kept in memory: it
-	// starts over with the server.
+	// Tasks created per second: a moving average in which a minute ago weighs about a third of now. Kept in memory, so
+	// it starts over when the server restarts.
 	CreatedRate float64 `protobuf:"fixed64,8,opt,name=created_rate,json=createdRate,proto3" json:"created_rate,omitempty"`
 	// Tasks completed per second, averaged in the same way.
 	CompletedRate float64 `protobuf:"fixed64,9,opt,name=completed_rate,json=completedRate,proto3" json:"completed_rate,omitempty"`

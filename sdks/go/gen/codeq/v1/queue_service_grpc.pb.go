@@ -57,7 +57,7 @@ type QueueServiceClient interface {
 	// them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
 	ListDeadLetters(ctx context.Context, in *ListDeadLettersRequest, opts ...grpc.CallOption) (*ListDeadLettersResponse, error)
-	// RedriveTasks queues all DLQ, FAILED or CANCELLED tasks that pass every filter again: at the tail of the queue, with
+	// RedriveTasks queues again all DLQ, FAILED and CANCELLED tasks that match every filter: at the tail of the queue, with
 	// no attempts counted. Without a rate it redrives up to `limit` tasks, scans up to 10000 rows, and returns a token
 	// while more may be left. With a rate it returns at once and works in the background until all are done; a stop of
 	// the server ends that work, so call again.
@@ -173,7 +173,7 @@ type QueueServiceServer interface {
 	// them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
 	ListDeadLetters(context.Context, *ListDeadLettersRequest) (*ListDeadLettersResponse, error)
-	// RedriveTasks queues all DLQ, FAILED or CANCELLED tasks that pass every filter again: at the tail of the queue, with
+	// RedriveTasks queues again all DLQ, FAILED and CANCELLED tasks that match every filter: at the tail of the queue, with
 	// no attempts counted. Without a rate it redrives up to `limit` tasks, scans up to 10000 rows, and returns a token
 	// while more may be left. With a rate it returns at once and works in the background until all are done; a stop of
 	// the server ends that work, so call again.

@@ -754,7 +754,7 @@ type NewArtifact struct {
 	// Name, unique within the result: 1 to 128 characters without slash, backslash and control characters; not "." or
 	// "..".
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Location of a content that the server does not store; returned unchanged. Cannot be combined with content.
+	// Location of content that the server does not store; returned unchanged. Cannot be combined with content.
 	Url string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
 	// Content, base64 in JSON. By default at most 4 MiB, and 6 MiB for all artifacts of a result.
 	Content []byte `protobuf:"bytes,3,opt,name=content,json=contentBase64,proto3,oneof" json:"content,omitempty"`

@@ -48,7 +48,8 @@ type WorkRequest struct {
 	// of the message together.
 	Artifacts []*OutcomeArtifacts `protobuf:"bytes,8,rep,name=artifacts,proto3" json:"artifacts,omitempty"`
 	// Fresh token of the same subject and tenant, without "Bearer"; empty: none. It replaces the stream's token before the
-	// rest of the message is processed. A token that is not accepted ends the call; leases are not affected.
+	// rest of the message is processed. A rejected token ends the call; one that
+	// cannot be validated at the moment does not. Leases are not affected.
 	Token         string `protobuf:"bytes,9,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -36,7 +36,8 @@ type WorkerServiceClient interface {
 	// subject.
 	// Errors: BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED, INVALID_FIELD,
 	// TOO_LARGE, OUTCOME_UNKNOWN. Outcomes require the scopes of the corresponding unary calls.
-	// When its token expires, the call breaks with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
+	// When its token expires, the call breaks with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
+	// keeps the stream open.
 	Work(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WorkRequest, WorkResponse], error)
 }
 
@@ -75,7 +76,8 @@ type WorkerServiceServer interface {
 	// subject.
 	// Errors: BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED, INVALID_FIELD,
 	// TOO_LARGE, OUTCOME_UNKNOWN. Outcomes require the scopes of the corresponding unary calls.
-	// When its token expires, the call breaks with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
+	// When its token expires, the call breaks with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
+	// keeps the stream open.
 	Work(grpc.BidiStreamingServer[WorkRequest, WorkResponse]) error
 	mustEmbedUnimplementedWorkerServiceServer()
 }

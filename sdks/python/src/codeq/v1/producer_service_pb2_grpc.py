@@ -52,7 +52,8 @@ class ProducerServiceServicer:
         unacked. When the client half-closes, the server acks the remaining frames and ends the call with OK.
         An invalid task is rejected by itself; the others are created. Errors that end the call: BAD_HANDSHAKE,
         UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
-        When its token expires, the call ends with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
+        When its token expires, the call ends with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
+        keeps the stream open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

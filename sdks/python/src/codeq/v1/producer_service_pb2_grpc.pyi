@@ -39,7 +39,8 @@ class ProducerServiceStub:
     unacked. When the client half-closes, the server acks the remaining frames and ends the call with OK.
     An invalid task is rejected by itself; the others are created. Errors that end the call: BAD_HANDSHAKE,
     UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
-    When its token expires, the call ends with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
+    When its token expires, the call ends with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
+    keeps the stream open.
     """
 
 @_typing.type_check_only
@@ -53,7 +54,8 @@ class ProducerServiceAsyncStub(ProducerServiceStub):
     unacked. When the client half-closes, the server acks the remaining frames and ends the call with OK.
     An invalid task is rejected by itself; the others are created. Errors that end the call: BAD_HANDSHAKE,
     UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
-    When its token expires, the call ends with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
+    When its token expires, the call ends with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
+    keeps the stream open.
     """
 
 class ProducerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -70,7 +72,8 @@ class ProducerServiceServicer(metaclass=_abc_1.ABCMeta):
         unacked. When the client half-closes, the server acks the remaining frames and ends the call with OK.
         An invalid task is rejected by itself; the others are created. Errors that end the call: BAD_HANDSHAKE,
         UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
-        When its token expires, the call ends with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
+        When its token expires, the call ends with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
+        keeps the stream open.
         """
 
 def add_ProducerServiceServicer_to_server(servicer: ProducerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -130,7 +130,7 @@ class QueueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RedriveTasks(self, request, context):
-        """RedriveTasks queues all DLQ, FAILED or CANCELLED tasks that pass every filter again: at the tail of the queue, with
+        """RedriveTasks queues again all DLQ, FAILED and CANCELLED tasks that match every filter: at the tail of the queue, with
         no attempts counted. Without a rate it redrives up to `limit` tasks, scans up to 10000 rows, and returns a token
         while more may be left. With a rate it returns at once and works in the background until all are done; a stop of
         the server ends that work, so call again.

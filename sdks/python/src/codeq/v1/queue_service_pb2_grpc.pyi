@@ -63,7 +63,7 @@ class QueueServiceStub:
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
     """
     RedriveTasks: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveTasksRequest, _queue_service_pb2.RedriveTasksResponse]
-    """RedriveTasks queues all DLQ, FAILED or CANCELLED tasks that pass every filter again: at the tail of the queue, with
+    """RedriveTasks queues again all DLQ, FAILED and CANCELLED tasks that match every filter: at the tail of the queue, with
     no attempts counted. Without a rate it redrives up to `limit` tasks, scans up to 10000 rows, and returns a token
     while more may be left. With a rate it returns at once and works in the background until all are done; a stop of
     the server ends that work, so call again.
@@ -106,7 +106,7 @@ class QueueServiceAsyncStub(QueueServiceStub):
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
     """
     RedriveTasks: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveTasksRequest, _queue_service_pb2.RedriveTasksResponse]  # type: ignore[assignment]
-    """RedriveTasks queues all DLQ, FAILED or CANCELLED tasks that pass every filter again: at the tail of the queue, with
+    """RedriveTasks queues again all DLQ, FAILED and CANCELLED tasks that match every filter: at the tail of the queue, with
     no attempts counted. Without a rate it redrives up to `limit` tasks, scans up to 10000 rows, and returns a token
     while more may be left. With a rate it returns at once and works in the background until all are done; a stop of
     the server ends that work, so call again.
@@ -188,7 +188,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.RedriveTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.RedriveTasksResponse, _abc.Awaitable[_queue_service_pb2.RedriveTasksResponse]]:
-        """RedriveTasks queues all DLQ, FAILED or CANCELLED tasks that pass every filter again: at the tail of the queue, with
+        """RedriveTasks queues again all DLQ, FAILED and CANCELLED tasks that match every filter: at the tail of the queue, with
         no attempts counted. Without a rate it redrives up to `limit` tasks, scans up to 10000 rows, and returns a token
         while more may be left. With a rate it returns at once and works in the background until all are done; a stop of
         the server ends that work, so call again.

@@ -55,7 +55,8 @@ class WorkerServiceServicer:
         subject.
         Errors: BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED, INVALID_FIELD,
         TOO_LARGE, OUTCOME_UNKNOWN. Outcomes require the scopes of the corresponding unary calls.
-        When its token expires, the call breaks with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
+        When its token expires, the call breaks with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
+        keeps the stream open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,8 @@ class WorkerServiceStub:
     subject.
     Errors: BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED, INVALID_FIELD,
     TOO_LARGE, OUTCOME_UNKNOWN. Outcomes require the scopes of the corresponding unary calls.
-    When its token expires, the call breaks with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
+    When its token expires, the call breaks with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
+    keeps the stream open.
     """
 
 @_typing.type_check_only
@@ -59,7 +60,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     subject.
     Errors: BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED, INVALID_FIELD,
     TOO_LARGE, OUTCOME_UNKNOWN. Outcomes require the scopes of the corresponding unary calls.
-    When its token expires, the call breaks with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
+    When its token expires, the call breaks with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
+    keeps the stream open.
     """
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -79,7 +81,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         subject.
         Errors: BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED, INVALID_FIELD,
         TOO_LARGE, OUTCOME_UNKNOWN. Outcomes require the scopes of the corresponding unary calls.
-        When its token expires, the call breaks with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
+        When its token expires, the call breaks with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
+        keeps the stream open.
         """
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -40,7 +40,8 @@ export type ProduceRequest = Message<"codeq.v1.ProduceRequest"> & {
 
   /**
    * Fresh token of the same subject and tenant, without "Bearer"; empty: none. It replaces the stream's token before the
-   * tasks of the message are created. A token that is not accepted ends the call.
+   * tasks of the message are created. A rejected token ends the call; one that cannot be validated at the moment does
+   * not: the old one stays in force.
    *
    * @generated from field: string token = 3;
    */
@@ -249,7 +250,8 @@ export const ProducerService: GenService<{
    * unacked. When the client half-closes, the server acks the remaining frames and ends the call with OK.
    * An invalid task is rejected by itself; the others are created. Errors that end the call: BAD_HANDSHAKE,
    * UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
-   * When its token expires, the call ends with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
+   * When its token expires, the call ends with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
+   * keeps the stream open.
    *
    * @generated from rpc codeq.v1.ProducerService.Produce
    */

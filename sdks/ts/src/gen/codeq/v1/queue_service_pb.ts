@@ -75,8 +75,8 @@ export type Queue = Message<"codeq.v1.Queue"> & {
   paused: boolean;
 
   /**
-   * Tasks created per second: a moving average in which a minute ago weighs about a third of now. Kept in memory: it
-   * starts over with the server.
+   * Tasks created per second: a moving average in which a minute ago weighs about a third of now. Kept in memory, so
+   * it starts over when the server restarts.
    *
    * @generated from field: double created_rate = 8;
    */
@@ -652,7 +652,7 @@ export const QueueService: GenService<{
     output: typeof ListDeadLettersResponseSchema;
   },
   /**
-   * RedriveTasks queues all DLQ, FAILED or CANCELLED tasks that pass every filter again: at the tail of the queue, with
+   * RedriveTasks queues again all DLQ, FAILED and CANCELLED tasks that match every filter: at the tail of the queue, with
    * no attempts counted. Without a rate it redrives up to `limit` tasks, scans up to 10000 rows, and returns a token
    * while more may be left. With a rate it returns at once and works in the background until all are done; a stop of
    * the server ends that work, so call again.

@@ -376,7 +376,7 @@ export type NewArtifact = Message<"codeq.v1.NewArtifact"> & {
   name: string;
 
   /**
-   * Location of a content that the server does not store; returned unchanged. Cannot be combined with content.
+   * Location of content that the server does not store; returned unchanged. Cannot be combined with content.
    *
    * @generated from field: string url = 2;
    */

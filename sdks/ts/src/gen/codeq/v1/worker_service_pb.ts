@@ -90,7 +90,8 @@ export type WorkRequest = Message<"codeq.v1.WorkRequest"> & {
 
   /**
    * Fresh token of the same subject and tenant, without "Bearer"; empty: none. It replaces the stream's token before the
-   * rest of the message is processed. A token that is not accepted ends the call; leases are not affected.
+   * rest of the message is processed. A rejected token ends the call; one that
+   * cannot be validated at the moment does not. Leases are not affected.
    *
    * @generated from field: string token = 9;
    */
@@ -484,7 +485,8 @@ export const WorkerService: GenService<{
    * subject.
    * Errors: BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED, INVALID_FIELD,
    * TOO_LARGE, OUTCOME_UNKNOWN. Outcomes require the scopes of the corresponding unary calls.
-   * When its token expires, the call breaks with UNAUTHENTICATED. A notice comes before, and `token` renews the token.
+   * When its token expires, the call breaks with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
+   * keeps the stream open.
    *
    * @generated from rpc codeq.v1.WorkerService.Work
    */

@@ -190,19 +190,20 @@ async def test_no_server_is_reported_and_found_when_it_comes() -> None:
 async def test_call_whose_server_was_lost_is_repeated_only_if_that_does_no_harm(*, repeatable: bool) -> None:
     first, second = TaskDouble(), TaskDouble()
     first.hold = True
+    other = StreamServer(second)
     async with (
-        StreamServer(second) as other,
         StreamServer(first) as lost,
         remote(lost.address, other.address, retry_seconds=LONG) as (_, dispatcher),
     ):
         await until(lambda: dispatcher.is_up)
         answer = asyncio.ensure_future(dispatcher.call(creating(repeatable=repeatable)))
         await asyncio.wait_for(first.waiting.wait(), 10)
-        await lost.stop()
-        if repeatable:
-            assert (await answer).task.command == "A"
-        else:
-            assert await refusal(answer) == error_pb2.ERROR_REASON_OUTCOME_UNKNOWN
+        async with other:
+            await lost.stop()
+            if repeatable:
+                assert (await answer).task.command == "A"
+            else:
+                assert await refusal(answer) == error_pb2.ERROR_REASON_OUTCOME_UNKNOWN
     assert (len(first.calls), len(second.calls)) == (1, int(repeatable))
 
 

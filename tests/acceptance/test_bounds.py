@@ -440,9 +440,9 @@ REACH: dict[str, Callable[[Path, int], Awaitable[None]]] = {
     "bytes of a producer's frame": frame_bytes,
     "tasks of a producer's frame": frame_tasks,
     "outcomes of a worker's message": message_outcomes,
-    "seconds until the hello of a stream": late_hello,
+    "seconds to wait for the hello of a stream": late_hello,
     "bytes of an artifact": artifact_bytes,
-    "seconds until the request of an unauthenticated call": late_request,
+    "seconds to wait for the request of an unauthenticated call": late_request,
 }
 
 LOWERED = {"HTTP_CONNECTIONS_MAX": FEW, "GRPC_CONNECTIONS_MAX": FEW, "QUEUES_PER_TENANT_MAX": 2}

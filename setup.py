@@ -21,6 +21,8 @@ from setuptools.command.build_py import build_py
 
 ROOT: Final = Path(__file__).resolve().parent
 TOOLS: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+INLINE_ACROSS_MODULES: Final = "-fno-semantic-interposition"
+"""Lets the C compiler inline functions of one extension into each other: nothing replaces them when it is loaded."""
 PACKAGE_DIR: Final[dict[str, str]] = TOOLS["setuptools"]["package-dir"]
 
 
@@ -60,6 +62,9 @@ def extensions() -> list[Extension]:
     shutil.rmtree(cache, ignore_errors=True)
     options = [f"--cache-dir={cache}", *paths]
     found: list[Extension] = mypycify(options, separate=groups, opt_level=level, target_dir="build/compiled")
+    if os.name == "posix":
+        for extension in found:
+            extension.extra_compile_args.append(INLINE_ACROSS_MODULES)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Runs the steps of `make test` in sequence, even if one fails, and prints the time of each.
+"""Runs the steps of `make test` in sequence, even if one fails, and prints the time of each and how many cores it used.
 
 At the end come the ten slowest tests of all pytest runs.
 
@@ -11,6 +11,7 @@ gateway. `tests/host` is not included: it needs root and has its own command.
 from __future__ import annotations
 
 import heapq
+import resource
 import subprocess
 import sys
 import time
@@ -99,24 +100,31 @@ def durations(reports: Path) -> Iterator[tuple[float, str]]:
             yield float(case.get("time", 0)), f"{case.get('classname')}::{case.get('name')}"
 
 
+def cpu_seconds() -> float:
+    """Returns the CPU time that ended child processes used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main(names: list[str]) -> int:
     """Runs the steps; returns 1 if one failed."""
     outcomes = []
     with TemporaryDirectory() as folder:
         for title, commands in steps(names):
             print(f"\n=== {title}", flush=True)
-            begin = time.monotonic()
+            begin, used = time.monotonic(), cpu_seconds()
             status = run(reported(commands, Path(folder)))
-            outcomes.append((title, time.monotonic() - begin, status))
+            seconds = time.monotonic() - begin
+            outcomes.append((title, seconds, (cpu_seconds() - used) / seconds, status))
         slowest = heapq.nlargest(SLOWEST, durations(Path(folder)))
     print("\n    seconds  slowest tests")
     for seconds, name in slowest:
         print(f"    {seconds:7.1f}  {name}")
-    print("\n    seconds  step")
-    for title, seconds, status in outcomes:
-        print(f"{'ok' if status == 0 else 'BAD':>3} {seconds:7.1f}  {title}")
-    print(f"    {sum(seconds for _, seconds, _ in outcomes):7.1f}  total")
-    return int(any(status for _, _, status in outcomes))
+    print("\n    seconds  cores  step")
+    for title, seconds, cores, status in outcomes:
+        print(f"{'ok' if status == 0 else 'BAD':>3} {seconds:7.1f}  {cores:5.2f}  {title}")
+    print(f"    {sum(seconds for _, seconds, _, _ in outcomes):7.1f}         total")
+    return int(any(status for *_, status in outcomes))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -35,7 +34,6 @@ class MethodNotAllowedError(CallFailed):
         self.allowed = allowed
 
 
-@dataclass(slots=True)
 class _Node(Generic[T]):
     """A common prefix of paths.
 
@@ -45,9 +43,12 @@ class _Node(Generic[T]):
         variable: Child node for any other segment.
     """
 
-    targets: dict[str, T] = field(default_factory=dict)
-    literals: dict[str, _Node[T]] = field(default_factory=dict)
-    variable: _Node[T] | None = None
+    __slots__ = ("literals", "targets", "variable")
+
+    def __init__(self) -> None:
+        self.targets: dict[str, T] = {}
+        self.literals: dict[str, _Node[T]] = {}
+        self.variable: _Node[T] | None = None
 
 
 class Router(Generic[T]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -40,16 +39,21 @@ class Delivered(NamedTuple):
     attempts: int
 
 
-@dataclass(slots=True)
 class _Taking:
-    """What one call of `claim` has taken so far."""
+    """What one call of `claim` has taken so far.
 
-    shard: Shard
-    claim: Claim
-    slots: list[Delivery] = field(default_factory=list)
-    out: list[Delivered] = field(default_factory=list)
-    plain: bool = True
-    """Whether every task was taken from its home place, for its first delivery."""
+    Attributes:
+        plain: Whether every task was taken from its home place, for its first delivery.
+    """
+
+    __slots__ = ("claim", "out", "plain", "shard", "slots")
+
+    def __init__(self, shard: Shard, claim: Claim) -> None:
+        self.shard = shard
+        self.claim = claim
+        self.slots: list[Delivery] = []
+        self.out: list[Delivered] = []
+        self.plain = True
 
     def add(self, task_id: TaskKey, raw: bytes, home: Lane, position: int, place: int, attempts: int) -> None:
         """Takes a task."""

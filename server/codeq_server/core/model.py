@@ -123,7 +123,7 @@ class Lane:
         if of != self._head_of:
             self._head = ids.id_head(self.queue.number, self.index, position, epoch)
             self._head_of = of
-        return f"{self._head}{position & 0xFFFFFFFFFF:010x}{ids.ROUTE}"
+        return f"{self._head}{(position & 0xFFFFFFFFFF).to_bytes(5, 'big').hex()}{ids.ROUTE}"
 
     def key_of(self, position: int, home: bytes) -> TaskKey:
         """Returns the key of the task whose home at `position` has this value."""

@@ -11,8 +11,9 @@ from codeq.v1 import producer_service_pb2 as pb
 from codeq.v1 import task_pb2
 from codeq_gateway.bodies import LARGE_BYTES, InFlight
 
-from codeq_server.core import creates, names
+from codeq_server.core import names
 from codeq_server.core.clock import Now
+from codeq_server.core.creates import create_in
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Queue
 from codeq_server.core.task_bytes import varint
@@ -135,7 +136,6 @@ class ProducerStream:
     def _create_all(self, specs: Sequence[task_pb2.TaskSpec], first: int, ack: pb.FrameAck) -> None:
         """Creates a slice of a frame's tasks, the first at index `first`, and records the outcomes in the ack."""
         shard, tenant, now = self._runner.shard, self._tenant, self._runner.now()
-        create_in = creates.create_in
         queue: Queue | None = None
         command = ""
         head_bytes = 0

@@ -251,7 +251,7 @@ class WorkerStream:
 
     def _settle(self, items: Sequence[task_pb2.Outcome]) -> None:
         runner, caller = self._runner, self._caller
-        shard, now, complete = runner.shard, runner.now(), outcomes.complete
+        shard, now = runner.shard, runner.now()
         may_complete = _SCOPES[Outcome.COMPLETED] in self._claims.scopes and not self._filed
         try:
             for item in items:
@@ -264,7 +264,7 @@ class WorkerStream:
                     and 0 < len(result) <= RESULT_BYTES_MAX
                     and not item.error
                     and is_json(result)
-                    and complete(shard, caller, item.task_id, item.lease_token, result, now)
+                    and outcomes.complete(shard, caller, item.task_id, item.lease_token, result, now)
                 ):
                     self._settle_one(item, now)
         except Exception as problem:

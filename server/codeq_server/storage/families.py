@@ -68,7 +68,7 @@ class Families:
                     self._sets[name] = self.db.get_column_family(name)
             self.rows = self._sets[DEFAULT]
             self.current = DEFAULT
-            pointer = self.log.get(ROWS_POINTER) if self.log is not None else None
+            pointer: bytes | None = self.log.get(ROWS_POINTER) if self.log is not None else None
             if pointer is not None:
                 self.use(pointer.decode(errors="replace"))
         except BaseException as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -366,8 +365,9 @@ async def waiting_call(method: str, request: Any) -> AsyncIterator[tuple[asyncio
     """Makes a call with a token that soon expires."""
     runner = HeldRunner()
     runner.log.free = True
-    validator = ScriptedValidator(short=token_of(expires_at=time.time() + 0.2))
-    calls = Calls(Authenticator(Nobody(), validator), ShardTable(lambda: Rejection(Reason.NOT_LEADER, "elsewhere")))
+    validator = ScriptedValidator(short=token_of(expires_at=runner.unix_seconds() + 0.2))
+    authenticator = Authenticator(Nobody(), validator, clock=runner.unix_seconds)
+    calls = Calls(authenticator, ShardTable(lambda: Rejection(Reason.NOT_LEADER, "elsewhere")))
     calls.shards.present(Serving(runner, None, lease_seconds=60, artifact_bytes_max=0))
     call = asyncio.create_task(calls.call(f"/codeq.v1.TaskService/{method}", request(runner), "Bearer short"))
     try:

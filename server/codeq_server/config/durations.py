@@ -30,8 +30,6 @@ class Duration(Form[float]):
         return float(value)
 
     def show(self, value: float) -> object:
-        """Returns the duration with its largest unit that divides it."""
-        for unit, size in _UNITS.items():
-            if value >= size and value % size == 0:
-                return f"{value / size:g}{unit}"
-        return f"{value:g}s"
+        """Returns the duration in the largest unit that divides it, or in seconds."""
+        unit = next((unit for unit in "dhm" if value > 0 and value % _UNITS[unit] == 0), "s")
+        return f"{value / _UNITS[unit]:g}{unit}"

@@ -43,7 +43,8 @@ class KeyDocument:
             OSError: The file with CAs cannot be read, or holds none (ssl.SSLError).
         """
         self._config = config
-        self._tls()
+        if config.ca_file is not None:
+            self._tls()
 
     async def load(self) -> KeySet:
         """Returns the keys.

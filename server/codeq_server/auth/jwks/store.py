@@ -154,3 +154,4 @@ class KeyStore:
         if keys.ignored and (self._keys is None or keys.ignored != self._keys.ignored):
             self._report("keys_ignored", "; ".join(keys.ignored))
         self._keys, self._keys_as_of, self._failure = keys, now, ""
+        self._sought = {need: since for need, since in self._sought.items() if not keys.fitting(*need)}

@@ -70,14 +70,11 @@ class JwksValidator:
             return None
 
     def _judged(self, jwt: Jwt) -> Token | Validation:
-        now = self._clock()
         need = needed_key(jwt, self._config)
-        content = content_of(jwt.claims, self._config, checked_expiry(jwt.claims, self._config, now))
+        content = content_of(jwt.claims, self._config, checked_expiry(jwt.claims, self._config, self._clock()))
         found = self._store.find(need)
         if not callable(found):
             return _verified(jwt, found, content)
-        if content.expires_at <= now:
-            raise RefusedError("it has expired, and its key is not known")
         return lambda: self._awaited(jwt, found, content)
 
     async def _awaited(self, jwt: Jwt, lookup: Lookup, content: Token) -> Token | None:

@@ -171,6 +171,13 @@ class Desk:
             self.config, clock=lambda: self.now, report=lambda event, details: self.events.append((event, details))
         )
 
+    @property
+    def reasons(self) -> list[tuple[str, str]]:
+        """The reported events, without the issuer that each one names."""
+        prefix = f"issuer {self.config.issuer}: "
+        assert all(details.startswith(prefix) for _, details in self.events)
+        return [(event, details.removeprefix(prefix)) for event, details in self.events]
+
     def claims(self, **claims: Any) -> dict[str, Any]:
         """Returns claims of a good token, with changes."""
         good = {"iss": self.issuer.url, "aud": AUDIENCE, "sub": "worker-7", "exp": int(NOW) + 10**6}

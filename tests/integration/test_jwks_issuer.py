@@ -253,7 +253,7 @@ async def test_usable_keys_of_a_mixed_set_are_used_and_the_others_named(issuer: 
     assert await desk.validated(desk.token(Signer("k1", "ES256"))) is not None
     assert desk.at_once(desk.token(Signer("k2"))) is not None
     ignored = "key 0: it has 1024 bits; 2048 to 8192 are accepted; key 1: its type or curve is not supported"
-    assert desk.events == [("keys_ignored", ignored)]
+    assert desk.reasons == [("keys_ignored", ignored)]
 
 
 async def test_key_that_names_no_algorithm_is_for_that_of_its_type(issuer: Issuer) -> None:

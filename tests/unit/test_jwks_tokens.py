@@ -97,7 +97,7 @@ async def test_public_key_is_never_taken_for_a_shared_secret(desk: Desk, algorit
         head = f"{encoded({'alg': algorithm, 'kid': 'k1'})}.{encoded(desk.claims())}"
         digest = hmac.new(secret, head.encode(), getattr(hashlib, f"sha{algorithm[2:]}")).digest()
         assert desk.at_once(f"{head}.{encoded(digest)}") is None
-    assert desk.events[-1] == ("token_rejected", "its algorithm is not allowed")
+    assert desk.reasons[-1] == ("token_rejected", "its algorithm is not allowed")
 
 
 @pytest.mark.parametrize("algorithm", ["RS384", "RS512", "PS256"])
@@ -228,10 +228,10 @@ async def test_token_without_a_subject_is_rejected(desk: Desk, subject: object) 
 async def test_reason_of_a_rejection_is_reported_once_in_ten_seconds_without_the_token(desk: Desk) -> None:
     for _ in range(3):
         desk.at_once(desk.token(aud="hidden-audience"))
-    assert desk.events == [("token_rejected", "its audience (`aud`) is none of the configured ones")]
+    assert desk.reasons == [("token_rejected", "its audience (`aud`) is none of the configured ones")]
     desk.now += 10
     desk.at_once(desk.token(sub=""))
-    assert desk.events[1:] == [("token_rejected", "it has no subject (`sub`)")]
+    assert desk.reasons[1:] == [("token_rejected", "it has no subject (`sub`)")]
 
 
 # -- rights --------------------------------------------------------------------------------------------------------
@@ -265,8 +265,9 @@ async def test_malformed_right_rejects_the_token(desk: Desk, name: str, value: o
     assert desk.at_once(desk.token(**{name: value})) is None
 
 
-async def test_null_event_types_do_not_mean_all(desk: Desk) -> None:
-    content = json.dumps(desk.claims() | {"eventTypes": None}).encode()
+@pytest.mark.parametrize("value", [None, []])
+async def test_empty_list_of_event_types_does_not_mean_all(desk: Desk, value: object) -> None:
+    content = json.dumps(desk.claims() | {"eventTypes": value}).encode()
     assert desk.at_once(resigned(desk, b'{"alg":"RS256","kid":"k1"}', content)) is None
 
 

@@ -19,8 +19,9 @@ ABSENT_SECONDS: Final = 60.0
 SOUGHT_KEYS_MAX: Final = 1024
 """Maximum number of such keys; when it is reached, the oldest is forgotten."""
 
-OVERDUE_WAIT_SECONDS = 2.0
-"""How long a token waits for fresh keys if there are only old ones; then these are used."""
+OVERDUE_WAIT_SECONDS = 1.0
+"""How long a token waits for fresh keys if there are only old ones; then these are used. It is far shorter than the
+longest validation, of which other providers need a part, too."""
 
 Lookup = Callable[[], Awaitable[Key | None]]
 """Returns the key after a fetch; None: the issuer has no such key."""

@@ -129,12 +129,14 @@ def content_of(claims: Mapping[str, object], config: JwksConfig, expires_at: flo
     if not isinstance(subject, str) or not subject.strip():
         raise RefusedError("it has no subject (`sub`)")
     scopes = (_words(claims, name) for name in _SCOPES)
-    event_types = (_texts(claims, name) for name in _EVENT_TYPES)
+    event_types = frozenset[str]().union(*(_texts(claims, name) for name in _EVENT_TYPES))
+    if not event_types and any(name in claims for name in _EVENT_TYPES):
+        raise RefusedError("its list of event types is empty")  # without a list, a producer may use every command
     return Token(
         subject=subject.strip(),
         email=email if isinstance(email, str) else "",
         scopes=frozenset().union(*scopes),
-        event_types=frozenset().union(*event_types),
+        event_types=event_types,
         raw=_with_tenant(claims, config.tenant_claim),
         expires_at=expires_at,
     )

@@ -39,19 +39,19 @@ class JwksValidator:
             config: Its configuration.
             clock: Returns the Unix time in seconds.
             report: Called with an event and its details: `keys_not_fetched`, `keys_ignored`, or `token_rejected` at
-                most once in REPORT_SECONDS. Details hold nothing of a token.
+                most once in REPORT_SECONDS. Details name the issuer, and hold nothing of a token.
 
         Raises:
             OSError: The file with CAs cannot be read, or holds none.
         """
-        self._config, self._clock, self._report = config, clock, report
+        self._config, self._clock, self._log = config, clock, report
         self._reported_at = -math.inf
         self._store = KeyStore(
             KeyDocument(config).load,
             refresh_seconds=config.refresh_seconds,
             stale_seconds=config.stale_seconds,
             clock=clock,
-            report=report,
+            report=self._report,
         )
 
     def validate(self, token: str) -> Token | Validation | None:
@@ -84,6 +84,9 @@ class JwksValidator:
         except RefusedError as reason:
             self._reject(reason)
             return None
+
+    def _report(self, event: str, details: str) -> None:
+        self._log(event, f"issuer {self._config.issuer}: {details}")
 
     def _reject(self, reason: RefusedError) -> None:
         now = self._clock()

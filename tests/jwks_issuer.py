@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import ipaddress
 import json
@@ -26,6 +27,11 @@ from cryptography.x509.oid import NameOID
 
 NOW = 1_800_000_000.0
 AUDIENCE = "codeq"
+HELD_SECONDS_MAX = 20.0
+"""How long the issuer holds back an answer that a test never releases."""
+
+LAG_SECONDS_MAX = 1.0
+"""Longest time that the event loop may stand still: far above noise, and far below HELD_SECONDS_MAX."""
 _CURVES: Mapping[str, ec.EllipticCurve] = {"ES256": ec.SECP256R1(), "ES384": ec.SECP384R1(), "ES512": ec.SECP521R1()}
 
 
@@ -101,7 +107,7 @@ class Issuer:
             def do_GET(self) -> None:
                 issuer.asked.append(self.path)
                 issuer.has_request.set()
-                issuer.held.wait(20)
+                issuer.held.wait(HELD_SECONDS_MAX)
                 answer = issuer.answer(self.path)
                 if answer is None:
                     return
@@ -217,3 +223,36 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     (folder / "ca.pem").write_bytes(signed(issuer, authority, x509.BasicConstraints(ca=True, path_length=None)))
     (folder / "server.pem").write_bytes(key + signed(subject, own, address))
     return folder / "ca.pem", folder / "server.pem"
+
+
+class Lag:
+    """Measures the longest time that the event loop stood still."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self._last = 0.0
+
+    async def __aenter__(self) -> Self:
+        self._ticking = asyncio.create_task(self._tick())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ticking.cancel()
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            before = loop.time()
+            await asyncio.sleep(0.001)
+            self.longest = max(self.longest, loop.time() - before)
+
+
+async def settled(desk: Desk) -> None:
+    """Waits for the fetch in flight."""
+    if (fetching := desk.validator._store._fetching) is not None:
+        await asyncio.wait([fetching])
+
+
+async def until_asked(issuer: Issuer) -> None:
+    """Waits until the issuer has a request."""
+    assert await asyncio.to_thread(issuer.has_request.wait, 10)

@@ -1,4 +1,4 @@
-"""Keys of an identity provider over HTTP and HTTPS, and answers that lie: none empties the keys or lets a token pass."""
+"""Keys of an identity provider over HTTP and HTTPS, and answers that lie: none empties the keys or lets tokens pass."""
 
 from __future__ import annotations
 

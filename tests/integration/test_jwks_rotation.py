@@ -125,15 +125,14 @@ async def test_thousand_tokens_with_an_unknown_key_make_one_fetch(issuer: Issuer
 async def test_flood_of_made_up_key_ids_makes_one_fetch_in_ten_seconds_and_takes_bounded_memory(
     issuer: Issuer,
 ) -> None:
-    desk = Desk(issuer)
-    assert await desk.validated(desk.token()) is not None
-    head, claims, signature = desk.token().split(".")
+    desk = Desk(issuer, Signer("k1", "ES256"))
+    token = desk.token()
+    assert await desk.validated(token) is not None
     for second in range(30):
         desk.now = NOW + second
-        for number in range(100):
-            forged = desk.token(header={"kid": f"{second}-{number}"}).split(".")[0]
-            assert await is_refused(desk, f"{forged}.{claims}.{signature}")
-        assert desk.at_once(f"{head}.{claims}.{signature}") is not None
+        for number in range(50):
+            assert await is_refused(desk, desk.forged(f"{second}-{number}"))
+        assert desk.at_once(token) is not None
     assert len(issuer.asked) == 3
     assert len(desk.validator._store._sought) == SOUGHT_KEYS_MAX
 

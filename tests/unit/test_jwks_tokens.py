@@ -227,11 +227,24 @@ async def test_token_without_a_subject_is_rejected(desk: Desk, subject: object) 
 
 async def test_reason_of_a_rejection_is_reported_once_in_ten_seconds_without_the_token(desk: Desk) -> None:
     for _ in range(3):
-        desk.at_once(desk.token(aud="hidden-audience"))
-    assert desk.reasons == [("token_rejected", "its audience (`aud`) is none of the configured ones")]
+        desk.at_once(desk.token(exp=None, azp="hidden"))
+    assert desk.reasons == [("token_rejected", "it never expires: `exp` is missing")]
     desk.now += 10
     desk.at_once(desk.token(sub=""))
     assert desk.reasons[1:] == [("token_rejected", "it has no subject (`sub`)")]
+
+
+@pytest.mark.parametrize(("claim", "words"), [("aud", "its audience (`aud`)"), ("iss", "its issuer (`iss`)")])
+async def test_tokens_for_others_are_reported_until_one_is_accepted(issuer: Issuer, claim: str, words: str) -> None:
+    desk = Desk(issuer)
+    for_others = desk.token(header={"alg": "RS512"}, **{claim: "others"})
+    assert desk.at_once(for_others) is None
+    [(event, details)] = desk.reasons
+    assert (event, details.startswith(words)) == ("token_rejected", True)
+    assert await desk.validated(desk.token()) is not None
+    desk.now += 10
+    assert desk.at_once(for_others) is None
+    assert len(desk.reasons) == 1
 
 
 # -- rights --------------------------------------------------------------------------------------------------------

@@ -31,6 +31,10 @@ class RefusedError(Exception):
     """A token is not accepted. The text says why, without anything of the token."""
 
 
+class ForOthersError(RefusedError):
+    """A token is of another issuer or for others, so another validator may accept it."""
+
+
 class Jwt(NamedTuple):
     """A token whose signature is not verified yet.
 
@@ -105,10 +109,10 @@ def checked_expiry(claims: Mapping[str, object], config: JwksConfig, now: float)
         RefusedError: It is of another issuer, for others, not valid yet, or without a claim that it needs.
     """
     if claims.get("iss") != config.issuer:
-        raise RefusedError("its issuer (`iss`) is not the configured one")
+        raise ForOthersError("its issuer (`iss`) is not the configured one")
     audience = _texts(claims, "aud")
     if not audience or audience.isdisjoint(config.audience):
-        raise RefusedError("its audience (`aud`) is none of the configured ones")
+        raise ForOthersError("its audience (`aud`) is none of the configured ones")
     expires_at = _time(claims, "exp")
     if expires_at is None:
         raise RefusedError("it never expires: `exp` is missing")

@@ -13,7 +13,15 @@ from codeq_server.auth.jwks.config import JwksConfig
 from codeq_server.auth.jwks.document import KeyDocument
 from codeq_server.auth.jwks.keys import Key
 from codeq_server.auth.jwks.store import KeyStore, Lookup
-from codeq_server.auth.jwks.tokens import Jwt, RefusedError, checked_expiry, content_of, needed_key, parsed
+from codeq_server.auth.jwks.tokens import (
+    ForOthersError,
+    Jwt,
+    RefusedError,
+    checked_expiry,
+    content_of,
+    needed_key,
+    parsed,
+)
 
 REPORT_SECONDS: Final = 10.0
 """Shortest time between two reports of rejected tokens."""
@@ -39,13 +47,16 @@ class JwksValidator:
             config: Its configuration.
             clock: Returns the Unix time in seconds.
             report: Called with an event and its details: `keys_not_fetched`, `keys_ignored`, or `token_rejected` at
-                most once in REPORT_SECONDS. Details name the issuer, and hold nothing of a token.
+                most once in REPORT_SECONDS. Details name the issuer, and hold nothing of a token. Tokens of other
+                issuers or for others are reported only until the first one is accepted: then the configuration is
+                right, and they are meant for another validator.
 
         Raises:
             OSError: The file with CAs cannot be read, or holds none.
         """
         self._config, self._clock, self._log = config, clock, report
         self._reported_at = -math.inf
+        self._has_accepted = False
         self._store = KeyStore(
             KeyDocument(config).load,
             refresh_seconds=config.refresh_seconds,
@@ -70,34 +81,36 @@ class JwksValidator:
             return None
 
     def _judged(self, jwt: Jwt) -> Token | Validation:
-        need = needed_key(jwt, self._config)
-        content = content_of(jwt.claims, self._config, checked_expiry(jwt.claims, self._config, self._clock()))
-        found = self._store.find(need)
+        expires_at = checked_expiry(jwt.claims, self._config, self._clock())
+        content = content_of(jwt.claims, self._config, expires_at)
+        found = self._store.find(needed_key(jwt, self._config))
         if not callable(found):
-            return _verified(jwt, found, content)
+            return self._verified(jwt, found, content)
         return lambda: self._awaited(jwt, found, content)
 
     async def _awaited(self, jwt: Jwt, lookup: Lookup, content: Token) -> Token | None:
         key = await lookup()
         try:
-            return _verified(jwt, key, content)
+            return self._verified(jwt, key, content)
         except RefusedError as reason:
             self._reject(reason)
             return None
+
+    def _verified(self, jwt: Jwt, key: Key | None, content: Token) -> Token:
+        if key is None:
+            raise RefusedError("the issuer has no such key, or several that fit")
+        if not key.has_signed(jwt.signed, jwt.signature):
+            raise RefusedError("its signature is wrong")
+        self._has_accepted = True
+        return content
 
     def _report(self, event: str, details: str) -> None:
         self._log(event, f"issuer {self._config.issuer}: {details}")
 
     def _reject(self, reason: RefusedError) -> None:
+        if self._has_accepted and isinstance(reason, ForOthersError):
+            return
         now = self._clock()
         if not 0 <= now - self._reported_at < REPORT_SECONDS:
             self._reported_at = now
             self._report("token_rejected", str(reason))
-
-
-def _verified(jwt: Jwt, key: Key | None, content: Token) -> Token:
-    if key is None:
-        raise RefusedError("the issuer has no such key, or several that fit")
-    if not key.has_signed(jwt.signed, jwt.signature):
-        raise RefusedError("its signature is wrong")
-    return content

@@ -150,6 +150,7 @@ LIES = {
     "number as id": Answer(_weak(kid=5)),
     "long id": Answer(_weak(kid="k" * 257)),
     "for encryption": Answer(_weak(use="enc")),
+    "for nothing known": Answer(_weak(use="x")),
     "for signing": Answer(_weak(key_ops=["sign"])),
     "private part": Answer(_weak(d="AQAB")),
     "algorithm of another type": Answer(_weak(alg="ES256")),
@@ -197,7 +198,8 @@ async def test_redirect_at_the_same_host_is_followed(issuer: Issuer) -> None:
 
 
 async def test_usable_keys_of_a_mixed_set_are_used_and_the_others_named(issuer: Issuer) -> None:
-    mixed = [Signer("weak", bits=1024).jwk, {"kty": "oct"}, Signer("k1", "ES256").jwk, Signer("k2").jwk]
+    encrypting = Signer("k3").jwk | {"use": "enc", "alg": "RSA-OAEP"}
+    mixed = [Signer("weak", bits=1024).jwk, {"kty": "oct"}, encrypting, Signer("k1", "ES256").jwk, Signer("k2").jwk]
     issuer.answer = lambda _: Answer(json.dumps({"keys": mixed}).encode())
     desk = Desk(issuer)
     assert await desk.validated(desk.token(Signer("k1", "ES256"))) is not None

@@ -67,7 +67,7 @@ class KeySet(NamedTuple):
 
     Attributes:
         keys: The keys.
-        ignored: Why others cannot be used, one line each.
+        ignored: Why others cannot be used, one line each; keys for encryption are left out, since many issuers have one.
     """
 
     keys: tuple[Key, ...]
@@ -97,6 +97,8 @@ def key_set(document: object, allowed: Collection[str]) -> KeySet:
     keys: list[Key] = []
     ignored = []
     for number, each in enumerate(found):
+        if isinstance(each, dict) and each.get("use") == "enc":
+            continue
         try:
             key = _key(each, allowed)
         except _UnusableError as reason:

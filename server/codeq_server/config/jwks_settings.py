@@ -67,7 +67,7 @@ class JwksAuthSettings:
     jwks_url: str = setting(
         WebUrl(),
         "",
-        "URL of the issuer's keys. `http://` works if you write it, but then anyone on the path can make up tokens",
+        "URL of the issuer's keys. `http://` works if you write it, but then anyone on the path can forge tokens",
         unset="found at the issuer's `/.well-known/openid-configuration`",
     )
     algorithms: tuple[str, ...] = setting(

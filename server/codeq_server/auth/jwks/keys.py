@@ -67,7 +67,7 @@ class KeySet(NamedTuple):
 
     Attributes:
         keys: The keys.
-        ignored: Why others cannot be used, one line each; keys for encryption are left out, since many issuers have one.
+        ignored: Why others cannot be used, one line each. Keys for encryption are left out: many issuers have one.
     """
 
     keys: tuple[Key, ...]

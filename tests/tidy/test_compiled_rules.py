@@ -67,13 +67,13 @@ def test_limits_that_tests_lower_are_not_inlined() -> None:
     assert sorted(found & constants) == []
 
 
-def test_a_lowered_limit_is_found_however_a_test_names_it() -> None:
+def test_lowered_limit_is_found_however_a_test_names_it() -> None:
     source = 'from a import b as c\nset(c, "X", 1)\nfor each in ((c, "Y", 2),): pass\nset("codeq_x.Z", 3)\n'
     assert set(patched(ast.parse(source))) == {"a.b.X", "a.b.Y", "codeq_x.Z"}
     assert "a.b.X" in set(patched(ast.parse('from a import b\nfor name in ["X"]: set(b, name, 1)')))
 
 
-def test_classes_extend_no_class_without_types() -> None:
+def test_classes_extend_only_typed_classes() -> None:
     compiled = set(MODULES) - set(TOOLS["codeq"]["compiled"]["interpreted"])
     texts = {
         name: (_folder(name.rpartition(".")[0]) / f"{name.rpartition('.')[2]}.py").read_text() for name in compiled
@@ -143,7 +143,7 @@ BOUNDS = {
 """What bounds the depth of the functions of each package that may call themselves."""
 
 
-def test_functions_that_call_themselves_have_a_bound() -> None:
+def test_recursive_functions_have_a_bound() -> None:
     unbounded = []
     for module, tree in MODULES.items():
         bounds = BOUNDS.get(module.rpartition(".")[0], {})
@@ -160,5 +160,5 @@ def test_functions_that_call_themselves_have_a_bound() -> None:
         "def outer():\n    def a(): a()",
     ],
 )
-def test_a_function_that_calls_itself_is_found(source: str) -> None:
+def test_recursive_function_is_found(source: str) -> None:
     assert "a" in calling_themselves(ast.parse(source))

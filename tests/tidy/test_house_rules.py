@@ -56,11 +56,11 @@ def test_project_files_are_found() -> None:
     assert len(_python()) > 10
 
 
-def test_modules_are_short() -> None:
+def test_modules_stay_within_the_line_limit() -> None:
     assert [path for path, text in _python().items() if len(text.splitlines()) > rules.MODULE_LINES_MAX] == []
 
 
-def test_functions_are_short() -> None:
+def test_functions_stay_within_the_line_limit() -> None:
     assert _found(_python(), rules.long_functions) == []
 
 
@@ -114,17 +114,17 @@ def test_files_name_no_package_registry() -> None:
     assert _found(_texts(), rules.registry_hosts) == []
 
 
-def test_files_name_no_path_of_a_machine() -> None:
+def test_files_contain_no_paths_from_a_developers_machine() -> None:
     assert _found(_texts(but=lambda path: path.startswith(VENDORED)), rules.machine_paths) == []
 
 
-def test_code_has_no_unfinished_marks() -> None:
+def test_code_has_no_marks_of_unfinished_work() -> None:
     code = (".go", ".md", ".mk", ".proto", ".py", ".sh", ".toml", ".ts", ".yaml", "Dockerfile", "Makefile", "run")
     texts = {path: text for path, text in _texts(but=_is_generated).items() if path.endswith(code)}
     assert _found(texts, rules.unfinished_marks) == []
 
 
-def test_tests_always_run() -> None:
+def test_no_test_is_skipped() -> None:
     tests = {path: text for path, text in _texts().items() if path.endswith((".py", ".go", ".ts")) and "test" in path}
     tests.pop("tests/tidy/rules.py")
     assert _found(tests, rules.skip_marks) == []
@@ -135,7 +135,7 @@ def test_requirements_are_pinned_with_hashes(path: str) -> None:
     assert rules.unhashed_requirements((ROOT / path).read_text()) == []
 
 
-def test_links_between_documents_lead_somewhere() -> None:
+def test_links_between_documents_resolve() -> None:
     documents = {path: text for path, text in _texts(but=_is_generated).items() if path.endswith(".md")}
     dead = [
         f"{path}: {target}"

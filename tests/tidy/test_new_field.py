@@ -35,7 +35,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(300)
-def test_new_scalar_field_takes_few_files(copy: Path) -> None:
+def test_adding_a_scalar_field_touches_only_a_few_files(copy: Path) -> None:
     changed = re.findall(r"^\+\+\+ b/(.*)$", PATCH.read_text(), re.MULTILINE)
     assert len(changed) <= FILES_MAX
     run(copy, "git", "apply", "--recount", "-C1", str(PATCH))

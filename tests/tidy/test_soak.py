@@ -20,7 +20,7 @@ def soak(state: Path, seeds: int) -> list[str]:
 
 
 @pytest.mark.timeout(300)
-def test_soak_continues_where_it_stopped_and_starts_over_for_another_commit(tmp_path: Path) -> None:
+def test_soak_resumes_where_it_stopped_and_starts_over_for_another_commit(tmp_path: Path) -> None:
     state = tmp_path / "state" / "soak.json"
     assert [line.partition(":")[0] for line in soak(state, 1)] == ["sim 0 to 0 of 1"]
     assert [line.partition(":")[0] for line in soak(state, 2)] == ["sim 1 to 1 of 2"]

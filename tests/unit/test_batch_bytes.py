@@ -42,7 +42,9 @@ def largest(runner: HeldRunner) -> int:
     return max(sum(len(value or b"") for value in batch.rows.values()) for batch in runner.log.batches)
 
 
-async def test_leases_that_run_out_together_fill_batches_by_their_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_leases_that_expire_together_fill_batches_by_the_size_of_their_progress(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     runner = HeldRunner(window=4)
     await running(monkeypatch, runner)
     runner.clock.forward(5000)
@@ -53,7 +55,9 @@ async def test_leases_that_run_out_together_fill_batches_by_their_progress(monke
     await runner.close()
 
 
-async def test_callers_wait_for_the_next_batch_when_progress_fills_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_callers_wait_for_the_next_batch_when_progress_fills_the_current_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     runner = HeldRunner(window=4)
     held = await running(monkeypatch, runner)
     for task_id, token in held:

@@ -35,7 +35,7 @@ def _modules() -> list[str]:
 
 
 @pytest.mark.parametrize("name", _modules())
-def test_module_comes_from_the_tested_build(name: str) -> None:
+def test_module_is_loaded_from_the_build_under_test(name: str) -> None:
     spec = find_spec(name)
     assert spec is not None
     is_extension = str(spec.origin).endswith(tuple(EXTENSION_SUFFIXES))
@@ -71,7 +71,7 @@ def _waits(tree: ast.AST) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", [name for name in _modules() if name not in INTERPRETED])
-def test_compiled_module_does_not_wait_while_it_handles_an_exception(name: str) -> None:
+def test_compiled_module_never_awaits_while_handling_an_exception(name: str) -> None:
     package, _, module = name.rpartition(".")
     (folder,) = importlib.import_module(package).__path__
     assert list(_waits(ast.parse(Path(folder, f"{module}.py").read_text()))) == []

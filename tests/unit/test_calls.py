@@ -45,7 +45,7 @@ def calls(runner: HeldRunner) -> Calls:
     return made
 
 
-async def test_rejection_that_saw_what_is_not_durable_waits_for_it(calls: Calls, runner: HeldRunner) -> None:
+async def test_rejection_based_on_a_change_waits_until_it_is_durable(calls: Calls, runner: HeldRunner) -> None:
     """A second worker is told that the task is not its own: only when the first one's end cannot be undone any more."""
     task_id = runner.create()
     assert claim(runner.shard, Caller("acme", "w", "w"), None, 1, 1000, 60_000, runner.now())
@@ -117,7 +117,7 @@ async def no_forward(address: str, _: Call) -> Message:
     raise AssertionError(f"forwarded to {address}")
 
 
-async def test_body_of_a_caller_whose_token_has_to_be_validated_waits_for_that() -> None:
+async def test_body_is_read_only_after_the_callers_token_is_validated() -> None:
     """The gateway learns at once who is known, and otherwise gets the check to await before it reads a body."""
     validator = ScriptedValidator(good=token_of())
     calls = Calls(Authenticator(validator, validator), ShardTable(lambda: Rejection(Reason.NOT_LEADER, "elsewhere")))

@@ -98,14 +98,14 @@ SPOILT: dict[str, tuple[Callable[[Rows], None], Callable[[Rows], bytes]]] = {
 }
 
 
-def test_check_of_names_that_agree_finds_nothing() -> None:
+def test_check_of_consistent_names_finds_nothing() -> None:
     rows = consistent_rows()
     assert sum(key[:1] == b"i" for key in rows) == 5
     assert list(check(sorted(rows.items()))) == []
 
 
 @pytest.mark.parametrize("name", SPOILT)
-def test_check_of_one_spoilt_name_reports_it(name: str) -> None:
+def test_one_corrupt_name_row_is_reported(name: str) -> None:
     spoil, key = SPOILT[name]
     rows = consistent_rows()
     expected = key(rows)

@@ -55,7 +55,7 @@ def test_complete_by_another_tenant_or_subject_changes_nothing(caller: Caller) -
     assert outcomes.complete(driven.shard, Caller(TENANT, "w/1", "w"), task_id, token, b"1", driven.now)
 
 
-def test_complete_with_a_token_of_another_lease_or_of_no_task_changes_nothing() -> None:
+def test_complete_without_a_matching_lease_changes_nothing() -> None:
     driven = DrivenShard()
     task_id = driven.create()
     driven.claim()

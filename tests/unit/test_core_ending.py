@@ -92,7 +92,9 @@ WAYS: dict[str, tuple[Callable[[DrivenShard], str], Status]] = {
 
 
 @pytest.mark.parametrize(("end", "status"), WAYS.values(), ids=WAYS.keys())
-def test_end_of_any_kind_is_listed_counted_and_told_once(end: Callable[[DrivenShard], str], status: Status) -> None:
+def test_task_end_of_any_kind_is_listed_counted_and_reported_once(
+    end: Callable[[DrivenShard], str], status: Status
+) -> None:
     task_id = end(DrivenShard())  # what it does is determined: the next one makes a task with the same id
     driven = DrivenShard()
     driven.shard.watched = {task_id}

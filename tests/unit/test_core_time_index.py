@@ -102,7 +102,7 @@ UNREAD_BETWEEN = [("put", 0, at) for at in (10, 20, 30)] + [("restart", 0, 0), (
 @settings(max_examples=400)
 @example([*UNREAD_BETWEEN, *[("put", 0, at) for at in range(31, 40)]])
 @given(st.lists(STEPS, max_size=80))
-def test_index_gives_everything_once_at_its_time_and_in_order(steps: list[tuple[str, int, int]]) -> None:
+def test_index_returns_every_entry_once_on_time_and_in_order(steps: list[tuple[str, int, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time_index, "HEAD_MAX", 6)
         patch.setattr(time_index, "PAGE", 3)
@@ -124,7 +124,7 @@ def test_index_gives_everything_once_at_its_time_and_in_order(steps: list[tuple[
         assert beside.store.scan(b"d", b"e", 10) == []
 
 
-def test_heads_of_many_queues_keep_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heads_of_many_queues_stay_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time_index, "HEAD_MAX", 32)
     monkeypatch.setattr(time_index, "ENTRIES_MAX", 100)
     driven = DrivenShard()
@@ -143,7 +143,7 @@ def test_heads_of_many_queues_keep_the_budget(monkeypatch: pytest.MonkeyPatch) -
         assert [tasks[task_id] for task_id in driven.claim_ids(100, [f"c{command}"])] == list(range(60))
 
 
-def test_head_of_one_queue_is_cut_once_its_rows_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_head_of_one_queue_is_trimmed_once_its_rows_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time_index, "HEAD_MAX", 32)
     driven = DrivenShard()
     for number in range(50):
@@ -167,7 +167,7 @@ class Watched(MemoryStore):
         return super().scan(start, end, limit)
 
 
-def test_reading_after_a_restart_begins_behind_what_was_deleted() -> None:
+def test_reads_after_a_restart_begin_after_deleted_rows() -> None:
     """Rows that fell due leave nothing for reads to skip."""
     driven = DrivenShard()
     for number in range(20):

@@ -33,7 +33,7 @@ def nested(content: bytes) -> bytes:
         (worker_service_pb2.WorkRequest, b"\x22\x00" * 4_500_000, "outcomes"),
     ],
 )
-def test_message_with_millions_of_items_is_rejected_unparsed(
+def test_message_with_millions_of_items_is_rejected_without_parsing(
     request_class: type[Message], content: bytes, field: str
 ) -> None:
     began = time.process_time()
@@ -43,7 +43,7 @@ def test_message_with_millions_of_items_is_rejected_unparsed(
     assert time.process_time() - began < 1  # to parse it takes two seconds and a gigabyte
 
 
-def test_large_messages_within_the_limits_are_parsed_as_they_are() -> None:
+def test_large_messages_within_the_limits_are_parsed_unchanged() -> None:
     specs = [task_pb2.TaskSpec(command="A", payload=b"[\n%s]" % (b"1,\n" * 2_600 + b"1"), priority=3)] * 1000
     request = task_service_pb2.BatchCreateTasksRequest(tasks=specs, atomic=True)
     content = request.SerializeToString()
@@ -56,13 +56,13 @@ def test_large_messages_within_the_limits_are_parsed_as_they_are() -> None:
     [b"\x0a", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", b"\x0b", b"\x08\x01" * 200_000],
     ids=["cut off", "endless number", "group", "other fields"],
 )
-def test_malformed_messages_are_rejected_while_they_are_counted(tail: bytes) -> None:
+def test_malformed_messages_are_rejected_during_counting(tail: bytes) -> None:
     padding = b"\x1a" + varint(PARSED_BYTES_MAX) + b"\x0a" * PARSED_BYTES_MAX
     with pytest.raises((DecodeError, Rejection)):
         parser(task_service_pb2.BatchCreateTasksRequest)(padding + tail)
 
 
-def test_rules_of_items_are_not_checked_where_there_are_too_many() -> None:
+def test_item_rules_are_not_checked_if_there_are_too_many_items() -> None:
     began = time.process_time()
     with pytest.raises(Rejection) as refused:
         check_message(task_service_pb2.ClaimTaskRequest(commands=["!"] * 60_000))

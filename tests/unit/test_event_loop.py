@@ -33,13 +33,13 @@ async def _heard(ours: socket.socket, theirs: socket.socket, count: int) -> tupl
 
 
 @pytest.mark.parametrize("count", [1, 2, 270])
-def test_wake_ups_of_a_unix_socket_are_heard_as_one(count: int) -> None:
+def test_wake_ups_on_a_unix_socket_are_read_as_one(count: int) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, asyncio.Runner(loop_factory=ServerLoop) as runner:
         assert runner.run(_heard(ours, theirs, count)) == (1, 0)
 
 
-def test_bytes_of_other_sockets_are_left_alone() -> None:
+def test_bytes_on_other_sockets_are_left_alone() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         theirs = socket.create_connection(listener.getsockname())
         ours, _ = listener.accept()

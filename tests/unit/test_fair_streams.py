@@ -98,7 +98,7 @@ def create_request() -> task_service_pb2.CreateTaskRequest:
     return task_service_pb2.CreateTaskRequest(spec=task_pb2.TaskSpec(command="Q", payload=b"1"))
 
 
-async def test_lone_call_beside_a_flood_of_frames_waits_for_a_few_turns_only(runner: HeldRunner, calls: Calls) -> None:
+async def test_lone_call_beside_a_flood_of_frames_waits_only_a_few_turns(runner: HeldRunner, calls: Calls) -> None:
     streams = [asyncio.create_task(producer(runner).run()) for _ in range(STREAMS)]
     await until(lambda: runner.shard.totals.created > 10 * STREAMS * FRAME_TASKS)
     for _ in range(5):
@@ -110,7 +110,7 @@ async def test_lone_call_beside_a_flood_of_frames_waits_for_a_few_turns_only(run
     await asyncio.wait(streams)
 
 
-async def test_claim_that_waits_beside_greedy_streams_is_woken_within_a_few_turns(
+async def test_waiting_claim_beside_greedy_streams_is_woken_within_a_few_turns(
     runner: HeldRunner, calls: Calls
 ) -> None:
     """A backlog of the flooding tenant goes out to all its streams at once."""
@@ -147,7 +147,7 @@ async def test_large_frame_waits_for_its_turn_among_large_requests(runner: HeldR
     assert in_flight.held == 0
 
 
-async def test_frame_of_thousands_of_tasks_is_created_in_parts(runner: HeldRunner) -> None:
+async def test_frame_with_thousands_of_tasks_is_processed_in_parts(runner: HeldRunner) -> None:
     frame = producer_service_pb2.ProduceRequest(tasks=[task_pb2.TaskSpec(command="F", payload=b"1")] * 4096)
     hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
     stream = asyncio.create_task(

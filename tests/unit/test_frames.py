@@ -41,7 +41,7 @@ def no_collector() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("call", [_of_group, _of_future, _of_local])
-async def test_answered_exception_keeps_no_request_alive(call: Callable[[Request], Awaitable[None]]) -> None:
+async def test_handled_exception_keeps_no_request_alive(call: Callable[[Request], Awaitable[None]]) -> None:
     request = Request()
     alive = weakref.ref(request)
     try:

@@ -87,7 +87,7 @@ def test_lines_come_out_in_order(pipe: Pipe) -> None:
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_pipe_that_nobody_reads_loses_lines_and_tells_once_when_it_is_read(pipe: Pipe, blocking: bool) -> None:
+def test_unread_pipe_loses_lines_and_reports_the_loss_once_it_is_read(pipe: Pipe, blocking: bool) -> None:
     os.set_blocking(pipe.writer, blocking)
     lines = pipe.lines()
     put = overflow(lines, pipe.reader)
@@ -98,14 +98,14 @@ def test_pipe_that_nobody_reads_loses_lines_and_tells_once_when_it_is_read(pipe:
     assert found[-1] == notice(lines.lost)
 
 
-def test_flush_ends_in_time_when_nobody_reads(pipe: Pipe) -> None:
+def test_flush_times_out_when_nobody_reads(pipe: Pipe) -> None:
     lines = pipe.lines()
     overflow(lines, pipe.reader)
     lines.flush(0.05)
     assert lines.lost > 0
 
 
-def test_pipe_whose_reader_left_loses_lines(pipe: Pipe) -> None:
+def test_pipe_whose_reader_is_gone_loses_lines(pipe: Pipe) -> None:
     os.close(pipe.reader)
     lines = pipe.lines()
     lines.put(b"one\ntwo\n")
@@ -122,7 +122,7 @@ def test_closed_descriptor_loses_lines(pipe: Pipe) -> None:
     assert lines.lost == 1
 
 
-def test_full_disk_loses_lines_and_tells_once_when_it_has_room(pipe: Pipe) -> None:
+def test_full_disk_loses_lines_and_reports_the_loss_once_it_has_room(pipe: Pipe) -> None:
     target = os.open("/dev/full", os.O_WRONLY)
     lines = LineWriter(target, notice)
     for number in range(3):
@@ -137,7 +137,7 @@ def test_full_disk_loses_lines_and_tells_once_when_it_has_room(pipe: Pipe) -> No
     os.close(target)
 
 
-def test_line_that_was_written_in_part_is_ended_before_the_next(tmp_path: Path) -> None:
+def test_partly_written_line_is_ended_before_the_next(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     lines = LineWriter(writer, notice)

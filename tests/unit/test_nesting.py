@@ -64,7 +64,7 @@ def test_body_with_a_nested_payload_is_decoded_or_rejected(depth: int, kind: str
 
 @pytest.mark.parametrize("kind", ["array", "object"])
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_unknown_member_that_is_nested_is_rejected(depth: int, kind: str) -> None:
+def test_nested_unknown_member_is_rejected(depth: int, kind: str) -> None:
     decode = compile_body(pb.CreateTaskRequest.DESCRIPTOR.fields_by_name["spec"].message_type, ())
     with pytest.raises(CallFailed):
         on_small_stack(lambda: decode(b'{"none":' + nested(depth, kind) + b"}", pb.CreateTaskRequest().spec))
@@ -90,7 +90,7 @@ def test_message_with_nested_groups_is_skipped_or_rejected(depth: int) -> None:
         assert depth <= 100
 
 
-def test_large_message_with_nested_items_is_counted_without_going_deeper_than_its_type() -> None:
+def test_counting_a_large_nested_message_goes_no_deeper_than_its_type() -> None:
     content = b""
     while len(content) < 2 * PARSED_BYTES_MAX:
         content = b"\x0a" + _varint(len(content)) + content

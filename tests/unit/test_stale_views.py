@@ -78,7 +78,7 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
     await node.serving.close()
 
 
-async def test_stale_read_tells_tasks_waiting_and_claimed(node: Node) -> None:
+async def test_stale_read_distinguishes_waiting_and_claimed_tasks(node: Node) -> None:
     waiting, claimed = await node.create(), await node.create()
     request = pb.ClaimTaskRequest(commands=["a"])
     await node.leader.call(f"{TASKS}ClaimTask", request, "Bearer tenant")
@@ -100,7 +100,7 @@ async def test_write_is_rejected_with_every_header(node: Node) -> None:
     assert refused.value.reason is Reason.NOT_LEADER
 
 
-async def test_view_is_of_one_moment_and_a_later_one_shows_what_came(
+async def test_view_shows_a_single_moment_and_a_later_view_shows_new_rows(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await node.read(await node.create())
@@ -118,7 +118,7 @@ async def test_view_is_of_one_moment_and_a_later_one_shows_what_came(
     assert queues.queues[0].ready == 2
 
 
-async def test_read_that_waits_is_left_to_the_leader(node: Node) -> None:
+async def test_waiting_read_is_left_to_the_leader(node: Node) -> None:
     task_id = await node.create()
     for seconds, reason in ((0, Reason.RESULT_NOT_FOUND), (1, Reason.NOT_LEADER)):
         request = pb.GetTaskResultRequest(task_id=task_id, wait_seconds=seconds)

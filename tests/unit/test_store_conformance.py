@@ -126,12 +126,12 @@ def test_scan_of_an_empty_interval_returns_nothing(store: Store) -> None:
     assert store.scan(b"b", b"a", 10) == []
 
 
-def test_write_of_nothing_changes_nothing(store: Store) -> None:
+def test_empty_write_changes_nothing(store: Store) -> None:
     store.write({})
     assert store.scan(b"", b"\xff", 10) == []
 
 
-def test_put_over_a_deleted_key_is_read(store: Store) -> None:
+def test_value_put_at_a_deleted_key_is_read(store: Store) -> None:
     store.write({b"a": b"1"})
     store.write({b"a": None, b"missing": None})
     assert store.get(b"a") is None
@@ -140,7 +140,7 @@ def test_put_over_a_deleted_key_is_read(store: Store) -> None:
     assert store.scan(b"a", b"b", 2) == [(b"a", b"")]
 
 
-def test_scan_of_many_rows_pages_through_all_in_order(store: Store) -> None:
+def test_scan_pages_through_many_rows_in_order(store: Store) -> None:
     keys = [(number * 7919 % 10_007).to_bytes(4, "big") for number in range(10_007)]
     for first in range(0, len(keys), 500):
         store.write(dict.fromkeys(keys[first : first + 500], b"value"))

@@ -100,7 +100,7 @@ def test_store_opened_with_a_log_keeps_its_earlier_rows(tmp_path: Path) -> None:
     store.close()
 
 
-def test_missing_current_rows_are_damage(tmp_path: Path) -> None:
+def test_missing_current_rows_are_reported_as_damage(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=True, log=True)
     store.write({b"a": b"1", ROWS_POINTER: b"rows-5"})
     store.close()
@@ -111,7 +111,7 @@ def test_missing_current_rows_are_damage(tmp_path: Path) -> None:
         list(stored_rows(tmp_path / "s"))
 
 
-def test_files_of_one_family_stand_only_beside_a_synced_write_ahead_log(tmp_path: Path) -> None:
+def test_flush_of_one_family_syncs_the_write_ahead_log_first(tmp_path: Path) -> None:
     """Otherwise a power cut could keep the delete of an entry but lose the rows applied from it."""
     options = make_options()
     options.enable_statistics()
@@ -134,7 +134,7 @@ def test_files_of_one_family_stand_only_beside_a_synced_write_ahead_log(tmp_path
     store.close()
 
 
-def test_switch_rows_frees_the_space_of_the_old_ones(tmp_path: Path) -> None:
+def test_switch_rows_frees_the_space_of_the_old_rows(tmp_path: Path) -> None:
     path = tmp_path / "s"
     store = RocksStore(path, fsync=False, log=True)
     large: dict[bytes, bytes | None] = {number(n): os.urandom(10_000) for n in range(300)}
@@ -154,7 +154,7 @@ def test_switch_rows_frees_the_space_of_the_old_ones(tmp_path: Path) -> None:
     store.close()
 
 
-def test_switch_rows_while_checkpoints_are_made_disturbs_neither(tmp_path: Path) -> None:
+def test_switch_rows_and_concurrent_checkpoints_do_not_affect_each_other(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=False, log=True)
     failures: list[BaseException] = []
     over = threading.Event()
@@ -184,7 +184,7 @@ def test_switch_rows_while_checkpoints_are_made_disturbs_neither(tmp_path: Path)
         assert kept in (set(), {number(n) for n in range(20)})
 
 
-def test_import_of_what_is_not_a_file_of_rows_fails_and_leaves_nothing(tmp_path: Path) -> None:
+def test_import_of_a_file_without_rows_fails_and_leaves_nothing(tmp_path: Path) -> None:
     files = exported(tmp_path / "source", {b"a": b"1"})
     (tmp_path / "bad.sst").write_bytes(b"nothing of the kind" * 100)
     store = RocksStore(tmp_path / "s", fsync=True, log=True)
@@ -195,7 +195,7 @@ def test_import_of_what_is_not_a_file_of_rows_fails_and_leaves_nothing(tmp_path:
     assert [file.name for file in (tmp_path / "s").glob("*.sst")] == []
 
 
-def test_get_of_absent_rows_of_an_imported_set_is_answered_by_the_filters(tmp_path: Path) -> None:
+def test_filters_answer_gets_of_rows_absent_from_an_imported_set(tmp_path: Path) -> None:
     files = exported(tmp_path / "source", {number(2 * value): b"x" * 20 for value in range(20_000)})
     store = RocksStore(tmp_path / "s", fsync=False, log=True)
     store.switch_rows(store.import_rows(files), {})
@@ -212,7 +212,7 @@ def test_get_of_absent_rows_of_an_imported_set_is_answered_by_the_filters(tmp_pa
     assert int(spared[1]) > 4000
 
 
-def test_reset_durable_is_what_the_next_opening_compares_with(tmp_path: Path) -> None:
+def test_next_opening_compares_with_the_number_from_reset_durable(tmp_path: Path) -> None:
     for fsync in (True, False):
         path = tmp_path / str(fsync)
         store = RocksStore(path, fsync=True)
@@ -260,7 +260,7 @@ def test_check_of_a_store_with_a_log_compares_the_number_of_writes(tmp_path: Pat
     assert summary.differences == 1
 
 
-def test_restore_of_a_member_takes_the_current_rows_and_no_log(tmp_path: Path) -> None:
+def test_restore_of_a_members_backup_writes_the_current_rows_and_no_log(tmp_path: Path) -> None:
     store = replaced(tmp_path / "s", shard_rows(lsn=3))
     store.write({LOG_PREFIX + number(n): b"entry" for n in range(1000)})
     back_up(store, tmp_path / "backup", None)
@@ -276,7 +276,7 @@ def test_restore_of_a_member_takes_the_current_rows_and_no_log(tmp_path: Path) -
     assert check_store(tmp_path / "restored")[0] == []
 
 
-def test_export_of_many_rows_fills_file_after_file(tmp_path: Path) -> None:
+def test_export_of_many_rows_fills_one_file_after_another(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=False, log=True)
     noise = os.urandom(1 << 20)
     for n in range(70):
@@ -295,7 +295,7 @@ def test_export_of_many_rows_fills_file_after_file(tmp_path: Path) -> None:
     store.close()
 
 
-def test_export_of_a_killed_copy_has_the_rows_of_its_write_ahead_log(tmp_path: Path) -> None:
+def test_export_of_a_killed_copy_includes_the_rows_of_its_write_ahead_log(tmp_path: Path) -> None:
     store = replaced(tmp_path / "s", {b"a": b"1"})
     store.write({b"b": b"2", ENTRY: b"f"})
     shutil.copytree(tmp_path / "s", tmp_path / "copy")
@@ -318,7 +318,7 @@ def test_export_command_reports_bad_arguments(tmp_path: Path, arguments: list[st
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_export_of_an_unreadable_block_is_damage_and_leaves_no_manifest(tmp_path: Path) -> None:
+def test_export_reports_an_unreadable_block_as_damage_and_leaves_no_manifest(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=False)
     store.write({number(n): os.urandom(100) for n in range(20_000)})
     store.close()

@@ -1,4 +1,4 @@
-"""Rules for the compiled packages (ADR 0025) that only the sources show."""
+"""Rules for the compiled packages (ADR 0025) that can only be checked in their source."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def inlined(tree: ast.Module) -> set[str]:
 
 
 def patched(tree: ast.Module) -> Iterator[str]:
-    """Yields the full names of the constants of modules that a test sets: those after a module in a call or tuple.
+    """Yields the full names of module constants that a test sets: names that follow a module in a call or tuple.
 
-    If a variable holds the name, any text of the test may be it.
+    If the name is in a variable, any string in the test counts as that name.
     """
     modules = {}
     for node in ast.walk(tree):
@@ -83,7 +83,7 @@ def test_classes_extend_only_typed_classes() -> None:
 
 
 def _called(function: ast.AST) -> set[str]:
-    """Returns the names of functions, and of methods of the same object, that a function calls."""
+    """Returns the names of the functions, and of the methods of the same object, that a function calls."""
     names = set()
     for call in (node.func for node in ast.walk(function) if isinstance(node, ast.Call)):
         if isinstance(call, ast.Name):
@@ -94,7 +94,7 @@ def _called(function: ast.AST) -> set[str]:
 
 
 def calling_themselves(tree: ast.AST) -> set[str]:
-    """Returns the names of functions that may call themselves, directly or through others of the module."""
+    """Returns the names of functions that may call themselves, directly or through other functions of the module."""
     calls: dict[str, set[str]] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -140,7 +140,7 @@ BOUNDS = {
         "none: the argument has the name of the method": {"refuse", "refuse_all"},
     },
 }
-"""What bounds the depth of the functions of each package that may call themselves."""
+"""The recursive functions of each package, with the bound on their depth."""
 
 
 def test_recursive_functions_have_a_bound() -> None:

@@ -1,4 +1,4 @@
-"""The documents tell what the code has: every call, error reason and setting, with its values."""
+"""The documents match the code: they list every call, error reason and setting with its values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tests and planted bugs that the document of evidence names exist, and no planted bug is missing from it."""
+"""The tests and planted bugs named in docs/evidence.md exist, and it names every planted bug."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The project keeps its house rules. New files count before they are committed."""
+"""The project follows its house rules. New files are checked before they are committed."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_core_is_pure() -> None:
 
 
 KEY_PACKAGES = ("core", "engine", "services", "node", "storage")
-"""Packages of the server that handle rows; `replication` has rows of its own, with keys in `log_rows.py`."""
+"""Server packages that handle rows; `replication` has its own rows, with keys in `log_rows.py`."""
 KEYS_ALONE = {
     # Once for each task: the call would cost as much as the rest of the row.
     "core/creates.py": {"lane.task_prefix + position.to_bytes(6, 'big')"},
@@ -94,7 +94,7 @@ KEYS_ALONE = {
     },
     "storage/durable.py": {"_MAGIC + lsn.to_bytes(8, 'big')", "body + zlib.crc32(body).to_bytes(4, 'big')"},
 }
-"""Expressions that may look like hand-made keys, by module."""
+"""Expressions that are allowed to look like hand-made keys, by module."""
 
 
 def test_only_one_module_builds_keys() -> None:

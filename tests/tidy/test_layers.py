@@ -1,4 +1,4 @@
-"""The import contracts are exhaustive: a module in the wrong layer, or in none, fails `make lint`."""
+"""The import contracts are exhaustive: a module in the wrong layer or outside all layers fails `make lint`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The protos say what they must: who may call, what an error means, and a comment on everything."""
+"""The protos are complete: who may call each RPC, the codes of each error, and a comment on everything."""
 
 from __future__ import annotations
 

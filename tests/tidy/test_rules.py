@@ -1,4 +1,4 @@
-"""Each rule finds what it is there to find: a rule that finds nothing anywhere would pass for ever."""
+"""Each rule finds the violations it is meant to find: a rule that never matches would always pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Admission: tenants decide in turn, and no flood of one delays another by more than its share."""
+"""Admission: tenants take turns, and one tenant's flood never delays another by more than one share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FRAME_COST = CALL_COST + 64
 
 
 class Gate(Admission):
-    """An admission whose batch is full when the test says so."""
+    """An admission whose batch is full whenever the test sets `full`."""
 
     def __init__(self) -> None:
         self.full = False
@@ -23,11 +23,11 @@ class Gate(Admission):
         super().__init__(asyncio.get_running_loop(), lambda: self.full)
 
     def call(self, tenant: str, cost: int = FRAME_COST, count: int = 1) -> None:
-        """Has callers enter that record their turn."""
+        """Starts callers that enter and record the order of their turns."""
         self.callers += [asyncio.create_task(self._enter(tenant, cost)) for _ in range(count)]
 
     def cost_of(self, tenant: str, cost: int) -> int:
-        """Returns the cost of the tenant's callers that have entered."""
+        """Returns the total cost of the tenant's callers that have entered."""
         return self.order.count(tenant) * cost
 
     async def _enter(self, tenant: str, cost: int) -> None:
@@ -35,7 +35,7 @@ class Gate(Admission):
         self.order.append(tenant)
 
     async def reopened(self) -> None:
-        """Gives the batch room, and lets everything run until nobody is in line."""
+        """Makes room in the batch, and runs until nobody is in line."""
         self.full = False
         self.reopen()
         await until(lambda: all(caller.done() for caller in self.callers))
@@ -47,7 +47,7 @@ async def gate() -> Gate:
 
 
 def passes_at_once(entering: Coroutine[object, object, None]) -> bool:
-    """Returns whether a coroutine ends without giving way."""
+    """Returns whether a coroutine finishes without yielding."""
     try:
         entering.send(None)
     except StopIteration:
@@ -114,7 +114,7 @@ async def test_tenants_with_large_and_small_frames_share_capacity_by_cost(gate: 
 
 
 async def test_cost_of_single_large_frames_is_paid_off_in_later_rounds(gate: Gate) -> None:
-    """A tenant with one entry in line at a time gets no more than one with several."""
+    """A tenant with one entry in line at a time gets no more than a tenant with several."""
 
     async def one_by_one() -> None:
         for _ in range(20):
@@ -198,7 +198,7 @@ async def test_charge_counts_against_the_current_turn(gate: Gate) -> None:
 
 
 async def test_quiet_tenant_gets_room_before_one_that_floods_a_full_batch() -> None:
-    """A thousand frames of one tenant wait for the next batch; a lone call that comes last is in that batch."""
+    """A thousand frames of one tenant wait for the next batch; a single later call still gets into that batch."""
     runner = HeldRunner()
     decided: list[str] = []
 
@@ -229,7 +229,7 @@ async def test_quiet_tenant_gets_room_before_one_that_floods_a_full_batch() -> N
 
 
 async def test_waiters_of_different_tenants_are_woken_in_turn() -> None:
-    """Two tenants' queues get work at once; neither's waiters are all served before the other's."""
+    """The queues of two tenants get work at the same time; the quiet tenant's waiter is not woken last."""
     runner = HeldRunner()
     runner.log.free = True
     woken: list[str] = []

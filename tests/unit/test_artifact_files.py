@@ -1,4 +1,4 @@
-"""The folder of artifacts: bounded by the disk's reserve, owned by one process, blind to foreign files."""
+"""The artifact folder: it respects the disk reserve, is owned by one process, and ignores foreign files."""
 
 from __future__ import annotations
 

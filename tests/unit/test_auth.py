@@ -1,4 +1,4 @@
-"""Authentication: static tokens, tenants from claims, the kinds of callers, and access read from the protos."""
+"""Authentication: static tokens, tenants from claims, kinds of callers, and access rules from the protos."""
 
 from __future__ import annotations
 

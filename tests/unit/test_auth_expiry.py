@@ -1,4 +1,4 @@
-"""Tokens that end, and validators that wait: what is cached and for how long, and what strangers cannot do."""
+"""Expiring tokens and slow validators: what is cached, for how long, and how strangers are limited."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GOOD = "Bearer good"
 
 
 class Desk:
-    """An authenticator for workers, its validator and its clock."""
+    """An authenticator for workers, with its validator and its clock."""
 
     def __init__(self, **tokens: Any) -> None:
         self.now = NOW
@@ -66,7 +66,7 @@ def test_token_is_validated_once_until_it_expires_and_again_afterwards() -> None
     assert desk.known()
     assert desk.validator.asked == ["good"]
     desk.now += 0.1
-    desk.validator.tokens["good"] = token_of(expires_at=NOW + 600)  # its issuer has prolonged it
+    desk.validator.tokens["good"] = token_of(expires_at=NOW + 600)  # its issuer has extended it
     renewed = desk.known()
     assert renewed is not None
     assert renewed.expires_at == NOW + 600

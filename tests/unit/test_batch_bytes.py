@@ -1,4 +1,4 @@
-"""Batches stay within the size that a log accepts, whatever the tasks in them carry along."""
+"""Batches stay within the size that a log accepts, however much progress their tasks carry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TASKS = 1200
 
 
 async def running(monkeypatch: pytest.MonkeyPatch, runner: HeldRunner) -> list[tuple[str, int]]:
-    """Starts tasks with progress; returns their ids and tokens."""
+    """Claims tasks and reports progress for them; returns their ids and tokens."""
     monkeypatch.setattr(module, "BATCH_BYTES_MAX", 1 << 20)
     monkeypatch.setattr(due_work, "TIMER_BYTES_MAX", 1 << 19)
     runner.log.free = True

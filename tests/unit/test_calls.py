@@ -1,4 +1,4 @@
-"""Unary calls: the parts that both front ends share."""
+"""Unary calls: the parts that gRPC and the gateway share."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def calls(runner: HeldRunner) -> Calls:
 
 
 async def test_rejection_based_on_a_change_waits_until_it_is_durable(calls: Calls, runner: HeldRunner) -> None:
-    """A second worker is told that the task is not its own: only when the first one's end cannot be undone any more."""
+    """The second result is rejected only once the first one can no longer be undone."""
     task_id = runner.create()
     assert claim(runner.shard, Caller("acme", "w", "w"), None, 1, 1000, 60_000, runner.now())
     runner.changed()
@@ -81,7 +81,7 @@ LEADER = {"leader": "node-2", "leaderGrpc": "node-2:9092"}
 @pytest.mark.parametrize(
     ("metadata", "wished", "forwarded"),
     [(LEADER, True, ["node-2:9092"]), (LEADER, False, []), ({"leader": "node-2"}, True, [])],
-    ids=["forwarded", "not wished", "address unknown"],
+    ids=["forwarded", "not requested", "address unknown"],
 )
 async def test_call_is_forwarded_to_a_known_leader_on_request(
     calls: Calls, metadata: dict[str, str], *, wished: bool, forwarded: list[str]
@@ -118,7 +118,7 @@ async def no_forward(address: str, _: Call) -> Message:
 
 
 async def test_body_is_read_only_after_the_callers_token_is_validated() -> None:
-    """The gateway learns at once who is known, and otherwise gets the check to await before it reads a body."""
+    """For a token that is not cached, the gateway gets a validation to await before it reads the body."""
     validator = ScriptedValidator(good=token_of())
     calls = Calls(Authenticator(validator, validator), ShardTable(lambda: Rejection(Reason.NOT_LEADER, "elsewhere")))
     dispatcher = LocalDispatcher(calls, no_forward)

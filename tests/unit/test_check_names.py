@@ -1,4 +1,4 @@
-"""The offline checker and the rows that lead from names to tasks: each one spoilt is reported by its key."""
+"""The offline checker and the rows that lead from names to tasks: it reports the key of each corrupt row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BATCH, MEMBER = names.keyed_id(TENANT, "batch"), names.keyed_id(TENANT, "batch",
 
 
 def consistent_rows() -> Rows:
-    """Returns a task with a key, one whose producer chose the id, a batch of two with a key, and one without a name."""
+    """Returns a keyed task, one with an id from its producer, a keyed batch of two, and an unnamed task."""
     driven = DrivenShard()
     for naming in (Naming(KEYED, DIGEST), Naming(CHOSEN), None):
         names.create(driven.shard, TENANT, NewTask("a", b"1", 0, 0, 0, naming), driven.now)

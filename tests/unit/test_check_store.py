@@ -1,4 +1,4 @@
-"""Checking a store on disk."""
+"""Checks of a store on disk."""
 
 from __future__ import annotations
 

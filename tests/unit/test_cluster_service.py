@@ -1,4 +1,4 @@
-"""ClusterService over a scripted cluster."""
+"""ClusterService on a scripted cluster."""
 
 from __future__ import annotations
 

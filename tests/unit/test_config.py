@@ -1,4 +1,4 @@
-"""Configuration: sources and their order, strict values, combinations, and what --dev fills in."""
+"""Configuration: sources and their order, strict values, combinations, and the values that --dev fills in."""
 
 from __future__ import annotations
 

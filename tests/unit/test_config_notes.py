@@ -1,4 +1,4 @@
-"""No setting is ignored silently: settings without effect, or with which nobody can work, are reported."""
+"""No setting is ignored silently: settings that are unusable or have no effect are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns among sources that have something due."""
+"""Turns of the sources that have due work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Source:
 
 
 def served(of: Alarms[Source], now: int, turns: int) -> list[Source]:
-    """Gives turns to sources that always have more to do."""
+    """Gives turns to sources that always have more work."""
     found = []
     for _ in range(turns):
         source = of.turn(now)
@@ -104,7 +104,7 @@ def test_alarms_that_are_repeatedly_made_earlier_do_not_pile_up() -> None:
 
 
 def test_busy_tenants_get_the_same_number_of_turns() -> None:
-    """One with a hundred queues beside those with one."""
+    """A tenant with a hundred queues runs beside tenants with one queue each."""
     of: Alarms[Source] = Alarms()
     for number in range(100):
         of.set(Source("many"), number)

@@ -1,4 +1,4 @@
-"""Artifacts in rows: kept with the end of a task, compared when it is repeated, handed over when it is removed."""
+"""Artifact rows: stored when a task ends, compared for a repeated outcome, handed over on removal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backoff: the documented table, and the bounds of jitter."""
+"""Backoff: the documented table and the range of jitter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 ALMOST_ONE = 1 - 2**-53
 CAPS = [5, 10, 20, 40, 80, 160, 320, 640, 900, 900]
-"""Seconds after 0, 1, 2 … attempts with base 5 s and at most 900 s."""
+"""Delay in seconds after 0, 1, 2 … attempts, with a base of 5 s and a limit of 900 s."""
 
 POLICIES = st.sampled_from(BackoffPolicy)
 SECONDS = st.integers(1, 100_000)
@@ -37,7 +37,7 @@ def test_fixed_backoff_is_the_base_delay_up_to_the_limit(base: int, most: int, s
 
 @pytest.mark.parametrize(("attempts", "cap"), list(enumerate(CAPS)))
 def test_jitter_covers_its_whole_range(attempts: int, cap: int) -> None:
-    """Equal jitter: half the cap to the cap. Full jitter: nothing to the cap."""
+    """Equal jitter ranges from half the cap to the cap, full jitter from zero to the cap."""
     for policy, least in ((BackoffPolicy.EXP_EQUAL_JITTER, cap * 500), (BackoffPolicy.EXP_FULL_JITTER, 0)):
         assert backoff_ms(policy, 5, 900, attempts, 0.0) == least
         assert backoff_ms(policy, 5, 900, attempts, ALMOST_ONE) == cap * 1000

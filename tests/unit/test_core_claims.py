@@ -1,4 +1,4 @@
-"""Claims: order within a queue, fairness among commands, limits, and windows that do not hold everything."""
+"""Claims: order within a queue, fairness among commands, limits, and windows smaller than their queues."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_claim_after_an_abandon_finds_the_task_at_its_old_place(shard: DrivenSha
 
 
 def test_claim_after_an_abandon_of_a_nacked_task_finds_it_at_its_later_place(shard: DrivenShard) -> None:
-    """The place that a task keeps is the one it was claimed from, over a restart too."""
+    """A task keeps the place from which it was claimed, even after a restart."""
     first, second, third = shard.create(), shard.create(), shard.create()
     shard.claim(1)
     shard.nack(first)
@@ -99,7 +99,7 @@ def test_claim_of_more_tasks_than_commands_leaves_no_command_out(
 def test_single_task_claims_beside_other_workers_starve_no_command(
     shard: DrivenShard, commands: list[str] | None, others: int
 ) -> None:
-    """Other workers claim in step with ours: its commands still take turns."""
+    """Even if other workers claim in step with a worker, its commands still take turns."""
     for command in "ab" * 30:
         shard.create(command)
     for _ in range(100):
@@ -162,7 +162,7 @@ def test_claim_after_a_restart_pages_through_the_queue_in_order(
 
 
 def test_claim_with_batches_in_flight_misses_no_place(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing fits the window: written, sealed and undecided places are all read back, in order."""
+    """Nothing fits the window: written, sealed and unsealed places are all read back in order."""
     monkeypatch.setattr(claims, "CLAIM_MAX", 4)
     monkeypatch.setattr(windows, "PAGE_MAX", 4)
     shard = DrivenShard(window_bytes_max=1)
@@ -189,7 +189,7 @@ def test_windows_stay_within_their_budget(shard: DrivenShard) -> None:
 
 
 def test_windows_read_large_tasks_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page is bounded in bytes: payloads of the largest size must not be read by the hundred."""
+    """A page is bounded in bytes: the largest payloads must not be read by the hundred."""
     monkeypatch.setattr(windows, "PAGE_BYTES_MAX", 20_000)
     shard = DrivenShard(window_bytes_max=1)
     tasks = [shard.create(size=5000) for _ in range(100)]

@@ -1,4 +1,4 @@
-"""The stream's way to complete a task does what `settle` does, and lets nobody else do it."""
+"""The fast path by which streams complete tasks has the effects of `settle` and the same access checks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from driven_shard import TENANT, WORKER, DrivenShard
 
 
 def worked(way: str) -> DrivenShard:
-    """Returns a shard with ends of every kind of delivery, by `complete` or by `settle`; the last one stays open."""
+    """Returns a shard after deliveries of every kind ended by `complete` or `settle`; the last one stays open."""
     driven = DrivenShard()
     plain, delayed, nacked, abandoned, told, last = (driven.create(delay=delay) for delay in (0, 5, 0, 0, 0, 0))
     driven.pass_time(5)

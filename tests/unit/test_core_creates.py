@@ -1,4 +1,4 @@
-"""Accepted tasks: the stored bytes are a Task in wire form, and deliveries show what was requested."""
+"""Created tasks: the stored bytes are an encoded Task, and deliveries show the requested values."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_create_gives_every_task_a_different_id() -> None:
 
 
 def test_same_calls_at_the_same_times_write_the_same_bytes() -> None:
-    """The same calls at the same times decide the same rows: nothing else gets in."""
+    """The same calls at the same times produce the same rows: nothing else influences them."""
 
     def rows() -> list[tuple[bytes, bytes]]:
         shard = DrivenShard(retention_ms=500)

@@ -1,4 +1,4 @@
-"""Tasks that wait no longer than their producer allowed."""
+"""Task expiry: a task waits no longer than its producer allows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def shard() -> DrivenShard:
 
 
 def expired(shard: DrivenShard, task_id: str) -> bool:
-    """Returns whether a task ended because it waited too long, and all of its state agrees."""
+    """Returns whether a task has expired with all of its state consistent."""
     view = shard.view(task_id)
     if (view.status.name, view.error) != ("FAILED", "EXPIRED"):
         return False
@@ -109,7 +109,7 @@ def test_task_that_ended_before_its_deadline_does_not_expire(shard: DrivenShard)
 
 
 def test_task_redriven_before_its_deadline_still_expires(shard: DrivenShard) -> None:
-    """The time counts from acceptance, whatever happens to the task before."""
+    """The deadline counts from creation, whatever happens to the task in between."""
     task_id = shard.create(expire=1000)
     shard.claim(1)
     shard.settle(task_id, Outcome.FAILED, error="no")
@@ -176,7 +176,7 @@ def test_task_expires_on_time_after_a_restart(shard: DrivenShard) -> None:
 
 
 def test_retention_removes_every_row_of_tasks_that_could_expire(shard: DrivenShard) -> None:
-    """Ended long before its time, ended at it, and named: nothing stays."""
+    """Nothing is left of tasks that ended long before their deadline or at it, named tasks included."""
     early, late = shard.create(expire=60_000), shard.create(expire=1000)
     task = NewTask("a", b"1", 0, 0, 0, Naming("mine"), expire_ms=shard.wall + 60_000)
     assert isinstance(names.create(shard.shard, TENANT, task, shard.now), Created)

@@ -1,4 +1,4 @@
-"""Heartbeats of mixed lengths: a restart gives the longest grant, and no row of it is left behind."""
+"""Heartbeats of mixed lengths: the longest extension applies after a restart, and leaves no row behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_shorter_heartbeat_after_a_longer_one_leaves_no_row_behind(
         driven.write()
         assert len(driven.keys(b"x")) == 1
     driven.pass_time(9 * LEASE_MS + 500)
-    driven.heartbeat(task_id, LEASE_MS)  # puts the end off, and is no longer than the lease
+    driven.heartbeat(task_id, LEASE_MS)  # delays the expiry, and is no longer than the lease
     if written:
         driven.write()
     driven.settle(task_id, outcome, delay=0)

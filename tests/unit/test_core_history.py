@@ -1,4 +1,4 @@
-"""The last deliveries of a task are kept with it, and cost a task that completes at once neither a row nor a read."""
+"""A task keeps its last deliveries; a task that completes at once costs no extra row or read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def driven() -> DrivenShard:
 
 
 def told(driven: DrivenShard, task_id: str) -> list[tuple[str, int, int, str, str]]:
-    """Returns worker, start and end in ms since the start of the test, how it ended, and the error."""
+    """Returns worker, start, end, outcome and error of each delivery; times in ms since the test began."""
     first = driven.view(task_id)
     deliveries = first.deliveries
     return [

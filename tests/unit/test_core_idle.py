@@ -1,4 +1,4 @@
-"""Queues appear with their first task and are removed some time after their last; their names are free again."""
+"""Queues appear with their first task and are removed after an idle period; their names can be reused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def shard() -> DrivenShard:
 
 
 def live_and_die(shard: DrivenShard, command: str = "a") -> str:
-    """Creates and completes a task, and waits until it is removed."""
+    """Creates and completes a task, and advances time until it is removed."""
     task_id = shard.create(command)
     assert shard.claim_ids(1, [command]) == [task_id]
     shard.settle(task_id)

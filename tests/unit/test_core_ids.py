@@ -1,4 +1,4 @@
-"""Ids: every field survives the round trip, and no other text leads to a task."""
+"""Ids: every field survives a round trip, and no other text leads to a task."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_id_is_a_version_8_uuid(ref: TaskRef) -> None:
 
 @given(REFS.filter(lambda ref: ref.lane < 16))
 def test_id_built_from_a_cached_lane_head_is_the_same(ref: TaskRef) -> None:
-    """The lane's shortcut keeps the head of the id, across positions and epochs."""
+    """A lane caches the head of its ids, across positions and epochs."""
     lane = Lane(Queue(ref.queue, "acme", "a"), ref.lane)
     lane.id_of(ref.position ^ 1 << 41, ref.epoch)
     assert lane.id_of(ref.position, ref.epoch) == ids.task_id(*ref)

@@ -1,4 +1,4 @@
-"""Keys: their order is the order of time and of places; packed values are unpacked unchanged."""
+"""Keys: they sort by time and by place, and packed values are unpacked unchanged."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_lease_keys_sort_by_token(one: int, other: int) -> None:
 
 @given(U32)
 def test_keys_of_other_tables_sort_outside_every_lane(queue: int) -> None:
-    """A page of the last lane of the last queue ends where its table ends."""
+    """A page of the last queue's last lane ends at the end of the table."""
     first, last = place((queue, 15, 0)), place((queue, 15, (1 << 48) - 1))
     assert first[:1] == last[:1] == b"t"
     assert last < b"u"

@@ -1,4 +1,4 @@
-"""Ids that are not the server's: idempotency keys, ids that producers choose, atomic batches."""
+"""Ids that the server does not assign: idempotency keys, ids chosen by producers, atomic batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ends of deliveries: what becomes of the task, who may end them, and repeated outcomes."""
+"""Outcomes of deliveries: their effect on the task, who may settle, and repeated outcomes."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_repeated_outcome_gets_the_same_verdict(shard: DrivenShard, outcome: Out
 
 
 def test_nack_repeated_after_its_delay_gets_the_same_verdict(shard: DrivenShard) -> None:
-    """The answer got lost; meanwhile the task fell due, and another worker has it."""
+    """The reply was lost; meanwhile the task became due, and another worker holds it."""
     task_id, token = claimed(shard)
     shard.settle(task_id, Outcome.NACK, token=token, delay=700)
     shard.pass_time(700)
@@ -260,7 +260,7 @@ def test_heartbeat_of_one_task_leaves_its_siblings_leases_unchanged(shard: Drive
 
 
 def test_heartbeats_longer_than_the_lease_have_a_constant_cost_per_task(shard: DrivenShard) -> None:
-    """The claim's row is written once for a batch, not once for each of its tasks."""
+    """The claim's row is written once per batch, not once per task."""
     tasks = [shard.create() for _ in range(200)]
     shard.claim(200)
     shard.write()
@@ -327,7 +327,7 @@ def test_heartbeat_of_an_ended_task_is_rejected(shard: DrivenShard) -> None:
 
 
 def test_lease_row_lists_only_remaining_deliveries_when_most_have_ended(shard: DrivenShard) -> None:
-    """One slow task of many must not make every start read the places of the others."""
+    """One slow task among many must not make every startup read the places of the others."""
     tasks = [shard.create() for _ in range(4 * SHRINK_FROM)]
     shard.claim(len(tasks))
     for task_id in tasks[:-3]:
@@ -359,7 +359,7 @@ def test_shortened_lease_row_lists_no_delivery_of_another_claim(shard: DrivenSha
 
 
 def test_lease_tokens_keep_growing_across_restarts_that_lost_a_batch(shard: DrivenShard) -> None:
-    """The lost batch's token was seen by a worker, perhaps; it must not come again, and neither must the task's id."""
+    """A worker may have seen the lost batch's token: neither that token nor the task's id may be reused."""
     kept = shard.create()
     shard.write()
     seen: list[int] = []
@@ -378,7 +378,7 @@ def test_lease_tokens_keep_growing_across_restarts_that_lost_a_batch(shard: Driv
 
 
 def test_restart_finds_each_task_in_exactly_one_place(shard: DrivenShard) -> None:
-    """A task was nacked, claimed again beside a sibling, so two lease rows list it: only the later one lives."""
+    """Two lease rows list a task that was nacked and claimed again: only the later row counts."""
     first, slow = shard.create(), shard.create()
     shard.claim(2)
     shard.nack(first)

@@ -1,4 +1,4 @@
-"""Progress: kept with the task over deliveries and restarts, and rejected from anyone who does not hold the lease."""
+"""Progress: kept across deliveries and restarts, and rejected from anyone who does not hold the lease."""
 
 from __future__ import annotations
 

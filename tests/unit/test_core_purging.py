@@ -1,4 +1,4 @@
-"""Purge: waiting tasks end and later ones stay, across restarts at any time."""
+"""Purge: waiting tasks end and later tasks stay, even across restarts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from driven_shard import TENANT, DrivenShard
 
 
 def begin(driven: DrivenShard) -> None:
-    """Asks for a purge, and writes the request."""
+    """Requests a purge, and writes the request."""
     purge(driven.shard, driven.queue(), driven.now)
     driven.write()
 
@@ -30,7 +30,7 @@ def statuses(driven: DrivenShard, *task_ids: str) -> list[str]:
 
 
 def waiting_everywhere(driven: DrivenShard) -> list[str]:
-    """Returns tasks that wait at a home, nacked, given back, delayed by a nack and from the start."""
+    """Returns waiting tasks: one never delivered, one nacked, one returned, one nacked with a delay, one delayed."""
     nacked, returned, delayed, home = (driven.create() for _ in range(4))
     driven.claim(3)
     driven.nack(nacked)

@@ -1,4 +1,4 @@
-"""Rates of queues: means over about a minute that need no clock of their own."""
+"""Queue rates: averages over about a minute that need no clock of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Redrive of ended tasks, and their removal before the end of retention."""
+"""Redrive of ended tasks, and their removal before their retention ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sweep works in slices that are bounded by what they read, in whatever order tasks ended."""
+"""The sweep works in slices with bounded reads, whatever the order in which tasks ended."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from driven_shard import TENANT, DrivenShard
 RETENTION_MS = 10_000
 TASKS = 1200
 READS_MOST = sweep.SWEEP_READS + 2 * sweep.SCAN_READS
-"""Reads of one slice: its last run may go beyond the budget."""
+"""Maximum number of reads in one slice: its last run may exceed the budget."""
 
 
 class CountedStore(MemoryStore):
-    """Counts what is read, by keys and by scans."""
+    """Counts the rows read, by key and by scan."""
 
     gets = scans = 0
 
@@ -46,7 +46,7 @@ class CountedShard(DrivenShard):
         named: bool = False,
         outcome: Outcome = Outcome.COMPLETED,
     ) -> list[str]:
-        """Creates and claims many tasks, and ends those in `order`, in that order, in one batch."""
+        """Creates and claims many tasks, and ends those that `order` selects, in its order and in one batch."""
         for number in range(TASKS):
             naming = Naming(f"n{number}") if named else None
             names.create(self.shard, TENANT, NewTask("a", b"1", 0, 0, 0, naming), self.now)
@@ -61,14 +61,14 @@ class CountedShard(DrivenShard):
         return ended
 
     def list_as_before(self) -> None:
-        """Lists completed tasks as earlier servers did: with those that ended otherwise."""
+        """Lists completed tasks as earlier servers did: in one list with all other ended tasks."""
         for key in self.keys(b"r"):
             until, lsn, number = keys.split_ended_key(key)
             plain = keys.ended_key(until, lsn, number & ~keys.ENDED_COMPLETED)
             self.store.write({key: None, plain: self.store.get(key)})
 
     def slice(self) -> int:
-        """Runs a slice of the sweep; returns what it read."""
+        """Runs a slice of the sweep; returns the number of reads."""
         self.counted.gets = self.counted.scans = 0
         sweep.sweep(self.shard, self.now)
         return self.counted.gets + self.counted.scans * sweep.SCAN_READS
@@ -77,7 +77,7 @@ class CountedShard(DrivenShard):
         self.wall, self.mono = self.wall + RETENTION_MS + 1, self.mono + RETENTION_MS + 1
 
     def swept(self) -> list[int]:
-        """Sweeps to the end; returns what each slice read."""
+        """Sweeps to the end; returns the number of reads of each slice."""
         reads = []
         while self.shard.sweep_at is not None and self.shard.sweep_at <= self.now.wall_ms:
             reads.append(self.slice())
@@ -90,7 +90,7 @@ def every_other(ids: list[str]) -> list[str]:
 
 
 def every_third_run(ids: list[str]) -> list[str]:
-    """Runs of twelve: long enough to be scanned."""
+    """Returns runs of twelve tasks, long enough to be scanned."""
     return [task_id for number, task_id in enumerate(ids) if number // 12 % 2]
 
 
@@ -216,7 +216,7 @@ def test_sweep_slice_counts_the_extra_reads_for_named_tasks() -> None:
     driven.end_all(every_other, named=True)
     driven.pass_retention()
     reads = driven.swept()
-    # Of each such task home and name are read besides its state.
+    # Each named task costs two more reads: its home and its name.
     assert max(reads) <= 2 * READS_MOST
     driven.write()
     assert len(driven.keys(b"i")) == TASKS // 2

@@ -1,4 +1,4 @@
-"""Task bytes made and read by hand are those of the message in the proto."""
+"""Task bytes that are written and read by hand match the proto message."""
 
 from __future__ import annotations
 

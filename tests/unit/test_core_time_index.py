@@ -1,4 +1,4 @@
-"""The index of times, compared with a plain list while its heads are cut all the time."""
+"""The time index, compared with a plain list while its heads are trimmed all the time."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ STEPS = st.one_of(
 
 
 UNREAD_BETWEEN = [("put", 0, at) for at in (10, 20, 30)] + [("restart", 0, 0), ("take", 0, 0)]
-"""Only the first is in memory; the next one added lies behind some that are not, so the head is cut."""
+"""Only the first is in memory; the next one lies behind others that are not, so the head is trimmed."""
 
 
 @settings(max_examples=400)
@@ -148,7 +148,7 @@ def test_head_of_one_queue_is_trimmed_once_its_rows_are_written(monkeypatch: pyt
     driven = DrivenShard()
     for number in range(50):
         driven.create(delay=1000 + number * 17 % 50)
-    assert driven.shard.due.entries == 50, "rows on their way cannot be read again"
+    assert driven.shard.due.entries == 50, "rows in flight cannot be read again"
     driven.write()
     for _ in range(60):
         driven.create(delay=5000)
@@ -168,7 +168,7 @@ class Watched(MemoryStore):
 
 
 def test_reads_after_a_restart_begin_after_deleted_rows() -> None:
-    """Rows that fell due leave nothing for reads to skip."""
+    """Reads need not skip the deleted rows of tasks that became due."""
     driven = DrivenShard()
     for number in range(20):
         driven.create(delay=100 if number < 10 else 101 + number)
@@ -181,7 +181,7 @@ def test_reads_after_a_restart_begin_after_deleted_rows() -> None:
     watched.write(dict(driven.store.scan(b"", b"\xff", 1 << 30)))
     driven.store = watched
     driven.reopen()
-    assert watched.starts == [], "an opening reads nothing of it"
+    assert watched.starts == [], "opening must not read the index"
     driven.pass_time(50)
     assert driven.queue().scheduled == 0
     assert min(watched.starts) > last

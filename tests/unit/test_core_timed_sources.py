@@ -1,4 +1,4 @@
-"""Every source announces its due work early enough, and reports how much it did."""
+"""Every source announces its due work in time, and counts the work it did."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def shard() -> DrivenShard:
 def test_maturing_continues_when_a_slice_ends_together_with_the_window(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A herd whose size is a multiple of slice and window: the rest must not wait for another timer."""
+    """The number of due tasks is a multiple of slice and window: the rest must not wait for another timer."""
     monkeypatch.setattr(timers, "SLICE", 2)
     monkeypatch.setattr(time_index, "HEAD_MAX", 4)
     herd = [shard.create(delay=1000) for _ in range(10)]
@@ -57,7 +57,7 @@ def test_maturing_queues_tasks_behind_those_already_waiting(shard: DrivenShard) 
 def test_maturing_beyond_the_window_keeps_the_order(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch, *, written: bool
 ) -> None:
-    """The window is cut while tasks come in any order; what was cut is read again, written or not."""
+    """The window is trimmed while tasks arrive in any order; trimmed entries are read again, written or not."""
     monkeypatch.setattr(time_index, "HEAD_MAX", 8)
     monkeypatch.setattr(time_index, "PAGE", 3)
     tasks = {delay: shard.create(delay=delay) for delay in sorted(range(1, 60), key=lambda n: n * 37 % 61)}
@@ -128,7 +128,7 @@ def test_delayed_task_keeps_its_priority_when_it_matures_or_is_nacked(shard: Dri
 def test_maturing_many_tasks_does_not_delay_another_queue(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch, others: tuple[str, str]
 ) -> None:
-    """Neither one of the same tenant, nor another tenant's, though its task was created and is due last."""
+    """This holds for queues of the same and of other tenants, even if their task was created last and is due last."""
     monkeypatch.setattr(timers, "SLICE", 40)
     monkeypatch.setattr(timers, "TURN", 10)
     for _ in range(1000):
@@ -144,7 +144,7 @@ def test_maturing_many_tasks_does_not_delay_another_queue(
 def test_maturing_after_a_restart_scans_all_queues_in_slices(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Opening reads nothing of the due index; the timers do, a slice at a time, and find what is due."""
+    """Opening does not read the due index; the timers read it, one slice at a time, and find all due tasks."""
     monkeypatch.setattr(timers, "SLICE", 16)
     for number in range(50):
         shard.create(f"c{number}", delay=1000 if number == 49 else 5000)
@@ -170,7 +170,7 @@ def test_maturing_may_be_late_but_never_early_when_the_wall_clock_is_set_back(sh
 
 
 def test_maturing_is_never_early_when_the_wall_clock_is_set_back_at_a_restart(shard: DrivenShard) -> None:
-    """A task that was due before the restart is not scheduled again: time continues from the last batch."""
+    """A task that was due before the restart is not scheduled again: time resumes at the last batch."""
     task_id = shard.create(delay=1000)
     shard.pass_time(1000)
     shard.write()
@@ -262,7 +262,7 @@ def test_lease_starts_over_in_full_after_a_restart(shard: DrivenShard) -> None:
 
 
 def test_one_long_lease_does_not_make_the_claim_lists_grow(shard: DrivenShard) -> None:
-    """A twelve-hour lease must not keep an entry of each claim that came and went since."""
+    """A twelve-hour lease must not retain an entry for each claim that has ended since."""
     shard.create()
     shard.claim(1, lease=43_200_000)
     for _ in range(5000):
@@ -272,7 +272,7 @@ def test_one_long_lease_does_not_make_the_claim_lists_grow(shard: DrivenShard) -
 
 
 def test_every_live_lease_expires_after_the_claim_lists_are_cleaned(shard: DrivenShard) -> None:
-    """Cleaning keeps the ends of live claims."""
+    """Cleaning keeps the expiry times of live claims."""
     kept = []
     for number in range(100):
         kept.append(shard.create())
@@ -326,7 +326,7 @@ def test_sweep_of_a_task_requeued_several_times_leaves_nothing(shard: DrivenShar
 
 
 def test_sweep_keeps_a_sibling_that_is_still_leased(shard: DrivenShard) -> None:
-    """The claim's lease row lists both; after a restart the removed one must not come back."""
+    """The claim's lease row lists both tasks; the removed one must not reappear after a restart."""
     ended, slow = shard.create(), shard.create()
     shard.claim(2, lease=3_600_000)
     shard.settle(ended)
@@ -350,7 +350,7 @@ def test_sweep_waits_until_the_batch_that_ended_the_task_is_written(shard: Drive
     sealed = shard.seal()
     shard.wall, shard.mono = shard.wall + 10_000, shard.mono + 10_000
     assert sweep.sweep(shard.shard, shard.now) is False
-    assert timers.next_wake(shard.shard, shard.now) == 50_000  # the end of the lease
+    assert timers.next_wake(shard.shard, shard.now) == 50_000  # the lease expires
     shard.write(sealed)
     assert timers.next_wake(shard.shard, shard.now) == 0
     shard.run_due()
@@ -359,7 +359,7 @@ def test_sweep_waits_until_the_batch_that_ended_the_task_is_written(shard: Drive
 
 
 def test_sweep_finds_an_earlier_list_even_if_a_later_one_is_written_first(shard: DrivenShard) -> None:
-    """A dead letter of days is in the store; the list that is due next is still on its way."""
+    """A dead letter that stays for days is in the store; the list that is due next is still in flight."""
     dead = shard.create(attempts=1)
     shard.claim(1)
     shard.nack(dead)

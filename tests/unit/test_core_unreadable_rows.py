@@ -1,4 +1,4 @@
-"""Rows that cannot be read are named by their keys, at the start and later."""
+"""Unreadable rows are reported by their keys, at startup and later."""
 
 from __future__ import annotations
 

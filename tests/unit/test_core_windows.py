@@ -1,4 +1,4 @@
-"""Windows count exactly the bytes they hold, including those of tasks that have left their middle."""
+"""Windows count exactly the bytes they hold, even after tasks have left from the middle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cancel: wherever a task is, it ends there, leaves nothing claimable behind, and counters stay exact."""
+"""Cancel: a task ends wherever it is, nothing claimable is left behind, and counters stay exact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists are counted before they are parsed, and before the rules look at their items."""
+"""Lists are counted before they are parsed and before rules are applied to their items."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESULT_OF_ARTIFACTS = task_service_pb2.SubmitResultRequest(task_id="x").Serializ
 
 
 def nested(content: bytes) -> bytes:
-    """Returns a message whose field 1 is this one."""
+    """Returns a message that contains this one as field 1."""
     return b"\x0a" + varint(len(content)) + content
 
 
@@ -40,7 +40,7 @@ def test_message_with_millions_of_items_is_rejected_without_parsing(
     with pytest.raises(Rejection) as refused:
         parser(request_class)(content)
     assert refused.value.violations[0][0] == field
-    assert time.process_time() - began < 1  # to parse it takes two seconds and a gigabyte
+    assert time.process_time() - began < 1  # parsing it takes two seconds and a gigabyte
 
 
 def test_large_messages_within_the_limits_are_parsed_unchanged() -> None:
@@ -67,4 +67,4 @@ def test_item_rules_are_not_checked_if_there_are_too_many_items() -> None:
     with pytest.raises(Rejection) as refused:
         check_message(task_service_pb2.ClaimTaskRequest(commands=["!"] * 60_000))
     assert refused.value.violations == (("commands", "must have at most 256 items"),)
-    assert time.process_time() - began < 1  # to ask them takes five
+    assert time.process_time() - began < 1  # applying the rules takes five

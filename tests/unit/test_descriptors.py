@@ -1,4 +1,4 @@
-"""Open files are divided so that connections never take those of the store."""
+"""Open files are divided so that connections never take the store's share."""
 
 from __future__ import annotations
 

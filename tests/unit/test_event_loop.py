@@ -1,4 +1,4 @@
-"""The server's event loop takes all wake-ups of grpc.aio at once: any left over would delay every call."""
+"""The server's event loop reads all wake-ups of grpc.aio at once: unread ones would delay every call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from codeq_server.node.event_loop import ServerLoop
 
 
 async def _heard(ours: socket.socket, theirs: socket.socket, count: int) -> tuple[int, int]:
-    """Sends wake-ups, each heard by taking one byte; returns how often one arrived, and the bytes left."""
+    """Sends wake-ups, each handled by reading one byte; returns the number handled and the bytes left."""
     loop = asyncio.get_running_loop()
     heard = 0
 

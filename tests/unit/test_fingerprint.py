@@ -1,4 +1,4 @@
-"""When two requests with one idempotency key are the same: by meaning, and as sent."""
+"""Comparison of requests with the same idempotency key, by meaning and as sent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 MIB = 1 << 20
 DEFAULT_ATTEMPTS = 5
 SECONDS_MOST = 5.0
-"""Of processor time; far more than any of it takes."""
+"""Limit in seconds of processor time; far more than any payload takes."""
 
 SAME = [
     (b'{"a":1}', b' {\t"a" :\r\n1 } '),
@@ -85,7 +85,7 @@ def test_every_spec_field_affects_both_digests() -> None:
 
 
 def test_digest_as_sent_is_the_same_in_every_version() -> None:
-    """Stores and servers of earlier versions hold and read it."""
+    """Stores and servers of earlier versions contain and read it."""
     spec = task_pb2.TaskSpec(
         command="A",
         payload=b'{"n": 1}',
@@ -104,7 +104,7 @@ def test_digest_of_the_meaning_is_the_same_in_every_version() -> None:
 
 
 def filled(unit: bytes) -> bytes:
-    """Returns an array of a megabyte."""
+    """Returns a one-megabyte array."""
     return b"[" + b",".join([unit] * ((MIB - 2) // (len(unit) + 1))) + b"]"
 
 

@@ -1,4 +1,4 @@
-"""Objects that an exception keeps alive after it was answered."""
+"""Objects that an exception would keep alive after it was handled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from codeq.frames import let_go
 
 
 class Request:
-    """A large object that a call refers to."""
+    """A large object that a call references."""
 
 
 async def _of_group(_: Request) -> None:

@@ -1,4 +1,4 @@
-"""Options of gRPC: the library silently ignores names that it does not know, and uses its defaults."""
+"""gRPC options: the library silently ignores unknown names and uses its defaults."""
 
 from __future__ import annotations
 

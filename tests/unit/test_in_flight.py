@@ -1,4 +1,4 @@
-"""The bytes of large requests: how many are held and processed at a time."""
+"""The limits on the bytes of large requests that are buffered and processed at a time."""
 
 from __future__ import annotations
 

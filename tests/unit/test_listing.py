@@ -1,4 +1,4 @@
-"""Lists of tasks: every task once, in order, whatever happens between the pages; each page bounded."""
+"""Task lists: every task appears once and in order, whatever happens between pages; every page is bounded."""
 
 from __future__ import annotations
 

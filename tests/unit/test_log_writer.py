@@ -1,4 +1,4 @@
-"""The thread that writes lines: nobody waits for it or fails with it, and lost lines are counted and reported."""
+"""The log writer thread: it never blocks callers or makes them fail; lost lines are counted and reported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from codeq_server.log.writer import QUEUE_BYTES_MAX, LineWriter
 
 LINE = b"x" * 1023 + b"\n"
 WAIT_SECONDS = 20.0
-"""Longest wait for the thread; it never takes that long."""
+"""Maximum wait for the thread; it never takes that long."""
 
 
 def notice(count: int) -> bytes:
@@ -23,19 +23,19 @@ def notice(count: int) -> bytes:
 
 
 class Pipe:
-    """A pipe, and the writer to it."""
+    """A pipe and its log writer."""
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
         self._lines: LineWriter | None = None
 
     def lines(self) -> LineWriter:
-        """Returns the writer to the pipe."""
+        """Returns the pipe's log writer."""
         self._lines = LineWriter(self.writer, notice)
         return self._lines
 
     def close(self) -> None:
-        """Closes the open ends, once nobody writes any more."""
+        """Closes the open ends once the writer has stopped."""
         with suppress(OSError):
             os.close(self.reader)
         if self._lines is not None:
@@ -65,7 +65,7 @@ def pipe() -> Iterator[Pipe]:
 
 
 def overflow(lines: LineWriter, reader: int) -> int:
-    """Puts more lines than the queue holds, after some that nobody reads; returns how many."""
+    """Puts more lines than the queue holds, after some that fill the pipe; returns the number put."""
     stuck = fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ) // len(LINE) + 1
     lines.put(LINE * stuck)
     size = array("i", [0])

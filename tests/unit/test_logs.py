@@ -1,4 +1,4 @@
-"""Log lines: their form, their level, their bounds, and what they never contain."""
+"""Log lines: their format, level and bounds, and text they never contain."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from codeq_server.log.lines import LINE_CHARS_MAX, TRACEBACK_CHARS_MAX, VALUE_CH
 from codeq_server.log.setup import Logs
 
 FORGED = '\n2026-01-01T00:00:00.000Z [error] store_failed error="all is lost"'
-"""Text that a stranger would add to the log."""
+"""Text that an attacker would inject into the log."""
 TERMINAL = "\x1b[2J\x9b2J\u202e\u2028\x85\r\x7f"
-"""Characters that would move a terminal's cursor, reverse its text, or end a line for some reader."""
+"""Characters that would move a terminal's cursor, reverse its text, or end a line for some readers."""
 SPARE_CHARS = 1024
-"""Characters of a line besides its values: names, and escapes of a few characters."""
+"""Characters of a line besides its values: names, and a few escaped characters."""
 
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    """Restores the process's logging."""
+    """Restores the logging of the process."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -45,18 +45,18 @@ class Written:
 
     @property
     def text(self) -> str:
-        """Everything that was written."""
+        """Everything written so far."""
         self.logs.flush(5)
         return self._path.read_bytes().decode()
 
     @property
     def lines(self) -> list[str]:
-        """Its lines, whatever a reader takes for the end of one."""
+        """The lines, split at every character that a reader may treat as the end of a line."""
         return self.text.splitlines()
 
     @property
     def events(self) -> list[dict[str, object]]:
-        """Its lines of JSON."""
+        """The lines, parsed as JSON."""
         return [json.loads(line) for line in self.lines]
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Frames of a stream are sent once everything they saw is durable, and never if that fails."""
+"""Stream frames are sent once everything they depend on is durable, and never if that fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ready file: a server replaces and removes only what a server wrote."""
+"""The ready file: a server replaces and removes only a file that a server wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store is asked repeatedly to reclaim space, and left alone after the stop."""
+"""The store is asked repeatedly to reclaim space, and never after `stop`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runner: nothing counts before it is durable, and nothing at all once something has failed."""
+"""The runner: nothing is reported before it is durable, and nothing succeeds after a failure."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_durable_waits_until_the_log_confirms(runner: HeldRunner) -> None:
 
 
 async def test_durable_waits_for_a_batch_in_flight(runner: HeldRunner) -> None:
-    """A reply without rows has seen changes that are not durable yet."""
+    """A reply without rows of its own may depend on changes that are not durable yet."""
     await runner.create_and_commit()
     reply = runner.durable()
     assert reply is not None
@@ -68,7 +68,7 @@ async def test_durable_waits_for_a_batch_in_flight(runner: HeldRunner) -> None:
 
 
 async def test_durable_waits_for_the_next_commit_if_one_began_before_the_decision(runner: HeldRunner) -> None:
-    """The first decision's commit begins, then there is another decision: its reply needs the second commit."""
+    """A decision made after the commit has begun needs the next commit."""
     await runner.create_and_commit()
     runner.create()
     runner.changed()
@@ -147,7 +147,7 @@ async def test_failed_commit_rejects_every_waiter_with_outcome_unknown(runner: H
 
 
 async def test_failure_before_the_commit_keeps_a_partial_decision_out_of_the_log(runner: HeldRunner) -> None:
-    """The commit of an earlier decision is scheduled already: it would take the half one along."""
+    """The commit of an earlier decision is already scheduled: it would include the partial one."""
     runner.create()
     runner.changed()
     reply = runner.durable()
@@ -303,7 +303,7 @@ async def test_timer_is_reset_when_something_falls_due_earlier(runner: HeldRunne
 
 
 async def test_timer_that_fires_early_waits_again(runner: HeldRunner) -> None:
-    """The clock of the loop and the clock of the shard need not agree."""
+    """The event loop's clock and the shard's clock need not agree."""
     runner.log.free = True
     runner.create(delay=5)
     runner.changed()
@@ -318,7 +318,7 @@ async def test_timer_that_fires_early_waits_again(runner: HeldRunner) -> None:
 async def test_timer_notices_that_the_wall_clock_was_set_forward(
     runner: HeldRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A task due in an hour is due at once when somebody sets the clock an hour forward, with nobody calling."""
+    """A task due in an hour matures without any call when the clock is set forward by an hour."""
     monkeypatch.setattr(due_work, "TIMER_MS_MAX", 5)
     runner.log.free = True
     runner.create(delay=3_600_000)

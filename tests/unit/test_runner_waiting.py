@@ -1,4 +1,4 @@
-"""Workers that wait for work: woken in the order they came, once each, without looking at the others."""
+"""Workers that wait for work: they are woken in order of arrival, once each, at a constant cost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Named = list[str] | None
 
 
 class Worker:
-    """A waiter that claims one task each time it is woken, and waits again if it is told to."""
+    """A waiter that claims one task each time it is woken, and waits again if configured to."""
 
     def __init__(self, runner: HeldRunner, commands: Named, *, again: bool = False, tenant: str = "acme") -> None:
         self.runner, self.commands, self.again, self.tenant = runner, commands, again, tenant
@@ -75,7 +75,7 @@ async def test_wake_finds_waiters_for_one_several_and_all_commands(runner: HeldR
 
 
 async def test_wake_serves_waiters_for_some_and_for_all_commands_in_order_of_arrival(runner: HeldRunner) -> None:
-    """A worker without named commands is not put behind those that name one and wait again at once."""
+    """A worker without named commands is not served after workers that name one and wait again at once."""
     named, every = Worker(runner, ["a"], again=True), Worker(runner, None, again=True)
     for _ in range(6):
         runner.create("a")
@@ -150,7 +150,7 @@ async def test_caller_that_waits_again_keeps_its_turn(runner: HeldRunner) -> Non
 
 
 def test_cost_of_a_wake_depends_on_claimable_tasks_and_not_on_waiters() -> None:
-    """Lone tasks for one of thousands of waiters: the time of each does not grow with their number."""
+    """The time to deliver a single task does not grow with the number of waiters."""
     queue = Queue(1, "acme", "a")
     lane = queue.lane(0)
 

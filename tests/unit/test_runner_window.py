@@ -1,4 +1,4 @@
-"""A runner with several batches in flight, over a log that others may lead: order, failures, confirmations, ends."""
+"""A runner with several batches in flight, on a replicated log: order, failures, confirmations, ends."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ async def test_durable_waits_for_a_confirmation_when_nothing_was_decided() -> No
 
 
 async def test_durable_with_an_unsent_batch_needs_no_confirmation() -> None:
-    """Its getting through shows that nobody else had decided when it left."""
+    """A committed batch proves that no other leader had decided anything when it was sent."""
     runner = HeldRunner()
     confirmation_of(runner)
     reply = await sent(runner)
@@ -223,7 +223,7 @@ async def test_durable_with_an_unsent_batch_needs_no_confirmation() -> None:
 
 @pytest.mark.parametrize("confirmed_first", [True, False])
 async def test_durable_with_a_batch_in_flight_waits_for_batch_and_confirmation(*, confirmed_first: bool) -> None:
-    """The batch may get through by acks that are older than what the reply saw, and others decide since."""
+    """The batch may commit on acks older than the state behind the reply, and another leader may have decided since."""
     runner = HeldRunner(window=2)
     await sent(runner)
     confirmation = confirmation_of(runner)

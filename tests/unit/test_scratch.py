@@ -1,4 +1,4 @@
-"""Only folders made here are emptied and removed, whatever is in their place."""
+"""Only folders that codeq created are emptied and removed, whatever is in their place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leaderships that follow each other over one store: the old one decides nothing any more, and all callers are told."""
+"""Successive leaderships on one store: the old one decides nothing more, and all of its callers are answered."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ async def no_renewal(_: str) -> Claims:
 
 
 class TenantTokens:
-    """Accepts every token, as that of the tenant with its name."""
+    """Accepts every token; its text is the name of the tenant."""
 
     def validate(self, token: str) -> Token:
         return Token(token, "", SCOPES, frozenset({"*"}), {"tenantId": token, "role": "ADMIN"})
 
 
 class Client:
-    """The other end of a stream."""
+    """The client end of a stream."""
 
     def __init__(self, *messages: Any) -> None:
         self._messages = list(messages)
@@ -125,7 +125,7 @@ async def reason_of(task: asyncio.Task[Any]) -> Reason:
 
 
 async def create(calls: Calls, runner: HeldRunner) -> str:
-    """Creates a task, durably."""
+    """Creates a task and waits until it is durable."""
     creating = started(calls, "CreateTask", CREATE)
     await until(lambda: runner.shard.in_flight)
     runner.log.release()
@@ -192,7 +192,7 @@ async def test_interrupted_cleanup_gets_outcome_unknown_only_if_it_removed_somet
         serving = serving_of(runner)
         calls = Calls(Authenticator(TenantTokens(), TenantTokens()), ShardTable(ELSEWHERE.again))
         calls.shards.present(serving)
-        for _ in range(2):  # ends in batches of their own, so that the cleanup takes a step for each
+        for _ in range(2):  # each end gets its own batch, so that the cleanup takes one step for each
             task_id = (await started(calls, "CreateTask", CREATE)).task.id
             await started(calls, "ClaimTask", pb.ClaimTaskRequest())
             done = pb.SubmitResultRequest(task_id=task_id, status=task_pb2.TASK_STATUS_COMPLETED)
@@ -289,7 +289,7 @@ async def test_calls_about_the_node_succeed_whoever_serves_the_shard() -> None:
 
 
 def open_streams(serving: Serving) -> list[tuple[Client, asyncio.Task[None]]]:
-    """Opens a producer with a frame that is not acked, and a worker with a task that is not pushed."""
+    """Opens a producer stream with an unacked frame, and a worker stream with a task not yet pushed."""
     token = StreamToken(CLAIMS, no_renewal, time.time)
     frame = producer_service_pb2.ProduceRequest(
         hello=producer_service_pb2.ProducerHello(), tasks=[task_pb2.TaskSpec(command="a", payload=b"1")]

@@ -1,4 +1,4 @@
-"""Declarations of settings: everything about a setting follows from its one declaration."""
+"""Setting declarations: everything about a setting follows from its single declaration."""
 
 from __future__ import annotations
 

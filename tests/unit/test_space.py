@@ -1,4 +1,4 @@
-"""The watch on the free space of a store."""
+"""The watch on a store's free space."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from held_log import until
 
 
 class Disk:
-    """A disk whose free space the test sets; None: it does not answer."""
+    """A disk whose free space the test sets; None: reading it fails."""
 
     def __init__(self, free: int | None) -> None:
         self.free = free

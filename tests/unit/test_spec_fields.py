@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 PLAIN = {"command", "payload", "priority"}
 READ = {"max_attempts", "run_at", "delay_seconds", "expire_seconds", "idempotency_key", "task_id"}
-"""Fields that services/creating.py reads, besides the plain ones."""
+"""Fields that services/creating.py reads, in addition to the plain ones."""
 SIZED = {FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_FIXED32}
 SIZED |= {FieldDescriptor.TYPE_FIXED64, FieldDescriptor.TYPE_SFIXED32, FieldDescriptor.TYPE_SFIXED64}
 
@@ -32,7 +32,7 @@ def test_kept_fields_are_optional_scalars_that_a_task_also_has() -> None:
         assert field.has_presence
         assert not field.is_repeated
         assert field.message_type is None
-        assert field.type not in SIZED  # task bytes hold only varints and fields with a length
+        assert field.type not in SIZED  # task bytes contain only varints and length-delimited fields
         assert (of_task[field.number].name, of_task[field.number].type) == (field.name, field.type)
 
 

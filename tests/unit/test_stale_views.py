@@ -1,4 +1,4 @@
-"""Reads on a node that does not lead: they show its rows, while these change."""
+"""Reads on a follower: they show its rows while these change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TASKS = "/codeq.v1.TaskService/"
 
 
 class TenantTokens:
-    """Accepts every token, as that of the tenant with its name."""
+    """Accepts every token; its text is the name of the tenant."""
 
     def validate(self, token: str) -> Token:
         return Token(token, "", WORKER_SCOPES, frozenset({"*"}), {"tenantId": token, "role": "ADMIN"})
@@ -41,7 +41,7 @@ def elsewhere() -> Rejection:
 
 
 class Node:
-    """A node whose rows one leader writes, and whose calls come to a server that does not lead."""
+    """A node whose rows a leader writes, and whose calls go to a server that is not the leader."""
 
     def __init__(self, settings: Settings, path: Path) -> None:
         self.store = RocksStore(path, fsync=True)

@@ -1,4 +1,4 @@
-"""What every store must do, checked against a plain dictionary."""
+"""Behaviour that every store must show, checked against a plain dictionary."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
 
 
 class _StoreMachine(RuleBasedStateMachine):
-    """Writes the same batches to a store and to a dictionary, and reads both."""
+    """Writes the same batches to a store and to a dictionary, and compares reads."""
 
     kind = "memory"
 
@@ -164,7 +164,7 @@ def test_second_close_does_nothing(store: Store) -> None:
 
 
 def test_scan_while_another_thread_writes_sees_whole_batches(store: Store) -> None:
-    """Each batch holds two rows of one value: a scan that sees two values saw half a batch."""
+    """Each batch sets two rows to the same value: a scan that sees two values saw half a batch."""
     store.write({b"a": b"0", b"z": b"0"})
     failures: list[BaseException] = []
 

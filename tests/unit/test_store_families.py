@@ -1,4 +1,4 @@
-"""The store on disk with a log and with rows imported from files: its files, exports, checks, backups."""
+"""The store on disk with a log and imported rows: its files, exports, checks and backups."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def number(value: int) -> bytes:
 
 
 def exported(path: Path, rows: dict[bytes, bytes | None]) -> list[Path]:
-    """Returns the files of a store with these rows."""
+    """Returns the files exported from a store with these rows."""
     store = RocksStore(path, fsync=False)
     store.write(rows)
     store.checkpoint(path.with_suffix(".checkpoint"))
@@ -48,7 +48,7 @@ def exported(path: Path, rows: dict[bytes, bytes | None]) -> list[Path]:
 
 
 def replaced(path: Path, rows: dict[bytes, bytes | None]) -> RocksStore:
-    """Returns a store with a log whose rows were imported from files."""
+    """Returns a store with a log, whose rows were imported from files."""
     store = RocksStore(path, fsync=True, log=True)
     store.write({b"old": b"1", ENTRY: b"e", WRITTEN: number(9)})
     store.switch_rows(store.import_rows(exported(path.with_name("source"), rows)), {})
@@ -104,7 +104,7 @@ def test_missing_current_rows_are_reported_as_damage(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=True, log=True)
     store.write({b"a": b"1", ROWS_POINTER: b"rows-5"})
     store.close()
-    for _ in range(2):  # and it is free again
+    for _ in range(2):  # a failed opening releases the lock
         with pytest.raises(StoreDamaged, match="rows-5"):
             RocksStore(tmp_path / "s", fsync=True)
     with pytest.raises(StoreDamaged, match="rows-5"):
@@ -112,7 +112,7 @@ def test_missing_current_rows_are_reported_as_damage(tmp_path: Path) -> None:
 
 
 def test_flush_of_one_family_syncs_the_write_ahead_log_first(tmp_path: Path) -> None:
-    """Otherwise a power cut could keep the delete of an entry but lose the rows applied from it."""
+    """Otherwise, a power failure could preserve the deletion of an entry but lose the rows applied from it."""
     options = make_options()
     options.enable_statistics()
     store = RocksStore(tmp_path, fsync=True, log=True, options=options)
@@ -140,7 +140,7 @@ def test_switch_rows_frees_the_space_of_the_old_rows(tmp_path: Path) -> None:
     large: dict[bytes, bytes | None] = {number(n): os.urandom(10_000) for n in range(300)}
     store.write(large)
     store.checkpoint(tmp_path / "flushed")
-    for turn in range(2):  # from "default", which cannot be dropped, and from a set of its own
+    for turn in range(2):  # from "default", which cannot be dropped, and from another set
         assert table_bytes(path) > 2_900_000
         store.switch_rows(store.import_rows([]), {})
         store.reclaim()

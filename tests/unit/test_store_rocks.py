@@ -27,14 +27,14 @@ def number(value: int) -> bytes:
 
 
 def killed_copy(store: RocksStore, path: Path) -> Path:
-    """Copies the files of an open store: the state that a killed process or a power cut leaves."""
+    """Copies the files of an open store: the state after a killed process or a power failure."""
     copy = path.with_name("copy")
     shutil.copytree(path, copy)
     return copy
 
 
 def fill(path: Path) -> tuple[RocksStore, Path]:
-    """Writes ROWS synced batches of one row, then two that are not synced; returns the store and its killed copy."""
+    """Writes ROWS synced one-row batches, then two unsynced ones; returns the store and its killed copy."""
     store = RocksStore(path, fsync=True)
     for lsn in range(1, ROWS + 1):
         store.write({number(lsn): b"row %d" % lsn})
@@ -243,7 +243,7 @@ def test_open_reports_a_side_file_without_a_valid_record_as_damage(tmp_path: Pat
 
 
 def test_rejected_write_to_a_stalled_database_is_retried_without_loss(tmp_path: Path) -> None:
-    """Tiny buffers make RocksDB busy all the time: it rejects writes instead of waiting with the interpreter's lock."""
+    """Tiny buffers keep RocksDB busy: it rejects writes instead of blocking while it holds the interpreter lock."""
     options = make_options(write_buffer_bytes=64 << 10)
     options.set_max_write_buffer_number(2)
     options.set_level_zero_slowdown_writes_trigger(2)
@@ -302,7 +302,7 @@ def test_filters_answer_gets_of_absent_rows(tmp_path: Path) -> None:
     store = RocksStore(tmp_path, fsync=False, options=options)
     for first in range(0, 20_000, 1000):
         store.write({number(2 * value): b"x" * 20 for value in range(first, first + 1000)})
-    store.close()  # what is in memory goes to files
+    store.close()  # flushes memory to files
     store = RocksStore(tmp_path, fsync=False, options=options)
     for value in range(5000):
         assert store.get(number(2 * value + 1)) is None

@@ -1,4 +1,4 @@
-"""Streams end with their token: a notice first, then the end, unless a fresh token arrives; and waits end with it."""
+"""Streams and waits end when their token expires; streams get a notice first, and a fresh token extends them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KINDS = ["produce", "work"]
 
 
 class Client:
-    """The other end of a stream, which the test drives."""
+    """The client end of a stream, driven by the test."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -65,7 +65,7 @@ class Client:
 
 
 class Desk:
-    """A served shard, a validator, and one stream with the token "first"."""
+    """A served shard, a validator and one stream with the token "first"."""
 
     def __init__(self, kind: str, **tokens: Token) -> None:
         self.runner = HeldRunner()
@@ -335,7 +335,7 @@ def test_worker_with_a_fresh_token_keeps_its_credits_and_settles_its_tasks() -> 
             desk.runner.changed()
             await until(lambda: len(desk.client.tasks) == 2)
             assert not desk.runner.shard.deliveries.keys() & {held.id}
-            assert desk.validator.asked.count("second") == 2  # once as a producer's, once as a worker's
+            assert desk.validator.asked.count("second") == 2  # once as a producer token, once as a worker token
 
     in_clocked_loop(test())
 
@@ -363,7 +363,7 @@ def test_fresh_worker_token_sets_the_commands_from_then_on() -> None:
 
 @asynccontextmanager
 async def waiting_call(method: str, request: Any) -> AsyncIterator[tuple[asyncio.Task[Any], HeldRunner]]:
-    """Makes a call with a token that soon expires."""
+    """Makes a call with a token that expires soon."""
     runner = HeldRunner()
     runner.log.free = True
     validator = ScriptedValidator(short=token_of(expires_at=time.time() + 0.2))

@@ -1,4 +1,4 @@
-"""What a copy of the product with `label.diff` promises: the field is stored, delivered, listed and compared."""
+"""Checks of a copy of the product with `label.diff` applied: the field is stored, delivered, listed and compared."""
 
 from __future__ import annotations
 

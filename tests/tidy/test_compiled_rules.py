@@ -130,14 +130,14 @@ BOUNDS = {
         | {"reference", "message", "field", "_sent", "_value"},
         FILES: {"_files", "add", "_reworded"},
         "the segments of the longest route": {"_walk"},
-        "one: no part of what the parser reads has it read more": {"_read", "_count_body", "_admit", "_refuse"}
+        "one: parsing what was read never triggers another read": {"_read", "_count_body", "_admit", "_refuse"}
         | {"_break_off", "_advance", "_answer", "_answered"},
-        "one: another object's method of that name": {"discard", "hold"},
+        "one: another object's method of the same name": {"discard", "hold"},
     },
     "codeq_server.services": {TYPES: {"_fields", "_check", "_first_bytes", "_count"}},
     "codeq_server.engine": {
-        "one: files that are let go change nothing": {"changed", "_carry_out", "_written", "_let_files_go"},
-        "none: the argument has the name of the method": {"refuse", "refuse_all"},
+        "one: releasing files makes no further changes": {"changed", "_carry_out", "_written", "_let_files_go"},
+        "none: the argument has the same name as the method": {"refuse", "refuse_all"},
     },
 }
 """The recursive functions of each package, with the bound on their depth."""

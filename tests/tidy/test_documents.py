@@ -38,12 +38,12 @@ def test_api_document_lists_every_reason_with_its_codes(reason: Reason) -> None:
     assert f"| `{reason.name}` | {reason.grpc_name} | {reason.http_status} |{again}|" in API
 
 
-def test_tables_of_settings_match_the_declarations() -> None:
+def test_tables_in_the_configuration_document_match_the_declarations() -> None:
     assert fresh(CONFIGURATION) == CONFIGURATION, "run `make generate`"
 
 
 @pytest.mark.parametrize(("old", "new"), [("8080", "8081"), ("| `port` |", "| `prot` |"), ("lowest level", "level")])
-def test_stale_table_of_settings_is_regenerated(old: str, new: str) -> None:
+def test_stale_table_in_the_configuration_document_is_regenerated(old: str, new: str) -> None:
     assert fresh(CONFIGURATION.replace(old, new, 1)) == CONFIGURATION
 
 

@@ -19,7 +19,7 @@ def test_every_guarantee_names_its_tests() -> None:
     assert [row for row in ROWS if len(row) != 3 or "::test_" not in row[1]] == []
 
 
-def test_rules_and_routes_name_an_acceptance_or_model_test() -> None:
+def test_guarantees_about_rules_and_routes_name_an_acceptance_or_model_test() -> None:
     rules = [row for row in ROWS if row[0].startswith(("**", "`"))]
     assert len(rules) > 30
     assert [row[0] for row in rules if "`tests/acceptance/" not in row[1] and "`tests/model/" not in row[1]] == []

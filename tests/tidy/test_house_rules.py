@@ -64,7 +64,7 @@ def test_functions_stay_within_the_line_limit() -> None:
     assert _found(_python(), rules.long_functions) == []
 
 
-def test_module_names_say_what_they_hold() -> None:
+def test_module_names_are_not_vague() -> None:
     assert [path for path in _python() if rules.vague_parts(path)] == []
 
 
@@ -110,7 +110,7 @@ def test_only_one_module_builds_keys() -> None:
     } == {}
 
 
-def test_files_name_no_package_registry() -> None:
+def test_no_file_names_a_package_registry() -> None:
     assert _found(_texts(), rules.registry_hosts) == []
 
 

@@ -162,7 +162,7 @@ def test_token_with_bad_tenant_claims_is_rejected(principal: int) -> None:
     assert refused(authenticator, "Bearer p-token", principal) is Reason.INVALID_TENANT
 
 
-def test_producer_as_a_worker_has_all_scopes_and_commands() -> None:
+def test_producer_acting_as_a_worker_has_all_scopes_and_commands() -> None:
     authenticator = make_authenticator(producer_as_worker=True)
     for scope in WORKER_SCOPES:
         assert caller(authenticator, "Bearer p-token", WORKER, scope).allows_every_command

@@ -185,7 +185,7 @@ async def test_token_rejected_by_a_slow_validator_is_not_cached() -> None:
     await turns()
 
 
-async def test_strangers_exhaust_only_validations_and_cached_tokens_still_work() -> None:
+async def test_strangers_cannot_block_callers_whose_tokens_are_cached() -> None:
     desk = Desk(good=token_of(), late=token_of())
     assert desk.known()
     desk.validator.waits = True

@@ -42,7 +42,7 @@ def largest(runner: HeldRunner) -> int:
     return max(sum(len(value or b"") for value in batch.rows.values()) for batch in runner.log.batches)
 
 
-async def test_leases_that_expire_together_fill_batches_by_the_size_of_their_progress(
+async def test_leases_that_expire_together_are_batched_by_the_size_of_their_progress(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     runner = HeldRunner(window=4)

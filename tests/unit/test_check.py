@@ -472,7 +472,7 @@ MUTATIONS: dict[str, tuple[Mutation, bytes]] = {
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_one_corrupt_row_is_reported(name: str) -> None:
+def test_corrupt_row_is_reported(name: str) -> None:
     mutation, key = MUTATIONS[name]
     rows = consistent_rows()
     mutation(rows)

@@ -105,7 +105,7 @@ def test_check_of_consistent_names_finds_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", SPOILT)
-def test_one_corrupt_name_row_is_reported(name: str) -> None:
+def test_corrupt_name_row_is_reported(name: str) -> None:
     spoil, key = SPOILT[name]
     rows = consistent_rows()
     expected = key(rows)

@@ -161,7 +161,7 @@ def test_claim_after_a_restart_pages_through_the_queue_in_order(
     assert [task_id for _ in range(6) for task_id in shard.claim_ids(4)] == tasks + later
 
 
-def test_claim_with_batches_in_flight_misses_no_place(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_claim_with_batches_in_flight_misses_no_task(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing fits the window: written, sealed and unsealed places are all read back in order."""
     monkeypatch.setattr(claims, "CLAIM_MAX", 4)
     monkeypatch.setattr(windows, "PAGE_MAX", 4)

@@ -34,7 +34,7 @@ def worked(way: str) -> DrivenShard:
     return driven
 
 
-def test_complete_writes_what_settle_writes() -> None:
+def test_complete_writes_the_same_rows_as_settle() -> None:
     one, other = worked("complete"), worked("settle")
     assert one.shard.batch.rows == other.shard.batch.rows
     assert one.seal().rows == other.seal().rows

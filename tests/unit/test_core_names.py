@@ -104,19 +104,19 @@ def test_key_from_an_earlier_server_matches_the_request_as_sent() -> None:
         create(driven, Naming(first.task_id, OTHER, b"m" * 16))
 
 
-def test_key_from_this_server_is_recognized_by_a_server_without_meanings() -> None:
+def test_key_from_this_server_is_recognized_by_an_earlier_server() -> None:
     driven = DrivenShard()
     first = create(driven, Naming(names.keyed_id(TENANT, "k"), DIGEST, b"m" * 16))
     assert create(driven, keyed()) == Duplicate(first.task_id)
 
 
-def test_two_tenants_can_use_the_same_key() -> None:
+def test_two_tenants_can_use_the_same_idempotency_key() -> None:
     driven = DrivenShard()
     create(driven, keyed())
     assert isinstance(create(driven, keyed(tenant="other", digest=OTHER), tenant="other"), Created)
 
 
-def test_key_lasts_exactly_as_long_as_its_tasks_rows() -> None:
+def test_idempotency_key_lasts_exactly_as_long_as_its_tasks_rows() -> None:
     driven = DrivenShard(retention_ms=RETENTION_MS)
     first = create(driven, keyed())
     driven.pass_time(100 * RETENTION_MS)
@@ -234,7 +234,7 @@ def test_repeated_batch_returns_the_tasks_of_the_first() -> None:
     assert reason(refused) == "IDEMPOTENCY_CONFLICT"
 
 
-def test_batch_key_lasts_as_long_as_the_batchs_last_task() -> None:
+def test_batch_key_lasts_as_long_as_the_last_task_of_the_batch() -> None:
     driven = DrivenShard(retention_ms=RETENTION_MS)
     batch(driven, 2)
     driven.settle(id_of(driven.claim()[0].task_id))

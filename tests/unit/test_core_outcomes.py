@@ -259,7 +259,7 @@ def test_heartbeat_of_one_task_leaves_its_siblings_leases_unchanged(shard: Drive
     assert shard.status(first) == "PENDING"
 
 
-def test_heartbeats_longer_than_the_lease_have_a_constant_cost_per_task(shard: DrivenShard) -> None:
+def test_heartbeats_longer_than_the_lease_cost_the_same_for_every_task(shard: DrivenShard) -> None:
     """The claim's row is written once per batch, not once per task."""
     tasks = [shard.create() for _ in range(200)]
     shard.claim(200)
@@ -395,7 +395,7 @@ def test_restart_finds_each_task_in_exactly_one_place(shard: DrivenShard) -> Non
 # -- the head of task bytes --------------------------------------------------------------------------------------------
 
 
-def test_many_values_of_max_attempts_keep_only_a_few_cached_heads(shard: DrivenShard) -> None:
+def test_cache_of_lane_heads_stays_small_for_many_values_of_max_attempts(shard: DrivenShard) -> None:
     for attempts in range(1, 200):
         shard.create(attempts=attempts)
     assert len(shard.queue().lane(9).heads) < 20

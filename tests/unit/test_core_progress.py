@@ -40,7 +40,7 @@ def test_progress_of_the_first_delivery_survives_a_restart_and_the_tasks_end(
 
 
 @pytest.mark.parametrize("way", ["nacked", "returned", "expired"])
-def test_progress_is_kept_while_the_task_waits_for_its_next_delivery(driven: DrivenShard, way: str) -> None:
+def test_progress_is_preserved_while_the_task_waits_for_its_next_delivery(driven: DrivenShard, way: str) -> None:
     task_id = driven.create()
     driven.claim(lease=1000)
     tell(driven, task_id)

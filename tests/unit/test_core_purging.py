@@ -62,7 +62,7 @@ def test_purge_ends_waiting_tasks_and_keeps_running_and_dead_ones(reopened: bool
 
 
 @pytest.mark.parametrize("reopened", [False, True])
-def test_purge_keeps_tasks_that_start_to_wait_after_the_request(reopened: bool) -> None:
+def test_purge_keeps_tasks_queued_after_the_request(reopened: bool) -> None:
     driven = DrivenShard()
     nacked, returned, delayed = (driven.create() for _ in range(3))
     driven.claim(3)
@@ -154,7 +154,7 @@ def test_second_purge_includes_tasks_created_since_the_first(monkeypatch: pytest
     assert driven.claim_ids(9) == [kept]
 
 
-def test_purge_of_a_queue_without_waiting_tasks_ends_at_once() -> None:
+def test_purge_of_a_queue_without_waiting_tasks_finishes_at_once() -> None:
     driven = DrivenShard()
     task_id = driven.create()
     driven.claim()

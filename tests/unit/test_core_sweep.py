@@ -232,7 +232,7 @@ def test_sweep_slice_reads_a_bounded_number_of_named_neighbours() -> None:
     assert driven.keys(b"tsri") == []
 
 
-def test_sweep_counts_each_task_once_if_the_last_named_task_goes_midway_through_a_list() -> None:
+def test_sweep_counts_each_task_once_if_the_last_named_task_is_removed_midway() -> None:
     """While a queue has named tasks, the sweep reads every state row, and may stop in the middle of a list."""
     driven = CountedShard()
     ended = driven.end_all(every_other)

@@ -139,7 +139,7 @@ def test_eviction_skips_a_task_cancelled_in_the_middle_of_the_window(driven: Dri
     assert driven.claim_ids(9) == [ids[0], ids[2], ids[3]]
 
 
-def test_cancel_of_a_scheduled_task_leaves_others_due_with_it_alone(driven: DrivenShard) -> None:
+def test_cancel_of_a_scheduled_task_does_not_affect_others_due_at_the_same_time(driven: DrivenShard) -> None:
     ids = [driven.create(delay=100) for _ in range(3)]
     cancelled(driven, ids[1])
     driven.pass_time(100)

@@ -84,7 +84,7 @@ def test_every_spec_field_affects_both_digests() -> None:
     assert len({digest_of([spec]) for spec in specs}) == len(SET)
 
 
-def test_digest_as_sent_is_the_same_in_every_version() -> None:
+def test_digest_of_a_request_as_sent_is_the_same_in_every_version() -> None:
     """Stores and servers of earlier versions contain and read it."""
     spec = task_pb2.TaskSpec(
         command="A",
@@ -99,7 +99,7 @@ def test_digest_as_sent_is_the_same_in_every_version() -> None:
     assert digest_of([task_pb2.TaskSpec(command="A")]).hex() == "aecca26b13df22c4c57abe98b0b4c6ef"
 
 
-def test_digest_of_the_meaning_is_the_same_in_every_version() -> None:
+def test_digest_of_a_requests_meaning_is_the_same_in_every_version() -> None:
     assert meaning(b'{"b": [1.50, "\\u0041"], "a": null}', priority=3).hex() == "3f48d390de87df943b7a7ceb12a4bd68"
 
 

@@ -61,7 +61,7 @@ async def listed(runner: HeldRunner, **request: object) -> list[str]:
             return ids
 
 
-async def test_list_shows_each_task_once_by_queue_priority_and_age(runner: HeldRunner) -> None:
+async def test_list_shows_each_task_once_ordered_by_queue_priority_and_age(runner: HeldRunner) -> None:
     low = await add(runner, 30)
     high = await add(runner, 30, priority=9)
     parked = await add(runner, 30, delay=5000)
@@ -99,7 +99,7 @@ async def test_list_by_acceptance_time_includes_the_start_and_excludes_the_end(r
     assert await listed(runner, created_from=created, created_to=to) == wanted
 
 
-async def test_list_shows_each_lasting_task_once_while_others_come_move_and_go(runner: HeldRunner) -> None:
+async def test_list_shows_each_existing_task_once_while_tasks_are_added_and_moved(runner: HeldRunner) -> None:
     ids = await add(runner, 40)
     first = await list_tasks(runner, "acme", pb.ListTasksRequest(page_size=20))
     await take(runner, 25, Outcome.NACK)
@@ -168,7 +168,9 @@ async def test_newest_first_list_filters_by_status_and_time(runner: HeldRunner) 
     assert await listed(runner, order_by="newest", created_to=first) == early[::-1]
 
 
-async def test_newest_first_list_shows_each_lasting_task_once_while_others_come_and_move(runner: HeldRunner) -> None:
+async def test_newest_first_list_shows_each_existing_task_once_while_tasks_are_added_and_moved(
+    runner: HeldRunner,
+) -> None:
     ids = await add(runner, 40)
     first = await list_newest(runner, "acme", pb.ListTasksRequest(page_size=20))
     await take(runner, 25, Outcome.NACK)
@@ -198,7 +200,7 @@ async def test_newest_first_list_passes_many_retries_in_bounded_pages(
     assert max(sizes) <= 50
 
 
-async def test_page_token_is_rejected_in_another_order(runner: HeldRunner) -> None:
+async def test_page_token_is_rejected_if_the_order_changes(runner: HeldRunner) -> None:
     await add(runner, 3)
     oldest = await list_tasks(runner, "acme", pb.ListTasksRequest(page_size=1))
     newest = await list_newest(runner, "acme", pb.ListTasksRequest(page_size=1))

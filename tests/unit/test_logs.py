@@ -119,7 +119,7 @@ def test_lines_below_the_level_are_not_written(written: Write, level: str, count
 
 
 @pytest.mark.parametrize("key", ["token", "authorization", "payload", "result"])
-def test_secret_values_are_hidden(written: Write, key: str) -> None:
+def test_secret_values_are_masked(written: Write, key: str) -> None:
     log = written()
     structlog.get_logger().info("call", **{key: "hush"})
     assert log.events[0][key] == "***"
@@ -167,7 +167,7 @@ def test_hostile_text_survives_a_json_round_trip(written: Write) -> None:
     assert log.events[0]["method"] == FORGED + TERMINAL
 
 
-def test_hostile_text_adds_no_keys_to_a_line_of_text(written: Write) -> None:
+def test_hostile_text_adds_no_keys_to_a_text_line(written: Write) -> None:
     log = written(log_format="text")
     structlog.get_logger().info("call_failed", method='x" level=error y="\\')
     assert log.lines[0].endswith(r'call_failed method="x\" level=error y=\"\\"')
@@ -210,7 +210,7 @@ class _Unprintable:
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
-def test_object_without_text_does_not_raise(written: Write, log_format: str) -> None:
+def test_logging_an_unprintable_object_does_not_raise(written: Write, log_format: str) -> None:
     log = written(log_format=log_format)
     structlog.get_logger().info("call_failed", method=_Unprintable())
     structlog.get_logger().info("call_failed", number=1 << 200, share=float("nan"))

@@ -84,7 +84,7 @@ async def test_wake_serves_waiters_for_some_and_for_all_commands_in_order_of_arr
     assert (len(named.got), len(every.got)) == (3, 3)
 
 
-async def test_wake_with_fewer_waiters_than_tasks_wakes_each_once(runner: HeldRunner) -> None:
+async def test_wake_with_fewer_waiters_than_tasks_wakes_each_waiter_once(runner: HeldRunner) -> None:
     workers = [Worker(runner, ["a"], again=True) for _ in range(3)]
     for _ in range(5):
         runner.create("a")
@@ -122,7 +122,7 @@ async def test_wake_lets_the_next_waiter_claim_a_returned_task(runner: HeldRunne
     await until(lambda: second.got == [task_id])
 
 
-async def test_leave_forgets_the_waiter_everywhere(runner: HeldRunner) -> None:
+async def test_leave_removes_the_waiter_everywhere(runner: HeldRunner) -> None:
     worker = Worker(runner, ["a", "b", "a"])
     runner.waiting.leave(worker)
     runner.waiting.leave(worker)

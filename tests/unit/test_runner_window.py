@@ -239,7 +239,7 @@ async def test_durable_with_a_batch_in_flight_waits_for_batch_and_confirmation(*
     await reply
 
 
-async def test_callers_beside_a_batch_get_outcome_unknown_when_a_confirmation_is_rejected() -> None:
+async def test_rejected_confirmation_means_outcome_unknown_for_callers_beside_a_batch() -> None:
     runner = HeldRunner()
     idle = confirmation_of(runner)
     alone = runner.durable()
@@ -271,7 +271,7 @@ async def test_failed_confirmation_poisons_the_runner() -> None:
 # -- the end of a leadership -------------------------------------------------------------------------------------
 
 
-async def test_end_rejects_later_requests_even_if_nothing_waits() -> None:
+async def test_end_rejects_later_requests_even_if_nothing_is_waiting() -> None:
     runner = HeldRunner()
     runner.end(ELSEWHERE)
     runner.end(Rejection(Reason.DRAINING, "again"))

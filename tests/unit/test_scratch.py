@@ -29,7 +29,7 @@ def test_scratch_folder_is_created_with_a_mark_and_emptied_on_reuse(tmp_path: Pa
     assert not folder.exists()
 
 
-def test_scratch_folder_with_files_but_without_a_mark_is_left_alone(tmp_path: Path) -> None:
+def test_nonempty_scratch_folder_without_a_mark_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "folder" / "monday").mkdir(parents=True)
     with pytest.raises(StoreNotWritable, match="contains monday, which codeq did not create"):
         take_scratch(tmp_path / "folder")

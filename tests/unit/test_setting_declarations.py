@@ -48,7 +48,7 @@ def test_displayed_default_is_valid_input(each: Setting) -> None:
 
 
 @pytest.mark.parametrize("environment", [{}, {"RAFT_ENABLED": "true", "RAFT_SELF_ID": "a", "RAFT_BIND_ADDR": "h:1"}])
-def test_displayed_settings_load_to_the_same_settings(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_reloading_displayed_settings_gives_the_same_settings(tmp_path: Path, environment: dict[str, str]) -> None:
     file = tmp_path / "codeq.yaml"
     tokens = {f"{role}AuthConfig": TOKEN for role in ("producer", "worker")}
     secrets = {"gatewaySecret": "0123456789abcdef"}
@@ -71,7 +71,7 @@ def test_nested_group_is_read_and_shown() -> None:
     assert list(settings_of(Limits)) == ["name", "password", "old", "producer"]
 
 
-def test_error_names_path_and_file_of_a_malformed_value_in_a_group() -> None:
+def test_error_names_the_path_and_file_of_a_malformed_value_in_a_group() -> None:
     given = Given({"producer": {"perMinute": 61}}, "limits", file="codeq.yaml")
     with pytest.raises(ConfigError) as refused:
         Group(Limits).read(given)

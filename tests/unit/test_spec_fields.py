@@ -50,7 +50,7 @@ OTHERS = {"max_attempts": 1, "run_at": Timestamp(), "delay_seconds": 0, "expire_
 
 
 @pytest.mark.parametrize("name", sorted(OTHERS))
-def test_spec_with_another_field_is_not_plain(name: str) -> None:
+def test_spec_with_any_other_field_is_not_plain(name: str) -> None:
     fields: dict[str, Any] = {name: OTHERS[name]}
     assert not is_plain(task_pb2.TaskSpec(command="A", payload=b"1", **fields))
 

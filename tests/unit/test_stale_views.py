@@ -86,23 +86,21 @@ async def test_stale_read_distinguishes_waiting_and_claimed_tasks(node: Node) ->
     assert (await node.read(claimed)).task.status == task_pb2.TASK_STATUS_PENDING
 
 
-async def test_read_that_must_not_be_stale_is_rejected(node: Node) -> None:
+async def test_read_that_does_not_allow_stale_data_is_rejected(node: Node) -> None:
     task_id = await node.create()
     with pytest.raises(Rejection) as refused:
         await node.read(task_id, stale=False)
     assert refused.value.reason is Reason.NOT_LEADER
 
 
-async def test_write_is_rejected_with_every_header(node: Node) -> None:
+async def test_write_is_rejected_even_if_stale_reads_are_allowed(node: Node) -> None:
     request = pb.CreateTaskRequest(spec=task_pb2.TaskSpec(command="a", payload=b"1"))
     with pytest.raises(Rejection) as refused:
         await node.follower.call(f"{TASKS}CreateTask", request, "Bearer tenant", stale=True)
     assert refused.value.reason is Reason.NOT_LEADER
 
 
-async def test_view_shows_a_single_moment_and_a_later_view_shows_new_rows(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_view_is_a_snapshot_and_a_later_view_shows_new_rows(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     await node.read(await node.create())
     later = await node.create()
     monkeypatch.setattr(stale, "AGE_SECONDS", 0.0)

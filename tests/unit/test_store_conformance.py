@@ -163,7 +163,7 @@ def test_second_close_does_nothing(store: Store) -> None:
     store.close()
 
 
-def test_scan_while_another_thread_writes_sees_whole_batches(store: Store) -> None:
+def test_scan_while_another_thread_writes_sees_only_whole_batches(store: Store) -> None:
     """Each batch sets two rows to the same value: a scan that sees two values saw half a batch."""
     store.write({b"a": b"0", b"z": b"0"})
     failures: list[BaseException] = []

@@ -69,7 +69,7 @@ def tables(path: Path) -> list[tuple[str, int]]:
     return found
 
 
-def test_store_opened_without_a_log_has_one_family(tmp_path: Path) -> None:
+def test_store_opened_without_a_log_has_one_column_family(tmp_path: Path) -> None:
     store = RocksStore(tmp_path, fsync=False)
     store.write({b"a": b"1"})
     with pytest.raises(StoreFailed, match="without a log"):
@@ -184,7 +184,7 @@ def test_switch_rows_and_concurrent_checkpoints_do_not_affect_each_other(tmp_pat
         assert kept in (set(), {number(n) for n in range(20)})
 
 
-def test_import_of_a_file_without_rows_fails_and_leaves_nothing(tmp_path: Path) -> None:
+def test_import_of_an_invalid_file_fails_and_leaves_nothing_behind(tmp_path: Path) -> None:
     files = exported(tmp_path / "source", {b"a": b"1"})
     (tmp_path / "bad.sst").write_bytes(b"nothing of the kind" * 100)
     store = RocksStore(tmp_path / "s", fsync=True, log=True)
@@ -339,7 +339,7 @@ def test_export_into_an_existing_folder_is_rejected(tmp_path: Path) -> None:
         export(tmp_path / "s", tmp_path / "export", [])
 
 
-def test_export_of_no_rows_has_no_files(tmp_path: Path) -> None:
+def test_export_of_no_rows_writes_no_files(tmp_path: Path) -> None:
     RocksStore(tmp_path / "s", fsync=False).close()
     export(tmp_path / "s", tmp_path / "export", [ENTRY])
     assert json.loads((tmp_path / "export" / MANIFEST).read_text()) == {"files": [], "values": {}}

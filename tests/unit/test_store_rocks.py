@@ -56,7 +56,7 @@ def log_of(path: Path) -> Path:
     return log
 
 
-def test_open_makes_a_missing_directory_private(tmp_path: Path) -> None:
+def test_opening_creates_a_missing_directory_with_private_permissions(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b"
     RocksStore(path, fsync=True).close()
     assert path.stat().st_mode & 0o777 == 0o700
@@ -163,7 +163,7 @@ def test_torn_log_loses_only_what_was_not_synced(tmp_path: Path) -> None:
     store.close()
 
 
-def test_zero_filled_log_loses_nothing(tmp_path: Path) -> None:
+def test_log_with_a_zero_filled_tail_loses_nothing(tmp_path: Path) -> None:
     store, copy = fill(tmp_path / "s")
     log = log_of(copy)
     log.write_bytes(log.read_bytes() + bytes(100_000))
@@ -214,7 +214,7 @@ def test_note_durable_records_nothing_without_fsync(tmp_path: Path) -> None:
     assert read_durable(tmp_path / "s") == 0
 
 
-def test_other_record_of_the_side_file_is_used_when_one_is_torn(tmp_path: Path) -> None:
+def test_side_file_with_one_torn_record_is_read_from_the_other(tmp_path: Path) -> None:
     path = tmp_path / "s"
     for lsn in (5, 6):
         store = RocksStore(path, fsync=True)
@@ -232,7 +232,7 @@ def test_other_record_of_the_side_file_is_used_when_one_is_torn(tmp_path: Path) 
         assert read_durable(path) == remembered
 
 
-def test_open_reports_a_side_file_without_a_valid_record_as_damage(tmp_path: Path) -> None:
+def test_opening_reports_a_side_file_without_a_valid_record_as_damage(tmp_path: Path) -> None:
     path = tmp_path / "s"
     RocksStore(path, fsync=True).close()
     (path / FILE_NAME).write_bytes(bytes(1024))
@@ -289,7 +289,7 @@ def test_stored_rows_reads_an_open_store_without_changing_its_files(tmp_path: Pa
     store.close()
 
 
-def test_stored_rows_fails_where_there_is_no_store(tmp_path: Path) -> None:
+def test_stored_rows_fails_if_there_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreFailed):
         list(stored_rows(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
@@ -347,7 +347,7 @@ def test_reclaim_after_few_deletes_leaves_the_files_alone(tmp_path: Path, rows: 
     store.close()
 
 
-def test_reclaim_of_a_busy_store_leaves_the_files_alone_until_it_is_quiet(tmp_path: Path) -> None:
+def test_reclaim_leaves_the_files_of_a_busy_store_alone_until_it_is_idle(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=False)
     store.write({b"kept": b"row"} | {number(n): b"row" for n in range(RECLAIM_BUSY_ROWS)})
     store.write({number(n): None for n in range(RECLAIM_BUSY_ROWS)})

@@ -46,7 +46,7 @@ def test_durations_are_accepted_in_the_usual_notations(
 
 
 @pytest.mark.usefixtures("_interruptible")
-def test_interrupt_while_the_command_starts_leaves_no_traceback(plain_environment: dict[str, str]) -> None:
+def test_interrupt_during_startup_prints_no_traceback(plain_environment: dict[str, str]) -> None:
     # The interrupt comes in the middle of the imports, which take most of the time of a short command.
     program = (
         "import os, signal, sys, builtins\n"
@@ -64,7 +64,7 @@ def test_interrupt_while_the_command_starts_leaves_no_traceback(plain_environmen
     assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
 
 
-def test_help_exits_with_0_when_its_reader_leaves(plain_environment: dict[str, str]) -> None:
+def test_help_exits_with_0_when_its_reader_closes_the_pipe(plain_environment: dict[str, str]) -> None:
     command = f"set -o pipefail; {sys.executable} -m codeq_cli.main --help | head -2"
     done = subprocess.run(["bash", "-c", command], env=plain_environment, capture_output=True, timeout=30, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -77,7 +77,7 @@ def test_help_exits_with_0_when_its_reader_leaves(plain_environment: dict[str, s
         (["task", "get", "t1"], {"yaml", "rich", "codeq_server", "codeq_cli.cluster_commands"}),
     ],
 )
-def test_commands_import_no_more_than_they_use(
+def test_commands_import_only_what_they_use(
     plain_environment: dict[str, str], recorder: RecordingServer, args: list[str], unwanted: set[str]
 ) -> None:
     recorder.reply(b"{}")
@@ -104,7 +104,7 @@ def _interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_interruptible")
-def test_interrupted_command_dies_by_the_signal_silently(plain_environment: dict[str, str]) -> None:
+def test_interrupted_command_exits_silently_by_the_signal(plain_environment: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         command = [sys.executable, "-m", "codeq_cli.main", "--endpoint", endpoint, "task", "claim", "--wait", "30"]
@@ -118,7 +118,7 @@ def test_interrupted_command_dies_by_the_signal_silently(plain_environment: dict
 
 
 @pytest.mark.parametrize("args", [("task", "get", "t1"), ("config", "get", "endpoint")])
-def test_command_ends_quietly_when_its_reader_leaves(
+def test_command_exits_quietly_when_its_reader_closes_the_pipe(
     plain_environment: dict[str, str], recorder: RecordingServer, args: tuple[str, ...]
 ) -> None:
     recorder.reply(TASK.encode())

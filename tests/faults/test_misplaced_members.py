@@ -84,7 +84,7 @@ async def until_said(cluster: ClusterProcess, node: NodeProcess, *words: str, ev
     assert len(lines) <= LINES_MAX, cluster.logs
 
 
-async def test_swapped_volumes_are_rejected_with_both_names(tmp_path: Path) -> None:
+async def test_error_for_swapped_volumes_names_both_nodes(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         async with served(cluster) as client:
             task = await client.create()
@@ -105,7 +105,7 @@ async def test_swapped_volumes_are_rejected_with_both_names(tmp_path: Path) -> N
             await client.call("tasks", "GetTask", pb.GetTaskRequest(task_id=task), again=True)
 
 
-async def test_orders_that_are_rejected_change_nothing_and_one_command_takes_the_leader_out(tmp_path: Path) -> None:
+async def test_rejected_membership_changes_have_no_effect_and_the_leader_can_be_removed(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         async with served(cluster) as client:
             extra = cluster.add("node-4")
@@ -137,7 +137,7 @@ async def test_orders_that_are_rejected_change_nothing_and_one_command_takes_the
             assert "removed from the cluster" in await asyncio.to_thread(problems, gone)
 
 
-async def test_member_back_from_an_old_copy_is_reported_and_replaced(tmp_path: Path) -> None:
+async def test_member_restored_from_an_old_copy_is_reported_and_replaced(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         async with served(cluster) as client:
             leader = await client.led_by()
@@ -162,7 +162,7 @@ async def test_member_back_from_an_old_copy_is_reported_and_replaced(tmp_path: P
             await cluster.all_vote(client)
 
 
-async def test_member_of_a_pair_starts_whatever_the_founding_says(tmp_path: Path) -> None:
+async def test_member_of_a_pair_starts_despite_founding_settings(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         async with served(cluster) as client:
             done = await asyncio.to_thread(command, await client.led_by(), "remove", "node-3")

@@ -66,7 +66,7 @@ async def take_in(client: Follower, node: NodeProcess) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_node_stopped_at_any_moment_of_its_start_ends_and_starts_again(tmp_path: Path) -> None:
+async def test_node_stopped_at_any_moment_of_startup_exits_and_can_restart(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         await cluster.start_all()
         async with Follower(list(cluster.addresses("grpc_addr").values()), TOKEN) as client:
@@ -81,7 +81,7 @@ async def test_node_stopped_at_any_moment_of_its_start_ends_and_starts_again(tmp
             await cluster.all_vote(client)
 
 
-async def test_nodes_stopped_at_any_moment_of_the_founding_found_one_cluster(tmp_path: Path) -> None:
+async def test_nodes_stopped_while_founding_still_found_one_cluster(tmp_path: Path) -> None:
     for number, moment in enumerate(moments()):
         with closing(ClusterProcess(tmp_path / str(number), env={"RAFT_BOOTSTRAP": "true"})) as cluster:
             for node in cluster.nodes.values():
@@ -93,7 +93,7 @@ async def test_nodes_stopped_at_any_moment_of_the_founding_found_one_cluster(tmp
                 await cluster.all_vote(client)
 
 
-async def test_nodes_stopped_at_any_moment_of_a_snapshot_resume_it(tmp_path: Path) -> None:
+async def test_nodes_stopped_during_a_snapshot_resume_it(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         await cluster.start_all()
         async with Follower(list(cluster.addresses("grpc_addr").values()), TOKEN) as client:
@@ -112,7 +112,7 @@ async def test_nodes_stopped_at_any_moment_of_a_snapshot_resume_it(tmp_path: Pat
             await cluster.all_vote(client)
 
 
-async def test_second_stop_signal_at_any_moment_ends_a_node_that_starts_again(tmp_path: Path) -> None:
+async def test_node_ended_by_a_second_stop_signal_can_restart(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         await cluster.start_all()
         async with Follower(list(cluster.addresses("grpc_addr").values()), TOKEN) as client:

@@ -15,7 +15,7 @@ from fault_run import Run
 pytestmark = pytest.mark.timeout(400)
 
 
-async def test_copies_of_all_volumes_make_the_cluster_again(tmp_path: Path) -> None:
+async def test_copies_of_all_volumes_restore_the_cluster(tmp_path: Path) -> None:
     copies = tmp_path / "copies"
     with ClusterProcess(tmp_path / "first") as cluster:
         async with Run(cluster, seed=7) as run:

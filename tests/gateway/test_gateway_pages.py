@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from served_gateway import Served
 
 
-async def test_health_is_reported_without_a_token(served: Served) -> None:
+async def test_health_needs_no_token(served: Served) -> None:
     answer = await served.http.get("/healthz")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
@@ -42,7 +42,7 @@ async def test_metrics_count_requests_by_template(served: Served) -> None:
     assert samples["codeq_http_request_seconds_sum", task] > 0
 
 
-def test_durations_fall_into_their_buckets() -> None:
+def test_durations_are_counted_in_their_buckets() -> None:
     metrics = HttpMetrics()
     for seconds in (0.0, 0.001, 0.0011, 61.0):
         metrics.observe("GET", "/r", 200, seconds)

@@ -88,7 +88,7 @@ sync(root / "e")
 """
 
 
-def test_disk_keeps_what_was_synced_and_nothing_else(tmp_path: Path) -> None:
+def test_disk_keeps_only_synced_data(tmp_path: Path) -> None:
     disk = Disk(tmp_path / "0", build(tmp_path))
     (disk.root / "old").write_text("there before")
     subprocess.run([sys.executable, "-c", STEPS, disk.root], env={**os.environ, **disk.env}, check=True)

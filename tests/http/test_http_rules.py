@@ -37,7 +37,7 @@ def test_table_has_each_rule_once() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.section} {rule.name}"[:80])
-def test_rule_is_kept(server: ServerProcess, rule: Rule) -> None:
+def test_server_follows_the_http_rule(server: ServerProcess, rule: Rule) -> None:
     answer = replies(exchange(server.http_url, rule.sent + LAST), rule.methods)
     assert tuple(reply.status for reply in answer) == rule.statuses + (() if rule.closes else (200,))
     last = answer[len(rule.statuses) - 1]

@@ -43,7 +43,7 @@ def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
-def test_restored_store_gives_out_nothing_twice(tmp_path: Path) -> None:
+def test_restored_store_never_reuses_ids_or_tokens(tmp_path: Path) -> None:
     """Restarts follow each other faster than epochs of the clock do."""
     store, saved = tmp_path / "store", tmp_path / "backups" / "one"
     with ServerProcess(tmp_path / "first", store=store) as server:
@@ -84,7 +84,7 @@ def test_restored_store_gives_out_nothing_twice(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
-def test_backup_and_restore_reject_what_they_would_overwrite(tmp_path: Path) -> None:
+def test_backup_and_restore_never_overwrite_existing_files(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "server") as server:
         create(server, 1)
         assert run("backup", server.store, tmp_path / "b").returncode == 2

@@ -87,7 +87,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 @pytest.mark.timeout(300)
-def test_clients_find_the_leader_and_a_gateway_follows_it(cluster: Cluster) -> None:
+def test_clients_find_the_leader_and_the_gateway_follows_it(cluster: Cluster) -> None:
     leader = cluster.leader()
     follower = next(name for name in NAMES if name != leader)
     url = cluster.nodes[follower].http_url + TASKS

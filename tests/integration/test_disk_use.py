@@ -35,7 +35,7 @@ def payload() -> dict[str, str]:
 
 
 @pytest.mark.timeout(180)
-def test_space_of_removed_tasks_is_reclaimed_and_live_tasks_stay(tmp_path: Path) -> None:
+def test_space_of_removed_tasks_is_reclaimed_without_losing_live_tasks(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, env={"RETENTION_SECONDS": "1"}) as server:
         empty = size_of(server.store)
         with codeq.Producer(server.producer_addr, token=DEV_TOKEN) as producer:

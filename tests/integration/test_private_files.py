@@ -73,7 +73,7 @@ def test_store_artifacts_backups_and_ready_file_are_private(tmp_path: Path) -> N
     assert readable(restored, tmp_path / "again") == []
 
 
-def test_folders_of_a_member_are_private(tmp_path: Path) -> None:
+def test_member_folders_are_private(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path, 1, place=lambda _: {"prefix": OPEN}) as cluster:
         [node] = cluster.nodes.values()
         assert node.stop() == 0

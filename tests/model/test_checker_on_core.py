@@ -476,7 +476,7 @@ def picture(of: Shard) -> object:
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("machine", "examples"), [(ShardMachine, 400), (RocksShardMachine, 200)])
-def test_core_random_work_keeps_rows_consistent(
+def test_random_work_keeps_rows_consistent(
     monkeypatch: pytest.MonkeyPatch, machine: type[ShardMachine], examples: int
 ) -> None:
     make_limits_tiny(monkeypatch)

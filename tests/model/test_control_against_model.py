@@ -102,6 +102,6 @@ class ControlBesideModel(CoreBesideModel):
 
 
 @pytest.mark.timeout(3600)
-def test_control_beside_model_does_and_shows_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_core_matches_the_model_during_redrives_and_purges(monkeypatch: pytest.MonkeyPatch) -> None:
     make_limits_tiny(monkeypatch)
     search(ControlBesideModel, EXAMPLES_LEAST, steps=60)

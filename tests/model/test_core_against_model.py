@@ -495,6 +495,6 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(3600)
-def test_core_beside_model_does_and_shows_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_core_matches_the_reference_model(monkeypatch: pytest.MonkeyPatch) -> None:
     make_limits_tiny(monkeypatch)
     search(CoreBesideModel, EXAMPLES_LEAST, steps=60, seconds=SEARCH_SECONDS)

@@ -208,9 +208,7 @@ def store_of(kind: str, path: Path) -> DurableRows:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("late", [False, True], ids=["not done", "done"])
 @pytest.mark.parametrize("kind", ["memory", "rocks"])
-async def test_nothing_acknowledged_is_lost_when_the_nth_store_change_fails(
-    kind: str, late: bool, tmp_path: Path
-) -> None:
+async def test_failed_store_change_loses_nothing_acknowledged(kind: str, late: bool, tmp_path: Path) -> None:
     number = 0
     failed = True
     while failed:

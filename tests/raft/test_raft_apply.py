@@ -11,7 +11,7 @@ from members_net import Cluster
 
 
 @pytest.mark.parametrize("behind", [1, -1])
-async def test_batch_that_was_decided_in_another_term_changes_nothing(tmp_path: Path, behind: int) -> None:
+async def test_batch_decided_in_another_term_changes_nothing(tmp_path: Path, behind: int) -> None:
     """As of a leader that lost the lead and won it back while an earlier batch of its own was in flight."""
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)

@@ -14,7 +14,7 @@ COUNT = int(os.environ.get("CODEQ_RAFT_LIVES", "150"))
 
 @pytest.mark.parametrize("part", range(2))
 @pytest.mark.timeout(3600)
-def test_random_lives_keep_the_promises(part: int) -> None:
+def test_random_lives_keep_every_promise(part: int) -> None:
     ended = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("random_lives.py")), str(part * COUNT), str(COUNT)],
         capture_output=True,

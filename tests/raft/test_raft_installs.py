@@ -71,7 +71,7 @@ class Behind:
         assert all(follower.store.get(b"t%d" % number) == b"x" for number in range(20))
 
 
-async def test_snapshot_that_comes_twice_is_installed_once(tmp_path: Path) -> None:
+async def test_snapshot_received_twice_is_installed_once(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         behind = Behind(cluster)
         leader, follower = await behind.get()
@@ -84,7 +84,7 @@ async def test_snapshot_that_comes_twice_is_installed_once(tmp_path: Path) -> No
         await behind.caught_up(leader, follower)
 
 
-async def test_installation_that_is_broken_off_leaves_the_member_as_it_was(tmp_path: Path) -> None:
+async def test_interrupted_snapshot_installation_leaves_the_member_unchanged(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         behind = Behind(cluster)
         leader, follower = await behind.get()
@@ -107,7 +107,7 @@ async def test_installation_that_is_broken_off_leaves_the_member_as_it_was(tmp_p
         await behind.caught_up(leader, follower)
 
 
-async def test_stop_in_the_middle_of_an_installation_leaves_a_member_that_starts_again(tmp_path: Path) -> None:
+async def test_member_stopped_during_a_snapshot_installation_can_restart(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         behind = Behind(cluster)
         leader, follower = await behind.get()
@@ -124,7 +124,7 @@ async def test_stop_in_the_middle_of_an_installation_leaves_a_member_that_starts
         assert follower.store.get(b"t-old") is None
 
 
-async def test_snapshot_that_cannot_be_taken_in_leaves_the_member_as_it_was(tmp_path: Path) -> None:
+async def test_snapshot_that_cannot_be_imported_leaves_the_member_unchanged(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         behind = Behind(cluster)
         leader, follower = await behind.get()

@@ -57,7 +57,7 @@ async def load(addresses: list[str], command: str) -> AsyncIterator[tuple[set[st
 
 
 @pytest.mark.timeout(240)
-async def test_program_sees_no_error_while_leaders_die_and_hand_over(tmp_path: Path) -> None:
+async def test_program_sees_no_error_while_leaders_are_killed_and_hand_over(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         addresses = list(cluster.addresses("grpc_addr").values())
         async with codeq.AsyncClient(addresses, token=TOKEN) as client:

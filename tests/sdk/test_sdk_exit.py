@@ -182,7 +182,7 @@ def test_call_without_a_server_ends_within_its_timeout_whenever_it_is_made(
 
 
 @pytest.mark.parametrize("kind", ["Client", "Producer"])
-def test_token_function_that_hangs_holds_up_neither_calls_nor_close_nor_the_end(kind: str) -> None:
+def test_hanging_token_function_does_not_delay_calls_close_or_exit(kind: str) -> None:
     code = f"""
 import time, codeq, threading
 begin = time.monotonic()
@@ -203,7 +203,7 @@ print(time.monotonic() - begin < 15, threading.active_count() < 5)
     assert within == "True True"
 
 
-def test_error_of_a_create_that_cannot_be_written_is_one_clear_error() -> None:
+def test_create_that_cannot_be_sent_raises_one_clear_error() -> None:
     with codeq.Producer("127.0.0.1:1", timeout_seconds=1) as producer:
         begin = time.monotonic()
         with pytest.raises(codeq.InvalidField, match="4300 digits"):

@@ -198,5 +198,5 @@ def test_planted_bug_is_found(bug: Bug) -> None:
     assert re.search(bug.found_by, found)
 
 
-def test_planted_bugs_are_eleven() -> None:
+def test_eleven_bugs_are_planted() -> None:
     assert len(BUGS) == 11

@@ -47,5 +47,5 @@ def test_simulated_node_keeps_every_promise() -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS_TWICE)
-def test_simulated_node_run_twice_writes_the_same(seed: int) -> None:
+def test_simulated_node_run_is_deterministic(seed: int) -> None:
     assert simulate(seed) == simulate(seed)

@@ -45,5 +45,5 @@ def test_simulated_cluster_keeps_every_promise() -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS_TWICE)
-def test_simulated_cluster_run_twice_is_the_same(seed: int) -> None:
+def test_simulated_cluster_run_is_deterministic(seed: int) -> None:
     assert simulate(seed) == simulate(seed)

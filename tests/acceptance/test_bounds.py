@@ -449,12 +449,12 @@ LOWERED = {"HTTP_CONNECTIONS_MAX": FEW, "GRPC_CONNECTIONS_MAX": FEW, "QUEUES_PER
 """Value to which a setting is lowered, so that its bound is reached soon."""
 
 
-def test_every_bound_of_the_table_is_reached_below() -> None:
+def test_every_documented_bound_has_a_test() -> None:
     assert rows().keys() == REACH.keys()
 
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", REACH)
-async def test_each_limit_accepts_what_it_says_and_handles_more_as_documented(tmp_path: Path, name: str) -> None:
+async def test_limit_accepts_its_bound_and_handles_excess_as_documented(tmp_path: Path, name: str) -> None:
     bound, setting = rows()[name]
     await REACH[name](tmp_path, LOWERED.get(setting, bound))

@@ -40,7 +40,7 @@ async def _watch(process: psutil.Process, highest: list[int]) -> None:
 
 
 @pytest.mark.timeout(180)
-async def test_many_large_batches_at_once_are_slowed_down_or_rejected_in_bounded_memory(server: ServerProcess) -> None:
+async def test_concurrent_large_batches_stay_within_bounded_memory(server: ServerProcess) -> None:
     highest: list[int] = []
     watch = asyncio.create_task(_watch(psutil.Process(server.pid), highest))
     limits = httpx.Limits(max_connections=60)
@@ -72,7 +72,7 @@ async def test_many_large_batches_at_once_are_slowed_down_or_rejected_in_bounded
 
 
 @pytest.mark.timeout(180)
-async def test_frame_of_nacks_with_large_progress_ends_no_leadership(
+async def test_frame_of_nacks_with_large_progress_does_not_end_leadership(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """2,150 tasks with 64 KiB of progress each: one batch of them would exceed what members send."""

@@ -114,7 +114,7 @@ MIXES: tuple[tuple[Part, ...], ...] = (
 
 
 @pytest.mark.parametrize("mix", MIXES, ids=lambda mix: "+".join(part.__name__ for part in mix))
-async def test_server_stays_within_its_memory_whatever_strangers_send(
+async def test_server_stays_within_its_memory_limit_under_any_mix_of_strangers(
     served: ServerProcess, mix: tuple[Part, ...]
 ) -> None:
     most = 0.0

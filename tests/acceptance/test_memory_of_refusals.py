@@ -102,19 +102,19 @@ def posting(
 
 
 @pytest.mark.parametrize("token", ["", "unknown"])
-def test_rest_calls_of_strangers_do_not_grow_the_memory(served: ServerProcess, token: str) -> None:
+def test_rest_calls_without_a_token_do_not_grow_memory(served: ServerProcess, token: str) -> None:
     with posting(served, "/tasks", MEGABYTE, 401, token) as post:
         stays_small(served, post, CALLS, gateway=True)
 
 
-def test_rejected_rest_calls_do_not_grow_the_memory(served: ServerProcess) -> None:
+def test_rejected_rest_calls_do_not_grow_memory(served: ServerProcess) -> None:
     """The token is good, the task is not: its payload is beside an unknown field."""
     body = b'{"nonsense":1,' + MEGABYTE[1:]
     with posting(served, "/tasks", body, 400, DEV_TOKEN) as post:
         stays_small(served, post, CALLS, gateway=True)
 
 
-def test_rejected_rest_batches_do_not_grow_the_memory(served: ServerProcess) -> None:
+def test_rejected_rest_batches_do_not_grow_memory(served: ServerProcess) -> None:
     with posting(served, "/tasks/batch", BATCH, 400, DEV_TOKEN) as post:
         stays_small(served, post, BATCHES, gateway=True)
 
@@ -131,21 +131,21 @@ def refused(rpc: Any, request: Any, metadata: Any, code: grpc.StatusCode) -> Cal
 
 
 @pytest.mark.parametrize("metadata", [(), auth("unknown")])
-def test_grpc_calls_of_strangers_do_not_grow_the_memory(server: ServerProcess, metadata: Any) -> None:
+def test_grpc_calls_without_a_token_do_not_grow_memory(server: ServerProcess, metadata: Any) -> None:
     with grpc.insecure_channel(server.producer_addr) as channel:
         request = task_service_pb2.CreateTaskRequest(spec=SPEC)
         call = refused(TaskServiceStub(channel).CreateTask, request, metadata, grpc.StatusCode.UNAUTHENTICATED)
         stays_small(server, call, CALLS)
 
 
-def test_rejected_grpc_calls_do_not_grow_the_memory(server: ServerProcess) -> None:
+def test_rejected_grpc_calls_do_not_grow_memory(server: ServerProcess) -> None:
     with grpc.insecure_channel(server.producer_addr) as channel:
         request = task_service_pb2.CreateTaskRequest(spec=task_pb2.TaskSpec(command="no name", payload=SPEC.payload))
         call = refused(TaskServiceStub(channel).CreateTask, request, auth(), grpc.StatusCode.INVALID_ARGUMENT)
         stays_small(server, call, CALLS)
 
 
-def test_rejected_grpc_batches_do_not_grow_the_memory(server: ServerProcess) -> None:
+def test_rejected_grpc_batches_do_not_grow_memory(server: ServerProcess) -> None:
     with grpc.insecure_channel(server.producer_addr) as channel:
         request = task_service_pb2.BatchCreateTasksRequest(idempotency_key="k", tasks=[SPEC] * 8)
         call = refused(TaskServiceStub(channel).BatchCreateTasks, request, auth(), grpc.StatusCode.INVALID_ARGUMENT)
@@ -166,7 +166,7 @@ async def _worker(server: ServerProcess) -> AsyncIterator[tuple[Any, Any]]:
 
 
 @pytest.mark.parametrize("opened", [_producer, _worker])
-def test_rejected_frames_do_not_grow_the_memory(server: ServerProcess, opened: Any) -> None:
+def test_rejected_frames_do_not_grow_memory(server: ServerProcess, opened: Any) -> None:
     """A second hello ends the stream, with 8 MB in the same frame."""
 
     async def send() -> None:

@@ -84,7 +84,9 @@ async def complete_one(producer: Any, worker: Any, command: str) -> None:
 
 
 @pytest.mark.parametrize("greeting", [b"", HTTP2, HEALTH], ids=["silent", "http2", "http"])
-async def test_idle_connections_without_a_token_shut_no_client_out(crowded: ServerProcess, greeting: bytes) -> None:
+async def test_idle_connections_without_a_token_do_not_lock_out_clients(
+    crowded: ServerProcess, greeting: bytes
+) -> None:
     async with client_of(crowded) as client, producing(crowded) as producer, working(crowded, "THERE") as worker:
         await create_by_rest(client, "REST")
         await complete_one(producer, worker, "THERE")

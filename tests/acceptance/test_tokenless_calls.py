@@ -61,7 +61,7 @@ def rss_kb(pid: int) -> int:
     ("method", "request_bytes", "connections"),
     [(WATCH, b"", CONNECTIONS), (CHECK, None, 5), (REFLECTION, b"\x3a\x01*", 5)],
 )
-async def test_calls_without_a_token_held_open_by_thousands_leave_room_for_others(
+async def test_thousands_of_open_calls_without_a_token_leave_room_for_others(
     server: ServerProcess, method: str, request_bytes: bytes | None, connections: int
 ) -> None:
     await create(server.producer_addr)
@@ -84,7 +84,7 @@ async def test_calls_without_a_token_held_open_by_thousands_leave_room_for_other
     await create(server.producer_addr)
 
 
-async def test_calls_without_a_token_are_bounded_for_each_connection(server: ServerProcess) -> None:
+async def test_calls_without_a_token_are_limited_per_connection(server: ServerProcess) -> None:
     async with channel_to(server.worker_addr) as channel:
         calls = [raw(channel, WATCH)() for _ in range(16)]
         for call in calls:
@@ -96,7 +96,7 @@ async def test_calls_without_a_token_are_bounded_for_each_connection(server: Ser
         assert await check(server.worker_addr) == health_pb2.HealthCheckResponse.SERVING  # on another one
 
 
-async def test_oldest_call_without_a_token_makes_room(server: ServerProcess) -> None:
+async def test_oldest_call_without_a_token_is_evicted_at_the_limit(server: ServerProcess) -> None:
     async with AsyncExitStack() as stack:
         calls = []
         for _ in range(17):
@@ -110,7 +110,7 @@ async def test_oldest_call_without_a_token_makes_room(server: ServerProcess) -> 
         assert not calls[100].done()
 
 
-async def test_call_ends_if_its_request_does_not_arrive(server: ServerProcess) -> None:
+async def test_call_ends_if_its_request_never_arrives(server: ServerProcess) -> None:
     async with channel_to(server.worker_addr) as channel:
         assert await raw(channel, CHECK)().code() is grpc.StatusCode.UNAVAILABLE
 

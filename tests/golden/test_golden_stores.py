@@ -15,7 +15,7 @@ ARCHIVES = sorted(FOLDER.glob("*.tar.gz"))
 
 
 @pytest.mark.parametrize("archive", ARCHIVES, ids=[path.name for path in ARCHIVES])
-async def test_golden_store_is_opened_and_drained(archive: Path, tmp_path: Path) -> None:
+async def test_golden_store_can_be_opened_and_drained(archive: Path, tmp_path: Path) -> None:
     with tarfile.open(archive) as content:
         content.extractall(tmp_path, filter="data")
     port = reserved_port()

@@ -50,7 +50,7 @@ class Strangers:
             await asyncio.gather(*(self._greet(stranger) for stranger in self._sockets))
 
     async def _greet(self, stranger: socket.socket) -> None:
-        with suppress(OSError, TimeoutError):  # it was turned away, or nobody reads all of it
+        with suppress(OSError, TimeoutError):  # it was rejected, or nobody reads all of it
             async with asyncio.timeout(GREETING_SECONDS):
                 await asyncio.get_running_loop().sock_sendall(stranger, self._greeting)
 

@@ -15,7 +15,7 @@ class StuckOutput:
     """An output that accepts nothing.
 
     Attributes:
-        fd: What a server gets as stdout and stderr.
+        fd: File descriptor for a server's stdout and stderr.
         reader: What reads from it; None: nothing can.
     """
 
@@ -50,7 +50,7 @@ def stuck_output(kind: str) -> Iterator[StuckOutput]:
 
 
 def fill(writer: int) -> None:
-    """Writes to a pipe until it takes nothing more."""
+    """Writes to a pipe until it is full."""
     os.set_blocking(writer, False)
     with suppress(BlockingIOError):
         while True:

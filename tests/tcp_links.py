@@ -2,9 +2,9 @@
 
     tests/tcp_links.py node-1 node-2 127.0.0.1:7001 node-2 node-1 127.0.0.1:7002 ...
 
-For each source, target and address of the target it listens on a port of its own; the ports come out as one line of
-JSON, in the same order. Every line that comes in is JSON: {"lost": [[from, to], ...], "delay": seconds}. What one node
-sends to another in a direction that is lost waits, as it does in a real network until TCP sends it again.
+For each source, target and address of the target it listens on a port of its own; it prints the ports as one line of
+JSON, in the same order. Each line of input is JSON: {"lost": [[from, to], ...], "delay": seconds}. Data sent in a lost
+direction waits, as it does in a real network until TCP retransmits it.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ async def serve(arguments: list[str]) -> None:
 
 
 class Links:
-    """The process, as a test controls it.
+    """The process, controlled by a test.
 
     Attributes:
         books: Where each node finds each other one: addresses by source and target.

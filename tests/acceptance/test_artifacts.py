@@ -25,7 +25,7 @@ CONTENT_BYTES_MAX = 20_000
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server that takes contents of CONTENT_BYTES_MAX bytes."""
+    """A server that accepts artifact contents up to CONTENT_BYTES_MAX bytes."""
     env = {"ARTIFACT_BYTES_MAX": str(CONTENT_BYTES_MAX)}
     with ServerProcess(tmp_path_factory.mktemp("artifacts"), env=env) as started:
         yield started
@@ -33,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def client(server: ServerProcess) -> Iterator[codeq.Client]:
-    """A client of it."""
+    """A client of that server."""
     with codeq.Client(server.producer_addr, token=DEV_TOKEN) as opened:
         yield opened
 
@@ -45,7 +45,7 @@ def rest(server: ServerProcess, method: str, path: str, body: object = None, tok
 
 
 def files(server: ServerProcess) -> list[Path]:
-    """Returns every file below the folder of artifacts."""
+    """Returns every file below the artifact folder."""
     return sorted(path for path in (server.store.parent / "artifacts").rglob("*") if not path.is_dir())
 
 
@@ -61,7 +61,7 @@ def test_artifact_folder_is_not_created_before_it_is_needed(tmp_path: Path) -> N
 
 
 def text(content: bytes) -> str:
-    """Returns content as a request has it."""
+    """Returns content as encoded in a request."""
     return base64.b64encode(content).decode()
 
 
@@ -395,7 +395,7 @@ def test_server_killed_under_load_keeps_acknowledged_artifacts_and_leaks_no_file
         finally:
             stop.set()
             threads.shutdown()
-        server.restart()  # the load has ended: what is left now nobody needs
+        server.restart()  # the load has ended: nobody needs the remaining files
         with codeq.Client(server.producer_addr, token=DEV_TOKEN) as client:
             for task_id, content in acknowledged.items():
                 assert client.artifact(task_id, "a").content == content
@@ -405,7 +405,7 @@ def test_server_killed_under_load_keeps_acknowledged_artifacts_and_leaks_no_file
 
 
 async def test_client_that_disconnects_during_an_artifact_write_leaves_no_file(tmp_path: Path) -> None:
-    """A file without a result is removed if its caller is gone; one with a result stays."""
+    """The file is removed if the caller is gone before its result is stored, and stays otherwise."""
     with ServerProcess(tmp_path / "server") as server, codeq.Client(server.producer_addr, token=DEV_TOKEN) as client:
         tasks = [claimed(client, "art-left") for _ in range(8)]
         for number, task in enumerate(tasks):

@@ -202,7 +202,7 @@ def test_outcome_with_a_stale_token_changes_nothing(running: ServerProcess) -> N
     for path, body in (("result", {"status": "COMPLETED"}), ("abandon", {}), ("heartbeat", {})):
         body["leaseToken"] = first["leaseToken"]
         refused(call(running, "POST", f"/tasks/{first['id']}/{path}", json=body), 409, "STALE_LEASE_TOKEN")
-    # The nack was the outcome of that token: repeating it says the same again and changes nothing either.
+    # The nack used that token: repeating it returns the same reply and changes nothing either.
     repeated = call(running, "POST", f"/tasks/{first['id']}/nack", json={"leaseToken": first["leaseToken"]})
     assert (repeated.status_code, repeated.json()["status"]) == (200, "PENDING")
     assert call(running, "GET", f"/tasks/{first['id']}").json()["leaseToken"] == second["leaseToken"]

@@ -86,7 +86,7 @@ def test_invalid_task_fails_an_atomic_batch_with_its_field_path(http: httpx.Clie
     assert refused.status_code == 400
     assert refused.json()["reason"] == "INVALID_FIELD"
     assert refused.json()["error"].startswith("tasks[1]")
-    if isinstance(bad, dict) and "idempotencyKey" not in bad:  # which is wrong there whatever it is
+    if isinstance(bad, dict) and "idempotencyKey" not in bad:  # an item's key is invalid in an atomic batch
         assert error.rstrip(": ") in refused.json()["error"]
 
 

@@ -38,7 +38,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def reply_to_head(server: ServerProcess, *headers: str) -> str:
-    """Sends the head of a request with a large body, and nothing of the body; returns the status line of the reply."""
+    """Sends only the head of a request with a large body; returns the status line of the reply."""
     host, _, port = server.http_url.removeprefix("http://").partition(":")
     head = ["POST /v1/codeq/tasks/x/result HTTP/1.1", "Host: a", "Content-Length: 1000000", *headers]
     with closing(socket.create_connection((host, int(port)), SECONDS_MAX)) as connection:
@@ -79,7 +79,7 @@ def test_permitted_call_gets_100_continue(served: ServerProcess) -> None:
 
 
 async def nothing() -> AsyncIterator[bytes]:
-    """A message that never comes."""
+    """A message that never arrives."""
     await asyncio.get_running_loop().create_future()
     yield b""
 
@@ -129,7 +129,7 @@ async def _code(call: Any) -> grpc.StatusCode:
 
 
 async def test_malformed_call_logs_no_traceback(server: ServerProcess) -> None:
-    """One exchange of each kind that once left a traceback, a forged line or a line of megabytes."""
+    """Makes one exchange of each kind that once logged a traceback, a forged line or a line of megabytes."""
     before = len(server.log)
     invalid, unknown = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED
     for method, message, code in (

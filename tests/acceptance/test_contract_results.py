@@ -33,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def result_of(server: ServerProcess, task: dict[str, Any], wait: int = 0) -> httpx.Response:
-    """Asks for the result of a task."""
+    """Requests the result of a task."""
     return call(server, "GET", f"/tasks/{task['id']}/result?waitSeconds={wait}", SECOND)
 
 
@@ -224,7 +224,7 @@ def test_retention_removes_ended_tasks_on_time_and_never_live_ones(tmp_path: Pat
         died = time.monotonic()
         until(lambda: gone(server, done))
         assert not gone(server, dead) or time.monotonic() - died >= 4
-        # The key went with its task.
+        # The key was removed with its task.
         assert "duplicate" not in created(server, "done", idempotencyKey="key")
         until(lambda: gone(server, dead))
         assert time.monotonic() - died >= 3.5

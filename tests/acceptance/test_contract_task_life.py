@@ -19,14 +19,14 @@ from two_workers import FIRST, SECOND, claimed, created, environment, said, show
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server with two workers of one tenant; a nack without a delay is tried again after 4 s and then 8 s."""
+    """A server with two workers of one tenant; nacks without a delay back off by 4 s and then 8 s."""
     env = environment(BACKOFF_POLICY="exponential", BACKOFF_BASE_SECONDS="2")
     with ServerProcess(tmp_path_factory.mktemp("life"), env=env, dev=False) as started:
         yield started
 
 
 def time_of(text: str) -> datetime:
-    """Returns a time of the API."""
+    """Parses a time of the API."""
     return datetime.fromisoformat(text)
 
 
@@ -170,7 +170,7 @@ def test_lease_is_rearmed_at_its_longest_extension_after_a_kill(tmp_path: Path) 
             task = shown(server, {"id": task_id})
             assert task["status"] == "CLAIMED"
             assert time_of(task["leaseUntil"]) - begin >= timedelta(seconds=seconds - 0.01)
-        # Tokens go on to grow, and the old ones are good.
+        # Tokens keep growing, and the old ones are still valid.
         created(server, "armed")
         assert int(claimed(server, "armed")["leaseToken"]) > max(map(int, tokens))
         answer = said(server, plain, "result", leaseToken=tokens[0], status="COMPLETED")
@@ -209,7 +209,7 @@ def test_stale_token_gets_409_and_changes_nothing(server: ServerProcess, what: s
     before = shown(server, task)
     body = {"result": {"status": "COMPLETED"}, "progress": {"progress": 1}}.get(what, {})
     refused(said(server, task, what, leaseToken=stale, **body), 409, "STALE_LEASE_TOKEN")
-    # The end of a lease is told by two clocks, and may differ by a millisecond.
+    # Two clocks give the end of a lease, which may differ by a millisecond.
     assert {**shown(server, task), "leaseUntil": ""} == {**before, "leaseUntil": ""}
 
 

@@ -118,7 +118,7 @@ async def test_deeply_nested_grpc_json_is_rejected_without_side_effects(running:
 
 
 def numeric_fields() -> list[tuple[str, str, str]]:
-    """Returns (method, path, field) of every number that a body or a query of the REST API takes."""
+    """Returns (method, path, field) of every number that a body or query of the REST API accepts."""
     services = [
         module.DESCRIPTOR.services_by_name[name]
         for module, name in ((task_service_pb2, "TaskService"), (queue_service_pb2, "QueueService"))
@@ -320,7 +320,7 @@ async def test_worker_stream_without_credits_gets_no_tasks_and_bad_outcomes_are_
             task_pb2.Outcome(),
             task_pb2.Outcome(task_id="x" * 100, kind=task_pb2.OUTCOME_KIND_COMPLETED),
             task_pb2.Outcome(task_id="x", kind=task_pb2.OUTCOME_KIND_COMPLETED, lease_token=2**64 - 1),
-            task_pb2.Outcome(task_id="x", kind=99),  # a kind of a later version
+            task_pb2.Outcome(task_id="x", kind=99),  # an outcome kind of a later version
             task_pb2.Outcome(task_id="x", kind=task_pb2.OUTCOME_KIND_NACK, delay_seconds=-1),
             task_pb2.Outcome(task_id="x", kind=task_pb2.OUTCOME_KIND_FAILED, error=" "),
         ]

@@ -24,7 +24,7 @@ BODIES: dict[str, dict[str, Any]] = {"result": {"status": "COMPLETED"}, "progres
 
 
 def tokens(tenant: str, role: str = "ADMIN", **worker: Any) -> dict[str, str]:
-    """Returns the environment of a server whose one tenant has both tokens. Subjects are the same in all of them."""
+    """Returns the environment of a server whose only tenant has both tokens; subjects are always the same."""
     rights = {"scopes": WORKER_SCOPES, "eventTypes": ["*"], **worker}
     return {
         "ALLOW_PRODUCER_AS_WORKER": "true",
@@ -36,12 +36,12 @@ def tokens(tenant: str, role: str = "ADMIN", **worker: Any) -> dict[str, str]:
 
 
 def of(tenant: str, directory: Path, **more: Any) -> ServerProcess:
-    """Returns a server of a tenant; servers of the same directory have the same store."""
+    """Returns a server of a tenant; servers in the same directory share a store."""
     return ServerProcess(directory / tenant, env=tokens(tenant, **more), dev=False, store=directory / "store")
 
 
 def paths_with_a_name(server: ServerProcess, task_id: str, command: str) -> list[tuple[str, str]]:
-    """Returns method and path of every operation of the server that names a task or a queue in its path."""
+    """Returns method and path of every operation whose path names a task or a queue."""
     found = []
     for path, methods in httpx.get(f"{server.http_url}/openapi.json").json()["paths"].items():
         if "{" in path and "/admin/cluster/" not in path:  # members of a cluster belong to no tenant
@@ -71,7 +71,7 @@ def test_other_tenants_can_neither_see_nor_change_a_task_or_queue(tmp_path: Path
                 body = BODIES.get(path.rpartition("/")[2], {})
                 answer = call(server, method, path, token="producer", **({"json": body} if method == "POST" else {}))
                 if path.startswith("/admin/queues/"):
-                    # Pausing makes a queue of this name, the caller's own.
+                    # Pausing creates the caller's own queue of this name.
                     assert answer.json().get("ready", 0) == 0, (method, path, answer.text)
                     assert answer.json().get("tasks", []) == [], (method, path, answer.text)
                     continue

@@ -1,4 +1,4 @@
-"""Accepted work is delivered despite waits, deaths and idle times, and finished work is kept as long as promised."""
+"""Accepted work is delivered despite waits, crashes and idle time, and ended tasks are retained as long as promised."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_long_idle_stream_still_gets_work(server: ServerProcess) -> None:
     try:
         async with working(server, "bare") as stream:
             await stream.write(worker_pb.WorkRequest(add_credits=1))
-            # Neither a refused outcome nor time uses up what the stream asked for.
+            # Neither a rejected outcome nor time uses up the stream's credits.
             assert len(await settle(stream, [task_pb2.Outcome(task_id="x", kind=1)])) == 1
             await asyncio.sleep(IDLE_SECONDS)
             made = create(server, "bare")
@@ -108,7 +108,7 @@ async def test_every_task_returns_when_thousands_of_leases_expire_together_after
         restarted = time.monotonic()
         counters = queue_of(server, "leased")
         assert (counters["claimed"], counters["ready"]) == (LEASES, 0)
-        until(lambda: queue_of(server, "leased")["ready"] == LEASES, 3 + 10)  # with nobody asking for work
+        until(lambda: queue_of(server, "leased")["ready"] == LEASES, 3 + 10)  # while nobody requests work
         assert time.monotonic() - restarted > 2
         async with working(server, "leased") as stream:
             again = await take(stream, LEASES)
@@ -176,7 +176,7 @@ def test_retention_counts_from_the_end_of_a_task_and_removes_no_live_task(tmp_pa
         claim(server, "run", leaseSeconds=600)
         call(server, "POST", f"/tasks/{claim(server, 'late')['id']}/nack", json={"delaySeconds": 600})
         aged = time.monotonic() + 3
-        until(lambda: time.monotonic() > aged)  # every task is older than the retention now
+        until(lambda: time.monotonic() > aged)  # every task has outlived its retention now
         claim(server, "old")
         call(server, "POST", f"/tasks/{old}/result", json={"status": "COMPLETED"})
         ended = time.monotonic()

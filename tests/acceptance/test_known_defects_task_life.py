@@ -92,7 +92,7 @@ def test_task_can_be_abandoned_at_most_a_hundred_times(running: ServerProcess) -
 
 
 def raced(calls: list[Callable[[], httpx.Response]]) -> list[httpx.Response]:
-    """Makes calls at the same moment; returns their answers in order."""
+    """Makes calls concurrently; returns their answers in order."""
     barrier = threading.Barrier(len(calls))
 
     def run(one: Callable[[], httpx.Response]) -> httpx.Response:
@@ -150,7 +150,7 @@ def test_completion_racing_with_lease_expiry_either_succeeds_or_has_no_effect(
 
     def complete(task: dict[str, Any]) -> bool:
         moment = leased + 1 + chance.uniform(-0.15, 0.1)
-        time.sleep(max(0, moment - time.monotonic()))  # the completion comes about when the lease ends
+        time.sleep(max(0, moment - time.monotonic()))  # the completion arrives at about the time the lease ends
         end = {"status": "COMPLETED", "leaseToken": task["leaseToken"]}
         answer = call(running, "POST", f"/tasks/{task['id']}/result", json=end)
         if answer.status_code != 200:
@@ -209,7 +209,7 @@ def test_gap_at_the_head_of_a_priority_does_not_hide_later_tasks(tmp_path: Path)
 
 def test_backoff_has_jitter_that_differs_between_server_starts(tmp_path: Path) -> None:
     def rests(server: ServerProcess) -> list[float]:
-        """Returns the delays, in seconds, of tasks that are nacked in their first delivery."""
+        """Returns the delays, in seconds, of tasks that are nacked on their first delivery."""
         command = f"rest-{time.monotonic_ns()}"
         for _ in range(40):
             create(server, command)
@@ -231,7 +231,7 @@ def test_backoff_has_jitter_that_differs_between_server_starts(tmp_path: Path) -
     assert first != second
 
 
-# -- what each front must refuse ---------------------------------------------------------------------------------------
+# -- what each interface must reject -----------------------------------------------------------------------------------
 
 
 async def test_every_interface_rejects_a_priority_above_9(running: ServerProcess) -> None:

@@ -1,4 +1,4 @@
-"""Many large calls at a time: memory stays bounded, no leadership is lost, and callers beyond the limit are told."""
+"""Many large concurrent calls: memory stays bounded, no leadership is lost, and excess callers get an error."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def test_concurrent_large_batches_stay_within_bounded_memory(server: Serve
 async def test_frame_of_nacks_with_large_progress_does_not_end_leadership(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """2,150 tasks with 64 KiB of progress each: one batch of them would exceed what members send."""
+    """2,150 tasks with 64 KiB of progress each: one batch of them would exceed the message limit of members."""
     monkeypatch.setattr(bare_streams, "SECONDS_MAX", 170)
     with lone_member(tmp_path) as member:
         assert post(member, "/tasks", {"command": "FIRST", "payload": 1}).status_code == 202

@@ -1,7 +1,7 @@
 """The memory of a rejected call is freed once its reply is sent, on every interface; measured at once, without a pause.
 
-With CODEQ_REFUSALS=10 in the environment ten times as many calls are made: 4,000 of 1 MB on each front, and 250 batches
-and frames of 8 MB. The memory may grow by no more than with a tenth of them.
+With CODEQ_REFUSALS=10 in the environment, ten times as many calls are made: 4,000 of 1 MB on each interface, and 250
+batches and frames of 8 MB. Memory may still not grow by more than with a tenth of the calls.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SPEC: Final = task_pb2.TaskSpec(command="BIG", payload=b'"%s"' % (b"x" * 1_000_0
 
 @pytest.fixture(scope="module", params=[False, True], ids=["in process", "apart"])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server, with the gateway in its process and in one of its own."""
+    """A server, with the gateway in its process and standalone."""
     with ServerProcess(tmp_path_factory.mktemp("served"), apart=request.param) as server:
         yield server
 
@@ -62,7 +62,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def memory(server: ServerProcess, *, gateway: bool = False) -> int:
-    """Returns the resident bytes of the server, and of its gateway where that runs standalone and is counted."""
+    """Returns the resident bytes of the server, plus those of a standalone gateway if it is counted."""
     sizes = [psutil.Process(server.pid).memory_info().rss]
     if gateway and server.is_apart:
         sizes.append(psutil.Process(server.gateway_pid).memory_info().rss)
@@ -70,7 +70,7 @@ def memory(server: ServerProcess, *, gateway: bool = False) -> int:
 
 
 def stays_small(server: ServerProcess, call: Callable[[], None], count: int, *, gateway: bool = False) -> None:
-    """Makes calls and checks that the memory they took is freed."""
+    """Makes calls and checks that the memory they used is freed."""
     for _ in range(WARM_CALLS):
         call()
     before = memory(server, gateway=gateway)
@@ -108,7 +108,7 @@ def test_rest_calls_without_a_token_do_not_grow_memory(served: ServerProcess, to
 
 
 def test_rejected_rest_calls_do_not_grow_memory(served: ServerProcess) -> None:
-    """The token is good, the task is not: its payload is beside an unknown field."""
+    """The token is valid but the task is not: it has an unknown field beside its payload."""
     body = b'{"nonsense":1,' + MEGABYTE[1:]
     with posting(served, "/tasks", body, 400, DEV_TOKEN) as post:
         stays_small(served, post, CALLS, gateway=True)

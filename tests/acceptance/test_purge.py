@@ -128,7 +128,7 @@ def test_purge_resumes_after_a_kill(tmp_path: Path) -> None:
 
 
 def purge_and_kill(server: ServerProcess) -> None:
-    """Kills a server while it purges, as a rule."""
+    """Kills a server, usually in the middle of a purge."""
     with codeq.Client(server.producer_addr, token=DEV_TOKEN) as client:
         create_many(client, "killed", MANY - 1000)
         client.create_batch([codeq.NewTask("killed", delay=3600)] * 1000)

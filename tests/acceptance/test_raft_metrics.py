@@ -20,7 +20,7 @@ def member(tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 def figures(server: ServerProcess) -> dict[str, float]:
-    """Returns every figure of /metrics."""
+    """Returns every value of /metrics."""
     lines = httpx.get(f"{server.http_url}/metrics").text.splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 

@@ -18,7 +18,7 @@ EXAMPLE_LINES_MAX = 15
 
 
 def block(after: str, language: str) -> str:
-    """Returns the first code block of a language after a text of the README."""
+    """Returns the README's first code block in a language after a text."""
     found = re.search(rf"{re.escape(after)}.*?```{language}\n(.*?)```", README, re.DOTALL)
     assert found, f"the README has no {language} block after {after!r}"
     return found[1]

@@ -26,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def client(server: ServerProcess) -> Iterator[codeq.Client]:
-    """A client of it."""
+    """A client of that server."""
     with codeq.Client(server.producer_addr, token=DEV_TOKEN) as opened:
         yield opened
 
@@ -203,7 +203,7 @@ def test_pausing_an_unknown_queue_creates_it_until_it_is_resumed(tmp_path: Path)
         assert rest(server, "POST", "/admin/queues/ahead/pause", {})[0] == 200
         status, body = rest(server, "POST", "/admin/queues/one-too-many/pause", {})
         assert (status, body["reason"]) == (429, "TOO_MANY_QUEUES")
-        client.resume_queue("ahead-grpc")  # it has no task, so it leaves, while the paused one stays
+        client.resume_queue("ahead-grpc")  # it has no task, so it is removed; the paused one stays
         deadline = time.monotonic() + SECONDS_MAX
         while [each.command for each in client.queues()[0]] != ["ahead"]:
             assert time.monotonic() < deadline
@@ -223,7 +223,7 @@ def test_pause_validates_the_command_and_resume_creates_no_queue(server: ServerP
     assert (status, body["reason"]) == (404, "QUEUE_NOT_FOUND")
 
 
-# -- GET /tasks/{id}: what became of its deliveries -------------------------------------------------------------------
+# -- GET /tasks/{id}: history of its deliveries -------------------------------------------------------------------
 
 
 def test_latest_deliveries_are_reported_on_every_interface_and_survive_a_kill(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def read_env(path: Path) -> dict[str, str]:
 
 
 def checked(env: dict[str, str], *flags: str) -> None:
-    """Has `codeq config check` accept an environment."""
+    """Checks that `codeq config check` accepts an environment."""
     command = [sys.executable, "-m", "codeq_cli.main", "config", "check", *flags]
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "HOME") if name in os.environ}
     done = subprocess.run(command, env=kept | env, check=False, capture_output=True, text=True)
@@ -58,7 +58,7 @@ def end_group(group: int) -> None:
 
 
 class LocalCluster:
-    """The nodes of `make cluster` in a folder and on ports of their own."""
+    """The nodes of `make cluster`, in their own folder and on their own ports."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         """Copies the scripts that run them, with other ports."""
@@ -70,7 +70,7 @@ class LocalCluster:
             text = path.read_text()
             for port in PORTS.findall(text):
                 if port not in self.ports:
-                    # Bound and never listening: nobody else gets it while a node is down.
+                    # Bound but never listening: nobody else gets the port while a node is down.
                     held = stack.enter_context(socket.socket())
                     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     held.bind((LOOPBACK, 0))
@@ -78,7 +78,7 @@ class LocalCluster:
             path.write_text(self.moved(text))
 
     def moved(self, text: str) -> str:
-        """Returns a text with the ports of these nodes."""
+        """Returns a text with its ports replaced by those of these nodes."""
         return PORTS.sub(lambda found: self.ports[found[0]], text)
 
     def run(self, script: str) -> subprocess.CompletedProcess[str]:
@@ -92,7 +92,7 @@ class LocalCluster:
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     def status(self, port: str) -> dict[str, object]:
-        """Returns the group as reported by the node with a port of the README; empty: none yet."""
+        """Returns the group as reported by the node with this README port; empty: it has none yet."""
         url = f"http://{LOOPBACK}:{self.ports[port]}/v1/codeq/raft/status"
         try:
             groups = httpx.get(url, headers={"Authorization": f"Bearer {DEV_TOKEN}"}).json()["groups"]
@@ -101,7 +101,7 @@ class LocalCluster:
         return dict(groups[0]) if groups else {}
 
     def metrics(self, port: str) -> str:
-        """Returns the metrics of the node with a port of the README."""
+        """Returns the metrics of the node with this README port."""
         return httpx.get(f"http://{LOOPBACK}:{self.ports[port]}/metrics").text
 
     def pid(self, name: str) -> int:

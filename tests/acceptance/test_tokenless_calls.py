@@ -1,4 +1,4 @@
-"""Calls that need no token, many of them held open or malformed, take nothing from callers with one."""
+"""Calls without a token, many of them open or malformed, take no capacity from authenticated callers."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def test_calls_without_a_token_are_limited_per_connection(server: ServerPr
         late = raw(channel, WATCH)()
         assert await late.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "16 unauthenticated calls" in await late.details()
-        assert await check(server.worker_addr) == health_pb2.HealthCheckResponse.SERVING  # on another one
+        assert await check(server.worker_addr) == health_pb2.HealthCheckResponse.SERVING  # on another connection
 
 
 async def test_oldest_call_without_a_token_is_evicted_at_the_limit(server: ServerProcess) -> None:

@@ -63,7 +63,7 @@ async def test_unread_replies_are_bounded(server: ServerProcess) -> None:
                 head = [(":method", "POST"), (":scheme", "http"), (":path", LIST), (":authority", "localhost")]
                 told = [("content-type", "application/grpc"), ("te", "trailers"), ("authorization", AUTHORIZATION)]
                 connection.sendall(header_frame(number, head + told) + data.serialize())
-            # The server has looked at all of them when a call of another connection is answered.
+            # Once a call on another connection is answered, the server has seen all of them.
             listed = await stub.ListTasks(
                 task_service_pb2.ListTasksRequest(command="SLOW", page_size=10), metadata=auth(), timeout=30
             )

@@ -1,4 +1,4 @@
-"""A server of one tenant with two tokens, so that one worker can meet the other's tasks."""
+"""A server of one tenant with two tokens, so that one worker can try to act on the other's tasks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POLL_SECONDS: Final = 0.05
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Returns the environment of such a server; `more` are further variables."""
+    """Returns the environment of a server with two workers; `more` adds variables."""
     env = {
         **ENVIRONMENT,
         "PRODUCER_AUTH_CONFIG": static(

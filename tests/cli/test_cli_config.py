@@ -114,8 +114,8 @@ def test_profiles_are_named_sets_of_settings(run: Run, tmp_path: Path) -> None:
     assert shown(run)["endpoint"] == (URL, str(profile_file(tmp_path)))
     assert shown(run, CODEQ_PROFILE="prod")["endpoint"] == ("http://a,http://b", named)
     variable = {"CODEQ_TOKEN": "from-environment", "CODEQ_PROFILE": "prod"}
-    assert shown(run, **variable)["token"] == ("********", "CODEQ_TOKEN")  # one variable over all of a profile
-    assert shown(run, "--profile", "prod", **variable)["token"] == ("********", named)  # an option over variables
+    assert shown(run, **variable)["token"] == ("********", "CODEQ_TOKEN")  # a variable overrides a profile
+    assert shown(run, "--profile", "prod", **variable)["token"] == ("********", named)  # an option overrides variables
     assert run("config", "get", "worker-token", "--profile", "prod").stdout == b"w\n"
     missing = run("--profile", "test", "task", "get", "t1")
     assert (missing.returncode, b"no profile 'test'; it has prod" in missing.stderr) == (2, True)
@@ -265,7 +265,7 @@ def test_check_warns_about_settings_without_effect(run: Run) -> None:
 
 
 def test_error_names_the_foreign_distribution_codeq(run: Run, tmp_path: Path) -> None:
-    merged = tmp_path / "codeq"  # as two installations into one folder leave it
+    merged = tmp_path / "codeq"  # as left by two installations into one folder
     merged.mkdir()
     for path in Path(codeq.__file__).parent.iterdir():
         (merged / path.name).symlink_to(path)

@@ -47,7 +47,7 @@ def test_durations_are_accepted_in_the_usual_notations(
 
 @pytest.mark.usefixtures("_interruptible")
 def test_interrupt_during_startup_prints_no_traceback(plain_environment: dict[str, str]) -> None:
-    # The interrupt comes in the middle of the imports, which take most of the time of a short command.
+    # The interrupt arrives during the imports, which take most of a command's time.
     program = (
         "import os, signal, sys, builtins\n"
         "real = builtins.__import__\n"
@@ -97,7 +97,7 @@ def test_commands_import_only_what_they_use(
 
 @pytest.fixture
 def _interruptible() -> Iterator[None]:
-    """Lets processes started here take SIGINT, also where these tests run in a shell's background, which ignores it."""
+    """Lets child processes receive SIGINT even if the tests run in a shell's background, where it is ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

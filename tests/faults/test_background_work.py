@@ -91,7 +91,7 @@ async def test_next_leader_removes_tasks_that_ended_under_the_previous_one(tmp_p
 
 
 async def there(client: Follower, task_id: str) -> bool:
-    """Returns whether a task is known."""
+    """Returns whether a task exists."""
     try:
         await client.call("tasks", "GetTask", pb.GetTaskRequest(task_id=task_id), again=True)
     except Refused as refused:

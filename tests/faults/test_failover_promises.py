@@ -39,7 +39,7 @@ class Cluster:
         return task
 
     async def claimed(self, command: str, count: int, lease: int = LONG_LEASE) -> dict[str, task_pb2.Task]:
-        """Claims this many tasks of a command, and fails if they do not come."""
+        """Claims this many tasks of a command, and fails if they do not arrive."""
         request = pb.ClaimTasksRequest(commands=[command], lease_seconds=lease, wait_seconds=1, count=10)
         found: dict[str, task_pb2.Task] = {}
         deadline = time.monotonic() + DELIVERY_SECONDS_MAX

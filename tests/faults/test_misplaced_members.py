@@ -74,7 +74,7 @@ def problems(node: NodeProcess) -> str:
 
 
 async def until_said(cluster: ClusterProcess, node: NodeProcess, *words: str, event: str) -> None:
-    """Returns when a line of a node's log has an event and all words; there are not many of them."""
+    """Waits until a line of a node's log has an event and all words; there must be few such lines."""
     async with asyncio.timeout(60):
         while True:
             lines = [line for line in node.log.splitlines() if event in line and all(word in line for word in words)]

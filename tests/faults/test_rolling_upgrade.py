@@ -18,7 +18,7 @@ PACKAGES = ("server", "gateway", "cli", "sdks/python/src")
 
 
 def earlier(folder: Path) -> str:
-    """Returns the PYTHONPATH of the last release; before the first one, that of the last commit."""
+    """Returns the PYTHONPATH of the last release, or of the last commit before the first release."""
     git = ["git", "-C", str(ROOT)]
     tags = subprocess.run([*git, "tag", "--sort=-creatordate"], capture_output=True, text=True, check=True).stdout
     revision = (tags.split() or ["HEAD"])[0]

@@ -23,8 +23,8 @@ class Users:
     """Callers of one producer and one client, and the handler of one worker.
 
     Attributes:
-        created: Ids by number, of what was acknowledged.
-        done: How often the handler had each number.
+        created: Acknowledged ids by number.
+        done: How often the handler got each number.
     """
 
     def __init__(self) -> None:

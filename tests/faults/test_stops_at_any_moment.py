@@ -1,6 +1,6 @@
-"""Nodes stopped at any moment of a start, a founding, a snapshot or a stop shut down cleanly.
+"""Nodes stopped at any moment of startup, founding, a snapshot or a stop shut down cleanly.
 
-Every moment is STEP_SECONDS after the one before; CODEQ_STOPS tells how many of each kind are tried (`make torture`
+Every moment is STEP_SECONDS after the one before; CODEQ_STOPS sets how many of each kind are tried (`make torture`
 tries the fault `stop-any-time` at random moments).
 """
 
@@ -32,7 +32,7 @@ PAYLOAD = b'"' + b"x" * 100_000 + b'"'
 
 
 def moments() -> Iterator[float]:
-    """Yields moments, STEP_SECONDS apart or a multiple of it, over the whole span."""
+    """Yields moments over the whole span, a multiple of STEP_SECONDS apart."""
     steps = int(SPAN_SECONDS / STEP_SECONDS)
     every = max(1, steps // STOPS)
     for step in range(0, steps, every):
@@ -41,7 +41,7 @@ def moments() -> Iterator[float]:
 
 async def stop_after(node: NodeProcess, seconds: float) -> None:
     """Lets a started node run for a moment, stops it, and judges how it ended."""
-    await asyncio.sleep(seconds)  # the moment is what is tried
+    await asyncio.sleep(seconds)  # the moment is what is tested
     await asyncio.to_thread(ended_in_order, node)
 
 
@@ -52,7 +52,7 @@ async def create(client: Follower, count: int = 1) -> None:
 
 
 async def take_in(client: Follower, node: NodeProcess) -> None:
-    """Has an emptied node taken in, as soon as the previous change is complete."""
+    """Has an emptied node added, as soon as the previous change is complete."""
     request = cluster_pb.AddMemberRequest(id=node.name, raft_addr=node.raft_addr, replace=True)
     async with asyncio.timeout(120):
         while True:

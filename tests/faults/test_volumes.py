@@ -22,13 +22,13 @@ async def test_copies_of_all_volumes_restore_the_cluster(tmp_path: Path) -> None
             for _ in range(3):
                 await run.progress()
             for node in cluster.nodes.values():
-                node.pause()  # as a snapshot of volumes does, it takes them all at one moment
+                node.pause()  # like a volume snapshot, this copies all nodes at one moment
             created, ended = set(run.ledger.by_id), set(run.ledger.ends)
             for name, node in cluster.nodes.items():
                 await asyncio.to_thread(shutil.copytree, node.store, copies / name)
             for node in cluster.nodes.values():
                 node.resume()
-            await run.progress()  # what goes on afterwards is not in the copies
+            await run.progress()  # later work is not in the copies
     assert created
     assert ended
     with ClusterProcess(tmp_path / "second", place=lambda name: {"store": copies / name}) as again:

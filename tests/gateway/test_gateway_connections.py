@@ -26,7 +26,7 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 
 
 async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
-    """Sends bytes, as fast as they are taken."""
+    """Sends bytes as fast as they are accepted."""
     for start in range(0, len(data), 65_536):
         writer.write(data[start : start + 65_536])
         await writer.drain()
@@ -71,7 +71,7 @@ async def test_body_announced_as_too_large_is_rejected_before_it_is_sent(served:
     )
     status, body = await _answer(reader)
     assert (status, json.loads(body)["reason"]) == (413, "TOO_LARGE")
-    assert await asyncio.wait_for(reader.read(), 10) == b""  # nobody can know whether the body will come
+    assert await asyncio.wait_for(reader.read(), 10) == b""  # the server cannot know whether the body will follow
     assert served.double.calls == []
     writer.close()
 
@@ -94,7 +94,7 @@ async def test_body_of_unknown_length_is_rejected_at_the_limit(served: Served) -
     await _send(writer, piece * 18)
     status, body = await _answer(reader)
     assert (status, json.loads(body)["reason"]) == (413, "TOO_LARGE")
-    with pytest.raises(ConnectionError):  # a sender that goes on for ever is cut off
+    with pytest.raises(ConnectionError):  # a sender that never stops is disconnected
         await _send(writer, piece * 1_000)
     writer.close()
 
@@ -127,7 +127,7 @@ async def test_bodies_in_flight_share_a_memory_limit(served: Served, monkeypatch
     writer.close()
 
 
-async def test_expect_continue_is_honored_for_a_body_within_the_limit(served: Served) -> None:
+async def test_expect_continue_is_honoured_for_a_body_within_the_limit(served: Served) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
     assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -199,7 +199,7 @@ async def test_request_timeout_excludes_the_time_of_its_call(served: Served, mon
     await writer.drain()
     writer.write(CLAIM[-1:])
     await served.double.waiting.wait()
-    assert await served.exchange(b"") == b""  # this silent connection began later, and its time is over
+    assert await served.exchange(b"") == b""  # this silent connection opened later and has timed out
     served.double.released.set()
     assert (await reader.readline()).startswith(b"HTTP/1.1 204 ")
     writer.close()

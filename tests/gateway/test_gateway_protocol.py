@@ -318,7 +318,7 @@ async def test_client_that_does_not_read_gets_no_further_replies(
     create = CREATE_HEAD + b"Content-Length: %d\r\n\r\n" % len(payload) + payload
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1024)
     sender = asyncio.create_task(_send_all(writer, create * 40))
-    await until(lambda: not served.server.connections)  # its time to read a reply is over
+    await until(lambda: not served.server.connections)  # its time to read a reply has run out
     with suppress(ConnectionError):
         await sender
     assert len(served.double.calls) < 40

@@ -1,4 +1,4 @@
-"""A standalone gateway and its servers: one that leaves, one that leads, one that is unreachable."""
+"""A standalone gateway and its servers: one that disconnects, one that leads, one that is unreachable."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ async def test_draining_server_answers_open_calls_and_new_ones_go_elsewhere() ->
 
 
 async def test_every_call_is_answered_while_streams_open_and_close() -> None:
-    """Each stream ends in the middle of calls; none of them waits for a reply that cannot come."""
+    """Each stream ends during calls; no call waits for a reply that cannot arrive."""
     doubles = [TaskDouble(), TaskDouble()]
     async with (
         StreamServer(doubles[0]) as one,

@@ -1,4 +1,4 @@
-"""Unpaired surrogates in JSON bodies: kept in payloads, replaced in texts for people, rejected elsewhere."""
+"""Unpaired surrogates in JSON bodies: preserved in payloads, replaced in human-readable text, rejected elsewhere."""
 
 from __future__ import annotations
 

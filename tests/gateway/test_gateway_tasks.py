@@ -28,7 +28,7 @@ JSON_VALUES = st.recursive(
 
 @dataclass(frozen=True)
 class RawNumber:
-    """A number that no float holds.
+    """A number that no float can represent.
 
     Attributes:
         digits: Its JSON text.
@@ -38,7 +38,7 @@ class RawNumber:
 
 
 def _text(value: object, pretty: str) -> str:
-    """Returns a JSON value as text, with `pretty` between its parts."""
+    """Returns a JSON value as text, with `pretty` as white space between its parts."""
     if isinstance(value, RawNumber):
         return value.digits
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Transcoding of messages with every kind of field, and of rules that are not supported."""
+"""Transcoding of messages with every kind of field, and unsupported rules."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _field(name: str, number: int, kind: Field.Type.ValueType, type_name: str = 
 
 
 def _file(fields: Sequence[Field], rules: Sequence[http_pb2.HttpRule] = ()) -> FileDescriptor:
-    """Returns a file of its own with a message Every of some fields, and a service with a method for each rule."""
+    """Returns a file with a message Every of these fields, and a service with a method for each rule."""
     file = descriptor_pb2.FileDescriptorProto(name=f"test{next(_FILES)}.proto", package="test", syntax="proto3")
     file.dependency.append("google/protobuf/timestamp.proto")
     colour = file.enum_type.add(name="BrightColour")
@@ -289,7 +289,7 @@ def test_router_prefers_literals_and_falls_back_to_variables() -> None:
         router.add("GET", ["tasks", VARIABLE], "again")
 
 
-def test_embedded_json_field_is_recognized_by_its_option() -> None:
+def test_embedded_json_field_is_recognised_by_its_option() -> None:
     embedded = _field("data", 1, Field.TYPE_BYTES)
     embedded.options.Extensions[options_pb2.json_embedded] = True  # type: ignore[index]
     every = _file([embedded]).message_types_by_name["Every"]

@@ -1,4 +1,4 @@
-"""Stores as a server of some version left them: how they are made, and what must be found in them later.
+"""Stores left by a server of some version: how they are made, and what later servers must find in them.
 
     python tests/golden/golden_store.py NAME
 
@@ -76,7 +76,7 @@ def make(name: str) -> None:
 
 
 def _without_traces(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Leaves out what RocksDB records about the machine and does not need."""
+    """Leaves out what RocksDB records about the machine but does not need."""
     name = Path(member.name).name
     if name.startswith(("LOG", "LOCK", "OPTIONS")):
         return None

@@ -18,7 +18,7 @@ PACKAGES = ("ca-certificates", "python3", "python3-venv")
 
 
 def cached_base() -> Path:
-    """Returns the tar file of the base; makes it when the cache has none."""
+    """Returns the tar file of the base, which is made if it is not cached."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codeq"
     cache.mkdir(parents=True, exist_ok=True)
     base = cache / f"base-{SUITE}-{'-'.join(PACKAGES)}.tar"

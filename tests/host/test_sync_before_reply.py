@@ -58,7 +58,7 @@ def judge(moments: list[Moment]) -> tuple[int, int]:
 
 def observed(server: ServerProcess) -> tuple[int, int]:
     """Returns replies and early replies of lone creates."""
-    create_one_after_the_other(server.http_url, 1)  # opens the queue: more than a create is written
+    create_one_after_the_other(server.http_url, 1)  # opens the queue, which writes more than a create
     with Watch(server.pid) as watch:
         create_one_after_the_other(server.http_url, CREATES)
     return judge(watch.moments)

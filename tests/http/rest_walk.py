@@ -50,7 +50,7 @@ class Walk:
         queue: Name of the queue.
 
     Attributes:
-        steps: What was done so far.
+        steps: The steps done so far.
     """
 
     def __init__(self, send: Send, queue: str) -> None:
@@ -59,7 +59,7 @@ class Walk:
         self.steps: list[Step] = []
 
     def run(self) -> list[Step]:
-        """Goes through every route and returns the steps."""
+        """Calls every route and returns the steps."""
         first = self._create_and_look()
         self._work(first)
         self._end_badly()

@@ -86,7 +86,7 @@ def test_head_returns_the_headers_of_get(server: ServerProcess, path: str) -> No
 
 
 def test_reply_to_a_malformed_request_reaches_a_client_that_keeps_sending(server: ServerProcess) -> None:
-    """If a server just closed the connection, the system would drop its reply while bytes are unread."""
+    """If the server simply closed the connection, the kernel would drop its reply while bytes are unread."""
     for _ in range(20):
         with connect(server.http_url) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n" + b"x" * 500_000)

@@ -44,7 +44,7 @@ def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_restored_store_never_reuses_ids_or_tokens(tmp_path: Path) -> None:
-    """Restarts follow each other faster than epochs of the clock do."""
+    """The server restarts faster than the clock alone would raise its epoch."""
     store, saved = tmp_path / "store", tmp_path / "backups" / "one"
     with ServerProcess(tmp_path / "first", store=store) as server:
         kept = create(server, 1)

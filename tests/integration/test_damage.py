@@ -1,4 +1,4 @@
-"""A server on a store whose files were damaged, or whose disk refuses to take more."""
+"""A server whose store files are damaged or whose disk rejects writes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def log_of(store: Path) -> Path:
 
 @pytest.mark.parametrize("tail", [b"\x07torn record", bytes(4000)], ids=["torn", "zeros"])
 async def test_store_with_a_torn_log_opens_with_everything_acknowledged(tmp_path: Path, tail: bytes) -> None:
-    """The remains of an unacknowledged write after a power cut."""
+    """An unacknowledged write leaves such remains after a power cut."""
     ledger = Ledger()
     with ServerProcess(tmp_path / "server") as server:
         await create_some(server, ledger)

@@ -25,7 +25,7 @@ def size_of(store: Path) -> int:
     for path in store.rglob("*"):
         try:
             total += path.stat().st_size
-        except FileNotFoundError:  # removed by a compaction while we look
+        except FileNotFoundError:  # removed by a compaction in the meantime
             continue
     return total
 

@@ -1,4 +1,4 @@
-"""A stopping server does not wait for waiting clients."""
+"""A stopping server does not wait for long polls."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ async def test_backup_under_load_has_everything_acknowledged_and_reuses_no_ids(t
         done = await asyncio.to_thread(run, "store", "restore", backups / "one", restored)
         assert done.returncode == 0, done.stderr
         assert check_store(restored)[0] == []
-        # Beside the server that lives on.
+        # Beside the original server, which keeps running.
         with ServerProcess(tmp_path / "second", flags=["--verify"]) as other:
             assert await missing(other, before) == []
             async with codeq.AsyncClient(other.producer_addr, token=DEV_TOKEN) as client:
@@ -107,7 +107,7 @@ def test_backup_names_stay_inside_the_folder_and_are_unique(tmp_path: Path) -> N
         assert not backups.exists()
         (tmp_path / "a").mkdir()
         backups.mkdir()
-        (backups / ".one.partial").mkdir()  # of a server that was killed
+        (backups / ".one.partial").mkdir()  # left by a server that was killed
         (backups / ".one.partial" / MARK).touch()
         (backups / ".one.partial" / "one").mkdir()
         done = run("-o", "json", "backup", "one", server=server)

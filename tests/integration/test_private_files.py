@@ -29,7 +29,7 @@ def readable(*tops: Path) -> list[str]:
 
 
 def open_up(top: Path) -> None:
-    """Gives everybody everything, as an older version or an operator may have."""
+    """Grants everybody full access, as an older version or an operator may have done."""
     for path in (top, *top.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
 
@@ -44,7 +44,7 @@ def end_with_file(server: ServerProcess) -> None:
 def test_store_artifacts_backups_and_ready_file_are_private(tmp_path: Path) -> None:
     backups = tmp_path / "backups"
     backups.mkdir()
-    backups.chmod(0o755)  # the operator's: it stays as it is, and what is in it is private
+    backups.chmod(0o755)  # the operator's: it keeps its mode, and the files in it are private
     server = ServerProcess(tmp_path / "server", env={"BACKUP_DIR": str(backups)}, prefix=OPEN, apart=False)
     artifacts = server.store.parent / "artifacts"
     server.store.mkdir()

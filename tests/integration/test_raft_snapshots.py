@@ -86,7 +86,7 @@ async def test_interrupted_snapshot_transfer_resumes_where_it_stopped(tmp_path: 
         await eventually(lambda: reaches(transport, 2))
         assert await send((a, transport), snapshot)
         assert b.installed == [(7, b"message", snapshot.files)]
-        # No byte was taken twice.
+        # No byte was received twice.
         assert there.counters.snapshot_bytes_received == snapshot.size
         assert (transport.counters.snapshots_failed, transport.counters.snapshots_sent) == (3, 1)
         assert incoming(tmp_path) == []
@@ -197,7 +197,7 @@ async def test_complete_snapshot_is_installed_after_its_sender_disconnects(tmp_p
         assert a.sent == []
 
 
-# ------------------------------------------------------------------------------------------- callers that do not behave
+# ------------------------------------------------------------------------------------------- misbehaving callers
 
 
 def offer(manifest: bytes, group: int = 7, **changes: Any) -> raft_pb2.InstallSnapshotRequest:

@@ -38,7 +38,7 @@ async def test_messages_between_three_nodes_arrive_in_order(tmp_path: Path) -> N
             assert [got for got in there.received if got[1].startswith(node.me.name.encode())] == sent
             assert (node.me, f"127.0.0.1:{transports[node.me.raft_id - 1].port}") in there.met_peers
         counters = [transport.counters for transport in transports]
-        # Two peers; everything of one turn of the loop went in one frame.
+        # Two peers; all messages of one loop turn were sent in one frame.
         assert [(c.messages_sent, c.frames_sent, c.dropped, c.refused) for c in counters] == [(2000, 2, 0, 0)] * 3
         assert [c.bytes_sent for c in counters] == [c.bytes_received for c in counters]
 
@@ -245,7 +245,7 @@ async def test_address_that_leads_to_another_node_is_not_used(tmp_path: Path) ->
         transport.add("c", f"127.0.0.1:{there.port}")
         transport.add("d", f"127.0.0.1:{transport.port}")
         transport.add("a", "127.0.0.1:1")
-        # It is tried again and again: no stream was kept.
+        # Connecting is retried: no stream stayed open.
         await eventually(lambda: len(b.met_peers) > 1 and len(a.met_peers) > 1)
         assert {peer for peer, _ in a.met_peers} == {a.me}
         assert [(peer.name, peer.raft_id) for peer in transport.peers()] == [("c", 0), ("d", 0)]
@@ -255,7 +255,7 @@ async def test_node_with_a_copied_disk_is_rejected(tmp_path: Path) -> None:
     a, b, c = Node("a", 1), Node("b", 2), Node("c", 2)
     async with connected(tmp_path, a, b) as (transport, _), started(c, settings(tmp_path / "c")) as copy:
         transport.add("c", f"127.0.0.1:{copy.port}")
-        await eventually(lambda: len(c.met_peers) > 1)  # tried again: no stream was kept
+        await eventually(lambda: len(c.met_peers) > 1)  # retried: no stream stayed open
         transport.send(2, 1, b"for b")
         await eventually(lambda: b.received)
         assert [(peer.name, peer.raft_id) for peer in transport.peers()] == [("b", 2), ("c", 0)]

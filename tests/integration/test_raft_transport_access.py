@@ -1,4 +1,4 @@
-"""Access to a node: only with the cluster's secret and, if required, a certificate."""
+"""Access to a node: only with the cluster secret and, if required, a certificate."""
 
 from __future__ import annotations
 

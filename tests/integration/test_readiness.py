@@ -62,7 +62,7 @@ def health(node: NodeProcess, service: str) -> str:
 
 @contextmanager
 def gateway_of(nodes: list[NodeProcess], directory: Path) -> Iterator[str]:
-    """Runs a gateway in a process of its own for the nodes; gives its URL."""
+    """Runs a standalone gateway for the nodes; yields its URL."""
     ready = directory / "gateway.json"
     command = [
         *(sys.executable, "-m", "codeq_cli.main", "gateway", "--http-host", "127.0.0.1", "--port", "0"),

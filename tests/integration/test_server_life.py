@@ -1,4 +1,4 @@
-"""The life of a server process: starts that fail with one line, readiness, health, kills, and graceful stops."""
+"""The life of a server process: failed starts with one line each, readiness, health, kills, and graceful stops."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ list(stub.Work(sent(), metadata=(("authorization", sys.argv[2]),)))
 
 @pytest.mark.timeout(120)
 def test_stream_of_a_silent_peer_is_closed(server: ServerProcess) -> None:
-    """Goal: half-open streams do not stay. Method: a stopped process answers no ping, though its kernel holds on."""
+    """Goal: half-open streams are closed. Method: a suspended process answers no ping, but its kernel is alive."""
 
     def streams_open() -> int:
         shown = httpx.get(f"{server.http_url}/metrics").text
@@ -274,7 +274,7 @@ def test_memory_provider_loses_its_tasks_with_the_process(tmp_path: Path) -> Non
 def test_failed_commit_leaves_the_outcome_unknown_and_ends_the_process(
     server: ServerProcess, client: httpx.Client
 ) -> None:
-    """Goal: nothing is acknowledged that the disk did not take. Method: its files cannot grow any further."""
+    """Goal: nothing is acknowledged that was not written. Method: the store's files cannot grow any further."""
     acknowledged = [create(client)["id"]]
     resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
     for _ in range(20):
@@ -315,7 +315,7 @@ def test_shutdown_answers_a_waiting_claim_and_ends_within_the_grace_period(
 
 
 def test_shutdown_notifies_a_worker_stream_and_accepts_its_outcome(server: ServerProcess, client: httpx.Client) -> None:
-    """Goal: a worker that holds a task when the server stops can still complete it, and the restarted server knows."""
+    """Goal: a worker can still complete a task while the server stops. Method: the restarted server has its result."""
     task = create(client)
     requests: list[worker_pb.WorkRequest] = [
         worker_pb.WorkRequest(hello=worker_pb.WorkerHello(commands=["PRINT"]), add_credits=1)

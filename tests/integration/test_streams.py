@@ -23,7 +23,7 @@ DEADLINE_SECONDS = 30
 
 
 async def create(server: ServerProcess, command: str, payloads: list[bytes]) -> list[str]:
-    """Creates tasks in frames of at most 500 and 5 MB; returns their ids."""
+    """Creates tasks in frames of at most 500 tasks and 5 MB; returns their ids."""
     frame = min(500, 5_000_000 // len(payloads[0]))
     ids: list[str] = []
     async with grpc.aio.insecure_channel(server.producer_addr) as channel, asyncio.timeout(DEADLINE_SECONDS):
@@ -84,7 +84,7 @@ async def until(server: ServerProcess, command: str, **wanted: int) -> None:
 
 
 async def test_large_credit_grant_delivers_as_many_tasks_in_order(server: ServerProcess) -> None:
-    """More than one response holds: the server goes on by itself, without another message of the client."""
+    """More tasks than one response holds: the server continues without another message from the client."""
     ids = await create(server, "MANY", [b"%d" % n for n in range(7000)])
     async with worker(server, "MANY", add_credits=6500) as stream:
         assert [task.id for task in await take(stream, 6500)] == ids[:6500]
@@ -104,7 +104,7 @@ async def test_tasks_beyond_the_credits_wait_for_more(server: ServerProcess) -> 
 async def test_exhausted_byte_credits_stop_pushes_until_they_are_granted_again(server: ServerProcess) -> None:
     await create(server, "BYTES", [b'"%s"' % (b"x" * 10_000)] * 9)
     async with worker(server, "BYTES", add_credits=100, add_credit_bytes=25_000) as stream:
-        tasks = await take(stream, 3)  # the third is the one that may exceed
+        tasks = await take(stream, 3)  # the third one may exceed the credits
         await until(server, "BYTES", ready=6, claimed=3)
         for _ in range(2):
             await stream.write(pb.WorkRequest(add_credit_bytes=25_000))
@@ -188,7 +188,7 @@ async def test_heartbeats_extend_leases_and_report_lost_ones(server: ServerProce
 
 
 async def test_slow_reader_does_not_grow_the_servers_memory(server: ServerProcess) -> None:
-    """A worker with ample credits reads nothing: tasks that it does not take stay in the store."""
+    """A worker with ample credits reads nothing: tasks that it does not read stay in the store."""
     payload = b'"%s"' % (b"x" * 100_000)
     await create(server, "SLOW", [payload] * 500)
     process = psutil.Process(server.pid)

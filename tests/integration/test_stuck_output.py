@@ -86,7 +86,7 @@ def test_second_signal_ends_the_server_with_stuck_output_at_once(tmp_path: Path,
         waiting.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         server.signal(signal.SIGTERM)
         server.signal(signal.SIGINT)
-        assert server.wait() in {0, 128 + signal.SIGINT, 128 + signal.SIGTERM}  # the signals may come in any order
+        assert server.wait() in {0, 128 + signal.SIGINT, 128 + signal.SIGTERM}  # the signals may arrive in any order
 
 
 def test_server_accepts_tasks_again_after_the_disk_was_full(tmp_path: Path, output: StuckOutput) -> None:

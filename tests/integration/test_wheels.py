@@ -1,6 +1,6 @@
 """The wheels run where they are installed, outside the checkout and without the tools that built them.
 
-The environment finds the wheels' dependencies in that of the tests, so that nothing is downloaded.
+The wheels use the dependencies of the test environment, so that nothing is downloaded.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Random work on a shard that is written, killed and reopened at random; the checker examines every written batch.
 
-Constants of the core are made small, so that pages end, windows overflow and lists are cut within a few tasks.
+Constants of the core are made small, so that pages end, windows overflow and lists are truncated within a few tasks.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ STEPS_MAX = 20_000
 
 @dataclass(slots=True)
 class Disk:
-    """What a member has made durable."""
+    """The durable state of a member."""
 
     conf_state: bytes
     hard_state: tuple[int, int, int] = (0, 0, 0)
@@ -151,10 +151,10 @@ class Member:
 
 
 class Cluster:
-    """Members and what is between them. `post` asks every filter whether a message arrives.
+    """Members and the network between them. `post` asks every filter whether a message arrives.
 
     Founders with a `base` have an empty log behind index 1 and term 1, so that a newcomer starts from a snapshot and
-    never from entries alone, which do not tell who founded the group.
+    never from entries alone, which do not name the founders.
     """
 
     def __init__(
@@ -249,5 +249,5 @@ class Cluster:
         raise AssertionError("nobody leads")
 
     def rows(self) -> list[list[str]]:
-        """What each member has applied."""
+        """The rows that each member has applied."""
         return [member.rows for member in self.members.values()]

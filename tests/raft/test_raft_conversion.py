@@ -1,4 +1,4 @@
-"""A single node's store becomes the first member of a cluster, and a member's store that of a single node."""
+"""A single node's store becomes the first member of a cluster, and a member's store a single node's again."""
 
 from __future__ import annotations
 

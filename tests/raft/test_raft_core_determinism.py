@@ -1,4 +1,4 @@
-"""The same calls give the same bytes: twice in a process, and as written down in scripted_life.txt."""
+"""The same calls give the same bytes: twice in a process, and as recorded in scripted_life.txt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No bytes from the net end the process: not random ones, not random messages, nor those known to panic the crate."""
+"""No bytes from the network end the process: neither random ones, random messages, nor any known to panic the crate."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def entries(draw: st.DrawFn, index: int, term: int) -> list[Any]:
 
 @st.composite
 def messages(draw: st.DrawFn) -> bytes:
-    """A message with the fields of its type near what a small group has, and now and then any field at any value."""
+    """A message whose fields are plausible for a small group; now and then a field has any value."""
     kind = draw(st.sampled_from(TYPES))
     term, index, log_term = draw(st.integers(0, 3)), draw(st.integers(0, 4)), draw(st.sampled_from([1, 1, 1, 0, 2]))
     fields: dict[str, Any] = {"to": SELF, "from_": draw(peer), "term": term, "index": index, "log_term": log_term}

@@ -1,4 +1,4 @@
-"""What is durable and when: restarts, slow disks, and what a node refuses to start from."""
+"""What is durable and when: restarts, slow disks, and states from which a node refuses to start."""
 
 from __future__ import annotations
 

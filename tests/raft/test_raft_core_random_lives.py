@@ -1,4 +1,4 @@
-"""Random lives keep what Raft promises, and no honest message is refused or ends the process."""
+"""Random lives keep Raft's promises, and no valid message is rejected or ends the process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Snapshots: who is offered one, what is sent, and how a follower takes it."""
+"""Snapshots: who is offered one, what is sent, and how a follower installs it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raft_wire import Snapshot, message
 
 
 def lagging(*, offered: bool = True) -> tuple[Cluster, Member, Member]:
-    """Returns a group whose leader 1 has compacted what follower 3 lacks, still cut off."""
+    """Returns a group whose leader 1 has compacted entries that follower 3, still cut off, lacks."""
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     cluster.cut(3)
@@ -140,7 +140,7 @@ def test_failed_snapshot_is_sent_again() -> None:
 
 
 def installing() -> tuple[Cluster, Member, int]:
-    """Returns a follower that was handed a snapshot of index 6 and has not stored it, and the number of its Ready."""
+    """Returns a follower that got a snapshot of index 6 but has not stored it, and the number of its Ready."""
     cluster, _, follower = lagging()
     follower.slow = True
     metadata = {"index": 6, "term": 1, "conf_state": {"voters": [1, 2, 3]}}

@@ -1,4 +1,4 @@
-"""The writer of a process: order of what is written, synced and told, and what a failure leaves."""
+"""The disk writer of a process: the order of writes, syncs and reports, and the effects of a failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk that fails under a member: it stops taking part, and the others go on."""
+"""A member whose disk fails stops taking part; the others continue."""
 
 from __future__ import annotations
 

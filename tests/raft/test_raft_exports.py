@@ -1,4 +1,4 @@
-"""Making snapshots: what is left when it fails or is cancelled."""
+"""Making snapshots: what remains after a failure or a cancellation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_cancelled_snapshot_leaves_no_files_and_lets_the_store_close(tmp_p
     assert await asyncio.to_thread(flushing.wait, 10)
     making.cancel()
     await asyncio.wait([making])
-    store.close()  # refused while RocksDB writes what is in memory
+    store.close()  # refused while RocksDB flushes its memory
     assert list((tmp_path / "snapshots").iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""Who founds a cluster, whose cluster a node joins, and who gives up one for another."""
+"""Who founds a cluster, whose cluster a node joins, and who gives up its own for another."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def clusters(*nodes: MemberNode) -> set[bytes]:
 
 
 def lone(cluster: Cluster, name: str) -> MemberNode:
-    """Returns a node, not started, that founds a cluster by itself."""
+    """Returns a node, not yet started, that founds a cluster by itself."""
     node = cluster.nodes[name] = cluster.node(name, bootstrap=True)
     node.peers = {name: f"{name}:7000"}
     return node

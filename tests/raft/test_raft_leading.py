@@ -1,4 +1,4 @@
-"""Nodes that serve while they lead: stops in the middle of it, and openings that fail."""
+"""Nodes that serve while they lead: stops while serving, and shards that fail to open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clusters of real stores: founding, batches, failover, snapshots, and what may not become a member."""
+"""Clusters of real stores: founding, batches, failover, snapshots, and nodes that must not become members."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ async def test_rejected_proposal_restarts_the_leadership(tmp_path: Path) -> None
         group = leader.member.group
         assert group is not None
         assert leader.log is not None
-        # A transfer to a member that is cut off comes to nothing, and refuses proposals while it lasts.
+        # A transfer to an isolated member fails, and blocks proposals while it lasts.
         other = next(node for node in cluster.nodes.values() if node is not leader)
         cluster.net.cut.add(frozenset((leader.name, other.name)))
         group.leadership.transfer(other.member.row.raft_id)
@@ -247,7 +247,7 @@ async def test_complete_snapshot_on_disk_is_offered_for_installation(tmp_path: P
         snapshot.metadata.index, snapshot.metadata.term = made.index, made.term
         snapshot.metadata.conf_state.ParseFromString(made.conf_state)
         ids = {"to": follower.member.row.raft_id, "from_": leader.member.row.raft_id}
-        # Its report was lost: the leader sends it once more.
+        # The report was lost: the leader sends the snapshot again.
         await follower.member.install(
             GROUP, message("MsgSnapshot", term=made.term, snapshot=snapshot, **ids), made.folder
         )

@@ -1,4 +1,4 @@
-"""Members that are taken in, replaced and come back, and changes that are lost on the way."""
+"""Members that are added, replaced or returning, and changes that are lost on the way."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def change(cluster: Cluster, what: Change, *steps: Step) -> MemberNode:
         assert membership is not None
         try:
             await membership.propose(what, list(steps))
-        except Rejection:  # the leadership went, as it may at any time on a busy machine
+        except Rejection:  # the leadership changed, as it may at any time on a busy machine
             await asyncio.sleep(TICK_SECONDS)
         else:
             return leader
@@ -44,7 +44,7 @@ def invitation(node: MemberNode, replaces: int = 0) -> Change:
 
 
 async def founded(cluster: Cluster) -> tuple[MemberNode, MemberNode]:
-    """Returns leader and a follower of a cluster of three."""
+    """Returns the leader and a follower of a cluster of three."""
     await cluster.voters(3)
     leader = await cluster.leader()
     return leader, next(node for node in cluster.nodes.values() if node is not leader)

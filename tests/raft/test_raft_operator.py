@@ -180,4 +180,4 @@ async def test_member_restored_from_an_old_copy_learns_so_from_the_leader(tmp_pa
         other.start()
         with pytest.raises(Unwelcome, match=f"{other.name} .* its store is an old copy"):
             leader.member.met(other.member.hello(), "")
-        leader.member.met(replace(other.member.hello(), last_index=None), "")  # of a version that does not tell
+        leader.member.met(replace(other.member.hello(), last_index=None), "")  # from a version that does not report it

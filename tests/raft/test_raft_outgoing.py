@@ -1,4 +1,4 @@
-"""Snapshots on their way: which files go, what is kept of the log meanwhile, and when files are removed."""
+"""Outgoing snapshots: which files are sent, how much log is kept meanwhile, and when files are removed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Lagging:
         self.leader: Member
         self.cluster, self.leader, _ = lagging(offered=False)
         self.net, self.removed = Sent(), list[str]()
-        disk: Any = None  # nothing is cut
+        disk: Any = None  # nothing is truncated
         self.log = StoredLog(GroupKeys(GROUP), disk)
         self.outgoing = Outgoing(self.leader.node, self.net, GROUP, 1, self.log)
 

@@ -1,4 +1,4 @@
-"""Waiters for a group's decisions are told once, and correctly."""
+"""Waiters for a group's decisions are notified once, and correctly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def pending() -> Pending:
 
 
 async def told(future: asyncio.Future[None]) -> str:
-    """Returns the outcome that a waiter is told."""
+    """Returns the outcome that is reported to a waiter."""
     try:
         async with asyncio.timeout(5):
             await future

@@ -1,4 +1,4 @@
-"""The log is cut in slices, so that the event loop never waits long for it."""
+"""The log is truncated in slices, so that the event loop never waits long for it."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Conversation(Generic[_Request]):
         return request
 
     async def read_until(self, condition: Callable[[_Request], object]) -> _Request:
-        """The first of the next messages that fits."""
+        """Returns the next message that matches."""
         while not condition(request := await self.read()):
             pass
         return request
@@ -75,7 +75,7 @@ class Conversation(Generic[_Request]):
             await done.wait()
 
     async def abort(self, reason: str, message: str = "as the script says", **about: str) -> None:
-        """Ends the call with a reason of the error table, and what its metadata says."""
+        """Ends the call with a reason of the error table and its metadata."""
         row = reasons.BY_NAME[reason]
         detail = any_pb2.Any()
         detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain=reasons.DOMAIN, metadata=about))

@@ -43,10 +43,10 @@ async def load(addresses: list[str], command: str) -> AsyncIterator[tuple[set[st
     async def work(task: codeq.Task) -> None:
         worked[task.id] += 1
 
-    # What a leader had sent and nobody got comes back when its lease ends.
+    # Tasks that a dead leader had sent in vain return when their leases expire.
     worker = codeq.AsyncWorker(addresses, token=TOKEN, concurrency=64, lease_seconds=10)
     async with codeq.AsyncProducer(addresses[:1], token=TOKEN) as producer, running(worker, work, command):
-        await producer.create(f"{command}-first")  # meets the cluster: its other members are learned
+        await producer.create(f"{command}-first")  # first contact: the client learns the other members
         async with asyncio.TaskGroup() as group:
             for _ in range(8):
                 group.create_task(create(producer))

@@ -88,7 +88,7 @@ def test_records_survive_pickle_and_copy() -> None:
 
 
 class NoZone(tzinfo):
-    """A zone that does not say its offset: a time with it is naive, too."""
+    """A zone without an offset: a time with it is naive, too."""
 
     def utcoffset(self, _: datetime | None) -> None:
         return None

@@ -1,4 +1,4 @@
-"""Forks: clients of a child's own work, the parent's raise one error there, and the parent notices nothing.
+"""Forks: clients created in a child work, inherited ones raise one error, and the parent is unaffected.
 
 With CODEQ_FORK_CHILDREN=60 in the environment of the tests each cell has that many children.
 """

@@ -1,4 +1,4 @@
-"""Choice of a server, and the failures that a call survives: rules without a connection."""
+"""Rules for the choice of a server and for failures that a call survives, tested without a connection."""
 
 from __future__ import annotations
 

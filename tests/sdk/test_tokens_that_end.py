@@ -36,7 +36,7 @@ RENEWALS = 3
 
 
 class Issuer:
-    """Issues tokens that carry their expiry, and validates them after a moment, as one that fetches a key."""
+    """Issues tokens with an expiry, and validates them with a delay, like an issuer whose key is fetched."""
 
     def __init__(self) -> None:
         self.issued = 0

@@ -110,7 +110,7 @@ def test_claim_of_a_command_that_the_token_does_not_allow_is_rejected(limited: S
     refused(answer, 403, "COMMAND_NOT_ALLOWED")
 
 
-def test_id_of_another_tenant_is_not_found(tmp_path: Path) -> None:
+def test_task_id_of_another_tenant_is_not_found(tmp_path: Path) -> None:
     env = {
         **ENVIRONMENT,
         "PRODUCER_AUTH_CONFIG": static("producer", "acme"),
@@ -161,7 +161,7 @@ def test_create_error_names_the_invalid_field(running: ServerProcess, body: dict
     refused(call(running, "GET", "/admin/queues/BAD"), 404, "QUEUE_NOT_FOUND")
 
 
-def test_payload_of_one_mebibyte_is_accepted_and_one_byte_more_rejected(running: ServerProcess) -> None:
+def test_payload_of_one_mebibyte_is_accepted_but_not_one_byte_more(running: ServerProcess) -> None:
     largest = '"' + "x" * ((1 << 20) - 2) + '"'
     headers = {"Content-Type": "application/json"}
     body = '{"command":"BIG","payload":%s}'
@@ -171,14 +171,14 @@ def test_payload_of_one_mebibyte_is_accepted_and_one_byte_more_rejected(running:
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '{"command":"BAD","payload":}', "\xff"])
-def test_malformed_json_is_an_invalid_body(running: ServerProcess, content: str) -> None:
+def test_malformed_json_is_rejected_as_an_invalid_body(running: ServerProcess, content: str) -> None:
     headers = {"Content-Type": "application/json"}
     answer = call(running, "POST", "/tasks", content=content.encode("latin-1"), headers=headers)
     assert answer.status_code == 400
     assert answer.json()["reason"] in {"INVALID_BODY", "INVALID_FIELD"}
 
 
-def test_wrong_content_type_is_an_invalid_body(running: ServerProcess) -> None:
+def test_wrong_content_type_is_rejected_as_an_invalid_body(running: ServerProcess) -> None:
     answer = call(running, "POST", "/tasks", content=b"command=A", headers={"Content-Type": "text/plain"})
     refused(answer, 400, "INVALID_BODY")
 

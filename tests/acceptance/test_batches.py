@@ -116,7 +116,7 @@ def test_only_the_invalid_result_of_a_batch_is_rejected(http: httpx.Client, bad:
         ({"tasks": [GOOD], "idempotencyKey": "k"}, "idempotencyKey"),
     ],
 )
-def test_error_of_the_batch_itself_fails_the_call(http: httpx.Client, body: object, field: str) -> None:
+def test_error_in_the_batch_itself_fails_the_call(http: httpx.Client, body: object, field: str) -> None:
     refused = http.post("/tasks/batch", json=body)
     assert refused.status_code == 400
     assert [detail["field"] for detail in refused.json()["details"]] == [field]

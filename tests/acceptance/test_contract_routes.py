@@ -150,7 +150,7 @@ def test_every_call_for_a_missing_task_returns_404(server: ServerProcess) -> Non
         refused(post(server, f"/tasks/nobody/{what}", {}, SECOND), 404, "TASK_NOT_FOUND")
 
 
-def test_unknown_fields_are_rejected_by_name(server: ServerProcess) -> None:
+def test_error_names_the_unknown_field(server: ServerProcess) -> None:
     task = created(server, "unknown")
     claimed(server, "unknown")
     for what in ("heartbeat", "nack", "abandon", "progress"):
@@ -159,7 +159,7 @@ def test_unknown_fields_are_rejected_by_name(server: ServerProcess) -> None:
         assert "colour" in refused(post(server, path, {"colour": "red"}), 400, "INVALID_FIELD")["error"]
 
 
-def test_admin_queues_show_counters_ordered_by_name(server: ServerProcess) -> None:
+def test_admin_queue_list_shows_counters_ordered_by_name(server: ServerProcess) -> None:
     for command, fields in {"q.b": {}, "q.a": {"delaySeconds": 3600}}.items():
         created(server, command, **fields)
     page, names = {"nextPageToken": ""}, []

@@ -100,7 +100,7 @@ def test_tasks_are_delivered_by_priority_and_then_in_order_of_acceptance(server:
     assert [task["id"] for task in taken["tasks"]] == [*ids[9], *ids[5], *ids[0]]
 
 
-def test_nacked_and_expired_tasks_go_to_the_tail_and_abandoned_ones_keep_their_place(server: ServerProcess) -> None:
+def test_nacked_and_lease_expired_tasks_move_to_the_tail_but_abandoned_ones_stay(server: ServerProcess) -> None:
     nacked, expired, abandoned, last = (created(server, "tail") for _ in range(4))
     for _ in range(3):
         claimed(server, "tail", leaseSeconds=1)

@@ -155,7 +155,7 @@ def test_number_of_output_is_the_value_of_the_key_or_the_last_number(output: str
 
 
 @pytest.mark.parametrize("output", ["", "nothing", '{"other": 3}'])
-def test_output_without_the_number_is_rejected(output: str) -> None:
+def test_output_without_a_number_is_rejected(output: str) -> None:
     with pytest.raises(compare.CompareError):
         compare.number_of(output, "cycles_per_s")
 

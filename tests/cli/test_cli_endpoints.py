@@ -32,7 +32,7 @@ def test_endpoint_that_knows_no_leader_is_skipped(run: Run, recorder: RecordingS
         assert run("--endpoint", both, "task", "create", "A", "--payload", "1").returncode == 0
 
 
-def test_write_whose_outcome_is_unknown_is_not_sent_to_another_endpoint(run: Run, recorder: RecordingServer) -> None:
+def test_write_with_an_unknown_outcome_is_not_sent_to_another_endpoint(run: Run, recorder: RecordingServer) -> None:
     with recording_server() as other:
         other.reply(b'{"error":"unknown","code":"UNAVAILABLE","reason":"OUTCOME_UNKNOWN"}', 503)
         done = run("--endpoint", f"{other.endpoint},{recorder.endpoint}", "task", "create", "A", "--payload", "1")

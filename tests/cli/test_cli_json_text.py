@@ -15,7 +15,7 @@ def test_elements_returns_each_item_as_written() -> None:
 
 
 @pytest.mark.parametrize(("text", "function"), [("{ }", json_text.members), ("[\n]", json_text.elements)])
-def test_empty_container_has_no_items(text: str, function: object) -> None:
+def test_empty_object_or_array_has_no_items(text: str, function: object) -> None:
     assert callable(function)
     assert not function(text)
 

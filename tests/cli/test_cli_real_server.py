@@ -44,7 +44,7 @@ def codeq(run: Run, server: ServerProcess) -> Codeq:
     return Codeq(run, server)
 
 
-def test_task_is_created_claimed_completed_and_read(codeq: Codeq) -> None:
+def test_commands_create_claim_complete_and_read_a_task(codeq: Codeq) -> None:
     created = codeq("task", "create", "ORDER", "--payload", PAYLOAD, "--priority", "5")
     assert f'"payload":{PAYLOAD}' in created.stdout.decode()
     task_id = json.loads(created.stdout)["id"]
@@ -156,7 +156,7 @@ def test_store_check_rejects_a_store_in_use_and_passes_once_the_server_stops(
     assert (summary["pending"], summary["differences"]) == (1, 0)
 
 
-def test_payload_file_of_the_maximum_size_is_accepted_and_one_byte_more_rejected(codeq: Codeq, tmp_path: Path) -> None:
+def test_payload_file_of_maximum_size_is_accepted_but_not_one_byte_more(codeq: Codeq, tmp_path: Path) -> None:
     (tmp_path / "largest.json").write_bytes(b'"' + b"x" * (1024 * 1024 - 2) + b'"')
     (tmp_path / "larger.json").write_bytes(b'"' + b"x" * (1024 * 1024 - 1) + b'"')
     task = codeq.json("task", "create", "A", "--payload", "@largest.json")

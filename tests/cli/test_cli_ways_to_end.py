@@ -30,14 +30,14 @@ TASK = '{"id":"t1"}'
         ("tsk", "no such command 'tsk'; see codeq --help"),
     ],
 )
-def test_wrong_usage_is_explained_in_plain_words(client: Run, args: str, told: str) -> None:
+def test_usage_errors_are_explained_in_plain_words(client: Run, args: str, told: str) -> None:
     assert client(*args.split()).stderr.decode().startswith(f"error: {told}")
 
 
 @pytest.mark.parametrize(
     ("written", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), ("1h30m", 5400), ("1D", 86400), ("0", 0)]
 )
-def test_durations_are_accepted_in_the_usual_notations(
+def test_durations_are_accepted_in_common_notations(
     client: Run, recorder: RecordingServer, written: str, seconds: int
 ) -> None:
     recorder.reply(b"{}")

@@ -87,7 +87,7 @@ async def test_discard_limit_applies_to_each_rejected_body(served: Served, monke
     writer.close()
 
 
-async def test_body_of_unknown_length_is_rejected_at_the_limit(served: Served) -> None:
+async def test_body_of_unknown_length_is_rejected_once_it_exceeds_the_limit(served: Served) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
     piece = b"10000\r\n" + b" " * 65536 + b"\r\n"

@@ -47,7 +47,7 @@ def test_document_declares_bearer_authentication() -> None:
     assert DOCUMENT["components"]["securitySchemes"] == {"bearer": {"type": "http", "scheme": "bearer"}}
 
 
-def test_every_http_rule_is_in_the_document() -> None:
+def test_document_has_every_http_rule() -> None:
     count = 0
     for service in SERVICES:
         for method in service.methods:
@@ -210,7 +210,7 @@ async def test_number_outside_its_integer_type_is_rejected(served: Served, numbe
     assert (answer.status_code, answer.json()["details"][0]["field"]) == (400, "priority")
 
 
-def test_error_texts_use_the_json_names_of_fields() -> None:
+def test_error_messages_use_json_field_names() -> None:
     run_at = SCHEMAS["TaskSpec"]["properties"]["runAt"]["description"]
     assert "delaySeconds" in run_at
     for described in _objects(DOCUMENT):

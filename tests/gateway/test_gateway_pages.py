@@ -56,7 +56,7 @@ def test_durations_are_counted_in_their_buckets() -> None:
     assert registry.get_sample_value("codeq_http_request_seconds_count", {"route": "/r"}) == 4
 
 
-async def test_each_request_has_one_access_line(served: Served) -> None:
+async def test_each_request_is_logged_in_one_access_line(served: Served) -> None:
     await served.http.get("/v1/codeq/tasks/a", headers={"X-Request-Id": "r1"})
     await served.http.get("/healthz", headers={"X-Request-Id": "r2"})
     await served.http.get("/nowhere", headers={"X-Request-Id": "r3"})

@@ -97,7 +97,7 @@ async def test_connection_is_not_read_while_requests_wait(served: Served, monkey
     writer.close()
 
 
-async def test_one_request_at_most_is_read_before_its_turn(served: Served) -> None:
+async def test_at_most_one_request_is_read_before_its_turn(served: Served) -> None:
     served.double.hold = True
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(CLAIM + HEALTH * 5_000 + LAST)

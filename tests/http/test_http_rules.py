@@ -30,7 +30,7 @@ RULES = [
 LAST = FOLLOWER.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 
 
-def test_table_has_each_rule_once() -> None:
+def test_rule_table_has_no_duplicates() -> None:
     names = [rule.name for rule in RULES]
     assert sorted(set(names)) == sorted(names)
     assert len(names) >= 120

@@ -99,7 +99,7 @@ def test_backup_and_restore_never_overwrite_existing_files(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("flags", [[], ["--verify"]])
-def test_verify_rejects_rows_that_contradict_each_other(tmp_path: Path, flags: list[str]) -> None:
+def test_verify_rejects_inconsistent_rows(tmp_path: Path, flags: list[str]) -> None:
     with ServerProcess(tmp_path / "server", flags=flags) as server:
         create(server, 1)
         assert server.stop() == 0

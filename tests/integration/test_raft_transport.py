@@ -95,7 +95,7 @@ async def test_lost_messages_are_reported_at_a_limited_rate(tmp_path: Path) -> N
         assert all(later - earlier > UNREACHABLE_SECONDS / 2 for earlier, later in pairwise(times))
 
 
-async def test_messages_to_a_peer_that_does_not_read_are_dropped_beyond_the_buffer(tmp_path: Path) -> None:
+async def test_messages_to_a_peer_that_stops_reading_are_dropped_beyond_the_buffer(tmp_path: Path) -> None:
     a = Node("a", 1)
     async with started(a, settings(tmp_path)) as transport, _deaf_node() as address:
         transport.add("deaf", address)

@@ -159,7 +159,7 @@ def test_configuration_error_is_one_line_that_names_the_key(tmp_path: Path, env:
 # -- service -----------------------------------------------------------------------------------------------------------
 
 
-def test_health_of_server_and_of_each_service_is_serving(channel: grpc.Channel) -> None:
+def test_health_check_reports_server_and_services_as_serving(channel: grpc.Channel) -> None:
     stub = health_pb2_grpc.HealthStub(channel)
     for service in ("", "codeq.v1.TaskService", "codeq.v1.WorkerService", "codeq.v1.ProducerService"):
         reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
@@ -251,7 +251,7 @@ def test_server_without_streams_serves_rest_only(tmp_path: Path) -> None:
 # -- kills and stops ---------------------------------------------------------------------------------------------------
 
 
-def test_acknowledged_task_survives_kill_and_restart(server: ServerProcess, client: httpx.Client) -> None:
+def test_acknowledged_task_survives_a_kill_and_a_restart(server: ServerProcess, client: httpx.Client) -> None:
     task = create(client)
     before = server.pid
     server.kill()

@@ -121,7 +121,7 @@ def test_failed_startup_ends_the_server_with_stuck_output(tmp_path: Path, output
 
 
 @pytest.mark.parametrize("closing", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_server_started_without_stdout_or_stderr_serves_and_stops(tmp_path: Path, closing: str) -> None:
+def test_server_without_stdout_or_stderr_serves_and_stops(tmp_path: Path, closing: str) -> None:
     with ServerProcess(tmp_path, prefix=("sh", "-c", f'exec "$@" {closing}', "sh")) as server:
         assert set(create(server, 10)) == {202}
         assert server.stop() == 0

@@ -94,7 +94,7 @@ def test_wheels_contain_exactly_the_modules_of_the_checkout(wheels: dict[str, Pa
 
 
 @pytest.mark.usefixtures("_installed")
-def test_installed_server_runs_and_a_task_completes(environment: Path, tmp_path: Path) -> None:
+def test_installed_server_completes_a_task(environment: Path, tmp_path: Path) -> None:
     version = subprocess.run([environment.with_name("codeq"), "--version"], capture_output=True, text=True, check=True)
     assert version.stdout == f"codeq version 0.1.0 ({BUILD})\n"
     with ServerProcess(tmp_path / "server", apart=False) as server:

@@ -197,7 +197,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("kind", "fields", "fault"), REFUSED)
-def test_message_that_no_correct_peer_sends_is_rejected_and_changes_nothing(
+def test_message_that_no_correct_peer_would_send_is_rejected_and_changes_nothing(
     kind: str, fields: dict[str, Any], fault: str
 ) -> None:
     node = follower()

@@ -40,7 +40,7 @@ def test_client_drives_a_task_through_its_lifecycle(shared_server: ServerProcess
         assert client.claim(["client-life"]) == []
 
 
-def test_client_fails_a_task_and_reads_queues_and_server(shared_server: ServerProcess) -> None:
+def test_client_fails_a_task_and_reads_queue_and_server_state(shared_server: ServerProcess) -> None:
     with codeq.Client(shared_server.worker_addr, token=DEV_TOKEN) as client:
         tasks = client.create_batch([codeq.NewTask("client-fail", n, delay=3600 if n else None) for n in range(3)])
         assert [task.status for task in tasks if isinstance(task, codeq.Task)] == ["PENDING", "SCHEDULED", "SCHEDULED"]

@@ -94,7 +94,7 @@ async def test_task_is_created_and_processed_and_its_result_read_asynchronously(
     await asyncio.wait_for(run, 20)
 
 
-def test_outcomes_other_than_completed_take_effect(shared_server: ServerProcess) -> None:
+def test_worker_can_return_every_other_outcome(shared_server: ServerProcess) -> None:
     attempts: Counter[str] = Counter()
 
     def handle(task: codeq.Task) -> object:
@@ -145,7 +145,7 @@ def test_failed_handler_is_retried_after_the_servers_backoff(shared_server: Serv
     assert task.status in {"SCHEDULED", "PENDING"}
 
 
-def test_bad_item_of_a_batch_affects_no_other_item(shared_server: ServerProcess) -> None:
+def test_invalid_batch_item_affects_no_other_item(shared_server: ServerProcess) -> None:
     with codeq.Producer(shared_server.producer_addr, token=DEV_TOKEN) as producer:
         results = producer.create_batch(
             [

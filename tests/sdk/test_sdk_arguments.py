@@ -56,7 +56,7 @@ async def test_invalid_call_timeout_is_rejected_before_anything_is_sent(seconds:
 
 
 @pytest.mark.parametrize("wait", [math.inf, math.nan, -1, 2**31, "1"])
-async def test_invalid_wait_is_an_invalid_field(wait: Any) -> None:
+async def test_invalid_wait_raises_invalid_field(wait: Any) -> None:
     with codeq.Client(NOWHERE, timeout_seconds=1) as client:
         for call in (lambda: client.result("t", wait=wait), lambda: client.claim(wait=wait)):
             with pytest.raises(codeq.InvalidField) as caught:
@@ -139,7 +139,7 @@ def test_value_that_is_not_a_list_of_strings_is_rejected(wrong: Any) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["\ud800", 5])
-def test_name_that_cannot_be_sent_is_an_invalid_field(wrong: Any) -> None:
+def test_name_that_cannot_be_sent_raises_invalid_field(wrong: Any) -> None:
     with codeq.Client(NOWHERE, timeout_seconds=1) as client:
         by_id = (client.get, client.explain, client.redrive, client.cancel, client.result, client.heartbeat)
         by_command = (client.queue, client.pause_queue, client.resume_queue, client.purge_queue, client.dead_letters)

@@ -166,13 +166,13 @@ def silent_address() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("whenever", WHENEVER)
-def test_call_works_whenever_it_is_made(whenever: str, shared_server: ServerProcess) -> None:
+def test_call_succeeds_even_during_exit_and_in_signal_handlers(whenever: str, shared_server: ServerProcess) -> None:
     assert run(whenever, shared_server.producer_addr, up=True) == ["done", "done"]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "silent"])
 @pytest.mark.parametrize("whenever", [name for name in WHENEVER if name != "a thread that is left alone"])
-def test_call_without_a_server_ends_within_its_timeout_whenever_it_is_made(
+def test_call_without_a_server_respects_its_timeout_even_during_exit(
     whenever: str, address: str, silent_address: str
 ) -> None:
     create, other = run(whenever, silent_address if address == "silent" else address, up=False)

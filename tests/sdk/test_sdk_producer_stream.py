@@ -27,7 +27,7 @@ async def accept_one_by_one(stream: Produce) -> None:
         await stream.write(ack(frame))
 
 
-async def test_create_returns_the_id_of_the_ack() -> None:
+async def test_create_returns_the_id_from_the_ack() -> None:
     async def script(stream: Produce) -> None:
         await welcome_producer(stream)
         frame = await stream.read()
@@ -150,7 +150,7 @@ async def test_unanswered_keyed_create_ends_at_its_deadline_with_an_unknown_outc
 @pytest.mark.parametrize(
     "second", [codeq.Closed("closed"), codeq.Unauthenticated("no"), codeq.DeadlineExceeded("late")]
 )
-def test_reply_without_an_answer_to_a_keyed_create_leaves_its_outcome_unknown(second: codeq.CodeqError) -> None:
+def test_failed_retry_of_a_keyed_create_leaves_its_outcome_unknown(second: codeq.CodeqError) -> None:
     attempts = Attempts([(b"t", True)])
     lost = codeq.OutcomeUnknown("lost")
     attempts.note([lost], may_repeat=True)

@@ -137,7 +137,7 @@ def test_stream_to_a_single_server_reconnects_with_growing_delays() -> None:
     assert reconnects.delay_after(errors.Unavailable("u"), "a:1", leader="", is_stable=True) == 0.2
 
 
-def test_stream_follows_the_leader_in_its_notice_or_rejection_at_once() -> None:
+def test_stream_follows_the_leader_named_in_a_notice_or_rejection_at_once() -> None:
     servers = Servers(["a:1"])
     reconnects = Reconnects("worker", servers, Backoff())
     broken = errors.Unavailable("u", retry_after=1.0)

@@ -31,7 +31,7 @@ async def run_until(server: ScriptedServer, streams: int, act: Callable[[], None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_one_signal_drains_every_worker_of_the_loop_and_the_next_runs_too(number: signal.Signals) -> None:
+async def test_one_signal_drains_every_worker_of_the_loop_and_later_runs_still_work(number: signal.Signals) -> None:
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     async with ScriptedServer(answer_after_welcome) as server:
         await run_until(server, 2, lambda: signal.raise_signal(number))

@@ -128,7 +128,7 @@ def test_backoff_limit_doubles_up_to_its_maximum() -> None:
     assert Backoff(random=lambda: 0.0).delay(5) == 0.0
 
 
-def test_every_reason_has_an_error_class_of_its_kind() -> None:
+def test_every_reason_maps_to_an_error_class() -> None:
     by_family: dict[str, type[codeq.CodeqError] | tuple[type[codeq.CodeqError], ...]] = {
         "INVALID_ARGUMENT": codeq.InvalidRequest,
         "UNAUTHENTICATED": codeq.Unauthenticated,

@@ -158,7 +158,7 @@ async def test_run_returns_at_once_after_an_earlier_stop() -> None:
     await asyncio.wait_for(worker.run(lambda _: None), 5)
 
 
-async def test_stop_of_a_worker_without_a_server_returns() -> None:
+async def test_stop_returns_even_if_no_server_is_reachable() -> None:
     worker = codeq.AsyncWorker("127.0.0.1:1")
     run = asyncio.create_task(worker.run(lambda _: None, handle_signals=False))
     await asyncio.sleep(0)

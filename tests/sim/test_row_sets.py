@@ -313,7 +313,7 @@ def test_opening_a_store_drops_sets_that_are_not_current(home: Home, tmp_path: P
     store.close()
 
 
-def test_drop_rows_makes_them_unusable(home: Home, tmp_path: Path) -> None:
+def test_dropped_rows_cannot_be_switched_to(home: Home, tmp_path: Path) -> None:
     store = home.open()
     store.write(OLD)
     name = store.import_rows(exported(home, tmp_path, NEW))

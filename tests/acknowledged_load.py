@@ -58,7 +58,7 @@ async def produce(address: str, ledger: Ledger) -> None:
 
 
 async def work(address: str, ledger: Ledger) -> None:
-    """Completes tasks over a bare stream, because the SDK does not tell which outcomes were acknowledged."""
+    """Completes tasks over a bare stream, because the SDK does not report which outcomes were acknowledged."""
     while True:
         sent: list[str] = []
         settled = 0

@@ -158,7 +158,7 @@ class ClusterProcess:
         return {name: getattr(node, kind) for name, node in self.nodes.items()}
 
     def add(self, name: str, *, peers: Mapping[str, str] | None = None) -> NodeProcess:
-        """Prepares one more node with an empty disk; it must still be added to the cluster.
+        """Prepares one more node with an empty disk; the cluster must still add it as a member.
 
         Args:
             name: Its name.
@@ -194,7 +194,7 @@ class ClusterProcess:
         wanted = set(self.nodes) if names is None else names
         deadline = time.monotonic() + VOTE_SECONDS_MAX
         while True:
-            with suppress(Refused):  # a leader knows that there is no such task
+            with suppress(Refused):  # only a leader can say that the task does not exist
                 await client.call("tasks", "GetTask", GetTaskRequest(task_id="none"), again=True, seconds=60)
             answer, _ = await client.call("cluster", "GetRaftStatus", GetRaftStatusRequest(), again=True)
             (group,) = answer.status.groups or [RaftGroup()]

@@ -155,7 +155,7 @@ class Crowd(KillLeader):
             await run.well()
             newcomer = Follower(list(run.cluster.addresses("grpc_addr").values()), TOKEN)
             async with asyncio.timeout(ENTRY_SECONDS), newcomer:
-                with suppress(Refused):  # a leader knows that there is no such task
+                with suppress(Refused):  # only a leader can say that the task does not exist
                     await newcomer.call("tasks", "GetTask", task_pb.GetTaskRequest(task_id="none"), again=True)
             for node in run.cluster.nodes.values():
                 assert node.is_running, node.log
@@ -269,7 +269,7 @@ class Partition(Fault):
 
     @asynccontextmanager
     async def cut(self, lost: Cut) -> AsyncIterator[None]:
-        """Drops messages between nodes during the context."""
+        """Drops messages between nodes inside the `with` block."""
         self.links.set(lost)
         yield
         self.links.set()

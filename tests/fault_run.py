@@ -41,7 +41,7 @@ class Verdict:
     Attributes:
         acknowledged: Tasks whose create was acknowledged.
         ended: Tasks whose end was acknowledged.
-        missing: Acknowledged tasks that are gone, or in a state that contradicts what clients were told.
+        missing: Acknowledged tasks that are gone, or whose state contradicts an acknowledgment.
         doubled: Tasks that exist or ended twice.
         problems: Every broken promise, in words.
         counts: Other counts.
@@ -108,7 +108,7 @@ class Run:
     async def leader(self) -> str:
         """Returns the name of the node that leads."""
         names = {address: name for name, address in self.cluster.addresses("grpc_addr").items()}
-        with suppress(Refused):  # a leader knows that there is no such task
+        with suppress(Refused):  # only a leader can say that the task does not exist
             await self.load.client.call("tasks", "GetTask", pb.GetTaskRequest(task_id="none"), again=True, seconds=60)
         return names[self.load.client.leader]
 

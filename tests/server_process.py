@@ -1,6 +1,6 @@
 """A real server in a process of its own, for tests that start, kill and restart it.
 
-With SERVED_APART=1 in the environment of the tests every server is two processes: `codeq server`, and `codeq gateway`
+With SERVED_APART=1 in the environment of the tests, every server is two processes: `codeq server`, and `codeq gateway`
 for REST. Both are started, killed and stopped together; a test that targets the server alone uses its pid.
 """
 

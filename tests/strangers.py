@@ -37,7 +37,7 @@ class Strangers:
         self._sockets: list[socket.socket] = []
 
     async def come(self) -> None:
-        """Opens them all, as fast as the machine can."""
+        """Opens all connections, as fast as the machine can."""
         for number in range(self._count):
             for port in self._ports:
                 stranger = socket.socket()
@@ -59,7 +59,7 @@ class Strangers:
         return sum(map(_is_open, self._sockets))
 
     def leave(self) -> None:
-        """Closes them all."""
+        """Closes all connections."""
         for stranger in self._sockets:
             stranger.close()
 

@@ -16,7 +16,7 @@ class StuckOutput:
 
     Attributes:
         fd: File descriptor for a server's stdout and stderr.
-        reader: What reads from it; None: nothing can.
+        reader: Object that can read the output; None: it cannot be read.
     """
 
     fd: int

@@ -1,4 +1,4 @@
-"""Links between nodes that can be cut and slowed down: a process of its own that carries TCP from node to node.
+"""Links between nodes that can be cut and slowed down: a separate process that carries TCP from node to node.
 
     tests/tcp_links.py node-1 node-2 127.0.0.1:7001 node-2 node-1 127.0.0.1:7002 ...
 

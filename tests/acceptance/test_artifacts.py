@@ -33,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def client(server: ServerProcess) -> Iterator[codeq.Client]:
-    """A client of that server."""
+    """A client of the server."""
     with codeq.Client(server.producer_addr, token=DEV_TOKEN) as opened:
         yield opened
 
@@ -165,7 +165,7 @@ def test_worker_sends_artifacts_with_its_outcome(server: ServerProcess, client: 
         thread.join(SECONDS_MAX)
 
 
-# -- refusals leave nothing behind --------------------------------------------------------------------------------
+# -- rejections leave nothing behind --------------------------------------------------------------------------------
 
 
 def test_rejected_result_leaves_no_file(server: ServerProcess, client: codeq.Client) -> None:

@@ -1,4 +1,4 @@
-"""Artifacts on a cluster node: contents are not replicated, so they are rejected; URLs are kept."""
+"""Artifacts on a cluster node: contents are rejected because they are not replicated; URLs are stored."""
 
 from __future__ import annotations
 

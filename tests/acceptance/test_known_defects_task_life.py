@@ -1,4 +1,4 @@
-"""The life of a task when calls race, repeat or come late; settings that must work or be rejected."""
+"""The life of a task when calls race, repeat or arrive late; settings that must work or be rejected."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def client(server: ServerProcess) -> Iterator[codeq.Client]:
-    """A client of that server."""
+    """A client of the server."""
     with codeq.Client(server.producer_addr, token=DEV_TOKEN) as opened:
         yield opened
 

@@ -18,7 +18,7 @@ END_SECONDS_MAX = 60.0
 
 
 class WriteFails(Fault):
-    """Writes of the leader fail: a limit on file sizes stands for a full disk."""
+    """The leader's writes fail: a file size limit simulates a full disk."""
 
     name = "write-fails"
     fill = 2000

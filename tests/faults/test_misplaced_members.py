@@ -1,4 +1,4 @@
-"""Misplaced volumes, removed members and orders that must be rejected: what nodes do and log."""
+"""Misplaced volumes, removed members and invalid membership changes: what nodes do and log."""
 
 from __future__ import annotations
 

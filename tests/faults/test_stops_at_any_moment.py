@@ -32,7 +32,7 @@ PAYLOAD = b'"' + b"x" * 100_000 + b'"'
 
 
 def moments() -> Iterator[float]:
-    """Yields moments over the whole span, a multiple of STEP_SECONDS apart."""
+    """Yields moments over the whole span at multiples of STEP_SECONDS."""
     steps = int(SPAN_SECONDS / STEP_SECONDS)
     every = max(1, steps // STOPS)
     for step in range(0, steps, every):
@@ -41,7 +41,7 @@ def moments() -> Iterator[float]:
 
 async def stop_after(node: NodeProcess, seconds: float) -> None:
     """Lets a started node run for a moment, stops it, and judges how it ended."""
-    await asyncio.sleep(seconds)  # the moment is what is tested
+    await asyncio.sleep(seconds)  # the moment is under test
     await asyncio.to_thread(ended_in_order, node)
 
 

@@ -76,7 +76,7 @@ def make(name: str) -> None:
 
 
 def _without_traces(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Leaves out what RocksDB records about the machine but does not need."""
+    """Leaves out records of the machine that RocksDB does not need."""
     name = Path(member.name).name
     if name.startswith(("LOG", "LOCK", "OPTIONS")):
         return None

@@ -1,6 +1,6 @@
-"""A Debian root file system with Python, as the base of the image where no registry can be reached.
+"""A Debian root file system with Python, as the base of the image if no registry can be reached.
 
-It takes a minute to make, so it is kept as a tar file in the user's cache. It is not the published base: its Python is
+Making it takes a minute, so a tar file of it stays in the user's cache. It is not the published base: its Python is
 Debian's, at another path.
 """
 

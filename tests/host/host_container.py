@@ -28,7 +28,7 @@ PROGRAM = "/app/venv/bin/codeq"
 
 
 class Images:
-    """Images and containers that are kept in one folder."""
+    """Images and containers that are stored in one folder."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -123,7 +123,7 @@ class Container:
         return code
 
     def run(self, *command: str) -> str:
-        """Runs a command in the container, beside the server, and returns what it wrote to stdout."""
+        """Runs a command in the container, beside the server, and returns its stdout."""
         return self._images.buildah("run", *self._options, self._name, "--", *command)
 
     def close(self) -> None:

@@ -151,7 +151,7 @@ class NetBridge(InNamespaces, Bridge):
 
 
 class NetLoss(InNamespaces):
-    """Between nodes 5 % of the packets are lost, also while a leader is killed."""
+    """Packets between nodes are lost at a rate of 5 %, even while a leader is killed."""
 
     name = "net-loss-5"
     rounds = 10
@@ -329,7 +329,7 @@ class DiskFull(Fault):
 
 
 class ClockJump(Preloaded):
-    """The clock of one node is an hour ahead or behind for a while, and it may come to lead."""
+    """The clock of one node is an hour ahead or behind for a while; that node may become the leader."""
 
     name = "clock-1-h"
     clocks_agree = False

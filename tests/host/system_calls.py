@@ -36,7 +36,7 @@ class Moment:
         thread: Thread that called.
         name: Name of the call.
         text: Arguments known at this moment, with the paths of files; data are truncated.
-        result: What the call returned; None at its beginning.
+        result: Return value of the call; None at its beginning.
     """
 
     thread: int

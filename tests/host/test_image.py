@@ -64,7 +64,7 @@ def container(images: Images, tmp_path: Path) -> Iterator[Container]:
 
 
 def shell(script: str, container: Container, **variables: str) -> str:
-    """Runs a script against the container's port and returns what it printed."""
+    """Runs a script against the container's port and returns its output."""
     assignments = "".join(f"{name}={value}\n" for name, value in variables.items())
     text = assignments + script.replace("localhost:8080", f"localhost:{container.port}")
     return run("bash", "-euo", "pipefail", "-c", text).strip()

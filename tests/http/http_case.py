@@ -25,7 +25,7 @@ class Rule:
     Attributes:
         section: Section of the RFC.
         name: Summary of the rule.
-        sent: What the client sends.
+        sent: Bytes that the client sends.
         statuses: Statuses of the replies.
         closes: Whether the connection then ends, so that later requests are not served.
         shows: Headers of the last reply; None: the header is absent.

@@ -33,7 +33,7 @@ def log_of(store: Path) -> Path:
 
 @pytest.mark.parametrize("tail", [b"\x07torn record", bytes(4000)], ids=["torn", "zeros"])
 async def test_store_with_a_torn_log_opens_with_everything_acknowledged(tmp_path: Path, tail: bytes) -> None:
-    """An unacknowledged write leaves such remains after a power cut."""
+    """A power cut during an unacknowledged write leaves a torn log."""
     ledger = Ledger()
     with ServerProcess(tmp_path / "server") as server:
         await create_some(server, ledger)
@@ -71,7 +71,7 @@ async def test_flipped_bit_in_acknowledged_rows_prevents_startup(tmp_path: Path)
 
 
 async def test_failed_write_ends_the_server_and_loses_nothing_acknowledged(tmp_path: Path) -> None:
-    """A limit on file sizes stands for a full disk."""
+    """A file size limit simulates a full disk."""
     ledger = Ledger(10_000)
     with ServerProcess(tmp_path / "server") as server:
         await create_some(server, ledger)

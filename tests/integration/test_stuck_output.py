@@ -65,7 +65,7 @@ def test_lost_lines_are_counted(tmp_path: Path, apart: bool) -> None:
 
 
 def test_lost_lines_are_reported_once_output_can_be_written_again(tmp_path: Path) -> None:
-    """A limit on file sizes stands for a full disk; the store is not affected."""
+    """A file size limit simulates a full disk; the store is not affected."""
     with ServerProcess(tmp_path, env={"PERSISTENCE_PROVIDER": "memory"}) as server:
         written = server.log_path.stat().st_size
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (written, resource.RLIM_INFINITY))

@@ -33,7 +33,7 @@ class Expiries(Homes):
     """Part of the state machine that drives core and model: expiry."""
 
     def expire(self, now: Now, *, more: bool) -> None:
-        """Applies to the model what a call of the timers did to tasks past their expiry time."""
+        """Applies to the model the effects of a timer call on tasks past their expiry time."""
         for task in expiring(self.model):
             home = self.homes[task.tenant, task.task_id]
             if task.expire > now.wall_ms:

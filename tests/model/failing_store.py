@@ -1,4 +1,4 @@
-"""A store whose n-th change fails, and that knows what would survive a power cut."""
+"""A store whose n-th change fails, and that tracks which rows would survive a power cut."""
 
 from __future__ import annotations
 

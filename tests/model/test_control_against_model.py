@@ -20,7 +20,7 @@ EXAMPLES_LEAST = 400
 
 @dataclass
 class PurgedModel(Model):
-    """Also tracks what purges will end."""
+    """Also tracks the tasks that purges will end."""
 
     purging: set[tuple[str, str]] = field(default_factory=set)
     """Tenants and commands of queues."""

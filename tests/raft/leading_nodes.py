@@ -71,7 +71,7 @@ class LeadingNode(MemberNode):
 
 
 class LeadingCluster(Cluster):
-    """A cluster of such members."""
+    """A cluster of LeadingNode members."""
 
     def __init__(self, folder: Path, names: str = "abc") -> None:
         super().__init__(folder, names)

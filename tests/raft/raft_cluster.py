@@ -139,7 +139,7 @@ class Member:
         self.waiting.clear()
 
     def offer(self) -> None:
-        """Offers a snapshot of what is applied."""
+        """Offers a snapshot of the applied state."""
         data = json.dumps(self.rows).encode()
         self.node.offer_snapshot(self.applied, self.node.term_of(self.applied), self.conf_state, data)
 
@@ -193,7 +193,7 @@ class Cluster:
                 self.members[sender].node.report_snapshot(to, False)
 
     def cut(self, *ids: int) -> None:
-        """Separates these from the others."""
+        """Separates these members from the others."""
         side = set(ids)
         self.filters.append(lambda sender, to, _: (sender in side) == (to in side))
 
@@ -222,7 +222,7 @@ class Cluster:
         raise AssertionError("the group does not come to rest")
 
     def tick(self, count: int = 1, *ids: int) -> None:
-        """Lets time pass for all, or for these."""
+        """Lets time pass for all members, or for these."""
         for _ in range(count):
             for raft_id in ids or tuple(self.members):
                 if self.members[raft_id].up:

@@ -1,4 +1,4 @@
-"""The messages of Raft as Python protobuf classes, so that tests can read and forge what nodes exchange."""
+"""The messages of Raft as Python protobuf classes, so that tests can read and forge the messages between nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Elections: who may lead, when, and what keeps a leader from being disturbed."""
+"""Elections: who may lead, when, and what protects a leader from disturbance."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ KEY = LOG_PREFIX + b"k"
 
 
 class Life:
-    """A disk over a store that records what is done to it and what is reported."""
+    """A disk over a store that records every operation and every report."""
 
     def __init__(self, path: Path) -> None:
         self.store = RocksStore(path, fsync=True, log=True)

@@ -1,4 +1,4 @@
-"""Members that are added, replaced or returning, and changes that are lost on the way."""
+"""Members that are added, replaced or returning, and membership changes that are lost."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ async def test_leader_removed_by_the_others_stops_serving(tmp_path: Path) -> Non
         leader, _ = await founded(cluster)
         raft_id = leader.member.row.raft_id
         assert leader.member.membership is not None
-        with suppress(Rejection):  # a former leader cannot tell the outcome
+        with suppress(Rejection):  # a former leader does not know the outcome
             await leader.member.membership.propose(Change(removed=[raft_id]), [("remove", raft_id)])
         await cluster.until(lambda: not leader.term)
         other = await cluster.leader(beside=leader)

@@ -1,4 +1,4 @@
-"""A process with clients in some state, which forks children in some way, then carries on, closes its clients or exits.
+"""A process with clients in a given state that forks children, then carries on, closes its clients or exits.
 
 Usage: forking.py DIRECTORY PRODUCER_ADDRESS WORKER_ADDRESS TOKEN STATE WAY THEN CHILDREN
 
@@ -161,7 +161,7 @@ def start(way: str, place: Place, number: int, parent: Parent) -> Callable[[], o
 
 
 def child(place: Place, number: int, inherited: list[Any] | None = None) -> None:
-    """Works with clients of its own, or with those of the parent."""
+    """Works with new clients, or with the parent's clients."""
     deadline = time.monotonic() + GATE_SECONDS_MAX
     while not (Path(place.directory) / "go").exists():
         assert time.monotonic() < deadline, "nobody opened the gate"

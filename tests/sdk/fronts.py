@@ -170,7 +170,7 @@ def _metadata(context: Any) -> tuple[tuple[str, str], ...]:
 async def _up(context: Any, call: Any) -> None:
     while (message := await context.read()) is not grpc.aio.EOF:
         await call.write(message)
-    # Reading ends in the same way when the call broke; a write is cancelled then, and nothing is given back.
+    # Reading also ends when the call breaks; the write is then cancelled, and no task is given back.
     await context.write(b"")
     await call.done_writing()
 

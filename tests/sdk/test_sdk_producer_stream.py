@@ -247,7 +247,7 @@ async def test_stream_whose_token_expires_is_reopened_with_a_fresh_one() -> None
     ):
         try:
             task_id = await producer.create("X", 1)
-        except codeq.OutcomeUnknown:  # it was on its way when the token ended
+        except codeq.OutcomeUnknown:  # it was in flight when the token expired
             task_id = await producer.create("X", 1)
         assert task_id == "1"
         assert server.streams == 2

@@ -166,7 +166,7 @@ class Audit:
         for key, value in sorted(rows.items()):
             table.setdefault(key[:1], []).append((key, value))
         made: Counter[bytes] = Counter()
-        for key, value in sorted(table.get(b"t", ()), key=lambda row: row[1] is not None):  # a name may come again
+        for key, value in sorted(table.get(b"t", ()), key=lambda row: row[1] is not None):  # a name may be used again
             self._home(key, value, tick.wall_ms, made)
         for payload, often in made.items():
             together = {made[other] for other in self.asked[payload].group} | {often}
@@ -469,7 +469,7 @@ class Audit:
             known.told, known.told_at = (token, status, result), self._next()
 
     def cancelled(self, tenant: str, task: task_pb2.Task) -> None:
-        """Records that a producer was told that a task is cancelled."""
+        """Records that a producer got the confirmation of a cancel."""
         self.count("cancelled")
         known = self._known(tenant, task, "cancelled")
         task_id = known.task_id

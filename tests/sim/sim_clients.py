@@ -75,7 +75,7 @@ class World:
         self.audit.created(tenant, task_id, spec.payload)
 
     def refused(self, tenant: str, spec: task_pb2.TaskSpec, reason: Reason) -> None:
-        """Records that a task was rejected, which can have only one reason."""
+        """Records that a task was rejected, for which there is only one valid reason."""
         name = self.audit.asked[spec.payload].name
         self.audit.demand(name and reason is TAKEN[name[0]], f"a task named {name} is rejected: {reason}")
         assert name is not None
@@ -234,7 +234,7 @@ async def resume_all(world: World) -> None:
                 continue
             except Rejection as refusal:
                 if not retryable(refusal):
-                    world.paused.discard((holder, command))  # there is no such queue
+                    world.paused.discard((holder, command))  # the queue does not exist
 
 
 async def _list(world: World, holder: str) -> None:

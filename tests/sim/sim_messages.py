@@ -1,4 +1,4 @@
-"""Extracts from messages what the judge of a run needs: tasks that are requested, delivered or shown."""
+"""Extracts from messages the tasks that the judge of a run needs: those requested, delivered or shown."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Home(Protocol):
         ...
 
     def after(self, *, power: bool) -> Home:
-        """Returns what would be left now after a kill or a power cut."""
+        """Returns the state that a kill or a power cut would leave now."""
         ...
 
     def export(self, checkpoint: Path, folder: Path) -> None:

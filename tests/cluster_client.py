@@ -14,7 +14,7 @@ from codeq.v1 import cluster_service_pb2_grpc, queue_service_pb2_grpc, task_serv
 from google.rpc import error_details_pb2, status_pb2
 
 ATTEMPT_SECONDS: Final = 1.5
-"""Time that one node has to answer; a node that is stopped or cut off does not."""
+"""Time that one node has to answer; a paused or isolated node never does."""
 PAUSE_SECONDS: Final = 0.03
 CHANNEL_OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -24,7 +24,7 @@ CHANNEL_OPTIONS: Final = (
 )
 _STATUS_KEY: Final = "grpc-status-details-bin"
 _DONE_NOTHING: Final = frozenset({"NOT_LEADER", "DRAINING", "SERVER_UNREACHABLE"})
-"""Reasons that guarantee that nothing was done."""
+"""Reasons that guarantee that the call had no effect."""
 _ELSEWHERE: Final = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 )

@@ -12,7 +12,7 @@ from typing import Final
 COMMANDS: Final = ("FAULTS.A", "FAULTS.B")
 LEASE_SECONDS: Final = 2
 SLACK_SECONDS: Final = 0.005
-"""Rounding of times on the wire."""
+"""Rounding error of times on the wire."""
 PROBLEMS_MAX: Final = 50
 DOES: Final = {
     "plain": 36,
@@ -28,7 +28,7 @@ DOES: Final = {
 }
 """Kinds of tasks and how often each is made."""
 ENDS_AS: Final = {"fail": "FAILED", "dead": "DLQ"}
-"""How a task of a kind ends; any other is completed."""
+"""Outcome of each kind of task; all other kinds are completed."""
 
 
 @dataclass(slots=True)

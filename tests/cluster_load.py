@@ -23,9 +23,9 @@ PRODUCERS: Final = 12
 STREAMS: Final = 2
 CREDITS: Final = 64
 PAUSE_SECONDS: Final = 0.03
-"""Pause of a producer after a create, so that the machine is busy with the cluster and not with its clients."""
+"""Pause of a producer after each create, so that the cluster, not its clients, keeps the machine busy."""
 SILENCE_SECONDS: Final = 1.5
-"""A stream on which nothing comes for this long is given up: its node may be stopped, or cut off."""
+"""A stream that receives nothing for this long is abandoned: its node may be paused or isolated."""
 ATTEMPTS_MAX: Final = 1000
 HOLD_SECONDS: Final = 1.5 * LEASE_SECONDS
 BATCH_TASKS: Final = 4

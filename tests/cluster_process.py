@@ -103,7 +103,7 @@ class NodeProcess(ServerProcess):
 
 
 Place = Callable[[str], Mapping[str, object]]
-"""Further arguments of NodeProcess for the node of a name."""
+"""Returns further arguments of NodeProcess for the node with a name."""
 
 
 class ClusterProcess:

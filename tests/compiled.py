@@ -16,7 +16,7 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 COPY: Final = ROOT / "build" / "compiled-checkout"
 PACKAGES: Final = {"codeq_server": "server", "codeq_gateway": "gateway"}
-"""Folder in the checkout of each package that has extensions."""
+"""Folder of each package with extensions, in the checkout."""
 PATHS: Final = ("sdks/python/src", "gateway", "server", "cli")
 SHARED: Final = (".venv", ".tools", "sdks/ts/node_modules", "tests/clients/node/node_modules")
 

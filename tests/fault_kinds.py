@@ -22,13 +22,13 @@ from strangers import HTTP2, LIMITED, strangers
 from tcp_links import Links
 
 AGAIN_SECONDS_MAX = 60.0
-"""Time within which another node must serve, or a change of members must be complete."""
+"""Time within which another node must serve, or a membership change must be complete."""
 
 CROWD = 1000
 """Connections of strangers at each port."""
 
 ENTRY_SECONDS = 5.0
-"""Time within which a client with a token is served, regardless of strangers."""
+"""Time within which a client with a token must be served despite strangers."""
 
 
 @dataclass(slots=True)
@@ -240,7 +240,7 @@ class Partition(Fault):
     """Some nodes cannot hear each other for a few seconds; clients reach all of them throughout."""
 
     elsewhere = False
-    """Whether another node than the leader must serve meanwhile."""
+    """Whether a node other than the leader must serve meanwhile."""
 
     def cluster(self, directory: Path) -> ClusterProcess:
         cluster = ClusterProcess(directory)

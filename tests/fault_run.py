@@ -25,7 +25,7 @@ from codeq_server.storage.reading import open_stored
 from server_process import LOG_TAIL_CHARS
 
 PROGRESS_SECONDS_MAX: Final = 60.0
-"""Time within which a healed cluster must acknowledge something; generous, for the machine may be busy."""
+"""Time within which a healed cluster must acknowledge a call; generous, because the machine may be busy."""
 DRAIN_SECONDS_MAX: Final = 180.0
 SAME_SECONDS_MAX: Final = 60.0
 POLL_SECONDS: Final = 0.05

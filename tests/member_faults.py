@@ -19,11 +19,11 @@ from fault_run import POLL_SECONDS, Run
 from server_process import LOG_TAIL_CHARS
 
 LAG_TASKS = 4000
-"""Tasks of Lagging.fill and their results that make the log longer than it is kept for a member that is away."""
+"""Number of tasks of Lagging.fill that make the log longer than the part kept for an absent member."""
 CHANGE_SECONDS = 20.0
-"""Time allowed for the leader to make a change of members."""
+"""Time allowed for the leader to make a membership change."""
 FOR_NOW = frozenset({"MEMBER_NOT_READY", "MEMBERSHIP_CHANGE_IN_PROGRESS"})
-"""Rejections of a change that may succeed a moment later."""
+"""Rejections of a membership change that may succeed on a retry."""
 
 
 class Lagging(Fault):
@@ -176,7 +176,7 @@ class Damage(Fault):
         self.note_gap(run, struck)
 
     refused = 0
-    """Times that the node noticed the damage."""
+    """Number of times that the node detected the damage."""
 
     @abstractmethod
     def damage(self, log: Path) -> None:

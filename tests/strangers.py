@@ -10,17 +10,17 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 LIMITED: Final = ("sh", "-c", 'ulimit -n 1024; exec "$@"', "sh")
-"""Prefix of a server that may have 1024 open files."""
+"""Command prefix that limits a server to 1024 open files."""
 
 HTTP2: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-"""How a gRPC client begins: the preface, and empty settings."""
+"""First bytes of a gRPC client: the preface and empty settings."""
 
 HEALTH: Final = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 GREETING_SECONDS: Final = 20
-"""Time allowed for sending it."""
+"""Time allowed for sending the greeting."""
 
 BURST: Final = 500
-"""Connections that are begun before others get a turn."""
+"""Number of connections started before other tasks get a turn."""
 
 
 class Strangers:

@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 
 CHUNK_BYTES: Final = 1 << 16
 CHUNKS_MAX: Final = 64
-"""Chunks on their way in one direction of a connection; further ones wait at their sender."""
+"""Chunks in flight in one direction of a connection; further chunks wait at their sender."""
 
 
 class _Network:

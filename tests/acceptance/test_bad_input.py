@@ -24,7 +24,7 @@ from grpc_status import rpc_status
 from server_process import ServerProcess
 
 HTTP = httpx.Client(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), limits=httpx.Limits(max_keepalive_connections=0))
-"""Shared by all calls, as making a client costs far more than a call; each call has a connection of its own."""
+"""HTTP client shared by all calls, because creating one costs far more than a call; each call opens a connection."""
 
 WORKER_SCOPES = ["codeq:claim", "codeq:heartbeat", "codeq:abandon", "codeq:nack", "codeq:result"]
 

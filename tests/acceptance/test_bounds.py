@@ -44,10 +44,10 @@ from strangers import HTTP2, strangers
 OPERATIONS = Path(__file__).resolve().parents[2] / "docs/operations.md"
 PER_CHANNEL = 1000
 FEW = 16
-"""The lowest value of a setting that bounds connections."""
+"""Lowest allowed value of a connection limit setting."""
 
 LARGE = 256 << 10
-"""Bytes of a request that counts as a large one."""
+"""Size in bytes from which a request counts as large."""
 
 HEADERS = {"Authorization": f"Bearer {DEV_TOKEN}"}
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n"
@@ -446,7 +446,7 @@ REACH: dict[str, Callable[[Path, int], Awaitable[None]]] = {
 }
 
 LOWERED = {"HTTP_CONNECTIONS_MAX": FEW, "GRPC_CONNECTIONS_MAX": FEW, "QUEUES_PER_TENANT_MAX": 2}
-"""Value to which a setting is lowered, so that its bound is reached soon."""
+"""Lowered value of each setting, so that its bound is reached quickly."""
 
 
 def test_every_documented_bound_has_a_test() -> None:

@@ -22,7 +22,7 @@ from two_workers import FIRST, SECOND, claimed, created, environment, said, show
 
 JSON = {"Content-Type": "application/json"}
 ODD = '{"n":1.10, "big":12345678901234567890123, "e":1e400,\t"s":"\\u00e9\\ud83d\\ude00 é"}'
-"""JSON that comes back unchanged only if nothing parses and prints it again."""
+"""JSON that stays unchanged only if nothing parses and reprints it."""
 
 
 @pytest.fixture(scope="module")

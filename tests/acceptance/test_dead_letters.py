@@ -63,9 +63,7 @@ def test_dead_letters_are_listed_and_grouped_by_error(server: ServerProcess, cli
     assert call(server, "GET", "/admin/queues/NONE/dlq", 404)["reason"] == "QUEUE_NOT_FOUND"
 
 
-def test_filtered_redrive_accepts_a_dry_run_a_limit_and_a_page_token(
-    server: ServerProcess, client: codeq.Client
-) -> None:
+def test_filtered_redrive_supports_dry_run_limit_and_page_token(server: ServerProcess, client: codeq.Client) -> None:
     ids = bury(client, "FILTERED", ["timeout 1", "refused", "timeout 2", "timeout 3"])
     path = "/admin/queues/FILTERED/dlq/redrive"
     dry = call(server, "POST", path, errorContains="timeout", dryRun=True)

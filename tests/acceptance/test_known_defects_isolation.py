@@ -20,7 +20,7 @@ from server_process import ServerProcess
 from test_bad_input import WORKER_SCOPES, call, refused, static
 
 BODIES: dict[str, dict[str, Any]] = {"result": {"status": "COMPLETED"}, "progress": {"progress": 1}}
-"""Bodies of calls that need more than an empty one, by the last word of their path."""
+"""Bodies of calls that need a non-empty one, by the last word of their path."""
 
 
 def tokens(tenant: str, role: str = "ADMIN", **worker: Any) -> dict[str, str]:

@@ -21,10 +21,10 @@ from server_process import DEV_TOKEN, ServerProcess
 from test_bad_input import call, queue_of, refused
 
 IDLE_SECONDS = 33
-"""Longer than the half minute after which some servers forget that a worker asked for work."""
+"""Idle time longer than the half minute after which some servers forget a waiting worker."""
 
 BACKLOG = 120_000
-"""More than the 100,000 that some servers keep of one queue and priority."""
+"""Number of tasks above the 100,000 that some servers keep per queue and priority."""
 
 LEASES = 5_000
 SECONDS_MAX = 30

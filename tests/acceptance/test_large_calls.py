@@ -24,7 +24,7 @@ HEADERS: Final = {"Authorization": f"Bearer {DEV_TOKEN}", "Content-Type": "appli
 SPEC: Final = b'{"command":"BIG","payload":"' + b"x" * 1_000_000 + b'"}'
 BATCH: Final = b'{"tasks":[' + b",".join([SPEC] * 8) + b"]}"
 MEMORY_MAX: Final = 768 << 20
-"""Resident bytes of a server while sixty large batches come at once: 480 MB as they are sent."""
+"""Resident bytes of a server while sixty large batches, 480 MB in total, arrive at once."""
 
 
 @pytest.fixture(scope="module")

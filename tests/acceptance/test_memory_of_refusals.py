@@ -27,20 +27,20 @@ GROWTH_MAX: Final = 60 << 20
 """Maximum growth of a process by rejections, in bytes."""
 
 TIMES: Final = int(os.environ.get("CODEQ_REFUSALS", "1"))
-"""How many times as many calls are made."""
+"""Factor by which the number of calls is multiplied."""
 
 CALLS: Final = 400 * TIMES
-"""Rejected calls of 1 MB: in total far more than may remain in memory."""
+"""Rejected calls of 1 MB: far more in total than may remain in memory."""
 
 BATCHES: Final = 25 * TIMES
 """Rejected batches and frames of 8 MB."""
 
 WARM_CALLS: Final = 10
-"""Calls after which buffers, caches and pools have reached their size."""
+"""Calls after which buffers, caches and pools have reached their final size."""
 
 MEGABYTE: Final = b'{"command":"BIG","payload":"' + b"x" * 1_000_000 + b'"}'
 BATCH: Final = b'{"idempotencyKey":"k","tasks":[' + b",".join([MEGABYTE] * 8) + b"]}"
-"""Rejected after it is read: a key is for atomic batches."""
+"""Request that is rejected after it is read, because a key needs an atomic batch."""
 
 pytestmark = pytest.mark.timeout(180 * TIMES)
 

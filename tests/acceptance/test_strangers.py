@@ -22,7 +22,7 @@ COUNT = 3000
 """Connections on each port."""
 
 ENTRY_SECONDS = 5
-"""Time within which a client with a token is served."""
+"""Time within which a client with a token must be served."""
 
 ROUNDS = 3
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)

@@ -21,7 +21,7 @@ from server_process import ServerProcess
 CONNECTIONS = 20
 STREAMS = 1000
 RSS_GROWTH_KB_MAX = 200_000
-"""Memory of thousands of simultaneous calls until they are rejected."""
+"""Memory that thousands of simultaneous calls may use until they are rejected."""
 
 WATCH = "/grpc.health.v1.Health/Watch"
 CHECK = "/grpc.health.v1.Health/Check"

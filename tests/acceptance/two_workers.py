@@ -13,7 +13,7 @@ from test_bad_input import WORKER_SCOPES, call, static
 
 FIRST: Final = "worker"
 SECOND: Final = "producer"
-"""The producer's token, which works as well: its subject is "of-producer", the first one's "of-worker"."""
+"""The producer's token, which may also work: its subject is "of-producer", while the worker token's is "of-worker"."""
 SECONDS_MAX: Final = 30
 POLL_SECONDS: Final = 0.05
 

@@ -159,7 +159,7 @@ def test_command_sends_its_options_and_shows_the_reply(
         ("queue purge A", b"--yes is required"),
     ],
 )
-def test_wrong_usage_sends_nothing(client: Run, recorder: RecordingServer, args: str, part: bytes) -> None:
+def test_usage_error_sends_no_request(client: Run, recorder: RecordingServer, args: str, part: bytes) -> None:
     done = client(*args.split())
     assert (done.returncode, recorder.requests) == (2, [])
     assert part in done.stderr

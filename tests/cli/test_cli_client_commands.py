@@ -80,7 +80,7 @@ def test_create_reads_payload_from_file_and_stdin(client: Run, recorder: Recordi
         ((), b"", b"a command is missing"),
     ],
 )
-def test_wrong_usage_prints_one_line_exits_with_code_2_and_sends_nothing(
+def test_usage_error_prints_one_line_and_exits_with_code_2_without_a_request(
     client: Run, recorder: RecordingServer, args: tuple[str, ...], stdin: bytes, part: bytes
 ) -> None:
     done = client("task", *args, stdin=stdin)

@@ -6,11 +6,11 @@ from codeq_cli import json_text
 OBJECT = ' { "a" : 1.50, "b":[ 1 , {"c":"]}"} ],"a\\u0062": "x\\"y" , "n":null}\n'
 
 
-def test_members_returns_each_value_as_written() -> None:
+def test_object_members_are_returned_as_written() -> None:
     assert json_text.members(OBJECT) == {"a": "1.50", "b": '[ 1 , {"c":"]}"} ]', "ab": '"x\\"y"', "n": "null"}
 
 
-def test_elements_returns_each_item_as_written() -> None:
+def test_array_elements_are_returned_as_written() -> None:
     assert json_text.elements('[ {"a": 1e400} , "," ,-0]') == ['{"a": 1e400}', '","', "-0"]
 
 

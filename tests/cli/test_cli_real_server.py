@@ -44,7 +44,7 @@ def codeq(run: Run, server: ServerProcess) -> Codeq:
     return Codeq(run, server)
 
 
-def test_commands_create_claim_complete_and_read_a_task(codeq: Codeq) -> None:
+def test_commands_take_a_task_from_creation_to_its_result(codeq: Codeq) -> None:
     created = codeq("task", "create", "ORDER", "--payload", PAYLOAD, "--priority", "5")
     assert f'"payload":{PAYLOAD}' in created.stdout.decode()
     task_id = json.loads(created.stdout)["id"]

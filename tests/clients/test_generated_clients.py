@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 TOOLS = HERE.parents[1] / ".tools"
 NODE = HERE / "node" / "node_modules"
 SECONDS_MAX = 240
-"""Time that a generator or a compiler may take, on a machine with other work."""
+"""Time that a generator or compiler may take on a busy machine."""
 
 pytestmark = pytest.mark.timeout(3 * SECONDS_MAX)
 

@@ -25,9 +25,9 @@ pytestmark = pytest.mark.timeout(600)
 
 STEP_SECONDS = 0.05
 STOPS = int(os.environ.get("CODEQ_STOPS", "6"))
-"""Stops of each kind."""
+"""Number of stops of each kind."""
 SPAN_SECONDS = 3.0
-"""Time in which a start, a founding or a snapshot is over on a quiet machine."""
+"""Time that startup, founding or a snapshot takes on an idle machine."""
 PAYLOAD = b'"' + b"x" * 100_000 + b'"'
 
 

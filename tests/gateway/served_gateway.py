@@ -26,7 +26,7 @@ class Served:
         server: The server.
         port: Its port on the loopback address.
         double: The dispatcher that answers its calls.
-        http: Client for it.
+        http: Client of the server.
         lines: Access lines: method, route, status, request id.
         is_ready: The result of the readiness probe.
     """

@@ -112,7 +112,7 @@ def test_limits_match_the_protos() -> None:
     assert (page_size["name"], page_size["schema"]["maximum"]) == ("pageSize", 500)
 
 
-def test_schemas_match_the_json_of_the_api() -> None:
+def test_schemas_match_the_json_that_the_api_sends() -> None:
     task = SCHEMAS["Task"]
     assert "COMPLETED" in task["properties"]["status"]["enum"]
     assert set(task["properties"]["payload"]) == {"description"}

@@ -23,7 +23,7 @@ from stream_server import SECRET, StreamServer, remote
 from task_double import SERVICES, TaskDouble
 
 LONG = 10.0
-"""How long calls are retried in tests in which retries must not end."""
+"""How long calls are retried in tests whose retries must not end."""
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 MIB = 1 << 20
 SECONDS_MOST = 5.0
-"""Of processor time; far more than any of it takes."""
+"""Limit of processor time, far above the expected use."""
 PIECES = [b"\\ud83d", b"\\uDE00", b"\\udfff", b"\\uD800", b"\\\\", b"\\n", b"\\u0041", b"ud83d", b"~", b"a", b'\\"']
 
 

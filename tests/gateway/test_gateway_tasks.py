@@ -60,7 +60,7 @@ async def test_idempotency_key_header_fills_the_body_field(served: Served, body:
     assert served.double.requests[-1].idempotency_key == "k 1"
 
 
-async def test_task_is_created_claimed_and_completed_over_http(served: Served) -> None:
+async def test_task_goes_from_creation_to_completion_over_http(served: Served) -> None:
     created = await served.http.post(
         "/v1/codeq/tasks", json={"command": "PROCESS_ORDER", "payload": {"orderId": "42"}, "priority": 5}
     )

@@ -20,7 +20,7 @@ STRANGER_BYTES = 1024 * 1024
 REFUSED = b"GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n"
 PAGE = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
 CLAIM = b"POST /v1/codeq/tasks/claim HTTP/1.1\r\nHost: h\r\n\r\n"
-"""A request without a body, which succeeds."""
+"""A successful request without a body."""
 
 
 class _Open:

@@ -23,7 +23,7 @@ from server_process import DEV_TOKEN, ServerProcess, reserved_port  # noqa: E402
 
 COMMAND = "GOLDEN"
 KEEP_SECONDS = 315_360_000
-"""Ten years: ended tasks are still there when the store is opened."""
+"""Retention of ten years, so that ended tasks are still there when the store is opened."""
 ENV = {"RETENTION_SECONDS": str(KEEP_SECONDS), "DLQ_RETENTION_SECONDS": str(KEEP_SECONDS)}
 WAITING = [(priority, number) for priority in (9, 5, 0) for number in range(3)]
 CLAIMED = 2

@@ -380,4 +380,4 @@ HOST_FAULTS: tuple[type[Fault], ...] = (
     DiskFull,
     ClockJump,
 )
-"""Faults that need a compiler, and where they say so, root and nftables."""
+"""Faults that need a compiler; some also need root and nftables."""

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 ROUNDS = 6
 CREATED_IN_ROUND = 300
 PAYLOAD_CHARS = 30_000
-"""Large enough that some rounds fill a buffer of the store, so that its log is flushed and changed under load."""
+"""Payload size at which some rounds fill a buffer of the store, so that it flushes and rotates its log under load."""
 
 
 async def busy_until_killed(server: ServerProcess, ledger: Ledger, seconds: float) -> None:

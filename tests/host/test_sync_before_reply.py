@@ -17,7 +17,7 @@ CREATES = 50
 REQUEST = '"POST /v1/codeq/tasks '
 REPLY = '"HTTP/1.1 202'
 LOG_SUFFIX = ".log>"
-"""End of the path of a write-ahead log of RocksDB, as strace shows it beside the descriptor."""
+"""End of the path of a RocksDB write-ahead log, as strace shows it beside the descriptor."""
 
 
 def create_one_after_the_other(url: str, count: int) -> None:

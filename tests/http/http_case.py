@@ -15,7 +15,7 @@ TOKEN: Final = b"Authorization: Bearer dev-token"
 CHUNKED: Final = b"Transfer-Encoding: chunked"
 CHUNKS: Final = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
 FOLLOWER: Final = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Request-Id: follower\r\n\r\n"
-"""The request that only a connection that stays open answers."""
+"""Final request, which is answered only if the connection stays open."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ _SHORT_LIVED: Final = frozenset(
         "updatedAt",
     }
 )
-"""Fields whose values differ from walk to walk."""
+"""Fields whose values differ between walks."""
 
 _ABOUT_ALL: Final = frozenset({"/admin/queues", "/server", "/raft/status", "/cluster/topology"})
 """Routes whose replies include data of other walks."""

@@ -14,7 +14,7 @@ from cluster_process import ClusterProcess
 from server_process import DEV_TOKEN, ServerProcess
 
 OPEN = ("sh", "-c", 'umask 022; exec "$@"', "sh")
-"""Prefix of a process that makes files readable by everybody by itself."""
+"""Prefix of a process that by default makes its files readable by everybody."""
 
 
 def readable(*tops: Path) -> list[str]:

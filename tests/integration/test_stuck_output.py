@@ -24,7 +24,7 @@ HEADERS = {"Authorization": f"Bearer {DEV_TOKEN}"}
 CREATES = 20
 FILE_BYTES_MAX = 1 << 20
 SEEN_SECONDS_MAX = 20.0
-"""Time in which a server notices something by itself; it takes one or two seconds."""
+"""Time within which a server must notice a condition by itself; it takes one or two seconds."""
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -21,7 +21,7 @@ ENDED = frozenset({"COMPLETED", "FAILED", "DLQ", "CANCELLED"})
 @dataclass
 class ExpiringTask(Task):
     expire: int = 0
-    """Time at which it expires if it is waiting; 0: never, or no longer."""
+    """Time at which the task expires if it is waiting; 0: never."""
 
 
 def expiring(model: Model) -> list[ExpiringTask]:

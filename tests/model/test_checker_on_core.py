@@ -82,7 +82,7 @@ class ShardMachine(RuleBasedStateMachine):
         self.created: dict[TaskKey, int] = {}
         self.ended: dict[TaskKey, int] = {}
         self.redriven: list[tuple[int, TaskKey, int]] = []
-        """Batch of each redrive, and batch of the end that it reverted."""
+        """Batch of each redrive, and batch of the task end that it reverted."""
         self.deliveries: list[tuple[TaskKey, Caller, int]] = []
         self.number = 0
         self.written = 0

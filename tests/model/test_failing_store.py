@@ -45,7 +45,7 @@ class Heard:
     """The answers that clients received."""
 
     decided: list[str] = field(default_factory=list)
-    """Ids of tasks that no client needs to know yet."""
+    """Ids of tasks that no client has to know yet."""
     created: set[str] = field(default_factory=set)
     tokens: set[int] = field(default_factory=set)
     attempts: dict[str, int] = field(default_factory=dict)

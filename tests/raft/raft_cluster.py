@@ -15,7 +15,7 @@ from codeq_raft_core import RaftNode, Ready, Status, conf_state, read_conf_state
 ELECTION_TICKS = 10
 HEARTBEAT_TICKS = 1
 STEPS_MAX = 20_000
-"""Maximum messages delivered in a row; more mean that a group does not come to rest."""
+"""Maximum number of messages delivered in a row; more of them mean that a group never settles."""
 
 
 @dataclass(slots=True)

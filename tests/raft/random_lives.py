@@ -17,7 +17,7 @@ from raft_cluster import ELECTION_TICKS, Cluster, Limits, Member
 
 ACTIONS = 4000
 MAIL_MAX = 200
-"""Messages on their way; beyond it some are lost."""
+"""Maximum number of messages in flight; above it some are lost."""
 
 
 class Life:

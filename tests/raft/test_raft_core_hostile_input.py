@@ -15,7 +15,7 @@ from raft_victim import SELF, STATES, Script, Victim
 from raft_wire import FORWARDS, LOCAL, TYPES, ConfState, Entry, Message, Snapshot, message
 
 EXAMPLES = int(os.environ.get("CODEQ_RAFT_FUZZ_EXAMPLES", "400"))
-"""Examples of each search; more find rarer states."""
+"""Number of examples per search; more of them find rarer states."""
 SEARCH = settings(
     max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True
 )

@@ -14,7 +14,7 @@ from members_net import Cluster, MemberNode
 from test_raft_operator import operated
 
 TICKS = 200
-"""Ticks within which a forbidden event would have happened."""
+"""Number of ticks within which a forbidden event would have happened."""
 
 
 def clusters(*nodes: MemberNode) -> set[bytes]:

@@ -23,7 +23,7 @@ from waiting import eventually
 from worker_runs import running
 
 
-async def test_stop_finishes_running_tasks_returns_later_ones_and_half_closes() -> None:
+async def test_stop_finishes_running_tasks_and_returns_later_ones_before_half_closing() -> None:
     async def script(stream: Work) -> None:
         await welcome_worker(stream)
         await stream.write(delivery("a"))

@@ -87,7 +87,7 @@ class Audit:
         self.rows = MemoryStore()
         self.asked: dict[bytes, Asked] = {}
         self.acked: set[tuple[str, str]] = set()
-        """Tenants and ids that producers were told."""
+        """Tenants and ids of tasks acknowledged to producers."""
         self.tasks: dict[tuple[str, str], Known] = {}
         """The last task with each id, by tenant and id."""
         self.ids: dict[tuple[str, tuple[str, str, int]], str] = {}
@@ -114,12 +114,12 @@ class Audit:
         self._mono_ms = mono_ms
         self._checked = checked
         self._times = [0] * (window + 2)
-        """When the last batches became durable: a claim in one was made after all earlier ones but a window's."""
+        """Times at which recent batches became durable: a claim is made after all batches before its window."""
         self.serial = 0
         """Grows with every answer to a client, and with every end that becomes durable."""
         self.by_home: dict[bytes, Known] = {}
         self._first: dict[bytes, int] = {}
-        """Position of the last first delivery in each lane."""
+        """Position of the latest first delivery in each lane."""
 
     def demand(self, promise: object, text: str) -> None:
         """Records and raises a Violation unless the promise holds."""

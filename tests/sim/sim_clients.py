@@ -22,7 +22,7 @@ NAMES = 8
 TaskName = tuple[str, str, int]
 """See `Asked.name`."""
 TAKEN = {"key": Reason.IDEMPOTENCY_CONFLICT, "id": Reason.TASK_ID_TAKEN}
-"""Why a task with such a name is rejected."""
+"""Reason for rejecting a task whose name is already in use."""
 _ENDS = {task_pb2.OUTCOME_KIND_COMPLETED: 4, task_pb2.OUTCOME_KIND_FAILED: 5}
 
 

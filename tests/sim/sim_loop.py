@@ -39,13 +39,13 @@ class Process:
         self.context.run(_PROCESS.set, self)
         self.jobs: list[_Job] = []
         self.tasks: list[asyncio.Task[Any]] = []
-        """Kept until the end of the run: a garbage-collected coroutine would run its `finally`."""
+        """Coroutines kept until the end of the run: a garbage-collected one would run its `finally`."""
         self.held: list[asyncio.Handle] | None = None
         """Callbacks held back while it is frozen; None: it is not frozen."""
         self.slowness = 1.0
-        """How slow its disk is, as a factor."""
+        """Factor by which the disk is slowed down."""
         self.steps = 0
-        """Callbacks it may schedule until `out_of_steps` is called; 0: no limit."""
+        """Number of callbacks until `out_of_steps` is called; 0: no limit."""
         self.out_of_steps: Callable[[], None] = lambda: None
         self._loop = loop
 

@@ -114,7 +114,7 @@ class Audit:
         self._mono_ms = mono_ms
         self._checked = checked
         self._times = [0] * (window + 2)
-        """Times at which recent batches became durable: a claim is made after all batches before its window."""
+        """Times at which recent batches became durable: a claim is decided after all but the last `window` of them."""
         self.serial = 0
         """Grows with every answer to a client, and with every end that becomes durable."""
         self.by_home: dict[bytes, Known] = {}

@@ -39,7 +39,7 @@ class Process:
         self.context.run(_PROCESS.set, self)
         self.jobs: list[_Job] = []
         self.tasks: list[asyncio.Task[Any]] = []
-        """Coroutines kept until the end of the run: a garbage-collected one would run its `finally`."""
+        """Tasks kept until the end of the run: a garbage-collected coroutine would run its `finally`."""
         self.held: list[asyncio.Handle] | None = None
         """Callbacks held back while it is frozen; None: it is not frozen."""
         self.slowness = 1.0

@@ -25,7 +25,7 @@ STREAMS = 300
 POLLS = 150
 IDLE_SECONDS = 6
 CPU_SHARE_MAX = 0.01
-"""Share of one core that idle waiters may cost. Polling for each of them 20 times a second would cost four times that."""
+"""Share of one core that idle waiters may use; polling for each 20 times a second would use four times as much."""
 
 
 def metric(server: ServerProcess, name: str) -> float:

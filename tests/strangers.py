@@ -1,4 +1,4 @@
-"""Thousands of connections that send little or nothing, show no token and stay."""
+"""Thousands of connections that send little or nothing, show no token and stay open."""
 
 from __future__ import annotations
 

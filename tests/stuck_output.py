@@ -1,4 +1,4 @@
-"""Kinds of stdout and stderr from which nobody reads."""
+"""Kinds of stdout and stderr that nobody reads."""
 
 from __future__ import annotations
 

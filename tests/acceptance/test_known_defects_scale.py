@@ -36,7 +36,7 @@ def metric(server: ServerProcess, name: str) -> float:
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """Returns the time that a process has used of all cores."""
+    """Returns the CPU time that a process has used on all cores."""
     times = process.cpu_times()
     return float(times.user + times.system)
 

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One server that meets all mixes in turn."""
+    """One server that gets all mixes in turn."""
     with ServerProcess(tmp_path_factory.mktemp("served"), apart=False) as server:
         yield server
         assert server.stop() == 0

@@ -1,7 +1,7 @@
 """The memory of a rejected call is freed once its reply is sent, on every interface; measured at once, without a pause.
 
 With CODEQ_REFUSALS=10 in the environment, ten times as many calls are made: 4,000 of 1 MB on each interface, and 250
-batches and frames of 8 MB. Memory may still not grow by more than with a tenth of the calls.
+batches and frames of 8 MB. Memory must not grow more than it does with a tenth of the calls.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from codeq.v1.task_service_pb2_grpc import TaskServiceStub
 from server_process import DEV_TOKEN, ServerProcess
 
 GROWTH_MAX: Final = 60 << 20
-"""Maximum growth of a process by rejections, in bytes."""
+"""Maximum memory growth of a process through rejected calls, in bytes."""
 
 TIMES: Final = int(os.environ.get("CODEQ_REFUSALS", "1"))
 """Factor by which the number of calls is multiplied."""

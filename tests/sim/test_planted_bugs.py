@@ -44,7 +44,7 @@ LISTED = "shard.batch.ended.append((home.queue.number, keys.pack_home(home.index
 
 
 class Bug(NamedTuple):
-    """Where to plant it (function, original expression, replacement), and a pattern of the expected violation.
+    """Where to plant a bug (function, original expression, replacement), and a pattern of the expected violation.
 
     With `unseen_by_checker`, inconsistent rows are ignored: clients alone must notice.
     """

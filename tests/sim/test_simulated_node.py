@@ -1,6 +1,6 @@
 """Simulated lives of a node keep every promise, and are determined by their seeds alone.
 
-The search goes on for CODEQ_SEARCH_SECONDS, and never ends before SEEDS_LEAST. A seed that breaks a promise is run
+The search continues for CODEQ_SEARCH_SECONDS, and never ends before SEEDS_LEAST. A seed that breaks a promise is run
 again with `make sim SEED=…`; `make soak` runs thousands.
 """
 

@@ -27,7 +27,7 @@ SEEDS_MAX = 40
 
 
 class Bug(NamedTuple):
-    """Where to plant it (function, original expression, replacement), and a pattern of the expected violation."""
+    """Where to plant a bug (function, original expression, replacement), and a pattern of the expected violation."""
 
     places: list[tuple[Any, str, str]]
     found_by: str

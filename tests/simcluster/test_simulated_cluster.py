@@ -1,6 +1,6 @@
 """Simulated lives of clusters of 3 and 5 nodes keep every promise, and are determined by their seeds alone.
 
-The search goes on for CODEQ_SEARCH_SECONDS, and never ends before SEEDS_LEAST. A seed that breaks a promise is run
+The search continues for CODEQ_SEARCH_SECONDS, and never ends before SEEDS_LEAST. A seed that breaks a promise is run
 again with `make sim-cluster SEED=…`; `make soak` runs a thousand.
 """
 

@@ -127,13 +127,13 @@ class Follower:
             service: tasks, queues or cluster.
             method: Method of the service.
             request: The request.
-            again: Whether to send it again if its outcome is unknown.
+            again: Whether to send the request again if its outcome is unknown.
             seconds: Time for all attempts.
             attempt_seconds: Time for each attempt.
 
         Raises:
             OutcomeUnknown: It is not known whether the call was carried out, and it may not be sent again.
-            Refused: The leader rejected it.
+            Refused: The leader rejected the call.
             TimeoutError: No leader answered in time.
         """
         deadline = time.monotonic() + seconds

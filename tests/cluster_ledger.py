@@ -36,11 +36,11 @@ class Attempt:
     """A create that was sent, at least once.
 
     Attributes:
-        number: Unique number in its payload.
+        number: Unique number in the task's payload.
         kind: Kind of task; see DOES.
-        due: Unix time before which it must not be delivered.
+        due: Unix time before which the task must not be delivered.
         task_id: Acknowledged id; "": none yet.
-        cancelled: State of its cancel: "" (not sent), "sent" or "acknowledged".
+        cancelled: State of the task's cancel: "" (not sent), "sent" or "acknowledged".
     """
 
     number: int

@@ -67,12 +67,12 @@ class NodeProcess(ServerProcess):
 
     @property
     def raft_addr(self) -> str:
-        """Address of its Raft transport."""
+        """Address of the node's Raft transport."""
         return f"{self._host}:{self._raft.getsockname()[1]}"
 
     @property
     def grpc_addr(self) -> str:
-        """Where clients reach it over gRPC."""
+        """Address where clients reach the node over gRPC."""
         return self.producer_addr
 
     @property
@@ -81,11 +81,11 @@ class NodeProcess(ServerProcess):
         return self.is_running and self.ready_path.exists()
 
     def configure(self, **env: str) -> None:
-        """Sets variables for its next start."""
+        """Sets variables for the node's next start."""
         self.env |= env
 
     def move(self, store: Path) -> None:
-        """Uses another directory from its next start on."""
+        """Uses another directory from the node's next start on."""
         self.store = store
 
     def pause(self) -> None:

@@ -14,7 +14,7 @@ BUILD = "compiled" if is_compiled() else "interpreted"
 
 
 def pytest_report_header() -> str:
-    """Reports which build is tested. CODEQ_BUILD names the expected one; any other fails the run."""
+    """Reports which build is tested. CODEQ_BUILD names the expected build; any other fails the run."""
     meant = os.environ.get("CODEQ_BUILD", BUILD)
     if meant != BUILD:
         raise pytest.UsageError(f"the tests import the {BUILD} build, not the {meant} one")
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    """A server with a fresh store, started with --dev. A test that leaves it running also tests a clean stop."""
+    """A server with a fresh store, started with --dev. A test that leaves the server running also tests a stop."""
     with ServerProcess(tmp_path / "server") as started:
         yield started
         print(started.log)

@@ -48,8 +48,8 @@ class Fault(ABC):
         rounds_of_run: Rounds per run; each run starts a new cluster and ends with a verdict.
         clocks_agree: Whether all nodes share one clock.
         fill: Number of characters added to payloads.
-        needs_root: Whether it needs root.
-        must_break: Whether it must break promises, to prove that the suite detects it.
+        needs_root: Whether the fault needs root.
+        must_break: Whether the fault must break promises, to prove that the suite detects this.
     """
 
     name = ""
@@ -297,7 +297,7 @@ class SplitOne(Partition):
 
 
 class LoseOneWay(Partition):
-    """Messages from one node to another, or to all others, are lost; it still hears them."""
+    """Messages from one node to another, or to all others, are lost; the sender still hears them."""
 
     name = "lose-one-way"
 

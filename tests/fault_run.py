@@ -65,7 +65,7 @@ class Run:
 
     Attributes:
         cluster: The cluster.
-        ledger: Records of its clients.
+        ledger: Records of the cluster's clients.
         load: Its clients.
         members: Names of the intended members.
     """
@@ -116,7 +116,7 @@ class Run:
         """Starts nodes that are down; returns once all members vote, the leader knows them, and work continues.
 
         Args:
-            spared: A node not to start, because it may have ended for a reason.
+            spared: Node that is not started, because the fault may have ended it.
         """
         if spared is None:
             await self.cluster.start_all()

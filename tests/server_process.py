@@ -39,7 +39,7 @@ class ServerProcess:
     Attributes:
         store: Directory of the store.
         ready_path: File that the server writes when it is ready.
-        env: Variables of its processes; changes take effect at the next start.
+        env: Variables of the server's processes; changes take effect at the next start.
         log_path: Output of the server to stdout and stderr, over all its starts.
         output: File descriptor that its processes have as stdout and stderr instead; None: the log.
     """
@@ -59,13 +59,13 @@ class ServerProcess:
         """Prepares a server; `start` or `with` starts it.
 
         Args:
-            directory: Where its files are kept.
+            directory: Where the server's files are kept.
             env: Variables in addition to a plain environment.
             flags: Flags of `codeq serve` other than those for ports, store and ready file.
             dev: Whether to start it with --dev: the token of producer and worker is then DEV_TOKEN.
             store: Directory of the store; None: "store" in the directory.
             apart: Whether the gateway runs in a process of its own.
-            host: Address that it listens on.
+            host: Address that the server listens on.
             prefix: Command and arguments that start the server's command.
         """
         self._host, self._prefix = host, prefix
@@ -135,7 +135,7 @@ class ServerProcess:
 
     @property
     def gateway_pid(self) -> int:
-        """Id of the gateway's process, where it has one."""
+        """Id of the gateway's process, if it has one."""
         assert self._gateway is not None
         return self._gateway.pid
 
@@ -157,7 +157,7 @@ class ServerProcess:
         """Starts the server and returns once it is ready.
 
         Raises:
-            RuntimeError: It ended, or was not ready in time; the message ends with its log.
+            RuntimeError: The server ended, or was not ready in time; the message ends with its log.
         """
         self.spawn()
         return self._wait_until_ready()

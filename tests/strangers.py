@@ -28,8 +28,8 @@ class Strangers:
 
     Args:
         ports: Ports of the loopback address that each get connections.
-        count: Connections for each.
-        greeting: Bytes that each sends first.
+        count: Number of connections for each port.
+        greeting: Bytes that each connection sends first.
     """
 
     def __init__(self, ports: Sequence[int], count: int, greeting: bytes) -> None:

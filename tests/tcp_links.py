@@ -112,7 +112,7 @@ class Links:
     """The process, controlled by a test.
 
     Attributes:
-        books: Where each node finds each other one: addresses by source and target.
+        books: Addresses where each node finds each other node, by source and target.
     """
 
     def __init__(self, addresses: Mapping[str, str]) -> None:

@@ -44,7 +44,7 @@ def _replies(answer: bytes) -> list[tuple[int, dict[str, str], bytes]]:
 
 
 class _Recorder(asyncio.Transport):
-    """Records what is written to it."""
+    """Records everything that is written."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Malformed requests: the error names the field and says which values it accepts; no service is called."""
+"""Malformed requests: the error names the field and says which values are accepted; no service is called."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ KEY, NAME = "golden-key", "golden-name"
 
 
 def member_env(port: int) -> dict[str, str]:
-    """Returns the variables of a cluster of one."""
+    """Returns the variables of a cluster with one member."""
     return ENV | {
         "RAFT_ENABLED": "true",
         "RAFT_SELF_ID": "node-a",

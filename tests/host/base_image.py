@@ -1,7 +1,7 @@
 """A Debian root file system with Python, as the base of the image if no registry can be reached.
 
-Making it takes a minute, so a tar file of it stays in the user's cache. It is not the published base: its Python is
-Debian's, at another path.
+Making it takes a minute, so a tar file of it stays in the user's cache. The published base differs:
+here Python is Debian's, at another path.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tests that need root or system tools. They run only when they are named: `pytest tests/host`."""
+"""Tests that need root or system tools. These tests run only when they are named: `pytest tests/host`."""
 
 from __future__ import annotations
 

@@ -215,7 +215,7 @@ class PowerLoss(Fault):
 
 
 class PowerLossWithoutSync(PowerLoss):
-    """The same with fsync off: proves that power-loss can fail. It must lose acknowledged data."""
+    """PowerLoss with fsync off: proves that power-loss can fail. It must lose acknowledged data."""
 
     name = "power-loss-no-fsync"
     rounds = rounds_of_run = 1

@@ -75,7 +75,7 @@ class Proxy:
     Attributes:
         rest: URLs that lead to REST, by configuration.
         grpc: Address that leads to gRPC.
-        folder: Where its files are.
+        folder: Folder with the proxy's files.
     """
 
     rest: dict[str, str]

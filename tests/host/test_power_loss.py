@@ -55,7 +55,7 @@ async def test_power_loss_under_load_keeps_everything_acknowledged(tmp_path: Pat
 
 
 async def test_power_loss_under_load_without_fsync_loses_what_was_acknowledged(tmp_path: Path) -> None:
-    """Proves that the test above can fail: the same load and disk without syncs."""
+    """Proves that the power loss test can fail: the same load and disk without syncs."""
     ledger = Ledger()
     disk = Disk(tmp_path / "0", build(tmp_path))
     with ServerProcess(disk.root.parent, store=disk.root / "store", env=disk.env, flags=["--no-fsync"]) as server:

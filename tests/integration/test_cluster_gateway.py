@@ -44,7 +44,7 @@ class Cluster:
 
 
 def send(method: str, url: str, **options: object) -> int:
-    """Returns the status of the answer; 0: there is none."""
+    """Returns the status of the answer; 0: no answer."""
     try:
         return httpx.request(method, url, headers=HEADERS, timeout=WAIT_SECONDS, **options).status_code  # type: ignore[arg-type]
     except httpx.TransportError:

@@ -36,7 +36,7 @@ def run(*args: str | Path, server: ServerProcess | None = None) -> subprocess.Co
 
 
 async def end_with_files(server: ServerProcess, kept: dict[str, bytes]) -> None:
-    """Ends tasks with an artifact each until it is cancelled."""
+    """Ends tasks with an artifact each, until cancelled."""
     async with codeq.AsyncClient(server.producer_addr, token=DEV_TOKEN) as client:
         while True:
             await client.create(FILES)

@@ -206,7 +206,7 @@ list(stub.Work(sent(), metadata=(("authorization", sys.argv[2]),)))
 
 @pytest.mark.timeout(120)
 def test_stream_of_a_silent_peer_is_closed(server: ServerProcess) -> None:
-    """Goal: half-open streams are closed. Method: a suspended process answers no ping, but its kernel is alive."""
+    """Goal: half-open streams are closed. Method: a suspended process answers no ping."""
 
     def streams_open() -> int:
         shown = httpx.get(f"{server.http_url}/metrics").text

@@ -77,7 +77,7 @@ class ControlBesideModel(CoreBesideModel):
         return [task for task in super().fallen_due(now) if (task.tenant, task.task_id) not in self.model.doomed]
 
     def expire(self, now: Now, *, more: bool) -> None:
-        """A task that expires while its queue is purged ends by either."""
+        """A task that expires while its queue is purged may end by expiry or by the purge."""
         for tenant, task_id in sorted(self.model.doomed):
             state = self.shard.state(*lookup.find_home(self.shard, tenant, task_id))
             if state is not None and state.ended_lsn and state.error == EXPIRED:

@@ -1,4 +1,4 @@
-"""Whichever change of the store fails: clients never see lost data, and all that they saw exists afterwards."""
+"""Whichever store change fails, clients never see lost data, and everything that they saw exists afterwards."""
 
 from __future__ import annotations
 

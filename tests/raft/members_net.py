@@ -164,7 +164,7 @@ class MemberNode:
     # -- for tests ---------------------------------------------------------------------------------------
 
     def batch(self, lsn: int, rows: dict[bytes, bytes | None]) -> SealedBatch:
-        """Returns a batch that follows the one before."""
+        """Returns a batch that follows the previous one."""
         return SealedBatch(lsn, lsn - 1, 1, 0, rows)
 
     @property

@@ -184,7 +184,7 @@ class Cluster:
         assert self.committed.setdefault(index, entry) == entry
 
     def post(self, sender: int, messages: list[tuple[int, str, bytes]]) -> None:
-        """Sends messages that no filter holds back."""
+        """Sends messages unless a filter holds them back."""
         for to, kind, message in messages:
             arrives = all(allows(sender, to, kind) for allows in self.filters)
             if arrives:

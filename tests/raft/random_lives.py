@@ -3,7 +3,7 @@
     python tests/raft/random_lives.py 7 1
 
 runs the life of seed 7. Checked throughout: no two members see a committed entry differently, no term has two leaders,
-no read misses what was committed before it was asked, no message of a correct peer is rejected, and no panic ends the
+no read misses an entry committed before its request, no message of a correct peer is rejected, and no panic ends the
 process. At the end the network heals and the group has to accept a proposal everywhere.
 """
 

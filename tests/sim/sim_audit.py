@@ -40,9 +40,8 @@ class Violation(AssertionError):  # noqa: N818 - names what it is
 class Known:
     """A task according to the durable rows.
 
-    `end` and `told` belong to its current life: how it ended, and what a client was told of that, the token and outcome
-    that were accepted. `ends` lists the ends of all lives, `revived` counts its redrives, and `redrives` the requests
-    for them. `before` is the task that had this id until it was removed.
+    `end` and `told` belong to its current life: how it ended, and the acknowledged token and outcome. `ends` lists
+    the ends of all lives, `revived` counts its redrives, and `redrives` the requests for them. `before` is the task that had this id until it was removed.
     """
 
     task_id: str
@@ -57,12 +56,12 @@ class Known:
     told: tuple[int, int, bytes] | None = None
     told_at: int = 0
     ended_at: int = 0
-    """Serial number of the audit at its end."""
+    """Serial number of the audit when the task ended."""
     ends: list[rows_pb2.StateRow] = field(default_factory=list)
     revived: int = 0
     redrives: int = 0
     born: int = 0
-    """Number of the batch that made it durable."""
+    """Number of the batch that made the task durable."""
 
 
 @dataclass

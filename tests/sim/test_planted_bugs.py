@@ -1,6 +1,6 @@
 """The simulator finds bugs: each of these, planted into the product one at a time, breaks a promise soon.
 
-A bug may be planted in several ways; each of them is found. `docs/evidence.md` names for each promise its bug.
+A bug may be planted in several ways; each of them is found. `docs/evidence.md` names the bug for each promise.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ class Known:
     """A task according to the durable rows.
 
     `end` and `told` belong to its current life: how it ended, and the acknowledged token and outcome. `ends` lists
-    the ends of all lives, `revived` counts its redrives, and `redrives` the requests for them. `before` is the task that had this id until it was removed.
+    the ends of all lives, `revived` counts its redrives, and `redrives` the requests for them.
+    `before` is the task that had this id until it was removed.
     """
 
     task_id: str

@@ -125,7 +125,7 @@ def list_(
     status: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only tasks in these statuses, such as PENDING,CLAIMED.")
     ] = None,
-    created_from: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted then or later.")] = None,
+    created_from: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted at or after this time.")] = None,
     created_to: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted before.")] = None,
     order: Annotated[Order, typer.Option(help="Sort order.")] = Order.NEWEST,
     limit: Annotated[
@@ -341,7 +341,7 @@ def cleanup(
 ) -> None:
     """Deletes ended tasks before their retention expires; needs an administrator's token.
 
-    One call covers part of them: repeat it with the nextPageToken until none is shown.
+    Many tasks take several calls: repeat the command with the nextPageToken until none is shown.
     """
     fields = {"before": json_text.quote(before)}
     _add_numbers(fields, limit=limit)
@@ -374,7 +374,7 @@ def _json_input(name: str, value: str) -> str:
     """Returns the JSON text of an option: the value itself, or the content of a file or stdin.
 
     Raises:
-        Failure: It cannot be read, is too large, or is not one JSON value in UTF-8.
+        Failure: The text cannot be read, is too large, or is not one JSON value in UTF-8.
     """
     if value == "-":
         text = _decoded(name, sys.stdin.buffer.read(INPUT_BYTES_MAX + 1))

@@ -124,7 +124,7 @@ def locked(file: IO[str]) -> bool:
 
 
 def run(name: str) -> NoReturn:
-    """Replaces this process by the node, which holds the lock on its pid file as long as it runs."""
+    """Replaces this process with the node, which holds the lock on its pid file as long as it runs."""
     (DATA / name).mkdir(parents=True, exist_ok=True)
     file = pid_file(name).open("a+")
     deadline = time.monotonic() + LOCK_SECONDS_MAX  # another process may hold the lock briefly to check the node

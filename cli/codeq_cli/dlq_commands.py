@@ -72,7 +72,7 @@ def redrive(
     status: Annotated[str, typer.Option(help="DLQ, FAILED or CANCELLED.")] = "DLQ",
     error: Annotated[str | None, typer.Option(metavar="TEXT", help="Only tasks whose error contains this.")] = None,
     ended_from: Annotated[str | None, typer.Option(metavar="RFC3339", help="Ended at or after this time.")] = None,
-    ended_to: Annotated[str | None, typer.Option(metavar="RFC3339", help="Ended before.")] = None,
+    ended_to: Annotated[str | None, typer.Option(metavar="RFC3339", help="Ended before this time.")] = None,
     task_ids: Annotated[str | None, typer.Option("--ids", metavar="A,B", help="Only these tasks.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only, change nothing.")] = False,
     limit: Annotated[

@@ -126,7 +126,7 @@ def list_(
         str | None, typer.Option(metavar="A,B", help="Only tasks in these statuses, such as PENDING,CLAIMED.")
     ] = None,
     created_from: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted at or after this time.")] = None,
-    created_to: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted before.")] = None,
+    created_to: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted before this time.")] = None,
     order: Annotated[Order, typer.Option(help="Sort order.")] = Order.NEWEST,
     limit: Annotated[
         int, typer.Option(parser=usage.whole(1, 100_000), metavar="N", help="Maximum number of tasks to show.")

@@ -147,10 +147,10 @@ def _content(path: str, named_by: str) -> dict[Any, object]:
 
 
 def _trouble(error: Exception) -> str:
-    """Returns what is wrong with the file, and where. Its text is left out: it may be a secret."""
+    """Describes what is wrong with the file, and where, without its text, which may be secret."""
     if isinstance(error, yaml.reader.ReaderError):
         return str(error)
-    if not isinstance(error, yaml.MarkedYAMLError):  # from a value that is not what it looks like or is tagged as
+    if not isinstance(error, yaml.MarkedYAMLError):  # a value does not match its apparent type or its tag
         return "it is nested too deeply" if isinstance(error, RecursionError) else "a value is malformed"
     problem, mark = error.problem or "", error.problem_mark or error.context_mark
     if not isinstance(error, yaml.scanner.ScannerError) and not problem.startswith(("expected", "duplicate key")):

@@ -170,8 +170,8 @@ class RaftSettings:
     heartbeat_ms: int = setting(
         Whole(10, 60_000, "milliseconds"),
         100,
-        "interval of the leader's heartbeats. A value above a fifth of `electionMS` is replaced by a tenth of it, so that "
-        "one lost heartbeat does not cause an election",
+        "interval of the leader's heartbeats. A value above a fifth of `electionMS` is replaced by a tenth of it, so "
+        "that one lost heartbeat does not cause an election",
     )
     apply_timeout_seconds: int = setting(
         Whole(1, 600, "seconds"), 10, "how long a call waits for a majority before it fails with an unknown outcome"

@@ -1,4 +1,4 @@
-"""Finding a task by its id: its home, and its live delivery."""
+"""Finds a task by its id: its home, and its live delivery."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ class LostLines(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yields the metric."""
-        text = "Lines of log and stderr that were lost since the start."
+        text = "Lines of log and stderr that were lost since startup."
         yield CounterMetricFamily(f"{self._process}_log_lines_lost", text, value=self._logs.lost)
 
 

@@ -322,7 +322,7 @@ def _repeat(
     error: str,
     artifacts: Sequence[rows_pb2.ArtifactRow],
 ) -> Verdict:
-    """Answers an outcome whose caller has no live lease: with the stored verdict if it is a repeat, else a rejection."""
+    """Answers an outcome without a live lease: with the stored verdict if it is a repeat, else with a rejection."""
     home, position = find_home(shard, caller.tenant, task_id)
     state = shard.state(home, position)
     # Without a token the outcome is for the last delivery, unless a new one is live by now.

@@ -63,7 +63,7 @@ class StreamToken:
             self._renewed.set()  # the client is notified again, halfway to the expiry of the current token
             return self.claims
         if (claims.subject, claims.tenant_id) != (self.claims.subject, self.claims.tenant_id):
-            raise Rejection(Reason.UNAUTHENTICATED, "the fresh token has another subject or tenant than the stream")
+            raise Rejection(Reason.UNAUTHENTICATED, "the fresh token's subject or tenant differs from the stream's")
         self.claims = claims
         self._renewed.set()
         return claims

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from codeq_server.core.errors import Reason, Rejection
+
 WILDCARD: Final = "*"
 """Event type that stands for every command."""
 
@@ -87,6 +89,15 @@ class Claims:
     def allows_command(self, command: str) -> bool:
         """Returns whether the caller may work on tasks of the command."""
         return command in self.event_types or WILDCARD in self.event_types
+
+    def require(self, scope: str) -> None:
+        """Checks that the caller has a scope.
+
+        Raises:
+            Rejection: MISSING_SCOPE.
+        """
+        if scope not in self.scopes:
+            raise Rejection(Reason.MISSING_SCOPE, f"missing scope {scope}")
 
     def patience(self, seconds: float, now: float) -> float:
         """Returns how long a call of the caller may wait: the given seconds, but not past the end of the token.

@@ -60,8 +60,8 @@ class Verdict:
         outcome = _PICK[principal](self)
         if isinstance(outcome, Rejection):
             raise outcome.again()
-        if scope and scope not in outcome.scopes:
-            raise Rejection(Reason.MISSING_SCOPE, f"missing scope {scope}")
+        if scope:
+            outcome.require(scope)
         return outcome
 
 

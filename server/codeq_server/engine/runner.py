@@ -129,6 +129,10 @@ class ShardRunner:
             raise Rejection(Reason.DRAINING, "the server is stopping")
         return self._time()
 
+    def unix_seconds(self) -> float:
+        """Returns the Unix time in seconds by the clock as it is, even if it has been set back."""
+        return self._clock()[0] / 1000
+
     def _time(self) -> Now:
         return self.shard.at(*self._clock())
 

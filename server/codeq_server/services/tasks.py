@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
@@ -252,7 +251,7 @@ class TaskService:
     ) -> pb.GetTaskResultResponse:
         """Returns a task's result, waiting for its end if requested."""
         view = self._view(claims.tenant_id, request.task_id)
-        until = self._runner.loop.time() + claims.patience(request.wait_seconds, time.time())
+        until = self._runner.loop.time() + claims.patience(request.wait_seconds, self._runner.unix_seconds())
         while view.status not in _ENDED and self._runner.loop.time() < until:
             key = names.task_key(claims.tenant_id, request.task_id)
             future = self._runner.ends.watch(key)
@@ -429,7 +428,7 @@ class TaskService:
         claimed = claim_now(runner, caller, wanted, count, BATCH_BYTES_MAX, lease_ms)
         if claimed is None and wait_seconds:
             # A claim whose token ends while it waits gets no work; the next claim with that token is rejected.
-            patience = claims.patience(wait_seconds, time.time())
+            patience = claims.patience(wait_seconds, runner.unix_seconds())
             claimed = await claim_or_wait(runner, caller, wanted, count, BATCH_BYTES_MAX, lease_ms, patience)
         if claimed is None:
             await self._settled()

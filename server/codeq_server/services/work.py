@@ -308,8 +308,7 @@ class WorkerStream:
         check_message(item)
         if outcome is None:
             raise invalid_field("kind", "must be an outcome")
-        if _SCOPES[outcome] not in self._claims.scopes:
-            raise Rejection(Reason.MISSING_SCOPE, f"missing scope {_SCOPES[outcome]}")
+        self._claims.require(_SCOPES[outcome])
         check_ending(outcome, result, item.error)
         return outcome, result
 
@@ -322,8 +321,7 @@ class WorkerStream:
         return artifacts
 
     def _extend(self, message: pb.WorkRequest) -> None:
-        if "codeq:heartbeat" not in self._claims.scopes:
-            raise Rejection(Reason.MISSING_SCOPE, "missing scope codeq:heartbeat")
+        self._claims.require("codeq:heartbeat")
         runner, now = self._runner, self._runner.now()
         for item in message.heartbeats:
             try:
@@ -342,8 +340,7 @@ class WorkerStream:
         self._answers = True
 
     def _keep_progress(self, message: pb.WorkRequest) -> None:
-        if "codeq:heartbeat" not in self._claims.scopes:
-            raise Rejection(Reason.MISSING_SCOPE, "missing scope codeq:heartbeat")
+        self._claims.require("codeq:heartbeat")
         runner, now = self._runner, self._runner.now()
         for item in message.progress:
             try:

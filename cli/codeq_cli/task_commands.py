@@ -32,10 +32,10 @@ DURATION: Final = "DURATION"
 """Placeholder in the help for a value such as 90s, 5m or 1h30m; a bare number is seconds."""
 
 HOURS_12: Final = 12 * 3600
-"""Longest lease, and longest delay of a nack, in seconds."""
+"""Maximum lease length and nack delay, in seconds."""
 
 YEARS_10: Final = 3650 * 86400
-"""Longest delay and expiry, in seconds."""
+"""Maximum delay and expiry, in seconds."""
 
 app = typer.Typer(no_args_is_help=False, help="Create, show, claim and end tasks.")
 
@@ -61,7 +61,7 @@ def create(
         str, typer.Option(metavar="JSON|@FILE|-", help="Payload, one JSON value, sent byte for byte; - reads stdin.")
     ],
     priority: Annotated[
-        int | None, typer.Option(parser=usage.whole(0, 9), metavar="0-9", help="9 is delivered first; default 0.")
+        int | None, typer.Option(parser=usage.whole(0, 9), metavar="0-9", help="Priority, 9 first; default 0.")
     ] = None,
     delay: Annotated[
         int | None,

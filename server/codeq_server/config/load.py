@@ -126,8 +126,8 @@ def _refuse_contradictions(given: GivenSettings, settings: Settings) -> None:
         if address is not None and address.port == settings.port != 0:
             raise given.error(name, f"port {settings.port} is already the HTTP port")
     if settings.backoff_max_seconds < settings.backoff_base_seconds:
-        base = given.key("backoff_base_seconds")
-        raise given.error("backoff_max_seconds", f"must be at least {settings.backoff_base_seconds}, as {base} is")
+        least = f"{settings.backoff_base_seconds}, the value of {given.key('backoff_base_seconds')}"
+        raise given.error("backoff_max_seconds", f"must be at least {least}")
     if settings.persistence_provider == "memory":
         for name in _NOT_IN_MEMORY:
             if given.has(name):

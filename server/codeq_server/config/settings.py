@@ -127,7 +127,7 @@ class RaftSettings:
         False,
         "whether this node may found the cluster when it is empty and meets none: true on one node, or on all; of "
         "several, the one whose name comes first founds it. Has no effect on a member. Not with two `peers`, since "
-        "such a cluster stops when either does: an empty node then refuses to start, a member starts with a warning",
+        "such a cluster stops when either member does: an empty node then refuses to start, a member warns at startup",
     )
     peers: Mapping[str, str] = setting(
         PEERS,
@@ -155,7 +155,7 @@ class RaftSettings:
         secret=True,
     )
     tls_cert: Path | None = setting(FilePath(), None, "PEM file with this node's certificate for TLS between members")
-    tls_key: Path | None = setting(FilePath(), None, "PEM file with its private key")
+    tls_key: Path | None = setting(FilePath(), None, "PEM file with the certificate's private key")
     tls_ca: Path | None = setting(
         FilePath(),
         None,

@@ -72,7 +72,7 @@ def _configured(given: GivenSettings, settings: Settings, role: str) -> StaticAu
     if token is None:
         raise given.error(provider, f"needs {variable(config)}")
     if role == "worker" and not (token.scopes and token.event_types):
-        raise given.error(config, "a worker's token needs scopes and eventTypes: without them it may do nothing")
+        raise given.error(config, "a worker's token needs scopes and eventTypes: without them it permits nothing")
     token = replace(token, token=token.token.strip(), subject=token.subject.strip() or DEFAULT_SUBJECT)
     try:
         tenant_of(token.subject, token.raw)

@@ -174,7 +174,7 @@ def find_named(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int] | No
 
 
 def forget(shard: Shard, lane: Lane, home_key: bytes) -> None:
-    """Removes the row of a named task that is being removed itself, and with a batch's last task the batch's row."""
+    """Removes the name row of a task that is being removed, and with a batch's last task the batch's row as well."""
     home = shard.get(home_key)
     task_id = "" if home is None else unpacked(keys.name_of, home_key, home)
     if not task_id:

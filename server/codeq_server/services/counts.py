@@ -67,7 +67,7 @@ def _items_max(field: FieldDescriptor) -> int | None:
 def parser(request_class: type[Message]) -> Callable[[bytes], Any]:
     """Returns a parser of requests that rejects those with too many items before parsing them.
 
-    The parser raises Rejection: INVALID_FIELD, or DecodeError.
+    The parser raises DecodeError, or a Rejection with INVALID_FIELD.
     """
     parse, fields = request_class.FromString, _fields(request_class.DESCRIPTOR)
     tags = _first_bytes(fields)

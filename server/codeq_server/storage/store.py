@@ -58,7 +58,7 @@ class Durability(Protocol):
 
 
 class RowSets(Protocol):
-    """Moves whole sets of rows: snapshots come in as files, checkpoints go out as folders. Only for stores on disk."""
+    """Moves whole sets of rows: snapshots come in as files, checkpoints go out as folders. Stores on disk only."""
 
     def import_rows(self, files: Iterable[Path]) -> str:
         """Imports files made by `export` as a new set of rows, durably, and returns its name; it is not yet current.

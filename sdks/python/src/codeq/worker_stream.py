@@ -393,7 +393,7 @@ class WorkerStream:
 
     def _settle(self, count: int, refused: Sequence[pb.OutcomeError]) -> None:
         if count > len(self._unsettled):
-            raise errors.ServerFault(f"{count} outcomes settled of {len(self._unsettled)}")
+            raise errors.ServerFault(f"{count} outcomes settled, but {len(self._unsettled)} were sent")
         first = self._first_unsettled
         refusals = {error.number - first: error for error in refused}
         for index in range(count):

@@ -21,7 +21,7 @@ CALLS_MAX: Final = 256
 """Maximum number of concurrent calls from other nodes; further ones fail with RESOURCE_EXHAUSTED."""
 
 CONNECTIONS_MAX: Final = 64
-"""Default limit of connections from other nodes."""
+"""Default limit on connections from other nodes."""
 
 HANDSHAKE_SECONDS: Final = 5
 """Time for a new connection to show that it speaks HTTP/2, certificates included."""

@@ -229,7 +229,7 @@ def _leader(url: str, response: Response) -> str | None:
 
 
 def _refusal(response: Response, by: str) -> Failure:
-    """Returns the failure in the server's error body, or one for its status if there is no such body.
+    """Returns the failure in the server's error body, or a failure for its status if it sent no error body.
 
     `by` names the server that answered, if it is not the endpoint.
     """

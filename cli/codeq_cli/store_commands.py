@@ -117,7 +117,7 @@ def _refuse_open_store(path: Path) -> None:
     try:
         lock = os.open(path / "LOCK", os.O_RDONLY)
     except FileNotFoundError:
-        return  # the check itself reports what is missing
+        return  # the check itself reports the missing store
     try:
         fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -42,7 +42,7 @@ app = typer.Typer(no_args_is_help=False, help="Create, show, claim and end tasks
 Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the task.")]
 LeaseToken = Annotated[
     str | None,
-    typer.Option(metavar="T", help="Lease token shown by claim; default: that of your live lease."),
+    typer.Option(metavar="T", help="Lease token shown by claim; default: your live lease's token."),
 ]
 ArtifactOption = Annotated[
     list[str] | None,

@@ -3,7 +3,7 @@
     cluster.py          starts all three nodes and stops them on Ctrl-C
     cluster.py node-a   restarts one node in the foreground
 
-common.env and one file per node, next to this program, configure the nodes; tokens are those of `codeq serve --dev`.
+common.env and one file per node, next to this program, configure the nodes; they use the tokens of `codeq serve --dev`.
 PORT_OFFSET=100 in the environment adds 100 to every port; it is remembered for restarts of single nodes. Each node
 keeps store, log and pid in its own folder under data. A running node holds a lock on its pid file, so a stale file is
 never mistaken for a running node.

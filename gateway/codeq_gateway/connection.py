@@ -29,7 +29,7 @@ IDLE_SECONDS = 75.0
 """Timeout of a keep-alive connection without a request, and of a client that does not read its last reply."""
 
 HALF_CLOSED_SECONDS = 0.1
-"""Time for replies after the client has closed its side: most such clients have gone, a few still read."""
+"""Time for replies after the client has closed its side: most of these clients have disconnected, a few still read."""
 
 DISCARD_BYTES_MAX = 16 * 1024 * 1024
 """Bytes of a rejected body that are read and dropped so that its sender sees the reply; beyond, the connection ends."""

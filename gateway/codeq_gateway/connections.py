@@ -94,8 +94,8 @@ class Connections(Generic[_Connection]):
         """Calls `resume` when it is the turn of a connection whose request was rejected.
 
         A rejected request costs its sender nothing, and the next input follows at once: another request, or the rest of
-        the body, which is read so that the sender sees the reply. Without turns, such senders would take all the time
-        of the event loop.
+        the body, which is read so that the sender sees the reply. Without turns, these senders would take all of the
+        event loop's time.
         """
         self._waiting[connection] = resume
         self._await_turns()

@@ -1,6 +1,7 @@
 """Work followed by a step that must be awaited even if the work fails or is cancelled.
 
-Compiled coroutines must not await anything while they handle an exception (see docs/adr/0025): this does it for them.
+Compiled coroutines must not await anything while they handle an exception (see docs/adr/0025): this module does it for
+them.
 """
 
 from __future__ import annotations

@@ -204,7 +204,7 @@ class RemoteDispatcher:
         """Checks whether a caller may make a call; see `Dispatcher.admit`.
 
         Raises:
-            CallFailed: The call has no token, and a server recently rejected such a call.
+            CallFailed: The call has no token, and a server recently rejected a call without one.
         """
         now = asyncio.get_running_loop().time()
         if not authorization and now < self._tokenless_until:
@@ -237,7 +237,7 @@ class RemoteDispatcher:
         self._admitted[method, authorization] = asyncio.get_running_loop().time() + ADMITTED_SECONDS
 
     async def readiness(self) -> tuple[bool, Mapping[str, object]]:
-        """Returns the preferred server's readiness and details; if that server is not ready, those of one that is."""
+        """Returns readiness and details of the preferred server, or of another server that is ready if it is not."""
         link = self._choose()
         if link is None:
             return False, {"server": None, "reason": "no server can be reached"}

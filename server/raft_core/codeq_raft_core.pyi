@@ -122,7 +122,7 @@ class Ready:
         """(leader, role), if changed."""
     @property
     def entries(self) -> list[tuple[int, int, bytes]]:
-        """(index, term, the whole entry), to store; anything stored from the first of these indices on is replaced."""
+        """(index, term, the whole entry), to store; they replace all entries stored from the first index on."""
     @property
     def snapshot(self) -> Snapshot | None:
         """Replaces state and log; entries of the same Ready follow it."""
@@ -227,7 +227,7 @@ class RaftNode:
         """Asks the members whether this node leads; the answer is in `read_states`, or never comes if it does not.
 
         Args:
-            context: Not empty, and different from that of any other read in flight.
+            context: Not empty, and different from the context of any other read in flight.
 
         Raises:
             ProposalRefused: This node is not the leader, or its first entry of this term is not committed yet.

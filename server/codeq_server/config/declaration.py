@@ -186,7 +186,7 @@ def read_all(settings: Mapping[str, Setting], given: Mapping[str, Given]) -> dic
     for name, each in given.items():
         declared = settings[name]
         if each.value is None and declared.default in (None, ""):
-            continue  # a null in the file leaves unset what has no default
+            continue  # a null in the file leaves a setting without a default unset
         found[name] = declared.form.read(each)
     return found
 

@@ -342,7 +342,7 @@ class Settings(RestSettings):
     backup_dir: Path | None = setting(
         FilePath(),
         None,
-        "folder for backups made on request; without it such requests are rejected; not with `memory`",
+        "folder for backups made on request; without it requests for backups are rejected; not with `memory`",
     )
     disk_reserve_bytes: int = setting(
         Whole(0, 1 << 50, "bytes"),

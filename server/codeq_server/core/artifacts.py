@@ -22,7 +22,7 @@ def keep(shard: Shard, home: Lane, position: int, artifacts: Sequence[rows_pb2.A
 
 
 def same(kept: Sequence[rows_pb2.ArtifactRow], said: Sequence[rows_pb2.ArtifactRow]) -> bool:
-    """Returns whether a repeated outcome has the same artifacts as those kept, whatever the names of their files."""
+    """Returns whether a repeated outcome has the same artifacts as the stored one, regardless of file names."""
     return len(kept) == len(said) and all(_known(a) == _known(b) for a, b in zip(kept, said, strict=True))
 
 

@@ -29,7 +29,7 @@ The task bytes are a serialised codeq.v1.Task with the fields that never change:
 max_attempts, created_at and expire_at. Deliveries append the rest to them.
 
 No other module builds keys, with one exception: `create_in` and `end_task` append a position to a lane's prefix
-themselves, once for each task, because the call would cost as much as what they put into the row.
+themselves, once for each task, because the call would cost as much as the rest of the row.
 """
 
 from __future__ import annotations

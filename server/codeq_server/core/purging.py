@@ -128,7 +128,7 @@ def _places(shard: Shard, purge: Purge, lane: Lane, most: int, now: Now) -> int:
         if value[:1] == keys.POINTER:
             _pointed(shard, lane, position, value, now)
             continue
-        # It has no state row yet, so all such tasks get the same one.
+        # The task has no state row yet, so all tasks like it get the same one.
         task_id = lane.key_of(position, value) if shard.watched else ""
         end_task(shard, lane, position, task_id, Status.CANCELLED, row, now)
     purge.page = max(1, min(TURN, PAGE_BYTES * (last - lane.mark) // (size + 1)))

@@ -21,7 +21,7 @@ expire carry their progress along."""
 TIMERS: Final = ""
 """Name under which due work stands in line, as if it were a tenant."""
 TIMER_MS_MAX = 1000
-"""Longest timer wait while anything is to come: how late a wall clock that was set forward is noticed."""
+"""Maximum timer wait while any work is pending: a wall clock that was set forward is noticed this late."""
 
 
 class DueWork:

@@ -5,7 +5,7 @@ before `durable` is done. As many batches are in flight as the log allows; the b
 next, so groups form by themselves, without a timer. A batch that fails, or a decision that breaks off halfway, poisons
 the runner: every caller gets OUTCOME_UNKNOWN and the process ends.
 
-A runner lives as long as its leadership. `end` ends both: callers waiting for anything that may
+A runner lives as long as its leadership. `end` announces that it is over: callers waiting for anything that may
 not be durable get OUTCOME_UNKNOWN, all others are rejected, and the runner decides nothing more.
 """
 
@@ -164,7 +164,7 @@ class ShardRunner:
         """Returns a future that resolves when all decisions so far are durable and confirmed; None: they are already.
 
         Confirmed means that nobody else had decided. A batch not yet sent proves that by getting through. A batch in
-        flight may still get through while another leader already decides: so whatever was read next to it, or with no
+        flight may still get through while another leader already decides: so anything read next to it, or with no
         batch at all, must be confirmed.
 
         Raises:

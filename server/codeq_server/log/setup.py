@@ -133,7 +133,7 @@ class LostLines(Collector):
 
 
 def configure_logging(level: str, log_format: str | None) -> Logs:
-    """Sets up logging and stderr for the whole process until it exits; the arguments are those of `Logs`."""
+    """Sets up logging and stderr for the whole process until it exits; see `Logs` for the arguments."""
     logs = Logs(level, log_format)
     logs.guard_stderr()
     atexit.register(logs.flush)

@@ -46,7 +46,7 @@ class RaftCollector(Collector):
         self._member, self._transport, self._maker = member, transport, maker
 
     def collect(self) -> Iterator[Metric]:
-        """Yields every family; those of the group only once this node has joined one."""
+        """Yields every family; the group's families only once this node has joined a group."""
         group = self._member.group
         if group is not None:
             yield from _of_group(group)

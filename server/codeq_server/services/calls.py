@@ -31,7 +31,7 @@ class Calls:
     Attributes:
         shards: Routes calls on a shard.
         methods: The methods by full name.
-        services: The services, those of the shard first.
+        services: The services, the shard's services first.
         draining: Whether the server rejects new calls.
 
     Args:

@@ -49,7 +49,7 @@ class _Field:
 
 @cache  # bounded by the number of messages
 def _fields(descriptor: Descriptor) -> Mapping[int, _Field]:
-    """Returns the limited repeated fields of a message, and fields that contain such, by number."""
+    """Returns, by number, the limited repeated fields of a message and the fields that contain any."""
     found = {}
     for field in descriptor.fields:
         inner = _fields(field.message_type) if field.message_type is not None else {}

@@ -41,7 +41,7 @@ ITEMS_MAX: Final = 4096
 SLICE_OUTCOMES_MAX: Final = 64
 """Outcomes decided before the size of the batch is checked: each may carry along its task's progress."""
 FRAMES_AHEAD: Final = 2
-"""Maximum number of responses waiting for the disk or the client; whatever arrives meanwhile goes into one more."""
+"""Maximum number of responses waiting for the disk or the client; further answers go into one more response."""
 OPEN_CLAIMS_MIN: Final = 64
 """Number of recorded claims of a stream at which finished ones are dropped."""
 FRAME_TASKS_MAX: Final = 512

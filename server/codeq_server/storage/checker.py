@@ -298,7 +298,7 @@ class Checker:
         self._report_all(key, self._name_rows.home(keys.split_packed_key(key), queue.row.tenant, value))
         task = Task.FromString(keys.task_bytes(value))
         if task.command != lane.command or task.priority != keys.LANES - 1 - priority_lane:
-            self._report(key, "command or priority are not those of its queue and lane")
+            self._report(key, "command or priority differ from its queue and lane")
         home = keys.split_packed_key(key)
         self._report_all(key, self._expiry_rows.expires(home, task, self._tick.wall_ms if self._tick else 0))
         waits_in = self._moved.pop(home, None)

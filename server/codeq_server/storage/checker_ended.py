@@ -84,7 +84,7 @@ def _entry(lsn: int, *, dead: bool, completed: bool) -> int:
 
 def _wrong(entry: int) -> str:
     how = "completed" if entry & _COMPLETED else "ended"
-    return f"is listed as {how} in batch {entry >> 2}, but did not end that way in that batch"
+    return f"is listed as {how} in batch {entry >> 2}, but did not end that way then"
 
 
 def _history(state: rows_pb2.StateRow) -> Iterator[str]:

@@ -26,7 +26,7 @@ class Slot(NamedTuple):
 
 
 class LeaseRows:
-    """Rows "l" met so far, and the deliveries that state rows and homes have yet to confirm.
+    """Rows "l" read so far, and the deliveries that state rows and homes have yet to confirm.
 
     Attributes:
         tokens: Tokens of all leases.

@@ -20,7 +20,7 @@ class _Named(NamedTuple):
 
 
 class NameRows:
-    """Rows "i" met so far, until homes and other rows of the table confirm them."""
+    """Rows "i" read so far, until homes and other rows of the table confirm them."""
 
     def __init__(self) -> None:
         self._named: dict[int, _Named] = {}

@@ -21,7 +21,7 @@ class Stored(RocksRows):
     """Stored rows as of one moment."""
 
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yields every row of the shard in key order, without those of the log.
+        """Yields every row of the shard in key order, without the log's rows.
 
         Raises:
             StoreError: The rows cannot be read.

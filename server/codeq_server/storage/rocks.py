@@ -41,7 +41,7 @@ class RocksStore(RocksRows):
     Args:
         path: The directory; created if missing.
         fsync: Whether `sync` waits for the disk.
-        log: Whether there will be rows of a log. A store with such rows can be opened without the log as well.
+        log: Whether the store will have rows of a log. A store with a log can also be opened without it.
         files_max: Maximum number of database files open at a time.
         options: Settings of the database, for tests that need small ones.
 

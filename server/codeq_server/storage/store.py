@@ -21,7 +21,7 @@ _PAGE_ROWS: Final = 256
 
 
 class Rows(RowReader, Protocol):
-    """Rows in key order: those of the shard, and beside them those of a log, told apart by their keys.
+    """Rows in key order: the shard's rows, and beside them a log's rows, distinguished by their keys.
 
     Only a store opened with a log keeps rows of the log. A scan returns rows of the shard or rows of the log, depending
     on its start. Reads happen on the event loop's thread, writes on one writer thread. Every method of every part may

@@ -26,7 +26,7 @@ REFUSALS_MAX: Final = 10
 """Attempts of a call that the server rejects unprocessed, as at its stream limit, before one last attempt."""
 
 REFUSAL_SECONDS: Final = 0.01
-"""Wait after the first such rejection; it doubles with each."""
+"""Wait after the first of these rejections; it doubles with each one."""
 
 REFUSAL_SECONDS_MAX: Final = 0.2
 """Upper limit of this wait."""

@@ -84,7 +84,7 @@ class Client:
         """Creates 1 to 1000 tasks and returns, in order, each task or the error that rejected it.
 
         Args:
-            tasks: Tasks to create; TypeError for anything that is not a NewTask.
+            tasks: Tasks to create; an item that is not a NewTask raises TypeError.
             atomic: Create all or none; the first rejected task fails the call.
             idempotency_key: Key of an atomic batch, which makes retries safe. Its tasks have no keys of their own.
         """
@@ -109,7 +109,7 @@ class Client:
 
         Raises:
             TaskNotFound: No such task.
-            ArtifactNotFound: The result has no such artifact, or the artifact is at a URL.
+            ArtifactNotFound: The result has no artifact of this name, or the artifact is at a URL.
         """
         return self._call(calls.artifact(task_id, name))
 

@@ -200,7 +200,7 @@ class Http2:
         return found
 
     def _take(self, data: memoryview, found: list[Event]) -> memoryview:
-        """Passes the next bytes to h2, or keeps those of a GOAWAY; returns the rest."""
+        """Passes the next bytes to h2, but keeps the bytes of a GOAWAY; returns the rest."""
         if not self._left:
             missing = _HEAD_BYTES - len(self._head)
             self._head += data[:missing]

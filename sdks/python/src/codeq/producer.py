@@ -53,7 +53,7 @@ class AsyncProducer:
         """Creates a producer.
 
         Args:
-            address: Host and port, or those of several members of a cluster; None: CODEQ_PRODUCER_ADDR, else
+            address: Host and port of a server, or of several members of a cluster; None: CODEQ_PRODUCER_ADDR, else
                 localhost:9092.
             token: Token, or a function that returns one; None: CODEQ_TOKEN, else no token.
             tls: False: plaintext; True: TLS with the system's roots; or an ssl.SSLContext.

@@ -57,7 +57,7 @@ class _Worker:
         """Creates a worker; it connects when it runs.
 
         Args:
-            address: Host and port, or those of several members of a cluster; None: CODEQ_WORKER_ADDR, else
+            address: Host and port of a server, or of several members of a cluster; None: CODEQ_WORKER_ADDR, else
                 localhost:9091.
             token: Token, or a function that returns one; None: CODEQ_TOKEN, else no token.
             tls: False: plaintext; True: TLS with the system's roots; or an ssl.SSLContext.

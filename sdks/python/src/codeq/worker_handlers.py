@@ -63,7 +63,8 @@ class Handlers:
         Args:
             by_command: Handlers by command.
             default: Handler of all other commands.
-            commands: Commands to ask for besides those of by_command; none, with a default: all that the token allows.
+            commands: Commands to ask for in addition to those in `by_command`; none, with a default: all that the token
+                allows.
 
         Raises:
             ValueError: No handler is given, or a command has none.

@@ -60,7 +60,7 @@ _CLIENT_OPTIONS: Final[Sequence[tuple[str, int]]] = (
     # Every channel reconnects at once, without the backoff that gRPC remembers from earlier failures.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
-    # Nodes talk to each other directly, whatever the environment says about proxies.
+    # Nodes talk to each other directly, regardless of proxies in the environment.
     ("grpc.enable_http_proxy", 0),
 )
 

@@ -70,7 +70,7 @@ class Installer:
         if snapshot is None or self._staged is not None or self._stopped:
             raise SnapshotNotWanted
         if snapshot.index <= self._state.applied.index:
-            self._receive(message)  # the core tells the leader how far this member is
+            self._receive(message)  # the core reports this member's progress to the leader
             return
         staged = self._staged = _Staged(snapshot.index, "", asyncio.get_running_loop().create_future())
         try:

@@ -1,4 +1,4 @@
-"""Rows of a member in addition to those of its shard: the log, the vote, the applied state, and the members.
+"""Rows of a member in addition to its shard's rows: the log, the vote, the applied state, and the members.
 
 Keys (all begin with LOG_PREFIX, so that they are in the column family of the log):
 

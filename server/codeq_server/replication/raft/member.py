@@ -259,7 +259,7 @@ class Member:
             self.group.stop()
 
     async def close(self) -> None:
-        """Stops taking part; writes what is pending at the disk, and closes the store."""
+        """Stops taking part, writes all pending work to disk, and closes the store."""
         if self._making is not None:
             self._making.cancel()
             await asyncio.wait([self._making])  # on return none of it uses the store

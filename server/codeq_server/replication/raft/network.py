@@ -34,7 +34,7 @@ class Hello:
 
 
 class Unwelcome(Exception):  # noqa: N818 - who it is
-    """This node rejects another node; the text tells that node's operator why, and what to do."""
+    """This node rejects another node; the text tells the operator of that node the reason and the remedy."""
 
 
 class Unanswered(Exception):  # noqa: N818 - what it was

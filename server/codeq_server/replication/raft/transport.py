@@ -192,7 +192,7 @@ class Transport:
 
 
 class _Gate(grpc.aio.ServerInterceptor):
-    """Rejects callers without the secret, before anything is read and whatever method is called."""
+    """Rejects callers without the secret, before anything is read, whichever method is called."""
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials

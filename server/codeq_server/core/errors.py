@@ -15,7 +15,7 @@ _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Reason(Enum):
-    """Why a request was rejected; the names are those of codeq.v1.ErrorReason without the prefix (a test compares)."""
+    """Why a request was rejected; the names are those of codeq.v1.ErrorReason without the prefix, as a test checks."""
 
     INTERNAL = 0
     INVALID_FIELD = 1

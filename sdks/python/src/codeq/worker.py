@@ -186,7 +186,7 @@ class AsyncWorker(_Worker):
         """Works until `stop` is called, SIGTERM or SIGINT arrives, or the asyncio task is cancelled (without a drain).
 
         Args:
-            handler: Handler of commands without a decorated one.
+            handler: Handler of commands without a decorated handler.
             commands: Commands to take besides the decorated ones; none, with a handler: all that the token allows.
             handle_signals: Whether SIGTERM and SIGINT drain this worker, together with all others of the process; they
                 need a worker in the main thread. False leaves signals alone: call `stop`.

@@ -12,7 +12,7 @@ def changed(
 
     Args:
         table: The table before; it is not modified.
-        change: The change.
+        change: The change to apply.
         voters: Number of voters after the change.
     """
     gone = {member.raft_id for member in change.put} | set(change.removed)

@@ -7,6 +7,7 @@ sectors, written alternately: a torn write damages one of them at most.
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import struct
@@ -81,11 +82,10 @@ def make_directory(path: Path) -> None:
     Raises:
         OSError: A directory cannot be created.
     """
-    if path.is_dir():
-        return
-    make_directory(path.parent)
-    path.mkdir(mode=0o700, exist_ok=True)
-    sync_directory(path.parent)
+    missing = list(itertools.takewhile(lambda each: not each.is_dir(), (path, *path.parents)))
+    for each in reversed(missing):
+        each.mkdir(mode=0o700, exist_ok=True)
+        sync_directory(each.parent)
 
 
 def tighten(directory: Path) -> None:

@@ -36,7 +36,7 @@ async def test_stranger_without_the_secret_can_neither_send_nor_receive(
     async with started(a, settings(tmp_path)) as transport, raw_call(transport.port, method, secret) as call:
         assert await refusal_of(call, first_frame(method)) == (
             grpc.StatusCode.UNAUTHENTICATED,
-            "the secret of the cluster is missing or wrong",
+            "the cluster secret is missing or wrong",
         )
         assert (a.met_peers, a.received, a.installed) == ([], [], [])
         assert contents(tmp_path) == {}

@@ -108,7 +108,7 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
     },
     "window refill skips a row": Bug(
         [(windows.load, "first, last = lane.loaded + 1,", "first, last = lane.loaded + 2,")],
-        "lies not above the lane's mark|never ended|counts ready tasks",
+        "is not above the lane's mark|never ended|counts ready tasks",
     ),
     "one index row left behind": {
         "dead letter": Bug(

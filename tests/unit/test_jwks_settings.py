@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from subprocess import run
 from typing import Any
 
 import pytest
+import yaml
 from codeq_server.auth.jwks.config import ALGORITHMS
 from codeq_server.auth.jwks.validator import JwksValidator
 from codeq_server.config.declaration import shown
@@ -137,3 +139,12 @@ def test_file_of_authorities_that_cannot_be_used_is_rejected_by_name(
 def test_reading_settings_does_not_import_the_http_client() -> None:
     code = "import sys, codeq_server.config.jwks_settings; sys.exit('aiohttp' in sys.modules or 'jwt' in sys.modules)"
     run([sys.executable, "-c", code], check=True)
+
+
+def test_examples_of_the_document_are_accepted() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs/authentication.md").read_text()
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    assert len(blocks) == 3
+    for block in blocks:
+        [(key, config)] = [(key, value) for key, value in block.items() if key.endswith("AuthConfig")]
+        assert JWKS.read(Given(config, key)).issuer == config["issuer"]

@@ -70,6 +70,19 @@ async def test_withdrawn_key_is_not_accepted_after_a_quiet_time(issuer: Issuer) 
     assert await desk.validated(token) is None
 
 
+async def test_withdrawn_key_is_not_accepted_after_a_quiet_time_that_began_with_a_failure(issuer: Issuer) -> None:
+    desk = Desk(issuer, Signer("old"))
+    token = desk.token()
+    assert await desk.validated(token) is not None
+    issuer.fail()
+    desk.now += 200
+    assert desk.at_once(token) is not None
+    await settled(desk)
+    issuer.publish(Signer("new"))
+    desk.now += 300
+    assert await desk.validated(token) is None
+
+
 async def test_withdrawn_key_that_comes_back_is_accepted_without_delay(issuer: Issuer) -> None:
     desk = Desk(issuer, Signer("a"))
     for signer in (Signer("b"), Signer("a"), Signer("b"), Signer("a")):

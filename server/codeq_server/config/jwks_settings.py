@@ -90,7 +90,7 @@ class JwksAuthSettings:
         "accepted no longer than this",
     )
     jwks_stale_seconds: float = setting(
-        Duration(20, 30 * 86400),
+        Duration(60, 30 * 86400),
         86400.0,
         "how long keys are used if they cannot be fetched anew; at least `jwksRefreshSeconds`",
     )

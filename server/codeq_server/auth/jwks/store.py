@@ -84,8 +84,9 @@ class KeyStore:
         age = now - self._keys_as_of
         if 0 <= age < self._refresh_seconds / 2:
             return fitting[0]
+        is_down = bool(self._failure) and 0 <= now - self._began_at < self._refresh_seconds
         fetching = self._fetch(now)
-        if fetching is None or self._failure or 0 <= age < self._refresh_seconds:
+        if fetching is None or is_down or 0 <= age < self._refresh_seconds:
             return fitting[0]  # the fetch goes on in the background
         return lambda: self._found(need, now, fetching, OVERDUE_WAIT_SECONDS)
 

@@ -275,6 +275,20 @@ async def test_clock_set_back_stops_neither_fetches_nor_keys(issuer: Issuer) -> 
     assert desk.at_once(desk.token()) is not None
 
 
+async def test_fetch_is_shared_however_long_it_takes(issuer: Issuer) -> None:
+    desk = Desk(issuer)
+    issuer.held.clear()
+    first = asyncio.create_task(desk.validated(desk.token(sub="a")))
+    await until_asked(issuer)
+    desk.now += 10 * REFETCH_SECONDS
+    second = asyncio.create_task(desk.validated(desk.token(sub="b")))
+    await asyncio.sleep(0)
+    issuer.held.set()
+    assert await first is not None
+    assert await second is not None
+    assert len(issuer.asked) == 1
+
+
 async def test_caller_that_goes_away_ends_no_fetch_that_others_wait_for(issuer: Issuer) -> None:
     desk = Desk(issuer)
     issuer.held.clear()

@@ -49,7 +49,10 @@ class Desk:
     def look(self) -> list[str] | str | None:
         """Returns the tokens that a look found, or the problem; None: nothing is new."""
         found = self.file.look()
-        return found.problem or (None if found.tokens is None else [token.token for token in found.tokens])
+        if found.replacement is None:
+            return found.problem or None
+        self.validator.replace(found.replacement)
+        return [name for name in ("old", "new", "two") if self.validator.validate(name)]
 
 
 @pytest.fixture
@@ -260,8 +263,10 @@ def test_token_may_be_given_as_its_digest() -> None:
 def test_replacing_tells_which_tokens_are_new_gone_or_changed() -> None:
     validator = StaticValidator(StaticToken("same"), StaticToken("gone"), StaticToken("changed"))
     after = [StaticToken("same"), StaticToken("changed", scopes=frozenset({"codeq:admin"})), StaticToken("new")]
-    assert validator.replace(after) == {digest_of(text) for text in ("gone", "changed", "new")}
-    assert validator.replace(reversed(after)) == set()
+    replacement = validator.compared(after)
+    assert replacement.changed == {digest_of(text) for text in ("gone", "changed", "new")}
+    validator.replace(replacement)
+    assert validator.compared(reversed(after)).changed == set()
     assert validator.validate("gone") is None
     assert validator.validate("new")
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from codeq_server.auth.claims import Token
 
@@ -52,11 +53,23 @@ class StaticToken:
         )
 
 
+class Replacement(NamedTuple):
+    """Other tokens for a validator.
+
+    Attributes:
+        tokens: Content of each token by digest.
+        changed: Digests of the tokens that are added, removed or changed by it.
+    """
+
+    tokens: Mapping[bytes, Token]
+    changed: AbstractSet[bytes]
+
+
 class StaticValidator:
     """Accepts the configured tokens, which may be replaced at any time."""
 
     def __init__(self, *tokens: StaticToken) -> None:
-        self._tokens = _by_digest(tokens)
+        self._tokens: Mapping[bytes, Token] = _by_digest(tokens)
 
     def validate(self, token: str) -> Token | None:
         """Returns the token's content, or None if it is not a configured token.
@@ -66,11 +79,15 @@ class StaticValidator:
         """
         return self._tokens.get(digest_of(token))
 
-    def replace(self, tokens: Iterable[StaticToken]) -> AbstractSet[bytes]:
-        """Accepts these tokens from now on; returns the digests of those that were added, removed or changed."""
-        before, self._tokens = self._tokens, _by_digest(tokens)
-        after = self._tokens
-        return {digest for digest in before.keys() | after.keys() if before.get(digest) != after.get(digest)}
+    def compared(self, tokens: Iterable[StaticToken]) -> Replacement:
+        """Returns what `replace` with these tokens changes; blocks, and may be called in another thread."""
+        before, after = self._tokens, _by_digest(tokens)
+        changed = {digest for digest in before.keys() | after.keys() if before.get(digest) != after.get(digest)}
+        return Replacement(after, changed)
+
+    def replace(self, replacement: Replacement) -> None:
+        """Accepts the tokens of the replacement instead of the present ones."""
+        self._tokens = replacement.tokens
 
 
 def digest_of(secret: str) -> bytes:

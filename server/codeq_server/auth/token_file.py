@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from codeq_server.auth.revocation import Affects, Revoke
-from codeq_server.auth.static import StaticToken, StaticValidator, digest_of
+from codeq_server.auth.static import Replacement, StaticToken, StaticValidator, digest_of
 
 FILE_BYTES_MAX: Final = 8 << 20
 """Maximum size of the file."""
@@ -52,7 +52,7 @@ class TokenFileLog(Protocol):
 class Look(NamedTuple):
     """What a look at the file found: new tokens, or a problem; neither if nothing has changed."""
 
-    tokens: Sequence[StaticToken] | None = None
+    replacement: Replacement | None = None
     problem: str = ""
 
 
@@ -122,9 +122,10 @@ class TokenFile:
             found = await asyncio.to_thread(self.look)
             if found.problem:
                 self._log.unusable(self._path, found.problem)
-            elif found.tokens is not None:
-                changed = self._validator.replace(found.tokens)
-                self._log.reloaded(self._path, len(found.tokens), len(changed))
+            elif found.replacement is not None:
+                tokens, changed = found.replacement
+                self._validator.replace(found.replacement)
+                self._log.reloaded(self._path, len(tokens), len(changed))
                 if changed:
                     await revoke(_among(changed))
             await asyncio.sleep(POLL_SECONDS)
@@ -147,7 +148,7 @@ class TokenFile:
             return Look()
         self._seen = digest
         try:
-            return Look(tokens=self._parse(content))
+            return Look(replacement=self._validator.compared(self._parse(content)))
         except TokenFileError as error:
             return Look(problem=str(error))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -31,7 +32,7 @@ class Built(NamedTuple):
     upkeep: tuple[Upkeep, ...] = ()
 
 
-class Provider(Generic[C]):
+class Provider(ABC, Generic[C]):
     """A way to validate tokens.
 
     Attributes:
@@ -40,6 +41,7 @@ class Provider(Generic[C]):
 
     tables: tuple[type, ...] = ()
 
+    @abstractmethod
     def read(self, given: Given, role: str, *, files: bool) -> C:
         """Returns the configuration of a role's provider.
 
@@ -51,12 +53,12 @@ class Provider(Generic[C]):
         Raises:
             ConfigError: It is malformed, or of no use.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def show(self, config: C) -> object:
         """Returns the configuration as JSON, with masked secrets."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build(self, config: C, key: str, role: str, log: ProviderLog) -> Built:
         """Returns the validator.
 
@@ -69,7 +71,6 @@ class Provider(Generic[C]):
         Raises:
             ConfigError: A file that it names cannot be used.
         """
-        raise NotImplementedError
 
     def tokens(self, config: C, key: str) -> Iterator[tuple[str, StaticToken]]:
         """Yields each token that is known in advance, with its key, for warnings."""

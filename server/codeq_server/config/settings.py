@@ -114,7 +114,7 @@ class RaftSettings:
         _SECRET,
         "",
         "secret that members authenticate with, the same everywhere; peers without it are rejected",
-        unset="derived from the producer's token",
+        unset="derived from the producers' token, if there is only one",
         secret=True,
     )
     tls_cert: Path | None = setting(FilePath(), None, "PEM file with this node's certificate for TLS between members")
@@ -183,7 +183,7 @@ class ProcessSettings:
         _SECRET,
         "",
         "secret of gateways and servers that forward calls to a server; the same everywhere",
-        unset="derived from the producers' token",
+        unset="derived from the producers' token, if there is only one",
         secret=True,
     )
     log_level: LogLevel = setting(Choice(get_args(LogLevel)), "info", "lowest level logged")

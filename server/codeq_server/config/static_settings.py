@@ -63,8 +63,8 @@ class StaticAuthSettings:
     def static_token(self) -> StaticToken:
         """The token that it configures."""
         return StaticToken(
-            token=self.token,
-            subject=self.subject,
+            token=self.token.strip(),
+            subject=self.subject.strip() or DEFAULT_SUBJECT,
             email=self.email,
             scopes=self.scopes,
             event_types=self.event_types,
@@ -143,7 +143,7 @@ class StaticProvider(Provider[StaticAuth]):
 
     def sole_secret(self, config: StaticAuth) -> str:
         """Returns the secret of the only token that there can be."""
-        return config.tokens[0].token if config.is_one else ""
+        return config.tokens[0].token.strip() if config.is_one else ""
 
 
 _FILE: Final = Group(_FileSettings)
@@ -207,14 +207,8 @@ def _token(given: Given, role: str) -> StaticAuthSettings:
         raise given.inner("tokenSha256", None).error("is given together with token: give one of them")
     if role == "worker" and not (token.scopes and token.event_types):
         raise given.error("a worker's token needs scopes and eventTypes: without them it may do nothing")
-    token = replace(
-        token,
-        token=token.token.strip(),
-        token_sha256=token.token_sha256.lower(),
-        subject=token.subject.strip() or DEFAULT_SUBJECT,
-    )
     try:
-        tenant_of(token.subject, token.raw)
+        tenant_of(token.subject.strip() or DEFAULT_SUBJECT, token.raw)
     except InvalidTenantError:
         raise given.error(
             f"has no valid tenant, or several: set raw.tenantId to a name that matches {TENANT.pattern}"

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Final
 
 from measured_server import BenchError, MeasuredServer
-from probe import Latencies, for_seconds, probe
+from probe import TENANT, Latencies, for_seconds, probe
 from run import BUILD, RESULTS, build_load, describe_commit, describe_machine
 
 FLOODING: Final = "flood"
-"""Tenant of the flood."""
+"""Tenant of the flood, and its token."""
 BACKLOG: Final = 1 << 30
 """Backlog at which the flood would pause; never reached."""
 WARMUP_SECONDS: Final = 3.0
@@ -65,7 +65,7 @@ def flood(server: MeasuredServer, options: argparse.Namespace) -> Iterator[None]
 
 def measure(directory: Path, options: argparse.Namespace) -> dict[str, object]:
     """Returns the figures of the quiet tenant and of the flood."""
-    with MeasuredServer(directory, tenants=True) as server:
+    with MeasuredServer(directory, tenants=(TENANT, FLOODING)) as server:
         alone = asyncio.run(probe(server.producer, for_seconds(options.seconds)))
         with flood(server, options):
             before, began = server.counters(), time.monotonic()

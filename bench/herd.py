@@ -30,7 +30,7 @@ from codeq.v1.producer_service_pb2_grpc import ProducerServiceStub
 from codeq.v1.worker_service_pb2_grpc import WorkerServiceStub
 from google.protobuf.timestamp_pb2 import Timestamp
 from measured_server import BenchError, MeasuredServer
-from probe import Latencies, for_seconds, probe
+from probe import TENANT, Latencies, for_seconds, probe
 from run import BUILD, RESULTS, describe_commit, describe_machine
 
 HERDING: Final = "herd"
@@ -159,7 +159,7 @@ def wait_until(at: float) -> None:
 
 def measure(directory: Path, tasks: int, leases: int) -> dict[str, object]:
     """Returns the figures of both herds."""
-    server = MeasuredServer(directory, tenants=True)
+    server = MeasuredServer(directory, tenants=(TENANT, HERDING))
     with server:
         alone = asyncio.run(probe(server.producer, for_seconds(LEAD_SECONDS)))
         due = int(time.time() + tasks / CREATES_PER_SECOND_MIN + 2 * LEAD_SECONDS)

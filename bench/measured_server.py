@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +39,11 @@ _WORKER: Final = {
     "eventTypes": ["*"],
     "raw": {"tenantId": "dev-tenant"},
 }
+
+
+def _of(tenant: str, token: Mapping[str, object]) -> dict[str, object]:
+    """Returns a token as that of a tenant, with its name as secret."""
+    return {**token, "token": tenant, "subject": tenant, "raw": {"role": "ADMIN", "tenantId": tenant}}
 
 
 class BenchError(Exception):
@@ -93,7 +97,7 @@ class MeasuredServer:
         *,
         fsync: bool = True,
         retention_seconds: int | None = None,
-        tenants: bool = False,
+        tenants: Sequence[str] = (),
         queues_max: int = 0,
         more: Mapping[str, str] | None = None,
     ) -> None:
@@ -104,10 +108,9 @@ class MeasuredServer:
             fsync: Whether every acknowledgement waits for fsync.
             retention_seconds: How long ended tasks are kept; None: the server's default.
             queues_max: Queues that the tenant needs; 0: the default limit.
-            tenants: Whether to accept every token, which then belongs to the tenant of the same name.
+            tenants: Tenants; the token of each is its name, with full rights. None: one tenant, with TOKEN.
             more: Additional environment variables; they may override the addresses.
         """
-        self._program = [sys.executable, str(ROOT / "bench" / "tenants_server.py")] if tenants else [str(CODEQ)]
         self.store: Final = directory / "store"
         self._log = directory / "server.log"
         self._ready = directory / "ready.json"
@@ -115,9 +118,9 @@ class MeasuredServer:
             "PERSISTENCE_PROVIDER": "rocksdb",
             "PERSISTENCE_CONFIG": json.dumps({"path": str(self.store), "fsyncOnCommit": fsync}),
             "PRODUCER_AUTH_PROVIDER": "static",
-            "PRODUCER_AUTH_CONFIG": json.dumps(_PRODUCER),
+            "PRODUCER_AUTH_CONFIG": json.dumps([_of(name, _PRODUCER) for name in tenants] or _PRODUCER),
             "WORKER_AUTH_PROVIDER": "static",
-            "WORKER_AUTH_CONFIG": json.dumps(_WORKER),
+            "WORKER_AUTH_CONFIG": json.dumps([_of(name, _WORKER) for name in tenants] or _WORKER),
             "LOG_LEVEL": "warn",
             "HTTP_HOST": LOOPBACK,
             "PORT": "0",
@@ -133,7 +136,7 @@ class MeasuredServer:
         self.http = self.worker = self.producer = ""
 
     def __enter__(self) -> Self:
-        command = [*self._program, "serve", "--ready-file", str(self._ready)]
+        command = [str(CODEQ), "serve", "--ready-file", str(self._ready)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, env=self._env, stdout=log, stderr=log)
         try:

@@ -1,7 +1,7 @@
 """Writes the tables of docs/configuration.md from the declarations of the settings; `make generate` runs it.
 
 A table stands between `<!-- settings: CLASS -->` and `<!-- end -->`. It lists, in order, the settings that this class
-of `codeq_server.config.settings` declares itself.
+`codeq_server.config.settings`, or of a provider of tokens, declares itself, in order.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Final
 
 from codeq_server.config.declaration import Group, Setting, settings_of, variable
 from codeq_server.config.forms import Whole
+from codeq_server.config.providers import PROVIDERS
 from codeq_server.config.settings import GatewaySettings, ProcessSettings, RestSettings, Settings
 
 DOCUMENT: Final = Path(__file__).with_name("configuration.md")
@@ -51,6 +52,9 @@ def _tables() -> Iterator[tuple[str, str]]:
                 inner = each.form.settings if each.form.has_variables else ()
                 variables = {field: f"`{variable(f'{name}.{field}')}`" for field in inner}
                 yield each.form.group.__name__, _table(each.form.settings, variables)
+    for provider in PROVIDERS.values():
+        for group in provider.tables:
+            yield group.__name__, _table(settings_of(group), {})
 
 
 def _own(process: type) -> dict[str, Setting]:

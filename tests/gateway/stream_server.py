@@ -59,9 +59,11 @@ class _Calls:
             raise Rejection(Reason(failed.reason), failed.message, failed.violations, failed.metadata) from None
         return authorization
 
-    async def carry_out(self, name: str, claims: str, request: Any, *, stale: bool) -> Message:
+    async def carry_out(self, name: str, _: str, request: Any, authorization: str, *, stale: bool) -> Message:
         try:
-            return await self._answers.call(Call(name, request, claims, "", 0, consistency="stale" if stale else ""))
+            return await self._answers.call(
+                Call(name, request, authorization, "", 0, consistency="stale" if stale else "")
+            )
         except CallFailed as failed:
             raise Rejection(Reason(failed.reason), failed.message, failed.violations, failed.metadata) from None
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from codeq_server.auth.static import StaticToken
 from codeq_server.config import Address, ConfigError, Settings, check, load
+from codeq_server.config.providers import AuthConfig
 
 PRODUCER = '{"token":"p-secret","subject":"producer-dev","raw":{"role":"ADMIN","tenantId":"dev-tenant"}}'
 WORKER = '{"token":"w-secret","scopes":["codeq:claim"],"eventTypes":["*"],"raw":{"tenantId":"dev-tenant"}}'
@@ -21,6 +23,11 @@ TOKENS = {
 
 def load_env(environment: Mapping[str, str]) -> Settings:
     return load(None, {**TOKENS, **environment}, {}, dev=False)
+
+
+def only(auth: AuthConfig) -> StaticToken:
+    [(_, token)] = auth.tokens
+    return token
 
 
 def write(path: Path, text: str) -> str:
@@ -82,8 +89,8 @@ def test_load_accepts_every_variable_from_the_container_guide() -> None:
     assert settings.producer_stream_addr == Address("", 9192)
     assert settings.artifacts_path == Path("/var/lib/codeq/artifacts")
     assert settings.log_format == "json"
-    assert settings.auth.producer.raw == {"role": "ADMIN", "tenantId": "dev-tenant"}
-    assert settings.auth.worker.scopes == {"codeq:claim"}
+    assert only(settings.auth.producer).raw == {"role": "ADMIN", "tenantId": "dev-tenant"}
+    assert only(settings.auth.worker).scopes == {"codeq:claim"}
 
 
 def test_flags_override_the_environment_which_overrides_the_file(tmp_path: Path) -> None:
@@ -103,9 +110,9 @@ def test_load_reads_mappings_from_the_file_named_in_the_environment(tmp_path: Pa
     settings = load(None, {"CODEQ_CONFIG_PATH": file}, {}, dev=False)
     assert settings.persistence.path == Path("/srv/codeq")
     assert not settings.persistence.fsync_on_commit
-    assert settings.auth.producer.token == "abc"
-    assert settings.auth.worker.token == "other"
-    assert settings.auth.worker.subject == "static"
+    assert only(settings.auth.producer).token == "abc"
+    assert only(settings.auth.worker).token == "other"
+    assert only(settings.auth.worker).subject == "static"
 
 
 @pytest.mark.parametrize("value", ["", "  "])
@@ -342,10 +349,10 @@ def test_missing_producer_or_worker_token_is_rejected(role: str) -> None:
 
 def test_dev_mode_fills_in_tokens_and_binds_loopback() -> None:
     settings = load(None, {}, {}, dev=True)
-    assert (settings.auth.producer.token, settings.auth.worker.token) == ("dev-token", "dev-token")
-    assert settings.auth.producer.raw == {"role": "ADMIN", "tenantId": "dev-tenant"}
-    assert len(settings.auth.worker.scopes) == 6
-    assert settings.auth.worker.event_types == {"*"}
+    assert (only(settings.auth.producer).token, only(settings.auth.worker).token) == ("dev-token", "dev-token")
+    assert only(settings.auth.producer).raw == {"role": "ADMIN", "tenantId": "dev-tenant"}
+    assert len(only(settings.auth.worker).scopes) == 6
+    assert only(settings.auth.worker).event_types == {"*"}
     assert settings.worker_stream_addr is not None
     assert settings.producer_stream_addr is not None
     assert {settings.http.host, settings.worker_stream_addr.host, settings.producer_stream_addr.host} == {"127.0.0.1"}
@@ -355,8 +362,8 @@ def test_dev_mode_fills_in_tokens_and_binds_loopback() -> None:
 def test_dev_mode_keeps_configured_values() -> None:
     environment = {name: value for name, value in TOKENS.items() if name.startswith("PRODUCER")}
     settings = load(None, environment | {"WORKER_STREAM_ADDR": "[::1]:7"}, {}, dev=True)
-    assert settings.auth.producer.token == "p-secret"
-    assert settings.auth.worker.token == "dev-token"
+    assert only(settings.auth.producer).token == "p-secret"
+    assert only(settings.auth.worker).token == "dev-token"
     assert settings.worker_stream_addr == Address("::1", 7)
 
 

@@ -72,14 +72,15 @@ class Desk:
         self.serving = Serving(self.runner, None, lease_seconds=600, artifact_bytes_max=0)
         self.validator = ScriptedValidator(**tokens)
         self.client = Client(kind)
-        authenticator = Authenticator(self.validator, self.validator, clock=clocked().wall)
+        self.authenticator = authenticator = Authenticator(self.validator, self.validator, clock=clocked().wall)
         principal = options_pb2.PRINCIPAL_PRODUCER if kind == "produce" else options_pb2.PRINCIPAL_WORKER
 
         async def validate(token: str) -> Claims:
             return await authenticator.authenticate(f"Bearer {token}", principal)
 
         async def serve() -> None:
-            token = StreamToken(await validate("first"), validate, clocked().wall)
+            claims = await validate("first")
+            token = StreamToken(claims, validate, clocked().wall, "first", authenticator.revocations)
             await (
                 self.serving.produce(token, self.client, InFlight())
                 if kind == "produce"

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from mypy_extensions import mypyc_attr
 
 from codeq_server.auth.claims import NEVER, WILDCARD, WORKER_SCOPES, Claims, Token
+from codeq_server.auth.revocation import Affects, Revocations
 from codeq_server.auth.verdict import NOBODY, Verdict, expired, refusing, verdict_of
 from codeq_server.core.errors import Reason, Rejection
 
@@ -65,6 +66,7 @@ class Authenticator:
 
     Attributes:
         clock: Returns the Unix time in seconds, to which the expiry of tokens is compared.
+        revocations: Those who rely on tokens after their validation.
     """
 
     def __init__(
@@ -89,6 +91,9 @@ class Authenticator:
         self._worker = worker
         self._producer_as_worker = producer_as_worker
         self.clock = clock
+        self.revocations = Revocations()
+        self._revoked = 0
+        """Number of revocations so far: a validation that overlaps one may have seen the state before it."""
         self._on_trouble = on_trouble
         self._troubled_at = -TROUBLE_SECONDS
         self._verdicts: dict[str, Verdict] = {}
@@ -122,6 +127,16 @@ class Authenticator:
             verdict = await asyncio.shield(verdict)  # others may be waiting for it
         return verdict.claims(principal, scope)
 
+    async def revoke(self, affects: Affects) -> None:
+        """Forgets the verdicts on tokens about which a validator has changed its mind, and tells who relies on them.
+
+        The verdicts are forgotten at once. Streams and waiting calls are told in later turns of the event loop.
+        """
+        self._revoked += 1
+        for header in [header for header in self._verdicts if affects(header.removeprefix(_BEARER))]:
+            del self._verdicts[header]
+        await self.revocations.announce(affects)
+
     def _kept(self, header: str) -> Verdict | None:
         """Returns the cached verdict on a header; drops it if its token has expired."""
         verdict = self._verdicts.get(header)
@@ -131,7 +146,7 @@ class Authenticator:
         return verdict
 
     def _judge(self, header: str) -> Verdict | asyncio.Task[Verdict]:
-        token = _bearer(header)
+        token = bearer(header)
         if not token:
             return NOBODY
         header = _BEARER + token  # each token is cached once, however its header is written
@@ -147,18 +162,25 @@ class Authenticator:
             return self._decide(header, producer, worker)
         if len(self._validations) >= VALIDATIONS_MAX:
             return _BUSY
-        validating = asyncio.get_running_loop().create_task(self._validate(header, *answers), name="token-validation")
+        validating = asyncio.get_running_loop().create_task(
+            self._validate(token, self._revoked, *answers), name="token-validation"
+        )
         self._validations[header] = validating
         validating.add_done_callback(lambda _: self._validations.pop(header))
         return validating
 
     async def _validate(
-        self, header: str, producer: Token | Validation | None, worker: Token | Validation | None
+        self, token: str, revoked: int, producer: Token | Validation | None, worker: Token | Validation | None
     ) -> Verdict:
         try:
             async with asyncio.timeout(VALIDATION_SECONDS_MAX):
-                producer_token = await producer() if callable(producer) else producer
-                worker_token = await worker() if callable(worker) else worker
+                while True:
+                    producer_token = await producer() if callable(producer) else producer
+                    worker_token = await worker() if callable(worker) else worker
+                    if revoked == self._revoked:
+                        break
+                    revoked = self._revoked
+                    producer, worker = self._producer.validate(token), self._worker.validate(token)
         except Exception as problem:  # noqa: BLE001 - as above
             return self._fail(problem)
         except asyncio.CancelledError:
@@ -167,7 +189,7 @@ class Authenticator:
                 raise
             # What it waited for was cancelled, such as a request that it shares; its callers were not.
             return self._fail(RuntimeError("a validation was cancelled from within"))
-        return self._decide(header, producer_token, worker_token)
+        return self._decide(_BEARER + token, producer_token, worker_token)
 
     def _decide(self, header: str, producer_token: Token | None, worker_token: Token | None) -> Verdict:
         """Returns the verdict on a validated token, and caches it if the token is accepted."""
@@ -198,7 +220,8 @@ def _unexpired(token: Token | None, now: float) -> Token | None:
     return token if token is not None and token.expires_at > now else None
 
 
-def _bearer(header: str) -> str:
+def bearer(header: str) -> str:
+    """Returns the token in an authorization header; empty: there is none, or the header is too long."""
     if len(header) > HEADER_CHARS_MAX:
         return ""
     scheme, _, token = header.strip().partition(" ")

@@ -1,7 +1,7 @@
 """Configuration from a YAML file, the environment and flags, in that order; validated completely before startup.
 
 `load` returns a frozen `Settings`, or raises a `ConfigError` that names the key as the operator wrote it.
-This package opens no file but the configuration file, and binds no port.
+This package opens no file but the configuration file and those of tokens, and binds no port.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, TypeVar
 
 from codeq_server.config.forms import Form
@@ -132,12 +133,14 @@ class Group(Form[T]):
             Otherwise one variable holds the mapping as JSON, and replaces that of the file.
     """
 
+    is_json = True
+
     def __init__(self, group: type[T], *, shorthand: str = "", has_variables: bool = False) -> None:
         self.group, self.has_variables, self._shorthand = group, has_variables, shorthand
         self.expects = "a mapping" + (f" or the {shorthand} as text" if shorthand else "")
         self.values = "mapping, see below"
 
-    @property
+    @cached_property
     def settings(self) -> Mapping[str, Setting]:
         """The settings of the mapping, by field."""
         return settings_of(self.group)

@@ -9,18 +9,12 @@ from codeq_server.config.declaration import file_key
 
 VARIABLES: Final = frozenset(
     {
-        "ALLOWED_CLOCK_SKEW_SECONDS",
         "CLUSTER_ENABLED",
         "CLUSTER_GRPC_ADDR",
         "CLUSTER_NODES",
         "CLUSTER_SELF_ID",
         "CODEQ_PPROF",
         "CODEQ_PPROF_ADDR",
-        "IDENTITY_AUDIENCE",
-        "IDENTITY_ISSUER",
-        "IDENTITY_JWKS_URL",
-        "IDENTITY_SERVICE_API_KEY",
-        "IDENTITY_SERVICE_URL",
         "KVROCKS_PASSWORD",
         "REDIS_ADDR",
         "REDIS_PASSWORD",
@@ -31,9 +25,6 @@ VARIABLES: Final = frozenset(
         "SUBSCRIPTION_CLEANUP_INTERVAL_SECONDS",
         "SUBSCRIPTION_MIN_INTERVAL_SECONDS",
         "WEBHOOK_HMAC_SECRET",
-        "WORKER_AUDIENCE",
-        "WORKER_ISSUER",
-        "WORKER_JWKS_URL",
     }
 )
 """Variables of features that this version lacks; in the file, their keys have the same names in camelCase."""

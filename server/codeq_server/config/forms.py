@@ -27,12 +27,14 @@ class Form(Generic[T]):
         values: The same description for the table of settings, in Markdown.
         nothing: How None is shown.
         takes_empty: Whether an empty variable is a value; otherwise it counts as unset.
+        is_json: Whether a variable holds it as JSON.
     """
 
     expects: str
     values: str
     nothing: str | None = None
     takes_empty: bool = False
+    is_json: bool = False
 
     def read(self, given: Given) -> T:
         """Returns the value.
@@ -214,6 +216,33 @@ class Listed(Form[tuple[str, ...]]):
     def show(self, value: tuple[str, ...]) -> object:
         """Returns a list."""
         return list(value)
+
+
+class Items(Form[tuple[T, ...]]):
+    """A list of values of one form; errors name the index.
+
+    Args:
+        form: Form of the items.
+        least: Minimum number of items.
+        most: Maximum number of items.
+        noun: What the items are, in the plural.
+    """
+
+    def __init__(self, form: Form[T], least: int, most: int, noun: str) -> None:
+        self.form, self._least, self._most = form, least, most
+        self.expects = f"a list of {least} to {most} {noun}"
+        self.values = f"list of {least} to {most} {noun}"
+
+    def read(self, given: Given) -> tuple[T, ...]:
+        """Returns the items."""
+        items = given.value
+        if not isinstance(items, list) or not self._least <= len(items) <= self._most:
+            raise self.error(given)
+        return tuple(self.form.read(given.item(index, item)) for index, item in enumerate(items))
+
+    def show(self, value: tuple[T, ...]) -> object:
+        """Returns a list."""
+        return [self.form.show(item) for item in value]
 
 
 class AnyMapping(Form[Mapping[str, object]]):

@@ -52,6 +52,10 @@ class Given:
         """Returns a value inside this one, with the path of its key."""
         return replace(self, value=value, key=f"{self.key}.{key}", is_text=False)
 
+    def item(self, index: int, value: object) -> Given:
+        """Returns an item of this list, with its index."""
+        return replace(self, value=value, key=f"{self.key}[{index}]", is_text=False)
+
     def error(self, message: str) -> ConfigError:
         """Returns an error that names the setting and, if it is from the file, the file."""
         return ConfigError(self.key, f"{message} (in {self.file})" if self.file else message)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from codeq_server.config import foreign, notes, raft, tokens
+from codeq_server.config import foreign, identity, notes, raft, tokens
 from codeq_server.config.addresses import Address
 from codeq_server.config.declaration import settings_of, shown, variable
 from codeq_server.config.forms import NOT_SUPPORTED
@@ -48,12 +49,16 @@ def load(path: str | None, env: Mapping[str, str], flags: Mapping[str, object], 
     _refuse_foreign(given, wanted)
     _refuse_contradictions(given, settings)
     settings = _bound(given, tokens.completed(given, settings))
-    token = settings.auth.producer.token
+    secret = settings.auth.producer.sole_secret
+    completed = raft.completed(given, settings, secret)
+    if not secret:
+        # Servers of a cluster need a common one. One that is alone gets one that nobody knows: no gateway is admitted.
+        secret = secrets.token_hex() if completed is None else completed.cluster_secret
     settings = replace(
         settings,
-        gateway_secret=_gateway_secret(given, settings, token),
+        gateway_secret=_gateway_secret(settings.gateway_secret or secret),
         persistence_config=_persistence(settings),
-        raft=raft.completed(given, settings, token),
+        raft=completed,
     )
     return replace(settings, notes=tuple(notes.of_server(given, wanted, settings, env)))
 
@@ -77,12 +82,18 @@ def load_gateway(path: str | None, env: Mapping[str, str], flags: Mapping[str, o
     addresses = settings.server_addrs or ((DEV_SERVER,) if dev else ())
     if not addresses:
         raise given.error("server_addrs", f"no server is configured: set {variable('server_addrs')}=HOST:PORT")
-    token = tokens.producer_token(given, servers)
+    secret = settings.gateway_secret or tokens.producer_secret(given, servers)
+    if not secret:
+        raise given.error(
+            "gateway_secret",
+            f"is required: set the servers' secret, or their {variable('producer_auth_config')} if it is one token, "
+            "from which it is derived by default",
+        )
     settings = replace(
         settings,
         http_host=_loopback(given, "http_host", settings.http_host) if dev else settings.http_host,
         server_addrs=addresses,
-        gateway_secret=_gateway_secret(given, settings, token),
+        gateway_secret=_gateway_secret(secret),
     )
     return replace(settings, notes=tuple(notes.of_gateway(env)))
 
@@ -114,6 +125,7 @@ def _values(given: GivenSettings, process: type[ProcessSettings]) -> dict[str, A
 
 def _refuse_foreign(given: GivenSettings, wanted: RaftSettings | None) -> None:
     """Rejects features that this version lacks."""
+    identity.refuse_unsupported(given)
     for feature, value in given.foreign.items():
         if wanted is not None and wanted.enabled and feature in foreign.EXCLUDED_BY_RAFT:
             raise value.error(f"{feature} and raft are mutually exclusive")
@@ -147,15 +159,8 @@ def _persistence(settings: Settings) -> PersistenceSettings:
     return settings.persistence
 
 
-def _gateway_secret(given: GivenSettings, settings: ProcessSettings, producer_token: str) -> str:
-    """Returns the gateways' secret, derived from the configured one, or from the producer token."""
-    text = settings.gateway_secret or producer_token
-    if not text:
-        config = variable("producer_auth_config")
-        raise given.error(
-            "gateway_secret",
-            f"is required: set the servers' secret, or their {config}, from which it is derived by default",
-        )
+def _gateway_secret(text: str) -> str:
+    """Returns the gateways' secret, derived from the configured one, or from the only producer token."""
     return hashlib.sha256(_SECRET_SALT + text.encode()).hexdigest()
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from codeq_server.auth.claims import ADMIN_ROLE, ADMIN_SCOPE, WORKER_SCOPES, Claims, Token, claims_of
-from codeq_server.auth.static import StaticToken
-from codeq_server.config import foreign
+from codeq_server.auth.claims import ADMIN_ROLE, ADMIN_SCOPE, WORKER_SCOPES, claims_of
+from codeq_server.config import foreign, identity
 from codeq_server.config.declaration import settings_of
 from codeq_server.config.given import Note
+from codeq_server.config.providers import AuthConfig
 from codeq_server.config.settings import AuthSettings, RaftSettings, Settings
 from codeq_server.config.sources import GivenSettings
+
+KEYS_MAX: Final = 3
+"""Keys that one warning names; it counts the others."""
+
+NOTES_MAX: Final = 8
+"""Warnings of one kind about tokens; a last one counts the others."""
 
 _TELEMETRY: Final = "OTEL_"
 _TELEMETRY_OFF: Final = {"OTEL_SDK_DISABLED": "true"}
@@ -72,24 +78,48 @@ def _raft(given: GivenSettings, wanted: RaftSettings | None, settings: Settings)
 
 
 def _tokens(given: GivenSettings, auth: AuthSettings) -> Iterator[Note]:
-    producer, worker = _claims(auth.producer), _claims(auth.worker)
-    producer_key, worker_key = given.key("producer_auth_config"), given.key("worker_auth_config")
-    if producer.tenant_id != worker.tenant_id and not auth.allow_producer_as_worker:
-        text = (
-            f"its tenant is {worker.tenant_id}, the producer's is {producer.tenant_id}: the worker never gets its tasks"
-        )
-        yield Note(worker_key, text)
-    if worker.is_admin:
-        yield Note(
-            worker_key, f"{ADMIN_ROLE} and {ADMIN_SCOPE} have no effect here: administrators use the producer's token"
-        )
-    if unknown := sorted(worker.scopes - WORKER_SCOPES - {ADMIN_SCOPE}):
-        yield Note(f"{worker_key}.scopes", f"unknown scope {', '.join(unknown)}")
-    if others := sorted(producer.scopes - {ADMIN_SCOPE}):
-        yield Note(f"{producer_key}.scopes", f"without effect on a producer's token: {', '.join(others)}")
-    if producer.event_types:
-        yield Note(f"{producer_key}.eventTypes", "without effect: a producer may create tasks of every command")
+    yield from identity.unused(given, {"producer": auth.producer, "worker": auth.worker})
+    yield from _together(_tenants(auth))
+    yield from _together(_of_workers(auth.worker))
+    yield from _together(_of_producers(auth.producer))
 
 
-def _claims(token: StaticToken) -> Claims:
-    return claims_of(Token(token.subject, token.email, token.scopes, token.event_types, token.raw))
+def _tenants(auth: AuthSettings) -> Iterator[tuple[str, str]]:
+    if auth.allow_producer_as_worker or not (auth.producer.is_static and auth.worker.is_static):
+        return
+    producers = {claims_of(token.content).tenant_id for _, token in auth.producer.tokens}
+    theirs = f"the producer's is {next(iter(producers))}" if len(producers) == 1 else "no producer has that"
+    for key, token in auth.worker.tokens:
+        tenant = claims_of(token.content).tenant_id
+        if tenant not in producers:
+            yield key, f"its tenant is {tenant}, {theirs}: the worker never gets its tasks"
+
+
+def _of_workers(auth: AuthConfig) -> Iterator[tuple[str, str]]:
+    for key, token in auth.tokens:
+        if claims_of(token.content).is_admin:
+            text = f"{ADMIN_ROLE} and {ADMIN_SCOPE} have no effect here: administrators use the producer's token"
+            yield key, text
+        if unknown := sorted(token.scopes - WORKER_SCOPES - {ADMIN_SCOPE}):
+            yield f"{key}.scopes", f"unknown scope {', '.join(unknown)}"
+
+
+def _of_producers(auth: AuthConfig) -> Iterator[tuple[str, str]]:
+    for key, token in auth.tokens:
+        if others := sorted(token.scopes - {ADMIN_SCOPE}):
+            yield f"{key}.scopes", f"without effect on a producer's token: {', '.join(others)}"
+        if token.event_types:
+            yield f"{key}.eventTypes", "without effect: a producer may create tasks of every command"
+
+
+def _together(told: Iterable[tuple[str, str]]) -> Iterator[Note]:
+    """Yields one note for each text, with the first keys that it is about: there may be thousands of tokens."""
+    keys: dict[str, list[str]] = {}
+    for key, text in told:
+        keys.setdefault(text, []).append(key)
+    for number, (text, found) in enumerate(keys.items()):
+        if number == NOTES_MAX:
+            yield Note(found[0], f"and others: {len(keys) - number} more warnings of this kind")
+            return
+        more = f" and {len(found) - KEYS_MAX} more" if len(found) > KEYS_MAX else ""
+        yield Note(f"{', '.join(found[:KEYS_MAX])}{more}", text)

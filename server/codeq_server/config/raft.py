@@ -39,13 +39,14 @@ def refuse_pair(raft: RaftSettings) -> None:
         )
 
 
-def completed(given: GivenSettings, settings: Settings, producer_token: str) -> RaftSettings | None:
+def completed(given: GivenSettings, settings: Settings, producer_secret: str) -> RaftSettings | None:
     """Returns the Raft settings; None: Raft is not enabled.
 
     Args:
         given: All given values.
         settings: The settings, with their Raft settings as given.
-        producer_token: Token from which the cluster secret is derived if none is configured.
+        producer_secret: The only producer token, from which the cluster secret is derived if none is configured;
+            empty: it is not known, or there may be several.
 
     Raises:
         ConfigError: Settings contradict each other.
@@ -68,7 +69,12 @@ def completed(given: GivenSettings, settings: Settings, producer_token: str) -> 
             if member not in peers:
                 raise given.error(f"raft.{name}", f"{member} is not among the names of {given.key('raft.peers')}")
     _check_tls(given, raft)
-    text = raft.cluster_secret or producer_token
+    text = raft.cluster_secret or producer_secret
+    if not text:
+        raise given.error(
+            "raft.cluster_secret",
+            f"is required, since {given.key('producer_auth_config')} is not one token, from which it could be derived",
+        )
     return replace(
         raft,
         peer_grpc_addrs=_client_addresses(settings, raft),

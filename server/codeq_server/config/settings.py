@@ -14,7 +14,6 @@ from typing import Final, Literal, get_args
 
 from codeq_gateway.connections import CONNECTIONS_MAX
 
-from codeq_server.auth.static import DEFAULT_SUBJECT, StaticToken
 from codeq_server.config.addresses import (
     MEMBER,
     ORIGINS,
@@ -28,9 +27,10 @@ from codeq_server.config.addresses import (
     Listener,
     OptionalListener,
 )
-from codeq_server.config.declaration import Group, required, setting
-from codeq_server.config.forms import AnyMapping, Boolean, Choice, FilePath, Text, Texts, Whole
-from codeq_server.config.given import Note
+from codeq_server.config.declaration import Group, setting
+from codeq_server.config.forms import Boolean, Choice, FilePath, Text, Whole
+from codeq_server.config.given import Given, Note
+from codeq_server.config.providers import AuthConfig, AuthConfigForm, ProviderName
 
 BackoffPolicy = Literal["fixed", "linear", "exponential", "exp_equal_jitter", "exp_full_jitter"]
 LogLevel = Literal["debug", "info", "warn", "error"]
@@ -39,15 +39,13 @@ LogFormat = Literal["text", "json"]
 LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 """Allowed host names in the HTTP Host header with --dev, so that pages of other sites cannot reach the server."""
 
-_COMMAND: Final = Text(
-    1, 128, r"\*|[A-Za-z0-9][A-Za-z0-9._-]*", "a command of at most 128 letters, digits, `.`, `_` and `-`, or `*`"
-)
 _CONNECTIONS: Final = Whole(16, 30_000)
 _DURATION: Final = Whole(1, 10 * 365 * 86400, "seconds")
 _LEASE: Final = Whole(1, 43200, "seconds")
 _MILLISECONDS: Final = Whole(0, 60_000, "milliseconds")
 _SECRET: Final = Text(16, 1024)
-_STATIC: Final = Choice(["static"], others=["jwks", "multi"])
+_PROVIDER: Final = ProviderName()
+_AUTH: Final = AuthConfigForm()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,41 +69,7 @@ class PersistenceSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StaticAuthSettings:
-    """Configuration of the provider `static`: one token."""
 
-    token: str = required(Text(pattern=r".*\S.*", expects="a text that is not blank"), "the secret", secret=True)
-    subject: str = setting(Text(), DEFAULT_SUBJECT, "identity of the token; a worker's id")
-    scopes: frozenset[str] = setting(
-        Texts(Text(1)),
-        frozenset(),
-        "what a worker may do: `codeq:claim`, `codeq:heartbeat`, `codeq:result`, `codeq:nack`, `codeq:abandon`, "
-        "`codeq:subscribe`. A worker needs at least one. `codeq:admin` makes a producer an administrator",
-    )
-    event_types: frozenset[str] = setting(
-        Texts(_COMMAND), frozenset(), "commands a worker may claim; `*` means all. A worker needs at least one"
-    )
-    email: str = setting(Text(), "", "accepted but unused")
-    raw: Mapping[str, object] = setting(
-        AnyMapping(),
-        MappingProxyType({}),
-        "further claims: `tenantId`, and `role`; `ADMIN` makes a producer an administrator",
-    )
-
-    @property
-    def static_token(self) -> StaticToken:
-        """The configured token."""
-        return StaticToken(
-            token=self.token,
-            subject=self.subject,
-            email=self.email,
-            scopes=self.scopes,
-            event_types=self.event_types,
-            raw=self.raw,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RaftSettings:
     """How this node replicates its data.
 
@@ -151,7 +115,7 @@ class RaftSettings:
         _SECRET,
         "",
         "secret that members authenticate with, the same on every node; peers without it are rejected",
-        unset="derived from the producer's token",
+        unset="derived from the producers' token, if there is only one",
         secret=True,
     )
     tls_cert: Path | None = setting(FilePath(), None, "PEM file with this node's certificate for TLS between members")
@@ -196,13 +160,13 @@ class AuthSettings:
     """Accepted tokens.
 
     Attributes:
-        producer: Token of producers and administrators.
-        worker: Token of workers.
-        allow_producer_as_worker: Whether the producer's token may do everything a worker may.
+        producer: Provider of the tokens of producers and administrators.
+        worker: Provider of the tokens of workers.
+        allow_producer_as_worker: Whether a producer's token may do everything a worker may.
     """
 
-    producer: StaticToken
-    worker: StaticToken
+    producer: AuthConfig
+    worker: AuthConfig
     allow_producer_as_worker: bool
 
 
@@ -220,7 +184,7 @@ class ProcessSettings:
         _SECRET,
         "",
         "secret of gateways and servers that forward calls to a server; the same on all of them",
-        unset="derived from the producers' token",
+        unset="derived from the producers' token, if there is only one",
         secret=True,
     )
     log_level: LogLevel = setting(Choice(get_args(LogLevel)), "info", "lowest level logged")
@@ -279,7 +243,7 @@ class GatewaySettings(RestSettings):
 class Settings(RestSettings):
     """Settings of a server, with REST or without.
 
-    Complete settings have both tokens; `raft` is None on a single node.
+    Complete settings have both providers; `raft` is None on a single node.
     """
 
     worker_stream_addr: Address | None = setting(
@@ -301,17 +265,27 @@ class Settings(RestSettings):
     persistence_config: PersistenceSettings = setting(
         Group(PersistenceSettings), PersistenceSettings(), "where and how the store is kept; JSON in the environment"
     )
-    producer_auth_provider: Literal["static"] | None = setting(_STATIC, None, "how tokens of producers are checked")
-    producer_auth_config: StaticAuthSettings | None = setting(
-        Group(StaticAuthSettings, shorthand="token"),
-        None,
-        "the producers' token; JSON in the environment",
+    producer_auth_provider: str | None = setting(_PROVIDER, None, "how tokens of producers are checked")
+    producer_auth_config: AuthConfig | Given | None = setting(
+        _AUTH, None, "the producers' tokens; JSON in the environment"
     )
-    worker_auth_provider: Literal["static"] | None = setting(_STATIC, None, "how tokens of workers are checked")
-    worker_auth_config: StaticAuthSettings | None = setting(
-        Group(StaticAuthSettings, shorthand="token"), None, "the workers' token; JSON in the environment"
-    )
+    worker_auth_provider: str | None = setting(_PROVIDER, None, "how tokens of workers are checked")
+    worker_auth_config: AuthConfig | Given | None = setting(_AUTH, None, "the workers' tokens; JSON in the environment")
     allow_producer_as_worker: bool = setting(Boolean(), False, "the producer token may do everything a worker may")
+    identity_service_url: str = setting(
+        Text(),
+        "",
+        "issuer of producers' tokens, whose keys are at `/v1/.well-known/jwks.json` below it. This and the next seven "
+        "[configure `jwks`](#identity-providers-by-other-names)",
+    )
+    identity_jwks_url: str = setting(Text(), "", "`jwksUrl` for producers")
+    identity_issuer: str = setting(Text(), "", "`issuer` for producers", unset="`identityServiceUrl`")
+    identity_audience: str = setting(Text(), "", "`audience` for producers")
+    worker_jwks_url: str = setting(Text(), "", "`jwksUrl` for workers")
+    worker_issuer: str = setting(Text(), "", "`issuer` for workers")
+    worker_audience: str = setting(Text(), "", "`audience` for workers", unset="`codeq-worker`")
+    allowed_clock_skew_seconds: int = setting(Whole(0, 600, "seconds"), 60, "`allowedClockSkewSeconds` for both")
+    identity_service_api_key: str = setting(Text(), "", "accepted without effect", secret=True, ignored=True)
     default_lease_seconds: int = setting(_LEASE, 60, "lease length when the claim gives none")
     max_attempts_default: int = setting(Whole(1, 1000), 5, "deliveries of a task that gives no `maxAttempts`")
     backoff_policy: BackoffPolicy = setting(
@@ -362,14 +336,10 @@ class Settings(RestSettings):
 
     @property
     def auth(self) -> AuthSettings:
-        """The tokens of complete settings."""
-        assert self.producer_auth_config is not None
-        assert self.worker_auth_config is not None
-        return AuthSettings(
-            self.producer_auth_config.static_token,
-            self.worker_auth_config.static_token,
-            self.allow_producer_as_worker,
-        )
+        """The providers of complete settings."""
+        assert isinstance(self.producer_auth_config, AuthConfig)
+        assert isinstance(self.worker_auth_config, AuthConfig)
+        return AuthSettings(self.producer_auth_config, self.worker_auth_config, self.allow_producer_as_worker)
 
     @property
     def artifacts_path(self) -> Path | None:

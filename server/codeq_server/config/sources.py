@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import yaml
 
 from codeq_server.config import foreign
 from codeq_server.config.declaration import Group, Setting, hint, read_all, settings_of, variable
 from codeq_server.config.given import ConfigError, Given
+from codeq_server.config.json_text import decoded
 from codeq_server.config.settings import GatewaySettings, Settings
 
 PATH_VARIABLE: Final = "CODEQ_CONFIG_PATH"
@@ -189,7 +188,7 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Given]:
         text = environment.get(key)
         if text is None or (not text.strip() and not each.form.takes_empty):
             continue
-        if isinstance(each.form, Group):
+        if each.form.is_json:
             found[name] = Given(_json(key, text), key)
         else:
             found[name] = Given(text.strip(), key, is_text=True)
@@ -232,20 +231,9 @@ def _foreign_variables(environment: Mapping[str, str]) -> dict[str, Given]:
 
 def _json(key: str, text: str) -> object:
     try:
-        content: object = msgspec.json.decode(text)
-        json.loads(text, object_pairs_hook=_refuse_twice)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        return decoded(text)
+    except ValueError as error:
         raise ConfigError(key, f"is not valid JSON: {error}") from None
-    return content
-
-
-def _refuse_twice(pairs: list[tuple[str, object]]) -> None:
-    """Rejects an object with a duplicate key, of which one value would be ignored."""
-    seen = set()
-    for key, _ in pairs:
-        if key in seen:
-            raise ValueError(f"duplicate key: {key}")
-        seen.add(key)
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -1,15 +1,18 @@
-"""Completes the token settings: each role has a usable token that belongs to a tenant."""
+"""Completes the settings of tokens: each role has a provider, named or implied by its settings."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any, Final
 
-from codeq_server.auth.claims import TENANT, WILDCARD, WORKER_SCOPES, InvalidTenantError, tenant_of
-from codeq_server.auth.static import DEFAULT_SUBJECT
+from codeq_server.auth.claims import WILDCARD, WORKER_SCOPES
+from codeq_server.config import identity
 from codeq_server.config.declaration import variable
-from codeq_server.config.settings import Settings, StaticAuthSettings
+from codeq_server.config.given import Given
+from codeq_server.config.providers import AuthConfig, read_config
+from codeq_server.config.settings import Settings
 from codeq_server.config.sources import GivenSettings
+from codeq_server.config.static_settings import StaticAuth, StaticAuthSettings
 
 DEV_TOKEN: Final = "dev-token"  # noqa: S105 - well known, and served on loopback only
 DEV_TENANT: Final = "dev-tenant"
@@ -26,58 +29,54 @@ _DEV: Final = {
         raw={"tenantId": DEV_TENANT},
     ),
 }
-"""Tokens of --dev for roles without a configured one."""
+"""Tokens of --dev for roles without a configured provider."""
 
 ROLES: Final = ("producer", "worker")
 
 
 def completed(given: GivenSettings, settings: Settings) -> Settings:
-    """Returns the settings with a token for each role.
+    """Returns the settings with a provider for each role.
 
     Raises:
-        ConfigError: A role has no token, or an unusable one.
+        ConfigError: A role has none, or one that is of no use.
     """
     found: dict[str, Any] = {}
     for role in ROLES:
-        token = _configured(given, settings, role)
-        if token is None:
+        auth = _configured(given, settings, role, files=True)
+        if auth is None:
             provider, config = variable(f"{role}_auth_provider"), variable(f"{role}_auth_config")
             raise given.error(
                 f"{role}_auth_provider",
                 f'no {role} token is configured: set {provider}=static and {config}=\'{{"token":"...",...}}\', '
                 "or start with --dev",
             )
-        found |= {f"{role}_auth_provider": "static", f"{role}_auth_config": token}
+        found |= {f"{role}_auth_provider": auth.name, f"{role}_auth_config": auth}
     return replace(settings, **found)
 
 
-def producer_token(given: GivenSettings, servers: Settings) -> str:
-    """Returns the producer token of a gateway's servers; empty: it is not configured.
+def producer_secret(given: GivenSettings, servers: Settings) -> str:
+    """Returns the secret of the only producer token of a gateway's servers; empty: it is not known, or there are more.
 
     Raises:
-        ConfigError: The token is unusable.
+        ConfigError: The configuration of the producers' provider is of no use.
     """
-    token = _configured(given, servers, "producer")
-    return "" if token is None else token.token
+    auth = _configured(given, servers, "producer", files=False)
+    return "" if auth is None else auth.sole_secret
 
 
-def _configured(given: GivenSettings, settings: Settings, role: str) -> StaticAuthSettings | None:
-    """Returns the token of a role, with --dev a well-known one by default; None: none is configured."""
+def _configured(given: GivenSettings, settings: Settings, role: str, *, files: bool) -> AuthConfig | None:
+    """Returns the provider of a role, with --dev a well-known token by default; None: none is configured."""
     provider, config = f"{role}_auth_provider", f"{role}_auth_config"
-    token: StaticAuthSettings | None = getattr(settings, config)
-    if getattr(settings, provider) is None and token is None:
-        return _DEV[role] if settings.dev else None
-    if getattr(settings, provider) is None:
-        raise given.error(config, f"needs {variable(provider)}=static")
-    if token is None:
+    name: str | None = getattr(settings, provider)
+    content: Given | None = getattr(settings, config)
+    if name is not None and content is not None:
+        return read_config(name, content, role, files=files)
+    if content is not None:
+        raise given.error(config, f"needs {variable(provider)}, such as static")
+    if name in (None, identity.PROVIDER) and (found := identity.configured(given, role)) is not None:
+        return found
+    if name is not None:
         raise given.error(provider, f"needs {variable(config)}")
-    if role == "worker" and not (token.scopes and token.event_types):
-        raise given.error(config, "a worker's token needs scopes and eventTypes: without them it permits nothing")
-    token = replace(token, token=token.token.strip(), subject=token.subject.strip() or DEFAULT_SUBJECT)
-    try:
-        tenant_of(token.subject, token.raw)
-    except InvalidTenantError:
-        raise given.error(
-            config, f"has no valid tenant, or several: set raw.tenantId to a name that matches {TENANT.pattern}"
-        ) from None
-    return token
+    if not settings.dev:
+        return None
+    return AuthConfig("static", role, variable(config), StaticAuth((_DEV[role],), is_one=True))

@@ -27,12 +27,11 @@ from google.protobuf import descriptor_pool
 from grpc_health.v1 import health, health_pb2_grpc
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 
-from codeq_server.auth.authenticator import Authenticator
-from codeq_server.auth.static import StaticValidator
-from codeq_server.config import Address, AuthSettings, ConfigError, Settings
+from codeq_server.config import Address, ConfigError, Settings
 from codeq_server.core.errors import CorruptRows
 from codeq_server.log.setup import Logs, LostLines, configure_logging
 from codeq_server.node import summary
+from codeq_server.node.authentication import Authentication
 from codeq_server.node.descriptors import Files, TooFewFilesError, raise_limit, share
 from codeq_server.node.doorkeeper import Doorkeeper
 from codeq_server.node.event_loop import ServerLoop
@@ -120,7 +119,8 @@ class Node:
         self._door = self._doorkeeper.door(files.grpc)
         self._host = _host(settings, files, self._doorkeeper, self._on_fatal, verify=verify)
         self._in_flight = InFlight()
-        self._calls = Calls(_authenticator(settings.auth), ShardTable(self._host.absence, self._host.stale))
+        self._authentication = Authentication(settings.auth)
+        self._calls = Calls(self._authentication.authenticator, ShardTable(self._host.absence, self._host.stale))
         self._readiness = Readiness(self._calls, self._host.absence)
 
     async def run(self) -> int:
@@ -140,6 +140,8 @@ class Node:
         await self._host.start(self._present, self._readiness.changed)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._close)
+            stack.callback(self._authentication.stop)
+            self._authentication.start()
             server = new_server(self._files.grpc)
             stack.push_async_callback(server.stop, 0)
             registry = self._registry()
@@ -404,23 +406,6 @@ def _host(
     from codeq_server.node.raft_host import RaftHost  # noqa: PLC0415
 
     return RaftHost(settings, settings.raft, files, doorkeeper.door(files.peers), on_fatal, verify=verify)
-
-
-def _authenticator(auth: AuthSettings) -> Authenticator:
-    return Authenticator(
-        StaticValidator(auth.producer),
-        StaticValidator(auth.worker),
-        producer_as_worker=auth.allow_producer_as_worker,
-        on_trouble=_log_validation,
-    )
-
-
-def _log_validation(problem: Exception) -> None:
-    _log.error(
-        "token_validation_failed",
-        exc_info=problem,
-        hint="calls with tokens that are not cached are rejected until tokens can be validated again",
-    )
 
 
 def _log_defect(method: str, problem: BaseException) -> None:

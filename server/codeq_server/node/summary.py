@@ -93,7 +93,7 @@ def text(settings: Settings, ready: Ready, version: str, unready: str = "") -> s
     ]
     if settings.dev:
         # The operator's own token is never shown.
-        token = DEV_TOKEN if settings.auth.producer.token == DEV_TOKEN else "$PRODUCER_TOKEN"
+        token = DEV_TOKEN if settings.auth.producer.sole_secret == DEV_TOKEN else "$PRODUCER_TOKEN"
         lines.append(f"  token      {token}")
     if settings.dev and ready.http is not None and not unready:
         url = f"http://{reachable(ready.http)}"

@@ -96,7 +96,7 @@ class UnaryCalls(Protocol):
         """Returns the caller of a call once its token is validated."""
         ...
 
-    def carry_out(self, name: str, claims: Any, request: Any, *, stale: bool) -> Awaitable[Message]:
+    def carry_out(self, name: str, claims: Any, request: Any, authorization: str, *, stale: bool) -> Awaitable[Message]:
         """Returns the response of a call."""
         ...
 
@@ -338,10 +338,10 @@ class _CallStream:
             claims = calls.known(name, authorization) or await calls.authenticate(name, authorization)
             stale, parse = call.consistency == STALE, method.parse
             if len(call.request) < LARGE_BYTES:
-                response = await calls.carry_out(name, claims, parse(call.request), stale=stale)
+                response = await calls.carry_out(name, claims, parse(call.request), authorization, stale=stale)
             else:
                 async with working_at(streams.in_flight, len(call.request)):
-                    response = await calls.carry_out(name, claims, parse(call.request), stale=stale)
+                    response = await calls.carry_out(name, claims, parse(call.request), authorization, stale=stale)
             self._reply(call_pb2.Reply(number=call.number, response=response.SerializeToString()))
         except REFUSALS as problem:
             refusal = refusal_of(problem)

@@ -7,14 +7,16 @@ on the node are executed at once, whether or not it serves the shard.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
-from codeq_server.auth.authenticator import Authenticator
+from codeq_server.auth.authenticator import Authenticator, bearer
 from codeq_server.auth.claims import NEVER, Claims
+from codeq_server.auth.revocation import PASSING, revoked
 from codeq_server.auth.verdict import expired
 from codeq_server.core.errors import CorruptRows, Reason, Rejection
 from codeq_server.engine.runner import ShardRunner
@@ -80,7 +82,7 @@ class Calls:
             Rejection: The call was rejected.
         """
         claims = self.known(name, authorization) or await self.authenticate(name, authorization)
-        return await self.carry_out(name, claims, request, stale=stale)
+        return await self.carry_out(name, claims, request, authorization, stale=stale)
 
     def known(self, name: str, authorization: str) -> Claims | None:
         """Authenticates a call and returns the claims of its caller; see `Authenticator.known`.
@@ -107,20 +109,60 @@ class Calls:
         access = self.methods[name].access
         return await self.authenticator.authenticate(authorization, access.principal, access.scope)
 
-    async def carry_out(self, name: str, claims: Claims, request: Message, *, stale: bool = False) -> Message:
+    async def carry_out(
+        self, name: str, claims: Claims, request: Message, authorization: str, *, stale: bool = False
+    ) -> Message:
         """Returns the response of a call whose caller is authenticated; see `call`.
 
         Raises:
-            Rejection: The call was rejected, or the token has expired while its request was received.
+            Rejection: The call was rejected, the token has expired while its request was received, or it was revoked
+                while the call waited.
         """
         method = self.methods[name]
         try:
             if claims.expires_at != NEVER and claims.expires_at <= self.authenticator.clock():
                 raise expired(claims.expires_at)
-            return await self._carry_out(method, claims, request, stale=stale)
+            if not method.waits(request):
+                return await self._carry_out(method, claims, request, stale=stale)
+            return await self._carry_out_waiting(method, claims, request, authorization, stale=stale)
         except Rejection as rejection:
             rejection.tenant, rejection.task_id = claims.tenant_id, _task_id_of(request)
             raise
+
+    async def _carry_out_waiting(
+        self, method: Method, claims: Claims, request: Message, authorization: str, *, stale: bool
+    ) -> Message:
+        """Carries out a call that waits, unless its token is revoked meanwhile.
+
+        Raises:
+            Rejection: UNAUTHENTICATED: the token was revoked.
+        """
+        if not self._is_accepted(method, claims, authorization):  # it was revoked since the call was authenticated
+            raise revoked()
+        patience = asyncio.timeout(None)
+
+        def ask_again() -> None:
+            if not self._is_accepted(method, claims, authorization):
+                patience.reschedule(0)
+
+        watch = self.authenticator.revocations.watch(bearer(authorization), ask_again)
+        try:
+            async with patience:
+                return await self._carry_out(method, claims, request, stale=stale)
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            raise revoked() from None
+        finally:
+            watch.end()
+
+    def _is_accepted(self, method: Method, claims: Claims, authorization: str) -> bool:
+        """Returns whether a token is still its holder's; one that cannot be validated at once counts as accepted."""
+        try:
+            now = self.known(method.name, authorization)
+        except Rejection as rejection:
+            return rejection.reason in PASSING
+        return now is None or (now.subject, now.tenant_id) == (claims.subject, claims.tenant_id)
 
     async def _carry_out(self, method: Method, claims: Claims, request: Message, *, stale: bool) -> Message:
         if self.draining:

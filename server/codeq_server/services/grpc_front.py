@@ -20,6 +20,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from codeq_server.auth.access import access_of
+from codeq_server.auth.authenticator import bearer
 from codeq_server.auth.claims import Claims
 from codeq_server.core.errors import Reason, Rejection
 
@@ -137,10 +138,10 @@ class GrpcFront:
                 content = await only_message(context)
                 self._unread.refuse_more(context.peer())
                 if len(content) < LARGE_BYTES:
-                    reply = await self._calls.carry_out(method.name, claims, parse(content))
+                    reply = await self._calls.carry_out(method.name, claims, parse(content), authorization)
                 else:
                     async with working_at(self._in_flight, len(content)):
-                        reply = await self._calls.carry_out(method.name, claims, parse(content))
+                        reply = await self._calls.carry_out(method.name, claims, parse(content), authorization)
                 if (size := reply.ByteSize()) >= COUNTED_BYTES:
                     self._unread.hold(context, size)
                 return reply  # noqa: TRY300 - the rest handles failures
@@ -167,7 +168,8 @@ class GrpcFront:
                 header = text_of(dict(context.invocation_metadata()).get("authorization", ""))
                 claims = await authenticator.authenticate(header, access.principal, access.scope)
                 self._on_known(context.peer())
-                await serve(self._calls.shards.current(), StreamToken(claims, validate, authenticator.clock), context)
+                token = StreamToken(claims, validate, authenticator.clock, bearer(header), authenticator.revocations)
+                await serve(self._calls.shards.current(), token, context)
             except asyncio.CancelledError as cancelled:
                 let_go(cancelled)
                 raise

@@ -182,11 +182,18 @@ class WorkerStream:
             self._lease_seconds = hello.lease_seconds
         self._asked = hello.commands
         self._commands = allowed_commands(self._claims, self._asked)
+        self._token.on_change = self._apply
 
-    async def _renew(self, token: str) -> None:
-        self._claims = await self._token.renew(token)
+    def _apply(self) -> None:
+        """Applies changed claims of the token.
+
+        Raises:
+            Rejection: COMMAND_NOT_ALLOWED: they no longer allow the commands of the hello.
+        """
+        self._claims = self._token.claims
         self._commands = allowed_commands(self._claims, self._asked)
-        self._runner.waiting.leave(self)  # it may be waiting for commands that the fresh token does not allow
+        self._runner.waiting.leave(self)  # it may be waiting for commands that it may no longer take
+        self.wake()
 
     async def _take_all(self) -> None:
         """Processes the client's messages up to its half-close."""
@@ -203,7 +210,7 @@ class WorkerStream:
             items = len(message.outcomes) + len(message.heartbeats) + len(message.progress)
             await self._runner.room(self._caller.tenant, CALL_COST + items)
             if message.token:
-                await self._renew(message.token)
+                await self._token.renew(message.token)
             if message.artifacts:
                 await self._take_with_artifacts(message)
             else:

@@ -171,7 +171,7 @@ def test_load_accepts_several_spellings_of_booleans(text: str, expected: bool) -
         ("PERSISTENCE_PROVIDER", "mysql"),
         ("PERSISTENCE_CONFIG", "{path"),
         ("PERSISTENCE_CONFIG", "[]"),
-        ("PRODUCER_AUTH_PROVIDER", "jwks"),
+        ("PRODUCER_AUTH_PROVIDER", "oauth"),
         ("PRODUCER_AUTH_PROVIDER", "static"),
         ("PRODUCER_AUTH_CONFIG", '"token"'),
         ("WORKER_AUTH_CONFIG", "not json"),

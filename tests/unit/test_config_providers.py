@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from codeq_server.auth.claims import Token
+from codeq_server.auth.jwks.validator import JwksValidator
 from codeq_server.config import ConfigError, Settings, check, load, load_gateway
-from codeq_server.config.declaration import Group, required, setting
-from codeq_server.config.forms import Text, Whole
 from codeq_server.config.given import Note
+from codeq_server.config.jwks_settings import JwksAuthSettings
 from codeq_server.config.notes import NOTES_MAX
-from codeq_server.config.provider import GroupProvider
-from codeq_server.config.providers import PROVIDERS
 from codeq_server.config.static_settings import TOKENS_MAX
 
 SHA = hashlib.sha256(b"secret").hexdigest()
 ACME = {"tenantId": "acme"}
 DEV = {"tenantId": "dev-tenant"}
-RIGHTS = {"scopes": ["codeq:claim"], "eventTypes": ["*"], "raw": ACME}
+RIGHTS: dict[str, Any] = {"scopes": ["codeq:claim"], "eventTypes": ["*"], "raw": ACME}
 SECRET = {"GATEWAY_SECRET": "0123456789abcdef"}
 RAFT = {"RAFT_ENABLED": "true", "RAFT_SELF_ID": "a", "RAFT_BIND_ADDR": "127.0.0.1:7000"}
 
@@ -258,78 +255,43 @@ def test_cluster_needs_a_secret_of_its_own_unless_there_is_one_token() -> None:
 # -- an identity provider by the names of other versions -------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class IdentitySettings:
-    issuer: str = required(Text(1), "issuer")
-    audience: str = required(Text(1), "audience")
-    jwks_url: str = setting(Text(), "", "keys")
-    allowed_clock_skew_seconds: int = setting(Whole(0, 600), 60, "skew")
-
-
-class Nobody:
-    """A validator that accepts no token."""
-
-    def validate(self, _: str) -> None:
-        return None
-
-
-def nobody(_settings: IdentitySettings, _key: str, *, report: Any) -> Nobody:
-    del report
-    return Nobody()
-
-
-@pytest.fixture
-def identity() -> Iterator[None]:
-    """Registers a provider that has the settings of `jwks`."""
-    before = PROVIDERS.get("jwks")
-    PROVIDERS["jwks"] = GroupProvider(Group(IdentitySettings), nobody)
-    yield
-    del PROVIDERS["jwks"]
-    if before is not None:
-        PROVIDERS["jwks"] = before
-
-
 PRODUCERS = {"IDENTITY_JWKS_URL": "https://i/keys", "IDENTITY_ISSUER": "https://i", "IDENTITY_AUDIENCE": "queue"}
 WORKERS = {"WORKER_JWKS_URL": "https://w/keys", "WORKER_ISSUER": "https://w"}
 
 
-@pytest.mark.usefixtures("identity")
-def test_registered_provider_is_read_built_and_may_be_one_of_several() -> None:
+def test_identity_provider_is_read_built_and_may_be_one_of_several() -> None:
     config = {"issuer": "https://i", "audience": "queue"}
     settings = loaded(producer(config, "jwks"))
-    assert (settings.producer_auth_provider, settings.auth.producer.config.audience) == ("jwks", "queue")
-    assert isinstance(settings.auth.producer.build(Silent()).validator, Nobody)
+    assert (settings.producer_auth_provider, settings.auth.producer.config.audience) == ("jwks", ("queue",))
+    assert isinstance(settings.auth.producer.build(Silent()).validator, JwksValidator)
     inner = [{"type": "jwks", "config": config}, {"type": "static", "config": token()}]
     assert subject_of(loaded(producer({"providers": inner}, "multi")), "s3cret") == "static"
     assert refusal(producer({"issuer": "https://i"}, "jwks")).key == "PRODUCER_AUTH_CONFIG.audience"
 
 
-@pytest.mark.usefixtures("identity")
 def test_settings_of_an_identity_provider_configure_it_for_roles_without_a_provider() -> None:
     settings = loaded(PRODUCERS, WORKERS, {"ALLOWED_CLOCK_SKEW_SECONDS": "5"})
-    assert settings.auth.producer.config == IdentitySettings(
-        issuer="https://i", audience="queue", jwks_url="https://i/keys", allowed_clock_skew_seconds=5
+    assert settings.auth.producer.config == JwksAuthSettings(
+        issuer="https://i", audience=("queue",), jwks_url="https://i/keys", allowed_clock_skew_seconds=5
     )
-    assert settings.auth.worker.config == IdentitySettings(
-        issuer="https://w", audience="codeq-worker", jwks_url="https://w/keys", allowed_clock_skew_seconds=5
+    assert settings.auth.worker.config == JwksAuthSettings(
+        issuer="https://w", audience=("codeq-worker",), jwks_url="https://w/keys", allowed_clock_skew_seconds=5
     )
     assert settings.notes == ()
     named = loaded(PRODUCERS, WORKERS, {"PRODUCER_AUTH_PROVIDER": "jwks", "WORKER_AUTH_PROVIDER": "jwks"})
     assert named.auth.producer.config.issuer == "https://i"
 
 
-@pytest.mark.usefixtures("identity")
 def test_url_of_the_identity_service_gives_issuer_and_keys() -> None:
     base = {"IDENTITY_SERVICE_URL": "https://i/", "IDENTITY_AUDIENCE": "queue", "IDENTITY_SERVICE_API_KEY": "k3y"}
     settings = loaded(base)
-    assert settings.auth.producer.config == IdentitySettings(
-        issuer="https://i/", audience="queue", jwks_url="https://i/v1/.well-known/jwks.json"
+    assert settings.auth.producer.config == JwksAuthSettings(
+        issuer="https://i/", audience=("queue",), jwks_url="https://i/v1/.well-known/jwks.json"
     )
     assert "k3y" not in repr(settings)
     assert "k3y" not in json.dumps(check(None, base, {}, dev=True))
 
 
-@pytest.mark.usefixtures("identity")
 def test_setting_that_the_identity_provider_lacks_is_named() -> None:
     without = {name: text for name, text in PRODUCERS.items() if name != "IDENTITY_AUDIENCE"}
     error = refusal(without)
@@ -339,20 +301,8 @@ def test_setting_that_the_identity_provider_lacks_is_named() -> None:
     assert skew.key == "ALLOWED_CLOCK_SKEW_SECONDS"
 
 
-@pytest.mark.usefixtures("identity")
 def test_configured_provider_prevails_over_the_identity_provider_and_that_is_reported() -> None:
     settings = loaded(PRODUCERS, producer(token(raw={"tenantId": "dev-tenant"})))
     assert subject_of(settings, "s3cret") == "static"
     text = "without effect: PRODUCER_AUTH_CONFIG says who is accepted"
     assert settings.notes == (Note("IDENTITY_JWKS_URL, IDENTITY_ISSUER, IDENTITY_AUDIENCE", text),)
-
-
-def test_identity_provider_is_rejected_by_name_where_it_is_not_supported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(PROVIDERS, "jwks", raising=False)
-    for name in (*PRODUCERS, *WORKERS, "IDENTITY_SERVICE_URL", "WORKER_AUDIENCE"):
-        error = refusal({name: "https://i"})
-        assert (error.key, error.message) == (name, "is not supported by this version")
-        assert loaded({name: ""})
-    inner = {"providers": [{"type": "jwks", "config": {}}, {}]}
-    for environment in ({"PRODUCER_AUTH_PROVIDER": "jwks"}, producer(inner, "multi")):
-        assert refusal(environment).message.startswith("jwks is not supported by this version; must be static")

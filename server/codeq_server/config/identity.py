@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Final
 
 from codeq_server.config import foreign
-from codeq_server.config.forms import NOT_SUPPORTED
 from codeq_server.config.given import Given, Note
 from codeq_server.config.provider import GroupProvider
 from codeq_server.config.providers import PROVIDERS, AuthConfig
@@ -33,19 +32,6 @@ _OF_ROLE: Final[Mapping[str, Mapping[str, str]]] = {
     "worker": {"jwks_url": "worker_jwks_url", "issuer": "worker_issuer", "audience": "worker_audience"},
 }
 """The settings of each role, by the provider's field that they give."""
-
-_NAMES: Final = (_BASE, *(name for names in _OF_ROLE.values() for name in names.values()))
-
-
-def refuse_unsupported(given: GivenSettings) -> None:
-    """Rejects the settings while their provider is not registered.
-
-    Raises:
-        ConfigError: One of them is given.
-    """
-    for name in _NAMES if PROVIDER not in PROVIDERS else ():
-        if _given(given, name) is not None:
-            raise given.error(name, f"is {NOT_SUPPORTED}")
 
 
 def configured(given: GivenSettings, role: str) -> AuthConfig | None:

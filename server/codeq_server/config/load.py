@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from codeq_server.config import foreign, identity, notes, raft, tokens
+from codeq_server.config import foreign, notes, raft, tokens
 from codeq_server.config.addresses import Address
 from codeq_server.config.declaration import settings_of, shown, variable
 from codeq_server.config.forms import NOT_SUPPORTED
@@ -125,7 +125,6 @@ def _values(given: GivenSettings, process: type[ProcessSettings]) -> dict[str, A
 
 def _refuse_foreign(given: GivenSettings, wanted: RaftSettings | None) -> None:
     """Rejects features that this version lacks."""
-    identity.refuse_unsupported(given)
     for feature, value in given.foreign.items():
         if wanted is not None and wanted.enabled and feature in foreign.EXCLUDED_BY_RAFT:
             raise value.error(f"{feature} and raft are mutually exclusive")

@@ -12,18 +12,16 @@ from typing import Any, Final
 from codeq_server.auth.multi import MultiValidator
 from codeq_server.auth.static import StaticToken
 from codeq_server.config.declaration import Group, required
-from codeq_server.config.forms import NOT_SUPPORTED, Form, Items
+from codeq_server.config.forms import Form, Items
 from codeq_server.config.given import ConfigError, Given
-from codeq_server.config.provider import Built, Provider, ProviderLog
+from codeq_server.config.jwks_settings import JWKS, jwks_validator
+from codeq_server.config.provider import Built, GroupProvider, Provider, ProviderLog
 from codeq_server.config.static_settings import StaticProvider
 
 MULTI: Final = "multi"
 PROVIDERS_MIN: Final = 2
 PROVIDERS_MAX: Final = 16
 """Maximum number of providers in one `multi`."""
-
-_OTHER_VERSIONS: Final = ("jwks",)
-"""Providers that only other versions have, unless they are registered."""
 
 
 class ProviderName(Form[str]):
@@ -52,11 +50,9 @@ class ProviderName(Form[str]):
         return value if isinstance(value, str) and value in self._names() else None
 
     def error(self, given: Given) -> ConfigError:
-        """Returns the error, which tells providers of other versions and nested ones apart from unknown ones."""
+        """Returns the error, which tells a nested provider apart from an unknown one."""
         if self._is_inner and given.value == MULTI:
             return given.error(f"{MULTI} cannot be nested; must be {self.expects}")
-        if given.value in _OTHER_VERSIONS:
-            return given.error(f"{given.value} is {NOT_SUPPORTED}; must be {self.expects}")
         return super().error(given)
 
     def _names(self) -> list[str]:
@@ -176,5 +172,9 @@ class MultiProvider(Provider[tuple[AuthConfig, ...]]):
             yield from each.tokens
 
 
-PROVIDERS: Final[dict[str, Provider[Any]]] = {"static": StaticProvider(), MULTI: MultiProvider()}
-"""The providers of this version. A provider that reads one mapping is a `GroupProvider`."""
+PROVIDERS: Final[dict[str, Provider[Any]]] = {
+    "static": StaticProvider(),
+    "jwks": GroupProvider(JWKS, jwks_validator),
+    MULTI: MultiProvider(),
+}
+"""The providers. One that reads one mapping is a `GroupProvider`."""

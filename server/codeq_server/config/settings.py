@@ -69,7 +69,6 @@ class PersistenceSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-
 class RaftSettings:
     """How this node replicates its data.
 

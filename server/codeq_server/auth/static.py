@@ -20,8 +20,8 @@ class StaticToken:
         token: The secret itself; not blank.
         subject: Holder of the token; the worker id of a worker.
         email: Email address of the holder; stored but not used.
-        scopes: Scopes of a worker, or "codeq:admin".
-        event_types: Commands of a worker; "*" means all.
+        scopes: Scopes of a worker, or "codeq:admin", "codeq:operator" or "codeq:viewer".
+        event_types: Commands of the holder; "*" means all.
         raw: Further claims, such as `role` and `tenantId`.
     """
 
@@ -32,19 +32,19 @@ class StaticToken:
     event_types: frozenset[str] = frozenset()
     raw: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def content(self) -> Token:
+        """The content of the token."""
+        subject = self.subject.strip() or DEFAULT_SUBJECT
+        return Token(subject, self.email, self.scopes, self.event_types, self.raw)
+
 
 class StaticValidator:
     """Accepts exactly one token."""
 
     def __init__(self, config: StaticToken) -> None:
         self._secret = config.token.strip().encode()
-        self._token = Token(
-            subject=config.subject.strip() or DEFAULT_SUBJECT,
-            email=config.email,
-            scopes=config.scopes,
-            event_types=config.event_types,
-            raw=config.raw,
-        )
+        self._token = config.content
 
     def validate(self, token: str) -> Token | None:
         """Returns the token's content, or None if it is not the configured token. Compares in constant time."""

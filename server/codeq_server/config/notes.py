@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from codeq_server.auth.claims import ADMIN_ROLE, ADMIN_SCOPE, WORKER_SCOPES, Claims, Token, claims_of
-from codeq_server.auth.static import StaticToken
+from codeq_server.auth.claims import (
+    ADMIN_ROLE,
+    ADMIN_SCOPE,
+    OPERATOR_SCOPE,
+    RIGHTS_SCOPES,
+    VIEWER_ROLE,
+    VIEWER_SCOPE,
+    WORKER_SCOPES,
+    claims_of,
+)
 from codeq_server.config import foreign
 from codeq_server.config.declaration import settings_of
 from codeq_server.config.given import Note
@@ -72,24 +80,25 @@ def _raft(given: GivenSettings, wanted: RaftSettings | None, settings: Settings)
 
 
 def _tokens(given: GivenSettings, auth: AuthSettings) -> Iterator[Note]:
-    producer, worker = _claims(auth.producer), _claims(auth.worker)
+    producer, worker = claims_of(auth.producer.content), claims_of(auth.worker.content)
     producer_key, worker_key = given.key("producer_auth_config"), given.key("worker_auth_config")
-    if producer.tenant_id != worker.tenant_id and not auth.allow_producer_as_worker:
+    if producer.tenant_id and producer.tenant_id != worker.tenant_id and not auth.allow_producer_as_worker:
         text = (
             f"its tenant is {worker.tenant_id}, the producer's is {producer.tenant_id}: the worker never gets its tasks"
         )
         yield Note(worker_key, text)
-    if worker.is_admin:
+    if worker.is_viewer:
+        yield Note(worker_key, f"{VIEWER_ROLE} and {VIEWER_SCOPE} forbid to work: the token gets no tasks")
+    if worker.is_admin or worker.is_operator:
         yield Note(
-            worker_key, f"{ADMIN_ROLE} and {ADMIN_SCOPE} have no effect here: administrators use the producer's token"
+            worker_key,
+            f"{ADMIN_ROLE}, {ADMIN_SCOPE} and {OPERATOR_SCOPE} have no effect here: administrators and operators use "
+            "the producer's token",
         )
-    if unknown := sorted(worker.scopes - WORKER_SCOPES - {ADMIN_SCOPE}):
+    if unknown := sorted(worker.scopes - WORKER_SCOPES - RIGHTS_SCOPES):
         yield Note(f"{worker_key}.scopes", f"unknown scope {', '.join(unknown)}")
-    if others := sorted(producer.scopes - {ADMIN_SCOPE}):
+    if others := sorted(producer.scopes - RIGHTS_SCOPES):
         yield Note(f"{producer_key}.scopes", f"without effect on a producer's token: {', '.join(others)}")
-    if producer.event_types:
-        yield Note(f"{producer_key}.eventTypes", "without effect: a producer may create tasks of every command")
-
-
-def _claims(token: StaticToken) -> Claims:
-    return claims_of(Token(token.subject, token.email, token.scopes, token.event_types, token.raw))
+    if producer.is_admin and auth.admins_operate:
+        text = f"from the next release on, changes of members and backups need the scope {OPERATOR_SCOPE}: add it"
+        yield Note(f"{producer_key}.scopes", text)

@@ -14,6 +14,7 @@ from typing import Final, Literal, get_args
 
 from codeq_gateway.connections import CONNECTIONS_MAX
 
+from codeq_server.auth.claims import claims_of
 from codeq_server.auth.static import DEFAULT_SUBJECT, StaticToken
 from codeq_server.config.addresses import (
     MEMBER,
@@ -198,12 +199,24 @@ class AuthSettings:
     Attributes:
         producer: Token of producers and administrators.
         worker: Token of workers.
-        allow_producer_as_worker: Whether the producer's token may do everything a worker may.
+        allow_producer_as_worker: Whether the producer's token may do everything a worker may, for its commands.
+        viewer_sees_payloads: Whether viewers see the content of tasks.
     """
 
     producer: StaticToken
     worker: StaticToken
     allow_producer_as_worker: bool
+    viewer_sees_payloads: bool
+
+    @property
+    def admins_operate(self) -> bool:
+        """Whether administrators may operate the server, too.
+
+        So it was before there were operators; kept for one release while all tokens have the same tenant and none is an
+        operator's.
+        """
+        tokens = [claims_of(each.content) for each in (self.producer, self.worker)]
+        return not any(claims.is_operator for claims in tokens) and len({claims.tenant_id for claims in tokens}) == 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,7 +324,12 @@ class Settings(RestSettings):
     worker_auth_config: StaticAuthSettings | None = setting(
         Group(StaticAuthSettings, shorthand="token"), None, "the workers' token; JSON in the environment"
     )
-    allow_producer_as_worker: bool = setting(Boolean(), False, "the producer token may do everything a worker may")
+    allow_producer_as_worker: bool = setting(
+        Boolean(), False, "the producer token may do everything a worker may, for its `eventTypes`"
+    )
+    viewer_sees_payloads: bool = setting(
+        Boolean(), False, "[viewers](security.md#roles) see payloads, results, errors, progress and artifacts"
+    )
     default_lease_seconds: int = setting(_LEASE, 60, "lease length when the claim gives none")
     max_attempts_default: int = setting(Whole(1, 1000), 5, "deliveries of a task that gives no `maxAttempts`")
     backoff_policy: BackoffPolicy = setting(
@@ -369,6 +387,7 @@ class Settings(RestSettings):
             self.producer_auth_config.static_token,
             self.worker_auth_config.static_token,
             self.allow_producer_as_worker,
+            self.viewer_sees_payloads,
         )
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from codeq_server.auth.claims import TENANT, WILDCARD, WORKER_SCOPES, InvalidTenantError, tenant_of
+from codeq_server.auth.claims import OPERATOR_SCOPE, TENANT, WILDCARD, WORKER_SCOPES, InvalidTenantError, tenant_of
 from codeq_server.auth.static import DEFAULT_SUBJECT
 from codeq_server.config.declaration import variable
 from codeq_server.config.settings import Settings, StaticAuthSettings
@@ -16,7 +16,10 @@ DEV_TENANT: Final = "dev-tenant"
 
 _DEV: Final = {
     "producer": StaticAuthSettings(
-        token=DEV_TOKEN, subject="producer-dev", raw={"role": "ADMIN", "tenantId": DEV_TENANT}
+        token=DEV_TOKEN,
+        subject="producer-dev",
+        scopes=frozenset({OPERATOR_SCOPE}),
+        raw={"role": "ADMIN", "tenantId": DEV_TENANT},
     ),
     "worker": StaticAuthSettings(
         token=DEV_TOKEN,
@@ -75,7 +78,7 @@ def _configured(given: GivenSettings, settings: Settings, role: str) -> StaticAu
         raise given.error(config, "a worker's token needs scopes and eventTypes: without them it may do nothing")
     token = replace(token, token=token.token.strip(), subject=token.subject.strip() or DEFAULT_SUBJECT)
     try:
-        tenant_of(token.subject, token.raw)
+        tenant_of(token.subject, token.raw, token.scopes)
     except InvalidTenantError:
         raise given.error(
             config, f"has no valid tenant, or several: set raw.tenantId to a name that matches {TENANT.pattern}"

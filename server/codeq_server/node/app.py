@@ -120,7 +120,11 @@ class Node:
         self._door = self._doorkeeper.door(files.grpc)
         self._host = _host(settings, files, self._doorkeeper, self._on_fatal, verify=verify)
         self._in_flight = InFlight()
-        self._calls = Calls(_authenticator(settings.auth), ShardTable(self._host.absence, self._host.stale))
+        self._calls = Calls(
+            _authenticator(settings.auth),
+            ShardTable(self._host.absence, self._host.stale),
+            viewers_see_content=settings.auth.viewer_sees_payloads,
+        )
         self._readiness = Readiness(self._calls, self._host.absence)
 
     async def run(self) -> int:
@@ -411,6 +415,7 @@ def _authenticator(auth: AuthSettings) -> Authenticator:
         StaticValidator(auth.producer),
         StaticValidator(auth.worker),
         producer_as_worker=auth.allow_producer_as_worker,
+        admins_operate=auth.admins_operate,
         on_trouble=_log_validation,
     )
 

@@ -1,6 +1,7 @@
 """Unary calls, shared by both front ends: gRPC and the gateway in this process.
 
-A call is authenticated according to the option on its RPC and validated by the rules of its request. Calls on the shard
+A call is authenticated according to the option on its RPC and validated by the rules of its request. A caller acts for
+the tenant of the token; an operator may name another one. Viewers get no content of tasks. Calls on the shard
 are executed by its current `Serving`, in their tenant's turn, and answered once everything they saw is durable. Calls
 on the node are executed at once, whether or not it serves the shard.
 """
@@ -8,6 +9,8 @@ on the node are executed at once, whether or not it serves the shard.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
@@ -16,9 +19,10 @@ from google.protobuf.message import Message
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.claims import NEVER, Claims
 from codeq_server.auth.verdict import expired
-from codeq_server.core.errors import CorruptRows, Reason, Rejection
+from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_field
 from codeq_server.engine.runner import ShardRunner
 
+from .content import remove_content
 from .methods import Method, methods_of
 from .serving import SHARD_SERVICES, Handler, handlers_of
 from .shard_table import ShardTable
@@ -37,10 +41,12 @@ class Calls:
     Args:
         authenticator: Authenticates the callers.
         shards: Routes calls on a shard.
+        viewers_see_content: Whether viewers see the content of tasks.
     """
 
-    def __init__(self, authenticator: Authenticator, shards: ShardTable) -> None:
+    def __init__(self, authenticator: Authenticator, shards: ShardTable, *, viewers_see_content: bool = False) -> None:
         self.authenticator = authenticator
+        self._viewers_see_content = viewers_see_content
         self.shards = shards
         self.methods: dict[str, Method] = {}
         self.services: list[ServiceDescriptor] = []
@@ -117,10 +123,20 @@ class Calls:
         try:
             if claims.expires_at != NEVER and claims.expires_at <= self.authenticator.clock():
                 raise expired(claims.expires_at)
+            if claims.is_viewer and not self._viewers_see_content:
+                return await self._show(method, claims, request, stale=stale)
             return await self._carry_out(method, claims, request, stale=stale)
         except Rejection as rejection:
             rejection.tenant, rejection.task_id = claims.tenant_id, _task_id_of(request)
             raise
+
+    async def _show(self, method: Method, claims: Claims, request: Message, *, stale: bool) -> Message:
+        """Returns the response of a call without the content of tasks."""
+        if method.access.content:
+            raise Rejection(Reason.NOT_ALLOWED, "the token is a viewer's, which sees no content of tasks")
+        response = await self._carry_out(method, claims, request, stale=stale)
+        remove_content(response)
+        return response
 
     async def _carry_out(self, method: Method, claims: Claims, request: Message, *, stale: bool) -> Message:
         if self.draining:
@@ -131,6 +147,8 @@ class Calls:
         shards = self.shards
         serving = await shards.route_stale(method, request) if stale else shards.route(method, request)
         check_message(request)
+        if method.names_tenant or not claims.tenant_id:
+            claims = _acting(method, claims, request)
         cost = method.cost
         for name in method.lists:
             cost += len(getattr(request, name))
@@ -146,6 +164,24 @@ class Calls:
             raise refusal
         finally:
             del refusal  # it would keep this frame, and the frame it
+
+
+def _acting(method: Method, claims: Claims, request: Any) -> Claims:
+    """Returns the claims of a caller with the tenant on which the call acts.
+
+    Raises:
+        Rejection: NOT_OPERATOR, INVALID_TENANT, or INVALID_FIELD if the tenant has to be named.
+    """
+    named: str = request.tenant if method.names_tenant else ""
+    if named and named != claims.tenant_id:
+        if not claims.is_operator:
+            raise Rejection(Reason.NOT_OPERATOR, "only an operator may name another tenant than the token's")
+        return replace(claims, tenant_id=named)
+    if not claims.tenant_id:
+        if method.names_tenant:
+            raise invalid_field("tenant", "must be set, because the operator's token has no tenant")
+        raise Rejection(Reason.INVALID_TENANT, "the operator's token has no tenant, and the call needs one")
+    return claims
 
 
 def _task_id_of(request: Message) -> str:

@@ -21,6 +21,7 @@ PAGE_COST: Final = 512
 """Cost of a call that examines thousands of rows for a page, so that only a few run in one turn."""
 
 _WAIT_FIELD: Final = "wait_seconds"
+_TENANT_FIELD: Final = "tenant"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Method:
         cost: What a call costs its tenant, not counting the items its request lists; see `admission`.
         lists: Repeated message fields of its request.
         may_wait: Whether its request can ask to wait for something.
+        names_tenant: Whether its request can name the tenant to act on.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Method:
     cost: int
     lists: tuple[str, ...]
     may_wait: bool
+    names_tenant: bool
 
     def waits(self, request: Message) -> bool:
         """Returns whether a call with this request may wait for something to happen."""
@@ -68,4 +71,5 @@ def methods_of(service: ServiceDescriptor, handlers: Mapping[str, Handler]) -> I
             cost=PAGE_COST if method.name.startswith("List") else CALL_COST,
             lists=tuple(f.name for f in method.input_type.fields if f.is_repeated and f.message_type is not None),
             may_wait=_WAIT_FIELD in method.input_type.fields_by_name,
+            names_tenant=_TENANT_FIELD in method.input_type.fields_by_name,
         )

@@ -1,7 +1,7 @@
 """Writes the matrix of calls and roles in docs/security.md from the protos; `make generate` runs it.
 
-It stands between `<!-- rights -->` and `<!-- end -->`: a row for each RPC, and a column for each kind of token. A cell says
-what the caller gets: `yes`, a condition, or the reason of the rejection.
+It stands between `<!-- rights -->` and `<!-- end -->`: a row for each RPC, and a column for each kind of token. A cell
+says what the caller gets: `yes`, a condition, or the reason of the rejection.
 """
 
 from __future__ import annotations

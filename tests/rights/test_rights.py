@@ -95,31 +95,13 @@ async def ask(server: Server, front: str, method: MethodDescriptor, token: str, 
     """Makes a well-formed call of an RPC; streams are opened with one message."""
     name = name_of(method)
     if method.client_streaming:
-        return await stream(server, method, token)
+        first: Any = worker_service_pb2.WorkRequest(hello=worker_service_pb2.WorkerHello())
+        if method.name == "Produce":
+            tasks = [task_pb2.TaskSpec(command="mine", payload=b"1")]
+            first = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello(), tasks=tasks)
+        return await server.stream(name, [first], token)
     request = fill(message_factory.GetMessageClass(method.input_type)(), values_of(task_id, front) | more)
     return await (server.grpc if front == "grpc" else server.rest)(name, request, token)
-
-
-async def stream(server: Server, method: MethodDescriptor, token: str) -> Answer:
-    """Opens a stream, sends one message and reads to the end."""
-    first: Any = worker_service_pb2.WorkRequest(hello=worker_service_pb2.WorkerHello())
-    if method.name == "Produce":
-        tasks = [task_pb2.TaskSpec(command="mine", payload=b"1")]
-        first = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello(), tasks=tasks)
-    call = server.channel.stream_stream(
-        name_of(method),
-        request_serializer=type(first).SerializeToString,
-        response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
-    )(metadata=[("authorization", f"Bearer {token}")] if token else [])
-    seen = []
-    try:
-        await call.write(first)
-        await call.done_writing()
-        async for message in call:
-            seen.append(message)
-    except grpc.aio.AioRpcError as error:
-        return refused(error)
-    return Answer("", f"{seen}")
 
 
 def met(expected: str, answer: Answer) -> bool:
@@ -258,7 +240,9 @@ async def test_tenant_in_the_query_of_a_call_with_a_body_must_equal_the_one_in_t
 
 async def test_bound_producer_lists_creates_and_sees_its_own_commands_only(server: Server, task_id: str) -> None:
     async def rest(method: str, path: str, token: str, **more: Any) -> Any:
-        reply = await server.http.request(method, f"/v1/codeq{path}", headers={"Authorization": f"Bearer {token}"}, **more)
+        reply = await server.http.request(
+            method, f"/v1/codeq{path}", headers={"Authorization": f"Bearer {token}"}, **more
+        )
         return reply.json()
 
     own = (await rest("POST", "/tasks", "other commands", json={"command": "other", "payload": 1}))["id"]

@@ -23,7 +23,7 @@ from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_fie
 from codeq_server.engine.runner import ShardRunner
 
 from .content import remove_content
-from .methods import Method, methods_of
+from .methods import TENANT_FIELD, Method, methods_of
 from .serving import SHARD_SERVICES, Handler, handlers_of
 from .shard_table import ShardTable
 from .validation import check_message
@@ -127,7 +127,8 @@ class Calls:
                 return await self._show(method, claims, request, stale=stale)
             return await self._carry_out(method, claims, request, stale=stale)
         except Rejection as rejection:
-            rejection.tenant, rejection.task_id = claims.tenant_id, _task_id_of(request)
+            rejection.tenant = claims.tenant_id or getattr(request, TENANT_FIELD, "")
+            rejection.task_id = _task_id_of(request)
             raise
 
     async def _show(self, method: Method, claims: Claims, request: Message, *, stale: bool) -> Message:

@@ -21,7 +21,8 @@ PAGE_COST: Final = 512
 """Cost of a call that examines thousands of rows for a page, so that only a few run in one turn."""
 
 _WAIT_FIELD: Final = "wait_seconds"
-_TENANT_FIELD: Final = "tenant"
+TENANT_FIELD: Final = "tenant"
+"""Field by which a request names the tenant to act on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,5 +72,5 @@ def methods_of(service: ServiceDescriptor, handlers: Mapping[str, Handler]) -> I
             cost=PAGE_COST if method.name.startswith("List") else CALL_COST,
             lists=tuple(f.name for f in method.input_type.fields if f.is_repeated and f.message_type is not None),
             may_wait=_WAIT_FIELD in method.input_type.fields_by_name,
-            names_tenant=_TENANT_FIELD in method.input_type.fields_by_name,
+            names_tenant=TENANT_FIELD in method.input_type.fields_by_name,
         )

@@ -134,7 +134,9 @@ BOUNDS = {
         | {"_break_off", "_advance", "_answer", "_answered"},
         "one: another object's method of that name": {"discard", "hold"},
     },
-    "codeq_server.services": {TYPES: {"_fields", "_check", "_first_bytes", "_count"}},
+    "codeq_server.services": {
+        TYPES: {"_fields", "_check", "_first_bytes", "_count", "_places", "_has_any", "remove_content"},
+    },
     "codeq_server.engine": {
         "one: files that are let go change nothing": {"changed", "_carry_out", "_written", "_let_files_go"},
         "none: the argument has the name of the method": {"refuse", "refuse_all"},

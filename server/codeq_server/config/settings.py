@@ -81,16 +81,19 @@ class StaticAuthSettings:
         Texts(Text(1)),
         frozenset(),
         "what a worker may do: `codeq:claim`, `codeq:heartbeat`, `codeq:result`, `codeq:nack`, `codeq:abandon`, "
-        "`codeq:subscribe`. A worker needs at least one. `codeq:admin` makes a producer an administrator",
+        "`codeq:subscribe`. A worker needs at least one. [Roles](security.md#roles) of producers: `codeq:admin`, "
+        "`codeq:operator`, `codeq:viewer`",
     )
     event_types: frozenset[str] = setting(
-        Texts(_COMMAND), frozenset(), "commands a worker may take; `*` means all. A worker needs at least one"
+        Texts(_COMMAND),
+        frozenset(),
+        "commands a worker may take, of which it needs at least one, or a producer is restricted to; `*` means all",
     )
     email: str = setting(Text(), "", "accepted but unused")
     raw: Mapping[str, object] = setting(
         AnyMapping(),
         MappingProxyType({}),
-        "further claims: `tenantId`, and `role`; `ADMIN` makes a producer an administrator",
+        "further claims: `tenantId`, and `role` or `roles`: [`ADMIN` or `VIEWER`](security.md#roles)",
     )
 
     @property

@@ -185,8 +185,8 @@ def tenant_of(subject: str, raw: Mapping[str, object], scopes: frozenset[str] = 
     An operator needs no tenant: its token may have no tenant claim and any subject, and then the tenant is empty.
 
     Raises:
-        InvalidTenantError: A claim is not a string or is malformed, two claims differ, or there is none and the subject
-            is malformed.
+        InvalidTenantError: A claim is not a string or is malformed, two claims differ, or no claim is given and the
+            subject is malformed.
     """
     named = [_tenant(raw[claim]) for claim in _TENANT_CLAIMS if claim in raw]
     if not named:

@@ -1,4 +1,4 @@
-"""What a token allows: the claims, or the rejection, of each kind of principal."""
+"""Verdicts on tokens: the claims, or the rejection, for each kind of principal."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Verdict:
     """Outcome of one token for each kind of principal.
 
     Attributes:
-        expires_at: When the verdict ends, in seconds of Unix time; NEVER if it does not.
+        expires_at: When the verdict expires, in seconds of Unix time; NEVER if it does not.
     """
 
     producer: _Outcome
@@ -87,7 +87,7 @@ _PICK: Final[dict[int, Callable[[Verdict], _Outcome]]] = {
 
 
 def refusing(rejection: Rejection) -> Verdict:
-    """Returns the verdict that gives everyone this rejection."""
+    """Returns the verdict that rejects every caller with this rejection."""
     return Verdict(rejection, rejection, rejection, rejection, rejection, rejection)
 
 
@@ -105,8 +105,8 @@ def verdict_of(
     """Returns the verdict on a token.
 
     Args:
-        producer_token: Its content as a producer's token; None: it is not one.
-        worker_token: Its content as a worker's token; None: it is not one.
+        producer_token: Content of the token as a producer's; None: it is not a producer's token.
+        worker_token: Content of the token as a worker's; None: it is not a worker's token.
         producer_as_worker: Whether a token valid only for producers may also do everything a worker may, for its
             commands.
         admins_operate: Whether administrators may do everything that an operator may for the server.

@@ -38,6 +38,9 @@ _NOT_PRODUCER_OPERATOR: Final = Rejection(
     Reason.WRONG_TOKEN_KIND, "this is a worker's token, and the call needs an operator's"
 )
 _ONLY_VIEWS: Final = Rejection(Reason.NOT_ALLOWED, "the token is a viewer's, which changes nothing")
+_NO_WORK: Final = (_NO_EVENT_TYPES, _NO_SCOPES, _NO_TENANT, _ONLY_VIEWS)
+"""Rejections of tokens that may not work, although workers have them. A producer's token then reads as a producer's:
+otherwise each token of an issuer that serves both would see the tasks of all commands."""
 
 
 def expired(expires_at: float) -> Rejection:
@@ -113,27 +116,35 @@ def verdict_of(
     """
     ends = min((token.expires_at for token in (producer_token, worker_token) if token is not None), default=NEVER)
     producer = _outcome(producer_token, sees_all=False)
+    if producer_token is None and worker_token is not None:
+        return _of_worker(worker_token, ends)
     if worker_token is not None:
         worker = _worker_outcome(worker_token)
-        either = _outcome(worker_token, sees_all=True)
-        if producer_token is None:
-            either = either if worker is _ONLY_VIEWS else worker
-            return Verdict(
-                _NOT_PRODUCER, worker, either, _NOT_PRODUCER_ADMIN, _NOT_PRODUCER_OPERATOR, _NOT_PRODUCER_ADMIN, ends
-            )
-        either = either if worker_token.event_types else producer
     else:
-        either = producer
         worker = _BAD_TOKEN if producer_token is None else _lent(producer) if producer_as_worker else _NOT_WORKER
     return Verdict(
         producer=_acting(producer),
         worker=worker,
-        either=either,
+        either=producer if worker_token is None or worker in _NO_WORK else worker,
         admin=_where(producer, lambda claims: claims.is_admin or claims.is_operator, _NOT_ADMIN),
         operator=_where(
             producer, lambda claims: claims.is_operator or (admins_operate and claims.is_admin), _NOT_OPERATOR
         ),
         viewer=_where(producer, lambda claims: claims.is_admin or claims.is_operator or claims.is_viewer, _NOT_VIEWER),
+        expires_at=ends,
+    )
+
+
+def _of_worker(token: Token, ends: float) -> Verdict:
+    """Returns the verdict on a token that only workers have."""
+    worker = _worker_outcome(token)
+    return Verdict(
+        producer=_NOT_PRODUCER,
+        worker=worker,
+        either=_outcome(token, sees_all=True) if worker is _ONLY_VIEWS else worker,
+        admin=_NOT_PRODUCER_ADMIN,
+        operator=_NOT_PRODUCER_OPERATOR,
+        viewer=_NOT_PRODUCER_ADMIN,
         expires_at=ends,
     )
 

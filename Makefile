@@ -195,7 +195,7 @@ model: setup-dev ## Repeat a random workload on the core, as named by a test (SE
 		$(VENV)/bin/python -m pytest -n 0 tests/model -k "random_work or beside"
 
 .PHONY: soak
-soak: setup-dev ## Search for hours: 10000 simulated nodes, 1000 clusters, 60000 workloads on the core, forks under the SDK (resumes where it stopped)
+soak: setup-dev ## Search for hours: 10000 simulated nodes, 1000 clusters, 60000 workloads on the core, 200000 calls against a tenant, forks under the SDK (resumes where it stopped)
 	@$(VENV)/bin/python tests/soak.py $(ARGS)
 
 .PHONY: torture
@@ -236,9 +236,10 @@ format: setup-dev ## Format Python, Rust and protos
 # -------------------------------------------------------------------------------------------------- generated code
 
 .PHONY: generate
-generate: setup-dev ## Generate code and OpenAPI from the protos, and the tables of settings in docs/configuration.md
+generate: setup-dev ## Generate code and OpenAPI from the protos, and the tables of docs/configuration.md and docs/security.md
 	@for template in $(BUF_TEMPLATES); do buf generate --template $$template; done
 	@$(VENV)/bin/python docs/generate.py
+	@$(VENV)/bin/python docs/rights.py
 
 .PHONY: check-generated
 check-generated: setup-dev ## Fail if generated files are out of date

@@ -1,4 +1,4 @@
-"""Searches for broken promises over a long time: simulated nodes and clusters, random work on the core, and forks.
+"""Searches for broken promises over a long time: simulated nodes and clusters, random work and calls, and forks.
 
 `--memory 1` also loads a server of the checkout's build, interpreted or compiled, for an hour and watches its memory.
 
@@ -15,12 +15,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS_OF_A_PART = 100
+STEPS = {"sim": SEEDS_OF_A_PART, "cluster": SEEDS_OF_A_PART}
+"""Seeds of a part of a search; 1 for the others."""
 LINES_OF_A_PROBLEM = 60
 CHILDREN_OF_A_CELL = 60
+CALLS_OF_A_SEED = 20_000
 
 
 class Search:
@@ -39,6 +43,9 @@ class Search:
             return ["-m", "pytest", "-q", "-n", "2", "tests/sdk/test_sdk_fork.py"], children
         if self.name == "cluster":
             return ["tests/simcluster/cluster_run.py", "--seed", str(self.done), "--count", str(count)], {}
+        if self.name == "isolation":
+            calls = {"CODEQ_ISOLATION_CALLS": str(CALLS_OF_A_SEED), "CODEQ_ISOLATION_SEED": str(self.done)}
+            return ["-m", "pytest", "-q", "-n", "0", "tests/rights/test_isolation.py", "-k", "random_calls"], calls
         if self.name == "memory":
             return ["bench/memory.py"], {}
         rounds = {"CODEQ_MODEL_SEED": str(self.done), "CODEQ_MODEL_ROUNDS": str(count), "CODEQ_SEARCH_SECONDS": "0"}
@@ -48,7 +55,7 @@ class Search:
 class Soak:
     """All searches and their progress."""
 
-    def __init__(self, state: Path, seeds: int, clusters: int, rounds: int, forks: int, memory: int) -> None:
+    def __init__(self, state: Path, ends: Mapping[str, int]) -> None:
         self.state = state
         self.lock = threading.Lock()
         self.version = subprocess.run(
@@ -56,13 +63,7 @@ class Soak:
         ).stdout.strip()
         known = json.loads(state.read_text()) if state.exists() else {}
         known = known if known.get("version") == self.version else {}
-        self.searches = [
-            Search("sim", seeds, SEEDS_OF_A_PART, known.get("sim", 0)),
-            Search("cluster", clusters, SEEDS_OF_A_PART, known.get("cluster", 0)),
-            Search("model", rounds, 1, known.get("model", 0)),
-            Search("forks", forks, 1, known.get("forks", 0)),
-            Search("memory", memory, 1, known.get("memory", 0)),
-        ]
+        self.searches = [Search(name, end, STEPS.get(name, 1), known.get(name, 0)) for name, end in ends.items()]
 
     def run(self) -> int:
         """Runs all searches to the end; returns 1 if a promise was broken."""
@@ -110,11 +111,19 @@ def main(arguments: list[str]) -> int:
         "--rounds", type=int, default=100, help="rounds of random work on the core, 200 runs of each of 3 kinds"
     )
     parser.add_argument("--forks", type=int, default=1, help="rounds of forks under the SDK, 60 children per cell")
+    parser.add_argument("--isolation", type=int, default=10, help="rounds of 20,000 random calls against a tenant")
     parser.add_argument("--memory", type=int, default=0, help="hours of load under which memory stays flat")
     parser.add_argument("--state", type=Path, default=ROOT / "build/soak.json", help="progress of earlier runs")
     options = parser.parse_args(arguments)
-    ends = (options.seeds, options.clusters, options.rounds, options.forks, options.memory)
-    return Soak(options.state, *ends).run()
+    ends = {
+        "sim": options.seeds,
+        "cluster": options.clusters,
+        "model": options.rounds,
+        "forks": options.forks,
+        "isolation": options.isolation,
+        "memory": options.memory,
+    }
+    return Soak(options.state, ends).run()
 
 
 if __name__ == "__main__":

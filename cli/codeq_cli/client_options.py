@@ -38,6 +38,9 @@ ProfileOption = Annotated[
     str | None,
     typer.Option(metavar="NAME", help=f"Profile to use from the profile file; default: ${profile.PROFILE_VARIABLE}."),
 ]
+TenantOption = Annotated[
+    str | None, typer.Option(metavar="TENANT", help="Tenant to act on; only an operator may name another one.")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,11 @@ class ClientOptions:
         if as_worker and self.token is None:
             token = settings["worker-token"].value or token
         return Server(profile.endpoints(endpoint), token)
+
+
+def of_tenant(tenant: str | None) -> dict[str, str | int | list[str]]:
+    """Returns the query parameters that name the tenant to act on; None: that of the token."""
+    return {} if tenant is None else {"tenant": tenant}
 
 
 P = ParamSpec("P")

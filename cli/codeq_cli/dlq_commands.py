@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from codeq_cli import json_text, names, render, usage
-from codeq_cli.client_options import ClientOptions, client_command
+from codeq_cli.client_options import ClientOptions, TenantOption, client_command, of_tenant
 from codeq_cli.failures import usage_failure
 from codeq_cli.rest import Items, members_of, pages
 
@@ -37,15 +37,16 @@ def list_(
         int, typer.Option(parser=usage.whole(1, 500), metavar="N", help="Maximum number of tasks to show.")
     ] = LIST_LENGTH,
     page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the last page.")] = None,
+    tenant: TenantOption = None,
 ) -> None:
     """Shows the dead letters of a queue, oldest first; JSON and YAML also group them by error.
 
     Without COMMAND it shows the queues that have dead letters.
     """
     if command is None:
-        _show_overview(options)
+        _show_overview(options, tenant)
         return
-    query: dict[str, str | int] = {"pageSize": limit}
+    query = {"pageSize": limit, **of_tenant(tenant)}
     if page_token is not None:
         query["pageToken"] = page_token
     reply = options.server().call("GET", f"/admin/queues/{names.command(command)}/dlq", query=query)
@@ -57,8 +58,8 @@ def list_(
         render.show_object(reply or "", options.format)
 
 
-def _show_overview(options: ClientOptions) -> None:
-    queues = pages(options.server(), "/admin/queues", {"pageSize": 500}, "queues").texts
+def _show_overview(options: ClientOptions, tenant: str | None) -> None:
+    queues = pages(options.server(), "/admin/queues", {"pageSize": 500, **of_tenant(tenant)}, "queues").texts
     affected = [queue for queue in queues if json_text.members(queue).get("dlq", "0") != "0"]
     render.show_list("queues", affected, OVERVIEW_COLUMNS, options.format)
 
@@ -84,6 +85,7 @@ def redrive(
         typer.Option(parser=usage.whole(1, 10_000), metavar="N", help="Tasks per second, in the background."),
     ] = None,
     page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the last call.")] = None,
+    tenant: TenantOption = None,
 ) -> None:
     """Requeues ended tasks at the tail of their queue, with zero attempts.
 
@@ -101,7 +103,7 @@ def redrive(
         ids = [json_text.quote(names.task_id(each.strip())) for each in task_ids.split(",")]
         fields["taskIds"] = f"[{','.join(ids)}]"
     path = f"/admin/queues/{names.command(command)}/dlq/redrive"
-    reply = options.server().call("POST", path, body=json_text.join(fields))
+    reply = options.server().call("POST", path, body=json_text.join(fields), query=of_tenant(tenant))
     fields_of = members_of(reply)
     if fields_of.get("inBackground") == "true":
         # The counts are not known yet: zeros would look as if nothing matched.

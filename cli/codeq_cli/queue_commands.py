@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import typer
 
 from codeq_cli import names, render
-from codeq_cli.client_options import ClientOptions, client_command
+from codeq_cli.client_options import ClientOptions, TenantOption, client_command, of_tenant
 from codeq_cli.failures import usage_failure
 from codeq_cli.rest import members_of, pages
 
@@ -36,31 +36,32 @@ Command = Annotated[str, typer.Argument(metavar="COMMAND", help="Command of the 
 
 @app.command("list")
 @client_command
-def list_(options: ClientOptions) -> None:
+def list_(options: ClientOptions, tenant: TenantOption = None) -> None:
     """Shows every queue of the tenant, ordered by name."""
-    queues = pages(options.server(), "/admin/queues", {"pageSize": PAGE_SIZE}, "queues")
+    queues = pages(options.server(), "/admin/queues", {"pageSize": PAGE_SIZE, **of_tenant(tenant)}, "queues")
     render.show_list("queues", queues.texts, COLUMNS, options.format)
 
 
 @app.command()
 @client_command
-def stats(options: ClientOptions, command: Command) -> None:
+def stats(options: ClientOptions, command: Command, tenant: TenantOption = None) -> None:
     """Shows the counts of one queue."""
-    _show(options, options.server().call("GET", f"/admin/queues/{names.command(command)}"))
+    path = f"/admin/queues/{names.command(command)}"
+    _show(options, options.server().call("GET", path, query=of_tenant(tenant)))
 
 
 @app.command()
 @client_command
-def pause(options: ClientOptions, command: Command) -> None:
+def pause(options: ClientOptions, command: Command, tenant: TenantOption = None) -> None:
     """Pauses the deliveries of a queue, which need not exist yet; it still accepts tasks, and claimed tasks run on."""
-    _show(options, options.server().call("POST", f"/admin/queues/{names.command(command)}/pause", body="{}"))
+    _post(options, command, "pause", tenant)
 
 
 @app.command()
 @client_command
-def resume(options: ClientOptions, command: Command) -> None:
+def resume(options: ClientOptions, command: Command, tenant: TenantOption = None) -> None:
     """Resumes the deliveries of a queue."""
-    _show(options, options.server().call("POST", f"/admin/queues/{names.command(command)}/resume", body="{}"))
+    _post(options, command, "resume", tenant)
 
 
 @app.command()
@@ -70,6 +71,7 @@ def purge(
     command: Command,
     *,
     yes: Annotated[bool, typer.Option("--yes", help="Required: a purge cannot be undone.")] = False,
+    tenant: TenantOption = None,
 ) -> None:
     """Ends every task now waiting in a queue, scheduled ones included, as CANCELLED.
 
@@ -77,7 +79,12 @@ def purge(
     """
     if not yes:
         raise usage_failure("--yes is required: a purge ends every task waiting in the queue")
-    _show(options, options.server().call("POST", f"/admin/queues/{names.command(command)}/purge", body="{}"))
+    _post(options, command, "purge", tenant)
+
+
+def _post(options: ClientOptions, command: str, action: str, tenant: str | None) -> None:
+    path = f"/admin/queues/{names.command(command)}/{action}"
+    _show(options, options.server().call("POST", path, body="{}", query=of_tenant(tenant)))
 
 
 def _show(options: ClientOptions, reply: str | None) -> None:

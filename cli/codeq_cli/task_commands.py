@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from codeq_cli import artifacts, json_text, names, render, usage
-from codeq_cli.client_options import ClientOptions, client_command
+from codeq_cli.client_options import ClientOptions, TenantOption, client_command, of_tenant
 from codeq_cli.failures import ExitCode, Failure, usage_failure
 from codeq_cli.rest import members_of, pages
 
@@ -323,9 +323,9 @@ def cancel(
 
 @app.command()
 @client_command
-def redrive(options: ClientOptions, task_id: Id) -> None:
+def redrive(options: ClientOptions, task_id: Id, tenant: TenantOption = None) -> None:
     """Requeues a task that is DLQ, FAILED or CANCELLED; needs an administrator's token."""
-    _post(options, task_id, "redrive", {}, as_worker=False)
+    _post(options, task_id, "redrive", {}, as_worker=False, tenant=tenant)
 
 
 @app.command()
@@ -338,6 +338,7 @@ def cleanup(
         typer.Option(parser=usage.whole(1, 10_000), metavar="N", help="Maximum number of tasks; default 1000."),
     ] = None,
     page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the last call.")] = None,
+    tenant: TenantOption = None,
 ) -> None:
     """Deletes ended tasks before their retention expires; needs an administrator's token.
 
@@ -347,7 +348,8 @@ def cleanup(
     _add_numbers(fields, limit=limit)
     if page_token is not None:
         fields["pageToken"] = json_text.quote(page_token)
-    _show_reply(options, options.server().call("POST", "/admin/tasks/cleanup", body=json_text.join(fields)))
+    body, query = json_text.join(fields), of_tenant(tenant)
+    _show_reply(options, options.server().call("POST", "/admin/tasks/cleanup", body=body, query=query))
 
 
 def _lease_fields(lease_token: str | None) -> dict[str, str]:
@@ -358,9 +360,17 @@ def _add_numbers(fields: dict[str, str], **numbers: int | None) -> None:
     fields.update({name: str(number) for name, number in numbers.items() if number is not None})
 
 
-def _post(options: ClientOptions, task_id: str, action: str, fields: dict[str, str], *, as_worker: bool = True) -> None:
-    path = f"/tasks/{names.task_id(task_id)}/{action}"
-    _show_reply(options, options.server(as_worker=as_worker).call("POST", path, body=json_text.join(fields)))
+def _post(
+    options: ClientOptions,
+    task_id: str,
+    action: str,
+    fields: dict[str, str],
+    *,
+    as_worker: bool = True,
+    tenant: str | None = None,
+) -> None:
+    path, server = f"/tasks/{names.task_id(task_id)}/{action}", options.server(as_worker=as_worker)
+    _show_reply(options, server.call("POST", path, body=json_text.join(fields), query=of_tenant(tenant)))
 
 
 def _show_reply(options: ClientOptions, reply: str | None, *, table_field: str | None = None) -> None:

@@ -15,8 +15,9 @@ from typing import Any, Final
 import msgspec
 from buf.validate import validate_pb2
 from codeq import reasons
+from codeq.options.v1 import options_pb2
 from codeq.v1 import error_pb2
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 
 from codeq_gateway import fields
 from codeq_gateway.header_fields import FORWARD, header_of
@@ -55,6 +56,13 @@ _NUMBERS: Final[dict[int, Json]] = {
 }
 _ZEROS: Final[Json] = {"integer": 0, "number": 0, "boolean": False}
 """Default values of fields without presence, by JSON type."""
+
+_SCOPES: Final[dict[int, tuple[str, ...]]] = {
+    options_pb2.PRINCIPAL_ADMIN: ("codeq:admin", "codeq:operator"),
+    options_pb2.PRINCIPAL_OPERATOR: ("codeq:operator",),
+    options_pb2.PRINCIPAL_VIEWER: ("codeq:admin", "codeq:operator", "codeq:viewer"),
+}
+"""Scopes of which a token needs one, by principal; for the others it needs the scope of the option, if any."""
 
 _INT32_BOUNDS: Final[Json] = {"minimum": -(2**31), "maximum": 2**31 - 1}
 """Bounds of 32-bit numbers in requests, spelled out because few tools derive them from the format."""
@@ -167,12 +175,14 @@ def _operation(operation: Operation, words: _Words, schemas: _Schemas, links: Js
         "operationId": _operation_id(operation),
         "tags": [method.containing_service.name],
         "summary": said.get("summary", ""),
+        "security": _security(method),
         "parameters": [
             {
                 "name": parameter.name,
                 "in": "path" if parameter in operation.path_parameters else "query",
                 "required": parameter in operation.path_parameters,
-                "description": said_of.get(parameter.name, ""),
+                "description": (f"The same as {parameter.name} in the body." if parameter.in_body else "")
+                or said_of.get(parameter.name, ""),
                 "schema": schemas.field(parameter.field, is_input=True),
             }
             for parameter in (*operation.path_parameters, *operation.query.values())
@@ -225,6 +235,13 @@ def _operation(operation: Operation, words: _Words, schemas: _Schemas, links: Js
     }
     replies["default"] = {"description": "Failure.", "content": _content({"$ref": _REF + _ERROR})}
     return built | {"responses": replies}
+
+
+def _security(method: MethodDescriptor) -> list[Json]:
+    """Returns the alternatives of what a token needs. Roles that stand for a scope are not listed."""
+    access: options_pb2.Access = method.GetOptions().Extensions[options_pb2.access]  # type: ignore[index]
+    scopes = _SCOPES.get(access.principal, (access.scope,))
+    return [{"bearer": [scope] if scope else []} for scope in scopes]
 
 
 def _links(operations: Iterable[Operation]) -> Json:

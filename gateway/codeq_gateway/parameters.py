@@ -8,6 +8,7 @@ from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+from codeq.options.v1 import options_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
@@ -29,19 +30,23 @@ class Parameter:
     Attributes:
         name: Name in the query, or of the path variable.
         field: The field.
+        in_body: Whether the body can fill the field, too.
     """
 
     name: str
     field: FieldDescriptor
     _read: Callable[[str], Any]
     _assign: Assign
+    in_body: bool = False
 
     def fill(self, message: Message, texts: list[str]) -> None:
         """Sets the field of a message to percent-decoded values.
 
         Raises:
-            CallFailed: A value is malformed, or a singular field has several; the error names the parameter.
+            CallFailed: A value is malformed, a singular field has several, or the body has another; the error names the
+                parameter.
         """
+        in_body = getattr(message, self.field.name) if self.in_body else None
         if len(texts) > 1 and not self.field.is_repeated:
             raise refusals.invalid_field(self.name, "must not be given more than once")
         try:
@@ -51,10 +56,22 @@ class Parameter:
             raise refusals.invalid_field(self.name, fields.wanted_item(self.field)) from None
         except BadValueError as bad:
             raise refusals.invalid_field(self.name, bad.description) from None
+        if in_body and in_body != getattr(message, self.field.name):
+            raise refusals.invalid_field(self.name, "differs between query and body")
 
 
-def compile_parameter(field: FieldDescriptor, name: str) -> Parameter:
+def is_in_query(field: FieldDescriptor) -> bool:
+    """Returns whether a field of the body may also be given as a query parameter (option `in_query`)."""
+    return bool(field.GetOptions().Extensions[options_pb2.in_query])  # type: ignore[index]
+
+
+def compile_parameter(field: FieldDescriptor, name: str, *, in_body: bool = False) -> Parameter:
     """Returns the parameter that fills a field.
+
+    Args:
+        field: The field.
+        name: Name of the parameter.
+        in_body: Whether the body can fill the field, too.
 
     Raises:
         TypeError: The field's type has no text form.
@@ -62,9 +79,9 @@ def compile_parameter(field: FieldDescriptor, name: str) -> Parameter:
     form = fields.scalar(field)
     assign = fields.assign_scalars(field, form) if field.is_repeated else fields.assign_scalar(field, form)
     if form.is_text:
-        return Parameter(name, field, lambda text: msgspec.convert(text, form.type), assign)
+        return Parameter(name, field, lambda text: msgspec.convert(text, form.type), assign, in_body)
     # Numbers and booleans have the same form in a URL as in JSON.
-    return Parameter(name, field, msgspec.json.Decoder(form.type).decode, assign)
+    return Parameter(name, field, msgspec.json.Decoder(form.type).decode, assign, in_body)
 
 
 def read_query(query_string: bytes, known: Mapping[str, Parameter], message: Message) -> None:

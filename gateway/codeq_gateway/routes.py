@@ -194,10 +194,12 @@ def _operation(method: MethodDescriptor, rule: http_pb2.HttpRule) -> Operation:
             variables.append(parameters.compile_parameter(_singular(request, segment[1:-1]), segment[1:-1]))
     in_path = {parameter.field.name for parameter in variables}
     body_field = "" if rule.body == "*" else rule.body
+    whole = rule.body == "*"
     query = {
-        field.json_name: parameters.compile_parameter(field, field.json_name)
+        field.json_name: parameters.compile_parameter(field, field.json_name, in_body=whole)
         for field in request.fields
-        if rule.body != "*" and field.name not in in_path | {body_field} and not fields.is_nested(field)
+        if field.name not in in_path | {body_field} and not fields.is_nested(field)
+        if not whole or parameters.is_in_query(field)
     }
     body = _message_field(request, body_field) if body_field else request
     shown = _message_field(method.output_type, rule.response_body) if rule.response_body else method.output_type

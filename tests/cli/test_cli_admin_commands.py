@@ -146,6 +146,29 @@ def test_command_sends_its_options_and_shows_the_reply(
 
 
 @pytest.mark.parametrize(
+    ("args", "method", "path"),
+    [
+        ("queue list", "GET", "/admin/queues?pageSize=500&"),
+        ("queue stats A", "GET", "/admin/queues/A?"),
+        ("queue pause A", "POST", "/admin/queues/A/pause?"),
+        ("queue resume A", "POST", "/admin/queues/A/resume?"),
+        ("queue purge A --yes", "POST", "/admin/queues/A/purge?"),
+        ("dlq list", "GET", "/admin/queues?pageSize=500&"),
+        ("dlq list A", "GET", "/admin/queues/A/dlq?pageSize=100&"),
+        ("dlq redrive A", "POST", "/admin/queues/A/dlq/redrive?"),
+        ("task redrive t1", "POST", "/tasks/t1/redrive?"),
+        ("task cleanup --before 2030-01-01T00:00:00Z", "POST", "/admin/tasks/cleanup?"),
+    ],
+)
+def test_command_of_an_operator_names_the_tenant(
+    client: Run, recorder: RecordingServer, args: str, method: str, path: str
+) -> None:
+    recorder.reply(b"{}")
+    assert client("-o", "json", *args.split(), "--tenant", "zebra").returncode == 0
+    assert (recorder.request.method, recorder.request.path) == (method, f"/v1/codeq{path}tenant=zebra")
+
+
+@pytest.mark.parametrize(
     ("args", "part"),
     [
         ("dlq redrive A --rate 5 --limit 1", b"--rate cannot be combined"),

@@ -47,6 +47,25 @@ def test_document_declares_bearer_authentication() -> None:
     assert DOCUMENT["components"]["securitySchemes"] == {"bearer": {"type": "http", "scheme": "bearer"}}
 
 
+@pytest.mark.parametrize(
+    ("operation", "scopes"),
+    [
+        ("TaskService_CreateTask", [[]]),
+        ("TaskService_ClaimTask", [["codeq:claim"]]),
+        ("TaskService_GetTask", [[]]),
+        ("TaskService_RedriveTask", [["codeq:admin"], ["codeq:operator"]]),
+        ("ServerService_BackUp", [["codeq:operator"]]),
+        ("QueueService_PauseQueue", [["codeq:admin"], ["codeq:operator"]]),
+        ("QueueService_ListQueues", [["codeq:admin"], ["codeq:operator"], ["codeq:viewer"]]),
+    ],
+)
+def test_operation_names_the_scopes_of_which_a_token_needs_one(operation: str, scopes: list[list[str]]) -> None:
+    (described,) = [
+        each for path in DOCUMENT["paths"].values() for each in path.values() if each["operationId"] == operation
+    ]
+    assert described["security"] == [{"bearer": each} for each in scopes]
+
+
 def test_document_has_every_http_rule() -> None:
     count = 0
     for service in SERVICES:

@@ -135,7 +135,9 @@ BOUNDS = {
         "one: another object's method of the same name": {"discard", "hold"},
     },
     "codeq_server.storage": {"one: a function of the same name": {"scan", "scan_back"}},
-    "codeq_server.services": {TYPES: {"_fields", "_check", "_first_bytes", "_count"}},
+    "codeq_server.services": {
+        TYPES: {"_fields", "_check", "_first_bytes", "_count", "_places", "_has_any", "remove_content"},
+    },
     "codeq_server.engine": {
         "one: releasing files makes no further changes": {"changed", "_carry_out", "_written", "_let_files_go"},
         "none: the argument has the same name as the method": {"refuse", "refuse_all"},

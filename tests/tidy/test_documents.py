@@ -13,7 +13,9 @@ from google.api import annotations_pb2
 ROOT = Path(__file__).resolve().parents[2]
 API = (ROOT / "docs/api.md").read_text()
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
+SECURITY = (ROOT / "docs/security.md").read_text()
 fresh = runpy.run_path(str(ROOT / "docs/generate.py"))["fresh"]
+fresh_rights = runpy.run_path(str(ROOT / "docs/rights.py"))["fresh"]
 
 
 def _routes() -> list[str]:
@@ -50,3 +52,18 @@ def test_stale_table_in_the_configuration_document_is_regenerated(old: str, new:
 def test_configuration_document_without_a_table_is_rejected() -> None:
     with pytest.raises(ValueError, match="no table of RaftSettings"):
         fresh(CONFIGURATION.replace("settings: RaftSettings", "elsewhere"))
+
+
+def test_security_document_has_the_matrix_that_the_protos_give() -> None:
+    assert fresh_rights(SECURITY) == SECURITY, "run `make generate`"
+
+
+@pytest.mark.parametrize(("old", "new"), [("`NOT_OPERATOR` |", "yes |"), ("| CreateTask |", "| MakeTask |")])
+def test_stale_matrix_of_the_security_document_is_written_anew(old: str, new: str) -> None:
+    assert old in SECURITY
+    assert fresh_rights(SECURITY.replace(old, new, 1)) == SECURITY
+
+
+def test_security_document_without_the_matrix_is_refused() -> None:
+    with pytest.raises(ValueError, match="no place for the matrix"):
+        fresh_rights(SECURITY.replace("<!-- rights -->", ""))

@@ -9,7 +9,7 @@ import pytest
 from codeq.options.v1 import options_pb2
 from codeq_server.auth.access import Access, access_of
 from codeq_server.auth.authenticator import Authenticator
-from codeq_server.auth.claims import WORKER_SCOPES, Claims, InvalidTenantError, tenant_of
+from codeq_server.auth.claims import WORKER_SCOPES, Claims, InvalidTenantError, Token, claims_of, tenant_of
 from codeq_server.auth.static import StaticToken, StaticValidator
 from codeq_server.core.errors import Reason, Rejection
 
@@ -169,6 +169,93 @@ def test_producer_acting_as_a_worker_has_all_scopes_and_commands() -> None:
     assert caller(authenticator, "Bearer w-token", WORKER).event_types == {"PRINT"}
 
 
+@pytest.mark.parametrize(
+    ("raw", "scopes", "is_admin", "is_viewer"),
+    [
+        ({"role": " viewer "}, set(), False, True),
+        ({"roles": ["GUEST", "Viewer"]}, set(), False, True),
+        ({}, {"codeq:viewer"}, False, True),
+        ({"roles": ["admin"]}, set(), True, False),
+        ({"roles": ["VIEWER", "ADMIN"]}, set(), True, False),
+        ({"role": "VIEWER"}, {"codeq:admin"}, True, False),
+        ({"role": "ADMINISTRATOR", "roles": "ADMIN"}, set(), False, False),
+        ({"role": ["ADMIN"], "roles": [["ADMIN"], 5, None, {"ADMIN": 1}]}, set(), False, False),
+        ({"role": "OPERATOR", "roles": ["codeq:operator", "codeq:admin"]}, set(), False, False),
+    ],
+)
+def test_roles_come_from_two_claims_and_the_scopes(
+    raw: dict[str, object], scopes: set[str], is_admin: bool, is_viewer: bool
+) -> None:
+    claims = claims_of(Token("shop", "", frozenset(scopes), frozenset(), raw))
+    assert (claims.is_admin, claims.is_viewer, claims.is_operator) == (is_admin, is_viewer, False)
+
+
+OPERATOR = frozenset({"codeq:operator"})
+
+
+def test_operator_needs_no_tenant_and_creates_no_tasks_without_one() -> None:
+    authenticator = make_authenticator(make_producer(subject="The operator", scopes=OPERATOR, raw={}))
+    for principal in (ADMIN, ANY, options_pb2.PRINCIPAL_OPERATOR, options_pb2.PRINCIPAL_VIEWER):
+        assert caller(authenticator, "Bearer p-token", principal).tenant_id == ""
+    assert refused(authenticator, "Bearer p-token", PRODUCER) is Reason.INVALID_TENANT
+
+
+def test_operator_with_a_tenant_creates_tasks_in_it() -> None:
+    authenticator = make_authenticator(make_producer(scopes=OPERATOR))
+    assert caller(authenticator, "Bearer p-token", PRODUCER).tenant_id == "acme"
+
+
+@pytest.mark.parametrize("raw", [{"tenantId": "NO"}, {"tid": "a-1", "tenantId": "b-1"}, {"tenantId": None}])
+def test_operator_with_malformed_tenant_claims_is_rejected(raw: dict[str, object]) -> None:
+    authenticator = make_authenticator(make_producer(subject="The operator", scopes=OPERATOR, raw=raw))
+    assert refused(authenticator, "Bearer p-token", options_pb2.PRINCIPAL_OPERATOR) is Reason.INVALID_TENANT
+
+
+def test_operator_scope_of_a_worker_token_gives_no_rights_and_no_tenant() -> None:
+    worker = make_worker(subject="The worker", scopes=OPERATOR | WORKER_SCOPES, raw={})
+    authenticator = make_authenticator(worker=worker)
+    assert refused(authenticator, "Bearer w-token", options_pb2.PRINCIPAL_OPERATOR) is Reason.WRONG_TOKEN_KIND
+    assert refused(authenticator, "Bearer w-token", WORKER) is Reason.INVALID_TENANT
+
+
+@pytest.mark.parametrize("producer_as_worker", [False, True])
+def test_viewer_reads_and_neither_creates_nor_works(producer_as_worker: bool) -> None:
+    viewer = frozenset({"codeq:viewer"})
+    producer = make_producer("same", scopes=viewer)
+    worker = make_worker("same", scopes=viewer | WORKER_SCOPES)
+    authenticator = make_authenticator(producer, worker, producer_as_worker=producer_as_worker)
+    for principal in (ANY, options_pb2.PRINCIPAL_VIEWER):
+        assert caller(authenticator, "Bearer same", principal).is_viewer
+    for principal in (PRODUCER, WORKER):
+        assert refused(authenticator, "Bearer same", principal) is Reason.NOT_ALLOWED
+    alone = make_authenticator(worker=worker)
+    assert caller(alone, "Bearer same", ANY).is_viewer
+    assert refused(alone, "Bearer same", WORKER) is Reason.NOT_ALLOWED
+
+
+def test_commands_of_a_producer_token_restrict_it_in_all_it_does() -> None:
+    bound = make_producer(event_types=frozenset({"PRINT"}), raw=ACME | {"role": "ADMIN"})
+    authenticator = make_authenticator(bound, producer_as_worker=True)
+    for principal in (PRODUCER, ANY, ADMIN, options_pb2.PRINCIPAL_VIEWER):
+        claims = caller(authenticator, "Bearer p-token", principal)
+        assert (claims.seen_commands, claims.sees("PRINT"), claims.sees("SHIP")) == ({"PRINT"}, True, False)
+    assert caller(authenticator, "Bearer p-token", WORKER).event_types == {"PRINT"}
+
+
+@pytest.mark.parametrize("event_types", [frozenset(), frozenset({"*"}), frozenset({"*", "PRINT"})])
+def test_producer_without_commands_or_with_the_wildcard_sees_all(event_types: frozenset[str]) -> None:
+    claims = caller(make_authenticator(make_producer(event_types=event_types)), "Bearer p-token", PRODUCER)
+    assert (claims.seen_commands, claims.sees("SHIP")) == (None, True)
+
+
+@pytest.mark.parametrize("scopes", [frozenset(), WORKER_SCOPES])
+def test_bound_producer_that_is_a_worker_too_reads_all_tasks_only_if_it_may_work(scopes: frozenset[str]) -> None:
+    bound = make_producer("same", event_types=frozenset({"PRINT"}))
+    authenticator = make_authenticator(bound, make_worker("same", scopes=scopes))
+    assert caller(authenticator, "Bearer same", ANY).sees("SHIP") is bool(scopes)
+    assert not caller(authenticator, "Bearer same", PRODUCER).sees("SHIP")
+
+
 @pytest.mark.parametrize("claim", ["tid", "tenantId", "tenant_id", "organizationId", "organization_id"])
 def test_tenant_is_the_trimmed_value_of_a_single_claim(claim: str) -> None:
     assert tenant_of("Some Body", {claim: " acme-1 "}) == "acme-1"
@@ -221,7 +308,10 @@ def test_static_validator_with_a_blank_subject_uses_the_default() -> None:
         ("/codeq.v1.TaskService/CreateTask", Access(PRODUCER, "")),
         ("/codeq.v1.TaskService/ClaimTask", Access(WORKER, "codeq:claim")),
         ("/codeq.v1.TaskService/GetTask", Access(ANY, "")),
-        ("/codeq.v1.QueueService/ListQueues", Access(ADMIN, "")),
+        ("/codeq.v1.QueueService/PauseQueue", Access(ADMIN, "")),
+        ("/codeq.v1.QueueService/ListQueues", Access(options_pb2.PRINCIPAL_VIEWER, "")),
+        ("/codeq.v1.ServerService/BackUp", Access(options_pb2.PRINCIPAL_OPERATOR, "")),
+        ("/codeq.v1.TaskService/GetTaskArtifact", Access(ANY, "", content=True)),
         ("/codeq.v1.WorkerService/Work", Access(WORKER, "codeq:claim")),
         ("/codeq.v1.ProducerService/Produce", Access(PRODUCER, "")),
     ],

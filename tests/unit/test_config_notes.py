@@ -31,7 +31,10 @@ def producer(**claims: object) -> dict[str, str]:
         {},
         RAFT,
         worker(),
-        producer(scopes=["codeq:admin"]),
+        producer(scopes=["codeq:admin", "codeq:operator"]),
+        producer(scopes=["codeq:viewer"]),
+        producer(subject="The operator", scopes=["codeq:operator"], raw={}),
+        producer(eventTypes=["A"]),
         {**RAFT, "RAFT_MUX_ENABLED": "true", "RAFT_COMMIT_MS": "0"},
         {"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317"},
         {"OTEL_TRACES_EXPORTER": ""},
@@ -63,7 +66,10 @@ def test_effective_settings_cause_no_warnings(environment: dict[str, str]) -> No
         (worker(raw={"tenantId": "dev-tenant", "role": "ADMIN"}), "WORKER_AUTH_CONFIG", "administrators"),
         (worker(scopes=["codeq:claim", "codeq:clam"]), "WORKER_AUTH_CONFIG.scopes", "codeq:clam"),
         (producer(scopes=["codeq:claim"]), "PRODUCER_AUTH_CONFIG.scopes", "codeq:claim"),
-        (producer(eventTypes=["A"]), "PRODUCER_AUTH_CONFIG.eventTypes", "every command"),
+        (producer(scopes=["codeq:admin"]), "PRODUCER_AUTH_CONFIG.scopes", "codeq:operator"),
+        (producer(raw={"tenantId": "dev-tenant", "role": "ADMIN"}), "PRODUCER_AUTH_CONFIG.scopes", "codeq:operator"),
+        (worker(raw={"tenantId": "dev-tenant", "roles": ["viewer"]}), "WORKER_AUTH_CONFIG", "gets no tasks"),
+        (worker(scopes=["codeq:claim", "codeq:operator"]), "WORKER_AUTH_CONFIG", "operators use"),
     ],
 )
 def test_warning_names_a_setting_without_effect(environment: dict[str, str], key: str, text: str) -> None:

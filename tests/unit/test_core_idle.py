@@ -244,9 +244,9 @@ def test_next_queue_visits_the_tenants_queues_in_number_order(shard: DrivenShard
     shard.create("b")
     shard.create("c")
     shard.pass_time(IDLE_MS)
-    assert [next_queue(shard.shard, TENANT, "", number) for number in (1, 3, 4, 5)] == [3, 3, 4, None]
-    assert [next_queue(shard.shard, TENANT, "c", number) for number in (1, 5)] == [4, None]
-    assert next_queue(shard.shard, "nobody", "", 1) is None
+    assert [next_queue(shard.shard, TENANT, None, number) for number in (1, 3, 4, 5)] == [3, 3, 4, None]
+    assert [next_queue(shard.shard, TENANT, ["c"], number) for number in (1, 5)] == [4, None]
+    assert next_queue(shard.shard, "nobody", None, 1) is None
 
 
 def test_another_tenants_claim_sees_nothing_of_a_removed_queue(shard: DrivenShard) -> None:

@@ -27,10 +27,12 @@ class Access:
     Attributes:
         principal: Number of the codeq.options.v1.Principal.
         scope: Scope that the token must carry; empty: none.
+        content: Whether the response is nothing but content of a task.
     """
 
     principal: int
     scope: str
+    content: bool = False
 
 
 @cache  # bounded by the number of RPCs: unknown names raise
@@ -52,4 +54,4 @@ def access_of(method_full_name: str) -> Access:
     option = extensions[options_pb2.access]
     if option.principal == options_pb2.PRINCIPAL_UNSPECIFIED:
         raise LookupError(f"the RPC names no principal: {method_full_name}")
-    return Access(principal=option.principal, scope=option.scope)
+    return Access(principal=option.principal, scope=option.scope, content=option.content)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Final, Protocol
 
 from mypy_extensions import mypyc_attr
 
-from codeq_server.auth.claims import NEVER, WILDCARD, WORKER_SCOPES, Claims, Token
+from codeq_server.auth.claims import NEVER, Claims, Token
 from codeq_server.auth.revocation import Affects, Revocations
 from codeq_server.auth.verdict import NOBODY, Verdict, expired, refusing, verdict_of
 from codeq_server.core.errors import Reason, Rejection
@@ -75,6 +74,7 @@ class Authenticator:
         worker: Validator,
         *,
         producer_as_worker: bool = False,
+        admins_operate: bool = False,
         clock: Callable[[], float] = time.time,
         on_trouble: Callable[[Exception], None] | None = None,
     ) -> None:
@@ -83,13 +83,16 @@ class Authenticator:
         Args:
             producer: Validates tokens of producers.
             worker: Validates tokens of workers.
-            producer_as_worker: Whether a token valid only for producers may also do everything a worker may.
+            producer_as_worker: Whether a token valid only for producers may also do everything a worker may, for its
+                commands.
+            admins_operate: Whether administrators may do everything that an operator may for the server.
             clock: Returns the Unix time in seconds.
             on_trouble: Called with the exception of a failed validation, at most once in TROUBLE_SECONDS.
         """
         self._producer = producer
         self._worker = worker
         self._producer_as_worker = producer_as_worker
+        self._admins_operate = admins_operate
         self.clock = clock
         self.revocations = Revocations()
         self._revoked = 0
@@ -110,8 +113,8 @@ class Authenticator:
             scope: Scope that the token must carry; empty: none.
 
         Raises:
-            Rejection: UNAUTHENTICATED, WRONG_TOKEN_KIND, INVALID_TENANT, MISSING_SCOPE or NOT_ADMIN; LIMIT_REACHED or
-                SERVER_UNREACHABLE if the token cannot be validated at the moment.
+            Rejection: UNAUTHENTICATED, WRONG_TOKEN_KIND, INVALID_TENANT, MISSING_SCOPE, NOT_ADMIN, NOT_OPERATOR or
+                NOT_ALLOWED; LIMIT_REACHED or SERVER_UNREACHABLE if the token cannot be validated at the moment.
         """
         verdict = self._kept(authorization_header) or self._judge(authorization_header)
         return None if isinstance(verdict, asyncio.Task) else verdict.claims(principal, scope)
@@ -200,11 +203,14 @@ class Authenticator:
         if not any(token.expires_at > now for token in accepted):
             return refusing(expired(accepted[-1].expires_at))
         producer_token, worker_token = _unexpired(producer_token, now), _unexpired(worker_token, now)
-        if worker_token is None and producer_token is not None and self._producer_as_worker:
-            worker_token = replace(producer_token, scopes=WORKER_SCOPES, event_types=frozenset({WILDCARD}))
         if len(self._verdicts) >= CACHED_TOKENS_MAX:
             del self._verdicts[next(iter(self._verdicts))]
-        verdict = self._verdicts[header] = verdict_of(producer_token, worker_token)
+        verdict = self._verdicts[header] = verdict_of(
+            producer_token,
+            worker_token,
+            producer_as_worker=self._producer_as_worker,
+            admins_operate=self._admins_operate,
+        )
         return verdict
 
     def _fail(self, problem: Exception) -> Verdict:

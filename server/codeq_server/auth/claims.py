@@ -1,4 +1,4 @@
-"""Claims of a token, and the tenant derived from them."""
+"""Claims of a token, and the tenant and the rights derived from them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,20 @@ ADMIN_SCOPE: Final = "codeq:admin"
 
 ADMIN_ROLE: Final = "ADMIN"
 
+OPERATOR_SCOPE: Final = "codeq:operator"
+"""Scope that makes the holder of a producer token an operator of the whole server. No role does the same: often the
+tenants themselves assign roles."""
+
+VIEWER_SCOPE: Final = "codeq:viewer"
+"""Scope that makes the holder of a token a viewer, who only reads; the role VIEWER does the same."""
+
+VIEWER_ROLE: Final = "VIEWER"
+
+RIGHTS_SCOPES: Final = frozenset({ADMIN_SCOPE, OPERATOR_SCOPE, VIEWER_SCOPE})
+"""Every scope with a meaning on a producer token."""
+
+EVERY_COMMAND: Final = frozenset({WILDCARD})
+
 WORKER_SCOPES: Final = frozenset(
     {"codeq:claim", "codeq:heartbeat", "codeq:abandon", "codeq:nack", "codeq:result", "codeq:subscribe"}
 )
@@ -25,6 +39,9 @@ WORKER_SCOPES: Final = frozenset(
 
 NEVER: Final = math.inf
 """Expiry of a token that does not expire."""
+
+_NO_TENANT: Final = ""
+"""Tenant of operators whose token names none."""
 
 _TENANT_CLAIMS: Final = ("tid", "tenantId", "tenant_id", "organizationId", "organization_id")
 TENANT: Final = re.compile(r"[a-z][a-z0-9-]{1,62}", re.ASCII)
@@ -46,7 +63,7 @@ class Token:
         subject: Holder of the token; the worker id of a worker.
         email: Email address of the holder; empty if not given.
         scopes: Scopes such as "codeq:claim".
-        event_types: Commands that the holder may work on; "*" means all.
+        event_types: Commands of the holder; "*" means all.
         raw: All claims, such as `role` and `tenantId`.
         expires_at: When the token ends, in seconds of Unix time; NEVER if it does not.
     """
@@ -65,12 +82,15 @@ class Claims:
 
     Attributes:
         subject: Subject of the caller; the worker id of a worker.
-        tenant_id: Tenant whose tasks the caller sees.
+        tenant_id: Tenant whose tasks the caller sees; empty: none, which only operators have.
         scopes: Scopes such as "codeq:claim".
         event_types: Commands that the caller may work on; "*" means all.
         role: Role in capitals; "USER" if the token names none.
-        is_admin: Whether administrative calls are allowed, if the token is a producer's.
+        is_admin: Whether the caller administers the tenant, if the token is a producer's.
         expires_at: When the token ends, in seconds of Unix time; NEVER if it does not.
+        is_operator: Whether the caller operates the whole server, if the token is a producer's.
+        is_viewer: Whether the caller only reads, and without the content of tasks unless the server shows it.
+        commands: Commands whose tasks the caller sees, creates and changes; "*" means all. A worker sees all.
     """
 
     subject: str
@@ -80,15 +100,36 @@ class Claims:
     role: str
     is_admin: bool
     expires_at: float = NEVER
+    is_operator: bool = False
+    is_viewer: bool = False
+    commands: frozenset[str] = EVERY_COMMAND
 
     @property
     def allows_every_command(self) -> bool:
-        """Whether the token allows every command."""
+        """Whether the caller may work on every command."""
         return WILDCARD in self.event_types
 
     def allows_command(self, command: str) -> bool:
         """Returns whether the caller may work on tasks of the command."""
         return command in self.event_types or WILDCARD in self.event_types
+
+    @property
+    def seen_commands(self) -> frozenset[str] | None:
+        """Commands whose tasks the caller sees; None: all."""
+        return None if WILDCARD in self.commands else self.commands
+
+    def sees(self, command: str) -> bool:
+        """Returns whether the caller sees, and as a producer may create and change, tasks of the command."""
+        return command in self.commands or WILDCARD in self.commands
+
+    def check_command(self, command: str) -> None:
+        """Checks that the caller sees the tasks of the command.
+
+        Raises:
+            Rejection: COMMAND_NOT_ALLOWED.
+        """
+        if not self.sees(command):
+            raise Rejection(Reason.COMMAND_NOT_ALLOWED, f"the token does not allow the command {command}")
 
     def require(self, scope: str) -> None:
         """Checks that the caller has a scope.
@@ -113,23 +154,35 @@ def claims_of(token: Token) -> Claims:
     """Returns the claims of a token's holder.
 
     Raises:
-        InvalidTenantError: No valid tenant can be derived from the token.
+        InvalidTenantError: No valid tenant can be derived from the token, and it is not an operator's.
     """
-    named = token.raw.get("role")
-    role = named.strip().upper() if isinstance(named, str) else ""
+    roles = _roles(token.raw)
+    is_admin = ADMIN_ROLE in roles or ADMIN_SCOPE in token.scopes
+    is_operator = OPERATOR_SCOPE in token.scopes
     return Claims(
         subject=token.subject,
-        tenant_id=tenant_of(token.subject, token.raw),
+        tenant_id=tenant_of(token.subject, token.raw, token.scopes),
         scopes=token.scopes,
         event_types=token.event_types,
-        role=role or "USER",
-        is_admin=role == ADMIN_ROLE or ADMIN_SCOPE in token.scopes,
+        role=roles[0] if roles else "USER",
+        is_admin=is_admin,
         expires_at=token.expires_at,
+        is_operator=is_operator,
+        is_viewer=not (is_admin or is_operator) and (VIEWER_ROLE in roles or VIEWER_SCOPE in token.scopes),
     )
 
 
-def tenant_of(subject: str, raw: Mapping[str, object]) -> str:
+def _roles(raw: Mapping[str, object]) -> list[str]:
+    """Returns the roles of the claims `role`, a string, and `roles`, an array of strings; in capitals."""
+    several = raw.get("roles")
+    named = [raw.get("role"), *(several if isinstance(several, list | tuple) else ())]
+    return [role for each in named if isinstance(each, str) and (role := each.strip().upper())]
+
+
+def tenant_of(subject: str, raw: Mapping[str, object], scopes: frozenset[str] = frozenset()) -> str:
     """Returns the tenant named by the tenant claims, which must agree; without any of them, the subject.
+
+    An operator needs no tenant: its token may have no tenant claim and any subject, and then the tenant is empty.
 
     Raises:
         InvalidTenantError: A claim is not a string or is malformed, two claims differ, or no claim is given and the
@@ -137,6 +190,8 @@ def tenant_of(subject: str, raw: Mapping[str, object]) -> str:
     """
     named = [_tenant(raw[claim]) for claim in _TENANT_CLAIMS if claim in raw]
     if not named:
+        if OPERATOR_SCOPE in scopes and TENANT.fullmatch(subject.strip()) is None:
+            return _NO_TENANT
         return _tenant(subject)
     if any(tenant != named[0] for tenant in named):
         raise InvalidTenantError

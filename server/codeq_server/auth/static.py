@@ -22,8 +22,8 @@ class StaticToken:
         token: The secret itself; blank if only its digest is known.
         subject: Holder of the token; the worker id of a worker.
         email: Email address of the holder; stored but not used.
-        scopes: Scopes of a worker, or "codeq:admin".
-        event_types: Commands of a worker; "*" means all.
+        scopes: Scopes of a worker, or "codeq:admin", "codeq:operator" or "codeq:viewer".
+        event_types: Commands of the holder; "*" means all.
         raw: Further claims, such as `role` and `tenantId`.
         token_sha256: SHA-256 of the secret as 64 hexadecimal digits; empty if the secret itself is given.
     """
@@ -43,14 +43,9 @@ class StaticToken:
 
     @property
     def content(self) -> Token:
-        """What the token says about its holder."""
-        return Token(
-            subject=self.subject.strip() or DEFAULT_SUBJECT,
-            email=self.email,
-            scopes=self.scopes,
-            event_types=self.event_types,
-            raw=self.raw,
-        )
+        """The content of the token."""
+        subject = self.subject.strip() or DEFAULT_SUBJECT
+        return Token(subject, self.email, self.scopes, self.event_types, self.raw)
 
 
 class Replacement(NamedTuple):

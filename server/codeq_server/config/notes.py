@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from codeq_server.auth.claims import ADMIN_ROLE, ADMIN_SCOPE, WORKER_SCOPES, claims_of
+from codeq_server.auth.claims import (
+    ADMIN_ROLE,
+    ADMIN_SCOPE,
+    OPERATOR_SCOPE,
+    RIGHTS_SCOPES,
+    VIEWER_ROLE,
+    VIEWER_SCOPE,
+    WORKER_SCOPES,
+    claims_of,
+)
 from codeq_server.config import foreign, identity
 from codeq_server.config.declaration import settings_of
 from codeq_server.config.given import Note
@@ -81,35 +90,42 @@ def _tokens(given: GivenSettings, auth: AuthSettings) -> Iterator[Note]:
     yield from identity.unused(given, {"producer": auth.producer, "worker": auth.worker})
     yield from _together(_tenants(auth))
     yield from _together(_of_workers(auth.worker))
-    yield from _together(_of_producers(auth.producer))
+    yield from _together(_of_producers(auth.producer, admins_operate=auth.admins_operate))
 
 
 def _tenants(auth: AuthSettings) -> Iterator[tuple[str, str]]:
     if auth.allow_producer_as_worker or not (auth.producer.is_static and auth.worker.is_static):
         return
-    producers = {claims_of(token.content).tenant_id for _, token in auth.producer.tokens}
+    producers = {claims_of(token.content).tenant_id for _, token in auth.producer.tokens} - {""}
     theirs = f"the producer's is {next(iter(producers))}" if len(producers) == 1 else "no producer has that"
     for key, token in auth.worker.tokens:
         tenant = claims_of(token.content).tenant_id
-        if tenant not in producers:
+        if producers and tenant not in producers:
             yield key, f"its tenant is {tenant}, {theirs}: the worker never gets its tasks"
 
 
 def _of_workers(auth: AuthConfig) -> Iterator[tuple[str, str]]:
     for key, token in auth.tokens:
-        if claims_of(token.content).is_admin:
-            text = f"{ADMIN_ROLE} and {ADMIN_SCOPE} have no effect here: administrators use the producer's token"
+        claims = claims_of(token.content)
+        if claims.is_viewer:
+            yield key, f"{VIEWER_ROLE} and {VIEWER_SCOPE} forbid to work: the token gets no tasks"
+        if claims.is_admin or claims.is_operator:
+            text = (
+                f"{ADMIN_ROLE}, {ADMIN_SCOPE} and {OPERATOR_SCOPE} have no effect here: administrators and operators "
+                "use the producer's token"
+            )
             yield key, text
-        if unknown := sorted(token.scopes - WORKER_SCOPES - {ADMIN_SCOPE}):
+        if unknown := sorted(token.scopes - WORKER_SCOPES - RIGHTS_SCOPES):
             yield f"{key}.scopes", f"unknown scope {', '.join(unknown)}"
 
 
-def _of_producers(auth: AuthConfig) -> Iterator[tuple[str, str]]:
+def _of_producers(auth: AuthConfig, *, admins_operate: bool) -> Iterator[tuple[str, str]]:
     for key, token in auth.tokens:
-        if others := sorted(token.scopes - {ADMIN_SCOPE}):
+        if others := sorted(token.scopes - RIGHTS_SCOPES):
             yield f"{key}.scopes", f"without effect on a producer's token: {', '.join(others)}"
-        if token.event_types:
-            yield f"{key}.eventTypes", "without effect: a producer may create tasks of every command"
+        if admins_operate and claims_of(token.content).is_admin:
+            text = f"from the next release on, changes of members and backups need the scope {OPERATOR_SCOPE}: add it"
+            yield f"{key}.scopes", text
 
 
 def _together(told: Iterable[tuple[str, str]]) -> Iterator[Note]:

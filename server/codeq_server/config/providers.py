@@ -16,7 +16,7 @@ from codeq_server.config.forms import Form, Items
 from codeq_server.config.given import ConfigError, Given
 from codeq_server.config.jwks_settings import JWKS, jwks_validator
 from codeq_server.config.provider import Built, GroupProvider, Provider, ProviderLog
-from codeq_server.config.static_settings import StaticProvider
+from codeq_server.config.static_settings import StaticAuth, StaticProvider
 
 MULTI: Final = "multi"
 PROVIDERS_MIN: Final = 2
@@ -84,6 +84,11 @@ class AuthConfig:
     def is_static(self) -> bool:
         """Whether all its tokens are known in advance."""
         return self.name == "static" or (self.name == MULTI and all(each.is_static for each in self.config))
+
+    @property
+    def is_one_token(self) -> bool:
+        """Whether it is one static token in the configuration itself."""
+        return isinstance(self.config, StaticAuth) and self.config.is_one
 
     @property
     def sole_secret(self) -> str:

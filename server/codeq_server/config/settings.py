@@ -14,6 +14,7 @@ from typing import Final, Literal, get_args
 
 from codeq_gateway.connections import CONNECTIONS_MAX
 
+from codeq_server.auth.claims import claims_of
 from codeq_server.config.addresses import (
     MEMBER,
     ORIGINS,
@@ -161,12 +162,26 @@ class AuthSettings:
     Attributes:
         producer: Provider of the tokens of producers and administrators.
         worker: Provider of the tokens of workers.
-        allow_producer_as_worker: Whether a producer's token may do everything a worker may.
+        allow_producer_as_worker: Whether the producer's token may do everything a worker may, for its commands.
+        viewer_sees_payloads: Whether viewers see the content of tasks.
     """
 
     producer: AuthConfig
     worker: AuthConfig
     allow_producer_as_worker: bool
+    viewer_sees_payloads: bool
+
+    @property
+    def admins_operate(self) -> bool:
+        """Whether administrators may operate the server, too.
+
+        So it was before there were operators; kept for one release while each role has one configured token, both have
+        the same tenant, and neither is an operator's.
+        """
+        if not (self.producer.is_one_token and self.worker.is_one_token):
+            return False
+        tokens = [claims_of(token.content) for each in (self.producer, self.worker) for _, token in each.tokens]
+        return not any(claims.is_operator for claims in tokens) and len({claims.tenant_id for claims in tokens}) == 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,7 +285,12 @@ class Settings(RestSettings):
     )
     worker_auth_provider: str | None = setting(_PROVIDER, None, "how tokens of workers are checked")
     worker_auth_config: AuthConfig | Given | None = setting(_AUTH, None, "the workers' tokens; JSON in the environment")
-    allow_producer_as_worker: bool = setting(Boolean(), False, "the producer token may do everything a worker may")
+    allow_producer_as_worker: bool = setting(
+        Boolean(), False, "the producer token may do everything a worker may, for its `eventTypes`"
+    )
+    viewer_sees_payloads: bool = setting(
+        Boolean(), False, "[viewers](security.md#roles) see payloads, results, errors, progress and artifacts"
+    )
     identity_service_url: str = setting(
         Text(),
         "",
@@ -338,7 +358,12 @@ class Settings(RestSettings):
         """The providers of complete settings."""
         assert isinstance(self.producer_auth_config, AuthConfig)
         assert isinstance(self.worker_auth_config, AuthConfig)
-        return AuthSettings(self.producer_auth_config, self.worker_auth_config, self.allow_producer_as_worker)
+        return AuthSettings(
+            self.producer_auth_config,
+            self.worker_auth_config,
+            self.allow_producer_as_worker,
+            self.viewer_sees_payloads,
+        )
 
     @property
     def artifacts_path(self) -> Path | None:

@@ -47,16 +47,19 @@ class StaticAuthSettings:
         Texts(Text(1)),
         frozenset(),
         "what a worker may do: `codeq:claim`, `codeq:heartbeat`, `codeq:result`, `codeq:nack`, `codeq:abandon`, "
-        "`codeq:subscribe`. A worker needs at least one. `codeq:admin` makes a producer an administrator",
+        "`codeq:subscribe`. A worker needs at least one. [Roles](security.md#roles) of producers: `codeq:admin`, "
+        "`codeq:operator`, `codeq:viewer`",
     )
     event_types: frozenset[str] = setting(
-        Texts(_COMMAND), frozenset(), "commands a worker may take; `*` means all. A worker needs at least one"
+        Texts(_COMMAND),
+        frozenset(),
+        "commands a worker may claim, of which it needs at least one, or a producer is restricted to; `*` means all",
     )
     email: str = setting(Text(), "", "accepted but unused")
     raw: Mapping[str, object] = setting(
         AnyMapping(),
         MappingProxyType({}),
-        "further claims: `tenantId`, and `role`; `ADMIN` makes a producer an administrator",
+        "further claims: `tenantId`, and `role` or `roles`: [`ADMIN` or `VIEWER`](security.md#roles)",
     )
 
     @property
@@ -206,9 +209,9 @@ def _token(given: Given, role: str) -> StaticAuthSettings:
     if token.token and token.token_sha256:
         raise given.inner("tokenSha256", None).error("is given together with token: give one of them")
     if role == "worker" and not (token.scopes and token.event_types):
-        raise given.error("a worker's token needs scopes and eventTypes: without them it may do nothing")
+        raise given.error("a worker's token needs scopes and eventTypes: without them it permits nothing")
     try:
-        tenant_of(token.subject.strip() or DEFAULT_SUBJECT, token.raw)
+        tenant_of(token.subject.strip() or DEFAULT_SUBJECT, token.raw, token.scopes)
     except InvalidTenantError:
         raise given.error(
             f"has no valid tenant, or several: set raw.tenantId to a name that matches {TENANT.pattern}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from codeq_server.auth.claims import WILDCARD, WORKER_SCOPES
+from codeq_server.auth.claims import OPERATOR_SCOPE, WILDCARD, WORKER_SCOPES
 from codeq_server.config import identity
 from codeq_server.config.declaration import variable
 from codeq_server.config.given import Given
@@ -19,7 +19,10 @@ DEV_TENANT: Final = "dev-tenant"
 
 _DEV: Final = {
     "producer": StaticAuthSettings(
-        token=DEV_TOKEN, subject="producer-dev", raw={"role": "ADMIN", "tenantId": DEV_TENANT}
+        token=DEV_TOKEN,
+        subject="producer-dev",
+        scopes=frozenset({OPERATOR_SCOPE}),
+        raw={"role": "ADMIN", "tenantId": DEV_TENANT},
     ),
     "worker": StaticAuthSettings(
         token=DEV_TOKEN,

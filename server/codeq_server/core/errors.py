@@ -63,6 +63,8 @@ class Reason(Enum):
     HTTP_VERSION_NOT_SUPPORTED = 51
     WRONG_TOKEN_KIND = 52
     TOO_MANY_QUEUES = 53
+    NOT_OPERATOR = 54
+    NOT_ALLOWED = 55
 
 
 class Rejection(Exception):  # noqa: N818 - a rejection is a normal answer, not an error of the server

@@ -6,6 +6,7 @@ Keys come from written rows, which hold everything already acknowledged; tasks a
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -72,11 +73,10 @@ class Walk:
         return rows
 
 
-def next_queue(shard: Shard, tenant: str, command: str, number: int) -> int | None:
-    """Returns the tenant's lowest queue number from `number` up, of this command if one is given; None: no queue."""
-    if command:
-        queue = shard.by_name.get((tenant, command))
-        return queue.number if queue is not None and queue.number >= number else None
+def next_queue(shard: Shard, tenant: str, commands: Iterable[str] | None, number: int) -> int | None:
+    """Returns the tenant's lowest queue number from `number` up, of these commands if any are given; None: no queue."""
+    if commands is not None:
+        return min((each for each in _numbers(shard, tenant, commands) if each >= number), default=None)
     of_tenant = shard.directory.tenants.get(tenant)
     if of_tenant is None:
         return None
@@ -84,16 +84,20 @@ def next_queue(shard: Shard, tenant: str, command: str, number: int) -> int | No
     return of_tenant.numbers[index] if index < len(of_tenant.numbers) else None
 
 
-def previous_queue(shard: Shard, tenant: str, command: str, number: int) -> int | None:
-    """Returns the tenant's highest queue number up to `number`, of this command if one is given; None: no queue."""
-    if command:
-        queue = shard.by_name.get((tenant, command))
-        return queue.number if queue is not None and queue.number <= number else None
+def previous_queue(shard: Shard, tenant: str, commands: Iterable[str] | None, number: int) -> int | None:
+    """Returns the tenant's highest queue number up to `number`, of these commands if any are given; None: no queue."""
+    if commands is not None:
+        return max((each for each in _numbers(shard, tenant, commands) if each <= number), default=None)
     of_tenant = shard.directory.tenants.get(tenant)
     if of_tenant is None:
         return None
     index = bisect_right(of_tenant.numbers, number)
     return of_tenant.numbers[index - 1] if index else None
+
+
+def _numbers(shard: Shard, tenant: str, commands: Iterable[str]) -> list[int]:
+    queues = (shard.by_name.get((tenant, command)) for command in commands)
+    return [queue.number for queue in queues if queue is not None]
 
 
 def view_home(shard: Shard, key: bytes, now: Now) -> TaskView | None:

@@ -38,4 +38,18 @@ def find_home(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int]:
                 # The epoch of a named task's home never matches: a named task has no id besides its own.
                 if value is not None and keys.is_home_of_epoch(value, ref.epoch):
                     return lane, ref.position
-    raise Rejection(Reason.TASK_NOT_FOUND, f"no task has the id {task_id[:64]!r}")
+    raise not_found(task_id)
+
+
+def command_of(shard: Shard, tenant: str, task_id: str) -> str:
+    """Returns the command of a task.
+
+    Raises:
+        Rejection: TASK_NOT_FOUND, also for another tenant's task.
+    """
+    return find_home(shard, tenant, task_id)[0].queue.command
+
+
+def not_found(task_id: str) -> Rejection:
+    """Returns the rejection of a call that names no task which the caller may see."""
+    return Rejection(Reason.TASK_NOT_FOUND, f"no task has the id {task_id[:64]!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from codeq_internal.v1 import rows_pb2
@@ -188,13 +188,27 @@ def _heads(shard: Shard, lane: Lane) -> list[bytes]:
     return [unpacked(keys.task_bytes, key, value) for key, value in values if value is not None]
 
 
-def list_queues(shard: Shard, tenant: str, after: str, count: int) -> list[QueueView]:
-    """Returns up to `count` queues of a tenant whose command comes after `after`, in the order of commands."""
+def list_queues(
+    shard: Shard, tenant: str, after: str, count: int, commands: Iterable[str] | None = None
+) -> list[QueueView]:
+    """Returns up to `count` queues of a tenant, in the order of commands.
+
+    Args:
+        shard: The shard.
+        tenant: The tenant.
+        after: The first queue is the next one after this command.
+        count: Maximum number of queues.
+        commands: Commands of the queues; None: all.
+    """
     of_tenant = shard.directory.tenants.get(tenant)
     if of_tenant is None:
         return []
-    first = bisect_right(of_tenant.commands, after)
-    names = of_tenant.commands[first : first + count]
+    if commands is None:
+        names = of_tenant.commands
+    else:
+        names = sorted(command for command in set(commands) if (tenant, command) in shard.by_name)
+    first = bisect_right(names, after)
+    names = names[first : first + count]
     return [view_queue(shard, shard.by_name[tenant, command]) for command in names]
 
 

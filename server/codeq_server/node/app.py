@@ -120,7 +120,11 @@ class Node:
         self._host = _host(settings, files, self._doorkeeper, self._on_fatal, verify=verify)
         self._in_flight = InFlight()
         self._authentication = Authentication(settings.auth)
-        self._calls = Calls(self._authentication.authenticator, ShardTable(self._host.absence, self._host.stale))
+        self._calls = Calls(
+            self._authentication.authenticator,
+            ShardTable(self._host.absence, self._host.stale),
+            viewers_see_content=settings.auth.viewer_sees_payloads,
+        )
         self._readiness = Readiness(self._calls, self._host.absence)
 
     async def run(self) -> int:

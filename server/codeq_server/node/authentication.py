@@ -37,6 +37,7 @@ class Authentication:
             producer.validator,
             worker.validator,
             producer_as_worker=auth.allow_producer_as_worker,
+            admins_operate=auth.admins_operate,
             on_trouble=_log_validation,
         )
         self._upkeep = (*producer.upkeep, *worker.upkeep)

@@ -1,6 +1,7 @@
 """Unary calls, shared by both front ends: gRPC and the gateway in this process.
 
-A call is authenticated according to the option on its RPC and validated by the rules of its request. Calls on the shard
+A call is authenticated according to the option on its RPC and validated by the rules of its request. A caller acts for
+the tenant of the token; an operator may name another one. Viewers get no content of tasks. Calls on the shard
 are executed by its current `Serving`, in their tenant's turn, and answered once everything they saw is durable. Calls
 on the node are executed at once, whether or not it serves the shard.
 """
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
@@ -18,10 +21,11 @@ from codeq_server.auth.authenticator import Authenticator, bearer
 from codeq_server.auth.claims import NEVER, Claims
 from codeq_server.auth.revocation import PASSING, revoked
 from codeq_server.auth.verdict import expired
-from codeq_server.core.errors import CorruptRows, Reason, Rejection
+from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_field
 from codeq_server.engine.runner import ShardRunner
 
-from .methods import Method, methods_of
+from .content import remove_content
+from .methods import TENANT_FIELD, Method, methods_of
 from .serving import SHARD_SERVICES, Handler, handlers_of
 from .shard_table import ShardTable
 from .validation import check_message
@@ -39,10 +43,12 @@ class Calls:
     Args:
         authenticator: Authenticates the callers.
         shards: Routes calls on a shard.
+        viewers_see_content: Whether viewers see the content of tasks.
     """
 
-    def __init__(self, authenticator: Authenticator, shards: ShardTable) -> None:
+    def __init__(self, authenticator: Authenticator, shards: ShardTable, *, viewers_see_content: bool = False) -> None:
         self.authenticator = authenticator
+        self._viewers_see_content = viewers_see_content
         self.shards = shards
         self.methods: dict[str, Method] = {}
         self.services: list[ServiceDescriptor] = []
@@ -120,14 +126,32 @@ class Calls:
         """
         method = self.methods[name]
         try:
-            if claims.expires_at != NEVER and claims.expires_at <= self.authenticator.clock():
-                raise expired(claims.expires_at)
-            if not method.waits(request):
-                return await self._carry_out(method, claims, request, stale=stale)
-            return await self._carry_out_waiting(method, claims, request, authorization, stale=stale)
+            hides_content = self._hides_content(method, claims)
+            if method.waits(request):
+                response = await self._carry_out_waiting(method, claims, request, authorization, stale=stale)
+            else:
+                response = await self._carry_out(method, claims, request, stale=stale)
         except Rejection as rejection:
-            rejection.tenant, rejection.task_id = claims.tenant_id, _task_id_of(request)
+            rejection.tenant = claims.tenant_id or getattr(request, TENANT_FIELD, "")
+            rejection.task_id = _task_id_of(request)
             raise
+        if hides_content:
+            remove_content(response)
+        return response
+
+    def _hides_content(self, method: Method, claims: Claims) -> bool:
+        """Returns whether the caller must not see the content of tasks.
+
+        Raises:
+            Rejection: The token has expired; or the call is for content alone, and the caller must not see it.
+        """
+        if claims.expires_at != NEVER and claims.expires_at <= self.authenticator.clock():
+            raise expired(claims.expires_at)
+        if not claims.is_viewer or self._viewers_see_content:
+            return False
+        if method.access.content:
+            raise Rejection(Reason.NOT_ALLOWED, "the token is a viewer's, which sees no content of tasks")
+        return True
 
     async def _carry_out_waiting(
         self, method: Method, claims: Claims, request: Message, authorization: str, *, stale: bool
@@ -173,6 +197,8 @@ class Calls:
         shards = self.shards
         serving = await shards.route_stale(method, request) if stale else shards.route(method, request)
         check_message(request)
+        if method.names_tenant or not claims.tenant_id:
+            claims = _acting(method, claims, request)
         cost = method.cost
         for name in method.lists:
             cost += len(getattr(request, name))
@@ -188,6 +214,24 @@ class Calls:
             raise refusal
         finally:
             del refusal  # otherwise the exception and this frame would keep each other alive
+
+
+def _acting(method: Method, claims: Claims, request: Any) -> Claims:
+    """Returns the claims of a caller with the tenant on which the call acts.
+
+    Raises:
+        Rejection: NOT_OPERATOR, INVALID_TENANT, or INVALID_FIELD if the tenant has to be named.
+    """
+    named: str = request.tenant if method.names_tenant else ""
+    if named and named != claims.tenant_id:
+        if not claims.is_operator:
+            raise Rejection(Reason.NOT_OPERATOR, "only an operator may name another tenant than the token's")
+        return replace(claims, tenant_id=named)
+    if not claims.tenant_id:
+        if method.names_tenant:
+            raise invalid_field("tenant", "must be set, because the operator's token has no tenant")
+        raise Rejection(Reason.INVALID_TENANT, "the operator's token has no tenant, and the call needs one")
+    return claims
 
 
 def _task_id_of(request: Message) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
+from codeq_server.auth.claims import Claims
 from codeq_server.core.claims import Delivered, claim
-from codeq_server.core.errors import Rejection
+from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Caller, Claim, TaskKey
 from codeq_server.core.outcomes import give_back
 from codeq_server.core.status import Outcome
@@ -77,6 +78,20 @@ async def claim_or_wait(
         raise
     finally:
         runner.waiting.leave(waiter)
+
+
+def allowed_commands(claims: Claims, commands: Sequence[str]) -> list[str] | None:
+    """Returns the commands to claim from; None: all commands of the tenant.
+
+    Raises:
+        Rejection: COMMAND_NOT_ALLOWED.
+    """
+    if not commands:
+        return None if claims.allows_every_command else sorted(claims.event_types)
+    for command in commands:
+        if not claims.allows_command(command):
+            raise Rejection(Reason.COMMAND_NOT_ALLOWED, f"the token does not allow the command {command}")
+    return list(dict.fromkeys(commands))
 
 
 class _PollWaiter:

@@ -7,8 +7,9 @@ from typing import Final
 
 from codeq.v1 import task_service_pb2 as pb
 
+from codeq_server.auth.claims import Claims
 from codeq_server.core import keys
-from codeq_server.core.errors import Rejection
+from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.listing import Walk
 from codeq_server.core.redrive import CLEANUP_SLICE, cleanup
 from codeq_server.engine.runner import ShardRunner
@@ -21,12 +22,15 @@ LIMIT_DEFAULT: Final = 1000
 """Maximum tasks removed by a call without a limit."""
 
 
-async def clean(runner: ShardRunner, tenant: str, request: pb.CleanupTasksRequest) -> pb.CleanupTasksResponse:
+async def clean(runner: ShardRunner, claims: Claims, request: pb.CleanupTasksRequest) -> pb.CleanupTasksResponse:
     """Removes ended tasks of a tenant, in the order in which their retention ends.
 
     Raises:
-        Rejection: INVALID_PAGE_TOKEN.
+        Rejection: INVALID_PAGE_TOKEN, COMMAND_NOT_ALLOWED.
     """
+    if claims.seen_commands is not None:
+        raise Rejection(Reason.COMMAND_NOT_ALLOWED, "the call concerns every command, and the token does not allow all")
+    tenant = claims.tenant_id
     limit, before_ms = request.limit or LIMIT_DEFAULT, unix_ms(request.before)
     of = ("cleanup", tenant, before_ms)
     walk = Walk(*keys.ended_after(runner.shard.sweep_mark))

@@ -55,18 +55,27 @@ class Page:
         return self._left <= 0 or self._bytes >= PAGE_BYTES_MAX
 
 
-async def list_tasks(runner: ShardRunner, tenant: str, request: pb.ListTasksRequest) -> pb.ListTasksResponse:
+async def list_tasks(
+    runner: ShardRunner, tenant: str, request: pb.ListTasksRequest, seen: frozenset[str] | None = None
+) -> pb.ListTasksResponse:
     """Returns a page of a tenant's tasks.
+
+    Args:
+        runner: Runner of the shard.
+        tenant: The tenant.
+        request: The request.
+        seen: Commands that a request for all of them shows; None: all.
 
     Raises:
         Rejection: INVALID_PAGE_TOKEN, CORRUPT_DATA.
     """
     wanted = Filter(request)
+    commands = frozenset({request.command}) if request.command else seen
     of = ("tasks", tenant, request.command, *wanted.said)
     page, last, examined = Page(request.page_size or PAGE_DEFAULT), b"", 0
     if request.page_token:
         last = last_key(request.page_token, keys.KEY_BYTES[keys.TASKS], *of)
-    number = next_queue(runner.shard, tenant, request.command, keys.queue_of(last) or 1)
+    number = next_queue(runner.shard, tenant, commands, keys.queue_of(last) or 1)
     while number is not None:
         start, end = keys.queue_rows(keys.TASKS, number)
         walk = Walk(max(start, last + b"\0"), end)
@@ -81,7 +90,7 @@ async def list_tasks(runner: ShardRunner, tenant: str, request: pb.ListTasksRequ
                 await runner.wait_durable()
                 return pb.ListTasksResponse(tasks=page.tasks, next_page_token=page_token(last, *of))
             await asyncio.sleep(0)
-        number = next_queue(runner.shard, tenant, request.command, number + 1)
+        number = next_queue(runner.shard, tenant, commands, number + 1)
     await runner.wait_durable()
     return pb.ListTasksResponse(tasks=page.tasks)
 

@@ -21,6 +21,8 @@ PAGE_COST: Final = 512
 """Cost of a call that examines thousands of rows for a page, so that only a few run in one turn."""
 
 _WAIT_FIELD: Final = "wait_seconds"
+TENANT_FIELD: Final = "tenant"
+"""Field by which a request names the tenant to act on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Method:
         cost: Cost of a call to its tenant, not counting the items that the request lists; see `admission`.
         lists: Repeated message fields of the request.
         may_wait: Whether a request can ask to wait for an event.
+        names_tenant: Whether a request can name the tenant to act on.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Method:
     cost: int
     lists: tuple[str, ...]
     may_wait: bool
+    names_tenant: bool
 
     def waits(self, request: Message) -> bool:
         """Returns whether a call with this request may wait for an event."""
@@ -68,4 +72,5 @@ def methods_of(service: ServiceDescriptor, handlers: Mapping[str, Handler]) -> I
             cost=PAGE_COST if method.name.startswith("List") else CALL_COST,
             lists=tuple(f.name for f in method.input_type.fields if f.is_repeated and f.message_type is not None),
             may_wait=_WAIT_FIELD in method.input_type.fields_by_name,
+            names_tenant=TENANT_FIELD in method.input_type.fields_by_name,
         )

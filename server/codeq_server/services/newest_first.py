@@ -70,20 +70,29 @@ class _Tail:
         self.bound = self._head
 
 
-async def list_newest(runner: ShardRunner, tenant: str, request: pb.ListTasksRequest) -> pb.ListTasksResponse:
+async def list_newest(
+    runner: ShardRunner, tenant: str, request: pb.ListTasksRequest, seen: frozenset[str] | None = None
+) -> pb.ListTasksResponse:
     """Returns a page of a tenant's tasks: the newest queue first, and within a queue the newest task first.
+
+    Args:
+        runner: Runner of the shard.
+        tenant: The tenant.
+        request: The request.
+        seen: Commands that a request for all of them shows; None: all.
 
     Raises:
         Rejection: INVALID_PAGE_TOKEN, CORRUPT_DATA.
     """
     wanted, shard = Filter(request), runner.shard
+    commands = frozenset({request.command}) if request.command else seen
     of = (NEWEST, tenant, request.command, *wanted.said)
     page, left, number, bounds = Page(request.page_size or PAGE_DEFAULT), PAGE_ROWS_MAX, keys.QUEUE_NUMBER_MAX, b""
     if request.page_token:
         content = last_key(request.page_token, _TOKEN_BYTES, *of)
         number, bounds = int.from_bytes(content[:4], "big"), content[4:]
     begun = number
-    next_number = previous_queue(shard, tenant, request.command, number)
+    next_number = previous_queue(shard, tenant, commands, number)
     while next_number is not None:
         number = next_number
         tails = _tails(shard.queues[number], bounds if number == begun else b"")
@@ -91,7 +100,7 @@ async def list_newest(runner: ShardRunner, tenant: str, request: pb.ListTasksReq
         if page.full or left <= 0:
             await runner.wait_durable()
             return pb.ListTasksResponse(tasks=page.tasks, next_page_token=page_token(_position(number, tails), *of))
-        next_number = previous_queue(shard, tenant, request.command, number - 1)
+        next_number = previous_queue(shard, tenant, commands, number - 1)
     await runner.wait_durable()
     return pb.ListTasksResponse(tasks=page.tasks)
 

@@ -137,6 +137,7 @@ class ProducerStream:
     def _create_all(self, specs: Sequence[task_pb2.TaskSpec], first: int, ack: pb.FrameAck) -> None:
         """Creates a slice of a frame's tasks, the first at index `first`, and records the outcomes in the ack."""
         shard, tenant, now = self._runner.shard, self._tenant, self._runner.now()
+        claims = self._token.claims
         queue: Queue | None = None
         command = ""
         head_bytes = 0
@@ -145,8 +146,10 @@ class ProducerStream:
             for spec in specs:
                 if spec.command != command or queue is None:
                     command = spec.command
-                    # With the disk nearly full, every task takes the slow path and is rejected there.
-                    queue = None if shard.storage_full else shard.by_name.get((tenant, command))
+                    # With the disk nearly full, or the command not allowed, each task takes the slow path and is
+                    # rejected there.
+                    refused = shard.storage_full or not claims.sees(command)
+                    queue = None if refused else shard.by_name.get((tenant, command))
                     head_bytes = 3 + len(command)
                 payload, priority = spec.payload, spec.priority
                 size = len(payload)
@@ -170,6 +173,7 @@ class ProducerStream:
         """Creates one task with full validation; returns its id, or "" after adding an error to the ack."""
         try:
             check_message(spec)
+            self._token.claims.check_command(spec.command)
             shard = self._runner.shard
             created = names.create(shard, self._tenant, task_of(shard, self._tenant, spec, now), now)
         except Rejection as rejection:

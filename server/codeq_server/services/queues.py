@@ -32,7 +32,7 @@ class QueueService:
         of = ("queues", claims.tenant_id)
         after = last_key(request.page_token, None, *of).decode("ascii", "replace") if request.page_token else ""
         now = self._runner.now()
-        views = reads.list_queues(self._runner.shard, claims.tenant_id, after, count + 1)
+        views = reads.list_queues(self._runner.shard, claims.tenant_id, after, count + 1, claims.seen_commands)
         await self._runner.wait_durable()
         page = views[:count]
         return pb.ListQueuesResponse(
@@ -46,6 +46,7 @@ class QueueService:
 
     async def PauseQueue(self, claims: Claims, request: pb.PauseQueueRequest) -> pb.PauseQueueResponse:  # noqa: N802
         """Pauses the deliveries of a queue, and creates it if needed."""
+        claims.check_command(request.command)
         self._runner.now()  # raises if the runner no longer decides
         queue = self._runner.shard.open_queue(claims.tenant_id, request.command)
         self._runner.shard.pause(queue)
@@ -74,6 +75,7 @@ class QueueService:
         return await self._redriver.redrive(self._queue(claims, request.command), request)
 
     def _queue(self, claims: Claims, command: str) -> Queue:
+        claims.check_command(command)
         self._runner.now()  # raises if the runner no longer decides
         queue = self._runner.shard.by_name.get((claims.tenant_id, command))
         if queue is None:

@@ -23,7 +23,7 @@ from codeq_server.core.status import Outcome, Status
 from codeq_server.engine.runner import ShardRunner
 
 from .artifacts import Artifacts, Uploads
-from .claiming import claim_now, claim_or_wait, return_unused
+from .claiming import allowed_commands, claim_now, claim_or_wait, return_unused
 from .cleaning import clean
 from .convert import (
     add_history,
@@ -68,7 +68,8 @@ class TaskService:
     async def CreateTask(self, claims: Claims, request: pb.CreateTaskRequest) -> pb.CreateTaskResponse:  # noqa: N802
         """Creates one task."""
         response = pb.CreateTaskResponse()
-        self._create(response.task, claims.tenant_id, request.spec, self._runner.now(), "spec.")
+        claims.check_command(request.spec.command)
+        self._create(response.task, claims, request.spec, self._runner.now(), "spec.")
         await self._settled()
         return response
 
@@ -81,9 +82,9 @@ class TaskService:
             raise invalid_field("idempotency_key", "is only for atomic batches; in others each task may have its own")
         response = pb.BatchCreateTasksResponse()
         if request.atomic:
-            self._create_all(response, claims.tenant_id, request)
+            self._create_all(response, claims, request)
         else:
-            await self._create_each(response, claims.tenant_id, request)
+            await self._create_each(response, claims, request)
         await self._settled()
         return response
 
@@ -181,16 +182,16 @@ class TaskService:
     async def CancelTask(self, claims: Claims, request: pb.CancelTaskRequest) -> pb.CancelTaskResponse:  # noqa: N802
         """Cancels a task at its producer's request."""
         shard, now = self._runner.shard, self._runner.now()
-        self._view(claims.tenant_id, request.task_id)
+        self._view(claims, request.task_id)
         reason = kept_text(request.reason)
         self._decide(lambda: withdrawal.cancel(shard, claims.tenant_id, request.task_id, reason, now))
-        view = self._view(claims.tenant_id, request.task_id)
+        view = self._view(claims, request.task_id)
         await self._settled()
         return pb.CancelTaskResponse(task=task_message(view))
 
     async def GetTask(self, claims: Claims, request: pb.GetTaskRequest) -> pb.GetTaskResponse:  # noqa: N802
         """Returns a task with its delivery history."""
-        view = self._view(claims.tenant_id, request.task_id)
+        view = self._view(claims, request.task_id)
         await self._settled()
         response = pb.GetTaskResponse(task=task_message(view))
         add_history(response.task, view)
@@ -198,14 +199,15 @@ class TaskService:
 
     async def ListTasks(self, claims: Claims, request: pb.ListTasksRequest) -> pb.ListTasksResponse:  # noqa: N802
         """Returns a page of tasks."""
-        if request.order_by == NEWEST:
-            return await list_newest(self._runner, claims.tenant_id, request)
-        return await list_tasks(self._runner, claims.tenant_id, request)
+        if request.command:
+            claims.check_command(request.command)
+        list_them = list_newest if request.order_by == NEWEST else list_tasks
+        return await list_them(self._runner, claims.tenant_id, request, claims.seen_commands)
 
     async def ExplainTask(self, claims: Claims, request: pb.ExplainTaskRequest) -> pb.ExplainTaskResponse:  # noqa: N802
         """Explains what a task is waiting for."""
         runner, now = self._runner, self._runner.now()
-        view = self._view(claims.tenant_id, request.task_id)
+        view = self._view(claims, request.task_id)
         task = task_message(view)
         queue = lookup.find_home(runner.shard, claims.tenant_id, request.task_id)[0].queue
         answer = pb.ExplainTaskResponse(task_id=view.task_id, status=status_number(view.status), paused=queue.paused)
@@ -236,21 +238,21 @@ class TaskService:
     async def RedriveTask(self, claims: Claims, request: pb.RedriveTaskRequest) -> pb.RedriveTaskResponse:  # noqa: N802
         """Redrives an ended task."""
         shard, now = self._runner.shard, self._runner.now()
-        self._view(claims.tenant_id, request.task_id)
+        self._view(claims, request.task_id)
         self._decide(lambda: redrive_task(shard, claims.tenant_id, request.task_id, now))
-        view = self._view(claims.tenant_id, request.task_id)
+        view = self._view(claims, request.task_id)
         await self._settled()
         return pb.RedriveTaskResponse(task=task_message(view))
 
     async def CleanupTasks(self, claims: Claims, request: pb.CleanupTasksRequest) -> pb.CleanupTasksResponse:  # noqa: N802
         """Removes ended tasks before their retention ends."""
-        return await clean(self._runner, claims.tenant_id, request)
+        return await clean(self._runner, claims, request)
 
     async def GetTaskResult(  # noqa: N802
         self, claims: Claims, request: pb.GetTaskResultRequest
     ) -> pb.GetTaskResultResponse:
         """Returns a task's result, waiting for its end if requested."""
-        view = self._view(claims.tenant_id, request.task_id)
+        view = self._view(claims, request.task_id)
         until = self._runner.loop.time() + claims.patience(request.wait_seconds, self._runner.unix_seconds())
         while view.status not in _ENDED and self._runner.loop.time() < until:
             key = names.task_key(claims.tenant_id, request.task_id)
@@ -263,7 +265,7 @@ class TaskService:
             finally:
                 self._runner.ends.unwatch(key, future)
             # The task may have been redriven since it ended: then wait for its next end.
-            view = self._view(claims.tenant_id, request.task_id)
+            view = self._view(claims, request.task_id)
         await self._settled()
         if view.status not in _ENDED:
             raise Rejection(Reason.RESULT_NOT_FOUND, f"the task has not ended: it is {view.status.name}")
@@ -274,7 +276,7 @@ class TaskService:
     ) -> pb.GetTaskArtifactResponse:
         """Returns an artifact with its content."""
         tenant, task_id = claims.tenant_id, request.task_id
-        return await self._artifacts.tell(tenant, task_id, request.name, lambda: self._view(tenant, task_id))
+        return await self._artifacts.tell(tenant, task_id, request.name, lambda: self._view(claims, task_id))
 
     # ----------------------------------------------------------------------------------------------------------------
 
@@ -310,29 +312,34 @@ class TaskService:
         except Exception as problem:
             raise self._runner.fail(problem) from problem
 
-    def _create(self, message: task_pb2.Task, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: str = "") -> None:
-        shard = self._runner.shard
+    def _create(
+        self, message: task_pb2.Task, claims: Claims, spec: task_pb2.TaskSpec, now: Now, path: str = ""
+    ) -> None:
+        shard, tenant = self._runner.shard, claims.tenant_id
         task = task_of(shard, tenant, spec, now, path)
-        self._tell(message, tenant, task, self._decide(lambda: names.create(shard, tenant, task, now)), now)
+        self._tell(message, claims, task, self._decide(lambda: names.create(shard, tenant, task, now)), now)
 
     async def _create_each(
-        self, response: pb.BatchCreateTasksResponse, tenant: str, request: pb.BatchCreateTasksRequest
+        self, response: pb.BatchCreateTasksResponse, claims: Claims, request: pb.BatchCreateTasksRequest
     ) -> None:
         now = self._runner.now()
         for index, spec in enumerate(request.tasks):
             if index and not index % SLICE_TASKS:
-                now = await self._go_on(tenant, decided=True)
+                now = await self._go_on(claims.tenant_id, decided=True)
             answer = response.results.add()
             try:
                 check_message(spec)
-                self._create(answer.task, tenant, spec, now)
+                claims.check_command(spec.command)
+                self._create(answer.task, claims, spec, now)
             except Rejection as rejection:
                 answer.error.CopyFrom(item_error(index, rejection))
 
     def _create_all(
-        self, response: pb.BatchCreateTasksResponse, tenant: str, request: pb.BatchCreateTasksRequest
+        self, response: pb.BatchCreateTasksResponse, claims: Claims, request: pb.BatchCreateTasksRequest
     ) -> None:
-        now = self._runner.now()
+        now, tenant = self._runner.now(), claims.tenant_id
+        for spec in request.tasks:
+            claims.check_command(spec.command)
         tasks, batch = batch_of(self._runner.shard, tenant, request.tasks, request.idempotency_key, now)
         made = self._decide(lambda: names.create_all(self._runner.shard, tenant, tasks, batch, now))
         for index, (task, created) in enumerate(zip(tasks, made, strict=True)):
@@ -341,12 +348,12 @@ class TaskService:
                 gone = Rejection(Reason.TASK_NOT_FOUND, "the task was removed after its retention")
                 answer.error.CopyFrom(item_error(index, gone))
             else:
-                self._tell(answer.task, tenant, task, created, now)
+                self._tell(answer.task, claims, task, created, now)
 
     def _tell(
         self,
         message: task_pb2.Task,
-        tenant: str,
+        claims: Claims,
         task: NewTask,
         created: names.Created | names.Duplicate,
         now: Now,
@@ -354,9 +361,9 @@ class TaskService:
         """Fills a message with a task just created, or with the one an earlier identical request created."""
         if isinstance(created, names.Created):
             due_ms = task.due_ms if task.due_ms > now.wall_ms else None
-            fill_new_task(message, created.task_id, tenant, created.raw, due_ms)
+            fill_new_task(message, created.task_id, claims.tenant_id, created.raw, due_ms)
         else:
-            message.CopyFrom(task_message(self._view(tenant, created.task_id)))
+            message.CopyFrom(task_message(self._view(claims, created.task_id)))
             message.duplicate = True
 
     async def _submit_with_artifacts(
@@ -443,9 +450,12 @@ class TaskService:
             return_unused(runner, claim, [d.task_id for d in deliveries])
             raise
 
-    def _view(self, tenant: str, task_id: str) -> reads.TaskView:
+    def _view(self, claims: Claims, task_id: str) -> reads.TaskView:
+        shard, tenant = self._runner.shard, claims.tenant_id
         try:
-            return reads.get_task(self._runner.shard, tenant, task_id, self._runner.now())
+            if not (claims.seen_commands is None or claims.sees(lookup.command_of(shard, tenant, task_id))):
+                raise lookup.not_found(task_id)  # as for another tenant's task
+            return reads.get_task(shard, tenant, task_id, self._runner.now())
         except CorruptRows as problem:
             raise Rejection(
                 Reason.CORRUPT_DATA, f"the stored data of the task contradict each other: {problem}"
@@ -477,17 +487,3 @@ def check_ending(outcome: Outcome, result: bytes | None, error: str) -> None:
         raise invalid_field("error", "must not be blank for FAILED")
     if error and outcome is Outcome.COMPLETED:
         raise invalid_field("error", "is not allowed for COMPLETED")
-
-
-def allowed_commands(claims: Claims, commands: Sequence[str]) -> list[str] | None:
-    """Returns the commands to claim from; None: all commands of the tenant.
-
-    Raises:
-        Rejection: COMMAND_NOT_ALLOWED.
-    """
-    if not commands:
-        return None if claims.allows_every_command else sorted(claims.event_types)
-    for command in commands:
-        if not claims.allows_command(command):
-            raise Rejection(Reason.COMMAND_NOT_ALLOWED, f"the token does not allow the command {command}")
-    return list(dict.fromkeys(commands))

@@ -25,12 +25,12 @@ from codeq_server.engine.admission import CALL_COST
 from codeq_server.engine.runner import ShardRunner
 
 from .artifacts import Artifacts, Filed, Uploads, take_filed
-from .claiming import return_unused
+from .claiming import allowed_commands, return_unused
 from .convert import reason_number, timestamp
 from .outbox import Outbox
 from .stream_token import StreamToken
 from .streams import StreamRegistry, hello_of, protocol_error
-from .tasks import allowed_commands, check_ending
+from .tasks import check_ending
 from .validation import check_json, check_message, is_json, kept_text
 
 CREDITS_MAX: Final = 65_536

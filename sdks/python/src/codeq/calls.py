@@ -259,67 +259,67 @@ def cancel(task: Task | str, reason: object) -> Call[Task]:
     return Call(_task("CancelTask"), request, tasks_pb.CancelTaskResponse, _task_of, repeatable=True)
 
 
-def queues(page_size: int, page_token: str) -> Call[tuple[list[Queue], str]]:
+def queues(page_size: int, page_token: str, tenant: str = "") -> Call[tuple[list[Queue], str]]:
     """Reads a page of queues; the value is the page and the token of the next one."""
     return Call(
         "/codeq.v1.QueueService/ListQueues",
-        _filled(queues_pb.ListQueuesRequest, page_size=page_size, page_token=page_token),
+        _filled(queues_pb.ListQueuesRequest, page_size=page_size, page_token=page_token, tenant=tenant),
         queues_pb.ListQueuesResponse,
         lambda reply: ([Queue.from_message(each) for each in reply.queues], reply.next_page_token),
         repeatable=True,
     )
 
 
-def queue(command: str) -> Call[Queue]:
+def queue(command: str, tenant: str = "") -> Call[Queue]:
     """Reads a queue."""
     return Call(
         "/codeq.v1.QueueService/GetQueue",
-        _filled(queues_pb.GetQueueRequest, command=command),
+        _filled(queues_pb.GetQueueRequest, command=command, tenant=tenant),
         queues_pb.GetQueueResponse,
         lambda reply: Queue.from_message(reply.queue),
         repeatable=True,
     )
 
 
-def pause_queue(command: str) -> Call[Queue]:
+def pause_queue(command: str, tenant: str = "") -> Call[Queue]:
     """Pauses the deliveries of a queue."""
     return Call(
         "/codeq.v1.QueueService/PauseQueue",
-        _filled(queues_pb.PauseQueueRequest, command=command),
+        _filled(queues_pb.PauseQueueRequest, command=command, tenant=tenant),
         queues_pb.PauseQueueResponse,
         lambda reply: Queue.from_message(reply.queue),
         repeatable=True,
     )
 
 
-def resume_queue(command: str) -> Call[Queue]:
+def resume_queue(command: str, tenant: str = "") -> Call[Queue]:
     """Resumes the deliveries of a queue."""
     return Call(
         "/codeq.v1.QueueService/ResumeQueue",
-        _filled(queues_pb.ResumeQueueRequest, command=command),
+        _filled(queues_pb.ResumeQueueRequest, command=command, tenant=tenant),
         queues_pb.ResumeQueueResponse,
         lambda reply: Queue.from_message(reply.queue),
         repeatable=True,
     )
 
 
-def purge_queue(command: str) -> Call[Queue]:
+def purge_queue(command: str, tenant: str = "") -> Call[Queue]:
     """Ends all tasks that wait in a queue."""
     return Call(
         "/codeq.v1.QueueService/PurgeQueue",
-        _filled(queues_pb.PurgeQueueRequest, command=command),
+        _filled(queues_pb.PurgeQueueRequest, command=command, tenant=tenant),
         queues_pb.PurgeQueueResponse,
         lambda reply: Queue.from_message(reply.queue),
     )
 
 
-def redrive(task_id: str) -> Call[Task]:
+def redrive(task_id: str, tenant: str = "") -> Call[Task]:
     """Requeues an ended task."""
-    request = _filled(tasks_pb.RedriveTaskRequest, task_id=task_id)
+    request = _filled(tasks_pb.RedriveTaskRequest, task_id=task_id, tenant=tenant)
     return Call(_task("RedriveTask"), request, tasks_pb.RedriveTaskResponse, _task_of)
 
 
-def redrive_queue(command: str, wanted: RedriveFilter | None, page_token: str) -> Call[Redriven]:
+def redrive_queue(command: str, wanted: RedriveFilter | None, page_token: str, tenant: str = "") -> Call[Redriven]:
     """Requeues ended tasks of a queue."""
     wanted = wanted or RedriveFilter()
     return Call(
@@ -336,6 +336,7 @@ def redrive_queue(command: str, wanted: RedriveFilter | None, page_token: str) -
             limit=wanted.limit,
             rate=wanted.rate,
             page_token=page_token,
+            tenant=tenant,
         ),
         queues_pb.RedriveTasksResponse,
         Redriven.from_message,
@@ -343,7 +344,9 @@ def redrive_queue(command: str, wanted: RedriveFilter | None, page_token: str) -
     )
 
 
-def dead_letters(command: str, page_size: int, page_token: str, order_by: OrderBy) -> Call[DeadLetters]:
+def dead_letters(
+    command: str, page_size: int, page_token: str, order_by: OrderBy, tenant: str = ""
+) -> Call[DeadLetters]:
     """Reads a page of dead letters."""
     return Call(
         "/codeq.v1.QueueService/ListDeadLetters",
@@ -353,6 +356,7 @@ def dead_letters(command: str, page_size: int, page_token: str, order_by: OrderB
             page_size=page_size,
             page_token=page_token,
             order_by=order_by,
+            tenant=tenant,
         ),
         queues_pb.ListDeadLettersResponse,
         DeadLetters.from_message,
@@ -360,11 +364,11 @@ def dead_letters(command: str, page_size: int, page_token: str, order_by: OrderB
     )
 
 
-def cleanup(before: datetime, limit: int, page_token: str) -> Call[tuple[int, str]]:
+def cleanup(before: datetime, limit: int, page_token: str, tenant: str = "") -> Call[tuple[int, str]]:
     """Deletes ended tasks; the value is their number and the token of the next call."""
     return Call(
         _task("CleanupTasks"),
-        _filled(tasks_pb.CleanupTasksRequest, before=before, limit=limit, page_token=page_token),
+        _filled(tasks_pb.CleanupTasksRequest, before=before, limit=limit, page_token=page_token, tenant=tenant),
         tasks_pb.CleanupTasksResponse,
         lambda reply: (reply.deleted, reply.next_page_token),
     )

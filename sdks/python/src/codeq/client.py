@@ -211,23 +211,23 @@ class Client:
         """Cancels a task that has not ended, in any state, and notifies its worker. Raises TaskEnded."""
         return self._call(calls.cancel(task, reason))
 
-    def queues(self, page_size: int = 0, page_token: str = "") -> tuple[list[Queue], str]:
+    def queues(self, page_size: int = 0, page_token: str = "", *, tenant: str = "") -> tuple[list[Queue], str]:
         """Reads a page of queues, ordered by name, and the token of the next page (empty: none)."""
-        return self._call(calls.queues(page_size, page_token))
+        return self._call(calls.queues(page_size, page_token, tenant))
 
-    def queue(self, command: str) -> Queue:
+    def queue(self, command: str, *, tenant: str = "") -> Queue:
         """Reads a queue. Raises QueueNotFound."""
-        return self._call(calls.queue(command))
+        return self._call(calls.queue(command, tenant))
 
-    def pause_queue(self, command: str) -> Queue:
+    def pause_queue(self, command: str, *, tenant: str = "") -> Queue:
         """Pauses a queue: it accepts tasks and delivers none; leased tasks run on. Creates the queue if needed."""
-        return self._call(calls.pause_queue(command))
+        return self._call(calls.pause_queue(command, tenant))
 
-    def resume_queue(self, command: str) -> Queue:
+    def resume_queue(self, command: str, *, tenant: str = "") -> Queue:
         """Resumes the deliveries of a queue. Raises QueueNotFound."""
-        return self._call(calls.resume_queue(command))
+        return self._call(calls.resume_queue(command, tenant))
 
-    def purge_queue(self, command: str) -> Queue:
+    def purge_queue(self, command: str, *, tenant: str = "") -> Queue:
         """Ends every task now waiting in a queue, scheduled ones included, as CANCELLED with the error PURGED.
 
         The purge runs in the background while the queue's `purging` is set; nothing is delivered meanwhile.
@@ -235,31 +235,34 @@ class Client:
         Raises:
             QueueNotFound: No such queue.
         """
-        return self._call(calls.purge_queue(command))
+        return self._call(calls.purge_queue(command, tenant))
 
     def dead_letters(
-        self, command: str, page_size: int = 0, page_token: str = "", order_by: OrderBy = "oldest"
+        self, command: str, page_size: int = 0, page_token: str = "", order_by: OrderBy = "oldest", *, tenant: str = ""
     ) -> DeadLetters:
         """Reads a page of a queue's dead letters. Raises QueueNotFound."""
-        return self._call(calls.dead_letters(command, page_size, page_token, order_by))
+        return self._call(calls.dead_letters(command, page_size, page_token, order_by, tenant))
 
-    def redrive(self, task_id: str) -> Task:
+    def redrive(self, task_id: str, *, tenant: str = "") -> Task:
         """Requeues a task that is DLQ, FAILED or CANCELLED. Raises TaskNotFound, Rejected."""
-        return self._call(calls.redrive(task_id))
+        return self._call(calls.redrive(task_id, tenant))
 
-    def redrive_queue(self, command: str, wanted: RedriveFilter | None = None, page_token: str = "") -> Redriven:
+    def redrive_queue(
+        self, command: str, wanted: RedriveFilter | None = None, page_token: str = "", *, tenant: str = ""
+    ) -> Redriven:
         """Requeues ended tasks of a queue; repeat with next_page_token while there is one.
 
         Args:
             command: The queue.
             wanted: Which tasks, and how; None: the dead letters.
             page_token: next_page_token of the previous call; empty: start.
+            tenant: Tenant of the queue; only operators name another one than the token's.
         """
-        return self._call(calls.redrive_queue(command, wanted, page_token))
+        return self._call(calls.redrive_queue(command, wanted, page_token, tenant))
 
-    def cleanup(self, before: datetime, limit: int = 0, page_token: str = "") -> tuple[int, str]:
+    def cleanup(self, before: datetime, limit: int = 0, page_token: str = "", *, tenant: str = "") -> tuple[int, str]:
         """Deletes tasks that ended before a time; returns their number and the token of the next call (empty: done)."""
-        return self._call(calls.cleanup(before, limit, page_token))
+        return self._call(calls.cleanup(before, limit, page_token, tenant))
 
     def back_up(self, name: str) -> Backup:
         """Makes a backup in the server's backup folder; the server finishes it even if the call times out."""
@@ -418,43 +421,47 @@ class AsyncClient:
         """Cancels a task that has not ended; see Client.cancel."""
         return await self._call(calls.cancel(task, reason))
 
-    async def queues(self, page_size: int = 0, page_token: str = "") -> tuple[list[Queue], str]:
+    async def queues(self, page_size: int = 0, page_token: str = "", *, tenant: str = "") -> tuple[list[Queue], str]:
         """Reads a page of queues; see Client.queues."""
-        return await self._call(calls.queues(page_size, page_token))
+        return await self._call(calls.queues(page_size, page_token, tenant))
 
-    async def queue(self, command: str) -> Queue:
+    async def queue(self, command: str, *, tenant: str = "") -> Queue:
         """Reads a queue; see Client.queue."""
-        return await self._call(calls.queue(command))
+        return await self._call(calls.queue(command, tenant))
 
-    async def pause_queue(self, command: str) -> Queue:
+    async def pause_queue(self, command: str, *, tenant: str = "") -> Queue:
         """Pauses a queue; see Client.pause_queue."""
-        return await self._call(calls.pause_queue(command))
+        return await self._call(calls.pause_queue(command, tenant))
 
-    async def resume_queue(self, command: str) -> Queue:
+    async def resume_queue(self, command: str, *, tenant: str = "") -> Queue:
         """Resumes the deliveries of a queue; see Client.resume_queue."""
-        return await self._call(calls.resume_queue(command))
+        return await self._call(calls.resume_queue(command, tenant))
 
-    async def purge_queue(self, command: str) -> Queue:
+    async def purge_queue(self, command: str, *, tenant: str = "") -> Queue:
         """Ends every task now waiting in a queue; see Client.purge_queue."""
-        return await self._call(calls.purge_queue(command))
+        return await self._call(calls.purge_queue(command, tenant))
 
     async def dead_letters(
-        self, command: str, page_size: int = 0, page_token: str = "", order_by: OrderBy = "oldest"
+        self, command: str, page_size: int = 0, page_token: str = "", order_by: OrderBy = "oldest", *, tenant: str = ""
     ) -> DeadLetters:
         """Reads a page of a queue's dead letters; see Client.dead_letters."""
-        return await self._call(calls.dead_letters(command, page_size, page_token, order_by))
+        return await self._call(calls.dead_letters(command, page_size, page_token, order_by, tenant))
 
-    async def redrive(self, task_id: str) -> Task:
+    async def redrive(self, task_id: str, *, tenant: str = "") -> Task:
         """Requeues an ended task; see Client.redrive."""
-        return await self._call(calls.redrive(task_id))
+        return await self._call(calls.redrive(task_id, tenant))
 
-    async def redrive_queue(self, command: str, wanted: RedriveFilter | None = None, page_token: str = "") -> Redriven:
+    async def redrive_queue(
+        self, command: str, wanted: RedriveFilter | None = None, page_token: str = "", *, tenant: str = ""
+    ) -> Redriven:
         """Requeues ended tasks of a queue; see Client.redrive_queue."""
-        return await self._call(calls.redrive_queue(command, wanted, page_token))
+        return await self._call(calls.redrive_queue(command, wanted, page_token, tenant))
 
-    async def cleanup(self, before: datetime, limit: int = 0, page_token: str = "") -> tuple[int, str]:
+    async def cleanup(
+        self, before: datetime, limit: int = 0, page_token: str = "", *, tenant: str = ""
+    ) -> tuple[int, str]:
         """Deletes ended tasks; see Client.cleanup."""
-        return await self._call(calls.cleanup(before, limit, page_token))
+        return await self._call(calls.cleanup(before, limit, page_token, tenant))
 
     async def back_up(self, name: str) -> Backup:
         """Makes a backup on the server; see Client.back_up."""

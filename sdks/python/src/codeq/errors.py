@@ -10,6 +10,8 @@ CodeqError                      reason, message, violations, retryable, retry_af
 │   │   ├── MissingScope        MISSING_SCOPE
 │   │   ├── WrongTokenKind      WRONG_TOKEN_KIND: a producer's token for a worker's call, or the other way round
 │   │   ├── NotAdmin            NOT_ADMIN
+│   │   ├── NotOperator         NOT_OPERATOR: the call concerns the whole server, or another tenant
+│   │   ├── NotAllowed          NOT_ALLOWED: a viewer's token for a call that changes something, or returns content
 │   │   ├── InvalidTenant       INVALID_TENANT
 │   │   └── CommandNotAllowed   COMMAND_NOT_ALLOWED
 │   ├── NotFound
@@ -183,6 +185,18 @@ class NotAdmin(PermissionDenied):
     """The token is not an administrator's."""
 
     default_reason = "NOT_ADMIN"
+
+
+class NotOperator(PermissionDenied):
+    """The call concerns the whole server, or another tenant than the token's, and the token is not an operator's."""
+
+    default_reason = "NOT_OPERATOR"
+
+
+class NotAllowed(PermissionDenied):
+    """The token is a viewer's, which changes nothing and sees no content of tasks."""
+
+    default_reason = "NOT_ALLOWED"
 
 
 class InvalidTenant(PermissionDenied):
@@ -372,6 +386,8 @@ _BY_REASON: Final[dict[str, type[CodeqError]]] = {
         MissingScope,
         WrongTokenKind,
         NotAdmin,
+        NotOperator,
+        NotAllowed,
         InvalidTenant,
         CommandNotAllowed,
         TaskNotFound,

@@ -1230,9 +1230,9 @@ const file_codeq_v1_cluster_service_proto_rawDesc = "" +
 	"\x0eClusterService\x12}\n" +
 	"\rGetRaftStatus\x12\x1e.codeq.v1.GetRaftStatusRequest\x1a\x1f.codeq.v1.GetRaftStatusResponse\"+\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02\x1fb\x06status\x12\x15/v1/codeq/raft/status\x12~\n" +
 	"\vGetTopology\x12\x1c.codeq.v1.GetTopologyRequest\x1a\x1d.codeq.v1.GetTopologyResponse\"2\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02&b\btopology\x12\x1a/v1/codeq/cluster/topology\x12~\n" +
-	"\tAddMember\x12\x1a.codeq.v1.AddMemberRequest\x1a\x1b.codeq.v1.AddMemberResponse\"8\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02,:\x01*b\x06status\"\x1f/v1/codeq/admin/cluster/members\x12\x89\x01\n" +
-	"\fRemoveMember\x12\x1d.codeq.v1.RemoveMemberRequest\x1a\x1e.codeq.v1.RemoveMemberResponse\":\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02.b\x06status*$/v1/codeq/admin/cluster/members/{id}\x12\x9a\x01\n" +
-	"\x12TransferLeadership\x12#.codeq.v1.TransferLeadershipRequest\x1a$.codeq.v1.TransferLeadershipResponse\"9\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02-:\x01*b\x06status\" /v1/codeq/admin/cluster/transferB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
+	"\tAddMember\x12\x1a.codeq.v1.AddMemberRequest\x1a\x1b.codeq.v1.AddMemberResponse\"8\x8a\xb5\x18\x02\b\x05\x82\xd3\xe4\x93\x02,:\x01*b\x06status\"\x1f/v1/codeq/admin/cluster/members\x12\x89\x01\n" +
+	"\fRemoveMember\x12\x1d.codeq.v1.RemoveMemberRequest\x1a\x1e.codeq.v1.RemoveMemberResponse\":\x8a\xb5\x18\x02\b\x05\x82\xd3\xe4\x93\x02.b\x06status*$/v1/codeq/admin/cluster/members/{id}\x12\x9a\x01\n" +
+	"\x12TransferLeadership\x12#.codeq.v1.TransferLeadershipRequest\x1a$.codeq.v1.TransferLeadershipResponse\"9\x8a\xb5\x18\x02\b\x05\x82\xd3\xe4\x93\x02-:\x01*b\x06status\" /v1/codeq/admin/cluster/transferB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
 var (
 	file_codeq_v1_cluster_service_proto_rawDescOnce sync.Once

@@ -39,17 +39,17 @@ type ClusterServiceClient interface {
 	GetTopology(ctx context.Context, in *GetTopologyRequest, opts ...grpc.CallOption) (*GetTopologyResponse, error)
 	// AddMember adds a node. It returns when the node is a learner; the leader makes it a voter once it has caught up.
 	// Idempotent.
-	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
+	// Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
 	// replace), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to another
 	// cluster).
 	AddMember(ctx context.Context, in *AddMemberRequest, opts ...grpc.CallOption) (*AddMemberResponse, error)
 	// RemoveMember removes a member: it loses its vote and gets no further entries. A leader that is removed hands over
 	// first.
-	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
+	// Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
 	// (too few other members are reachable to go on without it).
 	RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberResponse, error)
 	// TransferLeadership makes another voter the leader. It returns when that member leads.
-	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
+	// Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
 	// over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
 	TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error)
 }
@@ -125,17 +125,17 @@ type ClusterServiceServer interface {
 	GetTopology(context.Context, *GetTopologyRequest) (*GetTopologyResponse, error)
 	// AddMember adds a node. It returns when the node is a learner; the leader makes it a voter once it has caught up.
 	// Idempotent.
-	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
+	// Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
 	// replace), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to another
 	// cluster).
 	AddMember(context.Context, *AddMemberRequest) (*AddMemberResponse, error)
 	// RemoveMember removes a member: it loses its vote and gets no further entries. A leader that is removed hands over
 	// first.
-	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
+	// Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
 	// (too few other members are reachable to go on without it).
 	RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberResponse, error)
 	// TransferLeadership makes another voter the leader. It returns when that member leads.
-	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
+	// Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
 	// over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
 	TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error)
 	mustEmbedUnimplementedClusterServiceServer()

@@ -127,6 +127,10 @@ const (
 	// A required member is unreachable, lags, has no vote or belongs to another cluster; or too few members would be
 	// left.
 	ErrorReason_ERROR_REASON_MEMBER_NOT_READY ErrorReason = 38
+	// The call concerns the whole server, or another tenant than the token's, and the token is not an operator's.
+	ErrorReason_ERROR_REASON_NOT_OPERATOR ErrorReason = 54
+	// The token is a viewer's, which changes nothing and sees no content of tasks.
+	ErrorReason_ERROR_REASON_NOT_ALLOWED ErrorReason = 55
 )
 
 // Enum value maps for ErrorReason.
@@ -178,6 +182,8 @@ var (
 		36: "ERROR_REASON_MEMBER_EXISTS",
 		37: "ERROR_REASON_MEMBERSHIP_CHANGE_IN_PROGRESS",
 		38: "ERROR_REASON_MEMBER_NOT_READY",
+		54: "ERROR_REASON_NOT_OPERATOR",
+		55: "ERROR_REASON_NOT_ALLOWED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":                   0,
@@ -226,6 +232,8 @@ var (
 		"ERROR_REASON_MEMBER_EXISTS":                 36,
 		"ERROR_REASON_MEMBERSHIP_CHANGE_IN_PROGRESS": 37,
 		"ERROR_REASON_MEMBER_NOT_READY":              38,
+		"ERROR_REASON_NOT_OPERATOR":                  54,
+		"ERROR_REASON_NOT_ALLOWED":                   55,
 	}
 )
 
@@ -328,7 +336,7 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\tItemError\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12-\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x15.codeq.v1.ErrorReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage*\xd0\x10\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage*\xa3\x11\n" +
 	"\vErrorReason\x12'\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x1a\t\xa8\xb6\x18\r\xb0\xb6\x18\xf4\x03\x12)\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\x90\x03\x12(\n" +
@@ -377,7 +385,9 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\x1aERROR_REASON_MEMBER_EXISTS\x10$\x1a\t\xa8\xb6\x18\x06\xb0\xb6\x18\x99\x03\x12=\n" +
 	"*ERROR_REASON_MEMBERSHIP_CHANGE_IN_PROGRESS\x10%\x1a\r\xa8\xb6\x18\n" +
 	"\xb0\xb6\x18\x99\x03\xb8\xb6\x18\x01\x12,\n" +
-	"\x1dERROR_REASON_MEMBER_NOT_READY\x10&\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
+	"\x1dERROR_REASON_MEMBER_NOT_READY\x10&\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12(\n" +
+	"\x19ERROR_REASON_NOT_OPERATOR\x106\x1a\t\xa8\xb6\x18\a\xb0\xb6\x18\x93\x03\x12'\n" +
+	"\x18ERROR_REASON_NOT_ALLOWED\x107\x1a\t\xa8\xb6\x18\a\xb0\xb6\x18\x93\x03B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
 var (
 	file_codeq_v1_error_proto_rawDescOnce sync.Once

@@ -168,7 +168,9 @@ type ListQueuesRequest struct {
 	// Maximum number of queues, 1 to 500. 0: 100.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the previous response. Empty: the first page.
-	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	Tenant        string `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -213,6 +215,13 @@ func (x *ListQueuesRequest) GetPageSize() int32 {
 func (x *ListQueuesRequest) GetPageToken() string {
 	if x != nil {
 		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListQueuesRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
 	}
 	return ""
 }
@@ -276,7 +285,9 @@ func (x *ListQueuesResponse) GetNextPageToken() string {
 type GetQueueRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command of the queue.
-	Command       string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -314,6 +325,13 @@ func (*GetQueueRequest) Descriptor() ([]byte, []int) {
 func (x *GetQueueRequest) GetCommand() string {
 	if x != nil {
 		return x.Command
+	}
+	return ""
+}
+
+func (x *GetQueueRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
 	}
 	return ""
 }
@@ -368,7 +386,9 @@ func (x *GetQueueResponse) GetQueue() *Queue {
 type PauseQueueRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command of the queue, in the form of TaskSpec.command.
-	Command       string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -406,6 +426,13 @@ func (*PauseQueueRequest) Descriptor() ([]byte, []int) {
 func (x *PauseQueueRequest) GetCommand() string {
 	if x != nil {
 		return x.Command
+	}
+	return ""
+}
+
+func (x *PauseQueueRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
 	}
 	return ""
 }
@@ -460,7 +487,9 @@ func (x *PauseQueueResponse) GetQueue() *Queue {
 type ResumeQueueRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command of the queue.
-	Command       string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -498,6 +527,13 @@ func (*ResumeQueueRequest) Descriptor() ([]byte, []int) {
 func (x *ResumeQueueRequest) GetCommand() string {
 	if x != nil {
 		return x.Command
+	}
+	return ""
+}
+
+func (x *ResumeQueueRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
 	}
 	return ""
 }
@@ -552,7 +588,9 @@ func (x *ResumeQueueResponse) GetQueue() *Queue {
 type PurgeQueueRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command of the queue.
-	Command       string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -590,6 +628,13 @@ func (*PurgeQueueRequest) Descriptor() ([]byte, []int) {
 func (x *PurgeQueueRequest) GetCommand() string {
 	if x != nil {
 		return x.Command
+	}
+	return ""
+}
+
+func (x *PurgeQueueRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
 	}
 	return ""
 }
@@ -651,7 +696,9 @@ type ListDeadLettersRequest struct {
 	// next_page_token of the previous response. Empty: the first page.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Order of arrival: `oldest` (default) or `newest` first.
-	OrderBy       string `protobuf:"bytes,4,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
+	OrderBy string `protobuf:"bytes,4,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
+	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	Tenant        string `protobuf:"bytes,5,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -710,6 +757,13 @@ func (x *ListDeadLettersRequest) GetPageToken() string {
 func (x *ListDeadLettersRequest) GetOrderBy() string {
 	if x != nil {
 		return x.OrderBy
+	}
+	return ""
+}
+
+func (x *ListDeadLettersRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
 	}
 	return ""
 }
@@ -864,7 +918,9 @@ type RedriveTasksRequest struct {
 	// Tasks per second, 1 to 10000, in the background. 0: redrive at once. Replaces a running redrive of the same queue.
 	Rate int32 `protobuf:"varint,9,opt,name=rate,proto3" json:"rate,omitempty"`
 	// next_page_token of the previous response to the same filters. Empty: start from the beginning.
-	PageToken     string `protobuf:"bytes,10,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,10,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	Tenant        string `protobuf:"bytes,11,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -969,6 +1025,13 @@ func (x *RedriveTasksRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *RedriveTasksRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
 // RedriveTasksResponse reports the redrive.
 type RedriveTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1059,34 +1122,39 @@ const file_codeq_v1_queue_service_proto_rawDesc = "" +
 	"\x0ecompleted_rate\x18\t \x01(\x01R\rcompletedRate\x12\x18\n" +
 	"\apurging\x18\n" +
 	" \x01(\bR\apurging\x12!\n" +
-	"\ffailed_total\x18\r \x01(\x03R\vfailedTotalJ\x04\b\v\x10\r\"e\n" +
+	"\ffailed_total\x18\r \x01(\x03R\vfailedTotalJ\x04\b\v\x10\r\"\xa5\x01\n" +
 	"\x11ListQueuesRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"e\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x12>\n" +
+	"\x06tenant\x18\x03 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"e\n" +
 	"\x12ListQueuesResponse\x12'\n" +
 	"\x06queues\x18\x01 \x03(\v2\x0f.codeq.v1.QueueR\x06queues\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"7\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"w\n" +
 	"\x0fGetQueueRequest\x12$\n" +
 	"\acommand\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\"9\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\x12>\n" +
+	"\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"9\n" +
 	"\x10GetQueueResponse\x12%\n" +
-	"\x05queue\x18\x01 \x01(\v2\x0f.codeq.v1.QueueR\x05queue\"W\n" +
+	"\x05queue\x18\x01 \x01(\v2\x0f.codeq.v1.QueueR\x05queue\"\x97\x01\n" +
 	"\x11PauseQueueRequest\x12B\n" +
-	"\acommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\acommand\";\n" +
+	"\acommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\acommand\x12>\n" +
+	"\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\";\n" +
 	"\x12PauseQueueResponse\x12%\n" +
-	"\x05queue\x18\x01 \x01(\v2\x0f.codeq.v1.QueueR\x05queue\":\n" +
+	"\x05queue\x18\x01 \x01(\v2\x0f.codeq.v1.QueueR\x05queue\"z\n" +
 	"\x12ResumeQueueRequest\x12$\n" +
 	"\acommand\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\"<\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\x12>\n" +
+	"\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"<\n" +
 	"\x13ResumeQueueResponse\x12%\n" +
-	"\x05queue\x18\x01 \x01(\v2\x0f.codeq.v1.QueueR\x05queue\"9\n" +
+	"\x05queue\x18\x01 \x01(\v2\x0f.codeq.v1.QueueR\x05queue\"y\n" +
 	"\x11PurgeQueueRequest\x12$\n" +
 	"\acommand\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\";\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\x12>\n" +
+	"\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\";\n" +
 	"\x12PurgeQueueResponse\x12%\n" +
-	"\x05queue\x18\x01 \x01(\v2\x0f.codeq.v1.QueueR\x05queue\"\xc4\x01\n" +
+	"\x05queue\x18\x01 \x01(\v2\x0f.codeq.v1.QueueR\x05queue\"\x84\x02\n" +
 	"\x16ListDeadLettersRequest\x12$\n" +
 	"\acommand\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\x12'\n" +
@@ -1094,15 +1162,16 @@ const file_codeq_v1_queue_service_proto_rawDesc = "" +
 	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
 	"\n" +
 	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x122\n" +
-	"\border_by\x18\x04 \x01(\tB\x17\xbaH\x14r\x12R\x00R\x06oldestR\x06newestR\aorderBy\"\xb0\x01\n" +
+	"\border_by\x18\x04 \x01(\tB\x17\xbaH\x14r\x12R\x00R\x06oldestR\x06newestR\aorderBy\x12>\n" +
+	"\x06tenant\x18\x05 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"\xb6\x01\n" +
 	"\x17ListDeadLettersResponse\x12$\n" +
 	"\x05tasks\x18\x01 \x03(\v2\x0e.codeq.v1.TaskR\x05tasks\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x121\n" +
-	"\x06groups\x18\x03 \x03(\v2\x19.codeq.v1.DeadLetterGroupR\x06groups\x12\x14\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x127\n" +
+	"\x06groups\x18\x03 \x03(\v2\x19.codeq.v1.DeadLetterGroupB\x04\x90\xb6\x18\x01R\x06groups\x12\x14\n" +
 	"\x05total\x18\x04 \x01(\x03R\x05total\"=\n" +
 	"\x0fDeadLetterGroup\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\x03R\x05count\"\xd6\x04\n" +
+	"\x05count\x18\x02 \x01(\x03R\x05count\"\x96\x05\n" +
 	"\x13RedriveTasksRequest\x12$\n" +
 	"\acommand\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\x12<\n" +
@@ -1119,7 +1188,8 @@ const file_codeq_v1_queue_service_proto_rawDesc = "" +
 	"\xbaH\a\x1a\x05\x18\x90N(\x00R\x04rate\x12'\n" +
 	"\n" +
 	"page_token\x18\n" +
-	" \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken:\x85\x01\xbaH\x81\x01\x1a\x7f\n" +
+	" \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x12>\n" +
+	"\x06tenant\x18\v \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant:\x85\x01\xbaH\x81\x01\x1a\x7f\n" +
 	"\x18redrive_tasks.rate_alone\x12-rate cannot be combined with dry_run or limit\x1a4this.rate == 0 || (!this.dry_run && this.limit == 0)\"\x99\x01\n" +
 	"\x14RedriveTasksResponse\x12\x18\n" +
 	"\amatched\x18\x01 \x01(\x03R\amatched\x12\x1a\n" +
@@ -1128,14 +1198,14 @@ const file_codeq_v1_queue_service_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18\x04 \x01(\tR\rnextPageToken2\xb5\a\n" +
 	"\fQueueService\x12m\n" +
 	"\n" +
-	"ListQueues\x12\x1b.codeq.v1.ListQueuesRequest\x1a\x1c.codeq.v1.ListQueuesResponse\"$\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/codeq/admin/queues\x12x\n" +
-	"\bGetQueue\x12\x19.codeq.v1.GetQueueRequest\x1a\x1a.codeq.v1.GetQueueResponse\"5\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02)b\x05queue\x12 /v1/codeq/admin/queues/{command}\x12\x87\x01\n" +
+	"ListQueues\x12\x1b.codeq.v1.ListQueuesRequest\x1a\x1c.codeq.v1.ListQueuesResponse\"$\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/codeq/admin/queues\x12x\n" +
+	"\bGetQueue\x12\x19.codeq.v1.GetQueueRequest\x1a\x1a.codeq.v1.GetQueueResponse\"5\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02)b\x05queue\x12 /v1/codeq/admin/queues/{command}\x12\x87\x01\n" +
 	"\n" +
 	"PauseQueue\x12\x1b.codeq.v1.PauseQueueRequest\x1a\x1c.codeq.v1.PauseQueueResponse\">\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x022:\x01*b\x05queue\"&/v1/codeq/admin/queues/{command}/pause\x12\x8b\x01\n" +
 	"\vResumeQueue\x12\x1c.codeq.v1.ResumeQueueRequest\x1a\x1d.codeq.v1.ResumeQueueResponse\"?\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x023:\x01*b\x05queue\"'/v1/codeq/admin/queues/{command}/resume\x12\x87\x01\n" +
 	"\n" +
 	"PurgeQueue\x12\x1b.codeq.v1.PurgeQueueRequest\x1a\x1c.codeq.v1.PurgeQueueResponse\">\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x022:\x01*b\x05queue\"&/v1/codeq/admin/queues/{command}/purge\x12\x8a\x01\n" +
-	"\x0fListDeadLetters\x12 .codeq.v1.ListDeadLettersRequest\x1a!.codeq.v1.ListDeadLettersResponse\"2\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02&\x12$/v1/codeq/admin/queues/{command}/dlq\x12\x8c\x01\n" +
+	"\x0fListDeadLetters\x12 .codeq.v1.ListDeadLettersRequest\x1a!.codeq.v1.ListDeadLettersResponse\"2\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02&\x12$/v1/codeq/admin/queues/{command}/dlq\x12\x8c\x01\n" +
 	"\fRedriveTasks\x12\x1d.codeq.v1.RedriveTasksRequest\x1a\x1e.codeq.v1.RedriveTasksResponse\"=\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x021:\x01*\",/v1/codeq/admin/queues/{command}/dlq/redriveB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
 var (

@@ -32,7 +32,9 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// QueueService shows and controls the queues of the caller's tenant. Task counts are exact and cheap to read.
+// QueueService shows and controls the queues of the caller's tenant; an operator names any tenant in the request. Task
+// counts are exact and cheap to read.
+// Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
 type QueueServiceClient interface {
 	// ListQueues returns the queues, ordered by name.
 	// Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
@@ -148,7 +150,9 @@ func (c *queueServiceClient) RedriveTasks(ctx context.Context, in *RedriveTasksR
 // All implementations must embed UnimplementedQueueServiceServer
 // for forward compatibility.
 //
-// QueueService shows and controls the queues of the caller's tenant. Task counts are exact and cheap to read.
+// QueueService shows and controls the queues of the caller's tenant; an operator names any tenant in the request. Task
+// counts are exact and cheap to read.
+// Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
 type QueueServiceServer interface {
 	// ListQueues returns the queues, ordered by name.
 	// Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.

@@ -403,7 +403,7 @@ const file_codeq_v1_server_service_proto_rawDesc = "" +
 	"\tartifacts\x18\x03 \x01(\x03R\tartifacts2\xf7\x01\n" +
 	"\rServerService\x12x\n" +
 	"\rGetServerInfo\x12\x1e.codeq.v1.GetServerInfoRequest\x1a\x1f.codeq.v1.GetServerInfoResponse\"&\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02\x1ab\x06server\x12\x10/v1/codeq/server\x12l\n" +
-	"\x06BackUp\x12\x17.codeq.v1.BackUpRequest\x1a\x18.codeq.v1.BackUpResponse\"/\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02#:\x01*b\x06backup\"\x16/v1/codeq/admin/backupB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
+	"\x06BackUp\x12\x17.codeq.v1.BackUpRequest\x1a\x18.codeq.v1.BackUpResponse\"/\x8a\xb5\x18\x02\b\x05\x82\xd3\xe4\x93\x02#:\x01*b\x06backup\"\x16/v1/codeq/admin/backupB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
 var (
 	file_codeq_v1_server_service_proto_rawDescOnce sync.Once

@@ -1022,10 +1022,10 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\x10_idempotency_keyB\n" +
 	"\n" +
 	"\b_task_idB\x11\n" +
-	"\x0f_expire_secondsJ\x04\b\a\x10\bJ\x04\b\v\x10\x10\"\x8a\a\n" +
+	"\x0f_expire_secondsJ\x04\b\a\x10\bJ\x04\b\v\x10\x10\"\x98\a\n" +
 	"\x04Task\x12\x18\n" +
-	"\acommand\x18\x01 \x01(\tR\acommand\x12\x1e\n" +
-	"\apayload\x18\x02 \x01(\fB\x04ص\x18\x01R\apayload\x12\x1a\n" +
+	"\acommand\x18\x01 \x01(\tR\acommand\x12\"\n" +
+	"\apayload\x18\x02 \x01(\fB\bص\x18\x01\x90\xb6\x18\x01R\apayload\x12\x1a\n" +
 	"\bpriority\x18\x03 \x01(\x05R\bpriority\x12!\n" +
 	"\fmax_attempts\x18\x04 \x01(\x05R\vmaxAttempts\x121\n" +
 	"\x06run_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05runAt\x129\n" +
@@ -1039,13 +1039,13 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\vlease_token\x18\x19 \x01(\x04H\x01R\n" +
 	"leaseToken\x88\x01\x01\x12;\n" +
 	"\vlease_until\x18\x1a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"leaseUntil\x12\x19\n" +
-	"\x05error\x18\x1b \x01(\tH\x02R\x05error\x88\x01\x01\x129\n" +
+	"leaseUntil\x12\x1f\n" +
+	"\x05error\x18\x1b \x01(\tB\x04\x90\xb6\x18\x01H\x02R\x05error\x88\x01\x01\x129\n" +
 	"\n" +
 	"updated_at\x18\x1c \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12;\n" +
 	"\vfinished_at\x18\x1d \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"finishedAt\x12%\n" +
-	"\bprogress\x18\x1e \x01(\fB\x04ص\x18\x01H\x03R\bprogress\x88\x01\x01\x12!\n" +
+	"finishedAt\x12)\n" +
+	"\bprogress\x18\x1e \x01(\fB\bص\x18\x01\x90\xb6\x18\x01H\x03R\bprogress\x88\x01\x01\x12!\n" +
 	"\tduplicate\x18\x1f \x01(\bH\x04R\tduplicate\x88\x01\x01\x127\n" +
 	"\texpire_at\x18  \x01(\v2\x1a.google.protobuf.TimestampR\bexpireAt\x12@\n" +
 	"\x0fattempt_history\x18! \x03(\v2\x11.codeq.v1.AttemptB\x04\xf8\xb5\x18\x01R\x0eattemptHistoryB\f\n" +
@@ -1055,23 +1055,23 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\x06_errorB\v\n" +
 	"\t_progressB\f\n" +
 	"\n" +
-	"_duplicateJ\x04\b\x06\x10\x10\"\xe5\x01\n" +
+	"_duplicateJ\x04\b\x06\x10\x10\"\xeb\x01\n" +
 	"\aAttempt\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x129\n" +
 	"\n" +
 	"started_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x125\n" +
 	"\bended_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12&\n" +
-	"\x03end\x18\x04 \x01(\x0e2\x14.codeq.v1.AttemptEndR\x03end\x12\x19\n" +
-	"\x05error\x18\x05 \x01(\tH\x00R\x05error\x88\x01\x01B\b\n" +
-	"\x06_error\"\x97\x02\n" +
+	"\x03end\x18\x04 \x01(\x0e2\x14.codeq.v1.AttemptEndR\x03end\x12\x1f\n" +
+	"\x05error\x18\x05 \x01(\tB\x04\x90\xb6\x18\x01H\x00R\x05error\x88\x01\x01B\b\n" +
+	"\x06_error\"\xa7\x02\n" +
 	"\n" +
 	"TaskResult\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
-	"\x06status\x18\x02 \x01(\x0e2\x14.codeq.v1.TaskStatusR\x06status\x12!\n" +
-	"\x06result\x18\x03 \x01(\fB\x04ص\x18\x01H\x00R\x06result\x88\x01\x01\x12\x19\n" +
-	"\x05error\x18\x04 \x01(\tH\x01R\x05error\x88\x01\x01\x12=\n" +
-	"\fcompleted_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vcompletedAt\x120\n" +
-	"\tartifacts\x18\x06 \x03(\v2\x12.codeq.v1.ArtifactR\tartifactsB\t\n" +
+	"\x06status\x18\x02 \x01(\x0e2\x14.codeq.v1.TaskStatusR\x06status\x12%\n" +
+	"\x06result\x18\x03 \x01(\fB\bص\x18\x01\x90\xb6\x18\x01H\x00R\x06result\x88\x01\x01\x12\x1f\n" +
+	"\x05error\x18\x04 \x01(\tB\x04\x90\xb6\x18\x01H\x01R\x05error\x88\x01\x01\x12=\n" +
+	"\fcompleted_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vcompletedAt\x126\n" +
+	"\tartifacts\x18\x06 \x03(\v2\x12.codeq.v1.ArtifactB\x04\x90\xb6\x18\x01R\tartifactsB\t\n" +
 	"\a_resultB\b\n" +
 	"\x06_error\"\x8b\x04\n" +
 	"\vNewArtifact\x12\x8b\x01\n" +

@@ -1999,7 +1999,9 @@ func (x *ExplainTaskResponse) GetExpireAt() *timestamppb.Timestamp {
 type RedriveTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Task to redrive.
-	TaskId        string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2037,6 +2039,13 @@ func (*RedriveTaskRequest) Descriptor() ([]byte, []int) {
 func (x *RedriveTaskRequest) GetTaskId() string {
 	if x != nil {
 		return x.TaskId
+	}
+	return ""
+}
+
+func (x *RedriveTaskRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
 	}
 	return ""
 }
@@ -2095,7 +2104,9 @@ type CleanupTasksRequest struct {
 	// Tasks that ended before this time are removed.
 	Before *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
 	// next_page_token of the previous response. Empty: start from the beginning.
-	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	Tenant        string `protobuf:"bytes,4,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2147,6 +2158,13 @@ func (x *CleanupTasksRequest) GetBefore() *timestamppb.Timestamp {
 func (x *CleanupTasksRequest) GetPageToken() string {
 	if x != nil {
 		return x.PageToken
+	}
+	return ""
+}
+
+func (x *CleanupTasksRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
 	}
 	return ""
 }
@@ -2500,17 +2518,19 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x06_aheadB\x10\n" +
 	"\x0e_delay_secondsB\f\n" +
 	"\n" +
-	"_worker_id\"8\n" +
+	"_worker_id\"x\n" +
 	"\x12RedriveTaskRequest\x12\"\n" +
-	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\"9\n" +
+	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12>\n" +
+	"\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"9\n" +
 	"\x13RedriveTaskResponse\x12\"\n" +
-	"\x04task\x18\x01 \x01(\v2\x0e.codeq.v1.TaskR\x04task\"\x9c\x01\n" +
+	"\x04task\x18\x01 \x01(\v2\x0e.codeq.v1.TaskR\x04task\"\xdc\x01\n" +
 	"\x13CleanupTasksRequest\x12 \n" +
 	"\x05limit\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\x90N(\x00R\x05limit\x12:\n" +
 	"\x06before\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\x06before\x12'\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"\xa2\x01\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x12>\n" +
+	"\x06tenant\x18\x04 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"\xa2\x01\n" +
 	"\x14CleanupTasksResponse\x12\x18\n" +
 	"\adeleted\x18\x01 \x01(\x05R\adeleted\x122\n" +
 	"\x06before\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06before\x12\x14\n" +
@@ -2534,7 +2554,7 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x15WAIT_REASON_NO_WORKER\x10\x04\x12\x16\n" +
 	"\x12WAIT_REASON_LEASED\x10\x05\x12\x15\n" +
 	"\x11WAIT_REASON_ENDED\x10\x06\x12\x17\n" +
-	"\x13WAIT_REASON_PURGING\x10\a2\xc4\x13\n" +
+	"\x13WAIT_REASON_PURGING\x10\a2\xc6\x13\n" +
 	"\vTaskService\x12\x89\x01\n" +
 	"\n" +
 	"CreateTask\x12\x1b.codeq.v1.CreateTaskRequest\x1a\x1c.codeq.v1.CreateTaskResponse\"@\x8a\xb5\x18\x02\b\x01\x92\xb5\x18\x13\b\xca\x01\x1a\x0e\n" +
@@ -2557,8 +2577,8 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\vExplainTask\x12\x1c.codeq.v1.ExplainTaskRequest\x1a\x1d.codeq.v1.ExplainTaskResponse\"/\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02#\x12!/v1/codeq/tasks/{task_id}/explain\x12\x84\x01\n" +
 	"\vRedriveTask\x12\x1c.codeq.v1.RedriveTaskRequest\x1a\x1d.codeq.v1.RedriveTaskResponse\"8\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02,:\x01*b\x04task\"!/v1/codeq/tasks/{task_id}/redrive\x12}\n" +
 	"\fCleanupTasks\x12\x1d.codeq.v1.CleanupTasksRequest\x1a\x1e.codeq.v1.CleanupTasksResponse\".\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02\":\x01*\"\x1d/v1/codeq/admin/tasks/cleanup\x12\x80\x01\n" +
-	"\rGetTaskResult\x12\x1e.codeq.v1.GetTaskResultRequest\x1a\x1f.codeq.v1.GetTaskResultResponse\".\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02\"\x12 /v1/codeq/tasks/{task_id}/result\x12\xb3\x01\n" +
-	"\x0fGetTaskArtifact\x12 .codeq.v1.GetTaskArtifactRequest\x1a!.codeq.v1.GetTaskArtifactResponse\"[\x8a\xb5\x18\x02\b\x03\x92\xb5\x18\x1f\"\x1d\n" +
+	"\rGetTaskResult\x12\x1e.codeq.v1.GetTaskResultRequest\x1a\x1f.codeq.v1.GetTaskResultResponse\".\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02\"\x12 /v1/codeq/tasks/{task_id}/result\x12\xb5\x01\n" +
+	"\x0fGetTaskArtifact\x12 .codeq.v1.GetTaskArtifactRequest\x1a!.codeq.v1.GetTaskArtifactResponse\"]\x8a\xb5\x18\x04\b\x03\x18\x01\x92\xb5\x18\x1f\"\x1d\n" +
 	"\acontent\x12\fcontent_type\x1a\x04name\x82\xd3\xe4\x93\x02,\x12*/v1/codeq/tasks/{task_id}/artifacts/{name}B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
 var (

@@ -46,7 +46,8 @@ const (
 // TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
 // is sent.
 // Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
-// OUTCOME_UNKNOWN.
+// OUTCOME_UNKNOWN; with NOT_ALLOWED for viewers, if it changes something; and with COMMAND_NOT_ALLOWED if it names a
+// command that the token does not allow. Tasks of such commands are TASK_NOT_FOUND.
 type TaskServiceClient interface {
 	// CreateTask creates one task. With an idempotency key it is safe to retry: a repeated request returns the first
 	// task, marked as duplicate (HTTP 200). Without one, the task may exist after OUTCOME_UNKNOWN, and a retry may create
@@ -113,7 +114,7 @@ type TaskServiceClient interface {
 	GetTaskResult(ctx context.Context, in *GetTaskResultRequest, opts ...grpc.CallOption) (*GetTaskResultResponse, error)
 	// GetTaskArtifact returns the content of an artifact that the server stores. Over HTTP the body is the content
 	// itself.
-	// Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND.
+	// Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND; NOT_ALLOWED for viewers.
 	GetTaskArtifact(ctx context.Context, in *GetTaskArtifactRequest, opts ...grpc.CallOption) (*GetTaskArtifactResponse, error)
 }
 
@@ -312,7 +313,8 @@ func (c *taskServiceClient) GetTaskArtifact(ctx context.Context, in *GetTaskArti
 // TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
 // is sent.
 // Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
-// OUTCOME_UNKNOWN.
+// OUTCOME_UNKNOWN; with NOT_ALLOWED for viewers, if it changes something; and with COMMAND_NOT_ALLOWED if it names a
+// command that the token does not allow. Tasks of such commands are TASK_NOT_FOUND.
 type TaskServiceServer interface {
 	// CreateTask creates one task. With an idempotency key it is safe to retry: a repeated request returns the first
 	// task, marked as duplicate (HTTP 200). Without one, the task may exist after OUTCOME_UNKNOWN, and a retry may create
@@ -379,7 +381,7 @@ type TaskServiceServer interface {
 	GetTaskResult(context.Context, *GetTaskResultRequest) (*GetTaskResultResponse, error)
 	// GetTaskArtifact returns the content of an artifact that the server stores. Over HTTP the body is the content
 	// itself.
-	// Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND.
+	// Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND; NOT_ALLOWED for viewers.
 	GetTaskArtifact(context.Context, *GetTaskArtifactRequest) (*GetTaskArtifactResponse, error)
 	mustEmbedUnimplementedTaskServiceServer()
 }

@@ -84,7 +84,7 @@ class ClusterServiceServicer:
     def AddMember(self, request, context):
         """AddMember adds a node. It returns when the node is a learner; the leader makes it a voter once it has caught up.
         Idempotent.
-        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
+        Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
         replace), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to another
         cluster).
         """
@@ -95,7 +95,7 @@ class ClusterServiceServicer:
     def RemoveMember(self, request, context):
         """RemoveMember removes a member: it loses its vote and gets no further entries. A leader that is removed hands over
         first.
-        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
+        Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
         (too few other members are reachable to go on without it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -104,7 +104,7 @@ class ClusterServiceServicer:
 
     def TransferLeadership(self, request, context):
         """TransferLeadership makes another voter the leader. It returns when that member leads.
-        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
+        Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
         over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -42,19 +42,19 @@ class ClusterServiceStub:
     AddMember: _grpc.UnaryUnaryMultiCallable[_cluster_service_pb2.AddMemberRequest, _cluster_service_pb2.AddMemberResponse]
     """AddMember adds a node. It returns when the node is a learner; the leader makes it a voter once it has caught up.
     Idempotent.
-    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
+    Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
     replace), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to another
     cluster).
     """
     RemoveMember: _grpc.UnaryUnaryMultiCallable[_cluster_service_pb2.RemoveMemberRequest, _cluster_service_pb2.RemoveMemberResponse]
     """RemoveMember removes a member: it loses its vote and gets no further entries. A leader that is removed hands over
     first.
-    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
+    Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
     (too few other members are reachable to go on without it).
     """
     TransferLeadership: _grpc.UnaryUnaryMultiCallable[_cluster_service_pb2.TransferLeadershipRequest, _cluster_service_pb2.TransferLeadershipResponse]
     """TransferLeadership makes another voter the leader. It returns when that member leads.
-    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
+    Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
     over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
     """
 
@@ -72,19 +72,19 @@ class ClusterServiceAsyncStub(ClusterServiceStub):
     AddMember: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.AddMemberRequest, _cluster_service_pb2.AddMemberResponse]  # type: ignore[assignment]
     """AddMember adds a node. It returns when the node is a learner; the leader makes it a voter once it has caught up.
     Idempotent.
-    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
+    Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
     replace), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to another
     cluster).
     """
     RemoveMember: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.RemoveMemberRequest, _cluster_service_pb2.RemoveMemberResponse]  # type: ignore[assignment]
     """RemoveMember removes a member: it loses its vote and gets no further entries. A leader that is removed hands over
     first.
-    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
+    Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
     (too few other members are reachable to go on without it).
     """
     TransferLeadership: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.TransferLeadershipRequest, _cluster_service_pb2.TransferLeadershipResponse]  # type: ignore[assignment]
     """TransferLeadership makes another voter the leader. It returns when that member leads.
-    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
+    Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
     over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
     """
 
@@ -117,7 +117,7 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cluster_service_pb2.AddMemberResponse, _abc.Awaitable[_cluster_service_pb2.AddMemberResponse]]:
         """AddMember adds a node. It returns when the node is a learner; the leader makes it a voter once it has caught up.
         Idempotent.
-        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
+        Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
         replace), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to another
         cluster).
         """
@@ -130,7 +130,7 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cluster_service_pb2.RemoveMemberResponse, _abc.Awaitable[_cluster_service_pb2.RemoveMemberResponse]]:
         """RemoveMember removes a member: it loses its vote and gets no further entries. A leader that is removed hands over
         first.
-        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
+        Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
         (too few other members are reachable to go on without it).
         """
 
@@ -141,7 +141,7 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_service_pb2.TransferLeadershipResponse, _abc.Awaitable[_cluster_service_pb2.TransferLeadershipResponse]]:
         """TransferLeadership makes another voter the leader. It returns when that member leads.
-        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
+        Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
         over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
         """
 

@@ -54,6 +54,8 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_MEMBER_EXISTS: _ClassVar[ErrorReason]
     ERROR_REASON_MEMBERSHIP_CHANGE_IN_PROGRESS: _ClassVar[ErrorReason]
     ERROR_REASON_MEMBER_NOT_READY: _ClassVar[ErrorReason]
+    ERROR_REASON_NOT_OPERATOR: _ClassVar[ErrorReason]
+    ERROR_REASON_NOT_ALLOWED: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID_FIELD: ErrorReason
 ERROR_REASON_INVALID_BODY: ErrorReason
@@ -100,6 +102,8 @@ ERROR_REASON_MEMBER_NOT_FOUND: ErrorReason
 ERROR_REASON_MEMBER_EXISTS: ErrorReason
 ERROR_REASON_MEMBERSHIP_CHANGE_IN_PROGRESS: ErrorReason
 ERROR_REASON_MEMBER_NOT_READY: ErrorReason
+ERROR_REASON_NOT_OPERATOR: ErrorReason
+ERROR_REASON_NOT_ALLOWED: ErrorReason
 
 class ItemError(_message.Message):
     __slots__ = ("index", "reason", "message")

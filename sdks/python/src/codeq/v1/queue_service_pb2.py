@@ -29,7 +29,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63odeq/v1/queue_service.proto\x12\x08\x63odeq.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1e\x63odeq/options/v1/options.proto\x1a\x13\x63odeq/v1/task.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd4\x02\n\x05Queue\x12\x18\n\x07\x63ommand\x18\x01 \x01(\tR\x07\x63ommand\x12\x14\n\x05ready\x18\x02 \x01(\x03R\x05ready\x12\x1c\n\tscheduled\x18\x03 \x01(\x03R\tscheduled\x12\x18\n\x07\x63laimed\x18\x04 \x01(\x03R\x07\x63laimed\x12\x10\n\x03\x64lq\x18\x05 \x01(\x03R\x03\x64lq\x12,\n\x12oldest_age_seconds\x18\x06 \x01(\x01R\x10oldestAgeSeconds\x12\x16\n\x06paused\x18\x07 \x01(\x08R\x06paused\x12!\n\x0c\x63reated_rate\x18\x08 \x01(\x01R\x0b\x63reatedRate\x12%\n\x0e\x63ompleted_rate\x18\t \x01(\x01R\rcompletedRate\x12\x18\n\x07purging\x18\n \x01(\x08R\x07purging\x12!\n\x0c\x66\x61iled_total\x18\r \x01(\x03R\x0b\x66\x61iledTotalJ\x04\x08\x0b\x10\r\"e\n\x11ListQueuesRequest\x12\'\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"e\n\x12ListQueuesResponse\x12\'\n\x06queues\x18\x01 \x03(\x0b\x32\x0f.codeq.v1.QueueR\x06queues\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"7\n\x0fGetQueueRequest\x12$\n\x07\x63ommand\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\x07\x63ommand\"9\n\x10GetQueueResponse\x12%\n\x05queue\x18\x01 \x01(\x0b\x32\x0f.codeq.v1.QueueR\x05queue\"W\n\x11PauseQueueRequest\x12\x42\n\x07\x63ommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x01\x32\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\x07\x63ommand\";\n\x12PauseQueueResponse\x12%\n\x05queue\x18\x01 \x01(\x0b\x32\x0f.codeq.v1.QueueR\x05queue\":\n\x12ResumeQueueRequest\x12$\n\x07\x63ommand\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\x07\x63ommand\"<\n\x13ResumeQueueResponse\x12%\n\x05queue\x18\x01 \x01(\x0b\x32\x0f.codeq.v1.QueueR\x05queue\"9\n\x11PurgeQueueRequest\x12$\n\x07\x63ommand\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\x07\x63ommand\";\n\x12PurgeQueueResponse\x12%\n\x05queue\x18\x01 \x01(\x0b\x32\x0f.codeq.v1.QueueR\x05queue\"\xc4\x01\n\x16ListDeadLettersRequest\x12$\n\x07\x63ommand\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\x07\x63ommand\x12\'\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x12\x32\n\x08order_by\x18\x04 \x01(\tB\x17\xbaH\x14r\x12R\x00R\x06oldestR\x06newestR\x07orderBy\"\xb0\x01\n\x17ListDeadLettersResponse\x12$\n\x05tasks\x18\x01 \x03(\x0b\x32\x0e.codeq.v1.TaskR\x05tasks\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x31\n\x06groups\x18\x03 \x03(\x0b\x32\x19.codeq.v1.DeadLetterGroupR\x06groups\x12\x14\n\x05total\x18\x04 \x01(\x03R\x05total\"=\n\x0f\x44\x65\x61\x64LetterGroup\x12\x14\n\x05\x65rror\x18\x01 \x01(\tR\x05\x65rror\x12\x14\n\x05\x63ount\x18\x02 \x01(\x03R\x05\x63ount\"\xd6\x04\n\x13RedriveTasksRequest\x12$\n\x07\x63ommand\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\x07\x63ommand\x12<\n\x06status\x18\x02 \x01(\x0e\x32\x14.codeq.v1.TaskStatusB\x0e\xbaH\x0b\x82\x01\x08\x18\x00\x18\x05\x18\x06\x18\x07R\x06status\x12/\n\x0e\x65rror_contains\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 R\rerrorContains\x12\x39\n\nended_from\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tendedFrom\x12\x35\n\x08\x65nded_to\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndedTo\x12,\n\x08task_ids\x18\x06 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\xe8\x07\"\x06r\x04\x10\x01\x18@R\x07taskIds\x12\x17\n\x07\x64ry_run\x18\x07 \x01(\x08R\x06\x64ryRun\x12 \n\x05limit\x18\x08 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00R\x05limit\x12\x1e\n\x04rate\x18\t \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00R\x04rate\x12\'\n\npage_token\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken:\x85\x01\xbaH\x81\x01\x1a\x7f\n\x18redrive_tasks.rate_alone\x12-rate cannot be combined with dry_run or limit\x1a\x34this.rate == 0 || (!this.dry_run && this.limit == 0)\"\x99\x01\n\x14RedriveTasksResponse\x12\x18\n\x07matched\x18\x01 \x01(\x03R\x07matched\x12\x1a\n\x08redriven\x18\x02 \x01(\x03R\x08redriven\x12#\n\rin_background\x18\x03 \x01(\x08R\x0cinBackground\x12&\n\x0fnext_page_token\x18\x04 \x01(\tR\rnextPageToken2\xb5\x07\n\x0cQueueService\x12m\n\nListQueues\x12\x1b.codeq.v1.ListQueuesRequest\x1a\x1c.codeq.v1.ListQueuesResponse\"$\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/codeq/admin/queues\x12x\n\x08GetQueue\x12\x19.codeq.v1.GetQueueRequest\x1a\x1a.codeq.v1.GetQueueResponse\"5\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02)\x12 /v1/codeq/admin/queues/{command}b\x05queue\x12\x87\x01\n\nPauseQueue\x12\x1b.codeq.v1.PauseQueueRequest\x1a\x1c.codeq.v1.PauseQueueResponse\">\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x32\"&/v1/codeq/admin/queues/{command}/pause:\x01*b\x05queue\x12\x8b\x01\n\x0bResumeQueue\x12\x1c.codeq.v1.ResumeQueueRequest\x1a\x1d.codeq.v1.ResumeQueueResponse\"?\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x33\"\'/v1/codeq/admin/queues/{command}/resume:\x01*b\x05queue\x12\x87\x01\n\nPurgeQueue\x12\x1b.codeq.v1.PurgeQueueRequest\x1a\x1c.codeq.v1.PurgeQueueResponse\">\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x32\"&/v1/codeq/admin/queues/{command}/purge:\x01*b\x05queue\x12\x8a\x01\n\x0fListDeadLetters\x12 .codeq.v1.ListDeadLettersRequest\x1a!.codeq.v1.ListDeadLettersResponse\"2\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02&\x12$/v1/codeq/admin/queues/{command}/dlq\x12\x8c\x01\n\x0cRedriveTasks\x12\x1d.codeq.v1.RedriveTasksRequest\x1a\x1e.codeq.v1.RedriveTasksResponse\"=\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x31\",/v1/codeq/admin/queues/{command}/dlq/redrive:\x01*B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63odeq/v1/queue_service.proto\x12\x08\x63odeq.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1e\x63odeq/options/v1/options.proto\x1a\x13\x63odeq/v1/task.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd4\x02\n\x05Queue\x12\x18\n\x07\x63ommand\x18\x01 \x01(\tR\x07\x63ommand\x12\x14\n\x05ready\x18\x02 \x01(\x03R\x05ready\x12\x1c\n\tscheduled\x18\x03 \x01(\x03R\tscheduled\x12\x18\n\x07\x63laimed\x18\x04 \x01(\x03R\x07\x63laimed\x12\x10\n\x03\x64lq\x18\x05 \x01(\x03R\x03\x64lq\x12,\n\x12oldest_age_seconds\x18\x06 \x01(\x01R\x10oldestAgeSeconds\x12\x16\n\x06paused\x18\x07 \x01(\x08R\x06paused\x12!\n\x0c\x63reated_rate\x18\x08 \x01(\x01R\x0b\x63reatedRate\x12%\n\x0e\x63ompleted_rate\x18\t \x01(\x01R\rcompletedRate\x12\x18\n\x07purging\x18\n \x01(\x08R\x07purging\x12!\n\x0c\x66\x61iled_total\x18\r \x01(\x03R\x0b\x66\x61iledTotalJ\x04\x08\x0b\x10\r\"\xa5\x01\n\x11ListQueuesRequest\x12\'\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x12>\n\x06tenant\x18\x03 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"e\n\x12ListQueuesResponse\x12\'\n\x06queues\x18\x01 \x03(\x0b\x32\x0f.codeq.v1.QueueR\x06queues\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"w\n\x0fGetQueueRequest\x12$\n\x07\x63ommand\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\x07\x63ommand\x12>\n\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"9\n\x10GetQueueResponse\x12%\n\x05queue\x18\x01 \x01(\x0b\x32\x0f.codeq.v1.QueueR\x05queue\"\x97\x01\n\x11PauseQueueRequest\x12\x42\n\x07\x63ommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x01\x32\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\x07\x63ommand\x12>\n\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\";\n\x12PauseQueueResponse\x12%\n\x05queue\x18\x01 \x01(\x0b\x32\x0f.codeq.v1.QueueR\x05queue\"z\n\x12ResumeQueueRequest\x12$\n\x07\x63ommand\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\x07\x63ommand\x12>\n\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"<\n\x13ResumeQueueResponse\x12%\n\x05queue\x18\x01 \x01(\x0b\x32\x0f.codeq.v1.QueueR\x05queue\"y\n\x11PurgeQueueRequest\x12$\n\x07\x63ommand\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\x07\x63ommand\x12>\n\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\";\n\x12PurgeQueueResponse\x12%\n\x05queue\x18\x01 \x01(\x0b\x32\x0f.codeq.v1.QueueR\x05queue\"\x84\x02\n\x16ListDeadLettersRequest\x12$\n\x07\x63ommand\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\x07\x63ommand\x12\'\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x12\x32\n\x08order_by\x18\x04 \x01(\tB\x17\xbaH\x14r\x12R\x00R\x06oldestR\x06newestR\x07orderBy\x12>\n\x06tenant\x18\x05 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"\xb6\x01\n\x17ListDeadLettersResponse\x12$\n\x05tasks\x18\x01 \x03(\x0b\x32\x0e.codeq.v1.TaskR\x05tasks\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x37\n\x06groups\x18\x03 \x03(\x0b\x32\x19.codeq.v1.DeadLetterGroupB\x04\x90\xb6\x18\x01R\x06groups\x12\x14\n\x05total\x18\x04 \x01(\x03R\x05total\"=\n\x0f\x44\x65\x61\x64LetterGroup\x12\x14\n\x05\x65rror\x18\x01 \x01(\tR\x05\x65rror\x12\x14\n\x05\x63ount\x18\x02 \x01(\x03R\x05\x63ount\"\x96\x05\n\x13RedriveTasksRequest\x12$\n\x07\x63ommand\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\x07\x63ommand\x12<\n\x06status\x18\x02 \x01(\x0e\x32\x14.codeq.v1.TaskStatusB\x0e\xbaH\x0b\x82\x01\x08\x18\x00\x18\x05\x18\x06\x18\x07R\x06status\x12/\n\x0e\x65rror_contains\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 R\rerrorContains\x12\x39\n\nended_from\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tendedFrom\x12\x35\n\x08\x65nded_to\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndedTo\x12,\n\x08task_ids\x18\x06 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\xe8\x07\"\x06r\x04\x10\x01\x18@R\x07taskIds\x12\x17\n\x07\x64ry_run\x18\x07 \x01(\x08R\x06\x64ryRun\x12 \n\x05limit\x18\x08 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00R\x05limit\x12\x1e\n\x04rate\x18\t \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00R\x04rate\x12\'\n\npage_token\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x12>\n\x06tenant\x18\x0b \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant:\x85\x01\xbaH\x81\x01\x1a\x7f\n\x18redrive_tasks.rate_alone\x12-rate cannot be combined with dry_run or limit\x1a\x34this.rate == 0 || (!this.dry_run && this.limit == 0)\"\x99\x01\n\x14RedriveTasksResponse\x12\x18\n\x07matched\x18\x01 \x01(\x03R\x07matched\x12\x1a\n\x08redriven\x18\x02 \x01(\x03R\x08redriven\x12#\n\rin_background\x18\x03 \x01(\x08R\x0cinBackground\x12&\n\x0fnext_page_token\x18\x04 \x01(\tR\rnextPageToken2\xb5\x07\n\x0cQueueService\x12m\n\nListQueues\x12\x1b.codeq.v1.ListQueuesRequest\x1a\x1c.codeq.v1.ListQueuesResponse\"$\x8a\xb5\x18\x02\x08\x06\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/codeq/admin/queues\x12x\n\x08GetQueue\x12\x19.codeq.v1.GetQueueRequest\x1a\x1a.codeq.v1.GetQueueResponse\"5\x8a\xb5\x18\x02\x08\x06\x82\xd3\xe4\x93\x02)\x12 /v1/codeq/admin/queues/{command}b\x05queue\x12\x87\x01\n\nPauseQueue\x12\x1b.codeq.v1.PauseQueueRequest\x1a\x1c.codeq.v1.PauseQueueResponse\">\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x32\"&/v1/codeq/admin/queues/{command}/pause:\x01*b\x05queue\x12\x8b\x01\n\x0bResumeQueue\x12\x1c.codeq.v1.ResumeQueueRequest\x1a\x1d.codeq.v1.ResumeQueueResponse\"?\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x33\"\'/v1/codeq/admin/queues/{command}/resume:\x01*b\x05queue\x12\x87\x01\n\nPurgeQueue\x12\x1b.codeq.v1.PurgeQueueRequest\x1a\x1c.codeq.v1.PurgeQueueResponse\">\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x32\"&/v1/codeq/admin/queues/{command}/purge:\x01*b\x05queue\x12\x8a\x01\n\x0fListDeadLetters\x12 .codeq.v1.ListDeadLettersRequest\x1a!.codeq.v1.ListDeadLettersResponse\"2\x8a\xb5\x18\x02\x08\x06\x82\xd3\xe4\x93\x02&\x12$/v1/codeq/admin/queues/{command}/dlq\x12\x8c\x01\n\x0cRedriveTasks\x12\x1d.codeq.v1.RedriveTasksRequest\x1a\x1e.codeq.v1.RedriveTasksResponse\"=\x8a\xb5\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x31\",/v1/codeq/admin/queues/{command}/dlq/redrive:\x01*B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,14 +41,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTQUEUESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\364\003(\000'
   _globals['_LISTQUEUESREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTQUEUESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\002'
+  _globals['_LISTQUEUESREQUEST'].fields_by_name['tenant']._loaded_options = None
+  _globals['_LISTQUEUESREQUEST'].fields_by_name['tenant']._serialized_options = b'\272H\037r\035\030?2\031^([a-z][a-z0-9-]{1,62})?$\230\266\030\001'
   _globals['_GETQUEUEREQUEST'].fields_by_name['command']._loaded_options = None
   _globals['_GETQUEUEREQUEST'].fields_by_name['command']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_GETQUEUEREQUEST'].fields_by_name['tenant']._loaded_options = None
+  _globals['_GETQUEUEREQUEST'].fields_by_name['tenant']._serialized_options = b'\272H\037r\035\030?2\031^([a-z][a-z0-9-]{1,62})?$\230\266\030\001'
   _globals['_PAUSEQUEUEREQUEST'].fields_by_name['command']._loaded_options = None
   _globals['_PAUSEQUEUEREQUEST'].fields_by_name['command']._serialized_options = b'\272H%r#\020\001\030\200\0012\034^[A-Za-z0-9][A-Za-z0-9._-]*$'
+  _globals['_PAUSEQUEUEREQUEST'].fields_by_name['tenant']._loaded_options = None
+  _globals['_PAUSEQUEUEREQUEST'].fields_by_name['tenant']._serialized_options = b'\272H\037r\035\030?2\031^([a-z][a-z0-9-]{1,62})?$\230\266\030\001'
   _globals['_RESUMEQUEUEREQUEST'].fields_by_name['command']._loaded_options = None
   _globals['_RESUMEQUEUEREQUEST'].fields_by_name['command']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_RESUMEQUEUEREQUEST'].fields_by_name['tenant']._loaded_options = None
+  _globals['_RESUMEQUEUEREQUEST'].fields_by_name['tenant']._serialized_options = b'\272H\037r\035\030?2\031^([a-z][a-z0-9-]{1,62})?$\230\266\030\001'
   _globals['_PURGEQUEUEREQUEST'].fields_by_name['command']._loaded_options = None
   _globals['_PURGEQUEUEREQUEST'].fields_by_name['command']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_PURGEQUEUEREQUEST'].fields_by_name['tenant']._loaded_options = None
+  _globals['_PURGEQUEUEREQUEST'].fields_by_name['tenant']._serialized_options = b'\272H\037r\035\030?2\031^([a-z][a-z0-9-]{1,62})?$\230\266\030\001'
   _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['command']._loaded_options = None
   _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['command']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -57,6 +67,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['order_by']._loaded_options = None
   _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['order_by']._serialized_options = b'\272H\024r\022R\000R\006oldestR\006newest'
+  _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['tenant']._loaded_options = None
+  _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['tenant']._serialized_options = b'\272H\037r\035\030?2\031^([a-z][a-z0-9-]{1,62})?$\230\266\030\001'
+  _globals['_LISTDEADLETTERSRESPONSE'].fields_by_name['groups']._loaded_options = None
+  _globals['_LISTDEADLETTERSRESPONSE'].fields_by_name['groups']._serialized_options = b'\220\266\030\001'
   _globals['_REDRIVETASKSREQUEST'].fields_by_name['command']._loaded_options = None
   _globals['_REDRIVETASKSREQUEST'].fields_by_name['command']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_REDRIVETASKSREQUEST'].fields_by_name['status']._loaded_options = None
@@ -71,12 +85,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REDRIVETASKSREQUEST'].fields_by_name['rate']._serialized_options = b'\272H\007\032\005\030\220N(\000'
   _globals['_REDRIVETASKSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_REDRIVETASKSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\002'
+  _globals['_REDRIVETASKSREQUEST'].fields_by_name['tenant']._loaded_options = None
+  _globals['_REDRIVETASKSREQUEST'].fields_by_name['tenant']._serialized_options = b'\272H\037r\035\030?2\031^([a-z][a-z0-9-]{1,62})?$\230\266\030\001'
   _globals['_REDRIVETASKSREQUEST']._loaded_options = None
   _globals['_REDRIVETASKSREQUEST']._serialized_options = b'\272H\201\001\032\177\n\030redrive_tasks.rate_alone\022-rate cannot be combined with dry_run or limit\0324this.rate == 0 || (!this.dry_run && this.limit == 0)'
   _globals['_QUEUESERVICE'].methods_by_name['ListQueues']._loaded_options = None
-  _globals['_QUEUESERVICE'].methods_by_name['ListQueues']._serialized_options = b'\212\265\030\002\010\004\202\323\344\223\002\030\022\026/v1/codeq/admin/queues'
+  _globals['_QUEUESERVICE'].methods_by_name['ListQueues']._serialized_options = b'\212\265\030\002\010\006\202\323\344\223\002\030\022\026/v1/codeq/admin/queues'
   _globals['_QUEUESERVICE'].methods_by_name['GetQueue']._loaded_options = None
-  _globals['_QUEUESERVICE'].methods_by_name['GetQueue']._serialized_options = b'\212\265\030\002\010\004\202\323\344\223\002)\022 /v1/codeq/admin/queues/{command}b\005queue'
+  _globals['_QUEUESERVICE'].methods_by_name['GetQueue']._serialized_options = b'\212\265\030\002\010\006\202\323\344\223\002)\022 /v1/codeq/admin/queues/{command}b\005queue'
   _globals['_QUEUESERVICE'].methods_by_name['PauseQueue']._loaded_options = None
   _globals['_QUEUESERVICE'].methods_by_name['PauseQueue']._serialized_options = b'\212\265\030\002\010\004\202\323\344\223\0022\"&/v1/codeq/admin/queues/{command}/pause:\001*b\005queue'
   _globals['_QUEUESERVICE'].methods_by_name['ResumeQueue']._loaded_options = None
@@ -84,41 +100,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUEUESERVICE'].methods_by_name['PurgeQueue']._loaded_options = None
   _globals['_QUEUESERVICE'].methods_by_name['PurgeQueue']._serialized_options = b'\212\265\030\002\010\004\202\323\344\223\0022\"&/v1/codeq/admin/queues/{command}/purge:\001*b\005queue'
   _globals['_QUEUESERVICE'].methods_by_name['ListDeadLetters']._loaded_options = None
-  _globals['_QUEUESERVICE'].methods_by_name['ListDeadLetters']._serialized_options = b'\212\265\030\002\010\004\202\323\344\223\002&\022$/v1/codeq/admin/queues/{command}/dlq'
+  _globals['_QUEUESERVICE'].methods_by_name['ListDeadLetters']._serialized_options = b'\212\265\030\002\010\006\202\323\344\223\002&\022$/v1/codeq/admin/queues/{command}/dlq'
   _globals['_QUEUESERVICE'].methods_by_name['RedriveTasks']._loaded_options = None
   _globals['_QUEUESERVICE'].methods_by_name['RedriveTasks']._serialized_options = b'\212\265\030\002\010\004\202\323\344\223\0021\",/v1/codeq/admin/queues/{command}/dlq/redrive:\001*'
   _globals['_QUEUE']._serialized_start=188
   _globals['_QUEUE']._serialized_end=528
-  _globals['_LISTQUEUESREQUEST']._serialized_start=530
-  _globals['_LISTQUEUESREQUEST']._serialized_end=631
-  _globals['_LISTQUEUESRESPONSE']._serialized_start=633
-  _globals['_LISTQUEUESRESPONSE']._serialized_end=734
-  _globals['_GETQUEUEREQUEST']._serialized_start=736
-  _globals['_GETQUEUEREQUEST']._serialized_end=791
-  _globals['_GETQUEUERESPONSE']._serialized_start=793
-  _globals['_GETQUEUERESPONSE']._serialized_end=850
-  _globals['_PAUSEQUEUEREQUEST']._serialized_start=852
-  _globals['_PAUSEQUEUEREQUEST']._serialized_end=939
-  _globals['_PAUSEQUEUERESPONSE']._serialized_start=941
-  _globals['_PAUSEQUEUERESPONSE']._serialized_end=1000
-  _globals['_RESUMEQUEUEREQUEST']._serialized_start=1002
-  _globals['_RESUMEQUEUEREQUEST']._serialized_end=1060
-  _globals['_RESUMEQUEUERESPONSE']._serialized_start=1062
-  _globals['_RESUMEQUEUERESPONSE']._serialized_end=1122
-  _globals['_PURGEQUEUEREQUEST']._serialized_start=1124
-  _globals['_PURGEQUEUEREQUEST']._serialized_end=1181
-  _globals['_PURGEQUEUERESPONSE']._serialized_start=1183
-  _globals['_PURGEQUEUERESPONSE']._serialized_end=1242
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=1245
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=1441
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=1444
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=1620
-  _globals['_DEADLETTERGROUP']._serialized_start=1622
-  _globals['_DEADLETTERGROUP']._serialized_end=1683
-  _globals['_REDRIVETASKSREQUEST']._serialized_start=1686
-  _globals['_REDRIVETASKSREQUEST']._serialized_end=2284
-  _globals['_REDRIVETASKSRESPONSE']._serialized_start=2287
-  _globals['_REDRIVETASKSRESPONSE']._serialized_end=2440
-  _globals['_QUEUESERVICE']._serialized_start=2443
-  _globals['_QUEUESERVICE']._serialized_end=3392
+  _globals['_LISTQUEUESREQUEST']._serialized_start=531
+  _globals['_LISTQUEUESREQUEST']._serialized_end=696
+  _globals['_LISTQUEUESRESPONSE']._serialized_start=698
+  _globals['_LISTQUEUESRESPONSE']._serialized_end=799
+  _globals['_GETQUEUEREQUEST']._serialized_start=801
+  _globals['_GETQUEUEREQUEST']._serialized_end=920
+  _globals['_GETQUEUERESPONSE']._serialized_start=922
+  _globals['_GETQUEUERESPONSE']._serialized_end=979
+  _globals['_PAUSEQUEUEREQUEST']._serialized_start=982
+  _globals['_PAUSEQUEUEREQUEST']._serialized_end=1133
+  _globals['_PAUSEQUEUERESPONSE']._serialized_start=1135
+  _globals['_PAUSEQUEUERESPONSE']._serialized_end=1194
+  _globals['_RESUMEQUEUEREQUEST']._serialized_start=1196
+  _globals['_RESUMEQUEUEREQUEST']._serialized_end=1318
+  _globals['_RESUMEQUEUERESPONSE']._serialized_start=1320
+  _globals['_RESUMEQUEUERESPONSE']._serialized_end=1380
+  _globals['_PURGEQUEUEREQUEST']._serialized_start=1382
+  _globals['_PURGEQUEUEREQUEST']._serialized_end=1503
+  _globals['_PURGEQUEUERESPONSE']._serialized_start=1505
+  _globals['_PURGEQUEUERESPONSE']._serialized_end=1564
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=1567
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=1827
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=1830
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=2012
+  _globals['_DEADLETTERGROUP']._serialized_start=2014
+  _globals['_DEADLETTERGROUP']._serialized_end=2075
+  _globals['_REDRIVETASKSREQUEST']._serialized_start=2078
+  _globals['_REDRIVETASKSREQUEST']._serialized_end=2740
+  _globals['_REDRIVETASKSRESPONSE']._serialized_start=2743
+  _globals['_REDRIVETASKSRESPONSE']._serialized_end=2896
+  _globals['_QUEUESERVICE']._serialized_start=2899
+  _globals['_QUEUESERVICE']._serialized_end=3848
 # @@protoc_insertion_point(module_scope)

@@ -40,12 +40,14 @@ class Queue(_message.Message):
     def __init__(self, command: _Optional[str] = ..., ready: _Optional[int] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., oldest_age_seconds: _Optional[float] = ..., paused: _Optional[bool] = ..., created_rate: _Optional[float] = ..., completed_rate: _Optional[float] = ..., purging: _Optional[bool] = ..., failed_total: _Optional[int] = ...) -> None: ...
 
 class ListQueuesRequest(_message.Message):
-    __slots__ = ("page_size", "page_token")
+    __slots__ = ("page_size", "page_token", "tenant")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    tenant: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class ListQueuesResponse(_message.Message):
     __slots__ = ("queues", "next_page_token")
@@ -56,10 +58,12 @@ class ListQueuesResponse(_message.Message):
     def __init__(self, queues: _Optional[_Iterable[_Union[Queue, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class GetQueueRequest(_message.Message):
-    __slots__ = ("command",)
+    __slots__ = ("command", "tenant")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     command: str
-    def __init__(self, command: _Optional[str] = ...) -> None: ...
+    tenant: str
+    def __init__(self, command: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class GetQueueResponse(_message.Message):
     __slots__ = ("queue",)
@@ -68,10 +72,12 @@ class GetQueueResponse(_message.Message):
     def __init__(self, queue: _Optional[_Union[Queue, _Mapping]] = ...) -> None: ...
 
 class PauseQueueRequest(_message.Message):
-    __slots__ = ("command",)
+    __slots__ = ("command", "tenant")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     command: str
-    def __init__(self, command: _Optional[str] = ...) -> None: ...
+    tenant: str
+    def __init__(self, command: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class PauseQueueResponse(_message.Message):
     __slots__ = ("queue",)
@@ -80,10 +86,12 @@ class PauseQueueResponse(_message.Message):
     def __init__(self, queue: _Optional[_Union[Queue, _Mapping]] = ...) -> None: ...
 
 class ResumeQueueRequest(_message.Message):
-    __slots__ = ("command",)
+    __slots__ = ("command", "tenant")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     command: str
-    def __init__(self, command: _Optional[str] = ...) -> None: ...
+    tenant: str
+    def __init__(self, command: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class ResumeQueueResponse(_message.Message):
     __slots__ = ("queue",)
@@ -92,10 +100,12 @@ class ResumeQueueResponse(_message.Message):
     def __init__(self, queue: _Optional[_Union[Queue, _Mapping]] = ...) -> None: ...
 
 class PurgeQueueRequest(_message.Message):
-    __slots__ = ("command",)
+    __slots__ = ("command", "tenant")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     command: str
-    def __init__(self, command: _Optional[str] = ...) -> None: ...
+    tenant: str
+    def __init__(self, command: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class PurgeQueueResponse(_message.Message):
     __slots__ = ("queue",)
@@ -104,16 +114,18 @@ class PurgeQueueResponse(_message.Message):
     def __init__(self, queue: _Optional[_Union[Queue, _Mapping]] = ...) -> None: ...
 
 class ListDeadLettersRequest(_message.Message):
-    __slots__ = ("command", "page_size", "page_token", "order_by")
+    __slots__ = ("command", "page_size", "page_token", "order_by", "tenant")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     ORDER_BY_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     command: str
     page_size: int
     page_token: str
     order_by: str
-    def __init__(self, command: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., order_by: _Optional[str] = ...) -> None: ...
+    tenant: str
+    def __init__(self, command: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., order_by: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class ListDeadLettersResponse(_message.Message):
     __slots__ = ("tasks", "next_page_token", "groups", "total")
@@ -136,7 +148,7 @@ class DeadLetterGroup(_message.Message):
     def __init__(self, error: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
 
 class RedriveTasksRequest(_message.Message):
-    __slots__ = ("command", "status", "error_contains", "ended_from", "ended_to", "task_ids", "dry_run", "limit", "rate", "page_token")
+    __slots__ = ("command", "status", "error_contains", "ended_from", "ended_to", "task_ids", "dry_run", "limit", "rate", "page_token", "tenant")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ERROR_CONTAINS_FIELD_NUMBER: _ClassVar[int]
@@ -147,6 +159,7 @@ class RedriveTasksRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     RATE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     command: str
     status: _task_pb2.TaskStatus
     error_contains: str
@@ -157,7 +170,8 @@ class RedriveTasksRequest(_message.Message):
     limit: int
     rate: int
     page_token: str
-    def __init__(self, command: _Optional[str] = ..., status: _Optional[_Union[_task_pb2.TaskStatus, str]] = ..., error_contains: _Optional[str] = ..., ended_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., task_ids: _Optional[_Iterable[str]] = ..., dry_run: _Optional[bool] = ..., limit: _Optional[int] = ..., rate: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    tenant: str
+    def __init__(self, command: _Optional[str] = ..., status: _Optional[_Union[_task_pb2.TaskStatus, str]] = ..., error_contains: _Optional[str] = ..., ended_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., task_ids: _Optional[_Iterable[str]] = ..., dry_run: _Optional[bool] = ..., limit: _Optional[int] = ..., rate: _Optional[int] = ..., page_token: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class RedriveTasksResponse(_message.Message):
     __slots__ = ("matched", "redriven", "in_background", "next_page_token")

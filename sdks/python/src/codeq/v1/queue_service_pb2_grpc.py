@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class QueueServiceStub:
-    """QueueService shows and controls the queues of the caller's tenant. Task counts are exact and cheap to read.
+    """QueueService shows and controls the queues of the caller's tenant; an operator names any tenant in the request. Task
+    counts are exact and cheap to read.
+    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
     """
 
     def __init__(self, channel):
@@ -73,7 +75,9 @@ class QueueServiceStub:
 
 
 class QueueServiceServicer:
-    """QueueService shows and controls the queues of the caller's tenant. Task counts are exact and cheap to read.
+    """QueueService shows and controls the queues of the caller's tenant; an operator names any tenant in the request. Task
+    counts are exact and cheap to read.
+    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
     """
 
     def ListQueues(self, request, context):
@@ -188,7 +192,9 @@ def add_QueueServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class QueueService:
-    """QueueService shows and controls the queues of the caller's tenant. Task counts are exact and cheap to read.
+    """QueueService shows and controls the queues of the caller's tenant; an operator names any tenant in the request. Task
+    counts are exact and cheap to read.
+    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
     """
 
     @staticmethod

@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class QueueServiceStub:
-    """QueueService shows and controls the queues of the caller's tenant. Task counts are exact and cheap to read."""
+    """QueueService shows and controls the queues of the caller's tenant; an operator names any tenant in the request. Task
+    counts are exact and cheap to read.
+    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -73,7 +76,10 @@ class QueueServiceStub:
 
 @_typing.type_check_only
 class QueueServiceAsyncStub(QueueServiceStub):
-    """QueueService shows and controls the queues of the caller's tenant. Task counts are exact and cheap to read."""
+    """QueueService shows and controls the queues of the caller's tenant; an operator names any tenant in the request. Task
+    counts are exact and cheap to read.
+    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListQueues: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListQueuesRequest, _queue_service_pb2.ListQueuesResponse]  # type: ignore[assignment]
@@ -115,7 +121,10 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """
 
 class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
-    """QueueService shows and controls the queues of the caller's tenant. Task counts are exact and cheap to read."""
+    """QueueService shows and controls the queues of the caller's tenant; an operator names any tenant in the request. Task
+    counts are exact and cheap to read.
+    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
+    """
 
     @_abc_1.abstractmethod
     def ListQueues(

@@ -39,7 +39,7 @@ class ServerServiceStub:
     """BackUp writes a backup of the store and its artifacts to the configured backup folder. It includes everything
     acknowledged before the call. One backup is made at a time. It continues even if the caller stops waiting, and
     appears under its name once it is durable.
-    Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (another
+    Errors: NOT_OPERATOR, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (another
     backup is in progress).
     """
 
@@ -54,7 +54,7 @@ class ServerServiceAsyncStub(ServerServiceStub):
     """BackUp writes a backup of the store and its artifacts to the configured backup folder. It includes everything
     acknowledged before the call. One backup is made at a time. It continues even if the caller stops waiting, and
     appears under its name once it is durable.
-    Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (another
+    Errors: NOT_OPERATOR, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (another
     backup is in progress).
     """
 
@@ -78,7 +78,7 @@ class ServerServiceServicer(metaclass=_abc_1.ABCMeta):
         """BackUp writes a backup of the store and its artifacts to the configured backup folder. It includes everything
         acknowledged before the call. One backup is made at a time. It continues even if the caller stops waiting, and
         appears under its name once it is durable.
-        Errors: NOT_ADMIN, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (another
+        Errors: NOT_OPERATOR, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (another
         backup is in progress).
         """
 

@@ -321,10 +321,12 @@ class ExplainTaskResponse(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., status: _Optional[_Union[_task_pb2.TaskStatus, str]] = ..., reason: _Optional[_Union[WaitReason, str]] = ..., paused: _Optional[bool] = ..., ahead: _Optional[int] = ..., delay_seconds: _Optional[float] = ..., worker_id: _Optional[str] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class RedriveTaskRequest(_message.Message):
-    __slots__ = ("task_id",)
+    __slots__ = ("task_id", "tenant")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     task_id: str
-    def __init__(self, task_id: _Optional[str] = ...) -> None: ...
+    tenant: str
+    def __init__(self, task_id: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class RedriveTaskResponse(_message.Message):
     __slots__ = ("task",)
@@ -333,14 +335,16 @@ class RedriveTaskResponse(_message.Message):
     def __init__(self, task: _Optional[_Union[_task_pb2.Task, _Mapping]] = ...) -> None: ...
 
 class CleanupTasksRequest(_message.Message):
-    __slots__ = ("limit", "before", "page_token")
+    __slots__ = ("limit", "before", "page_token", "tenant")
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     BEFORE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     limit: int
     before: _timestamp_pb2.Timestamp
     page_token: str
-    def __init__(self, limit: _Optional[int] = ..., before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., page_token: _Optional[str] = ...) -> None: ...
+    tenant: str
+    def __init__(self, limit: _Optional[int] = ..., before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., page_token: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class CleanupTasksResponse(_message.Message):
     __slots__ = ("deleted", "before", "limit", "next_page_token")

@@ -29,7 +29,8 @@ class TaskServiceStub:
     """TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
     is sent.
     Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
-    OUTCOME_UNKNOWN.
+    OUTCOME_UNKNOWN; with NOT_ALLOWED for viewers, if it changes something; and with COMMAND_NOT_ALLOWED if it names a
+    command that the token does not allow. Tasks of such commands are TASK_NOT_FOUND.
     """
 
     def __init__(self, channel):
@@ -134,7 +135,8 @@ class TaskServiceServicer:
     """TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
     is sent.
     Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
-    OUTCOME_UNKNOWN.
+    OUTCOME_UNKNOWN; with NOT_ALLOWED for viewers, if it changes something; and with COMMAND_NOT_ALLOWED if it names a
+    command that the token does not allow. Tasks of such commands are TASK_NOT_FOUND.
     """
 
     def CreateTask(self, request, context):
@@ -288,7 +290,7 @@ class TaskServiceServicer:
     def GetTaskArtifact(self, request, context):
         """GetTaskArtifact returns the content of an artifact that the server stores. Over HTTP the body is the content
         itself.
-        Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND.
+        Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND; NOT_ALLOWED for viewers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -399,7 +401,8 @@ class TaskService:
     """TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
     is sent.
     Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
-    OUTCOME_UNKNOWN.
+    OUTCOME_UNKNOWN; with NOT_ALLOWED for viewers, if it changes something; and with COMMAND_NOT_ALLOWED if it names a
+    command that the token does not allow. Tasks of such commands are TASK_NOT_FOUND.
     """
 
     @staticmethod

@@ -30,7 +30,8 @@ class TaskServiceStub:
     """TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
     is sent.
     Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
-    OUTCOME_UNKNOWN.
+    OUTCOME_UNKNOWN; with NOT_ALLOWED for viewers, if it changes something; and with COMMAND_NOT_ALLOWED if it names a
+    command that the token does not allow. Tasks of such commands are TASK_NOT_FOUND.
     """
 
     @_typing.overload
@@ -119,7 +120,7 @@ class TaskServiceStub:
     GetTaskArtifact: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskArtifactRequest, _task_service_pb2.GetTaskArtifactResponse]
     """GetTaskArtifact returns the content of an artifact that the server stores. Over HTTP the body is the content
     itself.
-    Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND.
+    Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND; NOT_ALLOWED for viewers.
     """
 
 @_typing.type_check_only
@@ -127,7 +128,8 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
     is sent.
     Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
-    OUTCOME_UNKNOWN.
+    OUTCOME_UNKNOWN; with NOT_ALLOWED for viewers, if it changes something; and with COMMAND_NOT_ALLOWED if it names a
+    command that the token does not allow. Tasks of such commands are TASK_NOT_FOUND.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -213,14 +215,15 @@ class TaskServiceAsyncStub(TaskServiceStub):
     GetTaskArtifact: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskArtifactRequest, _task_service_pb2.GetTaskArtifactResponse]  # type: ignore[assignment]
     """GetTaskArtifact returns the content of an artifact that the server stores. Over HTTP the body is the content
     itself.
-    Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND.
+    Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND; NOT_ALLOWED for viewers.
     """
 
 class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     """TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
     is sent.
     Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
-    OUTCOME_UNKNOWN.
+    OUTCOME_UNKNOWN; with NOT_ALLOWED for viewers, if it changes something; and with COMMAND_NOT_ALLOWED if it names a
+    command that the token does not allow. Tasks of such commands are TASK_NOT_FOUND.
     """
 
     @_abc_1.abstractmethod
@@ -412,7 +415,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_task_service_pb2.GetTaskArtifactResponse, _abc.Awaitable[_task_service_pb2.GetTaskArtifactResponse]]:
         """GetTaskArtifact returns the content of an artifact that the server stores. Over HTTP the body is the content
         itself.
-        Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND.
+        Errors: TASK_NOT_FOUND, ARTIFACT_NOT_FOUND; NOT_ALLOWED for viewers.
         """
 
 def add_TaskServiceServicer_to_server(servicer: TaskServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

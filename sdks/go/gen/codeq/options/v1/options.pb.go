@@ -32,14 +32,19 @@ type Principal int32
 const (
 	// Invalid: a test requires a principal for every RPC.
 	Principal_PRINCIPAL_UNSPECIFIED Principal = 0
-	// A producer token.
+	// A producer token with a tenant that is not a viewer's.
 	Principal_PRINCIPAL_PRODUCER Principal = 1
 	// A worker token with the given scope.
 	Principal_PRINCIPAL_WORKER Principal = 2
-	// Any valid token, producer or worker.
+	// Any valid token, producer or worker, also a viewer's. Only for calls that change nothing.
 	Principal_PRINCIPAL_ANY Principal = 3
-	// A producer token with the scope codeq:admin or the role ADMIN.
+	// A producer token with the scope codeq:admin or the role ADMIN, for its own tenant; or an operator's, for any.
 	Principal_PRINCIPAL_ADMIN Principal = 4
+	// A producer token with the scope codeq:operator, whatever its tenant and roles.
+	Principal_PRINCIPAL_OPERATOR Principal = 5
+	// As PRINCIPAL_ADMIN, or a producer token with the scope codeq:viewer or the role VIEWER. Only for calls that change
+	// nothing.
+	Principal_PRINCIPAL_VIEWER Principal = 6
 )
 
 // Enum value maps for Principal.
@@ -50,6 +55,8 @@ var (
 		2: "PRINCIPAL_WORKER",
 		3: "PRINCIPAL_ANY",
 		4: "PRINCIPAL_ADMIN",
+		5: "PRINCIPAL_OPERATOR",
+		6: "PRINCIPAL_VIEWER",
 	}
 	Principal_value = map[string]int32{
 		"PRINCIPAL_UNSPECIFIED": 0,
@@ -57,6 +64,8 @@ var (
 		"PRINCIPAL_WORKER":      2,
 		"PRINCIPAL_ANY":         3,
 		"PRINCIPAL_ADMIN":       4,
+		"PRINCIPAL_OPERATOR":    5,
+		"PRINCIPAL_VIEWER":      6,
 	}
 )
 
@@ -93,7 +102,9 @@ type Access struct {
 	// Principal that may call the RPC.
 	Principal Principal `protobuf:"varint,1,opt,name=principal,proto3,enum=codeq.options.v1.Principal" json:"principal,omitempty"`
 	// Scope that the token must have, such as "codeq:claim". Empty: none.
-	Scope         string `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
+	Scope string `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
+	// The response is nothing but content of a task: a viewer may make the call only if viewers may see content.
+	Content       bool `protobuf:"varint,3,opt,name=content,proto3" json:"content,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -140,6 +151,13 @@ func (x *Access) GetScope() string {
 		return x.Scope
 	}
 	return ""
+}
+
+func (x *Access) GetContent() bool {
+	if x != nil {
+		return x.Content
+	}
+	return false
 }
 
 // RestReply declares the HTTP status of successful replies.
@@ -408,6 +426,22 @@ var file_codeq_options_v1_options_proto_extTypes = []protoimpl.ExtensionInfo{
 		Filename:      "codeq/options/v1/options.proto",
 	},
 	{
+		ExtendedType:  (*descriptorpb.FieldOptions)(nil),
+		ExtensionType: (*bool)(nil),
+		Field:         50018,
+		Name:          "codeq.options.v1.content",
+		Tag:           "varint,50018,opt,name=content",
+		Filename:      "codeq/options/v1/options.proto",
+	},
+	{
+		ExtendedType:  (*descriptorpb.FieldOptions)(nil),
+		ExtensionType: (*bool)(nil),
+		Field:         50019,
+		Name:          "codeq.options.v1.in_query",
+		Tag:           "varint,50019,opt,name=in_query",
+		Filename:      "codeq/options/v1/options.proto",
+	},
+	{
 		ExtendedType:  (*descriptorpb.EnumValueOptions)(nil),
 		ExtensionType: (*code.Code)(nil),
 		Field:         50021,
@@ -477,6 +511,15 @@ var (
 	//
 	// optional bool identifies_request = 50017;
 	E_IdentifiesRequest = &file_codeq_options_v1_options_proto_extTypes[8]
+	// Content of a task, such as its payload, result or error: removed from responses to viewers, unless the server lets
+	// them see it.
+	//
+	// optional bool content = 50018;
+	E_Content = &file_codeq_options_v1_options_proto_extTypes[9]
+	// The field may also be given as a query parameter where the body has all fields. If both are given they must be equal.
+	//
+	// optional bool in_query = 50019;
+	E_InQuery = &file_codeq_options_v1_options_proto_extTypes[10]
 )
 
 // Extension fields to descriptorpb.EnumValueOptions.
@@ -484,25 +527,26 @@ var (
 	// gRPC code of the error reason.
 	//
 	// optional google.rpc.Code grpc_code = 50021;
-	E_GrpcCode = &file_codeq_options_v1_options_proto_extTypes[9]
+	E_GrpcCode = &file_codeq_options_v1_options_proto_extTypes[11]
 	// HTTP status of the error reason.
 	//
 	// optional int32 http_status = 50022;
-	E_HttpStatus = &file_codeq_options_v1_options_proto_extTypes[10]
+	E_HttpStatus = &file_codeq_options_v1_options_proto_extTypes[12]
 	// Retrying the same call later may succeed.
 	//
 	// optional bool retryable = 50023;
-	E_Retryable = &file_codeq_options_v1_options_proto_extTypes[11]
+	E_Retryable = &file_codeq_options_v1_options_proto_extTypes[13]
 )
 
 var File_codeq_options_v1_options_proto protoreflect.FileDescriptor
 
 const file_codeq_options_v1_options_proto_rawDesc = "" +
 	"\n" +
-	"\x1ecodeq/options/v1/options.proto\x12\x10codeq.options.v1\x1a google/protobuf/descriptor.proto\x1a\x15google/rpc/code.proto\"Y\n" +
+	"\x1ecodeq/options/v1/options.proto\x12\x10codeq.options.v1\x1a google/protobuf/descriptor.proto\x1a\x15google/rpc/code.proto\"s\n" +
 	"\x06Access\x129\n" +
 	"\tprincipal\x18\x01 \x01(\x0e2\x1b.codeq.options.v1.PrincipalR\tprincipal\x12\x14\n" +
-	"\x05scope\x18\x02 \x01(\tR\x05scope\"\xc7\x01\n" +
+	"\x05scope\x18\x02 \x01(\tR\x05scope\x12\x18\n" +
+	"\acontent\x18\x03 \x01(\bR\acontent\"\xc7\x01\n" +
 	"\tRestReply\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\x05R\x06status\x12!\n" +
 	"\fempty_status\x18\x02 \x01(\x05R\vemptyStatus\x12G\n" +
@@ -516,13 +560,15 @@ const file_codeq_options_v1_options_proto_rawDesc = "" +
 	"name_field\x18\x03 \x01(\tR\tnameField\"=\n" +
 	"\rStatusIfField\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12\x16\n" +
-	"\x06status\x18\x02 \x01(\x05R\x06status*|\n" +
+	"\x06status\x18\x02 \x01(\x05R\x06status*\xaa\x01\n" +
 	"\tPrincipal\x12\x19\n" +
 	"\x15PRINCIPAL_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12PRINCIPAL_PRODUCER\x10\x01\x12\x14\n" +
 	"\x10PRINCIPAL_WORKER\x10\x02\x12\x11\n" +
 	"\rPRINCIPAL_ANY\x10\x03\x12\x13\n" +
-	"\x0fPRINCIPAL_ADMIN\x10\x04:R\n" +
+	"\x0fPRINCIPAL_ADMIN\x10\x04\x12\x16\n" +
+	"\x12PRINCIPAL_OPERATOR\x10\x05\x12\x14\n" +
+	"\x10PRINCIPAL_VIEWER\x10\x06:R\n" +
 	"\x06access\x12\x1e.google.protobuf.MethodOptions\x18ц\x03 \x01(\v2\x18.codeq.options.v1.AccessR\x06access:\\\n" +
 	"\n" +
 	"rest_reply\x12\x1e.google.protobuf.MethodOptions\x18҆\x03 \x01(\v2\x1b.codeq.options.v1.RestReplyR\trestReply:D\n" +
@@ -534,7 +580,9 @@ const file_codeq_options_v1_options_proto_rawDesc = "" +
 	"\n" +
 	"omit_empty\x12\x1d.google.protobuf.FieldOptions\x18߆\x03 \x01(\bR\tomitEmpty:3\n" +
 	"\x04kept\x12\x1d.google.protobuf.FieldOptions\x18\xe0\x86\x03 \x01(\bR\x04kept:N\n" +
-	"\x12identifies_request\x12\x1d.google.protobuf.FieldOptions\x18\xe1\x86\x03 \x01(\bR\x11identifiesRequest:R\n" +
+	"\x12identifies_request\x12\x1d.google.protobuf.FieldOptions\x18\xe1\x86\x03 \x01(\bR\x11identifiesRequest:9\n" +
+	"\acontent\x12\x1d.google.protobuf.FieldOptions\x18\xe2\x86\x03 \x01(\bR\acontent::\n" +
+	"\bin_query\x12\x1d.google.protobuf.FieldOptions\x18\xe3\x86\x03 \x01(\bR\ainQuery:R\n" +
 	"\tgrpc_code\x12!.google.protobuf.EnumValueOptions\x18\xe5\x86\x03 \x01(\x0e2\x10.google.rpc.CodeR\bgrpcCode:D\n" +
 	"\vhttp_status\x12!.google.protobuf.EnumValueOptions\x18\xe6\x86\x03 \x01(\x05R\n" +
 	"httpStatus:A\n" +
@@ -578,16 +626,18 @@ var file_codeq_options_v1_options_proto_depIdxs = []int32{
 	6,  // 9: codeq.options.v1.omit_empty:extendee -> google.protobuf.FieldOptions
 	6,  // 10: codeq.options.v1.kept:extendee -> google.protobuf.FieldOptions
 	6,  // 11: codeq.options.v1.identifies_request:extendee -> google.protobuf.FieldOptions
-	7,  // 12: codeq.options.v1.grpc_code:extendee -> google.protobuf.EnumValueOptions
-	7,  // 13: codeq.options.v1.http_status:extendee -> google.protobuf.EnumValueOptions
-	7,  // 14: codeq.options.v1.retryable:extendee -> google.protobuf.EnumValueOptions
-	1,  // 15: codeq.options.v1.access:type_name -> codeq.options.v1.Access
-	2,  // 16: codeq.options.v1.rest_reply:type_name -> codeq.options.v1.RestReply
-	8,  // 17: codeq.options.v1.grpc_code:type_name -> google.rpc.Code
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	15, // [15:18] is the sub-list for extension type_name
-	3,  // [3:15] is the sub-list for extension extendee
+	6,  // 12: codeq.options.v1.content:extendee -> google.protobuf.FieldOptions
+	6,  // 13: codeq.options.v1.in_query:extendee -> google.protobuf.FieldOptions
+	7,  // 14: codeq.options.v1.grpc_code:extendee -> google.protobuf.EnumValueOptions
+	7,  // 15: codeq.options.v1.http_status:extendee -> google.protobuf.EnumValueOptions
+	7,  // 16: codeq.options.v1.retryable:extendee -> google.protobuf.EnumValueOptions
+	1,  // 17: codeq.options.v1.access:type_name -> codeq.options.v1.Access
+	2,  // 18: codeq.options.v1.rest_reply:type_name -> codeq.options.v1.RestReply
+	8,  // 19: codeq.options.v1.grpc_code:type_name -> google.rpc.Code
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	17, // [17:20] is the sub-list for extension type_name
+	3,  // [3:17] is the sub-list for extension extendee
 	0,  // [0:3] is the sub-list for field type_name
 }
 
@@ -603,7 +653,7 @@ func file_codeq_options_v1_options_proto_init() {
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_options_v1_options_proto_rawDesc), len(file_codeq_options_v1_options_proto_rawDesc)),
 			NumEnums:      1,
 			NumMessages:   4,
-			NumExtensions: 12,
+			NumExtensions: 14,
 			NumServices:   0,
 		},
 		GoTypes:           file_codeq_options_v1_options_proto_goTypes,

@@ -15,11 +15,15 @@ class Principal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PRINCIPAL_WORKER: _ClassVar[Principal]
     PRINCIPAL_ANY: _ClassVar[Principal]
     PRINCIPAL_ADMIN: _ClassVar[Principal]
+    PRINCIPAL_OPERATOR: _ClassVar[Principal]
+    PRINCIPAL_VIEWER: _ClassVar[Principal]
 PRINCIPAL_UNSPECIFIED: Principal
 PRINCIPAL_PRODUCER: Principal
 PRINCIPAL_WORKER: Principal
 PRINCIPAL_ANY: Principal
 PRINCIPAL_ADMIN: Principal
+PRINCIPAL_OPERATOR: Principal
+PRINCIPAL_VIEWER: Principal
 ACCESS_FIELD_NUMBER: _ClassVar[int]
 access: _descriptor.FieldDescriptor
 REST_REPLY_FIELD_NUMBER: _ClassVar[int]
@@ -38,6 +42,10 @@ KEPT_FIELD_NUMBER: _ClassVar[int]
 kept: _descriptor.FieldDescriptor
 IDENTIFIES_REQUEST_FIELD_NUMBER: _ClassVar[int]
 identifies_request: _descriptor.FieldDescriptor
+CONTENT_FIELD_NUMBER: _ClassVar[int]
+content: _descriptor.FieldDescriptor
+IN_QUERY_FIELD_NUMBER: _ClassVar[int]
+in_query: _descriptor.FieldDescriptor
 GRPC_CODE_FIELD_NUMBER: _ClassVar[int]
 grpc_code: _descriptor.FieldDescriptor
 HTTP_STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -46,12 +54,14 @@ RETRYABLE_FIELD_NUMBER: _ClassVar[int]
 retryable: _descriptor.FieldDescriptor
 
 class Access(_message.Message):
-    __slots__ = ("principal", "scope")
+    __slots__ = ("principal", "scope", "content")
     PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
     principal: Principal
     scope: str
-    def __init__(self, principal: _Optional[_Union[Principal, str]] = ..., scope: _Optional[str] = ...) -> None: ...
+    content: bool
+    def __init__(self, principal: _Optional[_Union[Principal, str]] = ..., scope: _Optional[str] = ..., content: _Optional[bool] = ...) -> None: ...
 
 class RestReply(_message.Message):
     __slots__ = ("status", "empty_status", "status_if_field", "download")

@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/v1/queue_service.proto.
  */
 export const file_codeq_v1_queue_service: GenFile = /*@__PURE__*/
-  fileDesc("Chxjb2RlcS92MS9xdWV1ZV9zZXJ2aWNlLnByb3RvEghjb2RlcS52MSLfAQoFUXVldWUSDwoHY29tbWFuZBgBIAEoCRINCgVyZWFkeRgCIAEoAxIRCglzY2hlZHVsZWQYAyABKAMSDwoHY2xhaW1lZBgEIAEoAxILCgNkbHEYBSABKAMSGgoSb2xkZXN0X2FnZV9zZWNvbmRzGAYgASgBEg4KBnBhdXNlZBgHIAEoCBIUCgxjcmVhdGVkX3JhdGUYCCABKAESFgoOY29tcGxldGVkX3JhdGUYCSABKAESDwoHcHVyZ2luZxgKIAEoCBIUCgxmYWlsZWRfdG90YWwYDSABKANKBAgLEA0iUAoRTGlzdFF1ZXVlc1JlcXVlc3QSHQoJcGFnZV9zaXplGAEgASgFQgq6SAcaBRj0AygAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGIACIk4KEkxpc3RRdWV1ZXNSZXNwb25zZRIfCgZxdWV1ZXMYASADKAsyDy5jb2RlcS52MS5RdWV1ZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiLgoPR2V0UXVldWVSZXF1ZXN0EhsKB2NvbW1hbmQYASABKAlCCrpIB3IFEAEYgAEiMgoQR2V0UXVldWVSZXNwb25zZRIeCgVxdWV1ZRgBIAEoCzIPLmNvZGVxLnYxLlF1ZXVlIk4KEVBhdXNlUXVldWVSZXF1ZXN0EjkKB2NvbW1hbmQYASABKAlCKLpIJXIjEAEYgAEyHF5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dKiQiNAoSUGF1c2VRdWV1ZVJlc3BvbnNlEh4KBXF1ZXVlGAEgASgLMg8uY29kZXEudjEuUXVldWUiMQoSUmVzdW1lUXVldWVSZXF1ZXN0EhsKB2NvbW1hbmQYASABKAlCCrpIB3IFEAEYgAEiNQoTUmVzdW1lUXVldWVSZXNwb25zZRIeCgVxdWV1ZRgBIAEoCzIPLmNvZGVxLnYxLlF1ZXVlIjAKEVB1cmdlUXVldWVSZXF1ZXN0EhsKB2NvbW1hbmQYASABKAlCCrpIB3IFEAEYgAEiNAoSUHVyZ2VRdWV1ZVJlc3BvbnNlEh4KBXF1ZXVlGAEgASgLMg8uY29kZXEudjEuUXVldWUinQEKFkxpc3REZWFkTGV0dGVyc1JlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAARIdCglwYWdlX3NpemUYAiABKAVCCrpIBxoFGPQDKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYgAISKQoIb3JkZXJfYnkYBCABKAlCF7pIFHISUgBSBm9sZGVzdFIGbmV3ZXN0IosBChdMaXN0RGVhZExldHRlcnNSZXNwb25zZRIdCgV0YXNrcxgBIAMoCzIOLmNvZGVxLnYxLlRhc2sSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEikKBmdyb3VwcxgDIAMoCzIZLmNvZGVxLnYxLkRlYWRMZXR0ZXJHcm91cBINCgV0b3RhbBgEIAEoAyIvCg9EZWFkTGV0dGVyR3JvdXASDQoFZXJyb3IYASABKAkSDQoFY291bnQYAiABKAMi+QMKE1JlZHJpdmVUYXNrc1JlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAARI0CgZzdGF0dXMYAiABKA4yFC5jb2RlcS52MS5UYXNrU3RhdHVzQg66SAuCAQgYABgFGAYYBxIgCg5lcnJvcl9jb250YWlucxgDIAEoCUIIukgFcgMYgCASLgoKZW5kZWRfZnJvbRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kZWRfdG8YBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiMKCHRhc2tfaWRzGAYgAygJQhG6SA6SAQsQ6AciBnIEEAEYQBIPCgdkcnlfcnVuGAcgASgIEhkKBWxpbWl0GAggASgFQgq6SAcaBRiQTigAEhgKBHJhdGUYCSABKAVCCrpIBxoFGJBOKAASHAoKcGFnZV90b2tlbhgKIAEoCUIIukgFcgMYgAI6hQG6SIEBGn8KGHJlZHJpdmVfdGFza3MucmF0ZV9hbG9uZRItcmF0ZSBjYW5ub3QgYmUgY29tYmluZWQgd2l0aCBkcnlfcnVuIG9yIGxpbWl0GjR0aGlzLnJhdGUgPT0gMCB8fCAoIXRoaXMuZHJ5X3J1biAmJiB0aGlzLmxpbWl0ID09IDApImkKFFJlZHJpdmVUYXNrc1Jlc3BvbnNlEg8KB21hdGNoZWQYASABKAMSEAoIcmVkcml2ZW4YAiABKAMSFQoNaW5fYmFja2dyb3VuZBgDIAEoCBIXCg9uZXh0X3BhZ2VfdG9rZW4YBCABKAkytQcKDFF1ZXVlU2VydmljZRJtCgpMaXN0UXVldWVzEhsuY29kZXEudjEuTGlzdFF1ZXVlc1JlcXVlc3QaHC5jb2RlcS52MS5MaXN0UXVldWVzUmVzcG9uc2UiJIq1GAIIBILT5JMCGBIWL3YxL2NvZGVxL2FkbWluL3F1ZXVlcxJ4CghHZXRRdWV1ZRIZLmNvZGVxLnYxLkdldFF1ZXVlUmVxdWVzdBoaLmNvZGVxLnYxLkdldFF1ZXVlUmVzcG9uc2UiNYq1GAIIBILT5JMCKWIFcXVldWUSIC92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9EocBCgpQYXVzZVF1ZXVlEhsuY29kZXEudjEuUGF1c2VRdWV1ZVJlcXVlc3QaHC5jb2RlcS52MS5QYXVzZVF1ZXVlUmVzcG9uc2UiPoq1GAIIBILT5JMCMjoBKmIFcXVldWUiJi92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9L3BhdXNlEosBCgtSZXN1bWVRdWV1ZRIcLmNvZGVxLnYxLlJlc3VtZVF1ZXVlUmVxdWVzdBodLmNvZGVxLnYxLlJlc3VtZVF1ZXVlUmVzcG9uc2UiP4q1GAIIBILT5JMCMzoBKmIFcXVldWUiJy92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9L3Jlc3VtZRKHAQoKUHVyZ2VRdWV1ZRIbLmNvZGVxLnYxLlB1cmdlUXVldWVSZXF1ZXN0GhwuY29kZXEudjEuUHVyZ2VRdWV1ZVJlc3BvbnNlIj6KtRgCCASC0+STAjI6ASpiBXF1ZXVlIiYvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfS9wdXJnZRKKAQoPTGlzdERlYWRMZXR0ZXJzEiAuY29kZXEudjEuTGlzdERlYWRMZXR0ZXJzUmVxdWVzdBohLmNvZGVxLnYxLkxpc3REZWFkTGV0dGVyc1Jlc3BvbnNlIjKKtRgCCASC0+STAiYSJC92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9L2RscRKMAQoMUmVkcml2ZVRhc2tzEh0uY29kZXEudjEuUmVkcml2ZVRhc2tzUmVxdWVzdBoeLmNvZGVxLnYxLlJlZHJpdmVUYXNrc1Jlc3BvbnNlIj2KtRgCCASC0+STAjE6ASoiLC92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9L2RscS9yZWRyaXZlQj5aPGdpdGh1Yi5jb20vb3N2YWxkb2FuZHJhZGUvY29kZXEvc2Rrcy9nby9nZW4vY29kZXEvdjE7Y29kZXF2MWIGcHJvdG8z", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_task, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("Chxjb2RlcS92MS9xdWV1ZV9zZXJ2aWNlLnByb3RvEghjb2RlcS52MSLfAQoFUXVldWUSDwoHY29tbWFuZBgBIAEoCRINCgVyZWFkeRgCIAEoAxIRCglzY2hlZHVsZWQYAyABKAMSDwoHY2xhaW1lZBgEIAEoAxILCgNkbHEYBSABKAMSGgoSb2xkZXN0X2FnZV9zZWNvbmRzGAYgASgBEg4KBnBhdXNlZBgHIAEoCBIUCgxjcmVhdGVkX3JhdGUYCCABKAESFgoOY29tcGxldGVkX3JhdGUYCSABKAESDwoHcHVyZ2luZxgKIAEoCBIUCgxmYWlsZWRfdG90YWwYDSABKANKBAgLEA0iiAEKEUxpc3RRdWV1ZXNSZXF1ZXN0Eh0KCXBhZ2Vfc2l6ZRgBIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxiAAhI2CgZ0ZW5hbnQYAyABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIk4KEkxpc3RRdWV1ZXNSZXNwb25zZRIfCgZxdWV1ZXMYASADKAsyDy5jb2RlcS52MS5RdWV1ZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiZgoPR2V0UXVldWVSZXF1ZXN0EhsKB2NvbW1hbmQYASABKAlCCrpIB3IFEAEYgAESNgoGdGVuYW50GAIgASgJQia6SB9yHRg/MhleKFthLXpdW2EtejAtOS1dezEsNjJ9KT8kmLYYASIyChBHZXRRdWV1ZVJlc3BvbnNlEh4KBXF1ZXVlGAEgASgLMg8uY29kZXEudjEuUXVldWUihgEKEVBhdXNlUXVldWVSZXF1ZXN0EjkKB2NvbW1hbmQYASABKAlCKLpIJXIjEAEYgAEyHF5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dKiQSNgoGdGVuYW50GAIgASgJQia6SB9yHRg/MhleKFthLXpdW2EtejAtOS1dezEsNjJ9KT8kmLYYASI0ChJQYXVzZVF1ZXVlUmVzcG9uc2USHgoFcXVldWUYASABKAsyDy5jb2RlcS52MS5RdWV1ZSJpChJSZXN1bWVRdWV1ZVJlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAARI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIjUKE1Jlc3VtZVF1ZXVlUmVzcG9uc2USHgoFcXVldWUYASABKAsyDy5jb2RlcS52MS5RdWV1ZSJoChFQdXJnZVF1ZXVlUmVxdWVzdBIbCgdjb21tYW5kGAEgASgJQgq6SAdyBRABGIABEjYKBnRlbmFudBgCIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEiNAoSUHVyZ2VRdWV1ZVJlc3BvbnNlEh4KBXF1ZXVlGAEgASgLMg8uY29kZXEudjEuUXVldWUi1QEKFkxpc3REZWFkTGV0dGVyc1JlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAARIdCglwYWdlX3NpemUYAiABKAVCCrpIBxoFGPQDKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYgAISKQoIb3JkZXJfYnkYBCABKAlCF7pIFHISUgBSBm9sZGVzdFIGbmV3ZXN0EjYKBnRlbmFudBgFIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEikQEKF0xpc3REZWFkTGV0dGVyc1Jlc3BvbnNlEh0KBXRhc2tzGAEgAygLMg4uY29kZXEudjEuVGFzaxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSLwoGZ3JvdXBzGAMgAygLMhkuY29kZXEudjEuRGVhZExldHRlckdyb3VwQgSQthgBEg0KBXRvdGFsGAQgASgDIi8KD0RlYWRMZXR0ZXJHcm91cBINCgVlcnJvchgBIAEoCRINCgVjb3VudBgCIAEoAyKxBAoTUmVkcml2ZVRhc2tzUmVxdWVzdBIbCgdjb21tYW5kGAEgASgJQgq6SAdyBRABGIABEjQKBnN0YXR1cxgCIAEoDjIULmNvZGVxLnYxLlRhc2tTdGF0dXNCDrpIC4IBCBgAGAUYBhgHEiAKDmVycm9yX2NvbnRhaW5zGAMgASgJQgi6SAVyAxiAIBIuCgplbmRlZF9mcm9tGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRlZF90bxgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASIwoIdGFza19pZHMYBiADKAlCEbpIDpIBCxDoByIGcgQQARhAEg8KB2RyeV9ydW4YByABKAgSGQoFbGltaXQYCCABKAVCCrpIBxoFGJBOKAASGAoEcmF0ZRgJIAEoBUIKukgHGgUYkE4oABIcCgpwYWdlX3Rva2VuGAogASgJQgi6SAVyAxiAAhI2CgZ0ZW5hbnQYCyABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBOoUBukiBARp/ChhyZWRyaXZlX3Rhc2tzLnJhdGVfYWxvbmUSLXJhdGUgY2Fubm90IGJlIGNvbWJpbmVkIHdpdGggZHJ5X3J1biBvciBsaW1pdBo0dGhpcy5yYXRlID09IDAgfHwgKCF0aGlzLmRyeV9ydW4gJiYgdGhpcy5saW1pdCA9PSAwKSJpChRSZWRyaXZlVGFza3NSZXNwb25zZRIPCgdtYXRjaGVkGAEgASgDEhAKCHJlZHJpdmVuGAIgASgDEhUKDWluX2JhY2tncm91bmQYAyABKAgSFwoPbmV4dF9wYWdlX3Rva2VuGAQgASgJMrUHCgxRdWV1ZVNlcnZpY2USbQoKTGlzdFF1ZXVlcxIbLmNvZGVxLnYxLkxpc3RRdWV1ZXNSZXF1ZXN0GhwuY29kZXEudjEuTGlzdFF1ZXVlc1Jlc3BvbnNlIiSKtRgCCAaC0+STAhgSFi92MS9jb2RlcS9hZG1pbi9xdWV1ZXMSeAoIR2V0UXVldWUSGS5jb2RlcS52MS5HZXRRdWV1ZVJlcXVlc3QaGi5jb2RlcS52MS5HZXRRdWV1ZVJlc3BvbnNlIjWKtRgCCAaC0+STAiliBXF1ZXVlEiAvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfRKHAQoKUGF1c2VRdWV1ZRIbLmNvZGVxLnYxLlBhdXNlUXVldWVSZXF1ZXN0GhwuY29kZXEudjEuUGF1c2VRdWV1ZVJlc3BvbnNlIj6KtRgCCASC0+STAjI6ASpiBXF1ZXVlIiYvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfS9wYXVzZRKLAQoLUmVzdW1lUXVldWUSHC5jb2RlcS52MS5SZXN1bWVRdWV1ZVJlcXVlc3QaHS5jb2RlcS52MS5SZXN1bWVRdWV1ZVJlc3BvbnNlIj+KtRgCCASC0+STAjM6ASpiBXF1ZXVlIicvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfS9yZXN1bWUShwEKClB1cmdlUXVldWUSGy5jb2RlcS52MS5QdXJnZVF1ZXVlUmVxdWVzdBocLmNvZGVxLnYxLlB1cmdlUXVldWVSZXNwb25zZSI+irUYAggEgtPkkwIyOgEqYgVxdWV1ZSImL3YxL2NvZGVxL2FkbWluL3F1ZXVlcy97Y29tbWFuZH0vcHVyZ2USigEKD0xpc3REZWFkTGV0dGVycxIgLmNvZGVxLnYxLkxpc3REZWFkTGV0dGVyc1JlcXVlc3QaIS5jb2RlcS52MS5MaXN0RGVhZExldHRlcnNSZXNwb25zZSIyirUYAggGgtPkkwImEiQvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfS9kbHESjAEKDFJlZHJpdmVUYXNrcxIdLmNvZGVxLnYxLlJlZHJpdmVUYXNrc1JlcXVlc3QaHi5jb2RlcS52MS5SZWRyaXZlVGFza3NSZXNwb25zZSI9irUYAggEgtPkkwIxOgEqIiwvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfS9kbHEvcmVkcml2ZUI+WjxnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL3YxO2NvZGVxdjFiBnByb3RvMw", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_task, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
  * Queue holds the tasks of one command of one tenant.
@@ -130,6 +130,13 @@ export type ListQueuesRequest = Message<"codeq.v1.ListQueuesRequest"> & {
    * @generated from field: string page_token = 2;
    */
   pageToken: string;
+
+  /**
+   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   *
+   * @generated from field: string tenant = 3;
+   */
+  tenant: string;
 };
 
 /**
@@ -179,6 +186,13 @@ export type GetQueueRequest = Message<"codeq.v1.GetQueueRequest"> & {
    * @generated from field: string command = 1;
    */
   command: string;
+
+  /**
+   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   *
+   * @generated from field: string tenant = 2;
+   */
+  tenant: string;
 };
 
 /**
@@ -221,6 +235,13 @@ export type PauseQueueRequest = Message<"codeq.v1.PauseQueueRequest"> & {
    * @generated from field: string command = 1;
    */
   command: string;
+
+  /**
+   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   *
+   * @generated from field: string tenant = 2;
+   */
+  tenant: string;
 };
 
 /**
@@ -263,6 +284,13 @@ export type ResumeQueueRequest = Message<"codeq.v1.ResumeQueueRequest"> & {
    * @generated from field: string command = 1;
    */
   command: string;
+
+  /**
+   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   *
+   * @generated from field: string tenant = 2;
+   */
+  tenant: string;
 };
 
 /**
@@ -305,6 +333,13 @@ export type PurgeQueueRequest = Message<"codeq.v1.PurgeQueueRequest"> & {
    * @generated from field: string command = 1;
    */
   command: string;
+
+  /**
+   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   *
+   * @generated from field: string tenant = 2;
+   */
+  tenant: string;
 };
 
 /**
@@ -369,6 +404,13 @@ export type ListDeadLettersRequest = Message<"codeq.v1.ListDeadLettersRequest"> 
    * @generated from field: string order_by = 4;
    */
   orderBy: string;
+
+  /**
+   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   *
+   * @generated from field: string tenant = 5;
+   */
+  tenant: string;
 };
 
 /**
@@ -523,6 +565,13 @@ export type RedriveTasksRequest = Message<"codeq.v1.RedriveTasksRequest"> & {
    * @generated from field: string page_token = 10;
    */
   pageToken: string;
+
+  /**
+   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   *
+   * @generated from field: string tenant = 11;
+   */
+  tenant: string;
 };
 
 /**
@@ -575,7 +624,9 @@ export const RedriveTasksResponseSchema: GenMessage<RedriveTasksResponse> = /*@_
   messageDesc(file_codeq_v1_queue_service, 15);
 
 /**
- * QueueService shows and controls the queues of the caller's tenant. Task counts are exact and cheap to read.
+ * QueueService shows and controls the queues of the caller's tenant; an operator names any tenant in the request. Task
+ * counts are exact and cheap to read.
+ * Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
  *
  * @generated from service codeq.v1.QueueService
  */

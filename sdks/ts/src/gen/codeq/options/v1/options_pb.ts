@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/options/v1/options.proto.
  */
 export const file_codeq_options_v1_options: GenFile = /*@__PURE__*/
-  fileDesc("Ch5jb2RlcS9vcHRpb25zL3YxL29wdGlvbnMucHJvdG8SEGNvZGVxLm9wdGlvbnMudjEiRwoGQWNjZXNzEi4KCXByaW5jaXBhbBgBIAEoDjIbLmNvZGVxLm9wdGlvbnMudjEuUHJpbmNpcGFsEg0KBXNjb3BlGAIgASgJIpkBCglSZXN0UmVwbHkSDgoGc3RhdHVzGAEgASgFEhQKDGVtcHR5X3N0YXR1cxgCIAEoBRI4Cg9zdGF0dXNfaWZfZmllbGQYAyABKAsyHy5jb2RlcS5vcHRpb25zLnYxLlN0YXR1c0lmRmllbGQSLAoIZG93bmxvYWQYBCABKAsyGi5jb2RlcS5vcHRpb25zLnYxLkRvd25sb2FkIkkKCERvd25sb2FkEhUKDWNvbnRlbnRfZmllbGQYASABKAkSEgoKdHlwZV9maWVsZBgCIAEoCRISCgpuYW1lX2ZpZWxkGAMgASgJIi4KDVN0YXR1c0lmRmllbGQSDQoFZmllbGQYASABKAkSDgoGc3RhdHVzGAIgASgFKnwKCVByaW5jaXBhbBIZChVQUklOQ0lQQUxfVU5TUEVDSUZJRUQQABIWChJQUklOQ0lQQUxfUFJPRFVDRVIQARIUChBQUklOQ0lQQUxfV09SS0VSEAISEQoNUFJJTkNJUEFMX0FOWRADEhMKD1BSSU5DSVBBTF9BRE1JThAEOlIKBmFjY2VzcxIeLmdvb2dsZS5wcm90b2J1Zi5NZXRob2RPcHRpb25zGNGGAyABKAsyGC5jb2RlcS5vcHRpb25zLnYxLkFjY2Vzc1IGYWNjZXNzOlwKCnJlc3RfcmVwbHkSHi5nb29nbGUucHJvdG9idWYuTWV0aG9kT3B0aW9ucxjShgMgASgLMhsuY29kZXEub3B0aW9ucy52MS5SZXN0UmVwbHlSCXJlc3RSZXBseTpECg1qc29uX2VtYmVkZGVkEh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjbhgMgASgIUgxqc29uRW1iZWRkZWQ6QgoManNvbl9pZ25vcmVkEh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjchgMgASgIUgtqc29uSWdub3JlZDpACgtodHRwX2hlYWRlchIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY3YYDIAEoCVIKaHR0cEhlYWRlcjo8CglmcmVlX3RleHQSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGN6GAyABKAhSCGZyZWVUZXh0Oj4KCm9taXRfZW1wdHkSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGN+GAyABKAhSCW9taXRFbXB0eTozCgRrZXB0Eh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjghgMgASgIUgRrZXB0Ok4KEmlkZW50aWZpZXNfcmVxdWVzdBIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY4YYDIAEoCFIRaWRlbnRpZmllc1JlcXVlc3Q6UgoJZ3JwY19jb2RlEiEuZ29vZ2xlLnByb3RvYnVmLkVudW1WYWx1ZU9wdGlvbnMY5YYDIAEoDjIQLmdvb2dsZS5ycGMuQ29kZVIIZ3JwY0NvZGU6RAoLaHR0cF9zdGF0dXMSIS5nb29nbGUucHJvdG9idWYuRW51bVZhbHVlT3B0aW9ucxjmhgMgASgFUgpodHRwU3RhdHVzOkEKCXJldHJ5YWJsZRIhLmdvb2dsZS5wcm90b2J1Zi5FbnVtVmFsdWVPcHRpb25zGOeGAyABKAhSCXJldHJ5YWJsZUJIWkZnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL29wdGlvbnMvdjE7b3B0aW9uc3YxYgZwcm90bzM", [file_google_protobuf_descriptor, file_google_rpc_code]);
+  fileDesc("Ch5jb2RlcS9vcHRpb25zL3YxL29wdGlvbnMucHJvdG8SEGNvZGVxLm9wdGlvbnMudjEiWAoGQWNjZXNzEi4KCXByaW5jaXBhbBgBIAEoDjIbLmNvZGVxLm9wdGlvbnMudjEuUHJpbmNpcGFsEg0KBXNjb3BlGAIgASgJEg8KB2NvbnRlbnQYAyABKAgimQEKCVJlc3RSZXBseRIOCgZzdGF0dXMYASABKAUSFAoMZW1wdHlfc3RhdHVzGAIgASgFEjgKD3N0YXR1c19pZl9maWVsZBgDIAEoCzIfLmNvZGVxLm9wdGlvbnMudjEuU3RhdHVzSWZGaWVsZBIsCghkb3dubG9hZBgEIAEoCzIaLmNvZGVxLm9wdGlvbnMudjEuRG93bmxvYWQiSQoIRG93bmxvYWQSFQoNY29udGVudF9maWVsZBgBIAEoCRISCgp0eXBlX2ZpZWxkGAIgASgJEhIKCm5hbWVfZmllbGQYAyABKAkiLgoNU3RhdHVzSWZGaWVsZBINCgVmaWVsZBgBIAEoCRIOCgZzdGF0dXMYAiABKAUqqgEKCVByaW5jaXBhbBIZChVQUklOQ0lQQUxfVU5TUEVDSUZJRUQQABIWChJQUklOQ0lQQUxfUFJPRFVDRVIQARIUChBQUklOQ0lQQUxfV09SS0VSEAISEQoNUFJJTkNJUEFMX0FOWRADEhMKD1BSSU5DSVBBTF9BRE1JThAEEhYKElBSSU5DSVBBTF9PUEVSQVRPUhAFEhQKEFBSSU5DSVBBTF9WSUVXRVIQBjpSCgZhY2Nlc3MSHi5nb29nbGUucHJvdG9idWYuTWV0aG9kT3B0aW9ucxjRhgMgASgLMhguY29kZXEub3B0aW9ucy52MS5BY2Nlc3NSBmFjY2VzczpcCgpyZXN0X3JlcGx5Eh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMY0oYDIAEoCzIbLmNvZGVxLm9wdGlvbnMudjEuUmVzdFJlcGx5UglyZXN0UmVwbHk6RAoNanNvbl9lbWJlZGRlZBIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY24YDIAEoCFIManNvbkVtYmVkZGVkOkIKDGpzb25faWdub3JlZBIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY3IYDIAEoCFILanNvbklnbm9yZWQ6QAoLaHR0cF9oZWFkZXISHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGN2GAyABKAlSCmh0dHBIZWFkZXI6PAoJZnJlZV90ZXh0Eh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjehgMgASgIUghmcmVlVGV4dDo+CgpvbWl0X2VtcHR5Eh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjfhgMgASgIUglvbWl0RW1wdHk6MwoEa2VwdBIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY4IYDIAEoCFIEa2VwdDpOChJpZGVudGlmaWVzX3JlcXVlc3QSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGOGGAyABKAhSEWlkZW50aWZpZXNSZXF1ZXN0OjkKB2NvbnRlbnQSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGOKGAyABKAhSB2NvbnRlbnQ6OgoIaW5fcXVlcnkSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGOOGAyABKAhSB2luUXVlcnk6UgoJZ3JwY19jb2RlEiEuZ29vZ2xlLnByb3RvYnVmLkVudW1WYWx1ZU9wdGlvbnMY5YYDIAEoDjIQLmdvb2dsZS5ycGMuQ29kZVIIZ3JwY0NvZGU6RAoLaHR0cF9zdGF0dXMSIS5nb29nbGUucHJvdG9idWYuRW51bVZhbHVlT3B0aW9ucxjmhgMgASgFUgpodHRwU3RhdHVzOkEKCXJldHJ5YWJsZRIhLmdvb2dsZS5wcm90b2J1Zi5FbnVtVmFsdWVPcHRpb25zGOeGAyABKAhSCXJldHJ5YWJsZUJIWkZnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL29wdGlvbnMvdjE7b3B0aW9uc3YxYgZwcm90bzM", [file_google_protobuf_descriptor, file_google_rpc_code]);
 
 /**
  * Access declares who may call an RPC.
@@ -38,6 +38,13 @@ export type Access = Message<"codeq.options.v1.Access"> & {
    * @generated from field: string scope = 2;
    */
   scope: string;
+
+  /**
+   * The response is nothing but content of a task: a viewer may make the call only if viewers may see content.
+   *
+   * @generated from field: bool content = 3;
+   */
+  content: boolean;
 };
 
 /**
@@ -166,7 +173,7 @@ export enum Principal {
   UNSPECIFIED = 0,
 
   /**
-   * A producer token.
+   * A producer token with a tenant that is not a viewer's.
    *
    * @generated from enum value: PRINCIPAL_PRODUCER = 1;
    */
@@ -180,18 +187,33 @@ export enum Principal {
   WORKER = 2,
 
   /**
-   * Any valid token, producer or worker.
+   * Any valid token, producer or worker, also a viewer's. Only for calls that change nothing.
    *
    * @generated from enum value: PRINCIPAL_ANY = 3;
    */
   ANY = 3,
 
   /**
-   * A producer token with the scope codeq:admin or the role ADMIN.
+   * A producer token with the scope codeq:admin or the role ADMIN, for its own tenant; or an operator's, for any.
    *
    * @generated from enum value: PRINCIPAL_ADMIN = 4;
    */
   ADMIN = 4,
+
+  /**
+   * A producer token with the scope codeq:operator, whatever its tenant and roles.
+   *
+   * @generated from enum value: PRINCIPAL_OPERATOR = 5;
+   */
+  OPERATOR = 5,
+
+  /**
+   * As PRINCIPAL_ADMIN, or a producer token with the scope codeq:viewer or the role VIEWER. Only for calls that change
+   * nothing.
+   *
+   * @generated from enum value: PRINCIPAL_VIEWER = 6;
+   */
+  VIEWER = 6,
 }
 
 /**
@@ -275,12 +297,29 @@ export const identifies_request: GenExtension<FieldOptions, boolean> = /*@__PURE
   extDesc(file_codeq_options_v1_options, 8);
 
 /**
+ * Content of a task, such as its payload, result or error: removed from responses to viewers, unless the server lets
+ * them see it.
+ *
+ * @generated from extension: bool content = 50018;
+ */
+export const content: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
+  extDesc(file_codeq_options_v1_options, 9);
+
+/**
+ * The field may also be given as a query parameter where the body has all fields. If both are given they must be equal.
+ *
+ * @generated from extension: bool in_query = 50019;
+ */
+export const in_query: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
+  extDesc(file_codeq_options_v1_options, 10);
+
+/**
  * gRPC code of the error reason.
  *
  * @generated from extension: google.rpc.Code grpc_code = 50021;
  */
 export const grpc_code: GenExtension<EnumValueOptions, Code> = /*@__PURE__*/
-  extDesc(file_codeq_options_v1_options, 9);
+  extDesc(file_codeq_options_v1_options, 11);
 
 /**
  * HTTP status of the error reason.
@@ -288,7 +327,7 @@ export const grpc_code: GenExtension<EnumValueOptions, Code> = /*@__PURE__*/
  * @generated from extension: int32 http_status = 50022;
  */
 export const http_status: GenExtension<EnumValueOptions, number> = /*@__PURE__*/
-  extDesc(file_codeq_options_v1_options, 10);
+  extDesc(file_codeq_options_v1_options, 12);
 
 /**
  * Retrying the same call later may succeed.
@@ -296,5 +335,5 @@ export const http_status: GenExtension<EnumValueOptions, number> = /*@__PURE__*/
  * @generated from extension: bool retryable = 50023;
  */
 export const retryable: GenExtension<EnumValueOptions, boolean> = /*@__PURE__*/
-  extDesc(file_codeq_options_v1_options, 11);
+  extDesc(file_codeq_options_v1_options, 13);
 

@@ -47,7 +47,7 @@ def _of(tenant: str, token: Mapping[str, object]) -> dict[str, object]:
 
 
 class BenchError(Exception):
-    """The measurement failed or does not add up; the text gives the reason."""
+    """The measurement failed, or its figures do not add up; the text gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def gateway_of(server: MeasuredServer, directory: Path) -> Iterator[str]:
     """Yields the HTTP address of a standalone gateway, which reaches a server over a call stream.
 
     Raises:
-        BenchError: It was not ready in time.
+        BenchError: The gateway was not ready in time.
     """
     ready, log_path = directory / "gateway.json", directory / "gateway.log"
     command = [
@@ -108,7 +108,7 @@ class MeasuredServer:
             fsync: Whether every acknowledgement waits for fsync.
             retention_seconds: How long ended tasks are kept; None: the server's default.
             queues_max: Queues that the tenant needs; 0: the default limit.
-            tenants: Tenants; the token of each is its name, with full rights. None: one tenant, with TOKEN.
+            tenants: Tenants; the token of each is its name, with full rights. Empty: one tenant, with TOKEN.
             more: Additional environment variables; they may override the addresses.
         """
         self.store: Final = directory / "store"
@@ -157,7 +157,7 @@ class MeasuredServer:
             self._process.wait()
 
     def kill(self) -> None:
-        """Kills the server, like a crash; the store is kept."""
+        """Kills the server, like a crash; its store remains."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()

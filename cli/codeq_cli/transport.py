@@ -11,14 +11,14 @@ from typing import Final
 from urllib.parse import urlsplit
 
 CONNECT_SECONDS_MAX: Final = 5.0
-"""Timeout of connecting."""
+"""Timeout for connecting."""
 
 REPLY_BYTES_MAX: Final = 16 * 1024 * 1024
 """Largest reply accepted, in bytes."""
 
 
 _HTTP2_SETTINGS: Final = "\0\0"
-"""How the first frame of an HTTP/2 server begins, by which a gRPC port is recognised."""
+"""Start of an HTTP/2 server's first frame, by which a gRPC port is recognised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Response:
 
 
 class ExchangeError(Exception):
-    """There is no usable reply; the text gives the reason and names the server.
+    """No usable reply arrived; the text gives the reason and names the server.
 
     Attributes:
         is_sent: Whether the server may have received the request.
@@ -65,7 +65,7 @@ def exchange(
         reply_seconds: Longest gap between two reads of the reply.
 
     Raises:
-        ExchangeError: There is no usable reply.
+        ExchangeError: No usable reply arrived.
     """
     request = urllib.request.Request(url, data=content, headers=dict(headers), method=method)  # noqa: S310 - checked
     try:
@@ -107,7 +107,7 @@ class _NotConnectedError(OSError):
 
 
 def _connect(connection: http.client.HTTPConnection, connect: Callable[[], None]) -> None:
-    """Connects, with a shorter timeout than that of a reply."""
+    """Connects, with a shorter timeout than for a reply."""
     reply_seconds, connection.timeout = connection.timeout, CONNECT_SECONDS_MAX
     try:
         connect()

@@ -25,10 +25,10 @@ class Served:
     Attributes:
         server: The server.
         port: Its port on the loopback address.
-        double: What answers its calls.
-        http: Client for it.
+        double: The dispatcher that answers its calls.
+        http: Client of the server.
         lines: Access lines: method, route, status, request id.
-        is_ready: What the readiness probe tells.
+        is_ready: The result of the readiness probe.
     """
 
     server: GatewayServer
@@ -53,7 +53,7 @@ class Served:
 async def serving(
     allowed_hosts: frozenset[str] | None = None, *, apart: bool = False, cors_origins: Sequence[str] = ()
 ) -> AsyncIterator[Served]:
-    """Serves a gateway during the block; `apart`: over a call stream to its dispatcher."""
+    """Serves a gateway during the block; with `apart`, its calls take a call stream to the dispatcher."""
     double = TaskDouble()
     async with AsyncExitStack() as stack:
         stack.callback(double.released.set)

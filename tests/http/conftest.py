@@ -12,7 +12,7 @@ from server_process import START_SECONDS_MAX, ServerProcess
 
 @pytest.fixture(scope="session", params=["inside", "apart"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server for all tests of this folder; it has to outlive them."""
+    """A server shared by all tests of this folder."""
     path = tmp_path_factory.mktemp(f"http-{request.param}")
     with ServerProcess(path, apart=request.param == "apart", flags=["--http-host", "127.0.0.1"]) as started:
         _wait_until_ready(started)
@@ -22,7 +22,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def _wait_until_ready(server: ServerProcess) -> None:
-    """Waits for a gateway apart to reach its server."""
+    """Waits until a standalone gateway reaches its server."""
     give_up = time.monotonic() + START_SECONDS_MAX
     while httpx.get(f"{server.http_url}/readyz").status_code != 200:
         assert time.monotonic() < give_up, "the server does not become ready"

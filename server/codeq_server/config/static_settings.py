@@ -50,7 +50,7 @@ class StaticAuthSettings:
         "`codeq:subscribe`. A worker needs at least one. `codeq:admin` makes a producer an administrator",
     )
     event_types: frozenset[str] = setting(
-        Texts(_COMMAND), frozenset(), "commands a worker may take; `*` means all. A worker needs at least one"
+        Texts(_COMMAND), frozenset(), "commands a worker may claim; `*` means all. A worker needs at least one"
     )
     email: str = setting(Text(), "", "accepted but unused")
     raw: Mapping[str, object] = setting(
@@ -154,7 +154,7 @@ def _parsed(named: Given, role: str, path: Path, content: bytes) -> tuple[Static
     """Returns the tokens of a file.
 
     Raises:
-        ConfigError: It holds no list of tokens, or a token is of no use.
+        ConfigError: It holds no list of tokens, or a token is unusable.
     """
     given = replace(named, file=str(path))
     try:

@@ -38,7 +38,7 @@ def completed(given: GivenSettings, settings: Settings) -> Settings:
     """Returns the settings with a provider for each role.
 
     Raises:
-        ConfigError: A role has none, or one that is of no use.
+        ConfigError: A role has none, or an unusable one.
     """
     found: dict[str, Any] = {}
     for role in ROLES:
@@ -58,7 +58,7 @@ def producer_secret(given: GivenSettings, servers: Settings) -> str:
     """Returns the secret of the only producer token of a gateway's servers; empty: it is not known, or there are more.
 
     Raises:
-        ConfigError: The configuration of the producers' provider is of no use.
+        ConfigError: The configuration of the producers' provider is unusable.
     """
     auth = _configured(given, servers, "producer", files=False)
     return "" if auth is None else auth.sole_secret

@@ -19,10 +19,10 @@ from codeq_server.auth.verdict import expired
 from codeq_server.core.errors import Reason, Rejection
 
 NOTICE_SECONDS: Final = 30.0
-"""How long before the end of its token a stream is notified; half of the token's remaining time if that is less."""
+"""How long before its token expires a stream is notified; half of the token's remaining time if that is less."""
 
 LOOK_SECONDS: Final = 30.0
-"""Longest time between two looks at the wall clock, which may be set."""
+"""Maximum time between two readings of the wall clock, which may be set."""
 
 ASK_AGAIN_SECONDS: Final = 1.0
 """How long after a failed attempt a token about which its provider has changed its mind is validated again."""
@@ -63,7 +63,7 @@ class StreamToken:
         self._news = asyncio.Event()
 
     async def renew(self, token: str) -> Claims:
-        """Replaces the token by a fresh one, and returns the claims that apply from now on.
+        """Replaces the token with a fresh one, and returns the claims that apply from now on.
 
         A token that cannot be validated at the moment changes nothing but the time of the next notice.
 
@@ -86,7 +86,7 @@ class StreamToken:
         return claims
 
     async def watch(self, tell: Callable[[pb.StreamNotice], None]) -> None:
-        """Has the client notified before the token ends; never returns.
+        """Has the client notified before the token expires; never returns.
 
         Args:
             tell: Sends a notice without waiting: a client that does not read must not prolong its stream.

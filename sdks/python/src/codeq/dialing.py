@@ -20,7 +20,7 @@ from typing import Any, Final, Self, TypeVar
 from codeq.errors import DeadlineExceeded, NotSent
 
 CONNECT_SECONDS_MAX: Final = 3.0
-"""Timeout of connecting to one address of a server."""
+"""Timeout for connecting to one address of a server."""
 
 Tls = bool | ssl.SSLContext
 """False: plaintext; True: TLS with the system's roots; or a custom context."""
@@ -69,7 +69,7 @@ def context_of(tls: Tls) -> ssl.SSLContext | None:
     """Returns the TLS context for connections; None: plaintext. Sets ALPN to HTTP/2, on the caller's context too.
 
     Raises:
-        TypeError: It is neither a bool nor a context.
+        TypeError: The argument is neither a bool nor a context.
     """
     if tls is False or tls is None:
         return None
@@ -182,7 +182,7 @@ def _open(family: int) -> socket.socket:
 
 
 def _known(target: Target) -> list[tuple[int, Any]]:
-    """Returns the address of a target that needs no name resolution; empty: it needs one."""
+    """Returns the address of a target that needs no name resolution; empty: its name must be resolved."""
     if target.port is None:
         return [(socket.AF_UNIX, target.host)]
     for family in (socket.AF_INET, socket.AF_INET6):
@@ -227,7 +227,7 @@ def _no_connection(target: Target, error: Exception) -> NotSent:
 def _close_in_child() -> None:
     """Closes the child's copies of the parent's sockets after a fork, without sending anything.
 
-    So a connection ends when the parent closes it, not when the last child exits.
+    A connection then ends when the parent closes it, not when the last child exits.
     """
     for sock in list(_sockets):
         with contextlib.suppress(OSError):

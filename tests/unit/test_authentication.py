@@ -25,7 +25,7 @@ def test_upkeep_that_fails_is_reported_and_goes_on_until_the_server_stops(capsys
             "producer": SimpleNamespace(build=lambda _: Built(Nobody(), (fail,))),
             "worker": SimpleNamespace(build=lambda _: Built(Nobody())),
         }
-        authentication = Authentication(SimpleNamespace(**roles, allow_producer_as_worker=False))  # type: ignore[arg-type]
+        authentication = Authentication(SimpleNamespace(**roles, allow_producer_as_worker=False, admins_operate=False))  # type: ignore[arg-type]
         assert begun == []
         authentication.start()
         for count in (1, 2):

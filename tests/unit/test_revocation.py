@@ -187,6 +187,28 @@ def test_stream_whose_token_becomes_someone_elses_ends(kind: str, change: dict[s
     in_clocked_loop(test())
 
 
+def test_turn_that_a_stream_still_had_to_come_delivers_nothing_after_its_end() -> None:
+    async def test() -> None:
+        async with streaming("work", first=token_of()) as desk:
+            desk.client.send(add_credits=5)
+            await turns()
+            task_id = desk.runner.create()
+            desk.runner.changed()
+            await until(lambda: desk.client.tasks)
+            claim = desk.runner.shard.deliveries[task_id].claim
+            stream = claim.holder
+            assert stream is not None
+            desk.validator.tokens.clear()
+            await desk.authenticator.revoke(is_first)
+            await desk.refusal()
+            stream.cancelled(task_id, claim.token)  # asks for a turn, as a stream does whenever it has been held up
+            desk.runner.create()
+            await turns()
+            assert list(desk.runner.shard.deliveries) == [task_id]
+
+    in_clocked_loop(test())
+
+
 # -- waiting calls -------------------------------------------------------------------------------------------------
 
 

@@ -38,7 +38,7 @@ def configured(given: GivenSettings, role: str) -> AuthConfig | None:
     """Returns the provider that the settings of a role stand for; None: they name no identity provider.
 
     Raises:
-        ConfigError: They are of no use.
+        ConfigError: They are unusable.
     """
     provider, parts = PROVIDERS.get(PROVIDER), _parts(given, role)
     chosen = parts.get("jwks_url") or parts.get("issuer")

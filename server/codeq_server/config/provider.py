@@ -51,7 +51,7 @@ class Provider(ABC, Generic[C]):
             files: Whether to read files that it names; a gateway does not, because its servers check tokens.
 
         Raises:
-            ConfigError: It is malformed, or of no use.
+            ConfigError: It is malformed or unusable.
         """
 
     @abstractmethod

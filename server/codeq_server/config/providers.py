@@ -108,7 +108,7 @@ def read_config(name: str, given: Given, role: str, *, files: bool) -> AuthConfi
     """Returns the configuration of a role's provider; see `Provider.read`.
 
     Raises:
-        ConfigError: It is malformed, or of no use.
+        ConfigError: It is malformed or unusable.
     """
     return AuthConfig(name, role, given.key, PROVIDERS[name].read(given, role, files=files))
 

@@ -51,9 +51,15 @@ class StaticAuthSettings:
         "`codeq:operator`, `codeq:viewer`",
     )
     event_types: frozenset[str] = setting(
+<<<<<<< ours
         Texts(_COMMAND),
         frozenset(),
         "commands a worker may claim, of which it needs at least one, or a producer is restricted to; `*` means all",
+||||||| base
+        Texts(_COMMAND), frozenset(), "commands a worker may take; `*` means all. A worker needs at least one"
+=======
+        Texts(_COMMAND), frozenset(), "commands a worker may claim; `*` means all. A worker needs at least one"
+>>>>>>> theirs
     )
     email: str = setting(Text(), "", "accepted but unused")
     raw: Mapping[str, object] = setting(
@@ -157,7 +163,7 @@ def _parsed(named: Given, role: str, path: Path, content: bytes) -> tuple[Static
     """Returns the tokens of a file.
 
     Raises:
-        ConfigError: It holds no list of tokens, or a token is of no use.
+        ConfigError: It holds no list of tokens, or a token is unusable.
     """
     given = replace(named, file=str(path))
     try:

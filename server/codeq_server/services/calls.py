@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 
 from codeq_server.auth.authenticator import Authenticator, bearer
 from codeq_server.auth.claims import NEVER, Claims
-from codeq_server.auth.revocation import PASSING, revoked
+from codeq_server.auth.revocation import PASSING, Watch, revoked
 from codeq_server.auth.verdict import expired
 from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_field
 from codeq_server.engine.runner import ShardRunner
@@ -163,22 +163,23 @@ class Calls:
         """
         if not self._is_accepted(method, claims, authorization):  # it was revoked since the call was authenticated
             raise revoked()
-        patience = asyncio.timeout(None)
-
-        def ask_again() -> None:
-            if not self._is_accepted(method, claims, authorization):
-                patience.reschedule(0)
-
-        watch = self.authenticator.revocations.watch(bearer(authorization), ask_again)
+        watch: Watch | None = None
         try:
-            async with patience:
+            async with asyncio.timeout(None) as patience:
+
+                def ask_again() -> None:
+                    if not self._is_accepted(method, claims, authorization):
+                        patience.reschedule(0)
+
+                watch = self.authenticator.revocations.watch(bearer(authorization), ask_again)
                 return await self._carry_out(method, claims, request, stale=stale)
         except TimeoutError:
             if not patience.expired():
                 raise
             raise revoked() from None
         finally:
-            watch.end()
+            if watch is not None:
+                watch.end()
 
     def _is_accepted(self, method: Method, claims: Claims, authorization: str) -> bool:
         """Returns whether a token is still its holder's; one that cannot be validated at once counts as accepted."""

@@ -126,6 +126,7 @@ class WorkerStream:
         try:
             await self._registry.serve(self.notify, self._token, partial(self._serve, welcome))
         finally:
+            self._draining = True  # a turn may still be to come
             self._runner.waiting.leave(self)
             for claim in self._open.values():
                 claim.holder = None

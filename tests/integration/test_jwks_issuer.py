@@ -138,6 +138,7 @@ LIES = {
     "10 MB": Answer(b" " * 10_000_000),
     "one byte too long": Answer(published(Signer()).body.ljust(BODY_BYTES_MAX + 1)),
     "compressed": Answer(gzip.compress(published(Signer()).body), headers=JSON | {"Content-Encoding": "gzip"}),
+    "said to be compressed": Answer(published(Signer()).body, headers=JSON | {"Content-Encoding": "br"}),
     "bomb": Answer(gzip.compress(b" " * 50_000_000), headers=JSON | {"Content-Encoding": "gzip"}),
     "too many keys": Answer(_many(KEYS_MAX + 1)),
     "keys that are none": Answer(json.dumps({"keys": [None, 5, "x", [], {}, {"kty": ["RSA"]}]}).encode()),
@@ -195,6 +196,23 @@ async def test_redirect_at_the_same_host_is_followed(issuer: Issuer) -> None:
     desk = Desk(issuer)
     assert await desk.validated(desk.token()) is not None
     assert issuer.asked == ["/keys", "/new"]
+
+
+async def test_redirect_to_another_host_is_not_followed(issuer: Issuer) -> None:
+    with Issuer(Signer()) as other:
+        issuer.answer = lambda _: Answer(status=307, headers={"Location": f"{other.url}/keys"})
+        desk = Desk(issuer)
+        with pytest.raises(KeysUnavailableError, match="redirects to another host"):
+            await desk.validated(desk.token())
+        assert other.asked == []
+
+
+async def test_redirects_without_end_are_followed_three_times(issuer: Issuer) -> None:
+    issuer.answer = lambda path: Answer(status=302, headers={"Location": f"{path}x"})
+    desk = Desk(issuer)
+    with pytest.raises(KeysUnavailableError, match="more than 3 times"):
+        await desk.validated(desk.token())
+    assert len(issuer.asked) == 4
 
 
 async def test_usable_keys_of_a_mixed_set_are_used_and_the_others_named(issuer: Issuer) -> None:

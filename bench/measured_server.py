@@ -108,17 +108,7 @@ class MeasuredServer:
             fsync: Whether every acknowledgement waits for fsync.
             retention_seconds: How long ended tasks are kept; None: the server's default.
             queues_max: Queues that the tenant needs; 0: the default limit.
-<<<<<<< ours
             tenants: Tenants; the token of each is its name, with full rights. None: one tenant, with TOKEN.
-||||||| base
-<<<<<<<<< Temporary merge branch 1
-            tenants: Whether to accept every token, which then belongs to the tenant of the same name.
-=========
-            tenants: Tenants; the token of each is its name, with full rights. None: one tenant, with TOKEN.
->>>>>>>>> Temporary merge branch 2
-=======
-            tenants: Tenants; the token of each is its name, with full rights. Empty: one tenant, with TOKEN.
->>>>>>> theirs
             more: Additional environment variables; they may override the addresses.
         """
         self.store: Final = directory / "store"

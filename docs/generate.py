@@ -1,17 +1,7 @@
 """Writes the tables of docs/configuration.md from the declarations of the settings; `make generate` runs it.
 
 A table stands between `<!-- settings: CLASS -->` and `<!-- end -->`. It lists, in order, the settings that this class
-<<<<<<< ours
-`codeq_server.config.settings`, or of a provider of tokens, declares itself, in order.
-||||||| base
-of `codeq_server.config.settings` declares itself.
-=========
-A table stands between `<!-- settings: CLASS -->` and `<!-- end -->`: the settings that the class of that name in
-`codeq_server.config.settings`, or of a provider of tokens, declares itself, in order.
->>>>>>>>> Temporary merge branch 2
-=======
 of `codeq_server.config.settings`, or of a provider of tokens, declares itself.
->>>>>>> theirs
 """
 
 from __future__ import annotations

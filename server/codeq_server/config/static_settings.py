@@ -51,15 +51,9 @@ class StaticAuthSettings:
         "`codeq:operator`, `codeq:viewer`",
     )
     event_types: frozenset[str] = setting(
-<<<<<<< ours
         Texts(_COMMAND),
         frozenset(),
         "commands a worker may claim, of which it needs at least one, or a producer is restricted to; `*` means all",
-||||||| base
-        Texts(_COMMAND), frozenset(), "commands a worker may take; `*` means all. A worker needs at least one"
-=======
-        Texts(_COMMAND), frozenset(), "commands a worker may claim; `*` means all. A worker needs at least one"
->>>>>>> theirs
     )
     email: str = setting(Text(), "", "accepted but unused")
     raw: Mapping[str, object] = setting(

@@ -41,17 +41,7 @@ def completed(given: GivenSettings, settings: Settings) -> Settings:
     """Returns the settings with a provider for each role.
 
     Raises:
-<<<<<<< ours
-        ConfigError: A role has none, or one that is of no use.
-||||||| base
-<<<<<<<<< Temporary merge branch 1
-        ConfigError: A role has no token, or an unusable one.
-=========
-        ConfigError: A role has none, or one that is of no use.
->>>>>>>>> Temporary merge branch 2
-=======
         ConfigError: A role has none, or an unusable one.
->>>>>>> theirs
     """
     found: dict[str, Any] = {}
     for role in ROLES:
@@ -71,17 +61,7 @@ def producer_secret(given: GivenSettings, servers: Settings) -> str:
     """Returns the secret of the only producer token of a gateway's servers; empty: it is not known, or there are more.
 
     Raises:
-<<<<<<< ours
-        ConfigError: The configuration of the producers' provider is of no use.
-||||||| base
-<<<<<<<<< Temporary merge branch 1
-        ConfigError: The token is unusable.
-=========
-        ConfigError: The configuration of the producers' provider is of no use.
->>>>>>>>> Temporary merge branch 2
-=======
         ConfigError: The configuration of the producers' provider is unusable.
->>>>>>> theirs
     """
     auth = _configured(given, servers, "producer", files=False)
     return "" if auth is None else auth.sole_secret

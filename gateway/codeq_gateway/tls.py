@@ -7,10 +7,11 @@ ends a side of a connection as TCP does, takes the newest context for each conne
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, cast
 
 HANDSHAKE_SECONDS = 10.0
@@ -141,11 +142,11 @@ class Handshakes:
     def _take_turns(self) -> None:
         self._turns = None
         self._left = HELLOS_AT_ONCE
-        for layer in list(_first(self._waiting, HELLOS_AT_ONCE)):
-            if layer in self._waiting:
-                del self._waiting[layer]
-                self._left -= 1
-                layer.shake()
+        while self._waiting and self._left:
+            layer = next(iter(self._waiting))
+            del self._waiting[layer]
+            self._left -= 1
+            layer.shake()
         if self._waiting and self._turns is None:
             self._turns = asyncio.get_running_loop().call_later(TURN_SECONDS, self._take_turns)
 
@@ -203,6 +204,8 @@ class TlsLayer(asyncio.Protocol):
             self._deliver()
         elif self._has_begun or self._handshakes.may_shake(self):
             self.shake()
+        else:
+            self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         """Handles the end of the client's side, with or without the alert that should announce it."""
@@ -228,7 +231,9 @@ class TlsLayer(asyncio.Protocol):
 
     def shake(self) -> None:
         """Continues the handshake with the bytes received so far."""
-        self._has_begun = True
+        if not self._has_begun:
+            self._has_begun = True
+            self._transport.resume_reading()
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
@@ -330,15 +335,6 @@ class TlsLayer(asyncio.Protocol):
             return
         self._is_shut = True
         if self._is_open:
-            try:
+            with contextlib.suppress(ssl.SSLError):  # the client's own end has yet to arrive, or will not
                 self._tls.unwrap()
-            except ssl.SSLError:
-                pass  # the client's own end has yet to arrive, or will not
             self._flush()
-
-
-def _first(waiting: Mapping[TlsLayer, None], count: int) -> Iterator[TlsLayer]:
-    for number, layer in enumerate(waiting):
-        if number == count:
-            return
-        yield layer

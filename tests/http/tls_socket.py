@@ -41,7 +41,7 @@ class TlsSocket:
         """Returns the descriptor, for select."""
         return self._socket.fileno()
 
-    def setblocking(self, flag: bool) -> None:  # noqa: FBT001 - as socket has it
+    def setblocking(self, flag: bool) -> None:
         """See `socket.socket`."""
         self._socket.setblocking(flag)
 
@@ -67,6 +67,8 @@ class TlsSocket:
         while True:
             try:
                 return self.tls.read(size)
+            except ssl.SSLZeroReturnError:
+                return b""
             except ssl.SSLWantReadError:
                 self._flush()
                 self._receive()

@@ -49,6 +49,10 @@ class Tls(NamedTuple):
     is_unchecked: bool = False
 
 
+CHECKED: Final = Tls()
+"""The system's CAs, and no certificate."""
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """A server, or the nodes of a cluster, with the caller's token.
@@ -61,7 +65,7 @@ class Server:
 
     endpoints: tuple[str, ...]
     token: str | None
-    tls: Tls
+    tls: Tls = CHECKED
 
     def call(
         self,

@@ -122,7 +122,7 @@ class Node:
         self._certificates = Certificates(
             settings.http_tls if rest else None, settings.grpc_tls, settings.server_tls, "codeq"
         )
-        self._host = _host(settings, files, self._doorkeeper, self._on_fatal, verify=verify)
+        self._host = _host(settings, files, self._doorkeeper, self._certificates, self._on_fatal, verify=verify)
         self._in_flight = InFlight()
         self._calls = Calls(_authenticator(settings.auth), ShardTable(self._host.absence, self._host.stale))
         self._readiness = Readiness(self._calls, self._host.absence)
@@ -428,6 +428,7 @@ def _host(
     settings: Settings,
     files: Files,
     doorkeeper: Doorkeeper,
+    certificates: Certificates,
     on_fatal: Callable[[BaseException], None],
     *,
     verify: bool,
@@ -437,7 +438,8 @@ def _host(
     # Imported only here: a single node runs without the extension that Raft needs.
     from codeq_server.node.raft_host import RaftHost  # noqa: PLC0415
 
-    return RaftHost(settings, settings.raft, files, doorkeeper.door(files.peers), on_fatal, verify=verify)
+    door = doorkeeper.door(files.peers)
+    return RaftHost(settings, settings.raft, files, door, certificates, on_fatal, verify=verify)
 
 
 def _authenticator(auth: AuthSettings) -> Authenticator:

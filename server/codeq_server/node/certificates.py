@@ -176,6 +176,22 @@ def client_files(tls: ClientTls) -> PemFiles[grpc.ChannelCredentials]:
     return PemFiles(tls.name, [tls.ca, *pair], build)
 
 
+def member_files(certificate: Path, key: Path, authority: Path) -> PemFiles[tuple[bytes, bytes, bytes]]:
+    """Returns the files of a member of a cluster; their value is the contents of CA, key and certificate.
+
+    Raises:
+        ConfigError: They cannot be used.
+    """
+
+    def build(contents: Sequence[bytes]) -> tuple[bytes, bytes, bytes]:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        _load_pair(context, certificate, key)
+        _load_authorities(context, authority, contents[2])
+        return contents[2], contents[1], contents[0]
+
+    return PemFiles("raft.tls_cert", [certificate, key, authority], build)
+
+
 class Certificates(Collector):
     """The files of TLS of a process, watched while it runs.
 
@@ -197,11 +213,12 @@ class Certificates(Collector):
         self._grpc = None if grpc_ is None else listener_files(grpc_)
         self._requires_client = grpc_ is not None and grpc_.requires_client
         self._servers = None if servers is None else client_files(servers)
-        self._watched: dict[str, PemFiles[Identity] | PemFiles[grpc.ChannelCredentials]] = {
+        self._watched: dict[str, PemFiles[Any]] = {
             name: files
             for name, files in (("http", self._http), ("grpc", self._grpc), ("servers", self._servers))
             if files is not None
         }
+        self._on_member_change: Callable[[bytes, bytes, bytes], None] | None = None
         self._warned: dict[str, tuple[float, float]] = {}
         """Expiry that was warned of, by listener, and when."""
         self._task: asyncio.Task[None] | None = None
@@ -233,6 +250,13 @@ class Certificates(Collector):
     def server_credentials(self) -> grpc.ChannelCredentials | None:
         """Returns credentials for the next connection to a server; None: plaintext."""
         return None if self._servers is None else self._servers.value
+
+    def watch_member(
+        self, files: PemFiles[tuple[bytes, bytes, bytes]], on_change: Callable[[bytes, bytes, bytes], None]
+    ) -> None:
+        """Watches the files of a member of a cluster, too; `on_change` gets CA, key and certificate."""
+        self._watched["members"] = files
+        self._on_member_change = on_change
 
     def start(self) -> None:
         """Starts watching."""
@@ -278,6 +302,8 @@ class Certificates(Collector):
                         "tls_files_rejected", files=name, setting=variable(files.setting), error=outcome, hint=hint
                     )
                 elif outcome is not None:
+                    if name == "members" and self._on_member_change is not None:
+                        self._on_member_change(*files.value)
                     _log.info("tls_files_reloaded", files=name, setting=variable(files.setting))
             self._warn()
 

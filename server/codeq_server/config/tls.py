@@ -85,11 +85,11 @@ def check(given: GivenSettings, settings: ProcessSettings) -> None:
     for prefix in ("", *prefixes, "server_"):
         _check_pair(given, settings, prefix)
     if not any(given.has(f"{prefix}tls_cert_file") for prefix in ("", *OWN)):
-        _refuse_alone(given, "")
+        _refuse_alone(given, settings, "")
     for prefix in prefixes:
         tls = tls_of(settings, prefix)
         if tls is None:
-            _refuse_alone(given, prefix)
+            _refuse_alone(given, settings, prefix)
         elif tls.requires_client and tls.client_ca is None:
             name = f"{prefix}tls_client_auth" if given.has(f"{prefix}tls_client_auth") else "tls_client_auth"
             raise given.error(name, f"require needs {given.key('tls_client_ca_file')}, the CAs of the clients")
@@ -108,8 +108,9 @@ def _check_pair(given: GivenSettings, settings: ProcessSettings, prefix: str) ->
             raise given.error(name, f"needs {given.key(other)}: certificate and key belong together")
 
 
-def _refuse_alone(given: GivenSettings, prefix: str) -> None:
+def _refuse_alone(given: GivenSettings, settings: ProcessSettings, prefix: str) -> None:
     """Rejects settings about clients' certificates if there is no TLS."""
-    for name in (f"{prefix}tls_client_ca_file", f"{prefix}tls_client_auth"):
-        if given.has(name):
+    ca, auth = f"{prefix}tls_client_ca_file", f"{prefix}tls_client_auth"
+    for name, is_set in ((ca, given.has(ca)), (auth, getattr(settings, auth, None) == "require")):
+        if is_set:
             raise given.error(name, f"has no effect without {given.key(f'{prefix}tls_cert_file')}")

@@ -301,7 +301,8 @@ class TlsLayer(asyncio.Protocol):
         left = memoryview(data)
         try:
             while left:
-                left = left[self._tls.write(left) :]
+                count = self._tls.write(left)  # apart: mypyc evaluates the bounds of such a slice twice
+                left = left[count:]
         except ssl.SSLError:
             self._transport.abort()
             return

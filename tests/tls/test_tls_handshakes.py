@@ -202,3 +202,26 @@ def _value(metrics: str, series: str) -> float:
 
 def _handshakes(metrics: str, outcome: str) -> float:
     return _value(metrics, f'codeq_http_tls_handshakes_total{{outcome="{outcome}"}}')
+
+
+def test_plaintext_that_other_machines_can_reach_is_reported_once(authority: Authority, tmp_path: Path) -> None:
+    tokens = {
+        "PRODUCER_AUTH_PROVIDER": "static",
+        "PRODUCER_AUTH_CONFIG": '"a-producer"',
+        "WORKER_AUTH_PROVIDER": "static",
+        "WORKER_AUTH_CONFIG": '{"token":"a-worker","scopes":["codeq:claim"],"eventTypes":["*"]}',
+    }
+    files = authority.files(tmp_path / "certificates")
+    everywhere = ["--http-host", "0.0.0.0"]
+    for number, (env, expected) in enumerate(
+        [
+            (tokens, 1),
+            (tokens | files.server_env, 0),
+            (tokens | {"GRPC_TLS_CERT_FILE": str(files.certificate), "GRPC_TLS_KEY_FILE": str(files.key)}, 1),
+        ]
+    ):
+        with ServerProcess(tmp_path / str(number), env=env, flags=everywhere, dev=False, apart=False) as server:
+            assert server.stop() == 0
+            lines = [line for line in server.log.splitlines() if "plaintext_listener" in line]
+            assert len(lines) == expected
+            assert all('"listeners":"http 0.0.0.0:' in line and "worker" not in line for line in lines)

@@ -345,12 +345,13 @@ class Node:
                 grpc_connections_per_port=files.grpc,
                 hint="raise RLIMIT_NOFILE (ulimit -Hn, systemd LimitNOFILE) to allow the configured connections",
             )
-        is_plain = settings.grpc_tls is None
+        raft, is_plain = settings.raft, settings.grpc_tls is None
         warn_plaintext(
             {
                 "http": ready.http if settings.http_tls is None else None,
                 "worker": ready.worker if is_plain else None,
                 "producer": ready.producer if is_plain else None,
+                "members": raft.bind_addr if raft is not None and raft.tls_cert is None else None,
             }
         )
         for note in settings.notes:

@@ -120,8 +120,8 @@ def warn_plaintext(listeners: Mapping[str, Address | None]) -> None:
         _log.warning(
             "plaintext_listener",
             listeners=", ".join(exposed),
-            hint="tokens and payloads can be read on the wire; set TLS_CERT_FILE and TLS_KEY_FILE, or let a proxy "
-            "terminate TLS",
+            hint="tokens and payloads can be read on the wire; set TLS_CERT_FILE and TLS_KEY_FILE, between members "
+            "RAFT_TLS_CERT, RAFT_TLS_KEY and RAFT_TLS_CA, or let a proxy terminate TLS",
         )
 
 

@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 import httpx
+import pytest
 from authority import Authority, Files, replace, trusting
 from server_process import DEV_TOKEN, ServerProcess
 from tls_clients import QUICK, addresses, serial, until
 
+pytestmark = pytest.mark.timeout(180)
 AUTHORIZATION = {"Authorization": f"Bearer {DEV_TOKEN}"}
 
 

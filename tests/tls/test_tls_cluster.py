@@ -15,7 +15,7 @@ FORWARDED = {"Authorization": f"Bearer {TOKEN}", "X-CodeQ-Forward": "1"}
 ELECTION_SECONDS_MAX = 60
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_cluster_moves_to_another_authority_node_by_node_and_forwards_calls_meanwhile(tmp_path: Path) -> None:
     old, new = Authority("old"), Authority("new")
     files = old.files(tmp_path / "certificates")

@@ -17,6 +17,7 @@ from authority import Authority, Files, Pair, replace, trusting
 from server_process import DEV_TOKEN, ServerProcess
 from tls_clients import QUICK, addresses, serial, shaken, until
 
+pytestmark = pytest.mark.timeout(180)
 ROTATIONS = 50
 AUTHORIZATION = {"Authorization": f"Bearer {DEV_TOKEN}"}
 TASK = {"command": "LOAD", "payload": {"n": 1}}

@@ -16,7 +16,7 @@ from server_process import ServerProcess
 QUICK: Final = (sys.executable, str(Path(__file__).with_name("quick_looks.py")))
 """Prefix of a server that looks at its files twenty times a second."""
 
-SECONDS_MAX: Final = 20.0
+SECONDS_MAX: Final = 40.0
 """Time for a server to notice changed files, on a busy machine."""
 
 
